@@ -1,0 +1,1 @@
+"""Interactive distributed computing for notebooks, without a scheduler."""

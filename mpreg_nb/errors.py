@@ -1,0 +1,391 @@
+"""Every error of ours.
+
+::
+
+    MpregError
+    ├── NoCluster (LookupError)        there is no cluster to talk to yet
+    ├── StartFailed (RuntimeError)     a node did not come up
+    ├── NoRoute (LookupError)          no live node has function and resources
+    ├── RemoteError                    the function raised; also the original class
+    ├── WorkflowFailed (ExceptionGroup)  some steps of a run failed
+    ├── InvalidWorkflow (ValueError)   refused before anything ran
+    ├── StepSkipped (LookupError)      a step's result will not come
+    ├── CallTimeout (TimeoutError)     the deadline passed
+    ├── CallCancelled (CancelledError of concurrent.futures)
+    ├── NodeLost (ConnectionError)     the node that ran the call is gone
+    ├── WorkerCrashed (RuntimeError)   the process that ran the function died
+    ├── Overloaded (RuntimeError)      every candidate's queue is full
+    ├── NotPicklable (TypeError)       an object cannot travel
+    ├── PayloadTooLarge (ValueError)   an object is larger than a call may carry
+    ├── BadRequest (ValueError)        a peer did not understand a message
+    └── NotTrusted (PermissionError)   token missing, wrong, or not proven
+
+Each carries fields, survives pickling, and ends with what to do next. Messages
+hold no port, process id or time of day, so that they can be compared.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError
+from typing import Any, Literal, Self
+
+Executed = Literal["no", "yes", "unknown"]
+"""Whether the function of a failed call was run, as far as can be known."""
+
+
+def _rebuild(
+    cls: type[BaseException], args: tuple[object, ...], state: dict[str, object]
+) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class MpregError(Exception):
+    """What all errors of this package have in common."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
+
+
+class NoCluster(MpregError, LookupError):
+    """There is no cluster that this process started or connected to."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message
+            or "no cluster yet. Start one: mp.up(3) or %mpreg up; or join one: "
+            "mp.connect(url)"
+        )
+
+
+class StartFailed(MpregError, RuntimeError):
+    """A node did not come up in time, or ended while starting.
+
+    `node` names it, `log` holds the last lines that it wrote.
+    """
+
+    def __init__(self, node: str, reason: str, log: Sequence[str] = ()) -> None:
+        tail = "".join(f"\n  {line}" for line in log)
+        super().__init__(
+            f"node {node} did not start: {reason}."
+            + (f" Its last lines:{tail}" if tail else " It wrote nothing.")
+        )
+        self.node = node
+        self.reason = reason
+        self.log = tuple(log)
+
+
+class NoRoute(MpregError, LookupError):
+    """No live node holds `function` together with all of `resources`.
+
+    `offers` maps each node that has the function to the resources that it
+    offers with it; `held` maps every live node to the resources it holds.
+    `pinned` is the node that the call was narrowed to, if any.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        resources: frozenset[str],
+        offers: Mapping[str, frozenset[str]],
+        *,
+        held: Mapping[str, frozenset[str]] | None = None,
+        pinned: str | None = None,
+        similar: str | None = None,
+    ) -> None:
+        super().__init__(function)
+        self.function = function
+        self.resources = resources
+        self.offers = dict(offers)
+        self.held = dict(held or {})
+        self.pinned = pinned
+        self.similar = similar
+
+    def __str__(self) -> str:
+        wanted = ", ".join(sorted(self.resources))
+        if self.pinned is not None and self.pinned not in self.held:
+            known = ", ".join(sorted(self.held)) or "none"
+            return (
+                f"no live node is named {self.pinned!r}; live nodes: {known}. "
+                f"Start it: {self._cure(self.pinned)}"
+            )
+        if not self.offers and not self.similar and self.resources:
+            missing = self._lacking(self.held)
+            if missing is not None and missing[1]:
+                return (
+                    f"no live node has {self.function!r} with all of: {wanted}. "
+                    f"Nearest is {missing[0]}, which lacks: "
+                    f"{', '.join(sorted(missing[1]))}. Start one: {self._cure()}"
+                )
+        if not self.offers:
+            meant = f" Did you mean {self.similar!r}?" if self.similar else ""
+            return (
+                f"no live node has a function {self.function!r}.{meant} "
+                f"Register it first: cluster.register({self.function})"
+            )
+        if self.pinned is not None and self.pinned not in self.offers:
+            return (
+                f"node {self.pinned!r} does not serve {self.function!r}; it is "
+                f"served by {', '.join(sorted(self.offers))}. Drop node=, or add "
+                f"the resources that the function is registered with: {self._cure()}"
+            )
+        nearest = self._lacking(self.offers)
+        if nearest is None or not nearest[1]:
+            return (
+                f"no live node can take {self.function!r} now. "
+                f"Start one: {self._cure()}"
+            )
+        return (
+            f"no live node has {self.function!r} with all of: {wanted}. "
+            f"Nearest is {nearest[0]}, which lacks: {', '.join(sorted(nearest[1]))}. "
+            f"Start one: {self._cure()}"
+        )
+
+    def _lacking(
+        self, nodes: Mapping[str, frozenset[str]]
+    ) -> tuple[str, frozenset[str]] | None:
+        lacks = {name: self.resources - held for name, held in nodes.items()}
+        if not lacks:
+            return None
+        name = min(lacks, key=lambda node: (len(lacks[node]), node))
+        return name, lacks[name]
+
+    def _cure(self, name: str = "") -> str:
+        resources = ",".join(sorted(self.resources))
+        fresh = name or _free_name(self.held)
+        return f"%mpreg up {fresh}:{resources}" if resources else f"%mpreg up {fresh}"
+
+
+def _free_name(taken: Mapping[str, object]) -> str:
+    number = len(taken) + 1
+    while f"n{number}" in taken:
+        number += 1
+    return f"n{number}"
+
+
+class RemoteError(MpregError):
+    """The function raised on its node.
+
+    What a caller catches is an instance of a class made from this one and the
+    class that the function raised, so that `except ValueError` works; `.original`
+    is the exception as it was raised, `None` where it could not travel.
+    `.remote_traceback` is the text of the traceback, with the lines of the cell
+    that defined the function.
+    """
+
+    original: BaseException | None
+    function: str
+    node: str
+    type_name: str
+    remote_traceback: str
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        function: str = "",
+        node: str = "",
+        type_name: str = "",
+        remote_traceback: str = "",
+        original: BaseException | None = None,
+    ) -> None:
+        Exception.__init__(self, message)
+        self.function = function
+        self.node = node
+        self.type_name = type_name
+        self.remote_traceback = remote_traceback
+        self.original = original
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
+    """Some steps of a run failed; one entry per failed step.
+
+    `done`, `failed` and `skipped` name the steps; `run` gives the rest.
+    """
+
+    done: tuple[str, ...]
+    failed: tuple[str, ...]
+    skipped: tuple[str, ...]
+    run: Any
+
+    def __new__(cls, message: str, errors: Sequence[Exception]) -> Self:
+        return super().__new__(cls, message, errors)
+
+    @classmethod
+    def of(
+        cls,
+        workflow: str,
+        errors: Mapping[str, Exception],
+        *,
+        done: Sequence[str],
+        skipped: Sequence[str],
+        run: object = None,
+    ) -> "WorkflowFailed":
+        """Say what became of each step; `errors` maps failed steps to errors."""
+        parts = [f"failed: {', '.join(errors)}"]
+        if skipped:
+            parts.append(f"skipped: {', '.join(skipped)}")
+        parts.append(f"done: {', '.join(done) or 'none'}")
+        group = cls(
+            f"workflow {workflow!r} failed ({'; '.join(parts)}). "
+            "Look at run.frame() and, for a step's value or error, run[step]",
+            list(errors.values()),
+        )
+        group.done = tuple(done)
+        group.failed = tuple(errors)
+        group.skipped = tuple(skipped)
+        group.run = run
+        return group
+
+    def derive(self, excs: Sequence[Exception]) -> "WorkflowFailed":  # type: ignore[override]
+        """Return the same failure with only `excs`, as `except*` asks for it."""
+        group = WorkflowFailed(self.message, excs)
+        group.__dict__.update(self.__dict__)
+        return group
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = {**self.__dict__, "run": None}  # a run is bound to its connection
+        return _rebuild, (type(self), (self.message, list(self.exceptions)), state)
+
+
+class InvalidWorkflow(MpregError, ValueError):
+    """A workflow was refused before anything ran."""
+
+
+class StepSkipped(MpregError, LookupError):
+    """`step` did not run because of `cause`, a step that failed."""
+
+    def __init__(self, step: str, cause: str) -> None:
+        super().__init__(
+            f"step {step!r} was skipped, since {cause!r} did not succeed. "
+            f"See run[{cause!r}] for the reason"
+        )
+        self.step = step
+        self.cause = cause
+
+
+class CallTimeout(MpregError, TimeoutError):
+    """The deadline passed before a result came."""
+
+    def __init__(
+        self, function: str, timeout_s: float, *, executed: Executed = "unknown"
+    ) -> None:
+        super().__init__(
+            f"{function} gave no result within {timeout_s:g} s (executed: {executed}). "
+            "Allow more: .on(timeout=…), or look where it waits: %mpreg nodes"
+        )
+        self.function = function
+        self.timeout_s = timeout_s
+        self.executed: Executed = executed
+
+
+class CallCancelled(MpregError, CancelledError):
+    """The call was cancelled by its caller."""
+
+    def __init__(self, function: str, *, executed: Executed = "unknown") -> None:
+        super().__init__(f"the call of {function} was cancelled (executed: {executed})")
+        self.function = function
+        self.executed: Executed = executed
+
+
+class NodeLost(MpregError, ConnectionError):
+    """The node that had the call is gone, or cannot be reached any more."""
+
+    def __init__(
+        self, node: str, reason: str, *, function: str = "", executed: Executed
+    ) -> None:
+        call = f" while it had the call of {function}" if function else ""
+        again = {
+            "no": "It did not run: call it again",
+            "yes": "It did run",
+            "unknown": "It may have run: call it again if that does no harm, or "
+            "register it with idempotent=True to have that done for you",
+        }[executed]
+        super().__init__(f"node {node} was lost{call} ({reason}). {again}")
+        self.node = node
+        self.reason = reason
+        self.function = function
+        self.executed: Executed = executed
+
+
+class WorkerCrashed(MpregError, RuntimeError):
+    """The process that ran the function ended under it.
+
+    `cause` says how ("exit code 3", "signal SIGSEGV"), `memory_mb` what it held
+    when last looked at, `last_lines` what the function printed last.
+    """
+
+    def __init__(
+        self,
+        function: str,
+        node: str,
+        cause: str,
+        *,
+        memory_mb: float | None = None,
+        last_lines: Sequence[str] = (),
+        executed: Executed = "yes",
+    ) -> None:
+        held = f", holding {memory_mb:.0f} MB" if memory_mb is not None else ""
+        tail = "".join(f"\n  {line}" for line in last_lines)
+        super().__init__(
+            f"the worker process on {node} ended while it ran {function}: {cause}"
+            f"{held}. The node started another; calls go on."
+            + (f" Last printed:{tail}" if tail else "")
+        )
+        self.function = function
+        self.node = node
+        self.cause = cause
+        self.memory_mb = memory_mb
+        self.last_lines = tuple(last_lines)
+        self.executed: Executed = executed
+
+
+class Overloaded(MpregError, RuntimeError):
+    """Every node that could take the call has a full queue."""
+
+    def __init__(self, function: str, queued: int) -> None:
+        super().__init__(
+            f"every node that serves {function} has a full queue ({queued} calls "
+            "wait). Send fewer at once, or add nodes: %mpreg up"
+        )
+        self.function = function
+        self.queued = queued
+        self.executed: Executed = "no"
+
+
+class NotPicklable(MpregError, TypeError):
+    """An object cannot travel; `path` says where in it the trouble is."""
+
+    def __init__(self, path: str, reason: str, cure: str = "") -> None:
+        super().__init__(
+            f"{path} cannot be pickled: {reason}. "
+            + (cure or "Make it inside the function, or pass what it is made from")
+        )
+        self.path = path
+        self.reason = reason
+
+
+class PayloadTooLarge(MpregError, ValueError):
+    """An object is larger than one call may carry."""
+
+    def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(
+            f"{what} is {size_bytes / 1e6:.1f} MB, more than the {limit_bytes / 1e6:.0f}"
+            " MB that one call may carry. Pass a path or a smaller piece, or start "
+            "the nodes with a higher max_payload_bytes"
+        )
+        self.what = what
+        self.size_bytes = size_bytes
+        self.limit_bytes = limit_bytes
+
+
+class BadRequest(MpregError, ValueError):
+    """A peer sent what this version does not understand."""
+
+
+class NotTrusted(MpregError, PermissionError):
+    """The token is missing or wrong, or the other end could not prove it."""

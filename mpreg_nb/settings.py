@@ -1,0 +1,91 @@
+"""Every figure that can be turned, with its unit, default and reason.
+
+The figures of membership are in `mpreg_nb.membership.knobs`.
+"""
+
+from dataclasses import dataclass, field
+
+INLINE_BYTES = 64 * 1024
+"""A payload of one part up to this size travels inside its message."""
+
+FRAGMENT_BYTES = 256 * 1024
+"""Size of one piece of a large payload; small messages go between pieces."""
+
+RIDE_ALONG_BYTES = 16 * 1024
+"""A step's result up to this size travels with the reply to whoever needs it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What one connection or node accepts before it says no."""
+
+    max_payload_bytes: int = 1 << 30
+    """Arguments or result of one call. More memory per node if raised."""
+
+    max_frame_bytes: int = 4 << 20
+    """One WebSocket message; larger ones close the link with code 1009."""
+
+    proof_timeout_s: float = 5.0
+    """From accept to a right proof; bounds what a silent stranger can hold."""
+
+    unproven_connections: int = 64
+    """Links that have not proven themselves yet, at once."""
+
+    connections: int = 1024
+    """Links of one node in all."""
+
+    backlog_bytes: int = 8 << 20
+    """Small messages waiting for a peer that does not read; then close 1013."""
+
+    calls_per_node: int = 1024
+    """Running and queued calls of one node; more are answered OVERLOADED."""
+
+    queued_bytes: int = 256 << 20
+    """Arguments waiting in one node; more are answered OVERLOADED."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeSettings:
+    """How one node runs; `mpreg-nb node` has an option for each."""
+
+    name: str
+    resources: frozenset[str] = frozenset()
+    host: str = "127.0.0.1"
+    port: int = 0
+    """0 takes a free port."""
+
+    join: tuple[str, ...] = ()
+    """URLs of nodes to join; none starts a new cluster."""
+
+    cluster_id: str = ""
+    """32 hex characters; empty takes the one of `join`, or a new one."""
+
+    workers: int = 1
+    """Processes that run user code. 0 runs only builtins and local functions."""
+
+    slots: int = 1
+    """Calls at once in one worker; more than 1 uses threads inside it."""
+
+    profile: str = "local"
+    """Figures of membership: local (loopback), lan or wan."""
+
+    advertised: tuple[str, ...] = ()
+    """URLs told to others; empty tells the address that was bound."""
+
+    json_open: bool = False
+    """Answer JSON calls without a token; only on loopback."""
+
+    scratch: str = ""
+    """Folder for workers' files; empty makes one and removes it at the end."""
+
+    store_bytes: int = 1 << 30
+    """Results of workflow steps held here; least recently used go first."""
+
+    drain_s: float = 10.0
+    """How long a leaving node waits for running calls."""
+
+    limits: Limits = field(default_factory=Limits)
+
+
+CONTROL_RETRY = 0.05
+"""Seconds before the first redial of a lost link; doubles up to two seconds."""

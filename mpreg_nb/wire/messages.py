@@ -1,0 +1,369 @@
+"""The data lane: calls, replies, registrations, runs and pictures.
+
+One struct per message. A request carries an `id` that its answers repeat; ids
+are unique in the world, so a hop passes a request on without renaming it.
+
+Where a message has a `payload`, that is a pickle that nodes never open. It is
+inline when it is a single part of at most `INLINE_BYTES`; otherwise `payload`
+is empty and the parts travel beside the message (`Connection.send`).
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from mpreg_nb.wire.gossip import Load, MemberRecord, Offer
+
+RequestId: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
+"""8 random bytes of the asking session, then a big-endian counter of 8 bytes."""
+
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
+Version: TypeAlias = Annotated[str, Meta(min_length=32, max_length=32)]
+"""Hexadecimal digits of the first 128 bits of the sha256 of what was shipped."""
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Base of every message of the data lane; never sent by itself."""
+
+
+# ------------------------------------------------------------------- calls
+
+
+class Kept(msgspec.Struct, frozen=True, array_like=True):
+    """A result that stayed on the node that made it."""
+
+    owner: Name
+    id: RequestId  # of the call that made it
+    size_bytes: Count
+
+
+class Call(Message, frozen=True, kw_only=True, array_like=True, tag="call"):
+    """Ask a node to run `function` where all of `resources` are held."""
+
+    id: RequestId
+    function: Name
+    payload: bytes  # (args, kwargs)
+    version: Version | None = None  # None: the newest that the node knows
+    resources: frozenset[Name] = frozenset()
+    node: Name | None = None  # run it there or refuse
+    remaining_ms: Count | None = None  # each hop subtracts what it spent
+    wait_ms: Count = 0  # how long to wait for a node that fits
+    hops_left: Annotated[int, Meta(ge=0, le=8)] = 1  # 0: run it here or refuse
+    attempt: Annotated[int, Meta(ge=0, le=255)] = 0
+    inputs: tuple[bytes | Kept, ...] = ()  # results that the payload refers to
+    keep: bool = False  # a large result stays with the node that made it
+    json: bool = False  # arguments and result are JSON, not pickles
+    quiet: bool = False  # prints are not sent back
+
+
+class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):
+    """The function returned."""
+
+    id: RequestId
+    payload: bytes
+    node: Name
+    version: str = ""
+    queued_us: Count = 0
+    run_us: Count = 0
+    kept: Kept | None = None  # instead of a payload, where `keep` was asked
+    load: Load | None = None
+
+
+Kind: TypeAlias = Literal[
+    "application",  # the function raised; payload holds the exception
+    "no_route",
+    "no_code",  # the version that was named is nowhere to be had
+    "overloaded",
+    "draining",
+    "deadline",
+    "cancelled",
+    "node_lost",
+    "worker_crashed",
+    "too_large",
+    "not_picklable",
+    "bad_request",
+    "gone",  # a result that is no longer held
+]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Why a call has no result, and what is known about its execution."""
+
+    kind: Kind
+    message: str = ""
+    executed: Literal["no", "yes", "unknown"] = "no"
+    node: str = ""  # where it happened
+    types: tuple[str, ...] = ()  # qualified names of the exception's classes
+    cause: str = ""
+    size_bytes: Count = 0
+    limit_bytes: Count = 0
+    memory_mb: float | None = None
+    lines: tuple[str, ...] = ()
+    offers: tuple[tuple[str, frozenset[str]], ...] = ()  # node, what it offers
+    held: tuple[tuple[str, frozenset[str]], ...] = ()  # node, what it holds
+    similar: str = ""
+    retry_after_ms: Count = 0
+
+
+class Failed(Message, frozen=True, kw_only=True, array_like=True, tag="failed"):
+    """The request ended without a result; `failure` says why."""
+
+    id: RequestId
+    failure: Failure
+    payload: bytes = b""  # the exception, where the function raised
+    version: str = ""
+    queued_us: Count = 0
+    run_us: Count = 0
+    load: Load | None = None
+
+
+class Started(Message, frozen=True, kw_only=True, array_like=True, tag="started"):
+    """The call has left the queue of `node`; from here on it may have effects."""
+
+    id: RequestId
+    node: Name
+
+
+class Output(Message, frozen=True, kw_only=True, array_like=True, tag="output"):
+    """What the function printed or logged; whole lines where possible."""
+
+    id: RequestId
+    node: Name
+    stream: Literal["stdout", "stderr"]
+    text: str
+
+
+class Cancel(Message, frozen=True, kw_only=True, array_like=True, tag="cancel"):
+    """End the call or run `id`; it is answered as any other end of it."""
+
+    id: RequestId
+
+
+class Fetch(Message, frozen=True, kw_only=True, array_like=True, tag="fetch"):
+    """Ask for a result that is held; answered by Reply or Failed("gone")."""
+
+    id: RequestId
+    kept: Kept
+
+
+class Release(Message, frozen=True, kw_only=True, array_like=True, tag="release"):
+    """These results are not needed any more; no answer."""
+
+    ids: tuple[RequestId, ...]
+
+
+# --------------------------------------------------------------- functions
+
+
+class Register(Message, frozen=True, kw_only=True, array_like=True, tag="register"):
+    """Store a function and place it on every node that holds its resources."""
+
+    id: RequestId
+    function: Name
+    version: Version
+    payload: bytes  # the function
+    resources: frozenset[Name] = frozenset()
+    idempotent: bool = False
+    isolation: Literal["process", "thread"] = "process"
+    signature: str = ""
+    doc: str = ""
+
+
+class Registered(Message, frozen=True, kw_only=True, array_like=True, tag="registered"):
+    """The function is stored; `nodes` are those that serve it or soon will."""
+
+    id: RequestId
+    offer: Offer
+    nodes: tuple[Name, ...]
+
+
+class CodePull(Message, frozen=True, kw_only=True, array_like=True, tag="code_pull"):
+    """Ask a node for the code of `version`; answered by Reply or Failed."""
+
+    id: RequestId
+    version: Version
+
+
+# ---------------------------------------------------------------- pictures
+
+
+class NodePicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One member as the answering node sees it."""
+
+    record: MemberRecord
+    load: Load | None = None
+    rtt_ms: float | None = None
+
+
+class FunctionPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What one node counted of one version of one function."""
+
+    function: Name
+    version: str
+    node: Name
+    calls: Count = 0
+    errors: Count = 0
+    p50_ms: float | None = None
+
+
+class EventPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Something that happened to the cluster, as one node saw it."""
+
+    at_s: float  # wall clock of the node that saw it
+    node: str
+    event: str
+    detail: str = ""
+
+
+class Watch(Message, frozen=True, kw_only=True, array_like=True, tag="watch"):
+    """Send a Snapshot now and after changes; `period_ms` 0: only this once."""
+
+    id: RequestId
+    period_ms: Count = 0
+
+
+class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapshot"):
+    """What one node knows, at one moment. `nodes` are sorted by name."""
+
+    id: RequestId
+    node: Name
+    nodes: tuple[NodePicture, ...]
+    offers: tuple[tuple[Name, Offer], ...]  # owner, what it offers
+    functions: tuple[FunctionPicture, ...] = ()
+    events: tuple[EventPicture, ...] = ()
+
+
+# --------------------------------------------------------------- workflows
+
+
+class StepPlan(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One step of a run, as the node that drives it needs it."""
+
+    name: Name
+    function: Name
+    payload: bytes  # (args, kwargs) with references; never opened by nodes
+    parts: Count = 0  # how many of the message's parts are this step's payload
+    version: Version | None = None
+    resources: frozenset[Name] = frozenset()
+    node: Name | None = None
+    inputs: tuple[Name, ...] = ()  # steps whose results the payload refers to
+    after: tuple[Name, ...] = ()  # steps to wait for without a result
+    attempts: Annotated[int, Meta(ge=1, le=1000)] = 1
+    retry_on: tuple[str, ...] = ()  # qualified class names
+    timeout_ms: Count | None = None
+    idempotent: bool = False
+    json: bool = False
+
+
+class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_start"):
+    """Execute a workflow; answered by RunState until `status` is an end."""
+
+    id: RequestId
+    workflow: str
+    steps: Annotated[tuple[StepPlan, ...], Meta(min_length=1, max_length=10_000)]
+    quiet: bool = False
+
+
+StepStatus: TypeAlias = Literal[
+    "waiting", "running", "done", "failed", "skipped", "cancelled"
+]
+
+
+class StepState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Where one step is; the same data as a row of `Run.frame()`."""
+
+    name: Name
+    status: StepStatus
+    node: str = ""
+    version: str = ""
+    attempts: Count = 0
+    queued_ms: float | None = None
+    run_ms: float | None = None
+    started_ms: float | None = None  # after the start of the run
+    result_bytes: Count | None = None
+    cause: str = ""  # the failed step, for a skipped one
+
+
+class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_state"):
+    """The steps of a run that changed since the last one."""
+
+    id: RequestId
+    status: Literal["running", "done", "failed", "cancelled"]
+    steps: tuple[StepState, ...]
+    duration_ms: float = 0.0
+
+
+class StepFetch(Message, frozen=True, kw_only=True, array_like=True, tag="step_fetch"):
+    """Ask for the result or failure of one step of a run, once it has ended."""
+
+    id: RequestId
+    run: RequestId
+    step: Name
+
+
+class RunList(Message, frozen=True, kw_only=True, array_like=True, tag="run_list"):
+    """Ask which runs this node drives or remembers."""
+
+    id: RequestId
+
+
+class RunPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One run, as a row of `cluster.runs()`."""
+
+    run: RequestId
+    workflow: str
+    status: Literal["running", "done", "failed", "cancelled"]
+    steps: tuple[StepState, ...]
+    edges: tuple[tuple[Name, Name], ...]  # from, to
+    started_at_s: float  # wall clock of the driving node
+    duration_ms: float
+
+
+class Runs(Message, frozen=True, kw_only=True, array_like=True, tag="runs"):
+    """The runs that this node drives or remembers, newest first."""
+
+    id: RequestId
+    runs: tuple[RunPicture, ...]
+
+
+# ------------------------------------------------------------------- nodes
+
+
+class Leave(Message, frozen=True, kw_only=True, array_like=True, tag="leave"):
+    """Ask this node to drain and leave; answered by Reply when it begins."""
+
+    id: RequestId
+
+
+class Notice(Message, frozen=True, kw_only=True, array_like=True, tag="notice"):
+    """Something the other side should know and cannot answer."""
+
+    kind: Literal["draining", "strike"]
+    text: str = ""
+
+
+Data: TypeAlias = (
+    Call
+    | Reply
+    | Failed
+    | Started
+    | Output
+    | Cancel
+    | Fetch
+    | Release
+    | Register
+    | Registered
+    | CodePull
+    | Watch
+    | Snapshot
+    | RunStart
+    | RunState
+    | StepFetch
+    | RunList
+    | Runs
+    | Leave
+    | Notice
+)
+"""Everything that may travel on the data lane."""
