@@ -1,0 +1,49 @@
+"""What every run obeys: browser tests need a browser, and CI skips nothing.
+
+With CI_NO_SKIPS=1 in the environment a skipped test or module fails the run,
+and tests marked `browser` run (and fail) even where no browser is found.
+"""
+
+import os
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = Path("/usr/bin/chromium")
+NO_SKIPS = os.environ.get("CI_NO_SKIPS") == "1"
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    if NO_SKIPS or CHROMIUM.exists():
+        return
+    dropped = [item for item in items if item.get_closest_marker("browser")]
+    if dropped:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = [item for item in items if not item.get_closest_marker("browser")]
+
+
+# tryfirst makes these the outermost wrappers, so that they see the outcome after
+# pytest itself has turned expected failures into their own kind of skip.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped: {report.longreprtext}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if NO_SKIPS and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid} was skipped: {report.longreprtext}"
+    return report

@@ -1,0 +1,219 @@
+"""Rules of the house that no linter knows."""
+
+import ast
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+PACKAGE = REPOSITORY / "mpreg_nb"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+LONGEST_FILE_LINES = 350
+# Path inside the package -> why it may be longer.
+LONGER_FILES: dict[str, str] = {}
+
+# Names under which anything could be filed.
+DRAWER_NAMES = {
+    "base",
+    "common",
+    "core",
+    "helper",
+    "helpers",
+    "manager",
+    "misc",
+    "util",
+    "utils",
+}
+UNBOUNDED_BY_DEFAULT = {"LifoQueue", "PriorityQueue", "Queue"}
+
+
+def name_in_package(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def test_no_file_grows_past_the_limit() -> None:
+    lengths = {
+        name_in_package(path): len(path.read_text(encoding="utf-8").splitlines())
+        for path in MODULES
+    }
+
+    too_long = {name for name, lines in lengths.items() if lines > LONGEST_FILE_LINES}
+
+    assert too_long == set(LONGER_FILES)
+
+
+def test_every_file_is_named_by_its_idea() -> None:
+    named = {part for path in MODULES for part in path.relative_to(PACKAGE).parts}
+
+    stems = {name.removesuffix(".py").strip("_") for name in named}
+
+    assert stems & DRAWER_NAMES == set()
+
+
+def undocumented(body: list[ast.stmt], prefix: str) -> Iterator[str]:
+    """Public functions and classes of `body` without a docstring, methods included."""
+    for node in body:
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            continue
+        name = f"{prefix}{node.name}"
+        decorators = {ast.unparse(decorator) for decorator in node.decorator_list}
+        says_it_elsewhere = decorators & {"overload", "override"} or any(
+            decorator.endswith(".setter") for decorator in decorators
+        )
+        if node.name.startswith("_") or says_it_elsewhere:
+            continue
+        if ast.get_docstring(node) is None:
+            yield name
+        if isinstance(node, ast.ClassDef):
+            yield from undocumented(node.body, f"{name}.")
+
+
+def test_every_public_name_has_a_docstring() -> None:
+    missing = [
+        name
+        for path in MODULES
+        for name in undocumented(
+            ast.parse(path.read_text(encoding="utf-8")).body,
+            f"{name_in_package(path)}: ",
+        )
+    ]
+
+    assert missing == []
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [
+        name_in_package(path)
+        for path in MODULES
+        if ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) is None
+    ]
+
+    assert silent == []
+
+
+def test_every_name_that_a_module_lists_is_there_and_listed_once() -> None:
+    wrong = []
+
+    for path in MODULES:
+        dotted = ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+        module = importlib.import_module(dotted.removesuffix(".__init__"))
+        listed = list(getattr(module, "__all__", ()))
+        wrong += [f"{dotted}.{name}" for name in listed if not hasattr(module, name)]
+        wrong += [f"{dotted}.{name} twice" for name in listed if listed.count(name) > 1]
+
+    assert wrong == []
+
+
+def unbounded_queues(tree: ast.AST) -> Iterator[int]:
+    """Lines where an asyncio queue is made that takes any number of items."""
+    asyncio_names = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "asyncio"
+        for alias in node.names
+        if alias.name in UNBOUNDED_BY_DEFAULT
+    } | {f"asyncio.{name}" for name in UNBOUNDED_BY_DEFAULT}
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        made = node.func.value if isinstance(node.func, ast.Subscript) else node.func
+        if ast.unparse(made) not in asyncio_names:
+            continue
+        sizes = [*node.args, *(k.value for k in node.keywords if k.arg == "maxsize")]
+        if not sizes or ast.unparse(sizes[0]) == "0":
+            yield node.lineno
+
+
+def test_no_queue_grows_without_bound() -> None:
+    unbounded = [
+        f"{name_in_package(path)}:{line}"
+        for path in MODULES
+        for line in unbounded_queues(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+
+    assert unbounded == []
+
+
+@pytest.mark.parametrize(
+    ("source", "lines"),
+    [
+        ("import asyncio\nasyncio.Queue()", [2]),
+        ("import asyncio\nasyncio.Queue[int]()", [2]),
+        ("import asyncio\nasyncio.Queue(maxsize=0)", [2]),
+        ("from asyncio import Queue as Line\nLine()", [2]),
+        ("import asyncio\nasyncio.Queue(8)\nasyncio.Queue(maxsize=size)", []),
+        ("import queue\nqueue.Queue()", []),
+    ],
+)
+def test_the_search_for_unbounded_queues_finds_them(
+    source: str, lines: list[int]
+) -> None:
+    found = list(unbounded_queues(ast.parse(source)))
+
+    assert found == lines
+
+
+def test_no_committed_file_names_a_home_folder() -> None:
+    git = shutil.which("git")
+    assert git, "the tests run in a git checkout"
+    homes = r"(^|[^[:alnum:]_./-])/(home|root|Users)/[[:alnum:]]"
+
+    found = subprocess.run(
+        [git, "grep", "-nIE", homes], cwd=REPOSITORY, capture_output=True, text=True
+    )
+
+    assert found.stdout == ""
+    assert found.returncode == 1  # git grep: nothing found
+
+
+def test_no_cell_of_a_notebook_is_left_out_of_its_test() -> None:
+    notebooks = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+
+    with_skips = [
+        path.name
+        for path in notebooks
+        if re.search(r"nbval.skip", path.read_text(encoding="utf-8"), re.IGNORECASE)
+    ]
+
+    assert with_skips == []
+
+
+SKIPS = """
+import pytest
+
+@pytest.mark.skipif(True, reason="no accelerator")
+def test_that_is_skipped() -> None: ...
+
+@pytest.mark.xfail(reason="known", strict=True)
+def test_that_fails_as_expected() -> None:
+    assert False
+"""
+
+
+@pytest.mark.parametrize(
+    ("no_skips", "closing"),
+    [("0", "1 skipped, 1 xfailed"), ("1", "1 xfailed, 1 error")],
+)
+def test_ci_does_not_pass_with_a_skipped_test(
+    tmp_path: Path, no_skips: str, closing: str
+) -> None:
+    shutil.copy(REPOSITORY / "tests" / "conftest.py", tmp_path)
+    (tmp_path / "test_skips.py").write_text(SKIPS, encoding="utf-8")
+
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "--rootdir", tmp_path, tmp_path],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CI_NO_SKIPS": no_skips},
+    )
+
+    assert re.search(closing, run.stdout), run.stdout
+    assert run.returncode == int(no_skips)
