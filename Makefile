@@ -14,10 +14,12 @@ PLAIN := MPREG_NB_PLAIN=1
 
 venv: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(BIN)/uv:
 	@test -n "$(PYTHON)" || { echo "mpreg_nb needs Python 3.11 or newer: make PYTHON=..."; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv --clear $(VENV)
+	test -x $(BIN)/pip || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
+
+$(STAMP): pyproject.toml constraints.txt | $(BIN)/uv
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]' -c constraints.txt
 	@touch $@
 
@@ -49,8 +51,9 @@ notebooks: $(STAMP)
 dist: $(STAMP)
 	$(BIN)/uv build --no-build-isolation --python $(BIN)/python
 
-constraints: $(STAMP)
+# Needs uv alone, so that it also mends pins that pyproject.toml has outgrown.
+constraints: | $(BIN)/uv
 	echo '# Versions that are tested together. Remade by: make constraints' > constraints.new
-	$(BIN)/uv pip compile --quiet --universal --upgrade --all-extras --no-emit-index-url \
+	$(BIN)/uv pip compile --quiet --universal --all-extras --no-emit-index-url \
 		--no-header --no-annotate pyproject.toml >> constraints.new
 	mv constraints.new constraints.txt
