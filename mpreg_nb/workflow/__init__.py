@@ -1,0 +1,1 @@
+"""Graphs of calls that refer to each other's results, and their execution."""

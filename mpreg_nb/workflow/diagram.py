@@ -1,0 +1,68 @@
+"""A workflow as boxes and arrows: plain data, for whoever draws it."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mpreg_nb.workflow.graph import Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """One step as a drawing shows it."""
+
+    name: str
+    function: str = ""
+    resources: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # such as "retry 2"
+    missing: bool = False  # referred to, and not there (yet)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrow:
+    """`target` waits for `source`, and takes its result unless `order_only`."""
+
+    source: str
+    target: str
+    order_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagram:
+    """What to draw. It need not be a valid workflow: it may be in the making."""
+
+    name: str
+    boxes: tuple[Box, ...]
+    arrows: tuple[Arrow, ...]
+
+    @classmethod
+    def of(cls, name: str, steps: Sequence[Step]) -> "Diagram":
+        """Make the picture of `steps`, checked or not, in the order they have."""
+        boxes = {step.name: _box(step) for step in steps}
+        for step in steps:
+            for source in sorted(step.dependencies - boxes.keys()):
+                boxes[source] = Box(name=source, missing=True)
+        places = {name: place for place, name in enumerate(boxes)}
+        arrows = (
+            Arrow(source=source, target=step.name, order_only=source not in step.inputs)
+            for step in steps
+            for source in sorted(step.dependencies, key=places.__getitem__)
+        )
+        return cls(name=name, boxes=tuple(boxes.values()), arrows=tuple(arrows))
+
+
+def _box(step: Step) -> Box:
+    return Box(
+        name=step.name,
+        function=step.label,
+        resources=tuple(sorted(step.resources)),
+        notes=tuple(_notes(step)),
+    )
+
+
+def _notes(step: Step) -> Iterator[str]:
+    if step.node is not None:
+        yield f"only on {step.node}"
+    if step.more_attempts:
+        yield f"retry {step.more_attempts}"
+    if step.timeout_s is not None:
+        yield f"within {step.timeout_s:g} s"

@@ -1,0 +1,181 @@
+"""What a step of a run can be in, and how that reads in a table.
+
+::
+
+    Waiting ─▶ Sent ─▶ Running ─▶ Done
+       │         │        ├─────▶ Failed
+       │         └────────┤
+       │                  └─────▶ Resting ─▶ Sent, the next attempt
+       └─▶ Skipped                             any of them ─▶ Cancelled
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+StepStatus: TypeAlias = Literal[
+    "waiting", "running", "done", "failed", "skipped", "cancelled"
+]
+RunStatus: TypeAlias = Literal["running", "done", "failed", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """What the node that ran an attempt says about it; None: it did not say."""
+
+    node: str = ""
+    version: str = ""
+    queued_s: float | None = None
+    run_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """One try of a step. Times with `at` are on the clock of the caller."""
+
+    number: int  # from 1
+    sent_at_s: float
+    started_at_s: float | None = None
+    execution: Execution = Execution()
+
+    def ended(self, now: float, said: Execution) -> "Attempt":
+        """Return it with the gaps in what was said filled from what was seen."""
+        run_s, started_at_s = said.run_s, self.started_at_s
+        if started_at_s is None:
+            started_at_s = self.sent_at_s if run_s is None else now - run_s
+        queued_s = said.queued_s
+        return Attempt(
+            number=self.number,
+            sent_at_s=self.sent_at_s,
+            started_at_s=started_at_s,
+            execution=Execution(
+                node=said.node or self.execution.node,
+                version=said.version or self.execution.version,
+                queued_s=started_at_s - self.sent_at_s if queued_s is None else queued_s,
+                run_s=now - started_at_s if run_s is None else run_s,
+            ),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOut:
+    """The failure of an attempt that had no result after `timeout_s`."""
+
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Something that the step needs is not there yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The attempt is on its way, or in the queue of a node."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A node said that it began the attempt."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """The attempt failed; the next one is sent when its time has come."""
+
+    attempt: Attempt
+    failure: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The attempt gave `result`, a handle that the machine does not look into."""
+
+    attempt: Attempt
+    result: Any
+    result_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The attempt failed and was the last; `failure` is not looked into."""
+
+    attempt: Attempt
+    failure: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The step will not run because `cause`, a step before it, failed."""
+
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The run was cancelled; `attempt` is what was under way, if anything."""
+
+    attempt: Attempt | None
+
+
+StepState: TypeAlias = (
+    Waiting | Sent | Running | Resting | Done | Failed | Skipped | Cancelled
+)
+
+STATUS: dict[type[StepState], StepStatus] = {
+    Waiting: "waiting",
+    Sent: "waiting",
+    Running: "running",
+    Resting: "waiting",
+    Done: "done",
+    Failed: "failed",
+    Skipped: "skipped",
+    Cancelled: "cancelled",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRow:
+    """One step of a run at one moment. Times are those of the last attempt."""
+
+    step: str
+    status: StepStatus
+    node: str = ""
+    version: str = ""
+    attempts: int = 0  # sent so far
+    started_s: float | None = None  # after the start of the run
+    queued_s: float | None = None  # from being sent until a node began it
+    run_s: float | None = None  # None until it ended
+    result_bytes: int | None = None
+    cause: str = ""  # the step that failed, where this one was skipped
+
+
+def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
+    """Return what a table shows of `step`."""
+    status = STATUS[type(state)]
+    match state:
+        case Waiting() | Cancelled(attempt=None):
+            return StepRow(step=step, status=status)
+        case Skipped(cause):
+            return StepRow(step=step, status=status, cause=cause)
+        case Sent(attempt) | Running(attempt) | Resting(attempt) | Failed(attempt):
+            result_bytes = None
+        case Cancelled(attempt):
+            result_bytes = None
+        case Done(attempt, _, result_bytes):
+            pass
+    started_at_s = attempt.started_at_s
+    return StepRow(
+        step=step,
+        status=status,
+        node=attempt.execution.node,
+        version=attempt.execution.version,
+        attempts=attempt.number,
+        started_s=None if started_at_s is None else started_at_s - run_started_at_s,
+        queued_s=attempt.execution.queued_s,
+        run_s=attempt.execution.run_s,
+        result_bytes=result_bytes,
+    )
