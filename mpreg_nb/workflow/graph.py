@@ -228,6 +228,12 @@ class Workflow:
     def __post_init__(self) -> None:
         check_order(self.name, [(step.name, step.dependencies) for step in self.steps])
 
+    @property
+    def last_steps(self) -> tuple[str, ...]:
+        """The names of the steps that no other step waits for."""
+        needed = frozenset[str]().union(*(step.dependencies for step in self.steps))
+        return tuple(step.name for step in self.steps if step.name not in needed)
+
     def including(self, found: Mapping[str, Iterable[Reference]]) -> "Workflow":
         """Return this workflow with references that only pickling could find.
 

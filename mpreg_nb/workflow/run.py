@@ -10,9 +10,8 @@ about an attempt that is over, or of an unknown step, change nothing. All events
 together cost as much as there are steps and dependencies, and timers their heap.
 """
 
-import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
@@ -20,14 +19,15 @@ from mpreg_nb.errors import CallTimeout
 from mpreg_nb.workflow.graph import type_name
 from mpreg_nb.workflow.order import check_order, dependents_of
 from mpreg_nb.workflow.states import (
+    UNSAID,
     Attempt,
     Cancelled,
     Done,
     Execution,
     Failed,
     Resting,
-    RunStatus,
     Running,
+    RunStatus,
     Sent,
     Skipped,
     StepRow,
@@ -36,6 +36,7 @@ from mpreg_nb.workflow.states import (
     Waiting,
     row,
 )
+from mpreg_nb.workflow.timers import Timer, Timers
 
 TIMEOUT_TYPES = tuple(type_name(cls) for cls in CallTimeout.__mro__[:-1])
 """The classes of a timeout, as `failed` takes them: what retries compare."""
@@ -106,13 +107,14 @@ class RunMachine:
     nor cancelled, and `status` is "running" exactly while it is above 0.
     """
 
-    def __init__(self, steps: Sequence[RunStep], *, rng: Rng) -> None:
+    def __init__(self, workflow: str, steps: Sequence[RunStep], *, rng: Rng) -> None:
         """Take steps in any order; `rng` spreads retries.
 
         Raises:
             InvalidWorkflow: these steps could never all be run.
         """
-        check_order("run", [(step.name, step.dependencies) for step in steps])
+        check_order(workflow, [(step.name, step.dependencies) for step in steps])
+        self.workflow = workflow
         self.status: RunStatus = "running"
         self.revision = 0  # counts changes of states
         self._rng = rng
@@ -124,7 +126,7 @@ class RunMachine:
         self._missing = {step.name: len(step.dependencies) for step in steps}
         self._open = len(steps)
         self._started_at_s = math.inf  # until started
-        self._timers: list[_Timer] = []  # a heap; some are of attempts that are over
+        self._timers = Timers(self._still_wanted)
         self._changed: dict[str, int] = {}  # step -> revision, in that order
 
     def start(self, now: float) -> list[Effect]:
@@ -132,7 +134,7 @@ class RunMachine:
         if self._started_at_s != math.inf or self.status != "running":
             return []
         self._started_at_s = now
-        ready = [name for name, count in self._missing.items() if count == 0]
+        ready = [name for name, missing in self._missing.items() if missing == 0]
         return [self._send(name, 1, now) for name in ready]
 
     def started(
@@ -160,7 +162,7 @@ class RunMachine:
         result: Any,
         now: float,
         *,
-        execution: Execution = Execution(),
+        execution: Execution = UNSAID,
         result_bytes: int | None = None,
     ) -> list[Effect]:
         """Note that the attempt gave `result`, and send what waited only for it."""
@@ -172,7 +174,7 @@ class RunMachine:
         effects: list[Effect] = []
         for dependent in self._dependents[step]:
             self._missing[dependent] -= 1
-            if self._missing[dependent] == 0 and self._waits(dependent):
+            if self._missing[dependent] == 0:
                 effects.append(self._send(dependent, 1, now))
         return effects + self._end()
 
@@ -185,7 +187,7 @@ class RunMachine:
         *,
         types: Iterable[str] = (),
         retryable: bool = False,
-        execution: Execution = Execution(),
+        execution: Execution = UNSAID,
     ) -> list[Effect]:
         """Note that the attempt failed: try again, or skip what depends on it.
 
@@ -204,7 +206,7 @@ class RunMachine:
         if wanted and attempt <= plan.more_attempts:
             self._change(step, Resting(ended, failure))
             rest_s = backoff_s(attempt, self._rng.random())
-            self._wake(now + rest_s, step, attempt)
+            self._timers.add(now, rest_s, step, attempt, rested=True)
             return []
         self._close(step, Failed(ended, failure))
         self._skip_dependents(step)
@@ -217,33 +219,115 @@ class RunMachine:
         effects: list[Effect] = []
         for step, state in self._states.items():
             match state:
-                case Sent(attempt) | Running(attempt):
+                case Sent(attempt):
                     effects.append(CancelStep(step, attempt.number))
-                    self._close(step, Cancelled(attempt.ended(now, Execution())))
+                    self._close(step, Cancelled(attempt))
+                case Running(attempt):
+                    effects.append(CancelStep(step, attempt.number))
+                    self._close(step, Cancelled(attempt.ended(now, UNSAID)))
                 case Resting(attempt):
                     self._close(step, Cancelled(attempt))
                 case Waiting():
                     self._close(step, Cancelled(None))
                 case Done() | Failed() | Skipped() | Cancelled():
                     pass
-        return effects + self._end()
+        return effects + self._end("cancelled")
 
     def tick(self, now: float) -> list[Effect]:
         """End the attempts whose time is up; send those that have rested."""
         effects: list[Effect] = []
         while self.deadline <= now:
-            timer = heapq.heappop(self._timers)
-            state = self._states[timer.step]
-            if isinstance(state, Resting):
+            timer = self._timers.pop()
+            if timer.rested:
                 effects.append(self._send(timer.step, timer.attempt + 1, now))
                 continue
-            timeout_s = self._steps[timer.step].timeout_s or 0.0
             effects.append(CancelStep(timer.step, timer.attempt))
             effects += self.failed(
                 timer.step,
                 timer.attempt,
-                TimedOut(timeout_s),
+                TimedOut(timer.after_s),
                 now,
                 types=TIMEOUT_TYPES,
             )
         return effects
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do next; infinity: not before an event."""
+        return self._timers.deadline
+
+    def rows(self) -> tuple[StepRow, ...]:
+        """Return all steps as a table shows them, in the order they were given."""
+        return tuple(self._row(step) for step in self._steps)
+
+    def changed_since(self, revision: int) -> tuple[StepRow, ...]:
+        """Return the steps whose states changed after `revision`, latest last."""
+        steps: list[str] = []
+        for step, changed_in in reversed(self._changed.items()):
+            if changed_in <= revision:
+                break
+            steps.append(step)
+        return tuple(self._row(step) for step in reversed(steps))
+
+    def state(self, step: str) -> StepState:
+        """Return what `step` is in; its result or failure is in that.
+
+        Raises:
+            KeyError: this run has no such step.
+        """
+        return self._states[step]
+
+    def failures(self) -> dict[str, Any]:
+        """Return the failures of the steps that failed for good, by step."""
+        return {
+            step: state.failure
+            for step, state in self._states.items()
+            if isinstance(state, Failed)
+        }
+
+    def _row(self, step: str) -> StepRow:
+        return row(step, self._states[step], run_started_at_s=self._started_at_s)
+
+    def _under_way(self, step: str, attempt: int) -> Attempt | None:
+        """Return the attempt of this number if it was sent and is not over."""
+        match self._states.get(step):
+            case Sent(current) | Running(current) if current.number == attempt:
+                return current
+        return None
+
+    def _send(self, step: str, attempt: int, now: float) -> StartStep:
+        self._change(step, Sent(Attempt(number=attempt, sent_at_s=now)))
+        timeout_s = self._steps[step].timeout_s
+        if timeout_s is not None:
+            self._timers.add(now, timeout_s, step, attempt, rested=False)
+        return StartStep(step, attempt)
+
+    def _still_wanted(self, timer: Timer) -> bool:
+        if timer.rested:
+            state = self._states[timer.step]
+            return isinstance(state, Resting) and state.attempt.number == timer.attempt
+        return self._under_way(timer.step, timer.attempt) is not None
+
+    def _skip_dependents(self, failed: str) -> None:
+        pending = [failed]
+        while pending:
+            for dependent in self._dependents[pending.pop()]:
+                if isinstance(self._states[dependent], Waiting):
+                    self._close(dependent, Skipped(failed))
+                    pending.append(dependent)
+
+    def _change(self, step: str, state: StepState) -> None:
+        self.revision += 1
+        self._states[step] = state
+        self._changed.pop(step, None)  # so that it comes last
+        self._changed[step] = self.revision
+
+    def _close(self, step: str, state: StepState) -> None:
+        self._change(step, state)
+        self._open -= 1
+
+    def _end(self, status: RunStatus | None = None) -> list[Effect]:
+        if self._open or self.status != "running":
+            return []
+        self.status = status or ("failed" if self.failures() else "done")
+        return [RunEnded(self.status)]

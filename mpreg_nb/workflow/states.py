@@ -9,7 +9,7 @@
        └─▶ Skipped                             any of them ─▶ Cancelled
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 StepStatus: TypeAlias = Literal[
@@ -28,6 +28,9 @@ class Execution:
     run_s: float | None = None
 
 
+UNSAID = Execution()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One try of a step. Times with `at` are on the clock of the caller."""
@@ -35,25 +38,24 @@ class Attempt:
     number: int  # from 1
     sent_at_s: float
     started_at_s: float | None = None
-    execution: Execution = Execution()
+    execution: Execution = UNSAID
 
     def ended(self, now: float, said: Execution) -> "Attempt":
-        """Return it with the gaps in what was said filled from what was seen."""
-        run_s, started_at_s = said.run_s, self.started_at_s
-        if started_at_s is None:
-            started_at_s = self.sent_at_s if run_s is None else now - run_s
-        queued_s = said.queued_s
-        return Attempt(
-            number=self.number,
-            sent_at_s=self.sent_at_s,
-            started_at_s=started_at_s,
-            execution=Execution(
-                node=said.node or self.execution.node,
-                version=said.version or self.execution.version,
-                queued_s=started_at_s - self.sent_at_s if queued_s is None else queued_s,
-                run_s=now - started_at_s if run_s is None else run_s,
-            ),
+        """Return it with what was said of it, and the gaps filled by what was seen."""
+        started_at_s, run_s, queued_s = self.started_at_s, said.run_s, said.queued_s
+        if started_at_s is None and run_s is not None:
+            started_at_s = now - run_s
+        if started_at_s is not None:
+            run_s = now - started_at_s if run_s is None else run_s
+            waited_s = started_at_s - self.sent_at_s
+            queued_s = waited_s if queued_s is None else queued_s
+        execution = Execution(
+            node=said.node or self.execution.node,
+            version=said.version or self.execution.version,
+            queued_s=queued_s,
+            run_s=run_s,
         )
+        return replace(self, started_at_s=started_at_s, execution=execution)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,22 +157,23 @@ class StepRow:
 
 def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
     """Return what a table shows of `step`."""
-    status = STATUS[type(state)]
+    attempt: Attempt | None = None
+    cause, result_bytes = "", None
     match state:
-        case Waiting() | Cancelled(attempt=None):
-            return StepRow(step=step, status=status)
-        case Skipped(cause):
-            return StepRow(step=step, status=status, cause=cause)
-        case Sent(attempt) | Running(attempt) | Resting(attempt) | Failed(attempt):
-            result_bytes = None
-        case Cancelled(attempt):
-            result_bytes = None
-        case Done(attempt, _, result_bytes):
+        case Waiting():
             pass
+        case Skipped():
+            cause = state.cause
+        case Done():
+            attempt, result_bytes = state.attempt, state.result_bytes
+        case Sent() | Running() | Resting() | Failed() | Cancelled():
+            attempt = state.attempt
+    if attempt is None:
+        return StepRow(step=step, status=STATUS[type(state)], cause=cause)
     started_at_s = attempt.started_at_s
     return StepRow(
         step=step,
-        status=status,
+        status=STATUS[type(state)],
         node=attempt.execution.node,
         version=attempt.execution.version,
         attempts=attempt.number,
