@@ -42,7 +42,14 @@ class MemberState(enum.IntEnum):
     LEFT = 3
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True, array_like=True, gc=False):
+class Told(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    array_like=True,
+    forbid_unknown_fields=True,
+    gc=False,
+):
     """Base of all that is told here; never sent by itself."""
 
 

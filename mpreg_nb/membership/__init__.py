@@ -1,0 +1,1 @@
+"""Who is in the cluster: SWIM with Lifeguard, as machines without I/O or clock."""

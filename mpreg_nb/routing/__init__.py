@@ -1,0 +1,1 @@
+"""Where a call can run: the catalog, loads, breakers and the choice among nodes."""
