@@ -1,0 +1,1 @@
+"""Links between processes: proven, framed, bounded, and nothing about calls."""
