@@ -112,6 +112,21 @@ def test_every_name_that_a_module_lists_is_there_and_listed_once() -> None:
     assert wrong == []
 
 
+def loaded_by(module: str) -> set[str]:
+    """Top-level packages that a fresh interpreter holds once it imported `module`."""
+    program = f"import sys, {module}; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return {name.partition(".")[0] for name in run.stdout.split()}
+
+
+def test_the_package_loads_without_tables_and_plots() -> None:
+    loaded = loaded_by("mpreg_nb")
+
+    assert loaded & {"matplotlib", "pandas"} == set()
+
+
 def unbounded_queues(tree: ast.AST) -> Iterator[int]:
     """Lines where an asyncio queue is made that takes any number of items."""
     asyncio_names = {
