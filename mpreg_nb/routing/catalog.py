@@ -1,0 +1,301 @@
+"""Which node offers which version of which function.
+
+Each node writes only its own entries (`log`). The catalog holds no time: entries
+go when membership says that their node is gone (`forget`).
+
+A *registration* is the act of a user; every copy of the code that is placed on a
+node repeats the (counter, origin) of its registration. The newest registration of
+a name is the one with the highest pair.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from mpreg_nb.routing.log import Log
+from mpreg_nb.wire.gossip import (
+    CatalogPull,
+    CatalogPush,
+    FunctionName,
+    NodeName,
+    Offer,
+    Version,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that may run the function."""
+
+    node: NodeName
+    offer: Offer  # what it would run
+    ready: bool  # False: it should have the code and will pull it before it runs
+
+
+class Catalog:
+    """All offers that one node knows, its own among them."""
+
+    def __init__(self, me: NodeName) -> None:
+        self.me = me
+        self._own = Log()
+        self._logs: dict[NodeName, Log] = {me: self._own}
+        # function -> (owner, version) -> offer: what is valid in the logs
+        self._index: dict[FunctionName, dict[tuple[NodeName, Version], Offer]] = {}
+        self.revision = 0
+        """Rises with every change; what was matched before may be out of date."""
+
+    # ------------------------------------------------------------- own entries
+
+    @property
+    def version(self) -> int:
+        """Version of the own log, to be announced with each delta."""
+        return self._own.version
+
+    def publish(self, *offers: Offer) -> tuple[Offer, ...]:
+        """Add `offers` to the own log; return the delta to announce."""
+        self._own.publish(offers)
+        self._reindex(offer.function for offer in offers)
+        return offers
+
+    def withdraw(
+        self, function: FunctionName, version: Version
+    ) -> tuple[Offer, ...] | None:
+        """Stop offering one version here; return the delta, None if not offered."""
+        known = self._own.offers.get(function, {}).get(version)
+        return None if known is None else self.publish(replace(known, removed=True))
+
+    def remove(self, function: FunctionName) -> tuple[Offer, ...]:
+        """Unregister the name everywhere; return the delta to announce.
+
+        Voids all registrations known here; one made elsewhere at the same moment
+        may survive it. The others withdraw what is `voided`.
+        """
+        own = self._own.offers.get(function, {}).values()
+        gone = [replace(offer, removed=True) for offer in own if offer.version]
+        stone = Offer(
+            function=function,
+            version="",
+            counter=self.next_counter(function),
+            origin=self.me,
+            removed=True,
+        )
+        return self.publish(*gone, stone)
+
+    def next_counter(self, function: FunctionName) -> int:
+        """Return the counter of a registration of `function` made here and now."""
+        logs = [log.offers.get(function, {}) for log in self._logs.values()]
+        known = [offer.counter for versions in logs for offer in versions.values()]
+        return 1 + max(known, default=0)
+
+    def voided(self) -> tuple[Offer, ...]:
+        """Return own offers of names that were unregistered since: withdraw them."""
+        return tuple(
+            offer
+            for offer in self._own.all()
+            if offer.version
+            and (self.me, offer.version) not in self._index.get(offer.function, {})
+        )
+
+    # ---------------------------------------------------------- others' entries
+
+    def heard(
+        self,
+        owner: NodeName,
+        *,
+        generation: int,
+        version: int,
+        heard_from: NodeName = "",
+    ) -> None:
+        """Note that the log of `owner` has reached `version`."""
+        if owner == self.me:
+            return
+        log = self._logs.get(owner)
+        if log is None or generation > log.generation:
+            self.forget(owner)
+            log = self._logs[owner] = Log(generation)
+        if generation == log.generation:
+            log.hear(version, heard_from)
+
+    def apply(
+        self,
+        owner: NodeName,
+        *,
+        generation: int,
+        version: int,
+        from_version: int,
+        offers: tuple[Offer, ...],
+        heard_from: NodeName = "",
+    ) -> bool:
+        """Bring the log of `owner` from `from_version` to `version`; 0: replace all.
+
+        Returns whether it was taken in. What skips a version is not; the owner is
+        then among those that are `behind`.
+        """
+        if owner == self.me:
+            return False
+        self.heard(owner, generation=generation, version=version, heard_from=heard_from)
+        log = self._logs[owner]
+        if generation != log.generation:
+            return False
+        touched = log.apply(version, from_version, offers)
+        if touched is None:
+            return False
+        self._reindex(touched)
+        return True
+
+    def receive(self, push: CatalogPush) -> bool:
+        """Take in one part of an answer; True once all parts have been applied."""
+        log = self._logs.get(push.owner)
+        if log is None or push.generation != log.generation:
+            return False  # nobody asked, or the asker has learnt better since
+        offers = log.gather(push)
+        return offers is not None and self.apply(
+            push.owner,
+            generation=push.generation,
+            version=push.version,
+            from_version=push.from_version,
+            offers=offers,
+        )
+
+    def answer(self, pull: CatalogPull) -> tuple[CatalogPush, ...]:
+        """Return what leads to the version known here; nothing where none is."""
+        log = self._logs.get(pull.owner)
+        if log is None or log.version <= pull.from_version:
+            return ()
+        # The own generation is membership's; the owner answers under the one asked.
+        known = pull.owner == self.me or log.generation == pull.generation
+        return log.answer(pull) if known else ()
+
+    def forget(self, owner: NodeName) -> None:
+        """Drop all entries of a node that is gone."""
+        if owner != self.me and owner in self._logs:
+            self._reindex(self._logs.pop(owner).offers)
+
+    @property
+    def behind(self) -> tuple[NodeName, ...]:
+        """Nodes whose log is known to have reached further than is known here."""
+        return tuple(o for o, log in self._logs.items() if log.version < log.announced)
+
+    @property
+    def deadline(self) -> float:
+        """When `pulls` has something to send; infinity while nothing is missing."""
+        return min((log.ask_at for log in self._logs.values()), default=math.inf)
+
+    def pulls(self, now: float) -> tuple[tuple[NodeName, CatalogPull], ...]:
+        """Return (to whom, what) to ask now; unanswered pulls come again.
+
+        Every second try goes to the node that knew of the version, for the case
+        that the owner cannot be reached from here.
+        """
+        due = [owner for owner in self.behind if self._logs[owner].ask_at <= now]
+        return tuple(self._logs[owner].ask(owner, now) for owner in due)
+
+    # ------------------------------------------------------------------- reads
+
+    def entries(self) -> tuple[tuple[NodeName, Offer], ...]:
+        """Return (node, offer) of all that is offered, by function and node."""
+        return tuple(
+            pair for function in sorted(self._index) for pair in self.offers(function)
+        )
+
+    def offers(self, function: FunctionName) -> tuple[tuple[NodeName, Offer], ...]:
+        """Return (node, offer) of one name, all versions of it."""
+        known = self._index.get(function, {})
+        return tuple((owner, known[owner, of]) for owner, of in sorted(known))
+
+    def newest(
+        self, function: FunctionName, version: Version | None = None
+    ) -> Offer | None:
+        """Return the newest registration of the name, or of one version of it."""
+        known = self._index.get(function, {}).values()
+        wanted = [offer for offer in known if version in (None, offer.version)]
+        return max(wanted, key=_rank, default=None)
+
+    def match(
+        self,
+        function: FunctionName,
+        *,
+        held: Mapping[NodeName, frozenset[str]],
+        version: Version | None = None,
+        required: frozenset[str] = frozenset(),
+    ) -> tuple[Candidate, ...]:
+        """Return the nodes among `held` that may run it, those with the code first.
+
+        held: node -> resources it holds, of the nodes that may be used.
+        version: None means the newest registration of the name.
+        required: resources that the call asks for, besides the function's own.
+        """
+        registration = self.newest(function, version)
+        if registration is None:
+            return ()
+        offers = self._index[function]
+        if registration.placed:
+            wanted = registration.resources | required
+            of = registration.version
+            fit = [node for node in sorted(held) if wanted <= held[node]]
+            having = [node for node in fit if (node, of) in offers]
+            lacking = [node for node in fit if (node, of) not in offers]
+            return (
+                *(Candidate(node, registration, True) for node in having),
+                *(Candidate(node, registration, False) for node in lacking),
+            )
+        # Each unplaced one belongs to its own node: the call is for the newest fit.
+        own = [
+            Candidate(owner, offer, True)
+            for owner, offer in self.offers(function)
+            if owner in held
+            and not offer.placed
+            and version in (None, offer.version)
+            and required <= held[owner] | offer.resources
+        ]
+        best = max((candidate.offer for candidate in own), key=_rank, default=None)
+        return tuple(c for c in own if best and c.offer.version == best.version)
+
+    def holders(self, version: Version) -> tuple[NodeName, ...]:
+        """Return the nodes that have the code of `version`, served or merely kept."""
+        return tuple(
+            owner
+            for owner, log in sorted(self._logs.items())
+            if any(version in versions for versions in log.offers.values())
+        )
+
+    def missing(self, resources: frozenset[str]) -> tuple[Offer, ...]:
+        """Return what a node that holds `resources` should serve, and lacks.
+
+        Only the newest registration of each name: older ones are pulled by need.
+        """
+        newest = [self.newest(function) for function in sorted(self._index)]
+        return tuple(
+            offer
+            for offer in newest
+            if offer is not None
+            and offer.placed
+            and offer.resources <= resources
+            and offer.version not in self._own.offers.get(offer.function, {})
+        )
+
+    def _reindex(self, functions: Iterable[FunctionName]) -> None:
+        self.revision += 1
+        for function in dict.fromkeys(functions):
+            known = [
+                (owner, offer)
+                for owner, log in self._logs.items()
+                for offer in log.offers.get(function, {}).values()
+            ]
+            stones = [_rank(offer) for _, offer in known if offer.removed]
+            void = max(stones, default=(-1, ""))
+            valid = {
+                (owner, offer.version): offer
+                for owner, offer in known
+                if _rank(offer) > void
+            }
+            if valid:
+                self._index[function] = valid
+            else:
+                self._index.pop(function, None)
+
+
+def _rank(offer: Offer) -> tuple[int, NodeName]:
+    return offer.counter, offer.origin
