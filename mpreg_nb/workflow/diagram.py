@@ -39,7 +39,7 @@ class Diagram:
         """Make the picture of `steps`, checked or not, in the order they have."""
         boxes = {step.name: _box(step) for step in steps}
         for step in steps:
-            for source in sorted(step.dependencies - boxes.keys()):
+            for source in sorted(n for n in step.dependencies if n not in boxes):
                 boxes[source] = Box(name=source, missing=True)
         places = {name: place for place, name in enumerate(boxes)}
         arrows = (

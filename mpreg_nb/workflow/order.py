@@ -44,7 +44,7 @@ def _faults(waits: Sequence[Waits]) -> Iterable[str]:
             yield f"{count} steps are named {name!r}. Give each its own name"
     known = True
     for name, dependencies in waits:
-        for missing in sorted(dependencies - counted.keys()):
+        for missing in sorted(n for n in dependencies if n not in counted):
             known = False
             yield unknown_step(missing, counted, asker=name)
     if known:
