@@ -1,0 +1,1 @@
+"""What a notebook holds: nodes that it started, their processes, the ledger."""

@@ -1,0 +1,184 @@
+"""Which nodes a user asks for, and what has to be done so that they run."""
+
+import operator
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import SupportsIndex, TypeAlias
+
+from mpreg_nb.names import check_name, check_resources
+
+MOST_NODES = 256
+"""Nodes that one `up` starts on this machine; a typing slip must not fell it."""
+
+ACCEPTED = (
+    'up takes a number of nodes (3), a dict {"gpu-1": {"gpu", "ml-models"}}, '
+    'or a list of nodes ["gpu-1:gpu,ml-models", "cpu-1"]'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSpec:
+    """One node that is wanted or runs: its name and what it holds.
+
+    >>> str(NodeSpec("gpu-1", frozenset({"ml-models", "gpu"})))
+    'gpu-1:gpu,ml-models'
+    """
+
+    name: str
+    resources: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_name("node", self.name)
+        object.__setattr__(self, "resources", check_resources(self.resources))
+
+    def __str__(self) -> str:
+        held = ",".join(sorted(self.resources))
+        return f"{self.name}:{held}" if held else self.name
+
+
+Wanted: TypeAlias = (
+    SupportsIndex
+    | str
+    | NodeSpec
+    | Mapping[str, str | Iterable[str]]
+    | Iterable[str | NodeSpec]
+)
+"""What `up` accepts."""
+
+
+def read_spec(wanted: Wanted) -> tuple[NodeSpec, ...]:
+    """Return the nodes that `wanted` names, in its order; sets are sorted.
+
+    A number n means n1 … nn without resources. A dict maps a node's name to its
+    resources: several, or one as a plain string. A list holds words as
+    `%mpreg up` takes them, `NAME` or `NAME:RESOURCE,RESOURCE`, or NodeSpecs.
+
+    Raises:
+        TypeError: `wanted`, or a part of it, is none of these.
+        ValueError: no node or too many, a name given twice or against the rule.
+
+    >>> [str(node) for node in read_spec(["gpu-1:gpu,ml-models", "cpu-1"])]
+    ['gpu-1:gpu,ml-models', 'cpu-1']
+    """
+    match wanted:
+        case bool() | bytes() | bytearray():
+            raise _not_accepted(wanted)
+        case str() | NodeSpec():
+            nodes = [_read_one(wanted)]
+        case Mapping():
+            nodes = [_read_pair(name, held) for name, held in wanted.items()]
+        case Iterable():
+            nodes = [_read_one(word) for word in wanted]
+            if isinstance(wanted, set | frozenset):
+                nodes.sort(key=lambda node: node.name)
+        case SupportsIndex():
+            return _numbered(operator.index(wanted))
+        case _:
+            raise _not_accepted(wanted)
+    return _checked(nodes)
+
+
+def _numbered(count: int) -> tuple[NodeSpec, ...]:
+    if not 1 <= count <= MOST_NODES:
+        raise ValueError(
+            f"cannot start {count} nodes: a number is from 1 to {MOST_NODES}. "
+            "To end nodes: cluster.remove(name) or cluster.down()"
+        )
+    return tuple(NodeSpec(f"n{number}") for number in range(1, count + 1))
+
+
+def _checked(nodes: list[NodeSpec]) -> tuple[NodeSpec, ...]:
+    names = [node.name for node in nodes]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"node {twice[0]!r} is given twice; each needs its own name")
+    if not 1 <= len(nodes) <= MOST_NODES:
+        raise ValueError(
+            f"{len(nodes)} nodes are given; up starts 1 to {MOST_NODES}. {ACCEPTED}"
+        )
+    return tuple(nodes)
+
+
+def _read_one(word: object) -> NodeSpec:
+    if isinstance(word, NodeSpec):
+        return word
+    if not isinstance(word, str):
+        raise _not_accepted(word)
+    name, colon, listed = word.partition(":")
+    if not colon and name.isdecimal():
+        raise ValueError(
+            f"{name!r} would name one node. For {name} nodes: mp.up({name}) "
+            f"or %mpreg up -n {name}"
+        )
+    if not colon:
+        return NodeSpec(check_name("node", name))
+    if not listed:
+        raise ValueError(
+            f"{word!r} has a colon but no resource; write {name!r} for a node "
+            f"without resources, '{name}:gpu' for one with"
+        )
+    return NodeSpec(check_name("node", name), check_resources(listed.split(",")))
+
+
+def _read_pair(name: object, held: object) -> NodeSpec:
+    checked = check_name("node", name)
+    if isinstance(held, bytes | bytearray | Mapping) or not isinstance(held, Iterable):
+        raise TypeError(
+            f"the resources of node {checked!r} are one name or several, "
+            f'"gpu" or {{"gpu", "ml-models"}}, not {_shown(held)}'
+        )
+    return NodeSpec(checked, check_resources(held))
+
+
+def _not_accepted(given: object) -> TypeError:
+    return TypeError(f"{_shown(given)} does not say which nodes. {ACCEPTED}")
+
+
+def _shown(given: object) -> str:
+    return f"{given!r:.60} ({type(given).__name__})"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What turns the running nodes into the wanted ones."""
+
+    start: tuple[NodeSpec, ...]  # wanted, not there
+    restart: tuple[NodeSpec, ...]  # wanted, there, but dead or with other resources
+    keep: tuple[NodeSpec, ...]  # alive and right, or not spoken of: left alone
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all that is wanted runs already."""
+        return not self.start and not self.restart
+
+
+def difference(
+    wanted: Iterable[NodeSpec],
+    running: Iterable[NodeSpec],
+    *,
+    dead: Collection[str] = (),
+) -> Difference:
+    """Return what `up(wanted)` has to do in a cluster that has `running`.
+
+    Nodes that are not wanted are left as they are, never ended. `dead` names
+    those of `running` whose process has ended: started again where wanted.
+    """
+    wanted = tuple(wanted)
+    present = {node.name: node for node in running}
+    right = {
+        node.name
+        for node in wanted
+        if present.get(node.name) == node and node.name not in dead
+    }
+    asked = {node.name for node in wanted}
+    return Difference(
+        start=tuple(node for node in wanted if node.name not in present),
+        restart=tuple(
+            node for node in wanted if node.name in present and node.name not in right
+        ),
+        keep=tuple(
+            node
+            for node in present.values()
+            if node.name in right or (node.name not in asked and node.name not in dead)
+        ),
+    )
