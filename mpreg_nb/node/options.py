@@ -1,0 +1,337 @@
+"""The command line of one node: `mpreg-nb node` and `python -m mpreg_nb.node`.
+
+The token is never among the options, since every user of the machine can read
+them: it comes from MPREG_NB_TOKEN or a file.
+"""
+
+import argparse
+import ipaddress
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from mpreg_nb.names import check_name, check_resources
+from mpreg_nb.settings import Limits, NodeSettings
+
+STDIN = 0
+"""The descriptor that `--lifeline stdin` means."""
+
+DEFAULTS = NodeSettings(name="default")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What the command line of one node says."""
+
+    settings: NodeSettings
+    token_file: str = ""
+    """Where the token is; empty looks where every process of the user looks."""
+
+    tls_cert: str = ""
+    tls_key: str = ""
+    """PEM files; both or neither. Needed to listen off loopback."""
+
+    lifeline: int | None = None
+    """The node ends when this descriptor, a pipe, is closed at its other end."""
+
+    parent: int | None = None
+    """The node ends when its parent is no longer this process."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give `parser` every option of a node; read them with `options_of`."""
+    add = parser.add_argument
+    add("--name", required=True, type=_named("node"), help="unique in the cluster")
+    add(
+        "--resources",
+        action="extend",
+        type=_resources,
+        default=[],
+        metavar="A,B",
+        help="what the node holds",
+    )
+    add(
+        "--workers",
+        type=_at_least(0),
+        default=DEFAULTS.workers,
+        help="processes that run user code (default %(default)s)",
+    )
+    add(
+        "--slots",
+        type=_at_least(1),
+        default=DEFAULTS.slots,
+        help="calls at once in one worker (default %(default)s)",
+    )
+    add("--host", default=DEFAULTS.host, help="address to bind (default %(default)s)")
+    add(
+        "--port",
+        type=_port,
+        default=DEFAULTS.port,
+        help="port to bind; 0 takes a free one (default)",
+    )
+    add(
+        "--join",
+        action="append",
+        type=_url,
+        default=[],
+        metavar="URL",
+        help="node of the cluster to join; may be given again",
+    )
+    add(
+        "--cluster-id",
+        type=_cluster_id,
+        default=DEFAULTS.cluster_id,
+        metavar="ID",
+        help="refuse nodes of other clusters; default: that of --join, or a new one",
+    )
+    add(
+        "--profile",
+        choices=("local", "lan", "wan"),
+        default=DEFAULTS.profile,
+        help="how patient membership is (default %(default)s)",
+    )
+    add(
+        "--advertise",
+        action="append",
+        type=_url,
+        default=[],
+        metavar="URL",
+        help="address told to others, where it is not the bound one",
+    )
+    add(
+        "--json-open",
+        action="store_true",
+        help="answer JSON calls without a token; on loopback only",
+    )
+    add(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="default: MPREG_NB_TOKEN, MPREG_NB_TOKEN_FILE, the user's own",
+    )
+    add("--tls-cert", default="", metavar="FILE", help="certificate, PEM")
+    add("--tls-key", default="", metavar="FILE", help="its private key, PEM")
+    add(
+        "--scratch",
+        default=DEFAULTS.scratch,
+        metavar="FOLDER",
+        help="for the workers' files; default: one that is removed at the end",
+    )
+    add(
+        "--store-bytes",
+        type=_at_least(0),
+        default=DEFAULTS.store_bytes,
+        metavar="BYTES",
+        help="results of steps kept here at most (default %(default)s)",
+    )
+    add(
+        "--max-payload-bytes",
+        type=_at_least(1),
+        default=DEFAULTS.limits.max_payload_bytes,
+        metavar="BYTES",
+        help="arguments or result of one call at most (default %(default)s)",
+    )
+    add(
+        "--drain-s",
+        type=_seconds,
+        default=DEFAULTS.drain_s,
+        metavar="SECONDS",
+        help="how long a leaving node waits for running calls (default %(default)s)",
+    )
+    add(
+        "--lifeline",
+        type=_descriptor,
+        metavar="FD|stdin",
+        help="end when this pipe is closed at its other end",
+    )
+    add(
+        "--parent",
+        type=_at_least(1),
+        metavar="PID",
+        help="end when this process is no longer the parent",
+    )
+
+
+def options_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Options:
+    """Return what `parser` read; options that contradict each other exit with 2."""
+    loopback = _is_loopback(parsed.host)
+    if bool(parsed.tls_cert) != bool(parsed.tls_key):
+        parser.error("--tls-cert and --tls-key belong together: give both")
+    if parsed.json_open and not loopback:
+        parser.error(
+            f"--json-open answers without a token, so never on {parsed.host}: "
+            "drop it, or bind with --host 127.0.0.1"
+        )
+    if not loopback and not parsed.tls_cert:
+        parser.error(
+            f"--host {parsed.host} can be reached from other machines, and a token "
+            "must not cross a network in the clear. Add --tls-cert FILE --tls-key "
+            "FILE, or bind with --host 127.0.0.1 and use an ssh tunnel"
+        )
+    return Options(
+        settings=NodeSettings(
+            name=parsed.name,
+            resources=frozenset(parsed.resources),
+            host=parsed.host,
+            port=parsed.port,
+            join=tuple(parsed.join),
+            cluster_id=parsed.cluster_id,
+            workers=parsed.workers,
+            slots=parsed.slots,
+            profile=parsed.profile,
+            advertised=tuple(parsed.advertise),
+            json_open=parsed.json_open,
+            scratch=parsed.scratch,
+            store_bytes=parsed.store_bytes,
+            drain_s=parsed.drain_s,
+            limits=Limits(max_payload_bytes=parsed.max_payload_bytes),
+        ),
+        token_file=parsed.token_file,
+        tls_cert=parsed.tls_cert,
+        tls_key=parsed.tls_key,
+        lifeline=parsed.lifeline,
+        parent=parsed.parent,
+    )
+
+
+def read_options(
+    arguments: Sequence[str] | None = None, *, program: str = "mpreg-nb node"
+) -> Options:
+    """Return what `arguments`, else those of this process, say.
+
+    Raises SystemExit with code 2, after a line on stderr, when they are wrong,
+    and with code 0 after `--help`.
+    """
+    parser = argparse.ArgumentParser(
+        prog=program, description="Run one node until SIGTERM.", allow_abbrev=False
+    )
+    add_arguments(parser)
+    return options_of(parser, parser.parse_args(arguments))
+
+
+def arguments_of(options: Options) -> list[str]:
+    """Return the command line that `read_options` reads as `options`.
+
+    Of the limits only `max_payload_bytes` has an option. File names become
+    absolute, since the node may start in another folder.
+    """
+    settings = options.settings
+    written: list[tuple[str, object, object]] = [
+        ("resources", ",".join(sorted(settings.resources)), ""),
+        ("workers", settings.workers, DEFAULTS.workers),
+        ("slots", settings.slots, DEFAULTS.slots),
+        ("host", settings.host, DEFAULTS.host),
+        ("port", settings.port, DEFAULTS.port),
+        *(("join", url, None) for url in settings.join),
+        ("cluster-id", settings.cluster_id, DEFAULTS.cluster_id),
+        ("profile", settings.profile, DEFAULTS.profile),
+        *(("advertise", url, None) for url in settings.advertised),
+        ("token-file", _absolute(options.token_file), ""),
+        ("tls-cert", _absolute(options.tls_cert), ""),
+        ("tls-key", _absolute(options.tls_key), ""),
+        ("scratch", _absolute(settings.scratch), ""),
+        ("store-bytes", settings.store_bytes, DEFAULTS.store_bytes),
+        (
+            "max-payload-bytes",
+            settings.limits.max_payload_bytes,
+            DEFAULTS.limits.max_payload_bytes,
+        ),
+        ("drain-s", settings.drain_s, DEFAULTS.drain_s),
+        ("lifeline", "stdin" if options.lifeline == STDIN else options.lifeline, None),
+        ("parent", options.parent, None),
+    ]
+    # One word with "=": a value may begin with a dash.
+    return [
+        f"--name={settings.name}",
+        *(f"--{key}={value}" for key, value, usual in written if value != usual),
+        *(["--json-open"] if settings.json_open else []),
+    ]
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path) if path else ""
+
+
+def _named(kind: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        try:
+            return check_name(kind, text)
+        except ValueError as error:
+            _refuse(str(error))
+
+    return read
+
+
+def _resources(text: str) -> list[str]:
+    try:
+        return sorted(check_resources(text.split(","))) if text else []
+    except ValueError as error:
+        _refuse(str(error))
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            _refuse(f"{text!r} is not a whole number")
+        if number < least:
+            _refuse(f"{number} is too small: the least is {least}")
+        return number
+
+    return read
+
+
+def _port(text: str) -> int:
+    number = _at_least(0)(text)
+    if number > 65535:
+        _refuse(f"{number} is too large: ports end at 65535")
+    return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        _refuse(f"{text!r} is not a number of seconds")
+    if not 0 <= number <= 86_400:
+        _refuse(f"{text} is not from 0 to 86400 seconds")
+    return number
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        _refuse(f"{text!r} is not a URL ({error})")
+    if parts.scheme not in {"ws", "wss"} or not parts.hostname or not port:
+        _refuse(f"{text!r} is not a node's URL: ws://HOST:PORT or wss://HOST:PORT")
+    if parts.username is not None or parts.query:
+        _refuse("a URL never carries a secret: use --token-file or MPREG_NB_TOKEN")
+    return text
+
+
+def _cluster_id(text: str) -> str:
+    if len(text) != 32 or set(text) - set("0123456789abcdef"):
+        _refuse(f"{text!r} is not 32 hexadecimal digits (0-9, a-f)")
+    return text
+
+
+def _descriptor(text: str) -> int:
+    return STDIN if text == "stdin" else _at_least(0)(text)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _refuse(message: str) -> NoReturn:
+    raise argparse.ArgumentTypeError(message)
