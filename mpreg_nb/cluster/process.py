@@ -1,0 +1,321 @@
+"""One node process that this process started: ready line, log, end.
+
+A node leads a session of its own, so that no terminal and no Stop button
+reaches it, and its workers are in its process group, so that none survives it.
+Standard error is the log file itself: a kernel that is busy or stopped never
+holds up its nodes.
+"""
+
+import concurrent.futures
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Literal, Self
+
+from mpreg_nb.cluster.identity import KILLED_S, Stamp, is_alive, open_pidfd, stamp
+from mpreg_nb.cluster.launch import Launched, launch, node_command, node_environment
+from mpreg_nb.cluster.ready import Ready, ReadyReader
+from mpreg_nb.cluster.watcher import WATCHER
+from mpreg_nb.errors import StartFailed
+from mpreg_nb.node.options import STDIN, Options, arguments_of
+
+HURRY_S = 1.0
+"""From the second SIGTERM, which ends a drain, to SIGKILL."""
+
+LOOK_S = 0.2
+"""Between two looks where the system cannot tell that a child has ended."""
+
+LOG_LINES = 20
+"""Last lines of the log that an error carries."""
+
+TAIL_BYTES = 64 * 1024
+"""Read from the end of a log file at most; bounds `log`."""
+
+
+class NodeProcess:
+    """One node process; every method may be called from any thread.
+
+    `ready` becomes what the node said, or StartFailed if it ended before that.
+    `ended` becomes its exit code, minus the signal's number if one ended it; by
+    then its workers have been killed. Neither can be cancelled.
+    """
+
+    def __init__(self, name: str, cluster_id: str, log: Path, child: Launched) -> None:
+        """Take over a child; use `start` to make one."""
+        self.name = name
+        self.pid = child.popen.pid
+        self.log_path = log
+        self.stamp: Stamp = stamp(self.pid)  # before anybody waits for the child
+        self.ready: Future[Ready] = Future()
+        self.ended: Future[int] = Future()
+        self.ready.set_running_or_notify_cancel()
+        self.ended.set_running_or_notify_cancel()
+        self._child = child
+        self._owner = os.getpid()
+        self._lock = threading.Lock()  # an id is signalled only before it is freed
+        self._reaped = False
+        self._hurry_at = math.inf
+        self._kill_at = math.inf
+        self._reader = ReadyReader(name, cluster_id)
+        self._last_lines: tuple[str, ...] = ()
+        self._pidfd = open_pidfd(self.pid)
+        self._output_open = True
+
+    @classmethod
+    def start(
+        cls,
+        options: Options,
+        *,
+        log: Path,
+        token: str = "",
+        keep: bool = False,
+        command: Sequence[str] = (),
+    ) -> Self:
+        """Start a node and return at once; `wait_ready` tells whether it came up.
+
+        log: file that its standard error is added to, in a folder that exists.
+        token: handed over in the environment; none lets the node find its own.
+        keep: the node outlives this process.
+        command: replaces the interpreter and module in tests.
+
+        Raises StartFailed when the system refuses to start a process.
+        """
+        name = options.settings.name
+        bound = Options(
+            settings=options.settings,
+            token_file=options.token_file,
+            tls_cert=options.tls_cert,
+            tls_key=options.tls_key,
+            lifeline=None if keep else STDIN,
+            parent=None if keep else os.getpid(),
+        )
+        try:
+            child = launch(
+                [*(command or node_command()), *arguments_of(bound)],
+                log=log,
+                environment=node_environment(token),
+                keep=keep,
+            )
+        except OSError as error:
+            raise StartFailed(name, str(error)) from error
+        process = cls(name, options.settings.cluster_id, log, child)
+        WATCHER.watch(process)
+        return process
+
+    def __repr__(self) -> str:
+        if not self.ended.done():
+            state = "ready" if self.ready.done() else "starting"
+        else:
+            state = ending(self.ended.result())
+        return f"<NodeProcess {self.name} {state}>"
+
+    def wait_ready(self, timeout: float = 20.0) -> Ready:
+        """Return what the node says of itself, once it does.
+
+        Raises StartFailed, with the last lines of its log, when it ended instead
+        or `timeout` seconds passed; then it has been killed.
+        """
+        return wait_all_ready((self,), timeout)[0]
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the node runs."""
+        return self.ended.result() if self.ended.done() else None
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the exit code once the node has ended, or None after `timeout`."""
+        try:
+            return self.ended.result(timeout)
+        except TimeoutError:
+            return None
+
+    def terminate(self, drain: float = 10.0) -> None:
+        """Ask the node to drain and leave; returns at once.
+
+        After `drain` seconds it is asked to hurry, and a second later it and its
+        workers are killed. Asking again can only shorten that.
+        """
+        self._check_owner()
+        hurry_at = time.monotonic() + drain
+        with self._lock:
+            self._hurry_at = min(self._hurry_at, hurry_at)
+            self._kill_at = min(self._kill_at, hurry_at + HURRY_S)
+            self._signal(signal.SIGTERM)
+        WATCHER.wake()
+
+    def kill(self) -> None:
+        """End the node and its workers without asking; returns at once."""
+        self._check_owner()
+        with self._lock:
+            self._kill_group()
+
+    def log(self, lines: int = 50) -> tuple[str, ...]:
+        """Return the last lines that this node wrote, control characters escaped."""
+        try:
+            return self._read_log()[-lines:]
+        except OSError:  # the folder went with the cluster
+            return self._last_lines[-lines:]
+
+    def _read_log(self) -> tuple[str, ...]:
+        with self.log_path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(self._child.log_start_bytes, size - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode(errors="replace")
+        return tuple(_shown(line) for line in text.splitlines())
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise RuntimeError(
+                f"node {self.name} belongs to the process that this one was forked "
+                "from. Connect to it from here: mp.connect(url)"
+            )
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self._reaped:
+            os.kill(self.pid, number)
+
+    def _kill_group(self) -> None:
+        if not self._reaped:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                return  # only remains are left; macOS says EPERM for these
+
+    # What follows is called by the watching thread only.
+
+    def descriptors(self) -> set[int]:
+        """Return what becomes readable when `step` has something to do."""
+        if self.ended.done():
+            return set()
+        pidfd = {self._pidfd} if self._pidfd >= 0 else set()
+        return pidfd | ({self._child.output} if self._output_open else set())
+
+    def step(self, now: float) -> float:
+        """Do what is due; return when to come again, at the latest."""
+        remains = _remains(self.stamp)
+        self._read_output()
+        if remains != "none":
+            self._settle(reaped=remains == "taken")
+            return math.inf
+        with self._lock:
+            if now >= self._kill_at:
+                self._kill_at = math.inf
+                self._kill_group()
+            elif now >= self._hurry_at:
+                self._hurry_at = math.inf
+                self._signal(signal.SIGTERM)
+            look_at = math.inf if self._pidfd >= 0 else now + LOOK_S
+            return min(self._hurry_at, self._kill_at, look_at)
+
+    def _read_output(self) -> None:
+        while self._output_open:
+            try:
+                piece = os.read(self._child.output, 4096)
+            except BlockingIOError:
+                return
+            self._output_open = bool(piece)
+            if self.ready.done():
+                continue
+            try:
+                ready = self._reader.receive(piece)
+            except ValueError as error:
+                self._fail(str(error))
+            else:
+                if ready is not None:
+                    self.ready.set_result(ready)
+
+    def _fail(self, reason: str) -> None:
+        self.ready.set_exception(StartFailed(self.name, reason, self.log(LOG_LINES)))
+        with self._lock:
+            self._kill_group()
+
+    def _settle(self, *, reaped: bool) -> None:
+        with self._lock:
+            self._reaped = reaped
+            # Workers first: until the leader is reaped nobody else gets its id.
+            self._kill_group()
+            code = self._child.popen.wait()
+            self._reaped = True
+        self._last_lines = self.log()
+        if not self.ready.done():
+            self._fail(f"it ended with {ending(code)}")
+        self.ended.set_result(code)
+
+    def close(self) -> None:
+        """Give back the descriptors: the node has ended, or this is a fork."""
+        for descriptor in (self._child.output, self._child.lifeline, self._pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def wait_all_ready(
+    processes: Sequence[NodeProcess], timeout: float = 20.0
+) -> tuple[Ready, ...]:
+    """Return what each of `processes` says of itself, in their order.
+
+    When one ends instead, or `timeout` seconds pass, or the wait is interrupted,
+    all of them are killed and waited for.
+
+    Raises StartFailed, with the last lines of the log of the node at fault.
+    """
+    waited = [process.ready for process in processes]
+    try:
+        concurrent.futures.wait(
+            waited, timeout, return_when=concurrent.futures.FIRST_EXCEPTION
+        )
+        # A failure before a silence: the silent one may wait for the failed one.
+        for future in waited:
+            if future.done():
+                future.result()
+        for process in processes:
+            if not process.ready.done():
+                reason = f"it was not ready within {timeout:g} s"
+                raise StartFailed(process.name, reason, process.log(LOG_LINES))
+    except BaseException:
+        end_now(processes)
+        raise
+    return tuple(future.result() for future in waited)
+
+
+def end_now(processes: Sequence[NodeProcess]) -> None:
+    """Kill all of `processes` with their workers, and wait until they are gone."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait(KILLED_S)
+
+
+def ending(code: int) -> str:
+    """Return how a process ended, in words.
+
+    >>> ending(3), ending(-9)
+    ('exit code 3', 'signal SIGKILL')
+    """
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:  # real-time signals have no name
+        return f"signal {-code}"
+
+
+def _remains(child: Stamp) -> Literal["none", "there", "taken"]:
+    """Return what is left of a child to wait for; none while it runs."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return "none" if is_alive(child) else "there"
+    try:
+        found = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # somebody else waits for every child there is
+        return "taken"
+    return "none" if found is None else "there"
+
+
+def _shown(line: str) -> str:
+    return "".join(
+        letter if letter.isprintable() or letter == "\t" else ascii(letter)[1:-1]
+        for letter in line
+    )
