@@ -234,20 +234,16 @@ class Workflow:
         needed = frozenset[str]().union(*(step.dependencies for step in self.steps))
         return tuple(step.name for step in self.steps if step.name not in needed)
 
-    def including(self, found: Mapping[str, Iterable[Reference]]) -> "Workflow":
-        """Return this workflow with references that only pickling could find.
+    def including(self, found: Mapping[str, Iterable[str]]) -> "Workflow":
+        """Return this workflow with inputs that only pickling could find.
 
-        `found` maps names of steps to the references in their arguments. Raises
-        InvalidWorkflow as the making of a workflow does.
+        `found` maps names of steps to the names of the steps that their arguments
+        refer to. Raises InvalidWorkflow as the making of a workflow does.
         """
-        return Workflow(
-            self.name,
-            tuple(
-                replace(
-                    step, inputs=(*step.inputs, *(r.step for r in found[step.name]))
-                )
-                if step.name in found
-                else step
-                for step in self.steps
-            ),
+        steps = (
+            replace(step, inputs=(*step.inputs, *found[step.name]))
+            if step.name in found
+            else step
+            for step in self.steps
         )
+        return Workflow(self.name, tuple(steps))

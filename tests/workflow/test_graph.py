@@ -185,13 +185,13 @@ def test_references_that_only_pickling_finds_are_added_and_checked() -> None:
         ),
     )
 
-    complete = workflow.including({"b": [Reference("a")]})
+    complete = workflow.including({"b": ["a"]})
 
     assert workflow.steps[1].inputs == ()
     assert complete.steps[1].inputs == ("a",)
     assert complete.steps[0] is workflow.steps[0]
     with pytest.raises(InvalidWorkflow, match="'a' waits for itself"):
-        workflow.including({"a": [Reference("a")]})
+        workflow.including({"a": ["a"]})
 
 
 def test_the_last_steps_are_those_that_nobody_waits_for() -> None:
