@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Collection, Iterable
+from typing import Annotated
 
 import msgspec
 import psutil
@@ -27,7 +28,8 @@ LOOK_S = 0.05
 class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     """One process of this machine, for ever."""
 
-    pid: int
+    # Zero and less mean groups of processes to the system, never one.
+    pid: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     started_s: float  # from boot to start
 
 
@@ -69,7 +71,7 @@ def end_all(known: Iterable[Stamp], *, drain: float) -> tuple[Stamp, ...]:
         _send(one, signal.SIGTERM)
     await_end(alive, timeout=drain)
     # Looked for again: a leader that drains may have started a process.
-    rest = {*sessions, *_sessions(leaders)}
+    rest = {*alive, *sessions, *_sessions(leaders)}
     for one in rest:
         _send(one, signal.SIGKILL)
     await_end(rest, timeout=KILLED_S)
