@@ -315,7 +315,8 @@ def _url(text: str) -> str:
 
 
 def _cluster_id(text: str) -> str:
-    if len(text) != 32 or set(text) - set("0123456789abcdef"):
+    # argparse reads a default that is text as if it were given.
+    if text and (len(text) != 32 or set(text) - set("0123456789abcdef")):
         _refuse(f"{text!r} is not 32 hexadecimal digits (0-9, a-f)")
     return text
 
