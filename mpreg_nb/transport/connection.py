@@ -1,75 +1,424 @@
-"""One link between two processes (interface; the body follows)."""
+"""One link between two processes: messages in, messages out.
+
+`websockets`' Sans-I/O protocol object decides what the WebSocket protocol asks
+for; this class moves bytes between it and an asyncio transport. The frames that
+make up nearly all traffic take the short way through `framing`. Nothing here
+makes a task, a timer or a log line per message.
+"""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
+from websockets.frames import DATA_OPCODES, Frame, Opcode
+from websockets.protocol import OPEN, Protocol
 
+from mpreg_nb.errors import BadRequest
+from mpreg_nb.settings import FRAGMENT_BYTES
 from mpreg_nb.transport.facts import LinkStatistics, PeerFacts
-from mpreg_nb.wire.codec import Buffer, Parts
+from mpreg_nb.transport.framing import FrameReader, Scratch
+from mpreg_nb.transport.outflow import Outflow
+from mpreg_nb.transport.streams import WHOLE, Complete, IncomingStreams, TooLarge
+from mpreg_nb.transport.terms import Terms
+from mpreg_nb.wire.codec import (
+    Abort,
+    Attach,
+    Buffer,
+    Decoder,
+    Fragment,
+    Parts,
+    control_decoder,
+    data_decoder,
+    encode,
+)
+from mpreg_nb.wire.messages import Notice
+
+STRIKES = 10
+"""Messages that make no sense before a peer is cut off with code 1008."""
+
+LONGEST_REASON = 120
+"""Bytes of a close frame's reason; the protocol allows 123."""
+
+_STREAM_ELEMENTS = frozenset((Attach, Fragment, Abort))
+_DECODERS: dict[str, Decoder[Any]] = {
+    "control": control_decoder(),
+    "data": data_decoder(),
+    "json": data_decoder(),  # never asked: text does not pass through it
+}
+_WHOLE = msgspec.Raw(WHOLE)
 
 
 class Connection(asyncio.BufferedProtocol):
     """One proven link. Made by `listen` and `dial`, never by hand.
 
-    Set the four callbacks in `on_connection` (listener) or `on_open` (dial);
-    they are called on the loop's thread, and nothing is delivered before.
+    The callbacks are set in `on_connection` (listener) or `on_open` (dial) and
+    called on the loop's thread. What they raise goes to the loop's exception
+    handler; the link and the other messages of a batch go on.
     """
 
-    peer: PeerFacts
     on_message: Callable[["Connection", Any, tuple[Buffer, ...]], None]
     """Called with each message; parts are () where the payload is inline."""
 
     on_refused: Callable[["Connection", Any, int], None]
-    """Called with a message whose parts add up to more than max_payload_bytes.
+    """Called with a message whose parts are more than `max_payload_bytes`.
 
-    The parts are dropped, the link goes on.
+    The last argument is their size. They are dropped; the link goes on.
     """
 
     on_text: Callable[["Connection", str], None]
-    """Called with each text message of a JSON client."""
+    """Called with each text message; links of JSON clients only."""
 
     on_lost: Callable[["Connection", str], None]
     """Called exactly once, with the reason, after the last message."""
 
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        protocol: Protocol,
+        peer: PeerFacts,
+        terms: Terms,
+        scratch: Scratch,
+    ) -> None:
+        self.peer = peer
+        self.on_message = self.on_refused = self.on_text = self.on_lost = _ignore
+        self.on_gone: Callable[[Connection], None] = _ignore  # for who made it
+        self._transport = transport
+        self._protocol = protocol
+        self._patience = terms.patience
+        self._decoder = _DECODERS[peer.lane]
+        self._reader = FrameReader(
+            protocol,
+            scratch,
+            masked=not peer.dialled,
+            max_bytes=terms.limits.max_frame_bytes,
+        )
+        self._incoming = IncomingStreams(max_bytes=terms.limits.max_payload_bytes)
+        self._outflow = Outflow(
+            transport, dialled=peer.dialled, terms=terms, on_stuck=self._cut_off
+        )
+        self._loop = asyncio.get_running_loop()
+        self._gone = asyncio.Event()
+        self._open = True
+        self._reason = ""  # why this side ended the link, if it did
+        self._timer: asyncio.TimerHandle | None = None  # for life, later for the end
+        self._text: list[bytes] = []  # of a text message that came in part
+        self._bytes_in = self._frames_in = self._messages_in = 0
+        self._strikes = self._unknown = 0
+        if peer.lane == "json":
+            self._reader.pass_all()
+
+    def begin(self, received: bytes = b"") -> None:
+        """Take over the transport; `received` is what came after the proof."""
+        self._transport.set_protocol(self)
+        self._check_life(-1, False)
+        while received:
+            space = memoryview(self.get_buffer(-1))
+            size = min(len(space), len(received))
+            space[:size] = received[:size]
+            received = received[size:]
+            self.buffer_updated(size)
+
+    # -------------------------------------------------- what the owner may do
+
     def send(self, message: msgspec.Struct, parts: Parts = ()) -> int:
         """Send `message`; never blocks.
 
-        Returns 0, or with parts the number of their stream, for `abort`.
-        Parts are not copied: leave them unchanged until `drained`.
-        On a lost or closing link nothing happens: `on_lost` tells.
+        Returns 0, or the number of the stream that carries the parts, which
+        `abort` takes. Parts are not copied: leave them as they are until
+        `drained` returns. On a closing or lost link nothing happens: `on_lost`
+        tells.
         """
-        raise NotImplementedError
+        if not self._open:
+            return 0
+        element = encode(message)
+        if parts or len(element) > FRAGMENT_BYTES:
+            return self._outflow.send_stream(element, parts)
+        self._outflow.send(element)
+        return 0
 
     def send_text(self, text: str) -> None:
-        """Send one text message; JSON links only."""
-        raise NotImplementedError
+        """Send one text message to a JSON client."""
+        if self._open:
+            self._protocol.send_text(text.encode())
+            self._write_protocol()
 
     def abort(self, stream: int) -> None:
         """Give up what is left of `stream`; the other side forgets its message."""
-        raise NotImplementedError
+        if element := self._outflow.streams.abort(stream):
+            self._outflow.send(element)
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Send what is queued, then end the link; small messages still go out."""
-        raise NotImplementedError
+        """Send the small messages that wait, then end the link."""
+        if not self._open:
+            return
+        self._outflow.flush()
+        if not self.is_open:  # cut off, since even that was too much
+            return
+        self._reason = f"closed here: {code} {reason}".rstrip()
+        self._reader.pass_all()
+        if self._protocol.state is OPEN:
+            short = reason.encode()[:LONGEST_REASON].decode(errors="ignore")
+            self._protocol.send_close(code, short)
+        self._end()
 
     @property
     def is_open(self) -> bool:
         """Whether `send` still leads anywhere."""
-        raise NotImplementedError
+        return self._open
 
     async def drained(self) -> None:
-        """Return when all parts are written and the backlog is low, or the link lost.
+        """Return when all parts are written and little else waits, or the link ends.
 
         Safe to cancel.
         """
-        raise NotImplementedError
+        await self._outflow.drained()
 
     async def wait_closed(self) -> None:
         """Return when the link is gone and `on_lost` was called. Safe to cancel."""
-        raise NotImplementedError
+        await self._gone.wait()
 
     def statistics(self) -> LinkStatistics:
         """Return what went through so far."""
-        raise NotImplementedError
+        out = self._outflow
+        return LinkStatistics(
+            bytes_in=self._bytes_in,
+            bytes_out=out.bytes,
+            frames_in=self._frames_in,
+            frames_out=out.frames,
+            messages_in=self._messages_in,
+            messages_out=out.messages,
+            strikes=self._strikes,
+            unknown=self._unknown,
+            backlog_bytes=out.backlog_bytes,
+            streams_in=len(self._incoming),
+            streams_out=len(out.streams),
+        )
+
+    def __repr__(self) -> str:
+        state = "open" if self._open else "ended"
+        return f"<Connection {self.peer.lane} {self.peer.name or 'json'} {state}>"
+
+    # ------------------------------------------- what the event loop calls
+
+    def get_buffer(self, sizehint: int) -> Buffer:
+        """Return where the transport reads to."""
+        return self._reader.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Deliver the messages that the read completed; answer them in one write."""
+        self._bytes_in += nbytes
+        reader = self._reader
+        payloads = reader.received(nbytes)
+        if payloads:
+            outflow = self._outflow
+            outflow.holds = True
+            try:
+                for payload in payloads:
+                    self._deliver(payload)
+            finally:
+                outflow.holds = False
+                outflow.flush()
+        if reader.noticed:
+            reader.noticed = False
+            self._heed_protocol()
+
+    def eof_received(self) -> None:
+        """Let the transport close: the other end will send nothing more."""
+        self._protocol.receive_eof()
+        self._heed_protocol()
+
+    def pause_writing(self) -> None:
+        """Hold large parts back."""
+        self._outflow.pause()
+
+    def resume_writing(self) -> None:
+        """Go on with large parts."""
+        self._outflow.resume()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the owner, once."""
+        self._open = False
+        self._outflow.stop()
+        self._set_timer(None)
+        self._incoming.clear()
+        self._call(self.on_lost, self._why(exc))
+        self.on_gone(self)
+        self._gone.set()
+
+    # ------------------------------------------------------------ receiving
+
+    def _deliver(self, payload: Buffer) -> None:
+        self._frames_in += 1
+        try:
+            batch = self._decoder.batch(payload)
+        except BadRequest:
+            batch = self._salvage(payload)
+        self._messages_in += len(batch)
+        on_message = self.on_message
+        for message in batch:
+            if not self._open:
+                return
+            if type(message) in _STREAM_ELEMENTS:
+                self._receive_stream(message)
+                continue
+            try:
+                on_message(self, message, ())
+            except Exception as error:  # noqa: BLE001 - see `_report`
+                self._report(error)
+
+    def _salvage(self, payload: Buffer) -> list[Any]:
+        good, unknown, wrong = self._decoder.salvage(payload)
+        self._unknown += unknown
+        for error in wrong:
+            self._strike(error)
+        return good
+
+    def _strike(self, error: BadRequest) -> None:
+        self._strikes += 1
+        if self._strikes >= STRIKES:
+            self.close(1008, "too much that makes no sense")
+        elif self.peer.lane == "data":
+            self.send(Notice(kind="strike", text=str(error)))
+
+    def _receive_stream(self, element: Attach | Fragment | Abort) -> None:
+        self._messages_in -= 1  # its message counts, once it is complete
+        try:
+            done = self._place(element)
+        except BadRequest as error:
+            self._strike(error)
+            return
+        if isinstance(done, TooLarge):
+            self._outflow.send(encode(Abort(stream=element.stream)))
+            self._call(self.on_refused, done.message, done.size_bytes)
+        elif done is not None:
+            self._messages_in += 1
+            self._call(self.on_message, done.message, done.parts)
+
+    def _place(self, element: Attach | Fragment | Abort) -> Complete | TooLarge | None:
+        stream = element.stream
+        match element:
+            case Fragment():
+                done = self._incoming.fragment(stream, element.data)
+            case Attach():
+                whole = element.message == _WHOLE
+                message = None if whole else self._decoder.one(element.message)
+                if type(message) in _STREAM_ELEMENTS or (whole and not element.sizes):
+                    raise BadRequest("an attachment to no message")
+                return self._incoming.attach(stream, element.sizes, message)
+            case Abort():
+                if stream % 2 != self.peer.dialled:  # begun here
+                    self.abort(stream)
+                else:
+                    self._incoming.abort(stream)
+                return None
+        if done is not None and done.message is None:
+            whole_message = self._decoder.one(done.parts[0])
+            return Complete(whole_message, done.parts[1:])
+        return done
+
+    def _call(self, callback: Callable[..., None], *arguments: object) -> None:
+        try:
+            callback(self, *arguments)
+        except Exception as error:  # noqa: BLE001 - see `_report`
+            self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        # The border between the loop and its owner: what a callback raises must
+        # cost neither the link nor the other messages that came with this one.
+        self._loop.call_exception_handler(
+            {
+                "message": f"a callback of {self!r} failed",
+                "exception": error,
+                "protocol": self,
+                "transport": self._transport,
+            }
+        )
+
+    # --------------------------------------------------- the protocol's business
+
+    def _heed_protocol(self) -> None:
+        for event in self._protocol.events_received():
+            if self._open and isinstance(event, Frame):
+                self._heed_frame(event)
+        self._write_protocol()
+        if self._open and self._protocol.state is not OPEN:
+            self._end()
+
+    def _heed_frame(self, frame: Frame) -> None:
+        if frame.opcode not in DATA_OPCODES:
+            return
+        self._frames_in += 1
+        if self.peer.lane != "json" or frame.opcode is Opcode.BINARY:
+            self.close(1003, "not the kind of frame that travels on this lane")
+            return
+        self._text.append(bytes(frame.data))
+        if not frame.fin:
+            return
+        received, self._text = b"".join(self._text), []
+        self._messages_in += 1
+        try:
+            text = received.decode()
+        except UnicodeDecodeError:
+            self.close(1007, "text that is not UTF-8")
+            return
+        self._call(self.on_text, text)
+
+    def _write_protocol(self) -> None:
+        for data in self._protocol.data_to_send():
+            if self._transport.is_closing():
+                return
+            if data:
+                self._outflow.write(data)
+            elif self._transport.can_write_eof():
+                self._transport.write_eof()
+            else:  # TLS has no half-closed state
+                self._transport.close()
+
+    def _end(self) -> None:
+        self._open = False
+        self._outflow.stop()
+        self._reader.pass_all()
+        self._write_protocol()
+        patience_s = self._patience.close_s
+        self._set_timer(self._loop.call_later(patience_s, self._transport.abort))
+
+    def _cut_off(self, detail: str) -> None:
+        self.close(1013, f"too slow a reader: {detail}")
+
+    def _check_life(self, bytes_seen: int, pinged: bool) -> None:
+        ping_s = self._patience.ping_s
+        silent = bytes_seen == self._bytes_in
+        if silent and pinged:
+            self._reason = f"no sign of life for {2 * ping_s:g} s"
+            self._open = False
+            self._outflow.stop()
+            self._transport.abort()
+            return
+        if silent:
+            self._protocol.send_ping(b"")
+            self._write_protocol()
+        self._set_timer(
+            self._loop.call_later(ping_s, self._check_life, self._bytes_in, silent)
+        )
+
+    def _set_timer(self, timer: asyncio.TimerHandle | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = timer
+
+    def _why(self, error: Exception | None) -> str:
+        goodbye = self._protocol.close_rcvd
+        broken = self._protocol.parser_exc
+        if self._reason:
+            return self._reason
+        if goodbye is not None:
+            reason = goodbye.reason if goodbye.reason.isprintable() else ""
+            return f"closed by the other end: {goodbye.code} {reason}".rstrip()
+        if broken is not None and not isinstance(broken, EOFError):
+            return f"the other end broke the protocol: {broken}"
+        return f"the connection was lost: {error or 'it ended without a goodbye'}"
+
+
+def _ignore(*arguments: object) -> None:
+    """Stand in for a callback that was not set."""

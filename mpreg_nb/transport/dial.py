@@ -1,19 +1,46 @@
-"""Open a link to a node (interface; the body follows)."""
+"""Open a link to a node, and find out that it is the right one before using it."""
 
+import asyncio
+import secrets
 import ssl
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal, cast
 
-from mpreg_nb.errors import MpregError
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus, InvalidURI
+from websockets.http11 import Response
+from websockets.uri import WebSocketURI, parse_uri
+
+from mpreg_nb.errors import MpregError, NotTrusted
 from mpreg_nb.settings import Limits
+from mpreg_nb.transport.arrival import END_OF_REQUEST, LONGEST_REQUEST, QUIET
 from mpreg_nb.transport.connection import Connection
-from mpreg_nb.transport.facts import FailureKind, Lane, Role
+from mpreg_nb.transport.facts import FailureKind, Lane, PeerFacts, Role
+from mpreg_nb.transport.framing import Scratch
+from mpreg_nb.transport.handshake import (
+    NONCE_BYTES,
+    SUBPROTOCOLS,
+    Hello,
+    Refused,
+    Welcome,
+    dialler_proof,
+    hello_headers,
+    listener_proof,
+    proves,
+    read_welcome,
+)
+from mpreg_nb.transport.terms import Patience, Terms
 from mpreg_nb.transport.token import Token
 
 CONNECT_TIMEOUT_S = 3.0
+"""From the first packet to the proof; a node on the same continent needs 0.5."""
+
+UNAVAILABLE = 503
 
 
 class DialFailed(MpregError, ConnectionError):
-    """No link to `url`; `kind` says why."""
+    """There is no link to `url`; `kind` says why, `detail` in words."""
 
     def __init__(self, kind: FailureKind, url: str, detail: str) -> None:
         super().__init__(f"no link to {url}: {detail}")
@@ -29,21 +56,211 @@ async def dial(
     role: Role,
     lane: Lane,
     name: str,
-    on_open: Callable[[Connection], None],
+    on_open: Callable[[Connection], object],
     cluster_id: str = "",
     node_name: str = "",
     ssl_context: ssl.SSLContext | None = None,
     limits: Limits | None = None,
+    patience: Patience | None = None,
     timeout_s: float = CONNECT_TIMEOUT_S,
+    scratch: Scratch | None = None,
 ) -> Connection:
     """Open a link and prove both ends to each other.
 
     `name` is the caller's own; `cluster_id` and `node_name`, where given, are
     those that the other end must prove. `on_open` sets the callbacks; messages
-    may be sent in it and after it. Cancelling leaves no socket behind.
+    may be sent in it and from then on. Diallers of one loop may share `scratch`.
+    Proxies of the environment are not used and redirects not followed.
+
+    Cancelling leaves no socket behind.
 
     Raises:
         DialFailed: kind refused, timed_out, wrong_cluster or wrong_node.
         NotTrusted: the other end could not prove that it knows the token.
     """
-    raise NotImplementedError
+    hello = Hello(
+        role=role,
+        lane=lane,
+        name=name,
+        nonce=secrets.token_bytes(NONCE_BYTES),
+        cluster_id=cluster_id,
+        node_name=node_name,
+    )
+    uri = _parse(url)
+    if uri.secure and ssl_context is None:
+        ssl_context = ssl.create_default_context()
+    departure = Departure(
+        url,
+        uri,
+        hello,
+        token=token,
+        on_open=on_open,
+        terms=Terms(limits=limits or Limits(), patience=patience or Patience()),
+        scratch=scratch or Scratch(),
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.get_running_loop().create_connection(
+                lambda: departure,
+                uri.host,
+                uri.port,
+                ssl=ssl_context if uri.secure else None,
+            )
+            return await departure.opened
+    except TimeoutError as error:
+        detail = f"no answer within {timeout_s:g} s"
+        raise DialFailed("timed_out", url, detail) from error
+    except ssl.SSLError as error:
+        raise NotTrusted(
+            f"{url} did not show a certificate to trust: {error.reason}"
+        ) from error
+    except OSError as error:
+        if isinstance(error, MpregError):
+            raise
+        detail = str(error.strerror or error)
+        raise DialFailed("refused", url, detail) from error
+    finally:
+        departure.drop_unless_open()
+
+
+def _parse(url: str) -> WebSocketURI:
+    try:
+        uri = parse_uri(url)
+    except (InvalidURI, ValueError) as error:
+        raise DialFailed(
+            "refused", url, f"not a ws:// or wss:// URL: {error}"
+        ) from error
+    if uri.username is not None:
+        # Not shown: what stands there may be meant to be secret.
+        raise DialFailed("refused", uri.host, "a URL holds no user or password here")
+    return uri
+
+
+class Departure(asyncio.Protocol):
+    """Sends the upgrade request, checks the answer, then hands over to a Connection."""
+
+    def __init__(
+        self,
+        url: str,
+        uri: WebSocketURI,
+        hello: Hello,
+        *,
+        token: Token,
+        on_open: Callable[[Connection], object],
+        terms: Terms,
+        scratch: Scratch,
+    ) -> None:
+        self._url = url
+        self._hello = hello
+        self._token = token
+        self._on_open = on_open
+        self._terms = terms
+        self._scratch = scratch
+        self._websocket = ClientProtocol(
+            uri,
+            subprotocols=[SUBPROTOCOLS[hello.lane]],
+            max_size=terms.limits.max_frame_bytes,
+            logger=QUIET,
+        )
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        loop = asyncio.get_running_loop()
+        self.opened: asyncio.Future[Connection] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the request."""
+        self._transport = cast(asyncio.Transport, transport)
+        request = self._websocket.connect()
+        request.headers.update(hello_headers(self._hello))
+        self._websocket.send_request(request)
+        self._write(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Read the answer; open the link if it is right."""
+        self._received += data
+        head, end, rest = self._received.partition(END_OF_REQUEST)
+        if self.opened.done() or (not end and len(head) <= LONGEST_REQUEST):
+            return
+        try:
+            self._check_answer(head + end, rest)
+        except MpregError as error:
+            self.opened.set_exception(error)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Fail if there was no answer."""
+        if not self.opened.done():
+            detail = f"it hung up without an answer{f': {exc}' if exc else ''}"
+            self.opened.set_exception(DialFailed("refused", self._url, detail))
+
+    def drop_unless_open(self) -> None:
+        """Leave no socket behind if the dial failed or was given up."""
+        failed = self.opened.cancel() or self.opened.cancelled()
+        if (failed or self.opened.exception()) and self._transport is not None:
+            self._transport.abort()
+
+    def _check_answer(self, head: bytes, rest: bytes) -> None:
+        self._websocket.receive_data(head)
+        answers = self._websocket.events_received()
+        problem = self._websocket.handshake_exc
+        if isinstance(problem, InvalidStatus):
+            status = problem.response.status_code
+            if status == UNAVAILABLE:
+                detail = "it has as many links as there may be"
+                raise DialFailed("refused", self._url, detail)
+            raise NotTrusted(
+                f"{self._url} did not let us in (HTTP status {status}). Is that a "
+                "node, and is the role allowed there?"
+            )
+        if problem is not None or not answers or rest:
+            raise NotTrusted(f"what answers at {self._url} does not speak as a node")
+        answer = cast(Response, answers[0])  # what a dialler gets first
+        try:
+            welcome = read_welcome(answer.headers)
+        except Refused as error:
+            raise NotTrusted(
+                f"what answers at {self._url} gave no proof of the token"
+            ) from error
+        right = listener_proof(self._token, self._hello, replace(welcome, proof=b""))
+        if not proves(welcome.proof, right):
+            raise NotTrusted(
+                f"the node at {self._url} has another token than {self._token.source}. "
+                "Carry its token here: mpreg-nb token show"
+            )
+        self._check_expected("cluster", self._hello.cluster_id, welcome.cluster_id)
+        self._check_expected("node", self._hello.node_name, welcome.node_name)
+        self._open(welcome)
+
+    def _check_expected(
+        self, kind: Literal["cluster", "node"], expected: str, proven: str
+    ) -> None:
+        if expected and expected != proven:
+            detail = f"{kind} {proven} answers there, not {expected}"
+            wrong: FailureKind = "wrong_cluster" if kind == "cluster" else "wrong_node"
+            raise DialFailed(wrong, self._url, detail)
+
+    def _open(self, welcome: Welcome) -> None:
+        transport = cast(asyncio.Transport, self._transport)
+        self._websocket.send_binary(dialler_proof(self._token, self._hello, welcome))
+        self._write(transport)
+        address = transport.get_extra_info("peername") or ("unknown", 0)
+        peer = PeerFacts(
+            role="node",
+            name=welcome.node_name,
+            cluster_id=welcome.cluster_id,
+            lane=self._hello.lane,
+            address=f"{address[0]}:{address[1]}",
+            dialled=True,
+        )
+        connection = Connection(
+            transport, self._websocket, peer, self._terms, self._scratch
+        )
+        self.opened.set_result(connection)
+        try:
+            self._on_open(connection)
+        finally:
+            connection.begin()
+
+    def _write(self, transport: asyncio.Transport) -> None:
+        for data in self._websocket.data_to_send():
+            if data:
+                transport.write(data)

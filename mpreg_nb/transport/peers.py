@@ -1,20 +1,63 @@
-"""Links by the name of the node at the other end (interface; the body follows)."""
+"""Links by the name of the node at the other end.
 
+Two nodes that dial each other at the same moment make two links. Both ends then
+use the one that the smaller name dialled, without a word about it. On the control
+lane the other is closed; on the data lane it stays as a spare, since requests may
+have gone out on it whose replies come back that way. Of links that were not made
+at the same moment the newer counts: who has a link does not dial, so the older is
+one that the other end has lost.
+"""
+
+import asyncio
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeAlias
 
 import msgspec
 
+from mpreg_nb.errors import NotTrusted
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.dial import DialFailed, dial
 from mpreg_nb.transport.facts import FailureKind, Lane, Role
+from mpreg_nb.transport.framing import Scratch
+from mpreg_nb.transport.terms import Patience
 from mpreg_nb.transport.token import Token
 from mpreg_nb.wire.codec import Parts
 
+SAME_MOMENT_S = 5.0
+"""Links that opened within this time may stem from dials that crossed."""
+
+LONGEST_QUEUE = 1024
+"""Messages that wait for one dial; more are reported unsent."""
+
+_Key: TypeAlias = tuple[str, Lane]
+_Failure: TypeAlias = DialFailed | NotTrusted
+
+# What a dial of several urls ended in: the first of these that one of them had.
+_WORST_FIRST: tuple[FailureKind, ...] = (
+    "not_trusted",
+    "wrong_cluster",
+    "wrong_node",
+    "timed_out",
+    "refused",
+)
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """A dial under way, and what waits for it."""
+
+    key: _Key
+    link: asyncio.Future[Connection]
+    queue: list[tuple[msgspec.Struct, Parts]] = field(default_factory=list)
+    task: asyncio.Task[list[_Failure]] = field(init=False)
+
 
 class Peers:
-    """The links of one process to nodes, at most one in use per node and lane."""
+    """The links of one process to nodes; one in use per node and lane."""
 
     def __init__(
         self,
@@ -23,59 +66,227 @@ class Peers:
         role: Role,
         name: str,
         cluster_id: Callable[[], str],
-        on_open: Callable[[Connection], None],
-        on_lost: Callable[[Connection, str], None],
-        on_failed: Callable[[str, Lane, FailureKind, str], None],
-        on_unsent: Callable[[str, Lane, Any, Parts, str], None],
+        on_open: Callable[[Connection], object],
+        on_lost: Callable[[Connection, str], object],
+        on_failed: Callable[[str, Lane, FailureKind, str], object],
+        on_unsent: Callable[[str, Lane, Any, Parts, str], object],
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        """`on_open` sets on_message and on_refused of each new link.
+        """Hold no link yet.
 
-        `on_lost` is what a link's own would be (Peers keeps that for itself).
-        `on_failed(node, lane, kind, detail)` tells of a dial without a link,
-        `on_unsent(node, lane, message, parts, reason)` of a message that `send`
-        took and could not pass on.
+        `cluster_id` is what others must prove; empty takes any. `on_open` sets
+        on_message and on_refused of each link, before anything is read from it.
+        `on_lost` is what its own would be, which Peers keeps to itself; there may
+        be another link to that node, which `get` tells. `on_failed(node, lane,
+        kind, detail)` hears of dials that led to nothing; kind is "refused" only
+        if every url was. `on_unsent(node, lane, message, parts, reason)` hears of
+        messages that `send` could not pass on, at once or when the dial failed.
         """
-        raise NotImplementedError
+        self._token = token
+        self._role: Role = role
+        self._name = name
+        self._cluster_id = cluster_id
+        self._on_open = on_open
+        self._on_lost = on_lost
+        self._on_failed = on_failed
+        self._on_unsent = on_unsent
+        self._ssl_context = ssl_context
+        self._limits = limits
+        self._patience = patience
+        self._scratch = Scratch()
+        self._links: dict[_Key, Connection] = {}
+        self._spares: dict[_Key, list[Connection]] = {}
+        self._opened_s: dict[Connection, float] = {}  # of every link, spares too
+        self._attempts: dict[_Key, _Attempt] = {}
 
     def get(self, node: str, lane: Lane) -> Connection | None:
         """Return the link to use for `node` now, if there is one."""
-        raise NotImplementedError
+        link = self._links.get((node, lane))
+        return link if link is not None and link.is_open else None
+
+    def links(self) -> tuple[Connection, ...]:
+        """Return every link, spares included."""
+        return tuple(self._opened_s)
 
     async def dial(self, node: str, urls: Sequence[str], lane: Lane) -> Connection:
         """Return the link to `node`, opening one if there is none.
 
-        Urls are tried in order. Dials of one node and lane share one attempt;
-        cancelling a waiter does not end it for the others.
+        `urls` are tried in order. Dials of one node and lane at the same time
+        are one; a waiter that is cancelled does not end it for the others.
 
         Raises:
             DialFailed: no url led to that node.
-            NotTrusted: a node answered that could not prove the token.
+            NotTrusted: what answered could not prove that it knows the token.
         """
-        raise NotImplementedError
+        link = self.get(node, lane)
+        if link is not None:
+            return link
+        return await asyncio.shield(self._attempt(node, urls, lane).link)
 
     def reach(self, node: str, urls: Sequence[str], lane: Lane) -> None:
-        """Begin a dial unless there is a link or a dial; `send` may follow."""
-        raise NotImplementedError
+        """Begin to dial unless there is a link or a dial; `send` may follow."""
+        if self.get(node, lane) is None:
+            self._attempt(node, urls, lane)
 
     def send(
         self, node: str, lane: Lane, message: msgspec.Struct, parts: Parts = ()
     ) -> None:
-        """Send on the link, or keep for the dial under way, or report unsent."""
-        raise NotImplementedError
+        """Send on the link, or keep for the dial under way, or report as unsent."""
+        link = self.get(node, lane)
+        if link is not None:
+            link.send(message, parts)
+            return
+        attempt = self._attempts.get((node, lane))
+        if attempt is None:
+            self._on_unsent(node, lane, message, parts, "there is no link")
+        elif len(attempt.queue) >= LONGEST_QUEUE:
+            reason = f"{LONGEST_QUEUE} messages wait for the link already"
+            self._on_unsent(node, lane, message, parts, reason)
+        else:
+            attempt.queue.append((message, parts))
 
     def accept(self, connection: Connection) -> bool:
-        """Take a link that a node opened; False if it was a duplicate and closed.
+        """Take in a link that was opened elsewhere; return whether it is used.
 
-        Call it in the listener's `on_connection`, for links of role node.
+        For the listener's `on_connection`, with links of role node, and for
+        `on_open` of a dial to a node whose name was not known.
         """
-        raise NotImplementedError
+        key = (connection.peer.name, connection.peer.lane)
+        self._opened_s[connection] = asyncio.get_running_loop().time()
+        self._on_open(connection)
+        connection.on_lost = self._lost
+        current = self._links.get(key)
+        if current is None or not self._is_kept(current, connection):
+            self._links[key] = connection
+            self._put_aside(key, current)
+            self._settle(key, connection)
+            return True
+        self._put_aside(key, connection)
+        return False
 
     def close_link(self, node: str, code: int = 1000, reason: str = "") -> None:
-        """Close every link to `node` and give up its dials."""
-        raise NotImplementedError
+        """Close every link to `node` and give up dialling it."""
+        for attempt in list(self._attempts.values()):
+            if attempt.key[0] == node:
+                attempt.task.cancel()
+        for connection in self.links():
+            if connection.peer.name == node:
+                connection.close(code, reason)
 
     async def close(self, code: int = 1001, reason: str = "") -> None:
-        """End all dials and links; returns when they are gone."""
-        raise NotImplementedError
+        """End all dials and links; return when they are gone."""
+        tasks = [attempt.task for attempt in self._attempts.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        links = self.links()
+        for connection in links:
+            connection.close(code, reason)
+        for connection in links:
+            await connection.wait_closed()
+
+    # ---------------------------------------------------------------- dials
+
+    def _attempt(self, node: str, urls: Sequence[str], lane: Lane) -> _Attempt:
+        key = (node, lane)
+        attempt = self._attempts.get(key)
+        if attempt is None:
+            loop = asyncio.get_running_loop()
+            attempt = self._attempts[key] = _Attempt(key, loop.create_future())
+            attempt.task = loop.create_task(self._try(attempt, tuple(urls)))
+            attempt.task.add_done_callback(partial(self._tried, attempt))
+        return attempt
+
+    async def _try(self, attempt: _Attempt, urls: tuple[str, ...]) -> list[_Failure]:
+        node, lane = attempt.key
+        failures: list[_Failure] = []
+        for url in urls:
+            try:
+                await self._dial_url(url, node, lane)
+                break
+            except (DialFailed, NotTrusted) as error:
+                failures.append(error)
+        return failures
+
+    def _tried(self, attempt: _Attempt, task: asyncio.Task[list[_Failure]]) -> None:
+        """Report the failure, unless a link settled the attempt."""
+        node, lane = attempt.key
+        if self._attempts.get(attempt.key) is not attempt:
+            return
+        del self._attempts[attempt.key]
+        error: _Failure = DialFailed("refused", node, "no address of it is known")
+        if task.cancelled():
+            error = DialFailed("refused", node, "the dial was given up")
+        elif failures := task.result():
+            error = min(failures, key=lambda one: _WORST_FIRST.index(_kind(one)))
+        attempt.link.set_exception(error)
+        attempt.link.exception()  # there may be no waiter to look at it
+        self._on_failed(node, lane, _kind(error), str(error))
+        for message, parts in attempt.queue:
+            self._on_unsent(node, lane, message, parts, str(error))
+
+    async def _dial_url(self, url: str, node: str, lane: Lane) -> None:
+        await dial(
+            url,
+            token=self._token,
+            role=self._role,
+            lane=lane,
+            name=self._name,
+            on_open=self.accept,
+            cluster_id=self._cluster_id(),
+            node_name=node,
+            ssl_context=self._ssl_context,
+            limits=self._limits,
+            patience=self._patience,
+            scratch=self._scratch,
+        )
+
+    def _settle(self, key: _Key, connection: Connection) -> None:
+        """Give the new link to those who wait for it."""
+        attempt = self._attempts.pop(key, None)
+        if attempt is None:
+            return
+        if not connection.peer.dialled and connection.peer.name < self._name:
+            attempt.task.cancel()  # its link would not be used
+        if not attempt.link.done():
+            attempt.link.set_result(connection)
+        for message, parts in attempt.queue:
+            connection.send(message, parts)
+
+    # ---------------------------------------------------------------- links
+
+    def _is_kept(self, current: Connection, newer: Connection) -> bool:
+        """Whether `current` stays in use although there is a `newer` link."""
+        if current.peer.dialled == newer.peer.dialled or not current.is_open:
+            return False
+        age_s = asyncio.get_running_loop().time() - self._opened_s[current]
+        smaller_dialled = current.peer.dialled == (self._name < current.peer.name)
+        return age_s < SAME_MOMENT_S and smaller_dialled
+
+    def _put_aside(self, key: _Key, connection: Connection | None) -> None:
+        if connection is None:
+            return
+        if key[1] == "control":
+            connection.close(1000, "another link is used")
+        else:
+            self._spares.setdefault(key, []).append(connection)
+
+    def _lost(self, connection: Connection, reason: str) -> None:
+        key = (connection.peer.name, connection.peer.lane)
+        del self._opened_s[connection]
+        spares = self._spares.get(key, [])
+        if connection in spares:
+            spares.remove(connection)
+        if self._links.get(key) is connection:
+            del self._links[key]
+            if spares:
+                self._links[key] = spares.pop()
+        if not spares:
+            self._spares.pop(key, None)
+        self._on_lost(connection, reason)
+
+
+def _kind(error: _Failure) -> FailureKind:
+    return error.kind if isinstance(error, DialFailed) else "not_trusted"

@@ -8,7 +8,7 @@ nothing but its own messages.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta
@@ -58,6 +58,8 @@ DataElement: TypeAlias = Data | Attach | Fragment | Abort
 ControlElement: TypeAlias = Control | Attach | Fragment | Abort
 
 _encode = msgspec.msgpack.Encoder().encode
+_raw_elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
+_text = msgspec.msgpack.Decoder(str)
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -87,6 +89,7 @@ class Decoder(Generic[T]):
     def __init__(self, element: Any) -> None:
         self._batch = msgspec.msgpack.Decoder(list[element])
         self._one = msgspec.msgpack.Decoder(element)
+        self._tags = {struct.__struct_config__.tag for struct in get_args(element)}
 
     def batch(self, data: Buffer) -> list[T]:
         """Return the messages in `data`.
@@ -99,6 +102,36 @@ class Decoder(Generic[T]):
     def one(self, data: Buffer | msgspec.Raw) -> T:
         """Return the single message in `data`, or raise `BadRequest`."""
         return _decoded(self._one, data)  # type: ignore[no-any-return]
+
+    def salvage(self, data: Buffer) -> tuple[list[T], int, list[BadRequest]]:
+        """Return what can be read of a batch that `batch` refused.
+
+        That is its good messages, the number of those whose kind is unknown
+        here (of a newer version, to be ignored), and what is wrong with others.
+        """
+        good: list[T] = []
+        unknown = 0
+        wrong: list[BadRequest] = []
+        try:
+            elements: list[msgspec.Raw] = _decoded(_raw_elements, data)
+        except BadRequest as error:
+            return good, unknown, [error]
+        for element in elements:
+            try:
+                good.append(self.one(element))
+            except BadRequest as error:
+                if self._is_unknown(element):
+                    unknown += 1
+                else:
+                    wrong.append(error)
+        return good, unknown, wrong
+
+    def _is_unknown(self, element: msgspec.Raw) -> bool:
+        try:
+            fields = _decoded(_raw_elements, element)
+            return bool(fields) and _decoded(_text, fields[0]) not in self._tags
+        except BadRequest:
+            return False
 
 
 def _decoded(decoder: "msgspec.msgpack.Decoder[Any]", data: Any) -> Any:

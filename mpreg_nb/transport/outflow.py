@@ -1,0 +1,163 @@
+"""What leaves one link: the messages of a turn in one frame, large parts between.
+
+A turn is one round of the event loop. Small messages are written at its end,
+whatever else is queued; fragments of large parts only while the transport holds
+less than the high-water mark, one per turn, so that neither delays the other.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from mpreg_nb.settings import FRAGMENT_BYTES
+from mpreg_nb.transport.framing import FrameWriter
+from mpreg_nb.transport.streams import WHOLE, OutgoingStreams
+from mpreg_nb.transport.terms import Terms
+from mpreg_nb.wire.codec import Parts, join
+
+HIGH_WATER_BYTES = 512 * 1024
+"""Unsent bytes from which on fragments wait; small messages still go."""
+
+LOW_WATER_BYTES = 128 * 1024
+
+
+class Outflow:
+    """Writes encoded messages to `transport`; `on_stuck` hears if none are taken."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        *,
+        dialled: bool,
+        terms: Terms,
+        on_stuck: Callable[[str], None],
+    ) -> None:
+        self.streams = OutgoingStreams(dialled=dialled)
+        self.bytes = self.frames = self.messages = 0  # written so far
+        self.holds = False  # True while the caller will `flush` by itself
+        self._transport = transport
+        self._writer = FrameWriter(masked=dialled)
+        self._on_stuck = on_stuck
+        self._backlog_bytes = terms.limits.backlog_bytes
+        self._frame_bytes = terms.limits.max_frame_bytes
+        self._drain_s = terms.patience.drain_s
+        self._loop = asyncio.get_running_loop()
+        self._outbox: list[bytes] = []  # encoded messages of this turn
+        self._stopped = False
+        self._paused = False  # the transport is above its high-water mark
+        self._drain_timer: asyncio.TimerHandle | None = None
+        self._pumping = False  # `_pump` is scheduled
+        self._waiters: list[asyncio.Future[None]] = []
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that the system has not taken yet."""
+        return 0 if self._stopped else self._transport.get_write_buffer_size()
+
+    def send(self, element: bytes) -> None:
+        """Queue one encoded message for the end of this turn."""
+        outbox = self._outbox
+        outbox.append(element)
+        if len(outbox) == 1 and not self.holds:
+            self._loop.call_soon(self.flush)
+
+    def send_stream(self, element: bytes, parts: Parts) -> int:
+        """Queue one encoded message with its parts; return the stream's number."""
+        if len(element) > FRAGMENT_BYTES:
+            element, parts = WHOLE, (element, *parts)
+        stream = self.streams.add(element, parts)
+        self.messages += 1
+        self._schedule_pump()
+        return stream
+
+    def flush(self) -> None:
+        """Write the messages of this turn."""
+        elements, self._outbox = self._outbox, []
+        if elements and not self._stopped:
+            self.messages += len(elements)
+            self._write(elements)
+            if self._paused and self.backlog_bytes > self._backlog_bytes:
+                self._on_stuck(f"{self.backlog_bytes} bytes wait to be read")
+
+    def write(self, data: bytes) -> None:
+        """Write bytes that are frames already."""
+        self.bytes += len(data)
+        self._transport.write(data)
+
+    def stop(self) -> None:
+        """Write nothing any more and let go of all that waits."""
+        self._stopped = True
+        self._outbox.clear()
+        self.streams.clear()
+        self._cancel_drain_timer()
+        self._wake()
+
+    def pause(self) -> None:
+        """Hold fragments back; the transport has enough."""
+        self._paused = True
+        self._drain_timer = self._loop.call_later(self._drain_s, self._stuck)
+
+    def resume(self) -> None:
+        """Go on; the transport has taken most of it."""
+        self._paused = False
+        self._cancel_drain_timer()
+        if self.streams:
+            self._schedule_pump()
+        else:
+            self._wake()
+
+    async def drained(self) -> None:
+        """Return when all parts are written and little is left, or on `stop`."""
+        self.flush()
+        while (self._paused or self.streams) and not self._stopped:
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def _write(self, elements: list[bytes]) -> None:
+        body = join(elements)
+        if len(body) > self._frame_bytes and len(elements) > 1:
+            half = len(elements) // 2
+            self._write(elements[:half])
+            self._write(elements[half:])
+            return
+        frame = self._writer.frame(body)
+        self.frames += 1
+        self.bytes += len(frame)
+        self._transport.write(frame)
+
+    def _schedule_pump(self) -> None:
+        if not self._pumping and not self._paused and not self._stopped:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Write one element of a stream and come again in the next turn."""
+        self._pumping = False
+        if self._paused or self._stopped:
+            return
+        pieces = self.streams.next_element()
+        if not pieces:
+            self._wake()
+            return
+        pieces[0] = b"\x91" + pieces[0]  # an array of one, as `join` would make it
+        frame = self._writer.frame_of(pieces)
+        self.frames += 1
+        self.bytes += sum(map(len, frame))
+        self._transport.writelines(frame)
+        self._schedule_pump()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _stuck(self) -> None:
+        self._drain_timer = None
+        self._on_stuck(f"nothing was read for {self._drain_s:g} s")
+
+    def _cancel_drain_timer(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None

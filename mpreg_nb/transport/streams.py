@@ -1,0 +1,230 @@
+"""Payloads too large for one message, cut into fragments and put together again.
+
+The message goes first, in an `Attach` that tells the sizes of its parts; the
+bytes of the parts follow in `Fragment`s, of several streams in turn, so that
+small messages find their way between them. No part is copied to be sent, and
+the room for each is made once where it is received. Pure bookkeeping: when to
+write is for the connection to say.
+
+A stream's number is even if the side that dialled began it, so that an `Abort`
+can come from both ends: "no more of this will come", and "send no more of it".
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from mpreg_nb.errors import BadRequest
+from mpreg_nb.settings import FRAGMENT_BYTES
+from mpreg_nb.wire.codec import Abort, Attach, Buffer, Fragment, Parts, encode
+
+OPEN_AT_ONCE = 16
+"""Streams of one direction whose fragments are mixed; more wait their turn."""
+
+MOST_PARTS = 65_536
+
+MOST_PIECES = 8
+"""Of one fragment without a copy; more small parts are joined first."""
+
+WHOLE = b"\xc0"
+"""msgpack's nil, in place of a message too long for a frame: part 0 is it."""
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    stream: int
+    attach: bytes
+    left: deque[memoryview]  # what is still to be sent
+
+
+class OutgoingStreams:
+    """Cuts parts into fragments, one of each stream in turn."""
+
+    __slots__ = ("_next_stream", "_open", "_waiting")
+
+    def __init__(self, *, dialled: bool) -> None:
+        self._next_stream = 2 if dialled else 1
+        self._open: deque[_Outgoing] = deque()
+        self._waiting: deque[_Outgoing] = deque()
+
+    def __len__(self) -> int:
+        return len(self._open) + len(self._waiting)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._open.clear()
+        self._waiting.clear()
+
+    def add(self, message: bytes, parts: Parts) -> int:
+        """Queue `parts` of the encoded `message`; return the stream's number."""
+        if len(parts) > MOST_PARTS:
+            raise ValueError(f"a message has at most {MOST_PARTS} parts")
+        views = [_flat(part) for part in parts]
+        stream = self._next_stream
+        self._next_stream = stream + 2 if stream < 2**32 - 2 else 1 + stream % 2
+        attach = Attach(
+            stream=stream,
+            sizes=tuple(len(view) for view in views),
+            message=msgspec.Raw(message),
+        )
+        left = deque(view for view in views if len(view))
+        self._waiting.append(_Outgoing(stream, encode(attach), left))
+        return stream
+
+    def next_element(self) -> list[Buffer]:
+        """Return the next element to send, in pieces; nothing if all is sent."""
+        if self._waiting and len(self._open) < OPEN_AT_ONCE:
+            begun = self._waiting.popleft()
+            if begun.left:
+                self._open.append(begun)
+            return [begun.attach]
+        if not self._open:
+            return []
+        current = self._open.popleft()
+        pieces = list(_cut(current.left, FRAGMENT_BYTES))
+        if current.left:
+            self._open.append(current)
+        size = sum(map(len, pieces))
+        if len(pieces) > MOST_PIECES:
+            return [_fragment_head(current.stream, size), b"".join(pieces)]
+        return [_fragment_head(current.stream, size), *pieces]
+
+    def abort(self, stream: int) -> bytes:
+        """Forget `stream`; return what tells the other side, if it knows of it."""
+        for queue in (self._open, self._waiting):
+            for outgoing in queue:
+                if outgoing.stream == stream:
+                    queue.remove(outgoing)
+                    known = queue is self._open
+                    return encode(Abort(stream=stream)) if known else b""
+        return b""
+
+
+@dataclass(slots=True)
+class _Incoming:
+    message: Any
+    parts: tuple[bytearray, ...]
+    missing: int
+    rooms: deque[memoryview]  # of the parts, what is not yet filled
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """A message with all of its parts."""
+
+    message: Any
+    parts: tuple[bytearray, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TooLarge:
+    """A message whose parts are dropped, since they are more than is accepted."""
+
+    message: Any
+    size_bytes: int
+
+
+class IncomingStreams:
+    """Puts fragments in their places; nothing is received twice or moved."""
+
+    __slots__ = ("_max_bytes", "_open", "_refused")
+
+    def __init__(self, *, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._open: dict[int, _Incoming] = {}
+        self._refused: set[int] = set()  # their last fragments may be on the way
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def clear(self) -> None:
+        """Forget all of them."""
+        self._open.clear()
+        self._refused.clear()
+
+    def attach(
+        self, stream: int, sizes: tuple[int, ...], message: Any
+    ) -> Complete | TooLarge | None:
+        """Make room for the parts of `message`.
+
+        Raises:
+            BadRequest: the stream is open already, or one too many.
+        """
+        if stream in self._open or stream in self._refused:
+            raise BadRequest(f"stream {stream} was begun twice")
+        if len(self._open) + len(self._refused) > 2 * OPEN_AT_ONCE:
+            raise BadRequest("too many streams at once")
+        total = sum(sizes)
+        if total > self._max_bytes:
+            self._refused.add(stream)
+            return TooLarge(message, total)
+        try:
+            parts = tuple(bytearray(size) for size in sizes)
+        except MemoryError:
+            self._refused.add(stream)
+            return TooLarge(message, total)
+        if not total:
+            return Complete(message, parts)
+        rooms = deque(memoryview(part) for part in parts if part)
+        self._open[stream] = _Incoming(message, parts, total, rooms)
+        return None
+
+    def fragment(self, stream: int, data: memoryview) -> Complete | None:
+        """Copy `data` to its place; return the message if that completed it.
+
+        Raises:
+            BadRequest: the stream is not open, or has less missing than that.
+        """
+        incoming = self._open.get(stream)
+        if incoming is None:
+            if stream in self._refused:
+                return None
+            raise BadRequest(f"a fragment of stream {stream}, which is not open")
+        incoming.missing -= len(data)
+        if incoming.missing < 0:
+            del self._open[stream]
+            raise BadRequest(f"stream {stream} brought more than it announced")
+        rooms = incoming.rooms
+        while len(data):
+            room = rooms[0]
+            size = min(len(room), len(data))
+            room[:size] = data[:size]
+            data = data[size:]
+            if size == len(room):
+                rooms.popleft()
+            else:
+                rooms[0] = room[size:]
+        if incoming.missing:
+            return None
+        del self._open[stream]
+        return Complete(incoming.message, incoming.parts)
+
+    def abort(self, stream: int) -> None:
+        """Forget `stream`; its sender gave it up."""
+        self._open.pop(stream, None)
+        self._refused.discard(stream)
+
+
+def _flat(part: Buffer) -> memoryview:
+    view = memoryview(part)
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
+def _cut(left: deque[memoryview], size: int) -> Iterator[memoryview]:
+    """Take at most `size` bytes off the front of `left`."""
+    while left and size:
+        first = left.popleft()
+        if len(first) > size:
+            left.appendleft(first[size:])
+            first = first[:size]
+        size -= len(first)
+        yield first
+
+
+def _fragment_head(stream: int, size: int) -> bytes:
+    # An encoded Fragment up to its data; so the data need not be copied into it.
+    empty = encode(Fragment(stream=stream, data=memoryview(b"")))
+    return empty[:-2] + b"\xc6" + size.to_bytes(4, "big")
