@@ -1,0 +1,1 @@
+"""What is shown: drawings, tables and plots. Knows no cluster, only data."""
