@@ -48,12 +48,10 @@ def stamp(pid: int) -> Stamp:
 def is_alive(known: Stamp) -> bool:
     """Return whether that very process still runs; remains do not."""
     try:
-        process = psutil.Process(known.pid)
-        started_s = process.create_time() - psutil.boot_time()
-        remains = process.status() == psutil.STATUS_ZOMBIE
+        remains = psutil.Process(known.pid).status() == psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-    return not remains and abs(started_s - known.started_s) < TOLERANCE_S
+    return not remains and not _is_replaced(known)
 
 
 def end_all(known: Iterable[Stamp], *, drain: float) -> tuple[Stamp, ...]:
@@ -116,9 +114,7 @@ def open_pidfd(pid: int) -> int:
 def _sessions(leaders: Collection[Stamp]) -> set[Stamp]:
     # An id is not given out again while a session bears it, so members of the
     # session of a dead leader are its own unless the id has a new owner.
-    ids = {
-        one.pid for one in leaders if is_alive(one) or not psutil.pid_exists(one.pid)
-    }
+    ids = {one.pid for one in leaders if not _is_replaced(one)}
     found = set()
     for pid in psutil.pids():
         try:
@@ -127,6 +123,14 @@ def _sessions(leaders: Collection[Stamp]) -> set[Stamp]:
         except (ProcessLookupError, PermissionError):
             continue
     return found
+
+
+def _is_replaced(known: Stamp) -> bool:
+    try:
+        now = stamp(known.pid)
+    except (ProcessLookupError, psutil.AccessDenied):
+        return False
+    return abs(now.started_s - known.started_s) >= TOLERANCE_S
 
 
 def _send(known: Stamp, number: signal.Signals) -> None:
