@@ -213,6 +213,7 @@ class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
     run: Any
 
     def __new__(cls, message: str, errors: Sequence[Exception]) -> Self:
+        """Make the group as ExceptionGroup does; `of` fills the fields."""
         return super().__new__(cls, message, errors)
 
     @classmethod
@@ -374,8 +375,8 @@ class PayloadTooLarge(MpregError, ValueError):
 
     def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
-            f"{what} is {size_bytes / 1e6:.1f} MB, more than the {limit_bytes / 1e6:.0f}"
-            " MB that one call may carry. Pass a path or a smaller piece, or start "
+            f"{what}: {size_bytes / 1e6:.1f} MB is more than the "
+            f"{limit_bytes / 1e6:.0f} MB that one call may carry. Pass a path or a smaller piece, or start "
             "the nodes with a higher max_payload_bytes"
         )
         self.what = what

@@ -1,7 +1,7 @@
 """The worker processes of a node: started, fed, interrupted, replaced."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias

@@ -51,6 +51,7 @@ class Call(Message, frozen=True, kw_only=True, array_like=True, tag="call"):
     remaining_ms: Count | None = None  # each hop subtracts what it spent
     wait_ms: Count = 0  # how long to wait for a node that fits
     hops_left: Annotated[int, Meta(ge=0, le=8)] = 1  # 0: run it here or refuse
+    holder: Name | None = None  # a node that has the code of `version`
     attempt: Annotated[int, Meta(ge=0, le=255)] = 0
     inputs: tuple[bytes | Kept, ...] = ()  # results that the payload refers to
     keep: bool = False  # a large result stays with the node that made it
@@ -68,6 +69,7 @@ class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):
     queued_us: Count = 0
     run_us: Count = 0
     kept: Kept | None = None  # instead of a payload, where `keep` was asked
+    builtin: bool = False  # the payload is the call's own, see wire.builtins
     load: Load | None = None
 
 
@@ -117,6 +119,15 @@ class Failed(Message, frozen=True, kw_only=True, array_like=True, tag="failed"):
     queued_us: Count = 0
     run_us: Count = 0
     load: Load | None = None
+
+
+class Waiting(Message, frozen=True, kw_only=True, array_like=True, tag="waiting"):
+    """These calls wait in the queue of a node; `Started` comes before they run.
+
+    A call that was never said to wait may have begun as soon as it was sent.
+    """
+
+    ids: tuple[RequestId, ...]
 
 
 class Started(Message, frozen=True, kw_only=True, array_like=True, tag="started"):
@@ -180,10 +191,18 @@ class Registered(Message, frozen=True, kw_only=True, array_like=True, tag="regis
 
 
 class CodePull(Message, frozen=True, kw_only=True, array_like=True, tag="code_pull"):
-    """Ask a node for the code of `version`; answered by Reply or Failed."""
+    """Ask a node for the code of `version`; answered by CodePush or Failed."""
 
     id: RequestId
     version: Version
+
+
+class CodePush(Message, frozen=True, kw_only=True, array_like=True, tag="code_push"):
+    """The code of a version, and how it was registered."""
+
+    id: RequestId
+    offer: Offer
+    payload: bytes
 
 
 # ---------------------------------------------------------------- pictures
@@ -293,6 +312,7 @@ class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_sta
     status: Literal["running", "done", "failed", "cancelled"]
     steps: tuple[StepState, ...]
     duration_ms: float = 0.0
+    results: tuple[tuple[Name, bytes], ...] = ()  # at the end: small ones of outputs
 
 
 class StepFetch(Message, frozen=True, kw_only=True, array_like=True, tag="step_fetch"):
@@ -348,6 +368,7 @@ Data: TypeAlias = (
     Call
     | Reply
     | Failed
+    | Waiting
     | Started
     | Output
     | Cancel
@@ -356,6 +377,7 @@ Data: TypeAlias = (
     | Register
     | Registered
     | CodePull
+    | CodePush
     | Watch
     | Snapshot
     | RunStart

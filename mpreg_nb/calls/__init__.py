@@ -1,0 +1,1 @@
+"""The bookkeeping of calls: attempts, outcomes, and what may be tried again."""

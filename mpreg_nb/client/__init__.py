@@ -1,0 +1,1 @@
+"""The caller's side: links to nodes, calls, registrations and runs."""

@@ -1,0 +1,478 @@
+"""The asynchronous client: links, calls, registrations, runs and pictures.
+
+All of it belongs to one event loop. `prepare` alone may be called on any thread:
+it pickles the arguments where the caller is.
+"""
+
+import asyncio
+import itertools
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.client.calls import ActiveCall, ClientCalls, OnOutput, Outcome
+from mpreg_nb.client.failures import error_of
+from mpreg_nb.client.future import Future, Undecoded
+from mpreg_nb.client.journal import CallRow, Journal
+from mpreg_nb.client.links import Links
+from mpreg_nb.client.mirror import Mirror
+from mpreg_nb.client.output import current_writer
+from mpreg_nb.client.runs import ClientRuns
+from mpreg_nb.errors import MpregError, NodeLost, PayloadTooLarge
+from mpreg_nb.settings import INLINE_BYTES, Limits
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.token import Token
+from mpreg_nb.wire.builtins import BUILTINS
+from mpreg_nb.wire.codec import Buffer, Parts
+from mpreg_nb.wire.gossip import MemberState, Offer
+from mpreg_nb.wire.ids import Ids
+from mpreg_nb.wire.messages import (
+    CodePush,
+    Failed,
+    Failure,
+    Leave,
+    Register,
+    Registered,
+    Reply,
+    Snapshot,
+    Watch,
+)
+from mpreg_nb.wire.payload import pack, size_bytes, unpack
+
+if TYPE_CHECKING:
+    from mpreg_nb.wire.payload import Shipped
+
+WATCH_PERIOD_MS = 250
+"""The node of the entry tells of changes at most this often."""
+
+_number = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What narrows a call. Times in seconds; None: no limit."""
+
+    resources: frozenset[str] = frozenset()
+    node: str | None = None
+    timeout_s: float | None = None
+    wait_s: float = 0.0
+    version: str | None = None
+    holder: str | None = None
+    idempotent: bool = False
+
+
+PLAIN = CallOptions()
+
+
+class Client:
+    """One caller's view of a cluster. Make it on the loop that it shall live on."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        token: Token,
+        *,
+        direct: bool = True,
+        limits: Limits | None = None,
+    ) -> None:
+        self.urls = tuple(urls)
+        self.journal = Journal()
+        self.mirror = Mirror()
+        self._limits = limits or Limits()
+        self._ids = Ids()
+        self._asks: dict[bytes, tuple[Connection, asyncio.Future[Any]]] = {}
+        self._shipped: dict[str, tuple[Register, Parts]] = {}
+        self._listeners: list[Callable[[Snapshot], None]] = []
+        self._first_snapshot = asyncio.Event()
+        self.links = Links(
+            token,
+            name=f"client-{os.getpid()}-{next(_number)}",
+            limits=self._limits,
+            on_open=self._opened,
+            on_lost=self._lost,
+            on_entry=self._entered,
+            on_cut_off=self._cut_off,
+            known_urls=self._known_urls,
+        )
+        self.calls = ClientCalls(
+            self.links, self.mirror, direct=direct, reregister=self._reregister
+        )
+        self.runs = ClientRuns(self)
+
+    # --------------------------------------------------------------- life cycle
+
+    async def open(self, timeout_s: float = 10.0) -> None:
+        """Open the first link and learn who is there.
+
+        Raises:
+            NotTrusted: the token is not that of the cluster.
+            NodeLost: nobody listens at any of the URLs.
+        """
+        await self.links.open(self.urls, timeout_s)
+        await self._first_snapshot.wait()
+
+    async def close(self) -> None:
+        """End all calls and close all links."""
+        self.calls.stop()
+        self.runs.stop()
+        await self.links.close()
+
+    # -------------------------------------------------------------------- calls
+
+    def prepare(
+        self,
+        function: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        done: Callable[[ActiveCall, Outcome, tuple[Buffer, ...]], None],
+        on_output: OnOutput | None = None,
+    ) -> ActiveCall:
+        """Return a call that `calls.start` can send. May run on any thread.
+
+        Raises:
+            NotPicklable: an argument cannot travel; its path is named.
+            PayloadTooLarge: the arguments are larger than one call may carry.
+        """
+        began = time.perf_counter()
+        payload, parts = self.inline(pack((args, kwargs), name=function))
+        options = self._resolved(function, options)
+        return ActiveCall(
+            id=self._ids.next(),
+            function=function,
+            payload=payload,
+            parts=parts,
+            done=done,
+            version=options.version,
+            resources=options.resources,
+            node=options.node,
+            holder=options.holder,
+            timeout_s=options.timeout_s,
+            wait_s=options.wait_s,
+            idempotent=options.idempotent,
+            on_output=on_output or current_writer(),
+            pack_us=int((time.perf_counter() - began) * 1e6),
+        )
+
+    async def call(
+        self,
+        function: str,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        options: CallOptions = PLAIN,
+    ) -> Any:
+        """Run `function` on the cluster and return what it returned.
+
+        Raises what the function raised as a `RemoteError` that is also of its
+        class, and the errors of `mpreg_nb.errors` for all else. Cancelling the
+        await cancels the call.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
+            if not future.done():
+                self.settle(future, call, outcome, parts)
+
+        call = self.prepare(function, args, kwargs or {}, options, done)
+        self.calls.start(call)
+        try:
+            value = await future
+        except asyncio.CancelledError:
+            self.calls.cancel(call.id)
+            raise
+        if type(value) is Undecoded:
+            return unpack(value.parts, name="result")
+        return value
+
+    def deliver(
+        self,
+        future: Future,
+        call: ActiveCall,
+        outcome: Outcome,
+        parts: tuple[Buffer, ...],
+    ) -> None:
+        """Resolve `future` with the outcome of its call; a `done` of `prepare`."""
+        if future.set_running_or_notify_cancel():
+            self.settle(future, call, outcome, parts)
+
+    def settle(
+        self,
+        future: Any,
+        call: ActiveCall,
+        outcome: Outcome,
+        parts: tuple[Buffer, ...],
+    ) -> None:
+        """Set the result or the exception, and note the call in the journal."""
+        total_us = int((time.monotonic() - call.began) * 1e6) + call.pack_us
+        began = time.perf_counter()
+        status, node, value, error = "ok", "", None, None
+        if type(outcome) is Reply:
+            node = outcome.node
+            try:
+                if parts:
+                    value = Undecoded(parts)
+                else:
+                    value = unpack((outcome.payload,), name="result")
+                    if outcome.builtin:
+                        value = BUILTINS[call.function](*value[0], **value[1])
+                if parts and outcome.builtin:
+                    given, named = unpack(parts, name="result")
+                    value = BUILTINS[call.function](*given, **named)
+            except Exception as failed:  # noqa: BLE001 - unpickling runs user code
+                status, error = "unreadable", failed
+        else:
+            failed_outcome: Failed = outcome  # type: ignore[assignment]
+            node, status = failed_outcome.failure.node, failed_outcome.failure.kind
+            error = error_of(
+                failed_outcome,
+                parts,
+                function=call.function,
+                resources=call.resources,
+                node=call.node,
+                timeout_s=call.timeout_s or 0.0,
+            )
+        unpack_us = int((time.perf_counter() - began) * 1e6)
+        entry = "" if call.to or call.link is None else call.link.peer.name
+        self.journal.add(
+            CallRow(
+                call_id=call.id.hex(),
+                function=call.function,
+                node=node,
+                via="" if entry == node else entry,
+                status=status,
+                queued_us=outcome.queued_us,
+                run_us=outcome.run_us,
+                serialize_us=call.pack_us + unpack_us,
+                total_us=total_us + unpack_us,
+                sent_bytes=len(call.payload) + size_bytes(call.parts),
+                received_bytes=len(outcome.payload) + size_bytes(parts),
+                started_at=time.time() - total_us / 1e6,
+            )
+        )
+        if error is None:
+            future.set_result(value)
+        else:
+            future.set_exception(error)
+
+    def inline(self, parts: Parts) -> tuple[bytes, tuple[Buffer, ...]]:
+        """Return (payload, ()) for what travels inside a message, else (b"", parts)."""
+        if len(parts) == 1:
+            part = parts[0]
+            if type(part) is bytes and len(part) <= INLINE_BYTES:
+                return part, ()
+        size = size_bytes(parts)
+        if size > self._limits.max_payload_bytes:
+            raise PayloadTooLarge("what is sent", size, self._limits.max_payload_bytes)
+        return b"", tuple(parts)
+
+    def _resolved(self, function: str, options: CallOptions) -> CallOptions:
+        """Name the newest version that this client knows, so that no older one runs.
+
+        A function of a program's own process has a version of its own on each node
+        and stays unnamed, so that all of them may be chosen.
+        """
+        if options.version is not None or not self._shipped:
+            return options
+        newest = self.mirror.newest(function)
+        if newest is None or not newest.placed or newest.version not in self._shipped:
+            return options
+        return CallOptions(
+            resources=options.resources,
+            node=options.node,
+            timeout_s=options.timeout_s,
+            wait_s=options.wait_s,
+            version=newest.version,
+            holder=newest.origin,
+            idempotent=newest.idempotent,
+        )
+
+    # ---------------------------------------------------------------- functions
+
+    async def register(
+        self,
+        shipped: "Shipped",
+        name: str,
+        *,
+        resources: frozenset[str] = frozenset(),
+        idempotent: bool = False,
+        isolation: str = "process",
+    ) -> Registered:
+        """Place a function on every node that holds `resources`.
+
+        When this returns, no later call of this client runs an older version.
+        """
+        payload, parts = self.inline(shipped.parts)
+        request = Register(
+            id=self._ids.next(),
+            function=name,
+            version=shipped.version,
+            payload=payload,
+            resources=resources,
+            idempotent=idempotent,
+            isolation=isolation,  # type: ignore[arg-type]  # checked by Cluster
+            signature=shipped.signature,
+            doc=shipped.doc,
+        )
+        return await self._register(request, parts)
+
+    async def _register(self, request: Register, parts: Parts) -> Registered:
+        self._shipped[request.version] = (request, parts)
+        answer = await self.ask(request, parts)
+        registered: Registered = answer[0]
+        self.mirror.registered(registered.offer)
+        self.calls.routes_changed()
+        return registered
+
+    async def _reregister(self, version: str) -> bool:
+        """Register again what no node has any more, under its own name."""
+        known = self._shipped.get(version)
+        if known is None:
+            return False
+        request, parts = known
+        again = Register(
+            **{
+                field: getattr(request, field)
+                for field in request.__struct_fields__
+                if field != "id"
+            },
+            id=self._ids.next(),
+        )
+        await self._register(again, parts)
+        return True
+
+    def offer(self, function: str) -> Offer | None:
+        """Return the newest registration of a name that this client knows of."""
+        return self.mirror.newest(function)
+
+    # ---------------------------------------------------------------- questions
+
+    async def ask(
+        self, message: Any, parts: Parts = (), link: Connection | None = None
+    ) -> tuple[Any, tuple[Buffer, ...]]:
+        """Send a request with an `id` and return its answer, with the parts.
+
+        Raises the error that the node answered with, or NodeLost.
+        """
+        link = link or self.links.entry
+        if link is None:
+            raise NodeLost("of the link", "there is no link now", executed="no")
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._asks[message.id] = (link, future)
+        link.send(message, parts)
+        try:
+            answer, answer_parts = await future
+        finally:
+            self._asks.pop(message.id, None)
+        if isinstance(answer, Failed):
+            name = getattr(message, "function", type(message).__name__)
+            raise error_of(answer, answer_parts, function=name)
+        return answer, answer_parts
+
+    async def snapshot(self) -> Snapshot:
+        """Return what the node of the entry knows now."""
+        answer, _ = await self.ask(Watch(id=self._ids.next()))
+        snapshot: Snapshot = answer
+        self._take(snapshot)
+        return snapshot
+
+    async def snapshot_of(self, node: str) -> Snapshot | None:
+        """Return what `node` itself knows; None where it cannot be reached directly."""
+        link = self.links.direct(node, ())
+        if link is None:
+            return None
+        answer, _ = await self.ask(Watch(id=self._ids.next()), link=link)
+        snapshot: Snapshot = answer
+        return snapshot
+
+    async def ask_to_leave(self, node: str) -> bool:
+        """Ask a node to drain and leave; False where it cannot be reached."""
+        link = self.links.direct(node, ())
+        if link is None:
+            return False
+        await self.ask(Leave(id=self._ids.next()), link=link)
+        return True
+
+    def on_snapshot(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
+        """Call `listener` with each new snapshot; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def now(self) -> float:
+        """Return the clock that loads and breakers are kept by."""
+        return time.monotonic()
+
+    def new_id(self) -> bytes:
+        """Return an id for a request."""
+        return self._ids.next()
+
+    # -------------------------------------------------------------------- links
+
+    def _opened(self, link: Connection) -> None:
+        link.on_message = self._receive
+        link.on_refused = self._refused
+
+    def _entered(self, link: Connection) -> None:
+        self._watch_id = self._ids.next()
+        link.send(Watch(id=self._watch_id, period_ms=WATCH_PERIOD_MS))
+        self.calls.entry_found()
+
+    def _receive(
+        self, link: Connection, message: Any, parts: tuple[Buffer, ...]
+    ) -> None:
+        if self.calls.receive(link, message, parts):
+            return
+        if type(message) is Snapshot and message.id not in self._asks:
+            if message.id == self._watch_id:
+                self._take(message)
+            return
+        if self.runs.receive(message):
+            return
+        _, future = self._asks.get(message.id, (None, None))
+        if future is not None and not future.done():
+            future.set_result((message, parts))
+
+    def _refused(self, link: Connection, message: Any, size: int) -> None:
+        """End a call whose result is larger than this client takes."""
+        if not isinstance(message, Reply | Failed | CodePush):
+            return
+        limit = self._limits.max_payload_bytes
+        failure = Failure(
+            kind="too_large", executed="yes", size_bytes=size, limit_bytes=limit
+        )
+        self._receive(link, Failed(id=message.id, failure=failure), ())
+
+    def _take(self, snapshot: Snapshot) -> None:
+        self.mirror.update(snapshot)
+        self.calls.routes_changed()
+        self._first_snapshot.set()
+        for listener in tuple(self._listeners):
+            listener(snapshot)
+
+    def _lost(self, link: Connection, reason: str) -> None:
+        self.calls.link_lost(link, reason)
+        self.runs.link_lost(link, reason)
+        lost = NodeLost(link.peer.name, reason, executed="unknown")
+        for asked, future in list(self._asks.values()):
+            if asked is link and not future.done():
+                future.set_exception(lost)
+
+    def _cut_off(self, reason: str) -> None:
+        self.calls.cut_off(reason)
+
+    def _known_urls(self) -> tuple[str, ...]:
+        alive = [
+            url
+            for picture in self.mirror.nodes
+            if picture.record.state in (MemberState.ALIVE, MemberState.SUSPECT)
+            for url in picture.record.urls
+        ]
+        return tuple(dict.fromkeys((*alive, *self.urls)))
+
+    @property
+    def entry_node(self) -> str:
+        """Name of the node that this client entered by."""
+        if self.links.entry is None:
+            raise MpregError("there is no link to the cluster now; try again")
+        return self.links.entry.peer.name

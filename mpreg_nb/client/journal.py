@@ -1,0 +1,76 @@
+"""What this client's calls took: a row each, and histograms of all."""
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from hdrh.histogram import HdrHistogram
+
+KEPT_CALLS = 10_000
+
+LONGEST_US = 24 * 3600 * 1_000_000
+"""Histograms end here; a longer call counts as this long."""
+
+DIGITS = 3
+"""Decimal digits that a percentile is right to."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallRow:
+    """One call that has ended. Times in microseconds."""
+
+    call_id: str
+    function: str
+    node: str
+    via: str  # the node of the link that it went through, "" if directly
+    status: str
+    queued_us: int
+    run_us: int
+    serialize_us: int
+    total_us: int
+    sent_bytes: int
+    received_bytes: int
+    started_at: float  # wall clock
+
+    @property
+    def network_us(self) -> int:
+        """What is left when queue, run and serialisation are taken off."""
+        rest = self.total_us - self.queued_us - self.run_us - self.serialize_us
+        return max(0, rest)
+
+
+class Journal:
+    """The last calls, and a histogram per function and node."""
+
+    def __init__(self) -> None:
+        self._rows: deque[CallRow] = deque(maxlen=KEPT_CALLS)
+        self._fresh: list[CallRow] = []
+        self._histograms: dict[tuple[str, str], HdrHistogram] = {}
+        self.wall_offset_s = time.time() - time.perf_counter()
+        """Added to a reading of perf_counter, gives the wall time of a row."""
+
+    def add(self, row: CallRow) -> None:
+        """Note a call that has ended."""
+        self._rows.append(row)
+        self._fresh.append(row)
+        if len(self._fresh) >= KEPT_CALLS:
+            self._digest()
+
+    def rows(self) -> tuple[CallRow, ...]:
+        """Return the last calls, oldest first."""
+        return tuple(self._rows)
+
+    def histograms(self) -> dict[tuple[str, str], HdrHistogram]:
+        """Return (function, node) -> histogram of total microseconds."""
+        self._digest()
+        return dict(self._histograms)
+
+    def _digest(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        for row in fresh:
+            key = (row.function, row.node)
+            histogram = self._histograms.get(key)
+            if histogram is None:
+                histogram = HdrHistogram(1, LONGEST_US, DIGITS)
+                self._histograms[key] = histogram
+            histogram.record_value(min(max(1, row.total_us), LONGEST_US))

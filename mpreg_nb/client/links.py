@@ -1,0 +1,169 @@
+"""The client's links: one to the node it entered by, others straight to nodes.
+
+When the entry is lost, another link takes its place; when there is none, every
+URL that is known is dialled again until the patience is at its end.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from mpreg_nb.errors import NodeLost, NotTrusted
+from mpreg_nb.settings import Limits
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.dial import DialFailed, dial
+from mpreg_nb.transport.token import Token
+
+RECONNECT_S = 10.0
+"""How long a client without any link looks for a node."""
+
+REDIAL_S = 0.1
+"""Between two rounds over all known URLs."""
+
+AGAIN_S = 5.0
+"""Before a node that could not be reached directly is tried again."""
+
+
+class Links:
+    """Open links by node name."""
+
+    def __init__(
+        self,
+        token: Token,
+        *,
+        name: str,
+        limits: Limits,
+        on_open: Callable[[Connection], None],
+        on_lost: Callable[[Connection, str], None],
+        on_entry: Callable[[Connection], None],
+        on_cut_off: Callable[[str], None],
+        known_urls: Callable[[], Sequence[str]],
+    ) -> None:
+        self._token = token
+        self._name = name
+        self._limits = limits
+        self._on_open = on_open
+        self._on_lost = on_lost
+        self._on_entry = on_entry
+        self._on_cut_off = on_cut_off
+        self._known_urls = known_urls
+        self._links: dict[str, Connection] = {}
+        self._dials: dict[str, asyncio.Task[None]] = {}
+        self._unreachable: dict[str, float] = {}  # node -> when to try again
+        self._reconnect: asyncio.Task[None] | None = None
+        self._cluster_id = ""
+        self._closed = False
+        self.entry: Connection | None = None
+
+    async def open(self, urls: Sequence[str], timeout_s: float = RECONNECT_S) -> None:
+        """Open the first link, trying `urls` until `timeout_s` have passed.
+
+        Raises:
+            NotTrusted: a node was found that does not share the token.
+            NodeLost: there is no node at any of `urls`.
+        """
+        until = time.monotonic() + timeout_s
+        reason = ""
+        while True:
+            for url in urls:
+                try:
+                    link = await self._dial(url)
+                except DialFailed as error:
+                    reason = error.detail
+                    continue
+                self._make_entry(link)
+                return
+            if time.monotonic() >= until:
+                raise NodeLost(
+                    f"at {', '.join(urls)}", reason or "no url given", executed="no"
+                )
+            await asyncio.sleep(REDIAL_S)  # between rounds; nothing tells of a start
+
+    def direct(self, node: str, urls: Sequence[str]) -> Connection | None:
+        """Return the link to `node`; without one, begin to dial it and return None."""
+        link = self._links.get(node)
+        if link is not None or self._closed or node in self._dials or not urls:
+            return link
+        if time.monotonic() >= self._unreachable.get(node, 0.0):
+            task = asyncio.ensure_future(self._reach(node, tuple(urls)))
+            self._dials[node] = task
+        return None
+
+    @property
+    def open_links(self) -> tuple[str, ...]:
+        """Names of the nodes that there is a link to."""
+        return tuple(self._links)
+
+    async def close(self) -> None:
+        """Close all links."""
+        self._closed = True
+        for task in (*self._dials.values(), self._reconnect):
+            if task is not None:
+                task.cancel()
+        links = list(self._links.values())
+        for link in links:
+            link.close(1001, "the client is closed")
+        for link in links:
+            await link.wait_closed()
+
+    async def _dial(self, url: str, node: str = "") -> Connection:
+        return await dial(
+            url,
+            token=self._token,
+            role="client",
+            lane="data",
+            name=self._name,
+            cluster_id=self._cluster_id,
+            node_name=node,
+            on_open=self._opened,
+            limits=self._limits,
+        )
+
+    async def _reach(self, node: str, urls: tuple[str, ...]) -> None:
+        try:
+            for url in urls:
+                try:
+                    await self._dial(url, node)
+                except (DialFailed, NotTrusted):
+                    continue  # the entry serves as well; looked at again later
+                else:
+                    self._unreachable.pop(node, None)
+                    return
+            self._unreachable[node] = time.monotonic() + AGAIN_S
+        finally:
+            self._dials.pop(node, None)
+
+    def _opened(self, link: Connection) -> None:
+        node = link.peer.name
+        self._cluster_id = link.peer.cluster_id
+        link.on_lost = self._lost
+        self._on_open(link)
+        old = self._links.get(node)
+        self._links[node] = link
+        if old is not None:
+            old.close(1000, "replaced")
+
+    def _lost(self, link: Connection, reason: str) -> None:
+        node = link.peer.name
+        if self._links.get(node) is link:
+            del self._links[node]
+        self._on_lost(link, reason)
+        if link is not self.entry:
+            return
+        self.entry = None
+        if self._closed:
+            return
+        if self._links:
+            self._make_entry(next(iter(self._links.values())))
+        else:
+            self._reconnect = asyncio.ensure_future(self._look_again())
+
+    async def _look_again(self) -> None:
+        try:
+            await self.open(self._known_urls())
+        except (NodeLost, NotTrusted) as error:
+            self._on_cut_off(str(error))
+
+    def _make_entry(self, link: Connection) -> None:
+        self.entry = link
+        self._on_entry(link)

@@ -1,0 +1,75 @@
+"""The catalog and the members as the client last heard of them.
+
+It may be late; what it leads to wrongly is refused by the node and sent through
+the node of the link. What this client registered itself is never forgotten.
+"""
+
+from collections.abc import Iterable
+
+from mpreg_nb.wire.gossip import MemberRecord, MemberState, Offer
+from mpreg_nb.wire.messages import NodePicture, Snapshot
+
+
+class Mirror:
+    """The newest snapshot, with the own registrations on top."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self._offers: dict[str, list[tuple[str, Offer]]] = {}
+        self._own: dict[str, Offer] = {}  # newest own registration of each name
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take a newer snapshot."""
+        self.snapshot = snapshot
+        offers: dict[str, list[tuple[str, Offer]]] = {}
+        for owner, offer in snapshot.offers:
+            offers.setdefault(offer.function, []).append((owner, offer))
+        self._offers = offers
+        for offer in self._own.values():
+            self._add(offer)
+
+    def registered(self, offer: Offer) -> None:
+        """Note an own registration, of which no snapshot may tell yet."""
+        self._own[offer.function] = offer
+        self._add(offer)
+
+    def offers(self, function: str) -> Iterable[tuple[str, Offer]]:
+        """Return (owner, offer) of every version of `function`."""
+        return self._offers.get(function, ())
+
+    def entries(self) -> Iterable[tuple[str, Offer]]:
+        """Return (owner, offer) of all that is offered."""
+        return [pair for pairs in self._offers.values() for pair in pairs]
+
+    def newest(self, function: str) -> Offer | None:
+        """Return the newest registration of a name that was ever heard of."""
+        return max(
+            (offer for _, offer in self.offers(function)),
+            key=lambda offer: (offer.counter, offer.origin),
+            default=None,
+        )
+
+    @property
+    def nodes(self) -> tuple[NodePicture, ...]:
+        """The members, sorted by name, also those that are dead or left."""
+        return () if self.snapshot is None else self.snapshot.nodes
+
+    def record(self, node: str) -> MemberRecord | None:
+        """Return what is known of `node`."""
+        for picture in self.nodes:
+            if picture.record.name == node:
+                return picture.record
+        return None
+
+    def resources(self, state: MemberState) -> dict[str, frozenset[str]]:
+        """Return node -> resources of the members in `state`."""
+        return {
+            picture.record.name: picture.record.resources
+            for picture in self.nodes
+            if picture.record.state is state
+        }
+
+    def _add(self, offer: Offer) -> None:
+        pairs = self._offers.setdefault(offer.function, [])
+        if (offer.origin, offer) not in pairs:
+            pairs.append((offer.origin, offer))

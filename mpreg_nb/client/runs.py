@@ -1,0 +1,149 @@
+"""The client's side of runs: what the driving node tells of each step."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from mpreg_nb.client.output import Writer
+from mpreg_nb.errors import NodeLost
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.wire.codec import Parts
+from mpreg_nb.wire.messages import (
+    Cancel,
+    Failed,
+    Output,
+    RunStart,
+    RunState,
+    StepFetch,
+    StepState,
+)
+from mpreg_nb.wire.payload import unpack
+
+if TYPE_CHECKING:
+    from mpreg_nb.client.client import Client
+
+RunStatus = Literal["running", "done", "failed", "cancelled"]
+
+
+@dataclass(slots=True, eq=False)
+class RunRecord:
+    """What is known of one run. Written on the loop's thread only."""
+
+    id: bytes
+    workflow: str
+    steps: dict[str, StepState]
+    link: Connection
+    writer: Writer
+    on_change: Callable[["RunRecord"], None]
+    status: RunStatus = "running"
+    duration_ms: float = 0.0
+    lost: Exception | None = None  # why nothing more will be heard of it
+    results: dict[str, bytes] = field(default_factory=dict)  # small outputs
+    output: list[tuple[str, str, str]] = field(default_factory=list)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen, as far as this client can know."""
+        return self.status != "running" or self.lost is not None
+
+
+class ClientRuns:
+    """The runs that this client started, by id, while they are under way."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._open: dict[bytes, RunRecord] = {}
+
+    def start(
+        self,
+        request: RunStart,
+        parts: Parts,
+        *,
+        writer: Writer,
+        on_change: Callable[[RunRecord], None],
+    ) -> RunRecord:
+        """Hand a workflow to the node of the entry, which drives it.
+
+        Raises:
+            NodeLost: there is no link now.
+        """
+        entry = self._client.links.entry
+        if entry is None:
+            raise NodeLost("of the link", "there is no link now", executed="no")
+        record = RunRecord(
+            id=request.id,
+            workflow=request.workflow,
+            steps={
+                plan.name: StepState(name=plan.name, status="waiting")
+                for plan in request.steps
+            },
+            link=entry,
+            writer=writer,
+            on_change=on_change,
+        )
+        self._open[request.id] = record
+        entry.send(request, parts)
+        return record
+
+    def cancel(self, record: RunRecord) -> None:
+        """Ask the driving node to end a run."""
+        if not record.ended:
+            record.link.send(Cancel(id=record.id))
+
+    async def fetch(self, record: RunRecord, step: str) -> Any:
+        """Return the value of a step, waiting for its end, or raise its error."""
+        if step in record.results:
+            return unpack((record.results[step],), name=step)
+        if record.lost is not None:
+            raise record.lost
+        fetch = StepFetch(id=self._client.new_id(), run=record.id, step=step)
+        answer, parts = await self._client.ask(fetch, link=record.link)
+        return unpack(parts or (answer.payload,), name=step)
+
+    def receive(self, message: Any) -> bool:
+        """Take in what a node tells of a run; False if it is of none here."""
+        record = self._open.get(getattr(message, "id", b""))
+        if record is None:
+            return False
+        match message:
+            case RunState():
+                for state in message.steps:
+                    record.steps[state.name] = state
+                record.duration_ms = message.duration_ms
+                record.results.update(message.results)
+                record.status = message.status
+            case Output():
+                record.output.append((message.node, message.stream, message.text))
+                record.writer(message.node, message.stream, message.text)
+                return True
+            case Failed():
+                from mpreg_nb.client.failures import error_of
+
+                record.lost = error_of(message, (), function=record.workflow)
+            case _:
+                return False
+        if record.ended:
+            del self._open[record.id]
+        record.on_change(record)
+        return True
+
+    def link_lost(self, link: Connection, reason: str) -> None:
+        """Tell the runs that were driven over a link that is gone."""
+        for record in [r for r in self._open.values() if r.link is link]:
+            del self._open[record.id]
+            record.lost = NodeLost(
+                link.peer.name,
+                f"it drove the run; {reason}",
+                function=record.workflow,
+                executed="unknown",
+            )
+            record.on_change(record)
+
+    def stop(self) -> None:
+        """Forget all runs; those that are under way go on in the cluster."""
+        for record in list(self._open.values()):
+            record.lost = NodeLost(
+                record.link.peer.name, "the client was closed", executed="unknown"
+            )
+            record.on_change(record)
+        self._open.clear()

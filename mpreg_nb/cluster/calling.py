@@ -1,0 +1,200 @@
+"""The three verbs: `call`, `submit`, `map`, for callers that block."""
+
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+from mpreg_nb.client.calls import ActiveCall, Outcome
+from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.future import Future, Undecoded
+from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.cluster.functions import Function
+from mpreg_nb.names import check_name
+from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.payload import unpack
+
+Callee: TypeAlias = "Function[Any, Any] | Callable[..., Any] | str"
+
+WINDOW = 512
+"""Calls of one `map` that are under way at once; more would only wait in queues."""
+
+BATCH = 64
+"""Calls that `map` hands over to the loop in one go."""
+
+
+class Calling:
+    """Calls of one cluster. Arguments are pickled in the thread of the caller."""
+
+    def __init__(
+        self,
+        client: Client,
+        thread: LoopThread,
+        registered: Callable[[Any], "tuple[str, CallOptions]"],
+    ) -> None:
+        self._client = client
+        self._thread = thread
+        self._registered = registered
+
+    def call(
+        self,
+        function: Callee,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Any:
+        """Run it, wait, and return what it returned. Stop cancels it."""
+        return self.submit(function, args, kwargs, options).result()
+
+    def submit(
+        self,
+        function: Callee,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Future:
+        """Send it and return a future at once.
+
+        Raises:
+            NotPicklable, PayloadTooLarge: before anything is sent.
+        """
+        name, options = self._callee(function, options)
+        client = self._client
+
+        def done(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
+            client.deliver(future, call, outcome, parts)
+
+        def cancel() -> None:
+            self._thread.call_soon(client.calls.cancel, active.id)
+
+        active = client.prepare(name, args, kwargs, options, done)
+        future = Future(cancel)
+        self._thread.call_soon(client.calls.start, active)
+        return future
+
+    def map(
+        self,
+        function: Callee,
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+    ) -> list[Any]:
+        """Run it for each tuple of items; return the results in order.
+
+        As `map` of Python, it ends with the shortest iterable. The first error ends
+        it: calls that are under way are cancelled. So does Stop.
+        """
+        if not iterables:
+            raise TypeError("map needs something to go over: f.map(items)")
+        name, options = self._callee(function, options)
+        return _Mapping(self._client, self._thread, name, options).run(
+            zip(*iterables, strict=False)  # as map of Python
+        )
+
+    def _callee(
+        self, function: Callee, options: CallOptions
+    ) -> tuple[str, CallOptions]:
+        if isinstance(function, str):
+            return check_name("function", function), options
+        name, known = self._registered(function)
+        return name, replace(
+            options,
+            version=known.version,
+            holder=known.holder,
+            idempotent=known.idempotent,
+        )
+
+
+class _Mapping:
+    """One `map`: results by place, a window of calls under way."""
+
+    def __init__(
+        self, client: Client, thread: LoopThread, name: str, options: CallOptions
+    ) -> None:
+        self._client = client
+        self._thread = thread
+        self._name = name
+        self._options = options
+        self._results: list[Any] = []
+        self._active: dict[bytes, int] = {}
+        self._error: Exception | None = None
+        self._changed = threading.Condition()
+        self._sent = 0
+        self._ended = 0
+
+    def run(self, items: Iterable[tuple[Any, ...]]) -> list[Any]:
+        batch: list[ActiveCall] = []
+        try:
+            for args in items:
+                batch.append(self._prepare(args))
+                if len(batch) >= BATCH:
+                    self._send(batch)
+                    batch = []
+                    self._wait(WINDOW)
+            self._send(batch)
+            self._wait(0)
+        except BaseException:
+            self._thread.call_soon(self._cancel)
+            raise
+        return [
+            unpack(value.parts, name="result") if type(value) is Undecoded else value
+            for value in self._results
+        ]
+
+    def _prepare(self, args: tuple[Any, ...]) -> ActiveCall:
+        call = self._client.prepare(self._name, args, {}, self._options, self._done)
+        self._active[call.id] = len(self._results)
+        self._results.append(None)
+        return call
+
+    def _send(self, batch: list[ActiveCall]) -> None:
+        self._sent += len(batch)
+        self._thread.call_soon(self._start, batch)
+
+    def _start(self, batch: list[ActiveCall]) -> None:
+        for call in batch:
+            self._client.calls.start(call)
+
+    def _wait(self, most: int) -> None:
+        """Return when at most `most` calls are under way; raise the first error."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._error is not None or self._sent - self._ended <= most
+            )
+        if self._error is not None:
+            raise self._error
+
+    def _done(
+        self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
+    ) -> None:
+        place = self._active.pop(call.id)
+        slot = _Slot()
+        self._client.settle(slot, call, outcome, parts)
+        self._results[place] = slot.value
+        self._ended += 1
+        first_error = slot.error is not None and self._error is None
+        if first_error:
+            self._error = slot.error
+        left = self._sent - self._ended
+        if first_error or left == 0 or left == WINDOW - BATCH:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _cancel(self) -> None:
+        for call_id in list(self._active):
+            self._client.calls.cancel(call_id)
+
+
+class _Slot:
+    """Takes a result as a future does, without its locks."""
+
+    __slots__ = ("error", "value")
+
+    def __init__(self) -> None:
+        self.value: Any = None
+        self.error: Exception | None = None
+
+    def set_result(self, value: Any) -> None:
+        self.value = value
+
+    def set_exception(self, error: Exception) -> None:
+        self.error = error

@@ -1,0 +1,69 @@
+"""What a registration says of a function: version, place, size, captures."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mpreg_nb.wire.messages import Registered
+    from mpreg_nb.wire.payload import Capture, Shipped
+
+LARGE_BYTES = 1_000_000
+"""From here on a capture is worth a warning: it travels to every node."""
+
+SHOWN_CAPTURES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """One registration. Its `str` is what a cell shows."""
+
+    function: str
+    version: str
+    nodes: tuple[str, ...]
+    resources: tuple[str, ...]
+    size_bytes: int
+    captures: "tuple[Capture, ...]"
+
+    @classmethod
+    def of(cls, shipped: "Shipped", registered: "Registered") -> "Card":
+        """Put the card together from what was sent and what was answered."""
+        offer = registered.offer
+        return cls(
+            function=offer.function,
+            version=offer.version,
+            nodes=registered.nodes,
+            resources=tuple(sorted(offer.resources)),
+            size_bytes=shipped.size_bytes,
+            captures=shipped.captures,
+        )
+
+    def __str__(self) -> str:
+        where = ", ".join(self.nodes) or (
+            f"no node yet (needs {', '.join(self.resources)})"
+        )
+        parts = [f"{self.function} {self.version[:6]} → {where}", size(self.size_bytes)]
+        if self.captures:
+            shown = [f"{c.name} ({c.type_name})" for c in self.captures]
+            more = len(shown) - SHOWN_CAPTURES
+            text = ", ".join(shown[:SHOWN_CAPTURES])
+            parts.append(f"captures: {text}{f', {more} more' if more > 0 else ''}")
+        lines = [" · ".join(parts)]
+        lines += [
+            f"  {capture.name} is {size(capture.size_bytes)} and travels to every "
+            f"node that serves {self.function}: pass it as an argument, or load it "
+            "inside the function"
+            for capture in self.captures
+            if capture.size_bytes > LARGE_BYTES
+        ]
+        return "\n".join(lines)
+
+
+def size(size_bytes: int) -> str:
+    """Return a size as people read it.
+
+    >>> size(812), size(45_000), size(3_200_000)
+    ('0.8 kB', '45.0 kB', '3.2 MB')
+    """
+    if size_bytes < 1_000_000:
+        return f"{size_bytes / 1e3:.1f} kB"
+    return f"{size_bytes / 1e6:.1f} MB"

@@ -1,0 +1,394 @@
+"""What the notebook holds: nodes, functions, calls and workflows of one cluster."""
+
+import asyncio
+import atexit
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, TypeVar, overload
+
+from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.future import Future
+from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.output import current_writer
+from mpreg_nb.cluster import current
+from mpreg_nb.cluster.calling import Callee, Calling
+from mpreg_nb.cluster.card import Card
+from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
+from mpreg_nb.cluster.names import Names
+from mpreg_nb.cluster.nodes import LocalNodes
+from mpreg_nb.cluster.run import Run
+from mpreg_nb.cluster.shown import Shown
+from mpreg_nb.cluster.spec import Wanted, difference, read_spec
+from mpreg_nb.cluster.workflows import Planner
+from mpreg_nb.errors import MpregError
+from mpreg_nb.transport.token import Token
+from mpreg_nb.workflow.builder import Flow
+from mpreg_nb.workflow.graph import Workflow
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SEEN_TIMEOUT_S = 10.0
+"""How long `up` waits until the client sees all nodes alive."""
+
+
+class Cluster(Shown):
+    """Some nodes, and everything that can be asked of them. Blocking; thread-safe.
+
+    Made by `up`, `connect` and `adopt`. Frames and figures are in `Shown`.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        token: Token,
+        *,
+        nodes: LocalNodes | None = None,
+        direct: bool = True,
+    ) -> None:
+        """Connect to the first of `urls` that answers.
+
+        Raises:
+            NotTrusted: the token is not the cluster's.
+            NodeLost: nobody listens there.
+        """
+        self._nodes = nodes
+        self._functions: dict[tuple[int, str], tuple[Any, str, CallOptions]] = {}
+        self._thread = LoopThread()
+        self._down = False
+        try:
+            self.client: Client = self._thread.run(_open(urls, token, direct))
+        except BaseException:
+            self._thread.stop()
+            raise
+        self.calling = Calling(self.client, self._thread, self._registered)
+        self._planner = Planner(
+            self.client, lambda: self.client.calls.router, self._registered
+        )
+        self.fn = Names(self)
+        """Functions of the catalog by name, with tab completion: `cluster.fn.train`."""
+        atexit.register(self.down)
+        current.enter(self)
+
+    # -------------------------------------------------------------------- nodes
+
+    @property
+    def name(self) -> str:
+        """The name by which `ps`, `adopt` and `down` know it; "" if not ours."""
+        return self._nodes.name if self._nodes is not None else ""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """URLs of the nodes that are alive, sorted by node name."""
+        return tuple(
+            picture.record.urls[0]
+            for picture in self.client.mirror.nodes
+            if picture.record.state.name == "ALIVE" and picture.record.urls
+        )
+
+    @property
+    def started_here(self) -> bool:
+        """Whether this process started its nodes."""
+        return self._nodes is not None
+
+    @property
+    def own_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that this process started."""
+        if self._nodes is None:
+            return ()
+        return tuple(spec.name for spec in self._nodes.specs)
+
+    def grow(self, wanted: Wanted, timeout: float = 20.0) -> bool:
+        """Start what of `wanted` does not run yet; False if there was nothing to do.
+
+        Raises:
+            StartFailed: a node did not come up; those before it stay.
+        """
+        nodes = self._own_nodes("start nodes")
+        change = difference(read_spec(wanted), nodes.specs, dead=nodes.dead)
+        if change.nothing:
+            return False
+        nodes.stop([spec.name for spec in change.restart])
+        nodes.start((*change.restart, *change.start), timeout)
+        self.wait_for([spec.name for spec in (*change.restart, *change.start)])
+        return True
+
+    def add(
+        self, name: str, resources: str | Iterable[str] = (), *, timeout: float = 20.0
+    ) -> None:
+        """Start one more node on this machine; it joins and gets its functions."""
+        held = {resources} if isinstance(resources, str) else set(resources)
+        self.grow({name: held}, timeout)
+
+    def remove(self, *names: str) -> None:
+        """End nodes that this process started, each after what it runs."""
+        nodes = self._own_nodes("end nodes")
+        known = {spec.name for spec in nodes.specs}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise MpregError(
+                f"this process started no node named {unknown[0]!r}; it started: "
+                f"{', '.join(sorted(known))}"
+            )
+        nodes.stop(names)
+        self.refresh()
+
+    def wait_for(self, names: Iterable[str], timeout: float = SEEN_TIMEOUT_S) -> None:
+        """Return when the client sees all of these nodes alive.
+
+        Raises:
+            TimeoutError: one of them is not alive after `timeout` seconds.
+        """
+        wanted = set(names)
+        self._thread.run(_seen(self.client, wanted), timeout)
+
+    def down(self) -> None:
+        """End the nodes that this process started and disconnect; may be repeated.
+
+        Nodes that were only connected to are left alone.
+        """
+        if self._down:
+            return
+        self._down = True
+        current.leave(self)
+        atexit.unregister(self.down)
+        try:
+            self._thread.run(self.client.close())
+        finally:
+            self._thread.stop()
+            if self._nodes is not None:
+                self._nodes.close()
+
+    def disconnect(self) -> None:
+        """Disconnect, and leave even own nodes running if the cluster is kept."""
+        if self._nodes is not None and not self._nodes.keep:
+            self.down()
+            return
+        self._nodes = None
+        self.down()
+
+    def __enter__(self) -> "Cluster":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.down()
+
+    def _own_nodes(self, what: str) -> LocalNodes:
+        if self._nodes is None:
+            raise MpregError(
+                f"this cluster was only connected to, so it cannot {what}. On the "
+                "machine in question: mpreg-nb node --name NAME --join URL"
+            )
+        return self._nodes
+
+    # ---------------------------------------------------------------- functions
+
+    @overload
+    def function(self, function: Callable[P, R], /) -> Function[P, R]: ...
+
+    @overload
+    def function(
+        self,
+        *,
+        name: str | None = None,
+        resources: str | Iterable[str] = (),
+        idempotent: bool = False,
+        isolation: str = "process",
+    ) -> Callable[[Callable[P, R]], Function[P, R]]: ...
+
+    def function(self, function: Any = None, /, **options: Any) -> Any:
+        """Decorate a function so that it can be called here and on the cluster.
+
+        resources: it runs on nodes that hold all of these.
+        idempotent: running it twice does no harm, so it is tried again when a node
+            is lost under it.
+        isolation: "process" (a worker process), or "thread" (of the node itself,
+            for small trusted functions; it cannot be killed).
+        """
+
+        def decorate(local: Callable[P, R]) -> Function[P, R]:
+            return self.register(local, **options)
+
+        return decorate if function is None else decorate(function)
+
+    def register(
+        self,
+        function: Any,
+        name: str | None = None,
+        resources: str | Iterable[str] = (),
+        *,
+        idempotent: bool = False,
+        isolation: str = "process",
+    ) -> "Function[Any, Any]":
+        """Ship a function to every node that holds `resources`, now and later.
+
+        Returns the function object; its repr is the card of the registration. Every
+        call after this runs this version or a newer one.
+
+        Raises:
+            NotPicklable: it captures what cannot travel; the path is named.
+        """
+        if not isinstance(function, Function):
+            function = Function(
+                function,
+                name=name,
+                resources=resources,
+                idempotent=idempotent,
+                isolation=isolation,
+                cluster=lambda: self,
+            )
+        self._ship(function)
+        return function
+
+    def _ship(self, function: "Function[Any, Any]") -> tuple[str, CallOptions]:
+        from mpreg_nb.wire.payload import pack_function
+
+        shipped = pack_function(function.local)
+        registered = self._thread.run(
+            self.client.register(
+                shipped,
+                function.name,
+                resources=function.resources,
+                idempotent=function.idempotent,
+                isolation=function.isolation,
+            )
+        )
+        function.card = Card.of(shipped, registered)
+        options = CallOptions(
+            version=shipped.version,
+            holder=registered.offer.origin,
+            idempotent=function.idempotent,
+        )
+        # The function itself is kept, so that its id is not given to another.
+        self._functions[id(function), function.name] = (
+            function,
+            function.name,
+            options,
+        )
+        return function.name, options
+
+    def _registered(self, function: Any) -> tuple[str, CallOptions]:
+        """Return the name and version of `function`, registering it at first use."""
+        if not isinstance(function, Function):
+            key = getattr(function, "__name__", "")
+            plain = self._functions.get((id(function), key))
+            if plain is not None:
+                return plain[1], plain[2]
+            made = Function(function, cluster=lambda: self)
+            name, options = self._ship(made)
+            self._functions[id(function), key] = (function, name, options)
+            return name, options
+        known = self._functions.get((id(function), function.name))
+        if known is None:
+            return self._ship(function)
+        return known[1], known[2]
+
+    # -------------------------------------------------------------------- calls
+
+    def call(self, function: Callee, /, *args: Any, **kwargs: Any) -> Any:
+        """Run `function` (a name or a function), wait, return what it returned.
+
+        Raises what it raised, as a RemoteError that is also of that class; NoRoute,
+        NodeLost and the others of `mpreg_nb.errors`. Stop cancels it.
+        """
+        return self.calling.call(function, args, kwargs, CallOptions())
+
+    def submit(self, function: Callee, /, *args: Any, **kwargs: Any) -> Future:
+        """Run `function`; return a future at once. It can also be awaited."""
+        return self.calling.submit(function, args, kwargs, CallOptions())
+
+    def map(self, function: Callee, /, *iterables: Iterable[Any]) -> list[Any]:
+        """Run `function` for each item, return the results in order.
+
+        The first error ends it and is raised; what is under way is cancelled.
+        """
+        return self.calling.map(function, iterables, CallOptions())
+
+    def on(
+        self,
+        *resources: str,
+        node: str | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> View:
+        """Narrow where and for how long calls may run: `on("gpu").call("train")`.
+
+        timeout: seconds from now to the result, queueing included.
+        wait: seconds that a call may wait for a node that fits.
+        """
+        return View(self, call_options(resources, node, timeout, wait))
+
+    def bound(self, function: str) -> BoundFunction:
+        """Return the function of that name in the catalog, to be called."""
+        return BoundFunction(lambda: self, function, CallOptions())
+
+    # ---------------------------------------------------------------- workflows
+
+    def workflow(self, name: str) -> "Flow[Run, Any]":
+        """Begin a workflow: `flow.step(...)`, then `flow.run()`."""
+        from mpreg_nb.view.drawing import draw
+
+        return Flow(name, self, draw=draw)
+
+    def run(self, workflow: Workflow) -> Run:
+        """Execute a workflow and wait for its end."""
+        return self.start(workflow).wait()
+
+    def start(self, workflow: Workflow) -> Run:
+        """Begin to execute a workflow and return the run at once.
+
+        Raises:
+            InvalidWorkflow, NoRoute, NotPicklable: before anything runs.
+        """
+        request, parts = self._planner.request(workflow)
+        run = Run(self.client, self._thread, workflow)
+        writer = current_writer()
+
+        async def begin() -> None:
+            run.started(
+                self.client.runs.start(
+                    request, parts, writer=writer, on_change=run.changed
+                )
+            )
+
+        self._thread.run(begin())
+        return run
+
+    def plan(self, workflow: Workflow) -> Any:
+        """Return where each step would run now, as a pandas DataFrame.
+
+        Columns: step, function, version, resources, candidates, rejected, chosen.
+        """
+        from mpreg_nb.view.frames import plan_frame
+
+        self.refresh()
+        return plan_frame(self._planner.rows(workflow))
+
+
+async def _open(urls: Sequence[str], token: Token, direct: bool) -> Client:
+    client = Client(urls, token, direct=direct)
+    try:
+        await client.open()
+    except BaseException:
+        await client.close()
+        raise
+    return client
+
+
+async def _seen(client: Client, wanted: set[str]) -> None:
+    seen = asyncio.Event()
+
+    def look(snapshot: Any) -> None:
+        alive = {
+            picture.record.name
+            for picture in snapshot.nodes
+            if picture.record.state.name == "ALIVE"
+        }
+        if wanted <= alive:
+            seen.set()
+
+    stop = client.on_snapshot(look)
+    try:
+        await client.snapshot()
+        await seen.wait()
+    finally:
+        stop()

@@ -1,0 +1,198 @@
+"""A function that runs here when it is called, and on the cluster when asked to."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from mpreg_nb.client.client import CallOptions
+from mpreg_nb.client.future import Future
+from mpreg_nb.cluster.card import Card
+from mpreg_nb.names import check_name, check_resources
+from mpreg_nb.wire.builtins import echo
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.cluster import Cluster
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+ISOLATIONS = ("process", "thread")
+
+
+class Function(Generic[P, R]):
+    """What `mp.function` makes of a function.
+
+    Called plainly it is the local function. `call`, `submit` and `map` run the
+    code that it holds on the cluster, wherever its resources are; it is registered
+    there by the decorator, or at first use.
+    """
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        *,
+        name: str | None = None,
+        resources: str | Iterable[str] = (),
+        idempotent: bool = False,
+        isolation: str = "process",
+        cluster: "Callable[[], Cluster]",
+    ) -> None:
+        if not callable(function):
+            raise TypeError(f"{function!r:.80} is not a function")
+        if isolation not in ISOLATIONS:
+            raise ValueError(
+                f"isolation is one of {', '.join(map(repr, ISOLATIONS))}, "
+                f"not {isolation!r}"
+            )
+        given = name or getattr(function, "__name__", "")
+        if given == "<lambda>":
+            raise ValueError(
+                "a lambda has no name of its own. Give it one: name='double'"
+            )
+        self.name = check_name("function", given)
+        self.resources = check_resources(resources)
+        self.idempotent = bool(idempotent)
+        self.isolation = isolation
+        self.card: Card | None = None
+        """What the last registration said; shown by the repr."""
+        self._function = function
+        self._cluster = cluster
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it here, as if it were not decorated."""
+        return self._function(*args, **kwargs)
+
+    @property
+    def local(self) -> Callable[P, R]:
+        """The plain function."""
+        return self._function
+
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it on the cluster, wait, and return what it returned."""
+        return self.on().call(*args, **kwargs)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future:
+        """Run it on the cluster; return a future at once."""
+        return self.on().submit(*args, **kwargs)
+
+    def map(self, *iterables: Iterable[Any]) -> list[R]:
+        """Run it for each item (tuple of items), return the results in order."""
+        return self.on().map(*iterables)
+
+    def on(
+        self,
+        *resources: str,
+        node: str | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> "BoundFunction":
+        """Narrow where and for how long it may run; then `call`, `submit`, `map`.
+
+        timeout: seconds from now to the result, queueing included.
+        wait: seconds that the call may wait for a node that fits.
+        """
+        options = call_options(resources, node, timeout, wait)
+        return BoundFunction(self._cluster, self, options)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Any:
+        # As a method it is the local function: an object is no argument to ship.
+        bound = getattr(self._function, "__get__", None)
+        return self if bound is None else bound(instance, owner)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        return inspect.signature(self._function)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In captured globals of other functions it travels as the plain one.
+        return echo, (self._function,)
+
+    def __repr__(self) -> str:
+        if self.card is not None:
+            return str(self.card)
+        return f"<function {self.name}, not registered yet>"
+
+
+class BoundFunction:
+    """A function, or a name in the catalog, with options for its calls."""
+
+    def __init__(
+        self,
+        cluster: "Callable[[], Cluster]",
+        function: "Function[Any, Any] | str",
+        options: CallOptions,
+    ) -> None:
+        self._cluster = cluster
+        self._function = function
+        self._options = options
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it on the cluster, wait, and return what it returned."""
+        return self._cluster().calling.call(self._function, args, kwargs, self._options)
+
+    def submit(self, *args: Any, **kwargs: Any) -> Future:
+        """Run it on the cluster; return a future at once."""
+        return self._cluster().calling.submit(
+            self._function, args, kwargs, self._options
+        )
+
+    def map(self, *iterables: Iterable[Any]) -> list[Any]:
+        """Run it for each item (tuple of items), return the results in order."""
+        return self._cluster().calling.map(self._function, iterables, self._options)
+
+    __call__ = call
+
+    def __repr__(self) -> str:
+        name = (
+            self._function if isinstance(self._function, str) else (self._function.name)
+        )
+        held = ", ".join(sorted(self._options.resources))
+        return f"<{name}{f' on {held}' if held else ''}>"
+
+
+class View:
+    """A cluster narrowed to some of its nodes; calls go by name."""
+
+    def __init__(self, cluster: "Cluster", options: CallOptions) -> None:
+        self._cluster = cluster
+        self._options = options
+
+    def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Run `function` (a name or a function), wait, return what it returned."""
+        return self._cluster.calling.call(function, args, kwargs, self._options)
+
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future:
+        """Run `function`; return a future at once."""
+        return self._cluster.calling.submit(function, args, kwargs, self._options)
+
+    def map(self, function: Any, /, *iterables: Iterable[Any]) -> list[Any]:
+        """Run `function` for each item, return the results in order."""
+        return self._cluster.calling.map(function, iterables, self._options)
+
+
+def call_options(
+    resources: Iterable[str],
+    node: str | None,
+    timeout: float | None,
+    wait: float | None,
+) -> CallOptions:
+    """Check what narrows a call.
+
+    Raises:
+        TypeError, ValueError: a name breaks the rule, or a time is not positive.
+    """
+    for what, seconds in (("timeout", timeout), ("wait", wait)):
+        if seconds is None:
+            continue
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise TypeError(f"{what} is a number of seconds, not {seconds!r}")
+        if not 0 < seconds <= 1e7:
+            raise ValueError(f"{what} is a positive number of seconds, not {seconds!r}")
+    return CallOptions(
+        resources=check_resources(resources),
+        node=None if node is None else check_name("node", node),
+        timeout_s=timeout,
+        wait_s=wait or 0.0,
+    )

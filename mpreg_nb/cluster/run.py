@@ -1,0 +1,215 @@
+"""One execution of a workflow, as the notebook holds it."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Generator
+from typing import Any, TypeVar
+
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.runs import RunRecord
+from mpreg_nb.errors import (
+    CallCancelled,
+    MpregError,
+    StepSkipped,
+    WorkflowFailed,
+)
+from mpreg_nb.names import nearest
+from mpreg_nb.wire.messages import StepState
+from mpreg_nb.workflow.diagram import Diagram
+from mpreg_nb.workflow.graph import Workflow
+
+T = TypeVar("T")
+
+_ENDED = ("done", "failed", "skipped", "cancelled")
+
+
+class Run:
+    """A run under way or ended. Results stay in the cluster until asked for."""
+
+    def __init__(self, client: Client, thread: LoopThread, workflow: Workflow) -> None:
+        self.workflow = workflow
+        self._client = client
+        self._thread = thread
+        self._record: RunRecord | None = None
+        self._changed = threading.Condition()
+        self._values: dict[str, Any] = {}
+        self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        used = {name for step in workflow.steps for name in step.dependencies}
+        self._last = [step.name for step in workflow.steps if step.name not in used]
+
+    # -------------------------------------------------------------------- state
+
+    @property
+    def id(self) -> str:
+        """Hexadecimal id, by which `cluster.get_run` finds it."""
+        return self._known.id.hex()
+
+    @property
+    def status(self) -> str:
+        """Either running, done, failed or cancelled."""
+        record = self._known
+        return "failed" if record.lost is not None else record.status
+
+    @property
+    def steps(self) -> tuple[StepState, ...]:
+        """Where each step is, in the order in which they were written."""
+        record = self._known
+        return tuple(record.steps[step.name] for step in self.workflow.steps)
+
+    @property
+    def duration_ms(self) -> float:
+        """Milliseconds from start to end, or to the last news of it."""
+        return self._known.duration_ms
+
+    @property
+    def _known(self) -> RunRecord:
+        if self._record is None:
+            raise MpregError("the run has not started")
+        return self._record
+
+    def started(self, record: RunRecord) -> None:
+        """Take the record that the client keeps; called once, by the cluster."""
+        self._record = record
+
+    def changed(self, record: RunRecord) -> None:
+        """Wake who waits; called on the loop's thread with each change."""
+        with self._changed:
+            self._changed.notify_all()
+        if record.ended:
+            for loop, event in self._awaiting:
+                loop.call_soon_threadsafe(event.set)
+
+    # ------------------------------------------------------------------ waiting
+
+    def wait(self, timeout: float | None = None) -> "Run":
+        """Wait for the end, at most `timeout` seconds, and return the run.
+
+        Raises:
+            WorkflowFailed: a step failed for good; an entry for each.
+            CallCancelled: the run was cancelled.
+            TimeoutError: it is still running; it goes on.
+        """
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._known.ended, timeout):
+                raise TimeoutError(
+                    f"workflow {self.workflow.name!r} is still running after "
+                    f"{timeout:g} s; it goes on. Look: run.frame()"
+                )
+        self._raise_for_status()
+        return self
+
+    def __await__(self) -> Generator[Any, None, "Run"]:
+        return self._wait_async().__await__()
+
+    async def _wait_async(self) -> "Run":
+        event = asyncio.Event()
+        self._awaiting.append((asyncio.get_running_loop(), event))
+        if not self._known.ended:
+            await event.wait()
+        if self.status == "failed":
+            # Errors are fetched by blocking; not on the loop of who awaits.
+            await asyncio.to_thread(self._raise_for_status)
+        self._raise_for_status()
+        return self
+
+    def cancel(self) -> None:
+        """End the run; steps that are under way are cancelled on their nodes."""
+        self._thread.call_soon(self._client.runs.cancel, self._known)
+
+    # ------------------------------------------------------------------ results
+
+    def __getitem__(self, step: str) -> Any:
+        """Return the value of a step, waiting for it; fetched on first use.
+
+        Raises the step's error if it failed, StepSkipped if it did not run.
+        """
+        names = [known.name for known in self.workflow.steps]
+        if step not in names:
+            meant = nearest(str(step), names)
+            hint = f" Did you mean {meant!r}?" if meant else ""
+            raise KeyError(f"the run has no step {step!r}.{hint}")
+        if step in self._values:
+            return self._values[step]
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._known.ended or self._known.steps[step].status in _ENDED
+            )
+        state = self._known.steps[step]
+        if state.status == "skipped":
+            raise StepSkipped(step, state.cause)
+        if state.status == "cancelled":
+            raise CallCancelled(f"step {step}")
+        value = self._run(self._client.runs.fetch(self._known, step))
+        self._values[step] = value
+        return value
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The values of the steps that no other step waits for."""
+        return {step: self[step] for step in self._last}
+
+    def _raise_for_status(self) -> None:
+        record = self._known
+        if record.lost is not None:
+            raise record.lost
+        if record.status == "cancelled":
+            raise CallCancelled(f"workflow {self.workflow.name}")
+        if record.status != "failed":
+            return
+        by_status: dict[str, list[str]] = {}
+        for state in self.steps:
+            by_status.setdefault(state.status, []).append(state.name)
+        errors = {step: self._error(step) for step in by_status.get("failed", ())}
+        raise WorkflowFailed.of(
+            self.workflow.name,
+            errors,
+            done=by_status.get("done", ()),
+            skipped=by_status.get("skipped", ()),
+            run=self,
+        )
+
+    def _error(self, step: str) -> Exception:
+        known = self._values.get(f"\0{step}")
+        if known is None:
+            try:
+                self._run(self._client.runs.fetch(self._known, step))
+            except Exception as error:  # noqa: BLE001 - it is the step's own outcome
+                known = error
+            else:
+                known = MpregError(f"step {step!r} failed and gave a value after all")
+            self._values[f"\0{step}"] = known
+        error_: Exception = known
+        return error_
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._thread.run(work)
+
+    # -------------------------------------------------------------------- shown
+
+    def frame(self) -> Any:
+        """Return one row a step, as a pandas DataFrame.
+
+        Columns: step, function, version, node, status, attempts, queued_ms,
+        run_ms, result_bytes.
+        """
+        from mpreg_nb.view.frames import run_frame
+
+        functions = {step.name: step.label for step in self.workflow.steps}
+        return run_frame(self.steps, functions)
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for state in self.steps:
+            counts[state.status] = counts.get(state.status, 0) + 1
+        said = ", ".join(f"{number} {status}" for status, number in counts.items())
+        return f"<run of {self.workflow.name}: {self.status} ({said})>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from mpreg_nb.view.html import run_bundle
+
+        return run_bundle(repr(self), self.steps, self.diagram())
+
+    def diagram(self) -> Diagram:
+        """Return the workflow as boxes and arrows."""
+        return Diagram.of(self.workflow.name, self.workflow.steps)

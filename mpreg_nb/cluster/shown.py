@@ -1,0 +1,125 @@
+"""What a cluster shows: frames of pandas, figures of matplotlib, a card."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.journal import CallRow
+from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.wire.messages import FunctionPicture, Snapshot
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import pandas as pd
+
+
+class Shown:
+    """The frames of a cluster. Each is a picture of the moment it is asked for."""
+
+    client: Client
+    _thread: LoopThread
+
+    def refresh(self) -> Snapshot:
+        """Ask the node of the link for what it knows now."""
+        return self._thread.run(self.client.snapshot())
+
+    def nodes(self) -> "pd.DataFrame":
+        """Return one row a node, sorted by name.
+
+        Columns: node, state, resources, functions, workers, slots, busy, queued,
+        rtt_ms, cpu_percent, memory_mb, host, python, uptime_s.
+        """
+        from mpreg_nb.view.frames import nodes_frame
+
+        return nodes_frame(self.refresh())
+
+    def functions(self, pattern: str = "*") -> "pd.DataFrame":
+        """Return one row a function whose name fits `pattern` (as file names do).
+
+        Columns: function, version, resources, nodes, calls, errors, p50_ms,
+        signature. Calls and errors are those of all callers, since each node began.
+        """
+        from mpreg_nb.view.frames import functions_frame
+
+        snapshot = self.refresh()
+        return functions_frame(snapshot, self._counted(), pattern)
+
+    def routes(self) -> "pd.DataFrame":
+        """Return one row for each function and node that this client called.
+
+        Columns: function, node, calls, errors, share, p50_ms.
+        """
+        from mpreg_nb.view.frames import routes_frame
+
+        return routes_frame(self.call_rows())
+
+    def calls(self) -> "pd.DataFrame":
+        """Return the last 10,000 calls of this client, newest last.
+
+        Columns: call_id, function, node, via, status, queued_ms, run_ms,
+        network_ms, serialize_ms, total_ms, sent_bytes, received_bytes, started_at.
+        """
+        from mpreg_nb.view.frames import calls_frame
+
+        return calls_frame(self.call_rows())
+
+    def latency(self, by: "str | tuple[str, ...]" = "function") -> "pd.DataFrame":
+        """Return percentiles of how long calls of this client took.
+
+        by: "function", "node", or both as a tuple.
+        Columns: those, count, mean_ms, p50_ms, p95_ms, p99_ms, max_ms; from HDR
+        histograms with three digits, over all calls since the client began.
+        """
+        from mpreg_nb.view.frames import latency_frame
+
+        keys = (by,) if isinstance(by, str) else tuple(by)
+        return latency_frame(self.client.journal.histograms(), keys)
+
+    def events(self) -> "pd.DataFrame":
+        """Return what happened to the cluster as the node of the link saw it.
+
+        Columns: time, node, event, detail. Oldest first.
+        """
+        from mpreg_nb.view.frames import events_frame
+
+        return events_frame(self.refresh())
+
+    def plot_latency(self) -> "matplotlib.figure.Figure":
+        """Return percentile curves per function, and where the time went."""
+        from mpreg_nb.view.plots import latency_figure
+
+        return latency_figure(self.client.journal.histograms(), self.call_rows())
+
+    def status(self) -> Any:
+        """Return the card that `%mpreg` shows: nodes, functions, calls."""
+        from mpreg_nb.view.html import StatusCard
+
+        return StatusCard(self.refresh(), len(self.call_rows()))
+
+    def call_rows(self) -> tuple[CallRow, ...]:
+        """Return what was noted of each of the last calls, oldest first."""
+        return self.client.journal.rows()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        return self.status()._repr_mimebundle_(include, exclude)
+
+    def __repr__(self) -> str:
+        nodes = self.client.mirror.nodes
+        alive = sum(node.record.state.name == "ALIVE" for node in nodes)
+        return f"<Cluster {alive} of {len(nodes)} nodes alive>"
+
+    def _counted(self) -> tuple[FunctionPicture, ...]:
+        """Return what all nodes that can be reached counted of their functions."""
+
+        async def gather() -> list[Snapshot | None]:
+            nodes = [picture.record.name for picture in self.client.mirror.nodes]
+            asked = (self.client.snapshot_of(node) for node in nodes)
+            return await asyncio.gather(*asked)
+
+        answers = self._thread.run(gather())
+        return tuple(
+            picture
+            for snapshot in answers
+            if snapshot is not None
+            for picture in snapshot.functions
+        )

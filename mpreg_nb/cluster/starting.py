@@ -1,0 +1,133 @@
+"""`up`, `connect`, `adopt`, `down`, `ps`: how a cluster comes and goes."""
+
+import os
+from typing import TYPE_CHECKING
+
+from mpreg_nb.cluster import current
+from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.cluster.ledger import Ledger
+from mpreg_nb.cluster.nodes import LocalNodes
+from mpreg_nb.cluster.spec import Wanted, read_spec
+from mpreg_nb.transport.token import load_token
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def up(
+    nodes: Wanted = 3,
+    *,
+    workers: int = 1,
+    slots: int = 1,
+    keep: bool = False,
+    fresh: bool = False,
+    name: str = "",
+    token: str | None = None,
+    timeout: float = 20.0,
+) -> Cluster:
+    """Start nodes on this machine and return the cluster; idempotent.
+
+    nodes: a number, or a dict of name -> resources, or words as `%mpreg up` takes
+        them. The same again returns the running cluster; more adds nodes; a node
+        that died, or shall hold other resources, is started again.
+    workers: processes per node that run user code; slots: calls at once in each.
+    keep: the nodes outlive this process; see `adopt`.
+    fresh: end what runs first.
+    timeout: seconds that a node may take to come up.
+
+    Raises:
+        StartFailed: a node did not come up; its last log lines are in the message.
+    """
+    specs = read_spec(nodes)
+    _check_count("workers", workers, 0)
+    _check_count("slots", slots, 1)
+    running = [c for c in current.all_clusters() if c.started_here]
+    if fresh:
+        for cluster in running:
+            cluster.down()
+    elif running:
+        cluster = running[-1]
+        cluster.grow(specs, timeout)
+        current.enter(cluster)
+        return cluster
+    secret = load_token(token)
+    local = LocalNodes(
+        secret,
+        name=name,
+        keep=keep,
+        notebook=os.environ.get("JPY_SESSION_NAME", ""),
+        workers=workers,
+        slots=slots,
+    )
+    try:
+        local.start(specs, timeout)
+        cluster = Cluster(tuple(local.urls.values()), secret, nodes=local)
+    except BaseException:
+        local.close()
+        raise
+    try:
+        cluster.wait_for([spec.name for spec in specs])
+    except BaseException:
+        cluster.down()
+        raise
+    return cluster
+
+
+def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluster:
+    """Connect to a cluster that runs already, by the URL of any of its nodes.
+
+    direct: open links to the other nodes too, where they can be reached; False
+        sends everything through the first.
+
+    Raises:
+        NotTrusted: the token is not the cluster's.
+        NodeLost: nobody listens at any of `urls`.
+    """
+    if not urls:
+        raise TypeError("connect needs the URL of a node: mp.connect('ws://HOST:PORT')")
+    return Cluster(urls, load_token(token), direct=direct)
+
+
+def adopt(name: str | None = None) -> Cluster:
+    """Connect to a cluster that was started with keep=True.
+
+    Raises:
+        NoCluster: there is none of that name, or several and no name was given.
+    """
+    entry = Ledger().find(name, only_kept=True)
+    return Cluster([node.url for node in entry.nodes], load_token())
+
+
+def down(name: str | None = None) -> tuple[str, ...]:
+    """End the current cluster, or the one of this user that has `name`.
+
+    Returns the names of the nodes that ended.
+    """
+    if name is None and current.all_clusters():
+        cluster = current.current()
+        nodes = cluster.own_nodes
+        cluster.down()
+        return nodes
+    for cluster in current.all_clusters():
+        if name is not None and cluster.name == name:
+            nodes = cluster.own_nodes
+            cluster.down()
+            return nodes
+    return Ledger().end(name)
+
+
+def ps() -> "pd.DataFrame":
+    """Return every node that this user started on this machine.
+
+    Columns: cluster, node, state, resources, pid, notebook, started_at.
+    """
+    from mpreg_nb.view.frames import ps_frame
+
+    return ps_frame(Ledger().rows())
+
+
+def _check_count(what: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} is a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{what} is at least {least}, not {value}")

@@ -1,0 +1,1 @@
+"""One process that takes part in the cluster and runs functions."""

@@ -1,0 +1,82 @@
+"""Questions of this node to other nodes, each with one answer."""
+
+import asyncio
+from typing import TypeAlias
+
+from mpreg_nb.node.lane import DataLane
+from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.ids import Ids
+from mpreg_nb.wire.messages import (
+    CodePull,
+    CodePush,
+    Failed,
+    Failure,
+    Fetch,
+    Kept,
+    Reply,
+)
+
+Answer: TypeAlias = tuple[Reply | CodePush | Failed, tuple[Buffer, ...]]
+
+
+class Asks:
+    """Sends questions on the data lane and hands each answer to who asked.
+
+    An answer always comes: from the node, or, when its link is lost, as
+    `Failed("node_lost")`.
+    """
+
+    def __init__(self, lane: DataLane) -> None:
+        self._lane = lane
+        self._ids = Ids()
+        self._open: dict[bytes, tuple[str, asyncio.Future[Answer]]] = {}
+
+    async def code(self, node: str, version: str) -> Answer:
+        """Ask `node` for the code of `version`."""
+        return await self._ask(node, CodePull(id=self._ids.next(), version=version))
+
+    async def result(self, kept: Kept) -> Answer:
+        """Ask for a result that its owner holds."""
+        return await self._ask(kept.owner, Fetch(id=self._ids.next(), kept=kept))
+
+    async def place(
+        self, node: str, push: CodePush, parts: tuple[Buffer, ...]
+    ) -> Answer:
+        """Give code to `node`; `push.id` must be made by `new_id`."""
+        return await self._ask(node, push, parts)
+
+    def new_id(self) -> bytes:
+        """Return an id for a question that is put together elsewhere."""
+        return self._ids.next()
+
+    def answered(
+        self, message: Reply | CodePush | Failed, parts: tuple[Buffer, ...]
+    ) -> bool:
+        """Deliver an answer; False if nobody waits for it."""
+        _, future = self._open.pop(message.id, ("", None))
+        if future is None:
+            return False
+        if not future.done():
+            future.set_result((message, parts))
+        return True
+
+    def lost(self, node: str, reason: str) -> None:
+        """Answer all that `node` was asked: the link to it is gone."""
+        gone = [key for key, (asked, _) in self._open.items() if asked == node]
+        for key in gone:
+            failure = Failure(kind="node_lost", message=reason, node=node)
+            self.answered(Failed(id=key, failure=failure), ())
+
+    async def _ask(
+        self,
+        node: str,
+        message: CodePull | Fetch | CodePush,
+        parts: tuple[Buffer, ...] = (),
+    ) -> Answer:
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._open[message.id] = (node, future)
+        self._lane.send(node, message, parts)
+        try:
+            return await future
+        finally:
+            self._open.pop(message.id, None)

@@ -1,0 +1,397 @@
+"""Every call that is under way on this node: where it goes, what became of it.
+
+A call comes from a link or from a run of this node. It is run here, passed on to
+a node that fits (one hop), or refused with the reason. Until it runs, it may
+still be sent elsewhere; afterwards its outcome is what it is. Each call ends in
+exactly one outcome, sent to where it came from.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from mpreg_nb.calls.deadlines import Deadlines
+from mpreg_nb.errors import Executed
+from mpreg_nb.node.lane import DataLane
+from mpreg_nb.node.pending import Outcome, Pending, Source
+from mpreg_nb.node.running import Running
+from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.routing.load import Loads
+from mpreg_nb.routing.router import Chosen, Refused, Router, UnknownVersion, Wanted
+from mpreg_nb.settings import Limits
+from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.messages import (
+    Call,
+    Cancel,
+    Failed,
+    Failure,
+    Output,
+    Reply,
+    Started,
+    Waiting,
+)
+
+MOST_REROUTES = 3
+"""Of a call that has not run; after that its caller hears why."""
+
+LEAST_TIME_MS = 5
+"""A call with less time left than this is refused: it could not be answered."""
+
+WAITING_SWEEP_S = 0.02
+"""A call that is in the queue this long is reported to its caller as waiting."""
+
+_replace: Callable[..., Call] = msgspec.structs.replace
+
+
+class Calls:
+    """The calls under way on one node, by id."""
+
+    def __init__(
+        self,
+        me: str,
+        *,
+        router: Router,
+        loads: Loads,
+        breakers: Breakers,
+        lane: DataLane,
+        running: Running,
+        limits: Limits,
+    ) -> None:
+        self._me = me
+        self._router = router
+        self._loads = loads
+        self._breakers = breakers
+        self._lane = lane
+        self._running = running
+        self._limits = limits
+        self._pending: dict[bytes, Pending] = {}
+        self._held_bytes = 0
+        self._parked: dict[bytes, None] = {}  # ids that wait for a node that fits
+        self._deadlines = Deadlines()
+        self._waits = Deadlines()
+        self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
+        self._sweep: asyncio.TimerHandle | None = None
+        self.draining = False
+        self.idle = asyncio.Event()
+        self.idle.set()
+        running.bind(self.finish, self.began, self.retry_elsewhere)
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    # ------------------------------------------------------------ what happens
+
+    def receive(
+        self, source: Source, call: Call, parts: tuple[Buffer, ...] = ()
+    ) -> None:
+        """Take in a call; its outcome goes to `source`."""
+        now = time.monotonic()
+        pending = Pending(call, parts, source, now)
+        if call.id in self._pending:
+            text = "a call with this id is under way"
+            source.send(pending.failed(Failure(kind="bad_request", message=text)))
+            return
+        size_bytes = pending.size_bytes
+        if len(self._pending) >= self._limits.calls_per_node or (
+            (self._held_bytes + size_bytes > self._limits.queued_bytes)
+            and self._pending
+        ):
+            failure = Failure(
+                kind="overloaded",
+                node=self._me,
+                size_bytes=len(self._pending),
+                retry_after_ms=50,
+            )
+            source.send(pending.failed(failure))
+            return
+        if self.draining:
+            source.send(pending.failed(Failure(kind="draining", node=self._me)))
+            return
+        if not self._pending:
+            self.idle.clear()
+        self._pending[call.id] = pending
+        self._held_bytes += size_bytes
+        if call.remaining_ms is not None:
+            if call.remaining_ms <= LEAST_TIME_MS:
+                self._end(pending, Failure(kind="deadline", executed="no"))
+                return
+            self._deadlines.add(call.id, now + call.remaining_ms / 1e3)
+            self._set_alarm()
+        self._route(pending, now)
+
+    def cancel(self, call_id: bytes) -> None:
+        """End a call early; its caller hears of it as of any other end."""
+        pending = self._pending.get(call_id)
+        if pending is None or pending.cancelled:
+            return
+        pending.cancelled = True
+        if pending.node == self._me:
+            self._running.cancel(pending)
+        elif pending.node:
+            self._lane.send(pending.node, Cancel(id=call_id))
+        else:
+            self._end(pending, Failure(kind="cancelled", executed="no"))
+
+    def source_lost(self, source: Source) -> None:
+        """Cancel what came over a link that is gone: nobody waits for it."""
+        gone = [p for p in self._pending.values() if p.source is source]
+        for pending in gone:
+            pending.answered = True
+            self.cancel(pending.call.id)
+
+    def peer_said(self, message: Any, parts: tuple[Buffer, ...]) -> bool:
+        """Pass on what another node says of a call; False if it is of none here."""
+        if isinstance(message, Waiting):
+            self._told_waiting(message)
+            return True
+        pending = self._pending.get(message.id)
+        if pending is None or pending.node in ("", self._me):
+            return False
+        match message:
+            case Reply():
+                self._count_answer(pending, message)
+                self.finish(pending, message, parts)
+            case Failed():
+                self._peer_failed(pending, message, parts)
+            case Started():
+                pending.started = True
+                pending.source.send(message)
+            case Output() if not pending.answered:
+                pending.source.send(message)
+            case _:
+                pass
+        return True
+
+    def unsent(self, call_id: bytes, node: str, reason: str) -> None:
+        """Find another node for a call that never reached `node`."""
+        pending = self._pending.get(call_id)
+        if pending is not None and pending.node == node:
+            self._loads.answered(node, None, time.monotonic())
+            self._failed_there(pending, node, reason, executed="no")
+
+    def peer_lost(self, node: str, reason: str) -> None:
+        """End, or send elsewhere, all that `node` had."""
+        for pending in [p for p in self._pending.values() if p.node == node]:
+            waited = pending.waiting_told and not pending.started
+            self._failed_there(
+                pending, node, reason, executed="no" if waited else "unknown"
+            )
+
+    def routes_changed(self) -> None:
+        """Try again what waits for a node that fits."""
+        now = time.monotonic()
+        for call_id in list(self._parked):
+            del self._parked[call_id]
+            self._route(self._pending[call_id], now)
+
+    # --------------------------------------------------------------- the course
+
+    def _route(self, pending: Pending, now: float) -> None:
+        call = pending.call
+        node = self._me if call.hops_left == 0 else call.node
+        wanted = Wanted(call.function, call.version, call.resources, node)
+        match self._router.choose(wanted, now, avoid=pending.avoid):
+            case Chosen(chosen, version, offer):
+                pending.version = version
+                if self._breakers:
+                    self._breakers.sent(chosen, call.function, now)
+                self._loads.sent(chosen)
+                pending.node = chosen
+                if chosen == self._me:
+                    self._running.run(pending, offer)
+                    if not self._sweep and self._running.queued:
+                        self._sweep = self._loop.call_later(
+                            WAITING_SWEEP_S, self._report_waiting
+                        )
+                else:
+                    self._forward(pending, chosen, now)
+            case UnknownVersion():
+                self._running.obtain_then_route(pending, self._route_again)
+            case Refused() as refused:
+                self._refuse(pending, refused, now)
+
+    def _route_again(self, pending: Pending, found: bool) -> None:
+        if found and pending.call.id in self._pending:
+            self._route(pending, time.monotonic())
+        else:
+            self._end(pending, Failure(kind="no_code", node=self._me))
+
+    def _forward(self, pending: Pending, node: str, now: float) -> None:
+        call = pending.call
+        pending.sent = now
+        onward = _replace(
+            call,
+            hops_left=call.hops_left - 1,
+            remaining_ms=pending.remaining_ms(now),
+            holder=call.holder or (self._me if call.version is not None else None),
+        )
+        self._lane.send(node, onward, pending.parts)
+
+    def _refuse(self, pending: Pending, refused: Refused, now: float) -> None:
+        call = pending.call
+        left_s = call.wait_ms / 1e3 - (now - pending.arrived)
+        if left_s > 0 and call.hops_left > 0:
+            pending.node = ""
+            self._parked[call.id] = None
+            self._waits.add(call.id, now + left_s)
+            self._set_alarm()
+            return
+        failure = Failure(
+            kind="no_route",
+            node=self._me,
+            offers=refused.offers,
+            held=refused.held,
+            similar=refused.similar,
+            lines=tuple(sorted(refused.resources)),
+        )
+        self._end(pending, failure)
+
+    def _peer_failed(
+        self, pending: Pending, message: Failed, parts: tuple[Buffer, ...]
+    ) -> None:
+        failure = message.failure
+        node = pending.node
+        self._count_answer(pending, message)
+        refused = failure.kind in ("no_route", "draining", "overloaded", "no_code")
+        if refused and pending.reroutes < MOST_REROUTES and not pending.cancelled:
+            self._try_elsewhere(pending, node)
+            return
+        self.finish(pending, message, parts)
+
+    def _failed_there(
+        self, pending: Pending, node: str, reason: str, *, executed: Any
+    ) -> None:
+        now = time.monotonic()
+        self._breakers.failed(node, pending.call.function, now)
+        again = executed == "no" and pending.reroutes < MOST_REROUTES
+        if again and not pending.cancelled:
+            self._try_elsewhere(pending, node)
+            return
+        failure = Failure(
+            kind="node_lost", message=reason, node=node, executed=executed
+        )
+        self._end(pending, failure)
+
+    def retry_elsewhere(self, pending: Pending) -> None:
+        """Route a call anew that could not begin here after all."""
+        self._loads.answered(self._me, None, time.monotonic())
+        self._try_elsewhere(pending, self._me)
+
+    def _try_elsewhere(self, pending: Pending, not_at: str) -> None:
+        pending.reroutes += 1
+        pending.node = ""
+        pending.started = pending.waiting_told = False
+        pending.avoid.add(not_at)
+        self._route(pending, time.monotonic())
+
+    def began(self, pending: Pending) -> None:
+        """Note that a call has left the queue and runs."""
+        pending.started = True
+        if pending.waiting_told or pending.call.keep:
+            pending.source.send(Started(id=pending.call.id, node=self._me))
+
+    def finish(
+        self, pending: Pending, outcome: Outcome, parts: tuple[Buffer, ...] = ()
+    ) -> None:
+        """Deliver the outcome of a call and forget it."""
+        call = pending.call
+        if self._pending.pop(call.id, None) is None:
+            return
+        if pending.node == self._me:
+            self._loads.answered(self._me, None, time.monotonic())
+        self._held_bytes -= pending.size_bytes
+        if call.remaining_ms is not None:
+            self._deadlines.drop(call.id)
+        if self._parked:
+            self._parked.pop(call.id, None)
+        self._waits.drop(call.id)
+        if not pending.answered:
+            pending.answered = True
+            pending.source.send(outcome, parts)
+        if not self._pending:
+            self.idle.set()
+
+    def _end(self, pending: Pending, failure: Failure) -> None:
+        self.finish(pending, pending.failed(failure))
+
+    def _count_answer(self, pending: Pending, outcome: Outcome) -> None:
+        now = time.monotonic()
+        elsewhere_s = (outcome.queued_us + outcome.run_us) / 1e6
+        self._loads.answered(pending.node, now - pending.sent - elsewhere_s, now)
+        if outcome.load is not None:
+            self._loads.report(pending.node, outcome.load, now)
+        if self._breakers:
+            self._breakers.succeeded(pending.node, pending.call.function)
+
+    # ------------------------------------------------------------------- timers
+
+    def _told_waiting(self, message: Waiting) -> None:
+        for call_id in message.ids:
+            pending = self._pending.get(call_id)
+            if pending is not None and not pending.waiting_told:
+                pending.waiting_told = True
+                pending.source.send(Waiting(ids=(call_id,)))
+
+    def _report_waiting(self) -> None:
+        """Tell callers of what stands in the queue, so that its loss is no riddle."""
+        self._sweep = None
+        edge = time.monotonic() - WAITING_SWEEP_S
+        by_source: dict[Source, list[bytes]] = {}
+        for pending in self._pending.values():
+            if (
+                pending.node == self._me
+                and not pending.started
+                and not pending.waiting_told
+                and not pending.answered
+                and pending.arrived <= edge
+            ):
+                pending.waiting_told = True
+                by_source.setdefault(pending.source, []).append(pending.call.id)
+        for source, ids in by_source.items():
+            source.send(Waiting(ids=tuple(ids)))
+        if self._running.queued:
+            self._sweep = self._loop.call_later(WAITING_SWEEP_S, self._report_waiting)
+
+    def _set_alarm(self) -> None:
+        due = min(self._deadlines.next, self._waits.next)
+        if due == math.inf or (self._alarm is not None and due >= self._alarm_at):
+            return
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = due
+        self._alarm = self._loop.call_later(
+            max(0.0, due - time.monotonic()), self._ring
+        )
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._alarm_at = math.inf
+        now = time.monotonic()
+        for call_id in self._deadlines.tick(now):
+            self._deadline_passed(self._pending[call_id])
+        for call_id in self._waits.tick(now):
+            if call_id in self._parked:
+                del self._parked[call_id]
+                self._route(self._pending[call_id], now)
+        self._set_alarm()
+
+    def _deadline_passed(self, pending: Pending) -> None:
+        begun = bool(pending.node) and (pending.started or not pending.waiting_told)
+        executed: Executed = "unknown" if begun else "no"
+        if not pending.answered:
+            pending.answered = True
+            failure = Failure(kind="deadline", executed=executed, node=pending.node)
+            pending.source.send(pending.failed(failure))
+        self.cancel(pending.call.id)
+
+    def stop(self) -> None:
+        """Set no timer any more."""
+        for timer in (self._alarm, self._sweep):
+            if timer is not None:
+                timer.cancel()

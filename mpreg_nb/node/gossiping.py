@@ -1,0 +1,194 @@
+"""Drives membership: messages and time in, links and messages out.
+
+The machine says until when to sleep; one timer of the event loop follows it.
+What the machine tells is passed to the node, but for the catalog's entries,
+which are followed here.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, assert_never
+
+from mpreg_nb.membership.effects import (
+    CatalogAnnounced,
+    Close,
+    Dial,
+    Died,
+    Effect,
+    Event,
+    Left,
+    LinkEvent,
+    Restarted,
+    Send,
+    Tell,
+)
+from mpreg_nb.membership.swim import Swim
+from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.transport.facts import FailureKind
+from mpreg_nb.transport.peers import Peers
+from mpreg_nb.wire.gossip import CatalogPull, CatalogPush, Load, Offer
+
+LAG_SAMPLE_S = 0.5
+"""How often the lateness of the event loop is measured."""
+
+
+class Gossiping:
+    """The control lane of one node."""
+
+    def __init__(
+        self,
+        swim: Swim,
+        catalog: Catalog,
+        peers: Peers,
+        *,
+        dial_seed: Callable[[str], None],
+        on_event: Callable[[Event], None],
+        on_catalog: Callable[[], None],
+        measure: Callable[[], Load],
+    ) -> None:
+        self.swim = swim
+        self._catalog = catalog
+        self._peers = peers
+        self._dial_seed = dial_seed
+        self._on_event = on_event
+        self._on_catalog = on_catalog
+        self._measure = measure
+        self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf
+        self._sample_due = 0.0
+        self._stopped = False
+
+    # ------------------------------------------------------------ what happens
+
+    def start(self, seeds: tuple[str, ...]) -> None:
+        """Join through `seeds`, or begin a cluster without them."""
+        now = time.monotonic()
+        self._sample_due = now + LAG_SAMPLE_S
+        self.perform(self.swim.join(seeds, now))
+
+    def receive(self, message: Any, sender: str) -> None:
+        """Take in a message of the control lane."""
+        match message:
+            case CatalogPull():
+                for push in self._catalog.answer(message):
+                    self._peers.send(sender, "control", push)
+            case CatalogPush():
+                if self._catalog.receive(message):
+                    self._on_catalog()
+                self._pull(time.monotonic())
+            case _:
+                self.perform(self.swim.receive(message, sender, time.monotonic()))
+
+    def link_up(self, peer: str) -> None:
+        """Say that the control link to `peer` is proven and open."""
+        self.perform(self.swim.link(peer, LinkEvent.UP, time.monotonic()))
+
+    def link_lost(self, peer: str, *, in_order: bool) -> None:
+        """Say that the control link to `peer` is gone."""
+        event = LinkEvent.CLOSED if in_order else LinkEvent.DOWN
+        self.perform(self.swim.link(peer, event, time.monotonic()))
+
+    def dial_failed(self, to: str, kind: FailureKind) -> None:
+        """Say that a dial that the machine asked for led to no link."""
+        event = LinkEvent.REFUSED if kind == "refused" else LinkEvent.TIMED_OUT
+        self.perform(self.swim.link(to, event, time.monotonic()))
+
+    def announce(self, delta: tuple[Offer, ...]) -> None:
+        """Tell all that the own catalog has changed by `delta`."""
+        now = time.monotonic()
+        self.perform(self.swim.announce(self._catalog.version, delta, now))
+        self._on_catalog()
+
+    def leave(self, drain_s: float, reason: str) -> None:
+        """Say goodbye to all."""
+        self.perform(self.swim.leave(time.monotonic(), drain_s=drain_s, reason=reason))
+
+    def stop(self) -> None:
+        """Do nothing any more."""
+        self._stopped = True
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    # ----------------------------------------------------------------- the work
+
+    def perform(self, effects: Iterable[Effect]) -> None:
+        """Carry out what the machine asked for, and set the alarm anew."""
+        if self._stopped:
+            return
+        for effect in effects:
+            match effect:
+                case Send(peer, message):
+                    self._peers.send(peer, "control", message)
+                case Dial(to, urls):
+                    if ":" in to:  # a seed: its name is not known yet
+                        self._dial_seed(to)
+                    else:
+                        self._peers.reach(to, urls, "control")
+                case Close(peer):
+                    self._peers.close_link(peer)
+                case Tell(event):
+                    self._tell(event)
+                case _:
+                    assert_never(effect)
+        self._set_alarm()
+
+    def _tell(self, event: Event) -> None:
+        now = time.monotonic()
+        match event:
+            case CatalogAnnounced(owner, generation, version, delta, heard_from):
+                if delta is None:
+                    self._catalog.heard(
+                        owner,
+                        generation=generation,
+                        version=version,
+                        heard_from=heard_from,
+                    )
+                elif self._catalog.apply(
+                    owner,
+                    generation=generation,
+                    version=version,
+                    from_version=version - 1,
+                    offers=delta,
+                    heard_from=heard_from,
+                ):
+                    self._on_catalog()
+                self._pull(now)
+            case Died(name) | Left(name) | Restarted(name):
+                self._catalog.forget(name)
+                self._on_event(event)
+                self._on_catalog()
+            case _:
+                self._on_event(event)
+
+    def _pull(self, now: float) -> None:
+        for node, pull in self._catalog.pulls(now):
+            self._peers.send(node, "control", pull)
+        self._set_alarm()
+
+    def _set_alarm(self) -> None:
+        due = min(self.swim.deadline, self._catalog.deadline, self._sample_due)
+        if self._stopped or (self._alarm is not None and due >= self._alarm_at):
+            return  # it rings early enough, and looks again then
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = due
+        delay_s = max(0.0, due - time.monotonic())
+        self._alarm = self._loop.call_later(delay_s, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._alarm_at = math.inf
+        now = time.monotonic()
+        if now >= self._sample_due:
+            lag_s = now - self._sample_due
+            self._sample_due = now + LAG_SAMPLE_S
+            self.swim.set_load(self._measure())
+            self.perform(self.swim.loop_lag(lag_s, now))
+        if now >= self._catalog.deadline:
+            self._pull(now)
+        if now >= self.swim.deadline:
+            self.perform(self.swim.tick(now))
+        self._set_alarm()

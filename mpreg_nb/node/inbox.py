@@ -1,0 +1,139 @@
+"""Which part of the node each message of the data lane is for."""
+
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.node.json_calls import JsonCalls
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.messages import (
+    Call,
+    Cancel,
+    CodePull,
+    CodePush,
+    Failed,
+    Failure,
+    Fetch,
+    Leave,
+    Output,
+    Register,
+    Release,
+    Reply,
+    RunList,
+    RunStart,
+    Started,
+    StepFetch,
+    Waiting,
+    Watch,
+)
+
+if TYPE_CHECKING:
+    from mpreg_nb.node.node import Node
+
+Parts = tuple[Buffer, ...]
+Spawn = Callable[[Coroutine[Any, Any, None]], None]
+
+
+class Inbox:
+    """Sorts what comes over links of clients and of nodes."""
+
+    def __init__(self, node: "Node", spawn: Spawn) -> None:
+        self._node = node
+        self._spawn = spawn
+        self._receive_call = node.calls.receive
+        self._json = JsonCalls(node)
+
+    def from_client(self, link: Connection, message: Any, parts: Parts) -> None:
+        """Take in what a client sent."""
+        if type(message) is Call:
+            self._receive_call(link, message, parts)
+            return
+        node = self._node
+        match message:
+            case Cancel():
+                if not node.runs.cancel(message.id):
+                    node.calls.cancel(message.id)
+            case Register():
+                self._spawn(self._register(link, message, parts))
+            case Watch():
+                node.pictures.watch(link, message)
+            case RunStart():
+                node.runs.start(link, message, parts)
+            case StepFetch():
+                self._spawn(node.runs.fetch(link, message))
+            case RunList():
+                node.runs.list(link, message)
+            case Fetch():
+                self._fetch(link, message)
+            case Release():
+                for key in message.ids:
+                    node.store.release(key)
+            case Leave():
+                link.send(Reply(id=message.id, payload=b"", node=node.name))
+                self._spawn(node.stop())
+            case _:
+                self._not_understood(link, message)
+
+    def from_node(self, link: Connection, message: Any, parts: Parts) -> None:
+        """Take in what another node sent."""
+        if type(message) is Call:
+            self._receive_call(link, message, parts)
+            return
+        node = self._node
+        match message:
+            case Reply() | Failed():
+                if not node.calls.peer_said(message, parts):
+                    node.asks.answered(message, parts)
+            case Output() | Started() | Waiting():
+                node.calls.peer_said(message, parts)
+            case CodePush():
+                if not node.asks.answered(message, parts):
+                    node.placement.receive(link.peer.name, message, parts)
+            case CodePull():
+                node.placement.receive(link.peer.name, message, parts)
+            case _:
+                self.from_client(link, message, parts)
+
+    def refused(self, link: Connection, message: Any, size_bytes: int) -> None:
+        """Answer a request whose payload is larger than this node takes."""
+        if isinstance(message, Reply | Failed | CodePush):
+            failure = self._too_large(size_bytes)
+            answer = Failed(id=message.id, failure=failure)
+            if not self._node.calls.peer_said(answer, ()):
+                self._node.asks.answered(answer, ())
+        elif hasattr(message, "id"):
+            failure = self._too_large(size_bytes)
+            link.send(Failed(id=message.id, failure=failure))
+
+    def text(self, link: Connection, text: str) -> None:
+        """Take in a message of a JSON client."""
+        self._json.receive(link, text)
+
+    def _too_large(self, size_bytes: int) -> Failure:
+        return Failure(
+            kind="too_large",
+            node=self._node.name,
+            size_bytes=size_bytes,
+            limit_bytes=self._node.settings.limits.max_payload_bytes,
+        )
+
+    async def _register(
+        self, link: Connection, message: Register, parts: Parts
+    ) -> None:
+        link.send(await self._node.placement.register(message, parts))
+
+    def _fetch(self, link: Connection, message: Fetch) -> None:
+        node = self._node
+        held = node.store.get(message.kept.id)
+        if held is None:
+            failure = Failure(kind="gone", node=node.name)
+            link.send(Failed(id=message.id, failure=failure))
+        else:
+            link.send(Reply(id=message.id, payload=b"", node=node.name), held)
+
+    def _not_understood(self, link: Connection, message: Any) -> None:
+        call_id = getattr(message, "id", None)
+        if call_id is not None and not isinstance(message, Reply | Failed):
+            text = f"a client may not send {type(message).__name__}"
+            failure = Failure(kind="bad_request", message=text)
+            link.send(Failed(id=call_id, failure=failure))

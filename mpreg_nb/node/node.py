@@ -1,0 +1,502 @@
+"""The shell of a node: owns its parts and carries messages between them.
+
+One event loop, no user code. Each part is in a file of its own:
+
+    gossiping   who is there, what they offer          (control lane)
+    calls       where each call goes, what became of it
+    running     runs calls here, in workers or in this process
+    placement   gets code to where it may run
+    runs        workflows that this node drives
+    pictures    what others want to see
+"""
+
+import asyncio
+import os
+import platform
+import random
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+from mpreg_nb.errors import MpregError, NotTrusted
+from mpreg_nb.membership.effects import (
+    Confirmed,
+    Died,
+    Event,
+    JoinCompleted,
+    Joined,
+    LeaveSpread,
+    Left,
+    LoadChanged,
+    Replaced,
+    Restarted,
+    Suspected,
+)
+from mpreg_nb.membership.knobs import PROFILES
+from mpreg_nb.membership.swim import Swim
+from mpreg_nb.node.asks import Asks
+from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.counters import Counters
+from mpreg_nb.node.gossiping import Gossiping
+from mpreg_nb.node.inbox import Inbox
+from mpreg_nb.node.lane import DataLane
+from mpreg_nb.node.metrics import metrics_text
+from mpreg_nb.node.pictures import Pictures
+from mpreg_nb.node.placement import Placement
+from mpreg_nb.node.registry import OwnFunction, Registry, own_version
+from mpreg_nb.node.running import Running
+from mpreg_nb.node.runs import RunBook
+from mpreg_nb.node.store import Store
+from mpreg_nb.node.vitals import Vitals
+from mpreg_nb.node.workers import Workers
+from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.routing.load import Loads
+from mpreg_nb.routing.router import Router
+from mpreg_nb.settings import NodeSettings
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.dial import DialFailed, dial
+from mpreg_nb.transport.facts import FailureKind, Lane
+from mpreg_nb.transport.listener import Listener, listen
+from mpreg_nb.transport.peers import Peers
+from mpreg_nb.transport.token import Token
+from mpreg_nb.wire.builtins import BUILTIN_VERSIONS, BUILTINS
+from mpreg_nb.wire.codec import Parts
+from mpreg_nb.wire.gossip import Load, MemberRecord, MemberState, Offer
+from mpreg_nb.wire.messages import Call, Failed, Failure
+
+JOIN_TIMEOUT_S = 15.0
+
+
+class Node:
+    """One member of a cluster. Start it on a running event loop.
+
+    Guarantee: when `stop` has returned, no process, link or file of it is left.
+    """
+
+    def __init__(self, settings: NodeSettings, token: Token) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.cluster_id = settings.cluster_id or os.urandom(16).hex()
+        self._token = token
+        self._listener: Listener | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._joined = asyncio.Event()
+        self._spread = asyncio.Event()
+        self._stopping = False
+        self.ended = asyncio.Event()
+        """Set when the node has stopped by itself or by request."""
+        own_scratch = not settings.scratch
+        folder = settings.scratch or tempfile.mkdtemp(prefix="mpreg-")
+        self._scratch, self._own_scratch = Path(folder), own_scratch
+
+    # -------------------------------------------------------------------- parts
+
+    def _build(self, urls: tuple[str, ...]) -> None:
+        settings, name = self.settings, self.name
+        self.catalog = Catalog(name)
+        self.counters = Counters(name)
+        self.registry = Registry()
+        self.store = Store(settings.store_bytes)
+        self._loads = Loads()
+        breakers = Breakers()
+        self.router = Router(
+            name,
+            self.catalog,
+            self._loads,
+            breakers,
+            random.Random(),  # noqa: S311 - spreads load, guards nothing
+        )
+        self.peers = Peers(
+            token=self._token,
+            role="node",
+            name=name,
+            cluster_id=lambda: self.cluster_id,
+            on_open=self._peer_open,
+            on_lost=self._peer_lost,
+            on_failed=self._dial_failed,
+            on_unsent=self._unsent,
+            limits=settings.limits,
+        )
+        lane = DataLane(self.peers, self._urls_of)
+        self.asks = Asks(lane)
+        self.workers = Workers(
+            settings.workers,
+            settings.slots,
+            self._scratch,
+            lambda message: self.running.printed(message),
+            lambda event, detail: self.pictures.happened(name, event, detail),
+            max_payload_bytes=settings.limits.max_payload_bytes,
+        )
+        self.placement = Placement(
+            name,
+            settings.resources,
+            registry=self.registry,
+            catalog=self.catalog,
+            asks=self.asks,
+            lane=lane,
+            alive=self._alive,
+            announce=lambda delta: self.gossiping.announce(delta),
+            on_event=lambda event, detail: self.pictures.happened(name, event, detail),
+        )
+        self.running = Running(
+            name,
+            registry=self.registry,
+            store=self.store,
+            placement=self.placement,
+            asks=self.asks,
+            workers=self.workers,
+            counters=self.counters,
+            measure=lambda: self.vitals.measure(),
+        )
+        slots = max(1, settings.workers * settings.slots)
+        self.vitals = Vitals(
+            running=lambda: self.running.running,
+            queued=lambda: self.running.queued,
+            slots=slots,
+            counters=self.counters,
+        )
+        self.calls = Calls(
+            name,
+            router=self.router,
+            loads=self._loads,
+            breakers=breakers,
+            lane=lane,
+            running=self.running,
+            limits=settings.limits,
+        )
+        self.runs = RunBook(
+            name, calls=self.calls, asks=self.asks, store=self.store, lane=lane
+        )
+        record = MemberRecord(
+            name=name,
+            generation=1,
+            epoch=os.urandom(16),
+            urls=urls,
+            resources=settings.resources,
+            workers=settings.workers,
+            slots=settings.slots,
+            host=socket.gethostname(),
+            python=platform.python_version(),
+        )
+        swim = Swim(
+            PROFILES[settings.profile],  # type: ignore[index]  # argparse checked it
+            record,
+            random.Random(),  # noqa: S311 - spreads probes, guards nothing
+            time.monotonic(),
+        )
+        self.pictures = Pictures(
+            name,
+            members=lambda: swim.members,
+            own_load=self.vitals.measure,
+            catalog=self.catalog,
+            counters=self.counters,
+        )
+        self.gossiping = Gossiping(
+            swim,
+            self.catalog,
+            self.peers,
+            dial_seed=self._dial_seed,
+            on_event=self._member_event,
+            on_catalog=self._catalog_changed,
+            measure=self.vitals.measure,
+        )
+        self._inbox = Inbox(self, self.spawn)
+
+    # --------------------------------------------------------------- life cycle
+
+    async def start(self) -> str:
+        """Listen, start workers, join; return the URL that clients connect to.
+
+        Raises:
+            OSError: the port is taken.
+            NotTrusted: the address is not loopback and there is no TLS, or the
+                cluster to join has another token.
+        """
+        settings = self.settings
+        self._listener = await listen(
+            token=self._token,
+            node_name=self.name,
+            cluster_id=lambda: self.cluster_id,
+            on_connection=self._accepted,
+            host=settings.host,
+            port=settings.port,
+            json_open=settings.json_open,
+            metrics=lambda: metrics_text(self),
+            limits=settings.limits,
+        )
+        self._build(settings.advertised or (self._listener.url,))
+        await self.workers.start()
+        self._offer_builtins()
+        self._members_changed()
+        self._loads.report(self.name, self.vitals.measure(), time.monotonic())
+        self.gossiping.start(settings.join)
+        try:
+            await asyncio.wait_for(self._joined.wait(), JOIN_TIMEOUT_S)
+        except TimeoutError:
+            await self.stop(drain_s=0)
+            raise MpregError(
+                f"node {self.name} could not join through {', '.join(settings.join)}"
+            ) from None
+        return self.url
+
+    @property
+    def url(self) -> str:
+        """Where this node listens."""
+        if self._listener is None:
+            raise MpregError(f"node {self.name} has not started")
+        return (
+            self.settings.advertised[0]
+            if self.settings.advertised
+            else (self._listener.url)
+        )
+
+    async def stop(self, drain_s: float | None = None) -> None:
+        """Drain, say goodbye, end workers and links."""
+        if self._stopping:
+            await self.ended.wait()
+            return
+        self._stopping = True
+        drain_s = self.settings.drain_s if drain_s is None else drain_s
+        listener = self._listener
+        if listener is not None and hasattr(self, "gossiping"):
+            listener.draining = True
+            self.calls.draining = True
+            self.gossiping.leave(drain_s, "stopped")
+            await self._drain(drain_s)
+            self.gossiping.stop()
+            self.calls.stop()
+            self.pictures.stop()
+            self.running.stop()
+            await self.workers.stop()
+            await self.peers.close()
+        if listener is not None:
+            await listener.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._own_scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        self.ended.set()
+
+    async def _drain(self, drain_s: float) -> None:
+        if drain_s <= 0:
+            return
+        waits = [asyncio.ensure_future(self.calls.idle.wait())]
+        if len(self._alive()) > 1:
+            waits.append(asyncio.ensure_future(self._spread.wait()))
+        _, late = await asyncio.wait(waits, timeout=drain_s)
+        for task in late:
+            task.cancel()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside everything else; it ends with the node at the latest."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ---------------------------------------------------------------- functions
+
+    def register_own(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        resources: frozenset[str],
+        *,
+        doc: str = "",
+        signature: str = "",
+    ) -> None:
+        """Offer a function of this process, run in it, under `name`."""
+        version = own_version(name, self.name)
+        where = "loop" if asyncio.iscoroutinefunction(function) else "thread"
+        offer = Offer(
+            function=name,
+            version=version,
+            resources=resources,
+            counter=self.catalog.next_counter(name),
+            origin=self.name,
+            isolation="inline",
+            placed=False,
+            signature=signature,
+            doc=doc,
+        )
+        own = OwnFunction(name, version, function, where)  # type: ignore[arg-type]
+        self.placement.add_own(own, offer)
+
+    def _offer_builtins(self) -> None:
+        offers = []
+        for name, function in BUILTINS.items():
+            version = BUILTIN_VERSIONS[name]
+            self.registry.add(OwnFunction(name, version, function, "inline"))
+            offers.append(
+                Offer(
+                    function=name,
+                    version=version,
+                    origin=self.name,
+                    isolation="inline",
+                    placed=False,
+                    doc=function.__doc__ or "",
+                )
+            )
+        self.gossiping.announce(self.catalog.publish(*offers))
+
+    # -------------------------------------------------------------------- links
+
+    def _accepted(self, connection: Connection) -> None:
+        if connection.peer.role == "node":
+            if connection.peer.name == self.name:
+                connection.close(1008, "the name is taken")
+            elif self.peers.accept(connection):
+                self._peer_open(connection)
+            return
+        connection.on_message = self._inbox.from_client
+        connection.on_refused = self._inbox.refused
+        connection.on_text = self._inbox.text
+        connection.on_lost = self._client_lost
+
+    def _peer_open(self, connection: Connection) -> None:
+        name = connection.peer.name
+        if connection.peer.lane == "control":
+            connection.on_message = self._control_message
+            self.gossiping.link_up(name)
+        else:
+            connection.on_message = self._inbox.from_node
+            connection.on_refused = self._inbox.refused
+
+    def _control_message(
+        self, connection: Connection, message: Any, parts: Parts
+    ) -> None:
+        self.gossiping.receive(message, connection.peer.name)
+
+    def _client_lost(self, connection: Connection, reason: str) -> None:
+        self.calls.source_lost(connection)
+        self.runs.source_lost(connection)
+        self.pictures.source_lost(connection)
+
+    def _peer_lost(self, connection: Connection, reason: str) -> None:
+        name = connection.peer.name
+        if connection.peer.lane == "control":
+            self.gossiping.link_lost(name, in_order=reason.startswith("closed"))
+            return
+        self._node_gone(name, reason)
+        self._client_lost(connection, reason)
+
+    def _node_gone(self, name: str, reason: str) -> None:
+        self.calls.peer_lost(name, reason)
+        self.asks.lost(name, reason)
+
+    def _dial_failed(
+        self, node: str, lane: Lane, kind: FailureKind, detail: str
+    ) -> None:
+        if lane == "control":
+            self.gossiping.dial_failed(node, kind)
+
+    def _unsent(
+        self, node: str, lane: Lane, message: Any, parts: Parts, reason: str
+    ) -> None:
+        if lane != "data":
+            return
+        if isinstance(message, Call):
+            self.calls.unsent(message.id, node, reason)
+        elif hasattr(message, "id"):
+            failure = Failure(kind="node_lost", message=reason, node=node)
+            self.asks.answered(Failed(id=message.id, failure=failure), ())
+
+    def _dial_seed(self, url: str) -> None:
+        self.spawn(self._join_through(url))
+
+    async def _join_through(self, url: str) -> None:
+        try:
+            connection = await dial(
+                url,
+                token=self._token,
+                role="node",
+                lane="control",
+                name=self.name,
+                cluster_id=self.settings.cluster_id,
+                on_open=self._seed_open,
+                limits=self.settings.limits,
+            )
+        except DialFailed as error:
+            self.gossiping.dial_failed(url, error.kind)
+        except NotTrusted:
+            self.gossiping.dial_failed(url, "not_trusted")
+        else:
+            self.cluster_id = connection.peer.cluster_id
+
+    def _seed_open(self, connection: Connection) -> None:
+        if not self.settings.cluster_id:
+            self.cluster_id = connection.peer.cluster_id
+        if self.peers.accept(connection):
+            self._peer_open(connection)
+
+    # ------------------------------------------------------------------ members
+
+    def _urls_of(self, node: str) -> tuple[str, ...]:
+        member = self.gossiping.swim.member(node)
+        return member.record.urls if member is not None else ()
+
+    def _alive(self) -> dict[str, frozenset[str]]:
+        return {
+            member.name: member.record.resources
+            for member in self.gossiping.swim.members
+            if member.state is MemberState.ALIVE
+        }
+
+    def _members_changed(self) -> None:
+        suspect = {
+            member.name: member.record.resources
+            for member in self.gossiping.swim.members
+            if member.state is MemberState.SUSPECT
+        }
+        self.router.update(self._alive(), suspect)
+        self.calls.routes_changed()
+        self.pictures.changed()
+
+    def _catalog_changed(self) -> None:
+        self.router.catalog_changed()
+        self.placement.serve_missing()
+        self.calls.routes_changed()
+        self.pictures.changed()
+
+    def _member_event(self, event: Event) -> None:
+        happened = self.pictures.happened
+        match event:
+            case LoadChanged(name, load):
+                self._load_changed(name, load)
+                return
+            case Joined(member):
+                happened(member.name, "joined", ", ".join(sorted(member.record.urls)))
+            case Suspected(name, by):
+                happened(name, "suspect", "by " + ", ".join(by))
+            case Confirmed(name):
+                happened(name, "alive")
+            case Died(name, by):
+                happened(name, "dead", "by " + ", ".join(by))
+                self._forget(name, "declared dead")
+            case Left(name, reason):
+                happened(name, "left", reason)
+                self._forget(name, "left")
+            case Restarted(name):
+                self._forget(name, "started anew")
+            case JoinCompleted():
+                self._joined.set()
+            case LeaveSpread():
+                self._spread.set()
+            case Replaced():
+                self.spawn(self.stop(drain_s=0))
+                return
+            case _:
+                return
+        self._members_changed()
+
+    def _forget(self, name: str, reason: str) -> None:
+        self._node_gone(name, reason)
+        self._loads.forget(name)
+
+    def _load_changed(self, name: str, load: Load) -> None:
+        self._loads.report(name, load, time.monotonic())
+        self.pictures.changed()

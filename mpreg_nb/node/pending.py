@@ -1,0 +1,58 @@
+"""A call that is under way on this node."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import msgspec
+
+from mpreg_nb.wire.codec import Buffer, Parts
+from mpreg_nb.wire.messages import Call, Failed, Failure, Reply
+
+Outcome: TypeAlias = Reply | Failed
+
+
+class Source(Protocol):
+    """Where a call came from, and where all that it says goes."""
+
+    def send(self, message: msgspec.Struct, parts: Parts = ()) -> object:
+        """Pass on what happened to the call."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """One call, from its arrival to its outcome."""
+
+    call: Call
+    parts: tuple[Buffer, ...]
+    source: Source
+    arrived: float  # on the monotonic clock
+    node: str = ""  # where it is; "" while nothing is decided
+    version: str = ""
+    sent: float = 0.0
+    reroutes: int = 0
+    waiting_told: bool = False  # the caller was told that it waits in a queue
+    started: bool = False
+    answered: bool = False  # the caller has its outcome; the rest is clean-up
+    cancelled: bool = False
+    avoid: set[str] = field(default_factory=set)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of arguments that are held for it."""
+        return len(self.call.payload) + sum(map(len, self.parts))
+
+    def remaining_ms(self, now: float) -> int | None:
+        """Return what is left of the time that the caller gave."""
+        if self.call.remaining_ms is None:
+            return None
+        spent_ms = (now - self.arrived) * 1e3
+        return max(0, int(self.call.remaining_ms - spent_ms))
+
+    def failed(self, failure: Failure) -> Failed:
+        """Return the message that ends this call with `failure`."""
+        queued_us = int((time.monotonic() - self.arrived) * 1e6)
+        return Failed(
+            id=self.call.id, failure=failure, version=self.version, queued_us=queued_us
+        )

@@ -1,0 +1,97 @@
+"""What this node shows of the cluster, and to whom it shows it again on change."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from mpreg_nb.membership.member import Member
+from mpreg_nb.node.counters import Counters
+from mpreg_nb.node.pending import Source
+from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.wire.gossip import Load
+from mpreg_nb.wire.messages import EventPicture, NodePicture, Snapshot, Watch
+
+REMEMBERED_EVENTS = 1000
+
+
+class Pictures:
+    """Makes snapshots, and sends them to watchers at their pace."""
+
+    def __init__(
+        self,
+        me: str,
+        *,
+        members: Callable[[], Iterable[Member]],
+        own_load: Callable[[], Load],
+        catalog: Catalog,
+        counters: Counters,
+    ) -> None:
+        self._me = me
+        self._members = members
+        self._own_load = own_load
+        self._catalog = catalog
+        self._counters = counters
+        self._events: deque[EventPicture] = deque(maxlen=REMEMBERED_EVENTS)
+        self._watchers: dict[Source, Watch] = {}
+        self._timers: dict[Source, asyncio.TimerHandle] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def happened(self, node: str, event: str, detail: str = "") -> None:
+        """Note an event of the cluster, with the wall time that people read."""
+        picture = EventPicture(
+            at_s=time.time(), node=node, event=event, detail=detail[:500]
+        )
+        self._events.append(picture)
+        self.changed()
+
+    def watch(self, source: Source, request: Watch) -> None:
+        """Send a snapshot now, and again after changes if that was asked."""
+        if request.period_ms:
+            self._watchers[source] = request
+        source.send(self.take(request.id))
+
+    def source_lost(self, source: Source) -> None:
+        """Stop sending to a link that is gone."""
+        self._watchers.pop(source, None)
+        timer = self._timers.pop(source, None)
+        if timer is not None:
+            timer.cancel()
+
+    def changed(self) -> None:
+        """Let every watcher see what changed, each at its own pace."""
+        for source, request in self._watchers.items():
+            if source not in self._timers:
+                self._timers[source] = self._loop.call_later(
+                    request.period_ms / 1e3, self._send, source
+                )
+
+    def take(self, request_id: bytes) -> Snapshot:
+        """Return what this node knows now."""
+        nodes = [
+            NodePicture(
+                record=member.record,
+                load=self._own_load() if member.name == self._me else member.load,
+                rtt_ms=None if member.rtt_s is None else member.rtt_s * 1e3,
+            )
+            for member in self._members()
+        ]
+        return Snapshot(
+            id=request_id,
+            node=self._me,
+            nodes=tuple(sorted(nodes, key=lambda node: node.record.name)),
+            offers=self._catalog.entries(),
+            functions=self._counters.pictures(),
+            events=tuple(self._events),
+        )
+
+    def stop(self) -> None:
+        """Send nothing any more."""
+        for source in list(self._watchers):
+            self.source_lost(source)
+
+    def _send(self, source: Source) -> None:
+        self._timers.pop(source, None)
+        request = self._watchers.get(source)
+        if request is not None:
+            source.send(self.take(request.id))

@@ -1,0 +1,364 @@
+"""One run of a workflow, driven by this node.
+
+The machine says which step to send when; each step is a call like any other, but
+its large result stays where it was made, and its arguments name the results
+that they refer to. What is small travels with the call.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, assert_never
+
+import msgspec
+
+from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.pending import Source
+from mpreg_nb.wire.codec import Buffer, Parts
+from mpreg_nb.wire.ids import Ids
+from mpreg_nb.wire.messages import (
+    Call,
+    Failed,
+    Failure,
+    Kept,
+    Output,
+    Reply,
+    RunPicture,
+    RunStart,
+    RunState,
+    Started,
+    StepPlan,
+    StepState,
+)
+from mpreg_nb.workflow.run import (
+    CancelStep,
+    Effect,
+    RunEnded,
+    RunMachine,
+    RunStep,
+    StartStep,
+)
+from mpreg_nb.workflow.states import Done, Execution, StepRow
+from mpreg_nb.workflow.states import Failed as StepFailed
+
+TELL_EVERY_S = 0.1
+"""How often changes of a run that goes on are told; its end is told at once."""
+
+LOST_ATTEMPTS = 2
+"""More tries of an idempotent step whose node or worker was lost."""
+
+Result = bytes | Kept
+
+
+class ActiveRun:
+    """One execution: the machine, the calls under way, the results so far."""
+
+    def __init__(
+        self,
+        request: RunStart,
+        parts: tuple[Buffer, ...],
+        source: Source,
+        *,
+        calls: Calls,
+        ids: Ids,
+        on_end: Callable[["ActiveRun"], None],
+    ) -> None:
+        self.id = request.id
+        self.workflow = request.workflow
+        self.started_at_s = time.time()
+        self._source: Source | None = source
+        self._calls = calls
+        self._ids = ids
+        self._on_end = on_end
+        self._quiet = request.quiet
+        self._plans = {plan.name: plan for plan in request.steps}
+        self._parts = _deal(request.steps, parts)
+        self._under_way: dict[str, bytes] = {}  # step -> call
+        self._began = time.monotonic()
+        self._ended = math.inf
+        self._told = 0  # revision of the machine that the caller knows
+        self._loop = asyncio.get_running_loop()
+        self._tell_timer: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._step_ended: dict[str, asyncio.Event] = {}
+        self.machine = RunMachine(
+            request.workflow,
+            [_run_step(plan) for plan in request.steps],
+            rng=random.Random(),  # noqa: S311 - spreads retries, guards nothing
+        )
+        used = {name for plan in request.steps for name in plan.inputs}
+        used.update(name for plan in request.steps for name in plan.after)
+        self._outputs = [plan.name for plan in request.steps if plan.name not in used]
+
+    def start(self) -> None:
+        """Send the steps that wait for nothing."""
+        self._perform(self.machine.start(time.monotonic()))
+
+    def cancel(self) -> None:
+        """Cancel what is under way, and with it the run."""
+        self._perform(self.machine.cancel(time.monotonic()))
+
+    def source_lost(self, source: Source) -> None:
+        """Tell a caller that is gone nothing more; the run itself goes on."""
+        if self._source is source:
+            self._source = None
+
+    async def ended(self, step: str) -> Result | tuple[Failed, tuple[Buffer, ...]]:
+        """Wait for the end of `step` and return its result, or how it failed."""
+        while self.machine.status == "running":
+            state = self.machine.state(step)
+            if isinstance(state, (Done, StepFailed)):
+                break
+            await self._step_ended.setdefault(step, asyncio.Event()).wait()
+        state = self.machine.state(step)
+        match state:
+            case Done():
+                result: Result = state.result
+                return result
+            case StepFailed(failure=(Failed(), _)):
+                failed: tuple[Failed, tuple[Buffer, ...]] = state.failure
+                return failed
+            case StepFailed():
+                failure = Failure(kind="deadline", executed="unknown")
+            case _:
+                failure = Failure(kind="cancelled", cause=self._row(step).cause)
+        return Failed(id=self.id, failure=failure), ()
+
+    def kept(self) -> list[Kept]:
+        """Return the results that other nodes, or this one, hold for this run."""
+        states = [self.machine.state(step) for step in self._plans]
+        results = [state.result for state in states if isinstance(state, Done)]
+        return [result for result in results if isinstance(result, Kept)]
+
+    def picture(self) -> RunPicture:
+        """Return the run as a row of a table, with its graph."""
+        return RunPicture(
+            run=self.id,
+            workflow=self.workflow,
+            status=self.machine.status,
+            steps=tuple(map(_state, self.machine.rows())),
+            edges=tuple(
+                (needed, plan.name)
+                for plan in self._plans.values()
+                for needed in (*plan.inputs, *plan.after)
+            ),
+            started_at_s=self.started_at_s,
+            duration_ms=self._duration_ms(),
+        )
+
+    # ----------------------------------------------------------------- the work
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case StartStep(step, attempt):
+                    self._send(self._plans[step], attempt)
+                case CancelStep(step):
+                    call_id = self._under_way.pop(step, None)
+                    if call_id is not None:
+                        self._calls.cancel(call_id)
+                case RunEnded():
+                    self._finish()
+                case _:
+                    assert_never(effect)
+        if self.machine.status == "running":
+            self._set_alarm()
+            if self._tell_timer is None:
+                self._tell_timer = self._loop.call_later(TELL_EVERY_S, self._tell)
+
+    def _send(self, plan: StepPlan, attempt: int) -> None:
+        call_id = self._ids.next()
+        self._under_way[plan.name] = call_id
+        call = Call(
+            id=call_id,
+            function=plan.function,
+            payload=plan.payload,
+            version=plan.version,
+            resources=plan.resources,
+            node=plan.node,
+            attempt=min(attempt, 255),
+            inputs=tuple(self._result(name) for name in plan.inputs),
+            keep=True,
+            json=plan.json,
+            quiet=self._quiet,
+        )
+        source = StepSource(self, plan.name, attempt)
+        # In a turn of its own: the call may end at once, and the machine must be
+        # done with the event that led here before it hears of the next.
+        self._loop.call_soon(
+            self._calls.receive, source, call, self._parts.get(plan.name, ())
+        )
+
+    def _result(self, step: str) -> Result:
+        state = self.machine.state(step)
+        if not isinstance(state, Done):
+            raise AssertionError(f"step {step} was sent before its input was there")
+        result: Result = state.result
+        return result
+
+    def said(
+        self, step: str, attempt: int, message: Any, parts: tuple[Buffer, ...]
+    ) -> None:
+        """Take in what became of one attempt of one step."""
+        now = time.monotonic()
+        match message:
+            case Reply():
+                self._under_way.pop(step, None)
+                result = message.kept or message.payload
+                size_bytes = (
+                    result.size_bytes if isinstance(result, Kept) else len(result)
+                )
+                effects = self.machine.finished(
+                    step,
+                    attempt,
+                    result,
+                    now,
+                    execution=_execution(message, message.node),
+                    result_bytes=size_bytes,
+                )
+            case Failed(failure=failure):
+                self._under_way.pop(step, None)
+                effects = self.machine.failed(
+                    step,
+                    attempt,
+                    (message, parts),
+                    now,
+                    types=failure.types,
+                    retryable=failure.kind in ("node_lost", "worker_crashed"),
+                    execution=_execution(message, failure.node),
+                )
+            case Started():
+                effects = self.machine.started(step, attempt, message.node, now)
+            case Output():
+                if self._source is not None:
+                    self._source.send(msgspec.structs.replace(message, id=self.id))
+                return
+            case _:
+                return
+        event = self._step_ended.get(step)
+        if event is not None:
+            event.set()
+        self._perform(effects)
+
+    def _finish(self) -> None:
+        self._ended = time.monotonic()
+        for timer in (self._tell_timer, self._alarm):
+            if timer is not None:
+                timer.cancel()
+        for event in self._step_ended.values():
+            event.set()
+        self._tell()
+        self._on_end(self)
+
+    def _tell(self) -> None:
+        self._tell_timer = None
+        rows = self.machine.changed_since(self._told)
+        status = self.machine.status
+        self._told = self.machine.revision
+        if self._source is None or (not rows and status == "running"):
+            return
+        results: tuple[tuple[str, bytes], ...] = ()
+        if status != "running":
+            states = {step: self.machine.state(step) for step in self._outputs}
+            results = tuple(
+                (step, state.result)
+                for step, state in states.items()
+                if isinstance(state, Done) and isinstance(state.result, bytes)
+            )
+        self._source.send(
+            RunState(
+                id=self.id,
+                status=status,
+                steps=tuple(map(_state, rows)),
+                duration_ms=self._duration_ms(),
+                results=results,
+            )
+        )
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self.machine.deadline < math.inf:
+            delay_s = max(0.0, self.machine.deadline - time.monotonic())
+            self._alarm = self._loop.call_later(delay_s, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._perform(self.machine.tick(time.monotonic()))
+
+    def _duration_ms(self) -> float:
+        return (min(self._ended, time.monotonic()) - self._began) * 1e3
+
+    def _row(self, step: str) -> StepRow:
+        return next(row for row in self.machine.rows() if row.step == step)
+
+
+class StepSource:
+    """Where the call of one attempt of one step reports to."""
+
+    __slots__ = ("_attempt", "_run", "_step")
+
+    def __init__(self, run: ActiveRun, step: str, attempt: int) -> None:
+        self._run = run
+        self._step = step
+        self._attempt = attempt
+
+    def send(self, message: msgspec.Struct, parts: Parts = ()) -> None:
+        """Hand the message to the run."""
+        self._run.said(self._step, self._attempt, message, tuple(parts))
+
+
+def _deal(
+    plans: tuple[StepPlan, ...], parts: tuple[Buffer, ...]
+) -> dict[str, tuple[Buffer, ...]]:
+    dealt: dict[str, tuple[Buffer, ...]] = {}
+    first = 0
+    for plan in plans:
+        if plan.parts:
+            dealt[plan.name] = parts[first : first + plan.parts]
+            first += plan.parts
+    return dealt
+
+
+def _run_step(plan: StepPlan) -> RunStep:
+    more, retry_on = plan.attempts - 1, plan.retry_on
+    if more == 0 and plan.idempotent:
+        more, retry_on = LOST_ATTEMPTS, ()
+    return RunStep(
+        name=plan.name,
+        dependencies=frozenset((*plan.inputs, *plan.after)),
+        more_attempts=more,
+        retry_on=retry_on,
+        timeout_s=None if plan.timeout_ms is None else plan.timeout_ms / 1e3,
+    )
+
+
+def _execution(outcome: Reply | Failed, node: str) -> Execution:
+    return Execution(
+        node=node,
+        version=outcome.version,
+        queued_s=outcome.queued_us / 1e6,
+        run_s=outcome.run_us / 1e6 if outcome.run_us else None,
+    )
+
+
+def _state(row: StepRow) -> StepState:
+    return StepState(
+        name=row.step,
+        status=row.status,
+        node=row.node,
+        version=row.version,
+        attempts=row.attempts,
+        queued_ms=_ms(row.queued_s),
+        run_ms=_ms(row.run_s),
+        started_ms=_ms(row.started_s),
+        result_bytes=row.result_bytes,
+        cause=row.cause,
+    )
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3

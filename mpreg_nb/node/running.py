@@ -1,0 +1,359 @@
+"""Runs calls on this node: finds the code and the inputs, then a place to run.
+
+Shipped code runs in worker processes, or in a thread of this one if it was
+registered so. Functions of this very process run in it. Builtins are answered
+at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from mpreg_nb.node.asks import Asks
+from mpreg_nb.node.counters import Counters
+from mpreg_nb.node.own import OwnRunner
+from mpreg_nb.node.pending import Outcome, Pending
+from mpreg_nb.node.placement import Placement
+from mpreg_nb.node.registry import OwnFunction, Registry, ShippedFunction
+from mpreg_nb.node.store import Store
+from mpreg_nb.node.workers import Crashed, Workers
+from mpreg_nb.settings import RIDE_ALONG_BYTES
+from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.gossip import Load, Offer
+from mpreg_nb.wire.jobs import Done, Job, JobFailed, Printed
+from mpreg_nb.wire.messages import Failed, Failure, Kept, Output, Reply
+
+LOAD_EVERY_S = 0.05
+"""How often an answer also carries how busy this node is."""
+
+Finish = Callable[[Pending, Outcome, tuple[Buffer, ...]], None]
+
+
+class Running:
+    """The calls that run here."""
+
+    def __init__(
+        self,
+        me: str,
+        *,
+        registry: Registry,
+        store: Store,
+        placement: Placement,
+        asks: Asks,
+        workers: Workers,
+        counters: Counters,
+        measure: Callable[[], Load],
+    ) -> None:
+        self._me = me
+        self._registry = registry
+        self._store = store
+        self._placement = placement
+        self._asks = asks
+        self._workers = workers
+        self._counters = counters
+        self._measure = measure
+        self._own = OwnRunner(self._own_ended)
+        self._here: dict[bytes, Pending] = {}
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}  # calls that wait for data
+        self._load_due = 0.0
+
+    def bind(
+        self,
+        finish: Finish,
+        began: Callable[[Pending], None],
+        elsewhere: Callable[[Pending], None],
+    ) -> None:
+        """Say whom to tell of outcomes, of beginnings, and of what cannot run here."""
+        self._finish = finish
+        self._began = began
+        self._elsewhere = elsewhere
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for a free slot."""
+        return self._workers.queued
+
+    @property
+    def running(self) -> int:
+        """Calls that have a slot."""
+        return self._workers.running + self._own.running
+
+    # ------------------------------------------------------------------- begin
+
+    def run(self, pending: Pending, offer: Offer) -> None:
+        """Run the call; its end is told to `finish`."""
+        self._here[pending.call.id] = pending
+        function = self._registry.get(pending.version)
+        if function is None:
+            self._spawn(pending, self._obtain_and_run(pending, offer))
+        elif pending.call.inputs:
+            self._spawn(pending, self._gather_and_run(pending, function))
+        else:
+            self._start(pending, function, ())
+
+    def obtain_then_route(
+        self, pending: Pending, then: Callable[[Pending, bool], None]
+    ) -> None:
+        """Look for a version that the catalog does not have; say if it was found."""
+
+        async def look() -> None:
+            call = pending.call
+            found = call.version is not None and await self._placement.obtain(
+                call.version, call.holder
+            )
+            self._tasks.pop(call.id, None)
+            then(pending, found)
+
+        self._spawn(pending, look())
+
+    def cancel(self, pending: Pending) -> None:
+        """Stop a call that is here; its end is told to `finish`."""
+        call_id = pending.call.id
+        task = self._tasks.pop(call_id, None)
+        if task is not None:
+            task.cancel()
+            self._fail(pending, Failure(kind="cancelled", executed="no"))
+        elif not self._own.cancel(call_id):
+            self._workers.cancel(call_id)
+
+    def stop(self) -> None:
+        """Cancel what waits for data and what runs in this process."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._own.stop()
+
+    def _spawn(self, pending: Pending, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[pending.call.id] = asyncio.ensure_future(work)
+
+    async def _obtain_and_run(self, pending: Pending, offer: Offer) -> None:
+        found = await self._placement.obtain(offer.version, pending.call.holder)
+        function = self._registry.get(offer.version)
+        if not found or function is None:
+            self._tasks.pop(pending.call.id, None)
+            self._fail(pending, Failure(kind="no_code", node=self._me))
+        elif pending.call.inputs:
+            await self._gather_and_run(pending, function)
+        else:
+            self._tasks.pop(pending.call.id, None)
+            self._start(pending, function, ())
+
+    async def _gather_and_run(
+        self, pending: Pending, function: ShippedFunction | OwnFunction
+    ) -> None:
+        inputs: list[bytes | tuple[Buffer, ...]] = []
+        for item in pending.call.inputs:
+            if isinstance(item, bytes):
+                inputs.append(item)
+                continue
+            parts = await self._fetch(item)
+            if isinstance(parts, Failure):
+                self._tasks.pop(pending.call.id, None)
+                self._fail(pending, parts)
+                return
+            inputs.append(parts)
+        self._tasks.pop(pending.call.id, None)
+        self._start(pending, function, tuple(inputs))
+
+    async def _fetch(self, kept: Kept) -> tuple[Buffer, ...] | Failure:
+        if kept.owner == self._me:
+            held = self._store.get(kept.id)
+            return Failure(kind="gone", node=self._me) if held is None else held
+        answer, parts = await self._asks.result(kept)
+        if isinstance(answer, Failed):
+            return answer.failure
+        return parts or (answer.payload,)
+
+    def _start(
+        self,
+        pending: Pending,
+        function: ShippedFunction | OwnFunction,
+        inputs: tuple[bytes | tuple[Buffer, ...], ...],
+    ) -> None:
+        call = pending.call
+        if isinstance(function, OwnFunction):
+            if function.where == "inline" and not (call.keep or call.json or inputs):
+                reply = Reply(
+                    id=call.id,
+                    payload=call.payload,
+                    node=self._me,
+                    version=pending.version,
+                    builtin=True,
+                    load=self._load(),
+                )
+                self._end(pending, reply, pending.parts, queued_us=0, run_us=0)
+                return
+            self._began(pending)
+            self._own.run(pending, function.function, inputs)
+        elif function.isolation == "thread":
+            self._began(pending)
+            self._own.run_shipped(pending, function, inputs)
+        elif not self._workers.count:
+            self._here.pop(call.id, None)
+            self._elsewhere(pending)
+        else:
+            self._submit(pending, function, inputs)
+
+    def _submit(
+        self,
+        pending: Pending,
+        function: ShippedFunction,
+        inputs: tuple[bytes | tuple[Buffer, ...], ...],
+    ) -> None:
+        call = pending.call
+        if not self._workers.has_code(function.version):
+            self._workers.add_code(function.version, function.name, function.parts)
+        parts = pending.parts
+        described: tuple[bytes | int, ...] = ()
+        if inputs:
+            described = tuple(i if isinstance(i, bytes) else len(i) for i in inputs)
+            for item in inputs:
+                if not isinstance(item, bytes):
+                    parts = (*parts, *item)
+        job = Job(
+            id=call.id,
+            version=function.version,
+            function=call.function,
+            payload=call.payload,
+            sizes=tuple(map(len, parts)) if parts else (),
+            inputs=described,
+            json=call.json,
+            quiet=call.quiet,
+        )
+        self._workers.submit(job, parts, self._job_ended, self._job_began)
+
+    # --------------------------------------------------------------------- end
+
+    def printed(self, message: Printed) -> None:
+        """Pass on what a running call wrote."""
+        pending = self._here.get(message.id)
+        if pending is not None and not pending.answered:
+            pending.source.send(
+                Output(
+                    id=message.id,
+                    node=self._me,
+                    stream=message.stream,
+                    text=message.text,
+                )
+            )
+
+    def _job_began(self, call_id: bytes) -> None:
+        pending = self._here.get(call_id)
+        if pending is not None:
+            self._began(pending)
+
+    def _job_ended(
+        self, ended: Done | JobFailed | Crashed, parts: tuple[Buffer, ...]
+    ) -> None:
+        pending = self._here.get(ended.id)
+        if pending is None:
+            return
+        match ended:
+            case Done(run_us=run_us):
+                self._returned(pending, ended.payload, parts, run_us)
+            case JobFailed(run_us=run_us):
+                self._raised(pending, ended, parts)
+            case Crashed():
+                failure = Failure(
+                    kind="worker_crashed",
+                    executed=ended.executed,  # type: ignore[arg-type]
+                    node=self._me,
+                    cause=ended.cause,
+                    memory_mb=ended.memory_mb,
+                    lines=ended.last_lines,
+                )
+                self._fail(pending, failure)
+
+    def _own_ended(
+        self, pending: Pending, ended: Done | JobFailed, parts: tuple[Buffer, ...]
+    ) -> None:
+        if isinstance(ended, Done):
+            self._returned(pending, ended.payload, parts, ended.run_us)
+        else:
+            self._raised(pending, ended, parts)
+
+    def _returned(
+        self,
+        pending: Pending,
+        payload: bytes,
+        parts: tuple[Buffer, ...],
+        run_us: int,
+    ) -> None:
+        call = pending.call
+        queued_us = self._queued_us(pending, run_us)
+        kept: Kept | None = None
+        if call.keep:
+            whole = parts or (payload,)
+            size_bytes = sum(map(len, whole))
+            if parts or size_bytes > RIDE_ALONG_BYTES:
+                kept = Kept(self._me, call.id, self._store.put(call.id, whole))
+                payload, parts = b"", ()
+        reply = Reply(
+            id=call.id,
+            payload=payload,
+            node=self._me,
+            version=pending.version,
+            queued_us=queued_us,
+            run_us=run_us,
+            kept=kept,
+            load=self._load(),
+        )
+        self._end(pending, reply, parts, queued_us=queued_us, run_us=run_us)
+
+    def _raised(
+        self, pending: Pending, ended: JobFailed, parts: tuple[Buffer, ...]
+    ) -> None:
+        queued_us = self._queued_us(pending, ended.run_us)
+        failure = Failure(
+            kind=ended.kind,
+            message=ended.message,
+            executed=ended.executed,
+            node=self._me,
+            types=ended.types,
+            size_bytes=ended.size_bytes,
+            limit_bytes=ended.limit_bytes,
+        )
+        failed = Failed(
+            id=pending.call.id,
+            failure=failure,
+            payload=ended.payload,
+            version=pending.version,
+            queued_us=queued_us,
+            run_us=ended.run_us,
+            load=self._load(),
+        )
+        self._end(pending, failed, parts, queued_us=queued_us, run_us=ended.run_us)
+
+    def _fail(self, pending: Pending, failure: Failure) -> None:
+        self._here.pop(pending.call.id, None)
+        self._finish(pending, pending.failed(failure), ())
+
+    def _end(
+        self,
+        pending: Pending,
+        outcome: Outcome,
+        parts: tuple[Buffer, ...],
+        *,
+        queued_us: int,
+        run_us: int,
+    ) -> None:
+        call = pending.call
+        self._here.pop(call.id, None)
+        self._counters.count(
+            call.function,
+            pending.version,
+            run_us=run_us,
+            queued_us=queued_us,
+            failed=isinstance(outcome, Failed),
+        )
+        self._finish(pending, outcome, parts)
+
+    def _queued_us(self, pending: Pending, run_us: int) -> int:
+        return max(0, int((time.monotonic() - pending.arrived) * 1e6) - run_us)
+
+    def _load(self) -> Load | None:
+        now = time.monotonic()
+        if now < self._load_due:
+            return None
+        self._load_due = now + LOAD_EVERY_S
+        return self._measure()

@@ -1,0 +1,138 @@
+"""The runs that this node drives, and those that it remembers."""
+
+from collections import OrderedDict
+
+from mpreg_nb.errors import InvalidWorkflow
+from mpreg_nb.node.asks import Asks
+from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.lane import DataLane
+from mpreg_nb.node.pending import Source
+from mpreg_nb.node.run import ActiveRun
+from mpreg_nb.node.store import Store
+from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.ids import Ids
+from mpreg_nb.wire.messages import (
+    Failed,
+    Failure,
+    Kept,
+    Release,
+    Reply,
+    RunList,
+    Runs,
+    RunStart,
+    StepFetch,
+)
+
+REMEMBERED_RUNS = 100
+"""Ended runs whose results can still be fetched; the oldest go first."""
+
+
+class RunBook:
+    """All runs of one node, by id, oldest first."""
+
+    def __init__(
+        self, me: str, *, calls: Calls, asks: Asks, store: Store, lane: DataLane
+    ) -> None:
+        self._me = me
+        self._calls = calls
+        self._asks = asks
+        self._store = store
+        self._lane = lane
+        self._ids = Ids()
+        self._runs: OrderedDict[bytes, ActiveRun] = OrderedDict()
+        self._ended: OrderedDict[bytes, None] = OrderedDict()
+
+    @property
+    def under_way(self) -> int:
+        """Runs that have not ended."""
+        return len(self._runs) - len(self._ended)
+
+    def start(
+        self, source: Source, request: RunStart, parts: tuple[Buffer, ...]
+    ) -> None:
+        """Check the workflow and begin to execute it."""
+        try:
+            run = ActiveRun(
+                request,
+                parts,
+                source,
+                calls=self._calls,
+                ids=self._ids,
+                on_end=self._remember,
+            )
+        except InvalidWorkflow as error:
+            failure = Failure(kind="bad_request", message=str(error))
+            source.send(Failed(id=request.id, failure=failure))
+            return
+        self._runs[request.id] = run
+        run.start()
+
+    def cancel(self, run_id: bytes) -> bool:
+        """Cancel a run; False if there is none of this id."""
+        run = self._runs.get(run_id)
+        if run is None:
+            return False
+        run.cancel()
+        return True
+
+    def list(self, source: Source, request: RunList) -> None:
+        """Answer with all runs, newest first."""
+        pictures = tuple(run.picture() for run in reversed(self._runs.values()))
+        source.send(Runs(id=request.id, runs=pictures))
+
+    async def fetch(self, source: Source, request: StepFetch) -> None:
+        """Answer with the result or the failure of a step, once it has ended."""
+        run = self._runs.get(request.run)
+        if run is None:
+            failure = Failure(kind="gone", node=self._me)
+            source.send(Failed(id=request.id, failure=failure))
+            return
+        try:
+            end = await run.ended(request.step)
+        except KeyError:
+            text = f"the run has no step {request.step!r}"
+            failure = Failure(kind="bad_request", message=text)
+            source.send(Failed(id=request.id, failure=failure))
+            return
+        if isinstance(end, bytes):
+            source.send(Reply(id=request.id, payload=end, node=self._me))
+            return
+        if isinstance(end, Kept):
+            await self._send_kept(source, request.id, end)
+            return
+        failed, parts = end
+        answer = Failed(id=request.id, failure=failed.failure, payload=failed.payload)
+        source.send(answer, parts)
+
+    async def _send_kept(self, source: Source, request_id: bytes, kept: Kept) -> None:
+        parts: tuple[Buffer, ...] | None
+        if kept.owner == self._me:
+            parts = self._store.get(kept.id)
+        else:
+            answer, parts = await self._asks.result(kept)
+            if isinstance(answer, Failed):
+                source.send(Failed(id=request_id, failure=answer.failure))
+                return
+            if isinstance(answer, Reply) and not parts:
+                parts = (answer.payload,)
+        if parts is None:
+            failure = Failure(kind="gone", node=kept.owner)
+            source.send(Failed(id=request_id, failure=failure))
+        else:
+            source.send(Reply(id=request_id, payload=b"", node=kept.owner), parts)
+
+    def source_lost(self, source: Source) -> None:
+        """Tell a caller that is gone nothing more; its runs go on."""
+        for run in self._runs.values():
+            run.source_lost(source)
+
+    def _remember(self, run: ActiveRun) -> None:
+        self._ended[run.id] = None
+        while len(self._ended) > REMEMBERED_RUNS:
+            old_id, _ = self._ended.popitem(last=False)
+            old = self._runs.pop(old_id)
+            for kept in old.kept():
+                if kept.owner == self._me:
+                    self._store.release(kept.id)
+                else:
+                    self._lane.send(kept.owner, Release(ids=(kept.id,)))

@@ -1,0 +1,100 @@
+"""Stops sending to a node that keeps failing one function, for a while.
+
+Counts only what the infrastructure did: lost nodes, timeouts before the start,
+crashed workers. An exception of the function is an answer, and a full queue is
+load; neither opens a breaker. Sources: Envoy's outlier detection (consecutive
+failures, growing ejection time), Hystrix (half-open probes).
+"""
+
+from dataclasses import dataclass
+
+FAILURES_TO_OPEN = 5
+"""In a row. Fewer would eject a node for a single burst."""
+
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 60.0
+
+SUCCESSES_TO_CLOSE = 2
+"""Probes that must pass, one at a time, before all calls may go there again."""
+
+
+def pause_s(times_opened: int) -> float:
+    """Return how long the breaker stays open the `times_opened`-th time.
+
+    >>> [pause_s(n) for n in (1, 2, 3, 9)]
+    [1.0, 2.0, 4.0, 60.0]
+    """
+    return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (times_opened - 1)))
+
+
+@dataclass(slots=True)
+class Breaker:
+    """One (node, function) pair."""
+
+    failures: int = 0
+    times_opened: int = 0
+    open_until: float | None = None  # None: closed
+    successes: int = 0  # of probes, while half-open
+    probing: bool = False
+
+    def allows(self, now: float) -> bool:
+        """Say whether a call may go there now."""
+        if self.open_until is None:
+            return True
+        return now >= self.open_until and not self.probing
+
+
+class Breakers:
+    """All breakers of one router; only pairs that failed lately have one."""
+
+    def __init__(self) -> None:
+        self._pairs: dict[tuple[str, str], Breaker] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._pairs)
+
+    def allows(self, node: str, function: str, now: float) -> bool:
+        """Say whether `function` may be called on `node` now."""
+        breaker = self._pairs.get((node, function))
+        return breaker is None or breaker.allows(now)
+
+    def sent(self, node: str, function: str, now: float) -> None:
+        """Mark a call to a half-open pair as its one probe."""
+        breaker = self._pairs.get((node, function))
+        if breaker is not None and breaker.open_until is not None:
+            breaker.probing = True
+
+    def succeeded(self, node: str, function: str) -> bool:
+        """Count an answer; return whether this closed the breaker."""
+        pair = (node, function)
+        breaker = self._pairs.get(pair)
+        if breaker is None:
+            return False
+        breaker.failures = 0
+        if breaker.open_until is None:
+            del self._pairs[pair]
+            return False
+        breaker.probing = False
+        breaker.successes += 1
+        if breaker.successes < SUCCESSES_TO_CLOSE:
+            return False
+        del self._pairs[pair]
+        return True
+
+    def failed(self, node: str, function: str, now: float) -> bool:
+        """Count a failure of the infrastructure; return whether this opened it."""
+        breaker = self._pairs.setdefault((node, function), Breaker())
+        breaker.failures += 1
+        half_open = breaker.open_until is not None
+        if not half_open and breaker.failures < FAILURES_TO_OPEN:
+            return False
+        breaker.times_opened += 1
+        breaker.successes = 0
+        breaker.probing = False
+        breaker.open_until = now + pause_s(breaker.times_opened)
+        return not half_open
+
+    def forget(self, node: str) -> None:
+        """Close all breakers of a node that has started anew."""
+        for pair in [pair for pair in self._pairs if pair[0] == node]:
+            del self._pairs[pair]

@@ -1,0 +1,105 @@
+"""How busy each node is, as one router knows it, and which of two is better.
+
+Three sources, none of them exact: what this router sent there and has no answer
+to yet, what the node last said of itself, and how long its answers took. The
+latency follows rises at once and falls slowly (peak-EWMA of Twitter's Finagle),
+so that a node that turns slow is avoided within one answer.
+"""
+
+import math
+from dataclasses import dataclass
+
+from mpreg_nb.wire.gossip import Load
+
+NEUTRAL_LATENCY_S = 0.001
+"""Assumed of a node that has not answered yet; less would flood a newcomer."""
+
+DECAY_S = 10.0
+"""In this time a latency peak falls to 1/e of its distance to what is measured."""
+
+STALE_S = 5.0
+"""A report older than this says nothing any more."""
+
+
+def peak_ewma_s(old_s: float, sample_s: float, elapsed_s: float) -> float:
+    """Return the latency after a new sample: the peak at once, else decayed.
+
+    Source: Finagle, PeakEwma load balancer.
+
+    >>> peak_ewma_s(0.010, 0.500, elapsed_s=1.0)
+    0.5
+    >>> round(peak_ewma_s(0.500, 0.010, elapsed_s=DECAY_S), 3)
+    0.19
+    """
+    if sample_s >= old_s:
+        return sample_s
+    weight = math.exp(-elapsed_s / DECAY_S)
+    return old_s * weight + sample_s * (1.0 - weight)
+
+
+@dataclass(slots=True)
+class NodeLoad:
+    """What one router knows of one node."""
+
+    in_flight: int = 0
+    latency_s: float = NEUTRAL_LATENCY_S
+    sampled_at: float = -math.inf
+    reported: Load | None = None
+    reported_at: float = -math.inf
+
+    def score(self, now: float) -> float:
+        """Return the expected wait, in arbitrary units; the lower the better."""
+        busy, slots, degraded = self.in_flight, 1, False
+        report = self.reported
+        if report is not None:
+            slots = max(1, report.slots)
+            if now - self.reported_at <= STALE_S:
+                # The report counts our own calls too: take the larger, not the sum.
+                busy = max(busy, report.running + report.queued)
+                degraded = report.degraded
+        score = (busy + 1) / slots * self.latency_s
+        return score * 10.0 if degraded else score
+
+
+class Loads:
+    """The loads of all nodes; its owner tells it of calls and answers."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, NodeLoad] = {}
+
+    def __getitem__(self, node: str) -> NodeLoad:
+        load = self._nodes.get(node)
+        if load is None:
+            load = self._nodes[node] = NodeLoad()
+        return load
+
+    def sent(self, node: str) -> None:
+        """Count a call on its way to `node`."""
+        self[node].in_flight += 1
+
+    def answered(self, node: str, latency_s: float | None, now: float) -> None:
+        """Count an answer; `latency_s` without the time that the function ran.
+
+        `None` says that the call ended without telling anything of the node.
+        """
+        load = self[node]
+        if load.in_flight > 0:
+            load.in_flight -= 1
+        if latency_s is not None:
+            elapsed_s = min(now - load.sampled_at, 10 * DECAY_S)
+            load.latency_s = peak_ewma_s(load.latency_s, latency_s, elapsed_s)
+            load.sampled_at = now
+
+    def report(self, node: str, load: Load, now: float) -> None:
+        """Take what `node` says of itself."""
+        known = self[node]
+        known.reported = load
+        known.reported_at = now
+
+    def forget(self, node: str) -> None:
+        """Drop what is known of a node that is gone or has started anew."""
+        self._nodes.pop(node, None)
+
+    def better(self, one: str, other: str, now: float) -> str:
+        """Return the node of the two that should get the next call."""
+        return one if self[one].score(now) <= self[other].score(now) else other

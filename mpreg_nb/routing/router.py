@@ -1,0 +1,267 @@
+"""Chooses the node for a call, and can say why.
+
+A call fits a node that serves the function and holds every resource asked for.
+A function that was *placed* is served by every live node that holds the
+resources it was registered with, whether its code is there yet or not: a node
+fetches what it lacks. A function that a program registered in its own process
+is served by that process alone.
+
+Among the nodes that fit, two are drawn and the better one is taken (power of
+two choices, Mitzenmacher 2001); the node that asks takes itself when it has a
+free slot. Suspected nodes are used only where no other fits, and open breakers
+are passed over unless all are open.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+from mpreg_nb.names import nearest
+from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.routing.load import Loads
+from mpreg_nb.wire.gossip import Offer
+
+
+class Chance(Protocol):
+    """The one thing that is asked of a source of randomness."""
+
+    def random(self) -> float:
+        """Return a number in [0, 1)."""
+        ...
+
+
+class Offers(Protocol):
+    """What the router asks of a catalog."""
+
+    def offers(self, function: str) -> Iterable[tuple[str, Offer]]:
+        """Yield (owner, offer) of every version of `function`."""
+        ...
+
+    def entries(self) -> Iterable[tuple[str, Offer]]:
+        """Yield (owner, offer) of all that is offered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a call asks of a node."""
+
+    function: str
+    version: str | None = None  # None: the newest registration
+    resources: frozenset[str] = frozenset()
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Send the call to `node`, asking for `version`."""
+
+    node: str
+    version: str
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class UnknownVersion:
+    """The version that was asked for is not in the catalog (yet)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """No live node fits. `resources` includes those of the registration."""
+
+    resources: frozenset[str]
+    offers: tuple[tuple[str, frozenset[str]], ...]  # node, what it offers
+    held: tuple[tuple[str, frozenset[str]], ...]  # live node, what it holds
+    similar: str  # the nearest name that is offered, or ""
+
+
+Choice: TypeAlias = Chosen | UnknownVersion | Refused
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One node's chances, as `explain` tells them; `reason` is "" if it fits."""
+
+    node: str
+    reason: str
+    in_flight: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    alive: tuple[Chosen, ...]
+    suspect: tuple[Chosen, ...]
+    unknown: bool
+
+
+class Router:
+    """Routes by a catalog, the live members and their loads.
+
+    `me` is the node that asks, or None for a caller that runs nothing itself.
+    """
+
+    def __init__(
+        self,
+        me: str | None,
+        catalog: Offers,
+        loads: Loads,
+        breakers: Breakers,
+        chance: Chance,
+    ) -> None:
+        self._me = me
+        self._catalog = catalog
+        self._loads = loads
+        self._breakers = breakers
+        self._chance = chance
+        self._alive: dict[str, frozenset[str]] = {}
+        self._suspect: dict[str, frozenset[str]] = {}
+        self._fits: dict[Wanted, _Fit] = {}
+
+    def update(
+        self,
+        alive: Mapping[str, frozenset[str]],
+        suspect: Mapping[str, frozenset[str]],
+    ) -> None:
+        """Take the members anew: node -> resources. Call it when any changed."""
+        self._alive = dict(alive)
+        self._suspect = dict(suspect)
+        self._fits.clear()
+
+    def catalog_changed(self) -> None:
+        """Forget what was worked out from the catalog as it was."""
+        self._fits.clear()
+
+    def choose(
+        self, wanted: Wanted, now: float, *, avoid: Collection[str] = ()
+    ) -> Choice:
+        """Return where the call should go; nodes in `avoid` only if none else fits."""
+        fit = self._fits.get(wanted)
+        if fit is None:
+            if len(self._fits) > 4096:
+                self._fits.clear()
+            fit = self._fits[wanted] = self._fit(wanted)
+        candidates: Iterable[Chosen] = fit.alive or fit.suspect
+        if fit.unknown:
+            return UnknownVersion()
+        if avoid:
+            candidates = [c for c in candidates if c.node not in avoid] or candidates
+        if self._breakers:
+            breakers = self._breakers
+            candidates = [
+                c for c in candidates if breakers.allows(c.node, wanted.function, now)
+            ] or candidates
+        pool = tuple(candidates)
+        if len(pool) > 1:
+            return self._better(pool, now)
+        return pool[0] if pool else self._refuse(wanted)
+
+    def explain(self, wanted: Wanted, now: float) -> tuple[Verdict, ...]:
+        """Return every known node with what it lacks, the fitting ones first."""
+        fit = self._fit(wanted)
+        fits = {chosen.node for chosen in (*fit.alive, *fit.suspect)}
+        needed = wanted.resources | self._registered_with(wanted)
+        own = {
+            owner: offer.resources
+            for owner, offer in self._catalog.offers(wanted.function)
+            if not offer.placed
+        }
+        placed = any(offer.placed for _, offer in self._matching(wanted))
+        verdicts: list[Verdict] = []
+        for node, held in sorted({**self._suspect, **self._alive}.items()):
+            lacks = needed - held - own.get(node, frozenset())
+            if wanted.node is not None and node != wanted.node:
+                reason = f"narrowed to {wanted.node}"
+            elif lacks:
+                reason = "lacks " + ", ".join(sorted(lacks))
+            elif node not in fits:
+                reason = "another version" if placed else "has no such function"
+            elif not self._breakers.allows(node, wanted.function, now):
+                reason = "breaker open"
+            elif node in self._suspect and fit.alive:
+                reason = "suspect"
+            else:
+                reason = ""
+            load = self._loads[node]
+            verdicts.append(Verdict(node, reason, load.in_flight, load.score(now)))
+        return tuple(sorted(verdicts, key=lambda v: (bool(v.reason), v.node)))
+
+    def _better(self, pool: tuple[Chosen, ...], now: float) -> Chosen:
+        loads = self._loads
+        if self._me is not None:
+            for chosen in pool:
+                if chosen.node == self._me:
+                    mine = loads[self._me]
+                    slots = mine.reported.slots if mine.reported else 1
+                    if mine.in_flight < slots:
+                        return chosen
+        count = len(pool)
+        first = int(self._chance.random() * count)
+        second = int(self._chance.random() * (count - 1))
+        if second >= first:
+            second += 1
+        one, other = pool[first], pool[second]
+        return one if loads.better(one.node, other.node, now) == one.node else other
+
+    def _fit(self, wanted: Wanted) -> _Fit:
+        offers = self._matching(wanted)
+        unknown = wanted.version is not None and not offers
+        alive: dict[str, Chosen] = {}
+        suspect: dict[str, Chosen] = {}
+        for owner, offer in offers:
+            for members, found in ((self._alive, alive), (self._suspect, suspect)):
+                for node in members if offer.placed else (owner,):
+                    held = members.get(node)
+                    if held is None or wanted.node not in (None, node):
+                        continue
+                    needed = wanted.resources | offer.resources
+                    if not offer.placed:
+                        needed = wanted.resources - offer.resources
+                    if needed <= held:
+                        found[node] = Chosen(node, offer.version, offer)
+        return _Fit(tuple(alive.values()), tuple(suspect.values()), unknown)
+
+    def _matching(self, wanted: Wanted) -> list[tuple[str, Offer]]:
+        """Return the offers of the version that is meant; one of a placed version."""
+        live = [
+            (owner, offer)
+            for owner, offer in self._catalog.offers(wanted.function)
+            if offer.placed or owner in self._alive or owner in self._suspect
+        ]
+        if wanted.version is not None:
+            live = [pair for pair in live if pair[1].version == wanted.version]
+            return live[:1] if live and live[0][1].placed else live
+        placed = max(
+            (pair for pair in live if pair[1].placed),
+            key=lambda pair: (pair[1].counter, pair[1].origin),
+            default=None,
+        )
+        own = [pair for pair in live if not pair[1].placed]
+        newest_own = max((offer.counter for _, offer in own), default=-1)
+        if placed is not None and placed[1].counter >= newest_own:
+            return [placed]
+        return own
+
+    def _registered_with(self, wanted: Wanted) -> frozenset[str]:
+        for _, offer in self._matching(wanted):
+            if offer.placed:
+                return offer.resources
+        return frozenset()
+
+    def _refuse(self, wanted: Wanted) -> Refused:
+        held = tuple(sorted({**self._suspect, **self._alive}.items()))
+        matching = self._matching(wanted)
+        if any(offer.placed for _, offer in matching):
+            offers = held
+        else:
+            known = dict(held)
+            offers = tuple(
+                sorted((o, known[o] | f.resources) for o, f in matching if o in known)
+            )
+        similar = ""
+        if not matching:
+            names = {offer.function for _, offer in self._catalog.entries()}
+            similar = nearest(wanted.function, names) or ""
+        needed = wanted.resources | self._registered_with(wanted)
+        return Refused(needed, offers, held, similar)
