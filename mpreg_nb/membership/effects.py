@@ -122,7 +122,7 @@ class Left:
     """The member said goodbye."""
 
     name: NodeName
-    reason: str
+    reason: str = ""  # where it told this node directly
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,26 @@
-"""Who is at the other end of a control link, whom to dial, what to close."""
+"""Who is at the other end of a control link, whom to dial, what to close.
 
-from mpreg_nb.wire.gossip import NodeName
+Up to `mesh_limit` members everybody keeps a link to everybody. Above it a node
+keeps a few, opens others where it probes or syncs, and closes the idle ones.
+"""
+
+import math
+from collections.abc import Sequence
+
+from mpreg_nb.membership.effects import Close, Dial, Effect
+from mpreg_nb.membership.knobs import SwimSettings
+from mpreg_nb.wire.gossip import Control, NodeName
 
 CROSSING_S = 5.0
 """Two dials of one pair that end within this time have crossed each other."""
+
+LOST_S = 30.0
+"""A dial whose outcome was not reported for so long may be made again."""
+
+OUTBOX = 8
+"""Messages that wait for one dial; the oldest go first."""
+
+LONGEST_BACKOFF_S = 60.0
 
 
 def keeps_new_link(
@@ -32,3 +49,112 @@ def keeps_new_link(
     if new_dialled_here == old_dialled_here or old_age_s > CROSSING_S:
         return True
     return new_dialled_here == (me < peer)
+
+
+class Links:
+    """The control links of one node, as its driver reported them."""
+
+    def __init__(self, settings: SwimSettings) -> None:
+        self._settings = settings
+        self._up: dict[NodeName, float] = {}  # -> when it was last used
+        self._dialling: dict[NodeName, float] = {}  # -> since when
+        self._outbox: dict[NodeName, list[Control]] = {}
+        self._failures: dict[NodeName, int] = {}
+        self._not_before_s: dict[NodeName, float] = {}
+        self._lost: dict[NodeName, None] = {}  # ended without a goodbye
+
+    def __contains__(self, peer: NodeName) -> bool:
+        return peer in self._up
+
+    def __len__(self) -> int:
+        return len(self._up)
+
+    @property
+    def peers(self) -> tuple[NodeName, ...]:
+        """Nodes that a link is up to."""
+        return tuple(self._up)
+
+    def is_lost(self, peer: NodeName) -> bool:
+        """Whether the last link or dial of `peer` ended as if it were gone."""
+        return peer in self._lost
+
+    def touch(self, peer: NodeName, now: float) -> None:
+        """Note that the link to `peer` is in use."""
+        if peer in self._up:
+            self._up[peer] = now
+
+    # --------------------------------------------------------------- reported
+
+    def opened(self, peer: NodeName, now: float) -> list[Control]:
+        """Note that a link is up; return what waited for it."""
+        self._up[peer] = now
+        self._dialling.pop(peer, None)
+        self._failures.pop(peer, None)
+        self._not_before_s.pop(peer, None)
+        self._lost.pop(peer, None)
+        return self._outbox.pop(peer, [])
+
+    def closed(self, peer: NodeName, *, lost: bool) -> None:
+        """Note that a link is gone."""
+        self._up.pop(peer, None)
+        if lost:
+            self._lost[peer] = None
+
+    def failed(self, peer: NodeName, now: float, *, refused: bool) -> None:
+        """Note that a dial came to nothing; what waited for it is dropped."""
+        self._dialling.pop(peer, None)
+        self._outbox.pop(peer, None)
+        count = self._failures[peer] = min(self._failures.get(peer, 0) + 1, 16)
+        pause_s = min(LONGEST_BACKOFF_S, self._settings.period_s * 2.0 ** (count - 1))
+        self._not_before_s[peer] = now + pause_s
+        if refused:
+            self._lost[peer] = None
+
+    def forget(self, peer: NodeName) -> None:
+        """Drop what is remembered of a peer that is no member any more."""
+        self._outbox.pop(peer, None)
+        self._failures.pop(peer, None)
+        self._not_before_s.pop(peer, None)
+        self._lost.pop(peer, None)
+
+    # ------------------------------------------------------------------ asked
+
+    def dial(self, peer: NodeName, urls: Sequence[str], now: float) -> list[Effect]:
+        """Open a link, unless it is up or being opened."""
+        since_s = self._dialling.get(peer, -math.inf)
+        if peer in self._up or now - since_s < LOST_S or not urls:
+            return []
+        self._dialling[peer] = now
+        return [Dial(peer, tuple(urls))]
+
+    def wait(self, peer: NodeName, message: Control) -> None:
+        """Keep `message` until the link to `peer` is up."""
+        box = self._outbox.setdefault(peer, [])
+        box.append(message)
+        del box[:-OUTBOX]
+
+    def close(self, peer: NodeName) -> list[Effect]:
+        """Close the link to `peer`, if there is one."""
+        if self._up.pop(peer, None) is None:
+            return []
+        return [Close(peer)]
+
+    def may_dial(self, peer: NodeName, now: float) -> bool:
+        """Whether a link to `peer` is missing and not just been tried for."""
+        return (
+            peer not in self._up
+            and now - self._dialling.get(peer, -math.inf) >= LOST_S
+            and now >= self._not_before_s.get(peer, -math.inf)
+        )
+
+    def close_idle(self, now: float) -> list[Effect]:
+        """Close what was not used for long, and the least used of too many."""
+        keep, most = self._settings.kept_links, self._settings.max_links
+        oldest_first = sorted(self._up, key=lambda peer: (self._up[peer], peer))
+        effects: list[Effect] = []
+        for peer in oldest_first[: max(0, len(oldest_first) - keep)]:
+            is_idle = now - self._up[peer] >= self._settings.idle_link_s
+            if not is_idle and len(self._up) <= most:
+                break
+            effects += self.close(peer)
+        return effects

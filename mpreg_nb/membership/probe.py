@@ -1,0 +1,245 @@
+"""Asking members whether they are there: directly, then through others.
+
+One round: `Ping`; no `Ack` in time, so some others are asked to ping (`PingReq`);
+if neither it nor any of them has an answer by the end, the target was silent. A
+helper that gets no answer says so (`Nack`), which tells the asker that its own
+ears are well.
+
+Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 3.1; the Nack is from
+Dadgar, Phillips, Currey, "Lifeguard", arXiv 1707.00788, 2018.
+
+Here nothing is decided about a member: facts (`Answered`, `Silent`) come out.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from mpreg_nb.membership.effects import Send
+from mpreg_nb.membership.knobs import SwimSettings
+from mpreg_nb.membership.rotation import Dice
+from mpreg_nb.wire.gossip import IndirectAck, Nack, NodeName, Ping, PingReq
+
+NACK_SHARE = 0.8
+"""Of the ack timeout: a helper's no must be there before the round ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The target is there; `rtt_s` where it answered itself on a link that was up."""
+
+    target: NodeName
+    rtt_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Nobody had an answer of the target."""
+
+    target: NodeName
+    refused: bool  # the dial was refused at every url
+    helpers: int  # that were asked
+    missing: int  # of them, without even a Nack
+
+
+Step: TypeAlias = Send | Answered | Silent
+
+
+@dataclass(slots=True)
+class _Round:
+    target: NodeName
+    epoch: bytes
+    seq: int
+    started_s: float
+    ask_at_s: float  # when to ask others; infinity once they have been asked
+    end_at_s: float
+    patience_s: float  # for the answers of those asked after a refusal
+    linked: bool  # the ping went out at once, so that its way back can be timed
+    refused: bool = False
+    helpers: dict[NodeName, bool] = field(default_factory=dict)  # -> said Nack
+
+    @property
+    def deadline(self) -> float:
+        return min(self.ask_at_s, self.end_at_s)
+
+
+@dataclass(slots=True)
+class _Relay:
+    asker: NodeName
+    asked_seq: int
+    target: NodeName
+    nack_at_s: float  # infinity once it was said
+    end_at_s: float
+
+
+class Probes:
+    """All rounds under way here, and those in which this node helps another.
+
+    Invariant: at most one round for each target.
+    """
+
+    def __init__(self, settings: SwimSettings, dice: Dice) -> None:
+        self._settings = settings
+        self._dice = dice
+        self._seq = 0
+        self._rounds: dict[NodeName, _Round] = {}
+        self._relays: dict[int, _Relay] = {}  # by the seq of our ping
+
+    @property
+    def deadline(self) -> float:
+        """When the next round or relay is due; infinity if there is none."""
+        due = [probe.deadline for probe in self._rounds.values()]
+        due += [min(r.nack_at_s, r.end_at_s) for r in self._relays.values()]
+        return min(due, default=math.inf)
+
+    def is_probing(self, target: NodeName) -> bool:
+        """Whether a round for `target` is under way."""
+        return target in self._rounds
+
+    def start(
+        self,
+        target: NodeName,
+        epoch: bytes,
+        now: float,
+        *,
+        ack_timeout_s: float,
+        period_s: float,
+        linked: bool,
+    ) -> list[Step]:
+        """Ping `target`, unless a round for it is under way.
+
+        linked: False if it has to be dialled first; then the dial is the probe.
+        """
+        if target in self._rounds:
+            return []
+        self._seq += 1
+        self._rounds[target] = _Round(
+            target,
+            epoch,
+            self._seq,
+            started_s=now,
+            ask_at_s=now + ack_timeout_s,
+            end_at_s=now + period_s,
+            patience_s=ack_timeout_s,
+            linked=linked,
+        )
+        return [Send(target, Ping(seq=self._seq, epoch=epoch))]
+
+    def help(self, request: PingReq, asker: NodeName, now: float) -> list[Step]:
+        """Ping the target of `request` for `asker`."""
+        self._seq += 1
+        timeout_s = self._settings.ack_timeout_s
+        self._relays[self._seq] = _Relay(
+            asker,
+            request.seq,
+            request.target,
+            nack_at_s=now + NACK_SHARE * timeout_s,
+            end_at_s=now + 2 * timeout_s,
+        )
+        return [Send(request.target, Ping(seq=self._seq, epoch=request.epoch))]
+
+    def ack(self, seq: int, sender: NodeName, now: float) -> list[Step]:
+        """Take in an `Ack`; one that answers nothing changes nothing."""
+        relay = self._relays.get(seq)
+        if relay is not None and relay.target == sender:
+            del self._relays[seq]
+            return [Send(relay.asker, IndirectAck(seq=relay.asked_seq))]
+        probe = self._rounds.get(sender)
+        if probe is None or probe.seq != seq:
+            return []
+        del self._rounds[sender]
+        return [Answered(sender, now - probe.started_s if probe.linked else None)]
+
+    def indirect_ack(self, seq: int, sender: NodeName) -> list[Step]:
+        """Take in the yes of a helper."""
+        probe = self._round_of(seq, sender)
+        if probe is None:
+            return []
+        del self._rounds[probe.target]
+        return [Answered(probe.target, None)]
+
+    def nack(self, seq: int, sender: NodeName) -> list[Step]:
+        """Take in the no of a helper."""
+        probe = self._round_of(seq, sender)
+        if probe is None:
+            return []
+        probe.helpers[sender] = True
+        return self._end_if_refused_by_all(probe)
+
+    def unreachable(
+        self, target: NodeName, now: float, pool: Sequence[NodeName], *, refused: bool
+    ) -> list[Step]:
+        """Take in that a dial of `target` failed; others may still reach it."""
+        steps: list[Step] = []
+        if refused:
+            for relay in self._relays.values():
+                if relay.target == target and relay.nack_at_s < math.inf:
+                    relay.nack_at_s = math.inf
+                    steps.append(Send(relay.asker, Nack(seq=relay.asked_seq)))
+        probe = self._rounds.get(target)
+        if probe is not None and refused and not probe.refused:
+            probe.refused = True
+            probe.end_at_s = min(probe.end_at_s, now + probe.patience_s)
+            if probe.ask_at_s < math.inf:
+                steps += self._ask_others(probe, pool)
+            steps += self._end_if_refused_by_all(probe)
+        return steps
+
+    def tick(self, now: float, pool: Sequence[NodeName]) -> list[Step]:
+        """Ask others, give up, say no: what is due. `pool`: whom to ask."""
+        steps: list[Step] = []
+        for probe in list(self._rounds.values()):
+            if probe.end_at_s <= now:
+                steps.append(self._end(probe))
+            elif probe.ask_at_s <= now:
+                steps += self._ask_others(probe, pool)
+        for seq, relay in list(self._relays.items()):
+            if relay.nack_at_s <= now:
+                relay.nack_at_s = math.inf
+                steps.append(Send(relay.asker, Nack(seq=relay.asked_seq)))
+            if relay.end_at_s <= now:
+                del self._relays[seq]
+        return steps
+
+    def drop(self, target: NodeName) -> None:
+        """End the round for a process that is known to be gone."""
+        self._rounds.pop(target, None)
+
+    def clear(self) -> None:
+        """End everything without a result: this process stood still meanwhile."""
+        self._rounds.clear()
+        self._relays.clear()
+
+    def postpone(self, until: float) -> None:
+        """Let nothing fall due before `until`: answers may wait in our buffers."""
+        for probe in self._rounds.values():
+            if probe.ask_at_s < math.inf:
+                probe.ask_at_s = max(probe.ask_at_s, until)
+            probe.end_at_s = max(probe.end_at_s, until)
+
+    def _round_of(self, seq: int, helper: NodeName) -> _Round | None:
+        for probe in self._rounds.values():
+            if probe.seq == seq and helper in probe.helpers:
+                return probe
+        return None
+
+    def _ask_others(self, probe: _Round, pool: Sequence[NodeName]) -> list[Step]:
+        probe.ask_at_s = math.inf
+        others = [name for name in pool if name != probe.target]
+        count = min(self._settings.indirect_probes, len(others))
+        chosen = self._dice.sample(others, count)
+        probe.helpers = dict.fromkeys(chosen, False)
+        request = PingReq(seq=probe.seq, target=probe.target, epoch=probe.epoch)
+        return [Send(helper, request) for helper in chosen]
+
+    def _end_if_refused_by_all(self, probe: _Round) -> list[Step]:
+        if probe.refused and all(probe.helpers.values()):
+            return [self._end(probe)]
+        return []
+
+    def _end(self, probe: _Round) -> Silent:
+        del self._rounds[probe.target]
+        asked = len(probe.helpers)
+        missing = asked - sum(probe.helpers.values())
+        return Silent(probe.target, probe.refused, asked, missing)
