@@ -3,15 +3,15 @@
 A reference may stand anywhere inside the arguments of a step. Those inside
 lists, tuples, dicts and sets are found here, by looking; those inside other
 objects are found when the arguments are pickled, by the method
-`__mpreg_reference__` that all placeholders have. See `Workflow.including`.
+`__mpreg_reference__` that all placeholders have; see `Workflow.including`. Results
+are put in their places where the step runs, by `wire.references`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import Any, NoReturn, TypeAlias
 
-from mpreg_nb.names import nearest
 from mpreg_nb.workflow.order import check_order
 
 PathItem: TypeAlias = Any
@@ -26,9 +26,9 @@ class Placeholder:
 
     __slots__ = ()
 
+    @abstractmethod
     def __mpreg_reference__(self) -> "Reference":
         """Return the reference to send in place of this object."""
-        raise NotImplementedError
 
     def __iter__(self) -> NoReturn:
         # Without this, Python would iterate by [0], [1], ... and never end.
@@ -68,14 +68,6 @@ class Reference(Placeholder):
     def __repr__(self) -> str:
         return f"<ref {self.step}{shown_path(self.path)}>"
 
-    def resolve(self, result: Any) -> Any:
-        """Return what this refers to, given the result of its step.
-
-        Raises:
-            LookupError: the result has no such item or attribute.
-        """
-        return follow(result, self.path, origin=f"the result of step {self.step!r}")
-
 
 def shown_path(path: Iterable[PathItem]) -> str:
     """Write `path` as it is written in code.
@@ -84,58 +76,6 @@ def shown_path(path: Iterable[PathItem]) -> str:
     "['rows'][0]"
     """
     return "".join(f"[{key!r}]" for key in path)
-
-
-def follow(value: Any, path: Iterable[PathItem], *, origin: str = "the result") -> Any:
-    """Take one item or attribute after the other, beginning at `value`.
-
-    A key takes the item; where there is no such item and the key could name an
-    attribute, it takes that. `origin` is what messages call `value`.
-
-    >>> follow({"rows": [3, 4]}, ("rows", 1))
-    4
-    >>> follow(1 + 2j, ("imag",))
-    2.0
-
-    Raises:
-        LookupError: there is neither; the message tells what there is.
-    """
-    gone: tuple[PathItem, ...] = ()
-    for key in path:
-        value = _take(value, key, origin + shown_path(gone))
-        gone = (*gone, key)
-    return value
-
-
-def _take(value: Any, key: PathItem, place: str) -> Any:
-    try:
-        return value[key]
-    except (LookupError, TypeError):  # TypeError: no items, or none by such a key
-        pass
-    could_name = isinstance(key, str) and key.isidentifier()
-    if could_name and hasattr(value, key):
-        return getattr(value, key)
-    what = "item or attribute" if could_name else "item"
-    raise LookupError(f"{place} has no {what} {key!r}. It is {_described(value, key)}")
-
-
-def _described(value: Any, key: PathItem) -> str:
-    """Say what `value` has, what is most like `key` first."""
-    kind = type(value).__name__
-    if isinstance(value, Sequence):
-        return f"a {kind} of length {len(value)}"
-    if isinstance(value, Mapping):
-        what, wanted = "keys", repr(key)
-        names = [repr(known) for known in islice(value, 1000)]
-    else:
-        what, wanted = "attributes", str(key)
-        names = [name for name in dir(value) if not name.startswith("_")]
-    if not names:
-        return f"a {kind} without {what}"
-    close = nearest(wanted, names)
-    shown = [*([close] if close else []), *(name for name in names if name != close)]
-    listed = ", ".join(f"{name:.60}" for name in shown[:6])
-    return f"a {kind} with the {what} {listed}{', …' if len(shown) > 6 else ''}"
 
 
 def placeholders(value: Any) -> Iterator[Placeholder]:
@@ -159,9 +99,9 @@ def placeholders(value: Any) -> Iterator[Placeholder]:
             pending.extend(inner)
 
 
-def references(value: Any) -> frozenset[Reference]:
+def references(value: Any) -> tuple[Reference, ...]:
     """Return the references inside `value`, as `placeholders` finds them."""
-    return frozenset(found.__mpreg_reference__() for found in placeholders(value))
+    return tuple(found.__mpreg_reference__() for found in placeholders(value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

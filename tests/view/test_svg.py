@@ -250,8 +250,8 @@ def test_a_flow_shows_itself_by_this_drawing_even_unfinished() -> None:
 
     assert repr(flow).splitlines() == [
         "w: 3 steps",
+        "○  c  echo           ← c",
         "?  b  not there yet",
         "○  a  echo           ← b  on gpu",
-        "○  c  echo           ← c",
     ]
     assert "image/svg+xml" in flow._repr_mimebundle_()["text/html"]
