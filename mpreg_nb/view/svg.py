@@ -174,7 +174,8 @@ class _Figure:
         ]
         needed = [_width(text, size) * bold for text, size, bold in lines]
         needed[3] += 16.0 if self.status else 0.0
-        needed += [_width(name, 10.5) + 12.0 for name in box.resources]
+        chips = [_width(name, 10.5) + 12.0 for name in box.resources[:2]]
+        needed.append(sum(chips) + 4.0)  # two side by side, where that fits
         self.width = min(WIDEST, max(NARROWEST, max(needed) + 2 * PADDING))
         self.rows: list[list[str]] = []
         self.height = 0.0
