@@ -1,0 +1,215 @@
+"""How a pickler writes what other processes cannot import.
+
+cloudpickle writes functions and classes of `__main__` by value. This adds: modules
+beside the notebook; classes that stay the same class everywhere (`wire.classes`);
+caches, locks and sentinels of the standard library that pickle stumbles over.
+"""
+
+import dataclasses
+import functools
+import sys
+import threading
+import types
+import weakref
+from collections.abc import Callable
+from enum import Enum, auto
+from io import BytesIO
+from typing import Any
+
+from mpreg_nb.wire import classes
+from mpreg_nb.wire.digest import digest, read
+from mpreg_nb.wire.modules import Census, is_installed_file
+
+PROTOCOL = 5
+
+census = Census()
+
+
+class Form(Enum):
+    """How classes by value are written."""
+
+    APART = auto()  # as a pickle of their own, remembered: for arguments and results
+    WHOLE = auto()  # in the stream, sharing what they use with it: for functions
+    NAMELESS = auto()  # in the stream, without key and revision: for digests
+
+
+class ByValue:
+    """To stand before cloudpickle's pickler among the bases of a pickler."""
+
+    # What unpickling calls for a class written apart, and for one in the stream;
+    # and cloudpickle's way to write a class by value. Set by the pickler.
+    find_class: Callable[..., type]
+    expect_class: Callable[..., type]
+    reduce_class: Callable[[type], tuple[Any, ...]]
+    reduce_function: Any
+
+    def __init__(
+        self, file: BytesIO, keep: Any = None, *, form: Form = Form.APART
+    ) -> None:
+        super().__init__(file, PROTOCOL, keep)  # type: ignore[call-arg]
+        self.form = form
+        self.classes: list[type] = []  # that were written by value
+        self.taken: dict[str, object] = {}  # variables of functions by value
+        self.witnesses: list[classes.Witness] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Return how to write `obj`, where that is a matter of this module."""
+        if isinstance(obj, type):
+            return self._class(obj)
+        if isinstance(obj, types.FunctionType):
+            if census.owns(obj.__module__):
+                reduced: Any = self.reduce_function(obj)
+            else:
+                reduced = super().reducer_override(obj)  # type: ignore[misc]
+            if isinstance(reduced, tuple):
+                self._note(obj, reduced[2][1])
+            return reduced
+        return NotImplemented
+
+    def _note(self, function: types.FunctionType, state: dict[str, Any]) -> None:
+        """Remember which variables `function` takes from around it."""
+        space = function.__globals__
+        for name, value in state["__globals__"].items():
+            self.taken.setdefault(name, value)
+            self.witnesses.append((space, name, classes.stamp(value)))
+        if is_installed_file(function.__code__.co_filename):
+            return  # its closure is a matter of the library that made it
+        cells = function.__closure__ or ()
+        for name, cell in zip(function.__code__.co_freevars, cells, strict=True):
+            try:
+                self.taken.setdefault(name, cell.cell_contents)
+            except ValueError:  # nothing has been assigned to it yet
+                continue
+
+    def _class(self, cls: type) -> Any:
+        if self.form is Form.APART:
+            known = classes.packed(cls)
+            if known is not None:
+                return self._apart(cls, known)
+        if census.owns(cls.__module__):
+            reduced: Any = self.reduce_class(cls)
+        else:
+            reduced = super().reducer_override(cls)  # type: ignore[misc]
+        if not isinstance(reduced, tuple) or len(reduced) != 6:
+            return reduced  # it can be imported
+        self.classes.append(cls)
+        if self.form is Form.APART:
+            return self._apart(cls, self._pack(cls))
+        make, args, content, _, _, setter = reduced
+        # Without cloudpickle's own mark, which is another one for each new class.
+        args = (*args[:-2], None, args[-1])
+        key, revision = ("", "") if self.form is Form.NAMELESS else self.identify(cls)
+        place = (make, args, key, revision, cls.__module__, cls.__qualname__)
+        state = (setter, content)
+        return type(self).expect_class, place, state, None, None, classes.fill
+
+    def _apart(self, cls: type, kept: classes.Packed) -> tuple[Any, ...]:
+        place = (kept.key, kept.revision, kept.pickle, cls.__module__, cls.__qualname__)
+        return type(self).find_class, place
+
+    @classmethod
+    def _pack(cls, packed: type) -> classes.Packed:
+        key, revision = cls.identify(packed)
+        file = BytesIO()
+        whole: Any = cls(file, form=Form.WHOLE)
+        whole.dump(packed)
+        return classes.keep(packed, key, revision, file.getvalue(), whole.witnesses)
+
+    @classmethod
+    def identify(cls, named: type) -> tuple[str, str]:
+        """Return the key and the present revision of a class."""
+        return classes.identify(named, cls.digest(named))
+
+    @classmethod
+    def digest(cls, named: type) -> str:
+        """Return the digest of the present content of a class."""
+        file = BytesIO()
+        nameless: Any = cls(file, form=Form.NAMELESS)
+        nameless.dump(named)
+        return digest(read(file.getbuffer()))
+
+
+# ------------------------------------------------- what pickle stumbles over
+
+
+def _importable(obj: Any) -> bool:
+    """Whether other processes find `obj` under its name."""
+    name = obj.__module__
+    if name == "__main__" or census.owns(name):
+        return False
+    found: Any = sys.modules.get(name)
+    for part in obj.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is obj
+
+
+def _reduce_cache(cached: Any) -> Any:
+    if _importable(cached):
+        return str(cached.__qualname__)
+    limits = cached.cache_parameters()
+    return make_cache, (cached.__wrapped__, limits["maxsize"], limits["typed"])
+
+
+def make_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
+    """Return `function` with a cache that is empty."""
+    return functools.lru_cache(maxsize, typed)(function)
+
+
+def _reduce_cached_property(cached: Any) -> Any:
+    return make_cached_property, (cached.func, cached.attrname)
+
+
+def make_cached_property(function: Any, name: str | None) -> Any:
+    """Return a cached property that knows its name, which only a class could tell."""
+    made: Any = functools.cached_property(function)
+    made.attrname = name
+    return made
+
+
+def _reduce_weak(mapping: Any) -> Any:
+    return type(mapping), (dict(mapping),)
+
+
+def _reduce_missing(_: object) -> Any:
+    return getattr, (dataclasses, "MISSING")
+
+
+_LOCKS = {type(threading.Lock()): "Lock", type(threading.RLock()): "RLock"}
+_LOADED = ("__builtins__", "__loader__", "__spec__", "__cached__")
+
+
+class _NewLock(str):
+    """Stands for a lock of a module, by the name of its kind."""
+
+    __slots__ = ()
+
+
+def reduce_module(module: types.ModuleType) -> Any:
+    """Return how to write a module: by value where it is the user's own."""
+    if not census.owns(module.__name__):
+        return None
+    content = {
+        name: _NewLock(_LOCKS[type(value)]) if type(value) in _LOCKS else value
+        for name, value in vars(module).items()
+        if name not in _LOADED
+    }
+    place = (module.__name__,)
+    return types.ModuleType, place, content, None, None, fill_module
+
+
+def fill_module(module: types.ModuleType, content: dict[str, Any]) -> None:
+    """Give a module its content, with locks that nobody holds."""
+    for name, value in content.items():
+        if isinstance(value, _NewLock):
+            content[name] = getattr(threading, value)()
+    vars(module).update(content)
+
+
+REDUCERS: dict[type, Callable[[Any], Any]] = {
+    functools._lru_cache_wrapper: _reduce_cache,
+    functools.cached_property: _reduce_cached_property,
+    weakref.WeakKeyDictionary: _reduce_weak,
+    weakref.WeakValueDictionary: _reduce_weak,
+    type(dataclasses.MISSING): _reduce_missing,
+}
+"""What to put before cloudpickle's table of reducers."""

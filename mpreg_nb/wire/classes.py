@@ -1,0 +1,132 @@
+"""Classes of the notebook, and who they are in other processes.
+
+A class that cannot be imported travels by value. Its *key* is the digest of what
+it was when it first travelled: a cell that is run again unchanged makes a class
+with the same key, and instances of it are instances of the same class in every
+worker. Its *revision* is the digest of what it is now; a process that has the
+class takes the new content over when the revision is another one. The process
+that defined a class never has it changed by what comes back.
+"""
+
+import sys
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from threading import get_ident
+from typing import Any, TypeAlias
+
+Witness: TypeAlias = tuple[dict[str, Any], str, object]
+"""A namespace, a name in it, and what it meant when a class was packed."""
+
+_PLAIN = (int, float, str, bool, bytes, type(None))
+_MISSING = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A class by value: the pickle that makes it, and what that was made from."""
+
+    key: str
+    revision: str
+    pickle: bytes
+    witnesses: tuple[Witness, ...]
+    attributes: tuple[object, ...]
+
+    def is_fresh(self, cls: type) -> bool:
+        """Whether nothing has been assigned since that this pickle depends on."""
+        return self.attributes == _attributes(cls) and all(
+            stamp(space.get(name, _MISSING)) == meant
+            for space, name, meant in self.witnesses
+        )
+
+
+def stamp(value: object) -> object:
+    """Return what tells whether a name means another object than it did."""
+    return value if type(value) in _PLAIN else id(value)
+
+
+def _attributes(cls: type) -> tuple[object, ...]:
+    return tuple(map(stamp, vars(cls).values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What a class that came from a pickle was filled with."""
+
+    revision: str
+    attributes: tuple[object, ...]
+
+
+_by_key: "weakref.WeakValueDictionary[str, type]" = weakref.WeakValueDictionary()
+_keys: "weakref.WeakKeyDictionary[type, str]" = weakref.WeakKeyDictionary()
+_packed: "weakref.WeakKeyDictionary[type, Packed]" = weakref.WeakKeyDictionary()
+_made: "weakref.WeakKeyDictionary[type, Made]" = weakref.WeakKeyDictionary()
+_unfilled: dict[tuple[int, int], str] = {}  # thread, id of class -> revision to take
+
+
+def packed(cls: type) -> Packed | None:
+    """Return how `cls` travelled last, if that still holds."""
+    known = _packed.get(cls)
+    return known if known is not None and known.is_fresh(cls) else None
+
+
+def identify(cls: type, digest: str) -> tuple[str, str]:
+    """Return key and revision of `cls`, whose content has this digest."""
+    key = _keys.setdefault(cls, digest)
+    made = _made.get(cls)
+    if made is None:
+        _by_key[key] = cls  # defined here: of equal ones, the newest counts
+    elif made.attributes == _attributes(cls):
+        return key, made.revision
+    return key, digest
+
+
+def keep(
+    cls: type, key: str, revision: str, pickle: bytes, witnesses: Iterable[Witness]
+) -> Packed:
+    """Remember how `cls` travels."""
+    kept = Packed(key, revision, pickle, tuple(witnesses), _attributes(cls))
+    _packed[cls] = kept
+    return kept
+
+
+def known(
+    key: str, module: str, name: str, digest: Callable[[type], str]
+) -> type | None:
+    """Return the class with `key`: what `name` means here now, if it is that."""
+    current: Any = sys.modules.get(module)
+    for part in name.split("."):
+        current = getattr(current, part, None)
+    if isinstance(current, type):
+        if current not in _keys:
+            identify(current, digest(current))
+        if _keys[current] == key:
+            return current
+    return _by_key.get(key)
+
+
+def has(cls: type, revision: str) -> bool:
+    """Whether `cls` was defined in this process or has the content of `revision`."""
+    made = _made.get(cls)
+    return made is None or made.revision == revision
+
+
+def expect(cls: type | None, key: str, revision: str, make: Callable[[], type]) -> type:
+    """Return `cls`, or a new one without content; `fill` follows."""
+    if cls is None:
+        cls = make()
+        _by_key[key] = cls
+        _keys[cls] = key
+        _made[cls] = Made("", ())
+    if not has(cls, revision):
+        _unfilled[get_ident(), id(cls)] = revision
+    return cls
+
+
+def fill(cls: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
+    """Give `cls` its content, unless it has it."""
+    revision = _unfilled.pop((get_ident(), id(cls)), None)
+    if revision is not None:
+        setter, content = state
+        setter(cls, content)
+        _made[cls] = Made(revision, _attributes(cls))

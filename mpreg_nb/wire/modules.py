@@ -1,0 +1,105 @@
+"""Which modules are shipped by value: those beside the notebook, not installed.
+
+A module counts as installed when its file is where installers put files: under
+the standard library, a site directory, or a directory that a `.pth` file or an
+editable install names. Everything else that was imported from a file is taken to
+be the user's own, which other machines cannot import.
+"""
+
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterator
+from functools import lru_cache
+from types import ModuleType
+
+_SITE_NAMES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_SOURCE_SUFFIXES = (".py", ".pyc", ".ipynb")
+
+
+class Census:
+    """What is known of the modules of this process; looks again when some came."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, bool] = {}  # name -> whether it is the user's own
+        self.seen = -1  # how many modules there were at the last look
+        self.names: frozenset[str] = frozenset()
+        self.marks: tuple[bytes, ...] = ()
+
+    def look(self) -> tuple[bytes, ...]:
+        """Return how pickles write the names of modules that are shipped by value."""
+        if len(sys.modules) != self.seen:
+            modules = sys.modules.copy()
+            self.seen = len(modules)
+            fresh = modules.keys() - self._own.keys()
+            self._own.update((name, is_own(name, modules[name])) for name in fresh)
+            self.names = frozenset(name for name, own in self._own.items() if own)
+            self.marks = tuple(map(mark, sorted(self.names)))
+        return self.marks
+
+    def owns(self, name: str | None) -> bool:
+        """Whether the module of this name is shipped by value."""
+        self.look()
+        return name in self.names
+
+
+def mark(name: str) -> bytes:
+    """Return how a pickle writes a module's name when it refers to its contents."""
+    data = name.encode(errors="surrogatepass")
+    return b"\x8c%c%s" % (len(data), data) if len(data) < 256 else data
+
+
+def is_own(name: str, module: ModuleType) -> bool:
+    """Whether `module` came from a file of the user's and is not installed."""
+    if name.partition(".")[0] in ("__main__", "__mp_main__", "mpreg_nb"):
+        return False  # the first two have no name to import: always by value
+    where = getattr(module, "__dict__", {})
+    path = where.get("__file__")
+    if path is None and where.get("__path__") is not None:
+        path = next((os.path.join(p, "x.py") for p in where["__path__"]), None)
+    if not isinstance(path, str) or not path.endswith(_SOURCE_SUFFIXES):
+        return False
+    return not is_installed_file(os.path.realpath(path))
+
+
+@lru_cache(maxsize=1000)
+def is_installed_file(path: str) -> bool:
+    """Whether code with this file name is not the user's: installed, or generated."""
+    if path.startswith("<"):
+        return path == "<string>" or path.startswith("<frozen")
+    return any(p in path for p in _SITE_NAMES) or path.startswith(installed_roots())
+
+
+@lru_cache(maxsize=1)
+def installed_roots() -> tuple[str, ...]:
+    """Return the directories under which modules are installed, each with a slash."""
+    paths = sysconfig.get_paths()
+    roots = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
+    places = {*site.getsitepackages(), site.getusersitepackages()}
+    for place in places:
+        roots.update(_named_by_pth(place))
+    roots |= places
+    roots.update(_editable())
+    return tuple(sorted(os.path.realpath(root) + os.sep for root in roots if root))
+
+
+def _named_by_pth(place: str) -> Iterator[str]:
+    if not os.path.isdir(place):
+        return
+    for name in os.listdir(place):
+        if name.endswith(".pth"):
+            with open(os.path.join(place, name), errors="replace") as lines:
+                for line in map(str.strip, lines):
+                    path = os.path.join(place, line)
+                    if line and not line.startswith(("#", "import")):
+                        if os.path.isdir(path):
+                            yield path
+
+
+def _editable() -> Iterator[str]:
+    """Yield what setuptools' editable installs map to, without a `.pth` line."""
+    for name, module in sys.modules.copy().items():
+        if name.startswith("__editable__"):
+            mapping = getattr(module, "MAPPING", {})
+            yield from (os.path.dirname(path) for path in mapping.values())
