@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 
 from mpreg_nb.errors import MpregError
@@ -20,7 +21,10 @@ async def serve(options: Options) -> int:
     token = load_token()
     os.environ.pop("MPREG_NB_TOKEN", None)  # children must not have it
     loop = asyncio.get_running_loop()
-    node = Node(options.settings, token)
+    listening = None
+    if options.listening is not None:
+        listening = socket.socket(fileno=options.listening)
+    node = Node(options.settings, token, listening=listening)
     asked = 0
 
     def ask_to_stop(hurry: bool = False) -> None:
@@ -28,8 +32,10 @@ async def serve(options: Options) -> int:
         asked += 1
         if asked == 1:
             node.spawn(node.stop(0.0 if hurry else None))
+        elif asked == 2:
+            node.hurry()
         else:
-            os._exit(1)  # asked twice: whoever asks does not want to wait
+            os._exit(1)  # asked three times: whoever asks does not want to wait
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop)

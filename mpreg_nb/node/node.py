@@ -78,15 +78,24 @@ class Node:
     Guarantee: when `stop` has returned, no process, link or file of it is left.
     """
 
-    def __init__(self, settings: NodeSettings, token: Token) -> None:
+    def __init__(
+        self,
+        settings: NodeSettings,
+        token: Token,
+        *,
+        listening: socket.socket | None = None,
+    ) -> None:
+        """`listening` is a socket that listens already, in place of host and port."""
         self.settings = settings
         self.name = settings.name
         self.cluster_id = settings.cluster_id or os.urandom(16).hex()
         self._token = token
+        self._listening = listening
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._joined = asyncio.Event()
         self._spread = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._stopping = False
         self.ended = asyncio.Event()
         """Set when the node has stopped by itself or by request."""
@@ -225,6 +234,7 @@ class Node:
             on_connection=self._accepted,
             host=settings.host,
             port=settings.port,
+            listening=self._listening,
             json_open=settings.json_open,
             metrics=lambda: metrics_text(self),
             limits=settings.limits,
@@ -285,12 +295,23 @@ class Node:
     async def _drain(self, drain_s: float) -> None:
         if drain_s <= 0:
             return
-        waits = [asyncio.ensure_future(self.calls.idle.wait())]
-        if len(self._alive()) > 1:
-            waits.append(asyncio.ensure_future(self._spread.wait()))
-        _, late = await asyncio.wait(waits, timeout=drain_s)
-        for task in late:
+
+        async def all_done() -> None:
+            await self.calls.idle.wait()
+            if len(self._alive()) > 1:
+                await self._spread.wait()
+
+        waits = [
+            asyncio.ensure_future(all_done()),
+            asyncio.ensure_future(self._hurry.wait()),
+        ]
+        await asyncio.wait(waits, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in waits:
             task.cancel()
+
+    def hurry(self) -> None:
+        """End a drain that is under way."""
+        self._hurry.set()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` beside everything else; it ends with the node at the latest."""
@@ -349,8 +370,8 @@ class Node:
         if connection.peer.role == "node":
             if connection.peer.name == self.name:
                 connection.close(1008, "the name is taken")
-            elif self.peers.accept(connection):
-                self._peer_open(connection)
+            else:
+                self.peers.accept(connection)
             return
         connection.on_message = self._inbox.from_client
         connection.on_refused = self._inbox.refused
@@ -379,7 +400,9 @@ class Node:
     def _peer_lost(self, connection: Connection, reason: str) -> None:
         name = connection.peer.name
         if connection.peer.lane == "control":
-            self.gossiping.link_lost(name, in_order=reason.startswith("closed"))
+            if self.peers.get(name, "control") is None:
+                in_order = reason.startswith("closed")
+                self.gossiping.link_lost(name, in_order=in_order)
             return
         self._node_gone(name, reason)
         self._client_lost(connection, reason)
@@ -430,8 +453,7 @@ class Node:
     def _seed_open(self, connection: Connection) -> None:
         if not self.settings.cluster_id:
             self.cluster_id = connection.peer.cluster_id
-        if self.peers.accept(connection):
-            self._peer_open(connection)
+        self.peers.accept(connection)
 
     # ------------------------------------------------------------------ members
 

@@ -4,6 +4,7 @@ import asyncio
 import errno
 import logging
 import os
+import socket
 import ssl
 from collections.abc import Callable
 
@@ -95,6 +96,19 @@ class Listener:
                 if tries_left == 1:
                     raise
         self.host = first
+
+    async def take(
+        self, listening: socket.socket, ssl_context: ssl.SSLContext | None
+    ) -> None:
+        """Accept on a socket that listens already; `listen` does this."""
+        self.host, self.port = listening.getsockname()[:2]
+        server = await self._loop.create_server(
+            lambda: Arrival(self._door, self),
+            sock=listening,
+            ssl=ssl_context,
+            backlog=BACKLOG,
+        )
+        self._servers = [server]
 
     async def _serve(
         self, host: str, port: int, ssl_context: ssl.SSLContext | None
@@ -211,6 +225,7 @@ async def listen(
     on_connection: Callable[[Connection], object],
     host: str = "127.0.0.1",
     port: int = 0,
+    listening: socket.socket | None = None,
     hosts: frozenset[str] = frozenset(),
     json_open: bool = False,
     metrics: Callable[[], str] | None = None,
@@ -219,6 +234,8 @@ async def listen(
     patience: Patience | None = None,
 ) -> Listener:
     """Accept links on `host` and `port`; port 0 takes a free one.
+
+    `listening` is a socket that listens already, taken in place of both.
 
     `cluster_id` is asked for each link, since a node may learn it late.
     `on_connection` gets each proven link before its first message and sets its
@@ -231,6 +248,8 @@ async def listen(
         NotTrusted: `host` is not loopback, and the link would be in the clear
             or `json_open`.
     """
+    if listening is not None:
+        host = listening.getsockname()[0]
     if host != "localhost" and not is_loopback(host):
         if ssl_context is None:
             raise NotTrusted(
@@ -252,5 +271,8 @@ async def listen(
         terms=Terms(limits=limits or Limits(), patience=patience or Patience()),
     )
     listener = Listener(door, on_connection, scheme="wss" if ssl_context else "ws")
-    await listener.bind(host, port, ssl_context)
+    if listening is not None:
+        await listener.take(listening, ssl_context)
+    else:
+        await listener.bind(host, port, ssl_context)
     return listener
