@@ -18,20 +18,12 @@ from mpreg_nb.errors import BadRequest
 from mpreg_nb.settings import FRAGMENT_BYTES
 from mpreg_nb.transport.facts import LinkStatistics, PeerFacts
 from mpreg_nb.transport.framing import FrameReader, Scratch
+from mpreg_nb.transport.inflow import STREAM_ELEMENTS, Inflow, StreamElement
 from mpreg_nb.transport.outflow import Outflow
-from mpreg_nb.transport.streams import WHOLE, Complete, IncomingStreams, TooLarge
+from mpreg_nb.transport.pulse import Pulse
+from mpreg_nb.transport.streams import TooLarge
 from mpreg_nb.transport.terms import Terms
-from mpreg_nb.wire.codec import (
-    Abort,
-    Attach,
-    Buffer,
-    Decoder,
-    Fragment,
-    Parts,
-    control_decoder,
-    data_decoder,
-    encode,
-)
+from mpreg_nb.wire.codec import Abort, Buffer, Parts, encode
 from mpreg_nb.wire.messages import Notice
 
 STRIKES = 10
@@ -39,14 +31,6 @@ STRIKES = 10
 
 LONGEST_REASON = 120
 """Bytes of a close frame's reason; the protocol allows 123."""
-
-_STREAM_ELEMENTS = frozenset((Attach, Fragment, Abort))
-_DECODERS: dict[str, Decoder[Any]] = {
-    "control": control_decoder(),
-    "data": data_decoder(),
-    "json": data_decoder(),  # never asked: text does not pass through it
-}
-_WHOLE = msgspec.Raw(WHOLE)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -85,15 +69,15 @@ class Connection(asyncio.BufferedProtocol):
         self.on_gone: Callable[[Connection], None] = _ignore  # for who made it
         self._transport = transport
         self._protocol = protocol
-        self._patience = terms.patience
-        self._decoder = _DECODERS[peer.lane]
+        self._close_s = terms.patience.close_s
+        limits = terms.limits
         self._reader = FrameReader(
             protocol,
             scratch,
             masked=not peer.dialled,
-            max_bytes=terms.limits.max_frame_bytes,
+            max_bytes=limits.max_frame_bytes,
         )
-        self._incoming = IncomingStreams(max_bytes=terms.limits.max_payload_bytes)
+        self._inflow = Inflow(peer.lane, max_payload_bytes=limits.max_payload_bytes)
         self._outflow = Outflow(
             transport, dialled=peer.dialled, terms=terms, on_stuck=self._cut_off
         )
@@ -101,25 +85,24 @@ class Connection(asyncio.BufferedProtocol):
         self._gone = asyncio.Event()
         self._open = True
         self._reason = ""  # why this side ended the link, if it did
-        self._timer: asyncio.TimerHandle | None = None  # for life, later for the end
-        self._text: list[bytes] = []  # of a text message that came in part
-        self._bytes_in = self._frames_in = self._messages_in = 0
-        self._strikes = self._unknown = 0
+        self._end_timer: asyncio.TimerHandle | None = None
+        self._bytes_in = self._strikes = 0
+        self._pulse = Pulse(
+            terms.patience.ping_s,
+            bytes_in=lambda: self._bytes_in,
+            ping=self._ping,
+            on_dead=self._give_up,
+        )
         if peer.lane == "json":
             self._reader.pass_all()
 
     def begin(self, received: bytes = b"") -> None:
         """Take over the transport; `received` is what came after the proof."""
         self._transport.set_protocol(self)
-        self._check_life(-1, False)
         while received:
-            space = memoryview(self.get_buffer(-1))
-            size = min(len(space), len(received))
-            space[:size] = received[:size]
+            size = self._reader.put(received)
             received = received[size:]
             self.buffer_updated(size)
-
-    # -------------------------------------------------- what the owner may do
 
     def send(self, message: msgspec.Struct, parts: Parts = ()) -> int:
         """Send `message`; never blocks.
@@ -180,26 +163,24 @@ class Connection(asyncio.BufferedProtocol):
 
     def statistics(self) -> LinkStatistics:
         """Return what went through so far."""
-        out = self._outflow
+        into, out = self._inflow, self._outflow
         return LinkStatistics(
             bytes_in=self._bytes_in,
             bytes_out=out.bytes,
-            frames_in=self._frames_in,
+            frames_in=into.frames,
             frames_out=out.frames,
-            messages_in=self._messages_in,
+            messages_in=into.messages,
             messages_out=out.messages,
             strikes=self._strikes,
-            unknown=self._unknown,
+            unknown=into.unknown,
             backlog_bytes=out.backlog_bytes,
-            streams_in=len(self._incoming),
+            streams_in=len(into.streams),
             streams_out=len(out.streams),
         )
 
     def __repr__(self) -> str:
         state = "open" if self._open else "ended"
         return f"<Connection {self.peer.lane} {self.peer.name or 'json'} {state}>"
-
-    # ------------------------------------------- what the event loop calls
 
     def get_buffer(self, sizehint: int) -> Buffer:
         """Return where the transport reads to."""
@@ -240,51 +221,36 @@ class Connection(asyncio.BufferedProtocol):
         """Tell the owner, once."""
         self._open = False
         self._outflow.stop()
-        self._set_timer(None)
-        self._incoming.clear()
+        self._pulse.stop()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        self._inflow.streams.clear()
         self._call(self.on_lost, self._why(exc))
         self.on_gone(self)
         self._gone.set()
 
-    # ------------------------------------------------------------ receiving
-
     def _deliver(self, payload: Buffer) -> None:
-        self._frames_in += 1
-        try:
-            batch = self._decoder.batch(payload)
-        except BadRequest:
-            batch = self._salvage(payload)
-        self._messages_in += len(batch)
+        batch = self._inflow.batch(payload)
         on_message = self.on_message
         for message in batch:
             if not self._open:
                 return
-            if type(message) in _STREAM_ELEMENTS:
+            if type(message) in STREAM_ELEMENTS:
                 self._receive_stream(message)
                 continue
             try:
                 on_message(self, message, ())
             except Exception as error:  # noqa: BLE001 - see `_report`
                 self._report(error)
+        while self._inflow.wrong:
+            self._strike(self._inflow.wrong.pop())
 
-    def _salvage(self, payload: Buffer) -> list[Any]:
-        good, unknown, wrong = self._decoder.salvage(payload)
-        self._unknown += unknown
-        for error in wrong:
-            self._strike(error)
-        return good
-
-    def _strike(self, error: BadRequest) -> None:
-        self._strikes += 1
-        if self._strikes >= STRIKES:
-            self.close(1008, "too much that makes no sense")
-        elif self.peer.lane == "data":
-            self.send(Notice(kind="strike", text=str(error)))
-
-    def _receive_stream(self, element: Attach | Fragment | Abort) -> None:
-        self._messages_in -= 1  # its message counts, once it is complete
+    def _receive_stream(self, element: StreamElement) -> None:
+        begun_here = element.stream % 2 != self.peer.dialled
+        if begun_here and isinstance(element, Abort):
+            self.abort(element.stream)  # the other end wants no more of it
         try:
-            done = self._place(element)
+            done = self._inflow.place(element)
         except BadRequest as error:
             self._strike(error)
             return
@@ -292,30 +258,14 @@ class Connection(asyncio.BufferedProtocol):
             self._outflow.send(encode(Abort(stream=element.stream)))
             self._call(self.on_refused, done.message, done.size_bytes)
         elif done is not None:
-            self._messages_in += 1
             self._call(self.on_message, done.message, done.parts)
 
-    def _place(self, element: Attach | Fragment | Abort) -> Complete | TooLarge | None:
-        stream = element.stream
-        match element:
-            case Fragment():
-                done = self._incoming.fragment(stream, element.data)
-            case Attach():
-                whole = element.message == _WHOLE
-                message = None if whole else self._decoder.one(element.message)
-                if type(message) in _STREAM_ELEMENTS or (whole and not element.sizes):
-                    raise BadRequest("an attachment to no message")
-                return self._incoming.attach(stream, element.sizes, message)
-            case Abort():
-                if stream % 2 != self.peer.dialled:  # begun here
-                    self.abort(stream)
-                else:
-                    self._incoming.abort(stream)
-                return None
-        if done is not None and done.message is None:
-            whole_message = self._decoder.one(done.parts[0])
-            return Complete(whole_message, done.parts[1:])
-        return done
+    def _strike(self, error: BadRequest) -> None:
+        self._strikes += 1
+        if self._strikes >= STRIKES:
+            self.close(1008, "too much that makes no sense")
+        elif self.peer.lane == "data":
+            self.send(Notice(kind="strike", text=str(error)))
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
         try:
@@ -327,15 +277,8 @@ class Connection(asyncio.BufferedProtocol):
         # The border between the loop and its owner: what a callback raises must
         # cost neither the link nor the other messages that came with this one.
         self._loop.call_exception_handler(
-            {
-                "message": f"a callback of {self!r} failed",
-                "exception": error,
-                "protocol": self,
-                "transport": self._transport,
-            }
+            {"message": f"a callback of {self!r} failed", "exception": error}
         )
-
-    # --------------------------------------------------- the protocol's business
 
     def _heed_protocol(self) -> None:
         for event in self._protocol.events_received():
@@ -348,21 +291,16 @@ class Connection(asyncio.BufferedProtocol):
     def _heed_frame(self, frame: Frame) -> None:
         if frame.opcode not in DATA_OPCODES:
             return
-        self._frames_in += 1
         if self.peer.lane != "json" or frame.opcode is Opcode.BINARY:
             self.close(1003, "not the kind of frame that travels on this lane")
             return
-        self._text.append(bytes(frame.data))
-        if not frame.fin:
-            return
-        received, self._text = b"".join(self._text), []
-        self._messages_in += 1
         try:
-            text = received.decode()
+            text = self._inflow.text(frame)
         except UnicodeDecodeError:
             self.close(1007, "text that is not UTF-8")
             return
-        self._call(self.on_text, text)
+        if text is not None:
+            self._call(self.on_text, text)
 
     def _write_protocol(self) -> None:
         for data in self._protocol.data_to_send():
@@ -380,32 +318,21 @@ class Connection(asyncio.BufferedProtocol):
         self._outflow.stop()
         self._reader.pass_all()
         self._write_protocol()
-        patience_s = self._patience.close_s
-        self._set_timer(self._loop.call_later(patience_s, self._transport.abort))
+        self._pulse.stop()
+        self._end_timer = self._loop.call_later(self._close_s, self._transport.abort)
 
     def _cut_off(self, detail: str) -> None:
         self.close(1013, f"too slow a reader: {detail}")
 
-    def _check_life(self, bytes_seen: int, pinged: bool) -> None:
-        ping_s = self._patience.ping_s
-        silent = bytes_seen == self._bytes_in
-        if silent and pinged:
-            self._reason = f"no sign of life for {2 * ping_s:g} s"
-            self._open = False
-            self._outflow.stop()
-            self._transport.abort()
-            return
-        if silent:
-            self._protocol.send_ping(b"")
-            self._write_protocol()
-        self._set_timer(
-            self._loop.call_later(ping_s, self._check_life, self._bytes_in, silent)
-        )
+    def _ping(self) -> None:
+        self._protocol.send_ping(b"")
+        self._write_protocol()
 
-    def _set_timer(self, timer: asyncio.TimerHandle | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = timer
+    def _give_up(self, reason: str) -> None:
+        self._reason = reason
+        self._open = False
+        self._outflow.stop()
+        self._transport.abort()
 
     def _why(self, error: Exception | None) -> str:
         goodbye = self._protocol.close_rcvd

@@ -89,6 +89,13 @@ class FrameReader:
             return self._scratch.view[len(self._start) :]
         return self._scratch.buffer
 
+    def put(self, data: bytes) -> int:
+        """Copy as much of `data` as fits to `space`; return how much that is."""
+        space = memoryview(self.space())
+        size = min(len(space), len(data))
+        space[:size] = data[:size]
+        return size
+
     def received(self, count: int) -> list[Buffer]:
         """Return the payloads that are complete with `count` bytes in `space`.
 

@@ -135,7 +135,7 @@ class IncomingStreams:
     def __init__(self, *, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._open: dict[int, _Incoming] = {}
-        self._refused: set[int] = set()  # their last fragments may be on the way
+        self._refused: dict[int, int] = {}  # stream -> bytes that may yet come
 
     def __len__(self) -> int:
         return len(self._open)
@@ -159,12 +159,12 @@ class IncomingStreams:
             raise BadRequest("too many streams at once")
         total = sum(sizes)
         if total > self._max_bytes:
-            self._refused.add(stream)
+            self._refused[stream] = total
             return TooLarge(message, total)
         try:
             parts = tuple(bytearray(size) for size in sizes)
         except MemoryError:
-            self._refused.add(stream)
+            self._refused[stream] = total
             return TooLarge(message, total)
         if not total:
             return Complete(message, parts)
@@ -181,6 +181,7 @@ class IncomingStreams:
         incoming = self._open.get(stream)
         if incoming is None:
             if stream in self._refused:
+                self._drop(stream, len(data))
                 return None
             raise BadRequest(f"a fragment of stream {stream}, which is not open")
         incoming.missing -= len(data)
@@ -205,7 +206,12 @@ class IncomingStreams:
     def abort(self, stream: int) -> None:
         """Forget `stream`; its sender gave it up."""
         self._open.pop(stream, None)
-        self._refused.discard(stream)
+        self._refused.pop(stream, None)
+
+    def _drop(self, stream: int, size: int) -> None:
+        self._refused[stream] -= size
+        if self._refused[stream] <= 0:
+            del self._refused[stream]
 
 
 def _flat(part: Buffer) -> memoryview:
