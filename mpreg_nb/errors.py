@@ -376,8 +376,8 @@ class PayloadTooLarge(MpregError, ValueError):
     def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
             f"{what}: {size_bytes / 1e6:.1f} MB is more than the "
-            f"{limit_bytes / 1e6:.0f} MB that one call may carry. Pass a path or a smaller piece, or start "
-            "the nodes with a higher max_payload_bytes"
+            f"{limit_bytes / 1e6:.0f} MB that one call may carry. Pass a path or a "
+            "smaller piece, or start the nodes with a higher max_payload_bytes"
         )
         self.what = what
         self.size_bytes = size_bytes

@@ -17,6 +17,7 @@ from mpreg_nb.calls.deadlines import Deadlines
 from mpreg_nb.calls.retry import OVERLOAD_PATIENCE_S, RetryBudget, backoff_s, judge
 from mpreg_nb.client.links import Links
 from mpreg_nb.client.mirror import Mirror
+from mpreg_nb.errors import Executed
 from mpreg_nb.routing.breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Chosen, Router, Wanted
@@ -346,6 +347,8 @@ class ClientCalls:
             call = self._calls[call_id]
             if call.link is not None:
                 call.link.send(Cancel(id=call_id))
-            executed = "no" if call.waiting or call.link is None else "unknown"
+            executed: Executed = (
+                "no" if call.waiting or call.link is None else "unknown"
+            )
             self._end(call, Failure(kind="deadline", executed=executed))
         self._set_alarm()

@@ -4,7 +4,6 @@ from mpreg_nb.errors import (
     BadRequest,
     CallCancelled,
     CallTimeout,
-    MpregError,
     NodeLost,
     NoRoute,
     NotPicklable,
@@ -90,4 +89,3 @@ def error_of(
             return NotPicklable(f"the result of {function}", failure.message)
         case "bad_request":
             return BadRequest(failure.message)
-    return MpregError(failure.message)  # a kind that a newer node knows

@@ -195,7 +195,9 @@ class Cluster(Shown):
         isolation: str = "process",
     ) -> Callable[[Callable[P, R]], Function[P, R]]: ...
 
-    def function(self, function: Any = None, /, **options: Any) -> Any:
+    def function(  # type: ignore[misc]  # the overloads say which options
+        self, function: Any = None, /, **options: Any
+    ) -> Any:
         """Decorate a function so that it can be called here and on the cluster.
 
         resources: it runs on nodes that hold all of these.
@@ -206,7 +208,8 @@ class Cluster(Shown):
         """
 
         def decorate(local: Callable[P, R]) -> Function[P, R]:
-            return self.register(local, **options)
+            made: Function[P, R] = self.register(local, **options)
+            return made
 
         return decorate if function is None else decorate(function)
 
@@ -236,8 +239,9 @@ class Cluster(Shown):
                 isolation=isolation,
                 cluster=lambda: self,
             )
-        self._ship(function)
-        return function
+        made: Function[Any, Any] = function
+        self._ship(made)
+        return made
 
     def _ship(self, function: "Function[Any, Any]") -> tuple[str, CallOptions]:
         from mpreg_nb.wire.payload import pack_function
@@ -325,9 +329,9 @@ class Cluster(Shown):
 
     def workflow(self, name: str) -> "Flow[Run, Any]":
         """Begin a workflow: `flow.step(...)`, then `flow.run()`."""
-        from mpreg_nb.view.drawing import draw
+        from mpreg_nb.view.drawing import Drawing
 
-        return Flow(name, self, draw=draw)
+        return Flow(name, self, draw=Drawing)
 
     def run(self, workflow: Workflow) -> Run:
         """Execute a workflow and wait for its end."""

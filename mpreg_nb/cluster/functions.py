@@ -71,7 +71,8 @@ class Function(Generic[P, R]):
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it on the cluster, wait, and return what it returned."""
-        return self.on().call(*args, **kwargs)
+        result: R = self.on().call(*args, **kwargs)
+        return result
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future:
         """Run it on the cluster; return a future at once."""

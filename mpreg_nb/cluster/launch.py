@@ -73,13 +73,18 @@ def node_environment(token: str = "") -> dict[str, str]:
 
 
 def launch(
-    command: Sequence[str], *, log: Path, environment: Mapping[str, str], keep: bool
+    command: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    keep: bool,
+    inherited: Sequence[int] = (),
 ) -> Launched:
     """Start `command` in a session of its own, in the folder of `log`.
 
-    It inherits three descriptors: standard error goes to the end of `log`,
-    standard output to `output`, and standard input is a pipe that closes when
-    this process ends, or nothing with `keep`.
+    It has three descriptors and those `inherited`: standard error goes to the end
+    of `log`, standard output to `output`, and standard input is a pipe that closes
+    when this process ends, or nothing with `keep`.
 
     Raises OSError when it cannot be started.
     """
@@ -103,6 +108,7 @@ def launch(
             env=environment,
             cwd=log.parent,
             start_new_session=True,
+            pass_fds=inherited,
         )
     except BaseException:
         for descriptor in opened:

@@ -10,10 +10,12 @@ import concurrent.futures
 import math
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,6 +25,9 @@ from mpreg_nb.cluster.ready import Ready, ReadyReader
 from mpreg_nb.cluster.watcher import WATCHER
 from mpreg_nb.errors import StartFailed
 from mpreg_nb.node.options import STDIN, Options, arguments_of
+
+ORDERLY_S = 0.5
+"""Even without a drain a node has this long to leave by itself."""
 
 HURRY_S = 1.0
 """From the second SIGTERM, which ends a drain, to SIGKILL."""
@@ -74,6 +79,7 @@ class NodeProcess:
         log: Path,
         token: str = "",
         keep: bool = False,
+        listening: socket.socket | None = None,
         command: Sequence[str] = (),
     ) -> Self:
         """Start a node and return at once; `wait_ready` tells whether it came up.
@@ -81,16 +87,17 @@ class NodeProcess:
         log: file that its standard error is added to, in a folder that exists.
         token: handed over in the environment; none lets the node find its own.
         keep: the node outlives this process.
+        listening: the node accepts on this socket, of which it gets a copy, so that
+            its URL is known before it runs.
         command: replaces the interpreter and module in tests.
 
         Raises StartFailed when the system refuses to start a process.
         """
         name = options.settings.name
-        bound = Options(
-            settings=options.settings,
-            token_file=options.token_file,
-            tls_cert=options.tls_cert,
-            tls_key=options.tls_key,
+        inherited = () if listening is None else (listening.fileno(),)
+        bound = replace(
+            options,
+            listening=inherited[0] if inherited else None,
             lifeline=None if keep else STDIN,
             parent=None if keep else os.getpid(),
         )
@@ -100,6 +107,7 @@ class NodeProcess:
                 log=log,
                 environment=node_environment(token),
                 keep=keep,
+                inherited=inherited,
             )
         except OSError as error:
             raise StartFailed(name, str(error)) from error
@@ -136,11 +144,12 @@ class NodeProcess:
     def terminate(self, drain: float = 10.0) -> None:
         """Ask the node to drain and leave; returns at once.
 
-        After `drain` seconds it is asked to hurry, and a second later it and its
-        workers are killed. Asking again can only shorten that.
+        After `drain` seconds, at the least half a second, it is asked to hurry, and
+        a second later it and its workers are killed. Asking again can only shorten
+        that.
         """
         self._check_owner()
-        hurry_at = time.monotonic() + drain
+        hurry_at = time.monotonic() + max(drain, ORDERLY_S)
         with self._lock:
             self._hurry_at = min(self._hurry_at, hurry_at)
             self._kill_at = min(self._kill_at, hurry_at + HURRY_S)

@@ -1,0 +1,198 @@
+"""The same verbs as coroutines, on the caller's own event loop."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.cluster.card import Card
+from mpreg_nb.cluster.functions import Function, call_options
+from mpreg_nb.errors import NoCluster
+from mpreg_nb.names import check_name
+from mpreg_nb.transport.token import load_token
+
+
+class AsyncCluster:
+    """A cluster that was connected to from async code.
+
+    Use it as an async context manager on the loop that it shall live on. Cancelling
+    an await cancels the call.
+    """
+
+    def __init__(
+        self, *urls: str, token: str | None = None, direct: bool = True
+    ) -> None:
+        self._urls = urls
+        self._token = load_token(token)
+        self._direct = direct
+        self._client: Client | None = None
+        self._known: dict[int, tuple[Any, str, CallOptions]] = {}
+
+    async def __aenter__(self) -> "AsyncCluster":
+        client = Client(self._urls, self._token, direct=self._direct)
+        try:
+            await client.open()
+        except BaseException:
+            await client.close()
+            raise
+        self._client = client
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    @property
+    def client(self) -> Client:
+        """The client underneath.
+
+        Raises:
+            NoCluster: outside of `async with`.
+        """
+        if self._client is None:
+            raise NoCluster(
+                "not connected: async with mp.connect_async(url) as cluster"
+            )
+        return self._client
+
+    async def call(
+        self, function: str | Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Run `function` (a name or a function) and return what it returned."""
+        return await self.on().call(function, *args, **kwargs)
+
+    def submit(
+        self, function: str | Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> "asyncio.Task[Any]":
+        """Run `function`; return a task at once."""
+        return asyncio.ensure_future(self.call(function, *args, **kwargs))
+
+    async def map(
+        self, function: str | Callable[..., Any], /, *iterables: Iterable[Any]
+    ) -> list[Any]:
+        """Run `function` for each item and return the results in order."""
+        return await self.on().map(function, *iterables)
+
+    def on(
+        self,
+        *resources: str,
+        node: str | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> "AsyncView":
+        """Narrow where and for how long calls may run; see `Cluster.on`."""
+        return AsyncView(self, call_options(resources, node, timeout, wait))
+
+    async def register(
+        self,
+        function: Any,
+        name: str | None = None,
+        resources: str | Iterable[str] = (),
+        *,
+        idempotent: bool = False,
+        isolation: str = "process",
+    ) -> Card:
+        """Ship a function to every node that holds `resources`; return its card."""
+        from mpreg_nb.wire.payload import pack_function
+
+        made = Function(
+            function.local if isinstance(function, Function) else function,
+            name=name,
+            resources=resources,
+            idempotent=idempotent,
+            isolation=isolation,
+            cluster=_blocking,
+        )
+        shipped = pack_function(made.local)
+        registered = await self.client.register(
+            shipped,
+            made.name,
+            resources=made.resources,
+            idempotent=made.idempotent,
+            isolation=made.isolation,
+        )
+        options = CallOptions(
+            version=shipped.version,
+            holder=registered.offer.origin,
+            idempotent=made.idempotent,
+        )
+        self._known[id(function)] = (function, made.name, options)
+        return Card.of(shipped, registered)
+
+    async def callee(self, function: Any) -> tuple[str, CallOptions]:
+        """Return name and version of `function`, registering it at first use."""
+        if isinstance(function, str):
+            return check_name("function", function), CallOptions()
+        if id(function) not in self._known:
+            if isinstance(function, Function):
+                await self.register(
+                    function,
+                    function.name,
+                    function.resources,
+                    idempotent=function.idempotent,
+                    isolation=function.isolation,
+                )
+            else:
+                await self.register(function)
+        _, name, options = self._known[id(function)]
+        return name, options
+
+
+class AsyncView:
+    """An `AsyncCluster` narrowed to some of its nodes."""
+
+    def __init__(self, cluster: AsyncCluster, options: CallOptions) -> None:
+        self._cluster = cluster
+        self._options = options
+
+    async def call(
+        self, function: str | Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Run `function` and return what it returned."""
+        name, options = await self._narrowed(function)
+        return await self._cluster.client.call(name, args, kwargs, options)
+
+    async def map(
+        self, function: str | Callable[..., Any], /, *iterables: Iterable[Any]
+    ) -> list[Any]:
+        """Run `function` for each item and return the results in order.
+
+        The first error ends it and is raised; what is under way is cancelled.
+        """
+        name, options = await self._narrowed(function)
+        client = self._cluster.client
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(client.call(name, args, {}, options))
+                for args in zip(*iterables, strict=False)
+            ]
+        return [task.result() for task in tasks]
+
+    async def _narrowed(
+        self, function: str | Callable[..., Any]
+    ) -> tuple[str, CallOptions]:
+        name, known = await self._cluster.callee(function)
+        mine = self._options
+        return name, CallOptions(
+            resources=mine.resources,
+            node=mine.node,
+            timeout_s=mine.timeout_s,
+            wait_s=mine.wait_s,
+            version=known.version,
+            holder=known.holder,
+            idempotent=known.idempotent,
+        )
+
+
+def connect_async(
+    *urls: str, token: str | None = None, direct: bool = True
+) -> AsyncCluster:
+    """Connect from async code: `async with mp.connect_async(url) as cluster`."""
+    if not urls:
+        raise TypeError("connect_async needs the URL of a node")
+    return AsyncCluster(*urls, token=token, direct=direct)
+
+
+def _blocking() -> Any:
+    raise NoCluster("this function belongs to an AsyncCluster: await cluster.call(...)")
