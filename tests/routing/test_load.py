@@ -1,0 +1,53 @@
+"""Which of two nodes should get the next call."""
+
+from mpreg_nb.routing.load import STALE_S, Loads
+from mpreg_nb.wire.gossip import Load
+
+
+def test_node_with_fewer_own_calls_is_better() -> None:
+    loads = Loads()
+    loads.sent("a")
+
+    assert loads.better("a", "b", now=0.0) == "b"
+
+
+def test_answers_make_a_node_free_again() -> None:
+    loads = Loads()
+    loads.sent("a")
+    loads.answered("a", None, now=0.0)
+
+    assert loads["a"].in_flight == 0
+
+
+def test_reported_queue_counts_while_the_report_is_fresh() -> None:
+    loads = Loads()
+    loads.report("a", Load(running=1, queued=9, slots=1), now=0.0)
+
+    assert loads.better("a", "b", now=0.1) == "b"
+    assert loads["a"].score(now=STALE_S + 1) == loads["b"].score(now=STALE_S + 1)
+
+
+def test_more_slots_take_more_calls() -> None:
+    loads = Loads()
+    loads.report("big", Load(running=3, slots=8), now=0.0)
+    loads.report("small", Load(running=1, slots=1), now=0.0)
+
+    assert loads.better("small", "big", now=0.0) == "big"
+
+
+def test_node_that_turned_slow_is_avoided_after_one_answer() -> None:
+    loads = Loads()
+    for node in ("a", "b"):
+        loads.sent(node)
+    loads.answered("a", 0.5, now=0.0)
+    loads.answered("b", 0.001, now=0.0)
+
+    assert loads.better("a", "b", now=0.0) == "b"
+
+
+def test_degraded_node_is_spared() -> None:
+    loads = Loads()
+    loads.report("a", Load(slots=1, degraded=True), now=0.0)
+    loads.report("b", Load(slots=1, running=2), now=0.0)
+
+    assert loads.better("a", "b", now=0.0) == "b"

@@ -1,0 +1,204 @@
+"""Where a call goes, and what is said when it goes nowhere."""
+
+import random
+
+from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.routing.load import Loads
+from mpreg_nb.routing.router import Chosen, Refused, Router, UnknownVersion, Wanted
+from mpreg_nb.wire.gossip import Load, Offer
+
+GPU = frozenset({"gpu"})
+NONE: frozenset[str] = frozenset()
+V1, V2 = "1" * 32, "2" * 32
+
+
+def placed(function: str, version: str, counter: int = 1, resources=NONE) -> Offer:  # type: ignore[no-untyped-def]
+    return Offer(
+        function=function,
+        version=version,
+        counter=counter,
+        origin="a",
+        resources=resources,
+    )
+
+
+class Room:
+    """A router with its parts, as node `me` of a cluster of a, b and c."""
+
+    def __init__(self, me: str | None = "a") -> None:
+        self.catalog = Catalog("a")
+        self.loads = Loads()
+        self.breakers = Breakers()
+        self.router = Router(
+            me, self.catalog, self.loads, self.breakers, random.Random(1)
+        )
+        self.alive = {"a": NONE, "b": GPU, "c": frozenset({"gpu", "big"})}
+        self.router.update(self.alive, {})
+
+    def offer(self, *offers: Offer) -> None:
+        self.catalog.publish(*offers)
+        self.router.catalog_changed()
+
+    def chosen(self, wanted: Wanted, times: int = 50) -> set[str]:
+        nodes = set()
+        for _ in range(times):
+            choice = self.router.choose(wanted, now=0.0)
+            assert isinstance(choice, Chosen)
+            nodes.add(choice.node)
+        return nodes
+
+
+def test_placed_function_goes_to_every_node_that_holds_its_resources() -> None:
+    room = Room(me=None)
+    room.offer(placed("train", V1, resources=GPU))
+
+    assert room.chosen(Wanted("train")) == {"b", "c"}
+
+
+def test_call_narrows_the_nodes_further() -> None:
+    room = Room(me=None)
+    room.offer(placed("train", V1, resources=GPU))
+
+    assert room.chosen(Wanted("train", resources=frozenset({"big"}))) == {"c"}
+    assert room.chosen(Wanted("train", node="b")) == {"b"}
+
+
+def test_name_means_the_newest_registration() -> None:
+    room = Room()
+    room.offer(placed("f", V1, counter=1), placed("f", V2, counter=2))
+
+    choice = room.router.choose(Wanted("f"), now=0.0)
+
+    assert isinstance(choice, Chosen)
+    assert choice.version == V2
+
+
+def test_version_that_is_named_is_the_one_that_is_chosen() -> None:
+    room = Room()
+    room.offer(placed("f", V1, counter=1), placed("f", V2, counter=2))
+
+    choice = room.router.choose(Wanted("f", version=V1), now=0.0)
+
+    assert isinstance(choice, Chosen)
+    assert choice.version == V1
+
+
+def test_version_that_nobody_told_of_is_said_to_be_unknown() -> None:
+    room = Room()
+    room.offer(placed("f", V1))
+
+    assert room.router.choose(Wanted("f", version=V2), now=0.0) == UnknownVersion()
+
+
+def test_node_that_asks_takes_itself_while_it_has_a_free_slot() -> None:
+    room = Room(me="a")
+    room.offer(placed("f", V1))
+    room.loads.report("a", Load(slots=1), now=0.0)
+
+    assert room.chosen(Wanted("f")) == {"a"}
+
+    room.loads.sent("a")
+
+    assert room.chosen(Wanted("f")) != {"a"}
+
+
+def test_busy_node_is_passed_over_for_an_idle_one() -> None:
+    room = Room(me=None)
+    room.offer(placed("f", V1, resources=GPU))
+    for _ in range(5):
+        room.loads.sent("b")
+
+    assert room.chosen(Wanted("f")) == {"c"}
+
+
+def test_suspect_is_used_only_where_no_other_fits() -> None:
+    room = Room(me=None)
+    room.offer(placed("f", V1, resources=GPU))
+    room.router.update({"a": NONE, "b": GPU}, {"c": frozenset({"gpu", "big"})})
+
+    assert room.chosen(Wanted("f")) == {"b"}
+    assert room.chosen(Wanted("f", resources=frozenset({"big"}))) == {"c"}
+
+
+def test_open_breaker_is_passed_over_unless_all_are_open() -> None:
+    room = Room(me=None)
+    room.offer(placed("f", V1, resources=GPU))
+    for _ in range(5):
+        room.breakers.failed("b", "f", now=0.0)
+
+    assert room.chosen(Wanted("f")) == {"c"}
+
+    for _ in range(5):
+        room.breakers.failed("c", "f", now=0.0)
+
+    assert room.chosen(Wanted("f")) == {"b", "c"}
+
+
+def test_node_to_avoid_is_used_when_it_is_the_only_one() -> None:
+    room = Room(me=None)
+    room.offer(placed("f", V1, resources=GPU))
+
+    both = room.router.choose(Wanted("f"), 0.0, avoid={"b"})
+    only = room.router.choose(Wanted("f", node="b"), 0.0, avoid={"b"})
+
+    assert isinstance(both, Chosen)
+    assert both.node == "c"
+    assert isinstance(only, Chosen)
+    assert only.node == "b"
+
+
+def test_refusal_of_a_placed_function_tells_what_every_live_node_holds() -> None:
+    room = Room()
+    room.offer(placed("train", V1, resources=frozenset({"tpu"})))
+
+    refused = room.router.choose(Wanted("train", resources=GPU), now=0.0)
+
+    assert isinstance(refused, Refused)
+    assert refused.resources == {"gpu", "tpu"}
+    assert dict(refused.offers) == room.alive
+
+
+def test_refusal_of_an_unknown_name_tells_the_nearest() -> None:
+    room = Room()
+    room.offer(placed("train", V1))
+
+    refused = room.router.choose(Wanted("trian"), now=0.0)
+
+    assert isinstance(refused, Refused)
+    assert refused.similar == "train"
+    assert refused.offers == ()
+
+
+def test_function_of_a_process_is_served_by_that_process_alone() -> None:
+    room = Room(me=None)
+    own = Offer(
+        function="load", version=V1, counter=1, origin="a", placed=False, resources=GPU
+    )
+    room.offer(own)
+
+    assert room.chosen(Wanted("load")) == {"a"}
+    assert room.chosen(Wanted("load", resources=GPU)) == {"a"}
+
+
+def test_dead_member_is_not_chosen_any_more() -> None:
+    room = Room(me=None)
+    room.offer(placed("f", V1, resources=GPU))
+    assert room.chosen(Wanted("f")) == {"b", "c"}
+
+    room.router.update({"a": NONE, "b": GPU}, {})
+
+    assert room.chosen(Wanted("f")) == {"b"}
+
+
+def test_explain_tells_what_each_node_lacks() -> None:
+    room = Room(me=None)
+    room.offer(placed("train", V1, resources=GPU))
+
+    verdicts = room.router.explain(Wanted("train", resources=frozenset({"big"})), 0.0)
+
+    assert [(v.node, v.reason) for v in verdicts] == [
+        ("c", ""),
+        ("a", "lacks big, gpu"),
+        ("b", "lacks big"),
+    ]

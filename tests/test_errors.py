@@ -1,0 +1,120 @@
+"""Every error: its fields, its text, and the way through a pickle."""
+
+import pickle
+import re
+
+import pytest
+
+from mpreg_nb import errors
+
+NONE: frozenset[str] = frozenset()
+GPU = frozenset({"gpu"})
+
+EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
+    (errors.NoCluster(), LookupError, "no cluster yet"),
+    (
+        errors.StartFailed("n1", "it ended with exit code 1", ["boom"]),
+        RuntimeError,
+        "boom",
+    ),
+    (
+        errors.NoRoute("train", GPU, {"n1": NONE}, held={"n1": NONE}),
+        LookupError,
+        "Nearest is n1, which lacks: gpu. Start one: %mpreg up n2:gpu",
+    ),
+    (errors.RemoteError("bad", function="f", node="n1"), Exception, "bad"),
+    (errors.InvalidWorkflow("a cycle"), ValueError, "a cycle"),
+    (errors.StepSkipped("report", "clean"), LookupError, "run['clean']"),
+    (errors.CallTimeout("f", 0.5), TimeoutError, "within 0.5 s"),
+    (
+        errors.CallCancelled("f", executed="no"),
+        errors.CancelledError,
+        "was cancelled",
+    ),
+    (
+        errors.NodeLost("n1", "reset", function="f", executed="unknown"),
+        ConnectionError,
+        "idempotent=True",
+    ),
+    (
+        errors.WorkerCrashed("f", "n1", "signal SIGSEGV", memory_mb=41.5),
+        RuntimeError,
+        "signal SIGSEGV, holding 42 MB",
+    ),
+    (errors.Overloaded("f", 1024), RuntimeError, "1024 calls wait"),
+    (errors.NotPicklable("model.lock", "_thread.lock"), TypeError, "model.lock"),
+    (errors.PayloadTooLarge("rows", 2 * 10**9, 10**9), ValueError, "2000.0 MB"),
+    (errors.BadRequest("what?"), ValueError, "what?"),
+    (errors.NotTrusted("wrong token"), PermissionError, "wrong token"),
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin", "text"), EXAMPLES, ids=lambda v: type(v).__name__
+)
+def test_error_is_the_builtin_that_fits_and_survives_a_pickle(
+    error: Exception, builtin: type[BaseException], text: str
+) -> None:
+    again = pickle.loads(pickle.dumps(error))
+
+    assert isinstance(error, builtin)
+    assert isinstance(error, errors.MpregError)
+    assert text in str(error)
+    assert str(again) == str(error)
+    assert type(again) is type(error)
+    assert {k: v for k, v in vars(again).items() if k != "original"} == {
+        k: v for k, v in vars(error).items() if k != "original"
+    }
+
+
+def test_every_error_class_has_an_example_or_a_test() -> None:
+    tested = {type(error) for error, _, _ in EXAMPLES}
+    tested |= {errors.MpregError, errors.WorkflowFailed}
+    known = {
+        value
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.MpregError)
+    }
+
+    assert known == tested
+
+
+def test_no_message_has_a_port_a_process_id_or_a_time_of_day() -> None:
+    for error, _, _ in EXAMPLES:
+        assert not re.search(r":\d{4,5}\b|\bpid\b|\d\d:\d\d", str(error)), error
+
+
+def test_failed_workflow_is_a_group_that_knows_its_steps() -> None:
+    failed = errors.WorkflowFailed.of(
+        "flow", {"b": ValueError("x")}, done=["a"], skipped=["c"], run=object()
+    )
+
+    again = pickle.loads(pickle.dumps(failed))
+    matching, rest = failed.split(ValueError)
+
+    assert isinstance(failed, ExceptionGroup)
+    assert "failed: b; skipped: c; done: a" in str(failed)
+    assert (again.done, again.failed, again.skipped) == (("a",), ("b",), ("c",))
+    assert again.run is None
+    assert isinstance(matching, errors.WorkflowFailed)
+    assert rest is None
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            errors.NoRoute("trian", NONE, {}, similar="train"),
+            "no live node has a function 'trian'. Did you mean 'train'?",
+        ),
+        (
+            errors.NoRoute("f", NONE, {"n1": NONE}, held={"n1": NONE}, pinned="n9"),
+            "no live node is named 'n9'; live nodes: n1. Start it: %mpreg up n9",
+        ),
+    ],
+    ids=["unknown function", "unknown node"],
+)
+def test_missing_route_names_the_nearest_and_the_cure(
+    error: errors.NoRoute, text: str
+) -> None:
+    assert text in str(error)
