@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,18 +89,20 @@ def launch(
 
     Raises OSError when it cannot be started.
     """
-    opened: list[int] = []
-    try:
+    with ExitStack() as ours, ExitStack() as theirs:
+        # Interrupted anywhere, both sides close, and the lifeline ends the child.
         errors, log_start_bytes = _open_log(log)
-        opened.append(errors)
+        theirs.callback(os.close, errors)
         output, written = os.pipe()
-        opened.extend((output, written))
+        ours.callback(os.close, output)
+        theirs.callback(os.close, written)
         if keep:
             read, lifeline = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
-            opened.append(read)
         else:
             read, lifeline = os.pipe()
-            opened.extend((read, lifeline))
+            ours.callback(os.close, lifeline)
+        theirs.callback(os.close, read)
+        os.set_blocking(output, False)
         popen = subprocess.Popen(  # noqa: S603 - our own program, no shell
             command,
             stdin=read,
@@ -110,19 +113,13 @@ def launch(
             start_new_session=True,
             pass_fds=inherited,
         )
-    except BaseException:
-        for descriptor in opened:
-            os.close(descriptor)
-        raise
-    for descriptor in (errors, written, read):
-        os.close(descriptor)
-    os.set_blocking(output, False)
-    return Launched(
-        popen=popen,
-        output=output,
-        lifeline=lifeline,
-        log_start_bytes=log_start_bytes,
-    )
+        ours.pop_all()
+        return Launched(
+            popen=popen,
+            output=output,
+            lifeline=lifeline,
+            log_start_bytes=log_start_bytes,
+        )
 
 
 def _open_log(log: Path) -> tuple[int, int]:

@@ -24,7 +24,8 @@ from mpreg_nb.cluster.launch import Launched, launch, node_command, node_environ
 from mpreg_nb.cluster.ready import Ready, ReadyReader
 from mpreg_nb.cluster.watcher import WATCHER
 from mpreg_nb.errors import StartFailed
-from mpreg_nb.node.options import STDIN, Options, arguments_of
+from mpreg_nb.node.option_values import STDIN
+from mpreg_nb.node.options import Options, arguments_of
 
 ORDERLY_S = 0.5
 """Even without a drain a node has this long to leave by itself."""
@@ -111,8 +112,12 @@ class NodeProcess:
             )
         except OSError as error:
             raise StartFailed(name, str(error)) from error
-        process = cls(name, options.settings.cluster_id, log, child)
-        WATCHER.watch(process)
+        try:
+            process = cls(name, options.settings.cluster_id, log, child)
+            WATCHER.watch(process)
+        except BaseException:  # interrupted: nobody would ever end it
+            os.killpg(child.popen.pid, signal.SIGKILL)
+            raise
         return process
 
     def __repr__(self) -> str:
@@ -284,10 +289,10 @@ def wait_all_ready(
             if not process.ready.done():
                 reason = f"it was not ready within {timeout:g} s"
                 raise StartFailed(process.name, reason, process.log(LOG_LINES))
+        return tuple(future.result() for future in waited)
     except BaseException:
         end_now(processes)
         raise
-    return tuple(future.result() for future in waited)
 
 
 def end_now(processes: Sequence[NodeProcess]) -> None:

@@ -7,16 +7,21 @@ them: it comes from MPREG_NB_TOKEN or a file.
 import argparse
 import ipaddress
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NoReturn
-from urllib.parse import urlsplit
 
-from mpreg_nb.names import check_name, check_resources
+from mpreg_nb.node.option_values import (
+    STDIN,
+    read_at_least,
+    read_cluster_id,
+    read_lifeline,
+    read_named,
+    read_port,
+    read_resources,
+    read_seconds,
+    read_url,
+)
 from mpreg_nb.settings import Limits, NodeSettings
-
-STDIN = 0
-"""The descriptor that `--lifeline stdin` means."""
 
 DEFAULTS = NodeSettings(name="default")
 
@@ -33,6 +38,9 @@ class Options:
     tls_key: str = ""
     """PEM files; both or neither. Needed to listen off loopback."""
 
+    listening: int | None = None
+    """Descriptor of a socket that listens already, in place of host and port."""
+
     lifeline: int | None = None
     """The node ends when this descriptor, a pipe, is closed at its other end."""
 
@@ -43,45 +51,51 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give `parser` every option of a node; read them with `options_of`."""
     add = parser.add_argument
-    add("--name", required=True, type=_named("node"), help="unique in the cluster")
+    add("--name", required=True, type=read_named("node"), help="unique in the cluster")
     add(
         "--resources",
         action="extend",
-        type=_resources,
+        type=read_resources,
         default=[],
         metavar="A,B",
         help="what the node holds",
     )
     add(
         "--workers",
-        type=_at_least(0),
+        type=read_at_least(0),
         default=DEFAULTS.workers,
         help="processes that run user code (default %(default)s)",
     )
     add(
         "--slots",
-        type=_at_least(1),
+        type=read_at_least(1),
         default=DEFAULTS.slots,
         help="calls at once in one worker (default %(default)s)",
     )
     add("--host", default=DEFAULTS.host, help="address to bind (default %(default)s)")
     add(
         "--port",
-        type=_port,
+        type=read_port,
         default=DEFAULTS.port,
         help="port to bind; 0 takes a free one (default)",
     )
     add(
+        "--listen-fd",
+        type=read_at_least(0),
+        metavar="FD",
+        help="inherited socket that listens already, in place of host and port",
+    )
+    add(
         "--join",
         action="append",
-        type=_url,
+        type=read_url,
         default=[],
         metavar="URL",
         help="node of the cluster to join; may be given again",
     )
     add(
         "--cluster-id",
-        type=_cluster_id,
+        type=read_cluster_id,
         default=DEFAULTS.cluster_id,
         metavar="ID",
         help="refuse nodes of other clusters; default: that of --join, or a new one",
@@ -95,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--advertise",
         action="append",
-        type=_url,
+        type=read_url,
         default=[],
         metavar="URL",
         help="address told to others, where it is not the bound one",
@@ -111,8 +125,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="default: MPREG_NB_TOKEN, MPREG_NB_TOKEN_FILE, the user's own",
     )
-    add("--tls-cert", default="", metavar="FILE", help="certificate, PEM")
-    add("--tls-key", default="", metavar="FILE", help="its private key, PEM")
+    add("--tls-cert", default="", metavar="FILE", help="certificate (PEM)")
+    add("--tls-key", default="", metavar="FILE", help="its private key (PEM)")
     add(
         "--scratch",
         default=DEFAULTS.scratch,
@@ -121,34 +135,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--store-bytes",
-        type=_at_least(0),
+        type=read_at_least(0),
         default=DEFAULTS.store_bytes,
         metavar="BYTES",
         help="results of steps kept here at most (default %(default)s)",
     )
     add(
         "--max-payload-bytes",
-        type=_at_least(1),
+        type=read_at_least(1),
         default=DEFAULTS.limits.max_payload_bytes,
         metavar="BYTES",
         help="arguments or result of one call at most (default %(default)s)",
     )
     add(
         "--drain-s",
-        type=_seconds,
+        type=read_seconds,
         default=DEFAULTS.drain_s,
         metavar="SECONDS",
         help="how long a leaving node waits for running calls (default %(default)s)",
     )
     add(
         "--lifeline",
-        type=_descriptor,
+        type=read_lifeline,
         metavar="FD|stdin",
         help="end when this pipe is closed at its other end",
     )
     add(
         "--parent",
-        type=_at_least(1),
+        type=read_at_least(1),
         metavar="PID",
         help="end when this process is no longer the parent",
     )
@@ -191,6 +205,7 @@ def options_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> O
         token_file=parsed.token_file,
         tls_cert=parsed.tls_cert,
         tls_key=parsed.tls_key,
+        listening=parsed.listen_fd,
         lifeline=parsed.lifeline,
         parent=parsed.parent,
     )
@@ -239,90 +254,25 @@ def arguments_of(options: Options) -> list[str]:
             DEFAULTS.limits.max_payload_bytes,
         ),
         ("drain-s", settings.drain_s, DEFAULTS.drain_s),
+        ("listen-fd", options.listening, None),
         ("lifeline", "stdin" if options.lifeline == STDIN else options.lifeline, None),
         ("parent", options.parent, None),
     ]
-    # One word with "=": a value may begin with a dash.
     return [
-        f"--name={settings.name}",
-        *(f"--{key}={value}" for key, value, usual in written if value != usual),
+        _word("name", settings.name),
+        *(_word(key, value) for key, value, usual in written if value != usual),
         *(["--json-open"] if settings.json_open else []),
     ]
 
 
+def _word(key: str, value: object) -> str:
+    # One word with "=", since a value may begin with a dash. argparse drops a value
+    # of two dashes; the space is not read.
+    return f"--{key}={' ' if value == '--' else ''}{value}"
+
+
 def _absolute(path: str) -> str:
     return os.path.abspath(path) if path else ""
-
-
-def _named(kind: str) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        try:
-            return check_name(kind, text)
-        except ValueError as error:
-            _refuse(str(error))
-
-    return read
-
-
-def _resources(text: str) -> list[str]:
-    try:
-        return sorted(check_resources(text.split(","))) if text else []
-    except ValueError as error:
-        _refuse(str(error))
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            _refuse(f"{text!r} is not a whole number")
-        if number < least:
-            _refuse(f"{number} is too small: the least is {least}")
-        return number
-
-    return read
-
-
-def _port(text: str) -> int:
-    number = _at_least(0)(text)
-    if number > 65535:
-        _refuse(f"{number} is too large: ports end at 65535")
-    return number
-
-
-def _seconds(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        _refuse(f"{text!r} is not a number of seconds")
-    if not 0 <= number <= 86_400:
-        _refuse(f"{text} is not from 0 to 86400 seconds")
-    return number
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError as error:
-        _refuse(f"{text!r} is not a URL ({error})")
-    if parts.scheme not in {"ws", "wss"} or not parts.hostname or not port:
-        _refuse(f"{text!r} is not a node's URL: ws://HOST:PORT or wss://HOST:PORT")
-    if parts.username is not None or parts.query:
-        _refuse("a URL never carries a secret: use --token-file or MPREG_NB_TOKEN")
-    return text
-
-
-def _cluster_id(text: str) -> str:
-    # argparse reads a default that is text as if it were given.
-    if text and (len(text) != 32 or set(text) - set("0123456789abcdef")):
-        _refuse(f"{text!r} is not 32 hexadecimal digits (0-9, a-f)")
-    return text
-
-
-def _descriptor(text: str) -> int:
-    return STDIN if text == "stdin" else _at_least(0)(text)
 
 
 def _is_loopback(host: str) -> bool:
@@ -332,7 +282,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _refuse(message: str) -> NoReturn:
-    raise argparse.ArgumentTypeError(message)

@@ -1,5 +1,4 @@
 import os
-import subprocess
 import sys
 import threading
 import time
@@ -9,87 +8,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mpreg_nb.cluster.identity import Stamp, await_end, end_all, is_alive, stamp
-from mpreg_nb.cluster.launch import PACKAGE_ROOT, node_command, node_environment
 from mpreg_nb.cluster.process import NodeProcess, ending, wait_all_ready
 from mpreg_nb.cluster.ready import Ready
 from mpreg_nb.errors import StartFailed
 from mpreg_nb.node.options import Options
 from mpreg_nb.settings import NodeSettings
-from tests.live.leaks import Leaks, nothing_left
+from tests.cluster.starting import SOON_S, Start, await_line, has_ended, worker_of
+from tests.live.leaks import nothing_left
 
 pytestmark = pytest.mark.live
 
-STAND_IN = Path(__file__).with_name("stand_in.py")
-KERNEL = Path(__file__).with_name("kernel.py")
-SOON_S = 10.0
-
-
-@pytest.fixture(autouse=True)
-def leaks(tmp_path: Path) -> Iterator[Leaks]:
-    with nothing_left(tmp_path) as watched:
-        yield watched
-
 
 @pytest.fixture
-def nodes(leaks: Leaks) -> Iterator[list[NodeProcess]]:
-    """Started in a test, ended after it."""
-    started: list[NodeProcess] = []
-    yield started
-    for node in started:
-        node.kill()
-    for node in started:
-        node.wait(SOON_S)
-
-
-@pytest.fixture
-def start(tmp_path: Path, nodes: list[NodeProcess]) -> "Start":
-    return Start(tmp_path, nodes)
-
-
-class Start:
-    """Starts stand-ins that behave in the given manner."""
-
-    def __init__(self, folder: Path, nodes: list[NodeProcess]) -> None:
-        self.folder = folder
-        self.nodes = nodes
-
-    def __call__(
-        self,
-        manner: str = "good",
-        name: str = "n1",
-        *,
-        cluster_id: str = "",
-        token: str = "",
-        keep: bool = False,
-    ) -> NodeProcess:
-        node = NodeProcess.start(
-            Options(settings=NodeSettings(name=name, cluster_id=cluster_id)),
-            log=self.folder / f"{name}.log",
-            token=token,
-            keep=keep,
-            command=(sys.executable, "-P", str(STAND_IN), manner),
-        )
-        self.nodes.append(node)
-        return node
-
-
-def await_line(node: NodeProcess, beginning: str) -> str:
-    deadline = time.monotonic() + SOON_S
-    while True:
-        for line in node.log():
-            if line.startswith(beginning):
-                return line
-        assert time.monotonic() < deadline, node.log()
-        time.sleep(0.01)
-
-
-def worker_of(node: NodeProcess) -> Stamp:
-    return stamp(int(await_line(node, "worker ").split()[1]))
-
-
-def has_ended(process: Stamp) -> bool:
-    return await_end([process], timeout=2)
+def start(tmp_path: Path) -> Iterator[Start]:
+    with nothing_left(tmp_path), Start(tmp_path) as start:
+        yield start
 
 
 def watching_threads() -> list[threading.Thread]:
@@ -280,34 +213,6 @@ def test_who_is_told_of_the_end_need_not_wait(start: Start) -> None:
     assert told.wait(SOON_S)
 
 
-def test_a_token_travels_in_the_environment_only(start: Start) -> None:
-    node = start(token="s3cret-token")
-    node.wait_ready(SOON_S)
-    process = psutil.Process(node.pid)
-
-    assert process.environ()["MPREG_NB_TOKEN"] == "s3cret-token"
-    assert "s3cret-token" not in " ".join(process.cmdline())
-
-
-def test_a_node_leads_its_own_session_in_the_folder_of_its_log(start: Start) -> None:
-    node = start()
-    node.wait_ready(SOON_S)
-
-    assert os.getsid(node.pid) == os.getpgid(node.pid) == node.pid
-    assert psutil.Process(node.pid).cwd() == str(start.folder)
-
-
-def test_a_node_inherits_no_open_file(start: Start, tmp_path: Path) -> None:
-    with (tmp_path / "secret").open("w") as file:
-        os.set_inheritable(file.fileno(), True)
-
-        node = start()
-
-    node.wait_ready(SOON_S)
-    held = [opened.path for opened in psutil.Process(node.pid).open_files()]
-    assert str(tmp_path / "secret") not in held
-
-
 def test_a_second_start_has_a_log_of_its_own_at_the_end_of_the_file(
     start: Start, tmp_path: Path
 ) -> None:
@@ -346,111 +251,10 @@ def test_twenty_restarts_leave_no_descriptor(start: Start) -> None:
     assert psutil.Process().num_fds() == before
 
 
-class Kernel:
-    """A process of its own that started nodes."""
-
-    def __init__(self, folder: Path, *words: str) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(KERNEL), str(folder), *words],
-            env=node_environment(),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.nodes = [stamp(int(word)) for word in self.line().split()]
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-def test_nodes_end_with_a_kernel_that_was_killed(tmp_path: Path) -> None:
-    kernel = Kernel(tmp_path)
-
-    kernel.process.kill()
-    kernel.process.communicate()
-
-    assert len(kernel.nodes) == 2
-    assert await_end(kernel.nodes, timeout=5.0)
-    assert "its lifeline was closed" in (tmp_path / "n1.log").read_text()
-
-
-def test_a_fork_of_the_kernel_does_not_keep_its_nodes(tmp_path: Path) -> None:
-    kernel = Kernel(tmp_path, "fork")
-    fork_pid, words = kernel.line().split(maxsplit=1)
-    fork = psutil.Process(int(fork_pid))
-
-    kernel.process.kill()
-    ended = await_end(kernel.nodes, timeout=5.0)
-    fork.kill()
-    kernel.process.communicate()
-
-    assert ended
-    assert words.startswith("node n1 belongs to the process that this one was forked")
-    assert "its lifeline was closed" in (tmp_path / "n1.log").read_text()
-
-
-def test_kept_nodes_outlive_a_killed_kernel_until_they_are_ended(
-    tmp_path: Path,
-) -> None:
-    kernel = Kernel(tmp_path, "keep")
-
-    kernel.kill()
-
-    assert not await_end(kernel.nodes, timeout=0.2)
-    assert all(is_alive(node) for node in kernel.nodes)
-    assert end_all(kernel.nodes, drain=SOON_S) == tuple(kernel.nodes)
-    assert not any(is_alive(node) for node in kernel.nodes)
-
-
-def test_ending_finds_the_workers_of_a_node_that_died_before(tmp_path: Path) -> None:
-    kernel = Kernel(tmp_path, "keep")
-    log = (tmp_path / "n1.log").read_text()
-    worker = stamp(int(log.split("worker ")[1].split()[0]))
-    kernel.kill()
-    os.kill(kernel.nodes[0].pid, 9)
-    await_end(kernel.nodes[:1], timeout=SOON_S)
-
-    alive = end_all(kernel.nodes, drain=SOON_S)
-
-    assert alive == tuple(kernel.nodes[1:])
-    assert not is_alive(worker)
-
-
-def test_a_node_imports_what_the_notebook_imports(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    added, here = tmp_path / "added", tmp_path / "here"
-    for folder in (added, here):
-        folder.mkdir()
-    (added / "added_module.py").touch()
-    (here / "json.py").write_text("raise ImportError('hidden')")
-    monkeypatch.syspath_prepend(str(added))
-    monkeypatch.syspath_prepend(str(here))
-    monkeypatch.chdir(here)
-
-    path = node_environment()["PYTHONPATH"].split(os.pathsep)
-    subprocess.run(
-        [*node_command()[:-2], "-c", "import json, added_module, mpreg_nb"],
-        env=node_environment(),
-        cwd=here,
-        check=True,
-    )
-
-    assert path[0] == PACKAGE_ROOT
-    assert str(added) in path
-    assert str(here) not in path
-
-
-def test_drawing_into_the_notebook_is_not_handed_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("MPLBACKEND", "module://matplotlib_inline.backend_inline")
-
-    assert node_environment()["MPLBACKEND"] == "agg"
+def test_endings_are_told_in_words() -> None:
+    assert ending(0) == "exit code 0"
+    assert ending(-15) == "signal SIGTERM"
+    assert ending(-50).startswith("signal")
 
 
 def test_an_interpreter_without_a_program_is_told(
@@ -462,9 +266,3 @@ def test_an_interpreter_without_a_program_is_told(
         NodeProcess.start(
             Options(settings=NodeSettings(name="n1")), log=tmp_path / "n1.log"
         )
-
-
-def test_endings_are_told_in_words() -> None:
-    assert ending(0) == "exit code 0"
-    assert ending(-15) == "signal SIGTERM"
-    assert ending(-50).startswith("signal")

@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mpreg_nb.node.options import Options, arguments_of, read_options
@@ -28,6 +28,7 @@ ALL_SET = Options(
     token_file="/home/me/token",
     tls_cert="/etc/cert.pem",
     tls_key="/etc/key.pem",
+    listening=5,
     lifeline=7,
     parent=4711,
 )
@@ -37,6 +38,7 @@ def test_what_a_parent_writes_is_what_a_node_reads() -> None:
     assert read_options(arguments_of(ALL_SET)) == ALL_SET
 
 
+@example(name="--", resources=frozenset({"--"}))
 @given(
     name=st.text("ab-= é'\"", min_size=1).map(str.strip).filter(bool),
     resources=st.frozensets(
