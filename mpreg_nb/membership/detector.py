@@ -57,16 +57,28 @@ class Detector:
     def lost(self, name: NodeName, now: float) -> list[Effect]:
         """Probe a member at once: its link broke without a goodbye."""
         entry = self._beliefs.table.get(name)
-        if entry is None or entry.record.state > MemberState.SUSPECT:
+        if entry is None or self._is_doubted_enough(entry):
             return []
         return self.follow(self._start(entry, now), now)
+
+    def reached(self, name: NodeName) -> None:
+        """Take in that a link to `name` is up: refusals are a thing of the past."""
+        entry = self._beliefs.table.get(name)
+        if entry is not None:
+            entry.refused = None
+
+    def is_refused(self, entry: Entry) -> bool:
+        """Whether this process refused a dial from here, and has not refuted since."""
+        return entry.refused == (entry.record.epoch, entry.record.incarnation)
 
     def unreachable(self, name: NodeName, now: float, *, refused: bool) -> list[Effect]:
         """Take in that a dial of `name` failed; a refusal is evidence."""
         entry = self._beliefs.table.get(name)
-        if refused and entry is not None and self._is_fresh_evidence(entry):
-            # A ping would be refused as well: the round begins with asking others.
-            self._start(entry, now)
+        if refused and entry is not None and not self.is_refused(entry):
+            entry.refused = entry.record.epoch, entry.record.incarnation
+            if not self._is_doubted_enough(entry):
+                # A ping would be refused as well: the round begins with the others.
+                self._start(entry, now)
         steps = self.probes.unreachable(name, now, self._helpers(), refused=refused)
         return self.follow(steps, now)
 
@@ -103,11 +115,11 @@ class Detector:
             linked=entry.record.name in self._links,
         )
 
-    def _is_fresh_evidence(self, entry: Entry) -> bool:
+    def _is_doubted_enough(self, entry: Entry) -> bool:
+        """Whether one more accuser would change nothing."""
         if entry.record.state > MemberState.SUSPECT:
-            return False
-        me = self._beliefs.own.record.name
-        return entry.suspicion is None or me not in entry.suspicion.refused
+            return True
+        return entry.suspicion is not None and entry.suspicion.is_near_its_end
 
     def _helpers(self) -> Sequence[NodeName]:
         alive = self._beliefs.table.alive

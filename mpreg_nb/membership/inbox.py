@@ -158,6 +158,9 @@ class Inbox:
             item: Item = self._beliefs.verdict_on(entry) if is_gone else record
             effects.append(Send(sender, Nack(seq=message.seq, items=(item,))))
             return effects
+        if self._detector.is_refused(entry):
+            effects.append(Send(sender, Nack(seq=message.seq)))
+            return effects
         return effects + self._detector.help(message, sender, now)
 
     def _compare(

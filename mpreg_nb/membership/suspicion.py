@@ -89,6 +89,11 @@ class Suspicion:
         return tuple(name for name, refused in self._accusers.items() if refused)
 
     @property
+    def is_near_its_end(self) -> bool:
+        """Whether so many have been refused that more accusers change nothing."""
+        return self._refused_by_s < math.inf
+
+    @property
     def deadline(self) -> float:
         """When the suspect is dead unless it has refuted."""
         timeout_s = suspicion_timeout_s(

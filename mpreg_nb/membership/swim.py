@@ -298,6 +298,7 @@ class Swim:
 
     def _opened(self, peer: NodeName, now: float) -> list[Effect]:
         waiting = self._links.opened(peer, now)
+        self._detector.reached(peer)
         hello = Hello(record=self._own.record, joined=self._own.joined)
         effects: list[Effect] = [Send(peer, hello)]
         if not self._own.joined:
