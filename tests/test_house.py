@@ -32,6 +32,7 @@ DRAWER_NAMES = {
     "util",
     "utils",
 }
+NOTEBOOK_PACKAGES = {"IPython", "anywidget", "ipykernel", "ipywidgets"}
 UNBOUNDED_BY_DEFAULT = {"LifoQueue", "PriorityQueue", "Queue"}
 
 
@@ -128,6 +129,14 @@ def test_the_package_loads_without_tables_and_plots() -> None:
     assert loaded & {"matplotlib", "pandas"} == set()
 
 
+def test_a_node_runs_without_notebook_tables_plots_and_pickled_code() -> None:
+    loaded = loaded_by("mpreg_nb.node.__main__")
+
+    assert (
+        loaded & (NOTEBOOK_PACKAGES | {"cloudpickle", "matplotlib", "pandas"}) == set()
+    )
+
+
 def unbounded_queues(tree: ast.AST) -> Iterator[int]:
     """Lines where an asyncio queue is made that takes any number of items."""
     asyncio_names = {
@@ -177,13 +186,17 @@ def test_the_search_for_unbounded_queues_finds_them(
     assert found == lines
 
 
-def test_no_committed_file_names_a_home_folder() -> None:
+def test_no_committed_file_names_a_folder_of_this_machine() -> None:
     git = shutil.which("git")
     assert git, "the tests run in a git checkout"
-    homes = r"(^|[^[:alnum:]_./-])/(home|root|Users)/[[:alnum:]]"
+    folders = [f"{Path.home()}/", f"{REPOSITORY}/"]
+    patterns = [part for folder in folders for part in ("-e", folder)]
 
     found = subprocess.run(
-        [git, "grep", "-nIE", homes], cwd=REPOSITORY, capture_output=True, text=True
+        [git, "grep", "-nIF", *patterns],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
     )
 
     assert found.stdout == ""
