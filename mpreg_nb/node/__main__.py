@@ -63,7 +63,11 @@ async def serve(options: Options) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a node as the command line says; return the exit code."""
-    options = read_options(arguments)
+    return run(read_options(arguments))
+
+
+def run(options: Options) -> int:
+    """Run a node until it has stopped; return the exit code."""
     try:
         import uvloop
     except ImportError:  # there is none for this platform

@@ -521,4 +521,4 @@ class Node:
 
     def _load_changed(self, name: str, load: Load) -> None:
         self._loads.report(name, load, time.monotonic())
-        self.pictures.changed()
+        self.pictures.loads_changed()

@@ -14,6 +14,9 @@ from mpreg_nb.wire.messages import EventPicture, NodePicture, Snapshot, Watch
 
 REMEMBERED_EVENTS = 1000
 
+LOADS_EVERY_S = 2.0
+"""Loads alone change all the time; they are sent at most this often."""
+
 
 class Pictures:
     """Makes snapshots, and sends them to watchers at their pace."""
@@ -35,6 +38,7 @@ class Pictures:
         self._events: deque[EventPicture] = deque(maxlen=REMEMBERED_EVENTS)
         self._watchers: dict[Source, Watch] = {}
         self._timers: dict[Source, asyncio.TimerHandle] = {}
+        self._loads_timer: asyncio.TimerHandle | None = None
         self._loop = asyncio.get_running_loop()
 
     def happened(self, node: str, event: str, detail: str = "") -> None:
@@ -49,7 +53,7 @@ class Pictures:
         """Send a snapshot now, and again after changes if that was asked."""
         if request.period_ms:
             self._watchers[source] = request
-        source.send(self.take(request.id))
+        source.send(self.take(request.id, whole=not request.period_ms))
 
     def source_lost(self, source: Source) -> None:
         """Stop sending to a link that is gone."""
@@ -66,13 +70,18 @@ class Pictures:
                     request.period_ms / 1e3, self._send, source
                 )
 
-    def take(self, request_id: bytes) -> Snapshot:
-        """Return what this node knows now."""
+    def loads_changed(self) -> None:
+        """Let every watcher see the loads some time soon."""
+        if self._watchers and self._loads_timer is None:
+            self._loads_timer = self._loop.call_later(LOADS_EVERY_S, self._send_loads)
+
+    def take(self, request_id: bytes, *, whole: bool) -> Snapshot:
+        """Return what this node knows now; `whole` with counts and events."""
         nodes = [
             NodePicture(
                 record=member.record,
                 load=self._own_load() if member.name == self._me else member.load,
-                rtt_ms=None if member.rtt_s is None else member.rtt_s * 1e3,
+                rtt_ms=None if not member.rtt_s else member.rtt_s * 1e3,
             )
             for member in self._members()
         ]
@@ -81,17 +90,23 @@ class Pictures:
             node=self._me,
             nodes=tuple(sorted(nodes, key=lambda node: node.record.name)),
             offers=self._catalog.entries(),
-            functions=self._counters.pictures(),
-            events=tuple(self._events),
+            functions=self._counters.pictures() if whole else (),
+            events=tuple(self._events) if whole else (),
         )
 
     def stop(self) -> None:
         """Send nothing any more."""
         for source in list(self._watchers):
             self.source_lost(source)
+        if self._loads_timer is not None:
+            self._loads_timer.cancel()
+
+    def _send_loads(self) -> None:
+        self._loads_timer = None
+        self.changed()
 
     def _send(self, source: Source) -> None:
         self._timers.pop(source, None)
         request = self._watchers.get(source)
         if request is not None:
-            source.send(self.take(request.id))
+            source.send(self.take(request.id, whole=False))

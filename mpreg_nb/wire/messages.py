@@ -250,7 +250,7 @@ class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapsho
     node: Name
     nodes: tuple[NodePicture, ...]
     offers: tuple[tuple[Name, Offer], ...]  # owner, what it offers
-    functions: tuple[FunctionPicture, ...] = ()
+    functions: tuple[FunctionPicture, ...] = ()  # these two only when asked once
     events: tuple[EventPicture, ...] = ()
 
 

@@ -1,0 +1,1 @@
+"""What calls cost here, in units of a bare WebSocket echo of the same run."""

@@ -1,0 +1,205 @@
+"""What is measured: one function per row of the table."""
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.output import write_to_streams
+from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.wire.messages import RunStart, StepPlan
+from mpreg_nb.wire.payload import pack_call
+from mpreg_nb.workflow.graph import Reference
+
+VALUE = {
+    "name": "alice",
+    "value": 42,
+    "tags": ["a", "b", "c"],
+    "score": 3.25,
+    "ok": True,
+    "note": "hello",
+}
+
+
+def same(value: Any) -> Any:
+    """Return `value`; what a call costs beyond this is ours."""
+    return value
+
+
+def gather(*values: Any) -> int:
+    """Return how many values there are."""
+    return len(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What rows measure with: a blocking cluster and clients of an event loop."""
+
+    cluster: Cluster
+    direct: Client
+    through_first: Client
+    options: CallOptions  # name the version of `same`
+    gather_options: CallOptions
+    first: str
+    second: str
+
+
+Once = Callable[[Bench], Awaitable[Any]]
+
+
+def narrowed(options: CallOptions, node: str) -> CallOptions:
+    """Return `options` for one node only."""
+    return CallOptions(node=node, version=options.version, holder=options.holder)
+
+
+async def one_call(bench: Bench) -> Any:
+    """Call a function in a worker process of the node of the link."""
+    options = narrowed(bench.options, bench.first)
+    return await bench.through_first.call("same", (VALUE,), None, options)
+
+
+async def builtin_echo(bench: Bench) -> Any:
+    """Call the builtin `echo` of the node of the link."""
+    options = CallOptions(node=bench.first)
+    return await bench.through_first.call("echo", (VALUE,), None, options)
+
+
+async def thread_call(bench: Bench) -> Any:
+    """Call a function that runs in a thread of the node."""
+    options = CallOptions(node=bench.first)
+    return await bench.through_first.call("same_thread", (VALUE,), None, options)
+
+
+async def forwarded(bench: Bench) -> Any:
+    """Call through one node a function in a worker of another."""
+    options = narrowed(bench.options, bench.second)
+    return await bench.through_first.call("same", (VALUE,), None, options)
+
+
+async def direct_call(bench: Bench) -> Any:
+    """Call a worker of the second node over a link to it."""
+    options = narrowed(bench.options, bench.second)
+    return await bench.direct.call("same", (VALUE,), None, options)
+
+
+async def chain_one_node(bench: Bench) -> Any:
+    """Run a chain of 8 steps on the node of the link."""
+    return await _run(bench, _chain(bench, [bench.first] * 8))
+
+
+async def chain_alternating(bench: Bench) -> Any:
+    """Run a chain of 8 steps that goes from node to node."""
+    return await _run(bench, _chain(bench, [bench.first, bench.second] * 4))
+
+
+async def fan_in(bench: Bench) -> Any:
+    """Run three independent steps over two nodes and one that takes all."""
+    nodes = [bench.first, bench.second, bench.first]
+    plans = [
+        _plan(f"s{number}", "same", bench.options, (VALUE,), node)
+        for number, node in enumerate(nodes)
+    ]
+    references = tuple(Reference(plan.name) for plan in plans)
+    last = _plan("all", "gather", bench.gather_options, references, bench.first)
+    return await _run(bench, [*plans, last])
+
+
+LATENCY_ROWS: dict[str, tuple[Once, float]] = {
+    "call, worker process": (one_call, 1.5),
+    "builtin echo": (builtin_echo, 0.8),
+    "call, thread of the node": (thread_call, 1.4),
+    "call, forwarded": (forwarded, 2.5),
+    "call, direct link": (direct_call, 1.6),
+    "chain of 8, one node": (chain_one_node, 7.0),
+    "chain of 8, alternating": (chain_alternating, 10.0),
+    "fan-in of 3 and 1": (fan_in, 5.0),
+}
+"""Name -> what is awaited once, and the goal in bare echoes."""
+
+
+def blocking_latencies_us(bench: Bench, count: int) -> list[float]:
+    """Return how long calls took that block a thread, as cells do."""
+    view = bench.cluster.on(node=bench.first)
+    call, clock, taken = view.call, time.perf_counter, []
+    for _ in range(count):
+        began = clock()
+        call("same", VALUE)
+        taken.append((clock() - began) * 1e6)
+    return taken
+
+
+async def latencies_us(bench: Bench, once: Once, count: int) -> list[float]:
+    """Return how long each of `count` runs of `once` took, one after the other."""
+    clock, taken = time.perf_counter, []
+    for _ in range(count):
+        began = clock()
+        await once(bench)
+        taken.append((clock() - began) * 1e6)
+    return taken
+
+
+async def calls_per_s(bench: Bench, in_flight: int, seconds: float) -> float:
+    """Return the rate with `in_flight` coroutines that call without a pause."""
+    options = narrowed(bench.options, bench.first)
+    call = bench.through_first.call
+    finished = 0
+    end = time.perf_counter() + seconds
+
+    async def caller() -> None:
+        nonlocal finished
+        while time.perf_counter() < end:
+            await call("same", (VALUE,), None, options)
+            finished += 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return finished / (time.perf_counter() - began)
+
+
+def mapped_per_s(bench: Bench, items: int) -> float:
+    """Return the rate of one `map` of small calls over all nodes."""
+    began = time.perf_counter()
+    bench.cluster.map("same", itertools.repeat(VALUE, items))
+    return items / (time.perf_counter() - began)
+
+
+def _chain(bench: Bench, nodes: Sequence[str]) -> list[StepPlan]:
+    plans = []
+    for number, node in enumerate(nodes):
+        value: Any = Reference(f"s{number - 1}") if number else VALUE
+        plans.append(_plan(f"s{number}", "same", bench.options, (value,), node))
+    return plans
+
+
+def _plan(
+    name: str, function: str, options: CallOptions, args: tuple[Any, ...], node: str
+) -> StepPlan:
+    parts, inputs = pack_call(args, {}, ())
+    payload = bytes(parts[0])
+    return StepPlan(
+        name=name,
+        function=function,
+        payload=payload,
+        version=options.version,
+        node=node,
+        inputs=inputs,
+    )
+
+
+async def _run(bench: Bench, plans: Sequence[StepPlan]) -> Any:
+    client = bench.through_first
+    ended = asyncio.Event()
+    request = RunStart(id=client.new_id(), workflow="bench", steps=tuple(plans))
+    record = client.runs.start(
+        request,
+        (),
+        writer=write_to_streams,
+        on_change=lambda record: ended.set() if record.ended else None,
+    )
+    await ended.wait()
+    if record.status != "done":
+        raise AssertionError(f"the measured workflow ended as {record.status}")
+    return await client.runs.fetch(record, plans[-1].name)
