@@ -218,10 +218,14 @@ class Node:
 
     # --------------------------------------------------------------- life cycle
 
-    async def start(self) -> str:
+    async def start(self, join_timeout_s: float | None = JOIN_TIMEOUT_S) -> str:
         """Listen, start workers, join; return the URL that clients connect to.
 
+        join_timeout_s: None serves at once, and joins when a node of `join` is
+            there; each is dialled again until one is.
+
         Raises:
+            MpregError: no node of `join` was there in time.
             OSError: the port is taken.
             NotTrusted: the address is not loopback and there is no TLS, or the
                 cluster to join has another token.
@@ -245,8 +249,10 @@ class Node:
         self._members_changed()
         self._loads.report(self.name, self.vitals.measure(), time.monotonic())
         self.gossiping.start(settings.join)
+        if join_timeout_s is None:
+            return self.url
         try:
-            await asyncio.wait_for(self._joined.wait(), JOIN_TIMEOUT_S)
+            await asyncio.wait_for(self._joined.wait(), join_timeout_s)
         except TimeoutError:
             await self.stop(drain_s=0)
             raise MpregError(
