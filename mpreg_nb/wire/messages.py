@@ -107,6 +107,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     held: tuple[tuple[str, frozenset[str]], ...] = ()  # node, what it holds
     similar: str = ""
     retry_after_ms: Count = 0
+    argument_types: tuple[str, ...] = ()  # where the function raised
 
 
 class Failed(Message, frozen=True, kw_only=True, array_like=True, tag="failed"):
