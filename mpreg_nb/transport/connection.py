@@ -206,6 +206,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         """Let the transport close: the other end will send nothing more."""
+        self._reader.pass_all()
         self._protocol.receive_eof()
         self._heed_protocol()
 

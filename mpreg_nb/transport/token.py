@@ -105,6 +105,8 @@ def load_token(
         if not os.path.lexists(path):
             _make(path)
         _check_folder(path.parent)
+    except NotTrusted:
+        raise
     except OSError as error:
         raise NotTrusted(
             f"no token can be kept in {path}: {error.strerror}. Set MPREG_NB_TOKEN, "
@@ -121,7 +123,9 @@ def read_token(path: Path) -> Token:
             others; names the file and the cure.
     """
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Not blocking, or a named pipe would hold us up before we know it is one.
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        handle = os.open(path, flags)
     except OSError as error:
         if path.is_symlink():
             raise NotTrusted(
@@ -132,13 +136,15 @@ def read_token(path: Path) -> Token:
             f"the token file {path} cannot be read: {error.strerror}. Name one that "
             "can be in MPREG_NB_TOKEN_FILE, or unset that to use your own"
         ) from error
-    with open(handle, "rb") as file:
+    try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
             raise NotTrusted(f"{path} is not a file; a token is kept in one")
         _check_owner(path, about)
         _check_closed_to_others(path, about, cure_mode=0o600)
-        content = file.read(LONGEST_SECRET + 1)
+        content = os.read(handle, LONGEST_SECRET + 1)
+    finally:
+        os.close(handle)
     secret = content.decode("ascii", "replace").strip()
     if not secret or len(content) > LONGEST_SECRET or not secret.isascii():
         raise NotTrusted(

@@ -1,0 +1,172 @@
+"""Two ends of a link in one process, and what each of them heard."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpreg_nb.settings import Limits
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.dial import dial
+from mpreg_nb.transport.facts import Lane, Role
+from mpreg_nb.transport.listener import Listener, listen
+from mpreg_nb.transport.terms import Patience
+from mpreg_nb.transport.token import Token
+from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.messages import Cancel
+
+TOKEN = Token("a-token-for-tests-0123456789abcdef")
+OTHER_TOKEN = Token("another-token-0123456789abcdefghij")
+CLUSTER = "c1" * 16
+NODE = "n1"
+ME = "me"
+
+
+def numbered(number: int) -> Cancel:
+    """Return a small message that can be told from others."""
+    return Cancel(id=number.to_bytes(16, "big"))
+
+
+@dataclass(eq=False)
+class Ear:
+    """Hears all that a link tells; `message` and the like wait for the next."""
+
+    connection: Connection | None = None
+    messages: list[tuple[Any, tuple[Buffer, ...]]] = field(default_factory=list)
+    refusals: list[tuple[Any, int]] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    losses: list[str] = field(default_factory=list)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def listen_to(self, connection: Connection) -> None:
+        """Set every callback of `connection`."""
+        self.connection = connection
+        connection.on_message = lambda _, message, parts: self._hear(
+            self.messages, (message, parts)
+        )
+        connection.on_refused = lambda _, message, size: self._hear(
+            self.refusals, (message, size)
+        )
+        connection.on_text = lambda _, text: self._hear(self.texts, text)
+        connection.on_lost = lambda _, reason: self._hear(self.losses, reason)
+
+    async def heard(self, what: list[Any], count: int = 1) -> list[Any]:
+        """Wait until there are `count` of `what`, one of the lists of this ear."""
+        while len(what) < count:
+            self._changed.clear()
+            await self._changed.wait()
+        return what
+
+    async def message(self, number: int = 1) -> tuple[Any, tuple[Buffer, ...]]:
+        """Return the message that came as the `number`th."""
+        await self.heard(self.messages, number)
+        return self.messages[number - 1]
+
+    async def lost(self) -> str:
+        """Return why the link ended; waits for that."""
+        [reason] = await self.heard(self.losses)
+        assert isinstance(reason, str)
+        return reason
+
+    def _hear(self, where: list[Any], what: Any) -> None:
+        where.append(what)
+        self._changed.set()
+
+
+@dataclass
+class House:
+    """A listener, and an ear for each link that it accepted."""
+
+    listener: Listener
+    ears: list[Ear] = field(default_factory=list)
+
+    async def ear(self, number: int = 1) -> Ear:
+        """Return what the `number`th accepted link hears; waits for the link."""
+        while len(self.ears) < number:
+            await asyncio.sleep(0)
+        return self.ears[number - 1]
+
+
+@asynccontextmanager
+async def house(**options: Any) -> AsyncIterator[House]:
+    """Listen until the end of the block; options are those of `listen`."""
+    ears: list[Ear] = []
+
+    def welcome(connection: Connection) -> None:
+        ear = Ear()
+        ear.listen_to(connection)
+        ears.append(ear)
+
+    settings = {
+        "token": TOKEN,
+        "node_name": NODE,
+        "cluster_id": lambda: CLUSTER,
+        "on_connection": welcome,
+    }
+    listener = await listen(**(settings | options))
+    try:
+        yield House(listener, ears)
+    finally:
+        await listener.close()
+
+
+async def open_link(
+    url: str,
+    ear: Ear | None = None,
+    *,
+    token: Token = TOKEN,
+    role: Role = "node",
+    lane: Lane = "data",
+    name: str = ME,
+    **options: Any,
+) -> Connection:
+    """Dial `url`, with `ear` for its callbacks."""
+    return await dial(
+        url,
+        token=token,
+        role=role,
+        lane=lane,
+        name=name,
+        on_open=(ear or Ear()).listen_to,
+        **options,
+    )
+
+
+@dataclass
+class Pair:
+    """Both ends of one link."""
+
+    dialled: Connection
+    dialled_ear: Ear
+    accepted: Connection
+    accepted_ear: Ear
+    listener: Listener
+
+
+@asynccontextmanager
+async def linked(
+    *,
+    lane: Lane = "data",
+    limits: Limits | None = None,
+    dialled_limits: Limits | None = None,
+    patience: Patience | None = None,
+    dialled_patience: Patience | None = None,
+) -> AsyncIterator[Pair]:
+    """Open a link for the block; both sides are alike unless told apart."""
+    async with house(limits=limits, patience=patience) as home:
+        ear = Ear()
+        dialled = await open_link(
+            home.listener.url,
+            ear,
+            lane=lane,
+            limits=dialled_limits or limits,
+            patience=dialled_patience or patience,
+        )
+        accepted_ear = await home.ear()
+        accepted = accepted_ear.connection
+        assert accepted is not None
+        yield Pair(dialled, ear, accepted, accepted_ear, home.listener)
+        accepted._transport.abort()  # the block may have kept it from reading
+        dialled.close()
+        await dialled.wait_closed()
