@@ -138,8 +138,26 @@ class Cluster(Shown):
         Raises:
             TimeoutError: one of them is not alive after `timeout` seconds.
         """
-        wanted = set(names)
+        wanted = dict.fromkeys(names, "alive")
         self._thread.run(_seen(self.client, wanted), timeout)
+
+    def wait_for_state(
+        self, name: str, state: str, timeout: float = SEEN_TIMEOUT_S
+    ) -> None:
+        """Return when the client sees a node alive, suspect, dead or left.
+
+        Raises:
+            TimeoutError: it is not so after `timeout` seconds.
+        """
+        self._thread.run(_seen(self.client, {name: state}), timeout)
+
+    def kill(self, name: str) -> None:
+        """End a node that this process started at once, as a crash would.
+
+        Its workers end with it, calls that it ran are lost, and the others find out
+        by themselves: a drill. `grow` or `up` start it again.
+        """
+        self._own_nodes("kill nodes").process(name).kill()
 
     def down(self) -> None:
         """End the nodes that this process started and disconnect; may be repeated.
@@ -378,16 +396,15 @@ async def _open(urls: Sequence[str], token: Token, direct: bool) -> Client:
     return client
 
 
-async def _seen(client: Client, wanted: set[str]) -> None:
+async def _seen(client: Client, wanted: dict[str, str]) -> None:
     seen = asyncio.Event()
 
     def look(snapshot: Any) -> None:
-        alive = {
-            picture.record.name
+        states = {
+            picture.record.name: picture.record.state.name.lower()
             for picture in snapshot.nodes
-            if picture.record.state.name == "ALIVE"
         }
-        if wanted <= alive:
+        if all(states.get(node) == state for node, state in wanted.items()):
             seen.set()
 
     stop = client.on_snapshot(look)

@@ -29,6 +29,7 @@ class Leaks:
     def __init__(self, folder: Path) -> None:
         """Take stock; `folder` is the test's own, as `own_folders` made it."""
         self._folder = folder
+        self._files_matter = True
         self._marker = str(folder / "runtime")
         self._processes = set(self._descendants())
         self._sockets = set(_listening())
@@ -42,6 +43,10 @@ class Leaks:
                 break
             time.sleep(LOOK_S)
         return left
+
+    def forget_files(self) -> None:
+        """Do not mind files: a process that was killed could not delete its own."""
+        self._files_matter = False
 
     def processes(self) -> list[psutil.Process]:
         """Return the processes that the test started and that are still there."""
@@ -76,6 +81,8 @@ class Leaks:
         ]
 
     def _files(self) -> Iterator[Path]:
+        if not self._files_matter:
+            return
         for place in ("runtime/mpreg_nb", "state/mpreg_nb/clusters"):
             for path in (self._folder / place).rglob("*"):
                 if path.name != ".lock":

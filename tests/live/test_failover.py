@@ -1,0 +1,161 @@
+"""Nodes and workers that die while they are needed."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mpreg_nb as mp
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture
+def cluster() -> Iterator[mp.Cluster]:
+    with mp.up(3, fresh=True) as cluster:
+        yield cluster
+
+
+def wait_for_file(begun: str, go_on: str) -> str:
+    """Say that it runs, wait to be let go, and return the node's process group."""
+    import pathlib
+    import time
+
+    pathlib.Path(begun).touch()
+    while not pathlib.Path(go_on).exists():
+        time.sleep(0.01)
+    return "done"
+
+
+def until_exists(path: Path, bound_s: float = 20.0) -> None:
+    import time
+
+    end = time.monotonic() + bound_s
+    while not path.exists():
+        assert time.monotonic() < end, f"{path.name} never came"
+        time.sleep(0.01)
+
+
+def test_call_on_a_killed_node_is_lost_and_the_next_one_works(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go"
+    future = cluster.on(node="n2").submit(wait_for_file, str(begun), str(go_on))
+    until_exists(begun)
+
+    cluster.kill("n2")
+
+    with pytest.raises(mp.errors.NodeLost) as caught:
+        future.result(10)
+    assert caught.value.executed == "unknown"
+    assert caught.value.node == "n2"
+    go_on.touch()
+    assert cluster.on(timeout=10).call(wait_for_file, str(begun), str(go_on)) == "done"
+
+
+def test_idempotent_call_on_a_killed_node_is_run_again_elsewhere(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    def where(folder: str) -> str:
+        import os
+        import pathlib
+        import time
+
+        mine = pathlib.Path(folder, str(os.getppid()))
+        mine.touch()
+        while len(list(pathlib.Path(folder).iterdir())) < 2:
+            time.sleep(0.01)
+        return str(os.getppid())
+
+    function = cluster.register(where, idempotent=True)
+    future = function.submit(str(tmp_path))
+    while not list(tmp_path.iterdir()):
+        os.sched_yield()
+    (first,) = tmp_path.iterdir()
+
+    os.kill(int(first.name), signal.SIGKILL)
+
+    assert future.result(20) != first.name
+
+
+def test_workflow_goes_on_around_a_killed_node(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    def step(folder: str, number: int, *inputs: int) -> int:
+        import os
+        import pathlib
+        import time
+
+        pathlib.Path(folder, str(os.getppid())).touch()
+        while not pathlib.Path(folder, "go").exists():
+            time.sleep(0.01)
+        return number + sum(inputs)
+
+    flow = cluster.workflow("around")
+    heads = [flow.step(f"head-{n}", step, str(tmp_path), n).retry(2) for n in range(3)]
+    flow.step("sum", step, str(tmp_path), 0, *heads).retry(2)
+    victims = {"n1", "n2", "n3"} - {cluster.client.entry_node}
+    run = flow.start()
+    while len(list(tmp_path.iterdir())) < 3:
+        os.sched_yield()
+
+    cluster.kill(sorted(victims)[0])
+    (tmp_path / "go").touch()
+
+    assert run.wait(30)["sum"] == 3
+    assert cluster.on(timeout=10).call(step, str(tmp_path), 4) == 4
+
+
+def test_workflow_step_without_retry_fails_with_what_happened(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go"
+    victim = sorted({"n1", "n2", "n3"} - {cluster.client.entry_node})[0]
+    flow = cluster.workflow("lost")
+    first = flow.step("first", wait_for_file, str(begun), str(go_on)).on(node=victim)
+    flow.step("second", wait_for_file, first, str(go_on))
+    run = flow.start()
+    until_exists(begun)
+
+    cluster.kill(victim)
+
+    with pytest.raises(mp.errors.WorkflowFailed) as caught:
+        run.wait(20)
+    assert isinstance(caught.value.exceptions[0], mp.errors.NodeLost)
+    assert caught.value.skipped == ("second",)
+
+
+@pytest.mark.parametrize(
+    ("ending", "cause"),
+    [("import os; os._exit(3)", "exit code 3"), ("import os; os.abort()", "SIGABRT")],
+    ids=["os._exit", "abort"],
+)
+def test_worker_that_dies_costs_one_call(
+    cluster: mp.Cluster, ending: str, cause: str
+) -> None:
+    def die(code: str) -> None:
+        print("about to die")  # noqa: T201
+        exec(code)  # noqa: S102
+
+    with pytest.raises(mp.errors.WorkerCrashed, match=cause) as caught:
+        cluster.on(node="n1").call(die, ending)
+
+    assert caught.value.node == "n1"
+    assert caught.value.executed == "yes"
+    assert cluster.on(node="n1", timeout=10).call("echo", 5) == 5
+    assert cluster.on(node="n1", timeout=10).call(len, [1, 2]) == 2
+
+
+def test_killed_node_is_seen_dead_and_comes_back_when_asked(
+    cluster: mp.Cluster,
+) -> None:
+    cluster.kill("n3")
+    cluster.wait_for_state("n3", "dead", timeout=10)
+
+    cluster.grow(3)
+
+    states = cluster.nodes().set_index("node")["state"]
+    assert states.to_dict() == {"n1": "alive", "n2": "alive", "n3": "alive"}
+    assert cluster.on(node="n3", timeout=10).call(len, "abc") == 3

@@ -1,0 +1,220 @@
+"""Workflows on a real cluster, against what they give when run here."""
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import mpreg_nb as mp
+
+pytestmark = pytest.mark.live
+
+DAGS = 60
+MOST_STEPS = 40
+SEED = 20240229
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[mp.Cluster]:
+    nodes = {"n1": {"cpu"}, "n2": {"cpu", "gpu"}, "n3": {"gpu"}}
+    with mp.up(nodes, fresh=True) as cluster:
+        yield cluster
+
+
+def combine(name: str, *values: Any) -> dict[str, Any]:
+    """Give a result in which every input can be found again."""
+    total = sum(value if isinstance(value, int) else value["total"] for value in values)
+    return {"name": name, "total": total + len(name), "parts": [name, [name]]}
+
+
+def nested(name: str, inputs: dict[str, list[Any]], word: str) -> dict[str, Any]:
+    """Take inputs that stand deep inside of containers, and a literal string."""
+    assert isinstance(word, str)
+    values = [inner for pair in inputs["pairs"] for inner in pair]
+    return {"name": name, "total": sum(values) + len(word), "parts": [word, [word]]}
+
+
+def random_dag(rng: random.Random, flow: Any) -> dict[str, dict[str, Any]]:
+    """Fill `flow` with a random DAG and return what each step must give."""
+    expected: dict[str, dict[str, Any]] = {}
+    handles: dict[str, Any] = {}
+    for number in range(rng.randint(1, MOST_STEPS)):
+        name = f"s{number}"
+        picked = rng.sample(sorted(expected), min(len(expected), rng.randint(0, 3)))
+        if rng.random() < 0.5:
+            value = rng.randint(0, 9)
+            handle = flow.step(
+                name, combine, name, value, *(handles[p] for p in picked)
+            )
+            expected[name] = combine(name, value, *(expected[p] for p in picked))
+        else:
+            # The literal equals the name of a step, and stays a string.
+            word = rng.choice(sorted(expected) or ["s0"])
+            pairs = [(handles[p]["total"], 1) for p in picked]
+            handle = flow.step(name, nested, name, {"pairs": pairs}, word=word)
+            expected[name] = nested(
+                name, {"pairs": [(expected[p]["total"], 1) for p in picked]}, word
+            )
+        handles[name] = handle
+        if rng.random() < 0.5:
+            handle.on(rng.choice(["cpu", "gpu"]))
+        if expected and rng.random() < 0.2:
+            handle.after(*(p for p in picked[:1]))
+    return expected
+
+
+def test_random_workflows_give_what_they_give_here(cluster: mp.Cluster) -> None:
+    rng = random.Random(SEED)
+    for number in range(DAGS):
+        flow = cluster.workflow(f"dag-{number}")
+        expected = random_dag(rng, flow)
+
+        run = flow.run()
+
+        got = {name: run[name] for name in expected}
+        assert got == expected, f"DAG {number} of seed {SEED}"
+        assert run.status == "done"
+
+
+def test_both_ways_to_write_a_workflow_give_the_same(cluster: mp.Cluster) -> None:
+    def ingest(station: str) -> dict[str, Any]:
+        return {"station": station, "rows": [3, 1, 2]}
+
+    def clean(raw: dict[str, Any]) -> list[int]:
+        return sorted(raw["rows"])
+
+    def render(parts: list[Any]) -> str:
+        return f"{parts[0]}: {parts[1]}"
+
+    flow = cluster.workflow("report")
+    raw = flow.step("raw", ingest, "sensor-7").on("cpu")
+    tidy = flow.step("clean", clean, raw).on("gpu")
+    flow.step("report", render, [raw["station"], tidy])
+    one = flow.run()
+    other = (
+        cluster.workflow("report")
+        .step("raw", ingest, "sensor-7").on("cpu")
+        .step("clean", clean, mp.ref("raw")).on("gpu")
+        .step("report", render, [mp.ref("raw")["station"], mp.ref("clean")])
+        .run()
+    )  # fmt: skip
+
+    assert one.outputs == other.outputs == {"report": "sensor-7: [1, 2, 3]"}
+
+
+def test_large_results_stay_in_the_cluster_until_asked_for(
+    cluster: mp.Cluster,
+) -> None:
+    def make(count: int) -> Any:
+        import numpy
+
+        return numpy.arange(count, dtype="float64")
+
+    def half(array: Any) -> Any:
+        return array[::2]
+
+    flow = cluster.workflow("arrays")
+    big = flow.step("big", make, 500_000).on("cpu", node="n1")
+    small = flow.step("half", half, big).on("gpu", node="n3")
+    flow.step("sum", lambda array: float(array.sum()), small).on("gpu")
+    run = flow.run()
+
+    frame = run.frame().set_index("step")
+    assert run["sum"] == float(np.arange(0, 500_000, 2, dtype="float64").sum())
+    assert frame.loc["big", "result_bytes"] > 4_000_000
+    assert frame.loc["half", "node"] == "n3"
+    np.testing.assert_array_equal(run["half"], np.arange(0, 500_000, 2.0))
+
+
+def test_failed_step_skips_what_depends_on_it_and_nothing_else(
+    cluster: mp.Cluster,
+) -> None:
+    def fails() -> None:
+        raise KeyError("no such sensor")
+
+    flow = cluster.workflow("diamond")
+    bad = flow.step("bad", fails)
+    flow.step("after bad", combine, "x", bad)
+    flow.step("good", combine, "y", 1)
+    run = flow.start()
+
+    with pytest.raises(mp.errors.WorkflowFailed) as caught:
+        run.wait(20)
+
+    assert caught.value.failed == ("bad",)
+    assert caught.value.skipped == ("after bad",)
+    assert caught.value.done == ("good",)
+    assert isinstance(caught.value.exceptions[0], KeyError)
+    assert run["good"]["total"] == 2
+    with pytest.raises(KeyError, match="no such sensor"):
+        run["bad"]
+    with pytest.raises(mp.errors.StepSkipped, match="'bad'"):
+        run["after bad"]
+
+
+def test_step_is_tried_again_as_often_as_was_asked(cluster: mp.Cluster) -> None:
+    def flaky() -> int:
+        import sys
+        import types
+
+        state: Any = sys.modules.setdefault("flaky_state", types.ModuleType("state"))
+        state.calls = getattr(state, "calls", 0) + 1
+        if state.calls < 3:
+            raise OSError("not yet")
+        return int(state.calls)
+
+    flow = cluster.workflow("retry")
+    flow.step("flaky", flaky).on(node="n2").retry(2, on=OSError)
+    run = flow.run()
+
+    assert run["flaky"] == 3
+    assert run.frame()["attempts"].tolist() == [3]
+
+
+def test_step_that_takes_too_long_fails_and_its_slot_is_free(
+    cluster: mp.Cluster,
+) -> None:
+    def slow() -> None:
+        import time
+
+        time.sleep(60)
+
+    flow = cluster.workflow("slow")
+    flow.step("slow", slow).on(node="n2").timeout(0.3)
+
+    with pytest.raises(mp.errors.WorkflowFailed) as caught:
+        flow.run()
+
+    assert isinstance(caught.value.exceptions[0], TimeoutError)
+    assert cluster.on(node="n2", timeout=10).call(combine, "x", 1)["total"] == 2
+
+
+def test_cancelled_run_ends_at_once(cluster: mp.Cluster) -> None:
+    def slow(seconds: float) -> None:
+        import time
+
+        time.sleep(seconds)
+
+    flow = cluster.workflow("cancel")
+    first = flow.step("slow", slow, 60)
+    flow.step("never", slow, first)
+    run = flow.start()
+
+    run.cancel()
+
+    with pytest.raises(mp.errors.CallCancelled):
+        run.wait(10)
+    assert {state.status for state in run.steps} == {"cancelled"}
+
+
+def test_plan_says_where_each_step_would_run_and_why(cluster: mp.Cluster) -> None:
+    flow = cluster.workflow("plan")
+    flow.step("a", combine, "a", 1).on("cpu", "gpu")
+
+    plan = flow.plan()
+
+    assert plan["chosen"].tolist() == ["n2"]
+    assert "n1" in str(plan["rejected"][0])
+    assert "lacks gpu" in str(plan["rejected"][0])
