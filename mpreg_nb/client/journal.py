@@ -2,8 +2,8 @@
 
 import time
 from collections import deque
-from dataclasses import dataclass
 
+import msgspec
 from hdrh.histogram import HdrHistogram
 
 KEPT_CALLS = 10_000
@@ -15,8 +15,7 @@ DIGITS = 3
 """Decimal digits that a percentile is right to."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallRow:
+class CallRow(msgspec.Struct, frozen=True, gc=False):
     """One call that has ended. Times in microseconds."""
 
     call_id: str

@@ -17,6 +17,7 @@ class Mirror:
         self.snapshot: Snapshot | None = None
         self._offers: dict[str, list[tuple[str, Offer]]] = {}
         self._own: dict[str, Offer] = {}  # newest own registration of each name
+        self._newest: dict[str, Offer | None] = {}
 
     def update(self, snapshot: Snapshot) -> None:
         """Take a newer snapshot."""
@@ -25,6 +26,7 @@ class Mirror:
         for owner, offer in snapshot.offers:
             offers.setdefault(offer.function, []).append((owner, offer))
         self._offers = offers
+        self._newest.clear()
         for offer in self._own.values():
             self._add(offer)
 
@@ -43,11 +45,13 @@ class Mirror:
 
     def newest(self, function: str) -> Offer | None:
         """Return the newest registration of a name that was ever heard of."""
-        return max(
-            (offer for _, offer in self.offers(function)),
-            key=lambda offer: (offer.counter, offer.origin),
-            default=None,
-        )
+        if function not in self._newest:
+            self._newest[function] = max(
+                (offer for _, offer in self.offers(function)),
+                key=lambda offer: (offer.counter, offer.origin),
+                default=None,
+            )
+        return self._newest[function]
 
     @property
     def nodes(self) -> tuple[NodePicture, ...]:
@@ -70,6 +74,7 @@ class Mirror:
         }
 
     def _add(self, offer: Offer) -> None:
+        self._newest.clear()
         pairs = self._offers.setdefault(offer.function, [])
         if (offer.origin, offer) not in pairs:
             pairs.append((offer.origin, offer))

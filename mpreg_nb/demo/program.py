@@ -79,9 +79,9 @@ def _execute_notebook(folder: Path) -> Path | None:
     except ImportError:
         print("To execute the notebook as well: pip install 'mpreg_nb[demo]'")
         return None
-    notebook = nbformat.read(source, as_version=4)
+    notebook = nbformat.read(source, as_version=4)  # type: ignore[no-untyped-call]
     client = NotebookClient(notebook, timeout=60, kernel_name="python3")
     client.execute(env={**os.environ, "MPREG_NB_PLAIN": "1"})
     target = folder / "quickstart.ipynb"
-    nbformat.write(notebook, target)
+    nbformat.write(notebook, target)  # type: ignore[no-untyped-call]
     return target

@@ -159,6 +159,7 @@ class Node:
             placement=self.placement,
             asks=self.asks,
             workers=self.workers,
+            has_workers=settings.workers > 0,
             counters=self.counters,
             measure=lambda: self.vitals.measure(),
         )

@@ -42,6 +42,7 @@ class Running:
         placement: Placement,
         asks: Asks,
         workers: Workers,
+        has_workers: bool,
         counters: Counters,
         measure: Callable[[], Load],
     ) -> None:
@@ -51,6 +52,7 @@ class Running:
         self._placement = placement
         self._asks = asks
         self._workers = workers
+        self._has_workers = has_workers
         self._counters = counters
         self._measure = measure
         self._own = OwnRunner(self._own_ended)
@@ -188,7 +190,7 @@ class Running:
         elif function.isolation == "thread":
             self._began(pending)
             self._own.run_shipped(pending, function, inputs)
-        elif not self._workers.count:
+        elif not self._has_workers:
             self._here.pop(call.id, None)
             self._elsewhere(pending)
         else:
