@@ -1,0 +1,69 @@
+"""Hand-made pictures of a cluster, for tests of what is made from them."""
+
+from typing import Any
+
+from mpreg_nb.client.journal import CallRow
+from mpreg_nb.wire.gossip import Load, MemberRecord, MemberState, Offer
+from mpreg_nb.wire.messages import EventPicture, NodePicture, Snapshot
+
+V1, V2 = "1" * 32, "2" * 32
+
+
+def node(
+    name: str,
+    *resources: str,
+    state: MemberState = MemberState.ALIVE,
+    load: Load | None = None,
+    rtt_ms: float | None = None,
+) -> NodePicture:
+    record = MemberRecord(
+        name=name,
+        generation=1,
+        epoch=b"e" * 16,
+        state=state,
+        resources=frozenset(resources),
+        host="lab",
+        python="3.11.7",
+        workers=2,
+        slots=3,
+    )
+    return NodePicture(record=record, load=load, rtt_ms=rtt_ms)
+
+
+def offer(
+    function: str, version: str = V1, *resources: str, counter: int = 1, **more: Any
+) -> Offer:
+    return Offer(
+        function=function,
+        version=version,
+        resources=frozenset(resources),
+        counter=counter,
+        origin="cpu-1",
+        signature=more.pop("signature", "(x)"),
+        **more,
+    )
+
+
+def snapshot(
+    *nodes: NodePicture,
+    offers: tuple[tuple[str, Offer], ...] = (),
+    events: tuple[EventPicture, ...] = (),
+) -> Snapshot:
+    return Snapshot(
+        id=b"i" * 16, node="cpu-1", nodes=nodes, offers=offers, events=events
+    )
+
+
+def call(function: str, node: str, total_us: int = 1000, **more: Any) -> CallRow:
+    values: dict[str, Any] = {
+        "call_id": "00",
+        "via": "",
+        "status": "ok",
+        "queued_us": 100,
+        "run_us": 500,
+        "serialize_us": 50,
+        "sent_bytes": 120,
+        "received_bytes": 80,
+        "started_at": 1_750_000_000.5,
+    }
+    return CallRow(function=function, node=node, total_us=total_us, **(values | more))
