@@ -1,15 +1,54 @@
-"""The worker processes of a node: started, fed, interrupted, replaced."""
+"""The worker processes of a node: started, fed, interrupted, replaced.
 
+Jobs wait here, where they can still be dropped. A worker gets a job when it has a
+free slot; ahead of its slots it gets only as many short ones as keep it busy
+while the next are on their way.
+"""
+
+import asyncio
+import logging
 import os
+import signal
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from mpreg_nb.wire.jobs import Done, Job, JobFailed, Printed
+from mpreg_nb.errors import Executed
+from mpreg_nb.node.worker_link import Answer, Handed, WorkerLink
+from mpreg_nb.node.worker_process import End
+from mpreg_nb.wire.frames import Received
+from mpreg_nb.wire.jobs import Code, Done, Job, JobFailed, Printed, Setup
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Buffer, Parts
+
+AHEAD_S = 0.005
+"""Expected time of the jobs that a worker has; it gets no more ahead of its slots."""
+
+AHEAD_JOBS = 64
+"""Jobs that a worker has ahead of its slots, at most."""
+
+OVERHEAD_S = 10e-6
+"""What a job takes in its worker besides the function."""
+
+RISE, FALL = 0.5, 0.1
+"""How fast the expected time of a function follows longer and shorter runs."""
+
+TERMINATE_S, KILL_S = 2.0, 5.0
+"""After a cancel that is not followed: SIGTERM, then SIGKILL, with the worker."""
+
+START_FAILURES = 3
+"""Workers in a row that end before they are ready; then waiting jobs are refused."""
+
+RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)
+"""Pause before the next start after so many failed ones."""
+
+DEATHS_KEPT = 10_000
+"""Calls whose deaths are remembered."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +57,7 @@ class Crashed:
 
     id: bytes
     cause: str  # "exit code 3", "signal SIGSEGV"
-    executed: str  # "yes", or "no" where no worker could be started
+    executed: Executed  # "no" where no worker could be started
     memory_mb: float | None = None
     last_lines: tuple[str, ...] = ()
     deaths: int = 1  # workers that died under this call id, this one included
@@ -40,10 +79,24 @@ class WorkersStatistics:
     finished: int
 
 
+@dataclass(slots=True)
+class _Item:
+    """A job from its submission to its outcome."""
+
+    job: Job
+    parts: "Parts"
+    done: DoneCallback
+    started: Callable[[bytes], None] | None
+    link: WorkerLink | None = None  # None: it waits here
+    cancelled: bool = False
+
+
 class Workers:
     """`count` processes with `slots` calls at once in each; all in one loop.
 
     Every job that was submitted gets exactly one outcome through its `done`.
+    `on_output` gets what calls print, `on_event` names and details of what
+    happened to workers. All of these are called in the loop.
     """
 
     def __init__(
@@ -57,13 +110,94 @@ class Workers:
         max_payload_bytes: int = 1 << 30,
         environment: Mapping[str, str] = os.environ,
     ) -> None:
-        raise NotImplementedError
+        self.count = count
+        self.slots = slots
+        self._setup = Setup(
+            scratch=str(scratch), slots=slots, max_payload_bytes=max_payload_bytes
+        )
+        self._on_output = on_output
+        self._on_event = on_event
+        self._environment = environment
+        self._codes: dict[str, tuple[Code, Parts]] = {}
+        self._expected_s: dict[str, float] = {}  # version -> time of a run
+        self._items: dict[bytes, _Item] = {}
+        self._queue: deque[_Item] = deque()  # those dropped are still in it
+        self._links: list[WorkerLink] = []
+        self._failed_starts = 0
+        self._deaths: OrderedDict[bytes, int] = OrderedDict()
+        self._death_count = 0
+        self._finished = 0
+        self._stopping = False
 
     async def start(self) -> None:
         """Start the processes; returns when they run, not yet when they are ready."""
+        for _ in range(self.count):
+            self._start_one()
+
+    def _start_one(self) -> None:
+        if not self._stopping and len(self._links) < self.count:
+            os.makedirs(self._setup.scratch, exist_ok=True)
+            self._links.append(WorkerLink(self, self._setup, self._environment))
 
     async def stop(self, timeout_s: float = 2.0) -> None:
         """End all processes; jobs that are left get a Crashed. Kills after timeout."""
+        self._stopping = True
+        links, self._links = self._links, []
+        for link in links:
+            link.close()
+        for item in list(self._items.values()):
+            begun: Executed = "no" if item.link is None else "unknown"
+            crashed = Crashed(id=item.job.id, cause="the node stops", executed=begun)
+            self._end(item, crashed, ())
+        ends = [asyncio.ensure_future(link.gone.wait()) for link in links]
+        if ends:
+            _, pending = await asyncio.wait(ends, timeout=timeout_s)
+            for link in links:
+                link.process.kill(signal.SIGKILL)
+            if pending:
+                await asyncio.wait(pending)
+
+    # --------------------------------------------------------------------- code
+
+    def add_code(self, version: str, function: str, parts: "Parts") -> None:
+        """Keep the code of a version; workers get it with their first job for it."""
+        if len(parts) == 1:
+            code = Code(version=version, function=function, payload=bytes(parts[0]))
+            self._codes[version] = code, ()
+        else:
+            self._codes[version] = Code(version=version, function=function), parts
+
+    def has_code(self, version: str) -> bool:
+        """Whether jobs may name `version`."""
+        return version in self._codes
+
+    def forget_code(self, version: str) -> None:
+        """Drop the code of a version that no job will name any more."""
+        self._codes.pop(version, None)
+        self._expected_s.pop(version, None)
+
+    # --------------------------------------------------------------------- jobs
+
+    @property
+    def running(self) -> int:
+        """Jobs that have a slot."""
+        return sum(min(len(link.handed), self.slots) for link in self._links)
+
+    @property
+    def queued(self) -> int:
+        """Jobs that wait, here or ahead of the slots of a worker."""
+        return len(self._items) - self.running
+
+    def statistics(self) -> WorkersStatistics:
+        """Return the figures of this moment."""
+        return WorkersStatistics(
+            workers=len(self._links),
+            slots=self.count * self.slots,
+            running=self.running,
+            queued=self.queued,
+            deaths=self._death_count,
+            finished=self._finished,
+        )
 
     def submit(
         self,
@@ -77,33 +211,182 @@ class Workers:
         `started` is told the id when the job is handed to a worker: from there on
         it may have effects. `add_code` must have been called for its version.
         """
+        if job.version not in self._codes:
+            raise LookupError(f"no code for version {job.version}; call add_code first")
+        item = _Item(job, parts, done, started)
+        self._items[job.id] = item
+        self._queue.append(item)
+        self._feed()
 
-    def add_code(self, version: str, function: str, parts: "Parts") -> None:
-        """Keep the code of a version; workers get it with their first job for it."""
+    def _feed(self) -> None:
+        """Hand out what fits."""
+        while self._queue:
+            item = self._queue[0]
+            if item.cancelled:  # and has its outcome
+                self._queue.popleft()
+                continue
+            link = self._place(item.job.version)
+            if link is None:
+                return
+            self._queue.popleft()
+            self._hand(item, link)
 
-    def has_code(self, version: str) -> bool:
-        """Whether jobs may name `version`."""
-        raise NotImplementedError
+    def _place(self, version: str) -> WorkerLink | None:
+        """Return the worker that should have the next job, if there is one."""
+        best: WorkerLink | None = None
+        for link in self._links:
+            if link.is_ready and (best is None or _load(link) < _load(best)):
+                best = link
+        if best is None or len(best.handed) < self.slots:
+            return best
+        cost_s = self._expected_s.get(version)
+        ahead = len(best.handed) - self.slots
+        if cost_s is None or ahead >= AHEAD_JOBS or best.backlog_s + cost_s > AHEAD_S:
+            return None
+        return best
 
-    def forget_code(self, version: str) -> None:
-        """Drop the code of a version that no job will name any more."""
+    def _hand(self, item: _Item, link: WorkerLink) -> None:
+        job = item.job
+        item.link = link
+        if link.needs_code(job.version):
+            link.give_code(*self._codes[job.version])
+        # Of unknown functions nothing more is sent before the first answer.
+        link.hand(job, item.parts, self._expected_s.get(job.version, AHEAD_S))
+        if item.started is not None:
+            item.started(job.id)
+            item.started = None  # told once, also if the worker dies before it begins
+
+    def answered(self, link: WorkerLink, answers: list[Received[Answer]]) -> None:
+        """Pass on answers; what `Owner` asks for."""
+        for answer, parts in answers:
+            item = self._items.get(answer.id)
+            if item is not None:
+                if isinstance(answer, Done):
+                    self._learn(item.job.version, answer.run_us / 1e6 + OVERHEAD_S)
+                self._end(item, answer, parts)
+        self._feed()
+
+    def _learn(self, version: str, run_s: float) -> None:
+        expected_s = self._expected_s.get(version, run_s)
+        weight = RISE if run_s > expected_s else FALL
+        self._expected_s[version] = expected_s + weight * (run_s - expected_s)
+
+    def _end(self, item: _Item, outcome: Outcome, parts: "tuple[Buffer, ...]") -> None:
+        del self._items[item.job.id]
+        self._finished += 1
+        item.done(outcome, parts)
+
+    def printed(self, message: Printed) -> None:
+        """Pass on what a call wrote; what `Owner` asks for."""
+        item = self._items.get(message.id)
+        if item is not None and not item.job.quiet:
+            self._on_output(message)
+
+    # ------------------------------------------------------------------- cancel
 
     def cancel(self, call_id: bytes) -> None:
         """End a job: dropped if queued, else interrupted, then killed with its worker.
 
         Its `done` is called as always; unknown ids and second cancels do nothing.
         """
+        item = self._items.get(call_id)
+        if item is None or item.cancelled:
+            return
+        item.cancelled = True
+        if item.link is None:
+            self._end(item, _cancelled(item.job, "no"), ())
+            return
+        item.link.process.interrupt(call_id)
+        loop = asyncio.get_running_loop()
+        loop.call_later(TERMINATE_S, self._insist, item, signal.SIGTERM)
+        loop.call_later(KILL_S, self._insist, item, signal.SIGKILL)
 
-    @property
-    def running(self) -> int:
-        """Jobs that have been handed to workers."""
-        raise NotImplementedError
+    def _insist(self, item: _Item, number: signal.Signals) -> None:
+        """Kill the worker of a cancelled job that still runs."""
+        call_id, link = item.job.id, item.link
+        if self._items.get(call_id) is not item or link is None:
+            return
+        if link.has_begun(call_id):
+            link.process.kill(number)
+        else:  # another job is in its way; it will be dropped when its turn comes
+            loop = asyncio.get_running_loop()
+            loop.call_later(1.0, self._insist, item, number)
 
-    @property
-    def queued(self) -> int:
-        """Jobs that wait in the node."""
-        raise NotImplementedError
+    # --------------------------------------------------------------------- ends
 
-    def statistics(self) -> WorkersStatistics:
-        """Return the figures of this moment."""
-        raise NotImplementedError
+    def became_ready(self, link: WorkerLink) -> None:
+        """Feed a worker that has started; what `Owner` asks for."""
+        self._failed_starts = 0
+        self._feed()
+
+    def died(self, link: WorkerLink, end: End) -> None:
+        """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""
+        self._links.remove(link)
+        self._death_count += 1
+        again: list[_Item] = []
+        names: list[str] = []
+        for handed in link.handed.values():
+            item = self._items[handed.job.id]
+            item.link = None
+            begun = handed.number <= link.process.begun
+            if item.cancelled:
+                self._end(item, _cancelled(item.job, "yes" if begun else "no"), ())
+            elif begun:
+                names.append(item.job.function)
+                self._end(item, self._crashed(link, handed, end), ())
+            else:
+                again.append(item)
+        self._queue.extendleft(reversed(again))
+        doing = f" while it ran {', '.join(names)}" if names else ""
+        self._on_event("worker died", f"{end.cause}{doing}")
+        if link.is_ready:
+            self._start_one()
+        else:
+            self._start_failed(link, end)
+        self._feed()
+
+    def _crashed(self, link: WorkerLink, handed: Handed, end: End) -> Crashed:
+        call_id = handed.job.id
+        # One that had ended lost only its answer: it was not what killed the worker.
+        if handed.number > link.process.ended:
+            self._deaths[call_id] = self._deaths.get(call_id, 0) + 1
+            if len(self._deaths) > DEATHS_KEPT:
+                self._deaths.popitem(last=False)
+        return Crashed(
+            id=call_id,
+            cause=end.cause,
+            executed="yes",
+            memory_mb=round(end.memory_mb, 1),
+            last_lines=tuple(link.tail),
+            deaths=self._deaths.get(call_id, 0),
+        )
+
+    def _start_failed(self, link: WorkerLink, end: End) -> None:
+        self._failed_starts += 1
+        lines = tuple(link.tail)
+        _log.error("a worker ended at its start: %s\n%s", end.cause, "\n".join(lines))
+        if self._failed_starts >= START_FAILURES and not self._links:
+            for item in list(self._items.values()):
+                crashed = Crashed(
+                    id=item.job.id,
+                    cause=f"workers do not start: {end.cause}",
+                    executed="no",
+                    last_lines=lines,
+                )
+                self._end(item, crashed, ())
+            self._queue.clear()
+        pause_s = RESTART_S[min(self._failed_starts, len(RESTART_S) - 1)]
+        asyncio.get_running_loop().call_later(pause_s, self._start_one)
+
+
+def _load(link: WorkerLink) -> tuple[int, float]:
+    return len(link.handed), link.backlog_s
+
+
+def _cancelled(job: Job, executed: str) -> JobFailed:
+    return JobFailed(
+        id=job.id,
+        kind="cancelled",
+        message=f"{job.function} was cancelled",
+        executed=executed,  # type: ignore[arg-type]
+    )

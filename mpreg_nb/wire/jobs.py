@@ -3,59 +3,73 @@
 They share a stream socket. Each message is a frame: its length in 4 bytes
 (big-endian), then the message in msgpack, then the raw parts whose sizes its
 field `sizes` tells, one after the other. No parts: `payload` is inline.
+
+Two more things go beside the socket. Ids of calls to interrupt go through a pipe,
+followed by SIGINT, since a worker that runs a function does not read the socket.
+And a shared page of memory holds how many jobs the worker has begun and ended, so
+that a node knows after its death which of them never ran.
+
+Both ends are one program, so the types are not checked as those of peers are.
 """
 
 from typing import Literal, TypeAlias
 
 import msgspec
 
-from mpreg_nb.wire.messages import Count, Name, RequestId, Version
+ID_BYTES = 16
+"""Length of the id of a call."""
+
+CODE_VERSIONS = 256
+"""Versions that a worker keeps; both ends forget the least recently used first."""
+
+PAGE_BYTES = 16
+"""The shared page: jobs begun and jobs ended, 8 bytes each, in this host's order."""
+
+
+class Setup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="setup"):
+    """What a worker must know; the first frame."""
+
+    scratch: str
+    slots: int
+    max_payload_bytes: int
 
 
 class Code(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="code"):
     """Keep the code of `version`; jobs that follow may name it."""
 
-    version: Version
-    function: Name
+    version: str
+    function: str
     payload: bytes = b""
-    sizes: tuple[Count, ...] = ()
+    sizes: tuple[int, ...] = ()
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job"):
     """Run `version` on the arguments in the payload."""
 
-    id: RequestId
-    version: Version
-    function: Name
+    id: bytes
+    version: str
+    function: str
     payload: bytes = b""  # (args, kwargs)
-    sizes: tuple[Count, ...] = ()  # of the payload's parts, then of the inputs'
-    inputs: tuple[bytes | Count, ...] = ()  # inline, or how many of the parts it has
+    sizes: tuple[int, ...] = ()  # of the payload's parts, then of the inputs'
+    inputs: tuple[bytes | int, ...] = ()  # inline, or how many of the parts it has
     json: bool = False
     quiet: bool = False
-    remaining_ms: Count | None = None
-
-
-class CancelJob(
-    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="cancel"
-):
-    """Interrupt job `id`, or drop it if it has not begun."""
-
-    id: RequestId
+    remaining_ms: int | None = None
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="ready"):
     """The worker has started and takes jobs."""
 
-    pid: Count
+    pid: int
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     """Job `id` returned."""
 
-    id: RequestId
+    id: bytes
     payload: bytes = b""
-    sizes: tuple[Count, ...] = ()
-    run_us: Count = 0
+    sizes: tuple[int, ...] = ()
+    run_us: int = 0
 
 
 class JobFailed(
@@ -63,7 +77,7 @@ class JobFailed(
 ):
     """Job `id` has no result. The payload is the exception, see `wire.payload`."""
 
-    id: RequestId
+    id: bytes
     kind: Literal[
         "application",
         "not_picklable",
@@ -76,10 +90,11 @@ class JobFailed(
     executed: Literal["no", "yes"] = "yes"
     types: tuple[str, ...] = ()
     payload: bytes = b""
-    sizes: tuple[Count, ...] = ()
-    size_bytes: Count = 0
-    limit_bytes: Count = 0
-    run_us: Count = 0
+    sizes: tuple[int, ...] = ()
+    size_bytes: int = 0
+    limit_bytes: int = 0
+    run_us: int = 0
+    argument_types: tuple[str, ...] = ()  # where the function raised
 
 
 class Printed(
@@ -87,10 +102,10 @@ class Printed(
 ):
     """Job `id` wrote `text`; whole lines where possible."""
 
-    id: RequestId
+    id: bytes
     stream: Literal["stdout", "stderr"]
     text: str
 
 
-ToWorker: TypeAlias = Code | Job | CancelJob
+ToWorker: TypeAlias = Setup | Code | Job
 FromWorker: TypeAlias = Ready | Done | JobFailed | Printed

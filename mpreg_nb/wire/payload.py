@@ -87,7 +87,7 @@ def pack(value: object, *, name: str = "value") -> "tuple[Buffer, ...]":
 
 
 def _keeper(buffers: "list[Buffer]") -> Callable[[pickle.PickleBuffer], bool]:
-    """Return what decides whether a buffer stays in the pickle; others are put aside."""
+    """Return what keeps small buffers in the pickle and puts others aside."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()

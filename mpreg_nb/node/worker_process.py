@@ -1,0 +1,172 @@
+"""One worker process as the operating system has it: start, signals, end."""
+
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock, Thread
+
+from mpreg_nb.wire.jobs import PAGE_BYTES
+
+SOCKET_BYTES = 1 << 20
+"""Asked for in both directions; the system may give less."""
+
+SECRETS = "MPREG_NB_TOKEN"
+"""Variables that begin so are not for user code."""
+
+_PER_MB = 1 << 20 if sys.platform == "darwin" else 1 << 10  # what ru_maxrss counts
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a process ended."""
+
+    status: int  # exit code, or the negative number of the signal
+    memory_mb: float  # the most it ever held
+
+    @property
+    def cause(self) -> str:
+        """In words.
+
+        >>> End(3, 20.0).cause, End(-9, 20.0).cause
+        ('exit code 3', 'signal SIGKILL')
+        """
+        if self.status >= 0:
+            return f"exit code {self.status}"
+        try:
+            return f"signal {signal.Signals(-self.status).name}"
+        except ValueError:  # real-time signals have no names
+            return f"signal {-self.status}"
+
+
+class WorkerProcess:
+    """A child in a process group of its own, and the node's ends of its channels.
+
+    `on_end` is called in a thread of ours, once. Whatever the worker started and
+    left in its group is killed with it.
+    """
+
+    def __init__(
+        self,
+        scratch: Path,
+        environment: Mapping[str, str],
+        on_end: Callable[[End], None],
+    ) -> None:
+        self.stream, theirs = socket.socketpair()
+        for end in (self.stream, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+        self.stream.setblocking(False)
+        cancels, self._cancels = os.pipe()
+        self.log, log = os.pipe()
+        os.set_blocking(self._cancels, False)
+        os.set_blocking(self.log, False)
+        page = _page()
+        self._page = mmap.mmap(page, PAGE_BYTES)
+        self._progress = memoryview(self._page).cast("Q")
+        given = (theirs.fileno(), cancels, page)
+        try:
+            # PR_SET_PDEATHSIG in the worker refers to the thread that calls this.
+            self._popen = subprocess.Popen(  # noqa: S603  our own program
+                [
+                    *(sys.executable, "-P", "-X", "faulthandler"),
+                    *("-m", "mpreg_nb.worker", *map(str, given), str(os.getpid())),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=scratch,
+                env=_without_secrets(environment),
+                pass_fds=given,
+                process_group=0,
+            )
+        finally:
+            theirs.close()
+            for fd in (cancels, page, log):
+                os.close(fd)
+        self.pid = self._popen.pid
+        self._ended = False
+        self._ending = Lock()
+        Thread(
+            target=self._wait, args=(on_end,), name="mpreg-wait", daemon=True
+        ).start()
+
+    @property
+    def begun(self) -> int:
+        """Number of the last job that began."""
+        return self._progress[0]
+
+    @property
+    def ended(self) -> int:
+        """Number of the last job that ended with all before it, answered or not."""
+        return self._progress[1]
+
+    def interrupt(self, call_id: bytes) -> None:
+        """Have the worker drop or interrupt a call."""
+        try:
+            os.write(self._cancels, call_id)
+        except (BlockingIOError, BrokenPipeError):
+            return  # it does not look any more, or is gone: the deadline ends it
+        with self._ending:
+            if not self._ended:
+                os.kill(self.pid, signal.SIGINT)
+
+    def kill(self, number: signal.Signals) -> None:
+        """Send a signal to the worker and all that it started."""
+        with self._ending:
+            if not self._ended:
+                os.killpg(self.pid, number)
+
+    def close(self) -> None:
+        """Close our ends; a worker that still runs ends itself."""
+        self.stream.close()
+        os.close(self._cancels)
+        os.close(self.log)
+        self._progress.release()
+        self._page.close()
+
+    def _wait(self, on_end: Callable[[End], None]) -> None:
+        if hasattr(os, "waitid"):
+            # Not reaped yet, so its process group cannot be anybody else's.
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+            self._sweep()
+        else:
+            _, status, usage = os.wait4(self.pid, 0)
+        with self._ending:
+            self._ended = True
+            if hasattr(os, "waitid"):
+                _, status, usage = os.wait4(self.pid, 0)
+        code = os.waitstatus_to_exitcode(status)
+        self._popen.returncode = code
+        on_end(End(code, usage.ru_maxrss / _PER_MB))
+
+    def _sweep(self) -> None:
+        try:
+            os.killpg(self.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            return  # nothing is left, or what is left became another user's
+
+
+def _page() -> int:
+    """Return a descriptor of memory that can be shared."""
+    if hasattr(os, "memfd_create"):
+        page = os.memfd_create("mpreg-progress")
+    else:
+        with tempfile.TemporaryFile() as file:
+            page = os.dup(file.fileno())
+    os.ftruncate(page, PAGE_BYTES)
+    return page
+
+
+def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.startswith(SECRETS)
+    }

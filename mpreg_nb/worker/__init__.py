@@ -1,0 +1,1 @@
+"""A process that runs user code for a node."""

@@ -1,0 +1,235 @@
+"""What functions print goes to the calls that they run for, as it is printed.
+
+`sys.stdout` and `sys.stderr` are replaced once, for the life of the worker; each
+write looks which call it belongs to. Logging and warnings arrive here too, since
+they write to `sys.stderr`. What goes past Python, to the file descriptors, is
+read by the node at the other end of a pipe.
+"""
+
+import io
+import math
+import os
+import sys
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
+from time import monotonic
+from typing import Any, Literal, TypeAlias
+
+from mpreg_nb.wire.frames import frame
+from mpreg_nb.wire.jobs import Printed
+from mpreg_nb.wire.running import RunningCall, running_call
+from mpreg_nb.worker.outbox import Outbox
+
+Stream: TypeAlias = Literal["stdout", "stderr"]
+
+FIRST_FLUSH_S = 0.01
+"""From the first print of a call to its first sending: what belongs together."""
+
+FLUSH_S = 0.1
+"""Between sendings of one call."""
+
+LINES_PER_S = 10_000
+CHARACTERS_PER_S = 1_000_000
+"""More than this of one call is counted instead of sent."""
+
+PIECE = 64 * 1024
+"""Longest text in one message."""
+
+
+class CallOutput:
+    """What one call has printed and is not sent yet."""
+
+    def __init__(self, call_id: bytes) -> None:
+        self.id = call_id
+        self._pieces: list[tuple[Stream, str]] = []
+        self._since = -math.inf  # when the present second of counting began
+        self._lines_left = 0
+        self._characters_left = 0
+        self._lines_cut = 0
+        self._characters_cut = 0
+
+    def add(self, stream: Stream, text: str) -> None:
+        """Keep `text`, or count it if there is too much."""
+        if self._characters_left < len(text) or self._lines_left <= 0:
+            if not self._is_new_second():
+                self._lines_cut += text.count("\n")
+                self._characters_cut += len(text)
+                return
+            if len(text) > CHARACTERS_PER_S:
+                self._characters_cut += len(text) - CHARACTERS_PER_S
+                text = text[:CHARACTERS_PER_S]
+        self._characters_left -= len(text)
+        self._lines_left -= text.count("\n")
+        self._pieces.append((stream, text))
+
+    def _is_new_second(self) -> bool:
+        now = monotonic()
+        if now < self._since + 1.0:
+            return False
+        self._since = now
+        self._tell_cut()
+        self._lines_left = LINES_PER_S
+        self._characters_left = CHARACTERS_PER_S
+        return True
+
+    def _tell_cut(self) -> None:
+        if self._characters_cut:
+            lines, characters = self._lines_cut, self._characters_cut
+            self._lines_cut = self._characters_cut = 0
+            told = f"[... {lines} lines, {characters} characters not shown]\n"
+            self._pieces.append(("stderr", told))
+
+    def frames(self, *, whole: bool) -> list[bytes]:
+        """Return messages for what is kept.
+
+        Unless `whole`, the end of an unfinished line is kept back, if there are
+        finished ones before it.
+        """
+        if whole:
+            self._tell_cut()
+        pieces, self._pieces = self._pieces, []
+        runs = [
+            (stream, "".join(text for _, text in run))
+            for stream, run in groupby(pieces, key=itemgetter(0))
+        ]
+        if runs and not whole:
+            stream, text = runs[-1]
+            lines, newline, rest = text.rpartition("\n")
+            if newline and rest:
+                runs[-1] = (stream, lines + newline)
+                self._pieces.insert(0, (stream, rest))
+        return [
+            frame(Printed(id=self.id, stream=stream, text=piece))
+            for stream, text in runs
+            for piece in _pieces(text)
+        ]
+
+
+def _pieces(text: str) -> Iterable[str]:
+    if not text.isascii():  # msgpack has no lone surrogates
+        text = text.encode(errors="backslashreplace").decode()
+    return (text[start : start + PIECE] for start in range(0, len(text), PIECE))
+
+
+class PrintingCall(RunningCall):
+    """A call with its prints."""
+
+    __slots__ = ("output",)
+
+    def __init__(self, id: bytes, function: str, deadline_s: float | None) -> None:
+        super().__init__(id, function, deadline_s)
+        self.output: CallOutput | None = None
+
+
+class Capture:
+    """Knows which calls have printed."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._printing: dict[bytes, CallOutput] = {}
+        self.sole: PrintingCall | None = None  # where a write has no call around it
+        self._standard = (_Catcher(self, "stdout"), _Catcher(self, "stderr"))
+        self._stdin = open(os.devnull)  # for as long as the process lives
+
+    def install(self) -> None:
+        """Put our streams in place, again if a function has replaced them."""
+        sys.stdout, sys.stderr = self._standard
+        sys.stdin = self._stdin
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether our streams are still in place."""
+        standard = self._standard
+        return (
+            sys.stdout is standard[0]
+            and sys.stderr is standard[1]
+            and sys.stdin is self._stdin
+        )
+
+    def write(self, stream: Stream, text: str) -> None:
+        """Note what was written for the call that runs here."""
+        call = running_call.get()
+        if not isinstance(call, PrintingCall):
+            call = self.sole
+        if call is None:
+            os.write(2, text.encode(errors="backslashreplace"))
+            return
+        if call.output is None:
+            call.output = CallOutput(call.id)
+            self._printing[call.id] = call.output
+            self._outbox.call_by(monotonic() + FIRST_FLUSH_S, self._flush)
+        call.output.add(stream, text)
+
+    def _flush(self, now: float) -> float:
+        frames = [
+            data
+            for output in list(self._printing.values())
+            for data in output.frames(whole=False)
+        ]
+        if frames:
+            self._outbox.send(frames)
+        return now + FLUSH_S if self._printing else math.inf
+
+    def finish(self, call: PrintingCall) -> list[bytes]:
+        """Return messages for all that is left of an ended call."""
+        output = call.output
+        if output is None:
+            return []
+        self._printing.pop(call.id, None)
+        call.output = None
+        return output.frames(whole=True)
+
+
+class _Catcher(io.TextIOBase):
+    """Stands for `sys.stdout` or `sys.stderr`."""
+
+    errors = "backslashreplace"
+
+    def __init__(self, capture: Capture, stream: Stream) -> None:
+        self._capture = capture
+        self._stream = stream
+        self.name = f"<{stream}>"
+        self.mode = "w"
+        self.buffer = _Bytes(self)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return "utf-8"
+
+    def write(self, text: str, /) -> int:
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
+        if text:
+            self._capture.write(self._stream, text)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return 1 if self._stream == "stdout" else 2
+
+    def close(self) -> None:
+        """Stay open: later calls print here too."""
+
+    def reconfigure(self, **_: Any) -> None:
+        """Accept what a text file accepts; nothing here depends on it."""
+
+
+class _Bytes(io.RawIOBase):
+    """What programs write bytes to: `sys.stdout.buffer`."""
+
+    def __init__(self, text: _Catcher) -> None:
+        self._text = text
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any, /) -> int:
+        raw = bytes(data)
+        self._text.write(raw.decode(errors="backslashreplace"))
+        return len(raw)
+
+    def close(self) -> None:
+        """Stay open."""

@@ -1,0 +1,74 @@
+"""Functions by version: kept as bytes, opened at their first job."""
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
+from threading import Lock
+from typing import Any
+
+from mpreg_nb.wire.jobs import CODE_VERSIONS, Code
+from mpreg_nb.wire.payload import unpack_function
+
+RISE = 0.5
+FALL = 0.1
+"""How fast the expected time of a function follows longer and shorter runs."""
+
+
+class KeptCode:
+    """One version of a function."""
+
+    def __init__(self, code: Code, parts: tuple[bytearray, ...]) -> None:
+        self._code = code
+        self._parts = parts
+        self._opening = Lock()
+        self._function: Callable[..., Any] | None = None
+        self.is_async = False
+        self.expected_ns = float("inf")  # nothing is known before it has run
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function; raises NotPicklable where it cannot be rebuilt here."""
+        return self._function or self._open()
+
+    def _open(self) -> Callable[..., Any]:
+        with self._opening:
+            if self._function is None:
+                opened = unpack_function(self._parts or (self._code.payload,))
+                self.is_async = _is_async(opened)
+                self._function = opened
+                self._parts = ()
+        return self._function
+
+    def took(self, run_ns: int) -> None:
+        """Take a run into account."""
+        if self.expected_ns == float("inf"):
+            self.expected_ns = run_ns
+        weight = RISE if run_ns > self.expected_ns else FALL
+        self.expected_ns += weight * (run_ns - self.expected_ns)
+
+
+def _is_async(function: Any) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  an object with async __call__
+    )
+
+
+class Codes:
+    """The versions that this worker has; the node knows them by the same rule."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[str, KeptCode] = OrderedDict()
+
+    def add(self, code: Code, parts: tuple[bytearray, ...]) -> None:
+        """Keep a version, and forget the one that was not used for longest."""
+        self._kept[code.version] = KeptCode(code, parts)
+        if len(self._kept) > CODE_VERSIONS:
+            self._kept.popitem(last=False)
+
+    def used(self, version: str) -> KeptCode:
+        """Return a version for a job that has come."""
+        self._kept.move_to_end(version)
+        return self._kept[version]

@@ -1,0 +1,251 @@
+"""Several calls at a time: sync functions in threads, async ones in one loop.
+
+The main thread reads. Jobs begin in the order in which they came, so that a
+number tells which have begun.
+"""
+
+import asyncio
+import ctypes
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from queue import SimpleQueue
+from time import perf_counter_ns
+from types import CoroutineType, FrameType
+from typing import Any, TypeAlias
+
+from mpreg_nb.wire.running import running_call
+from mpreg_nb.worker.capture import Capture, PrintingCall
+from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
+from mpreg_nb.worker.inbox import Inbox, Task
+from mpreg_nb.worker.outbox import Outbox
+from mpreg_nb.worker.progress import Progress
+from mpreg_nb.worker.tidy import LONG_NS, Tidy
+
+CANCELS = 4096
+"""Ids of calls to cancel that are remembered; late ones have no call any more."""
+
+Interrupt: TypeAlias = Callable[[], object]
+
+_raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
+
+
+def _nothing() -> None:
+    """Interrupt a call that has not got its thread yet: it will look itself."""
+
+
+class Crew:
+    """The threads and the loop of a worker with several slots."""
+
+    def __init__(
+        self,
+        slots: int,
+        inbox: Inbox,
+        outbox: Outbox,
+        progress: Progress,
+        capture: Capture,
+        answers: Answers,
+        tidy: Tidy,
+    ) -> None:
+        self._inbox = inbox
+        self._outbox = outbox
+        self._progress = progress
+        self._capture = capture
+        self._answers = answers
+        self._tidy = tidy
+        self._slots = slots
+        self._free = slots
+        self._state = threading.RLock()  # of all that follows
+        self._running: dict[bytes, Interrupt] = {}  # call -> how to interrupt it
+        self._interrupted: set[bytes] = set()
+        self._early: dict[bytes, None] = {}  # cancelled before they were read
+        self._threads = 0
+        self._for_threads: SimpleQueue[Task] = SimpleQueue()
+        self._to_cancel: SimpleQueue[bytes] = SimpleQueue()
+        self._loop = asyncio.new_event_loop()
+
+    def run(self) -> None:
+        """Run jobs until the node is gone, which raises EOFError."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        self._tidy.begin()
+        for target in (self._loop.run_forever, self._cancel_calls):
+            threading.Thread(target=target, daemon=True).start()
+        while True:
+            self._inbox.read()
+            self._begin_what_fits()
+
+    def _begin_what_fits(self) -> None:
+        with self._state:
+            while self._free and self._inbox.waiting:
+                task = self._inbox.waiting.popleft()
+                if self._early and self._early.pop(task.job.id, 0) is None:
+                    self._outbox.send(self._answers.cancelled(task.job, begun=False))
+                    continue
+                self._free -= 1
+                self._progress.begin(task.number)
+                self._running[task.job.id] = _nothing
+                if task.code.is_async:
+                    self._start_async(task)
+                else:
+                    self._hand_to_thread(task)
+
+    def _hand_to_thread(self, task: Task) -> None:
+        busy = self._slots - self._free
+        if self._threads < busy:
+            self._threads += 1
+            name = f"mpreg-slot-{self._threads}"
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        self._for_threads.put(task)
+
+    def _ended(self, call: PrintingCall, frames: Frames) -> None:
+        self._outbox.send([*self._capture.finish(call), *frames])
+        with self._state:
+            self._free += 1
+            if self._free == self._slots:
+                self._tidy.after(LONG_NS)
+        self._begin_what_fits()
+
+    # ------------------------------------------------------------------ threads
+
+    def _serve(self) -> None:
+        while True:
+            task = self._for_threads.get()
+            try:
+                function = task.code.function
+            except Exception as error:  # noqa: BLE001  user code runs in there
+                answer = self._answers.unusable(task.job, error)
+                with self._state:
+                    self._running.pop(task.job.id)
+                self._ended(call_of(task.job), answer)
+                continue
+            if task.code.is_async:  # known only now that it is opened
+                self._start_async(task)
+            else:
+                self._perform(task, function)
+
+    def _perform(self, task: Task, function: Callable[..., Any]) -> None:
+        call = call_of(task.job)
+        running_call.set(call)
+        me = threading.get_ident()
+        try:
+            outcome = self._attempt(task, function, me)
+        except BaseException as error:  # noqa: BLE001  interrupted as it handled another
+            outcome = error
+        try:
+            self._close(task.job.id, me)
+        except KeyboardInterrupt:  # interrupted just before it could not be any more
+            self._close(task.job.id, me)
+        self._tidy.leave_copy()
+        if isinstance(outcome, BaseException):
+            outcome = self._broken(task, outcome)
+        running_call.set(None)
+        self._ended(call, outcome)
+
+    def _attempt(
+        self, task: Task, function: Callable[..., Any], me: int
+    ) -> Frames | BaseException:
+        try:
+            with self._state:
+                if task.job.id in self._interrupted:
+                    raise KeyboardInterrupt
+                self._running[task.job.id] = lambda: _raise_in_thread(
+                    me, ctypes.py_object(KeyboardInterrupt)
+                )
+            started = perf_counter_ns()
+            try:
+                args, kwargs = arguments(task)
+            except Exception as error:  # noqa: BLE001  user code runs in there
+                return self._answers.unusable(task.job, error)
+            value = function(*args, **kwargs)
+            if type(value) is CoroutineType:
+                value = asyncio.run_coroutine_threadsafe(value, self._loop).result()
+            return self._answers.done(task.job, value, perf_counter_ns() - started)
+        except BaseException as error:  # noqa: BLE001  the border of user code
+            return error
+
+    def _close(self, call_id: bytes, me: int) -> None:
+        """Let the call not be interrupted any more."""
+        with self._state:
+            if self._running.pop(call_id, None) is not None:
+                _raise_in_thread(
+                    me, ctypes.py_object()
+                )  # takes back what has not been raised yet
+
+    def _broken(self, task: Task, error: BaseException) -> Frames:
+        with self._state:
+            interrupted = task.job.id in self._interrupted
+            self._interrupted.discard(task.job.id)
+        if interrupted:
+            return self._answers.cancelled(task.job, begun=True)
+        return self._answers.failed(task.job, error)
+
+    # --------------------------------------------------------------------- loop
+
+    def _start_async(self, task: Task) -> None:
+        asyncio.run_coroutine_threadsafe(self._course(task), self._loop)
+
+    async def _course(self, task: Task) -> None:
+        call = call_of(task.job)
+        running_call.set(call)
+        user = asyncio.ensure_future(self._user(task))
+        with self._state:
+            if task.job.id in self._interrupted:
+                user.cancel()
+            self._running[task.job.id] = lambda: self._loop.call_soon_threadsafe(
+                user.cancel
+            )
+        await asyncio.wait((user,))
+        with self._state:
+            self._running.pop(task.job.id)
+        if user.cancelled():
+            frames = self._broken(task, asyncio.CancelledError())
+        else:
+            error = user.exception()
+            frames = user.result() if error is None else self._broken(task, error)
+        if len(frames) == 1:
+            self._ended(call, frames)
+        else:  # large, and the node may take its time
+            await asyncio.to_thread(self._ended, call, frames)
+
+    async def _user(self, task: Task) -> Frames:
+        try:
+            function: Callable[..., Awaitable[Any]] = task.code.function
+            args, kwargs = arguments(task)
+        except Exception as error:  # noqa: BLE001  user code runs in there
+            return self._answers.unusable(task.job, error)
+        started = perf_counter_ns()
+        try:
+            value = await function(*args, **kwargs)
+        except (SystemExit, KeyboardInterrupt) as error:  # these would end the loop
+            return self._broken(task, error)
+        return self._answers.done(task.job, value, perf_counter_ns() - started)
+
+    # ------------------------------------------------------------------- cancel
+
+    def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        """Pass on which calls are cancelled; a signal handler may take no lock."""
+        for call_id in self._inbox.cancels():
+            self._to_cancel.put(call_id)
+
+    def _cancel_calls(self) -> None:
+        while True:
+            self._cancel(self._to_cancel.get())
+
+    def _cancel(self, call_id: bytes) -> None:
+        with self._state:
+            interrupt = self._running.get(call_id)
+            if interrupt is not None:
+                self._interrupted.add(call_id)
+                interrupt()
+                return
+            waiting = self._inbox.waiting
+            dropped = [task for task in list(waiting) if task.job.id == call_id]
+            for task in dropped:
+                waiting.remove(task)
+            if not dropped:
+                self._early[call_id] = None
+            while len(self._early) > CANCELS:
+                del self._early[next(iter(self._early))]
+        for task in dropped:
+            self._outbox.send(self._answers.cancelled(task.job, begun=False))

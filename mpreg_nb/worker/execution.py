@@ -1,0 +1,136 @@
+"""One job: arguments unpacked, function called, answer packed."""
+
+import time
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mpreg_nb.errors import MpregError, NotPicklable
+from mpreg_nb.settings import INLINE_BYTES
+from mpreg_nb.wire.frames import frame, sizes
+from mpreg_nb.wire.jobs import Done, Job, JobFailed
+from mpreg_nb.wire.json_values import pack_json, unpack_json_call
+from mpreg_nb.wire.payload import (
+    pack,
+    pack_exception,
+    unpack,
+    unpack_call,
+)
+from mpreg_nb.wire.raised import message_of, raised_class, type_names
+from mpreg_nb.worker.capture import PrintingCall
+from mpreg_nb.worker.inbox import Task
+
+if TYPE_CHECKING:
+    from mpreg_nb.wire.codec import Buffer, Parts
+
+Frames: TypeAlias = "list[Buffer]"
+"""A message and its parts, ready to be written."""
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def call_of(job: Job) -> PrintingCall:
+    """Return what says to user code which call it runs for."""
+    deadline_s = None
+    if job.remaining_ms is not None:
+        deadline_s = time.monotonic() + job.remaining_ms / 1e3
+    return PrintingCall(job.id, job.function, deadline_s)
+
+
+def arguments(task: Task) -> Arguments:
+    """Return what to call the function with.
+
+    Raises:
+        NotPicklable: they cannot be rebuilt here.
+        LookupError: they refer to a part of a result that is not there.
+    """
+    job, parts = task.job, task.parts
+    if not job.inputs and not job.json:
+        args, kwargs = unpack(parts or (job.payload,), name="the arguments")
+        return args, kwargs
+    counts = [count for count in job.inputs if isinstance(count, int)]
+    own = len(parts) - sum(counts)
+    whole: Parts = parts[:own] or (job.payload,)
+    inputs: list[Parts] = []
+    for given in job.inputs:
+        if isinstance(given, int):
+            inputs.append(parts[own : own + given])
+            own += given
+        else:
+            inputs.append((given,))
+    if job.json:
+        return unpack_json_call(whole, inputs)
+    return unpack_call(whole, inputs)
+
+
+class Answers:
+    """Makes the frames of answers."""
+
+    def __init__(self, max_payload_bytes: int) -> None:
+        self._limit = max_payload_bytes
+
+    def done(self, job: Job, value: object, run_ns: int) -> Frames:
+        """Return the answer with a result, or why the result cannot travel."""
+        parts: Parts
+        try:
+            parts = (pack_json(value),) if job.json else pack(value, name="result")
+        except NotPicklable as error:
+            return self.failed(job, error, run_ns, kind="not_picklable")
+        if len(parts) == 1 and len(parts[0]) <= INLINE_BYTES:
+            payload = bytes(parts[0])
+            return [frame(Done(id=job.id, payload=payload, run_us=run_ns // 1000))]
+        lengths = sizes(parts)
+        if sum(lengths) > self._limit:
+            return [frame(self._too_large(job, sum(lengths), run_ns))]
+        message = Done(id=job.id, sizes=lengths, run_us=run_ns // 1000)
+        return [frame(message), *parts]
+
+    def _too_large(self, job: Job, size_bytes: int, run_ns: int) -> JobFailed:
+        return JobFailed(
+            id=job.id,
+            kind="too_large",
+            message=f"the result of {job.function} is too large",
+            size_bytes=size_bytes,
+            limit_bytes=self._limit,
+            run_us=run_ns // 1000,
+        )
+
+    def failed(
+        self,
+        job: Job,
+        error: BaseException,
+        run_ns: int = 0,
+        *,
+        kind: str = "application",
+        executed: str = "yes",
+    ) -> Frames:
+        """Return the answer with an exception."""
+        text = message_of(error)
+        name = raised_class(error).__name__
+        parts = pack_exception(error)
+        inline = len(parts[0]) <= INLINE_BYTES
+        message = JobFailed(
+            id=job.id,
+            kind=kind,  # type: ignore[arg-type]
+            message=text if kind != "application" else f"{name}: {text}",
+            executed=executed,  # type: ignore[arg-type]
+            types=type_names(raised_class(error)),
+            payload=bytes(parts[0]) if inline else b"",
+            sizes=() if inline else sizes(parts),
+            run_us=run_ns // 1000,
+        )
+        return [frame(message)] if inline else [frame(message), *parts]
+
+    def unusable(self, job: Job, error: Exception) -> Frames:
+        """Return the answer for code or arguments that cannot be rebuilt here."""
+        kind = "not_picklable" if isinstance(error, MpregError) else "application"
+        return self.failed(job, error, kind=kind, executed="no")
+
+    def cancelled(self, job: Job, *, begun: bool, run_ns: int = 0) -> Frames:
+        """Return the answer of a job that was interrupted or dropped."""
+        message = JobFailed(
+            id=job.id,
+            kind="cancelled",
+            message=f"{job.function} was cancelled",
+            executed="yes" if begun else "no",
+            run_us=run_ns // 1000,
+        )
+        return [frame(message)]

@@ -1,0 +1,152 @@
+"""One call at a time, in the main thread: the shortest way from job to answer."""
+
+import signal
+from collections.abc import Coroutine
+from time import perf_counter_ns
+from types import CoroutineType, FrameType
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.wire.running import running_call
+from mpreg_nb.worker.capture import Capture
+from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
+from mpreg_nb.worker.inbox import Inbox, Task
+from mpreg_nb.worker.outbox import Outbox
+from mpreg_nb.worker.progress import Progress
+from mpreg_nb.worker.tidy import Tidy
+
+if TYPE_CHECKING:
+    import asyncio
+
+SHORT_NS = 300_000
+"""An answer is held only while the next job is expected to take less than this."""
+
+HOLD_NS = 1_000_000
+"""And only for so long, as seen from the job that was answered first."""
+
+CANCELS = 4096
+"""Ids of calls to cancel that are remembered; late ones have no call any more."""
+
+
+class Solo:
+    """The loop of a worker with one slot."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        outbox: Outbox,
+        progress: Progress,
+        capture: Capture,
+        answers: Answers,
+        tidy: Tidy,
+    ) -> None:
+        self._inbox = inbox
+        self._outbox = outbox
+        self._progress = progress
+        self._capture = capture
+        self._answers = answers
+        self._tidy = tidy
+        self._cancelled: dict[bytes, None] = {}
+        self._running: bytes | None = None  # set while a call can be interrupted
+        self._interrupted = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._awaited: asyncio.Task[Any] | None = None
+        self._holding_since_ns = 0
+
+    def run(self) -> None:
+        """Run jobs until the node is gone, which raises EOFError."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        self._tidy.begin()
+        waiting = self._inbox.waiting
+        while True:
+            if not waiting:
+                self._outbox.flush()
+                self._inbox.wait()
+            self._perform(waiting.popleft())
+
+    def _perform(self, task: Task) -> None:
+        job = task.job
+        self._progress.begin(task.number)
+        call = call_of(job)
+        self._capture.sole = call
+        running_call.set(call)
+        self._interrupted = False
+        started = perf_counter_ns()
+        try:
+            try:
+                self._running = job.id
+                frames = self._work(task, started)
+            finally:
+                self._running = None
+        except BaseException as error:  # noqa: BLE001  the border of user code
+            self._running = None
+            frames = self._broken(task, error, perf_counter_ns() - started)
+        self._capture.sole = None
+        ended = perf_counter_ns()
+        task.code.took(ended - started)
+        self._progress.end(task.number)
+        self._tidy.after(ended - started)
+        if call.output is not None:
+            frames = [*self._capture.finish(call), *frames]
+        self._answer(frames, ended)
+
+    def _work(self, task: Task, started: int) -> Frames:
+        job = task.job
+        if self._cancelled and job.id in self._cancelled:
+            del self._cancelled[job.id]
+            return self._answers.cancelled(job, begun=False)
+        try:
+            function = task.code.function
+            args, kwargs = arguments(task)
+        except Exception as error:  # noqa: BLE001  user code runs in there
+            return self._answers.unusable(job, error)
+        value = function(*args, **kwargs)
+        if type(value) is CoroutineType:
+            value = self._await(value)
+        return self._answers.done(job, value, perf_counter_ns() - started)
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        if self._loop is None:
+            import asyncio  # a third of a worker's memory, for those that need it
+
+            self._loop = asyncio.new_event_loop()
+        self._awaited = self._loop.create_task(coroutine)
+        try:
+            return self._loop.run_until_complete(self._awaited)
+        finally:
+            self._awaited = None
+
+    def _broken(self, task: Task, error: BaseException, run_ns: int) -> Frames:
+        if self._interrupted:
+            return self._answers.cancelled(task.job, begun=True, run_ns=run_ns)
+        return self._answers.failed(task.job, error, run_ns)
+
+    def _answer(self, frames: Frames, now_ns: int) -> None:
+        waiting, outbox = self._inbox.waiting, self._outbox
+        if (
+            waiting
+            and len(frames) == 1
+            and waiting[0].code.expected_ns < SHORT_NS
+            and (not outbox.is_holding or now_ns < self._holding_since_ns + HOLD_NS)
+        ):
+            if not outbox.is_holding:
+                self._holding_since_ns = now_ns
+            outbox.hold(frames[0])
+        else:
+            outbox.send(frames)
+
+    def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        """Note which calls are cancelled; interrupt the one that runs, if it is one.
+
+        A signal handler: it comes between any two instructions of the main thread.
+        """
+        for call_id in self._inbox.cancels():
+            self._cancelled[call_id] = None
+        while len(self._cancelled) > CANCELS:
+            del self._cancelled[next(iter(self._cancelled))]
+        if self._running is not None and self._running in self._cancelled:
+            del self._cancelled[self._running]
+            self._interrupted = True
+            if self._loop is not None and self._awaited is not None:
+                self._loop.call_soon_threadsafe(self._awaited.cancel)
+            else:
+                raise KeyboardInterrupt

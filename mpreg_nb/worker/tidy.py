@@ -1,0 +1,76 @@
+"""Puts back what a function may have changed for the functions after it.
+
+The cheap looks are made after each job, the others after those that ran for a
+while: a function needs more than a moment to start a program or open files.
+"""
+
+import fcntl
+import os
+import signal
+import sys
+
+from mpreg_nb.worker.capture import Capture
+
+LONG_NS = 500_000
+"""A job of this time is followed by all looks."""
+
+_SAVED_FROM = 200  # descriptors from here on are seldom taken by user code
+
+
+class Tidy:
+    """The state of the process as it was before any function ran."""
+
+    def __init__(self, scratch: str, capture: Capture) -> None:
+        os.chdir(scratch)
+        self._scratch = os.getcwd()
+        self._capture = capture
+        self._interrupt = signal.getsignal(signal.SIGINT)
+        self._process = os.getpid()
+        self._files = [
+            (fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _SAVED_FROM), _identity(fd))
+            for fd in range(3)
+        ]
+
+    def begin(self) -> None:
+        """Note what is in place now that the worker is set up."""
+        self._interrupt = signal.getsignal(signal.SIGINT)
+
+    def leave_copy(self) -> None:
+        """End this process if it is a copy that a function forked and let return."""
+        if os.getpid() != self._process:
+            os._exit(0)
+
+    def after(self, run_ns: int) -> None:
+        """Look, and put right."""
+        self.leave_copy()
+        if not self._capture.is_installed:
+            self._capture.install()
+        if signal.getsignal(signal.SIGINT) is not self._interrupt:
+            signal.signal(signal.SIGINT, self._interrupt)
+        try:
+            moved = os.getcwd() != self._scratch
+        except FileNotFoundError:  # it removed the folder that it had moved to
+            moved = True
+        if moved:
+            os.makedirs(self._scratch, exist_ok=True)
+            os.chdir(self._scratch)
+        if run_ns >= LONG_NS:
+            self._look_closely()
+
+    def _look_closely(self) -> None:
+        for fd, saved, identity in self._files:
+            if _identity(fd) != identity:
+                os.dup2(saved, fd)
+        if sys.getrecursionlimit() != _RECURSION_LIMIT:
+            sys.setrecursionlimit(_RECURSION_LIMIT)
+
+
+_RECURSION_LIMIT = sys.getrecursionlimit()
+
+
+def _identity(fd: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(fd)
+    except OSError:  # closed
+        return None
+    return status.st_dev, status.st_ino
