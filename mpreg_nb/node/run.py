@@ -16,7 +16,8 @@ import msgspec
 
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.pending import Source
-from mpreg_nb.wire.codec import Buffer, Parts
+from mpreg_nb.node.run_step import StepSource, deal, execution, run_step, state_of
+from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import (
     Call,
@@ -30,24 +31,26 @@ from mpreg_nb.wire.messages import (
     RunState,
     Started,
     StepPlan,
-    StepState,
 )
 from mpreg_nb.workflow.run import (
     CancelStep,
     Effect,
     RunEnded,
     RunMachine,
-    RunStep,
     StartStep,
 )
-from mpreg_nb.workflow.states import Done, Execution, StepRow
+from mpreg_nb.workflow.states import (
+    Done,
+    Resting,
+    Running,
+    Sent,
+    StepRow,
+    Waiting,
+)
 from mpreg_nb.workflow.states import Failed as StepFailed
 
 TELL_EVERY_S = 0.1
-"""How often changes of a run that goes on are told; its end is told at once."""
-
-LOST_ATTEMPTS = 2
-"""More tries of an idempotent step whose node or worker was lost."""
+"""How often changes of a run that goes on are told; failures and its end at once."""
 
 Result = bytes | Kept
 
@@ -74,7 +77,7 @@ class ActiveRun:
         self._on_end = on_end
         self._quiet = request.quiet
         self._plans = {plan.name: plan for plan in request.steps}
-        self._parts = _deal(request.steps, parts)
+        self._parts = deal(request.steps, parts)
         self._under_way: dict[str, bytes] = {}  # step -> call
         self._began = time.monotonic()
         self._ended = math.inf
@@ -85,12 +88,13 @@ class ActiveRun:
         self._step_ended: dict[str, asyncio.Event] = {}
         self.machine = RunMachine(
             request.workflow,
-            [_run_step(plan) for plan in request.steps],
+            [run_step(plan) for plan in request.steps],
             rng=random.Random(),  # noqa: S311 - spreads retries, guards nothing
         )
         used = {name for plan in request.steps for name in plan.inputs}
         used.update(name for plan in request.steps for name in plan.after)
-        self._outputs = [plan.name for plan in request.steps if plan.name not in used]
+        self.outputs = [plan.name for plan in request.steps if plan.name not in used]
+        """Names of the steps that no other step waits for."""
 
     def start(self) -> None:
         """Send the steps that wait for nothing."""
@@ -107,10 +111,7 @@ class ActiveRun:
 
     async def ended(self, step: str) -> Result | tuple[Failed, tuple[Buffer, ...]]:
         """Wait for the end of `step` and return its result, or how it failed."""
-        while self.machine.status == "running":
-            state = self.machine.state(step)
-            if isinstance(state, (Done, StepFailed)):
-                break
+        while not self._has_ended(step):
             await self._step_ended.setdefault(step, asyncio.Event()).wait()
         state = self.machine.state(step)
         match state:
@@ -138,7 +139,7 @@ class ActiveRun:
             run=self.id,
             workflow=self.workflow,
             status=self.machine.status,
-            steps=tuple(map(_state, self.machine.rows())),
+            steps=tuple(map(state_of, self.machine.rows())),
             edges=tuple(
                 (needed, plan.name)
                 for plan in self._plans.values()
@@ -163,6 +164,8 @@ class ActiveRun:
                     self._finish()
                 case _:
                     assert_never(effect)
+        for step in [step for step in self._step_ended if self._has_ended(step)]:
+            self._step_ended.pop(step).set()
         if self.machine.status == "running":
             self._set_alarm()
             if self._tell_timer is None:
@@ -187,9 +190,11 @@ class ActiveRun:
         source = StepSource(self, plan.name, attempt)
         # In a turn of its own: the call may end at once, and the machine must be
         # done with the event that led here before it hears of the next.
-        self._loop.call_soon(
-            self._calls.receive, source, call, self._parts.get(plan.name, ())
-        )
+        self._loop.call_soon(self._hand_over, source, call)
+
+    def _hand_over(self, source: StepSource, call: Call) -> None:
+        if self._under_way.get(source.step) == call.id:  # else it was cancelled
+            self._calls.receive(source, call, self._parts.get(source.step, ()))
 
     def _result(self, step: str) -> Result:
         state = self.machine.state(step)
@@ -215,7 +220,7 @@ class ActiveRun:
                     attempt,
                     result,
                     now,
-                    execution=_execution(message, message.node),
+                    execution=execution(message, message.node),
                     result_bytes=size_bytes,
                 )
             case Failed(failure=failure):
@@ -227,7 +232,7 @@ class ActiveRun:
                     now,
                     types=failure.types,
                     retryable=failure.kind in ("node_lost", "worker_crashed"),
-                    execution=_execution(message, failure.node),
+                    execution=execution(message, failure.node),
                 )
             case Started():
                 effects = self.machine.started(step, attempt, message.node, now)
@@ -237,23 +242,28 @@ class ActiveRun:
                 return
             case _:
                 return
-        event = self._step_ended.get(step)
-        if event is not None:
-            event.set()
         self._perform(effects)
+        self._tell_failures((step,))
 
     def _finish(self) -> None:
         self._ended = time.monotonic()
         for timer in (self._tell_timer, self._alarm):
             if timer is not None:
                 timer.cancel()
-        for event in self._step_ended.values():
-            event.set()
         self._tell()
         self._on_end(self)
 
+    def _tell_failures(self, steps: Iterable[str]) -> None:
+        """Tell at once that one of `steps` failed for good; the run may take long."""
+        if self.machine.status == "running" and any(
+            isinstance(self.machine.state(step), StepFailed) for step in steps
+        ):
+            self._tell()
+
     def _tell(self) -> None:
-        self._tell_timer = None
+        if self._tell_timer is not None:
+            self._tell_timer.cancel()
+            self._tell_timer = None
         rows = self.machine.changed_since(self._told)
         status = self.machine.status
         self._told = self.machine.revision
@@ -261,7 +271,7 @@ class ActiveRun:
             return
         results: tuple[tuple[str, bytes], ...] = ()
         if status != "running":
-            states = {step: self.machine.state(step) for step in self._outputs}
+            states = {step: self.machine.state(step) for step in self.outputs}
             results = tuple(
                 (step, state.result)
                 for step, state in states.items()
@@ -271,7 +281,7 @@ class ActiveRun:
             RunState(
                 id=self.id,
                 status=status,
-                steps=tuple(map(_state, rows)),
+                steps=tuple(map(state_of, rows)),
                 duration_ms=self._duration_ms(),
                 results=results,
             )
@@ -287,78 +297,19 @@ class ActiveRun:
 
     def _ring(self) -> None:
         self._alarm = None
-        self._perform(self.machine.tick(time.monotonic()))
+        effects = self.machine.tick(time.monotonic())
+        self._perform(effects)
+        self._tell_failures(
+            effect.step for effect in effects if isinstance(effect, CancelStep)
+        )
+
+    def _has_ended(self, step: str) -> bool:
+        return not isinstance(
+            self.machine.state(step), (Waiting, Sent, Running, Resting)
+        )
 
     def _duration_ms(self) -> float:
         return (min(self._ended, time.monotonic()) - self._began) * 1e3
 
     def _row(self, step: str) -> StepRow:
         return next(row for row in self.machine.rows() if row.step == step)
-
-
-class StepSource:
-    """Where the call of one attempt of one step reports to."""
-
-    __slots__ = ("_attempt", "_run", "_step")
-
-    def __init__(self, run: ActiveRun, step: str, attempt: int) -> None:
-        self._run = run
-        self._step = step
-        self._attempt = attempt
-
-    def send(self, message: msgspec.Struct, parts: Parts = ()) -> None:
-        """Hand the message to the run."""
-        self._run.said(self._step, self._attempt, message, tuple(parts))
-
-
-def _deal(
-    plans: tuple[StepPlan, ...], parts: tuple[Buffer, ...]
-) -> dict[str, tuple[Buffer, ...]]:
-    dealt: dict[str, tuple[Buffer, ...]] = {}
-    first = 0
-    for plan in plans:
-        if plan.parts:
-            dealt[plan.name] = parts[first : first + plan.parts]
-            first += plan.parts
-    return dealt
-
-
-def _run_step(plan: StepPlan) -> RunStep:
-    more, retry_on = plan.attempts - 1, plan.retry_on
-    if more == 0 and plan.idempotent:
-        more, retry_on = LOST_ATTEMPTS, ()
-    return RunStep(
-        name=plan.name,
-        dependencies=frozenset((*plan.inputs, *plan.after)),
-        more_attempts=more,
-        retry_on=retry_on,
-        timeout_s=None if plan.timeout_ms is None else plan.timeout_ms / 1e3,
-    )
-
-
-def _execution(outcome: Reply | Failed, node: str) -> Execution:
-    return Execution(
-        node=node,
-        version=outcome.version,
-        queued_s=outcome.queued_us / 1e6,
-        run_s=outcome.run_us / 1e6 if outcome.run_us else None,
-    )
-
-
-def _state(row: StepRow) -> StepState:
-    return StepState(
-        name=row.step,
-        status=row.status,
-        node=row.node,
-        version=row.version,
-        attempts=row.attempts,
-        queued_ms=_ms(row.queued_s),
-        run_ms=_ms(row.run_s),
-        started_ms=_ms(row.started_s),
-        result_bytes=row.result_bytes,
-        cause=row.cause,
-    )
-
-
-def _ms(seconds: float | None) -> float | None:
-    return None if seconds is None else seconds * 1e3

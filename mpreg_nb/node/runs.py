@@ -1,6 +1,9 @@
 """The runs that this node drives, and those that it remembers."""
 
 from collections import OrderedDict
+from collections.abc import Callable
+
+import msgspec
 
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.node.asks import Asks
@@ -52,20 +55,34 @@ class RunBook:
     ) -> None:
         """Check the workflow and begin to execute it."""
         try:
-            run = ActiveRun(
-                request,
-                parts,
-                source,
-                calls=self._calls,
-                ids=self._ids,
-                on_end=self._remember,
-            )
+            run = self._made(source, request, parts, self._remember)
         except InvalidWorkflow as error:
             failure = Failure(kind="bad_request", message=str(error))
             source.send(Failed(id=request.id, failure=failure))
             return
         self._runs[request.id] = run
         run.start()
+
+    def prepare(self, source: Source, request: RunStart) -> ActiveRun:
+        """Return a run of this process's own, to be started and released by it.
+
+        It is in no list of runs, and nobody else can ask for its results.
+
+        Raises:
+            InvalidWorkflow: its steps could never all be run.
+        """
+        return self._made(source, request, (), lambda run: None)
+
+    def _made(
+        self,
+        source: Source,
+        request: RunStart,
+        parts: tuple[Buffer, ...],
+        on_end: Callable[[ActiveRun], None],
+    ) -> ActiveRun:
+        return ActiveRun(
+            request, parts, source, calls=self._calls, ids=self._ids, on_end=on_end
+        )
 
     def cancel(self, run_id: bytes) -> bool:
         """Cancel a run; False if there is none of this id."""
@@ -88,38 +105,39 @@ class RunBook:
             source.send(Failed(id=request.id, failure=failure))
             return
         try:
-            end = await run.ended(request.step)
+            answer, parts = await self.outcome(run, request.step, request.id)
         except KeyError:
             text = f"the run has no step {request.step!r}"
             failure = Failure(kind="bad_request", message=text)
-            source.send(Failed(id=request.id, failure=failure))
-            return
-        if isinstance(end, bytes):
-            source.send(Reply(id=request.id, payload=end, node=self._me))
-            return
-        if isinstance(end, Kept):
-            await self._send_kept(source, request.id, end)
-            return
-        failed, parts = end
-        answer = Failed(id=request.id, failure=failed.failure, payload=failed.payload)
+            answer, parts = Failed(id=request.id, failure=failure), ()
         source.send(answer, parts)
 
-    async def _send_kept(self, source: Source, request_id: bytes, kept: Kept) -> None:
-        parts: tuple[Buffer, ...] | None
+    async def outcome(
+        self, run: ActiveRun, step: str, answer_id: bytes
+    ) -> tuple[Reply | Failed, tuple[Buffer, ...]]:
+        """Wait for the end of a step; return its result or failure as an answer."""
+        end = await run.ended(step)
+        if isinstance(end, bytes):
+            return Reply(id=answer_id, payload=end, node=self._me), ()
+        if isinstance(end, Kept):
+            return await self._kept(end, answer_id)
+        failed, parts = end
+        return msgspec.structs.replace(failed, id=answer_id), parts
+
+    async def _kept(
+        self, kept: Kept, answer_id: bytes
+    ) -> tuple[Reply | Failed, tuple[Buffer, ...]]:
         if kept.owner == self._me:
             parts = self._store.get(kept.id)
         else:
             answer, parts = await self._asks.result(kept)
             if isinstance(answer, Failed):
-                source.send(Failed(id=request_id, failure=answer.failure))
-                return
-            if isinstance(answer, Reply) and not parts:
-                parts = (answer.payload,)
+                return msgspec.structs.replace(answer, id=answer_id), ()
+            parts = parts or (answer.payload,)
         if parts is None:
             failure = Failure(kind="gone", node=kept.owner)
-            source.send(Failed(id=request_id, failure=failure))
-        else:
-            source.send(Reply(id=request_id, payload=b"", node=kept.owner), parts)
+            return Failed(id=answer_id, failure=failure), ()
+        return Reply(id=answer_id, payload=b"", node=kept.owner), parts
 
     def source_lost(self, source: Source) -> None:
         """Tell a caller that is gone nothing more; its runs go on."""
@@ -130,9 +148,12 @@ class RunBook:
         self._ended[run.id] = None
         while len(self._ended) > REMEMBERED_RUNS:
             old_id, _ = self._ended.popitem(last=False)
-            old = self._runs.pop(old_id)
-            for kept in old.kept():
-                if kept.owner == self._me:
-                    self._store.release(kept.id)
-                else:
-                    self._lane.send(kept.owner, Release(ids=(kept.id,)))
+            self.release(self._runs.pop(old_id))
+
+    def release(self, run: ActiveRun) -> None:
+        """Let go of the results that are held for a run, on whatever node."""
+        for kept in run.kept():
+            if kept.owner == self._me:
+                self._store.release(kept.id)
+            else:
+                self._lane.send(kept.owner, Release(ids=(kept.id,)))
