@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mpreg_nb.errors import BadRequest, NotPicklable
+from mpreg_nb.wire.mentions import mention
 from mpreg_nb.wire.references import by_keys
 
 if TYPE_CHECKING:
@@ -93,18 +94,12 @@ def _filled(value: Any, results: Mapping[str, Any]) -> Any:
 
 
 def _result(text: str, results: Mapping[str, Any]) -> Any:
-    """Return what `text` names; the longest name counts, as names may have dots.
+    """Return what `text` names; where a field is missing, the text itself.
 
     >>> _result("a.b", {"a": {"b": 1}}), _result("a.b", {"a": 2, "a.b": 3})
     (1, 3)
     >>> _result("a.c", {"a": {"b": 1}})
     'a.c'
     """
-    path: tuple[str, ...] = ()
-    name = text
-    while name not in results:
-        name, dot, last = name.rpartition(".")
-        if not dot:
-            return text
-        path = (last, *path)
-    return by_keys(results[name], path, text)
+    found = mention(text, results)
+    return text if found is None else by_keys(results[found[0]], found[1], text)
