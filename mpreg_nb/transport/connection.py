@@ -99,6 +99,8 @@ class Connection(asyncio.BufferedProtocol):
     def begin(self, received: bytes = b"") -> None:
         """Take over the transport; `received` is what came after the proof."""
         self._transport.set_protocol(self)
+        if self._open:  # the owner may have closed it already
+            self._pulse.start()
         while received:
             size = self._reader.put(received)
             received = received[size:]

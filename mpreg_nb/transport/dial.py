@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Literal, cast
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidStatus, InvalidURI
+from websockets.exceptions import InvalidURI
 from websockets.http11 import Response
 from websockets.uri import WebSocketURI, parse_uri
 
@@ -36,7 +36,7 @@ from mpreg_nb.transport.token import Token
 CONNECT_TIMEOUT_S = 3.0
 """From the first packet to the proof; a node on the same continent needs 0.5."""
 
-UNAVAILABLE = 503
+UNAVAILABLE = b"503"
 
 
 class DialFailed(MpregError, ConnectionError):
@@ -199,20 +199,18 @@ class Departure(asyncio.Protocol):
             self._transport.abort()
 
     def _check_answer(self, head: bytes, rest: bytes) -> None:
+        status = head.split(b" ", 2)[1:2]
+        if status == [UNAVAILABLE]:
+            detail = "it has as many links as there may be"
+            raise DialFailed("refused", self._url, detail)
         self._websocket.receive_data(head)
         answers = self._websocket.events_received()
-        problem = self._websocket.handshake_exc
-        if isinstance(problem, InvalidStatus):
-            status = problem.response.status_code
-            if status == UNAVAILABLE:
-                detail = "it has as many links as there may be"
-                raise DialFailed("refused", self._url, detail)
+        if self._websocket.handshake_exc is not None or not answers or rest:
+            code = ascii(status[0].decode("latin-1"))[:5] if status else "none"
             raise NotTrusted(
-                f"{self._url} did not let us in (HTTP status {status}). Is that a "
-                "node, and is the role allowed there?"
+                f"what answers at {self._url} did not let us in as a node would "
+                f"(HTTP status {code}). Is that a node, and may this role dial it?"
             )
-        if problem is not None or not answers or rest:
-            raise NotTrusted(f"what answers at {self._url} does not speak as a node")
         answer = cast(Response, answers[0])  # what a dialler gets first
         try:
             welcome = read_welcome(answer.headers)
@@ -254,11 +252,12 @@ class Departure(asyncio.Protocol):
         connection = Connection(
             transport, self._websocket, peer, self._terms, self._scratch
         )
-        self.opened.set_result(connection)
         try:
             self._on_open(connection)
-        finally:
-            connection.begin()
+            self.opened.set_result(connection)
+        except Exception as error:  # noqa: BLE001 - the dial's caller gets it
+            self.opened.set_exception(error)
+        connection.begin()
 
     def _write(self, transport: asyncio.Transport) -> None:
         for data in self._websocket.data_to_send():

@@ -172,8 +172,12 @@ class Listener:
         connection.on_gone = self._forget
         try:
             self._on_connection(connection)
-        finally:
-            connection.begin(rest)
+        except Exception as error:  # noqa: BLE001 - the loop must accept others
+            message = f"on_connection failed for {connection!r}"
+            context = {"message": message, "exception": error}
+            self._loop.call_exception_handler(context)
+            connection.close(1011, "internal error")
+        connection.begin(rest)
 
     def refused(self, address: str, reason: str) -> None:
         """Log why one was sent away, not more often than a person can read."""

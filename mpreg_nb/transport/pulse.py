@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 
 class Pulse:
-    """Watches one link from its start until `stop`."""
+    """Watches one link from `start` to `stop`."""
 
     def __init__(
         self,
@@ -25,13 +25,19 @@ class Pulse:
         self._ping = ping
         self._on_dead = on_dead
         self._loop = asyncio.get_running_loop()
-        self._seen = bytes_in()
+        self._seen = 0
         self._pinged = False
-        self._timer = self._loop.call_later(ping_s, self._look)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._seen = self._bytes_in()
+        self._timer = self._loop.call_later(self._ping_s, self._look)
 
     def stop(self) -> None:
         """Look no more."""
-        self._timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _look(self) -> None:
         seen, self._seen = self._seen, self._bytes_in()

@@ -231,7 +231,11 @@ MEASURES: dict[str, Callable[[Any], Awaitable[dict[str, float]]]] = {
     "throughput": calls_per_s,
     "large": large_bytes_per_s,
 }
-RUNNERS: dict[str, Callable[[Any], Any]] = {"asyncio": asyncio.run, "uvloop": uvloop.run}
+RUNNERS: dict[str, Callable[[Any], Any]] = {
+    "asyncio": asyncio.run,
+    "uvloop": uvloop.run,
+}
+LATENCY_OF = ("bare/asyncio", "bytes/uvloop", "ours/asyncio", "ours/uvloop")
 
 
 async def measure(side: str, what: str, port: int) -> dict[str, float]:
@@ -300,7 +304,7 @@ def compare(repetitions: int) -> None:
 
     for _ in range(repetitions):
         with awake_cores():
-            for variant in ("bare/asyncio", "bytes/uvloop", "ours/asyncio", "ours/uvloop"):
+            for variant in LATENCY_OF:
                 note(variant, "latency")
         for variant in ("ours/asyncio", "ours/uvloop"):
             note(variant, "throughput")

@@ -46,10 +46,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     test = pyfuncitem.obj
     if not inspect.iscoroutinefunction(test):
         return None
-    given = pyfuncitem.funcargs
+    given: dict[str, Any] = pyfuncitem.funcargs
     arguments = {name: given[name] for name in inspect.signature(test).parameters}
     errors: list[dict[str, Any]] = given.get("loop_errors", [])
-    loop_name: str = pyfuncitem.callspec.params["loop_name"]
+    loop_name = str(pyfuncitem.callspec.params["loop_name"])
     before = open_sockets()
 
     async def body() -> set[str]:

@@ -79,12 +79,14 @@ class House:
     """A listener, and an ear for each link that it accepted."""
 
     listener: Listener
-    ears: list[Ear] = field(default_factory=list)
+    ears: list[Ear]
+    accepted: asyncio.Event
 
     async def ear(self, number: int = 1) -> Ear:
         """Return what the `number`th accepted link hears; waits for the link."""
         while len(self.ears) < number:
-            await asyncio.sleep(0)
+            self.accepted.clear()
+            await self.accepted.wait()
         return self.ears[number - 1]
 
 
@@ -92,13 +94,15 @@ class House:
 async def house(**options: Any) -> AsyncIterator[House]:
     """Listen until the end of the block; options are those of `listen`."""
     ears: list[Ear] = []
+    accepted = asyncio.Event()
 
     def welcome(connection: Connection) -> None:
         ear = Ear()
         ear.listen_to(connection)
         ears.append(ear)
+        accepted.set()
 
-    settings = {
+    settings: dict[str, Any] = {
         "token": TOKEN,
         "node_name": NODE,
         "cluster_id": lambda: CLUSTER,
@@ -106,7 +110,7 @@ async def house(**options: Any) -> AsyncIterator[House]:
     }
     listener = await listen(**(settings | options))
     try:
-        yield House(listener, ears)
+        yield House(listener, ears, accepted)
     finally:
         await listener.close()
 

@@ -21,6 +21,10 @@ def write_raw(connection: Connection, data: bytes) -> None:
     connection._transport.write(data)
 
 
+def echo(connection: Connection, message: Any, parts: tuple[Buffer, ...]) -> None:
+    connection.send(message, parts)
+
+
 def binary(connection: Connection, payload: bytes) -> bytes:
     """Return `payload` in a frame as this end would send it."""
     mask = connection.peer.dialled
@@ -67,7 +71,7 @@ async def test_all_that_is_sent_in_one_turn_goes_in_one_frame() -> None:
 
 async def test_all_answers_to_one_frame_go_in_one_frame() -> None:
     async with linked() as pair:
-        pair.accepted.on_message = lambda link, message, _: link.send(message)
+        pair.accepted.on_message = echo
         for number in range(1000):
             pair.dialled.send(numbered(number))
         await pair.dialled_ear.heard(pair.dialled_ear.messages, 1000)
@@ -116,9 +120,12 @@ async def test_what_a_callback_raises_costs_neither_link_nor_batch(
 ) -> None:
     async with linked() as pair:
         heard: list[bytes] = []
+        all_heard = asyncio.Event()
 
         def fail_on_first(_: Connection, message: Any, parts: object) -> None:
             heard.append(message.id)
+            if len(heard) == 3:
+                all_heard.set()
             if len(heard) == 1:
                 raise LookupError("a fault of the owner")
 
@@ -126,8 +133,7 @@ async def test_what_a_callback_raises_costs_neither_link_nor_batch(
         pair.dialled.send(numbered(1))
         pair.dialled.send(numbered(2))
         pair.dialled.send(numbered(3), (b"part",))
-        while len(heard) < 3:
-            await asyncio.sleep(0)
+        await all_heard.wait()
 
         assert pair.accepted.is_open
         assert [str(error["exception"]) for error in loop_errors] == [
@@ -414,8 +420,8 @@ async def test_a_silent_peer_is_pinged_and_lives_if_it_answers() -> None:
     async with linked(patience=Patience(ping_s=0.05)) as pair:
         for _ in range(10):
             before = pair.dialled.statistics().bytes_in
-            while pair.dialled.statistics().bytes_in == before:
-                await asyncio.sleep(0.01)
+            while pair.dialled.statistics().bytes_in == before:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)  # nobody is told of a pong
 
         assert pair.dialled.is_open
         assert pair.accepted.is_open
@@ -493,7 +499,3 @@ async def test_a_link_can_be_opened_without_callbacks() -> None:
         await other.wait_closed()
 
         assert len(ear.losses) == 1
-
-
-def sent_parts(parts: tuple[Buffer, ...]) -> list[bytes]:
-    return [bytes(part) for part in parts]

@@ -1,6 +1,7 @@
 """Frames in and out, against what websockets itself makes and reads."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -45,7 +46,7 @@ def read(frames: FrameReader, *pieces: bytes) -> list[bytes]:
 
 def cut(data: bytes, places: list[int]) -> Iterator[bytes]:
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         yield data[begin:end]
 
 

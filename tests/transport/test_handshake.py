@@ -204,7 +204,7 @@ def test_web_pages_and_foreign_names_are_not_served(
         ("127.1.2.3", True),
         ("::1", True),
         ("[::1]", True),
-        ("0.0.0.0", False),
+        ("0.0.0.0", False),  # noqa: S104 - not bound
         ("::", False),
         ("10.0.0.1", False),
         ("localhost", False),

@@ -1,0 +1,42 @@
+"""One timer of the event loop that follows a deadline, however often it moves."""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+
+
+class Alarm:
+    """Calls `ring(now)` at or after the moment that was set last.
+
+    Setting a later moment costs nothing: the timer rings at the earlier one, and
+    whoever is rung looks at its own deadline and sets the alarm again.
+    """
+
+    def __init__(self, ring: Callable[[float], None]) -> None:
+        self._ring = ring
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf
+        self._stopped = False
+
+    def set(self, due: float) -> None:
+        """Ring by `due` (on the monotonic clock); infinity asks for nothing."""
+        if due >= self._due or self._stopped:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._due = due
+        delay_s = max(0.0, due - time.monotonic())
+        self._timer = self._loop.call_later(delay_s, self._call)
+
+    def stop(self) -> None:
+        """Never ring again."""
+        self._stopped = True
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _call(self) -> None:
+        self._timer = None
+        self._due = math.inf
+        self._ring(time.monotonic())
