@@ -6,7 +6,6 @@ link, else through the node of the entry.
 """
 
 import asyncio
-import math
 import random
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from mpreg_nb.errors import Executed
 from mpreg_nb.routing.breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Chosen, Router, Wanted
+from mpreg_nb.transport.alarm import Alarm
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.gossip import MemberState
@@ -101,8 +101,7 @@ class ClientCalls:
         self.router = Router(None, mirror, self._loads, Breakers(), self._chance)
         self._several = False  # whether there is anything to choose
         self._loop = asyncio.get_running_loop()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
+        self._alarm = Alarm(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -117,7 +116,7 @@ class ClientCalls:
         self._budget.count_call(now)
         if call.timeout_s is not None:
             self._deadlines.add(call.id, now + call.timeout_s)
-            self._set_alarm()
+            self._alarm.set(self._deadlines.next)
         self._send(call, now)
 
     def cancel(self, call_id: bytes) -> None:
@@ -201,8 +200,7 @@ class ClientCalls:
                 kind="node_lost", message="the client was closed", executed="unknown"
             )
             self._end(call, failure)
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.stop()
         for task in self._tasks:
             task.cancel()
 
@@ -329,21 +327,8 @@ class ClientCalls:
 
     # ------------------------------------------------------------------- timers
 
-    def _set_alarm(self) -> None:
-        due = self._deadlines.next
-        if due == math.inf or (self._alarm is not None and due >= self._alarm_at):
-            return
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at = due
-        self._alarm = self._loop.call_later(
-            max(0.0, due - time.monotonic()), self._ring
-        )
-
-    def _ring(self) -> None:
-        self._alarm = None
-        self._alarm_at = math.inf
-        for call_id in self._deadlines.tick(time.monotonic()):
+    def _ring(self, now: float) -> None:
+        for call_id in self._deadlines.tick(now):
             call = self._calls[call_id]
             if call.link is not None:
                 call.link.send(Cancel(id=call_id))
@@ -351,4 +336,4 @@ class ClientCalls:
                 "no" if call.waiting or call.link is None else "unknown"
             )
             self._end(call, Failure(kind="deadline", executed=executed))
-        self._set_alarm()
+        self._alarm.set(self._deadlines.next)

@@ -7,7 +7,6 @@ exactly one outcome, sent to where it came from.
 """
 
 import asyncio
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +18,12 @@ from mpreg_nb.errors import Executed
 from mpreg_nb.node.lane import DataLane
 from mpreg_nb.node.pending import Outcome, Pending, Source
 from mpreg_nb.node.running import Running
+from mpreg_nb.node.waiting import WaitingReports
 from mpreg_nb.routing.breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Chosen, Refused, Router, UnknownVersion, Wanted
 from mpreg_nb.settings import Limits
+from mpreg_nb.transport.alarm import Alarm
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.messages import (
     Call,
@@ -40,9 +41,6 @@ MOST_REROUTES = 3
 
 LEAST_TIME_MS = 5
 """A call with less time left than this is refused: it could not be answered."""
-
-WAITING_SWEEP_S = 0.02
-"""A call that is in the queue this long is reported to its caller as waiting."""
 
 _replace: Callable[..., Call] = msgspec.structs.replace
 
@@ -73,10 +71,8 @@ class Calls:
         self._parked: dict[bytes, None] = {}  # ids that wait for a node that fits
         self._deadlines = Deadlines()
         self._waits = Deadlines()
-        self._loop = asyncio.get_running_loop()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
-        self._sweep: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._ring)
+        self._waiting = WaitingReports(me, self._pending, running)
         self.draining = False
         self.idle = asyncio.Event()
         self.idle.set()
@@ -121,8 +117,9 @@ class Calls:
             if call.remaining_ms <= LEAST_TIME_MS:
                 self._end(pending, Failure(kind="deadline", executed="no"))
                 return
-            self._deadlines.add(call.id, now + call.remaining_ms / 1e3)
-            self._set_alarm()
+            due = now + call.remaining_ms / 1e3
+            self._deadlines.add(call.id, due)
+            self._alarm.set(due)
         self._route(pending, now)
 
     def cancel(self, call_id: bytes) -> None:
@@ -205,10 +202,7 @@ class Calls:
                 pending.node = chosen
                 if chosen == self._me:
                     self._running.run(pending, offer)
-                    if not self._sweep and self._running.queued:
-                        self._sweep = self._loop.call_later(
-                            WAITING_SWEEP_S, self._report_waiting
-                        )
+                    self._waiting.look_soon()
                 else:
                     self._forward(pending, chosen, now)
             case UnknownVersion():
@@ -240,7 +234,7 @@ class Calls:
             pending.node = ""
             self._parked[call.id] = None
             self._waits.add(call.id, now + left_s)
-            self._set_alarm()
+            self._alarm.set(now + left_s)
             return
         failure = Failure(
             kind="no_route",
@@ -338,48 +332,14 @@ class Calls:
                 pending.waiting_told = True
                 pending.source.send(Waiting(ids=(call_id,)))
 
-    def _report_waiting(self) -> None:
-        """Tell callers of what stands in the queue, so that its loss is no riddle."""
-        self._sweep = None
-        edge = time.monotonic() - WAITING_SWEEP_S
-        by_source: dict[Source, list[bytes]] = {}
-        for pending in self._pending.values():
-            if (
-                pending.node == self._me
-                and not pending.started
-                and not pending.waiting_told
-                and not pending.answered
-                and pending.arrived <= edge
-            ):
-                pending.waiting_told = True
-                by_source.setdefault(pending.source, []).append(pending.call.id)
-        for source, ids in by_source.items():
-            source.send(Waiting(ids=tuple(ids)))
-        if self._running.queued:
-            self._sweep = self._loop.call_later(WAITING_SWEEP_S, self._report_waiting)
-
-    def _set_alarm(self) -> None:
-        due = min(self._deadlines.next, self._waits.next)
-        if due == math.inf or (self._alarm is not None and due >= self._alarm_at):
-            return
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at = due
-        self._alarm = self._loop.call_later(
-            max(0.0, due - time.monotonic()), self._ring
-        )
-
-    def _ring(self) -> None:
-        self._alarm = None
-        self._alarm_at = math.inf
-        now = time.monotonic()
+    def _ring(self, now: float) -> None:
         for call_id in self._deadlines.tick(now):
             self._deadline_passed(self._pending[call_id])
         for call_id in self._waits.tick(now):
             if call_id in self._parked:
                 del self._parked[call_id]
                 self._route(self._pending[call_id], now)
-        self._set_alarm()
+        self._alarm.set(min(self._deadlines.next, self._waits.next))
 
     def _deadline_passed(self, pending: Pending) -> None:
         begun = bool(pending.node) and (pending.started or not pending.waiting_told)
@@ -392,6 +352,5 @@ class Calls:
 
     def stop(self) -> None:
         """Set no timer any more."""
-        for timer in (self._alarm, self._sweep):
-            if timer is not None:
-                timer.cancel()
+        self._alarm.stop()
+        self._waiting.stop()

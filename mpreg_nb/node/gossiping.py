@@ -5,8 +5,6 @@ What the machine tells is passed to the node, but for the catalog's entries,
 which are followed here.
 """
 
-import asyncio
-import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, assert_never
@@ -26,6 +24,7 @@ from mpreg_nb.membership.effects import (
 )
 from mpreg_nb.membership.swim import Swim
 from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.transport.alarm import Alarm
 from mpreg_nb.transport.facts import FailureKind
 from mpreg_nb.transport.peers import Peers
 from mpreg_nb.wire.gossip import CatalogPull, CatalogPush, Load, Offer
@@ -55,9 +54,7 @@ class Gossiping:
         self._on_event = on_event
         self._on_catalog = on_catalog
         self._measure = measure
-        self._loop = asyncio.get_running_loop()
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_at = math.inf
+        self._alarm = Alarm(self._ring)
         self._sample_due = 0.0
         self._stopped = False
 
@@ -109,8 +106,7 @@ class Gossiping:
     def stop(self) -> None:
         """Do nothing any more."""
         self._stopped = True
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self._alarm.stop()
 
     # ----------------------------------------------------------------- the work
 
@@ -169,19 +165,11 @@ class Gossiping:
         self._set_alarm()
 
     def _set_alarm(self) -> None:
-        due = min(self.swim.deadline, self._catalog.deadline, self._sample_due)
-        if self._stopped or (self._alarm is not None and due >= self._alarm_at):
-            return  # it rings early enough, and looks again then
-        if self._alarm is not None:
-            self._alarm.cancel()
-        self._alarm_at = due
-        delay_s = max(0.0, due - time.monotonic())
-        self._alarm = self._loop.call_later(delay_s, self._ring)
+        self._alarm.set(
+            min(self.swim.deadline, self._catalog.deadline, self._sample_due)
+        )
 
-    def _ring(self) -> None:
-        self._alarm = None
-        self._alarm_at = math.inf
-        now = time.monotonic()
+    def _ring(self, now: float) -> None:
         if now >= self._sample_due:
             lag_s = now - self._sample_due
             self._sample_due = now + LAG_SAMPLE_S
