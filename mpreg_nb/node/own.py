@@ -7,25 +7,40 @@ such call and not before.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
+
+import msgspec
 
 from mpreg_nb.errors import NotPicklable
 from mpreg_nb.node.pending import Pending
 from mpreg_nb.node.registry import ShippedFunction
+from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.failure_report import argument_types
 from mpreg_nb.wire.jobs import Done, JobFailed
 from mpreg_nb.wire.json_values import pack_json, unpack_json_call
 from mpreg_nb.wire.messages import Call
+from mpreg_nb.wire.raised import message_of, raised_class, type_names
 
 THREADS = 32
 """Sync functions that run here at the same time; more wait."""
 
 Inputs: TypeAlias = tuple[bytes | tuple[Buffer, ...], ...]
 Ended: TypeAlias = tuple[Done | JobFailed, tuple[Buffer, ...]]
+Find: TypeAlias = Callable[[], Callable[..., Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A coroutine function and what to call it with, on the event loop."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
 
 
 class OwnRunner:
@@ -74,17 +89,14 @@ class OwnRunner:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(
-        self, pending: Pending, find: Callable[[], Callable[..., Any]], inputs: Inputs
-    ) -> None:
+    def _begin(self, pending: Pending, find: Find, inputs: Inputs) -> None:
         call_id = pending.call.id
         self._tasks[call_id] = asyncio.ensure_future(self._run(pending, find, inputs))
 
-    async def _run(
-        self, pending: Pending, find: Callable[[], Callable[..., Any]], inputs: Inputs
-    ) -> None:
+    async def _run(self, pending: Pending, find: Find, inputs: Inputs) -> None:
         call = pending.call
-        began = time.monotonic()
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         try:
             ended, parts = await self._course(call, pending.parts, find, inputs)
         except asyncio.CancelledError:
@@ -92,37 +104,26 @@ class OwnRunner:
             ended, parts = JobFailed(id=call.id, kind="cancelled", message=text), ()
         finally:
             self._tasks.pop(call.id, None)
-        run_us = int((time.monotonic() - began) * 1e6)
-        if isinstance(ended, Done):
-            ended = Done(id=call.id, payload=ended.payload, run_us=run_us)
-        self._ended(pending, ended, parts)
+        run_us = int((loop.time() - began_s) * 1e6)
+        self._ended(pending, msgspec.structs.replace(ended, run_us=run_us), parts)
 
     async def _course(
-        self,
-        call: Call,
-        parts: tuple[Buffer, ...],
-        find: Callable[[], Callable[..., Any]],
-        inputs: Inputs,
+        self, call: Call, parts: tuple[Buffer, ...], find: Find, inputs: Inputs
     ) -> Ended:
-        loop = asyncio.get_running_loop()
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, "mpreg-function")
-        in_thread = partial(loop.run_in_executor, self._threads)
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._threads)
+        begun = await in_thread(_run_or_begin, call, parts, find, inputs)
+        if not isinstance(begun, _Begun):
+            return begun
         try:
-            function, args, kwargs = await in_thread(
-                _prepare, call, parts, find, inputs
-            )
-            if asyncio.iscoroutinefunction(function):
-                value = await function(*args, **kwargs)
-            else:
-                value = await in_thread(partial(function, *args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - the border of user code
-            return _failed(call, error)
-        try:
-            return await in_thread(_pack, call, value)
-        except NotPicklable as error:
-            failed = JobFailed(id=call.id, kind="not_picklable", message=str(error))
-            return failed, ()
+            value = await begun.function(*begun.args, **begun.kwargs)
+        except BaseException as error:  # the border of user code
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise  # the call was cancelled, and not by the function itself
+            return _failed(call, error, begun.args, begun.kwargs)
+        return await in_thread(_packed, call, value)
 
     def _open(self, shipped: ShippedFunction) -> Callable[..., Any]:
         from mpreg_nb.wire.payload import unpack_function
@@ -133,41 +134,72 @@ class OwnRunner:
         return function
 
 
-def _prepare(
-    call: Call,
-    parts: tuple[Buffer, ...],
-    find: Callable[[], Callable[..., Any]],
-    inputs: Inputs,
-) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+def _run_or_begin(
+    call: Call, parts: tuple[Buffer, ...], find: Find, inputs: Inputs
+) -> Ended | _Begun:
+    """Run a function to its end; one that wants the event loop is given back."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    try:
+        function = find()
+        args, kwargs = _arguments(call, parts, inputs)
+        if asyncio.iscoroutinefunction(function):
+            return _Begun(function, args, kwargs)
+        value = function(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - the border of user code
+        return _failed(call, error, args, kwargs)
+    return _packed(call, value)
+
+
+def _arguments(
+    call: Call, parts: tuple[Buffer, ...], inputs: Inputs
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     whole = parts or (call.payload,)
     given = tuple((i,) if isinstance(i, bytes) else i for i in inputs)
     if call.json:
-        return find(), *unpack_json_call(whole, given)
+        return unpack_json_call(whole, given)
     from mpreg_nb.wire.payload import unpack_call
 
-    return find(), *unpack_call(whole, given)
+    return unpack_call(whole, given)
 
 
-def _pack(call: Call, value: object) -> Ended:
-    if call.json:
-        return Done(id=call.id, payload=pack_json(value)), ()
+def _packed(call: Call, value: object) -> Ended:
     from mpreg_nb.wire.payload import pack
 
-    parts = pack(value, name="result")
-    if len(parts) == 1 and isinstance(parts[0], bytes):
-        return Done(id=call.id, payload=parts[0]), ()
+    parts: tuple[Buffer, ...]
+    try:
+        parts = (pack_json(value),) if call.json else pack(value, name="result")
+    except NotPicklable as error:
+        failed = JobFailed(id=call.id, kind="not_picklable", message=str(error))
+        return failed, ()
+    except BaseException as error:  # noqa: BLE001 - pickling runs user code
+        return _failed(call, error, (), {})
+    if _travels_inline(parts):
+        return Done(id=call.id, payload=bytes(parts[0])), ()
     return Done(id=call.id), parts
 
 
-def _failed(call: Call, error: Exception) -> Ended:
+def _failed(
+    call: Call,
+    error: BaseException,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Ended:
     from mpreg_nb.wire.payload import pack_exception
 
-    types = tuple(f"{c.__module__}.{c.__qualname__}" for c in type(error).__mro__[:-1])
+    cls = raised_class(error)
     parts = pack_exception(error)
+    inline = _travels_inline(parts)
     failed = JobFailed(
         id=call.id,
         kind="application",
-        message=f"{type(error).__name__}: {error}",
-        types=types,
+        message=f"{cls.__name__}: {message_of(error)}",
+        types=type_names(cls),
+        payload=bytes(parts[0]) if inline else b"",
+        argument_types=argument_types(args, kwargs),
     )
-    return failed, parts
+    return failed, () if inline else parts
+
+
+def _travels_inline(parts: tuple[Buffer, ...]) -> bool:
+    return len(parts) == 1 and len(parts[0]) <= INLINE_BYTES

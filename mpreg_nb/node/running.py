@@ -6,6 +6,7 @@ at once.
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -20,9 +21,12 @@ from mpreg_nb.node.store import Store
 from mpreg_nb.node.workers import Crashed, Workers
 from mpreg_nb.settings import RIDE_ALONG_BYTES
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.failure_report import execution_failed
 from mpreg_nb.wire.gossip import Load, Offer
 from mpreg_nb.wire.jobs import Done, Job, JobFailed, Printed
 from mpreg_nb.wire.messages import Failed, Failure, Kept, Output, Reply
+
+LOG = logging.getLogger("mpreg_nb.node")
 
 LOAD_EVERY_S = 0.05
 """How often an answer also carries how busy this node is."""
@@ -314,7 +318,10 @@ class Running:
             types=ended.types,
             size_bytes=ended.size_bytes,
             limit_bytes=ended.limit_bytes,
+            argument_types=ended.argument_types,
         )
+        if ended.kind == "application":
+            self._log(pending, failure)
         failed = Failed(
             id=pending.call.id,
             failure=failure,
@@ -325,6 +332,17 @@ class Running:
             load=self._load(),
         )
         self._end(pending, failed, parts, queued_us=queued_us, run_us=ended.run_us)
+
+    def _log(self, pending: Pending, failure: Failure) -> None:
+        """Note the failure of a program's own function, or of a foreign program's call.
+
+        A notebook shows its failures itself; they would only drown the rest here.
+        """
+        own = isinstance(self._registry.get(pending.version), OwnFunction)
+        if own or pending.call.json:
+            types = failure.argument_types
+            name = pending.call.function
+            LOG.error("%s", execution_failed(name, failure.message, types))
 
     def _fail(self, pending: Pending, failure: Failure) -> None:
         self._here.pop(pending.call.id, None)
