@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mpreg_nb.view.units import size
+
 if TYPE_CHECKING:
     from mpreg_nb.wire.messages import Registered
     from mpreg_nb.wire.payload import Capture, Shipped
@@ -56,14 +58,3 @@ class Card:
             if capture.size_bytes > LARGE_BYTES
         ]
         return "\n".join(lines)
-
-
-def size(size_bytes: int) -> str:
-    """Return a size as people read it.
-
-    >>> size(812), size(45_000), size(3_200_000)
-    ('0.8 kB', '45.0 kB', '3.2 MB')
-    """
-    if size_bytes < 1_000_000:
-        return f"{size_bytes / 1e3:.1f} kB"
-    return f"{size_bytes / 1e6:.1f} MB"

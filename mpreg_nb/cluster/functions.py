@@ -115,6 +115,13 @@ class Function(Generic[P, R]):
             return str(self.card)
         return f"<function {self.name}, not registered yet>"
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from mpreg_nb.view.html import chosen, registration_bundle
+
+        if self.card is None:
+            return chosen({"text/plain": repr(self)}, include, exclude)
+        return registration_bundle([self.card], include, exclude)
+
 
 class BoundFunction:
     """A function, or a name in the catalog, with options for its calls."""

@@ -1,0 +1,245 @@
+"""Cards: a cluster, a run, a registration, each as text and as HTML.
+
+Without script and style sheet, so that a saved or an untrusted notebook shows the
+same. In plain mode they hold nothing that differs from run to run.
+"""
+
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from mpreg_nb.view.drawing import Drawing
+from mpreg_nb.view.frames import served
+from mpreg_nb.view.plain import plain
+from mpreg_nb.view.tables import Cell, Marked, Table, safe
+from mpreg_nb.view.text import MARKS
+from mpreg_nb.view.units import count, duration, size
+from mpreg_nb.wire.messages import NodePicture, Snapshot, StepState
+from mpreg_nb.workflow.diagram import Diagram
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.card import Card
+
+MOST_NODES = 20
+MOST_FUNCTIONS = 12
+MOST_STEPS = 60
+"""What a card shows; frames show all."""
+
+# Colours after Okabe and Ito, "Color Universal Design", 2008; those of them that
+# show on white and on black.
+GREY, GREEN, BLUE, ORANGE, RED = "#8c959f", "#009e73", "#0072b2", "#e69f00", "#d55e00"
+STATES = {
+    "alive": ("●", GREEN),
+    "suspect": ("◐", ORANGE),
+    "dead": ("✗", RED),
+    "left": ("○", GREY),
+}
+INKS = {"running": BLUE, "done": GREEN, "failed": RED, "cancelled": ORANGE}
+
+WIDE = "overflow-x:auto"
+"""What is wider than the page is scrolled, not broken."""
+
+Bundle = dict[str, str]
+
+
+def chosen(
+    bundle: Bundle,
+    include: Container[str] | None = None,
+    exclude: Container[str] | None = None,
+) -> Bundle:
+    """Return the part of `bundle` that a front end asks for."""
+    return {
+        mime: content
+        for mime, content in bundle.items()
+        if (not include or mime in include) and not (exclude and mime in exclude)
+    }
+
+
+# ------------------------------------------------------------------- cluster
+
+
+class StatusCard:
+    """A cluster at one moment: its nodes, its functions, what was called."""
+
+    def __init__(self, snapshot: Snapshot, calls: int) -> None:
+        """`calls` is how many this kernel made."""
+        states = Counter(p.record.state.name.lower() for p in snapshot.nodes)
+        functions = served(snapshot)
+        said = [f"{states[state]} {state}" for state in STATES if states[state]]
+        self._title = " · ".join(
+            [
+                f"{count(len(snapshot.nodes), 'node')}: {', '.join(said) or 'none'}",
+                count(len(functions), "function"),
+                f"{count(calls, 'call')} from here",
+            ]
+        )
+        self._functions = _listed(functions, MOST_FUNCTIONS)
+        self._table = _nodes(snapshot, [nodes for _, nodes in functions.values()])
+
+    def __str__(self) -> str:
+        lines = [f"Cluster of {self._title}", str(self._table)]
+        if self._functions:
+            lines.append(f"functions: {self._functions}")
+        return "\n".join(lines)
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        functions = (
+            f"<div>functions: {safe(self._functions)}</div>" if self._functions else ""
+        )
+        return (
+            f'<div style="{WIDE}"><div><b>Cluster</b> of {safe(self._title)}</div>'
+            f"{self._table.html}{functions}</div>"
+        )
+
+    def _repr_mimebundle_(
+        self,
+        include: Container[str] | None = None,
+        exclude: Container[str] | None = None,
+    ) -> Bundle:
+        bundle = {"text/plain": str(self), "text/html": self._repr_html_()}
+        return chosen(bundle, include, exclude)
+
+
+def _nodes(snapshot: Snapshot, serving: Sequence[Sequence[str]]) -> Table:
+    hidden = plain()
+    rows = []
+    for picture in snapshot.nodes[:MOST_NODES]:
+        record = picture.record
+        state = record.state.name.lower()
+        row: list[Cell] = [
+            record.name,
+            Marked(STATES[state][0], state, STATES[state][1]),
+            ", ".join(sorted(record.resources)),
+            str(sum(record.name in nodes for nodes in serving)),
+        ]
+        rows.append(row if hidden else row + _load(picture))
+    head = ["node", "state", "resources", "functions"]
+    numbers = ["functions", "busy", "queued", "RTT, ms", "memory, MB"]
+    more = len(snapshot.nodes) - MOST_NODES
+    return Table(
+        head=head if hidden else head + numbers[1:],
+        rows=rows,
+        numbers=numbers,
+        more=f"… and {more:,} more: %mpreg nodes" if more > 0 else "",
+    )
+
+
+def _load(picture: NodePicture) -> list[Cell]:
+    load, rtt_ms = picture.load, picture.rtt_ms
+    rtt = "" if rtt_ms is None else f"{rtt_ms:.2f}"
+    if load is None:
+        return ["", "", rtt, ""]
+    busy = f"{load.running} of {load.slots}"
+    return [busy, str(load.queued), rtt, str(load.memory_mb)]
+
+
+def _listed(names: Iterable[str], most: int) -> str:
+    names = list(names)
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+# ---------------------------------------------------------------- workflows
+
+
+def run_bundle(
+    text: str,
+    steps: Sequence[StepState],
+    diagram: Diagram,
+    include: Container[str] | None = None,
+    exclude: Container[str] | None = None,
+) -> Bundle:
+    """Return what a run shows: `text`, the workflow with states, a row a step."""
+    drawing = Drawing(
+        diagram,
+        {step.name: step.status for step in steps},
+        {step.name: _detail(step) for step in steps},
+    )
+    html = (
+        f'<div style="{WIDE}"><div>{safe(text)}</div>{drawing._repr_html_()}'
+        f"{_steps(steps, diagram).html}</div>"
+    )
+    bundle = {"text/plain": f"{text}\n{drawing}", "text/html": html}
+    return chosen(bundle, include, exclude)
+
+
+def _detail(step: StepState) -> str:
+    if step.cause:
+        return f"because of {step.cause}"
+    parts = [f"on {step.node}"] if step.node else []
+    if step.run_ms is not None and not plain():
+        parts.append(duration(step.run_ms))
+    return ", ".join(parts)
+
+
+def _steps(steps: Sequence[StepState], diagram: Diagram) -> Table:
+    functions = {box.name: box.function for box in diagram.boxes}
+    hidden = plain()
+    rows = []
+    for step in steps[:MOST_STEPS]:
+        row: list[Cell] = [
+            step.name,
+            functions.get(step.name, ""),
+            _status(step.status),
+            step.node,
+            str(step.attempts),
+        ]
+        if not hidden:
+            times = (step.queued_ms, step.run_ms)
+            row += ["" if ms is None else duration(ms) for ms in times]
+        row.append("" if step.result_bytes is None else size(step.result_bytes))
+        rows.append(row)
+    more = len(steps) - MOST_STEPS
+    shown = [] if hidden else ["queued", "run"]
+    return Table(
+        head=["step", "function", "status", "node", "attempts", *shown, "result"],
+        rows=rows,
+        numbers=["attempts", "queued", "run", "result"],
+        more=f"… and {more:,} more: run.frame()" if more > 0 else "",
+    )
+
+
+def _status(status: str) -> Marked:
+    return Marked(MARKS.get(status, "○"), status, INKS.get(status, GREY))
+
+
+# ------------------------------------------------------------- registrations
+
+
+def registration_bundle(
+    cards: "Sequence[Card]",
+    include: Container[str] | None = None,
+    exclude: Container[str] | None = None,
+) -> Bundle:
+    """Return what registrations show: name, version, nodes, size, captures."""
+    bundle = {
+        "text/plain": "\n".join(map(str, cards)),
+        "text/html": "".join(map(_registration, cards)),
+    }
+    return chosen(bundle, include, exclude)
+
+
+def _registration(card: "Card") -> str:
+    where = _listed(card.nodes, MOST_NODES) or (
+        f"no node yet (needs {', '.join(card.resources)})"
+    )
+    warnings = str(card).splitlines()[1:]
+    captures = ""
+    if card.captures:
+        captures = Table(
+            head=["captures", "type", "size"],
+            rows=[
+                (found.name, found.type_name, size(found.size_bytes))
+                for found in card.captures[:MOST_FUNCTIONS]
+            ],
+            numbers=["size"],
+        ).html
+    return (
+        f"<div><div><b>{safe(card.function)}</b> "
+        f"<code>{safe(card.version[:6])}</code> → {safe(where)} · "
+        f"{size(card.size_bytes)}</div>{captures}"
+        + "".join(f"<div>▲ {safe(warning.strip())}</div>" for warning in warnings)
+        + "</div>"
+    )

@@ -1,0 +1,101 @@
+"""Small tables that are shown, not computed with: in text and in HTML.
+
+The HTML has inline styles only and inherits its colours from the page, so that it
+reads the same in a trusted notebook and in a mail, on light ground and on dark.
+Every text is escaped; what does not print is written out.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TypeAlias
+
+from mpreg_nb.view.text import columns, printable
+
+LINE = "#8c959f"
+"""Shows on white and on black."""
+
+_TABLE = "border-collapse:collapse;margin:4px 0"
+_HEAD = f"border:none;border-bottom:1px solid {LINE};font-weight:600"
+_CELL = "border:none"
+_PLACE = "padding:2px 14px 2px 0;white-space:nowrap;vertical-align:top"
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A word with a mark before it: status is told by shape and word.
+
+    The colour only repeats it; it must show on white and on black.
+    """
+
+    mark: str
+    word: str
+    ink: str
+
+
+Cell: TypeAlias = str | Marked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """Rows of cells under a head. `numbers` are columns that are set to the right."""
+
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    numbers: Collection[str] = ()
+    more: str = ""  # what to say of rows that were left out
+
+    def __str__(self) -> str:
+        shown = [[printable(name) for name in self.head]]
+        shown += [[_text(cell) for cell in row] for row in self.rows]
+        widths = [max(map(columns, column)) for column in zip(*shown, strict=True)]
+        right = [name in self.numbers for name in self.head]
+        lines = [
+            "  ".join(
+                " " * (width - columns(cell)) + cell
+                if at_right
+                else cell + " " * (width - columns(cell))
+                for cell, width, at_right in zip(row, widths, right, strict=True)
+            ).rstrip()
+            for row in shown
+        ]
+        return "\n".join([*lines, self.more] if self.more else lines)
+
+    @property
+    def html(self) -> str:
+        """The table as HTML."""
+        sides = ["right" if name in self.numbers else "left" for name in self.head]
+        head = _row("th", _HEAD, sides, self.head)
+        body = "".join(_row("td", _CELL, sides, row) for row in self.rows)
+        more = f"<div>{safe(self.more)}</div>" if self.more else ""
+        return (
+            f'<table style="{_TABLE}"><thead>{head}</thead>'
+            f"<tbody>{body}</tbody></table>{more}"
+        )
+
+
+def safe(text: str) -> str:
+    """Return `text` for HTML, with what does not print written as an escape."""
+    return escape(printable(text))
+
+
+def _row(tag: str, style: str, sides: Sequence[str], cells: Sequence[Cell]) -> str:
+    inner = "".join(
+        f'<{tag} style="{style};{_PLACE};text-align:{side}">{_html(cell)}</{tag}>'
+        for cell, side in zip(cells, sides, strict=True)
+    )
+    # A row's ground is the page's: some pages stripe tables, in their own colours.
+    return f"<tr>{inner}</tr>"
+
+
+def _text(cell: Cell) -> str:
+    if isinstance(cell, Marked):
+        return printable(f"{cell.mark} {cell.word}")
+    return printable(cell)
+
+
+def _html(cell: Cell) -> str:
+    if isinstance(cell, Marked):
+        mark = f'<span style="color:{cell.ink}">{safe(cell.mark)}</span>'
+        return f"{mark} {safe(cell.word)}"
+    return safe(cell)

@@ -1,0 +1,227 @@
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from mpreg_nb.cluster.card import Card
+from mpreg_nb.view.html import StatusCard, registration_bundle, run_bundle
+from mpreg_nb.view.plain import plain
+from mpreg_nb.wire.function import Capture
+from mpreg_nb.wire.gossip import Load, MemberState
+from mpreg_nb.wire.messages import Snapshot, StepState
+from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+from tests.view.pictures import V1, node, offer, snapshot
+
+EVIL = "<script>alert(1)</script>"
+LOAD = Load(running=1, slots=2, queued=3, memory_mb=61, uptime_s=77)
+STEPS = (
+    StepState(
+        name="raw",
+        status="done",
+        node="n1",
+        attempts=1,
+        queued_ms=0.2,
+        run_ms=1234.0,
+        result_bytes=812,
+    ),
+    StepState(name="clean", status="failed", node="n2", attempts=3, run_ms=5.0),
+    StepState(name="report", status="skipped", cause="clean"),
+)
+DIAGRAM = Diagram(
+    name="sensor-report",
+    boxes=(
+        Box(name="raw", function="ingest"),
+        Box(name="clean", function="clean_data"),
+        Box(name="report", function="render"),
+    ),
+    arrows=(
+        Arrow(source="raw", target="clean"),
+        Arrow(source="clean", target="report"),
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def front_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPREG_NB_PLAIN", "0")
+
+
+@pytest.fixture
+def cluster() -> Snapshot:
+    return snapshot(
+        node("cpu-1", load=LOAD, rtt_ms=0.213),
+        node("gpu-1", "ml-models", "gpu", state=MemberState.SUSPECT),
+        offers=(("cpu-1", offer("train", V1, "gpu")), ("cpu-1", offer("echo"))),
+    )
+
+
+class _Tags(HTMLParser):
+    """Counts what is open, and notes what may not be there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag not in ("script", "style", "link", "iframe")
+        self.attributes.update(name for name, _ in attrs)
+        if tag != "img":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def assert_sound(html: str) -> None:
+    tags = _Tags()
+    tags.feed(html)
+    assert tags.open == []
+    assert tags.attributes <= {"style", "src", "alt"}
+
+
+def test_the_card_of_a_cluster_says_who_is_there_and_how_busy(
+    cluster: Snapshot,
+) -> None:
+    card = StatusCard(cluster, 12)
+
+    assert str(card).splitlines() == [
+        "Cluster of 2 nodes: 1 alive, 1 suspect · 2 functions · 12 calls from here",
+        "node   state      resources       functions    busy  queued  RTT, ms  "
+        "memory, MB",
+        "cpu-1  ● alive                            1  1 of 2       3     0.21  "
+        "        61",
+        "gpu-1  ◐ suspect  gpu, ml-models          2",
+        "functions: echo, train",
+    ]
+
+
+def test_a_plain_card_holds_nothing_that_differs_from_run_to_run(
+    cluster: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPREG_NB_PLAIN", "1")
+
+    card = StatusCard(cluster, 12)
+
+    assert str(card).splitlines() == [
+        "Cluster of 2 nodes: 1 alive, 1 suspect · 2 functions · 12 calls from here",
+        "node   state      resources       functions",
+        "cpu-1  ● alive                            1",
+        "gpu-1  ◐ suspect  gpu, ml-models          2",
+        "functions: echo, train",
+    ]
+    assert "0.21" not in card._repr_html_()
+
+
+def test_of_a_large_cluster_the_card_shows_a_part_and_says_so() -> None:
+    nodes = [node(f"n{number:03}") for number in range(100)]
+
+    text = str(StatusCard(snapshot(*nodes), 0))
+
+    assert len(text.splitlines()) == 23
+    assert "… and 80 more: %mpreg nodes" in text
+
+
+def test_a_front_end_gets_only_what_it_asks_for(cluster: Snapshot) -> None:
+    card = StatusCard(cluster, 0)
+
+    assert set(card._repr_mimebundle_()) == {"text/plain", "text/html"}
+    assert set(card._repr_mimebundle_(include={"text/html"})) == {"text/html"}
+    assert set(card._repr_mimebundle_(exclude={"text/html"})) == {"text/plain"}
+
+
+def test_a_run_shows_each_step_with_its_state_in_text_and_in_html() -> None:
+    bundle = run_bundle("<run of sensor-report: failed>", STEPS, DIAGRAM)
+
+    assert bundle["text/plain"].splitlines() == [
+        "<run of sensor-report: failed>",
+        "sensor-report: 3 steps",
+        "✓  raw     done on n1, 1.23 s        ingest",
+        "✗  clean   failed on n2, 5.00 ms     clean_data  ← raw",
+        "»  report  skipped because of clean  render      ← clean",
+    ]
+    html = bundle["text/html"]
+    assert_sound(html)
+    assert "&lt;run of sensor-report: failed&gt;" in html
+    assert re.search(r">✗</span> failed</td>.*>n2</td>.*>3</td>", html)
+    assert "1.23 s" in html
+
+
+def test_a_plain_run_shows_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPREG_NB_PLAIN", "1")
+
+    bundle = run_bundle("a run", STEPS, DIAGRAM)
+
+    assert "done on n1 " in bundle["text/plain"]
+    assert "1.23 s" not in bundle["text/plain"] + bundle["text/html"]
+    assert "queued" not in bundle["text/html"]
+
+
+def captured(name: str, type_name: str, size_bytes: int) -> Capture:
+    return Capture(name=name, type_name=type_name, size_bytes=size_bytes)
+
+
+def card(**more: Any) -> Card:
+    values: dict[str, Any] = {
+        "function": "train",
+        "version": "3f2a91" + "0" * 26,
+        "nodes": ("gpu-1", "gpu-2"),
+        "resources": ("gpu",),
+        "size_bytes": 812,
+        "captures": (
+            captured("SCALE", "int", 5),
+            captured("DATA", "ndarray", 8_000_000),
+        ),
+    }
+    return Card(**(values | more))
+
+
+def test_a_registration_names_version_nodes_and_captures_and_warns() -> None:
+    bundle = registration_bundle([card()])
+
+    first, warning = bundle["text/plain"].splitlines()
+    assert first == (
+        "train 3f2a91 → gpu-1, gpu-2 · 0.8 kB · captures: SCALE (int), DATA (ndarray)"
+    )
+    assert "DATA is 8.0 MB and travels to every node" in warning
+    html = bundle["text/html"]
+    assert_sound(html)
+    assert "<b>train</b> <code>3f2a91</code> → gpu-1, gpu-2 · 0.8 kB" in html
+    assert "▲ DATA is 8.0 MB" in html
+
+
+def test_a_registration_that_no_node_can_serve_says_what_is_needed() -> None:
+    html = registration_bundle([card(nodes=(), captures=())])["text/html"]
+
+    assert "no node yet (needs gpu)" in html
+
+
+def test_no_name_becomes_html() -> None:
+    named = snapshot(node(EVIL, EVIL), offers=((EVIL, offer(EVIL)),))
+    steps = (StepState(name=EVIL, status="failed", node=EVIL, cause=EVIL),)
+    diagram = Diagram(name=EVIL, boxes=(Box(name=EVIL, function=EVIL),), arrows=())
+    evil_card = card(function=EVIL, nodes=(EVIL,), captures=(captured(EVIL, EVIL, 9),))
+
+    shown = (
+        StatusCard(named, 1)._repr_html_(),
+        run_bundle(EVIL, steps, diagram)["text/html"],
+        registration_bundle([evil_card])["text/html"],
+    )
+
+    for html in shown:
+        assert_sound(html)
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("1", True), ("0", False), ("", True), (None, True)]
+)
+def test_plain_mode_is_asked_for_or_there_is_no_front_end(
+    monkeypatch: pytest.MonkeyPatch, value: str | None, expected: bool
+) -> None:
+    monkeypatch.delenv("MPREG_NB_PLAIN")
+    if value is not None:
+        monkeypatch.setenv("MPREG_NB_PLAIN", value)
+
+    assert plain() is expected
