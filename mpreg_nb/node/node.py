@@ -22,28 +22,16 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from mpreg_nb.errors import MpregError, NotTrusted
-from mpreg_nb.membership.effects import (
-    Confirmed,
-    Died,
-    Event,
-    JoinCompleted,
-    Joined,
-    LeaveSpread,
-    Left,
-    LoadChanged,
-    Replaced,
-    Restarted,
-    Suspected,
-)
+from mpreg_nb.errors import MpregError
 from mpreg_nb.membership.knobs import PROFILES
 from mpreg_nb.membership.swim import Swim
 from mpreg_nb.node.asks import Asks
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.counters import Counters
 from mpreg_nb.node.gossiping import Gossiping
-from mpreg_nb.node.inbox import Inbox
 from mpreg_nb.node.lane import DataLane
+from mpreg_nb.node.links import NodeLinks
+from mpreg_nb.node.members import NodeMembers
 from mpreg_nb.node.metrics import metrics_text
 from mpreg_nb.node.pictures import Pictures
 from mpreg_nb.node.placement import Placement
@@ -58,16 +46,11 @@ from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import NodeSettings
-from mpreg_nb.transport.connection import Connection
-from mpreg_nb.transport.dial import DialFailed, dial
-from mpreg_nb.transport.facts import FailureKind, Lane
 from mpreg_nb.transport.listener import Listener, listen
 from mpreg_nb.transport.peers import Peers
 from mpreg_nb.transport.token import Token
 from mpreg_nb.wire.builtins import BUILTIN_VERSIONS, BUILTINS
-from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.gossip import Load, MemberRecord, MemberState, Offer
-from mpreg_nb.wire.messages import Call, Failed, Failure
+from mpreg_nb.wire.gossip import MemberRecord, Offer
 
 JOIN_TIMEOUT_S = 15.0
 
@@ -93,8 +76,9 @@ class Node:
         self._listening = listening
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._joined = asyncio.Event()
-        self._spread = asyncio.Event()
+        self._loads = Loads()
+        self.links = NodeLinks(self, token)
+        self.members = NodeMembers(self, self._loads)
         self._hurry = asyncio.Event()
         self._stopping = False
         self.ended = asyncio.Event()
@@ -111,7 +95,6 @@ class Node:
         self.counters = Counters(name)
         self.registry = Registry()
         self.store = Store(settings.store_bytes)
-        self._loads = Loads()
         breakers = Breakers()
         self.router = Router(
             name,
@@ -125,13 +108,13 @@ class Node:
             role="node",
             name=name,
             cluster_id=lambda: self.cluster_id,
-            on_open=self._peer_open,
-            on_lost=self._peer_lost,
-            on_failed=self._dial_failed,
-            on_unsent=self._unsent,
+            on_open=self.links.peer_open,
+            on_lost=self.links.peer_lost,
+            on_failed=self.links.dial_failed,
+            on_unsent=self.links.unsent,
             limits=settings.limits,
         )
-        lane = DataLane(self.peers, self._urls_of)
+        lane = DataLane(self.peers, self.members.urls_of)
         self.asks = Asks(lane)
         self.workers = Workers(
             settings.workers,
@@ -148,7 +131,7 @@ class Node:
             catalog=self.catalog,
             asks=self.asks,
             lane=lane,
-            alive=self._alive,
+            alive=self.members.alive,
             announce=lambda delta: self.gossiping.announce(delta),
             on_event=lambda event, detail: self.pictures.happened(name, event, detail),
         )
@@ -210,12 +193,12 @@ class Node:
             swim,
             self.catalog,
             self.peers,
-            dial_seed=self._dial_seed,
-            on_event=self._member_event,
-            on_catalog=self._catalog_changed,
+            dial_seed=self.links.dial_seed,
+            on_event=self.members.happened,
+            on_catalog=self.members.catalog_changed,
             measure=self.vitals.measure,
         )
-        self._inbox = Inbox(self, self.spawn)
+        self.links.open_inbox()
 
     # --------------------------------------------------------------- life cycle
 
@@ -236,7 +219,7 @@ class Node:
             token=self._token,
             node_name=self.name,
             cluster_id=lambda: self.cluster_id,
-            on_connection=self._accepted,
+            on_connection=self.links.accepted,
             host=settings.host,
             port=settings.port,
             listening=self._listening,
@@ -247,13 +230,13 @@ class Node:
         self._build(settings.advertised or (self._listener.url,))
         await self.workers.start()
         self._offer_builtins()
-        self._members_changed()
+        self.members.changed()
         self._loads.report(self.name, self.vitals.measure(), time.monotonic())
         self.gossiping.start(settings.join)
         if join_timeout_s is None:
             return self.url
         try:
-            await asyncio.wait_for(self._joined.wait(), join_timeout_s)
+            await asyncio.wait_for(self.members.joined.wait(), join_timeout_s)
         except TimeoutError:
             await self.stop(drain_s=0)
             raise MpregError(
@@ -305,8 +288,8 @@ class Node:
 
         async def all_done() -> None:
             await self.calls.idle.wait()
-            if len(self._alive()) > 1:
-                await self._spread.wait()
+            if len(self.members.alive()) > 1:
+                await self.members.spread.wait()
 
         waits = [
             asyncio.ensure_future(all_done()),
@@ -370,162 +353,3 @@ class Node:
                 )
             )
         self.gossiping.announce(self.catalog.publish(*offers))
-
-    # -------------------------------------------------------------------- links
-
-    def _accepted(self, connection: Connection) -> None:
-        if connection.peer.role == "node":
-            if connection.peer.name == self.name:
-                connection.close(1008, "the name is taken")
-            else:
-                self.peers.accept(connection)
-            return
-        connection.on_message = self._inbox.from_client
-        connection.on_refused = self._inbox.refused
-        connection.on_text = self._inbox.text
-        connection.on_lost = self._client_lost
-
-    def _peer_open(self, connection: Connection) -> None:
-        name = connection.peer.name
-        if connection.peer.lane == "control":
-            connection.on_message = self._control_message
-            self.gossiping.link_up(name)
-        else:
-            connection.on_message = self._inbox.from_node
-            connection.on_refused = self._inbox.refused
-
-    def _control_message(
-        self, connection: Connection, message: Any, parts: Parts
-    ) -> None:
-        self.gossiping.receive(message, connection.peer.name)
-
-    def _client_lost(self, connection: Connection, reason: str) -> None:
-        self.calls.source_lost(connection)
-        self.runs.source_lost(connection)
-        self.pictures.source_lost(connection)
-
-    def _peer_lost(self, connection: Connection, reason: str) -> None:
-        name = connection.peer.name
-        if connection.peer.lane == "control":
-            if self.peers.get(name, "control") is None:
-                in_order = reason.startswith("closed")
-                self.gossiping.link_lost(name, in_order=in_order)
-            return
-        self._node_gone(name, reason)
-        self._client_lost(connection, reason)
-
-    def _node_gone(self, name: str, reason: str) -> None:
-        self.calls.peer_lost(name, reason)
-        self.asks.lost(name, reason)
-
-    def _dial_failed(
-        self, node: str, lane: Lane, kind: FailureKind, detail: str
-    ) -> None:
-        if lane == "control":
-            self.gossiping.dial_failed(node, kind)
-
-    def _unsent(
-        self, node: str, lane: Lane, message: Any, parts: Parts, reason: str
-    ) -> None:
-        if lane != "data":
-            return
-        if isinstance(message, Call):
-            self.calls.unsent(message.id, node, reason)
-        elif hasattr(message, "id"):
-            failure = Failure(kind="node_lost", message=reason, node=node)
-            self.asks.answered(Failed(id=message.id, failure=failure), ())
-
-    def _dial_seed(self, url: str) -> None:
-        self.spawn(self._join_through(url))
-
-    async def _join_through(self, url: str) -> None:
-        try:
-            connection = await dial(
-                url,
-                token=self._token,
-                role="node",
-                lane="control",
-                name=self.name,
-                cluster_id=self.settings.cluster_id,
-                on_open=self._seed_open,
-                limits=self.settings.limits,
-            )
-        except DialFailed as error:
-            self.gossiping.dial_failed(url, error.kind)
-        except NotTrusted:
-            self.gossiping.dial_failed(url, "not_trusted")
-        else:
-            self.cluster_id = connection.peer.cluster_id
-
-    def _seed_open(self, connection: Connection) -> None:
-        if not self.settings.cluster_id:
-            self.cluster_id = connection.peer.cluster_id
-        self.peers.accept(connection)
-
-    # ------------------------------------------------------------------ members
-
-    def _urls_of(self, node: str) -> tuple[str, ...]:
-        member = self.gossiping.swim.member(node)
-        return member.record.urls if member is not None else ()
-
-    def _alive(self) -> dict[str, frozenset[str]]:
-        return {
-            member.name: member.record.resources
-            for member in self.gossiping.swim.members
-            if member.state is MemberState.ALIVE
-        }
-
-    def _members_changed(self) -> None:
-        suspect = {
-            member.name: member.record.resources
-            for member in self.gossiping.swim.members
-            if member.state is MemberState.SUSPECT
-        }
-        self.router.update(self._alive(), suspect)
-        self.calls.routes_changed()
-        self.pictures.changed()
-
-    def _catalog_changed(self) -> None:
-        self.router.catalog_changed()
-        self.placement.serve_missing()
-        self.calls.routes_changed()
-        self.pictures.changed()
-
-    def _member_event(self, event: Event) -> None:
-        happened = self.pictures.happened
-        match event:
-            case LoadChanged(name, load):
-                self._load_changed(name, load)
-                return
-            case Joined(member):
-                happened(member.name, "joined", ", ".join(sorted(member.record.urls)))
-            case Suspected(name, by):
-                happened(name, "suspect", "by " + ", ".join(by))
-            case Confirmed(name):
-                happened(name, "alive")
-            case Died(name, by):
-                happened(name, "dead", "by " + ", ".join(by))
-                self._forget(name, "declared dead")
-            case Left(name, reason):
-                happened(name, "left", reason)
-                self._forget(name, "left")
-            case Restarted(name):
-                self._forget(name, "started anew")
-            case JoinCompleted():
-                self._joined.set()
-            case LeaveSpread():
-                self._spread.set()
-            case Replaced():
-                self.spawn(self.stop(drain_s=0))
-                return
-            case _:
-                return
-        self._members_changed()
-
-    def _forget(self, name: str, reason: str) -> None:
-        self._node_gone(name, reason)
-        self._loads.forget(name)
-
-    def _load_changed(self, name: str, load: Load) -> None:
-        self._loads.report(name, load, time.monotonic())
-        self.pictures.loads_changed()

@@ -1,0 +1,105 @@
+"""What a node does when members come, go, or offer something else."""
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from mpreg_nb.membership.effects import (
+    Confirmed,
+    Died,
+    Event,
+    JoinCompleted,
+    Joined,
+    LeaveSpread,
+    Left,
+    LoadChanged,
+    Replaced,
+    Restarted,
+    Suspected,
+)
+from mpreg_nb.routing.load import Loads
+from mpreg_nb.wire.gossip import Load, MemberState
+
+if TYPE_CHECKING:
+    from mpreg_nb.node.node import Node
+
+
+class NodeMembers:
+    """Follows membership and the catalog for routing, placement and pictures."""
+
+    def __init__(self, node: "Node", loads: Loads) -> None:
+        self._node = node
+        self._loads = loads
+        self.joined = asyncio.Event()
+        self.spread = asyncio.Event()
+
+    def urls_of(self, node: str) -> tuple[str, ...]:
+        """Return where `node` can be reached."""
+        member = self._node.gossiping.swim.member(node)
+        return member.record.urls if member is not None else ()
+
+    def alive(self) -> dict[str, frozenset[str]]:
+        """Return node -> resources of the members that are alive."""
+        return {
+            member.name: member.record.resources
+            for member in self._node.gossiping.swim.members
+            if member.state is MemberState.ALIVE
+        }
+
+    def changed(self) -> None:
+        """Route anew: a member came, went, or is in doubt."""
+        suspect = {
+            member.name: member.record.resources
+            for member in self._node.gossiping.swim.members
+            if member.state is MemberState.SUSPECT
+        }
+        self._node.router.update(self.alive(), suspect)
+        self._node.calls.routes_changed()
+        self._node.pictures.changed()
+
+    def catalog_changed(self) -> None:
+        """Route anew: what nodes offer has changed."""
+        self._node.router.catalog_changed()
+        self._node.placement.serve_missing()
+        self._node.calls.routes_changed()
+        self._node.pictures.changed()
+
+    def happened(self, event: Event) -> None:
+        """Take in what membership tells."""
+        note = self._node.pictures.happened
+        match event:
+            case LoadChanged(name, load):
+                self._load_changed(name, load)
+                return
+            case Joined(member):
+                note(member.name, "joined", ", ".join(sorted(member.record.urls)))
+            case Suspected(name, by):
+                note(name, "suspect", "by " + ", ".join(by))
+            case Confirmed(name):
+                note(name, "alive")
+            case Died(name, by):
+                note(name, "dead", "by " + ", ".join(by))
+                self._forget(name, "declared dead")
+            case Left(name, reason):
+                note(name, "left", reason)
+                self._forget(name, "left")
+            case Restarted(name):
+                self._forget(name, "started anew")
+            case JoinCompleted():
+                self.joined.set()
+            case LeaveSpread():
+                self.spread.set()
+            case Replaced():
+                self._node.spawn(self._node.stop(drain_s=0))
+                return
+            case _:
+                return
+        self.changed()
+
+    def _forget(self, name: str, reason: str) -> None:
+        self._node.links.node_gone(name, reason)
+        self._loads.forget(name)
+
+    def _load_changed(self, name: str, load: Load) -> None:
+        self._loads.report(name, load, time.monotonic())
+        self._node.pictures.loads_changed()
