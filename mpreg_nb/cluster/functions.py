@@ -45,7 +45,7 @@ class Function(Generic[P, R]):
                 f"isolation is one of {', '.join(map(repr, ISOLATIONS))}, "
                 f"not {isolation!r}"
             )
-        given = name or getattr(function, "__name__", "")
+        given = getattr(function, "__name__", "") if name is None else name
         if given == "<lambda>":
             raise ValueError(
                 "a lambda has no name of its own. Give it one: name='double'"
