@@ -262,7 +262,7 @@ class Running:
             case Crashed():
                 failure = Failure(
                     kind="worker_crashed",
-                    executed=ended.executed,  # type: ignore[arg-type]
+                    executed=ended.executed,
                     node=self._me,
                     cause=ended.cause,
                     memory_mb=ended.memory_mb,
