@@ -171,7 +171,8 @@ class RemoteError(MpregError):
     class that the function raised, so that `except ValueError` works; `.original`
     is the exception as it was raised, `None` where it could not travel.
     `.remote_traceback` is the text of the traceback, with the lines of the cell
-    that defined the function.
+    that defined the function. `.argument_types` are the types of the arguments that
+    it was called with, where its node tells them.
     """
 
     original: BaseException | None
@@ -179,6 +180,7 @@ class RemoteError(MpregError):
     node: str
     type_name: str
     remote_traceback: str
+    argument_types: tuple[str, ...] = ()
 
     def __init__(
         self,

@@ -349,11 +349,17 @@ class Client:
     # ---------------------------------------------------------------- questions
 
     async def ask(
-        self, message: Any, parts: Parts = (), link: Connection | None = None
+        self,
+        message: Any,
+        parts: Parts = (),
+        link: Connection | None = None,
+        *,
+        function: str = "",
     ) -> tuple[Any, tuple[Buffer, ...]]:
         """Send a request with an `id` and return its answer, with the parts.
 
-        Raises the error that the node answered with, or NodeLost.
+        Raises the error that the node answered with, as one of `function`, or
+        NodeLost.
         """
         link = link or self.links.entry
         if link is None:
@@ -366,7 +372,7 @@ class Client:
         finally:
             self._asks.pop(message.id, None)
         if isinstance(answer, Failed):
-            name = getattr(message, "function", type(message).__name__)
+            name = function or getattr(message, "function", type(message).__name__)
             raise error_of(answer, answer_parts, function=name)
         return answer, answer_parts
 

@@ -34,7 +34,9 @@ def error_of(
             from mpreg_nb.wire.payload import remote_error
 
             whole = parts or (failed.payload,)
-            return remote_error(whole, function=function, node=failure.node)
+            error = remote_error(whole, function=function, node=failure.node)
+            vars(error)["argument_types"] = failure.argument_types
+            return error
         case "no_route":
             return NoRoute(
                 function,

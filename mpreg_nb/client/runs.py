@@ -35,6 +35,7 @@ class RunRecord:
     link: Connection
     writer: Writer
     on_change: Callable[["RunRecord"], None]
+    functions: dict[str, str] = field(default_factory=dict)  # step -> its function
     status: RunStatus = "running"
     duration_ms: float = 0.0
     lost: Exception | None = None  # why nothing more will be heard of it
@@ -80,6 +81,7 @@ class ClientRuns:
             link=entry,
             writer=writer,
             on_change=on_change,
+            functions={plan.name: plan.function for plan in request.steps},
         )
         self._open[request.id] = record
         entry.send(request, parts)
@@ -97,7 +99,9 @@ class ClientRuns:
         if record.lost is not None:
             raise record.lost
         fetch = StepFetch(id=self._client.new_id(), run=record.id, step=step)
-        answer, parts = await self._client.ask(fetch, link=record.link)
+        answer, parts = await self._client.ask(
+            fetch, link=record.link, function=record.functions.get(step, step)
+        )
         return unpack(parts or (answer.payload,), name=step)
 
     def receive(self, message: Any) -> bool:
