@@ -228,13 +228,10 @@ def latency_frame(
         )
     rows = []
     for key, histogram in sorted(merged(histograms, keys).items()):
-        p50, p95, p99 = (
-            histogram.get_value_at_percentile(percentile) / 1e3
-            for percentile in (50, 95, 99)
-        )
-        mean, longest = histogram.get_mean_value(), histogram.get_max_value()
+        percentiles = histogram.get_percentile_to_value_dict([50, 95, 99, 100])
+        measures_us = (_mean_us(histogram), *percentiles.values())
         count = histogram.get_total_count()
-        rows.append((*key, count, mean / 1e3, p50, p95, p99, longest / 1e3))
+        rows.append((*key, count, *(us / 1e3 for us in measures_us)))
     return frame({**dict.fromkeys(keys, TEXT), **PERCENTILES}, rows)
 
 
@@ -308,6 +305,22 @@ def plan_frame(rows: "Iterable[PlanRow]") -> "pd.DataFrame":
 
 
 # -------------------------------------------------------------------- pieces
+
+
+def _mean_us(histogram: "HdrHistogram") -> float:
+    # As get_mean_value of the library, which goes over all its empty places too.
+    total: int = histogram.get_total_count()
+    left, sum_us = total, 0.0
+    for index in range(histogram.counts_len):
+        count = histogram.get_count_at_index(index)
+        if count:
+            lowest_us = histogram.get_value_from_index(index)
+            highest_us = histogram.get_highest_equivalent_value(lowest_us)
+            sum_us += count * (lowest_us + highest_us) / 2
+            left -= count
+            if not left:
+                break
+    return sum_us / total
 
 
 def _present(snapshot: Snapshot) -> list[MemberRecord]:
