@@ -51,13 +51,20 @@ class ByValue:
         self.classes: list[type] = []  # that were written by value
         self.taken: dict[str, object] = {}  # variables of functions by value
         self.witnesses: list[classes.Witness] = []
+        self._locks: set[int] = set()  # ids of those that modules of the user's hold
 
     def reducer_override(self, obj: Any) -> Any:
         """Return how to write `obj`, where that is a matter of this module."""
         if isinstance(obj, type):
             return self._class(obj)
+        if isinstance(obj, types.ModuleType) and census.owns(obj.__name__):
+            self._free_locks(vars(obj))
+            return reduce_module(obj)
+        if id(obj) in self._locks:
+            return _LOCKS[type(obj)], ()
         if isinstance(obj, types.FunctionType):
             if census.owns(obj.__module__):
+                self._free_locks(obj.__globals__)
                 reduced: Any = self.reduce_function(obj)
             else:
                 reduced = super().reducer_override(obj)  # type: ignore[misc]
@@ -65,6 +72,10 @@ class ByValue:
                 self._note(obj, reduced[2][1])
             return reduced
         return NotImplemented
+
+    def _free_locks(self, space: dict[str, Any]) -> None:
+        """Let locks of a module go as new ones, as if it were imported there."""
+        self._locks.update(id(x) for x in space.values() if type(x) in _LOCKS)
 
     def _note(self, function: types.FunctionType, state: dict[str, Any]) -> None:
         """Remember which variables `function` takes from around it."""
@@ -96,6 +107,7 @@ class ByValue:
         if self.form is Form.APART:
             return self._apart(cls, self._pack(cls))
         make, args, content, _, _, setter = reduced
+        content[0].pop("__slotnames__", None)  # copyreg leaves it when it pickles
         # Without cloudpickle's own mark, which is another one for each new class.
         args = (*args[:-2], None, args[-1])
         key, revision = ("", "") if self.form is Form.NAMELESS else self.identify(cls)
@@ -174,34 +186,23 @@ def _reduce_missing(_: object) -> Any:
     return getattr, (dataclasses, "MISSING")
 
 
-_LOCKS = {type(threading.Lock()): "Lock", type(threading.RLock()): "RLock"}
+_LOCKS = {
+    type(threading.Lock()): threading.Lock,
+    type(threading.RLock()): threading.RLock,
+}
 _LOADED = ("__builtins__", "__loader__", "__spec__", "__cached__")
 
 
-class _NewLock(str):
-    """Stands for a lock of a module, by the name of its kind."""
-
-    __slots__ = ()
-
-
 def reduce_module(module: types.ModuleType) -> Any:
-    """Return how to write a module: by value where it is the user's own."""
-    if not census.owns(module.__name__):
-        return None
+    """Return how to write a module of the user's own."""
     content = {
-        name: _NewLock(_LOCKS[type(value)]) if type(value) in _LOCKS else value
-        for name, value in vars(module).items()
-        if name not in _LOADED
+        name: value for name, value in vars(module).items() if name not in _LOADED
     }
-    place = (module.__name__,)
-    return types.ModuleType, place, content, None, None, fill_module
+    return types.ModuleType, (module.__name__,), content, None, None, fill_module
 
 
 def fill_module(module: types.ModuleType, content: dict[str, Any]) -> None:
-    """Give a module its content, with locks that nobody holds."""
-    for name, value in content.items():
-        if isinstance(value, _NewLock):
-            content[name] = getattr(threading, value)()
+    """Give a module its content. Pickles call this."""
     vars(module).update(content)
 
 

@@ -74,9 +74,9 @@ def captures(
 
 def _is_code(value: object) -> bool:
     code = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, type)
-    # Decorated functions count as what they wrap, typing constructs as types.
+    # Decorated functions count as what they wrap; of locks only new ones travel.
     return (
         isinstance(value, code)
         or hasattr(value, "__wrapped__")
-        or type(value).__module__ == "typing"
+        or type(value).__module__ in ("typing", "_thread")
     )

@@ -1,8 +1,8 @@
 """Which modules are shipped by value: those beside the notebook, not installed.
 
-A module counts as installed when its file is where installers put files: under
-the standard library, a site directory, or a directory that a `.pth` file or an
-editable install names. Everything else that was imported from a file is taken to
+A module counts as installed when its file is where installers put files, under
+the standard library or a site directory, or where a `.pth` file or an editable
+install says that it is found. Everything else that was imported from a file is taken to
 be the user's own, which other machines cannot import.
 """
 
@@ -60,7 +60,14 @@ def is_own(name: str, module: ModuleType) -> bool:
         path = next((os.path.join(p, "x.py") for p in where["__path__"]), None)
     if not isinstance(path, str) or not path.endswith(_SOURCE_SUFFIXES):
         return False
-    return not is_installed_file(os.path.realpath(path))
+    path = os.path.realpath(path)
+    return not is_installed_file(path) and not _is_found(name, path)
+
+
+def _is_found(name: str, path: str) -> bool:
+    """Whether workers find a file under the name that it was imported by here."""
+    place = name.replace(".", os.sep)
+    return any(path.startswith(os.path.join(root, place)) for root in named_roots())
 
 
 @lru_cache(maxsize=1000)
@@ -73,15 +80,25 @@ def is_installed_file(path: str) -> bool:
 
 @lru_cache(maxsize=1)
 def installed_roots() -> tuple[str, ...]:
-    """Return the directories under which modules are installed, each with a slash."""
+    """Return the directories that hold nothing but what is installed."""
     paths = sysconfig.get_paths()
     roots = {paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-    places = {*site.getsitepackages(), site.getusersitepackages()}
-    for place in places:
-        roots.update(_named_by_pth(place))
-    roots |= places
-    roots.update(_editable())
-    return tuple(sorted(os.path.realpath(root) + os.sep for root in roots if root))
+    return tuple(sorted(os.path.realpath(root) + os.sep for root in roots | _sites()))
+
+
+@lru_cache(maxsize=1)
+def named_roots() -> tuple[str, ...]:
+    """Return the directories of the user's that installed files point to.
+
+    A notebook may stand in one of these too: only what can be imported from there
+    is installed.
+    """
+    roots = {root for place in _sites() for root in _named_by_pth(place)}
+    return tuple(sorted(map(os.path.realpath, roots.union(_editable()))))
+
+
+def _sites() -> set[str]:
+    return {*site.getsitepackages(), site.getusersitepackages()}
 
 
 def _named_by_pth(place: str) -> Iterator[str]:

@@ -11,7 +11,6 @@ that knows cloudpickle.
 
 import pickle
 import sys
-import types
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
@@ -186,11 +185,6 @@ def expect_class(
     return classes.expect(cls, key, revision, lambda: make(*args))
 
 
-def _reduce_module(module: types.ModuleType) -> Any:
-    reduce = cloudpickle.Pickler.dispatch_table[types.ModuleType]
-    return by_value.reduce_module(module) or reduce(module)
-
-
 class Pickler(ByValue, cloudpickle.Pickler):  # type: ignore[misc]
     """Writes anything that can travel at all."""
 
@@ -199,8 +193,7 @@ class Pickler(ByValue, cloudpickle.Pickler):  # type: ignore[misc]
     reduce_class = staticmethod(reductions._dynamic_class_reduce)
     reduce_function = cloudpickle.Pickler._dynamic_function_reduce
     dispatch_table: ClassVar = ChainMap(
-        {**by_value.REDUCERS, types.ModuleType: _reduce_module},
-        cloudpickle.Pickler.dispatch_table,
+        by_value.REDUCERS, cloudpickle.Pickler.dispatch_table
     )
 
 

@@ -30,6 +30,7 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
     filename: str
     name: str
     qualified_name: str
+    first_line: int  # of the function
     line: int
     last_line: int | None = None
     column: int | None = None
@@ -52,8 +53,9 @@ def frames(traceback: types.TracebackType | None) -> tuple[Frame, ...]:
 def _frame(code: types.CodeType, traceback: types.TracebackType) -> Frame:
     at = islice(code.co_positions(), traceback.tb_lasti // 2, None)
     start, end, column, end_column = next(at, (None, None, None, None))
-    line = traceback.tb_lineno or start or code.co_firstlineno
-    place = (code.co_filename, code.co_name, code.co_qualname, line)
+    first = code.co_firstlineno
+    line = traceback.tb_lineno or start or first
+    place = (code.co_filename, code.co_name, code.co_qualname, first, line)
     if start != line:
         return Frame(*place)
     return Frame(*place, end, column, end_column)
@@ -114,7 +116,7 @@ def _stand(place: Frame) -> tuple[types.FrameType, int]:
         co_filename=place.filename,
         co_name=place.name,
         co_qualname=place.qualified_name,
-        co_firstlineno=place.line,
+        co_firstlineno=place.first_line,
         co_linetable=_line_table(place, len(_raise.__code__.co_code) // 2),
     )
     stub = types.FunctionType(code, {"__name__": "", "_Stop": _Stop})
@@ -135,16 +137,18 @@ def _line_table(place: Frame, instructions: int) -> bytes:
     Objects/locations.md: kind 14 has all columns, kind 13 none.
     """
     if place.last_line is None or place.column is None or place.last_column is None:
-        kind, numbers = 13, _signed(0)
+        kind, columns = 13, b""
     else:
         below = _number(place.last_line - place.line)
-        columns = _number(place.column + 1) + _number(place.last_column + 1)
-        kind, numbers = 14, _signed(0) + below + columns
+        columns = below + _number(place.column + 1) + _number(place.last_column + 1)
+        kind = 14
     table = b""
+    down = place.line - place.first_line  # from the entry before
     while instructions > 0:
         count = min(8, instructions)
-        table += bytes((0x80 | kind << 3 | count - 1,)) + numbers
+        table += bytes((0x80 | kind << 3 | count - 1,)) + _signed(down) + columns
         instructions -= count
+        down = 0
     return table
 
 
