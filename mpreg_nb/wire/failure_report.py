@@ -34,8 +34,8 @@ def argument_types(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str,
 def execution_failed(command: str, error: str, types: Iterable[str]) -> str:
     """Return the line about a function that raised; `error` is "Class: message".
 
-    >>> print(execution_failed("sum", "TypeError: no", ["str", "list"]))
-    Function execution failed: command=sum, error=TypeError: no, args_types=['str', 'list']
+    >>> print(execution_failed("add", "KeyError: 1", ["str", "set"]))
+    Function execution failed: command=add, error=KeyError: 1, args_types=['str', 'set']
     """
     told = shortened(error, LONGEST_REPORT)
     return one_line(

@@ -18,7 +18,7 @@ from msgspec import Meta, Raw
 
 from mpreg_nb.names import check_name, check_resources
 from mpreg_nb.wire.json_values import pack_json_call
-from mpreg_nb.wire.mentions import mention
+from mpreg_nb.wire.mentions import Others, mention
 
 T = TypeVar("T")
 RequestName: TypeAlias = (
@@ -160,7 +160,7 @@ def _step(command: Command, names: Collection[str], u: RequestName) -> JsonStep:
         name = check_name("command", command.name)
         function = check_name("function", command.fun)
         resources = check_resources(command.locs)
-        others = _Others(names, name)
+        others = Others(names, name)
         found = (mention(text, others) for text in _strings([args, command.kwargs]))
         inputs = tuple(dict.fromkeys(one[0] for one in found if one is not None))
         payload = pack_json_call(args, command.kwargs, inputs)
@@ -175,19 +175,6 @@ def _step(command: Command, names: Collection[str], u: RequestName) -> JsonStep:
         payload=payload,
         inputs=inputs,
     )
-
-
-class _Others:
-    """All names but one: a command never refers to itself."""
-
-    __slots__ = ("_me", "_names")
-
-    def __init__(self, names: Collection[str], me: str) -> None:
-        self._names = names
-        self._me = me
-
-    def __contains__(self, name: object) -> bool:
-        return name != self._me and name in self._names
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -4,7 +4,7 @@ So it is in MPREG's commands: "step1" means the result of the command of that
 name, "step1.rows.first" a field of it. In workflows a string is only a string.
 """
 
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 from mpreg_nb.names import LONGEST_NAME
 
@@ -25,3 +25,16 @@ def mention(text: str, names: Container[str]) -> tuple[str, tuple[str, ...]] | N
             return text[:dot], tuple(text[dot + 1 :].split("."))
         dot = text.rfind(".", 0, dot)
     return None
+
+
+class Others:
+    """All names but one: a command never refers to itself."""
+
+    __slots__ = ("_me", "_names")
+
+    def __init__(self, names: Collection[str], me: str) -> None:
+        self._names = names
+        self._me = me
+
+    def __contains__(self, name: object) -> bool:
+        return name != self._me and name in self._names
