@@ -178,7 +178,7 @@ class Crew:
             self._interrupted.discard(task.job.id)
         if interrupted:
             return self._answers.cancelled(task.job, begun=True)
-        return self._answers.failed(task.job, error)
+        return self._answers.failed(task.job, error, given=task.given)
 
     # --------------------------------------------------------------------- loop
 

@@ -1,10 +1,11 @@
 """One job: arguments unpacked, function called, answer packed."""
 
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from mpreg_nb.errors import MpregError, NotPicklable
 from mpreg_nb.settings import INLINE_BYTES
+from mpreg_nb.wire.failure_report import argument_types
 from mpreg_nb.wire.frames import frame, sizes
 from mpreg_nb.wire.jobs import Done, Job, JobFailed
 from mpreg_nb.wire.json_values import pack_json, unpack_json_call
@@ -16,15 +17,13 @@ from mpreg_nb.wire.payload import (
 )
 from mpreg_nb.wire.raised import message_of, raised_class, type_names
 from mpreg_nb.worker.capture import PrintingCall
-from mpreg_nb.worker.inbox import Task
+from mpreg_nb.worker.inbox import Arguments, Task
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Buffer, Parts
 
 Frames: TypeAlias = "list[Buffer]"
 """A message and its parts, ready to be written."""
-
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def call_of(job: Job) -> PrintingCall:
@@ -36,12 +35,17 @@ def call_of(job: Job) -> PrintingCall:
 
 
 def arguments(task: Task) -> Arguments:
-    """Return what to call the function with.
+    """Return what to call the function with; the task keeps it for its failure.
 
     Raises:
         NotPicklable: they cannot be rebuilt here.
         LookupError: they refer to a part of a result that is not there.
     """
+    task.given = _unpacked(task)
+    return task.given
+
+
+def _unpacked(task: Task) -> Arguments:
     job, parts = task.job, task.parts
     if not job.inputs and not job.json:
         args, kwargs = unpack(parts or (job.payload,), name="the arguments")
@@ -101,8 +105,9 @@ class Answers:
         *,
         kind: str = "application",
         executed: str = "yes",
+        given: Arguments = ((), {}),
     ) -> Frames:
-        """Return the answer with an exception."""
+        """Return the answer with an exception, raised for the arguments `given`."""
         text = message_of(error)
         name = raised_class(error).__name__
         parts = pack_exception(error)
@@ -116,6 +121,7 @@ class Answers:
             payload=bytes(parts[0]) if inline else b"",
             sizes=() if inline else sizes(parts),
             run_us=run_ns // 1000,
+            argument_types=argument_types(*given),
         )
         return [frame(message)] if inline else [frame(message), *parts]
 

@@ -3,16 +3,19 @@
 import os
 import socket
 from collections import deque
+from typing import Any, TypeAlias
 
 from mpreg_nb.wire.frames import FrameReader, Received
 from mpreg_nb.wire.jobs import ID_BYTES, Job, Setup, ToWorker
 from mpreg_nb.worker.code import Codes, KeptCode
 
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
 
 class Task:
     """A job with its parts and its code."""
 
-    __slots__ = ("code", "job", "number", "parts")
+    __slots__ = ("code", "given", "job", "number", "parts")
 
     def __init__(
         self, job: Job, parts: tuple[bytearray, ...], code: KeptCode, number: int
@@ -21,6 +24,7 @@ class Task:
         self.parts = parts
         self.code = code
         self.number = number
+        self.given: Arguments = ((), {})  # once they are unpacked
 
 
 class Inbox:

@@ -118,7 +118,7 @@ class Solo:
     def _broken(self, task: Task, error: BaseException, run_ns: int) -> Frames:
         if self._interrupted:
             return self._answers.cancelled(task.job, begun=True, run_ns=run_ns)
-        return self._answers.failed(task.job, error, run_ns)
+        return self._answers.failed(task.job, error, run_ns, given=task.given)
 
     def _answer(self, frames: Frames, now_ns: int) -> None:
         waiting, outbox = self._inbox.waiting, self._outbox
