@@ -361,9 +361,7 @@ class Client:
         Raises the error that the node answered with, as one of `function`, or
         NodeLost.
         """
-        link = link or self.links.entry
-        if link is None:
-            raise NodeLost("of the link", "there is no link now", executed="no")
+        link = link or await self.links.any_entry()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asks[message.id] = (link, future)
         link.send(message, parts)
@@ -378,7 +376,13 @@ class Client:
 
     async def snapshot(self) -> Snapshot:
         """Return what the node of the entry knows now."""
-        answer, _ = await self.ask(Watch(id=self._ids.next()))
+        for tries_left in (2, 1, 0):
+            try:
+                answer, _ = await self.ask(Watch(id=self._ids.next()))
+                break
+            except NodeLost:  # the next node knows as much
+                if not tries_left:
+                    raise
         snapshot: Snapshot = answer
         self._take(snapshot)
         return snapshot

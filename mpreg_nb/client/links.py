@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from mpreg_nb.errors import NodeLost, NotTrusted
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport.connection import Connection
-from mpreg_nb.transport.dial import DialFailed, dial
+from mpreg_nb.transport.dial import DialFailed, dial, shown
 from mpreg_nb.transport.token import Token
 
 RECONNECT_S = 10.0
@@ -53,6 +53,7 @@ class Links:
         self._reconnect: asyncio.Task[None] | None = None
         self._cluster_id = ""
         self._closed = False
+        self._entry_there = asyncio.Event()
         self.entry: Connection | None = None
 
     async def open(self, urls: Sequence[str], timeout_s: float = RECONNECT_S) -> None:
@@ -75,7 +76,7 @@ class Links:
                 return
             if time.monotonic() >= until:
                 raise NodeLost(
-                    f"at {', '.join(urls)}", reason or "no url given", executed="no"
+                    f"at {', '.join(map(shown, urls))}", reason, executed="no"
                 )
             await asyncio.sleep(REDIAL_S)  # between rounds; nothing tells of a start
 
@@ -88,6 +89,20 @@ class Links:
             task = asyncio.ensure_future(self._reach(node, tuple(urls)))
             self._dials[node] = task
         return None
+
+    async def any_entry(self) -> Connection:
+        """Return the link of the entry, waiting a while if it is looked for.
+
+        Raises:
+            NodeLost: there is none in time.
+        """
+        try:
+            await asyncio.wait_for(self._entry_there.wait(), RECONNECT_S)
+        except TimeoutError:
+            pass
+        if self.entry is None:
+            raise NodeLost("of the link", "no node can be reached", executed="no")
+        return self.entry
 
     @property
     def open_links(self) -> tuple[str, ...]:
@@ -147,15 +162,14 @@ class Links:
         node = link.peer.name
         if self._links.get(node) is link:
             del self._links[node]
+        # First another entry, then the loss: what is sent again needs a link.
+        if link is self.entry:
+            self.entry = None
+            self._entry_there.clear()
+            if self._links and not self._closed:
+                self._make_entry(next(iter(self._links.values())))
         self._on_lost(link, reason)
-        if link is not self.entry:
-            return
-        self.entry = None
-        if self._closed:
-            return
-        if self._links:
-            self._make_entry(next(iter(self._links.values())))
-        else:
+        if self.entry is None and not self._closed and self._reconnect is None:
             self._reconnect = asyncio.ensure_future(self._look_again())
 
     async def _look_again(self) -> None:
@@ -163,7 +177,10 @@ class Links:
             await self.open(self._known_urls())
         except (NodeLost, NotTrusted) as error:
             self._on_cut_off(str(error))
+        finally:
+            self._reconnect = None
 
     def _make_entry(self, link: Connection) -> None:
         self.entry = link
+        self._entry_there.set()
         self._on_entry(link)

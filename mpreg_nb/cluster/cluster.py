@@ -295,7 +295,9 @@ class Cluster(Shown):
             plain = self._functions.get((id(function), key))
             if plain is not None:
                 return plain[1], plain[2]
-            made = Function(function, cluster=lambda: self)
+            # Only its version matters here: it is called by the object, not by name.
+            name_ = "lambda" if key == "<lambda>" else None
+            made = Function(function, name=name_, cluster=lambda: self)
             name, options = self._ship(made)
             self._functions[id(function), key] = (function, name, options)
             return name, options

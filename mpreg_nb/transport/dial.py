@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal, cast
+from urllib.parse import urlsplit
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidURI
@@ -39,11 +40,20 @@ CONNECT_TIMEOUT_S = 3.0
 UNAVAILABLE = b"503"
 
 
+def shown(url: str) -> str:
+    """Return the host of `url`: ports change from run to run, messages should not.
+
+    >>> shown("ws://10.0.0.5:7400")
+    '10.0.0.5'
+    """
+    return urlsplit(url).hostname or url
+
+
 class DialFailed(MpregError, ConnectionError):
     """There is no link to `url`; `kind` says why, `detail` in words."""
 
     def __init__(self, kind: FailureKind, url: str, detail: str) -> None:
-        super().__init__(f"no link to {url}: {detail}")
+        super().__init__(f"no link to {shown(url)}: {detail}")
         self.kind: FailureKind = kind
         self.url = url
         self.detail = detail
@@ -112,7 +122,7 @@ async def dial(
         raise DialFailed("timed_out", url, detail) from error
     except ssl.SSLError as error:
         raise NotTrusted(
-            f"{url} did not show a certificate to trust: {error.reason}"
+            f"{shown(url)} did not show a certificate to trust: {error.reason}"
         ) from error
     except OSError as error:
         if isinstance(error, MpregError):
@@ -208,7 +218,7 @@ class Departure(asyncio.Protocol):
         if self._websocket.handshake_exc is not None or not answers or rest:
             code = ascii(status[0].decode("latin-1"))[:5] if status else "none"
             raise NotTrusted(
-                f"what answers at {self._url} did not let us in as a node would "
+                f"what answers at {shown(self._url)} did not let us in as a node would "
                 f"(HTTP status {code}). Is that a node, and may this role dial it?"
             )
         answer = cast(Response, answers[0])  # what a dialler gets first
@@ -216,13 +226,13 @@ class Departure(asyncio.Protocol):
             welcome = read_welcome(answer.headers)
         except Refused as error:
             raise NotTrusted(
-                f"what answers at {self._url} gave no proof of the token"
+                f"what answers at {shown(self._url)} gave no proof of the token"
             ) from error
         right = listener_proof(self._token, self._hello, replace(welcome, proof=b""))
         if not proves(welcome.proof, right):
             raise NotTrusted(
-                f"the node at {self._url} has another token than {self._token.source}. "
-                "Carry its token here: mpreg-nb token show"
+                f"the node at {shown(self._url)} has another token than "
+                f"{self._token.source}. Carry its token here: mpreg-nb token show"
             )
         self._check_expected("cluster", self._hello.cluster_id, welcome.cluster_id)
         self._check_expected("node", self._hello.node_name, welcome.node_name)

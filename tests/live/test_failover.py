@@ -69,11 +69,13 @@ def test_idempotent_call_on_a_killed_node_is_run_again_elsewhere(
             time.sleep(0.01)
         return str(os.getppid())
 
+    folder = tmp_path / "seen"
+    folder.mkdir()
     function = cluster.register(where, idempotent=True)
-    future = function.submit(str(tmp_path))
-    while not list(tmp_path.iterdir()):
+    future = function.submit(str(folder))
+    while not list(folder.iterdir()):
         os.sched_yield()
-    (first,) = tmp_path.iterdir()
+    (first,) = folder.iterdir()
 
     os.kill(int(first.name), signal.SIGKILL)
 
