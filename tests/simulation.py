@@ -290,16 +290,10 @@ class SimNode:
 class Simulation:
     """Processes, the network between them, and the clock."""
 
-    def __init__(
-        self,
-        seed: int,
-        profile: ProfileName = "lan",
-        *,
-        settings: SwimSettings | None = None,
-    ) -> None:
+    def __init__(self, seed: int, settings: SwimSettings) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
-        self.settings = settings or PROFILES[profile]
+        self.settings = settings
         self.now = START_S
         self.processes: list[SimNode] = []
         self.current: dict[str, SimNode] = {}  # name -> its latest process
@@ -313,6 +307,13 @@ class Simulation:
         self._serial = 0
         self._listening: dict[str, SimNode] = {}
         self._ports = 7400
+
+    def reseed(self, seed: int) -> None:
+        """Go on with other dice."""
+        self.seed = seed
+        self.rng.seed(seed)
+        for node in self.processes:
+            node.rng.seed(self.rng.random())
 
     # ------------------------------------------------------------------ time
 
@@ -490,33 +491,26 @@ class Simulation:
         return all(set(node.swim.alive) == names for node in self.running)
 
 
-def reseeded(sim: Simulation, seed: int) -> Simulation:
-    """Return a copy of `sim` that goes on with other dice."""
-    copy: Simulation = pickle.loads(pickle.dumps(sim))
-    copy.seed = seed
-    copy.rng.seed(seed)
-    for node in copy.processes:
-        node.rng.seed(copy.rng.random())
-    return copy
-
-
 @cache
-def _settled(count: int, profile: ProfileName) -> bytes:
-    sim = Simulation(0, profile)
+def _settled(count: int, settings: SwimSettings) -> bytes:
+    sim = Simulation(0, settings)
     seed_url = sim.start("n000").url
     for number in range(1, count):
         sim.run(0.02)
         sim.start(f"n{number:03}", [seed_url])
     took_s = sim.run_until(sim.is_whole, 60.0)
     assert took_s < 60.0
-    sim.run(40.0 if profile == "lan" else 20.0)  # all news told, all dials made
+    sim.run(40 * settings.period_s)  # all news told, all dials made
     sim.events.clear()
     return pickle.dumps(sim)
 
 
-def settled(count: int, profile: ProfileName, seed: int) -> Simulation:
+def settled(
+    count: int, profile: ProfileName | SwimSettings = "lan", seed: int = 0
+) -> Simulation:
     """Return a quiet cluster of `count` nodes, whose dice are those of `seed`."""
-    sim: Simulation = pickle.loads(_settled(count, profile))
-    copy = reseeded(sim, seed)
-    copy.run(copy.rng.random() * copy.settings.period_s)
-    return copy
+    settings = PROFILES[profile] if isinstance(profile, str) else profile
+    sim: Simulation = pickle.loads(_settled(count, settings))
+    sim.reseed(seed)
+    sim.run(sim.rng.random() * settings.period_s)
+    return sim

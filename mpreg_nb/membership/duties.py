@@ -53,9 +53,9 @@ class Duties:
     @property
     def deadline(self) -> float:
         """When something is due."""
-        due_s = min(
-            self._sync_at_s, self._redial_at_s, self._house_at_s, self._seeds.deadline
-        )
+        due_s = self._house_at_s
+        if not self._beliefs.own.is_leaving:
+            due_s = min(due_s, self._sync_at_s, self._redial_at_s, self._seeds.deadline)
         if len(self._links) and len(self._beliefs.news):
             return min(due_s, self._gossip_at_s)
         return due_s
@@ -72,7 +72,6 @@ class Duties:
         if self._gossip_at_s <= now and len(self._beliefs.news):
             effects += self._gossip(now)
         if self._beliefs.own.is_leaving:
-            self._sync_at_s = self._redial_at_s = math.inf
             return effects
         if self._sync_at_s <= now:
             effects += self.compare(now)

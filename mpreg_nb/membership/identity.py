@@ -21,7 +21,11 @@ from mpreg_nb.wire.gossip import (
 )
 
 SETTLING_PERIODS = 10
-"""For so long after its join a process still gives way to its own name's past."""
+"""For so long after its join a process is a newcomer to its name."""
+
+NEWCOMER_RAISES, SETTLED_RAISES = 2, 3
+"""How often a process outbids another of its name. The dead do not bid again: who
+does is alive, and the one that has bid most often without success gives way."""
 
 
 class Identity:
@@ -44,6 +48,7 @@ class Identity:
         self._news = news
         self._health = health
         self._settling_s = SETTLING_PERIODS * period_s
+        self._raises: dict[bytes, int] = {}  # against which epoch, how often
 
     @property
     def joined(self) -> bool:
@@ -77,8 +82,8 @@ class Identity:
     def hear(self, verdict: Verdict, sender: NodeName, now: float) -> list[Effect]:
         """Take in what is said of a process with this node's name.
 
-        Of this process: refute it. Of one before it: outrank that. Of one that
-        outranks a process which has long been a member: give way.
+        Of this process: refute it. Of another: outrank it, since mostly that is
+        dead; if it keeps outranking this one it is alive, and has the name.
         """
         me = self.record
         if is_same_process(me, verdict):
@@ -90,11 +95,14 @@ class Identity:
             return self._show(sender)
         if precedence(verdict) < precedence(me):
             return self._show(sender)
-        is_newcomer = not self.joined or now - self.joined_at_s < self._settling_s
-        if is_newcomer or verdict.state > MemberState.SUSPECT:
-            self._raise(generation=verdict.generation + 1)
-            return self._show(sender)
-        return [Tell(Replaced(verdict.generation))]
+        if verdict.state <= MemberState.SUSPECT:
+            raises = self._raises.get(verdict.epoch, 0)
+            is_settled = now - self.joined_at_s >= self._settling_s
+            if raises >= (SETTLED_RAISES if is_settled else NEWCOMER_RAISES):
+                return [Tell(Replaced(verdict.generation))]
+            self._raises[verdict.epoch] = raises + 1
+        self._raise(generation=verdict.generation + 1)
+        return self._show(sender)
 
     def _raise(self, **larger: int) -> None:
         self.record = replace(self.record, **larger)

@@ -87,6 +87,10 @@ class SwimSettings:
     """A gap of more than this many periods between two events of the machine means
     that the process itself stood still."""
 
+    lag_share: float = 0.5
+    """Lateness of the own event loop that counts as illness, in ack timeouts: what
+    fell due meanwhile is put off, since its answer may wait unread."""
+
     claim_patience_s: float = 1.0
     """How long the holder of a name has to answer before a newcomer gets it."""
 

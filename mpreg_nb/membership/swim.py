@@ -55,9 +55,6 @@ from mpreg_nb.wire.gossip import (
     Offer,
 )
 
-LAG_SHARE = 0.5
-"""Of the ack timeout: an event loop this late makes others look silent."""
-
 
 class Swim:
     """The membership of one node. It never reads a clock and never does I/O.
@@ -210,7 +207,7 @@ class Swim:
     def loop_lag(self, lag_s: float, now: float) -> list[Effect]:
         """Take in by how much the event loop was late, as the driver measured."""
         effects = self._wake(now)
-        if lag_s > LAG_SHARE * self._settings.ack_timeout_s:
+        if lag_s > self._settings.lag_share * self._settings.ack_timeout_s:
             self._lagged(now)
         return self._done(effects, now)
 
@@ -320,7 +317,7 @@ class Swim:
             self._health.worsen()
             self._claims.postpone(now + self._settings.claim_patience_s)
             return [Tell(Paused(gap_s)), *self._duties.compare(now)]
-        if late_s > LAG_SHARE * self._settings.ack_timeout_s:
+        if late_s > self._settings.lag_share * self._settings.ack_timeout_s:
             self._lagged(now)
             until = now + self._settings.ack_timeout_s
             self._detector.probes.postpone(until)
