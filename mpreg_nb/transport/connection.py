@@ -307,14 +307,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _write_protocol(self) -> None:
         for data in self._protocol.data_to_send():
-            if self._transport.is_closing():
-                return
-            if data:
-                self._outflow.write(data)
-            elif self._transport.can_write_eof():
-                self._transport.write_eof()
-            else:  # TLS has no half-closed state
-                self._transport.close()
+            self._outflow.write(data)
 
     def _end(self) -> None:
         self._open = False

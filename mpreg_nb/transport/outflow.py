@@ -80,9 +80,16 @@ class Outflow:
                 self._on_stuck(f"{self.backlog_bytes} bytes wait to be read")
 
     def write(self, data: bytes) -> None:
-        """Write bytes that are frames already."""
-        self.bytes += len(data)
-        self._transport.write(data)
+        """Write what websockets made by itself; no bytes mean the end of all."""
+        if self._transport.is_closing():
+            return
+        if data:
+            self.bytes += len(data)
+            self._transport.write(data)
+        elif self._transport.can_write_eof():
+            self._transport.write_eof()  # a close could cut off what went before
+        else:  # TLS has no half-closed state
+            self._transport.close()
 
     def stop(self) -> None:
         """Write nothing any more and let go of all that waits."""
@@ -95,6 +102,8 @@ class Outflow:
     def pause(self) -> None:
         """Hold fragments back; the transport has enough."""
         self._paused = True
+        if self._stopped:
+            return
         self._drain_timer = self._loop.call_later(self._drain_s, self._stuck)
 
     def resume(self) -> None:

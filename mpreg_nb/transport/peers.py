@@ -154,8 +154,8 @@ class Peers:
         `on_open` of a dial to a node whose name was not known.
         """
         key = (connection.peer.name, connection.peer.lane)
-        self._opened_s[connection] = asyncio.get_running_loop().time()
         self._on_open(connection)
+        self._opened_s[connection] = asyncio.get_running_loop().time()
         connection.on_lost = self._lost
         current = self._links.get(key)
         if current is None or not self._is_kept(current, connection):
@@ -216,14 +216,19 @@ class Peers:
         if self._attempts.get(attempt.key) is not attempt:
             return
         del self._attempts[attempt.key]
-        error: _Failure = DialFailed("refused", node, "no address of it is known")
+        error: BaseException = DialFailed("refused", node, "no address is known")
         if task.cancelled():
             error = DialFailed("refused", node, "the dial was given up")
+        elif fault := task.exception():  # of ours or the owner's, not of the node
+            error = fault
+            context = {"message": f"the dial to {node} failed", "exception": fault}
+            task.get_loop().call_exception_handler(context)
         elif failures := task.result():
             error = min(failures, key=lambda one: _WORST_FIRST.index(_kind(one)))
         attempt.link.set_exception(error)
         attempt.link.exception()  # there may be no waiter to look at it
-        self._on_failed(node, lane, _kind(error), str(error))
+        if isinstance(error, DialFailed | NotTrusted):
+            self._on_failed(node, lane, _kind(error), str(error))
         for message, parts in attempt.queue:
             self._on_unsent(node, lane, message, parts, str(error))
 
