@@ -22,7 +22,8 @@ from mpreg_nb.bench.rows import (
     mapped_per_s,
     same,
 )
-from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.starting import up
 from mpreg_nb.transport.token import load_token

@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import write_to_streams
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.wire.messages import RunStart, StepPlan

@@ -9,22 +9,23 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.client.calls import ActiveCall, ClientCalls, OnOutput, Outcome
 from mpreg_nb.client.failures import error_of
 from mpreg_nb.client.future import Future, Undecoded
-from mpreg_nb.client.journal import CallRow, Journal
+from mpreg_nb.client.journal import Journal
 from mpreg_nb.client.links import Links
 from mpreg_nb.client.mirror import Mirror
+from mpreg_nb.client.options import PLAIN, CallOptions
 from mpreg_nb.client.output import current_writer
+from mpreg_nb.client.registrations import Registrations
 from mpreg_nb.client.runs import ClientRuns
+from mpreg_nb.client.settling import settle
 from mpreg_nb.errors import MpregError, NodeLost, PayloadTooLarge
 from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.builtins import BUILTINS
 from mpreg_nb.wire.codec import Buffer, Parts
 from mpreg_nb.wire.gossip import MemberState, Offer
 from mpreg_nb.wire.ids import Ids
@@ -33,8 +34,6 @@ from mpreg_nb.wire.messages import (
     Failed,
     Failure,
     Leave,
-    Register,
-    Registered,
     Reply,
     Snapshot,
     Watch,
@@ -42,28 +41,12 @@ from mpreg_nb.wire.messages import (
 from mpreg_nb.wire.payload import pack, size_bytes, unpack
 
 if TYPE_CHECKING:
-    from mpreg_nb.wire.payload import Shipped
+    pass
 
 WATCH_PERIOD_MS = 250
 """The node of the entry tells of changes at most this often."""
 
 _number = itertools.count(1)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallOptions:
-    """What narrows a call. Times in seconds; None: no limit."""
-
-    resources: frozenset[str] = frozenset()
-    node: str | None = None
-    timeout_s: float | None = None
-    wait_s: float = 0.0
-    version: str | None = None
-    holder: str | None = None
-    idempotent: bool = False
-
-
-PLAIN = CallOptions()
 
 
 class Client:
@@ -83,7 +66,6 @@ class Client:
         self._limits = limits or Limits()
         self._ids = Ids()
         self._asks: dict[bytes, tuple[Connection, asyncio.Future[Any]]] = {}
-        self._shipped: dict[str, tuple[Register, Parts]] = {}
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._first_snapshot = asyncio.Event()
         self.links = Links(
@@ -97,9 +79,10 @@ class Client:
             known_urls=self._known_urls,
         )
         self.calls = ClientCalls(
-            self.links, self.mirror, direct=direct, reregister=self._reregister
+            self.links, self.mirror, direct=direct, reregister=self._register_again
         )
         self.runs = ClientRuns(self)
+        self.registrations = Registrations(self)
 
     # --------------------------------------------------------------- life cycle
 
@@ -138,7 +121,7 @@ class Client:
         """
         began = time.perf_counter()
         payload, parts = self.inline(pack((args, kwargs), name=function))
-        options = self._resolved(function, options)
+        options = self.registrations.newest(function, options)
         return ActiveCall(
             id=self._ids.next(),
             function=function,
@@ -205,56 +188,7 @@ class Client:
         parts: tuple[Buffer, ...],
     ) -> None:
         """Set the result or the exception, and note the call in the journal."""
-        total_us = int((time.monotonic() - call.began) * 1e6) + call.pack_us
-        began = time.perf_counter()
-        status, node, value, error = "ok", "", None, None
-        if type(outcome) is Reply:
-            node = outcome.node
-            try:
-                if parts:
-                    value = Undecoded(parts)
-                else:
-                    value = unpack((outcome.payload,), name="result")
-                    if outcome.builtin:
-                        value = BUILTINS[call.function](*value[0], **value[1])
-                if parts and outcome.builtin:
-                    given, named = unpack(parts, name="result")
-                    value = BUILTINS[call.function](*given, **named)
-            except Exception as failed:  # noqa: BLE001 - unpickling runs user code
-                status, error = "unreadable", failed
-        else:
-            failed_outcome: Failed = outcome  # type: ignore[assignment]
-            node, status = failed_outcome.failure.node, failed_outcome.failure.kind
-            error = error_of(
-                failed_outcome,
-                parts,
-                function=call.function,
-                resources=call.resources,
-                node=call.node,
-                timeout_s=call.timeout_s or 0.0,
-            )
-        unpack_us = int((time.perf_counter() - began) * 1e6)
-        entry = "" if call.to or call.link is None else call.link.peer.name
-        self.journal.add(
-            CallRow(
-                call_id=call.id.hex(),
-                function=call.function,
-                node=node,
-                via="" if entry == node else entry,
-                status=status,
-                queued_us=outcome.queued_us,
-                run_us=outcome.run_us,
-                serialize_us=call.pack_us + unpack_us,
-                total_us=total_us + unpack_us,
-                sent_bytes=len(call.payload) + size_bytes(call.parts),
-                received_bytes=len(outcome.payload) + size_bytes(parts),
-                started_at=time.time() - total_us / 1e6,
-            )
-        )
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
+        settle(self.journal, future, call, outcome, parts)
 
     def inline(self, parts: Parts) -> tuple[bytes, tuple[Buffer, ...]]:
         """Return (payload, ()) for what travels inside a message, else (b"", parts)."""
@@ -267,86 +201,14 @@ class Client:
             raise PayloadTooLarge("what is sent", size, self._limits.max_payload_bytes)
         return b"", tuple(parts)
 
-    def _resolved(self, function: str, options: CallOptions) -> CallOptions:
-        """Name the newest version that this client knows, so that no older one runs.
+    # ---------------------------------------------------------------- questions
 
-        A function of a program's own process has a version of its own on each node
-        and stays unnamed, so that all of them may be chosen.
-        """
-        if options.version is not None or not self._shipped:
-            return options
-        newest = self.mirror.newest(function)
-        if newest is None or not newest.placed or newest.version not in self._shipped:
-            return options
-        return CallOptions(
-            resources=options.resources,
-            node=options.node,
-            timeout_s=options.timeout_s,
-            wait_s=options.wait_s,
-            version=newest.version,
-            holder=newest.origin,
-            idempotent=newest.idempotent,
-        )
-
-    # ---------------------------------------------------------------- functions
-
-    async def register(
-        self,
-        shipped: "Shipped",
-        name: str,
-        *,
-        resources: frozenset[str] = frozenset(),
-        idempotent: bool = False,
-        isolation: str = "process",
-    ) -> Registered:
-        """Place a function on every node that holds `resources`.
-
-        When this returns, no later call of this client runs an older version.
-        """
-        payload, parts = self.inline(shipped.parts)
-        request = Register(
-            id=self._ids.next(),
-            function=name,
-            version=shipped.version,
-            payload=payload,
-            resources=resources,
-            idempotent=idempotent,
-            isolation=isolation,  # type: ignore[arg-type]  # checked by Cluster
-            signature=shipped.signature,
-            doc=shipped.doc,
-        )
-        return await self._register(request, parts)
-
-    async def _register(self, request: Register, parts: Parts) -> Registered:
-        self._shipped[request.version] = (request, parts)
-        answer = await self.ask(request, parts)
-        registered: Registered = answer[0]
-        self.mirror.registered(registered.offer)
-        self.calls.routes_changed()
-        return registered
-
-    async def _reregister(self, version: str) -> bool:
-        """Register again what no node has any more, under its own name."""
-        known = self._shipped.get(version)
-        if known is None:
-            return False
-        request, parts = known
-        again = Register(
-            **{
-                field: getattr(request, field)
-                for field in request.__struct_fields__
-                if field != "id"
-            },
-            id=self._ids.next(),
-        )
-        await self._register(again, parts)
-        return True
+    async def _register_again(self, version: str) -> bool:
+        return await self.registrations.renew(version)
 
     def offer(self, function: str) -> Offer | None:
         """Return the newest registration of a name that this client knows of."""
         return self.mirror.newest(function)
-
-    # ---------------------------------------------------------------- questions
 
     async def ask(
         self,

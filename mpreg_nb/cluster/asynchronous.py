@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.card import Card
 from mpreg_nb.cluster.functions import Function, call_options
 from mpreg_nb.errors import NoCluster
@@ -105,7 +106,7 @@ class AsyncCluster:
             cluster=_blocking,
         )
         shipped = pack_function(made.local)
-        registered = await self.client.register(
+        registered = await self.client.registrations.register(
             shipped,
             made.name,
             resources=made.resources,

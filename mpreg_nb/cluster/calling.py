@@ -6,9 +6,10 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from mpreg_nb.client.calls import ActiveCall, Outcome
-from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future, Undecoded
 from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.functions import Function
 from mpreg_nb.names import check_name
 from mpreg_nb.wire.codec import Buffer

@@ -1,21 +1,22 @@
 """What the notebook holds: nodes, functions, calls and workflows of one cluster."""
 
-import asyncio
 import atexit
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ParamSpec, TypeVar, overload
 
-from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import current_writer
 from mpreg_nb.cluster import current
 from mpreg_nb.cluster.calling import Callee, Calling
-from mpreg_nb.cluster.card import Card
 from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
 from mpreg_nb.cluster.names import Names
 from mpreg_nb.cluster.nodes import LocalNodes
+from mpreg_nb.cluster.opening import open_client, seen
 from mpreg_nb.cluster.run import Run
+from mpreg_nb.cluster.shipping import Shipping
 from mpreg_nb.cluster.shown import Shown
 from mpreg_nb.cluster.spec import Wanted, difference, read_spec
 from mpreg_nb.cluster.workflows import Planner
@@ -52,17 +53,18 @@ class Cluster(Shown):
             NodeLost: nobody listens there.
         """
         self._nodes = nodes
-        self._functions: dict[tuple[int, str], tuple[Any, str, CallOptions]] = {}
         self._thread = LoopThread()
         self._down = False
         try:
-            self.client: Client = self._thread.run(_open(urls, token, direct))
+            self.client: Client = self._thread.run(open_client(urls, token, direct))
         except BaseException:
             self._thread.stop()
             raise
-        self.calling = Calling(self.client, self._thread, self._registered)
+        self._shipping = Shipping(self.client, self._thread, lambda: self)
+        registered = self._shipping.registered
+        self.calling = Calling(self.client, self._thread, registered)
         self._planner = Planner(
-            self.client, lambda: self.client.calls.router, self._registered
+            self.client, lambda: self.client.calls.router, registered
         )
         self.fn = Names(self)
         """Functions of the catalog by name, with tab completion: `cluster.fn.train`."""
@@ -139,7 +141,7 @@ class Cluster(Shown):
             TimeoutError: one of them is not alive after `timeout` seconds.
         """
         wanted = dict.fromkeys(names, "alive")
-        self._thread.run(_seen(self.client, wanted), timeout)
+        self._thread.run(seen(self.client, wanted), timeout)
 
     def wait_for_state(
         self, name: str, state: str, timeout: float = SEEN_TIMEOUT_S
@@ -149,7 +151,7 @@ class Cluster(Shown):
         Raises:
             TimeoutError: it is not so after `timeout` seconds.
         """
-        self._thread.run(_seen(self.client, {name: state}), timeout)
+        self._thread.run(seen(self.client, {name: state}), timeout)
 
     def kill(self, name: str) -> None:
         """End a node that this process started at once, as a crash would.
@@ -258,53 +260,8 @@ class Cluster(Shown):
                 cluster=lambda: self,
             )
         made: Function[Any, Any] = function
-        self._ship(made)
+        self._shipping.ship(made)
         return made
-
-    def _ship(self, function: "Function[Any, Any]") -> tuple[str, CallOptions]:
-        from mpreg_nb.wire.payload import pack_function
-
-        shipped = pack_function(function.local)
-        registered = self._thread.run(
-            self.client.register(
-                shipped,
-                function.name,
-                resources=function.resources,
-                idempotent=function.idempotent,
-                isolation=function.isolation,
-            )
-        )
-        function.card = Card.of(shipped, registered)
-        options = CallOptions(
-            version=shipped.version,
-            holder=registered.offer.origin,
-            idempotent=function.idempotent,
-        )
-        # The function itself is kept, so that its id is not given to another.
-        self._functions[id(function), function.name] = (
-            function,
-            function.name,
-            options,
-        )
-        return function.name, options
-
-    def _registered(self, function: Any) -> tuple[str, CallOptions]:
-        """Return the name and version of `function`, registering it at first use."""
-        if not isinstance(function, Function):
-            key = getattr(function, "__name__", "")
-            plain = self._functions.get((id(function), key))
-            if plain is not None:
-                return plain[1], plain[2]
-            # Only its version matters here: it is called by the object, not by name.
-            name_ = "lambda" if key == "<lambda>" else None
-            made = Function(function, name=name_, cluster=lambda: self)
-            name, options = self._ship(made)
-            self._functions[id(function), key] = (function, name, options)
-            return name, options
-        known = self._functions.get((id(function), function.name))
-        if known is None:
-            return self._ship(function)
-        return known[1], known[2]
 
     # -------------------------------------------------------------------- calls
 
@@ -386,32 +343,3 @@ class Cluster(Shown):
 
         self.refresh()
         return plan_frame(self._planner.rows(workflow))
-
-
-async def _open(urls: Sequence[str], token: Token, direct: bool) -> Client:
-    client = Client(urls, token, direct=direct)
-    try:
-        await client.open()
-    except BaseException:
-        await client.close()
-        raise
-    return client
-
-
-async def _seen(client: Client, wanted: dict[str, str]) -> None:
-    seen = asyncio.Event()
-
-    def look(snapshot: Any) -> None:
-        states = {
-            picture.record.name: picture.record.state.name.lower()
-            for picture in snapshot.nodes
-        }
-        if all(states.get(node) == state for node, state in wanted.items()):
-            seen.set()
-
-    stop = client.on_snapshot(look)
-    try:
-        await client.snapshot()
-        await seen.wait()
-    finally:
-        stop()

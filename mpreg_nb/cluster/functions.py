@@ -5,8 +5,8 @@ import inspect
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from mpreg_nb.client.client import CallOptions
 from mpreg_nb.client.future import Future
+from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.card import Card
 from mpreg_nb.names import check_name, check_resources
 from mpreg_nb.wire.builtins import echo

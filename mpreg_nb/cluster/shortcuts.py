@@ -30,9 +30,7 @@ def function(
 ) -> Callable[[Callable[P, R]], Function[P, R]]: ...
 
 
-def function(  # type: ignore[misc]  # the overloads say which options
-    local: Any = None, /, **options: Any
-) -> Any:
+def function(local: Any = None, /, **options: Any) -> Any:
     """Decorate a function so that it can be called here and on the cluster.
 
     It is registered at once where there is a current cluster; else, or on a cluster
@@ -72,9 +70,7 @@ def submit(function: Callee, /, *args: Any, **kwargs: Any) -> Future:
     return current().submit(function, *args, **kwargs)
 
 
-def map(
-    function: Callee, /, *iterables: Iterable[Any]
-) -> list[Any]:
+def map(function: Callee, /, *iterables: Iterable[Any]) -> list[Any]:
     """Map on the current cluster; see `Cluster.map`."""
     return current().map(function, *iterables)
 

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.options import CallOptions
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.routing.router import Router, Verdict, Wanted

@@ -13,12 +13,13 @@ from typing import Any
 
 from mpreg_nb.node.asks import Asks
 from mpreg_nb.node.counters import Counters
+from mpreg_nb.node.crashes import Crashed
 from mpreg_nb.node.own import OwnRunner
 from mpreg_nb.node.pending import Outcome, Pending
 from mpreg_nb.node.placement import Placement
 from mpreg_nb.node.registry import OwnFunction, Registry, ShippedFunction
 from mpreg_nb.node.store import Store
-from mpreg_nb.node.workers import Crashed, Workers
+from mpreg_nb.node.workers import Workers
 from mpreg_nb.settings import RIDE_ALONG_BYTES
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.failure_report import execution_failed

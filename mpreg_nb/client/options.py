@@ -1,0 +1,19 @@
+"""What narrows a call."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What narrows a call. Times in seconds; None: no limit."""
+
+    resources: frozenset[str] = frozenset()
+    node: str | None = None
+    timeout_s: float | None = None
+    wait_s: float = 0.0
+    version: str | None = None
+    holder: str | None = None
+    idempotent: bool = False
+
+
+PLAIN = CallOptions()

@@ -1,0 +1,76 @@
+"""Turns the outcome of a call into a value or an error, and notes what it took."""
+
+import time
+from typing import Any
+
+from mpreg_nb.client.calls import ActiveCall, Outcome
+from mpreg_nb.client.failures import error_of
+from mpreg_nb.client.future import Undecoded
+from mpreg_nb.client.journal import CallRow, Journal
+from mpreg_nb.wire.builtins import BUILTINS
+from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.messages import Failed, Reply
+from mpreg_nb.wire.payload import size_bytes, unpack
+
+
+def settle(
+    journal: Journal,
+    future: Any,
+    call: ActiveCall,
+    outcome: Outcome,
+    parts: tuple[Buffer, ...],
+) -> None:
+    """Set the result or the exception of `future`.
+
+    A small result is unpickled here, a large one by whoever asks for it.
+    """
+    total_us = int((time.monotonic() - call.began) * 1e6) + call.pack_us
+    began = time.perf_counter()
+    status, node, value, error = "ok", "", None, None
+    if type(outcome) is Reply:
+        node = outcome.node
+        try:
+            if parts:
+                value = Undecoded(parts)
+            else:
+                value = unpack((outcome.payload,), name="result")
+                if outcome.builtin:
+                    value = BUILTINS[call.function](*value[0], **value[1])
+            if parts and outcome.builtin:
+                given, named = unpack(parts, name="result")
+                value = BUILTINS[call.function](*given, **named)
+        except Exception as failed:  # noqa: BLE001 - unpickling runs user code
+            status, error = "unreadable", failed
+    else:
+        failed_outcome: Failed = outcome  # type: ignore[assignment]
+        node, status = failed_outcome.failure.node, failed_outcome.failure.kind
+        error = error_of(
+            failed_outcome,
+            parts,
+            function=call.function,
+            resources=call.resources,
+            node=call.node,
+            timeout_s=call.timeout_s or 0.0,
+        )
+    unpack_us = int((time.perf_counter() - began) * 1e6)
+    entry = "" if call.to or call.link is None else call.link.peer.name
+    journal.add(
+        CallRow(
+            call_id=call.id.hex(),
+            function=call.function,
+            node=node,
+            via="" if entry == node else entry,
+            status=status,
+            queued_us=outcome.queued_us,
+            run_us=outcome.run_us,
+            serialize_us=call.pack_us + unpack_us,
+            total_us=total_us + unpack_us,
+            sent_bytes=len(call.payload) + size_bytes(call.parts),
+            received_bytes=len(outcome.payload) + size_bytes(parts),
+            started_at=time.time() - total_us / 1e6,
+        )
+    )
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
