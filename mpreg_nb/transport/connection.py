@@ -198,7 +198,8 @@ class Connection(asyncio.BufferedProtocol):
             outflow.holds = True
             try:
                 for payload in payloads:
-                    self._deliver(payload)
+                    if self._open:
+                        self._deliver(payload)
             finally:
                 outflow.holds = False
                 outflow.flush()
@@ -245,7 +246,7 @@ class Connection(asyncio.BufferedProtocol):
                 on_message(self, message, ())
             except Exception as error:  # noqa: BLE001 - see `_report`
                 self._report(error)
-        while self._inflow.wrong:
+        while self._inflow.wrong and self._open:
             self._strike(self._inflow.wrong.pop())
 
     def _receive_stream(self, element: StreamElement) -> None:
