@@ -31,6 +31,7 @@ from mpreg_nb.membership.effects import (
     LoadChanged,
     NameFree,
     NameTaken,
+    Replaced,
     Restarted,
     RttMeasured,
     Send,
@@ -246,7 +247,7 @@ class SimNode:
                     held.link.is_open = False
                     newcomer = self.sim.processes[held.newcomer]
                     self.sim.at(now + self.sim.latency(), newcomer, "on_name_taken")
-            case LeaveSpread():
+            case LeaveSpread() | Replaced():
                 self.sim.stop(self)
         self.sim.note(self, event)
 
@@ -301,8 +302,10 @@ class Simulation:
         self.digest = b""  # of all that was delivered and told, in order
         self.delay_s = (0.0002, 0.002)
         self.loss = 0.0
+        self.disorder = 0.0  # share of messages that come again, late
         self.late_s = 0.0  # ticks are up to so much late
         self.cut: Callable[[str, str], bool] | None = None  # from, to: nothing passes
+        self.is_apart: frozenset[int] = frozenset()  # processes that are cut off
         self._heap: list[tuple[float, int, int, str, tuple[Any, ...]]] = []
         self._serial = 0
         self._listening: dict[str, SimNode] = {}
@@ -408,6 +411,8 @@ class Simulation:
         return self.rng.random() * self.late_s if self.late_s else 0.0
 
     def is_cut(self, source: SimNode, target: SimNode) -> bool:
+        if (source.number in self.is_apart) != (target.number in self.is_apart):
+            return True
         return self.cut is not None and self.cut(source.name, target.name)
 
     def dial(self, node: SimNode, to: str, url: str) -> None:
@@ -451,6 +456,9 @@ class Simulation:
         link.busy_until_s[way] = arrival_s
         self._hash(f"{self.now:.9f} {source.name} {target.name}".encode(), data)
         self.at(arrival_s, target, "on_message", link, data)
+        if self.disorder and self.rng.random() < self.disorder:
+            again_s = arrival_s + self.rng.random()
+            self.at(again_s, target, "on_message", link, data)
 
     def close(self, link: Link, source: SimNode, event: LinkEvent) -> None:
         if link.is_open:
