@@ -184,7 +184,7 @@ class Connection(asyncio.BufferedProtocol):
         state = "open" if self._open else "ended"
         return f"<Connection {self.peer.lane} {self.peer.name or 'json'} {state}>"
 
-    def get_buffer(self, sizehint: int) -> Buffer:
+    def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the transport reads to."""
         return self._reader.space()
 

@@ -80,18 +80,18 @@ class FrameReader:
         self.noticed = False
         self.passes_all = False
 
-    def space(self) -> Buffer:
+    def space(self) -> memoryview:
         """Return where the next bytes are to be written; never empty."""
         if self._frame is not None:
             return memoryview(self._frame)[self._filled :]
         if self._start:
             self._scratch.buffer[: len(self._start)] = self._start
             return self._scratch.view[len(self._start) :]
-        return self._scratch.buffer
+        return self._scratch.view  # asyncio's TLS takes slices: of a copy, else
 
     def put(self, data: bytes) -> int:
         """Copy as much of `data` as fits to `space`; return how much that is."""
-        space = memoryview(self.space())
+        space = self.space()
         size = min(len(space), len(data))
         space[:size] = data[:size]
         return size

@@ -106,6 +106,7 @@ class Listener:
             lambda: Arrival(self._door, self),
             sock=listening,
             ssl=ssl_context,
+            ssl_handshake_timeout=self._handshake_timeout_s(ssl_context),
             backlog=BACKLOG,
         )
         self._servers = [server]
@@ -119,6 +120,7 @@ class Listener:
                 host,
                 port,
                 ssl=ssl_context,
+                ssl_handshake_timeout=self._handshake_timeout_s(ssl_context),
                 backlog=BACKLOG,
             )
         except OSError as error:
@@ -129,6 +131,10 @@ class Listener:
             raise OSError(
                 error.errno, f"cannot listen on {host} port {port}: {cause}. {cure}"
             ) from error
+
+    def _handshake_timeout_s(self, ssl_context: ssl.SSLContext | None) -> float | None:
+        limits = self._door.terms.limits
+        return limits.proof_timeout_s if ssl_context is not None else None
 
     def stop_accepting(self) -> None:
         """Take no new links; open ones go on."""

@@ -57,10 +57,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         loop.set_exception_handler(lambda loop, context: errors.append(context))
         async with asyncio.timeout(LONGEST_TEST_S):
             await test(**arguments)
-        return {repr(task) for task in asyncio.all_tasks() if task is not me()}
-
-    def me() -> asyncio.Task[Any] | None:
-        return asyncio.current_task()
+        left = {
+            task for task in asyncio.all_tasks() if task is not asyncio.current_task()
+        }
+        if left:  # asyncio's own, of a connection that ends just now, may be there
+            await asyncio.wait(left, timeout=1.0)
+        return {repr(task) for task in left if not task.done()}
 
     with asyncio.Runner(loop_factory=LOOPS[loop_name]) as runner:
         left_tasks = runner.run(body())
