@@ -35,7 +35,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         async with asyncio.timeout(LONGEST_TEST_S):
             await test(**arguments)
         rest = asyncio.all_tasks() - {asyncio.current_task()}
-        return {repr(task) for task in rest}
+        return {repr(task) for task in rest if not task.cancelling()}
 
     left_tasks = asyncio.run(body())
 
