@@ -15,7 +15,9 @@ Names are imported when they are first used, so that importing the package, and
 starting a node, stays cheap.
 """
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'mpreg_nb' has no attribute {name!r}")
+    if home.startswith("cluster.") and "IPython" in sys.modules:
+        # Prints of remote code shall reach the cells of this notebook from now on.
+        import_module("mpreg_nb.notebook.session").meet()
     module = import_module(f"mpreg_nb.{home}")
     value = module if name == home else getattr(module, name)
     globals()[name] = value
@@ -88,3 +93,21 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
+
+
+class _Package(ModuleType):
+    """Keeps `workflow` the function, although a folder of that name is imported too.
+
+    The import of a submodule sets an attribute of its package. Here it is not taken.
+    """
+
+    @property
+    def workflow(self) -> Any:
+        return __getattr__("workflow")
+
+    @workflow.setter
+    def workflow(self, module: ModuleType) -> None:
+        return
+
+
+sys.modules[__name__].__class__ = _Package

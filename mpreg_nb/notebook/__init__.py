@@ -1,0 +1,1 @@
+"""What a notebook sees and types: magics, output of remote code, completion."""

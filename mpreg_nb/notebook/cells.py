@@ -1,0 +1,132 @@
+"""What the cell magics do with a cell: register its functions, run it elsewhere."""
+
+import ast
+import re
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.errors import NotPicklable
+from mpreg_nb.notebook.body import run_body
+from mpreg_nb.notebook.line import Misuse, Options
+from mpreg_nb.notebook.reads import reads
+from mpreg_nb.notebook.session import Session, check_variable
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.functions import Function
+
+REMOTE_NAME = "remote cell"
+"""Under this name bodies of cells are in the tables of functions and calls."""
+
+
+class Registered(tuple["Function[Any, Any]", ...]):
+    """Functions that were registered together; shows their cards."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "\n".join(map(repr, self))
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from mpreg_nb.view.html import registration_bundle
+
+        cards = [function.card for function in self if function.card is not None]
+        return registration_bundle(cards, include, exclude)
+
+
+def register_names(session: Session, options: Options) -> Any:
+    """Register the functions that are in the variables `options.names`."""
+    found = {name: session.variable(name) for name in options.names}
+    for name, value in found.items():
+        if not callable(value):
+            raise Misuse(f"{name!r} is no function but a {type(value).__name__}")
+    return _register(session, found, options)
+
+
+def register_cell(session: Session, options: Options, cell: str) -> Any:
+    """Run `cell` here, then register the functions that it defined."""
+    _ = session.cluster  # where there is none, nothing shall run
+    source, filename = _cached(session, cell)
+    names = [name for name in _defined(ast.parse(source)) if not name.startswith("_")]
+    if not names:
+        raise Misuse(
+            "the cell defines no function that could be registered: no `def` at its "
+            "left edge with a name that does not begin with _"
+        )
+    variables = session.shell.user_ns
+    exec(compile(source, filename, "exec"), variables)  # noqa: S102 - the user's cell
+    return _register(session, {name: variables[name] for name in names}, options)
+
+
+def run_remote(session: Session, options: Options, cell: str) -> Any:
+    """Run `cell` once on a node that fits; return the value of its last expression."""
+    if options.target is not None:
+        check_variable(options.target)
+    view = _remote(session).on(*options.on, node=options.node, timeout=options.timeout)
+    shell: Any = session.shell
+    source = shell.transform_cell(cell)
+    filename = f"<{REMOTE_NAME} {sha256(source.encode()).hexdigest()[:8]}>"
+    compile(source, filename, "exec")  # an error of syntax is found here, not there
+    variables = session.variables
+    names = {name: variables[name] for name in reads(source, variables.keys())}
+    try:
+        value = view.call(source, filename, **names)
+    except NotPicklable as error:
+        path = re.sub(r"^.*?\['(\w+)'\]", r"\1", error.path, count=1)
+        raise Misuse(
+            f"{path}, which the cell reads, cannot travel: {error.reason}. Make it "
+            "inside the cell"
+        ) from error
+    if options.target is None:
+        return value
+    session.keep(options.target, value)
+    return None
+
+
+def _remote(session: Session) -> "Function[Any, Any]":
+    from mpreg_nb.cluster.current import current
+    from mpreg_nb.cluster.functions import Function
+
+    _ = session.cluster
+    return Function(run_body, name=REMOTE_NAME, cluster=current)
+
+
+def _register(
+    session: Session, found: dict[str, Callable[..., Any]], options: Options
+) -> Any:
+    from mpreg_nb.cluster.current import current
+    from mpreg_nb.cluster.functions import Function
+
+    made = {
+        name: Function(
+            value.local if isinstance(value, Function) else value,
+            name=value.name if isinstance(value, Function) else None,
+            resources=options.resources,
+            idempotent=options.idempotent,
+            isolation=options.isolation,
+            cluster=current,
+        )
+        for name, value in found.items()
+    }
+    registered = Registered(map(session.cluster.register, made.values()))
+    # All are registered as they were defined; only then do they get their verbs.
+    session.shell.user_ns.update(
+        {name: function for name, function in made.items() if name.isidentifier()}
+    )
+    return registered[0] if len(registered) == 1 else registered
+
+
+def _cached(session: Session, cell: str) -> tuple[str, str]:
+    """Return the Python of `cell`, and the file name that tracebacks know it by."""
+    shell: Any = session.shell
+    source = shell.transform_cell(cell)
+    return source, shell.compile.cache(source, shell.execution_count, raw_code=cell)
+
+
+def _defined(tree: ast.Module) -> Iterable[str]:
+    def names() -> Iterator[str]:
+        for statement in tree.body:
+            if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield statement.name
+
+    return dict.fromkeys(names())

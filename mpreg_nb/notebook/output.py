@@ -1,0 +1,132 @@
+"""Prints of remote code reach the cell that made the call, however late they come.
+
+In a kernel each text that is printed carries the header of the request that it
+belongs to, and the front end shows it at that cell. A writer takes this header
+when its call is made, on the thread of the caller, and writes with it from the
+thread of the client.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from contextvars import Context, ContextVar
+from typing import Any, TextIO
+
+from mpreg_nb.client.output import Writer, prefixed, set_default, write_to_streams
+from mpreg_nb.view import plain
+
+
+class CellWriter:
+    """Writes to the streams of the cell that was running when it was made."""
+
+    def __init__(self) -> None:
+        self._streams = {
+            "stdout": (sys.stdout, _header(sys.stdout)),
+            "stderr": (sys.stderr, _header(sys.stderr)),
+        }
+
+    def __call__(self, node: str, stream: str, text: str) -> None:
+        """Write what `node` printed, prefixed with its name. On any thread."""
+        target, header = self._streams[stream]
+        if target.closed:  # it captured the cell, and has ended
+            write_to_streams(node, stream, text)
+        elif header is None:
+            target.write(prefixed(node, text))
+            target.flush()
+        else:
+            Context().run(_write, target, header, prefixed(node, text))
+
+
+def _header(stream: TextIO) -> Any:
+    """Return the header of the running request; None where `stream` is no kernel's."""
+    if isinstance(getattr(stream, "_parent_header", None), ContextVar):
+        return getattr(stream, "parent_header", None)
+    return None
+
+
+def _write(stream: Any, header: Any, text: str) -> None:
+    # Set in a context of its own: the property would set it for all threads. The
+    # stream gathers what belongs to one cell and sends it a few times a second.
+    stream._parent_header.set(header)
+    stream.write(text)
+
+
+class Gathering:
+    """In plain mode: holds back what a cell's calls print, until the cell ends.
+
+    Then it is written in the order of the calls, and for each by node, so that what
+    is printed at the same time comes in the same order in every run.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[_Held] = []
+        self._in_cell = True  # it is made in one
+
+    def writer(self) -> Writer:
+        """Return the writer for a call that is made now."""
+        writer = CellWriter()
+        with self._lock:
+            if not self._in_cell:
+                return writer
+            held = _Held(self._lock, writer)
+            self._held.append(held)
+        return held
+
+    def cell_begins(self, *_: object) -> None:
+        """Hold back from now on."""
+        self._in_cell = True
+
+    def cell_ended(self, *_: object) -> None:
+        """Write what is held back; what comes later is written at once."""
+        with self._lock:
+            self._in_cell = False
+            for held in self._held:
+                held.release()
+            self._held.clear()
+
+
+class _Held:
+    """What one call printed, as (node, stream, text), until it is released."""
+
+    def __init__(self, lock: threading.Lock, writer: CellWriter) -> None:
+        self._lock = lock
+        self._writer = writer
+        self._texts: list[tuple[str, str, str]] = []
+        self._released = False
+
+    def __call__(self, node: str, stream: str, text: str) -> None:
+        with self._lock:
+            if self._released:
+                self._writer(node, stream, text)
+            else:
+                self._texts.append((node, stream, text))
+
+    def release(self) -> None:
+        """Write what came so far. The lock is held by the caller."""
+        self._released = True
+        for node, stream, text in sorted(self._texts, key=lambda said: said[0]):
+            self._writer(node, stream, text)
+        self._texts.clear()
+
+
+def attach(shell: Any) -> Callable[[], None]:
+    """Let the calls of a kernel print in the cells that make them.
+
+    Returns what ends that.
+    """
+    gathering = Gathering()
+    shell.events.register("pre_run_cell", gathering.cell_begins)
+    shell.events.register("post_run_cell", gathering.cell_ended)
+
+    def make() -> Writer:
+        return gathering.writer() if plain.asked() else CellWriter()
+
+    def detach() -> None:
+        set_default(lambda: write_to_streams)
+        gathering.cell_ended()
+        shell.events.unregister("pre_run_cell", gathering.cell_begins)
+        shell.events.unregister("post_run_cell", gathering.cell_ended)
+
+    set_default(make)
+    return detach

@@ -1,0 +1,71 @@
+"""Which variables of the notebook a piece of code reads, by looking at it."""
+
+import ast
+import symtable
+from collections.abc import Collection, Iterator
+
+
+def reads(source: str, known: Collection[str]) -> tuple[str, ...]:
+    """Return those of `known` that `source` reads before it sets them, sorted.
+
+    Rather too many than too few: what is set only on some way through counts as
+    not set, what a nested function reads counts as read where it is defined.
+
+    Raises:
+        SyntaxError: it is no Python.
+
+    >>> reads("y = [x for x in rows]\\nprint(y, scale)", {"rows", "scale", "x", "y"})
+    ('rows', 'scale')
+    """
+    found: set[str] = set()
+    settled: set[str] = set()
+    for statement in ast.parse(source).body:
+        found |= _read_by(statement) - settled
+        settled |= _set_by(statement)
+    return tuple(sorted(found & set(known)))
+
+
+def _read_by(statement: ast.stmt) -> set[str]:
+    table = symtable.symtable(ast.unparse(statement), "<cell>", "exec")
+    return set(_global_reads(table)) | {
+        # The table has these as set only, though they are read first.
+        node.target.id
+        for node in ast.walk(statement)
+        if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def _global_reads(table: symtable.SymbolTable) -> Iterator[str]:
+    outermost = table.get_type() == "module"
+    for symbol in table.get_symbols():
+        if symbol.is_referenced() and (outermost or symbol.is_global()):
+            yield symbol.get_name()
+    for inner in table.get_children():
+        yield from _global_reads(inner)
+
+
+def _set_by(statement: ast.stmt) -> set[str]:
+    """Return what `statement` sets on every way through it."""
+    match statement:
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+            return {statement.name}
+        case ast.Import() | ast.ImportFrom():
+            names = statement.names
+            return {name.asname or name.name.partition(".")[0] for name in names}
+        case ast.Assign():
+            return {name for target in statement.targets for name in _names(target)}
+        case ast.AnnAssign(target=target, value=ast.expr()):
+            return set(_names(target))
+        case ast.With(items=items, body=body):
+            given = [item.optional_vars for item in items if item.optional_vars]
+            inner = set().union(*map(_set_by, body))
+            return inner.union(*map(set, map(_names, given)))
+    return set()
+
+
+def _names(target: ast.expr) -> Iterator[str]:
+    return (
+        node.id
+        for node in ast.walk(target)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    )
