@@ -29,14 +29,20 @@ from mpreg_nb.wire.jobs import (
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Buffer, Parts
 
-TAIL_LINES = 20
-"""Last lines of a worker that are kept for the report of its death."""
+PRINTED_LINES, LOG_LINES = 10, 15
+"""Last lines of functions, and of what went past Python, for the report of a death."""
+
+LOG_LENGTH = 8 * 1024
+"""How much is kept of what went past Python."""
 
 LOG_BYTES_PER_S = 1 << 20
 """More of what goes past Python to the file descriptors is dropped."""
 
 READS = 4
 """Receptions of a large answer before others have their turn."""
+
+SAMPLE_S = 1.0
+"""Between looks at the memory of a worker that runs something."""
 
 _BUFFERS = 512  # given to one sendmsg; the system takes at most 1024
 
@@ -82,7 +88,8 @@ class WorkerLink:
         self.handed: dict[bytes, Handed] = {}
         self.backlog_s = 0.0  # expected time of all that is handed
         self.is_ready = False
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self._log = ""  # the end of it
+        self._is_sampling = False
         self._one_slot = setup.slots == 1
         self._count = 0
         self._codes: OrderedDict[str, None] = OrderedDict()  # as the worker has them
@@ -113,6 +120,11 @@ class WorkerLink:
 
     # --------------------------------------------------------------------- jobs
 
+    @property
+    def load(self) -> tuple[int, float]:
+        """How much it has; the worker with less gets the next job."""
+        return len(self.handed), self.backlog_s
+
     def needs_code(self, version: str) -> bool:
         """Whether `give_code` must come before a job of this version."""
         return version not in self._codes
@@ -130,14 +142,23 @@ class WorkerLink:
         self._count += 1
         self.handed[job.id] = Handed(job, self._count, cost_s)
         self.backlog_s += cost_s
+        if not self._is_sampling:
+            self._is_sampling = True
+            self._loop.call_later(SAMPLE_S, self._sample)
         if parts:
             self._write([frame(_sized(job, parts)), *parts])
         else:
             self._write([frame(job)])
 
+    def _sample(self) -> None:
+        self._is_sampling = bool(self.handed) and not self._closed
+        if self._is_sampling:
+            self.process.sample()
+            self._loop.call_later(SAMPLE_S, self._sample)
+
     def has_begun(self, call_id: bytes) -> bool:
         """Whether a handed job has begun."""
-        return self.handed[call_id].number <= self.process.begun
+        return self.handed[call_id].number <= self.process.page.begun
 
     def _write(self, frames: "list[Buffer]") -> None:
         self._unsent.extend(frames)
@@ -194,7 +215,7 @@ class WorkerLink:
         try:
             received = self._reader.received(count)
         except (ValueError, msgspec.MsgspecError):
-            self.tail.append("(it wrote something else to the node's channel)")
+            self._log += "it wrote something else to the node's channel\n"
             self.process.kill(signal.SIGKILL)
             return True
         answers: list[Received[Answer]] = []
@@ -205,10 +226,10 @@ class WorkerLink:
                     self.backlog_s -= handed.cost_s
                     answers.append((message, parts))
             elif isinstance(message, Printed):
-                self._remember(message.text)
                 self._owner.printed(message)
             elif isinstance(message, Ready):
                 self.is_ready = True
+                self.process.sample()
                 self._owner.became_ready(self)
         if not self.handed:
             self.backlog_s = 0.0  # sums of fractions drift
@@ -231,7 +252,7 @@ class WorkerLink:
         if not self._is_within_limit(len(data)):
             return
         text = self._lines.decode(data)
-        self._remember(text)
+        self._log = (self._log + text)[-LOG_LENGTH:]
         running = self._running()
         if running is not None:
             self._owner.printed(Printed(id=running, stream="stdout", text=text))
@@ -246,12 +267,18 @@ class WorkerLink:
     def _running(self) -> bytes | None:
         """Return the call that runs, where only one can."""
         first = next(iter(self.handed.values()), None)
-        if first is None or not self._one_slot or first.number > self.process.begun:
+        if (
+            first is None
+            or not self._one_slot
+            or first.number > self.process.page.begun
+        ):
             return None
         return first.job.id
 
-    def _remember(self, text: str) -> None:
-        self.tail.extend(line for line in text.splitlines() if line)
+    def last_lines(self) -> tuple[str, ...]:
+        """Return what the worker printed last."""
+        printed = self.process.page.last_lines(PRINTED_LINES)
+        return (*printed, *_telling(self._log.splitlines())[-LOG_LINES:])
 
     # ---------------------------------------------------------------------- end
 
@@ -298,3 +325,20 @@ def _after(batch: "list[Buffer]", sent: int) -> "list[Buffer]":
             return [memoryview(part)[sent:], *batch[number + 1 :]]
         sent -= length
     return []
+
+
+def _telling(log: list[str]) -> list[str]:
+    """Return the lines that tell something: of faulthandler's dump, few.
+
+    It shows all threads. The one that failed is told last and ends at a blank line.
+    """
+    fatal = [n for n, line in enumerate(log) if line.startswith("Fatal Python error")]
+    if fatal:
+        log = log[fatal[-1] :]
+        current = [n for n, line in enumerate(log) if line.startswith("Current thread")]
+        start = current[0] + 1 if current else 1
+        own = [
+            n for n in range(start, len(log)) if f"{os.sep}mpreg_nb{os.sep}" in log[n]
+        ]
+        log = [log[0], *log[start : own[0] if own else start + LOG_LINES]]
+    return [line for line in log if line.strip()]

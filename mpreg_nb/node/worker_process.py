@@ -1,7 +1,7 @@
 """One worker process as the operating system has it: start, signals, end."""
 
-import mmap
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
 
-from mpreg_nb.wire.jobs import PAGE_BYTES
+import psutil
+
+from mpreg_nb.wire.page import PAGE_BYTES, Page
 
 SOCKET_BYTES = 1 << 20
 """Asked for in both directions; the system may give less."""
@@ -23,18 +25,22 @@ SECRETS = "MPREG_NB_TOKEN"
 _PER_MB = 1 << 20 if sys.platform == "darwin" else 1 << 10  # what ru_maxrss counts
 
 
+def _peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _PER_MB
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """How a process ended."""
 
     status: int  # exit code, or the negative number of the signal
-    memory_mb: float  # the most it ever held
+    memory_mb: float | None  # the most it held, or what it held when last looked at
 
     @property
     def cause(self) -> str:
         """In words.
 
-        >>> End(3, 20.0).cause, End(-9, 20.0).cause
+        >>> End(3, None).cause, End(-9, 20.0).cause
         ('exit code 3', 'signal SIGKILL')
         """
         if self.status >= 0:
@@ -67,10 +73,12 @@ class WorkerProcess:
         self.log, log = os.pipe()
         os.set_blocking(self._cancels, False)
         os.set_blocking(self.log, False)
-        page = _page()
-        self._page = mmap.mmap(page, PAGE_BYTES)
-        self._progress = memoryview(self._page).cast("Q")
-        given = (theirs.fileno(), cancels, page)
+        shared = _shared_memory()
+        self.page = Page(shared)
+        given = (theirs.fileno(), cancels, shared)
+        # A child inherits the peak of its parent until it has a higher one itself.
+        self._inherited_mb = _peak_mb()
+        self._sampled_mb: float | None = None
         try:
             # PR_SET_PDEATHSIG in the worker refers to the thread that calls this.
             self._popen = subprocess.Popen(  # noqa: S603  our own program
@@ -88,7 +96,7 @@ class WorkerProcess:
             )
         finally:
             theirs.close()
-            for fd in (cancels, page, log):
+            for fd in (cancels, shared, log):
                 os.close(fd)
         self.pid = self._popen.pid
         self._ended = False
@@ -97,15 +105,13 @@ class WorkerProcess:
             target=self._wait, args=(on_end,), name="mpreg-wait", daemon=True
         ).start()
 
-    @property
-    def begun(self) -> int:
-        """Number of the last job that began."""
-        return self._progress[0]
-
-    @property
-    def ended(self) -> int:
-        """Number of the last job that ended with all before it, answered or not."""
-        return self._progress[1]
+    def sample(self) -> None:
+        """Note how much memory the worker holds, for the report of its end."""
+        try:
+            held = psutil.Process(self.pid).memory_info().rss
+        except psutil.Error:
+            return  # it has just ended
+        self._sampled_mb = round(held / 1e6, 1)
 
     def interrupt(self, call_id: bytes) -> None:
         """Have the worker drop or interrupt a call."""
@@ -128,8 +134,7 @@ class WorkerProcess:
         self.stream.close()
         os.close(self._cancels)
         os.close(self.log)
-        self._progress.release()
-        self._page.close()
+        self.page.close()
 
     def _wait(self, on_end: Callable[[End], None]) -> None:
         if hasattr(os, "waitid"):
@@ -144,7 +149,9 @@ class WorkerProcess:
                 _, status, usage = os.wait4(self.pid, 0)
         code = os.waitstatus_to_exitcode(status)
         self._popen.returncode = code
-        on_end(End(code, usage.ru_maxrss / _PER_MB))
+        peak_mb = usage.ru_maxrss / _PER_MB
+        known = peak_mb > self._inherited_mb
+        on_end(End(code, round(peak_mb, 1) if known else self._sampled_mb))
 
     def _sweep(self) -> None:
         try:
@@ -153,15 +160,15 @@ class WorkerProcess:
             return  # nothing is left, or what is left became another user's
 
 
-def _page() -> int:
+def _shared_memory() -> int:
     """Return a descriptor of memory that can be shared."""
     if hasattr(os, "memfd_create"):
-        page = os.memfd_create("mpreg-progress")
+        shared = os.memfd_create("mpreg-page")
     else:
         with tempfile.TemporaryFile() as file:
-            page = os.dup(file.fileno())
-    os.ftruncate(page, PAGE_BYTES)
-    return page
+            shared = os.dup(file.fileno())
+    os.ftruncate(shared, PAGE_BYTES)
+    return shared
 
 
 def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:

@@ -9,14 +9,16 @@ import asyncio
 import logging
 import os
 import signal
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from mpreg_nb.errors import Executed
-from mpreg_nb.node.worker_link import Answer, Handed, WorkerLink
+from mpreg_nb.node.endings import Crashed, Deaths, cancelled
+from mpreg_nb.node.expected import Expected
+from mpreg_nb.node.worker_link import Answer, WorkerLink
 from mpreg_nb.node.worker_process import End
 from mpreg_nb.wire.frames import Received
 from mpreg_nb.wire.jobs import Code, Done, Job, JobFailed, Printed, Setup
@@ -24,20 +26,17 @@ from mpreg_nb.wire.jobs import Code, Done, Job, JobFailed, Printed, Setup
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Buffer, Parts
 
+__all__ = ["Crashed", "DoneCallback", "Outcome", "Workers", "WorkersStatistics"]
+
 AHEAD_S = 0.005
 """Expected time of the jobs that a worker has; it gets no more ahead of its slots."""
 
 AHEAD_JOBS = 64
 """Jobs that a worker has ahead of its slots, at most."""
 
-OVERHEAD_S = 10e-6
-"""What a job takes in its worker besides the function."""
-
-RISE, FALL = 0.5, 0.1
-"""How fast the expected time of a function follows longer and shorter runs."""
-
-TERMINATE_S, KILL_S = 2.0, 5.0
-"""After a cancel that is not followed: SIGTERM, then SIGKILL, with the worker."""
+TERMINATE_S, KILL_S = 2.0, 4.5
+"""After a cancel that is not followed: SIGTERM, then SIGKILL, with the worker. The
+slot is promised back within 6 seconds, and the next worker needs time to start."""
 
 START_FAILURES = 3
 """Workers in a row that end before they are ready; then waiting jobs are refused."""
@@ -45,22 +44,7 @@ START_FAILURES = 3
 RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)
 """Pause before the next start after so many failed ones."""
 
-DEATHS_KEPT = 10_000
-"""Calls whose deaths are remembered."""
-
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crashed:
-    """The worker process ended before job `id` had an answer."""
-
-    id: bytes
-    cause: str  # "exit code 3", "signal SIGSEGV"
-    executed: Executed  # "no" where no worker could be started
-    memory_mb: float | None = None
-    last_lines: tuple[str, ...] = ()
-    deaths: int = 1  # workers that died under this call id, this one included
 
 
 Outcome: TypeAlias = Done | JobFailed | Crashed
@@ -119,13 +103,12 @@ class Workers:
         self._on_event = on_event
         self._environment = environment
         self._codes: dict[str, tuple[Code, Parts]] = {}
-        self._expected_s: dict[str, float] = {}  # version -> time of a run
+        self._expected = Expected()
         self._items: dict[bytes, _Item] = {}
         self._queue: deque[_Item] = deque()  # those dropped are still in it
         self._links: list[WorkerLink] = []
         self._failed_starts = 0
-        self._deaths: OrderedDict[bytes, int] = OrderedDict()
-        self._death_count = 0
+        self._deaths = Deaths()
         self._finished = 0
         self._stopping = False
 
@@ -174,7 +157,7 @@ class Workers:
     def forget_code(self, version: str) -> None:
         """Drop the code of a version that no job will name any more."""
         self._codes.pop(version, None)
-        self._expected_s.pop(version, None)
+        self._expected.forget(version)
 
     # --------------------------------------------------------------------- jobs
 
@@ -195,7 +178,7 @@ class Workers:
             slots=self.count * self.slots,
             running=self.running,
             queued=self.queued,
-            deaths=self._death_count,
+            deaths=self._deaths.count,
             finished=self._finished,
         )
 
@@ -235,11 +218,11 @@ class Workers:
         """Return the worker that should have the next job, if there is one."""
         best: WorkerLink | None = None
         for link in self._links:
-            if link.is_ready and (best is None or _load(link) < _load(best)):
+            if link.is_ready and (best is None or link.load < best.load):
                 best = link
         if best is None or len(best.handed) < self.slots:
             return best
-        cost_s = self._expected_s.get(version)
+        cost_s = self._expected.get(version)
         ahead = len(best.handed) - self.slots
         if cost_s is None or ahead >= AHEAD_JOBS or best.backlog_s + cost_s > AHEAD_S:
             return None
@@ -250,8 +233,9 @@ class Workers:
         item.link = link
         if link.needs_code(job.version):
             link.give_code(*self._codes[job.version])
-        # Of unknown functions nothing more is sent before the first answer.
-        link.hand(job, item.parts, self._expected_s.get(job.version, AHEAD_S))
+        expected_s = self._expected.get(job.version)
+        # After an unknown function nothing more is sent before its answer.
+        link.hand(job, item.parts, AHEAD_S if expected_s is None else expected_s)
         if item.started is not None:
             item.started(job.id)
             item.started = None  # told once, also if the worker dies before it begins
@@ -262,14 +246,9 @@ class Workers:
             item = self._items.get(answer.id)
             if item is not None:
                 if isinstance(answer, Done):
-                    self._learn(item.job.version, answer.run_us / 1e6 + OVERHEAD_S)
+                    self._expected.learn(item.job.version, answer.run_us)
                 self._end(item, answer, parts)
         self._feed()
-
-    def _learn(self, version: str, run_s: float) -> None:
-        expected_s = self._expected_s.get(version, run_s)
-        weight = RISE if run_s > expected_s else FALL
-        self._expected_s[version] = expected_s + weight * (run_s - expected_s)
 
     def _end(self, item: _Item, outcome: Outcome, parts: "tuple[Buffer, ...]") -> None:
         del self._items[item.job.id]
@@ -294,7 +273,7 @@ class Workers:
             return
         item.cancelled = True
         if item.link is None:
-            self._end(item, _cancelled(item.job, "no"), ())
+            self._end(item, cancelled(item.job, begun=False), ())
             return
         item.link.process.interrupt(call_id)
         loop = asyncio.get_running_loop()
@@ -322,18 +301,23 @@ class Workers:
     def died(self, link: WorkerLink, end: End) -> None:
         """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""
         self._links.remove(link)
-        self._death_count += 1
+        self._deaths.count += 1
         again: list[_Item] = []
         names: list[str] = []
         for handed in link.handed.values():
             item = self._items[handed.job.id]
             item.link = None
-            begun = handed.number <= link.process.begun
+            begun = handed.number <= link.process.page.begun
             if item.cancelled:
-                self._end(item, _cancelled(item.job, "yes" if begun else "no"), ())
+                self._end(item, cancelled(item.job, begun=begun), ())
             elif begun:
                 names.append(item.job.function)
-                self._end(item, self._crashed(link, handed, end), ())
+                # One that had ended lost only its answer: it did not kill the worker.
+                guilty = handed.number > link.process.page.ended
+                crashed = self._deaths.crashed(
+                    item.job.id, end, link.last_lines(), guilty=guilty
+                )
+                self._end(item, crashed, ())
             else:
                 again.append(item)
         self._queue.extendleft(reversed(again))
@@ -345,25 +329,9 @@ class Workers:
             self._start_failed(link, end)
         self._feed()
 
-    def _crashed(self, link: WorkerLink, handed: Handed, end: End) -> Crashed:
-        call_id = handed.job.id
-        # One that had ended lost only its answer: it was not what killed the worker.
-        if handed.number > link.process.ended:
-            self._deaths[call_id] = self._deaths.get(call_id, 0) + 1
-            if len(self._deaths) > DEATHS_KEPT:
-                self._deaths.popitem(last=False)
-        return Crashed(
-            id=call_id,
-            cause=end.cause,
-            executed="yes",
-            memory_mb=round(end.memory_mb, 1),
-            last_lines=tuple(link.tail),
-            deaths=self._deaths.get(call_id, 0),
-        )
-
     def _start_failed(self, link: WorkerLink, end: End) -> None:
         self._failed_starts += 1
-        lines = tuple(link.tail)
+        lines = link.last_lines()
         _log.error("a worker ended at its start: %s\n%s", end.cause, "\n".join(lines))
         if self._failed_starts >= START_FAILURES and not self._links:
             for item in list(self._items.values()):
@@ -377,16 +345,3 @@ class Workers:
             self._queue.clear()
         pause_s = RESTART_S[min(self._failed_starts, len(RESTART_S) - 1)]
         asyncio.get_running_loop().call_later(pause_s, self._start_one)
-
-
-def _load(link: WorkerLink) -> tuple[int, float]:
-    return len(link.handed), link.backlog_s
-
-
-def _cancelled(job: Job, executed: str) -> JobFailed:
-    return JobFailed(
-        id=job.id,
-        kind="cancelled",
-        message=f"{job.function} was cancelled",
-        executed=executed,  # type: ignore[arg-type]
-    )

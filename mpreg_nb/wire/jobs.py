@@ -6,8 +6,7 @@ field `sizes` tells, one after the other. No parts: `payload` is inline.
 
 Two more things go beside the socket. Ids of calls to interrupt go through a pipe,
 followed by SIGINT, since a worker that runs a function does not read the socket.
-And a shared page of memory holds how many jobs the worker has begun and ended, so
-that a node knows after its death which of them never ran.
+And what must outlive a worker is in memory that both share: see `wire.page`.
 
 Both ends are one program, so the types are not checked as those of peers are.
 """
@@ -21,9 +20,6 @@ ID_BYTES = 16
 
 CODE_VERSIONS = 256
 """Versions that a worker keeps; both ends forget the least recently used first."""
-
-PAGE_BYTES = 16
-"""The shared page: jobs begun and jobs ended, 8 bytes each, in this host's order."""
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="setup"):

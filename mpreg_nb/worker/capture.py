@@ -18,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 
 from mpreg_nb.wire.frames import frame
 from mpreg_nb.wire.jobs import Printed
+from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import RunningCall, running_call
 from mpreg_nb.worker.outbox import Outbox
 
@@ -46,21 +47,31 @@ class CallOutput:
         self._since = -math.inf  # when the present second of counting began
         self._lines_left = 0
         self._characters_left = 0
+        self._is_cutting = False
+        self._ends_line = True  # what was written last, shown or not
         self._lines_cut = 0
         self._characters_cut = 0
 
     def add(self, stream: Stream, text: str) -> None:
         """Keep `text`, or count it if there is too much."""
-        if self._characters_left < len(text) or self._lines_left <= 0:
+        if self._is_cutting:
+            if not self._ends_line or not self._is_new_second():
+                self._cut(text)
+                return
+            self._tell_cut()
+        elif self._characters_left < len(text) or self._lines_left <= 0:
             if not self._is_new_second():
-                self._lines_cut += text.count("\n")
-                self._characters_cut += len(text)
+                self._is_cutting = True
+                if not self._ends_line:
+                    self._pieces.append((stream, "\n"))
+                self._cut(text)
                 return
             if len(text) > CHARACTERS_PER_S:
-                self._characters_cut += len(text) - CHARACTERS_PER_S
+                self._cut(text[CHARACTERS_PER_S:])
                 text = text[:CHARACTERS_PER_S]
         self._characters_left -= len(text)
         self._lines_left -= text.count("\n")
+        self._ends_line = text.endswith("\n")
         self._pieces.append((stream, text))
 
     def _is_new_second(self) -> bool:
@@ -68,12 +79,17 @@ class CallOutput:
         if now < self._since + 1.0:
             return False
         self._since = now
-        self._tell_cut()
         self._lines_left = LINES_PER_S
         self._characters_left = CHARACTERS_PER_S
         return True
 
+    def _cut(self, text: str) -> None:
+        self._lines_cut += text.count("\n")
+        self._characters_cut += len(text)
+        self._ends_line = text.endswith("\n")
+
     def _tell_cut(self) -> None:
+        self._is_cutting = False
         if self._characters_cut:
             lines, characters = self._lines_cut, self._characters_cut
             self._lines_cut = self._characters_cut = 0
@@ -125,8 +141,9 @@ class PrintingCall(RunningCall):
 class Capture:
     """Knows which calls have printed."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, page: Page) -> None:
         self._outbox = outbox
+        self._page = page
         self._printing: dict[bytes, CallOutput] = {}
         self.sole: PrintingCall | None = None  # where a write has no call around it
         self._standard = (_Catcher(self, "stdout"), _Catcher(self, "stderr"))
@@ -149,6 +166,7 @@ class Capture:
 
     def write(self, stream: Stream, text: str) -> None:
         """Note what was written for the call that runs here."""
+        self._page.note(text)
         call = running_call.get()
         if not isinstance(call, PrintingCall):
             call = self.sole

@@ -14,12 +14,12 @@ from time import perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import Any, TypeAlias
 
+from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import running_call
 from mpreg_nb.worker.capture import Capture, PrintingCall
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 from mpreg_nb.worker.inbox import Inbox, Task
 from mpreg_nb.worker.outbox import Outbox
-from mpreg_nb.worker.progress import Progress
 from mpreg_nb.worker.tidy import LONG_NS, Tidy
 
 CANCELS = 4096
@@ -43,14 +43,14 @@ class Crew:
         slots: int,
         inbox: Inbox,
         outbox: Outbox,
-        progress: Progress,
+        page: Page,
         capture: Capture,
         answers: Answers,
         tidy: Tidy,
     ) -> None:
         self._inbox = inbox
         self._outbox = outbox
-        self._progress = progress
+        self._page = page
         self._capture = capture
         self._answers = answers
         self._tidy = tidy
@@ -83,7 +83,7 @@ class Crew:
                     self._outbox.send(self._answers.cancelled(task.job, begun=False))
                     continue
                 self._free -= 1
-                self._progress.begin(task.number)
+                self._page.begin(task.number)
                 self._running[task.job.id] = _nothing
                 if task.code.is_async:
                     self._start_async(task)

@@ -20,9 +20,9 @@ from mpreg_nb.worker.capture import PrintingCall
 from mpreg_nb.worker.inbox import Arguments, Task
 
 if TYPE_CHECKING:
-    from mpreg_nb.wire.codec import Buffer, Parts
+    from mpreg_nb.wire.codec import Parts
 
-Frames: TypeAlias = "list[Buffer]"
+Frames: TypeAlias = list[bytes | bytearray | memoryview]
 """A message and its parts, ready to be written."""
 
 

@@ -1,28 +1,27 @@
 """From the start of a worker process to its end."""
 
-import mmap
 import os
 import socket
 import sys
 from collections.abc import Callable
 
 from mpreg_nb.wire.frames import frame
-from mpreg_nb.wire.jobs import PAGE_BYTES, Ready, Setup
+from mpreg_nb.wire.jobs import Ready, Setup
+from mpreg_nb.wire.page import Page
 from mpreg_nb.worker.capture import Capture
 from mpreg_nb.worker.execution import Answers
 from mpreg_nb.worker.inbox import Inbox
 from mpreg_nb.worker.outbox import Outbox
-from mpreg_nb.worker.progress import Progress
 from mpreg_nb.worker.solo import Solo
 from mpreg_nb.worker.tidy import Tidy
 from mpreg_nb.worker.watch import die_with, end_all, watch
 
 
-def main(channel: int, cancels: int, page: int, parent: int) -> None:
+def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     """Serve the node at the other end of `channel` until it is gone."""
     die_with(parent)
     stream = socket.socket(fileno=channel)
-    for inherited in (channel, cancels, page):
+    for inherited in (channel, cancels, shared):
         os.set_inheritable(inherited, False)
     os.set_blocking(cancels, False)
     watch(channel)
@@ -32,20 +31,20 @@ def main(channel: int, cancels: int, page: int, parent: int) -> None:
         raise TypeError(f"a worker starts with Setup, not {setup!r}")
     sys.argv = [""]  # nothing here is meant for user code
     outbox = Outbox(stream)
-    progress = Progress(mmap.mmap(page, PAGE_BYTES))
-    os.close(page)
-    capture = Capture(outbox)
+    page = Page(shared)
+    os.close(shared)
+    capture = Capture(outbox, page)
     capture.install()
     answers = Answers(setup.max_payload_bytes)
     tidy = Tidy(setup.scratch, capture)
     run: Callable[[], None]
     if setup.slots == 1:
-        run = Solo(inbox, outbox, progress, capture, answers, tidy).run
+        run = Solo(inbox, outbox, page, capture, answers, tidy).run
     else:
         from mpreg_nb.worker.crew import Crew  # brings asyncio with it
 
         slots = setup.slots
-        run = Crew(slots, inbox, outbox, progress, capture, answers, tidy).run
+        run = Crew(slots, inbox, outbox, page, capture, answers, tidy).run
     outbox.send([frame(Ready(pid=os.getpid()))])
     try:
         run()

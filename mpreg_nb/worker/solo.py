@@ -6,12 +6,12 @@ from time import perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import running_call
 from mpreg_nb.worker.capture import Capture
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 from mpreg_nb.worker.inbox import Inbox, Task
 from mpreg_nb.worker.outbox import Outbox
-from mpreg_nb.worker.progress import Progress
 from mpreg_nb.worker.tidy import Tidy
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ class Solo:
         self,
         inbox: Inbox,
         outbox: Outbox,
-        progress: Progress,
+        page: Page,
         capture: Capture,
         answers: Answers,
         tidy: Tidy,
     ) -> None:
         self._inbox = inbox
         self._outbox = outbox
-        self._progress = progress
+        self._page = page
         self._capture = capture
         self._answers = answers
         self._tidy = tidy
@@ -65,7 +65,7 @@ class Solo:
 
     def _perform(self, task: Task) -> None:
         job = task.job
-        self._progress.begin(task.number)
+        self._page.begin(task.number)
         call = call_of(job)
         self._capture.sole = call
         running_call.set(call)
@@ -83,7 +83,7 @@ class Solo:
         self._capture.sole = None
         ended = perf_counter_ns()
         task.code.took(ended - started)
-        self._progress.end(task.number)
+        self._page.end(task.number)
         self._tidy.after(ended - started)
         if call.output is not None:
             frames = [*self._capture.finish(call), *frames]

@@ -1,0 +1,154 @@
+"""Real workers for a test, and the functions to give them."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mpreg_nb.node.workers import Crashed, Outcome, Workers
+from mpreg_nb.wire.jobs import Done, Job, Printed
+from mpreg_nb.wire.payload import pack_arguments, pack_function, remote_error, unpack
+
+Ended: TypeAlias = "asyncio.Future[tuple[Outcome, tuple[Any, ...]]]"
+
+
+class Crash(Exception):
+    """What `Office.call` raises where a node would tell of a crash."""
+
+    def __init__(self, crashed: Crashed) -> None:
+        super().__init__(crashed)
+        self.crashed = crashed
+
+
+class Office:
+    """Workers, and what they said besides answers."""
+
+    def __init__(self, workers: Workers) -> None:
+        self.workers = workers
+        self.printed: list[Printed] = []
+        self.events: list[tuple[str, str]] = []
+        self.started: list[bytes] = []
+        self._versions: dict[Callable[..., Any], str] = {}
+        self._ids = count(1)
+        self._heard = asyncio.Event()
+
+    def hear(self, message: Printed) -> None:
+        self.printed.append(message)
+        self._heard.set()
+
+    def happen(self, event: str, detail: str) -> None:
+        self.events.append((event, detail))
+        self._heard.set()
+
+    def prints_of(self, call_id: bytes) -> str:
+        return "".join(p.text for p in self.printed if p.id == call_id)
+
+    def submit(
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> tuple[bytes, Ended]:
+        version = self._versions.get(function)
+        if version is None:
+            shipped = pack_function(function)
+            version = self._versions[function] = shipped.version
+            self.workers.add_code(version, function.__name__, shipped.parts)
+        call_id = next(self._ids).to_bytes(16, "big")
+        head, *buffers = pack_arguments(args, kwargs)
+        inline = not buffers and len(head) <= 1 << 16
+        job = Job(
+            id=call_id,
+            version=version,
+            function=function.__name__,
+            payload=bytes(head) if inline else b"",
+        )
+        ended: Ended = asyncio.get_running_loop().create_future()
+        self.workers.submit(
+            job,
+            () if inline else (head, *buffers),
+            lambda outcome, parts: ended.set_result((outcome, parts)),
+            self.started.append,
+        )
+        return call_id, ended
+
+    async def call(
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        _, ended = self.submit(function, *args, **kwargs)
+        return await value_of(ended)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for prints or events that make `condition` true."""
+        while not condition():
+            self._heard.clear()
+            await self._heard.wait()
+
+    def pids(self) -> list[int]:
+        return [link.process.pid for link in self.workers._links]
+
+
+async def value_of(ended: Ended) -> Any:
+    """Return the value of a call, or raise what its caller would get."""
+    outcome, parts = await asyncio.wait_for(ended, 30)
+    if isinstance(outcome, Crashed):
+        raise Crash(outcome)
+    whole = parts or (outcome.payload,)
+    if isinstance(outcome, Done):
+        return unpack(whole)
+    if outcome.kind == "cancelled":
+        raise asyncio.CancelledError(outcome.executed)
+    raise remote_error(whole, function="f", node="n1")
+
+
+@asynccontextmanager
+async def office(
+    scratch: Path, count: int = 1, slots: int = 1, **options: Any
+) -> AsyncIterator[Office]:
+    """Have workers; at the end none of their processes may be left."""
+    made: list[Office] = []
+    workers = Workers(
+        count,
+        slots,
+        scratch / "scratch",
+        lambda message: made[0].hear(message),
+        lambda event, detail: made[0].happen(event, detail),
+        **options,
+    )
+    made.append(Office(workers))
+    await workers.start()
+    pids = made[0].pids()
+    try:
+        yield made[0]
+    finally:
+        pids += made[0].pids()
+        await workers.stop()
+        left = [pid for pid in pids if is_alive(pid)]
+        if left:
+            raise AssertionError(f"processes left: {left}")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def run(
+    scratch: Path,
+    scenario: Callable[[Office], Coroutine[Any, Any, Any]],
+    **options: Any,
+) -> Any:
+    """Run a test's scenario with workers."""
+
+    async def within() -> Any:
+        async with office(scratch, **options) as here:
+            return await asyncio.wait_for(scenario(here), 60)
+
+    return asyncio.run(within())

@@ -1,0 +1,76 @@
+"""Functions for workers: some work, some resist, some end their process."""
+
+from typing import Any
+
+
+def echo(value: Any) -> Any:
+    return value
+
+
+def pid() -> int:
+    import os
+
+    return os.getpid()
+
+
+def leave(code: int) -> None:
+    import os
+    import sys
+
+    sys.stdout.write("about to leave\n")
+    os._exit(code)
+
+
+def fault() -> None:
+    import ctypes
+
+    ctypes.string_at(0)
+
+
+def kill_self() -> None:
+    import os
+    import signal
+
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep(seconds: float) -> str:
+    import time
+
+    time.sleep(seconds)
+    return "slept"
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def ignore_interrupts() -> None:
+    import sys
+    import time
+
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            sys.stdout.write("ignored")
+
+
+def ignore_terminate_too() -> None:
+    import signal
+    import sys
+    import time
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    while True:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            sys.stdout.write("ignored")
+
+
+async def wait_long() -> None:
+    import asyncio
+
+    await asyncio.sleep(60)
