@@ -12,6 +12,9 @@ from mpreg_nb.membership.rotation import Dice, Rotation
 from mpreg_nb.membership.table import Entry
 from mpreg_nb.wire.gossip import MemberState, NodeName, PingReq
 
+DEAF_ROUNDS = 3
+"""Rounds in a row in which only others had an answer: the link is half open."""
+
 
 class Detector:
     """The failure detector of one node: a probe each period, more on evidence."""
@@ -93,17 +96,29 @@ class Detector:
             match step:
                 case Send():
                     effects.append(step)
-                case Answered(target, rtt_s):
+                case Answered(target, is_direct, rtt_s):
                     self._health.improve()
-                    entry = self._beliefs.table.get(target)
-                    if entry is not None and rtt_s is not None:
-                        entry.rtt_s = rtt_s
-                        effects.append(Tell(RttMeasured(target, rtt_s)))
+                    effects += self._answered(target, is_direct, rtt_s)
                 case Silent(target, refused, helpers, missing):
                     if helpers or not refused:
                         self._health.worsen(missing if helpers else 1)
                     effects += self._beliefs.accuse(target, now, refused=refused)
         return effects
+
+    def _answered(
+        self, target: NodeName, is_direct: bool, rtt_s: float | None
+    ) -> list[Effect]:
+        entry = self._beliefs.table.get(target)
+        if entry is None:
+            return []
+        entry.deaf_rounds = 0 if is_direct else entry.deaf_rounds + 1
+        if entry.deaf_rounds == DEAF_ROUNDS:
+            entry.deaf_rounds = 0
+            return self._links.close(target)  # the next probe dials
+        if rtt_s is None:
+            return []
+        entry.rtt_s = rtt_s
+        return [Tell(RttMeasured(target, rtt_s))]
 
     def _start(self, entry: Entry, now: float) -> list[Step]:
         return self.probes.start(

@@ -21,6 +21,9 @@ from mpreg_nb.wire.gossip import (
     SyncDigest,
 )
 
+EARLY_SYNCS = 3
+"""Comparisons soon after the join: its first partner may have been as new."""
+
 
 class Duties:
     """The clockwork of one node, apart from probes and suspicions."""
@@ -43,6 +46,7 @@ class Duties:
         self._dice = dice
         self._gossip_at_s = now
         self._sync_at_s = now + settings.sync_interval_s * dice.random()
+        self._early_syncs = 0
         self._redial_at_s = now + settings.dead_redial_s * dice.random()
         self._house_at_s = now + settings.period_s * dice.random()
         self._told_load: Load | None = None
@@ -81,6 +85,11 @@ class Duties:
             effects += self.dial_seeds(now)
         return effects
 
+    def settle(self, now: float) -> None:
+        """Compare with some others soon: the join is complete, and may be partial."""
+        self._early_syncs = EARLY_SYNCS
+        self._sync_at_s = now + self._settings.period_s
+
     # ----------------------------------------------------------------- compare
 
     def records(self, now: float) -> Sequence[MemberRecord]:
@@ -109,6 +118,9 @@ class Duties:
         """Compare tables with a random member."""
         settings, table = self._settings, self._beliefs.table
         pause_s = stretched_sync_s(self._beliefs.size, settings.sync_interval_s)
+        if self._early_syncs:
+            self._early_syncs -= 1
+            pause_s = 2 * settings.period_s
         self._sync_at_s = now + pause_s
         table.forget_old(
             now, memory_s=settings.dead_memory_s, mult=settings.dead_memory_mult

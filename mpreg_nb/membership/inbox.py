@@ -16,6 +16,7 @@ from mpreg_nb.membership.effects import (
     Send,
     Tell,
 )
+from mpreg_nb.membership.links import Links
 from mpreg_nb.membership.seeds import Seeds
 from mpreg_nb.wire.gossip import (
     Ack,
@@ -52,12 +53,14 @@ class Inbox:
         detector: Detector,
         claims: Claims,
         duties: Duties,
+        links: Links,
         seeds: Seeds,
     ) -> None:
         self._beliefs = beliefs
         self._detector = detector
         self._claims = claims
         self._duties = duties
+        self._links = links
         self._seeds = seeds
 
     def receive(self, message: Control, sender: NodeName, now: float) -> list[Effect]:
@@ -109,7 +112,10 @@ class Inbox:
             case YouAreDead(verdict=verdict):
                 return self._beliefs.hear_verdict(verdict, sender, now)
             case Hello(record=record, joined=joined):
-                if record.name != sender or not joined:
+                if record.name != sender:
+                    return []
+                self._links.greeted(sender, record.epoch)
+                if not joined:
                     return []
                 return self._beliefs.hear_record(record, sender, now)
             case Leave():
@@ -218,6 +224,7 @@ class Inbox:
         own = self._beliefs.own
         own.join(now)
         self._seeds.settle(now)
+        self._duties.settle(now)
         completed = Tell(JoinCompleted(through, own.record.generation))
         if through == own.record.name:
             return [completed]

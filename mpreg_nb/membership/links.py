@@ -57,6 +57,7 @@ class Links:
     def __init__(self, settings: SwimSettings) -> None:
         self._settings = settings
         self._up: dict[NodeName, float] = {}  # -> when it was last used
+        self._epochs: dict[NodeName, bytes] = {}  # of the process at the other end
         self._dialling: dict[NodeName, float] = {}  # -> since when
         self._outbox: dict[NodeName, list[Control]] = {}
         self._failures: dict[NodeName, int] = {}
@@ -74,6 +75,10 @@ class Links:
         """Nodes that a link is up to."""
         return tuple(self._up)
 
+    def is_to(self, peer: NodeName, epoch: bytes) -> bool:
+        """Whether the link to `peer`, if any, may be one to that process."""
+        return self._epochs.get(peer, epoch) == epoch
+
     def is_lost(self, peer: NodeName) -> bool:
         """Whether the last link or dial of `peer` ended as if it were gone."""
         return peer in self._lost
@@ -88,15 +93,22 @@ class Links:
     def opened(self, peer: NodeName, now: float) -> list[Control]:
         """Note that a link is up; return what waited for it."""
         self._up[peer] = now
+        self._epochs.pop(peer, None)
         self._dialling.pop(peer, None)
         self._failures.pop(peer, None)
         self._not_before_s.pop(peer, None)
         self._lost.pop(peer, None)
         return self._outbox.pop(peer, [])
 
+    def greeted(self, peer: NodeName, epoch: bytes) -> None:
+        """Note which process said hello on the link."""
+        if peer in self._up:
+            self._epochs[peer] = epoch
+
     def closed(self, peer: NodeName, *, lost: bool) -> None:
         """Note that a link is gone."""
         self._up.pop(peer, None)
+        self._epochs.pop(peer, None)
         if lost:
             self._lost[peer] = None
 
@@ -137,6 +149,7 @@ class Links:
         """Close the link to `peer`, if there is one."""
         if self._up.pop(peer, None) is None:
             return []
+        self._epochs.pop(peer, None)
         return [Close(peer)]
 
     def may_dial(self, peer: NodeName, now: float) -> bool:

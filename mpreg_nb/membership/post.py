@@ -70,8 +70,10 @@ class Post:
                             waiting.extendleft(reversed(self._met(member.record, now)))
                         case Died(name):
                             waiting.extendleft(reversed(self._lost(name)))
-                        case Left(name) | Restarted(name):
+                        case Left(name):
                             self._detector.probes.drop(name)
+                        case Restarted(name):
+                            waiting.extendleft(self._replaced(name))
                 case _:
                     done.append(effect)
         return done
@@ -131,6 +133,12 @@ class Post:
         if has_mesh and self._beliefs.own.record.name < record.name:
             return self._links.dial(record.name, record.urls, now)
         return []
+
+    def _replaced(self, name: NodeName) -> list[Effect]:
+        """Close a link to the process before; it may never tell that it is gone."""
+        self._detector.probes.drop(name)
+        epoch = self._beliefs.table.entries[name].record.epoch
+        return [] if self._links.is_to(name, epoch) else self._links.close(name)
 
     def _lost(self, name: NodeName) -> list[Effect]:
         self._detector.probes.drop(name)

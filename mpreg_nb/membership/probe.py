@@ -27,10 +27,11 @@ NACK_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The target is there; `rtt_s` where it answered itself on a link that was up."""
+    """The target is there."""
 
     target: NodeName
-    rtt_s: float | None
+    is_direct: bool  # it said so itself
+    rtt_s: float | None  # if on a link that was up when it was asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,8 @@ class Probes:
         if probe is None or probe.seq != seq:
             return []
         del self._rounds[sender]
-        return [Answered(sender, now - probe.started_s if probe.linked else None)]
+        rtt_s = now - probe.started_s if probe.linked else None
+        return [Answered(sender, True, rtt_s)]
 
     def indirect_ack(self, seq: int, sender: NodeName) -> list[Step]:
         """Take in the yes of a helper."""
@@ -157,7 +159,7 @@ class Probes:
         if probe is None:
             return []
         del self._rounds[probe.target]
-        return [Answered(probe.target, None)]
+        return [Answered(probe.target, False, None)]
 
     def nack(self, seq: int, sender: NodeName) -> list[Step]:
         """Take in the no of a helper."""

@@ -88,7 +88,12 @@ class Swim:
             settings, self._beliefs, self._links, self._post, self._seeds, rng, now
         )
         self._inbox = Inbox(
-            self._beliefs, self._detector, self._claims, self._duties, self._seeds
+            self._beliefs,
+            self._detector,
+            self._claims,
+            self._duties,
+            self._links,
+            self._seeds,
         )
         self._leave_at_s = math.inf
         self._lagged_at_s = -math.inf

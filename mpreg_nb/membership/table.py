@@ -25,6 +25,7 @@ class Entry:
     load_serial: int = -1
     contradicted_at_s: float = -math.inf  # when it was last told what we hold of it
     dialled_at_s: float = -math.inf  # when it was last dialled as a dead member
+    deaf_rounds: int = 0  # in a row, in which it answered others but not us
     refused: tuple[bytes, int] | None = None  # epoch, incarnation when it refused us
 
 
