@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from mpreg_nb.client.client import CallOptions, Client
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import current_writer
 from mpreg_nb.client.runs import RunRecord
 from mpreg_nb.errors import (
@@ -23,6 +24,9 @@ from mpreg_nb.routing.router import Refused, Wanted
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.messages import RunStart, StepPlan
+
+CONNECT_S = 5.0
+"""How long `connect` looks for a server that may just be starting."""
 
 
 class MPREGClientAPI:
@@ -64,7 +68,7 @@ class MPREGClientAPI:
             return
         caller = Client((self.url,), load_token(self._token), direct=False)
         try:
-            await caller.open()
+            await caller.open(CONNECT_S)
         except BaseException:
             await caller.close()
             raise
@@ -117,6 +121,8 @@ class MPREGClientAPI:
             InvalidWorkflow: two commands have one name, or they wait for each other.
         """
         caller = self._connected()
+        if not commands:
+            return {}
         packed = pack_commands(list(commands))
         if len(packed) == 1:
             command = packed[0].command
@@ -124,8 +130,6 @@ class MPREGClientAPI:
             kwargs = dict(command.kwargs)
             value = await self._call(command.fun, command.arguments, kwargs, options)
             return {command.name: value}
-        if not packed:
-            return {}
         await _check(caller, packed)
         changed = asyncio.Event()
         start, parts = _run_start(caller, packed)

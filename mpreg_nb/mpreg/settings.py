@@ -78,6 +78,8 @@ class MPREGSettings:
         self._set("resources", check_resources(self.resources or ()))
         for field in ("peers", "advertised_urls"):
             self._set(field, _urls(field, getattr(self, field)))
+        if self.connect is not None:
+            _urls("connect", self.connect)
         if isinstance(self.port, bool) or not isinstance(self.port, int):
             raise TypeError(f"port is a number, not {self.port!r}")
         if not 0 <= self.port <= 65_535:
