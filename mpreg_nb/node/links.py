@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.errors import NotTrusted
+from mpreg_nb.node.doorman import TAKEN, Doorman
 from mpreg_nb.node.inbox import Inbox
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.dial import DialFailed, dial
@@ -24,13 +25,19 @@ class NodeLinks:
 
     def open_inbox(self) -> None:
         """Begin to take in messages; all parts of the node are there."""
+        members = self._node.members
+        self.doorman = Doorman(
+            members.holder, members.claim, lambda link: self._node.peers.accept(link)
+        )
         self._inbox = Inbox(self._node, self._node.spawn)
 
     def accepted(self, connection: Connection) -> None:
         """Take in a link that was opened to this node."""
         if connection.peer.role == "node":
             if connection.peer.name == self._node.name:
-                connection.close(1008, "the name is taken")
+                connection.close(1008, TAKEN)
+            elif connection.peer.lane == "control":
+                self.doorman.arrived(connection)
             else:
                 self._node.peers.accept(connection)
             return
@@ -63,6 +70,9 @@ class NodeLinks:
         """Tell all who waited for something over a link that is gone."""
         name = connection.peer.name
         if connection.peer.lane == "control":
+            if TAKEN in reason:
+                self._node.refused = f"another live node is named {self._node.name!r}"
+                self._node.members.joined.set()
             if self._node.peers.get(name, "control") is None:
                 in_order = reason.startswith("closed")
                 self._node.gossiping.link_lost(name, in_order=in_order)

@@ -13,6 +13,8 @@ from mpreg_nb.membership.effects import (
     LeaveSpread,
     Left,
     LoadChanged,
+    NameFree,
+    NameTaken,
     Replaced,
     Restarted,
     Suspected,
@@ -64,6 +66,18 @@ class NodeMembers:
         self._node.calls.routes_changed()
         self._node.pictures.changed()
 
+    def holder(self, name: str) -> bytes | None:
+        """Return the epoch of the process that has `name`, if it is thought alive."""
+        member = self._node.gossiping.swim.member(name)
+        if member is None or member.state > MemberState.SUSPECT:
+            return None
+        return member.record.epoch
+
+    def claim(self, name: str, epoch: bytes) -> None:
+        """Ask the process that has `name` whether it lives, for one that wants it."""
+        gossiping = self._node.gossiping
+        gossiping.perform(gossiping.swim.claim(name, epoch, time.monotonic()))
+
     def happened(self, event: Event) -> None:
         """Take in what membership tells."""
         note = self._node.pictures.happened
@@ -89,6 +103,12 @@ class NodeMembers:
                 self.joined.set()
             case LeaveSpread():
                 self.spread.set()
+            case NameFree(name, epoch):
+                self._node.links.doorman.free(name, epoch)
+                return
+            case NameTaken(name, epoch):
+                self._node.links.doorman.taken(name, epoch)
+                return
             case Replaced():
                 self._node.spawn(self._node.stop(drain_s=0))
                 return

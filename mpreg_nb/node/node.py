@@ -81,6 +81,8 @@ class Node:
         self.members = NodeMembers(self, self._loads)
         self._hurry = asyncio.Event()
         self._stopping = False
+        self.refused = ""
+        """Why this node may not join, once that is known."""
         self.ended = asyncio.Event()
         """Set when the node has stopped by itself or by request."""
         own_scratch = not settings.scratch
@@ -238,10 +240,10 @@ class Node:
         try:
             await asyncio.wait_for(self.members.joined.wait(), join_timeout_s)
         except TimeoutError:
+            self.refused = f"no answer from {', '.join(settings.join)}"
+        if self.refused:
             await self.stop(drain_s=0)
-            raise MpregError(
-                f"node {self.name} could not join through {', '.join(settings.join)}"
-            ) from None
+            raise MpregError(f"node {self.name} could not join: {self.refused}")
         return self.url
 
     @property

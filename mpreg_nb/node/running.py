@@ -13,7 +13,9 @@ from typing import Any
 
 from mpreg_nb.node.asks import Asks
 from mpreg_nb.node.counters import Counters
-from mpreg_nb.node.crashes import Crashed
+from mpreg_nb.node.endings import Crashed
+from mpreg_nb.node.inputs import Inputs
+from mpreg_nb.node.outcomes import failure_of
 from mpreg_nb.node.own import OwnRunner
 from mpreg_nb.node.pending import Outcome, Pending
 from mpreg_nb.node.placement import Placement
@@ -55,7 +57,7 @@ class Running:
         self._registry = registry
         self._store = store
         self._placement = placement
-        self._asks = asks
+        self._inputs = Inputs(me, store, asks)
         self._workers = workers
         self._has_workers = has_workers
         self._counters = counters
@@ -148,28 +150,12 @@ class Running:
     async def _gather_and_run(
         self, pending: Pending, function: ShippedFunction | OwnFunction
     ) -> None:
-        inputs: list[bytes | tuple[Buffer, ...]] = []
-        for item in pending.call.inputs:
-            if isinstance(item, bytes):
-                inputs.append(item)
-                continue
-            parts = await self._fetch(item)
-            if isinstance(parts, Failure):
-                self._tasks.pop(pending.call.id, None)
-                self._fail(pending, parts)
-                return
-            inputs.append(parts)
+        inputs = await self._inputs.gather(pending.call.inputs)
         self._tasks.pop(pending.call.id, None)
-        self._start(pending, function, tuple(inputs))
-
-    async def _fetch(self, kept: Kept) -> tuple[Buffer, ...] | Failure:
-        if kept.owner == self._me:
-            held = self._store.get(kept.id)
-            return Failure(kind="gone", node=self._me) if held is None else held
-        answer, parts = await self._asks.result(kept)
-        if isinstance(answer, Failed):
-            return answer.failure
-        return parts or (answer.payload,)
+        if isinstance(inputs, Failure):
+            self._fail(pending, inputs)
+        else:
+            self._start(pending, function, inputs)
 
     def _start(
         self,
@@ -261,15 +247,7 @@ class Running:
             case JobFailed(run_us=run_us):
                 self._raised(pending, ended, parts)
             case Crashed():
-                failure = Failure(
-                    kind="worker_crashed",
-                    executed=ended.executed,
-                    node=self._me,
-                    cause=ended.cause,
-                    memory_mb=ended.memory_mb,
-                    lines=ended.last_lines,
-                )
-                self._fail(pending, failure)
+                self._fail(pending, failure_of(ended, self._me))
 
     def _own_ended(
         self, pending: Pending, ended: Done | JobFailed, parts: tuple[Buffer, ...]
@@ -311,16 +289,7 @@ class Running:
         self, pending: Pending, ended: JobFailed, parts: tuple[Buffer, ...]
     ) -> None:
         queued_us = self._queued_us(pending, ended.run_us)
-        failure = Failure(
-            kind=ended.kind,
-            message=ended.message,
-            executed=ended.executed,
-            node=self._me,
-            types=ended.types,
-            size_bytes=ended.size_bytes,
-            limit_bytes=ended.limit_bytes,
-            argument_types=ended.argument_types,
-        )
+        failure = failure_of(ended, self._me)
         if ended.kind == "application":
             self._log(pending, failure)
         failed = Failed(

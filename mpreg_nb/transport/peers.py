@@ -154,17 +154,32 @@ class Peers:
         `on_open` of a dial to a node whose name was not known.
         """
         key = (connection.peer.name, connection.peer.lane)
-        self._on_open(connection)
         self._opened_s[connection] = asyncio.get_running_loop().time()
-        connection.on_lost = self._lost
         current = self._links.get(key)
-        if current is None or not self._is_kept(current, connection):
-            self._links[key] = connection
+        used = current is None or not self._is_kept(current, connection)
+        if used:
+            self._links[key] = connection  # first, so that `on_open` may send on it
+        try:
+            self._on_open(connection)
+        except BaseException:
+            self._forget(key, connection, current)
+            raise
+        connection.on_lost = self._lost
+        if used:
             self._put_aside(key, current)
             self._settle(key, connection)
-            return True
-        self._put_aside(key, connection)
-        return False
+        else:
+            self._put_aside(key, connection)
+        return used
+
+    def _forget(
+        self, key: _Key, connection: Connection, before: Connection | None
+    ) -> None:
+        del self._opened_s[connection]
+        if self._links.get(key) is connection:
+            del self._links[key]
+            if before is not None:
+                self._links[key] = before
 
     def close_link(self, node: str, code: int = 1000, reason: str = "") -> None:
         """Close every link to `node` and give up dialling it."""

@@ -1,0 +1,28 @@
+"""What a worker says went wrong, as it travels to the caller."""
+
+from mpreg_nb.node.endings import Crashed
+from mpreg_nb.wire.jobs import JobFailed
+from mpreg_nb.wire.messages import Failure
+
+
+def failure_of(ended: JobFailed | Crashed, node: str) -> Failure:
+    """Return why a job on `node` has no result."""
+    if isinstance(ended, JobFailed):
+        return Failure(
+            kind=ended.kind,
+            message=ended.message,
+            executed=ended.executed,
+            node=node,
+            types=ended.types,
+            size_bytes=ended.size_bytes,
+            limit_bytes=ended.limit_bytes,
+            argument_types=ended.argument_types,
+        )
+    return Failure(
+        kind="worker_crashed",
+        executed=ended.executed,
+        node=node,
+        cause=ended.cause,
+        memory_mb=ended.memory_mb,
+        lines=ended.last_lines,
+    )
