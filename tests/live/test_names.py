@@ -34,25 +34,3 @@ def test_newcomer_with_the_name_of_a_live_node_is_refused() -> None:
             await first.stop(0)
 
     asyncio.run(scene())
-
-
-def test_node_that_crashed_gets_its_name_back_at_once() -> None:
-    async def scene() -> None:
-        first = await started("first")
-        second = await started("second", first.url)
-        old = second.gossiping.swim.me.epoch
-        # As a crash does: links break without a goodbye.
-        second.gossiping.stop()
-        await second.peers.close()
-        again = await started("second", first.url)
-        try:
-            member = first.gossiping.swim.member("second")
-            assert member is not None
-            assert member.record.epoch != old
-            assert member.state is MemberState.ALIVE
-        finally:
-            await again.stop(0)
-            await second.stop(0)
-            await first.stop(0)
-
-    asyncio.run(scene())
