@@ -1,0 +1,110 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpreg_nb.membership.effects import Close, Dial
+from mpreg_nb.membership.knobs import SwimSettings
+from mpreg_nb.membership.links import LOST_S, Links, keeps_new_link
+from mpreg_nb.wire.gossip import Ack
+
+URLS = ("ws://h:1",)
+
+
+@pytest.fixture
+def links() -> Links:
+    return Links(SwimSettings())
+
+
+@given(first_by_a=st.booleans(), second_by_a=st.booleans(), age_s=st.floats(0.0, 60.0))
+def test_both_ends_keep_the_same_of_two_links(
+    first_by_a: bool, second_by_a: bool, age_s: float
+) -> None:
+    a_keeps_new = keeps_new_link(
+        "a",
+        "b",
+        new_dialled_here=second_by_a,
+        old_dialled_here=first_by_a,
+        old_age_s=age_s,
+    )
+    b_keeps_new = keeps_new_link(
+        "b",
+        "a",
+        new_dialled_here=not second_by_a,
+        old_dialled_here=not first_by_a,
+        old_age_s=age_s,
+    )
+
+    assert a_keeps_new == b_keeps_new
+
+
+def test_of_dials_that_crossed_that_of_the_smaller_name_stays() -> None:
+    kept = keeps_new_link(
+        "a", "b", new_dialled_here=True, old_dialled_here=False, old_age_s=0.1
+    )
+
+    assert kept
+
+
+def test_a_dial_is_not_repeated_before_its_outcome(links: Links) -> None:
+    assert links.dial("b", URLS, 0.0) == [Dial("b", URLS)]
+    assert links.dial("b", URLS, 1.0) == []
+    links.failed("b", 2.0, refused=False)
+    assert links.dial("b", URLS, 2.0) == [Dial("b", URLS)]
+
+
+def test_a_dial_whose_outcome_was_lost_is_repeated(links: Links) -> None:
+    links.dial("b", URLS, 0.0)
+
+    assert links.dial("b", URLS, LOST_S) == [Dial("b", URLS)]
+
+
+def test_what_waits_for_a_dial_goes_when_the_link_is_up(links: Links) -> None:
+    links.wait("b", Ack(seq=1))
+
+    assert links.opened("b", 0.0) == [Ack(seq=1)]
+    assert links.opened("b", 1.0) == []
+
+
+def test_what_waits_is_bounded_and_the_oldest_goes(links: Links) -> None:
+    for seq in range(20):
+        links.wait("b", Ack(seq=seq))
+
+    assert links.opened("b", 0.0) == [Ack(seq=seq) for seq in range(12, 20)]
+
+
+def test_failed_dials_are_tried_again_ever_later(links: Links) -> None:
+    pauses = []
+    for _ in range(8):
+        links.failed("b", 0.0, refused=True)
+        pauses.append(next(s for s in range(1, 100) if links.may_dial("b", float(s))))
+
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60]
+
+
+def test_a_link_that_broke_is_remembered_until_one_is_up(links: Links) -> None:
+    links.opened("b", 0.0)
+    links.closed("b", lost=True)
+    assert links.is_lost("b")
+
+    links.opened("b", 1.0)
+
+    assert not links.is_lost("b")
+
+
+def test_idle_links_are_closed_but_for_a_few() -> None:
+    links = Links(SwimSettings(kept_links=2, idle_link_s=30.0))
+    for number in range(5):
+        links.opened(f"n{number}", float(number))
+
+    assert links.close_idle(20.0) == []
+    assert links.close_idle(33.0) == [Close("n0"), Close("n1"), Close("n2")]
+    assert links.close_idle(99.0) == []
+
+
+def test_the_least_used_of_too_many_links_are_closed() -> None:
+    links = Links(SwimSettings(kept_links=2, max_links=3, idle_link_s=1e9))
+    for number in range(5):
+        links.opened(f"n{number}", float(number))
+    links.touch("n0", 9.0)
+
+    assert links.close_idle(10.0) == [Close("n1"), Close("n2")]
