@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from mpreg_nb.notebook.extension import (
         load_ipython_extension as load_ipython_extension,
     )
+    from mpreg_nb.notebook.extension import (
+        unload_ipython_extension as unload_ipython_extension,
+    )
     from mpreg_nb.workflow.builder import ref as ref
 
 _HOMES = {
@@ -67,6 +70,7 @@ _HOMES = {
     "ref": "workflow.builder",
     "register": "cluster.shortcuts",
     "submit": "cluster.shortcuts",
+    "unload_ipython_extension": "notebook.extension",
     "up": "cluster.starting",
     "workflow": "cluster.shortcuts",
 }

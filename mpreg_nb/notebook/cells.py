@@ -39,7 +39,9 @@ def register_names(session: Session, options: Options) -> Any:
     found = {name: session.variable(name) for name in options.names}
     for name, value in found.items():
         if not callable(value):
-            raise Misuse(f"{name!r} is no function but a {type(value).__name__}")
+            raise Misuse(
+                f"{name!r} is no function, it is of type {type(value).__name__}"
+            )
     return _register(session, found, options)
 
 

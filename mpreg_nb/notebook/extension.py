@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mpreg_nb.notebook.completion import complete
 from mpreg_nb.notebook.magics import MpregMagics
 from mpreg_nb.notebook.session import end_session, session_of
 
@@ -11,7 +12,9 @@ if TYPE_CHECKING:
 
 def load_ipython_extension(shell: "InteractiveShell") -> None:
     """Add `%mpreg` and `%%mpreg` to `shell`; called by `%load_ext mpreg_nb`."""
-    shell.register_magics(MpregMagics(shell, session_of(shell)))
+    session = session_of(shell)
+    shell.register_magics(MpregMagics(shell, session))
+    complete(shell, session)
     print(  # noqa: T201 - the one line that tells how to go on
         "mpreg_nb is ready: %mpreg up starts nodes here, %mpreg? shows all it can do"
     )

@@ -61,6 +61,11 @@ class Verb:
         return (self.parser.description or "").partition("\n")[0]
 
     @property
+    def flags(self) -> tuple[str, ...]:
+        """Its options, as they are written."""
+        return tuple(self.parser._option_string_actions)
+
+    @property
     def help(self) -> str:
         """Usage, description and options."""
         return self.parser.format_help().rstrip()

@@ -173,7 +173,8 @@ class MpregMagics(Magics):
     def _adopt(self, options: Options) -> Any:
         from mpreg_nb.cluster.starting import adopt
 
-        return adopt(options.name)
+        with _arguments():
+            return adopt(options.name)
 
     def _connect(self, options: Options) -> Any:
         from mpreg_nb.cluster.starting import connect
@@ -278,6 +279,7 @@ class _arguments:
     def __enter__(self) -> None: ...
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        own = isinstance(error, MpregError)
-        if isinstance(error, TypeError | ValueError | OSError) and not own:
+        # NodeLost here: nobody listens at the URL that was given.
+        ours = isinstance(error, MpregError) and not isinstance(error, NodeLost)
+        if isinstance(error, TypeError | ValueError | OSError) and not ours:
             raise Misuse(str(error)) from None

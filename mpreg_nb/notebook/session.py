@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.names import nearest
+from mpreg_nb.notebook import output, tracebacks
 from mpreg_nb.notebook.line import Misuse
-from mpreg_nb.notebook.output import attach
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -20,15 +20,19 @@ if TYPE_CHECKING:
 
 
 class Session:
-    """One shell. Prints of remote code go to its cells until it is closed."""
+    """One shell. Until it is closed, what comes from nodes reads well in its cells."""
 
     def __init__(self, shell: "InteractiveShell") -> None:
         self.shell = shell
-        self._detach: Callable[[], None] = attach(shell)
+        self._attached: tuple[Callable[[], None], ...] = (
+            output.attach(shell),
+            tracebacks.attach(shell),
+        )
 
     def close(self) -> None:
-        """Let prints go to the streams of the process again."""
-        self._detach()
+        """Leave the shell as it was."""
+        for detach in self._attached:
+            detach()
 
     @property
     def cluster(self) -> "Cluster":
@@ -95,7 +99,9 @@ class Session:
             found = _whole(self.shell.user_ns[name])
             if isinstance(found, Flow):
                 return found
-            raise Misuse(f"{name!r} is no workflow but a {type(found).__name__}")
+            raise Misuse(
+                f"{name!r} is no workflow, it is of type {type(found).__name__}"
+            )
         flows = {
             id(f): (variable, f) for variable, f in self._flows() if f.name == name
         }

@@ -1,0 +1,79 @@
+import pytest
+
+from mpreg_nb.notebook.line import CELL_VERBS, LINE_VERBS, Misuse, split_verb
+from mpreg_nb.notebook.magics import overview
+
+
+def read(line: str, *, of_cell: bool = False) -> dict[str, object]:
+    verb, rest = split_verb(line, of_cell=of_cell)
+    return vars(verb.parser.read(rest))
+
+
+def test_a_line_alone_asks_for_the_status() -> None:
+    verb, rest = split_verb("  ")
+
+    assert (verb.name, rest) == ("status", "")
+
+
+def test_nodes_are_given_by_name_with_their_resources() -> None:
+    options = read("up gpu-1:gpu,big 'cpu 1' --workers 2 --keep  # two of them")
+
+    assert options == {
+        "nodes": ["gpu-1:gpu,big", "cpu 1"],
+        "count": None,
+        "workers": 2,
+        "slots": 1,
+        "keep": True,
+        "fresh": False,
+    }
+
+
+def test_resources_are_read_as_a_set() -> None:
+    assert read("register f --resources gpu,big")["resources"] == {"gpu", "big"}
+    assert read("remote --on gpu", of_cell=True)["on"] == {"gpu"}
+    assert read("remote", of_cell=True)["on"] == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("line", "of_cell", "said"),
+    [
+        ("upp -n 3", False, "no verb 'upp'. Did you mean %mpreg up?"),
+        ("xyzzy", False, "It has: up, down, ps"),
+        ("remote", False, "but %%mpreg has: %%mpreg remote"),
+        ("up", True, "but %mpreg has: %mpreg up"),
+        ("", True, "%%mpreg needs a verb: register, remote"),
+        ("up -n many", False, "invalid int value: 'many'. Usage: %mpreg up [-n 3]"),
+        ("up --bad", False, "unrecognized arguments: --bad"),
+        ("nodes n1", False, "unrecognized arguments: n1"),
+        ("register", False, "required: NAME"),
+        ("latency --by moon", False, "'moon' is not function, node or both"),
+        ("register f --isolation moon", False, "invalid choice: 'moon'"),
+        ("up 'gpu-1", False, "No closing quotation, in: 'gpu-1"),
+    ],
+)
+def test_a_line_that_makes_no_sense_is_refused_with_what_would(
+    line: str, of_cell: bool, said: str
+) -> None:
+    with pytest.raises(Misuse) as refused:
+        read(line, of_cell=of_cell)
+
+    assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_every_verb_is_in_the_overview_and_explains_itself() -> None:
+    text = overview()
+
+    for mark, verbs in (("%mpreg", LINE_VERBS), ("%%mpreg", CELL_VERBS)):
+        for verb in verbs.values():
+            assert f"{mark} {verb.name}" in text
+            assert verb.title in text
+            assert f"usage: {mark} {verb.name}" in verb.help
+
+
+def test_every_example_is_a_line_that_is_understood() -> None:
+    for of_cell, verbs in ((False, LINE_VERBS), (True, CELL_VERBS)):
+        for verb in verbs.values():
+            needs_more = verb.name in ("call", "connect")
+            if not needs_more:
+                read(verb.example, of_cell=of_cell)

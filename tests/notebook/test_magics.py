@@ -1,0 +1,147 @@
+"""Magics in a real shell, as far as they go without a cluster."""
+
+import subprocess
+import sys
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from mpreg_nb.notebook.line import CELL_VERBS, LINE_VERBS
+from tests.notebook.conftest import RunCell
+
+NO_CLUSTER = (
+    "UsageError: no cluster yet. Start one: mp.up(3) or %mpreg up; or join one: "
+    "mp.connect(url)\n"
+)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%mpreg",
+        "%mpreg nodes",
+        "%mpreg functions",
+        "%mpreg routes",
+        "%mpreg latency",
+        "%mpreg calls",
+        "%mpreg events",
+        "%mpreg call f()",
+        "f = len\n%mpreg register f",
+        "%%mpreg remote\n1",
+        "%%mpreg register\ndef f(): ...",
+    ],
+)
+def test_without_a_cluster_one_line_says_how_to_get_one(
+    run_cell: RunCell, capsys: pytest.CaptureFixture[str], cell: str
+) -> None:
+    run_cell(cell)
+
+    assert capsys.readouterr() == ("", NO_CLUSTER)
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("%mpreg nods", "no verb 'nods'. Did you mean %mpreg nodes?"),
+        ("%mpreg up -n 3 gpu-1", "give names or a number, not both"),
+        ("%mpreg up gpu-1:", "'gpu-1:' has a colon but no resource"),
+        ("%mpreg up -n 0", "cannot start 0 nodes"),
+        ("%mpreg up a a", "node 'a' is given twice"),
+        ("%mpreg up --workers -1", "workers is at least 0"),
+        ("%mpreg call", "usage: %mpreg call FUNCTION(ARGUMENTS)"),
+        ("%mpreg call f", "arguments are missing: %mpreg call f()"),
+        ("%mpreg call f(", "Write a call as in Python"),
+        ("%mpreg call f.g()", "usage: %mpreg call FUNCTION(ARGUMENTS)"),
+        ("rows = 1\n%mpreg call f(rowz)", "no variable 'rowz'. Did you mean 'rows'?"),
+        ("%mpreg register f", "no variable 'f'"),
+        ("f = 3\n%mpreg register f", "'f' is no function, it is of type int"),
+        ("%mpreg run flow", "no variable and no workflow is named 'flow'"),
+        ("flow = 3\n%mpreg plan flow", "'flow' is no workflow, it is of type int"),
+        ("%mpreg adopt", "You have no kept cluster"),
+        ("%mpreg connect nowhere", "nowhere"),
+        ("%%mpreg remotely\n1", "Did you mean %%mpreg remote?"),
+        ("%%mpreg remote -o 3x\n1", "'3x' cannot name a variable"),
+    ],
+)
+def test_a_mistake_of_the_user_is_one_line_without_a_traceback(
+    run_cell: RunCell, capsys: pytest.CaptureFixture[str], cell: str, said: str
+) -> None:
+    run_cell(cell)
+
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("UsageError: ")
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_help_lists_all_verbs_and_explains_one(
+    run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell("%mpreg help")
+    overview = capsys.readouterr().out
+    run_cell("%mpreg help register")
+    explained = capsys.readouterr().out
+
+    assert all(f"mpreg {verb}" in overview for verb in (*LINE_VERBS, *CELL_VERBS))
+    assert "usage: %mpreg register" in explained
+    assert "usage: %%mpreg register" in explained
+
+
+def test_a_question_mark_shows_examples(
+    run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell("%mpreg?")
+
+    assert "%mpreg call train(rows, lr=0.2)" in capsys.readouterr().out
+
+
+def test_variables_are_put_into_a_line_where_it_is_not_python(
+    run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell("name = 'lost'\n%mpreg plan {name}-$name")
+
+    assert "is named 'lost-lost'" in capsys.readouterr().err
+
+
+def test_loading_again_changes_nothing(
+    shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell("%reload_ext mpreg_nb")
+    capsys.readouterr()
+
+    run_cell("%mpreg nodes")
+
+    assert capsys.readouterr().err == NO_CLUSTER
+
+
+def test_the_package_finds_the_shell_without_the_extension(
+    shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell("%unload_ext mpreg_nb\nimport mpreg_nb as mp\nmp.call")
+    capsys.readouterr()
+
+    run_cell("mp.call('f')")
+
+    out = capsys.readouterr().out
+    assert "NoCluster: no cluster yet" in out
+    assert "shortcuts.py" not in out  # frames of ours are not shown
+
+
+def test_loading_starts_nothing_and_imports_little() -> None:
+    program = (
+        "import sys, threading; from IPython.core.interactiveshell import "
+        "InteractiveShell; shell = InteractiveShell.instance(); "
+        "shell.history_manager.enabled = False; "
+        "shell.run_line_magic('load_ext', 'mpreg_nb'); "
+        "print({'matplotlib', 'pandas', 'websockets', 'msgspec', 'uvloop'} "
+        "& set(sys.modules))"
+    )
+
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    said, loaded = run.stdout.splitlines()
+    assert said.startswith("mpreg_nb is ready: %mpreg up")
+    assert loaded == "set()"

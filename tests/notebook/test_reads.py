@@ -1,0 +1,41 @@
+import pytest
+
+from mpreg_nb.notebook.reads import reads
+
+KNOWN = {"a", "b", "c", "i", "np"}
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a = 1\na + b", "b"),
+        ("a = a + 1", "a"),
+        ("a += 1", "a"),
+        ("a.b = c", "a c"),
+        ("a[i] = 2", "a i"),
+        ("import numpy as np\nnp.sum(a)", "a"),
+        ("from x import a, y as b\na, b, c", "c"),
+        ("with open(a) as b:\n    c = 1\nb, c", "a"),
+        ("for i in a:\n    b = i\nb", "a b i"),
+        ("if c:\n    a = 1\na", "a c"),
+        ("[a for a in b if a > c]", "b c"),
+        ("lambda a: a + b", "b"),
+        ("def f(a, b=c):\n    return a + b + i", "c i"),
+        ("def a():\n    return b\na()", "b"),
+        ("class a:\n    b = 1\n    def f(self):\n        return b + c", "b c"),
+        ("print(f'{a:{b}}')", "a b"),
+        ("async def f():\n    return a", "a"),
+        ("a: int = b\na", "b"),
+        ("unknown + 1", ""),
+        ("", ""),
+    ],
+)
+def test_what_a_cell_reads_before_it_sets_it_is_found(
+    source: str, expected: str
+) -> None:
+    assert reads(source, KNOWN) == tuple(expected.split())
+
+
+def test_what_is_no_python_is_refused() -> None:
+    with pytest.raises(SyntaxError):
+        reads("for in", KNOWN)
