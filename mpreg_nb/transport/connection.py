@@ -195,6 +195,7 @@ class Connection(asyncio.BufferedProtocol):
         payloads = reader.received(nbytes)
         if payloads:
             outflow = self._outflow
+            outflow.heard()
             outflow.holds = True
             try:
                 for payload in payloads:

@@ -3,6 +3,10 @@
 A turn is one round of the event loop. Small messages are written at its end,
 whatever else is queued; fragments of large parts only while the transport holds
 less than the high-water mark, one per turn, so that neither delays the other.
+
+The end of a turn is one more round away, 2 us. Who asks, waits for the answer and
+asks again, sends one message per turn: that one is written at once, as long as
+the turn before had no more than one.
 """
 
 import asyncio
@@ -34,6 +38,8 @@ class Outflow:
         self.streams = OutgoingStreams(dialled=dialled)
         self.bytes = self.frames = self.messages = 0  # written so far
         self.holds = False  # True while the caller will `flush` by itself
+        self._single = False  # whether the last turn that sent had one message
+        self._at_once = False  # whether the next message is written at once
         self._transport = transport
         self._writer = FrameWriter(masked=dialled)
         self._on_stuck = on_stuck
@@ -58,8 +64,17 @@ class Outflow:
         """Queue one encoded message for the end of this turn."""
         outbox = self._outbox
         outbox.append(element)
-        if len(outbox) == 1 and not self.holds:
+        if len(outbox) > 1 or self.holds:
+            return
+        if self._at_once:
+            self._at_once = False
+            self.flush()
+        else:
             self._loop.call_soon(self.flush)
+
+    def heard(self) -> None:
+        """Begin a turn: the other end said something, most likely an answer."""
+        self._at_once = self._single
 
     def send_stream(self, element: bytes, parts: Parts) -> int:
         """Queue one encoded message with its parts; return the stream's number."""
@@ -74,7 +89,9 @@ class Outflow:
         """Write the messages of this turn."""
         elements, self._outbox = self._outbox, []
         if elements and not self._stopped:
-            self.messages += len(elements)
+            count = len(elements)
+            self._single = count == 1
+            self.messages += count
             self._write(elements)
             if self._paused and self.backlog_bytes > self._backlog_bytes:
                 self._on_stuck(f"{self.backlog_bytes} bytes wait to be read")

@@ -2,11 +2,12 @@
 
     python tests/benchmarks/echo.py [repetitions]
 
-Client and server are two processes on two cores. Latency of one call at a time
-is taken while idle-priority spinners keep the cores awake (waking a halted
-virtual core costs more than the echo); throughput with 64 calls in flight, and
-of a 100 MB payload, without them. Variants alternate; medians over repetitions.
-Only the ratios mean anything on another machine.
+Client and server are two processes on two cores (Linux, with `taskset`). Latency
+of one call at a time is taken while idle-priority spinners keep the cores awake,
+since waking a halted virtual core costs more than the echo; throughput with 64
+calls in flight, and of a 100 MB payload there and back, without them. Variants
+alternate; shown are medians and spreads. `bytes` is uvloop with no protocol at
+all: what the machine takes by itself. Only ratios mean anything elsewhere.
 """
 
 import asyncio

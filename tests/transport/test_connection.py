@@ -83,6 +83,28 @@ async def test_all_answers_to_one_frame_go_in_one_frame() -> None:
         assert statistics.frames_out <= 2  # the system may cut what it delivers
 
 
+async def test_who_asks_one_thing_at_a_time_does_not_wait_for_the_end_of_the_turn() -> (
+    None
+):
+    async with linked() as pair:
+        pair.accepted.on_message = echo
+        for number in range(1, 4):
+            pair.dialled.send(numbered(number))
+            await pair.dialled_ear.heard(pair.dialled_ear.messages, number)
+
+        pair.dialled.send(numbered(4))
+        at_once = pair.dialled.statistics().messages_out
+        pair.dialled.send(numbered(5))
+        pair.dialled.send(numbered(6))
+        not_yet = pair.dialled.statistics().messages_out
+        await pair.dialled_ear.heard(pair.dialled_ear.messages, 6)
+
+        assert (at_once, not_yet) == (4, 4)
+        assert [message for message, _ in pair.dialled_ear.messages] == [
+            numbered(number) for number in range(1, 7)
+        ]
+
+
 async def test_a_turn_that_is_too_long_for_one_frame_goes_in_several() -> None:
     limits = Limits(max_frame_bytes=300_000)
     async with linked(limits=limits) as pair:
