@@ -7,10 +7,14 @@ sleeps: time jumps from one event to the next.
 `python -m tests.simulation` measures detection, spread, heal and idle traffic.
 """
 
+import argparse
 import hashlib
 import heapq
+import itertools
+import math
 import pickle
 import random
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
@@ -35,6 +39,7 @@ from mpreg_nb.membership.effects import (
     Restarted,
     RttMeasured,
     Send,
+    Suspected,
     Tell,
 )
 from mpreg_nb.membership.knobs import PROFILES, ProfileName, SwimSettings
@@ -54,6 +59,7 @@ from mpreg_nb.wire.gossip import (
 START_S = 1000.0
 FRAME_BYTES = 40 + 4  # TCP and IP, WebSocket
 DIAL_TIMEOUT_S = 2.0
+PROFILE_NAMES: tuple[ProfileName, ...] = ("lan", "local")
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _decode = msgspec.msgpack.Decoder(Control).decode
@@ -337,7 +343,7 @@ class Simulation:
         self.now = end_s
 
     def run_until(
-        self, condition: Callable[[], bool], limit_s: float, step_s: float = 0.05
+        self, condition: Callable[[], bool], limit_s: float, step_s: float = 0.02
     ) -> float:
         """Run until `condition` holds; return the seconds that took (inf: never)."""
         started_s = self.now
@@ -522,3 +528,76 @@ def settled(
     sim.reseed(seed)
     sim.run(sim.rng.random() * settings.period_s)
     return sim
+
+
+# ------------------------------------------------------------------- a report
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Return the value that `share` of `values` do not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
+
+
+def idle_traffic(sim: Simulation, seconds: float = 120.0) -> tuple[float, float]:
+    """Return bytes (headers included) and frames that a node sends in a second."""
+    before = [(node.sent_bytes, node.sent_frames) for node in sim.running]
+    sim.run(seconds)
+    after = [(node.sent_bytes, node.sent_frames) for node in sim.running]
+    sums = [
+        sum(a[i] - b[i] for a, b in zip(after, before, strict=True)) for i in (0, 1)
+    ]
+    return sums[0] / seconds / len(before), sums[1] / seconds / len(before)
+
+
+def doubts(sim: Simulation, loss: float, seconds: float) -> tuple[float, float]:
+    """Return false suspicions and false deaths per node and hour at this loss."""
+    sim.loss = loss
+    sim.run(seconds)
+    node_hours = len(sim.running) * seconds / 3600.0
+    accused = {(e.name, round(t, 0)) for t, _, e in sim.told(Suspected)}
+    dead = {(e.name, round(t, 0)) for t, _, e in sim.told(Died)}
+    return len(accused) / node_hours, len(dead) / node_hours
+
+
+def main() -> None:
+    """Measure and print, for every profile and size."""
+    from tests.membership.experiments import BOUNDS_S, EXPERIMENTS
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20, help="runs of each")
+    parser.add_argument("--nodes", default="3,10,100", help="sizes, by commas")
+    parser.add_argument("--only", default="", help="experiments, by commas")
+    asked = parser.parse_args()
+    sizes = [int(size) for size in asked.nodes.split(",")]
+    names = asked.only.split(",") if asked.only else list(EXPERIMENTS)
+    say = sys.stdout.write
+    say(f"{'seconds until all agree':24}{'':6}{'N':>5}")
+    say(f"{'p50':>8}{'p99':>8}{'max':>8}{'bound':>8}\n")
+    for name, profile, count in itertools.product(names, PROFILE_NAMES, sizes):
+        took_s = [
+            EXPERIMENTS[name](settled(count, profile, seed))
+            for seed in range(asked.seeds)
+        ]
+        bound_s = BOUNDS_S[name].get((profile, count), float("nan"))
+        figures = (quantile(took_s, 0.5), quantile(took_s, 0.99), max(took_s), bound_s)
+        say(f"{name:24}{profile:6}{count:5}")
+        say("".join(f"{figure:8.2f}" for figure in figures) + "\n")
+        sys.stdout.flush()
+    say(f"\n{'idle':24}{'':6}{'N':>5}{'bytes/s':>9}{'frames/s':>9}\n")
+    for profile, count in itertools.product(PROFILE_NAMES, sizes):
+        sent_bytes, frames = idle_traffic(settled(count, profile, 1))
+        say(f"{'':24}{profile:6}{count:5}{sent_bytes:9.0f}{frames:9.2f}\n")
+    say(f"\n{'per node and hour':24}{'':6}{'N':>5}{'loss':>6}")
+    say(f"{'suspected':>11}{'dead':>7}\n")
+    for profile, count, loss in itertools.product(
+        PROFILE_NAMES, sizes, (0.05, 0.1, 0.2, 0.3)
+    ):
+        seconds = 120.0 if count > 30 else 1200.0
+        suspected, dead = doubts(settled(count, profile, 1), loss, seconds)
+        say(f"{'':24}{profile:6}{count:5}{loss:6.2f}{suspected:11.1f}{dead:7.2f}\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -98,7 +98,7 @@ class Beliefs:
         """Take in a full record; a synced one is not the latest news."""
         if record.name == self._me:
             return self.own.hear(verdict_of(record), sender, now)
-        if record.state is LEFT and not is_own_farewell(record):
+        if not _is_credible(record):
             return []
         entry = self.table.get(record.name)
         if entry is None:
@@ -121,7 +121,7 @@ class Beliefs:
         """Take in what somebody says of the state of a member."""
         if verdict.name == self._me:
             return self.own.hear(verdict, sender, now)
-        if verdict.state is LEFT and not is_own_farewell(verdict):
+        if verdict.state is ALIVE or not _is_credible(verdict):
             return []
         entry = self.table.get(verdict.name)
         if entry is None:
@@ -321,3 +321,7 @@ class Beliefs:
             if len(self._hearsay) > MOST_HEARSAY:
                 del self._hearsay[next(iter(self._hearsay))]
             self.news.put(verdict)
+
+
+def _is_credible(said: MemberRecord | Verdict) -> bool:
+    return said.state is not LEFT or is_own_farewell(said)

@@ -122,9 +122,10 @@ class Duties:
             self._early_syncs -= 1
             pause_s = 2 * settings.period_s
         self._sync_at_s = now + pause_s
-        table.forget_old(
+        for name in table.forget_old(
             now, memory_s=settings.dead_memory_s, mult=settings.dead_memory_mult
-        )
+        ):
+            self._links.forget(name)
         peers = [peer for peer in table.alive if peer in self._links] or table.alive
         if not peers:
             return []

@@ -110,8 +110,11 @@ class Table:
             or now - entry.since_s < memory_s
         ]
 
-    def forget_old(self, now: float, *, memory_s: float, mult: int) -> None:
-        """Drop records of the dead and the gone that are too old or too many."""
+    def forget_old(self, now: float, *, memory_s: float, mult: int) -> list[NodeName]:
+        """Drop records of the dead and the gone that are too old or too many.
+
+        Returns whose they were.
+        """
         gone = [
             (entry.since_s, name)
             for name, entry in self.entries.items()
@@ -119,10 +122,15 @@ class Table:
         ]
         cap = min(MOST_REMEMBERED, max(LEAST_REMEMBERED, mult * (len(self.active) + 1)))
         gone.sort()
-        for place, (since_s, name) in enumerate(gone):
-            if now - since_s > memory_s or len(gone) - place > cap:
-                del self.entries[name]
-                self._changed()
+        dropped = [
+            name
+            for place, (since_s, name) in enumerate(gone)
+            if now - since_s > memory_s or len(gone) - place > cap
+        ]
+        for name in dropped:
+            del self.entries[name]
+            self._changed()
+        return dropped
 
     def _changed(self) -> None:
         self.revision += 1
