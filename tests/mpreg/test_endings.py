@@ -1,0 +1,93 @@
+"""How servers end, and what becomes of the calls that they have."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+
+import pytest
+
+from mpreg_nb.errors import MpregError
+from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings
+from tests.mpreg.servers import served, serving
+
+
+async def test_shutdown_may_come_from_a_thread_and_again() -> None:
+    server = MPREGServer()
+    task = asyncio.ensure_future(server.server())
+    await server.started()
+
+    await asyncio.to_thread(server.shutdown)
+    await task
+    server.shutdown()
+
+
+async def test_shutdown_may_come_from_a_signal_handler() -> None:
+    server = MPREGServer()
+    task = asyncio.ensure_future(server.server())
+    await server.started()
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: server.shutdown())
+    try:
+        signal.raise_signal(signal.SIGUSR1)
+        await task
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+async def test_shutdown_before_the_start_makes_a_short_service() -> None:
+    server = MPREGServer()
+
+    server.shutdown()
+
+    await server.server()
+
+
+async def test_a_cancelled_server_leaves() -> None:
+    server = MPREGServer()
+    task = asyncio.ensure_future(server.server())
+    url = await server.started()
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    host, port = url.removeprefix("ws://").split(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)))
+
+
+async def test_running_calls_end_before_the_server_does() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> str:
+        begun.set()
+        await go_on.wait()
+        return "whole"
+
+    async with served({"slow": slow}) as (server, client):
+        call = asyncio.ensure_future(client.call("slow"))
+        await begun.wait()
+        server.shutdown()
+        go_on.set()
+
+        assert await call == "whole"
+
+
+async def test_a_dead_server_fails_its_calls() -> None:
+    begun = asyncio.Event()
+
+    async def long() -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    server = MPREGServer(MPREGSettings(drain=0.05))
+    server.register_command("long", long)
+    async with contextlib.AsyncExitStack() as stack:
+        async with serving(server):
+            client = await stack.enter_async_context(MPREGClientAPI(server.url))
+            call = asyncio.ensure_future(client.call("long"))
+            await begun.wait()
+
+        with pytest.raises(MpregError):
+            await call
