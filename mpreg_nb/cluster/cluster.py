@@ -311,8 +311,13 @@ class Cluster(Shown):
         return Flow(name, self, draw=Drawing)
 
     def run(self, workflow: Workflow) -> Run:
-        """Execute a workflow and wait for its end."""
-        return self.start(workflow).wait()
+        """Execute a workflow and wait for its end. Stop cancels it."""
+        run = self.start(workflow)
+        try:
+            return run.wait()
+        except KeyboardInterrupt:
+            run.cancel()
+            raise
 
     def start(self, workflow: Workflow) -> Run:
         """Begin to execute a workflow and return the run at once.
