@@ -82,6 +82,7 @@ class MPREGServer:
 
         Raises:
             OSError: the port is taken.
+            MpregError: another live server of the cluster has the same name.
             NotTrusted: there is no token, or others could reach this in the clear.
         """
         with self._lock:
@@ -121,7 +122,12 @@ class MPREGServer:
                     self._offer(name)
             self._started.set()
             if not self._asked_to_end:
-                await _first(self._end.wait(), node.ended.wait())
+                await _first(self._end.wait(), node.ended.wait(), _refusal(node))
+            if node.refused:
+                raise MpregError(
+                    f"server {self.name} cannot join: {node.refused}. "
+                    "Give each server a name= of its own"
+                )
         finally:
             await node.stop()
 
@@ -145,6 +151,13 @@ def _soon(
         work(name)
     elif not loop.is_closed():
         loop.call_soon_threadsafe(work, name)
+
+
+async def _refusal(node: Node) -> None:
+    """Return when the peers have said that they do not take `node` in."""
+    await node.members.joined.wait()
+    if not node.refused:
+        await node.ended.wait()
 
 
 async def _first(*waits: Coroutine[Any, Any, object]) -> None:

@@ -185,6 +185,14 @@ async def test_a_server_serves_once() -> None:
         assert server.url
 
 
+async def test_a_name_that_is_taken_is_told() -> None:
+    async with served({}, name="gpu-1") as (server, _):
+        second = MPREGServer(MPREGSettings(name="gpu-1", connect=server.url))
+
+        with pytest.raises(MpregError, match="Give each server a name"):
+            await second.server()
+
+
 async def test_a_port_that_is_taken_is_told() -> None:
     async with served({}) as (server, _):
         port = int(server.url.rpartition(":")[2])
