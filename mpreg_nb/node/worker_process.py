@@ -1,5 +1,6 @@
 """One worker process as the operating system has it: start, signals, end."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -64,46 +65,58 @@ class WorkerProcess:
         environment: Mapping[str, str],
         on_end: Callable[[End], None],
     ) -> None:
-        self.stream, theirs = socket.socketpair()
-        for end in (self.stream, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
-        self.stream.setblocking(False)
-        cancels, self._cancels = os.pipe()
-        self.log, log = os.pipe()
-        os.set_blocking(self._cancels, False)
-        os.set_blocking(self.log, False)
-        shared = _shared_memory()
-        self.page = Page(shared)
-        given = (theirs.fileno(), cancels, shared)
-        # A child inherits the peak of its parent until it has a higher one itself.
-        self._inherited_mb = _peak_mb()
-        self._sampled_mb: float | None = None
-        try:
-            # PR_SET_PDEATHSIG in the worker refers to the thread that calls this.
-            self._popen = subprocess.Popen(  # noqa: S603  our own program
-                [
-                    *(sys.executable, "-P", "-X", "faulthandler"),
-                    *("-m", "mpreg_nb.worker", *map(str, given), str(os.getpid())),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd=scratch,
-                env=_without_secrets(environment),
-                pass_fds=given,
-                process_group=0,
-            )
-        finally:
-            theirs.close()
-            for fd in (cancels, shared, log):
-                os.close(fd)
+        with contextlib.ExitStack() as opened, contextlib.ExitStack() as theirs:
+            self._start(scratch, environment, opened, theirs)
+            opened.pop_all()  # it runs: the ends are ours until `close`
         self.pid = self._popen.pid
         self._ended = False
         self._ending = Lock()
         Thread(
             target=self._wait, args=(on_end,), name="mpreg-wait", daemon=True
         ).start()
+
+    def _start(
+        self,
+        scratch: Path,
+        environment: Mapping[str, str],
+        ours: contextlib.ExitStack,
+        theirs: contextlib.ExitStack,
+    ) -> None:
+        """Open the channels, each end on its stack, and start the program."""
+        self.stream, channel = socket.socketpair()
+        ours.enter_context(self.stream)
+        theirs.enter_context(channel)
+        for end in (self.stream, channel):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+        cancels, self._cancels = os.pipe()
+        self.log, log = os.pipe()
+        shared = _shared_memory()
+        for fd in (self._cancels, self.log):
+            ours.callback(os.close, fd)
+            os.set_blocking(fd, False)
+        for fd in (cancels, log, shared):
+            theirs.callback(os.close, fd)
+        self.stream.setblocking(False)
+        self.page = Page(shared)
+        # A child inherits the peak of its parent until it has a higher one itself.
+        self._inherited_mb = _peak_mb()
+        self._sampled_mb: float | None = None
+        given = (channel.fileno(), cancels, shared)
+        # PR_SET_PDEATHSIG in the worker refers to the thread that calls this.
+        self._popen = subprocess.Popen(  # noqa: S603  our own program
+            [
+                *(sys.executable, "-P", "-X", "faulthandler"),
+                *("-m", "mpreg_nb.worker", *map(str, given), str(os.getpid())),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=scratch,
+            env=_without_secrets(environment),
+            pass_fds=given,
+            process_group=0,
+        )
 
     def sample(self) -> None:
         """Note how much memory the worker holds, for the report of its end."""

@@ -118,9 +118,14 @@ class Workers:
             self._start_one()
 
     def _start_one(self) -> None:
-        if not self._stopping and len(self._links) < self.count:
+        if self._stopping or len(self._links) >= self.count:
+            return
+        try:
             os.makedirs(self._setup.scratch, exist_ok=True)
             self._links.append(WorkerLink(self, self._setup, self._environment))
+        except OSError as error:  # no processes, files or memory to be had now
+            self._on_event("worker died", f"it could not be started: {error}")
+            self._start_failed(str(error), ())
 
     async def stop(self, timeout_s: float = 2.0) -> None:
         """End all processes; jobs that are left get a Crashed. Kills after timeout."""
@@ -236,9 +241,9 @@ class Workers:
         expected_s = self._expected.get(job.version)
         # After an unknown function nothing more is sent before its answer.
         link.hand(job, item.parts, AHEAD_S if expected_s is None else expected_s)
-        if item.started is not None:
-            item.started(job.id)
-            item.started = None  # told once, also if the worker dies before it begins
+        started, item.started = item.started, None  # told once, also if handed twice
+        if started is not None:
+            started(job.id)
 
     def answered(self, link: WorkerLink, answers: list[Received[Answer]]) -> None:
         """Pass on answers; what `Owner` asks for."""
@@ -326,18 +331,17 @@ class Workers:
         if link.is_ready:
             self._start_one()
         else:
-            self._start_failed(link, end)
+            self._start_failed(end.cause, link.last_lines())
         self._feed()
 
-    def _start_failed(self, link: WorkerLink, end: End) -> None:
+    def _start_failed(self, cause: str, lines: tuple[str, ...]) -> None:
         self._failed_starts += 1
-        lines = link.last_lines()
-        _log.error("a worker ended at its start: %s\n%s", end.cause, "\n".join(lines))
+        _log.error("a worker did not start: %s\n%s", cause, "\n".join(lines))
         if self._failed_starts >= START_FAILURES and not self._links:
             for item in list(self._items.values()):
                 crashed = Crashed(
                     id=item.job.id,
-                    cause=f"workers do not start: {end.cause}",
+                    cause=f"workers do not start: {cause}",
                     executed="no",
                     last_lines=lines,
                 )

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
+from mpreg_nb.wire.room import Room, room
+
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Buffer, Parts
 
 T = TypeVar("T")
 
-Received: TypeAlias = tuple[T, tuple[bytearray, ...]]
+Received: TypeAlias = tuple[T, tuple[Room, ...]]
 
 BUFFER_BYTES = 256 * 1024
 """Received at once; a Unix socket holds about as much."""
@@ -48,7 +50,7 @@ class FrameReader(Generic[T]):
         self._start = 0  # of what is in the buffer and has not been looked at
         self._end = 0
         self._message: T | None = None  # waits for its parts
-        self._parts: list[bytearray] = []
+        self._parts: list[Room] = []
         self._filling = 0  # which part is being received
         self._filled = 0  # how much of it is there
 
@@ -100,7 +102,7 @@ class FrameReader(Generic[T]):
     def _begin(self, message: T, lengths: Iterable[int], start: int, end: int) -> int:
         """Expect parts, take of them what is in the buffer, return where it ends."""
         self._message = message
-        self._parts = [bytearray(length) for length in lengths]
+        self._parts = [room(length) for length in lengths]
         for number, part in enumerate(self._parts):
             count = min(len(part), end - start)
             part[:count] = self._view[start : start + count]

@@ -9,6 +9,7 @@ from typing import Any
 
 from mpreg_nb.wire.jobs import CODE_VERSIONS, Code
 from mpreg_nb.wire.payload import unpack_function
+from mpreg_nb.wire.room import Room
 
 RISE = 0.5
 FALL = 0.1
@@ -18,7 +19,7 @@ FALL = 0.1
 class KeptCode:
     """One version of a function."""
 
-    def __init__(self, code: Code, parts: tuple[bytearray, ...]) -> None:
+    def __init__(self, code: Code, parts: tuple[Room, ...]) -> None:
         self._code = code
         self._parts = parts
         self._opening = Lock()
@@ -62,7 +63,7 @@ class Codes:
     def __init__(self) -> None:
         self._kept: OrderedDict[str, KeptCode] = OrderedDict()
 
-    def add(self, code: Code, parts: tuple[bytearray, ...]) -> None:
+    def add(self, code: Code, parts: tuple[Room, ...]) -> None:
         """Keep a version, and forget the one that was not used for longest."""
         self._kept[code.version] = KeptCode(code, parts)
         if len(self._kept) > CODE_VERSIONS:

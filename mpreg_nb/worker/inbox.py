@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from mpreg_nb.wire.frames import FrameReader, Received
 from mpreg_nb.wire.jobs import ID_BYTES, Job, Setup, ToWorker
+from mpreg_nb.wire.room import Room
 from mpreg_nb.worker.code import Codes, KeptCode
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -18,7 +19,7 @@ class Task:
     __slots__ = ("code", "given", "job", "number", "parts")
 
     def __init__(
-        self, job: Job, parts: tuple[bytearray, ...], code: KeptCode, number: int
+        self, job: Job, parts: tuple[Room, ...], code: KeptCode, number: int
     ) -> None:
         self.job = job
         self.parts = parts

@@ -4,6 +4,7 @@ The cheap looks are made after each job, the others after those that ran for a
 while: a function needs more than a moment to start a program or open files.
 """
 
+import _signal  # type: ignore[import-not-found]
 import fcntl
 import os
 import signal
@@ -14,6 +15,7 @@ from mpreg_nb.worker.capture import Capture
 LONG_NS = 500_000
 """A job of this time is followed by all looks."""
 
+_SIGINT = int(signal.SIGINT)
 _SAVED_FROM = 200  # descriptors from here on are seldom taken by user code
 
 
@@ -45,7 +47,8 @@ class Tidy:
         self.leave_copy()
         if not self._capture.is_installed:
             self._capture.install()
-        if signal.getsignal(signal.SIGINT) is not self._interrupt:
+        # Not by `signal`, which makes enums of everything: a hundred times slower.
+        if _signal.getsignal(_SIGINT) is not self._interrupt:
             signal.signal(signal.SIGINT, self._interrupt)
         try:
             moved = os.getcwd() != self._scratch

@@ -11,7 +11,10 @@ import pandas as pd
 import pytest
 
 from mpreg_nb.errors import NotPicklable
-from tests.node.at_work import office, value_of
+from mpreg_nb.wire.jobs import Done, Job
+from mpreg_nb.wire.json_values import pack_json_call
+from mpreg_nb.wire.payload import pack, pack_call, pack_function
+from tests.node.at_work import Ended, Office, office, run, value_of
 from tests.wire.cells import run_cell
 
 pytestmark = pytest.mark.live
@@ -195,3 +198,64 @@ def test_a_result_above_the_limit_is_refused_with_its_size(tmp_path: Path) -> No
     assert outcome.kind == "too_large"
     assert outcome.size_bytes > 2_000_000
     assert outcome.limit_bytes == 1_000_000
+
+
+def test_results_of_other_steps_take_the_place_of_references(tmp_path: Path) -> None:
+    class Ref:
+        def __init__(self, step: str, *path: Any) -> None:
+            self.step, self.path = step, path
+
+        def __mpreg_reference__(self) -> "Ref":
+            return self
+
+    def joined(*args: Any, **kwargs: Any) -> Any:
+        return args, kwargs
+
+    large = np.ones(100_000)
+    parts, steps = pack_call((Ref("a"), [Ref("b", "x")]), {"k": Ref("c")})
+    inputs = [pack("inline"), pack({"x": 5}), pack(large)]
+
+    async def scenario(here: Office) -> Any:
+        shipped = pack_function(joined)
+        here.workers.add_code(shipped.version, "joined", shipped.parts)
+        job = Job(
+            id=b"j" * 16,
+            version=shipped.version,
+            function="joined",
+            payload=bytes(parts[0]),
+            inputs=(bytes(inputs[0][0]), 1, 2),
+        )
+        ended: Ended = asyncio.get_running_loop().create_future()
+        beside = (*inputs[1], *inputs[2])
+        here.workers.submit(job, beside, lambda *end: ended.set_result(end))
+        return await value_of(ended)
+
+    args, kwargs = run(tmp_path, scenario)
+
+    assert steps == ("a", "b", "c")
+    assert args == ("inline", [5])
+    np.testing.assert_array_equal(kwargs["k"], large)
+
+
+def test_json_goes_in_and_comes_out(tmp_path: Path) -> None:
+    def total(rows: list[int], factor: int = 1) -> Any:
+        return {"total": sum(rows) * factor, "rows": tuple(rows)}
+
+    async def scenario(here: Office) -> bytes:
+        shipped = pack_function(total)
+        here.workers.add_code(shipped.version, "total", shipped.parts)
+        job = Job(
+            id=b"j" * 16,
+            version=shipped.version,
+            function="total",
+            payload=pack_json_call(["rows"], {"factor": 2}, ["rows"]),
+            inputs=(b"[1, 2]",),
+            json=True,
+        )
+        ended: Ended = asyncio.get_running_loop().create_future()
+        here.workers.submit(job, (), lambda *end: ended.set_result(end))
+        outcome, _ = await ended
+        assert isinstance(outcome, Done)
+        return outcome.payload
+
+    assert run(tmp_path, scenario) == b'{"total":6,"rows":[1,2]}'
