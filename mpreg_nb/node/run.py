@@ -52,6 +52,9 @@ from mpreg_nb.workflow.states import Failed as StepFailed
 TELL_EVERY_S = 0.1
 """How often changes of a run that goes on are told; failures and its end at once."""
 
+MOST_UNDER_WAY = 512
+"""Steps of one run at once, half of what a node takes; others are held back here."""
+
 Result = bytes | Kept
 
 
@@ -79,6 +82,7 @@ class ActiveRun:
         self._plans = {plan.name: plan for plan in request.steps}
         self._parts = deal(request.steps, parts)
         self._under_way: dict[str, bytes] = {}  # step -> call
+        self._held: dict[str, int] = {}  # step -> attempt, in the order to send them
         self._began = time.monotonic()
         self._ended = math.inf
         self._told = 0  # revision of the machine that the caller knows
@@ -155,8 +159,9 @@ class ActiveRun:
         for effect in effects:
             match effect:
                 case StartStep(step, attempt):
-                    self._send(self._plans[step], attempt)
+                    self._held[step] = attempt
                 case CancelStep(step):
+                    self._held.pop(step, None)
                     call_id = self._under_way.pop(step, None)
                     if call_id is not None:
                         self._calls.cancel(call_id)
@@ -164,6 +169,9 @@ class ActiveRun:
                     self._finish()
                 case _:
                     assert_never(effect)
+        while self._held and len(self._under_way) < MOST_UNDER_WAY:
+            step = next(iter(self._held))
+            self._send(self._plans[step], self._held.pop(step))
         for step in [step for step in self._step_ended if self._has_ended(step)]:
             self._step_ended.pop(step).set()
         if self.machine.status == "running":

@@ -299,6 +299,18 @@ async def test_cancelling_a_request_cancels_its_commands(count: int) -> None:
             await task
 
 
+async def test_a_request_may_be_wider_than_what_a_node_takes_at_once() -> None:
+    async def twice(value: int) -> int:
+        return value * 2
+
+    wide = [RPCCommand(f"c{number}", "twice", (number,)) for number in range(1500)]
+    last = RPCCommand("sum", "add", ([command.name for command in wide],))
+    async with served({"twice": twice, "add": sum}) as (_, client):
+        results = await client.request([*wide, last])
+
+    assert results == {"sum": 2 * sum(range(1500))}
+
+
 async def test_results_may_be_large_and_binary() -> None:
     size = 3_000_000
     commands = [
