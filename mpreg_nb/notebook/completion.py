@@ -8,12 +8,13 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from IPython.core.error import TryNext
+from IPython.core.completer import SimpleCompletion, context_matcher
 
 from mpreg_nb.notebook.line import CELL_VERBS, LINE_VERBS, Verb
 from mpreg_nb.notebook.session import Session
 
 if TYPE_CHECKING:
+    from IPython.core.completer import CompletionContext, SimpleMatcherResult
     from IPython.core.interactiveshell import InteractiveShell
 
 CHOICES = {
@@ -43,17 +44,12 @@ class Completion:
             "run": session.flow_names,
         }
 
-    def __call__(self, _: Any, event: Any) -> list[str]:
-        """Return the words that fit; TryNext where they are the user's own."""
-        words = self.offer(event.text_until_cursor, event.symbol)
-        if not words:
-            raise TryNext
-        return sorted(words)
-
     def offer(self, text: str, symbol: str) -> list[str]:
         """Return what may stand in place of `symbol`, with which `text` ends."""
-        mark, *before = text[: len(text) - len(symbol)].split()
-        of_cell = mark.startswith("%%")
+        mark, *before = text[: len(text) - len(symbol)].split() or ("",)
+        if mark not in ("%mpreg", "%%mpreg"):
+            return []
+        of_cell = mark == "%%mpreg"
         verbs = CELL_VERBS if of_cell else LINE_VERBS
         if not before:
             return [verb for verb in verbs if verb.startswith(symbol)]
@@ -114,8 +110,21 @@ class Completion:
         ]
 
 
-def complete(shell: "InteractiveShell", session: Session) -> None:
-    """Offer words on lines that begin with `%mpreg` or `%%mpreg`."""
+def complete(shell: "InteractiveShell", session: Session) -> Callable[[], None]:
+    """Offer words on lines that begin with `%mpreg`; return what ends that."""
     completion = Completion(session)
-    for mark in ("%mpreg", "%%mpreg"):
-        shell.set_hook("complete_command", completion, str_key=mark)  # type: ignore[no-untyped-call]
+
+    @context_matcher(  # type: ignore[untyped-decorator]
+        identifier="mpreg_nb", priority=10
+    )
+    def match(context: "CompletionContext") -> "SimpleMatcherResult":
+        words = completion.offer(context.text_until_cursor, context.token)
+        return {
+            "completions": [SimpleCompletion(word) for word in sorted(set(words))],
+            "suppress": bool(words),  # what else Python would offer there is no use
+            "ordered": True,
+        }
+
+    matchers: list[Any] = shell.Completer.custom_matchers
+    matchers.append(match)
+    return lambda: matchers.remove(match)

@@ -14,7 +14,7 @@ def load_ipython_extension(shell: "InteractiveShell") -> None:
     """Add `%mpreg` and `%%mpreg` to `shell`; called by `%load_ext mpreg_nb`."""
     session = session_of(shell)
     shell.register_magics(MpregMagics(shell, session))
-    complete(shell, session)
+    session.attach(complete(shell, session))
     print(  # noqa: T201 - the one line that tells how to go on
         "mpreg_nb is ready: %mpreg up starts nodes here, %mpreg? shows all it can do"
     )

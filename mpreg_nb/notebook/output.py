@@ -54,8 +54,9 @@ def _write(stream: Any, header: Any, text: str) -> None:
 class Gathering:
     """In plain mode: holds back what a cell's calls print, until the cell ends.
 
-    Then it is written in the order of the calls, and for each by node, so that what
-    is printed at the same time comes in the same order in every run.
+    Then, or before the value of the cell is shown, it is written in the order of the
+    calls, and for each by node: what is printed at the same time comes in the same
+    order in every run.
     """
 
     def __init__(self) -> None:
@@ -79,8 +80,18 @@ class Gathering:
 
     def cell_ended(self, *_: object) -> None:
         """Write what is held back; what comes later is written at once."""
+        self._in_cell = False
+        self._release()
+
+    def before_value(self) -> None:
+        """Write what is held back, if no call is under way: it belongs above."""
+        from mpreg_nb.cluster.current import all_clusters
+
+        if not any(len(cluster.client.calls) for cluster in all_clusters()):
+            self._release()
+
+    def _release(self) -> None:
         with self._lock:
-            self._in_cell = False
             for held in self._held:
                 held.release()
             self._held.clear()
@@ -118,11 +129,19 @@ def attach(shell: Any) -> Callable[[], None]:
     gathering = Gathering()
     shell.events.register("pre_run_cell", gathering.cell_begins)
     shell.events.register("post_run_cell", gathering.cell_ended)
+    display = shell.display_trap.hook
+
+    def display_after_prints(value: object) -> object:
+        gathering.before_value()
+        return display(value)
 
     def make() -> Writer:
         return gathering.writer() if plain.asked() else CellWriter()
 
+    shell.display_trap.hook = display_after_prints
+
     def detach() -> None:
+        shell.display_trap.hook = display
         set_default(lambda: write_to_streams)
         gathering.cell_ended()
         shell.events.unregister("pre_run_cell", gathering.cell_begins)

@@ -24,10 +24,11 @@ class Session:
 
     def __init__(self, shell: "InteractiveShell") -> None:
         self.shell = shell
-        self._attached: tuple[Callable[[], None], ...] = (
-            output.attach(shell),
-            tracebacks.attach(shell),
-        )
+        self._attached = [output.attach(shell), tracebacks.attach(shell)]
+
+    def attach(self, detach: Callable[[], None]) -> None:
+        """Call `detach` when the session is closed."""
+        self._attached.append(detach)
 
     def close(self) -> None:
         """Leave the shell as it was."""

@@ -14,10 +14,12 @@ RunCell: TypeAlias = Callable[[str], Any]
 
 
 @pytest.fixture
-def shell(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[InteractiveShell]:
+def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     own_folders(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def shell(monkeypatch: pytest.MonkeyPatch, folders: None) -> Iterator[InteractiveShell]:
     monkeypatch.setenv("MPREG_NB_PLAIN", "1")
     config = Config()
     config.HistoryManager.enabled = False

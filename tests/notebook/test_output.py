@@ -26,9 +26,17 @@ class Events:
             callback(object())
 
 
+class Trap:
+    """Calls `hook` with the value of each cell."""
+
+    def __init__(self) -> None:
+        self.hook: Callable[[object], object] = print
+
+
 class Shell:
     def __init__(self) -> None:
         self.events = Events()
+        self.display_trap = Trap()
 
 
 @pytest.fixture
@@ -100,6 +108,17 @@ def test_in_plain_mode_prints_come_in_the_order_of_the_calls(
     assert capsys.readouterr().out == (
         "[n1] of the first on n1\n[n2] of the first on n2\n[n1] of the second\n"
     )
+
+
+def test_in_plain_mode_the_value_of_a_cell_comes_after_its_prints(
+    plain_shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    writer = current_writer()
+    writer("n1", "stdout", "working\n")
+
+    plain_shell.display_trap.hook(42)
+
+    assert capsys.readouterr().out == "[n1] working\n42\n"
 
 
 def test_in_plain_mode_prints_after_the_cell_come_at_once(

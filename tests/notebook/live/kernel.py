@@ -1,0 +1,93 @@
+"""A real kernel, and what it sends for each cell."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import start_new_kernel
+
+TIMEOUT_S = 30
+
+
+@dataclass
+class Cell:
+    """What belongs to one execution, in the order in which it came."""
+
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def stream(self, name: str = "stdout") -> str:
+        """All that was written to a stream."""
+        return "".join(
+            message["content"]["text"]
+            for message in self.messages
+            if message["msg_type"] == "stream" and message["content"]["name"] == name
+        )
+
+    def data(self) -> list[dict[str, str]]:
+        """What was displayed, by MIME type."""
+        kinds = ("display_data", "execute_result")
+        return [m["content"]["data"] for m in self.messages if m["msg_type"] in kinds]
+
+    def kinds(self) -> list[str]:
+        """Which messages came, without those of the protocol."""
+        return [
+            message["msg_type"]
+            for message in self.messages
+            if message["msg_type"] not in ("status", "execute_input")
+        ]
+
+
+class Kernel:
+    """Runs cells and sorts what comes back by the cell that it belongs to."""
+
+    def __init__(self, client: BlockingKernelClient) -> None:
+        self._client = client
+        self._cells: dict[str, Cell] = {}
+
+    def start(self, source: str) -> Cell:
+        """Send a cell and do not wait for it."""
+        execute: Any = self._client.execute
+        cell = self._cells[execute(source)] = Cell()
+        return cell
+
+    def run(self, source: str) -> Cell:
+        """Run a cell and wait until the kernel is idle again."""
+        cell = self.start(source)
+        self.wait(cell)
+        return cell
+
+    def wait(self, cell: Cell) -> None:
+        """Take messages in until `cell` has ended."""
+        while not cell.messages or not _idle(cell.messages[-1]):
+            self._take()
+
+    def wait_for(self, text: str, cell: Cell) -> None:
+        """Take messages in until `cell` has written `text`."""
+        while text not in cell.stream():
+            self._take()
+
+    def _take(self) -> None:
+        get: Any = self._client.get_iopub_msg
+        message = get(timeout=TIMEOUT_S)
+        cell = self._cells.get(message["parent_header"].get("msg_id", ""))
+        if cell is not None:
+            cell.messages.append(message)
+
+
+def _idle(message: dict[str, Any]) -> bool:
+    state: str = message["content"].get("execution_state", "")
+    return state == "idle"
+
+
+@contextmanager
+def kernel() -> Iterator[Kernel]:
+    """Start a kernel of its own, and end it."""
+    start: Any = start_new_kernel
+    manager, client = start(kernel_name="python3")
+    try:
+        yield Kernel(client)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
