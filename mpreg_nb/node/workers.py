@@ -269,7 +269,7 @@ class Workers:
     # ------------------------------------------------------------------- cancel
 
     def cancel(self, call_id: bytes) -> None:
-        """End a job: dropped if queued, else interrupted, then killed with its worker.
+        """Drop a job if it is queued, else interrupt it, and later kill its worker.
 
         Its `done` is called as always; unknown ids and second cancels do nothing.
         """
@@ -281,9 +281,9 @@ class Workers:
             self._end(item, cancelled(item.job, begun=False), ())
             return
         item.link.process.interrupt(call_id)
-        loop = asyncio.get_running_loop()
-        loop.call_later(TERMINATE_S, self._insist, item, signal.SIGTERM)
-        loop.call_later(KILL_S, self._insist, item, signal.SIGKILL)
+        later = asyncio.get_running_loop().call_later
+        later(TERMINATE_S, self._insist, item, signal.SIGTERM)
+        later(KILL_S, self._insist, item, signal.SIGKILL)
 
     def _insist(self, item: _Item, number: signal.Signals) -> None:
         """Kill the worker of a cancelled job that still runs."""
@@ -293,8 +293,7 @@ class Workers:
         if link.has_begun(call_id):
             link.process.kill(number)
         else:  # another job is in its way; it will be dropped when its turn comes
-            loop = asyncio.get_running_loop()
-            loop.call_later(1.0, self._insist, item, number)
+            asyncio.get_running_loop().call_later(1.0, self._insist, item, number)
 
     # --------------------------------------------------------------------- ends
 

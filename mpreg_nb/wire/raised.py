@@ -201,7 +201,7 @@ def shortened(text: str, length: int = MESSAGE_LENGTH) -> str:
     """Return `text` with its middle left out, where it is longer than `length`.
 
     >>> shortened("abcdefgh" * 100, 60)
-    'abcdefghabcdefg [... 740 characters ...] efghabcdefghabcdefgh'
+    'abcdefghabcdefg [... 765 characters ...] efghabcdefghabcdefgh'
     """
     if len(text) > length:
         head = length // 4
