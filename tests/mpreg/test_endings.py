@@ -9,7 +9,7 @@ import pytest
 
 from mpreg_nb.errors import MpregError
 from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings
-from tests.mpreg.servers import served, serving
+from tests.mpreg.servers import served, serving, until_known
 
 
 async def test_shutdown_may_come_from_a_thread_and_again() -> None:
@@ -91,3 +91,42 @@ async def test_a_dead_server_fails_its_calls() -> None:
 
         with pytest.raises(MpregError):
             await call
+
+
+async def test_calls_go_on_when_one_of_two_servers_leaves() -> None:
+    leaving = MPREGServer(MPREGSettings(name="leaving"))
+    leaving.register_command("where", lambda: "leaving")
+    async with contextlib.AsyncExitStack() as stack:
+        task = asyncio.ensure_future(leaving.server())
+        first = await leaving.started()
+        staying = MPREGServer(MPREGSettings(name="staying", connect=first))
+        staying.register_command("where", lambda: "staying")
+        await stack.enter_async_context(serving(staying))
+        client = await stack.enter_async_context(MPREGClientAPI(staying.url))
+        await until_known(client, {"where"}, nodes=2)
+
+        leaving.shutdown()
+        places = [await client.call("where") for _ in range(200)]
+        await task
+        places += [await client.call("where") for _ in range(20)]
+
+    assert set(places[-20:]) == {"staying"}
+    assert set(places) <= {"leaving", "staying"}
+
+
+async def test_a_client_finds_another_server_when_its_own_leaves() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        first = MPREGServer(MPREGSettings(name="leaving"))
+        task = asyncio.ensure_future(first.server())
+        second = MPREGServer(
+            MPREGSettings(name="staying", connect=await first.started())
+        )
+        second.register_command("where", lambda: "staying")
+        await stack.enter_async_context(serving(second))
+        client = await stack.enter_async_context(MPREGClientAPI(first.url))
+        await until_known(client, {"where"}, nodes=2)
+
+        first.shutdown()
+        await task
+
+        assert await client.call("where") == "staying"
