@@ -18,6 +18,7 @@ class Shown:
 
     client: Client
     _thread: LoopThread
+    _down: bool
 
     def refresh(self) -> Snapshot:
         """Ask the node of the link for what it knows now."""
@@ -101,9 +102,15 @@ class Shown:
         return self.client.journal.rows()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from mpreg_nb.view.html import chosen
+
+        if self._down:
+            return chosen({"text/plain": repr(self)}, include, exclude)
         return self.status()._repr_mimebundle_(include, exclude)
 
     def __repr__(self) -> str:
+        if self._down:
+            return "<Cluster, down>"
         nodes = self.client.mirror.nodes
         alive = sum(node.record.state.name == "ALIVE" for node in nodes)
         return f"<Cluster {alive} of {len(nodes)} nodes alive>"

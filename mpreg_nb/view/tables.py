@@ -15,10 +15,11 @@ from mpreg_nb.view.text import columns, printable
 LINE = "#8c959f"
 """Shows on white and on black."""
 
-_TABLE = "border-collapse:collapse;margin:4px 0"
+# Some pages let tables inherit nothing by themselves.
+_TABLE = "border-collapse:collapse;margin:4px 0;color:inherit;font-size:inherit"
 _HEAD = f"border:none;border-bottom:1px solid {LINE};font-weight:600"
 _CELL = "border:none"
-_PLACE = "padding:2px 14px 2px 0;white-space:nowrap;vertical-align:top"
+_PLACE = "padding:2px 14px 2px 0;white-space:nowrap"
 
 
 @dataclass(frozen=True, slots=True)

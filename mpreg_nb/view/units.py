@@ -2,11 +2,13 @@
 
 
 def size(size_bytes: int) -> str:
-    """Return a size in kB, MB or GB, powers of ten.
+    """Return a size in B, kB, MB or GB, powers of ten.
 
-    >>> size(812), size(45_000), size(3_200_000), size(1_000_000_000)
-    ('0.8 kB', '45.0 kB', '3.2 MB', '1.0 GB')
+    >>> size(5), size(812), size(45_000), size(3_200_000), size(1_000_000_000)
+    ('5 B', '0.8 kB', '45.0 kB', '3.2 MB', '1.0 GB')
     """
+    if size_bytes < 100:
+        return f"{size_bytes} B"
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if size_bytes >= factor:
             return f"{size_bytes / factor:.1f} {unit}"
