@@ -1,7 +1,8 @@
-"""The one rule for names of nodes, functions, resources, steps and workflows."""
+"""The one rule for names of nodes, functions, resources, steps; and for URLs."""
 
 import difflib
 from collections.abc import Iterable
+from urllib.parse import urlsplit
 
 LONGEST_NAME = 128
 """Characters; long enough for a qualified name, short enough for a table."""
@@ -43,6 +44,31 @@ def check_resources(given: str | Iterable[str]) -> frozenset[str]:
     if isinstance(given, str):
         return frozenset((check_name("resource", given),))
     return frozenset(check_name("resource", name) for name in given)
+
+
+def check_url(text: object) -> str:
+    """Return `text` if it is the URL of a node.
+
+    Raises:
+        TypeError: it is not a string.
+        ValueError: it is none; the message tells what one looks like.
+    """
+    if not isinstance(text, str):
+        raise TypeError(f"the URL of a node is a string, not {type(text).__name__}")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{text!r} is not a URL ({error})") from error
+    if parts.scheme not in {"ws", "wss"} or not parts.hostname or not port:
+        raise ValueError(
+            f"{text!r} is not a node's URL: ws://HOST:PORT or wss://HOST:PORT"
+        )
+    if parts.username is not None or parts.query:
+        raise ValueError(
+            "a URL never carries a secret: use a token file or MPREG_NB_TOKEN"
+        )
+    return text
 
 
 def nearest(wrong: str, known: Iterable[str]) -> str | None:

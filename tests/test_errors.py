@@ -2,6 +2,7 @@
 
 import pickle
 import re
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -28,7 +29,7 @@ EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
     (errors.CallTimeout("f", 0.5), TimeoutError, "within 0.5 s"),
     (
         errors.CallCancelled("f", executed="no"),
-        errors.CancelledError,
+        CancelledError,
         "was cancelled",
     ),
     (

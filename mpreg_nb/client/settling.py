@@ -7,6 +7,7 @@ from mpreg_nb.client.calls import ActiveCall, Outcome
 from mpreg_nb.client.failures import error_of
 from mpreg_nb.client.future import Undecoded
 from mpreg_nb.client.journal import CallRow, Journal
+from mpreg_nb.errors import RemoteError
 from mpreg_nb.wire.builtins import BUILTINS
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.messages import Failed, Reply
@@ -30,15 +31,12 @@ def settle(
     if type(outcome) is Reply:
         node = outcome.node
         try:
-            if parts:
+            if parts and not outcome.builtin:
                 value = Undecoded(parts)
             else:
-                value = unpack((outcome.payload,), name="result")
-                if outcome.builtin:
-                    value = BUILTINS[call.function](*value[0], **value[1])
-            if parts and outcome.builtin:
-                given, named = unpack(parts, name="result")
-                value = BUILTINS[call.function](*given, **named)
+                value = unpack(parts or (outcome.payload,), name="result")
+            if outcome.builtin:
+                value = BUILTINS[call.function](*value[0], **value[1])
         except Exception as failed:  # noqa: BLE001 - unpickling runs user code
             status, error = "unreadable", failed
     else:
@@ -52,6 +50,8 @@ def settle(
             node=call.node,
             timeout_s=call.timeout_s or 0.0,
         )
+        if isinstance(error, StopIteration):
+            error = _plain(error)
     unpack_us = int((time.perf_counter() - began) * 1e6)
     entry = "" if call.to or call.link is None else call.link.peer.name
     journal.add(
@@ -74,3 +74,12 @@ def settle(
         future.set_result(value)
     else:
         future.set_exception(error)
+
+
+def _plain(error: Exception) -> RemoteError:
+    """Return a RemoteError that is no StopIteration: an await would take that for
+    the end of the coroutine, and return instead of raising.
+    """
+    plain = RemoteError(f"StopIteration: {error}")
+    plain.__dict__.update(error.__dict__)
+    return plain

@@ -68,7 +68,7 @@ class Cluster(Shown):
         )
         self.fn = Names(self)
         """Functions of the catalog by name, with tab completion: `cluster.fn.train`."""
-        atexit.register(self.down)
+        atexit.register(self.disconnect)
         current.enter(self)
 
     # -------------------------------------------------------------------- nodes
@@ -170,7 +170,7 @@ class Cluster(Shown):
             return
         self._down = True
         current.leave(self)
-        atexit.unregister(self.down)
+        atexit.unregister(self.disconnect)
         try:
             self._thread.run(self.client.close())
         finally:
@@ -179,7 +179,10 @@ class Cluster(Shown):
                 self._nodes.close()
 
     def disconnect(self) -> None:
-        """Disconnect, and leave even own nodes running if the cluster is kept."""
+        """Disconnect, and leave own nodes running if the cluster is kept.
+
+        What happens by itself when this process ends.
+        """
         if self._nodes is not None and not self._nodes.keep:
             self.down()
             return

@@ -115,8 +115,10 @@ class LocalNodes:
     def _spawn(
         self, spec: NodeSpec, listening: socket.socket, join: tuple[str, ...]
     ) -> NodeProcess:
+        log = self._ledger.log_path(self.name, spec.name)
         settings = NodeSettings(
             name=spec.name,
+            scratch=str(log.with_suffix(".files")),
             resources=spec.resources,
             join=join,
             cluster_id=self.cluster_id,
@@ -125,7 +127,7 @@ class LocalNodes:
         )
         return NodeProcess.start(
             Options(settings=settings),
-            log=self._ledger.log_path(self.name, spec.name),
+            log=log,
             token=self._token.reveal(),
             keep=self.keep,
             listening=listening,

@@ -8,6 +8,7 @@ from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.ledger import Ledger
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.spec import Wanted, read_spec
+from mpreg_nb.names import check_url
 from mpreg_nb.transport.token import load_token
 
 if TYPE_CHECKING:
@@ -82,9 +83,12 @@ def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluste
     Raises:
         NotTrusted: the token is not the cluster's.
         NodeLost: nobody listens at any of `urls`.
+        ValueError: one of them is not the URL of a node.
     """
     if not urls:
         raise TypeError("connect needs the URL of a node: mp.connect('ws://HOST:PORT')")
+    for url in urls:
+        check_url(url)
     return Cluster(urls, load_token(token), direct=direct)
 
 

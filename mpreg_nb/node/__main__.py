@@ -6,25 +6,34 @@ import os
 import signal
 import socket
 import sys
+import threading
+from pathlib import Path
 
 from mpreg_nb.errors import MpregError
 from mpreg_nb.node.lifeline import Lifeline
 from mpreg_nb.node.node import Node
 from mpreg_nb.node.options import Options, read_options
-from mpreg_nb.transport.token import load_token
+from mpreg_nb.node.tls import read_tls
+from mpreg_nb.transport.token import load_token, read_token
+
+ORPHANED_S = 4.0
+"""From the end of the parent to the end of its node, at the latest."""
 
 
 async def serve(options: Options) -> int:
     """Start the node, say that it is ready, and return when it has stopped."""
     if options.token_file:
-        os.environ["MPREG_NB_TOKEN_FILE"] = options.token_file
-    token = load_token()
+        token = read_token(Path(options.token_file))
+    else:
+        token = load_token()
     os.environ.pop("MPREG_NB_TOKEN", None)  # children must not have it
     loop = asyncio.get_running_loop()
     listening = None
     if options.listening is not None:
         listening = socket.socket(fileno=options.listening)
-    node = Node(options.settings, token, listening=listening)
+        listening.set_inheritable(False)
+    tls = read_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
+    node = Node(options.settings, token, listening=listening, tls=tls)
     asked = 0
 
     def ask_to_stop(hurry: bool = False) -> None:
@@ -39,8 +48,16 @@ async def serve(options: Options) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ask_to_stop)
+
+    def parent_gone(reason: str) -> None:
+        ask_to_stop(hurry=True)
+        # Whatever the event loop is stuck in, nobody is there to wait for it.
+        last = threading.Timer(ORPHANED_S, os._exit, (1,))
+        last.daemon = True
+        last.start()
+
     lifeline = Lifeline(
-        lambda reason: ask_to_stop(hurry=True),
+        parent_gone,
         descriptor=options.lifeline,
         parent=options.parent,
     )
@@ -55,6 +72,8 @@ async def serve(options: Options) -> int:
         }
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
+        # Whoever reads the line may be gone later; what is printed then is log.
+        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         await node.ended.wait()
     finally:
         lifeline.close()

@@ -89,30 +89,14 @@ class Calls:
         """Take in a call; its outcome goes to `source`."""
         now = time.monotonic()
         pending = Pending(call, parts, source, now)
-        if call.id in self._pending:
-            text = "a call with this id is under way"
-            source.send(pending.failed(Failure(kind="bad_request", message=text)))
-            return
-        size_bytes = pending.size_bytes
-        if len(self._pending) >= self._limits.calls_per_node or (
-            (self._held_bytes + size_bytes > self._limits.queued_bytes)
-            and self._pending
-        ):
-            failure = Failure(
-                kind="overloaded",
-                node=self._me,
-                size_bytes=len(self._pending),
-                retry_after_ms=50,
-            )
-            source.send(pending.failed(failure))
-            return
-        if self.draining:
-            source.send(pending.failed(Failure(kind="draining", node=self._me)))
+        refusal = self._refusal(pending)
+        if refusal is not None:
+            source.send(pending.failed(refusal))
             return
         if not self._pending:
             self.idle.clear()
         self._pending[call.id] = pending
-        self._held_bytes += size_bytes
+        self._held_bytes += pending.size_bytes
         if call.remaining_ms is not None:
             if call.remaining_ms <= LEAST_TIME_MS:
                 self._end(pending, Failure(kind="deadline", executed="no"))
@@ -188,6 +172,19 @@ class Calls:
             self._route(self._pending[call_id], now)
 
     # --------------------------------------------------------------- the course
+
+    def _refusal(self, pending: Pending) -> Failure | None:
+        waiting = len(self._pending)
+        if pending.call.id in self._pending:
+            text = "a call with this id is under way"
+            return Failure(kind="bad_request", message=text)
+        held_bytes = self._held_bytes + pending.size_bytes
+        too_much = waiting and held_bytes > self._limits.queued_bytes
+        if too_much or waiting >= self._limits.calls_per_node:
+            return Failure(
+                kind="overloaded", node=self._me, size_bytes=waiting, retry_after_ms=50
+            )
+        return Failure(kind="draining", node=self._me) if self.draining else None
 
     def _route(self, pending: Pending, now: float) -> None:
         call = pending.call

@@ -161,6 +161,9 @@ class Gossiping:
 
     def _pull(self, now: float) -> None:
         for node, pull in self._catalog.pulls(now):
+            member = self.swim.member(node)
+            if member is not None:  # what is sent waits for the dial
+                self._peers.reach(node, member.record.urls, "control")
             self._peers.send(node, "control", pull)
         self._set_alarm()
 

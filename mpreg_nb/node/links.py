@@ -1,5 +1,6 @@
 """The links of a node: who comes in, where messages go, what a loss means."""
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.errors import NotTrusted
@@ -14,6 +15,9 @@ from mpreg_nb.wire.messages import Call, Failed, Failure
 
 if TYPE_CHECKING:
     from mpreg_nb.node.node import Node
+
+
+LOG = logging.getLogger("mpreg_nb.node")
 
 
 class NodeLinks:
@@ -118,11 +122,15 @@ class NodeLinks:
                 name=self._node.name,
                 cluster_id=self._node.settings.cluster_id,
                 on_open=self._seed_open,
+                ssl_context=self._node.tls.dial if self._node.tls else None,
                 limits=self._node.settings.limits,
             )
         except DialFailed as error:
+            if error.kind in ("wrong_cluster", "wrong_node"):
+                LOG.warning("node %s cannot join: %s", self._node.name, error)
             self._node.gossiping.dial_failed(url, error.kind)
-        except NotTrusted:
+        except NotTrusted as error:
+            LOG.warning("node %s cannot join: %s", self._node.name, error)
             self._node.gossiping.dial_failed(url, "not_trusted")
         else:
             self._node.cluster_id = connection.peer.cluster_id

@@ -39,6 +39,7 @@ from mpreg_nb.node.registry import OwnFunction, Registry, own_version
 from mpreg_nb.node.running import Running
 from mpreg_nb.node.runs import RunBook
 from mpreg_nb.node.store import Store
+from mpreg_nb.node.tls import Tls
 from mpreg_nb.node.vitals import Vitals
 from mpreg_nb.node.workers import Workers
 from mpreg_nb.routing.breaker import Breakers
@@ -49,7 +50,6 @@ from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.listener import Listener, listen
 from mpreg_nb.transport.peers import Peers
 from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.builtins import BUILTIN_VERSIONS, BUILTINS
 from mpreg_nb.wire.gossip import MemberRecord, Offer
 
 JOIN_TIMEOUT_S = 15.0
@@ -67,8 +67,10 @@ class Node:
         token: Token,
         *,
         listening: socket.socket | None = None,
+        tls: Tls | None = None,
     ) -> None:
         """`listening` is a socket that listens already, in place of host and port."""
+        self.tls = tls
         self.settings = settings
         self.name = settings.name
         self.cluster_id = settings.cluster_id or os.urandom(16).hex()
@@ -114,6 +116,7 @@ class Node:
             on_lost=self.links.peer_lost,
             on_failed=self.links.dial_failed,
             on_unsent=self.links.unsent,
+            ssl_context=self.tls.dial if self.tls else None,
             limits=settings.limits,
         )
         lane = DataLane(self.peers, self.members.urls_of)
@@ -227,11 +230,12 @@ class Node:
             listening=self._listening,
             json_open=settings.json_open,
             metrics=lambda: metrics_text(self),
+            ssl_context=self.tls.accept if self.tls else None,
             limits=settings.limits,
         )
         self._build(settings.advertised or (self._listener.url,))
         await self.workers.start()
-        self._offer_builtins()
+        self.placement.offer_builtins()
         self.members.changed()
         self._loads.report(self.name, self.vitals.measure(), time.monotonic())
         self.gossiping.start(settings.join)
@@ -338,20 +342,3 @@ class Node:
         )
         own = OwnFunction(name, version, function, where)  # type: ignore[arg-type]
         self.placement.add_own(own, offer)
-
-    def _offer_builtins(self) -> None:
-        offers = []
-        for name, function in BUILTINS.items():
-            version = BUILTIN_VERSIONS[name]
-            self.registry.add(OwnFunction(name, version, function, "inline"))
-            offers.append(
-                Offer(
-                    function=name,
-                    version=version,
-                    origin=self.name,
-                    isolation="inline",
-                    placed=False,
-                    doc=function.__doc__ or "",
-                )
-            )
-        self.gossiping.announce(self.catalog.publish(*offers))

@@ -3,9 +3,8 @@
 import argparse
 from collections.abc import Callable
 from typing import NoReturn
-from urllib.parse import urlsplit
 
-from mpreg_nb.names import check_name, check_resources
+from mpreg_nb.names import check_name, check_resources, check_url
 
 STDIN = 0
 """The descriptor that the word stdin means."""
@@ -68,15 +67,9 @@ def read_seconds(text: str) -> float:
 def read_url(text: str) -> str:
     """Read the URL of a node."""
     try:
-        parts = urlsplit(text)
-        port = parts.port
+        return check_url(text)
     except ValueError as error:
-        _refuse(f"{text!r} is not a URL ({error})")
-    if parts.scheme not in {"ws", "wss"} or not parts.hostname or not port:
-        _refuse(f"{text!r} is not a node's URL: ws://HOST:PORT or wss://HOST:PORT")
-    if parts.username is not None or parts.query:
-        _refuse("a URL never carries a secret: use --token-file or MPREG_NB_TOKEN")
-    return text
+        _refuse(str(error))
 
 
 def read_cluster_id(text: str) -> str:

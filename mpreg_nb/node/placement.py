@@ -16,6 +16,7 @@ from mpreg_nb.node.asks import Asks
 from mpreg_nb.node.lane import DataLane
 from mpreg_nb.node.registry import OwnFunction, Registry, ShippedFunction
 from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.wire.builtins import BUILTIN_VERSIONS, BUILTINS
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.gossip import Offer
 from mpreg_nb.wire.messages import (
@@ -65,6 +66,24 @@ class Placement:
         """Offer a function of this very process."""
         self._registry.add(function)
         self._announce(self._catalog.publish(offer))
+
+    def offer_builtins(self) -> None:
+        """Offer the functions that every node has."""
+        offers = []
+        for name, function in BUILTINS.items():
+            version = BUILTIN_VERSIONS[name]
+            self._registry.add(OwnFunction(name, version, function, "inline"))
+            offers.append(
+                Offer(
+                    function=name,
+                    version=version,
+                    origin=self._me,
+                    isolation="inline",
+                    placed=False,
+                    doc=function.__doc__ or "",
+                )
+            )
+        self._announce(self._catalog.publish(*offers))
 
     async def register(
         self, request: Register, parts: tuple[Buffer, ...]
