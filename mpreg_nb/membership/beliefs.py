@@ -128,11 +128,13 @@ class Beliefs:
             self._pass_on_once(verdict)
             return []
         known = entry.record
+        if precedence(verdict) < precedence(known):
+            # The sender has missed that this was refuted, or that it is history.
+            return (
+                [Send(sender, Gossip(items=(known,)))] if known.state is ALIVE else []
+            )
         if not is_same_process(known, verdict):
-            if precedence(verdict) > precedence(known):
-                self._pass_on_once(verdict)
-            elif known.state is ALIVE and sender != self._me:
-                return [Send(sender, Gossip(items=(known,)))]
+            self._pass_on_once(verdict)
             return []
         if precedence(verdict) == precedence(known) and verdict.state is SUSPECT:
             return self._confirm(entry, verdict, now)
@@ -159,6 +161,14 @@ class Beliefs:
             Send(name, YouAreDead(verdict=verdict)),
             *self.hear_verdict(verdict, self._me, now),
         ]
+
+    def remind_suspects(self, now: float) -> list[Effect]:
+        """Tell those whom this node itself accuses once more, lest that was lost."""
+        effects: list[Effect] = []
+        for name, suspicion in self.table.suspects.items():
+            if self._me in suspicion.accusers:
+                effects += self.contradict(self.table.entries[name], now)
+        return effects
 
     def bury_overdue(self, now: float) -> list[Effect]:
         """Declare dead whoever has not refuted in time."""
@@ -237,9 +247,9 @@ class Beliefs:
             self.news.drop(record.name)
             effects.append(Tell(Restarted(record.name, record.generation)))
         if record.state <= SUSPECT:
-            past = None if is_new_process else old
+            before = None if is_new_process or old.state > SUSPECT else old
             effects += self._welcome(
-                entry, past, sender, now, synced=synced, refused=refused
+                entry, before, sender, now, synced=synced, refused=refused
             )
             return effects
         self.table.doubt(entry, None)
@@ -255,7 +265,7 @@ class Beliefs:
     def _welcome(
         self,
         entry: Entry,
-        old: MemberRecord | None,  # of the same process
+        before: MemberRecord | None,  # of the same process, if it was a member
         sender: NodeName,
         now: float,
         *,
@@ -265,33 +275,30 @@ class Beliefs:
         """Take up a record that is ALIVE or SUSPECT."""
         record = entry.record
         effects: list[Effect] = []
-        was_member = old is not None and old.state <= SUSPECT
-        if not was_member:
+        if before is None:
             effects.append(Tell(Joined(Member(record=record, since_s=now))))
-        if record.catalog_version and (
-            not was_member or old.catalog_version < record.catalog_version  # type: ignore[union-attr]
-        ):
+        if record.catalog_version > (before.catalog_version if before else 0):
             effects.append(told_catalog(record, sender))
-        if record.state is SUSPECT:
-            suspicion = self._suspicion(now)
-            for name in record.by or (sender,):
-                suspicion.accuse(name, now, refused=name in refused)
-            self.table.doubt(entry, suspicion)
-            if old is None or old.state is not SUSPECT:
-                effects.append(Tell(Suspected(record.name, suspicion.accusers)))
-            if synced:
-                # Old news: the suspect can answer before others need to hear of it.
-                effects.append(
-                    Send(record.name, YouAreDead(verdict=self.verdict_on(entry)))
-                )
-            else:
-                self.news.put(self.verdict_on(entry))
+        was_suspect = before is not None and before.state is SUSPECT
+        if record.state is ALIVE:
+            self.table.doubt(entry, None)
+            if was_suspect:
+                effects.append(Tell(Confirmed(record.name)))
+            if self.own.joined:
+                self.news.put(record)
             return effects
-        self.table.doubt(entry, None)
-        if was_member and old is not None and old.state is SUSPECT:
-            effects.append(Tell(Confirmed(record.name)))
-        if self.own.joined:
-            self.news.put(record)
+        suspicion = self._suspicion(now)
+        for name in record.by or (sender,):
+            suspicion.accuse(name, now, refused=name in refused)
+        self.table.doubt(entry, suspicion)
+        if not was_suspect:
+            effects.append(Tell(Suspected(record.name, suspicion.accusers)))
+        verdict = self.verdict_on(entry)
+        if synced:
+            # Old news: the suspect can answer before others need to hear of it.
+            effects.append(Send(record.name, YouAreDead(verdict=verdict)))
+        else:
+            self.news.put(verdict)
         return effects
 
     def _confirm(self, entry: Entry, verdict: Verdict, now: float) -> list[Effect]:

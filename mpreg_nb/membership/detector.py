@@ -61,7 +61,7 @@ class Detector:
         """Probe a member at once: its link broke without a goodbye."""
         entry = self._beliefs.table.get(name)
         if entry is None or self._is_doubted_enough(entry):
-            return []
+            return []  # gone, or accused by so many that one more changes nothing
         return self.follow(self._start(entry, now), now)
 
     def reached(self, name: NodeName) -> None:
@@ -131,7 +131,7 @@ class Detector:
         )
 
     def _is_doubted_enough(self, entry: Entry) -> bool:
-        """Whether one more accuser would change nothing."""
+        """Whether it is no member any more, or nearly so."""
         if entry.record.state > MemberState.SUSPECT:
             return True
         return entry.suspicion is not None and entry.suspicion.is_near_its_end

@@ -72,6 +72,7 @@ class Duties:
             self._tell_load(now)
             if not self._beliefs.own.is_leaving:
                 effects += self._keep_links(now)
+                effects += self._beliefs.remind_suspects(now)
                 effects += self._keep_joining()
         if self._gossip_at_s <= now and len(self._beliefs.news):
             effects += self._gossip(now)

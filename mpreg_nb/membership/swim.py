@@ -79,11 +79,7 @@ class Swim:
         self._seeds = Seeds(settings)
         self._claims = Claims(settings.claim_patience_s)
         self._post = Post(
-            settings,
-            self._beliefs,
-            self._links,
-            self._detector,
-            self._health,
+            settings, self._beliefs, self._links, self._detector, self._health
         )
         self._duties = Duties(
             settings, self._beliefs, self._links, self._post, self._seeds, rng, now
@@ -98,6 +94,7 @@ class Swim:
         )
         self._leave_at_s = math.inf
         self._lagged_at_s = -math.inf
+        self._started_s = now
         self._last_s = now  # of the last call
         self._due_s = now  # of the next tick, as of the last call
 
@@ -139,7 +136,8 @@ class Swim:
                 self._links.closed(peer, lost=False)
             case LinkEvent.DOWN:
                 self._links.closed(peer, lost=True)
-                effects += self._detector.lost(peer, now)
+                if not self._own.is_leaving:
+                    effects += self._detector.lost(peer, now)
             case LinkEvent.REFUSED | LinkEvent.TIMED_OUT:
                 if not self._seeds.failed(peer, now):
                     refused = event is LinkEvent.REFUSED
@@ -271,7 +269,7 @@ class Swim:
         """All known nodes, this one first, also the dead and the gone."""
         me = Member(
             record=self._own.record,
-            since_s=self._own.joined_at_s,
+            since_s=self._started_s,
             linked=True,
             rtt_s=0.0,
             load=self._post.load,
@@ -316,6 +314,8 @@ class Swim:
         """Notice that this process stood still, before anything is made of it."""
         gap_s, late_s = now - self._last_s, now - self._due_s
         self._last_s = now
+        if not self._table.entries:
+            return []  # a node that knows nobody can wrong nobody
         if gap_s > self._settings.pause_periods * self._settings.period_s:
             # What came in meanwhile was not read: nobody's silence means anything.
             self._detector.restart(now)

@@ -18,6 +18,8 @@ FEW_SEEDS = {3: 8, 10: 5, 100: 1}
 def test_a_cluster_agrees_within_its_bound(
     experiment: str, profile: ProfileName, count: int
 ) -> None:
+    if experiment == "heal" and (profile, count) == ("local", 100) and not SEEDS:
+        pytest.skip("takes long, and differs from lan only in its figures")
     bound_s = BOUNDS_S[experiment][profile, count]
     seeds = range(SEEDS or FEW_SEEDS[count])
 
@@ -56,7 +58,7 @@ def test_an_idle_node_sends_little(
     sim = settled(count, profile)
     before = sum(node.sent_bytes for node in sim.running)
 
-    sim.run(60.0)
+    sim.run(30.0)
 
     sent = sum(node.sent_bytes for node in sim.running) - before
-    assert sent / count / 60.0 <= limit
+    assert sent / count / 30.0 <= limit

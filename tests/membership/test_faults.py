@@ -84,7 +84,7 @@ def test_a_hundred_nodes_that_lose_messages_kill_nobody() -> None:
     sim = settled(100, "lan", 1)
     sim.loss = 0.1
 
-    sim.run(30.0)
+    sim.run(15.0)
 
     assert falsely_dead(sim) == []
 
