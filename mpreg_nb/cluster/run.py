@@ -208,7 +208,7 @@ class Run:
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         from mpreg_nb.view.html import run_bundle
 
-        return run_bundle(repr(self), self.steps, self.diagram())
+        return run_bundle(repr(self), self.steps, self.diagram(), include, exclude)
 
     def diagram(self) -> Diagram:
         """Return the workflow as boxes and arrows."""

@@ -96,26 +96,29 @@ def _remote(session: Session) -> "Function[Any, Any]":
 def _register(
     session: Session, found: dict[str, Callable[..., Any]], options: Options
 ) -> Any:
-    from mpreg_nb.cluster.current import current
-    from mpreg_nb.cluster.functions import Function
-
-    made = {
-        name: Function(
-            value.local if isinstance(value, Function) else value,
-            name=value.name if isinstance(value, Function) else None,
-            resources=options.resources,
-            idempotent=options.idempotent,
-            isolation=options.isolation,
-            cluster=current,
-        )
-        for name, value in found.items()
-    }
+    made = {name: _function(value, options) for name, value in found.items()}
     registered = Registered(map(session.cluster.register, made.values()))
     # All are registered as they were defined; only then do they get their verbs.
     session.shell.user_ns.update(
         {name: function for name, function in made.items() if name.isidentifier()}
     )
     return registered[0] if len(registered) == 1 else registered
+
+
+def _function(value: Any, options: Options) -> "Function[Any, Any]":
+    from mpreg_nb.cluster.current import current
+    from mpreg_nb.cluster.functions import Function
+
+    known = {
+        "resources": options.resources,
+        "idempotent": options.idempotent,
+        "isolation": options.isolation or "process",
+    }
+    if not isinstance(value, Function):
+        return Function(value, **known, cluster=current)
+    if not options.resources and not options.idempotent and options.isolation is None:
+        return value  # decorated, and nothing else is asked for
+    return Function(value.local, name=value.name, **known, cluster=current)
 
 
 def _cached(session: Session, cell: str) -> tuple[str, str]:

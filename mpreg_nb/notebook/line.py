@@ -206,7 +206,6 @@ def _add_registration(parser: LineParser) -> None:
     parser.add_argument(
         "--isolation",
         choices=("process", "thread"),
-        default="process",
         help="thread: in the node itself; it cannot be killed",
     )
 

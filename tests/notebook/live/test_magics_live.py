@@ -68,6 +68,7 @@ def test_functions_of_a_cell_are_registered_and_called_by_name(
     assert capsys.readouterr().out.startswith("[gpu-1] rows: 2\n")
     assert run_cell("train(2)") == 20  # as defined, here
     assert run_cell("train.call(2)") == 20
+    assert run_cell("%mpreg call echo({'a': rows}['a'])") == 2  # no braces of IPython
     assert "_scaled" not in set(run_cell("%mpreg functions").function)
 
 
@@ -80,6 +81,17 @@ def test_a_registered_cell_that_runs_again_unchanged_keeps_its_version(
     assert [f.card.version for f in first] == [f.card.version for f in again]
     assert first[0].card.version != changed[0].card.version
     assert first[1].card.version == changed[1].card.version
+
+
+def test_a_decorated_function_keeps_its_options_unless_others_are_given(
+    cluster: mp.Cluster, run_cell: RunCell
+) -> None:
+    cell = "%%mpreg register {}\n@mp.function(resources='gpu')\ndef f(x):\n    return x"
+    run_cell("import mpreg_nb as mp")
+
+    assert run_cell(cell.format("")).resources == {"gpu"}
+    assert run_cell(cell.format("--resources big")).resources == {"big"}
+    assert run_cell("%mpreg register f --idempotent").idempotent
 
 
 def test_every_table_and_card_is_what_the_method_returns(

@@ -1,0 +1,106 @@
+"""Which frames of an error a cell shows."""
+
+import concurrent.futures
+from types import TracebackType
+
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+
+from mpreg_nb.client.future import Future
+from mpreg_nb.errors import MpregError, NotPicklable, WorkflowFailed
+from mpreg_nb.notebook.body import run_body
+from mpreg_nb.notebook.tracebacks import MOST_STEPS, show_error, without_ours
+
+
+def names(traceback: TracebackType | None) -> list[str]:
+    found = []
+    while traceback is not None:
+        found.append(traceback.tb_frame.f_code.co_name)
+        traceback = traceback.tb_next
+    return found
+
+
+def raised_in_user_code() -> None:
+    raise MpregError("from the user's code")
+
+
+def caught(cause: BaseException | None = None) -> MpregError:
+    """Return an error as the result of a future raises it."""
+    future = Future(lambda: None)
+    try:
+        raised_in_user_code()
+    except MpregError as error:
+        error.__cause__ = cause
+        future.set_exception(error)
+    with pytest.raises(MpregError) as result:
+        future.result()
+    return result.value
+
+
+def test_our_frames_and_those_that_wait_for_us_are_left_out() -> None:
+    traceback = caught().__traceback__
+
+    assert {"result", "_Future__get_result"} & set(names(traceback))
+    assert names(without_ours(traceback)) == ["caught", "caught", "raised_in_user_code"]
+
+
+def test_frames_of_the_standard_library_that_the_user_called_stay() -> None:
+    future: concurrent.futures.Future[None] = concurrent.futures.Future()
+    future.set_exception(ValueError())
+
+    with pytest.raises(ValueError) as result:  # noqa: PT011 - any will do
+        future.result()
+
+    assert "result" in names(without_ours(result.value.__traceback__))
+
+
+def test_code_of_the_user_that_ours_calls_stays() -> None:
+    with pytest.raises(ZeroDivisionError) as result:
+        run_body("def inner():\n    1 / 0\ninner()", "<cell of the user>")
+
+    kept = names(without_ours(result.value.__traceback__))
+    assert kept[-2:] == ["<module>", "inner"]
+    assert "run_body" not in kept
+
+
+def test_how_we_found_out_is_not_shown_but_what_user_code_raised_is(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain_reason, users_reason = TypeError("ours"), TypeError("of the user")
+    users_reason.__traceback__ = caught().__traceback__
+    for reason in (plain_reason, users_reason):
+        error = NotPicklable("lock", "it is a lock")
+        error.__cause__ = reason
+        show_error(shell, type(error), error, None)
+        assert error.__cause__ is reason
+
+    out = capsys.readouterr().out
+    assert out.count("NotPicklable: lock cannot be pickled") == 2
+    assert "TypeError: ours" not in out
+    assert "TypeError: of the user" in out
+
+
+def test_of_many_failed_steps_some_are_shown_and_the_rest_is_counted(
+    shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: dict[str, Exception] = {
+        f"s{number}": caught() for number in range(MOST_STEPS + 2)
+    }
+    error = WorkflowFailed.of("report", steps, done=(), skipped=())
+
+    show_error(shell, type(error), error, None)
+
+    out = capsys.readouterr().out
+    assert out.count("MpregError: from the user's code") == MOST_STEPS
+    assert "Step 's0':" in out
+    assert "… and 2 more failed steps" in out
+
+
+def test_a_handler_of_the_user_is_left_alone(shell: InteractiveShell) -> None:
+    shell.run_line_magic("unload_ext", "mpreg_nb")
+    mine = (KeyError,)
+    shell.set_custom_exc(mine, lambda *_, **__: None)  # type: ignore[no-untyped-call]
+
+    shell.run_line_magic("load_ext", "mpreg_nb")
+
+    assert shell.custom_exceptions == mine
