@@ -27,7 +27,9 @@ def settle(
     """
     total_us = int((time.monotonic() - call.began) * 1e6) + call.pack_us
     began = time.perf_counter()
-    status, node, value, error = "ok", "", None, None
+    status, node = "ok", ""
+    value: Any = None
+    error: Exception | None = None
     if type(outcome) is Reply:
         node = outcome.node
         try:

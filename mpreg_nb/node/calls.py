@@ -16,6 +16,7 @@ import msgspec
 from mpreg_nb.calls.deadlines import Deadlines
 from mpreg_nb.errors import Executed
 from mpreg_nb.node.lane import DataLane
+from mpreg_nb.node.outcomes import no_route
 from mpreg_nb.node.pending import Outcome, Pending, Source
 from mpreg_nb.node.running import Running
 from mpreg_nb.node.waiting import WaitingReports
@@ -41,6 +42,9 @@ MOST_REROUTES = 3
 
 LEAST_TIME_MS = 5
 """A call with less time left than this is refused: it could not be answered."""
+
+_REFUSALS = ("no_route", "draining", "overloaded", "no_code")
+"""Answers of a node that did not run the call; another one may."""
 
 _replace: Callable[..., Call] = msgspec.structs.replace
 
@@ -98,9 +102,6 @@ class Calls:
         self._pending[call.id] = pending
         self._held_bytes += pending.size_bytes
         if call.remaining_ms is not None:
-            if call.remaining_ms <= LEAST_TIME_MS:
-                self._end(pending, Failure(kind="deadline", executed="no"))
-                return
             due = now + call.remaining_ms / 1e3
             self._deadlines.add(call.id, due)
             self._alarm.set(due)
@@ -184,6 +185,9 @@ class Calls:
             return Failure(
                 kind="overloaded", node=self._me, size_bytes=waiting, retry_after_ms=50
             )
+        left_ms = pending.call.remaining_ms
+        if left_ms is not None and left_ms <= LEAST_TIME_MS:
+            return Failure(kind="deadline", node=self._me)
         return Failure(kind="draining", node=self._me) if self.draining else None
 
     def _route(self, pending: Pending, now: float) -> None:
@@ -208,10 +212,10 @@ class Calls:
                 self._refuse(pending, refused, now)
 
     def _route_again(self, pending: Pending, found: bool) -> None:
-        if found and pending.call.id in self._pending:
-            self._route(pending, time.monotonic())
-        else:
+        if not found:
             self._end(pending, Failure(kind="no_code", node=self._me))
+        elif pending.call.id in self._pending:  # else it was cancelled meanwhile
+            self._route(pending, time.monotonic())
 
     def _forward(self, pending: Pending, node: str, now: float) -> None:
         call = pending.call
@@ -233,41 +237,29 @@ class Calls:
             self._waits.add(call.id, now + left_s)
             self._alarm.set(now + left_s)
             return
-        failure = Failure(
-            kind="no_route",
-            node=self._me,
-            offers=refused.offers,
-            held=refused.held,
-            similar=refused.similar,
-            lines=tuple(sorted(refused.resources)),
-        )
-        self._end(pending, failure)
+        self._end(pending, no_route(refused, self._me))
 
     def _peer_failed(
         self, pending: Pending, message: Failed, parts: tuple[Buffer, ...]
     ) -> None:
-        failure = message.failure
-        node = pending.node
         self._count_answer(pending, message)
-        refused = failure.kind in ("no_route", "draining", "overloaded", "no_code")
+        refused = message.failure.kind in _REFUSALS
         if refused and pending.reroutes < MOST_REROUTES and not pending.cancelled:
-            self._try_elsewhere(pending, node)
-            return
-        self.finish(pending, message, parts)
+            self._try_elsewhere(pending, pending.node)
+        else:
+            self.finish(pending, message, parts)
 
     def _failed_there(
         self, pending: Pending, node: str, reason: str, *, executed: Any
     ) -> None:
         now = time.monotonic()
         self._breakers.failed(node, pending.call.function, now)
+        lost = Failure(kind="node_lost", message=reason, node=node, executed=executed)
         again = executed == "no" and pending.reroutes < MOST_REROUTES
         if again and not pending.cancelled:
             self._try_elsewhere(pending, node)
-            return
-        failure = Failure(
-            kind="node_lost", message=reason, node=node, executed=executed
-        )
-        self._end(pending, failure)
+        else:
+            self._end(pending, lost)
 
     def retry_elsewhere(self, pending: Pending) -> None:
         """Route a call anew that could not begin here after all."""

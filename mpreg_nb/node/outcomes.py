@@ -1,6 +1,7 @@
-"""What a worker says went wrong, as it travels to the caller."""
+"""What workers and the router say went wrong, as it travels to the caller."""
 
 from mpreg_nb.node.endings import Crashed
+from mpreg_nb.routing.router import Refused
 from mpreg_nb.wire.jobs import JobFailed
 from mpreg_nb.wire.messages import Failure
 
@@ -25,4 +26,16 @@ def failure_of(ended: JobFailed | Crashed, node: str) -> Failure:
         cause=ended.cause,
         memory_mb=ended.memory_mb,
         lines=ended.last_lines,
+    )
+
+
+def no_route(refused: Refused, node: str) -> Failure:
+    """Return what `node` knows of why no live node fits a call."""
+    return Failure(
+        kind="no_route",
+        node=node,
+        offers=refused.offers,
+        held=refused.held,
+        similar=refused.similar,
+        lines=tuple(sorted(refused.resources)),
     )
