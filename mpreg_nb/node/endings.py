@@ -61,3 +61,13 @@ def cancelled(job: Job, *, begun: bool) -> JobFailed:
         message=f"{job.function} was cancelled",
         executed="yes" if begun else "no",
     )
+
+
+def overloaded(job: Job) -> JobFailed:
+    """Return the outcome where all workers wait for calls, maybe for just this one."""
+    return JobFailed(
+        id=job.id,
+        kind="overloaded",
+        message="every worker waits for calls that its own calls made",
+        executed="no",
+    )

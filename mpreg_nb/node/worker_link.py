@@ -1,10 +1,8 @@
 """What goes between the node's loop and one worker: jobs there, answers back."""
 
 import asyncio
-import codecs
-import os
 import signal
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,10 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
+from mpreg_nb.node.worker_log import WorkerLog
 from mpreg_nb.node.worker_process import End, WorkerProcess
-from mpreg_nb.wire.frames import FrameReader, Received, frame, sizes
+from mpreg_nb.node.worker_stream import WorkerStream
+from mpreg_nb.wire.frames import Received, frame, sizes
 from mpreg_nb.wire.jobs import (
     CODE_VERSIONS,
     Code,
@@ -24,27 +24,23 @@ from mpreg_nb.wire.jobs import (
     Printed,
     Ready,
     Setup,
+    Waiting,
 )
 
 if TYPE_CHECKING:
-    from mpreg_nb.wire.codec import Buffer, Parts
+    from mpreg_nb.wire.codec import Parts
 
-PRINTED_LINES, LOG_LINES = 10, 15
-"""Last lines of functions, and of what went past Python, for the report of a death."""
-
-LOG_LENGTH = 8 * 1024
-"""How much is kept of what went past Python."""
-
-LOG_BYTES_PER_S = 1 << 20
-"""More of what goes past Python to the file descriptors is dropped."""
-
-READS = 4
-"""Receptions of a large answer before others have their turn."""
+PRINTED_LINES = 10
+"""Last lines of functions that are kept for the report of a death."""
 
 SAMPLE_S = 1.0
 """Between looks at the memory of a worker that runs something."""
 
-_BUFFERS = 512  # given to one sendmsg; the system takes at most 1024
+RECALL_S = 0.001
+"""Between looks whether a worker has heard which jobs it is not to begin."""
+
+BROKEN_S = 0.5
+"""How long a worker has to end by itself when its channel is closed."""
 
 Answer: TypeAlias = Done | JobFailed
 
@@ -70,6 +66,9 @@ class Owner(Protocol):
     def became_ready(self, link: "WorkerLink") -> None:
         """The worker takes jobs from now on."""
 
+    def waits(self, link: "WorkerLink") -> None:
+        """`link.waiting` has changed."""
+
     def died(self, link: "WorkerLink", end: End) -> None:
         """The worker is gone; `link.handed` are the jobs without an answer."""
 
@@ -78,39 +77,28 @@ class WorkerLink:
     """One worker, from its start to its end."""
 
     def __init__(
-        self,
-        owner: Owner,
-        setup: Setup,
-        environment: Mapping[str, str],
+        self, owner: Owner, setup: Setup, environment: Mapping[str, str]
     ) -> None:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
+        self.slots = setup.slots
         self.handed: dict[bytes, Handed] = {}
+        self.waiting: set[bytes] = set()  # of those, calls that wait for the cluster
         self.backlog_s = 0.0  # expected time of all that is handed
         self.is_ready = False
-        self._log = ""  # the end of it
-        self._is_sampling = False
-        self._one_slot = setup.slots == 1
+        self.gone = asyncio.Event()
         self._count = 0
         self._codes: OrderedDict[str, None] = OrderedDict()  # as the worker has them
-        self._reader: FrameReader[FromWorker] = FrameReader(FromWorker)
-        self._unsent: deque[Buffer] = deque()
-        self._sending = False  # a write is scheduled, or waits for room
-        self._is_full = False  # it waits for room
-        self._lines = codecs.getincrementaldecoder("utf-8")("replace")
-        self._log_second = 0.0
-        self._log_left = 0
-        self._closed = False
-        self.gone = asyncio.Event()
+        self._is_sampling = False
+        self._is_closed = False
         self.process = WorkerProcess(
             Path(setup.scratch),
             environment,
             lambda end: self._call_in_loop(lambda: self._ended(end)),
         )
-        self._stream = self.process.stream
-        self._loop.add_reader(self._stream.fileno(), self._receive)
-        self._loop.add_reader(self.process.log, self._read_log)
-        self._write([frame(setup)])
+        self._stream = WorkerStream(self.process.stream, self._received, self._broken)
+        self._log = WorkerLog(self.process.log, self._logged)
+        self._stream.write([frame(setup)])
 
     def _call_in_loop(self, action: Callable[[], None]) -> None:
         try:
@@ -121,9 +109,20 @@ class WorkerLink:
     # --------------------------------------------------------------------- jobs
 
     @property
+    def free_slots(self) -> int:
+        """How many more jobs would begin at once; below 0, so many wait there."""
+        lent = len(self.waiting) if self.slots > 1 else 0
+        return self.slots + lent - len(self.handed)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether what is handed now would wait for a call that itself waits."""
+        return self.slots == 1 and bool(self.waiting)
+
+    @property
     def load(self) -> tuple[int, float]:
         """How much it has; the worker with less gets the next job."""
-        return len(self.handed), self.backlog_s
+        return -self.free_slots, self.backlog_s
 
     def needs_code(self, version: str) -> bool:
         """Whether `give_code` must come before a job of this version."""
@@ -134,7 +133,7 @@ class WorkerLink:
         self._codes[code.version] = None
         if len(self._codes) > CODE_VERSIONS:
             self._codes.popitem(last=False)
-        self._write([frame(_sized(code, parts)), *parts])
+        self._stream.write([frame(_sized(code, parts)), *parts])
 
     def hand(self, job: Job, parts: "Parts", cost_s: float) -> None:
         """Send a job; from now on it may begin."""
@@ -146,167 +145,114 @@ class WorkerLink:
             self._is_sampling = True
             self._loop.call_later(SAMPLE_S, self._sample)
         if parts:
-            self._write([frame(_sized(job, parts)), *parts])
+            self._stream.write([frame(_sized(job, parts)), *parts])
         else:
-            self._write([frame(job)])
+            self._stream.write([frame(job)])
 
-    def _sample(self) -> None:
-        self._is_sampling = bool(self.handed) and not self._closed
-        if self._is_sampling:
-            self.process.sample()
-            self._loop.call_later(SAMPLE_S, self._sample)
+    def take_back(self, call_id: bytes) -> bool:
+        """Count a job as not handed any more; False if it was not."""
+        handed = self.handed.pop(call_id, None)
+        if handed is None:
+            return False
+        self.waiting.discard(call_id)
+        # Sums of fractions drift, so they begin anew.
+        self.backlog_s = self.backlog_s - handed.cost_s if self.handed else 0.0
+        return True
 
     def has_begun(self, call_id: bytes) -> bool:
         """Whether a handed job has begun."""
         return self.handed[call_id].number <= self.process.page.begun
 
-    def _write(self, frames: "list[Buffer]") -> None:
-        self._unsent.extend(frames)
-        if not self._sending:
-            self._sending = True
-            self._loop.call_soon(self._send)  # with all else of this turn of the loop
+    def recall(self, then: Callable[[list[bytes]], None]) -> None:
+        """Have jobs back that have not begun; `then` is told which never will."""
+        begun = self.process.page.begun
+        wanted = [h for h in self.handed.values() if h.number > begun]
+        if wanted:
+            self.process.interrupt(*(handed.job.id for handed in wanted))
+            self._look_for_recalled(wanted, self.process.told, then)
 
-    def _send(self) -> None:
-        if self._closed:
+    def _look_for_recalled(
+        self, wanted: list[Handed], told: int, then: Callable[[list[bytes]], None]
+    ) -> None:
+        if self._is_closed:
             return
-        while self._unsent:
-            batch = [self._unsent.popleft()]
-            while self._unsent and len(batch) < _BUFFERS:
-                batch.append(self._unsent.popleft())
-            try:
-                sent = self._stream.sendmsg(batch)
-            except BlockingIOError:
-                sent = 0
-            except (BrokenPipeError, ConnectionResetError):
-                self._unsent.clear()
-                return  # its end is told by the process
-            left = _after(batch, sent)
-            if left:
-                self._unsent.extendleft(reversed(left))
-                if not self._is_full:
-                    self._is_full = True
-                    self._loop.add_writer(self._stream.fileno(), self._send)
-                return
-        self._sending = False
-        if self._is_full:
-            self._is_full = False
-            self._loop.remove_writer(self._stream.fileno())
+        page = self.process.page
+        if page.heard < told:
+            again = self._look_for_recalled
+            self._loop.call_later(RECALL_S, again, wanted, told, then)
+            return
+        begun = page.begun  # read after `heard`: what has not begun now never will
+        ids = [handed.job.id for handed in wanted if handed.number > begun]
+        then([call_id for call_id in ids if self.take_back(call_id)])
+
+    def _sample(self) -> None:
+        self._is_sampling = bool(self.handed) and not self._is_closed
+        if self._is_sampling:
+            self.process.sample()
+            self._loop.call_later(SAMPLE_S, self._sample)
 
     # ------------------------------------------------------------------ answers
 
-    def _receive(self) -> None:
-        for _ in range(READS):
-            try:
-                count = self._stream.recv_into(self._reader.space())
-            except BlockingIOError:
-                return
-            except ConnectionResetError:
-                count = 0
-            if not count:
-                self._loop.remove_reader(self._stream.fileno())
-                # A worker that lives without its channel is of no use.
-                self.process.kill(signal.SIGKILL)
-                return
-            if self._take(count):
-                return
-
-    def _take(self, count: int) -> bool:
-        """Pass on what came; False while a large answer is coming in."""
-        try:
-            received = self._reader.received(count)
-        except (ValueError, msgspec.MsgspecError):
-            self._log += "it wrote something else to the node's channel\n"
-            self.process.kill(signal.SIGKILL)
-            return True
+    def _received(self, received: list[Received[FromWorker]]) -> None:
         answers: list[Received[Answer]] = []
         for message, parts in received:
             if isinstance(message, Done | JobFailed):
-                handed = self.handed.pop(message.id, None)
-                if handed is not None:
-                    self.backlog_s -= handed.cost_s
+                if self.take_back(message.id):
                     answers.append((message, parts))
             elif isinstance(message, Printed):
                 self._owner.printed(message)
+            elif isinstance(message, Waiting):
+                if message.waits and message.id in self.handed:
+                    self.waiting.add(message.id)
+                else:
+                    self.waiting.discard(message.id)
+                self._owner.waits(self)
             elif isinstance(message, Ready):
                 self.is_ready = True
                 self.process.sample()
                 self._owner.became_ready(self)
-        if not self.handed:
-            self.backlog_s = 0.0  # sums of fractions drift
         if answers:
             if any(answer.run_us > 1000 for answer, _ in answers):
-                self._read_log()  # before the end of the call that wrote it
+                self._log.read()  # before the end of the call that wrote it
             self._owner.answered(self, answers)
-        return bool(received)
 
-    # ---------------------------------------------------------------------- log
-
-    def _read_log(self) -> None:
-        try:
-            data = os.read(self.process.log, 1 << 16)
-        except BlockingIOError:
-            return
-        if not data:
-            self._loop.remove_reader(self.process.log)
-            return
-        if not self._is_within_limit(len(data)):
-            return
-        text = self._lines.decode(data)
-        self._log = (self._log + text)[-LOG_LENGTH:]
-        running = self._running()
-        if running is not None:
-            self._owner.printed(Printed(id=running, stream="stdout", text=text))
-
-    def _is_within_limit(self, count: int) -> bool:
-        now = self._loop.time()
-        if now > self._log_second + 1.0:
-            self._log_second, self._log_left = now, LOG_BYTES_PER_S
-        self._log_left -= count
-        return self._log_left > 0
-
-    def _running(self) -> bytes | None:
-        """Return the call that runs, where only one can."""
+    def _logged(self, text: str) -> None:
+        """Give what went past Python to the call that runs, where only one can."""
         first = next(iter(self.handed.values()), None)
         if (
-            first is None
-            or not self._one_slot
-            or first.number > self.process.page.begun
+            first is not None
+            and self.slots == 1
+            and first.number <= self.process.page.begun
         ):
-            return None
-        return first.job.id
+            self._owner.printed(Printed(id=first.job.id, stream="stdout", text=text))
 
     def last_lines(self) -> tuple[str, ...]:
         """Return what the worker printed last."""
         printed = self.process.page.last_lines(PRINTED_LINES)
-        return (*printed, *_telling(self._log.splitlines())[-LOG_LINES:])
+        return (*printed, *self._log.last_lines())
 
     # ---------------------------------------------------------------------- end
 
+    def _broken(self, reason: str) -> None:
+        """End a worker that has lost its channel, if it is not just ending."""
+        if reason:
+            self._log.add(reason)
+        self._loop.call_later(BROKEN_S, self.process.kill, signal.SIGKILL)
+
     def _ended(self, end: End) -> None:
-        if not self._closed:
-            self._drain()
+        if not self._is_closed:
+            self._stream.drain()
+            self._log.drain()
             self._owner.died(self, end)
             self.close()
         self.gone.set()
 
-    def _drain(self) -> None:
-        """Take what the worker had written before it ended."""
-        self._stream.setblocking(False)
-        try:
-            while count := self._stream.recv_into(self._reader.space()):
-                self._take(count)
-        except (BlockingIOError, ConnectionResetError):
-            pass
-        for _ in range(16):
-            self._read_log()
-
     def close(self) -> None:
         """Let go of the worker; one that still runs ends itself."""
-        if not self._closed:
-            self._closed = True
-            self._loop.remove_reader(self._stream.fileno())
-            self._loop.remove_writer(self._stream.fileno())
-            self._loop.remove_reader(self.process.log)
+        if not self._is_closed:
+            self._is_closed = True
+            self._stream.close()
+            self._log.close()
             self.process.close()
 
 
@@ -315,30 +261,3 @@ def _sized(message: "Code | Job", parts: "Parts") -> "Code | Job":
     if not parts or message.sizes:
         return message
     return msgspec.structs.replace(message, sizes=sizes(parts))
-
-
-def _after(batch: "list[Buffer]", sent: int) -> "list[Buffer]":
-    """Return what is left of `batch` when its first `sent` bytes are gone."""
-    for number, part in enumerate(batch):
-        length = len(part)
-        if sent < length:
-            return [memoryview(part)[sent:], *batch[number + 1 :]]
-        sent -= length
-    return []
-
-
-def _telling(log: list[str]) -> list[str]:
-    """Return the lines that tell something: of faulthandler's dump, few.
-
-    It shows all threads. The one that failed is told last and ends at a blank line.
-    """
-    fatal = [n for n, line in enumerate(log) if line.startswith("Fatal Python error")]
-    if fatal:
-        log = log[fatal[-1] :]
-        current = [n for n, line in enumerate(log) if line.startswith("Current thread")]
-        start = current[0] + 1 if current else 1
-        own = [
-            n for n in range(start, len(log)) if f"{os.sep}mpreg_nb{os.sep}" in log[n]
-        ]
-        log = [log[0], *log[start : own[0] if own else start + LOG_LINES]]
-    return [line for line in log if line.strip()]

@@ -69,6 +69,7 @@ class WorkerProcess:
             self._start(scratch, environment, opened, theirs)
             opened.pop_all()  # it runs: the ends are ours until `close`
         self.pid = self._popen.pid
+        self.told = 0  # ids of calls that the worker was to hear
         self._ended = False
         self._ending = Lock()
         Thread(
@@ -126,12 +127,13 @@ class WorkerProcess:
             return  # it has just ended
         self._sampled_mb = round(held / 1e6, 1)
 
-    def interrupt(self, call_id: bytes) -> None:
-        """Have the worker drop or interrupt a call."""
+    def interrupt(self, *call_ids: bytes) -> None:
+        """Have the worker drop or interrupt calls; `told` counts them."""
         try:
-            os.write(self._cancels, call_id)
+            os.write(self._cancels, b"".join(call_ids))
         except (BlockingIOError, BrokenPipeError):
-            return  # it does not look any more, or is gone: the deadline ends it
+            return  # it does not look any more, or is gone: killing ends it
+        self.told += len(call_ids)
         with self._ending:
             if not self._ended:
                 os.kill(self.pid, signal.SIGINT)

@@ -6,7 +6,6 @@ while the next are on their way.
 """
 
 import asyncio
-import logging
 import os
 import signal
 from collections import deque
@@ -15,9 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
+
 from mpreg_nb.errors import Executed
-from mpreg_nb.node.endings import Crashed, Deaths, cancelled
+from mpreg_nb.node.endings import Crashed, Deaths, cancelled, overloaded
 from mpreg_nb.node.expected import Expected
+from mpreg_nb.node.staff import Staff
 from mpreg_nb.node.worker_link import Answer, WorkerLink
 from mpreg_nb.node.worker_process import End
 from mpreg_nb.wire.frames import Received
@@ -37,15 +39,6 @@ AHEAD_JOBS = 64
 TERMINATE_S, KILL_S = 2.0, 4.5
 """After a cancel that is not followed: SIGTERM, then SIGKILL, with the worker. The
 slot is promised back within 6 seconds, and the next worker needs time to start."""
-
-START_FAILURES = 3
-"""Workers in a row that end before they are ready; then waiting jobs are refused."""
-
-RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)
-"""Pause before the next start after so many failed ones."""
-
-_log = logging.getLogger(__name__)
-
 
 Outcome: TypeAlias = Done | JobFailed | Crashed
 DoneCallback: TypeAlias = "Callable[[Outcome, tuple[Buffer, ...]], None]"
@@ -101,49 +94,38 @@ class Workers:
         )
         self._on_output = on_output
         self._on_event = on_event
-        self._environment = environment
+        self._staff = Staff(self, count, environment, on_event, self._give_up)
         self._codes: dict[str, tuple[Code, Parts]] = {}
         self._expected = Expected()
         self._items: dict[bytes, _Item] = {}
         self._queue: deque[_Item] = deque()  # those dropped are still in it
-        self._links: list[WorkerLink] = []
-        self._failed_starts = 0
         self._deaths = Deaths()
         self._finished = 0
-        self._stopping = False
+
+    def tell_home(self, url: str, token: str) -> None:
+        """Say where functions find this node; to be called before `start`."""
+        self._setup = msgspec.structs.replace(
+            self._setup, home_url=url, home_token=token
+        )
 
     async def start(self) -> None:
         """Start the processes; returns when they run, not yet when they are ready."""
-        for _ in range(self.count):
-            self._start_one()
-
-    def _start_one(self) -> None:
-        if self._stopping or len(self._links) >= self.count:
-            return
-        try:
-            os.makedirs(self._setup.scratch, exist_ok=True)
-            self._links.append(WorkerLink(self, self._setup, self._environment))
-        except OSError as error:  # no processes, files or memory to be had now
-            self._on_event("worker died", f"it could not be started: {error}")
-            self._start_failed(str(error), ())
+        self._staff.start(self._setup)
 
     async def stop(self, timeout_s: float = 2.0) -> None:
         """End all processes; jobs that are left get a Crashed. Kills after timeout."""
-        self._stopping = True
-        links, self._links = self._links, []
-        for link in links:
-            link.close()
+        stopping = asyncio.ensure_future(self._staff.stop(timeout_s))
+        await asyncio.sleep(0)  # until nothing is read from workers any more
         for item in list(self._items.values()):
             begun: Executed = "no" if item.link is None else "unknown"
             crashed = Crashed(id=item.job.id, cause="the node stops", executed=begun)
             self._end(item, crashed, ())
-        ends = [asyncio.ensure_future(link.gone.wait()) for link in links]
-        if ends:
-            _, pending = await asyncio.wait(ends, timeout=timeout_s)
-            for link in links:
-                link.process.kill(signal.SIGKILL)
-            if pending:
-                await asyncio.wait(pending)
+        await stopping
+
+    @property
+    def links(self) -> tuple[WorkerLink, ...]:
+        """The workers of this moment, lent ones included."""
+        return tuple(self._staff.links)
 
     # --------------------------------------------------------------------- code
 
@@ -169,7 +151,7 @@ class Workers:
     @property
     def running(self) -> int:
         """Jobs that have a slot."""
-        return sum(min(len(link.handed), self.slots) for link in self._links)
+        return sum(min(len(link.handed), self.slots) for link in self._staff.links)
 
     @property
     def queued(self) -> int:
@@ -179,7 +161,7 @@ class Workers:
     def statistics(self) -> WorkersStatistics:
         """Return the figures of this moment."""
         return WorkersStatistics(
-            workers=len(self._links),
+            workers=len(self._staff.links),
             slots=self.count * self.slots,
             running=self.running,
             queued=self.queued,
@@ -215,6 +197,9 @@ class Workers:
                 continue
             link = self._place(item.job.version)
             if link is None:
+                self._staff.lend()
+                if self._staff.is_stuck:
+                    self._refuse(overloaded)
                 return
             self._queue.popleft()
             self._hand(item, link)
@@ -222,14 +207,15 @@ class Workers:
     def _place(self, version: str) -> WorkerLink | None:
         """Return the worker that should have the next job, if there is one."""
         best: WorkerLink | None = None
-        for link in self._links:
-            if link.is_ready and (best is None or link.load < best.load):
-                best = link
-        if best is None or len(best.handed) < self.slots:
+        for link in self._staff.links:
+            if link.is_ready and not link.is_blocked:
+                if best is None or link.load < best.load:
+                    best = link
+        if best is None or best.free_slots > 0:
             return best
         cost_s = self._expected.get(version)
-        ahead = len(best.handed) - self.slots
-        if cost_s is None or ahead >= AHEAD_JOBS or best.backlog_s + cost_s > AHEAD_S:
+        full = best.free_slots <= -AHEAD_JOBS
+        if cost_s is None or full or best.backlog_s + cost_s > AHEAD_S:
             return None
         return best
 
@@ -266,6 +252,21 @@ class Workers:
         if item is not None and not item.job.quiet:
             self._on_output(message)
 
+    def waits(self, link: WorkerLink) -> None:
+        """Find places for what a call that waits is in the way of; for `Owner`."""
+        if link.is_blocked:
+            link.recall(self._queue_again)
+        self._feed()
+
+    def _queue_again(self, call_ids: list[bytes]) -> None:
+        items = [self._items[call_id] for call_id in call_ids]
+        for item in items:
+            item.link = None
+            if item.cancelled:
+                self._end(item, cancelled(item.job, begun=False), ())
+        self._queue.extendleft(item for item in reversed(items) if not item.cancelled)
+        self._feed()
+
     # ------------------------------------------------------------------- cancel
 
     def cancel(self, call_id: bytes) -> None:
@@ -299,12 +300,12 @@ class Workers:
 
     def became_ready(self, link: WorkerLink) -> None:
         """Feed a worker that has started; what `Owner` asks for."""
-        self._failed_starts = 0
+        self._staff.became_ready()
         self._feed()
 
     def died(self, link: WorkerLink, end: End) -> None:
         """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""
-        self._links.remove(link)
+        self._staff.links.remove(link)
         self._deaths.count += 1
         again: list[_Item] = []
         names: list[str] = []
@@ -327,24 +328,17 @@ class Workers:
         self._queue.extendleft(reversed(again))
         doing = f" while it ran {', '.join(names)}" if names else ""
         self._on_event("worker died", f"{end.cause}{doing}")
-        if link.is_ready:
-            self._start_one()
-        else:
-            self._start_failed(end.cause, link.last_lines())
+        self._staff.replace(link, end)
         self._feed()
 
-    def _start_failed(self, cause: str, lines: tuple[str, ...]) -> None:
-        self._failed_starts += 1
-        _log.error("a worker did not start: %s\n%s", cause, "\n".join(lines))
-        if self._failed_starts >= START_FAILURES and not self._links:
-            for item in list(self._items.values()):
-                crashed = Crashed(
-                    id=item.job.id,
-                    cause=f"workers do not start: {cause}",
-                    executed="no",
-                    last_lines=lines,
-                )
-                self._end(item, crashed, ())
-            self._queue.clear()
-        pause_s = RESTART_S[min(self._failed_starts, len(RESTART_S) - 1)]
-        asyncio.get_running_loop().call_later(pause_s, self._start_one)
+    def _give_up(self, cause: str, lines: tuple[str, ...]) -> None:
+        self._refuse(
+            lambda job: Crashed(id=job.id, cause=cause, executed="no", last_lines=lines)
+        )
+
+    def _refuse(self, outcome: Callable[[Job], Outcome]) -> None:
+        """Tell all that wait that they will not run here."""
+        waiting = [item for item in self._queue if not item.cancelled]
+        self._queue.clear()
+        for item in waiting:
+            self._end(item, outcome(item.job), ())

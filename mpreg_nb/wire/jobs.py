@@ -28,6 +28,8 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="set
     scratch: str
     slots: int
     max_payload_bytes: int
+    home_url: str = ""  # of the node, for functions that call the cluster
+    home_token: str = ""
 
 
 class Code(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="code"):
@@ -81,6 +83,7 @@ class JobFailed(
         "cancelled",
         "bad_request",
         "deadline",
+        "overloaded",
     ]
     message: str
     executed: Literal["no", "yes"] = "yes"
@@ -103,5 +106,14 @@ class Printed(
     text: str
 
 
+class Waiting(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="waiting"
+):
+    """Job `id` waits for the cluster and needs no slot, or does so no longer."""
+
+    id: bytes
+    waits: bool
+
+
 ToWorker: TypeAlias = Setup | Code | Job
-FromWorker: TypeAlias = Ready | Done | JobFailed | Printed
+FromWorker: TypeAlias = Ready | Done | JobFailed | Printed | Waiting

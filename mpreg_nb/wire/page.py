@@ -1,18 +1,20 @@
 """A page of memory that a worker and its node share: what outlives the worker.
 
 It holds the number of the last job that began, that of the last one that ended
-with all before it, and the end of what functions printed. Jobs are numbered as
-they were handed over and begin in that order, so after a death the node knows
-which of them never ran.
+with all before it, how many ids of calls to drop the worker has heard, and the
+end of what functions printed. Jobs are numbered as they were handed over and begin
+in that order, so after a death the node knows which of them never ran; and a job
+that has been heard to be dropped, and has not begun then, never will.
 """
 
 import mmap
 
-TEXT_BYTES = 8 * 1024 - 24
-PAGE_BYTES = 24 + TEXT_BYTES
-"""Three numbers of 8 bytes in this host's order, then a ring of text."""
+_BEGUN, _ENDED, _HEARD, _WRITTEN = range(4)
 
-_BEGUN, _ENDED, _WRITTEN = range(3)
+_NUMBERS_BYTES = 4 * 8
+TEXT_BYTES = 8 * 1024 - _NUMBERS_BYTES
+PAGE_BYTES = _NUMBERS_BYTES + TEXT_BYTES
+"""Four numbers in this host's order, then a ring of text."""
 
 
 class Page:
@@ -20,7 +22,7 @@ class Page:
 
     def __init__(self, shared: int) -> None:
         self._memory = mmap.mmap(shared, PAGE_BYTES)
-        self._numbers = memoryview(self._memory)[:24].cast("Q")
+        self._numbers = memoryview(self._memory)[:_NUMBERS_BYTES].cast("Q")
 
     @property
     def begun(self) -> int:
@@ -40,20 +42,30 @@ class Page:
         """Say that all jobs up to this one have ended; answers may still be held."""
         self._numbers[_ENDED] = number
 
+    @property
+    def heard(self) -> int:
+        """How many ids of calls to drop or interrupt the worker has taken in."""
+        return self._numbers[_HEARD]
+
+    def hear(self, count: int) -> None:
+        """Say that so many more ids have been taken in."""
+        self._numbers[_HEARD] += count
+
     def note(self, text: str) -> None:
         """Keep `text`, or its end, as what was printed last."""
         data = text[-TEXT_BYTES:].encode(errors="backslashreplace")[-TEXT_BYTES:]
         at = self._numbers[_WRITTEN] % TEXT_BYTES
         first = data[: TEXT_BYTES - at]
-        self._memory[24 + at : 24 + at + len(first)] = first
         rest = data[len(first) :]
-        self._memory[24 : 24 + len(rest)] = rest
+        start = _NUMBERS_BYTES
+        self._memory[start + at : start + at + len(first)] = first
+        self._memory[start : start + len(rest)] = rest
         self._numbers[_WRITTEN] += len(data)
 
     def last_lines(self, count: int) -> list[str]:
         """Return the last lines that were printed; the first may lack its begin."""
         written = self._numbers[_WRITTEN]
-        ring = self._memory[24:]
+        ring = self._memory[_NUMBERS_BYTES:]
         if written > TEXT_BYTES:
             at = written % TEXT_BYTES
             data = ring[at:] + ring[:at]

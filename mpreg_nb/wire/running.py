@@ -1,22 +1,77 @@
-"""Which call the code that runs now belongs to.
+"""What code in a worker can know of the call that it runs for.
 
-A worker sets it around each function; what a function asks of the cluster looks
-here for its own call's deadline.
+A function may ask the cluster for something and wait. While it does, it holds a
+slot that its own request may need, so it says so: `waiting_elsewhere`. Outside of
+workers all of this is there and says nothing.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The node of this worker, for functions that call the cluster themselves."""
+
+    url: str
+    token: str = field(repr=False)
 
 
 class RunningCall:
     """One call while its function runs."""
 
-    __slots__ = ("deadline_s", "function", "id")
+    __slots__ = ("_tell", "_waits", "deadline_s", "function", "id")
 
-    def __init__(self, id: bytes, function: str, deadline_s: float | None) -> None:
+    def __init__(
+        self,
+        id: bytes,
+        function: str,
+        deadline_s: float | None = None,
+        tell: Callable[[bytes, bool], None] | None = None,
+    ) -> None:
         self.id = id
         self.function = function
         self.deadline_s = deadline_s
         """On this process's monotonic clock; None: there is none."""
+        self._tell = tell
+        self._waits = 0  # of its threads or tasks, at once
+
+    def wait(self, change: int) -> None:
+        """Count one more wait, or one less, and tell when it is the first or last."""
+        before, self._waits = self._waits, self._waits + change
+        if self._tell is not None and bool(before) != bool(self._waits):
+            self._tell(self.id, bool(self._waits))
 
 
 running_call: ContextVar[RunningCall | None] = ContextVar("mpreg_call", default=None)
+
+_home: list[Home] = []
+
+
+def home() -> Home | None:
+    """Return the node of this worker; None in any other process."""
+    return _home[-1] if _home else None
+
+
+def set_home(found: Home) -> None:
+    """Say which node this process works for."""
+    _home[:] = [found]
+
+
+@contextlib.contextmanager
+def waiting_elsewhere() -> Iterator[None]:
+    """Give up the slot of this call while it waits for what the cluster does.
+
+    To be put around every wait of a client, in threads and in coroutines.
+    """
+    call = running_call.get()
+    if call is None:
+        yield
+        return
+    call.wait(1)
+    try:
+        yield
+    finally:
+        call.wait(-1)

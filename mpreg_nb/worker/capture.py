@@ -133,8 +133,8 @@ class PrintingCall(RunningCall):
 
     __slots__ = ("output",)
 
-    def __init__(self, id: bytes, function: str, deadline_s: float | None) -> None:
-        super().__init__(id, function, deadline_s)
+    def __init__(self, *told: Any) -> None:
+        super().__init__(*told)
         self.output: CallOutput | None = None
 
 

@@ -14,6 +14,8 @@ from time import perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import Any, TypeAlias
 
+from mpreg_nb.wire.frames import frame
+from mpreg_nb.wire.jobs import Waiting
 from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import running_call
 from mpreg_nb.worker.capture import Capture, PrintingCall
@@ -55,8 +57,9 @@ class Crew:
         self._answers = answers
         self._tidy = tidy
         self._slots = slots
-        self._free = slots
         self._state = threading.RLock()  # of all that follows
+        self._busy: set[bytes] = set()  # calls that have begun and not ended
+        self._elsewhere: set[bytes] = set()  # those of them that need no slot now
         self._running: dict[bytes, Interrupt] = {}  # call -> how to interrupt it
         self._interrupted: set[bytes] = set()
         self._early: dict[bytes, None] = {}  # cancelled before they were read
@@ -75,14 +78,18 @@ class Crew:
             self._inbox.read()
             self._begin_what_fits()
 
+    @property
+    def _has_free_slot(self) -> bool:
+        return len(self._busy) - len(self._elsewhere) < self._slots
+
     def _begin_what_fits(self) -> None:
         with self._state:
-            while self._free and self._inbox.waiting:
+            while self._has_free_slot and self._inbox.waiting:
                 task = self._inbox.waiting.popleft()
                 if self._early and self._early.pop(task.job.id, 0) is None:
                     self._outbox.send(self._answers.cancelled(task.job, begun=False))
                     continue
-                self._free -= 1
+                self._busy.add(task.job.id)
                 self._page.begin(task.number)
                 self._running[task.job.id] = _nothing
                 if task.code.is_async:
@@ -91,18 +98,28 @@ class Crew:
                     self._hand_to_thread(task)
 
     def _hand_to_thread(self, task: Task) -> None:
-        busy = self._slots - self._free
-        if self._threads < busy:
+        if self._threads < len(self._running):
             self._threads += 1
             name = f"mpreg-slot-{self._threads}"
             threading.Thread(target=self._serve, name=name, daemon=True).start()
         self._for_threads.put(task)
 
+    def _tell_waiting(self, call_id: bytes, waits: bool) -> None:
+        """Let another call have the slot of one that waits for the cluster."""
+        with self._state:
+            if waits and call_id in self._busy:
+                self._elsewhere.add(call_id)
+            else:
+                self._elsewhere.discard(call_id)
+        self._outbox.hold(frame(Waiting(id=call_id, waits=waits)))
+        self._begin_what_fits()
+
     def _ended(self, call: PrintingCall, frames: Frames) -> None:
         self._outbox.send([*self._capture.finish(call), *frames])
         with self._state:
-            self._free += 1
-            if self._free == self._slots:
+            self._busy.discard(call.id)
+            self._elsewhere.discard(call.id)
+            if not self._busy:
                 self._tidy.after(LONG_NS)
         self._begin_what_fits()
 
@@ -117,7 +134,7 @@ class Crew:
                 answer = self._answers.unusable(task.job, error)
                 with self._state:
                     self._running.pop(task.job.id)
-                self._ended(call_of(task.job), answer)
+                self._ended(call_of(task.job, self._tell_waiting), answer)
                 continue
             if task.code.is_async:  # known only now that it is opened
                 self._start_async(task)
@@ -125,7 +142,7 @@ class Crew:
                 self._perform(task, function)
 
     def _perform(self, task: Task, function: Callable[..., Any]) -> None:
-        call = call_of(task.job)
+        call = call_of(task.job, self._tell_waiting)
         running_call.set(call)
         me = threading.get_ident()
         try:
@@ -186,7 +203,7 @@ class Crew:
         asyncio.run_coroutine_threadsafe(self._course(task), self._loop)
 
     async def _course(self, task: Task) -> None:
-        call = call_of(task.job)
+        call = call_of(task.job, self._tell_waiting)
         running_call.set(call)
         user = asyncio.ensure_future(self._user(task))
         with self._state:
@@ -225,8 +242,10 @@ class Crew:
 
     def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         """Pass on which calls are cancelled; a signal handler may take no lock."""
-        for call_id in self._inbox.cancels():
+        cancels = self._inbox.cancels()
+        for call_id in cancels:
             self._to_cancel.put(call_id)
+        self._page.hear(len(cancels))
 
     def _cancel_calls(self) -> None:
         while True:

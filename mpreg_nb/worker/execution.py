@@ -1,6 +1,7 @@
 """One job: arguments unpacked, function called, answer packed."""
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from mpreg_nb.errors import MpregError, NotPicklable
@@ -26,12 +27,12 @@ Frames: TypeAlias = list[bytes | bytearray | memoryview]
 """A message and its parts, ready to be written."""
 
 
-def call_of(job: Job) -> PrintingCall:
+def call_of(job: Job, tell_waiting: Callable[[bytes, bool], None]) -> PrintingCall:
     """Return what says to user code which call it runs for."""
     deadline_s = None
     if job.remaining_ms is not None:
         deadline_s = time.monotonic() + job.remaining_ms / 1e3
-    return PrintingCall(job.id, job.function, deadline_s)
+    return PrintingCall(job.id, job.function, deadline_s, tell_waiting)
 
 
 def arguments(task: Task) -> Arguments:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from mpreg_nb.wire.frames import frame
 from mpreg_nb.wire.jobs import Ready, Setup
 from mpreg_nb.wire.page import Page
+from mpreg_nb.wire.running import Home, set_home
 from mpreg_nb.worker.capture import Capture
 from mpreg_nb.worker.execution import Answers
 from mpreg_nb.worker.inbox import Inbox
@@ -30,6 +31,8 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     if not isinstance(setup, Setup):
         raise TypeError(f"a worker starts with Setup, not {setup!r}")
     sys.argv = [""]  # nothing here is meant for user code
+    if setup.home_url:
+        set_home(Home(setup.home_url, setup.home_token))
     outbox = Outbox(stream)
     page = Page(shared)
     os.close(shared)

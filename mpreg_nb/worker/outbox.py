@@ -46,15 +46,18 @@ class Outbox:
             self._write(frames)
 
     def hold(self, frame: "Buffer") -> None:
-        """Write `frame` soon, if nothing else is written before."""
+        """Write `frame` soon, if nothing else is written before; waits for nothing."""
         with self._lock:
             self._held.append(frame)
             self._held_bytes += len(frame)
             if len(self._held) == 1:
                 self._held_since = now = monotonic()
                 self._alarm.set(now + HOLD_S, self._flush_due)
-        if self._held_bytes > HOLD_BYTES:
-            self.flush()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is held that it should be written now."""
+        return self._held_bytes > HOLD_BYTES
 
     @property
     def is_holding(self) -> bool:

@@ -6,6 +6,8 @@ from time import perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.wire.frames import frame
+from mpreg_nb.wire.jobs import Waiting
 from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import running_call
 from mpreg_nb.worker.capture import Capture
@@ -66,7 +68,7 @@ class Solo:
     def _perform(self, task: Task) -> None:
         job = task.job
         self._page.begin(task.number)
-        call = call_of(job)
+        call = call_of(job, self._tell_waiting)
         self._capture.sole = call
         running_call.set(call)
         self._interrupted = False
@@ -127,6 +129,7 @@ class Solo:
             and len(frames) == 1
             and waiting[0].code.expected_ns < SHORT_NS
             and (not outbox.is_holding or now_ns < self._holding_since_ns + HOLD_NS)
+            and not outbox.is_full
         ):
             if not outbox.is_holding:
                 self._holding_since_ns = now_ns
@@ -134,13 +137,19 @@ class Solo:
         else:
             outbox.send(frames)
 
+    def _tell_waiting(self, call_id: bytes, waits: bool) -> None:
+        # Only held: a write from here could be interrupted half-way.
+        self._outbox.hold(frame(Waiting(id=call_id, waits=waits)))
+
     def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         """Note which calls are cancelled; interrupt the one that runs, if it is one.
 
         A signal handler: it comes between any two instructions of the main thread.
         """
-        for call_id in self._inbox.cancels():
+        cancels = self._inbox.cancels()
+        for call_id in cancels:
             self._cancelled[call_id] = None
+        self._page.hear(len(cancels))
         while len(self._cancelled) > CANCELS:
             del self._cancelled[next(iter(self._cancelled))]
         if self._running is not None and self._running in self._cancelled:

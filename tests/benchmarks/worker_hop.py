@@ -128,7 +128,7 @@ async def measure() -> None:
         bench = Bench(workers)
         await bench.one()
         start_ms = (time.perf_counter() - begun) * 1e3
-        held_mb = memory_mb(workers._links[0].process.pid)
+        held_mb = memory_mb(workers.links[0].process.pid)
         print(f"start to first answer {start_ms:8.1f} ms, holding {held_mb:.1f} MiB")
         p50s, p99s, rates, large = [], [], [], []
         for _ in range(REPEATS):

@@ -85,7 +85,7 @@ class Office:
             await self._heard.wait()
 
     def pids(self) -> list[int]:
-        return [link.process.pid for link in self.workers._links]
+        return [link.process.pid for link in self.workers.links]
 
 
 async def value_of(ended: Ended) -> Any:
@@ -103,7 +103,11 @@ async def value_of(ended: Ended) -> Any:
 
 @asynccontextmanager
 async def office(
-    scratch: Path, count: int = 1, slots: int = 1, **options: Any
+    scratch: Path,
+    count: int = 1,
+    slots: int = 1,
+    home: tuple[str, str] | None = None,
+    **options: Any,
 ) -> AsyncIterator[Office]:
     """Have workers; at the end none of their processes may be left."""
     made: list[Office] = []
@@ -116,6 +120,8 @@ async def office(
         **options,
     )
     made.append(Office(workers))
+    if home is not None:
+        workers.tell_home(*home)
     await workers.start()
     pids = made[0].pids()
     try:

@@ -74,3 +74,31 @@ async def wait_long() -> None:
     import asyncio
 
     await asyncio.sleep(60)
+
+
+def wait_elsewhere(gate: str, number: int) -> int:
+    import os
+    import sys
+    import time
+
+    from mpreg_nb.wire.running import waiting_elsewhere
+
+    with waiting_elsewhere():
+        sys.stdout.write(f"waits {number}\n")
+        while not os.path.exists(gate):
+            time.sleep(0.01)
+    return number
+
+
+async def wait_elsewhere_async(gate: str, number: int) -> int:
+    import asyncio
+    import os
+    import sys
+
+    from mpreg_nb.wire.running import waiting_elsewhere
+
+    with waiting_elsewhere():
+        sys.stdout.write(f"waits {number}\n")
+        while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240  made by the test
+            await asyncio.sleep(0.01)
+    return number
