@@ -21,10 +21,10 @@ from mpreg_nb.wire.jobs import (
     FromWorker,
     Job,
     JobFailed,
+    Parked,
     Printed,
     Ready,
     Setup,
-    Waiting,
 )
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class WorkerLink:
                     answers.append((message, parts))
             elif isinstance(message, Printed):
                 self._owner.printed(message)
-            elif isinstance(message, Waiting):
+            elif isinstance(message, Parked):
                 if message.waits and message.id in self.handed:
                     self.waiting.add(message.id)
                 else:

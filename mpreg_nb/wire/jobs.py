@@ -106,9 +106,7 @@ class Printed(
     text: str
 
 
-class Waiting(
-    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="waiting"
-):
+class Parked(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="parked"):
     """Job `id` waits for the cluster and needs no slot, or does so no longer."""
 
     id: bytes
@@ -116,4 +114,4 @@ class Waiting(
 
 
 ToWorker: TypeAlias = Setup | Code | Job
-FromWorker: TypeAlias = Ready | Done | JobFailed | Printed | Waiting
+FromWorker: TypeAlias = Ready | Done | JobFailed | Printed | Parked

@@ -15,7 +15,7 @@ from types import CoroutineType, FrameType
 from typing import Any, TypeAlias
 
 from mpreg_nb.wire.frames import frame
-from mpreg_nb.wire.jobs import Waiting
+from mpreg_nb.wire.jobs import Parked
 from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import running_call
 from mpreg_nb.worker.capture import Capture, PrintingCall
@@ -111,7 +111,7 @@ class Crew:
                 self._elsewhere.add(call_id)
             else:
                 self._elsewhere.discard(call_id)
-        self._outbox.hold(frame(Waiting(id=call_id, waits=waits)))
+        self._outbox.hold(frame(Parked(id=call_id, waits=waits)))
         self._begin_what_fits()
 
     def _ended(self, call: PrintingCall, frames: Frames) -> None:

@@ -7,7 +7,7 @@ from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.wire.frames import frame
-from mpreg_nb.wire.jobs import Waiting
+from mpreg_nb.wire.jobs import Parked
 from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import running_call
 from mpreg_nb.worker.capture import Capture
@@ -139,7 +139,7 @@ class Solo:
 
     def _tell_waiting(self, call_id: bytes, waits: bool) -> None:
         # Only held: a write from here could be interrupted half-way.
-        self._outbox.hold(frame(Waiting(id=call_id, waits=waits)))
+        self._outbox.hold(frame(Parked(id=call_id, waits=waits)))
 
     def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         """Note which calls are cancelled; interrupt the one that runs, if it is one.

@@ -20,6 +20,7 @@ from mpreg_nb.wire.jobs import (
     FromWorker,
     Job,
     JobFailed,
+    Parked,
     Printed,
     Ready,
     Setup,
@@ -230,7 +231,13 @@ SAMPLES: list[Any] = [
 
 
 JOBS: list[Any] = [
-    Setup(scratch="/tmp/n1", slots=2, max_payload_bytes=1 << 30),  # noqa: S108
+    Setup(
+        scratch="/work/n1",
+        slots=2,
+        max_payload_bytes=1 << 30,
+        home_url="ws://n1",
+        home_token="secret",
+    ),
     Code(version=VERSION, function="f", payload=b"code", sizes=(1, 2)),
     Job(
         id=ID,
@@ -259,6 +266,7 @@ JOBS: list[Any] = [
         argument_types=("builtins.int",),
     ),
     Printed(id=ID, stream="stderr", text="ü\n"),
+    Parked(id=ID, waits=True),
 ]
 
 GOLDEN = Path(__file__).with_name("messages.golden")
