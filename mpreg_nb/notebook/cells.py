@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.errors import NotPicklable
 from mpreg_nb.notebook.body import run_body
-from mpreg_nb.notebook.line import Misuse, Options
+from mpreg_nb.notebook.line import Misuse, Options, arguments
 from mpreg_nb.notebook.reads import reads
 from mpreg_nb.notebook.session import Session, check_variable
 
@@ -64,7 +64,10 @@ def run_remote(session: Session, options: Options, cell: str) -> Any:
     """Run `cell` once on a node that fits; return the value of its last expression."""
     if options.target is not None:
         check_variable(options.target)
-    view = _remote(session).on(*options.on, node=options.node, timeout=options.timeout)
+    with arguments():
+        view = _remote(session).on(
+            *options.on, node=options.node, timeout=options.timeout
+        )
     shell: Any = session.shell
     source = shell.transform_cell(cell)
     filename = f"<{REMOTE_NAME} {sha256(source.encode()).hexdigest()[:8]}>"
@@ -74,7 +77,10 @@ def run_remote(session: Session, options: Options, cell: str) -> Any:
     try:
         value = view.call(source, filename, **names)
     except NotPicklable as error:
-        path = re.sub(r"^.*?\['(\w+)'\]", r"\1", error.path, count=1)
+        variable = re.match(rf"{REMOTE_NAME}[^']*\['(\w+)'\]", error.path)
+        if variable is None:  # it is the result
+            raise
+        path = variable[1] + error.path[variable.end() :]
         raise Misuse(
             f"{path}, which the cell reads, cannot travel: {error.reason}. Make it "
             "inside the cell"
@@ -96,7 +102,8 @@ def _remote(session: Session) -> "Function[Any, Any]":
 def _register(
     session: Session, found: dict[str, Callable[..., Any]], options: Options
 ) -> Any:
-    made = {name: _function(value, options) for name, value in found.items()}
+    with arguments():
+        made = {name: _function(value, options) for name, value in found.items()}
     registered = Registered(map(session.cluster.register, made.values()))
     # All are registered as they were defined; only then do they get their verbs.
     session.shell.user_ns.update(

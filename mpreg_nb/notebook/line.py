@@ -2,15 +2,30 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NoReturn
 
+from mpreg_nb.errors import MpregError, NodeLost
 from mpreg_nb.names import nearest
 
 
 class Misuse(ValueError):
     """A line that makes no sense; the message says what would."""
+
+
+@contextmanager
+def arguments() -> Iterator[None]:
+    """Turn a refused argument into Misuse; only around what checks arguments."""
+    try:
+        yield
+    except NodeLost as error:  # nobody listens at the URL that was given
+        raise Misuse(str(error)) from None
+    except MpregError:
+        raise
+    except (TypeError, ValueError, OSError) as error:
+        raise Misuse(str(error)) from None
 
 
 class Options(argparse.Namespace):
@@ -230,6 +245,8 @@ def split_verb(line: str, *, of_cell: bool = False) -> tuple[Verb, str]:
     word, _, rest = line.strip().partition(" ")
     if not word and not of_cell:
         word = "status"
+    elif word in ("-h", "--help"):
+        word = "help"
     if word in verbs:
         return verbs[word], rest.strip()
     mark = "%%mpreg" if of_cell else "%mpreg"

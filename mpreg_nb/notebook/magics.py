@@ -23,6 +23,8 @@ from mpreg_nb.notebook.line import (
     LINE_VERBS,
     Misuse,
     Options,
+    Verb,
+    arguments,
     split_verb,
 )
 from mpreg_nb.notebook.session import Session, check_variable
@@ -126,6 +128,8 @@ class MpregMagics(Magics):
     def _dispatch(self, line: str, cell: str | None) -> Any:
         __tracebackhide__ = True
         verb, rest = split_verb(line, of_cell=cell is not None)
+        if rest in ("-h", "--help"):
+            return _explain(verb)
         if verb.name in OWN_TEXT:
             return self._call(rest)
         # Four frames up stands the line: this one, mpreg, run_line_magic, the cell.
@@ -144,7 +148,7 @@ class MpregMagics(Magics):
         if options.nodes and options.count is not None:
             raise Misuse("give names or a number, not both: %mpreg up -n 3")
         before = [(cluster, cluster.urls) for cluster in all_clusters()]
-        with _arguments():
+        with arguments():
             cluster = up(
                 options.nodes or (3 if options.count is None else options.count),
                 workers=options.workers,
@@ -161,7 +165,7 @@ class MpregMagics(Magics):
 
         if not options.names:
             return down()
-        with _arguments():
+        with arguments():
             self._session.cluster.remove(*options.names)
         return tuple(options.names)
 
@@ -173,13 +177,13 @@ class MpregMagics(Magics):
     def _adopt(self, options: Options) -> Any:
         from mpreg_nb.cluster.starting import adopt
 
-        with _arguments():
+        with arguments():
             return adopt(options.name)
 
     def _connect(self, options: Options) -> Any:
         from mpreg_nb.cluster.starting import connect
 
-        with _arguments():
+        with arguments():
             return connect(*options.urls)
 
     # ---------------------------------------------------------------- functions
@@ -249,14 +253,14 @@ class MpregMagics(Magics):
 
     def _help(self, options: Options) -> None:
         if options.verb is None:
-            text = overview()
-        else:
-            verb = options.verb.lstrip("%")
-            found = [v[verb] for v in (LINE_VERBS, CELL_VERBS) if verb in v]
-            if not found:
-                found = [split_verb(verb)[0]]  # says which is meant
-            text = "\n\n".join(one.help for one in found)
-        print(text)  # noqa: T201 - text to read, no object to keep
+            print(overview())  # noqa: T201 - text to read, no object to keep
+            return
+        found = [v[options.verb] for v in (LINE_VERBS, CELL_VERBS) if options.verb in v]
+        _explain(*(found or [split_verb(options.verb)[0]]))  # which says what is meant
+
+
+def _explain(*verbs: Verb) -> None:
+    print("\n\n".join(verb.help for verb in verbs))  # noqa: T201 - as above
 
 
 def overview() -> str:
@@ -271,15 +275,3 @@ def overview() -> str:
         ]
         lines.append("")
     return "\n".join([*lines, "%mpreg help VERB explains one; %mpreg? has examples."])
-
-
-class _arguments:
-    """Turns a refused argument into one line; only around what checks arguments."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        # NodeLost here: nobody listens at the URL that was given.
-        ours = isinstance(error, MpregError) and not isinstance(error, NodeLost)
-        if isinstance(error, TypeError | ValueError | OSError) and not ours:
-            raise Misuse(str(error)) from None

@@ -82,10 +82,16 @@ def test_help_lists_all_verbs_and_explains_one(
     overview = capsys.readouterr().out
     run_cell("%mpreg help register")
     explained = capsys.readouterr().out
+    run_cell("%mpreg up --help")
+    asked = capsys.readouterr().out
+    run_cell("%mpreg --help")
+    asked_all = capsys.readouterr().out
 
     assert all(f"mpreg {verb}" in overview for verb in (*LINE_VERBS, *CELL_VERBS))
     assert "usage: %mpreg register" in explained
     assert "usage: %%mpreg register" in explained
+    assert asked.startswith("usage: %mpreg up")
+    assert asked_all == overview
 
 
 def test_a_question_mark_shows_examples(

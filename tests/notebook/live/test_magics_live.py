@@ -159,6 +159,36 @@ def test_what_cannot_travel_to_a_remote_cell_is_named(
     assert error.startswith("UsageError: lock: _thread.lock, which the cell reads")
     assert error.endswith("Make it inside the cell\n")
 
+    run_cell("%%mpreg remote\nimport threading as t\nt.Lock()")
+
+    error = capsys.readouterr().err
+    assert error.startswith("UsageError: the result of remote cell cannot be pickled")
+
+
+MISTAKES = {
+    "%%mpreg remote --timeout -1\n1": "timeout is a positive number",
+    "%%mpreg remote --on a/b\n1": "'a/b' cannot name a resource",
+    "%%mpreg remote --on moon\n1": "Start one: %mpreg up n3:moon",
+    "%%mpreg remote --node moon\n1": "no live node is named 'moon'",
+    "%%mpreg register --resources a/b\ndef f(): ...": "cannot name a resource",
+    "%%mpreg register\nx = 1": "the cell defines no function",
+    "f = lambda: 1\n%mpreg register f": "a lambda has no name of its own",
+    "%mpreg call nobody()": "no live node has a function 'nobody'",
+    "%mpreg down moon": "this process started no node named 'moon'",
+}
+
+
+def test_what_the_cluster_cannot_do_is_one_line_with_the_cure(
+    cluster: mp.Cluster, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for cell, said in MISTAKES.items():
+        run_cell(cell)
+
+        error = capsys.readouterr().err
+        assert error.startswith("UsageError: ")
+        assert said in error
+        assert error.count("\n") == 1
+
 
 def test_an_error_shows_lines_of_cells_here_and_there_and_none_of_ours(
     cluster: mp.Cluster, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
