@@ -72,10 +72,29 @@ def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _ps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.cluster.starting import ps
+    from mpreg_nb.cluster.ledger import Ledger
 
-    frame = ps()
-    print("no clusters" if frame.empty else frame.to_string(index=False))
+    rows = [
+        (
+            row.cluster,
+            row.node,
+            row.state,
+            ",".join(row.resources) or "-",
+            str(row.pid),
+            f"{row.started_at:%Y-%m-%d %H:%M}",
+            row.notebook or "-",
+        )
+        for row in Ledger().rows()
+    ]
+    if not rows:
+        print("no clusters")
+        return 0
+    table = [("cluster", "node", "state", "resources", "pid", "started", "notebook")]
+    table += rows
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        print("  ".join(cells).rstrip())
     return 0
 
 

@@ -27,7 +27,7 @@ from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.token import Token
 from mpreg_nb.wire.codec import Buffer, Parts
-from mpreg_nb.wire.gossip import MemberState, Offer
+from mpreg_nb.wire.gossip import Offer
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import (
     CodePush,
@@ -42,6 +42,9 @@ from mpreg_nb.wire.payload import pack, size_bytes, unpack
 
 if TYPE_CHECKING:
     pass
+
+FIRST_LINK_S = 2.0
+"""How long a first link is tried for: a node may be starting at this moment."""
 
 WATCH_PERIOD_MS = 250
 """The node of the entry tells of changes at most this often."""
@@ -86,7 +89,7 @@ class Client:
 
     # --------------------------------------------------------------- life cycle
 
-    async def open(self, timeout_s: float = 10.0) -> None:
+    async def open(self, timeout_s: float = FIRST_LINK_S) -> None:
         """Open the first link and learn who is there.
 
         Raises:
@@ -334,13 +337,7 @@ class Client:
         self.calls.cut_off(reason)
 
     def _known_urls(self) -> tuple[str, ...]:
-        alive = [
-            url
-            for picture in self.mirror.nodes
-            if picture.record.state in (MemberState.ALIVE, MemberState.SUSPECT)
-            for url in picture.record.urls
-        ]
-        return tuple(dict.fromkeys((*alive, *self.urls)))
+        return tuple(dict.fromkeys((*self.mirror.urls, *self.urls)))
 
     @property
     def entry_node(self) -> str:

@@ -58,6 +58,16 @@ class Mirror:
         """The members, sorted by name, also those that are dead or left."""
         return () if self.snapshot is None else self.snapshot.nodes
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Return where the members that may still live can be reached."""
+        return tuple(
+            url
+            for picture in self.nodes
+            if picture.record.state <= MemberState.SUSPECT
+            for url in picture.record.urls
+        )
+
     def record(self, node: str) -> MemberRecord | None:
         """Return what is known of `node`."""
         for picture in self.nodes:
