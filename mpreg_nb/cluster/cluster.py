@@ -111,7 +111,7 @@ class Cluster(Shown):
             return False
         nodes.stop([spec.name for spec in change.restart])
         nodes.start((*change.restart, *change.start), timeout)
-        self.wait_for([spec.name for spec in (*change.restart, *change.start)])
+        self.wait_for(*(spec.name for spec in (*change.restart, *change.start)))
         return True
 
     def add(
@@ -134,24 +134,15 @@ class Cluster(Shown):
         nodes.stop(names)
         self.refresh()
 
-    def wait_for(self, names: Iterable[str], timeout: float = SEEN_TIMEOUT_S) -> None:
-        """Return when the client sees all of these nodes alive.
-
-        Raises:
-            TimeoutError: one of them is not alive after `timeout` seconds.
-        """
-        wanted = dict.fromkeys(names, "alive")
-        self._thread.run(seen(self.client, wanted), timeout)
-
-    def wait_for_state(
-        self, name: str, state: str, timeout: float = SEEN_TIMEOUT_S
+    def wait_for(
+        self, *names: str, state: str = "alive", timeout: float = SEEN_TIMEOUT_S
     ) -> None:
-        """Return when the client sees a node alive, suspect, dead or left.
+        """Return when the client sees all of these nodes alive, suspect, dead or left.
 
         Raises:
-            TimeoutError: it is not so after `timeout` seconds.
+            TimeoutError: one of them is not so after `timeout` seconds.
         """
-        self._thread.run(seen(self.client, {name: state}), timeout)
+        self._thread.run(seen(self.client, dict.fromkeys(names, state)), timeout)
 
     def kill(self, name: str) -> None:
         """End a node that this process started at once, as a crash would.

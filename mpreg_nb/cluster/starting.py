@@ -67,7 +67,7 @@ def up(
         local.close()
         raise
     try:
-        cluster.wait_for([spec.name for spec in specs])
+        cluster.wait_for(*(spec.name for spec in specs))
     except BaseException:
         cluster.down()
         raise

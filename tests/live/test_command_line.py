@@ -84,7 +84,7 @@ def test_node_joins_by_hand_and_leaves_on_sigterm() -> None:
             code = node.wait(20)
             assert node.stdout is not None
             node.stdout.close()
-        cluster.wait_for_state("gpu-2", "left")
+        cluster.wait_for("gpu-2", state="left")
 
     assert ready["name"] == "gpu-2"
     assert length == 3

@@ -154,7 +154,7 @@ def test_killed_node_is_seen_dead_and_comes_back_when_asked(
     cluster: mp.Cluster,
 ) -> None:
     cluster.kill("n3")
-    cluster.wait_for_state("n3", "dead", timeout=10)
+    cluster.wait_for("n3", state="dead", timeout=10)
 
     cluster.grow(3)
 

@@ -65,7 +65,7 @@ def test_code_survives_the_node_where_it_was_registered() -> None:
         entry = cluster.client.entry_node
 
         cluster.kill(entry)
-        cluster.wait_for_state(entry, "dead")
+        cluster.wait_for(entry, state="dead")
 
         assert answer.on(wait=5).call() == 5
         assert cluster.call("answer") == 5
