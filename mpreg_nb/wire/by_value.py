@@ -18,6 +18,7 @@ from typing import Any
 
 from mpreg_nb.wire import classes
 from mpreg_nb.wire.digest import digest, read
+from mpreg_nb.wire.imports import imported
 from mpreg_nb.wire.modules import Census, is_installed_file
 
 PROTOCOL = 5
@@ -50,6 +51,7 @@ class ByValue:
         self.form = form
         self.classes: list[type] = []  # that were written by value
         self.taken: dict[str, object] = {}  # variables of functions by value
+        self.imports: set[str] = set()  # modules that those may import as they run
         self.witnesses: list[classes.Witness] = []
         self._locks: set[int] = set()  # ids of those that modules of the user's hold
 
@@ -79,6 +81,7 @@ class ByValue:
 
     def _note(self, function: types.FunctionType, state: dict[str, Any]) -> None:
         """Remember which variables `function` takes from around it."""
+        self.imports.update(imported(function))
         space = function.__globals__
         for name, value in state["__globals__"].items():
             self.taken.setdefault(name, value)

@@ -14,6 +14,7 @@ import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
@@ -25,6 +26,7 @@ from mpreg_nb.wire.by_value import PROTOCOL, ByValue, Form, census
 from mpreg_nb.wire.culprit import culprit
 from mpreg_nb.wire.digest import code_files, digest, read
 from mpreg_nb.wire.function import Capture, Shipped, captures, described, name_of
+from mpreg_nb.wire.imports import own_modules, place
 from mpreg_nb.wire.modules import mark
 from mpreg_nb.wire.raised import describe
 from mpreg_nb.wire.references import Referring, ReferringPickler, Resolving
@@ -268,14 +270,21 @@ def pack_function(function: Callable[..., Any]) -> Shipped:
     """
     buffers: list[Buffer] = []
     keep = _keeper(buffers)
-    file = BytesIO()
-    first = Pickler(file, keep, form=Form.NAMELESS)
-    _dump(first, function, {name_of(function): function})
+    modules: dict[str, ModuleType] = {}
+    while True:
+        file = BytesIO()
+        first = Pickler(file, keep, form=Form.NAMELESS)
+        _dump(first, (function, modules), {name_of(function): function, **modules})
+        imports = own_modules(first.imports, census)
+        if imports.keys() <= modules.keys():
+            break
+        modules |= imports
+        buffers.clear()
     said = read(file.getbuffer(), buffers)
     if first.classes:
         buffers.clear()
         file = BytesIO()
-        Pickler(file, keep, form=Form.WHOLE).dump(function)
+        Pickler(file, keep, form=Form.WHOLE).dump((function, modules))
     texts = sources(code_files(said))
     code = file.getvalue()
     beside = len(code) >= IN_BAND_BYTES
@@ -306,7 +315,9 @@ def unpack_function(parts: "Parts") -> Callable[..., Any]:
     code, texts = unpack(parts[:1], name="the function")
     learn_sources(texts)
     rest = parts[1:] if code is None else (code, *parts[1:])
-    function: Callable[..., Any] = unpack(rest, name="the function")
+    function: Callable[..., Any]
+    function, modules = unpack(rest, name="the function")
+    place(modules)
     return function
 
 

@@ -10,6 +10,7 @@ import io
 import math
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
@@ -43,7 +44,7 @@ class CallOutput:
 
     def __init__(self, call_id: bytes) -> None:
         self.id = call_id
-        self._pieces: list[tuple[Stream, str]] = []
+        self._pieces: deque[tuple[Stream, str]] = deque()
         self._since = -math.inf  # when the present second of counting began
         self._lines_left = 0
         self._characters_left = 0
@@ -104,17 +105,19 @@ class CallOutput:
         """
         if whole:
             self._tell_cut()
-        pieces, self._pieces = self._pieces, []
+        taken = []
+        while self._pieces:  # others may add while this runs
+            taken.append(self._pieces.popleft())
         runs = [
             (stream, "".join(text for _, text in run))
-            for stream, run in groupby(pieces, key=itemgetter(0))
+            for stream, run in groupby(taken, key=itemgetter(0))
         ]
         if runs and not whole:
             stream, text = runs[-1]
             lines, newline, rest = text.rpartition("\n")
             if newline and rest:
                 runs[-1] = (stream, lines + newline)
-                self._pieces.insert(0, (stream, rest))
+                self._pieces.appendleft((stream, rest))
         return [
             frame(Printed(id=self.id, stream=stream, text=piece))
             for stream, text in runs
@@ -180,14 +183,12 @@ class Capture:
         call.output.add(stream, text)
 
     def _flush(self, now: float) -> float:
-        frames = [
-            data
-            for output in list(self._printing.values())
-            for data in output.frames(whole=False)
-        ]
-        if frames:
-            self._outbox.send(frames)
+        self._outbox.send((), self._unsent)
         return now + FLUSH_S if self._printing else math.inf
+
+    def _unsent(self) -> list[bytes]:
+        outputs = list(self._printing.values())
+        return [data for output in outputs for data in output.frames(whole=False)]
 
     def finish(self, call: PrintingCall) -> list[bytes]:
         """Return messages for all that is left of an ended call."""

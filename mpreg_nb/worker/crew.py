@@ -115,7 +115,7 @@ class Crew:
         self._begin_what_fits()
 
     def _ended(self, call: PrintingCall, frames: Frames) -> None:
-        self._outbox.send([*self._capture.finish(call), *frames])
+        self._outbox.send(frames, lambda: self._capture.finish(call))
         with self._state:
             self._busy.discard(call.id)
             self._elsewhere.discard(call.id)

@@ -35,15 +35,26 @@ class Outbox:
         self._idle_ticks = 0
         self._alarm = _Alarm()
 
-    def send(self, frames: "Sequence[Buffer]") -> None:
-        """Write what is held, then `frames`."""
+    def send(
+        self,
+        frames: "Sequence[Buffer]",
+        before: "Callable[[], Sequence[Buffer]] | None" = None,
+    ) -> None:
+        """Write what is held, then what `before` returns, then `frames`.
+
+        `before` is called when nobody else writes, so that what it takes from
+        somewhere and what others take from there are written in that order.
+        """
         with self._lock:
+            if before is not None:
+                frames = (*before(), *frames)
             if self._held:
                 frames = (*self._held, *frames)
                 self._held = []
                 self._held_bytes = 0
                 self._held_since = math.inf
-            self._write(frames)
+            if frames:
+                self._write(frames)
 
     def hold(self, frame: "Buffer") -> None:
         """Write `frame` soon, if nothing else is written before; waits for nothing."""

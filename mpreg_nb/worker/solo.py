@@ -88,8 +88,9 @@ class Solo:
         self._page.end(task.number)
         self._tidy.after(ended - started)
         if call.output is not None:
-            frames = [*self._capture.finish(call), *frames]
-        self._answer(frames, ended)
+            self._outbox.send(frames, lambda: self._capture.finish(call))
+        else:
+            self._answer(frames, ended)
 
     def _work(self, task: Task, started: int) -> Frames:
         job = task.job

@@ -7,6 +7,7 @@ while: a function needs more than a moment to start a program or open files.
 import _signal  # type: ignore[import-not-found]
 import fcntl
 import os
+import resource
 import signal
 import sys
 
@@ -19,6 +20,11 @@ _SIGINT = int(signal.SIGINT)
 _SAVED_FROM = 200  # descriptors from here on are seldom taken by user code
 
 
+def _saved_from() -> int:
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return allowed // 2 if 0 <= allowed < 2 * _SAVED_FROM else _SAVED_FROM
+
+
 class Tidy:
     """The state of the process as it was before any function ran."""
 
@@ -29,7 +35,7 @@ class Tidy:
         self._interrupt = signal.getsignal(signal.SIGINT)
         self._process = os.getpid()
         self._files = [
-            (fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _SAVED_FROM), _identity(fd))
+            (fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _saved_from()), _identity(fd))
             for fd in range(3)
         ]
 

@@ -126,6 +126,41 @@ def test_modules_beside_the_notebook_go_by_value(
     assert unpack(by_argument).rate == 3
 
 
+def test_modules_that_a_function_imports_as_it_runs_go_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "package_of_this_notebook"
+    package.mkdir()
+    (package / "__init__.py").write_text("NAME = 'package'\n")
+    (package / "inner.py").write_text(
+        "def f():\n    from . import NAME\n    return NAME\n"
+    )
+    (tmp_path / "late_module.py").write_text("import json\nVALUE = json.loads('7')\n")
+    source = (
+        "def f():\n"
+        "    import late_module, math\n"
+        "    from package_of_this_notebook import inner\n"
+        "    return late_module.VALUE + math.floor(0.5), inner.f()\n"
+    )
+    shipped = pack_function(run_cell(source)["f"])
+    names = [
+        "late_module",
+        "package_of_this_notebook",
+        "package_of_this_notebook.inner",
+    ]
+    for name in names:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(tmp_path)])
+
+    f = unpack_function(shipped.parts)
+
+    assert f() == (7, "package")
+    assert [name for name in names if name in sys.modules] == names
+    for name in names:
+        monkeypatch.delitem(sys.modules, name)
+
+
 def test_installed_modules_are_referred_to() -> None:
     (head,) = pack(np.linalg.norm)
 
