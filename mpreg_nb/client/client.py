@@ -38,7 +38,7 @@ from mpreg_nb.wire.messages import (
     Snapshot,
     Watch,
 )
-from mpreg_nb.wire.payload import pack, size_bytes, unpack
+from mpreg_nb.wire.payload import pack_arguments, size_bytes, unpack
 
 if TYPE_CHECKING:
     pass
@@ -123,7 +123,7 @@ class Client:
             PayloadTooLarge: the arguments are larger than one call may carry.
         """
         began = time.perf_counter()
-        payload, parts = self.inline(pack((args, kwargs), name=function))
+        payload, parts = self.inline(pack_arguments(args, dict(kwargs)))
         options = self.registrations.newest(function, options)
         return ActiveCall(
             id=self._ids.next(),

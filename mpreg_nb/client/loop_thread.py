@@ -6,7 +6,12 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
+from mpreg_nb.errors import NoCluster
+
 T = TypeVar("T")
+
+
+DOWN = "this cluster is down, or no longer connected to. Start another: mp.up(3)"
 
 
 class LoopThread:
@@ -18,8 +23,6 @@ class LoopThread:
 
     def __init__(self, name: str = "mpreg-client") -> None:
         self.loop = _new_loop()
-        self.call_soon: Callable[..., object] = self.loop.call_soon_threadsafe
-        """Run a function on the loop; returns at once. Safe on any thread."""
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -28,6 +31,9 @@ class LoopThread:
 
         Raises what it raises; TimeoutError after `timeout_s`, and it is cancelled.
         """
+        if self.loop.is_closed():
+            work.close()
+            raise NoCluster(DOWN)
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError(
@@ -39,6 +45,13 @@ class LoopThread:
         except (KeyboardInterrupt, concurrent.futures.TimeoutError):
             future.cancel()
             raise
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a function on the loop; returns at once. Safe on any thread."""
+        try:
+            self.loop.call_soon_threadsafe(function, *args)
+        except RuntimeError as error:
+            raise NoCluster(DOWN) from error
 
     def stop(self) -> None:
         """End the loop and the thread; again changes nothing."""
