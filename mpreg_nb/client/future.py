@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 from mpreg_nb.wire.codec import Parts
+from mpreg_nb.wire.running import waiting_elsewhere
 
 
 class Undecoded:
@@ -37,7 +38,8 @@ class Future(concurrent.futures.Future[Any]):
         and then the call goes on.
         """
         try:
-            value = super().result(timeout)
+            with waiting_elsewhere():
+                value = super().result(timeout)
         except KeyboardInterrupt:
             self.cancel()
             raise

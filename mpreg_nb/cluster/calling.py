@@ -14,6 +14,7 @@ from mpreg_nb.cluster.functions import Function
 from mpreg_nb.names import check_name
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.payload import unpack
+from mpreg_nb.wire.running import waiting_elsewhere
 
 Callee: TypeAlias = "Function[Any, Any] | Callable[..., Any] | str"
 
@@ -157,7 +158,7 @@ class _Mapping:
 
     def _wait(self, most: int) -> None:
         """Return when at most `most` calls are under way; raise the first error."""
-        with self._changed:
+        with waiting_elsewhere(), self._changed:
             self._changed.wait_for(
                 lambda: self._error is not None or self._sent - self._ended <= most
             )

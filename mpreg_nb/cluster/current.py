@@ -1,11 +1,16 @@
 """The cluster that this process started or connected to last."""
 
+import threading
 from typing import TYPE_CHECKING
 
 from mpreg_nb.errors import NoCluster
+from mpreg_nb.transport.token import Token
+from mpreg_nb.wire.running import home
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
+
+_connecting = threading.Lock()
 
 _stack: list["Cluster"] = []
 """The newest last; the only state of this package that belongs to the process."""
@@ -14,11 +19,22 @@ _stack: list["Cluster"] = []
 def current() -> "Cluster":
     """Return the cluster that this process started or connected to last.
 
+    Inside a function that runs on a cluster, that is this cluster.
+
     Raises:
         NoCluster: there is none (any more); says how to get one.
     """
-    if not _stack:
+    if _stack:
+        return _stack[-1]
+    node = home()
+    if node is None:
         raise NoCluster
+    with _connecting:
+        if not _stack:
+            # In a worker: functions call the cluster that they run in.
+            from mpreg_nb.cluster.cluster import Cluster
+
+            Cluster([node.url], Token(node.token, source="the node of this worker"))
     return _stack[-1]
 
 

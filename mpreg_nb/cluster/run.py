@@ -16,6 +16,7 @@ from mpreg_nb.errors import (
 )
 from mpreg_nb.names import nearest
 from mpreg_nb.wire.messages import StepState
+from mpreg_nb.wire.running import waiting_elsewhere
 from mpreg_nb.workflow.diagram import Diagram
 from mpreg_nb.workflow.graph import Workflow
 
@@ -90,7 +91,7 @@ class Run:
             CallCancelled: the run was cancelled.
             TimeoutError: it is still running; it goes on.
         """
-        with self._changed:
+        with waiting_elsewhere(), self._changed:
             if not self._changed.wait_for(lambda: self._known.ended, timeout):
                 raise TimeoutError(
                     f"workflow {self.workflow.name!r} is still running after "

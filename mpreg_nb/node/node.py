@@ -234,6 +234,7 @@ class Node:
             limits=settings.limits,
         )
         self._build(settings.advertised or (self._listener.url,))
+        self.workers.tell_home(self._listener.url, self._token.reveal())
         await self.workers.start()
         self.placement.offer_builtins()
         self.members.changed()

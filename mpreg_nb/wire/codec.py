@@ -29,9 +29,7 @@ StreamId: TypeAlias = Annotated[int, Meta(ge=0, le=2**32 - 1)]
 PartSize: TypeAlias = Annotated[int, Meta(ge=0, le=2**40)]
 
 
-class Attach(
-    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="attach"
-):
+class Attach(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="attach"):
     """`message` is complete when parts of these sizes have come on `stream`."""
 
     stream: StreamId
