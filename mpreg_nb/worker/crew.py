@@ -6,11 +6,14 @@ number tells which have begun.
 
 import asyncio
 import ctypes
+import math
 import signal
+import sys
 import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from queue import SimpleQueue
-from time import perf_counter_ns
+from time import monotonic, perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import Any, TypeAlias
 
@@ -22,7 +25,10 @@ from mpreg_nb.worker.capture import Capture, PrintingCall
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 from mpreg_nb.worker.inbox import Inbox, Task
 from mpreg_nb.worker.outbox import Outbox
-from mpreg_nb.worker.tidy import LONG_NS, Tidy
+from mpreg_nb.worker.tidy import LONG_NS, Tidy, is_importing
+
+IMPORT_S = 0.02
+"""Before the next try to interrupt a function that imports a module."""
 
 CANCELS = 4096
 """Ids of calls to cancel that are remembered; late ones have no call any more."""
@@ -31,6 +37,7 @@ Interrupt: TypeAlias = Callable[[], object]
 
 _raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
 _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_NOTHING = ctypes.py_object()
 
 
 def _nothing() -> None:
@@ -65,14 +72,17 @@ class Crew:
         self._early: dict[bytes, None] = {}  # cancelled before they were read
         self._threads = 0
         self._for_threads: SimpleQueue[Task] = SimpleQueue()
-        self._to_cancel: SimpleQueue[bytes] = SimpleQueue()
+        # What signal handlers and functions may not do themselves: they could be
+        # interrupted half-way, or hold up the call that they came upon.
+        self._chores: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._to_retry: list[bytes] = []  # calls that import something just now
         self._loop = asyncio.new_event_loop()
 
     def run(self) -> None:
         """Run jobs until the node is gone, which raises EOFError."""
         signal.signal(signal.SIGINT, self._on_interrupt)
         self._tidy.begin()
-        for target in (self._loop.run_forever, self._cancel_calls):
+        for target in (self._loop.run_forever, self._do_chores):
             threading.Thread(target=target, daemon=True).start()
         while True:
             self._inbox.read()
@@ -112,12 +122,13 @@ class Crew:
             else:
                 self._elsewhere.discard(call_id)
         self._outbox.hold(frame(Parked(id=call_id, waits=waits)))
-        self._begin_what_fits()
+        self._chores.put(self._begin_what_fits)
 
     def _ended(self, call: PrintingCall, frames: Frames) -> None:
         self._outbox.send(frames, lambda: self._capture.finish(call))
         with self._state:
             self._busy.discard(call.id)
+            self._interrupted.discard(call.id)
             self._elsewhere.discard(call.id)
             if not self._busy:
                 self._tidy.after(LONG_NS)
@@ -166,9 +177,7 @@ class Crew:
             with self._state:
                 if task.job.id in self._interrupted:
                     raise KeyboardInterrupt
-                self._running[task.job.id] = lambda: _raise_in_thread(
-                    me, ctypes.py_object(KeyboardInterrupt)
-                )
+                self._running[task.job.id] = partial(self._raise, task.job.id, me)
             started = perf_counter_ns()
             try:
                 args, kwargs = arguments(task)
@@ -185,9 +194,7 @@ class Crew:
         """Let the call not be interrupted any more."""
         with self._state:
             if self._running.pop(call_id, None) is not None:
-                _raise_in_thread(
-                    me, ctypes.py_object()
-                )  # takes back what has not been raised yet
+                _raise_in_thread(me, _NOTHING)  # takes back what is not raised yet
 
     def _broken(self, task: Task, error: BaseException) -> Frames:
         with self._state:
@@ -244,12 +251,25 @@ class Crew:
         """Pass on which calls are cancelled; a signal handler may take no lock."""
         cancels = self._inbox.cancels()
         for call_id in cancels:
-            self._to_cancel.put(call_id)
+            self._chores.put(partial(self._cancel, call_id))
         self._page.hear(len(cancels))
 
-    def _cancel_calls(self) -> None:
+    def _do_chores(self) -> None:
         while True:
-            self._cancel(self._to_cancel.get())
+            self._chores.get()()
+
+    def _raise(self, call_id: bytes, thread: int) -> None:
+        """Raise KeyboardInterrupt in a thread, but not while it imports a module."""
+        if is_importing(sys._current_frames().get(thread)):
+            self._to_retry.append(call_id)
+            self._outbox.call_by(monotonic() + IMPORT_S, self._retry)
+        else:
+            _raise_in_thread(thread, ctypes.py_object(KeyboardInterrupt))
+
+    def _retry(self, _now: float) -> float:
+        while self._to_retry:
+            self._chores.put(partial(self._cancel, self._to_retry.pop()))
+        return math.inf
 
     def _cancel(self, call_id: bytes) -> None:
         with self._state:

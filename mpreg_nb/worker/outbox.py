@@ -8,7 +8,7 @@ them when a job takes longer than expected, so that no answer waits for another.
 import math
 import socket
 from collections.abc import Callable, Sequence
-from threading import Lock, Thread
+from threading import Lock, RLock, Thread
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -116,7 +116,7 @@ class _Alarm:
     def __init__(self) -> None:
         self._due: dict[Callable[[float], float], float] = {}
         self._next = math.inf  # when the thread wakes by itself
-        self._changing = Lock()
+        self._changing = RLock()  # a signal handler may come upon itself
         self._asleep = Lock()  # held, but for a moment in which the thread is woken
         self._started = False
 

@@ -1,8 +1,11 @@
 """One call at a time, in the main thread: the shortest way from job to answer."""
 
+import math
+import os
 import signal
-from collections.abc import Coroutine
-from time import perf_counter_ns
+from collections.abc import Callable, Coroutine
+from functools import partial
+from time import monotonic, perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +17,7 @@ from mpreg_nb.worker.capture import Capture
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 from mpreg_nb.worker.inbox import Inbox, Task
 from mpreg_nb.worker.outbox import Outbox
-from mpreg_nb.worker.tidy import Tidy
+from mpreg_nb.worker.tidy import Tidy, is_importing
 
 if TYPE_CHECKING:
     import asyncio
@@ -24,6 +27,9 @@ SHORT_NS = 300_000
 
 HOLD_NS = 1_000_000
 """And only for so long, as seen from the job that was answered first."""
+
+IMPORT_S = 0.02
+"""Before the next try to interrupt a function that imports a module."""
 
 CANCELS = 4096
 """Ids of calls to cancel that are remembered; late ones have no call any more."""
@@ -83,6 +89,8 @@ class Solo:
             self._running = None
             frames = self._broken(task, error, perf_counter_ns() - started)
         self._capture.sole = None
+        if self._cancelled:
+            self._cancelled.pop(job.id, None)  # it came too late
         ended = perf_counter_ns()
         task.code.took(ended - started)
         self._page.end(task.number)
@@ -142,7 +150,7 @@ class Solo:
         # Only held: a write from here could be interrupted half-way.
         self._outbox.hold(frame(Parked(id=call_id, waits=waits)))
 
-    def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
         """Note which calls are cancelled; interrupt the one that runs, if it is one.
 
         A signal handler: it comes between any two instructions of the main thread.
@@ -153,10 +161,26 @@ class Solo:
         self._page.hear(len(cancels))
         while len(self._cancelled) > CANCELS:
             del self._cancelled[next(iter(self._cancelled))]
-        if self._running is not None and self._running in self._cancelled:
-            del self._cancelled[self._running]
-            self._interrupted = True
-            if self._loop is not None and self._awaited is not None:
-                self._loop.call_soon_threadsafe(self._awaited.cancel)
-            else:
-                raise KeyboardInterrupt
+        if self._running is None or self._running not in self._cancelled:
+            return
+        if self._loop is not None and self._awaited is not None:
+            interrupt: Callable[[], object] = partial(
+                self._loop.call_soon_threadsafe, self._awaited.cancel
+            )
+        elif is_importing(frame):
+            self._outbox.call_by(monotonic() + IMPORT_S, _signal_again)
+            return
+        else:
+            interrupt = _interrupt
+        del self._cancelled[self._running]
+        self._interrupted = True
+        interrupt()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _signal_again(_now: float) -> float:
+    os.kill(os.getpid(), signal.SIGINT)
+    return math.inf

@@ -10,6 +10,7 @@ import os
 import resource
 import signal
 import sys
+from types import FrameType
 
 from mpreg_nb.worker.capture import Capture
 
@@ -83,3 +84,16 @@ def _identity(fd: int) -> tuple[int, int] | None:
     except OSError:  # closed
         return None
     return status.st_dev, status.st_ino
+
+
+def is_importing(frame: FrameType | None) -> bool:
+    """Whether code under `frame` imports a module.
+
+    That is not to be interrupted: the modules inside of a package that were done
+    stay, and make the next import of the package fail in strange ways.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False

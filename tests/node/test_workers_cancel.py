@@ -128,3 +128,38 @@ def test_a_cancel_that_comes_too_late_does_nothing(tmp_path: Path) -> None:
         return await here.call(sleep, 0.2)
 
     assert run(tmp_path, scenario) == "slept"
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_an_import_is_not_torn_apart(tmp_path: Path, slots: int) -> None:
+    package = tmp_path / "slow_package"
+    package.mkdir()
+    (package / "first.py").write_text("VALUE = 7\n")
+    (package / "__init__.py").write_text(
+        "from . import first\nimport time\ntime.sleep(0.6)\nVALUE = first.VALUE\n"
+    )
+
+    def importing(folder: str) -> int:
+        import sys
+
+        sys.path.insert(0, folder)
+        import slow_package  # type: ignore[import-not-found]
+
+        value: int = slow_package.VALUE
+        return value
+
+    async def scenario(here: Office) -> tuple[Any, float, int]:
+        await here.call(echo, 0)
+        call_id, end = here.submit(importing, str(tmp_path))
+        await asyncio.sleep(0.2)
+        begun = time.monotonic()
+        here.workers.cancel(call_id)
+        outcome, _ = await end
+        took = time.monotonic() - begun
+        return outcome, took, await here.call(importing, str(tmp_path))
+
+    outcome, took, value = run(tmp_path, scenario, slots=slots)
+
+    assert outcome.kind == "cancelled"
+    assert took < 1.5
+    assert value == 7
