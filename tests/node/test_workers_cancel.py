@@ -139,24 +139,27 @@ def test_an_import_is_not_torn_apart(tmp_path: Path, slots: int) -> None:
         "from . import first\nimport time\ntime.sleep(0.6)\nVALUE = first.VALUE\n"
     )
 
-    def importing(folder: str) -> int:
+    def importing(folder: str, pauses: int) -> int:
         import sys
+        import time
 
         sys.path.insert(0, folder)
         import slow_package  # type: ignore[import-not-found]
 
+        for _ in range(pauses):  # where a thread, too, can be interrupted
+            time.sleep(0.01)
         value: int = slow_package.VALUE
         return value
 
     async def scenario(here: Office) -> tuple[Any, float, int]:
         await here.call(echo, 0)
-        call_id, end = here.submit(importing, str(tmp_path))
+        call_id, end = here.submit(importing, str(tmp_path), 6000)
         await asyncio.sleep(0.2)
         begun = time.monotonic()
         here.workers.cancel(call_id)
         outcome, _ = await end
         took = time.monotonic() - begun
-        return outcome, took, await here.call(importing, str(tmp_path))
+        return outcome, took, await here.call(importing, str(tmp_path), 0)
 
     outcome, took, value = run(tmp_path, scenario, slots=slots)
 
