@@ -77,12 +77,11 @@ def run_remote(session: Session, options: Options, cell: str) -> Any:
     try:
         value = view.call(source, filename, **names)
     except NotPicklable as error:
-        variable = re.match(rf"{REMOTE_NAME}[^']*\['(\w+)'\]", error.path)
-        if variable is None:  # it is the result
+        variable = re.match(r"\w+", error.path)
+        if variable is None or variable[0] not in names:  # it is the result
             raise
-        path = variable[1] + error.path[variable.end() :]
         raise Misuse(
-            f"{path}, which the cell reads, cannot travel: {error.reason}. Make it "
+            f"{error.path}, which the cell reads, cannot travel: {error.reason}. Make it "
             "inside the cell"
         ) from error
     if options.target is None:

@@ -6,6 +6,7 @@ import sys
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+import mpreg_nb as mp
 from mpreg_nb.notebook.line import CELL_VERBS, LINE_VERBS
 from tests.notebook.conftest import RunCell
 
@@ -124,6 +125,7 @@ def test_loading_again_changes_nothing(
 def test_the_package_finds_the_shell_without_the_extension(
     shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    vars(mp).pop("call", None)  # as in a fresh kernel, where nothing was used yet
     run_cell("%unload_ext mpreg_nb\nimport mpreg_nb as mp\nmp.call")
     capsys.readouterr()
 
