@@ -26,6 +26,7 @@ from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 from mpreg_nb.worker.inbox import Inbox, Task
 from mpreg_nb.worker.outbox import Outbox
 from mpreg_nb.worker.tidy import LONG_NS, Tidy, is_importing
+from mpreg_nb.worker.watch import essential, start_essential
 
 IMPORT_S = 0.02
 """Before the next try to interrupt a function that imports a module."""
@@ -82,8 +83,8 @@ class Crew:
         """Run jobs until the node is gone, which raises EOFError."""
         signal.signal(signal.SIGINT, self._on_interrupt)
         self._tidy.begin()
-        for target in (self._loop.run_forever, self._do_chores):
-            threading.Thread(target=target, daemon=True).start()
+        start_essential(self._loop.run_forever, "loop")
+        start_essential(self._do_chores, "chores")
         while True:
             self._inbox.read()
             self._begin_what_fits()
@@ -110,8 +111,7 @@ class Crew:
     def _hand_to_thread(self, task: Task) -> None:
         if self._threads < len(self._running):
             self._threads += 1
-            name = f"mpreg-slot-{self._threads}"
-            threading.Thread(target=self._serve, name=name, daemon=True).start()
+            start_essential(self._serve, f"slot-{self._threads}")
         self._for_threads.put(task)
 
     def _tell_waiting(self, call_id: bytes, waits: bool) -> None:
@@ -207,7 +207,8 @@ class Crew:
     # --------------------------------------------------------------------- loop
 
     def _start_async(self, task: Task) -> None:
-        asyncio.run_coroutine_threadsafe(self._course(task), self._loop)
+        course = asyncio.run_coroutine_threadsafe(self._course(task), self._loop)
+        course.add_done_callback(lambda done: essential(done.result))
 
     async def _course(self, task: Task) -> None:
         call = call_of(task.job, self._tell_waiting)

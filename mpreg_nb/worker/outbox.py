@@ -8,9 +8,11 @@ them when a job takes longer than expected, so that no answer waits for another.
 import math
 import socket
 from collections.abc import Callable, Sequence
-from threading import Lock, RLock, Thread
+from threading import Lock, RLock
 from time import monotonic
 from typing import TYPE_CHECKING
+
+from mpreg_nb.worker.watch import start_essential
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Buffer
@@ -130,7 +132,7 @@ class _Alarm:
             if not self._started:
                 self._started = True
                 self._asleep.acquire()
-                Thread(target=self._run, name="mpreg-alarm", daemon=True).start()
+                start_essential(self._run, "alarm")
             elif self._asleep.locked():
                 self._asleep.release()
 

@@ -1,9 +1,10 @@
 """Puts back what a function may have changed for the functions after it.
 
 The cheap looks are made after each job, the others after those that ran for a
-while: a function needs more than a moment to start a program or open files.
+while: who closes the standard files mostly does more than that.
 """
 
+import _locale
 import _signal  # type: ignore[import-not-found]
 import fcntl
 import os
@@ -11,13 +12,14 @@ import resource
 import signal
 import sys
 from types import FrameType
+from typing import Any
 
 from mpreg_nb.worker.capture import Capture
 
 LONG_NS = 500_000
 """A job of this time is followed by all looks."""
 
-_SIGINT = int(signal.SIGINT)
+_SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))  # what ends calls
 _SAVED_FROM = 200  # descriptors from here on are seldom taken by user code
 
 
@@ -33,7 +35,9 @@ class Tidy:
         os.chdir(scratch)
         self._scratch = os.getcwd()
         self._capture = capture
-        self._interrupt = signal.getsignal(signal.SIGINT)
+        self._handlers: list[tuple[int, Any]] = []
+        self._locale = _locale.setlocale(_locale.LC_ALL, None)
+        self._recursion_limit = sys.getrecursionlimit()
         self._process = os.getpid()
         self._files = [
             (fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _saved_from()), _identity(fd))
@@ -42,7 +46,7 @@ class Tidy:
 
     def begin(self) -> None:
         """Note what is in place now that the worker is set up."""
-        self._interrupt = signal.getsignal(signal.SIGINT)
+        self._handlers = [(n, _signal.getsignal(n)) for n in _SIGNALS]
 
     def leave_copy(self) -> None:
         """End this process if it is a copy that a function forked and let return."""
@@ -54,9 +58,14 @@ class Tidy:
         self.leave_copy()
         if not self._capture.is_installed:
             self._capture.install()
-        # Not by `signal`, which makes enums of everything: a hundred times slower.
-        if _signal.getsignal(_SIGINT) is not self._interrupt:
-            signal.signal(signal.SIGINT, self._interrupt)
+        for number, handler in self._handlers:
+            # Not by `signal`, which makes enums of everything: 100 times slower.
+            if _signal.getsignal(number) is not handler:
+                _signal.signal(number, handler)
+        if _locale.setlocale(_locale.LC_ALL, None) != self._locale:
+            _locale.setlocale(_locale.LC_ALL, self._locale)
+        if sys.getrecursionlimit() != self._recursion_limit:
+            sys.setrecursionlimit(self._recursion_limit)
         try:
             moved = os.getcwd() != self._scratch
         except FileNotFoundError:  # it removed the folder that it had moved to
@@ -71,11 +80,6 @@ class Tidy:
         for fd, saved, identity in self._files:
             if _identity(fd) != identity:
                 os.dup2(saved, fd)
-        if sys.getrecursionlimit() != _RECURSION_LIMIT:
-            sys.setrecursionlimit(_RECURSION_LIMIT)
-
-
-_RECURSION_LIMIT = sys.getrecursionlimit()
 
 
 def _identity(fd: int) -> tuple[int, int] | None:

@@ -6,6 +6,8 @@ import select
 import signal
 import sys
 import threading
+import traceback
+from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 
@@ -26,9 +28,7 @@ def die_with(parent: int) -> None:
 
 def watch(channel: int) -> None:
     """End this process when the other end of the socket `channel` is closed."""
-    threading.Thread(
-        target=_watch, args=(channel,), name="mpreg-watch", daemon=True
-    ).start()
+    start_essential(lambda: _watch(channel), "watch")
 
 
 def _watch(channel: int) -> None:
@@ -36,6 +36,27 @@ def _watch(channel: int) -> None:
     poll.register(channel, 0)  # hang-up and error are always told
     poll.poll()
     end_all()
+
+
+def start_essential(work: Callable[[], object], name: str) -> None:
+    """Run `work` in a thread without which this process is of no use.
+
+    Half a worker would leave calls without an answer; a dead one is replaced.
+    """
+    threading.Thread(
+        target=essential, args=(work,), name=f"mpreg-{name}", daemon=True
+    ).start()
+
+
+def essential(work: Callable[[], object]) -> None:
+    """Do `work`, and end this process if that fails."""
+    try:
+        work()
+    except OSError:  # the node has gone
+        end_all()
+    except BaseException:  # noqa: BLE001  a fault of ours
+        traceback.print_exc(file=sys.__stderr__)
+        os._exit(os.EX_SOFTWARE)
 
 
 def end_all() -> None:

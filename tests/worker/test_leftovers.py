@@ -23,8 +23,10 @@ LOOK = (
     "    os.write(2, b'still written\\n')\n"
     "    try:\n        input()\n        said = True\n"
     "    except EOFError:\n        said = False\n"
-    "    return (os.getcwd(), said, signal.getsignal(signal.SIGINT).__qualname__,\n"
-    "            sys.getrecursionlimit())\n"
+    "    import locale\n"
+    "    handlers = [str(signal.getsignal(n))[:40] for n in (2, 15)]\n"
+    "    limit = sys.getrecursionlimit()\n"
+    "    return os.getcwd(), said, handlers, limit, locale.setlocale(locale.LC_ALL)\n"
 )
 
 
@@ -36,10 +38,22 @@ LOOK = (
         "import sys, io; sys.stdout = io.StringIO(); sys.stderr = None",
         "import sys; sys.stdin = None; sys.stdout.close()",
         "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)",
+        "import locale; locale.setlocale(locale.LC_ALL, 'C')",
         "import sys; sys.setrecursionlimit(50_000)",
         "import os, tempfile; d = tempfile.mkdtemp(); os.chdir(d); os.rmdir(d)",
     ],
-    ids=["folder", "files", "streams", "input", "signal", "recursion", "no folder"],
+    ids=[
+        "folder",
+        "files",
+        "streams",
+        "input",
+        "interrupt",
+        "terminate",
+        "locale",
+        "recursion",
+        "no folder",
+    ],
 )
 def test_the_next_call_finds_the_process_as_it_was(tmp_path: Path, mess: str) -> None:
     dirty = cell(f"def f():\n    {mess}\n    import time; time.sleep(0.002)\n")
