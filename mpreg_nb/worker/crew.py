@@ -80,7 +80,7 @@ class Crew:
         self._loop = asyncio.new_event_loop()
 
     def run(self) -> None:
-        """Run jobs until the node is gone, which raises EOFError."""
+        """Run jobs until the node is gone, which raises ConnectionError."""
         signal.signal(signal.SIGINT, self._on_interrupt)
         self._tidy.begin()
         start_essential(self._loop.run_forever, "loop")

@@ -52,7 +52,7 @@ class Inbox:
         """Read until there is a task.
 
         Raises:
-            EOFError: the node has closed its end.
+            ConnectionAbortedError: the node has closed its end.
         """
         while not self.waiting:
             self.read()
@@ -61,14 +61,14 @@ class Inbox:
         """Read once: what comes may be no task, or several.
 
         Raises:
-            EOFError: the node has closed its end.
+            ConnectionAbortedError: the node has closed its end.
         """
         self._sort(self._read())
 
     def _read(self) -> list[Received[ToWorker]]:
         count = self._receive(self._reader.space())
         if not count:
-            raise EOFError
+            raise ConnectionAbortedError("the node has closed its end")
         return self._reader.received(count)
 
     def _sort(self, received: list[Received[ToWorker]]) -> None:

@@ -15,7 +15,7 @@ from mpreg_nb.worker.inbox import Inbox
 from mpreg_nb.worker.outbox import Outbox
 from mpreg_nb.worker.solo import Solo
 from mpreg_nb.worker.tidy import Tidy
-from mpreg_nb.worker.watch import die_with, end_all, watch
+from mpreg_nb.worker.watch import die_with, essential, watch
 
 
 def main(channel: int, cancels: int, shared: int, parent: int) -> None:
@@ -49,7 +49,4 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
         slots = setup.slots
         run = Crew(slots, inbox, outbox, page, capture, answers, tidy).run
     outbox.send([frame(Ready(pid=os.getpid()))])
-    try:
-        run()
-    except (EOFError, ConnectionError):
-        end_all()  # the node has gone, and whatever functions started goes too
+    essential(run)

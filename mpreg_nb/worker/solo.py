@@ -61,7 +61,7 @@ class Solo:
         self._holding_since_ns = 0
 
     def run(self) -> None:
-        """Run jobs until the node is gone, which raises EOFError."""
+        """Run jobs until the node is gone, which raises ConnectionError."""
         signal.signal(signal.SIGINT, self._on_interrupt)
         self._tidy.begin()
         waiting = self._inbox.waiting

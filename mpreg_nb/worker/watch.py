@@ -52,7 +52,7 @@ def essential(work: Callable[[], object]) -> None:
     """Do `work`, and end this process if that fails."""
     try:
         work()
-    except OSError:  # the node has gone
+    except ConnectionError:  # the node has gone, and what functions started goes too
         end_all()
     except BaseException:  # noqa: BLE001  a fault of ours
         traceback.print_exc(file=sys.__stderr__)
