@@ -4,6 +4,7 @@ import socket
 import sys
 import threading
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -298,3 +299,36 @@ def test_the_lines_of_the_cell_travel_with_the_function() -> None:
     shipped = pack_function(run_cell(source)["f"])
 
     assert list(shipped.sources.values()) == [source]
+
+
+class Adder:
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def add(self, x: int) -> int:
+        return self.n + x
+
+    def __call__(self, x: int) -> int:
+        return self.n - x
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "result"),
+    [
+        (len, "abc", 3),
+        (np.sqrt, 4.0, 2.0),
+        (Adder(1).add, 2, 3),
+        (Adder(1), 2, -1),
+        (partial(pow, 2), 3, 8),
+        (str.upper, "a", "A"),
+        (Decimal, "1.5", Decimal("1.5")),
+    ],
+    ids=["builtin", "ufunc", "method", "object", "partial", "unbound", "class"],
+)
+def test_anything_that_can_be_called_can_be_shipped(
+    function: Any, argument: object, result: object
+) -> None:
+    shipped = pack_function(function)
+
+    assert unpack_function(shipped.parts)(argument) == result
+    assert pack_function(function).version == shipped.version
