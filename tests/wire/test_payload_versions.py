@@ -1,6 +1,8 @@
+import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
@@ -253,3 +255,24 @@ def test_what_comes_back_leaves_the_classes_of_the_notebook_alone() -> None:
 
     assert model is space["Model"]
     assert model.rate == 5
+
+
+def test_an_edited_module_beside_the_notebook_is_a_part_of_the_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "edited_beside_this.py"
+    file.write_text("def scaled(x):\n    return x * 2\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    module = importlib.import_module("edited_beside_this")
+    space = {"__name__": "__main__", "helpers": module}
+    f = run_cell("def f(x):\n    return helpers.scaled(x)", space)["f"]
+    before = version(f)
+
+    importlib.reload(module)
+    same = version(f)
+    file.write_text("def scaled(x):\n    return x * 3\n")
+    importlib.reload(module)
+
+    assert same == before
+    assert version(f) != before
