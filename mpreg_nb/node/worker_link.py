@@ -16,6 +16,7 @@ from mpreg_nb.node.worker_stream import WorkerStream
 from mpreg_nb.wire.frames import Received, frame, sizes
 from mpreg_nb.wire.jobs import (
     CODE_VERSIONS,
+    RECALL,
     Code,
     Done,
     FromWorker,
@@ -84,6 +85,7 @@ class WorkerLink:
         self.slots = setup.slots
         self.handed: dict[bytes, Handed] = {}
         self.waiting: set[bytes] = set()  # of those, calls that wait for the cluster
+        self._recalled: set[bytes] = set()  # taken back; the answer is still to come
         self.backlog_s = 0.0  # expected time of all that is handed
         self.is_ready = False
         self.gone = asyncio.Event()
@@ -168,7 +170,8 @@ class WorkerLink:
         begun = self.process.page.begun
         wanted = [h for h in self.handed.values() if h.number > begun]
         if wanted:
-            self.process.interrupt(*(handed.job.id for handed in wanted))
+            words = [word for handed in wanted for word in (RECALL, handed.job.id)]
+            self.process.interrupt(*words)
             self._look_for_recalled(wanted, self.process.told, then)
 
     def _look_for_recalled(
@@ -183,7 +186,9 @@ class WorkerLink:
             return
         begun = page.begun  # read after `heard`: what has not begun now never will
         ids = [handed.job.id for handed in wanted if handed.number > begun]
-        then([call_id for call_id in ids if self.take_back(call_id)])
+        back = [call_id for call_id in ids if self.take_back(call_id)]
+        self._recalled.update(back)
+        then(back)
 
     def _sample(self) -> None:
         self._is_sampling = bool(self.handed) and not self._is_closed
@@ -197,7 +202,9 @@ class WorkerLink:
         answers: list[Received[Answer]] = []
         for message, parts in received:
             if isinstance(message, Done | JobFailed):
-                if self.take_back(message.id):
+                if message.id in self._recalled and was_dropped(message):
+                    self._recalled.discard(message.id)
+                elif self.take_back(message.id):
                     answers.append((message, parts))
             elif isinstance(message, Printed):
                 self._owner.printed(message)
@@ -261,3 +268,12 @@ def _sized(message: "Code | Job", parts: "Parts") -> "Code | Job":
     if not parts or message.sizes:
         return message
     return msgspec.structs.replace(message, sizes=sizes(parts))
+
+
+def was_dropped(answer: "Done | JobFailed") -> bool:
+    """Return whether a worker says that it dropped a job before it began."""
+    return (
+        isinstance(answer, JobFailed)
+        and answer.kind == "cancelled"
+        and answer.executed == "no"
+    )

@@ -128,7 +128,10 @@ class WorkerProcess:
         self._sampled_mb = round(held / 1e6, 1)
 
     def interrupt(self, *call_ids: bytes) -> None:
-        """Have the worker drop or interrupt calls; `told` counts them."""
+        """Have the worker drop or interrupt calls; `told` counts the words said.
+
+        After the word RECALL a call is dropped if it has not begun, and else let be.
+        """
         try:
             os.write(self._cancels, b"".join(call_ids))
         except (BlockingIOError, BrokenPipeError):

@@ -20,7 +20,7 @@ from mpreg_nb.errors import Executed
 from mpreg_nb.node.endings import Crashed, Deaths, cancelled, overloaded
 from mpreg_nb.node.expected import Expected
 from mpreg_nb.node.staff import Staff
-from mpreg_nb.node.worker_link import Answer, WorkerLink
+from mpreg_nb.node.worker_link import Answer, WorkerLink, was_dropped
 from mpreg_nb.node.worker_process import End
 from mpreg_nb.wire.frames import Received
 from mpreg_nb.wire.jobs import Code, Done, Job, JobFailed, Printed, Setup
@@ -235,7 +235,11 @@ class Workers:
         """Pass on answers; what `Owner` asks for."""
         for answer, parts in answers:
             item = self._items.get(answer.id)
-            if item is not None:
+            if item is not None and was_dropped(answer) and not item.cancelled:
+                # Recalled a moment after the worker had counted it as begun.
+                item.link = None
+                self._queue.appendleft(item)
+            elif item is not None:
                 if isinstance(answer, Done):
                     self._expected.learn(item.job.version, answer.run_us)
                 self._end(item, answer, parts)

@@ -81,8 +81,8 @@ def run_remote(session: Session, options: Options, cell: str) -> Any:
         if variable is None or variable[0] not in names:  # it is the result
             raise
         raise Misuse(
-            f"{error.path}, which the cell reads, cannot travel: {error.reason}. Make it "
-            "inside the cell"
+            f"{error.path}, which the cell reads, cannot travel: {error.reason}. "
+            "Make it inside the cell"
         ) from error
     if options.target is None:
         return value

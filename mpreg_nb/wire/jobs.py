@@ -16,6 +16,9 @@ from typing import Literal, TypeAlias
 import msgspec
 
 ID_BYTES = 16
+
+RECALL = bytes(ID_BYTES)
+"""Before the id of a call: drop it if it has not begun, but do not interrupt it."""
 """Length of the id of a call."""
 
 CODE_VERSIONS = 256

@@ -10,7 +10,7 @@ from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.wire.frames import frame
-from mpreg_nb.wire.jobs import Parked
+from mpreg_nb.wire.jobs import RECALL, Parked
 from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import running_call
 from mpreg_nb.worker.capture import Capture
@@ -56,6 +56,7 @@ class Solo:
         self._cancelled: dict[bytes, None] = {}
         self._running: bytes | None = None  # set while a call can be interrupted
         self._interrupted = False
+        self._recalls = False  # the next id is to be dropped, not interrupted
         self._loop: asyncio.AbstractEventLoop | None = None
         self._awaited: asyncio.Task[Any] | None = None
         self._holding_since_ns = 0
@@ -157,7 +158,13 @@ class Solo:
         """
         cancels = self._inbox.cancels()
         for call_id in cancels:
-            self._cancelled[call_id] = None
+            if call_id == RECALL:
+                self._recalls = True
+                continue
+            let_be = self._recalls and call_id == self._running
+            self._recalls = False
+            if not let_be:
+                self._cancelled[call_id] = None
         self._page.hear(len(cancels))
         while len(self._cancelled) > CANCELS:
             del self._cancelled[next(iter(self._cancelled))]
