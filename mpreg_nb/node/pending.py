@@ -30,6 +30,7 @@ class Pending:
     arrived: float  # on the monotonic clock
     node: str = ""  # where it is; "" while nothing is decided
     version: str = ""
+    isolation: str = "process"  # as the function was registered
     sent: float = 0.0
     reroutes: int = 0
     waiting_told: bool = False  # the caller was told that it waits in a queue

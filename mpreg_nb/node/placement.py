@@ -8,7 +8,6 @@ names a version which is not here makes it be pulled at once.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import msgspec
 
@@ -144,7 +143,9 @@ class Placement:
             self._lane.send(sender, Reply(id=message.id, payload=b"", node=self._me))
             return
         function = self._registry.get(message.version)
-        offer = self._own_offer(message.version)
+        offer: Offer | None = None
+        if isinstance(function, ShippedFunction):
+            offer = self._own_offer(function.name, message.version)
         if not isinstance(function, ShippedFunction) or offer is None:
             failure = Failure(kind="no_code", node=self._me)
             self._lane.send(sender, Failed(id=message.id, failure=failure))
@@ -196,23 +197,17 @@ class Placement:
     def _hold(self, offer: Offer, parts: tuple[Buffer, ...]) -> None:
         gone: list[str] = []
         if offer.version not in self._registry:
-            isolation: Literal["process", "thread"] = (
-                "thread" if offer.isolation == "thread" else "process"
-            )
-            function = ShippedFunction(offer.function, offer.version, parts, isolation)
+            function = ShippedFunction(offer.function, offer.version, parts)
             gone = self._registry.add(function)
-        if self._own_offer(offer.version) != offer:
+        if self._own_offer(offer.function, offer.version) != offer:
             self._announce(self._catalog.publish(offer))
         for version in gone:
             delta = self._catalog.withdraw(offer.function, version)
             if delta is not None:
                 self._announce(delta)
 
-    def _own_offer(self, version: str) -> Offer | None:
-        function = self._registry.get(version)
-        if function is None:
-            return None
-        for owner, offer in self._catalog.offers(function.name):
+    def _own_offer(self, function: str, version: str) -> Offer | None:
+        for owner, offer in self._catalog.offers(function):
             if owner == self._me and offer.version == version:
                 return offer
         return None

@@ -23,7 +23,6 @@ class ShippedFunction:
     name: str
     version: str
     parts: tuple[Buffer, ...]
-    isolation: Literal["process", "thread"]
 
 
 @dataclass(frozen=True, slots=True)

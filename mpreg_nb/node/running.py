@@ -93,6 +93,7 @@ class Running:
     def run(self, pending: Pending, offer: Offer) -> None:
         """Run the call; its end is told to `finish`."""
         self._here[pending.call.id] = pending
+        pending.isolation = offer.isolation
         function = self._registry.get(pending.version)
         if function is None:
             self._spawn(pending, self._obtain_and_run(pending, offer))
@@ -178,7 +179,7 @@ class Running:
                 return
             self._began(pending)
             self._own.run(pending, function.function, inputs)
-        elif function.isolation == "thread":
+        elif pending.isolation == "thread":
             self._began(pending)
             self._own.run_shipped(pending, function, inputs)
         elif not self._has_workers:
@@ -212,6 +213,11 @@ class Running:
             inputs=described,
             json=call.json,
             quiet=call.quiet,
+            remaining_ms=(
+                None
+                if call.remaining_ms is None
+                else pending.remaining_ms(time.monotonic())
+            ),
         )
         self._workers.submit(job, parts, self._job_ended, self._job_began)
 

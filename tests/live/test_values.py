@@ -192,3 +192,21 @@ def test_map_keeps_the_order_and_raises_the_first_error(cluster: mp.Cluster) -> 
     with pytest.raises(ValueError, match="no 613"):
         cluster.map(check, range(2000))
     assert cluster.call(check, 1) == -1
+
+
+def test_one_code_under_two_names_runs_as_each_was_registered(
+    cluster: mp.Cluster,
+) -> None:
+    def process() -> int:
+        import os
+
+        return os.getpid()
+
+    cluster.register(process, name="in_thread", isolation="thread")
+    cluster.register(process, name="in_worker")
+
+    in_node = cluster.on(node="n1").call("in_thread")
+    in_worker = cluster.on(node="n1").call("in_worker")
+
+    assert in_node != in_worker
+    assert in_node == cluster.on(node="n1").call("in_thread")

@@ -4,7 +4,7 @@ from mpreg_nb.node.registry import KEPT_VERSIONS, Registry, ShippedFunction, own
 
 
 def shipped(number: int, name: str = "f") -> ShippedFunction:
-    return ShippedFunction(name, f"{number:032x}", (b"code",), "process")
+    return ShippedFunction(name, f"{number:032x}", (b"code",))
 
 
 def test_old_versions_stay_callable() -> None:
