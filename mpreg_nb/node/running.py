@@ -213,11 +213,7 @@ class Running:
             inputs=described,
             json=call.json,
             quiet=call.quiet,
-            remaining_ms=(
-                None
-                if call.remaining_ms is None
-                else pending.remaining_ms(time.monotonic())
-            ),
+            remaining_ms=call.remaining_ms and pending.remaining_ms(time.monotonic()),
         )
         self._workers.submit(job, parts, self._job_ended, self._job_began)
 
