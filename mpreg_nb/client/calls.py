@@ -9,7 +9,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 from mpreg_nb.calls.deadlines import Deadlines
@@ -71,7 +71,7 @@ class ActiveCall:
     waiting: bool = False
     cancelled: bool = False
     pack_us: int = 0
-    avoid: set[str] = field(default_factory=set)
+    avoid: tuple[str, ...] = ()
 
 
 class Reregister(Protocol):
@@ -258,7 +258,7 @@ class ClientCalls:
             return
         if call.to and failure.executed == "no" and failure.kind in _ASK_ENTRY:
             # The mirror was late; the entry knows better, or says why not.
-            call.avoid.add(call.to)
+            call.avoid = (*call.avoid, call.to)
             call.to = ""
             self._send(call, now)
             return
@@ -275,7 +275,7 @@ class ClientCalls:
         elif verdict == "register first":
             self._spawn(self._register_and_send(call, failed))
         elif verdict == "again":
-            call.avoid.add(failure.node)
+            call.avoid = (*call.avoid, failure.node)
             self._send(call, now)
         else:
             pause_s = failure.retry_after_ms / 1e3 + backoff_s(

@@ -270,7 +270,7 @@ class Calls:
         pending.reroutes += 1
         pending.node = ""
         pending.started = pending.waiting_told = False
-        pending.avoid.add(not_at)
+        pending.avoid = (*pending.avoid, not_at)
         self._route(pending, time.monotonic())
 
     def began(self, pending: Pending) -> None:
@@ -293,7 +293,8 @@ class Calls:
             self._deadlines.drop(call.id)
         if self._parked:
             self._parked.pop(call.id, None)
-        self._waits.drop(call.id)
+        if self._waits:
+            self._waits.drop(call.id)
         if not pending.answered:
             pending.answered = True
             pending.source.send(outcome, parts)

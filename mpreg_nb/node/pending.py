@@ -1,7 +1,7 @@
 """A call that is under way on this node."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import msgspec
@@ -37,12 +37,13 @@ class Pending:
     started: bool = False
     answered: bool = False  # the caller has its outcome; the rest is clean-up
     cancelled: bool = False
-    avoid: set[str] = field(default_factory=set)
+    avoid: tuple[str, ...] = ()  # nodes that could not take it
+    size_bytes: int = 0  # of the arguments that are held for it
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of arguments that are held for it."""
-        return len(self.call.payload) + sum(map(len, self.parts))
+    def __post_init__(self) -> None:
+        self.size_bytes = len(self.call.payload)
+        if self.parts:
+            self.size_bytes += sum(map(len, self.parts))
 
     def remaining_ms(self, now: float) -> int | None:
         """Return what is left of the time that the caller gave."""

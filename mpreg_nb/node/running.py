@@ -267,8 +267,7 @@ class Running:
         run_us: int,
     ) -> None:
         call = pending.call
-        queued_us = self._queued_us(pending, run_us)
-        kept: Kept | None = None
+        queued_us, kept = self._queued_us(pending, run_us), None
         if call.keep:
             whole = parts or (payload,)
             size_bytes = sum(map(len, whole))

@@ -14,7 +14,7 @@ are passed over unless all are open.
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from mpreg_nb.names import nearest
 from mpreg_nb.routing.breaker import Breakers
@@ -42,9 +42,8 @@ class Offers(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What a call asks of a node."""
+class Wanted(NamedTuple):
+    """What a call asks of a node. A tuple, since each call looks one up."""
 
     function: str
     version: str | None = None  # None: the newest registration
