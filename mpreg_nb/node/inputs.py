@@ -17,6 +17,19 @@ class Inputs:
         self._store = store
         self._asks = asks
 
+    def at_hand(self, wanted: tuple[bytes | Kept, ...]) -> Gathered | None:
+        """Return all of `wanted` if none has to be fetched; costs no task."""
+        found: list[bytes | tuple[Buffer, ...]] = []
+        for one in wanted:
+            if isinstance(one, bytes):
+                found.append(one)
+                continue
+            held = self._store.get(one.id) if one.owner == self._me else None
+            if held is None:
+                return None
+            found.append(held)
+        return tuple(found)
+
     async def gather(self, wanted: tuple[bytes | Kept, ...]) -> Gathered | Failure:
         """Return all of `wanted` in their order, or why one of them is not to be had.
 

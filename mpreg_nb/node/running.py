@@ -95,12 +95,13 @@ class Running:
         self._here[pending.call.id] = pending
         pending.isolation = offer.isolation
         function = self._registry.get(pending.version)
+        inputs = self._inputs.at_hand(pending.call.inputs)
         if function is None:
             self._spawn(pending, self._obtain_and_run(pending, offer))
-        elif pending.call.inputs:
+        elif inputs is None:
             self._spawn(pending, self._gather_and_run(pending, function))
         else:
-            self._start(pending, function, ())
+            self._start(pending, function, inputs)
 
     def obtain_then_route(
         self, pending: Pending, then: Callable[[Pending, bool], None]
@@ -142,11 +143,8 @@ class Running:
         if not found or function is None:
             self._tasks.pop(pending.call.id, None)
             self._fail(pending, Failure(kind="no_code", node=self._me))
-        elif pending.call.inputs:
-            await self._gather_and_run(pending, function)
         else:
-            self._tasks.pop(pending.call.id, None)
-            self._start(pending, function, ())
+            await self._gather_and_run(pending, function)
 
     async def _gather_and_run(
         self, pending: Pending, function: ShippedFunction | OwnFunction
