@@ -147,7 +147,7 @@ class NodeProcess:
             return None
 
     def terminate(self, drain: float = 10.0) -> None:
-        """Ask the node to drain and leave; returns at once.
+        """Ask the node to drain and leave, or with drain=0 to leave at once.
 
         After `drain` seconds, at the least half a second, it is asked to hurry, and
         a second later it and its workers are killed. Asking again can only shorten
@@ -158,7 +158,8 @@ class NodeProcess:
         with self._lock:
             self._hurry_at = min(self._hurry_at, hurry_at)
             self._kill_at = min(self._kill_at, hurry_at + HURRY_S)
-            self._signal(signal.SIGTERM)
+            # SIGINT asks a node to leave at once, without a drain.
+            self._signal(signal.SIGTERM if drain > 0 else signal.SIGINT)
         WATCHER.wake()
 
     def kill(self) -> None:

@@ -46,8 +46,8 @@ async def serve(options: Options) -> int:
         else:
             os._exit(1)  # asked three times: whoever asks does not want to wait
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ask_to_stop)
+    loop.add_signal_handler(signal.SIGTERM, ask_to_stop)
+    loop.add_signal_handler(signal.SIGINT, ask_to_stop, True)
 
     def parent_gone(reason: str) -> None:
         ask_to_stop(hurry=True)

@@ -57,7 +57,13 @@ async def serve(manner: str, options: Options) -> int:
         if not ended.done():
             ended.set_result(7)
 
+    def on_int() -> None:
+        log("SIGINT")
+        if manner != "deaf" and not ended.done():
+            ended.set_result(0)
+
     loop.add_signal_handler(signal.SIGTERM, on_term)
+    loop.add_signal_handler(signal.SIGINT, on_int)
     Lifeline(on_cut, descriptor=options.lifeline, parent=options.parent)
     if manner == "chatty":
         say("welcome to this site\n\xff{\n[]")

@@ -53,7 +53,6 @@ def test_no_process_is_left_when_the_starter_has_ended(
         os.kill(driver.pid, signal.SIGKILL)
 
     driver.communicate(timeout=30)
-    left = leaks.wait(bound_s=5.0)
 
-    assert [line for line in left if line.startswith("process")] == []
-    leaks.forget_files()
+    leaks.forget_files()  # a process that was killed could not delete its own
+    assert leaks.wait(bound_s=5.0) == []
