@@ -29,7 +29,7 @@ print(add.call(1, 2))
 
 def run(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [PROGRAM, *words], capture_output=True, text=True, timeout=60, check=False
+        [PROGRAM, *words], capture_output=True, text=True, timeout=110, check=False
     )
 
 
@@ -38,7 +38,7 @@ def test_kept_cluster_is_listed_adopted_called_and_ended() -> None:
         [sys.executable, "-c", STARTER],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=True,
     )
     assert started.stdout == "3\n"
