@@ -232,7 +232,7 @@ SAMPLES: list[Any] = [
 
 JOBS: list[Any] = [
     Setup(
-        scratch="/work/n1",
+        scratch="/data/n1",
         slots=2,
         max_payload_bytes=1 << 30,
         home_url="ws://n1",
