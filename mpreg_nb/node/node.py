@@ -47,6 +47,7 @@ from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import NodeSettings
+from mpreg_nb.transport.dial import shown
 from mpreg_nb.transport.listener import Listener, listen
 from mpreg_nb.transport.peers import Peers
 from mpreg_nb.transport.token import Token
@@ -245,7 +246,7 @@ class Node:
         try:
             await asyncio.wait_for(self.members.joined.wait(), join_timeout_s)
         except TimeoutError:
-            self.refused = f"no answer from {', '.join(settings.join)}"
+            self.refused = f"no answer from {', '.join(map(shown, settings.join))}"
         if self.refused:
             await self.stop(drain_s=0)
             raise MpregError(f"node {self.name} could not join: {self.refused}")
