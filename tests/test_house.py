@@ -20,7 +20,6 @@ LONGEST_FILE_LINES = 350
 # Path inside the package -> why it may be longer.
 LONGER_FILES: dict[str, str] = {
     "errors.py": "its head draws all errors as one tree; they are short and alike",
-    "wire/messages.py": "the data lane on one page, so that its wire shows in one diff",
 }
 
 # Names under which anything could be filed.

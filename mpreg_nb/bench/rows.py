@@ -11,8 +11,8 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import write_to_streams
 from mpreg_nb.cluster.cluster import Cluster
-from mpreg_nb.wire.messages import RunStart, StepPlan
 from mpreg_nb.wire.payload import pack_call
+from mpreg_nb.wire.runs import RunStart, StepPlan
 from mpreg_nb.workflow.graph import Reference
 
 VALUE = {

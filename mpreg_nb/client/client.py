@@ -29,16 +29,9 @@ from mpreg_nb.transport.token import Token
 from mpreg_nb.wire.codec import Buffer, Parts
 from mpreg_nb.wire.gossip import Offer
 from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import (
-    CodePush,
-    Failed,
-    Failure,
-    Leave,
-    Reply,
-    Snapshot,
-    Watch,
-)
+from mpreg_nb.wire.messages import CodePush, Failed, Failure, Leave, Reply
 from mpreg_nb.wire.payload import pack_arguments, size_bytes, unpack
+from mpreg_nb.wire.pictures import Snapshot, Watch
 
 if TYPE_CHECKING:
     pass

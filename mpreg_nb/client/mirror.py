@@ -7,7 +7,7 @@ the node of the link. What this client registered itself is never forgotten.
 from collections.abc import Iterable
 
 from mpreg_nb.wire.gossip import MemberRecord, MemberState, Offer
-from mpreg_nb.wire.messages import NodePicture, Snapshot
+from mpreg_nb.wire.pictures import NodePicture, Snapshot
 
 
 class Mirror:

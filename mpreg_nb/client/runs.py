@@ -8,16 +8,9 @@ from mpreg_nb.client.output import Writer
 from mpreg_nb.errors import NodeLost
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.messages import (
-    Cancel,
-    Failed,
-    Output,
-    RunStart,
-    RunState,
-    StepFetch,
-    StepState,
-)
+from mpreg_nb.wire.messages import Cancel, Failed, Output
 from mpreg_nb.wire.payload import unpack
+from mpreg_nb.wire.runs import RunStart, RunState, StepFetch, StepState
 
 if TYPE_CHECKING:
     from mpreg_nb.client.client import Client

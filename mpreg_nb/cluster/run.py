@@ -15,8 +15,8 @@ from mpreg_nb.errors import (
     WorkflowFailed,
 )
 from mpreg_nb.names import nearest
-from mpreg_nb.wire.messages import StepState
 from mpreg_nb.wire.running import waiting_elsewhere
+from mpreg_nb.wire.runs import StepState
 from mpreg_nb.workflow.diagram import Diagram
 from mpreg_nb.workflow.graph import Workflow
 

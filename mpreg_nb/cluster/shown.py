@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.journal import CallRow
 from mpreg_nb.client.loop_thread import LoopThread
-from mpreg_nb.wire.messages import FunctionPicture, Snapshot
+from mpreg_nb.wire.pictures import FunctionPicture, Snapshot
 
 if TYPE_CHECKING:
     import matplotlib.figure

@@ -10,8 +10,8 @@ from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.routing.router import Router, Verdict, Wanted
 from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.messages import RunStart, StepPlan
 from mpreg_nb.wire.payload import pack_call
+from mpreg_nb.wire.runs import RunStart, StepPlan
 from mpreg_nb.workflow.graph import Step, Workflow, type_name
 
 

@@ -23,7 +23,7 @@ from mpreg_nb.names import check_name, check_resources
 from mpreg_nb.routing.router import Refused, Wanted
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.messages import RunStart, StepPlan
+from mpreg_nb.wire.runs import RunStart, StepPlan
 
 CONNECT_S = 5.0
 """How long `connect` looks for a server that may just be starting."""

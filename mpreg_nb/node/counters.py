@@ -4,7 +4,7 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
-from mpreg_nb.wire.messages import FunctionPicture
+from mpreg_nb.wire.pictures import FunctionPicture
 
 RECENT_CALLS = 512
 """Run times that are kept per function, for the median."""

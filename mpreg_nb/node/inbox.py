@@ -19,13 +19,11 @@ from mpreg_nb.wire.messages import (
     Register,
     Release,
     Reply,
-    RunList,
-    RunStart,
     Started,
-    StepFetch,
     Waiting,
-    Watch,
 )
+from mpreg_nb.wire.pictures import Watch
+from mpreg_nb.wire.runs import RunList, RunStart, StepFetch
 
 if TYPE_CHECKING:
     from mpreg_nb.node.node import Node

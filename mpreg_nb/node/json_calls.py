@@ -37,7 +37,8 @@ from mpreg_nb.wire.json_dialect import (
     read_request,
     results_answer,
 )
-from mpreg_nb.wire.messages import Failed, Failure, RunStart, RunState, StepPlan
+from mpreg_nb.wire.messages import Failed, Failure
+from mpreg_nb.wire.runs import RunStart, RunState, StepPlan
 
 if TYPE_CHECKING:
     from mpreg_nb.node.node import Node

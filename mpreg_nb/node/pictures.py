@@ -10,7 +10,7 @@ from mpreg_nb.node.counters import Counters
 from mpreg_nb.node.pending import Source
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.wire.gossip import Load
-from mpreg_nb.wire.messages import EventPicture, NodePicture, Snapshot, Watch
+from mpreg_nb.wire.pictures import EventPicture, NodePicture, Snapshot, Watch
 
 REMEMBERED_EVENTS = 1000
 

@@ -19,19 +19,8 @@ from mpreg_nb.node.pending import Source
 from mpreg_nb.node.run_step import StepSource, deal, execution, run_step, state_of
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import (
-    Call,
-    Failed,
-    Failure,
-    Kept,
-    Output,
-    Reply,
-    RunPicture,
-    RunStart,
-    RunState,
-    Started,
-    StepPlan,
-)
+from mpreg_nb.wire.messages import Call, Failed, Failure, Kept, Output, Reply, Started
+from mpreg_nb.wire.runs import RunPicture, RunStart, RunState, StepPlan
 from mpreg_nb.workflow.run import (
     CancelStep,
     Effect,

@@ -14,17 +14,8 @@ from mpreg_nb.node.run import ActiveRun
 from mpreg_nb.node.store import Store
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import (
-    Failed,
-    Failure,
-    Kept,
-    Release,
-    Reply,
-    RunList,
-    Runs,
-    RunStart,
-    StepFetch,
-)
+from mpreg_nb.wire.messages import Failed, Failure, Kept, Release, Reply
+from mpreg_nb.wire.runs import RunList, Runs, RunStart, StepFetch
 
 REMEMBERED_RUNS = 100
 """Ended runs whose results can still be fetched; the oldest go first."""

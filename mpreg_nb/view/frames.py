@@ -24,7 +24,8 @@ from mpreg_nb.view.columns import (
     frame,
 )
 from mpreg_nb.wire.gossip import MemberRecord, MemberState, Offer
-from mpreg_nb.wire.messages import FunctionPicture, Snapshot, StepState
+from mpreg_nb.wire.pictures import FunctionPicture, Snapshot
+from mpreg_nb.wire.runs import StepState
 
 if TYPE_CHECKING:
     import pandas as pd

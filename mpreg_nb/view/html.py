@@ -14,7 +14,8 @@ from mpreg_nb.view.plain import plain
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.units import count, duration, size
-from mpreg_nb.wire.messages import NodePicture, Snapshot, StepState
+from mpreg_nb.wire.pictures import NodePicture, Snapshot
+from mpreg_nb.wire.runs import StepState
 from mpreg_nb.workflow.diagram import Diagram
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The data lane: calls, replies, registrations, runs and pictures.
+"""The data lane: calls, replies and registrations, and the union of all its messages.
 
 One struct per message. A request carries an `id` that its answers repeat; ids
 are unique in the world, so a hop passes a request on without renaming it.
@@ -13,20 +13,10 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from mpreg_nb.wire.gossip import Load, MemberRecord, Offer
-
-RequestId: TypeAlias = Annotated[bytes, Meta(min_length=16, max_length=16)]
-"""8 random bytes of the asking session, then a big-endian counter of 8 bytes."""
-
-Count: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=128)]
-Version: TypeAlias = Annotated[str, Meta(min_length=32, max_length=32)]
-"""Hexadecimal digits of the first 128 bits of the sha256 of what was shipped."""
-
-
-class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Base of every message of the data lane; never sent by itself."""
-
+from mpreg_nb.wire.gossip import Load, Offer
+from mpreg_nb.wire.message import Count, Message, Name, RequestId, Version
+from mpreg_nb.wire.pictures import Snapshot, Watch
+from mpreg_nb.wire.runs import RunList, Runs, RunStart, RunState, StepFetch
 
 # ------------------------------------------------------------------- calls
 
@@ -204,149 +194,6 @@ class CodePush(Message, frozen=True, kw_only=True, array_like=True, tag="code_pu
     id: RequestId
     offer: Offer
     payload: bytes
-
-
-# ---------------------------------------------------------------- pictures
-
-
-class NodePicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One member as the answering node sees it."""
-
-    record: MemberRecord
-    load: Load | None = None
-    rtt_ms: float | None = None
-
-
-class FunctionPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """What one node counted of one version of one function."""
-
-    function: Name
-    version: str
-    node: Name
-    calls: Count = 0
-    errors: Count = 0
-    p50_ms: float | None = None
-
-
-class EventPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Something that happened to the cluster, as one node saw it."""
-
-    at_s: float  # wall clock of the node that saw it
-    node: str
-    event: str
-    detail: str = ""
-
-
-class Watch(Message, frozen=True, kw_only=True, array_like=True, tag="watch"):
-    """Send a Snapshot now and after changes; `period_ms` 0: only this once."""
-
-    id: RequestId
-    period_ms: Count = 0
-
-
-class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapshot"):
-    """What one node knows, at one moment. `nodes` are sorted by name."""
-
-    id: RequestId
-    node: Name
-    nodes: tuple[NodePicture, ...]
-    offers: tuple[tuple[Name, Offer], ...]  # owner, what it offers
-    functions: tuple[FunctionPicture, ...] = ()  # these two only when asked once
-    events: tuple[EventPicture, ...] = ()
-
-
-# --------------------------------------------------------------- workflows
-
-
-class StepPlan(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One step of a run, as the node that drives it needs it."""
-
-    name: Name
-    function: Name
-    payload: bytes  # (args, kwargs) with references; never opened by nodes
-    parts: Count = 0  # how many of the message's parts are this step's payload
-    version: Version | None = None
-    resources: frozenset[Name] = frozenset()
-    node: Name | None = None
-    inputs: tuple[Name, ...] = ()  # steps whose results the payload refers to
-    after: tuple[Name, ...] = ()  # steps to wait for without a result
-    attempts: Annotated[int, Meta(ge=1, le=1000)] = 1
-    retry_on: tuple[str, ...] = ()  # qualified class names
-    timeout_ms: Count | None = None
-    idempotent: bool = False
-    json: bool = False
-
-
-class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_start"):
-    """Execute a workflow; answered by RunState until `status` is an end."""
-
-    id: RequestId
-    workflow: str
-    steps: Annotated[tuple[StepPlan, ...], Meta(min_length=1, max_length=10_000)]
-    quiet: bool = False
-
-
-StepStatus: TypeAlias = Literal[
-    "waiting", "running", "done", "failed", "skipped", "cancelled"
-]
-
-
-class StepState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """Where one step is; the same data as a row of `Run.frame()`."""
-
-    name: Name
-    status: StepStatus
-    node: str = ""
-    version: str = ""
-    attempts: Count = 0
-    queued_ms: float | None = None
-    run_ms: float | None = None
-    started_ms: float | None = None  # after the start of the run
-    result_bytes: Count | None = None
-    cause: str = ""  # the failed step, for a skipped one
-
-
-class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_state"):
-    """The steps of a run that changed since the last one."""
-
-    id: RequestId
-    status: Literal["running", "done", "failed", "cancelled"]
-    steps: tuple[StepState, ...]
-    duration_ms: float = 0.0
-    results: tuple[tuple[Name, bytes], ...] = ()  # at the end: small ones of outputs
-
-
-class StepFetch(Message, frozen=True, kw_only=True, array_like=True, tag="step_fetch"):
-    """Ask for the result or failure of one step of a run, once it has ended."""
-
-    id: RequestId
-    run: RequestId
-    step: Name
-
-
-class RunList(Message, frozen=True, kw_only=True, array_like=True, tag="run_list"):
-    """Ask which runs this node drives or remembers."""
-
-    id: RequestId
-
-
-class RunPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One run, as a row of `cluster.runs()`."""
-
-    run: RequestId
-    workflow: str
-    status: Literal["running", "done", "failed", "cancelled"]
-    steps: tuple[StepState, ...]
-    edges: tuple[tuple[Name, Name], ...]  # from, to
-    started_at_s: float  # wall clock of the driving node
-    duration_ms: float
-
-
-class Runs(Message, frozen=True, kw_only=True, array_like=True, tag="runs"):
-    """The runs that this node drives or remembers, newest first."""
-
-    id: RequestId
-    runs: tuple[RunPicture, ...]
 
 
 # ------------------------------------------------------------------- nodes

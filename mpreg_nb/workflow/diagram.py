@@ -2,18 +2,24 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from mpreg_nb.workflow.graph import Step
+
+BoxKind: TypeAlias = Literal["step", "map", "input"]
+"""A map runs its function once for each item; an input is a hole to be filled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Box:
-    """One step as a drawing shows it."""
+    """One step, or one input of the whole workflow, as a drawing shows it."""
 
     name: str
+    kind: BoxKind = "step"
     function: str = ""
     resources: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # such as "retry 2"
+    undo: str = ""  # what takes its effects back when a later step fails
     missing: bool = False  # referred to, and not there (yet)
 
 

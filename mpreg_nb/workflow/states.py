@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 StepStatus: TypeAlias = Literal[
-    "waiting", "running", "done", "failed", "skipped", "cancelled"
+    "waiting",
+    "running",
+    "done",
+    "failed",
+    "skipped",
+    "cancelled",
+    "fallback",
+    "undone",
 ]
 RunStatus: TypeAlias = Literal["running", "done", "failed", "cancelled"]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from mpreg_nb.client.journal import CallRow
 from mpreg_nb.wire.gossip import Load, MemberRecord, MemberState, Offer
-from mpreg_nb.wire.messages import EventPicture, NodePicture, Snapshot
+from mpreg_nb.wire.pictures import EventPicture, NodePicture, Snapshot
 
 V1, V2 = "1" * 32, "2" * 32
 

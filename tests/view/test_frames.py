@@ -10,7 +10,8 @@ from mpreg_nb.cluster.entry import LedgerRow
 from mpreg_nb.cluster.workflows import PlanRow
 from mpreg_nb.view import columns, frames
 from mpreg_nb.wire.gossip import Load, MemberState
-from mpreg_nb.wire.messages import EventPicture, FunctionPicture, StepState
+from mpreg_nb.wire.pictures import EventPicture, FunctionPicture
+from mpreg_nb.wire.runs import StepState
 from tests.view.pictures import V1, V2, call, node, offer, snapshot
 
 BUSY = Load(running=1, queued=2, cpu_percent=12.5, memory_mb=60, uptime_s=9)

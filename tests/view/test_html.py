@@ -9,7 +9,8 @@ from mpreg_nb.view.html import StatusCard, registration_bundle, run_bundle
 from mpreg_nb.view.plain import plain
 from mpreg_nb.wire.function import Capture
 from mpreg_nb.wire.gossip import Load, MemberState
-from mpreg_nb.wire.messages import Snapshot, StepState
+from mpreg_nb.wire.pictures import Snapshot
+from mpreg_nb.wire.runs import StepState
 from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
 from tests.view.pictures import V1, node, offer, snapshot
 

@@ -1,0 +1,52 @@
+"""The data lane: what a node knows at one moment, for frames and views."""
+
+import msgspec
+
+from mpreg_nb.wire.gossip import Load, MemberRecord, Offer
+from mpreg_nb.wire.message import Count, Message, Name, RequestId
+
+
+class NodePicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One member as the answering node sees it."""
+
+    record: MemberRecord
+    load: Load | None = None
+    rtt_ms: float | None = None
+
+
+class FunctionPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What one node counted of one version of one function."""
+
+    function: Name
+    version: str
+    node: Name
+    calls: Count = 0
+    errors: Count = 0
+    p50_ms: float | None = None
+
+
+class EventPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Something that happened to the cluster, as one node saw it."""
+
+    at_s: float  # wall clock of the node that saw it
+    node: str
+    event: str
+    detail: str = ""
+
+
+class Watch(Message, frozen=True, kw_only=True, array_like=True, tag="watch"):
+    """Send a Snapshot now and after changes; `period_ms` 0: only this once."""
+
+    id: RequestId
+    period_ms: Count = 0
+
+
+class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapshot"):
+    """What one node knows, at one moment. `nodes` are sorted by name."""
+
+    id: RequestId
+    node: Name
+    nodes: tuple[NodePicture, ...]
+    offers: tuple[tuple[Name, Offer], ...]  # owner, what it offers
+    functions: tuple[FunctionPicture, ...] = ()  # these two only when asked once
+    events: tuple[EventPicture, ...] = ()

@@ -1,0 +1,106 @@
+"""The data lane: workflows that a node drives."""
+
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from mpreg_nb.wire.message import Count, Message, Name, RequestId, Version
+
+
+class StepPlan(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One step of a run, as the node that drives it needs it."""
+
+    name: Name
+    function: Name
+    payload: bytes  # (args, kwargs) with references; never opened by nodes
+    parts: Count = 0  # how many of the message's parts are this step's payload
+    version: Version | None = None
+    resources: frozenset[Name] = frozenset()
+    node: Name | None = None
+    inputs: tuple[Name, ...] = ()  # steps whose results the payload refers to
+    after: tuple[Name, ...] = ()  # steps to wait for without a result
+    attempts: Annotated[int, Meta(ge=1, le=1000)] = 1
+    retry_on: tuple[str, ...] = ()  # qualified class names
+    timeout_ms: Count | None = None
+    idempotent: bool = False
+    json: bool = False
+
+
+class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_start"):
+    """Execute a workflow; answered by RunState until `status` is an end."""
+
+    id: RequestId
+    workflow: str
+    steps: Annotated[tuple[StepPlan, ...], Meta(min_length=1, max_length=10_000)]
+    quiet: bool = False
+
+
+StepStatus: TypeAlias = Literal[
+    "waiting",
+    "running",
+    "done",
+    "failed",
+    "skipped",
+    "cancelled",
+    "fallback",
+    "undone",
+]
+
+
+class StepState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """Where one step is; the same data as a row of `Run.frame()`."""
+
+    name: Name
+    status: StepStatus
+    node: str = ""
+    version: str = ""
+    attempts: Count = 0
+    queued_ms: float | None = None
+    run_ms: float | None = None
+    started_ms: float | None = None  # after the start of the run
+    result_bytes: Count | None = None
+    cause: str = ""  # the failed step, for a skipped one
+
+
+class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_state"):
+    """The steps of a run that changed since the last one."""
+
+    id: RequestId
+    status: Literal["running", "done", "failed", "cancelled"]
+    steps: tuple[StepState, ...]
+    duration_ms: float = 0.0
+    results: tuple[tuple[Name, bytes], ...] = ()  # at the end: small ones of outputs
+
+
+class StepFetch(Message, frozen=True, kw_only=True, array_like=True, tag="step_fetch"):
+    """Ask for the result or failure of one step of a run, once it has ended."""
+
+    id: RequestId
+    run: RequestId
+    step: Name
+
+
+class RunList(Message, frozen=True, kw_only=True, array_like=True, tag="run_list"):
+    """Ask which runs this node drives or remembers."""
+
+    id: RequestId
+
+
+class RunPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One run, as a row of `cluster.runs()`."""
+
+    run: RequestId
+    workflow: str
+    status: Literal["running", "done", "failed", "cancelled"]
+    steps: tuple[StepState, ...]
+    edges: tuple[tuple[Name, Name], ...]  # from, to
+    started_at_s: float  # wall clock of the driving node
+    duration_ms: float
+
+
+class Runs(Message, frozen=True, kw_only=True, array_like=True, tag="runs"):
+    """The runs that this node drives or remembers, newest first."""
+
+    id: RequestId
+    runs: tuple[RunPicture, ...]
