@@ -4,6 +4,7 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.node.json_calls import JsonCalls
+from mpreg_nb.node.traffic import traffic_of
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.messages import (
@@ -22,7 +23,7 @@ from mpreg_nb.wire.messages import (
     Started,
     Waiting,
 )
-from mpreg_nb.wire.pictures import Watch
+from mpreg_nb.wire.pictures import TrafficAsk, Watch
 from mpreg_nb.wire.runs import RunList, RunStart, StepFetch
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class Inbox:
                 self._spawn(self._register(link, message, parts))
             case Watch():
                 node.pictures.watch(link, message)
+            case TrafficAsk():
+                link.send(traffic_of(message.id, node.name, node.links.all()))
             case RunStart():
                 node.runs.start(link, message, parts)
             case StepFetch():

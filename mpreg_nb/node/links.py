@@ -1,6 +1,7 @@
 """The links of a node: who comes in, where messages go, what a loss means."""
 
 import logging
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.errors import NotTrusted
@@ -26,6 +27,12 @@ class NodeLinks:
     def __init__(self, node: "Node", token: Token) -> None:
         self._node = node
         self._token = token
+        self._clients: set[Connection] = set()
+
+    def all(self) -> Iterator[Connection]:
+        """Yield every link, those of clients too."""
+        yield from self._node.peers.links()
+        yield from self._clients
 
     def open_inbox(self) -> None:
         """Begin to take in messages; all parts of the node are there."""
@@ -45,6 +52,7 @@ class NodeLinks:
             else:
                 self._node.peers.accept(connection)
             return
+        self._clients.add(connection)
         connection.on_message = self._inbox.from_client
         connection.on_refused = self._inbox.refused
         connection.on_text = self._inbox.text
@@ -66,6 +74,10 @@ class NodeLinks:
         self._node.gossiping.receive(message, connection.peer.name)
 
     def _client_lost(self, connection: Connection, reason: str) -> None:
+        self._clients.discard(connection)
+        self._source_lost(connection)
+
+    def _source_lost(self, connection: Connection) -> None:
         self._node.calls.source_lost(connection)
         self._node.runs.source_lost(connection)
         self._node.pictures.source_lost(connection)
@@ -82,7 +94,7 @@ class NodeLinks:
                 self._node.gossiping.link_lost(name, in_order=in_order)
             return
         self.node_gone(name, reason)
-        self._client_lost(connection, reason)
+        self._source_lost(connection)
 
     def node_gone(self, name: str, reason: str) -> None:
         """End or move what another node was asked to do."""

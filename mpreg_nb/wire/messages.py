@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from mpreg_nb.wire.gossip import Load, Offer
 from mpreg_nb.wire.message import Count, Message, Name, RequestId, Version
-from mpreg_nb.wire.pictures import Snapshot, Watch
+from mpreg_nb.wire.pictures import Snapshot, Traffic, TrafficAsk, Watch
 from mpreg_nb.wire.runs import RunList, Runs, RunStart, RunState, StepFetch
 
 # ------------------------------------------------------------------- calls
@@ -228,6 +228,8 @@ Data: TypeAlias = (
     | CodePush
     | Watch
     | Snapshot
+    | TrafficAsk
+    | Traffic
     | RunStart
     | RunState
     | StepFetch

@@ -1,5 +1,7 @@
 """The data lane: what a node knows at one moment, for frames and views."""
 
+from typing import Literal
+
 import msgspec
 
 from mpreg_nb.wire.gossip import Load, MemberRecord, Offer
@@ -50,3 +52,34 @@ class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapsho
     offers: tuple[tuple[Name, Offer], ...]  # owner, what it offers
     functions: tuple[FunctionPicture, ...] = ()  # these two only when asked once
     events: tuple[EventPicture, ...] = ()
+
+
+class LinkPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """What went between one node and one peer since their links opened.
+
+    All links of the two together. A link that was lost takes its counts with it,
+    so that a smaller figure than before means that they began anew.
+    """
+
+    peer: Name
+    role: Literal["node", "client"]
+    sent_bytes: Count = 0
+    received_bytes: Count = 0
+    sent_messages: Count = 0
+    received_messages: Count = 0
+
+
+class TrafficAsk(
+    Message, frozen=True, kw_only=True, array_like=True, tag="traffic_ask"
+):
+    """Tell what went over your links; answered by Traffic."""
+
+    id: RequestId
+
+
+class Traffic(Message, frozen=True, kw_only=True, array_like=True, tag="traffic"):
+    """What went over the links of one node. `links` are sorted by role and peer."""
+
+    id: RequestId
+    node: Name
+    links: tuple[LinkPicture, ...]

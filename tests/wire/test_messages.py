@@ -49,8 +49,11 @@ from mpreg_nb.wire.messages import (
 from mpreg_nb.wire.pictures import (
     EventPicture,
     FunctionPicture,
+    LinkPicture,
     NodePicture,
     Snapshot,
+    Traffic,
+    TrafficAsk,
     Watch,
 )
 from mpreg_nb.wire.runs import (
@@ -182,6 +185,21 @@ SAMPLES: list[Any] = [
             ),
         ),
         events=(EventPicture(at_s=1.5, node="n1", event="left", detail="bye"),),
+    ),
+    TrafficAsk(id=ID),
+    Traffic(
+        id=ID,
+        node="n1",
+        links=(
+            LinkPicture(
+                peer="n2",
+                role="node",
+                sent_bytes=1,
+                received_bytes=2,
+                sent_messages=3,
+                received_messages=4,
+            ),
+        ),
     ),
     RunStart(
         id=ID,
