@@ -8,10 +8,11 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.options import CallOptions
-from mpreg_nb.client.output import current_writer
-from mpreg_nb.cluster import current
+from mpreg_nb.cluster import current, joblib_backend
 from mpreg_nb.cluster.calling import Callee, Calling
+from mpreg_nb.cluster.executor import ClusterExecutor
 from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
+from mpreg_nb.cluster.history import History, OwnRuns
 from mpreg_nb.cluster.names import Names
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.opening import open_client, seen
@@ -23,6 +24,7 @@ from mpreg_nb.cluster.workflows import Planner
 from mpreg_nb.errors import MpregError
 from mpreg_nb.transport.token import Token
 from mpreg_nb.workflow.builder import Flow
+from mpreg_nb.workflow.diagram import Diagram
 from mpreg_nb.workflow.graph import Workflow
 
 P = ParamSpec("P")
@@ -32,7 +34,7 @@ SEEN_TIMEOUT_S = 10.0
 """How long `up` waits until the client sees all nodes alive."""
 
 
-class Cluster(Shown):
+class Cluster(Shown, History):
     """Some nodes, and everything that can be asked of them. Blocking; thread-safe.
 
     Made by `up`, `connect` and `adopt`. Frames and figures are in `Shown`.
@@ -63,6 +65,7 @@ class Cluster(Shown):
         self._shipping = Shipping(self.client, self._thread, lambda: self)
         registered = self._shipping.registered
         self.calling = Calling(self.client, self._thread, registered)
+        self._runs = OwnRuns()
         self._planner = Planner(
             self.client, lambda: self.client.calls.router, registered
         )
@@ -70,6 +73,7 @@ class Cluster(Shown):
         """Functions of the catalog by name, with tab completion: `cluster.fn.train`."""
         atexit.register(self.disconnect)
         current.enter(self)
+        joblib_backend.register()
 
     # -------------------------------------------------------------------- nodes
 
@@ -292,6 +296,10 @@ class Cluster(Shown):
         """
         return View(self, call_options(resources, node, timeout, wait))
 
+    def executor(self, *resources: str, node: str | None = None) -> ClusterExecutor:
+        """Return a `concurrent.futures.Executor` over nodes that fit, as `on` does."""
+        return ClusterExecutor(self, call_options(resources, node, None, None))
+
     def bound(self, function: str) -> BoundFunction:
         """Return the function of that name in the catalog, to be called."""
         return BoundFunction(lambda: self, function, CallOptions())
@@ -320,18 +328,8 @@ class Cluster(Shown):
             InvalidWorkflow, NoRoute, NotPicklable: before anything runs.
         """
         request, parts = self._planner.request(workflow)
-        run = Run(self.client, self._thread, workflow)
-        writer = current_writer()
-
-        async def begin() -> None:
-            run.started(
-                self.client.runs.start(
-                    request, parts, writer=writer, on_change=run.changed
-                )
-            )
-
-        self._thread.run(begin())
-        return run
+        diagram = Diagram.of(workflow.name, workflow.steps)
+        return self.launch(diagram, request, parts)
 
     def plan(self, workflow: Workflow) -> Any:
         """Return where each step would run now, as a pandas DataFrame.

@@ -1,0 +1,133 @@
+"""A cluster as a `concurrent.futures.Executor`, for code that knows nothing of it.
+
+Functions that have a name of their own are registered once, as `cluster.submit`
+does. Lambdas, partial objects and methods are made anew all the time: they travel
+with each call, as an argument of one function that applies them.
+"""
+
+import concurrent.futures
+import itertools
+import threading
+import time
+import types
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mpreg_nb.client.future import Future
+from mpreg_nb.client.options import CallOptions
+from mpreg_nb.cluster.functions import Function
+from mpreg_nb.worker.apply import apply, apply_each
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.cluster import Cluster
+
+T = TypeVar("T")
+
+TASK = "executor"
+"""Under this name what travels with its call is in the tables of calls."""
+
+CHUNK = "executor chunk"
+"""The same for several items of one `map` at once."""
+
+
+class ClusterExecutor(concurrent.futures.Executor):
+    """Runs what is submitted on nodes of one cluster.
+
+    Ending it does not end the cluster. What it raises is what calls of a cluster
+    raise: errors of the function are also of their own class.
+    """
+
+    def __init__(self, cluster: "Cluster", options: CallOptions) -> None:
+        self._cluster = cluster
+        self._options = options
+        self._apply = Function(apply, name=TASK, cluster=lambda: cluster)
+        self._apply_each = Function(apply_each, name=CHUNK, cluster=lambda: cluster)
+        self._lock = threading.Lock()
+        self._open: set[Future] = set()
+        self._ended = False
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future:
+        """Run `fn(*args, **kwargs)` on a node; return a future at once.
+
+        `cancel` on it also ends what runs already.
+
+        Raises:
+            RuntimeError: after `shutdown`.
+            NotPicklable, PayloadTooLarge: before anything is sent.
+        """
+        if _has_own_name(fn):
+            return self._submit(fn, args, kwargs)
+        return self._submit(self._apply, (fn, args, kwargs), {})
+
+    def map(
+        self,
+        fn: Callable[..., T],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+    ) -> Iterator[T]:
+        """Return an iterator over `fn` of each item, in order.
+
+        All calls are sent at once. timeout: seconds from now in which each result
+        must have come, else TimeoutError. chunksize: items in one call, which pays
+        where one takes less than a millisecond. Giving the iterator up cancels what
+        has not ended.
+        """
+        if chunksize < 1:
+            raise ValueError(f"chunksize is at least 1, not {chunksize}")
+        end = None if timeout is None else time.monotonic() + timeout
+        items = zip(*iterables, strict=False)  # as map of Python
+        if chunksize == 1:
+            return _results([self.submit(fn, *item) for item in items], end)
+        chunks = iter(lambda: list(itertools.islice(items, chunksize)), [])
+        plain = fn.local if isinstance(fn, Function) else fn
+        futures = [self._submit(self._apply_each, (plain, c), {}) for c in chunks]
+        return itertools.chain.from_iterable(_results(futures, end))
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take nothing more; wait for what is under way, or cancel it."""
+        with self._lock:
+            self._ended = True
+            under_way = tuple(self._open)
+        if cancel_futures:
+            for future in under_way:
+                future.cancel()
+        if wait:
+            concurrent.futures.wait(under_way)
+
+    def _submit(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future:
+        if self._ended:
+            raise RuntimeError(
+                "this executor was shut down; take a new one: cluster.executor()"
+            )
+        calling = self._cluster.calling
+        future = calling.submit(function, args, kwargs, self._options)
+        with self._lock:
+            self._open.add(future)
+        future.add_done_callback(self._done)
+        return future
+
+    def _done(self, future: concurrent.futures.Future[Any]) -> None:
+        with self._lock:
+            self._open.discard(future)
+
+
+def _has_own_name(function: Any) -> bool:
+    """Return whether `function` is one that a module, or the notebook, has by name."""
+    return isinstance(function, Function) or (
+        isinstance(function, types.FunctionType) and "<" not in function.__qualname__
+    )
+
+
+def _results(futures: list[Future], end: float | None) -> Iterator[Any]:
+    try:
+        futures.reverse()
+        while futures:
+            left_s = None if end is None else max(0.0, end - time.monotonic())
+            yield futures.pop().result(left_s)
+    finally:
+        for future in futures:
+            future.cancel()

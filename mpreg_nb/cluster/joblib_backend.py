@@ -1,0 +1,156 @@
+"""`joblib.parallel_backend("mpreg")`: joblib's loops on the current cluster."""
+
+import importlib.abc
+import importlib.machinery
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.executor import ClusterExecutor
+
+NAME = "mpreg"
+_MODULE = "joblib.parallel"
+
+
+def register() -> None:
+    """Make the backend known to joblib: now, or when joblib is imported.
+
+    joblib itself is not imported for that. May be repeated.
+    """
+    joblib = sys.modules.get(_MODULE)
+    if joblib is not None and hasattr(joblib, "register_parallel_backend"):
+        joblib.register_parallel_backend(NAME, _backend)
+    elif not any(isinstance(finder, _WhenImported) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WhenImported())
+
+
+def _backend(**options: Any) -> Any:
+    return _backend_class()(**options)
+
+
+def _backend_class() -> type:
+    from joblib.parallel import (
+        AutoBatchingMixin,
+        ParallelBackendBase,
+        SequentialBackend,
+    )
+
+    class MpregBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]
+        """Sends batches of joblib's calls to nodes that hold `resources`."""
+
+        supports_retrieve_callback = True
+        supports_timeout = True
+        default_n_jobs = -1
+
+        def __init__(
+            self, *, resources: str | Sequence[str] = (), **options: Any
+        ) -> None:
+            super().__init__(**options)
+            self._resources = (
+                (resources,) if isinstance(resources, str) else tuple(resources)
+            )
+            self._executor: ClusterExecutor | None = None
+
+        def effective_n_jobs(self, n_jobs: int | None) -> int:
+            """Return how many calls run at once: -1 means all slots that fit."""
+            if n_jobs == 0:
+                raise ValueError("n_jobs == 0 in Parallel has no meaning")
+            slots = _slots(self._resources)
+            if n_jobs is None:
+                return slots
+            return max(1, slots + 1 + n_jobs) if n_jobs < 0 else n_jobs
+
+        def configure(
+            self,
+            n_jobs: int = 1,
+            parallel: Any = None,
+            prefer: Any = None,
+            require: Any = None,
+            **options: Any,
+        ) -> int:
+            """Begin a loop of joblib; return how many calls run at once."""
+            from mpreg_nb.cluster.current import current
+
+            self.parallel = parallel
+            self._executor = current().executor(*self._resources)
+            return self.effective_n_jobs(n_jobs)
+
+        def submit(self, func: Callable[[], Any], callback: Any = None) -> Any:
+            """Send one batch; `callback` gets its future when it has ended."""
+            if self._executor is None:
+                raise AssertionError("submit comes after configure")
+            future = self._executor.submit(func)
+            if callback is not None:
+                future.add_done_callback(callback)
+            return future
+
+        def retrieve_result_callback(self, out: Any) -> Any:
+            """Return what the batch returned, or raise its error."""
+            return out.result()
+
+        def abort_everything(self, ensure_ready: bool = True) -> None:
+            """Cancel what is under way after an error or Stop."""
+            if self._executor is not None:
+                self._executor.shutdown(wait=False, cancel_futures=True)
+            if ensure_ready:
+                self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
+
+        def terminate(self) -> None:
+            """End a loop of joblib. The cluster runs on."""
+            if self._executor is not None:
+                self._executor.shutdown(wait=False)
+
+        def get_nested_backend(self) -> tuple[Any, int | None]:
+            """Return what loops inside of calls use: a slot is one call's."""
+            return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
+
+    return MpregBackend
+
+
+def _slots(resources: Sequence[str]) -> int:
+    from mpreg_nb.cluster.current import current
+
+    slots = [
+        picture.record.workers * picture.record.slots
+        for picture in current().client.mirror.nodes
+        if picture.record.state.name == "ALIVE"
+        and picture.record.resources >= set(resources)
+    ]
+    return max(1, sum(slots))
+
+
+class _WhenImported(importlib.abc.MetaPathFinder):
+    """Registers the backend as soon as joblib has been imported by somebody."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Leave finding to those after this; watch the load of one module."""
+        if name != _MODULE:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Registering(spec.loader)
+        return spec
+
+
+class _Registering(importlib.abc.Loader):
+    """Loads as the loader that it holds, and then registers the backend."""
+
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
+        """Return what the loader creates."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Execute the module, and use it."""
+        self._loader.exec_module(module)
+        register()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
