@@ -1,5 +1,6 @@
 """The client's side of runs: what the driving node tells of each step."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,7 @@ class RunRecord:
     functions: dict[str, str] = field(default_factory=dict)  # step -> its function
     status: RunStatus = "running"
     duration_ms: float = 0.0
+    started_at_s: float = field(default_factory=time.time)  # wall clock
     lost: Exception | None = None  # why nothing more will be heard of it
     results: dict[str, bytes] = field(default_factory=dict)  # small outputs
     output: list[tuple[str, str, str]] = field(default_factory=list)

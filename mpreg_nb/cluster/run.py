@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from mpreg_nb.client.client import Client
@@ -18,7 +19,6 @@ from mpreg_nb.names import nearest
 from mpreg_nb.wire.running import waiting_elsewhere
 from mpreg_nb.wire.runs import StepState
 from mpreg_nb.workflow.diagram import Diagram
-from mpreg_nb.workflow.graph import Workflow
 
 T = TypeVar("T")
 
@@ -28,16 +28,21 @@ _ENDED = ("done", "failed", "skipped", "cancelled")
 class Run:
     """A run under way or ended. Results stay in the cluster until asked for."""
 
-    def __init__(self, client: Client, thread: LoopThread, workflow: Workflow) -> None:
-        self.workflow = workflow
+    def __init__(
+        self,
+        client: Client,
+        thread: LoopThread,
+        diagram: Diagram,
+        on_change: Callable[["Run"], None],
+    ) -> None:
         self._client = client
         self._thread = thread
+        self._diagram = diagram
+        self._on_change = on_change
         self._record: RunRecord | None = None
         self._changed = threading.Condition()
         self._values: dict[str, Any] = {}
         self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-        used = {name for step in workflow.steps for name in step.dependencies}
-        self._last = [step.name for step in workflow.steps if step.name not in used]
 
     # -------------------------------------------------------------------- state
 
@@ -45,6 +50,11 @@ class Run:
     def id(self) -> str:
         """Hexadecimal id, by which `cluster.get_run` finds it."""
         return self._known.id.hex()
+
+    @property
+    def name(self) -> str:
+        """The name of its workflow."""
+        return self._diagram.name
 
     @property
     def status(self) -> str:
@@ -55,13 +65,17 @@ class Run:
     @property
     def steps(self) -> tuple[StepState, ...]:
         """Where each step is, in the order in which they were written."""
-        record = self._known
-        return tuple(record.steps[step.name] for step in self.workflow.steps)
+        return tuple(self._known.steps.values())
 
     @property
     def duration_ms(self) -> float:
         """Milliseconds from start to end, or to the last news of it."""
         return self._known.duration_ms
+
+    @property
+    def started_at(self) -> datetime:
+        """When it began, in UTC."""
+        return datetime.fromtimestamp(self._known.started_at_s, UTC)
 
     @property
     def _known(self) -> RunRecord:
@@ -80,6 +94,7 @@ class Run:
         if record.ended:
             for loop, event in self._awaiting:
                 loop.call_soon_threadsafe(event.set)
+        self._on_change(self)
 
     # ------------------------------------------------------------------ waiting
 
@@ -94,7 +109,7 @@ class Run:
         with waiting_elsewhere(), self._changed:
             if not self._changed.wait_for(lambda: self._known.ended, timeout):
                 raise TimeoutError(
-                    f"workflow {self.workflow.name!r} is still running after "
+                    f"workflow {self.name!r} is still running after "
                     f"{timeout:g} s; it goes on. Look: run.frame()"
                 )
         self._raise_for_status()
@@ -125,9 +140,8 @@ class Run:
 
         Raises the step's error if it failed, StepSkipped if it did not run.
         """
-        names = [known.name for known in self.workflow.steps]
-        if step not in names:
-            meant = nearest(str(step), names)
+        if step not in self._known.steps:
+            meant = nearest(str(step), self._known.steps)
             hint = f" Did you mean {meant!r}?" if meant else ""
             raise KeyError(f"the run has no step {step!r}.{hint}")
         if step in self._values:
@@ -148,14 +162,15 @@ class Run:
     @property
     def outputs(self) -> dict[str, Any]:
         """The values of the steps that no other step waits for."""
-        return {step: self[step] for step in self._last}
+        used = {arrow.source for arrow in self._diagram.arrows}
+        return {step: self[step] for step in self._known.steps if step not in used}
 
     def _raise_for_status(self) -> None:
         record = self._known
         if record.lost is not None:
             raise record.lost
         if record.status == "cancelled":
-            raise CallCancelled(f"workflow {self.workflow.name}")
+            raise CallCancelled(f"workflow {self.name}")
         if record.status != "failed":
             return
         by_status: dict[str, list[str]] = {}
@@ -163,7 +178,7 @@ class Run:
             by_status.setdefault(state.status, []).append(state.name)
         errors = {step: self._error(step) for step in by_status.get("failed", ())}
         raise WorkflowFailed.of(
-            self.workflow.name,
+            self.name,
             errors,
             done=by_status.get("done", ()),
             skipped=by_status.get("skipped", ()),
@@ -196,7 +211,7 @@ class Run:
         """
         from mpreg_nb.view.frames import run_frame
 
-        functions = {step.name: step.label for step in self.workflow.steps}
+        functions = {box.name: box.function for box in self._diagram.boxes}
         return run_frame(self.steps, functions)
 
     def __repr__(self) -> str:
@@ -204,7 +219,7 @@ class Run:
         for state in self.steps:
             counts[state.status] = counts.get(state.status, 0) + 1
         said = ", ".join(f"{number} {status}" for status, number in counts.items())
-        return f"<run of {self.workflow.name}: {self.status} ({said})>"
+        return f"<run of {self.name}: {self.status} ({said})>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         from mpreg_nb.view.html import run_bundle
@@ -213,4 +228,4 @@ class Run:
 
     def diagram(self) -> Diagram:
         """Return the workflow as boxes and arrows."""
-        return Diagram.of(self.workflow.name, self.workflow.steps)
+        return self._diagram
