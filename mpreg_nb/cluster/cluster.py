@@ -13,7 +13,6 @@ from mpreg_nb.cluster.calling import Callee, Calling
 from mpreg_nb.cluster.executor import ClusterExecutor
 from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
 from mpreg_nb.cluster.history import History, OwnRuns
-from mpreg_nb.cluster.history import History, OwnRuns
 from mpreg_nb.cluster.names import Names
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.opening import open_client, seen
@@ -26,7 +25,6 @@ from mpreg_nb.errors import MpregError
 from mpreg_nb.transport.token import Token
 from mpreg_nb.workflow.builder import Flow
 from mpreg_nb.workflow.diagram import Diagram
-from mpreg_nb.workflow.diagram import Diagram
 from mpreg_nb.workflow.graph import Workflow
 
 P = ParamSpec("P")
@@ -36,7 +34,7 @@ SEEN_TIMEOUT_S = 10.0
 """How long `up` waits until the client sees all nodes alive."""
 
 
-class Cluster(Shown, History, History):
+class Cluster(Shown, History):
     """Some nodes, and everything that can be asked of them. Blocking; thread-safe.
 
     Made by `up`, `connect` and `adopt`. Frames and figures are in `Shown`.
@@ -67,7 +65,6 @@ class Cluster(Shown, History, History):
         self._shipping = Shipping(self.client, self._thread, lambda: self)
         registered = self._shipping.registered
         self.calling = Calling(self.client, self._thread, registered)
-        self._runs = OwnRuns()
         self._runs = OwnRuns()
         self._planner = Planner(
             self.client, lambda: self.client.calls.router, registered
