@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mpreg_nb.cluster.asynchronous import AsyncCluster as AsyncCluster
     from mpreg_nb.cluster.asynchronous import connect_async as connect_async
     from mpreg_nb.cluster.cluster import Cluster as Cluster
+    from mpreg_nb.cluster.config import config as config
     from mpreg_nb.cluster.current import current as current
     from mpreg_nb.cluster.functions import Function as Function
     from mpreg_nb.cluster.run import Run as Run
@@ -57,6 +58,7 @@ _HOMES = {
     "Run": "cluster.run",
     "adopt": "cluster.starting",
     "call": "cluster.shortcuts",
+    "config": "cluster.config",
     "connect": "cluster.starting",
     "connect_async": "cluster.asynchronous",
     "current": "cluster.current",

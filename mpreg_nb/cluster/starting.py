@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mpreg_nb.cluster import current
 from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.ledger import Ledger
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.spec import Wanted, read_spec
@@ -18,13 +19,13 @@ if TYPE_CHECKING:
 def up(
     nodes: Wanted = 3,
     *,
-    workers: int = 1,
-    slots: int = 1,
-    keep: bool = False,
+    workers: int | None = None,
+    slots: int | None = None,
+    keep: bool | None = None,
     fresh: bool = False,
     name: str = "",
     token: str | None = None,
-    timeout: float = 20.0,
+    timeout: float | None = None,
 ) -> Cluster:
     """Start nodes on this machine and return the cluster; idempotent.
 
@@ -35,11 +36,15 @@ def up(
     keep: the nodes outlive this process; see `adopt`.
     fresh: end what runs first.
     timeout: seconds that a node may take to come up.
+    What of these is not given is as `mp.config()` says.
 
     Raises:
         StartFailed: a node did not come up; its last log lines are in the message.
     """
     specs = read_spec(nodes)
+    workers = CONFIG.workers if workers is None else workers
+    slots = CONFIG.slots if slots is None else slots
+    timeout = CONFIG.start_timeout_s if timeout is None else timeout
     _check_count("workers", workers, 0)
     _check_count("slots", slots, 1)
     running = [c for c in current.all_clusters() if c.started_here]
@@ -55,7 +60,7 @@ def up(
     local = LocalNodes(
         secret,
         name=name,
-        keep=keep,
+        keep=CONFIG.keep if keep is None else keep,
         notebook=os.environ.get("JPY_SESSION_NAME", ""),
         workers=workers,
         slots=slots,

@@ -1,0 +1,228 @@
+"""What this process does where nothing else was said: `mp.config`, `%mpreg config`.
+
+`CONFIG` holds the values. Each has a default, bounds and a reason, in `KEYS`;
+whoever uses one reads it when it is needed, so that a change counts from then on.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mpreg_nb.names import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mpreg_nb.view.tables import Table
+
+Value: TypeAlias = bool | int | float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """One value that may be set: what it means, and what it may be."""
+
+    name: str
+    default: Value  # its type is the type of the value
+    least: float = 0
+    most: float = math.inf
+    unit: str = ""  # of what there are so many
+    title: str  # with the unit before it, a line that says what it does
+    cost: str  # what more of it brings and takes
+
+    @property
+    def rule(self) -> str:
+        """What is accepted, in words."""
+        if isinstance(self.default, bool):
+            return "True or False"
+        kind = "a whole number" if isinstance(self.default, int) else "a number"
+        of = f" of {self.unit}" if self.unit else ""
+        most = f" to {self.most:,.0f}" if self.most < math.inf else " or more"
+        return f"{kind}{of}, {self.least:g}{most}"
+
+    @property
+    def meaning(self) -> str:
+        """What it does and what more of it costs, in sentences."""
+        return f"{self.brief[0].upper()}{self.brief[1:]}. {self.cost}"
+
+    @property
+    def brief(self) -> str:
+        """What it does, in a few words."""
+        return f"{self.unit} {self.title}".lstrip()
+
+    def checked(self, value: object) -> Value:
+        """Return `value` if it may be set.
+
+        Raises:
+            TypeError: it is of another type.
+            ValueError: it is out of bounds.
+        """
+        if isinstance(self.default, bool):
+            accepted = isinstance(value, bool)
+        else:
+            kinds = int if isinstance(self.default, int) else (int, float)
+            accepted = isinstance(value, kinds) and not isinstance(value, bool)
+        refusal = f"{self.name} is {self.rule}, not {value!r:.60}"
+        if not accepted:
+            raise TypeError(refusal)
+        number: Any = value
+        if not self.least <= number <= self.most:
+            raise ValueError(refusal)
+        return type(self.default)(number) if math.isfinite(number) else float(number)
+
+
+KEYS: Mapping[str, Key] = {
+    key.name: key
+    for key in (
+        Key(
+            name="workers",
+            default=1,
+            most=256,
+            unit="processes",
+            title="of each node that up starts, for user code",
+            cost="Each takes about 40 MB; with 0 a node runs nothing and forwards.",
+        ),
+        Key(
+            name="slots",
+            default=1,
+            least=1,
+            most=1024,
+            unit="calls",
+            title="at once in each worker that up starts",
+            cost="They run in threads of one process and share its memory: good for "
+            "functions that wait, no gain for those that compute in Python.",
+        ),
+        Key(
+            name="keep",
+            default=False,
+            title="nodes that up starts outlive this kernel",
+            cost="Until mp.down() they hold their memory, though nobody looks.",
+        ),
+        Key(
+            name="start_timeout_s",
+            default=20.0,
+            least=0.1,
+            most=3600,
+            unit="seconds",
+            title="that a node may take to come up",
+            cost="More helps on a slow disk; a node that never comes up is reported "
+            "as much later.",
+        ),
+        Key(
+            name="progress_after_s",
+            default=2.0,
+            unit="seconds",
+            title="until what blocks shows how far it is",
+            cost="With 0 it shows at once, and short calls flicker; inf: never.",
+        ),
+        Key(
+            name="output_lines",
+            default=1000,
+            least=1,
+            most=1_000_000,
+            unit="lines",
+            title="that one call may print into its cell",
+            cost="What comes after is counted and left out. More makes a notebook "
+            "large and slow to open.",
+        ),
+    )
+}
+
+
+def key_of(name: str) -> Key:
+    """Return what is known of the key `name`.
+
+    Raises:
+        AttributeError: there is no such key; the nearest is named.
+    """
+    if name in KEYS:
+        return KEYS[name]
+    meant = nearest(name, KEYS)
+    hint = f" Did you mean {meant!r}?" if meant else ""
+    raise AttributeError(f"there is no key {name!r}.{hint} It has: {', '.join(KEYS)}")
+
+
+class Config:
+    """The values by name; setting one checks it. Shows itself as a table."""
+
+    workers: int
+    slots: int
+    keep: bool
+    start_timeout_s: float
+    progress_after_s: float
+    output_lines: int
+
+    __slots__ = tuple(KEYS)
+
+    def __init__(self) -> None:
+        """Begin with the defaults."""
+        self.reset()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, key_of(name).checked(value))
+
+    def reset(self) -> None:
+        """Set all values to their defaults."""
+        for key in KEYS.values():
+            setattr(self, key.name, key.default)
+
+    def frame(self) -> "pd.DataFrame":
+        """Return one row a key, as a pandas DataFrame.
+
+        Columns: key, value, default, accepted, meaning.
+        """
+        from mpreg_nb.view.columns import TEXT, frame
+
+        # Values are of several types; the column says so.
+        columns = {"key": TEXT, "value": "object", "default": "object"}
+        return frame(columns | {"accepted": TEXT, "meaning": TEXT}, self._rows())
+
+    def _rows(self) -> list[tuple[Any, ...]]:
+        return [
+            (key.name, getattr(self, key.name), key.default, key.rule, key.meaning)
+            for key in KEYS.values()
+        ]
+
+    def _table(self) -> "Table":
+        from mpreg_nb.view.tables import Table
+
+        return Table(
+            head=["key", "value", "default", "meaning"],
+            rows=[
+                (key.name, str(getattr(self, key.name)), str(key.default), key.brief)
+                for key in KEYS.values()
+            ],
+        )
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from mpreg_nb.view.html import WIDE, chosen
+
+        html = f'<div style="{WIDE}">{self._table().html}</div>'
+        bundle = {"text/plain": repr(self), "text/html": html}
+        return chosen(bundle, include, exclude)
+
+    def __repr__(self) -> str:
+        return str(self._table())
+
+
+CONFIG = Config()
+"""The values of this process."""
+
+
+def config(key: str | None = None, value: Value | None = None) -> "Config | Value":
+    """Return all values, which show themselves as a table, or that of `key`.
+
+    With `value`, set it first; it counts from now on, in this process.
+
+    Raises:
+        AttributeError: there is no such key.
+        TypeError, ValueError: the key does not accept the value; says what it does.
+    """
+    if key is None:
+        return CONFIG
+    found = key_of(key)
+    if value is not None:
+        setattr(CONFIG, key, value)
+    held: Value = getattr(CONFIG, found.name)
+    return held
