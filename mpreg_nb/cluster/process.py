@@ -21,6 +21,7 @@ from typing import Literal, Self
 
 from mpreg_nb.cluster.identity import KILLED_S, Stamp, is_alive, open_pidfd, stamp
 from mpreg_nb.cluster.launch import Launched, launch, node_command, node_environment
+from mpreg_nb.cluster.log_file import LogFile
 from mpreg_nb.cluster.ready import Ready, ReadyReader
 from mpreg_nb.cluster.watcher import WATCHER
 from mpreg_nb.errors import StartFailed
@@ -38,9 +39,6 @@ LOOK_S = 0.2
 
 LOG_LINES = 20
 """Last lines of the log that an error carries."""
-
-TAIL_BYTES = 64 * 1024
-"""Read from the end of a log file at most; bounds `log`."""
 
 
 class NodeProcess:
@@ -171,16 +169,13 @@ class NodeProcess:
     def log(self, lines: int = 50) -> tuple[str, ...]:
         """Return the last lines that this node wrote, control characters escaped."""
         try:
-            return self._read_log()[-lines:]
+            return self.log_file().last(lines)
         except OSError:  # the folder went with the cluster
-            return self._last_lines[-lines:]
+            return self._last_lines[-lines:] if lines else ()
 
-    def _read_log(self) -> tuple[str, ...]:
-        with self.log_path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(self._child.log_start_bytes, size - TAIL_BYTES))
-            text = file.read(TAIL_BYTES).decode(errors="replace")
-        return tuple(_shown(line) for line in text.splitlines())
+    def log_file(self) -> LogFile:
+        """Return what reads the lines of this node, from the first on."""
+        return LogFile(self.log_path, self._child.log_start_bytes)
 
     def _check_owner(self) -> None:
         if os.getpid() != self._owner:
@@ -327,10 +322,3 @@ def _remains(child: Stamp) -> Literal["none", "there", "taken"]:
     except ChildProcessError:  # somebody else waits for every child there is
         return "taken"
     return "none" if found is None else "there"
-
-
-def _shown(line: str) -> str:
-    return "".join(
-        letter if letter.isprintable() or letter == "\t" else ascii(letter)[1:-1]
-        for letter in line
-    )

@@ -70,7 +70,7 @@ def test_what_a_key_does_not_accept_is_refused_with_what_it_does(
 
 def test_only_keys_can_be_set() -> None:
     with pytest.raises(AttributeError, match="Did you mean 'slots'"):
-        CONFIG.slot = 3  # type: ignore[attr-defined]
+        CONFIG.slot = 3
 
 
 def test_the_table_shows_what_was_changed_and_the_frame_explains_all() -> None:
