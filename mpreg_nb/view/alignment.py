@@ -28,9 +28,13 @@ def align(graph: Layers, gap: Gap) -> Places:
     for near, rows in ((graph.before, graph.rows), (graph.after, graph.rows[::-1])):
         drawings.append(_packed(rows, _blocks(rows, near, crossed), gap))
         turned = [row[::-1] for row in rows]
-        mirrored = _packed(turned, _blocks(turned, near, crossed), gap)
+        mirrored = _packed(turned, _blocks(turned, near, crossed), _turned(gap))
         drawings.append({key: -place for key, place in mirrored.items()})
     return _balanced(drawings)
+
+
+def _turned(gap: Gap) -> Gap:
+    return lambda left, right: gap(right, left)
 
 
 def _crossed(graph: Layers) -> set[frozenset[Key]]:

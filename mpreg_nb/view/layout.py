@@ -19,6 +19,7 @@ class Size:
 
     along: float
     across: float
+    after: float = 0.0  # kept free beside it, across; arrows do not end there
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,11 @@ def arrange(
     graph = Layers(list(sizes), edges)
     graph.order()
     half: dict[Key, float] = {name: size.across / 2 for name, size in sizes.items()}
+    after: dict[Key, float] = {name: size.after for name, size in sizes.items()}
 
     def gap(left: Key, right: Key) -> float:
         boxes = isinstance(left, str) and isinstance(right, str)
-        rooms = half.get(left, 0.0) + half.get(right, 0.0)
+        rooms = half.get(left, 0.0) + after.get(left, 0.0) + half.get(right, 0.0)
         return rooms + (box_gap if boxes else bend_gap)
 
     across = align(graph, gap)
@@ -80,7 +82,7 @@ def arrange(
             chain, bands[graph.layer_of[str(chain[0])] :], boxes, sizes, across
         )
         paths[edge] = points[::-1] if turned else points
-    ends = [across[key] + room for key, room in half.items()]
+    ends = [across[key] + room + after[key] for key, room in half.items()]
     return Layout(
         boxes=boxes,
         edges=paths,

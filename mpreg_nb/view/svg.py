@@ -6,28 +6,48 @@ a mark and a word; its colours (after Okabe and Ito, "Color Universal Design",
 2008) only repeat it.
 """
 
-import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
-from mpreg_nb.view.layout import Layout, Point, Size, arrange
-from mpreg_nb.view.text import clipped, printable, sentence
-from mpreg_nb.workflow.diagram import Box, Diagram
+from mpreg_nb.view.measure import BOLD, cut, width_px
+from mpreg_nb.view.places import (
+    CARD,
+    CHIP,
+    CHIP_GAP,
+    CHIP_PADDING,
+    CHIP_ROW,
+    FUNCTION,
+    MARGIN,
+    MARK,
+    MOST_BOXES,
+    NAME,
+    NOTE,
+    PADDING,
+    SLANT,
+    STATUS,
+    UNDO_SIZE,
+    Arranged,
+    Figure,
+    Place,
+    Undo,
+    Way,
+    arrange_diagram,
+    cards,
+    function_of,
+    neck,
+)
+from mpreg_nb.view.text import printable, sentence
+from mpreg_nb.workflow.diagram import Diagram
 
-MOST_BOXES = 400
-"""A drawing of more could not be read, and would bloat the notebook."""
-
-WIDEST_PX = 960
-"""Room in a notebook; what is wider goes from top to bottom, if that helps."""
-
-MARGIN = 8.0
-PADDING = 10.0
-NARROWEST, WIDEST = 104.0, 232.0  # of a box, in pixels
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 LINE = "#7d8590"
 INK, SOFT_INK = "#1f2328", "#57606a"
+GROUND = "#f6f8fa"
+ORDER_DASH, UNDO_DASH, MISSING_DASH = "5 4", "3 3", "4 3"
+LEGEND = "only the order, no result"
+LEGEND_WIDTH, LEGEND_HEIGHT = 190.0, 26.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +61,7 @@ class Look:
     filled: bool = False
 
 
-PLAIN = Look(mark="", ink="#57606a", ground="#f6f8fa")
+PLAIN = Look(mark="", ink="#57606a", ground=GROUND)
 LOOKS = {
     "waiting": Look(
         mark="M6 1.5a4.5 4.5 0 1 0 .01 0z", ink="#57606a", ground="#f6f8fa", dash="5 3"
@@ -60,6 +80,15 @@ LOOKS = {
     "cancelled": Look(
         mark="M2 2h8v8h-8z", ink="#7a5c00", ground="#fbf3da", filled=True
     ),
+    "fallback": Look(
+        mark="M2.5 1v6.5h7.5M7 4.5l3 3l-3 3", ink="#8f3a73", ground="#fbeaf4"
+    ),
+    "undone": Look(
+        mark="M4.5 1.5l-3 3l3 3M1.5 4.5h5.5a3 3 0 0 1 0 6h-3",
+        ink="#44546a",
+        ground="#eaeef3",
+        dash="2 3",
+    ),
 }
 
 
@@ -67,208 +96,205 @@ def draw(
     diagram: Diagram,
     states: Mapping[str, str] | None = None,
     details: Mapping[str, str] | None = None,
+    counts: Mapping[str, int] | None = None,
 ) -> str:
     """Return `diagram` as an SVG document.
 
     states: the status of each step, a word such as "running"; shown on its box.
     details: more about the status, such as "on gpu-1, 1.2 s".
+    counts: of a map, how many items it has.
     """
     if len(diagram.boxes) > MOST_BOXES:
         text = (
             f"{len(diagram.boxes):,} steps are too many to draw. "
             "flow.plan() and run.frame() list them"
         )
-        return _document(diagram, [_text(0.0, 16.0, text, ink=LINE)], 520.0, 24.0)
-    states, details = states or {}, details or {}
-    figures = [_Figure(box, states, details) for box in diagram.boxes]
-    width = max((figure.width for figure in figures), default=NARROWEST)
-    for figure in figures:
-        figure.fit(width)
-    layout, sideways = _layout(diagram, figures, width)
-
-    dashed = {(a.source, a.target) for a in diagram.arrows if a.order_only}
-    parts = [
-        _arrow(points, sideways=sideways, dashed=edge in dashed)
-        for edge, points in layout.edges.items()
-    ]
-    for figure in figures:
-        x, y = _place(layout.boxes[figure.box.name], sideways=sideways)
-        parts.append(figure.draw(x - width / 2, y - figure.height / 2))
-    along, across = layout.size.along, layout.size.across
-    size = (along, across) if sideways else (across, along)
-    return _document(diagram, parts, *size)
+        return _document(diagram, [_text(MARGIN, 24.0, text, ink=LINE)], 536.0, 40.0)
+    states, details, counts = states or {}, details or {}, counts or {}
+    drawn = arrange_diagram(diagram, states, details)
+    parts = [_arrow(way, sideways=drawn.sideways) for way in drawn.ways]
+    parts += map(_undo, drawn.undos)
+    for figure in drawn.figures:
+        name = figure.box.name
+        said = states.get(name, ""), details.get(name, "")
+        parts.append(_box(figure, *said, counts.get(name, 0)))
+    if any(way.kind == "order" for way in drawn.ways):
+        parts.append(_legend(drawn))
+        wide = max(drawn.width, LEGEND_WIDTH + 2 * MARGIN)
+        return _document(diagram, parts, wide, drawn.height + LEGEND_HEIGHT)
+    return _document(diagram, parts, drawn.width, drawn.height)
 
 
-def _layout(
-    diagram: Diagram, figures: Sequence["_Figure"], width: float
-) -> tuple[Layout, bool]:
-    """Arrange from left to right, or from top to bottom if only that is narrow."""
-    edges = [(arrow.source, arrow.target) for arrow in diagram.arrows]
-    flat = {f.box.name: Size(along=width, across=f.height) for f in figures}
-    sideways = arrange(flat, edges, layer_gap=44.0, box_gap=14.0)
-    if sideways.size.along <= WIDEST_PX:
-        return sideways, True
-    tall = {f.box.name: Size(along=f.height, across=width) for f in figures}
-    downwards = arrange(tall, edges, layer_gap=34.0, box_gap=18.0)
-    if sideways.size.along <= downwards.size.across:
-        return sideways, True
-    return downwards, False
+# --------------------------------------------------------------------- arrows
 
 
-def _place(point: Point, *, sideways: bool) -> tuple[float, float]:
-    return (point.along, point.across) if sideways else (point.across, point.along)
-
-
-def _arrow(points: Sequence[Point], *, sideways: bool, dashed: bool) -> str:
+def _arrow(way: Way, *, sideways: bool) -> str:
     """A line that leaves and enters along the layers' direction, with a head."""
-    head_length, head_half = 8.0, 3.5
-    end, before = points[-1], points[-2]
-    step = -head_length if end.along >= before.along else head_length
-    neck = Point(end.along + step, end.across)
-    ways = [f"M{_pair(points[0], sideways)}"]
-    for left, right in pairwise((*points[:-1], neck)):
-        if left.across == right.across:
-            ways.append(f"L{_pair(right, sideways)}")
+    if way.kind == "undo":
+        sideways = not sideways
+    start, tip = way.points[0], way.points[-1]
+    before_tip = neck(way.points, sideways=sideways)
+    ways = [f"M{_pair(start)}"]
+    for left, right in pairwise((*way.points[:-1], before_tip)):
+        if left[0] == right[0] or left[1] == right[1]:
+            ways.append(f"L{_pair(right)}")
             continue
-        middle = (left.along + right.along) / 2
-        first, second = Point(middle, left.across), Point(middle, right.across)
-        bend = " ".join(_pair(point, sideways) for point in (first, second, right))
-        ways.append(f"C{bend}")
+        if sideways:
+            middle = (left[0] + right[0]) / 2
+            first, second = (middle, left[1]), (middle, right[1])
+        else:
+            middle = (left[1] + right[1]) / 2
+            first, second = (left[0], middle), (right[0], middle)
+        ways.append("C" + " ".join(map(_pair, (first, second, right))))
+    dash = {"order": ORDER_DASH, "undo": UNDO_DASH, "data": ""}[way.kind]
+    return _line("".join(ways), dash) + _head(before_tip, tip)
+
+
+def _line(way: str, dash: str) -> str:
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<path d="{way}" fill="none" stroke="{LINE}" stroke-width="1.5"{dashed}/>'
+
+
+def _head(before: Place, tip: Place) -> str:
+    half = 3.5
+    across = (0.0, half) if before[1] == tip[1] else (half, 0.0)
     corners = (
-        end,
-        Point(neck.along, end.across - head_half),
-        Point(neck.along, end.across + head_half),
+        tip,
+        (before[0] - across[0], before[1] - across[1]),
+        (before[0] + across[0], before[1] + across[1]),
     )
-    head = " ".join(_pair(corner, sideways) for corner in corners)
-    dash = ' stroke-dasharray="5 4"' if dashed else ""
-    return (
-        f'<path d="{"".join(ways)}" fill="none" stroke="{LINE}" '
-        f'stroke-width="1.5"{dash}/>'
-        f'<path d="M{head}z" fill="{LINE}"/>'
-    )
+    return f'<path d="M{" ".join(map(_pair, corners))}z" fill="{LINE}"/>'
 
 
-def _pair(point: Point, sideways: bool) -> str:
-    x, y = _place(point, sideways=sideways)
-    return f"{x:.1f},{y:.1f}"
+def _pair(place: Place) -> str:
+    return f"{place[0]:.1f},{place[1]:.1f}"
 
 
-class _Figure:
-    """One box: what is written in it, and how much room that takes."""
+# ---------------------------------------------------------------------- boxes
 
-    def __init__(
-        self, box: Box, states: Mapping[str, str], details: Mapping[str, str]
-    ) -> None:
-        self.box = box
-        self.status = states.get(box.name, "")
-        self.detail = details.get(box.name, "")
-        self.look = LOOKS.get(self.status, PLAIN)
-        self.function = "not there yet" if box.missing else box.function
-        self.notes = " · ".join(box.notes)
-        self.said = " · ".join(filter(None, (self.status, self.detail)))
-        lines = [
-            (box.name, 13.0, 1.08),
-            (self.function, 11.5, 1.0),
-            (self.notes, 10.5, 1.0),
-            (self.said, 11.0, 1.04),
-        ]
-        needed = [_width(text, size) * bold for text, size, bold in lines]
-        needed[3] += 16.0 if self.status else 0.0
-        chips = [_width(name, 10.5) + 12.0 for name in box.resources[:2]]
-        needed.append(sum(chips) + 4.0)  # two side by side, where that fits
-        self.width = min(WIDEST, max(NARROWEST, max(needed) + 2 * PADDING))
-        self.rows: list[list[str]] = []
-        self.height = 0.0
 
-    def fit(self, width: float) -> None:
-        """Break the resources into rows for a box of `width`; that gives its height."""
-        self.width = width
-        self.rows = []
-        free = 0.0
-        for name in self.box.resources:
-            taken = min(_width(name, 10.5) + 12.0, self._inner)
-            if taken > free:
-                self.rows.append([])
-                free = self._inner
-            self.rows[-1].append(name)
-            free -= taken + 4.0
-        self.height = (
-            2 * PADDING
-            + 15.0
-            + (16.0 if self.function else 0.0)
-            + 20.0 * len(self.rows)
-            + (15.0 if self.notes else 0.0)
-            + (19.0 if self.status else 0.0)
+def _box(figure: Figure, status: str, detail: str, count: int) -> str:
+    look = LOOKS.get(status, PLAIN)
+    box = figure.box
+    slant = SLANT if box.kind == "input" else 0.0
+    left, line = figure.x + PADDING + slant, figure.y + PADDING + 12.0
+    inner = figure.w - 2 * (PADDING + slant)
+    stroke = 2.0 if status else 1.2
+    dash = MISSING_DASH if box.missing else look.dash
+    parts = [*_shape(figure, look, stroke, dash)]
+    name = cut(box.name, NAME * BOLD, inner)
+    parts.append(_text(left, line, name, NAME, bold=True))
+    function = function_of(box, count)
+    if function:
+        line += 16.0
+        text = cut(function, FUNCTION, inner)
+        parts.append(_text(left, line, text, FUNCTION, ink=SOFT_INK))
+    for row in figure.chips:
+        line += CHIP_ROW
+        parts += _chips(row, left, line, inner)
+    if box.notes:
+        line += 15.0 + (3.0 if figure.chips else 0.0)
+        text = cut(" · ".join(box.notes), NOTE, inner)
+        parts.append(_text(left, line, text, NOTE, ink=SOFT_INK))
+    if status:
+        line = figure.y + figure.h - PADDING - 1.0
+        parts += _status(look, status, detail, left, line, inner)
+    said = ", ".join(filter(None, (box.name, status, detail)))
+    return f"<g><title>{_safe(said)}</title>{''.join(parts)}</g>"
+
+
+def _shape(figure: Figure, look: Look, stroke: float, dash: str) -> Iterable[str]:
+    """Yield the outline: an input leans, a map is a stack of cards."""
+    paint = f'fill="{look.ground}" stroke="{look.ink}" stroke-width="{stroke:g}"'
+    if dash:
+        paint += f' stroke-dasharray="{dash}"'
+    if figure.box.kind == "input":
+        x, y, right, bottom = figure.x, figure.y, figure.x + figure.w, figure.h
+        yield (
+            f'<path d="M{x + SLANT:.1f},{y:.1f}H{right:.1f}l{-SLANT:.1f},{bottom:.1f}'
+            f'H{x:.1f}z" stroke-linejoin="round" {paint}/>'
         )
+        return
+    behind = cards(figure.box)
+    while behind >= 0.0:
+        yield (
+            f'<rect x="{figure.x + behind:.1f}" y="{figure.y + behind:.1f}" '
+            f'width="{figure.w:.1f}" height="{figure.h:.1f}" rx="6" {paint}/>'
+        )
+        behind -= CARD
 
-    @property
-    def _inner(self) -> float:
-        return self.width - 2 * PADDING
 
-    def draw(self, x: float, y: float) -> str:
-        """Return the box with its left upper corner at `x`, `y`."""
-        look = self.look
-        dash = "4 3" if self.box.missing else look.dash
-        left, line = x + PADDING, y + PADDING + 12.0
-        parts = [
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{self.width:.1f}" '
-            f'height="{self.height:.1f}" rx="6" fill="{look.ground}" '
-            f'stroke="{look.ink}" stroke-width="{2.0 if self.status else 1.2}"'
-            + (f' stroke-dasharray="{dash}"/>' if dash else "/>"),
-            _text(left, line, self._cut(self.box.name, 13.0, 1.08), 13.0, bold=True),
-        ]
-        if self.function:
-            line += 16.0
-            text = self._cut(self.function, 11.5)
-            parts.append(_text(left, line, text, 11.5, ink=SOFT_INK))
-        for row in self.rows:
-            line += 20.0
-            parts += self._chips(row, left, line)
-        if self.notes:
-            line += 15.0 + (3.0 if self.rows else 0.0)
-            text = self._cut(self.notes, 10.5)
-            parts.append(_text(left, line, text, 10.5, ink=SOFT_INK))
-        if self.status:
-            line = y + self.height - PADDING - 1.0
-            parts += self._status(left, line)
-        said = ", ".join(filter(None, (self.box.name, self.status, self.detail)))
-        return f"<g><title>{_safe(said)}</title>{''.join(parts)}</g>"
+def _undo(undo: Undo) -> str:
+    said = cut(f"undo {undo.function}", UNDO_SIZE, undo.w - 2 * PADDING)
+    words = _text(
+        undo.x + undo.w / 2,
+        undo.y + undo.h / 2 + 3.7,
+        said,
+        UNDO_SIZE,
+        ink=SOFT_INK,
+        anchor="middle",
+    )
+    return (
+        f"<g><title>{_safe(f'{undo.step} is undone by {undo.function}')}</title>"
+        f'<rect x="{undo.x:.1f}" y="{undo.y:.1f}" width="{undo.w:.1f}" '
+        f'height="{undo.h:.1f}" rx="4" fill="{GROUND}" stroke="{SOFT_INK}" '
+        f'stroke-dasharray="{UNDO_DASH}"/>{words}</g>'
+    )
 
-    def _chips(self, row: Iterable[str], x: float, line: float) -> Iterable[str]:
-        for name in row:
-            width = min(_width(name, 10.5) + 12.0, self._inner)
-            yield (
-                f'<rect x="{x:.1f}" y="{line - 12.0:.1f}" width="{width:.1f}" '
-                f'height="16" rx="8" fill="#ffffff" stroke="#8c959f"/>'
-            )
-            text = _cut(name, 10.5, width - 12.0)
-            yield _text(x + width / 2, line - 0.3, text, 10.5, anchor="middle")
-            x += width + 4.0
 
-    def _status(self, x: float, line: float) -> Iterable[str]:
-        look = self.look
-        indent = 17.0 if look.mark else 0.0
-        if look.mark:
-            yield (
-                f'<path d="{look.mark}" transform="translate({x:.1f},{line - 10:.1f})" '
-                f'fill="{look.ink if look.filled else "none"}" stroke="{look.ink}" '
-                'stroke-width="1.8" stroke-linejoin="round" stroke-linecap="round"/>'
-            )
-        said = _cut(self.said, 11.0, self._inner - indent)
-        yield _text(x + indent, line, said, 11.0, ink=self.look.ink)
+def _chips(row: Sequence[str], x: float, line: float, inner: float) -> Iterable[str]:
+    for name in row:
+        width = min(width_px(name, CHIP) + CHIP_PADDING, inner)
+        yield (
+            f'<rect x="{x:.1f}" y="{line - 12.0:.1f}" width="{width:.1f}" '
+            f'height="16" rx="8" fill="#ffffff" stroke="#8c959f"/>'
+        )
+        text = cut(name, CHIP, width - CHIP_PADDING)
+        yield _text(x + width / 2, line - 0.3, text, CHIP, anchor="middle")
+        x += width + CHIP_GAP
 
-    def _cut(self, text: str, size: float, bold: float = 1.0) -> str:
-        return _cut(text, size * bold, self._inner)
+
+def _status(
+    look: Look, status: str, detail: str, x: float, line: float, inner: float
+) -> Iterable[str]:
+    indent = MARK + 1.0 if look.mark else 0.0
+    if look.mark:
+        yield (
+            f'<path d="{look.mark}" transform="translate({x:.1f},{line - 10:.1f})" '
+            f'fill="{look.ink if look.filled else "none"}" stroke="{look.ink}" '
+            'stroke-width="1.8" stroke-linejoin="round" stroke-linecap="round"/>'
+        )
+    said = " · ".join(filter(None, (status, detail)))
+    yield _text(
+        x + indent, line, cut(said, STATUS, inner - indent), STATUS, ink=look.ink
+    )
+
+
+# ------------------------------------------------------------------- document
+
+
+def _legend(drawn: Arranged) -> str:
+    """Say what a dashed arrow means, on a ground of its own."""
+    x, y = MARGIN, drawn.height
+    middle = y + 9.0
+    end = x + 38.0
+    return (
+        f'<g><rect x="{x:.1f}" y="{y:.1f}" width="{LEGEND_WIDTH:.1f}" height="18" '
+        f'rx="4" fill="{GROUND}"/>'
+        + _line(f"M{x + 6:.1f},{middle:.1f}H{end - 8:.1f}", ORDER_DASH)
+        + _head((end - 8.0, middle), (end, middle))
+        + _text(end + 8.0, middle + 3.7, LEGEND, NOTE, ink=SOFT_INK)
+        + "</g>"
+    )
 
 
 def _document(
     diagram: Diagram, parts: Iterable[str], width: float, height: float
 ) -> str:
-    width, height = width + 2 * MARGIN, height + 2 * MARGIN
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:.0f}" '
-        f'height="{height:.0f}" viewBox="{-MARGIN:.0f} {-MARGIN:.0f} {width:.0f} '
-        f'{height:.0f}" font-family="{FONT}">'
+        f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
+        f'font-family="{FONT}">'
         f"<title>Workflow {_safe(diagram.name)}</title>"
         f"<desc>{_safe(sentence(diagram))}</desc>{''.join(parts)}</svg>"
     )
@@ -294,27 +320,3 @@ def _text(
 
 def _safe(text: str) -> str:
     return escape(printable(text))
-
-
-def _cut(text: str, size: float, room: float) -> str:
-    """Leave out the middle of what is wider than `room`."""
-    text = printable(text)
-    most = len(text)
-    while most > 3 and _width(clipped(text, most), size) > room + 0.5:
-        most -= 1
-    return clipped(text, most)
-
-
-def _width(text: str, size: float) -> float:
-    """Estimate pixels: fonts differ from page to page, so rather too many."""
-    return size * sum(map(_share, printable(text)))
-
-
-def _share(character: str) -> float:
-    if unicodedata.east_asian_width(character) in "WF":
-        return 1.05
-    if character in "iljtfrI.,:;'!|()[]{} -·/":
-        return 0.4
-    if character in "mwMW@%—…" or character.isupper():
-        return 0.8 if character.isupper() and character not in "MW" else 0.98
-    return 0.62

@@ -33,6 +33,8 @@ MARKS = {
     "failed": "✗",
     "skipped": "»",
     "cancelled": "■",
+    "fallback": "↳",
+    "undone": "↶",
 }
 
 

@@ -8,16 +8,8 @@ from typing import Any, cast
 import pytest
 
 from mpreg_nb.view.drawing import Drawing
-from mpreg_nb.view.svg import (
-    LINE,
-    LOOKS,
-    MOST_BOXES,
-    PLAIN,
-    SOFT_INK,
-    WIDEST,
-    Look,
-    draw,
-)
+from mpreg_nb.view.places import MOST_BOXES, WIDEST
+from mpreg_nb.view.svg import LINE, LOOKS, PLAIN, SOFT_INK, Look, draw
 from mpreg_nb.workflow.builder import Flow, ref
 from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
 
@@ -63,6 +55,7 @@ def test_a_box_shows_name_function_resources_and_what_else_was_asked() -> None:
         *("raw", "ingest", "gpu", "raw-data"),
         *("clean", "clean_data", "retry 2 · within 5 s"),
         *("later", "not there yet"),
+        "only the order, no result",
     ]
 
 
@@ -107,9 +100,11 @@ def test_nothing_that_users_wrote_becomes_markup() -> None:
 
 
 def test_a_step_that_was_referred_to_by_order_only_has_a_dashed_arrow() -> None:
-    dashed = re.findall(r'fill="none"[^>]*stroke-dasharray="5 4"', draw(SENSOR))
+    svg = draw(SENSOR)
 
-    assert len(dashed) == 1
+    dashed = re.findall(r'fill="none"[^>]*stroke-dasharray="5 4"', svg)
+    assert len(dashed) == 2  # the arrow, and what says what it means
+    assert "only the order, no result" in texts(svg)
 
 
 @pytest.mark.parametrize("status", LOOKS)
