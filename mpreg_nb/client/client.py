@@ -167,7 +167,7 @@ class Client:
 
     def deliver(
         self,
-        future: Future,
+        future: Future[Any],
         call: ActiveCall,
         outcome: Outcome,
         parts: tuple[Buffer, ...],

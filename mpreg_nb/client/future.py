@@ -4,10 +4,12 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, TypeVar
 
 from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.running import waiting_elsewhere
+
+T = TypeVar("T")
 
 
 class Undecoded:
@@ -19,7 +21,7 @@ class Undecoded:
         self.parts = parts
 
 
-class Future(concurrent.futures.Future[Any]):
+class Future(concurrent.futures.Future[T]):
     """A `concurrent.futures.Future` that can also be awaited.
 
     A large result is unpickled by whoever asks for it first. Interrupting
@@ -31,7 +33,7 @@ class Future(concurrent.futures.Future[Any]):
         self._cancel_call = cancel_call
         self._decoding = threading.Lock()
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> T:
         """Return what the function returned, waiting at most `timeout` seconds.
 
         Raises what the call raised; TimeoutError when there is no outcome yet,
@@ -39,13 +41,14 @@ class Future(concurrent.futures.Future[Any]):
         """
         try:
             with waiting_elsewhere():
-                value = super().result(timeout)
+                value: Any = super().result(timeout)
         except KeyboardInterrupt:
             self.cancel()
             raise
         if type(value) is Undecoded:
-            return self._decode(value)
-        return value
+            value = self._decode(value)
+        result: T = value
+        return result
 
     def cancel(self) -> bool:
         """Give the call up and tell the cluster to end it; False if it has ended."""
@@ -54,7 +57,7 @@ class Future(concurrent.futures.Future[Any]):
             self._cancel_call()
         return cancelled
 
-    def __await__(self) -> Generator[Any, None, Any]:
+    def __await__(self) -> Generator[Any, None, T]:
         return asyncio.wrap_future(self).__await__()
 
     def _decode(self, undecoded: Undecoded) -> Any:

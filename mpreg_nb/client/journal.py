@@ -45,6 +45,8 @@ class Journal:
         self._rows: deque[CallRow] = deque(maxlen=KEPT_CALLS)
         self._fresh: list[CallRow] = []
         self._histograms: dict[tuple[str, str], HdrHistogram] = {}
+        self.results: dict[tuple[str, str], int] = {}
+        """How many results came of each (function, version), steps of runs included."""
         self.wall_offset_s = time.time() - time.perf_counter()
         """Added to a reading of perf_counter, gives the wall time of a row."""
 
@@ -54,6 +56,11 @@ class Journal:
         self._fresh.append(row)
         if len(self._fresh) >= KEPT_CALLS:
             self._digest()
+
+    def add_result(self, function: str, version: str) -> None:
+        """Count one result of one version of a function."""
+        key = (function, version)
+        self.results[key] = self.results.get(key, 0) + 1
 
     def rows(self) -> tuple[CallRow, ...]:
         """Return the last calls, oldest first."""

@@ -107,6 +107,7 @@ class ClientRuns:
         match message:
             case RunState():
                 for state in message.steps:
+                    self._count(record, state)
                     record.steps[state.name] = state
                 record.duration_ms = message.duration_ms
                 record.results.update(message.results)
@@ -125,6 +126,11 @@ class ClientRuns:
             del self._open[record.id]
         record.on_change(record)
         return True
+
+    def _count(self, record: RunRecord, state: StepState) -> None:
+        if state.status == "done" and record.steps[state.name].status != "done":
+            function = record.functions.get(state.name, "")
+            self._client.journal.add_result(function, state.version)
 
     def link_lost(self, link: Connection, reason: str) -> None:
         """Tell the runs that were driven over a link that is gone."""

@@ -73,6 +73,8 @@ def settle(
         )
     )
     if error is None:
+        if outcome.version:
+            journal.add_result(call.function, outcome.version)
         future.set_result(value)
     else:
         future.set_exception(error)

@@ -54,7 +54,7 @@ class Calling:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: CallOptions,
-    ) -> Future:
+    ) -> Future[Any]:
         """Send it and return a future at once.
 
         Raises:
@@ -70,7 +70,7 @@ class Calling:
             self._thread.call_soon(client.calls.cancel, active.id)
 
         active = client.prepare(name, args, kwargs, options, done)
-        future = Future(cancel)
+        future: Future[Any] = Future(cancel)
         self._thread.call_soon(client.calls.start, active)
         return future
 

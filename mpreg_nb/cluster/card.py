@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mpreg_nb.view.units import size
+from mpreg_nb.view.units import count, size
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.messages import Registered
@@ -16,6 +16,22 @@ SHOWN_CAPTURES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replaced:
+    """A version that another took the place of, both numbered as they came here."""
+
+    before: int
+    now: int
+    results: int  # that this process got of the version before
+
+    def __str__(self) -> str:
+        text = f"v{self.before} → v{self.now}"
+        if self.results:
+            stale = "is" if self.results == 1 else "are"
+            text += f", {count(self.results, 'result')} {stale} now stale"
+        return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
     """One registration. Its `str` is what a cell shows."""
 
@@ -25,9 +41,15 @@ class Card:
     resources: tuple[str, ...]
     size_bytes: int
     captures: "tuple[Capture, ...]"
+    replaces: "Replaced | None" = None
 
     @classmethod
-    def of(cls, shipped: "Shipped", registered: "Registered") -> "Card":
+    def of(
+        cls,
+        shipped: "Shipped",
+        registered: "Registered",
+        replaces: "Replaced | None" = None,
+    ) -> "Card":
         """Put the card together from what was sent and what was answered."""
         offer = registered.offer
         return cls(
@@ -37,7 +59,13 @@ class Card:
             resources=tuple(sorted(offer.resources)),
             size_bytes=shipped.size_bytes,
             captures=shipped.captures,
+            replaces=replaces,
         )
+
+    @property
+    def notice(self) -> str:
+        """What changed against the version before, "" where there was none."""
+        return "" if self.replaces is None else f"{self.function} {self.replaces}"
 
     def __str__(self) -> str:
         where = ", ".join(self.nodes) or (
@@ -50,6 +78,8 @@ class Card:
             text = ", ".join(shown[:SHOWN_CAPTURES])
             parts.append(f"captures: {text}{f', {more} more' if more > 0 else ''}")
         lines = [" · ".join(parts)]
+        if self.notice:
+            lines.append(f"  {self.notice}")
         lines += [
             f"  {capture.name} is {size(capture.size_bytes)} and travels to every "
             f"node that serves {self.function}: pass it as an argument, or load it "

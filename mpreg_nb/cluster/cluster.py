@@ -13,8 +13,10 @@ from mpreg_nb.cluster.calling import Callee, Calling
 from mpreg_nb.cluster.executor import ClusterExecutor
 from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
 from mpreg_nb.cluster.history import History, OwnRuns
+from mpreg_nb.cluster.logs import Logs
 from mpreg_nb.cluster.names import Names
 from mpreg_nb.cluster.nodes import LocalNodes
+from mpreg_nb.cluster.notice import tell_stale
 from mpreg_nb.cluster.opening import open_client, seen
 from mpreg_nb.cluster.run import Run
 from mpreg_nb.cluster.shipping import Shipping
@@ -34,7 +36,7 @@ SEEN_TIMEOUT_S = 10.0
 """How long `up` waits until the client sees all nodes alive."""
 
 
-class Cluster(Shown, History):
+class Cluster(Shown, History, Logs):
     """Some nodes, and everything that can be asked of them. Blocking; thread-safe.
 
     Made by `up`, `connect` and `adopt`. Frames and figures are in `Shown`.
@@ -227,6 +229,7 @@ class Cluster(Shown, History):
 
         def decorate(local: Callable[P, R]) -> Function[P, R]:
             made: Function[P, R] = self.register(local, **options)
+            tell_stale(made)
             return made
 
         return decorate if function is None else decorate(function)
@@ -271,7 +274,7 @@ class Cluster(Shown, History):
         """
         return self.calling.call(function, args, kwargs, CallOptions())
 
-    def submit(self, function: Callee, /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, function: Callee, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run `function`; return a future at once. It can also be awaited."""
         return self.calling.submit(function, args, kwargs, CallOptions())
 
@@ -300,7 +303,7 @@ class Cluster(Shown, History):
         """Return a `concurrent.futures.Executor` over nodes that fit, as `on` does."""
         return ClusterExecutor(self, call_options(resources, node, None, None))
 
-    def bound(self, function: str) -> BoundFunction:
+    def bound(self, function: str) -> BoundFunction[..., Any]:
         """Return the function of that name in the catalog, to be called."""
         return BoundFunction(lambda: self, function, CallOptions())
 

@@ -43,10 +43,10 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._apply = Function(apply, name=TASK, cluster=lambda: cluster)
         self._apply_each = Function(apply_each, name=CHUNK, cluster=lambda: cluster)
         self._lock = threading.Lock()
-        self._open: set[Future] = set()
+        self._open: set[Future[Any]] = set()
         self._ended = False
 
-    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a node; return a future at once.
 
         `cancel` on it also ends what runs already.
@@ -98,7 +98,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def _submit(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Future:
+    ) -> Future[Any]:
         if self._ended:
             raise RuntimeError(
                 "this executor was shut down; take a new one: cluster.executor()"
@@ -122,7 +122,7 @@ def _has_own_name(function: Any) -> bool:
     )
 
 
-def _results(futures: list[Future], end: float | None) -> Iterator[Any]:
+def _results(futures: list[Future[Any]], end: float | None) -> Iterator[Any]:
     try:
         futures.reverse()
         while futures:

@@ -71,10 +71,9 @@ class Function(Generic[P, R]):
 
     def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it on the cluster, wait, and return what it returned."""
-        result: R = self.on().call(*args, **kwargs)
-        return result
+        return self.on().call(*args, **kwargs)
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run it on the cluster; return a future at once."""
         return self.on().submit(*args, **kwargs)
 
@@ -88,7 +87,7 @@ class Function(Generic[P, R]):
         node: str | None = None,
         timeout: float | None = None,
         wait: float | None = None,
-    ) -> "BoundFunction":
+    ) -> "BoundFunction[P, R]":
         """Narrow where and for how long it may run; then `call`, `submit`, `map`.
 
         timeout: seconds from now to the result, queueing included.
@@ -123,30 +122,32 @@ class Function(Generic[P, R]):
         return registration_bundle([self.card], include, exclude)
 
 
-class BoundFunction:
+class BoundFunction(Generic[P, R]):
     """A function, or a name in the catalog, with options for its calls."""
 
     def __init__(
         self,
         cluster: "Callable[[], Cluster]",
-        function: "Function[Any, Any] | str",
+        function: "Function[P, R] | str",
         options: CallOptions,
     ) -> None:
         self._cluster = cluster
         self._function = function
         self._options = options
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
+    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it on the cluster, wait, and return what it returned."""
-        return self._cluster().calling.call(self._function, args, kwargs, self._options)
+        calling = self._cluster().calling
+        result: R = calling.call(self._function, args, kwargs, self._options)
+        return result
 
-    def submit(self, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run it on the cluster; return a future at once."""
         return self._cluster().calling.submit(
             self._function, args, kwargs, self._options
         )
 
-    def map(self, *iterables: Iterable[Any]) -> list[Any]:
+    def map(self, *iterables: Iterable[Any]) -> list[R]:
         """Run it for each item (tuple of items), return the results in order."""
         return self._cluster().calling.map(self._function, iterables, self._options)
 
@@ -171,7 +172,7 @@ class View:
         """Run `function` (a name or a function), wait, return what it returned."""
         return self._cluster.calling.call(function, args, kwargs, self._options)
 
-    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future:
+    def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run `function`; return a future at once."""
         return self._cluster.calling.submit(function, args, kwargs, self._options)
 

@@ -1,7 +1,7 @@
 """`cluster.fn`: the functions of the catalog as attributes."""
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.cluster.functions import BoundFunction
 from mpreg_nb.names import nearest
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
 
 
-class NamedFunction(BoundFunction):
+class NamedFunction(BoundFunction[..., Any]):
     """A function of the catalog; its signature and doc are the registered one's."""
 
     __text_signature__: str | None
@@ -26,19 +26,19 @@ class Names:
         names = {o.function for _, o in self._cluster.client.mirror.entries()}
         return sorted(name for name in names if name.isidentifier())
 
-    def __getattr__(self, name: str) -> BoundFunction:
+    def __getattr__(self, name: str) -> BoundFunction[..., Any]:
         if name.startswith("_"):
             raise AttributeError(name)
         return self._find(name)
 
-    def __getitem__(self, name: str) -> BoundFunction:
+    def __getitem__(self, name: str) -> BoundFunction[..., Any]:
         """Return the function of that name.
 
         Raises AttributeError, with the nearest name, where there is none.
         """
         return self._find(name)
 
-    def _find(self, name: str) -> BoundFunction:
+    def _find(self, name: str) -> BoundFunction[..., Any]:
         client = self._cluster.client
         offer = client.offer(name)
         if offer is None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.options import CallOptions
-from mpreg_nb.cluster.card import Card
+from mpreg_nb.cluster.card import Card, Replaced
 from mpreg_nb.cluster.functions import Function
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ class Shipping:
         self._cluster = cluster
         # The function itself is kept, so that its id is not given to another.
         self._known: dict[int, tuple[Any, str, CallOptions]] = {}
+        self._versions: dict[str, list[str]] = {}  # name -> as they first came
+        self._newest: dict[str, str] = {}  # name -> the version registered last
 
     def ship(self, function: "Function[Any, Any]") -> tuple[str, CallOptions]:
         """Register the code that `function` holds; return how to call just that.
@@ -43,7 +45,8 @@ class Shipping:
                 isolation=function.isolation,
             )
         )
-        function.card = Card.of(shipped, registered)
+        replaced = self._replaced(function.name, shipped.version)
+        function.card = Card.of(shipped, registered, replaced)
         options = CallOptions(
             version=shipped.version,
             holder=registered.offer.origin,
@@ -51,6 +54,21 @@ class Shipping:
         )
         self._known[id(function)] = (function, function.name, options)
         return function.name, options
+
+    def _replaced(self, name: str, version: str) -> Replaced | None:
+        """Note that `version` is the newest of `name`; return what it replaces."""
+        before = self._newest.get(name, version)
+        self._newest[name] = version
+        versions = self._versions.setdefault(name, [])
+        if version not in versions:
+            versions.append(version)
+        if before == version:
+            return None
+        return Replaced(
+            before=versions.index(before) + 1,
+            now=versions.index(version) + 1,
+            results=self._client.journal.results.get((name, before), 0),
+        )
 
     def registered(self, function: Any) -> tuple[str, CallOptions]:
         """Return the name and version of `function`, registering it at first use."""

@@ -7,6 +7,7 @@ from mpreg_nb.client.future import Future
 from mpreg_nb.cluster.calling import Callee
 from mpreg_nb.cluster.current import all_clusters, current
 from mpreg_nb.cluster.functions import Function, View
+from mpreg_nb.cluster.notice import tell_stale
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.run import Run
@@ -40,7 +41,7 @@ def function(local: Any = None, /, **options: Any) -> Any:
     def decorate(plain: Callable[P, R]) -> Function[P, R]:
         made = Function(plain, **options, cluster=current)
         if all_clusters():
-            current().register(made)
+            tell_stale(current().register(made))
         return made
 
     return decorate if local is None else decorate(local)
@@ -65,7 +66,7 @@ def call(function: Callee, /, *args: Any, **kwargs: Any) -> Any:
     return current().call(function, *args, **kwargs)
 
 
-def submit(function: Callee, /, *args: Any, **kwargs: Any) -> Future:
+def submit(function: Callee, /, *args: Any, **kwargs: Any) -> Future[Any]:
     """Submit to the current cluster; see `Cluster.submit`."""
     return current().submit(function, *args, **kwargs)
 

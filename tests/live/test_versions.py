@@ -69,3 +69,33 @@ def test_code_survives_the_node_where_it_was_registered() -> None:
 
         assert answer.on(wait=5).call() == 5
         assert cluster.call("answer") == 5
+
+
+def test_a_card_says_how_many_results_an_edit_made_stale() -> None:
+    with mp.up(1, fresh=True) as cluster:
+        cluster.register(version(1)).call()
+        cluster.call("answer")
+        flow = cluster.workflow("one step")
+        flow.step("only", "answer")
+        flow.run()
+
+        second = cluster.register(version(2))
+        first = cluster.register(version(1))
+        again = cluster.register(version(1))
+
+        assert "answer v1 → v2, 3 results are now stale" in repr(second)
+        assert repr(first).endswith("answer v2 → v1")
+        assert "→ v" not in repr(again)
+
+
+def test_the_decorator_tells_of_stale_results_and_of_nothing_else(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with mp.up(1, fresh=True):
+        mp.function(version(1)).call()
+        mp.function(version(1))
+        assert capsys.readouterr().out == ""
+
+        mp.function(version(2))
+
+        assert capsys.readouterr().out == "answer v1 → v2, 1 result is now stale\n"

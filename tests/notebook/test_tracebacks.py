@@ -26,7 +26,7 @@ def raised_in_user_code() -> None:
 
 def caught(cause: BaseException | None = None) -> MpregError:
     """Return an error as the result of a future raises it."""
-    future = Future(lambda: None)
+    future: Future[object] = Future(lambda: None)
     try:
         raised_in_user_code()
     except MpregError as error:
