@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 import signal
 import socket
@@ -87,6 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     """Run a node until it has stopped; return the exit code."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("mpreg_nb").setLevel(logging.INFO)
     try:
         import uvloop
     except ImportError:  # there is none for this platform

@@ -1,6 +1,7 @@
 """What this node shows of the cluster, and to whom it shows it again on change."""
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -11,6 +12,8 @@ from mpreg_nb.node.pending import Source
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.wire.gossip import Load
 from mpreg_nb.wire.pictures import EventPicture, NodePicture, Snapshot, Watch
+
+LOG = logging.getLogger("mpreg_nb.node")
 
 REMEMBERED_EVENTS = 1000
 
@@ -47,6 +50,7 @@ class Pictures:
             at_s=time.time(), node=node, event=event, detail=detail[:500]
         )
         self._events.append(picture)
+        LOG.info("%s: %s %s", node, event, " ".join(picture.detail.split()))
         self.changed()
 
     def watch(self, source: Source, request: Watch) -> None:

@@ -1,0 +1,147 @@
+"""What nodes wrote to their logs: `cluster.logs()`, `%mpreg logs`.
+
+A log is a file of the machine that its node runs on, so it can be read for the
+nodes that this user started here, be it by this process or an earlier one.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mpreg_nb.client.client import Client
+from mpreg_nb.cluster.entry import is_here
+from mpreg_nb.cluster.identity import Stamp, is_alive
+from mpreg_nb.cluster.ledger import Ledger
+from mpreg_nb.cluster.log_file import LogFile
+from mpreg_nb.errors import MpregError
+from mpreg_nb.names import nearest
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.nodes import LocalNodes
+
+LOOK_S = 0.2
+"""Between two looks whether a log that is followed has grown."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Log:
+    """Lines that nodes wrote; shows itself as text."""
+
+    nodes: tuple[str, ...]
+    lines: tuple[str, ...]  # after the node's name where there are several nodes
+
+    def __repr__(self) -> str:
+        if self.lines:
+            return "\n".join(self.lines)
+        return f"nothing was logged by {', '.join(self.nodes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    node: str
+    file: LogFile
+    process: Stamp
+    kept: tuple[str, ...]  # the last lines of a node whose file is gone
+
+    def last(self, lines: int) -> tuple[str, ...]:
+        try:
+            return self.file.last(lines)
+        except OSError:
+            return self.kept[-lines:] if lines else ()
+
+    def more(self) -> tuple[str, ...]:
+        try:
+            return self.file.more()
+        except OSError:  # the folder went with the cluster
+            return ()
+
+
+class Logs:
+    """The logs of a cluster."""
+
+    client: Client
+    _nodes: "LocalNodes | None"
+
+    def logs(self, node: str | None = None, lines: int = 50) -> Log:
+        """Return the last lines that `node` wrote, or those of each node.
+
+        lines: at most so many of each. What functions print is not in the log: it
+            is shown in the cell that called them.
+
+        Raises:
+            MpregError: the log is on another machine, or there is no such node.
+        """
+        sources = self._sources(node)
+        _check_lines(lines)
+        found = tuple(
+            _prefixed(source.node, line, sources)
+            for source in sources
+            for line in source.last(lines)
+        )
+        return Log(tuple(source.node for source in sources), found)
+
+    def follow_logs(self, node: str | None = None, lines: int = 10) -> Iterator[str]:
+        """Yield the last lines, then each line as it is written, as `tail -f` does.
+
+        Ends when the nodes have ended. Raises as `logs` does.
+        """
+        sources = self._sources(node)
+        _check_lines(lines)
+        for source in sources:
+            for line in source.last(lines):
+                yield _prefixed(source.node, line, sources)
+        following = list(sources)
+        while following:
+            time.sleep(LOOK_S)  # no system call tells of a file that grows everywhere
+            # Looked at before the file is: what a node wrote at its end is there.
+            ended = [one for one in following if not is_alive(one.process)]
+            for source in following:
+                for line in source.more():
+                    yield _prefixed(source.node, line, sources)
+            following = [source for source in following if source not in ended]
+
+    def _sources(self, node: str | None) -> list[_Source]:
+        found = {source.node: source for source in self._all_sources()}
+        if node is not None and node in found:
+            return [found[node]]
+        known = {picture.record.name for picture in self.client.mirror.nodes}
+        if node is not None and node not in known:
+            meant = nearest(node, {*known, *found})
+            hint = f" Did you mean {meant!r}?" if meant else ""
+            raise MpregError(f"the cluster has no node {node!r}.{hint}")
+        if found and node is None:
+            return [found[name] for name in sorted(found)]
+        whose = f"node {node!r} was" if node is not None else "its nodes were"
+        raise MpregError(
+            f"{whose} started by somebody else or on another machine, and logs are "
+            "read where a node runs: look at what `mpreg-nb node` wrote there"
+        )
+
+    def _all_sources(self) -> Iterator[_Source]:
+        if self._nodes is not None:
+            for spec in self._nodes.specs:
+                process = self._nodes.process(spec.name)
+                yield _Source(
+                    spec.name, process.log_file(), process.stamp, process.log()
+                )
+            return
+        # Adopted, or joined by URL: perhaps another process of this user began it.
+        ledger = Ledger()
+        urls = {url for p in self.client.mirror.nodes for url in p.record.urls}
+        for entry in ledger.entries():
+            for recorded in entry.nodes:
+                if recorded.url in urls and is_here(entry):
+                    path = ledger.log_path(entry.cluster, recorded.name)
+                    yield _Source(recorded.name, LogFile(path), recorded.process, ())
+
+
+def _prefixed(node: str, line: str, sources: list[_Source]) -> str:
+    return f"[{node}] {line}" if len(sources) > 1 else line
+
+
+def _check_lines(lines: object) -> None:
+    if isinstance(lines, bool) or not isinstance(lines, int):
+        raise TypeError(f"lines is a whole number, not {lines!r}")
+    if lines < 0:
+        raise ValueError(f"lines is 0 or more, not {lines}")
