@@ -14,6 +14,16 @@ import msgspec
 from msgspec import Meta
 
 from mpreg_nb.wire.gossip import Load, Offer
+from mpreg_nb.wire.history import (
+    HeldAsk,
+    HeldTold,
+    Printed,
+    RunResume,
+    RunTold,
+    RunWatch,
+    WhyAsk,
+    WhyTold,
+)
 from mpreg_nb.wire.message import Count, Message, Name, RequestId, Version
 from mpreg_nb.wire.pictures import Snapshot, Traffic, TrafficAsk, Watch
 from mpreg_nb.wire.runs import RunList, Runs, RunStart, RunState, StepFetch
@@ -235,6 +245,14 @@ Data: TypeAlias = (
     | StepFetch
     | RunList
     | Runs
+    | RunWatch
+    | RunTold
+    | RunResume
+    | Printed
+    | WhyAsk
+    | WhyTold
+    | HeldAsk
+    | HeldTold
     | Leave
     | Notice
 )

@@ -14,6 +14,19 @@ import pytest
 from mpreg_nb.errors import BadRequest
 from mpreg_nb.wire.codec import data_decoder, encode, join
 from mpreg_nb.wire.gossip import Load, MemberRecord, Offer
+from mpreg_nb.wire.history import (
+    HeldAsk,
+    HeldTold,
+    Line,
+    NodeChance,
+    RunResume,
+    RunTold,
+    RunWatch,
+    StepChoice,
+    WhyAsk,
+    WhyTold,
+)
+from mpreg_nb.wire.history import Printed as RunPrinted
 from mpreg_nb.wire.jobs import (
     Code,
     Done,
@@ -86,6 +99,33 @@ STEP = StepState(
     result_bytes=300,
     cause="r",
 )
+
+PLAN = StepPlan(
+    name="s",
+    function="f",
+    payload=b"arguments",
+    parts=2,
+    version=VERSION,
+    resources=frozenset({"gpu"}),
+    node="n1",
+    inputs=("r",),
+    after=("q",),
+    attempts=3,
+    retry_on=("builtins.OSError",),
+    timeout_ms=400,
+    idempotent=True,
+    json=True,
+)
+PICTURE = RunPicture(
+    run=ID,
+    workflow="w",
+    status="done",
+    steps=(STEP,),
+    edges=(("r", "s"),),
+    started_at_s=1.5,
+    duration_ms=2.5,
+)
+LINE = Line(step="s", node="n1", stream="stderr", text="ü\n")
 
 SAMPLES: list[Any] = [
     Call(
@@ -204,24 +244,7 @@ SAMPLES: list[Any] = [
     RunStart(
         id=ID,
         workflow="w",
-        steps=(
-            StepPlan(
-                name="s",
-                function="f",
-                payload=b"arguments",
-                parts=2,
-                version=VERSION,
-                resources=frozenset({"gpu"}),
-                node="n1",
-                inputs=("r",),
-                after=("q",),
-                attempts=3,
-                retry_on=("builtins.OSError",),
-                timeout_ms=400,
-                idempotent=True,
-                json=True,
-            ),
-        ),
+        steps=(PLAN,),
         quiet=True,
     ),
     RunState(
@@ -235,18 +258,40 @@ SAMPLES: list[Any] = [
     RunList(id=ID),
     Runs(
         id=ID,
-        runs=(
-            RunPicture(
-                run=ID,
-                workflow="w",
-                status="done",
-                steps=(STEP,),
-                edges=(("r", "s"),),
-                started_at_s=1.5,
-                duration_ms=2.5,
+        runs=(PICTURE,),
+    ),
+    RunWatch(id=ID, run=ID),
+    RunTold(id=ID, run=PICTURE, plans=(PLAN,), lines=(LINE,)),
+    RunResume(id=ID, run=ID, new=ID, versions=(("f", VERSION),)),
+    RunPrinted(id=ID, line=LINE),
+    WhyAsk(id=ID, run=ID, step="s"),
+    WhyTold(
+        id=ID,
+        choices=(
+            StepChoice(
+                attempt=2,
+                sent_ms=1.5,
+                function="f",
+                chosen="n1",
+                nodes=(
+                    NodeChance(
+                        node="n1",
+                        reason="lacks gpu",
+                        in_flight=1,
+                        score=0.5,
+                        running=1,
+                        queued=2,
+                        slots=3,
+                    ),
+                ),
+                version=VERSION,
+                resources=frozenset({"gpu"}),
+                more_nodes=7,
             ),
         ),
     ),
+    HeldAsk(id=ID, ids=(ID,)),
+    HeldTold(id=ID, ids=(ID,)),
     Leave(id=ID),
     Notice(kind="draining", text="soon"),
 ]
