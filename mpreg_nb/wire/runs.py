@@ -61,6 +61,8 @@ class StepState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     started_ms: float | None = None  # after the start of the run
     result_bytes: Count | None = None
     cause: str = ""  # the failed step, for a skipped one
+    items: Count = 0  # of a map, once they are known
+    items_done: Count = 0
 
 
 class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_state"):

@@ -98,6 +98,8 @@ STEP = StepState(
     started_ms=2.5,
     result_bytes=300,
     cause="r",
+    items=12,
+    items_done=7,
 )
 
 PLAN = StepPlan(
