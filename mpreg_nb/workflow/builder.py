@@ -63,6 +63,24 @@ class Flow(Generic[RunT, PlanT]):
                 f"workflow {self.name!r} has a step {name!r} already. Use another "
                 "name, or begin anew with mp.workflow(...)"
             )
+        return self._put(name, function, args, kwargs)
+
+    def replace(
+        self, name: str, function: Function, /, *args: Any, **kwargs: Any
+    ) -> "StepHandle[RunT, PlanT]":
+        """Add a step as `step` does, in the place of the one that has this name.
+
+        Whatever refers to that one refers to the new one from then on.
+        """
+        return self._put(check_name("step", name), function, args, kwargs)
+
+    def _put(
+        self,
+        name: str,
+        function: Function,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> "StepHandle[RunT, PlanT]":
         if isinstance(function, str):
             check_name("function", function)
         elif not callable(function):

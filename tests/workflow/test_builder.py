@@ -419,3 +419,18 @@ def test_a_fault_of_the_runner_is_not_hidden(flow: Flow[str, int]) -> None:
 
     with pytest.raises(LookupError, match="no cluster yet"):
         away.run()
+
+
+def test_a_step_that_is_replaced_keeps_its_place_and_what_refers_to_it(
+    flow: Flow[str, int],
+) -> None:
+    first = flow.step("first", "echo", 1)
+    flow.step("second", "echo", first)
+
+    flow.replace("first", "echo", 2).on("gpu")
+    flow.replace("third", "echo", first)
+
+    steps = flow.freeze().steps
+    assert [step.name for step in steps] == ["first", "second", "third"]
+    assert (steps[0].args, steps[0].resources) == ((2,), {"gpu"})
+    assert steps[1].inputs == steps[2].inputs == ("first",)
