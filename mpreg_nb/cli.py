@@ -1,4 +1,4 @@
-"""The command line: `mpreg-nb demo | bench | node | ps | down | token | call`."""
+"""The command line: `mpreg-nb COMMAND`; `mpreg-nb` alone lists the commands."""
 
 import argparse
 import ast
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument("--all", action="store_true", help="end all of them")
     token = commands.add_parser("token", help="show the token that clusters use")
     token.add_argument("action", choices=["show", "path"])
+    commands.add_parser("doctor", help="look for what is wrong, and say the cure")
     call = commands.add_parser("call", help="call a registered function")
     call.add_argument("url", help="URL of a node: ws://HOST:PORT")
     call.add_argument("function")
@@ -118,6 +119,14 @@ def _token(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     return 0
 
 
+def _doctor(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    from mpreg_nb.cluster.doctor import examine
+
+    findings = examine()
+    print(findings)
+    return 0 if findings.healthy else 1
+
+
 def _call(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.cluster.starting import connect
 
@@ -146,5 +155,6 @@ _COMMANDS = {
     "ps": _ps,
     "down": _down,
     "token": _token,
+    "doctor": _doctor,
     "call": _call,
 }

@@ -46,6 +46,7 @@ ROUTES = {
     "share": MEASURE,
     "p50_ms": MEASURE,
 }
+FINDINGS = {"about": TEXT, "state": TEXT, "found": TEXT, "cure": TEXT}
 CALLS = {
     "call_id": TEXT,
     "function": TEXT,

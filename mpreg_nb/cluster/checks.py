@@ -1,0 +1,266 @@
+"""What the doctor looks at, one function a subject; each finding has its cure."""
+
+import importlib.util
+import os
+import platform
+import resource
+import socket
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from packaging.requirements import Requirement
+
+from mpreg_nb.cluster.ledger import Ledger
+from mpreg_nb.errors import MpregError
+from mpreg_nb.transport.token import load_token
+from mpreg_nb.view.plain import plain
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.cluster import Cluster
+    from mpreg_nb.cluster.doctor import State
+
+FEW_FILES = 512
+"""Open files that a node may need: links to some hundreds of nodes and clients."""
+
+NODE_MODULE = "mpreg_nb.node"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    about: str
+    state: "State" = "ok"
+    found: str
+    cure: str = ""
+
+
+# ------------------------------------------------------------------ installation
+
+
+def installation() -> Iterator[Finding]:
+    """Look at Python and at the packages that this one needs."""
+    here = f"{platform.python_implementation()} {platform.python_version()}"
+    if plain():
+        here = platform.python_implementation()
+    yield Finding(about="Python", found=here)
+    wrong = list(_wrong_packages())
+    yield from wrong
+    if not wrong:
+        said = "" if plain() else f" {version('mpreg_nb')}"
+        yield Finding(about="packages", found=f"mpreg_nb{said} and all that it needs")
+    if importlib.util.find_spec("uvloop") is None:
+        yield Finding(
+            about="event loop",
+            state="note",
+            found="asyncio's own: calls take about half as long again",
+            cure="pip install uvloop",
+        )
+
+
+def _wrong_packages() -> Iterator[Finding]:
+    for line in requires("mpreg_nb") or ():
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            installed = ""
+        if requirement.specifier.contains(installed or "0", prereleases=True):
+            continue
+        yield Finding(
+            about=requirement.name,
+            state="wrong",
+            found=f"{installed or 'not installed'}, needs {requirement.specifier}",
+            cure=f"pip install '{requirement}'",
+        )
+
+
+# ---------------------------------------------------------------------- notebook
+
+
+def notebook() -> Iterator[Finding]:
+    """Look at where this runs, and whether live views can be shown there."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None:
+        yield Finding(about="front end", found="a plain script: views are text")
+        return
+    if not hasattr(shell, "kernel"):
+        yield Finding(about="front end", found="a terminal: views are text")
+        return
+    if plain():
+        yield Finding(
+            about="front end",
+            state="note",
+            found="plain mode: views do not move",
+            cure="unset MPREG_NB_PLAIN and restart the kernel",
+        )
+        return
+    yield Finding(about="front end", found=_front_end())
+    yield from _widgets()
+
+
+def _front_end() -> str:
+    if "VSCODE_PID" in os.environ or "VSCODE_CWD" in os.environ:
+        return "VS Code"
+    if "COLAB_RELEASE_TAG" in os.environ:
+        return "Colab"
+    path = os.environ.get("JPY_SESSION_NAME", "")
+    return f"Jupyter, {Path(path).name}" if path else "a kernel of an unknown front end"
+
+
+def _widgets() -> Iterator[Finding]:
+    """Look for the scripts by which JupyterLab and Notebook show widgets.
+
+    They are looked for where this kernel's environment has them. A server of another
+    environment has its own.
+    """
+    missing = [
+        name
+        for name, parts in (
+            ("jupyterlab_widgets", ("@jupyter-widgets", "jupyterlab-manager")),
+            ("anywidget", ("anywidget",)),
+        )
+        if not any(
+            Path(prefix, "share", "jupyter", "labextensions", *parts).is_dir()
+            for prefix in {sys.prefix, sys.base_prefix, "/usr/local", "/usr"}
+        )
+    ]
+    if not missing:
+        yield Finding(about="widgets", found="live views can be shown")
+        return
+    yield Finding(
+        about="widgets",
+        state="note",
+        found=f"no scripts of {', '.join(missing)} in this environment",
+        cure=f"where the server runs: pip install {' '.join(missing)}; reload the page",
+    )
+
+
+# ----------------------------------------------------------------------- machine
+
+
+def machine() -> Iterator[Finding]:
+    """Look at ports of the loopback address and at limits of this process."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            with socket.create_connection(server.getsockname(), timeout=2.0):
+                yield Finding(about="loopback", found="ports can be opened and reached")
+    except OSError as error:
+        yield Finding(
+            about="loopback",
+            state="wrong",
+            found=f"a port on 127.0.0.1 cannot be used: {error.strerror or error}",
+            cure="allow connections to 127.0.0.1 in the firewall or the sandbox",
+        )
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < FEW_FILES:
+        cure = f"ulimit -n {FEW_FILES if most < 0 else min(most, 4096)}, then restart"
+        yield Finding(
+            about="open files", state="note", found=f"at most {files}", cure=cure
+        )
+
+
+# ------------------------------------------------------------- trust and leftovers
+
+
+def trust() -> Iterator[Finding]:
+    """Look at the token."""
+    try:
+        token = load_token()
+    except (MpregError, OSError) as error:
+        yield Finding(about="token", state="wrong", found=str(error))
+        return
+    where = "yours" if plain() else f"from {token.source}"
+    yield Finding(about="token", found=where)
+
+
+def leftovers() -> Iterator[Finding]:
+    """Look for clusters and nodes that run, and for what outlived them."""
+    reading = Ledger().read()
+    for problem in reading.problems:
+        yield Finding(about="ledger", state="wrong", found=problem)
+    rows = Ledger().rows()
+    clusters: dict[str, list[str]] = {}
+    for row in rows:
+        clusters.setdefault(row.cluster, []).append(row.state)
+    here = {cluster.name for cluster in _own()}
+    for name, states in clusters.items():
+        if name in here:
+            continue
+        alive = sum(state != "dead" for state in states)
+        yield Finding(
+            about="clusters",
+            state="note",
+            found=f"{name!r} of yours runs: {alive} of {len(states)} nodes",
+            cure=f"mp.adopt({name!r}) takes it over, mp.down({name!r}) ends it",
+        )
+    known = {row.pid for row in rows}
+    stray = [pid for pid in _node_processes() if pid not in known]
+    if stray:
+        pids = "" if plain() else f" ({', '.join(map(str, stray))})"
+        yield Finding(
+            about="processes",
+            state="note",
+            found=f"{len(stray)} node processes{pids} are in no ledger of yours here",
+            cure="nodes started by hand are fine; others: kill them",
+        )
+    elif not set(clusters) - here:
+        yield Finding(about="leftovers", found="none")
+
+
+def _own() -> "tuple[Cluster, ...]":
+    from mpreg_nb.cluster.current import all_clusters
+
+    return all_clusters()
+
+
+def _node_processes() -> Iterator[int]:
+    me = psutil.Process().uids().real
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        words, uids = process.info["cmdline"] or (), process.info["uids"]
+        # Workers are children of nodes and begin with another module.
+        if uids is not None and uids.real == me and NODE_MODULE in words:
+            yield process.pid
+
+
+# ----------------------------------------------------------------------- clusters
+
+
+def cluster(cluster: "Cluster") -> Iterator[Finding]:
+    """Look at a cluster that is open here."""
+    name = cluster.name or "cluster"
+    try:
+        snapshot = cluster.refresh()
+    except MpregError as error:
+        yield Finding(about=name, state="wrong", found=str(error))
+        return
+    for picture in snapshot.nodes:
+        record, load = picture.record, picture.load
+        state = record.state.name.lower()
+        if state in ("dead", "suspect"):
+            held = ",".join(sorted(record.resources))
+            again = f"{record.name}:{held}" if held else record.name
+            own = record.name in cluster.own_nodes
+            yield Finding(
+                about=record.name,
+                state="note" if state == "suspect" else "wrong",
+                found=f"is {state}",
+                cure=f"%mpreg up {again} starts it again" if own else "",
+            )
+        elif load is not None and load.degraded:
+            yield Finding(
+                about=record.name,
+                state="note",
+                found="is late with everything: its event loop does not get to run",
+                cure="look for a thread function that holds the interpreter",
+            )
+    alive = sum(p.record.state.name == "ALIVE" for p in snapshot.nodes)
+    yield Finding(about=name, found=f"{alive} of {len(snapshot.nodes)} nodes alive")
