@@ -9,9 +9,11 @@ from mpreg_nb.client.output import Writer
 from mpreg_nb.errors import NodeLost
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.messages import Cancel, Failed, Output
+from mpreg_nb.wire.history import Printed, RunTold, RunWatch, StepChoice, WhyAsk
+from mpreg_nb.wire.last_lines import LastLines
+from mpreg_nb.wire.messages import Cancel, Failed
 from mpreg_nb.wire.payload import unpack
-from mpreg_nb.wire.runs import RunStart, RunState, StepFetch, StepState
+from mpreg_nb.wire.runs import RunStart, RunState, StepFetch, StepPlan, StepState
 
 if TYPE_CHECKING:
     from mpreg_nb.client.client import Client
@@ -35,12 +37,26 @@ class RunRecord:
     started_at_s: float = field(default_factory=time.time)  # wall clock
     lost: Exception | None = None  # why nothing more will be heard of it
     results: dict[str, bytes] = field(default_factory=dict)  # small outputs
-    output: list[tuple[str, str, str]] = field(default_factory=list)
+    lines: LastLines = field(default_factory=LastLines)
+    plans: tuple[StepPlan, ...] = ()  # without arguments, where others began it
 
     @property
     def ended(self) -> bool:
         """Whether nothing more will happen, as far as this client can know."""
         return self.status != "running" or self.lost is not None
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A run that is asked for; the record is there as soon as the answer came."""
+
+    link: Connection
+    writer: Writer
+    record: RunRecord | None = None
+
+
+def _unheard(record: RunRecord) -> None:
+    """Stand in for who will hear of changes."""
 
 
 class ClientRuns:
@@ -49,6 +65,7 @@ class ClientRuns:
     def __init__(self, client: "Client") -> None:
         self._client = client
         self._open: dict[bytes, RunRecord] = {}
+        self._asked: dict[bytes, _Asked] = {}  # by the id of the question
 
     def start(
         self,
@@ -82,6 +99,35 @@ class ClientRuns:
         entry.send(request, parts)
         return record
 
+    async def watch(self, run_id: bytes, link: Connection, writer: Writer) -> RunRecord:
+        """Return what the node of `link` knows of a run, and follow it from now on.
+
+        Raises:
+            MpregError: it knows of no such run.
+            NodeLost: the link was lost.
+        """
+        request = RunWatch(id=self._client.new_id(), run=run_id)
+        return await self._taken_up(request, link, writer)
+
+    async def _taken_up(
+        self, request: RunWatch, link: Connection, writer: Writer
+    ) -> RunRecord:
+        asked = self._asked[request.id] = _Asked(link, writer)
+        try:
+            await self._client.ask(request, link=link, function="run")
+        finally:
+            del self._asked[request.id]
+        if asked.record is None:
+            raise AssertionError(f"{request} was answered by something else")
+        return asked.record
+
+    async def why(self, record: RunRecord, step: str) -> tuple[StepChoice, ...]:
+        """Return what the driving node remembers of the choices for a step."""
+        request = WhyAsk(id=self._client.new_id(), run=record.id, step=step)
+        answer, _ = await self._client.ask(request, link=record.link)
+        choices: tuple[StepChoice, ...] = answer.choices
+        return choices
+
     def cancel(self, record: RunRecord) -> None:
         """Ask the driving node to end a run."""
         if not record.ended:
@@ -101,6 +147,9 @@ class ClientRuns:
 
     def receive(self, message: Any) -> bool:
         """Take in what a node tells of a run; False if it is of none here."""
+        if type(message) is RunTold:
+            self._told(message)
+            return False  # somebody waits for it as the answer
         record = self._open.get(getattr(message, "id", b""))
         if record is None:
             return False
@@ -112,9 +161,9 @@ class ClientRuns:
                 record.duration_ms = message.duration_ms
                 record.results.update(message.results)
                 record.status = message.status
-            case Output():
-                record.output.append((message.node, message.stream, message.text))
-                record.writer(message.node, message.stream, message.text)
+            case Printed(line=line):
+                record.lines.add(line)
+                record.writer(line.node, line.stream, line.text)
                 return True
             case Failed():
                 from mpreg_nb.client.failures import error_of
@@ -131,6 +180,29 @@ class ClientRuns:
         if state.status == "done" and record.steps[state.name].status != "done":
             function = record.functions.get(state.name, "")
             self._client.journal.add_result(function, state.version)
+
+    def _told(self, message: RunTold) -> None:
+        # At once and not where the answer is awaited: news may follow in this turn.
+        asked = self._asked.get(message.id)
+        if asked is None:
+            return
+        run = message.run
+        record = asked.record = RunRecord(
+            id=run.run,
+            workflow=run.workflow,
+            steps={state.name: state for state in run.steps},
+            link=asked.link,
+            writer=asked.writer,
+            on_change=_unheard,
+            functions={plan.name: plan.function for plan in message.plans},
+            status=run.status,
+            duration_ms=run.duration_ms,
+            started_at_s=run.started_at_s,
+            lines=LastLines(message.lines),
+            plans=message.plans,
+        )
+        if not record.ended:
+            self._open[record.id] = record
 
     def link_lost(self, link: Connection, reason: str) -> None:
         """Tell the runs that were driven over a link that is gone."""

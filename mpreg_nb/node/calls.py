@@ -64,7 +64,7 @@ class Calls:
         limits: Limits,
     ) -> None:
         self._me = me
-        self._router = router
+        self.router = router
         self._loads = loads
         self._breakers = breakers
         self._lane = lane
@@ -89,14 +89,14 @@ class Calls:
 
     def receive(
         self, source: Source, call: Call, parts: tuple[Buffer, ...] = ()
-    ) -> None:
-        """Take in a call; its outcome goes to `source`."""
+    ) -> str:
+        """Take in a call, return the node it went to; its outcome goes to `source`."""
         now = time.monotonic()
         pending = Pending(call, parts, source, now)
         refusal = self._refusal(pending)
         if refusal is not None:
             source.send(pending.failed(refusal))
-            return
+            return ""
         if not self._pending:
             self.idle.clear()
         self._pending[call.id] = pending
@@ -106,6 +106,7 @@ class Calls:
             self._deadlines.add(call.id, due)
             self._alarm.set(due)
         self._route(pending, now)
+        return pending.node
 
     def cancel(self, call_id: bytes) -> None:
         """End a call early; its caller hears of it as of any other end."""
@@ -194,7 +195,7 @@ class Calls:
         call = pending.call
         node = self._me if call.hops_left == 0 else call.node
         wanted = Wanted(call.function, call.version, call.resources, node)
-        match self._router.choose(wanted, now, avoid=pending.avoid):
+        match self.router.choose(wanted, now, avoid=pending.avoid):
             case Chosen(chosen, version, offer):
                 pending.version = version
                 if self._breakers:

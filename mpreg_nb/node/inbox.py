@@ -7,6 +7,7 @@ from mpreg_nb.node.json_calls import JsonCalls
 from mpreg_nb.node.traffic import traffic_of
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.history import RunWatch, WhyAsk
 from mpreg_nb.wire.messages import (
     Call,
     Cancel,
@@ -62,6 +63,10 @@ class Inbox:
                 node.runs.start(link, message, parts)
             case StepFetch():
                 self._spawn(node.runs.fetch(link, message))
+            case RunWatch():
+                node.runs.watch(link, message)
+            case WhyAsk():
+                node.runs.why(link, message)
             case RunList():
                 node.runs.list(link, message)
             case Fetch():

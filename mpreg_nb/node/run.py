@@ -14,7 +14,9 @@ from typing import Any, assert_never
 
 import msgspec
 
+from mpreg_nb.node.audience import Audience
 from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.choices import HandOver
 from mpreg_nb.node.pending import Source
 from mpreg_nb.node.run_step import StepSource, deal, execution, run_step, state_of
 from mpreg_nb.wire.codec import Buffer
@@ -57,14 +59,16 @@ class ActiveRun:
         source: Source,
         *,
         calls: Calls,
+        hand_over: HandOver,
         ids: Ids,
         on_end: Callable[["ActiveRun"], None],
     ) -> None:
         self.id = request.id
         self.workflow = request.workflow
         self.started_at_s = time.time()
-        self._source: Source | None = source
+        self.audience = Audience(request.id, source)
         self._calls = calls
+        self._give = hand_over
         self._ids = ids
         self._on_end = on_end
         self._quiet = request.quiet
@@ -72,7 +76,7 @@ class ActiveRun:
         self._parts = deal(request.steps, parts)
         self._under_way: dict[str, bytes] = {}  # step -> call
         self._held: dict[str, int] = {}  # step -> attempt, in the order to send them
-        self._began = time.monotonic()
+        self.began_s = time.monotonic()
         self._ended = math.inf
         self._told = 0  # revision of the machine that the caller knows
         self._loop = asyncio.get_running_loop()
@@ -99,8 +103,7 @@ class ActiveRun:
 
     def source_lost(self, source: Source) -> None:
         """Tell a caller that is gone nothing more; the run itself goes on."""
-        if self._source is source:
-            self._source = None
+        self.audience.drop(source)
 
     async def ended(self, step: str) -> Result | tuple[Failed, tuple[Buffer, ...]]:
         """Wait for the end of `step` and return its result, or how it failed."""
@@ -140,6 +143,13 @@ class ActiveRun:
             ),
             started_at_s=self.started_at_s,
             duration_ms=self._duration_ms(),
+        )
+
+    def bare_plans(self) -> tuple[StepPlan, ...]:
+        """Return the steps as they were asked for, without their arguments."""
+        return tuple(
+            msgspec.structs.replace(plan, payload=b"", parts=0)
+            for plan in self._plans.values()
         )
 
     # ----------------------------------------------------------------- the work
@@ -191,7 +201,7 @@ class ActiveRun:
 
     def _hand_over(self, source: StepSource, call: Call) -> None:
         if self._under_way.get(source.step) == call.id:  # else it was cancelled
-            self._calls.receive(source, call, self._parts.get(source.step, ()))
+            self._give(self, source, call, self._parts.get(source.step, ()))
 
     def _result(self, step: str) -> Result:
         state = self.machine.state(step)
@@ -234,8 +244,7 @@ class ActiveRun:
             case Started():
                 effects = self.machine.started(step, attempt, message.node, now)
             case Output():
-                if self._source is not None:
-                    self._source.send(msgspec.structs.replace(message, id=self.id))
+                self.audience.printed(step, message)
                 return
             case _:
                 return
@@ -264,7 +273,7 @@ class ActiveRun:
         rows = self.machine.changed_since(self._told)
         status = self.machine.status
         self._told = self.machine.revision
-        if self._source is None or (not rows and status == "running"):
+        if not self.audience or (not rows and status == "running"):
             return
         results: tuple[tuple[str, bytes], ...] = ()
         if status != "running":
@@ -274,7 +283,7 @@ class ActiveRun:
                 for step, state in states.items()
                 if isinstance(state, Done) and isinstance(state.result, bytes)
             )
-        self._source.send(
+        self.audience.tell(
             RunState(
                 id=self.id,
                 status=status,
@@ -306,7 +315,7 @@ class ActiveRun:
         )
 
     def _duration_ms(self) -> float:
-        return (min(self._ended, time.monotonic()) - self._began) * 1e3
+        return (min(self._ended, time.monotonic()) - self.began_s) * 1e3
 
     def _row(self, step: str) -> StepRow:
         return next(row for row in self.machine.rows() if row.step == step)

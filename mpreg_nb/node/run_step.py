@@ -20,16 +20,16 @@ LOST_ATTEMPTS = 2
 class StepSource:
     """Where the call of one attempt of one step reports to."""
 
-    __slots__ = ("_attempt", "_run", "step")
+    __slots__ = ("_run", "attempt", "step")
 
     def __init__(self, run: "ActiveRun", step: str, attempt: int) -> None:
         self._run = run
         self.step = step
-        self._attempt = attempt
+        self.attempt = attempt
 
     def send(self, message: msgspec.Struct, parts: Parts = ()) -> None:
         """Hand the message to the run."""
-        self._run.said(self.step, self._attempt, message, tuple(parts))
+        self._run.said(self.step, self.attempt, message, tuple(parts))
 
 
 def deal(

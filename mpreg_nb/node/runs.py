@@ -8,13 +8,16 @@ import msgspec
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.node.asks import Asks
 from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.choices import Choices, HandOver
 from mpreg_nb.node.lane import DataLane
 from mpreg_nb.node.pending import Source
 from mpreg_nb.node.run import ActiveRun
+from mpreg_nb.node.run_step import StepSource
 from mpreg_nb.node.store import Store
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.history import RunTold, RunWatch, WhyAsk, WhyTold
 from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import Failed, Failure, Kept, Release, Reply
+from mpreg_nb.wire.messages import Call, Failed, Failure, Kept, Release, Reply
 from mpreg_nb.wire.runs import RunList, Runs, RunStart, StepFetch
 
 REMEMBERED_RUNS = 100
@@ -29,6 +32,7 @@ class RunBook:
     ) -> None:
         self._me = me
         self._calls = calls
+        self._choices = Choices(calls)
         self._asks = asks
         self._store = store
         self._lane = lane
@@ -46,7 +50,9 @@ class RunBook:
     ) -> None:
         """Check the workflow and begin to execute it."""
         try:
-            run = self._made(source, request, parts, self._remember)
+            run = self._made(
+                source, request, parts, self._choices.hand_over, self._remember
+            )
         except InvalidWorkflow as error:
             failure = Failure(kind="bad_request", message=str(error))
             source.send(Failed(id=request.id, failure=failure))
@@ -62,18 +68,34 @@ class RunBook:
         Raises:
             InvalidWorkflow: its steps could never all be run.
         """
-        return self._made(source, request, (), lambda run: None)
+        return self._made(source, request, (), self._unnoted, lambda run: None)
 
     def _made(
         self,
         source: Source,
         request: RunStart,
         parts: tuple[Buffer, ...],
+        hand_over: HandOver,
         on_end: Callable[[ActiveRun], None],
     ) -> ActiveRun:
         return ActiveRun(
-            request, parts, source, calls=self._calls, ids=self._ids, on_end=on_end
+            request,
+            parts,
+            source,
+            calls=self._calls,
+            hand_over=hand_over,
+            ids=self._ids,
+            on_end=on_end,
         )
+
+    def _unnoted(
+        self,
+        run: ActiveRun,
+        source: StepSource,
+        call: Call,
+        parts: tuple[Buffer, ...],
+    ) -> None:
+        self._calls.receive(source, call, parts)
 
     def cancel(self, run_id: bytes) -> bool:
         """Cancel a run; False if there is none of this id."""
@@ -88,12 +110,26 @@ class RunBook:
         pictures = tuple(run.picture() for run in reversed(self._runs.values()))
         source.send(Runs(id=request.id, runs=pictures))
 
+    def watch(self, source: Source, request: RunWatch) -> None:
+        """Answer with all that is known of a run, and tell `source` of it from now."""
+        run = self._known(source, request.id, request.run)
+        if run is not None:
+            source.send(_told(request.id, run))
+            if run.machine.status == "running":
+                run.audience.add(source)
+
+    def why(self, source: Source, request: WhyAsk) -> None:
+        """Answer with what there was to choose from for a step."""
+        run = self._known(source, request.id, request.run)
+        if run is None:
+            return
+        choices = self._choices.of(request.run, request.step)
+        source.send(WhyTold(id=request.id, choices=choices))
+
     async def fetch(self, source: Source, request: StepFetch) -> None:
         """Answer with the result or the failure of a step, once it has ended."""
-        run = self._runs.get(request.run)
+        run = self._known(source, request.id, request.run)
         if run is None:
-            failure = Failure(kind="gone", node=self._me)
-            source.send(Failed(id=request.id, failure=failure))
             return
         try:
             answer, parts = await self.outcome(run, request.step, request.id)
@@ -135,6 +171,15 @@ class RunBook:
         for run in self._runs.values():
             run.source_lost(source)
 
+    def _known(
+        self, source: Source, request_id: bytes, run_id: bytes
+    ) -> ActiveRun | None:
+        run = self._runs.get(run_id)
+        if run is None:
+            failure = Failure(kind="gone", node=self._me)
+            source.send(Failed(id=request_id, failure=failure))
+        return run
+
     def _remember(self, run: ActiveRun) -> None:
         self._ended[run.id] = None
         while len(self._ended) > REMEMBERED_RUNS:
@@ -148,3 +193,12 @@ class RunBook:
                 self._store.release(kept.id)
             else:
                 self._lane.send(kept.owner, Release(ids=(kept.id,)))
+
+
+def _told(request_id: bytes, run: ActiveRun) -> RunTold:
+    return RunTold(
+        id=request_id,
+        run=run.picture(),
+        plans=run.bare_plans(),
+        lines=run.audience.lines.all,
+    )

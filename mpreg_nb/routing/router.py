@@ -19,7 +19,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 from mpreg_nb.names import nearest
 from mpreg_nb.routing.breaker import Breakers
 from mpreg_nb.routing.load import Loads
-from mpreg_nb.wire.gossip import Offer
+from mpreg_nb.wire.gossip import Load, Offer
 
 
 class Chance(Protocol):
@@ -86,6 +86,7 @@ class Verdict:
     reason: str
     in_flight: int
     score: float
+    reported: Load | None = None  # what the node last said of itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,7 @@ class Router:
         """Return every known node with what it lacks, the fitting ones first."""
         fit = self._fit(wanted)
         fits = {chosen.node for chosen in (*fit.alive, *fit.suspect)}
-        needed = wanted.resources | self._registered_with(wanted)
+        needed = self.needed(wanted)
         own = {
             owner: offer.resources
             for owner, offer in self._catalog.offers(wanted.function)
@@ -183,7 +184,8 @@ class Router:
             else:
                 reason = ""
             load = self._loads[node]
-            verdicts.append(Verdict(node, reason, load.in_flight, load.score(now)))
+            score = load.score(now)
+            verdicts.append(Verdict(node, reason, load.in_flight, score, load.reported))
         return tuple(sorted(verdicts, key=lambda v: (bool(v.reason), v.node)))
 
     def _better(self, pool: tuple[Chosen, ...], now: float) -> Chosen:
@@ -242,11 +244,12 @@ class Router:
             return [placed]
         return own
 
-    def _registered_with(self, wanted: Wanted) -> frozenset[str]:
+    def needed(self, wanted: Wanted) -> frozenset[str]:
+        """Return what a node must hold, with what the registration asks for."""
         for _, offer in self._matching(wanted):
             if offer.placed:
-                return offer.resources
-        return frozenset()
+                return wanted.resources | offer.resources
+        return wanted.resources
 
     def _refuse(self, wanted: Wanted) -> Refused:
         held = tuple(sorted({**self._suspect, **self._alive}.items()))
@@ -262,5 +265,4 @@ class Router:
         if not matching:
             names = {offer.function for _, offer in self._catalog.entries()}
             similar = nearest(wanted.function, names) or ""
-        needed = wanted.resources | self._registered_with(wanted)
-        return Refused(needed, offers, held, similar)
+        return Refused(self.needed(wanted), offers, held, similar)
