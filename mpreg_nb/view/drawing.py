@@ -1,11 +1,13 @@
 """A diagram that shows itself: as a picture in a notebook, as text elsewhere."""
 
 import base64
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 
 from mpreg_nb.view import svg, text
+from mpreg_nb.view.steps import counts, details, states
+from mpreg_nb.wire.runs import StepState
 from mpreg_nb.workflow.diagram import Diagram
 
 
@@ -15,19 +17,27 @@ class Drawing:
 
     states: the status of each step, a word such as "running"; may be empty.
     details: more about a status, such as "on gpu-1, 1.2 s".
+    counts: of a map, how many items it has, where that is known.
     """
 
     diagram: Diagram
     states: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of_run(cls, diagram: Diagram, steps: Iterable[StepState]) -> "Drawing":
+        """Return the drawing of a run whose steps are as `steps` say."""
+        steps = tuple(steps)
+        return cls(diagram, states(steps), details(steps), counts(steps))
 
     @property
     def svg(self) -> str:
         """The picture, a self-contained SVG document."""
-        return svg.draw(self.diagram, self.states, self.details)
+        return svg.draw(self.diagram, self.states, self.details, self.counts)
 
     def __str__(self) -> str:
-        return text.draw(self.diagram, self.states, self.details)
+        return text.draw(self.diagram, self.states, self.details, self.counts)
 
     __repr__ = __str__
 

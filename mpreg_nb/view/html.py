@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mpreg_nb.view.drawing import Drawing
 from mpreg_nb.view.frames import served
 from mpreg_nb.view.plain import plain
+from mpreg_nb.view.steps import items
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.units import count, duration, size
@@ -29,13 +30,20 @@ MOST_STEPS = 60
 # Colours after Okabe and Ito, "Color Universal Design", 2008; those of them that
 # show on white and on black.
 GREY, GREEN, BLUE, ORANGE, RED = "#8c959f", "#009e73", "#0072b2", "#e69f00", "#d55e00"
+PURPLE = "#cc79a7"
 STATES = {
     "alive": ("●", GREEN),
     "suspect": ("◐", ORANGE),
     "dead": ("✗", RED),
     "left": ("○", GREY),
 }
-INKS = {"running": BLUE, "done": GREEN, "failed": RED, "cancelled": ORANGE}
+INKS = {
+    "running": BLUE,
+    "done": GREEN,
+    "failed": RED,
+    "cancelled": ORANGE,
+    "fallback": PURPLE,
+}
 
 WIDE = "overflow-x:auto"
 """What is wider than the page is scrolled, not broken."""
@@ -153,26 +161,13 @@ def run_bundle(
     exclude: Container[str] | None = None,
 ) -> Bundle:
     """Return what a run shows: `text`, the workflow with states, a row a step."""
-    drawing = Drawing(
-        diagram,
-        {step.name: step.status for step in steps},
-        {step.name: _detail(step) for step in steps},
-    )
+    drawing = Drawing.of_run(diagram, steps)
     html = (
         f'<div style="{WIDE}"><div>{safe(text)}</div>{drawing._repr_html_()}'
         f"{_steps(steps, diagram).html}</div>"
     )
     bundle = {"text/plain": f"{text}\n{drawing}", "text/html": html}
     return chosen(bundle, include, exclude)
-
-
-def _detail(step: StepState) -> str:
-    if step.cause:
-        return f"because of {step.cause}"
-    parts = [f"on {step.node}"] if step.node else []
-    if step.run_ms is not None and not plain():
-        parts.append(duration(step.run_ms))
-    return ", ".join(parts)
 
 
 def _steps(steps: Sequence[StepState], diagram: Diagram) -> Table:
@@ -183,7 +178,7 @@ def _steps(steps: Sequence[StepState], diagram: Diagram) -> Table:
         row: list[Cell] = [
             step.name,
             functions.get(step.name, ""),
-            _status(step.status),
+            _status(step),
             step.node,
             str(step.attempts),
         ]
@@ -202,8 +197,9 @@ def _steps(steps: Sequence[StepState], diagram: Diagram) -> Table:
     )
 
 
-def _status(status: str) -> Marked:
-    return Marked(MARKS.get(status, "○"), status, INKS.get(status, GREY))
+def _status(step: StepState) -> Marked:
+    word = ", ".join(filter(None, (step.status, items(step))))
+    return Marked(MARKS.get(step.status, "○"), word, INKS.get(step.status, GREY))
 
 
 # ------------------------------------------------------------- registrations

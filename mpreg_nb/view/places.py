@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from mpreg_nb.view.layout import Layout, Point, Size, arrange
 from mpreg_nb.view.measure import BOLD, width_px
+from mpreg_nb.view.text import function_of
 from mpreg_nb.workflow.diagram import Box, Diagram
 
 MOST_BOXES = 400
@@ -25,14 +26,13 @@ PADDING = 10.0
 NARROWEST, WIDEST = 104.0, 232.0  # of a box, in pixels
 NAME, FUNCTION, CHIP, NOTE, STATUS = 13.0, 11.5, 10.5, 10.5, 11.0  # font sizes
 CHIP_PADDING, CHIP_GAP, CHIP_ROW = 12.0, 4.0, 20.0
-MARK = 16.0  # room of a status' mark
+MARK = 17.0  # room of a status' mark
 CARD = 4.0  # how far the cards of a map stand out, each
 SLANT = 10.0  # of the sides of an input
 UNDO_GAP, UNDO_HEIGHT, UNDO_SIZE = 20.0, 22.0, 10.5
 HEAD = 8.0  # length of an arrow's head
-TIMES = "×"  # noqa: RUF001 - not the letter
 
-STATUS_ROOM = 136.0
+STATUS_ROOM = 160.0
 """Kept free for a status, so that boxes keep their width while steps run."""
 
 STATUS_STEP = 24.0
@@ -104,21 +104,6 @@ def arrange_diagram(
     return _arranged(diagram, told, STATUS_ROOM + STATUS_STEP * more if told else 0.0)
 
 
-def function_of(box: Box, count: int = 0) -> str:
-    """Return what stands below the name of a box; `count` is the items of a map."""
-    if box.missing:
-        return "not there yet"
-    if box.kind == "input":
-        return box.function or "input"
-    if box.kind == "map":
-        return (
-            f"{box.function} {TIMES} {count:,}"
-            if count
-            else f"{box.function} {TIMES} n"
-        )
-    return box.function
-
-
 def undo_name(step: str) -> str:
     """Return the name of the box that undoes `step`; no step has such a name."""
     return f"undo: {step}"
@@ -152,15 +137,16 @@ def _arranged(diagram: Diagram, told: frozenset[str], status_room: float) -> Arr
     layout, sideways = _layout(diagram, width, heights, undos)
 
     order_only = {(a.source, a.target) for a in diagram.arrows if a.order_only}
-    ways = [
-        Way(
-            source=edge[0],
-            target=edge[1],
-            kind="order" if edge in order_only else "data",
-            points=tuple(_place(point, sideways=sideways) for point in path),
+    inputs = {box.name for box in diagram.boxes if box.kind == "input"}
+    ways = []
+    for edge, path in layout.edges.items():
+        points = [_place(point, sideways=sideways) for point in path]
+        if sideways and edge[0] in inputs:  # its side leans inwards
+            points[0] = points[0][0] - SLANT / 2, points[0][1]
+        kind: Kind = "order" if edge in order_only else "data"
+        ways.append(
+            Way(source=edge[0], target=edge[1], kind=kind, points=tuple(points))
         )
-        for edge, path in layout.edges.items()
-    ]
     figures, small = [], []
     for box in diagram.boxes:
         middle_x, middle_y = _place(layout.boxes[box.name], sideways=sideways)
@@ -204,6 +190,7 @@ def _needed(box: Box, status_room: float) -> float:
         width_px(function_of(box, 1_000), FUNCTION),
         width_px(" · ".join(box.notes), NOTE),
         sum(chips) + CHIP_GAP,  # two side by side, where that fits
+        width_px(f"undo {box.undo}", UNDO_SIZE) if box.undo else 0.0,
         status_room,
     )
 

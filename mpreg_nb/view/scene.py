@@ -10,11 +10,10 @@ from mpreg_nb.view.places import (
     Undo,
     Way,
     arrange_diagram,
-    function_of,
     neck,
     undo_name,
 )
-from mpreg_nb.view.text import MARKS
+from mpreg_nb.view.text import MARKS, function_of
 from mpreg_nb.workflow.diagram import Diagram
 
 CURVE_PIECES = 8

@@ -35,10 +35,9 @@ from mpreg_nb.view.places import (
     Way,
     arrange_diagram,
     cards,
-    function_of,
     neck,
 )
-from mpreg_nb.view.text import printable, sentence
+from mpreg_nb.view.text import function_of, printable, sentence
 from mpreg_nb.workflow.diagram import Diagram
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
@@ -205,9 +204,9 @@ def _box(figure: Figure, status: str, detail: str, count: int) -> str:
 
 def _shape(figure: Figure, look: Look, stroke: float, dash: str) -> Iterable[str]:
     """Yield the outline: an input leans, a map is a stack of cards."""
-    paint = f'fill="{look.ground}" stroke="{look.ink}" stroke-width="{stroke:g}"'
-    if dash:
-        paint += f' stroke-dasharray="{dash}"'
+    plain = f'fill="{look.ground}" stroke="{look.ink}" stroke-width='
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    paint = f'{plain}"{stroke:g}"{dashed}'
     if figure.box.kind == "input":
         x, y, right, bottom = figure.x, figure.y, figure.x + figure.w, figure.h
         yield (
@@ -217,9 +216,10 @@ def _shape(figure: Figure, look: Look, stroke: float, dash: str) -> Iterable[str
         return
     behind = cards(figure.box)
     while behind >= 0.0:
+        paint_here = f'{plain}"1.2"' if behind else paint
         yield (
             f'<rect x="{figure.x + behind:.1f}" y="{figure.y + behind:.1f}" '
-            f'width="{figure.w:.1f}" height="{figure.h:.1f}" rx="6" {paint}/>'
+            f'width="{figure.w:.1f}" height="{figure.h:.1f}" rx="6" {paint_here}/>'
         )
         behind -= CARD
 
@@ -257,7 +257,7 @@ def _chips(row: Sequence[str], x: float, line: float, inner: float) -> Iterable[
 def _status(
     look: Look, status: str, detail: str, x: float, line: float, inner: float
 ) -> Iterable[str]:
-    indent = MARK + 1.0 if look.mark else 0.0
+    indent = MARK if look.mark else 0.0
     if look.mark:
         yield (
             f'<path d="{look.mark}" transform="translate({x:.1f},{line - 10:.1f})" '

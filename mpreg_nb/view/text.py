@@ -18,13 +18,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from mpreg_nb.view.layers import Edge, without_cycles
-from mpreg_nb.workflow.diagram import Diagram
+from mpreg_nb.workflow.diagram import Box, Diagram
 
 MOST_LANES = 24
 """A graph of more lines side by side would push the names off the screen."""
 
 MOST_LINES = 60
 """Of a diagram with more steps, so many are shown."""
+
+TIMES = "×"  # noqa: RUF001 - not the letter
 
 MARKS = {
     "waiting": "○",
@@ -92,21 +94,22 @@ def draw(
     diagram: Diagram,
     states: Mapping[str, str] | None = None,
     details: Mapping[str, str] | None = None,
+    counts: Mapping[str, int] | None = None,
 ) -> str:
     """Return `diagram` as lines of text; the same diagram gives the same lines.
 
     states: the status of each step, a word such as "running".
     details: more about the status, such as "on gpu-1, 1.2 s".
+    counts: of a map, how many items it has.
     """
-    states, details = states or {}, details or {}
+    states, details, counts = states or {}, details or {}, counts or {}
     boxes = {box.name: box for box in diagram.boxes}
     edges = without_cycles(
         list(boxes), [(arrow.source, arrow.target) for arrow in diagram.arrows]
     )
     order = _in_order(list(boxes), edges)
     marks = {
-        name: "?" if box.missing else MARKS.get(states.get(name, "waiting"), "○")
-        for name, box in boxes.items()
+        name: _mark(box, states.get(name, "waiting")) for name, box in boxes.items()
     }
     needs = _needs(diagram)
     lanes = list(islice(_lanes(order, edges, marks), MOST_LINES))
@@ -117,10 +120,10 @@ def draw(
             lane,
             name,
             " ".join(filter(None, (states.get(name), details.get(name)))),
-            "not there yet" if boxes[name].missing else boxes[name].function,
+            function_of(boxes[name], counts.get(name, 0)),
             needs[name],
             "on " + ", ".join(boxes[name].resources) if boxes[name].resources else "",
-            ", ".join(boxes[name].notes),
+            ", ".join(_notes(boxes[name])),
         ]
         for lane, name in zip(lanes, order, strict=False)
     ]
@@ -130,6 +133,33 @@ def draw(
     if len(order) > MOST_LINES:
         lines.append(f"… and {len(order) - MOST_LINES:,} more")
     return "\n".join(lines)
+
+
+def function_of(box: Box, count: int = 0) -> str:
+    """Return what a box calls; `count` is how many items a map has, 0 if unknown.
+
+    >>> function_of(Box(name="later", missing=True))
+    'not there yet'
+    """
+    if box.missing:
+        return "not there yet"
+    if box.kind == "input":
+        return box.function or "input"
+    if box.kind == "map":
+        return f"{box.function} {TIMES} {f'{count:,}' if count else 'n'}"
+    return box.function
+
+
+def _mark(box: Box, status: str) -> str:
+    if box.missing:
+        return "?"
+    return "◇" if box.kind == "input" else MARKS.get(status, "○")
+
+
+def _notes(box: Box) -> Iterator[str]:
+    yield from box.notes
+    if box.undo:
+        yield f"undo {box.undo}"
 
 
 def _needs(diagram: Diagram) -> dict[str, str]:

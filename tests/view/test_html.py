@@ -226,3 +226,21 @@ def test_plain_mode_is_asked_for_or_there_is_no_front_end(
         monkeypatch.setenv("MPREG_NB_PLAIN", value)
 
     assert plain() is expected
+
+
+def test_a_card_of_a_run_tells_of_maps_fallbacks_and_what_was_undone() -> None:
+    steps = (
+        StepState(name="raw", status="undone", cause="report"),
+        StepState(name="clean", status="fallback", node="n1"),
+        StepState(name="report", status="running", items=12, items_done=7),
+    )
+
+    text = run_bundle("run", steps, DIAGRAM)["text/plain"]
+    html = run_bundle("run", steps, DIAGRAM)["text/html"]
+
+    assert "undone because of report" in text
+    assert "fallback on n1" in text
+    assert "running 7 of 12 done" in text
+    assert "</span> running, 7 of 12 done</td>" in html
+    assert "</span> fallback</td>" in html
+    assert "</span> undone</td>" in html

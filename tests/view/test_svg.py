@@ -3,13 +3,15 @@
 import base64
 import re
 import xml.etree.ElementTree as ET
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 
 from mpreg_nb.view.drawing import Drawing
 from mpreg_nb.view.places import MOST_BOXES, WIDEST
-from mpreg_nb.view.svg import LINE, LOOKS, PLAIN, SOFT_INK, Look, draw
+from mpreg_nb.view.svg import LINE, LOOKS, PLAIN, SOFT_INK, UNDO_DASH, Look, draw
+from mpreg_nb.view.text import MARKS
+from mpreg_nb.wire.runs import StepStatus
 from mpreg_nb.workflow.builder import Flow, ref
 from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
 
@@ -116,12 +118,63 @@ def test_a_status_is_told_by_a_word_and_a_mark(status: str) -> None:
     assert f"<title>a, {status}, on gpu-1</title>" in svg
 
 
+def test_every_status_of_a_step_has_a_look_and_a_mark() -> None:
+    assert set(LOOKS) == set(MARKS) == set(get_args(StepStatus))
+
+
 def test_each_status_has_a_mark_of_its_own() -> None:
     assert len({look.mark for look in LOOKS.values()}) == len(LOOKS)
 
 
 def test_a_status_that_is_not_known_is_told_by_its_word() -> None:
-    assert "undone" in texts(draw(diagram(("a", "b")), {"a": "undone"}))
+    assert "paused" in texts(draw(diagram(("a", "b")), {"a": "paused"}))
+
+
+FIGURES = Diagram(
+    name="figures",
+    boxes=(
+        Box(name="sensor", kind="input"),
+        Box(name="raw", function="ingest", undo="delete_raw"),
+        Box(name="fits", kind="map", function="fit"),
+    ),
+    arrows=(
+        Arrow(source="sensor", target="raw"),
+        Arrow(source="raw", target="fits"),
+    ),
+)
+
+
+def test_a_map_is_a_stack_of_cards_with_the_number_of_its_items() -> None:
+    unknown, known = draw(FIGURES), draw(FIGURES, counts={"fits": 1200})
+
+    assert "fit \xd7 n" in texts(unknown)
+    assert "fit \xd7 1,200" in texts(known)
+    group = next(g for g in parsed(known).iter(f"{SVG}g") if g[0].text == "fits")
+    assert len(group.findall(f"{SVG}rect")) == 3
+
+
+def test_an_input_has_a_shape_of_its_own() -> None:
+    shapes = {
+        g[0].text: g[1].tag.removeprefix(SVG)
+        for g in parsed(draw(FIGURES)).iter(f"{SVG}g")
+    }
+
+    assert shapes["sensor"] == "path"
+    assert shapes["raw"] == "rect"
+    assert "input" in texts(draw(FIGURES))
+
+
+def test_what_undoes_a_step_is_a_small_dashed_box_beside_it() -> None:
+    svg = draw(FIGURES)
+
+    [group] = [g for g in parsed(svg).iter(f"{SVG}g") if "undone by" in str(g[0].text)]
+    assert group[0].text == "raw is undone by delete_raw"
+    assert group[1].get("stroke-dasharray") == UNDO_DASH
+    assert "undo delete_raw" in texts(svg)
+
+
+def test_what_dashes_mean_is_said_only_where_there_are_any() -> None:
+    assert "only the order, no result" not in texts(draw(FIGURES))
 
 
 def luminance(colour: str) -> float:

@@ -193,3 +193,29 @@ def test_the_sentence_names_steps_and_what_they_wait_for() -> None:
     assert said.startswith("34 steps: a; c after a and b; b; s0; s1 after s0; ")
     assert said.endswith("; and 14 more")
     assert sentence(diagram(alone=["only"])) == "1 step: only"
+
+
+def test_inputs_maps_and_undo_functions_are_told_in_words() -> None:
+    diagram = Diagram(
+        name="w",
+        boxes=(
+            Box(name="sensor", kind="input"),
+            Box(name="raw", function="ingest", undo="delete_raw", notes=("retry 2",)),
+            Box(name="fits", kind="map", function="fit"),
+        ),
+        arrows=(
+            Arrow(source="sensor", target="raw"),
+            Arrow(source="raw", target="fits"),
+        ),
+    )
+
+    lines = draw(
+        diagram, {"raw": "undone", "fits": "fallback"}, counts={"fits": 12}
+    ).splitlines()
+
+    assert lines == [
+        "w: 3 steps",
+        "◇  sensor            input",
+        "↶  raw     undone    ingest    ← sensor  retry 2, undo delete_raw",
+        "↳  fits    fallback  fit \xd7 12  ← raw",
+    ]

@@ -1,0 +1,46 @@
+"""What is said of the steps of a run at one moment: in drawings, cards and views.
+
+In plain mode no times are said.
+"""
+
+from collections.abc import Iterable
+
+from mpreg_nb.view.plain import plain
+from mpreg_nb.view.units import duration
+from mpreg_nb.wire.runs import StepState
+
+_WITH_RESULT = ("done", "fallback")
+
+
+def states(steps: Iterable[StepState]) -> dict[str, str]:
+    """Return the status of each step, by its name."""
+    return {step.name: step.status for step in steps}
+
+
+def details(steps: Iterable[StepState]) -> dict[str, str]:
+    """Return what there is to say besides: "on gpu-1, 1.20 s"."""
+    return {step.name: detail(step) for step in steps}
+
+
+def counts(steps: Iterable[StepState]) -> dict[str, int]:
+    """Return how many items the maps among the steps have, where that is known."""
+    return {step.name: step.items for step in steps if step.items}
+
+
+def detail(step: StepState) -> str:
+    """Return what there is to say of a step besides its status."""
+    if step.cause and step.status not in _WITH_RESULT:
+        return f"because of {step.cause}"
+    parts = [items(step)] if step.items_done < step.items else []
+    if step.node:
+        parts.append(f"on {step.node}")
+    if step.run_ms is not None and not plain():
+        parts.append(duration(step.run_ms))
+    return ", ".join(parts)
+
+
+def items(step: StepState) -> str:
+    """Return how far a map is: "7 of 12 done"; nothing for other steps."""
+    if not step.items:
+        return ""
+    return f"{step.items_done:,} of {step.items:,} done"

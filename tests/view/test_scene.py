@@ -1,0 +1,160 @@
+"""A drawn workflow as data, and the places that all drawings share."""
+
+import json
+import random
+import time
+from itertools import pairwise
+
+import pytest
+
+from mpreg_nb.view import svg
+from mpreg_nb.view.places import MARGIN, MOST_BOXES, arrange_diagram
+from mpreg_nb.view.scene import scene
+from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+
+DIAGRAM = Diagram(
+    name="w",
+    boxes=(
+        Box(name="sensor", kind="input"),
+        Box(name="raw", function="ingest", undo="delete_raw"),
+        Box(name="fits", kind="map", function="fit", resources=("gpu",)),
+        Box(name="report", function="render", notes=("retry 2",)),
+    ),
+    arrows=(
+        Arrow(source="sensor", target="raw"),
+        Arrow(source="raw", target="fits"),
+        Arrow(source="fits", target="report"),
+        Arrow(source="raw", target="report", order_only=True),
+    ),
+)
+STATES = {"raw": "done", "fits": "running", "report": "waiting"}
+DETAILS = {"raw": "on n1, 1.20 s", "fits": "7 of 12 done"}
+
+
+def long_chain() -> Diagram:
+    names = [f"s{number}" for number in range(12)]
+    return Diagram(
+        name="w",
+        boxes=tuple(Box(name=name, undo="take_back") for name in names),
+        arrows=tuple(
+            Arrow(source=left, target=right)
+            for left, right in pairwise(names)
+        ),
+    )
+
+
+def test_a_scene_tells_what_is_in_each_box() -> None:
+    drawn = scene(DIAGRAM, STATES, DETAILS, {"fits": 12})
+
+    told = {
+        box["name"]: (box["kind"], box["function"], box["status"], box["detail"])
+        for box in drawn["boxes"]
+    }
+    assert told == {
+        "sensor": ("input", "input", "", ""),
+        "raw": ("step", "ingest", "done", "on n1, 1.20 s"),
+        "fits": ("map", "fit \xd7 12", "running", "7 of 12 done"),
+        "report": ("step", "render", "waiting", ""),
+        "undo: raw": ("undo", "delete_raw", "", ""),
+    }
+    assert [box["mark"] for box in drawn["boxes"]] == ["", "✓", "►", "○", ""]
+    assert json.loads(json.dumps(drawn)) == drawn
+
+
+def test_arrows_say_what_they_carry() -> None:
+    drawn = scene(DIAGRAM, STATES, DETAILS)
+
+    kinds = {(arrow["from"], arrow["to"]): arrow["kind"] for arrow in drawn["arrows"]}
+    assert kinds == {
+        ("sensor", "raw"): "data",
+        ("raw", "fits"): "data",
+        ("fits", "report"): "data",
+        ("raw", "report"): "order",
+        ("raw", "undo: raw"): "undo",
+    }
+
+
+@pytest.mark.parametrize("diagram", [DIAGRAM, long_chain()], ids=["across", "down"])
+def test_nothing_overlaps_or_sticks_out(diagram: Diagram) -> None:
+    drawn = scene(diagram, dict.fromkeys((b.name for b in diagram.boxes), "done"), {})
+
+    boxes = drawn["boxes"]
+    for box in boxes:
+        assert box["x"] >= MARGIN
+        assert box["y"] >= MARGIN
+        assert box["x"] + box["w"] <= drawn["width"] - MARGIN + 0.1
+        assert box["y"] + box["h"] <= drawn["height"] - MARGIN + 0.1
+    for place, one in enumerate(boxes):
+        for other in boxes[:place]:
+            beside = (
+                one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
+            )
+            below = (
+                one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
+            )
+            assert beside or below, (one["name"], other["name"])
+
+
+@pytest.mark.parametrize("diagram", [DIAGRAM, long_chain()], ids=["across", "down"])
+def test_arrows_end_at_the_border_of_their_box(diagram: Diagram) -> None:
+    drawn = scene(diagram, {}, {})
+    boxes = {box["name"]: box for box in drawn["boxes"]}
+
+    for arrow in drawn["arrows"]:
+        target = boxes[arrow["to"]]
+        x, y = arrow["points"][-1]
+
+        on_side = x == pytest.approx(target["x"], abs=0.2)
+        on_top = y == pytest.approx(target["y"], abs=0.2)
+        assert on_side or on_top
+        assert target["x"] - 0.2 <= x <= target["x"] + target["w"] + 0.2
+        assert target["y"] - 0.2 <= y <= target["y"] + target["h"] + 0.2
+
+
+def test_boxes_stay_where_they_are_while_steps_run() -> None:
+    before = arrange_diagram(DIAGRAM, dict.fromkeys(STATES, "waiting"), {})
+    after = arrange_diagram(DIAGRAM, STATES, {"raw": "on n1", "fits": "1 of 2 done"})
+
+    assert before is after
+
+
+def test_long_details_make_room() -> None:
+    short = arrange_diagram(DIAGRAM, STATES, {})
+    long = arrange_diagram(DIAGRAM, STATES, {"raw": "on a-node-of-a-long-name, 1.2 s"})
+
+    assert long.figures[0].w > short.figures[0].w
+
+
+def test_more_boxes_than_can_be_read_are_left_out() -> None:
+    many = Diagram(
+        name="w",
+        boxes=tuple(Box(name=f"s{number}") for number in range(MOST_BOXES + 1)),
+        arrows=(),
+    )
+
+    assert scene(many, {}, {})["boxes"] == []
+
+
+def test_two_hundred_steps_are_drawn_in_a_tenth_of_a_second() -> None:
+    lots = random.Random(7)
+    names = [f"step-{number}" for number in range(200)]
+    diagram = Diagram(
+        name="big",
+        boxes=tuple(
+            Box(name=name, function="work", resources=("gpu",), undo="back")
+            for name in names
+        ),
+        arrows=tuple(
+            Arrow(source=source, target=names[place])
+            for place in range(1, 200)
+            for source in sorted(set(lots.choices(names[:place][-25:], k=2)))
+        ),
+    )
+    states = dict.fromkeys(names, "done")
+
+    # Time of this process alone, and a wide bound: other programs run here too.
+    began = time.process_time()
+    svg.draw(diagram, states)
+    taken_s = time.process_time() - began
+
+    assert taken_s < 0.3  # a tenth of a second on an idle machine of today
