@@ -90,6 +90,14 @@ class Links:
             self._dials[node] = task
         return None
 
+    async def reach(self, node: str, urls: Sequence[str]) -> Connection | None:
+        """Return the link to `node`, dialling it first; None: there is no way."""
+        link = self.direct(node, urls)
+        dialling = self._dials.get(node)
+        if link is None and dialling is not None:
+            await asyncio.wait([dialling])
+        return self._links.get(node)
+
     async def any_entry(self) -> Connection:
         """Return the link of the entry, waiting a while if it is looked for.
 
@@ -108,6 +116,16 @@ class Links:
     def open_links(self) -> tuple[str, ...]:
         """Names of the nodes that there is a link to."""
         return tuple(self._links)
+
+    @property
+    def name(self) -> str:
+        """What this client calls itself to the nodes."""
+        return self._name
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no link, and none is looked for any more."""
+        return self.entry is None and self._reconnect is None
 
     async def close(self) -> None:
         """Close all links."""

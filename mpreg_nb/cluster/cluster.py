@@ -13,6 +13,7 @@ from mpreg_nb.cluster.calling import Callee, Calling
 from mpreg_nb.cluster.executor import ClusterExecutor
 from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
 from mpreg_nb.cluster.history import History, OwnRuns
+from mpreg_nb.cluster.live import Watching
 from mpreg_nb.cluster.logs import Logs
 from mpreg_nb.cluster.names import Names
 from mpreg_nb.cluster.nodes import LocalNodes
@@ -36,7 +37,7 @@ SEEN_TIMEOUT_S = 10.0
 """How long `up` waits until the client sees all nodes alive."""
 
 
-class Cluster(Shown, History, Logs):
+class Cluster(Shown, History, Logs, Watching):
     """Some nodes, and everything that can be asked of them. Blocking; thread-safe.
 
     Made by `up`, `connect` and `adopt`. Frames and figures are in `Shown`.
@@ -165,6 +166,7 @@ class Cluster(Shown, History, Logs):
         """
         if self._down:
             return
+        self.end_views()
         self._down = True
         current.leave(self)
         atexit.unregister(self.disconnect)
@@ -339,7 +341,7 @@ class Cluster(Shown, History, Logs):
 
         Columns: step, function, version, resources, candidates, rejected, chosen.
         """
-        from mpreg_nb.view.frames import plan_frame
+        from mpreg_nb.view.plan import plan_frame
 
         self.refresh()
         return plan_frame(self._planner.rows(workflow))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.names import nearest
-from mpreg_nb.notebook import output, tracebacks
+from mpreg_nb.notebook import output, panels, tracebacks
 from mpreg_nb.notebook.line import Misuse
 
 if TYPE_CHECKING:
@@ -24,7 +24,11 @@ class Session:
 
     def __init__(self, shell: "InteractiveShell") -> None:
         self.shell = shell
-        self._attached = [output.attach(shell), tracebacks.attach(shell)]
+        self._attached = [
+            output.attach(shell),
+            tracebacks.attach(shell),
+            panels.attach(shell),
+        ]
 
     def attach(self, detach: Callable[[], None]) -> None:
         """Call `detach` when the session is closed."""

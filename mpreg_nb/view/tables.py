@@ -34,7 +34,14 @@ class Marked:
     ink: str
 
 
-Cell: TypeAlias = str | Marked
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image tag of ours, with its data in it; left out where there is only text."""
+
+    tag: str
+
+
+Cell: TypeAlias = str | Marked | Image
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +97,16 @@ def _row(tag: str, style: str, sides: Sequence[str], cells: Sequence[Cell]) -> s
 
 
 def _text(cell: Cell) -> str:
+    if isinstance(cell, Image):
+        return ""
     if isinstance(cell, Marked):
         return printable(f"{cell.mark} {cell.word}")
     return printable(cell)
 
 
 def _html(cell: Cell) -> str:
+    if isinstance(cell, Image):
+        return cell.tag
     if isinstance(cell, Marked):
         mark = f'<span style="color:{cell.ink}">{safe(cell.mark)}</span>'
         return f"{mark} {safe(cell.word)}"

@@ -1,0 +1,319 @@
+"""Live views of a cluster: what they show now, and who hears when that changes.
+
+A view by itself is still: it shows the moment it is asked for. A front end that
+can draw it anew adds a `Sink`; from then on one thread of this process, which all
+live views share, looks for changes and hands them to it, whatever the cells do.
+"""
+
+import threading
+import time
+import weakref
+from collections.abc import Container, Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mpreg_nb.cluster.pictures import PERIOD_S, Pictures
+from mpreg_nb.errors import MpregError
+from mpreg_nb.view.live import panel
+from mpreg_nb.view.live.panel import Picture
+from mpreg_nb.view.units import count
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mpreg_nb.cluster.cluster import Cluster
+
+NOTE_S = 10.0
+"""How long a note about something that was done stays."""
+
+JOIN_S = 2.0
+"""How long the end of the last view waits for the thread."""
+
+
+class Sink(Protocol):
+    """Draws a view in some front end. Called on the thread of live views."""
+
+    def take(self, pictures: Mapping[str, Picture]) -> None:
+        """Draw what is new; a picture that did not change is the same object."""
+
+    def end(self, pictures: Mapping[str, Picture]) -> None:
+        """Draw the last state; nothing comes after."""
+
+
+class LiveView:
+    """A panel that shows a cluster; made by `cluster.watch`.
+
+    It ends by itself when the cluster goes down or can no longer be reached, and
+    keeps showing the last state.
+    """
+
+    def __init__(self, cluster: "Cluster", views: tuple[str, ...]) -> None:
+        self.cluster = cluster
+        self._views = views
+        self._pictures = cluster.live_pictures
+        self._lock = threading.RLock()
+        self._sinks: list[Sink] = []
+        self._last: dict[str, Picture] = {}
+        self._head: Picture = {}
+        self._note = self._error = ""
+        self._note_until = 0.0
+        self._closed = False
+        _thread.know(self)
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views that it shows."""
+        return self._views
+
+    @property
+    def closed(self) -> bool:
+        """Whether it shows the last state, and will show no other."""
+        return self._closed
+
+    def to_frame(self, view: str | None = None) -> "pd.DataFrame":
+        """Return what one of its views shows now; without a name the first.
+
+        Columns: members as `cluster.nodes()`, routes as `cluster.routes()`, latency
+        as `cluster.latency()`, runs as `cluster.runs()`; topology has node, peer,
+        bytes_per_s, messages_per_s.
+
+        Raises:
+            ValueError: there is no view of that name.
+        """
+        (name,) = panel.chosen_views([view or self._views[0]])
+        if name in self._last and self._closed:
+            return panel.frame(name, self._last[name])
+        return panel.frame(name, self._pictures.look([name], at_once=True)[name])
+
+    def close(self) -> None:
+        """End it; what it shows stays. May be repeated, on any thread."""
+        self._end()
+        _thread.join()
+
+    def __enter__(self) -> "LiveView":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ buttons
+
+    def kill(self, node: str) -> None:
+        """Kill a node, as a button of the panel does; it tells how that went."""
+        self._do(f"{node} was killed", lambda: self.cluster.kill(node))
+
+    def cancel(self, run: str) -> None:
+        """Cancel a run by its id, as a button of the panel does."""
+
+        def cancel() -> None:
+            for own in self.cluster.own_runs:
+                if own.id == run:
+                    own.cancel()
+                    return
+            raise MpregError("this run is no longer at hand; look: cluster.runs()")
+
+        self._do("the run is being cancelled", cancel)
+
+    def _do(self, note: str, action: Any) -> None:
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - it is told in the panel instead
+            ours = isinstance(error, MpregError)
+            self._tell(error=str(error) if ours else _described(error))
+        else:
+            self._tell(note=note)
+
+    def _tell(self, *, note: str = "", error: str = "") -> None:
+        with self._lock:
+            self._note, self._error = note, error
+            self._note_until = time.monotonic() + NOTE_S
+        _thread.wake()
+
+    # -------------------------------------------------------------------- sinks
+
+    def add(self, sink: Sink) -> None:
+        """Let `sink` hear of changes until the view ends, from what it shows now."""
+        with self._lock:
+            if self._closed:
+                sink.end(self._last)
+                return
+            sink.take(self.current())
+            self._sinks.append(sink)
+        _thread.serve(self)
+
+    def drop(self, sink: Sink) -> None:
+        """Let a sink hear nothing more; without sinks the view is still again."""
+        with self._lock:
+            if sink in self._sinks:
+                self._sinks.remove(sink)
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody hears of changes."""
+        return bool(self._sinks)
+
+    def current(self, *, at_once: bool = False) -> dict[str, Picture]:
+        """Return the pictures of its views and, under "head", of its head."""
+        with self._lock:
+            if not self._closed:
+                self._last = self._pictures.look(self._views, at_once=at_once)
+            self._last["head"] = self._headed(self._last["head"])
+            return dict(self._last)
+
+    def paint(self) -> None:
+        """Hand what is new to the sinks; called by the thread, again and again."""
+        with self._lock:
+            if self._closed:
+                return
+            if self.cluster.client.links.lost:
+                self._end()
+                return
+            pictures = self.current()
+            for sink in tuple(self._sinks):
+                sink.take(pictures)
+
+    def fail(self, error: Exception) -> None:
+        """End it because of an error, and tell that."""
+        self._error = _described(error)
+        self._end()
+
+    def _end(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            if not self._error:
+                self.current(at_once=True)
+            self._closed = True
+            sinks, self._sinks = self._sinks, []
+            pictures = self.current()
+            for sink in sinks:
+                sink.end(pictures)
+
+    def _headed(self, common: Picture) -> Picture:
+        """Return the head of all panels with what only this one says."""
+        if self._note and time.monotonic() > self._note_until:
+            self._note = ""
+        own = {
+            "state": "ended" if self._closed else "live",
+            "note": self._note,
+            "error": self._error,
+        }
+        made = {**common, **own}
+        if made != self._head:
+            self._head = made
+        return self._head
+
+    # -------------------------------------------------------------------- shown
+
+    def _repr_mimebundle_(
+        self,
+        include: Container[str] | None = None,
+        exclude: Container[str] | None = None,
+    ) -> dict[str, str]:
+        from mpreg_nb.view.html import chosen
+
+        if not self._closed:
+            self.cluster.refresh()
+        pictures = self.current(at_once=True)
+        bundle = {"text/plain": panel.text(pictures), "text/html": panel.html(pictures)}
+        return chosen(bundle, include, exclude)
+
+    def __repr__(self) -> str:
+        nodes = count(len(self.cluster.client.mirror.nodes), "node")
+        return (
+            f"<live view of {', '.join(self._views)}: "
+            f"{'closed' if self._closed else nodes}>"
+        )
+
+
+class Watching:
+    """The live views of a cluster."""
+
+    @cached_property
+    def live_pictures(self) -> Pictures:
+        """What all its views show, made once for all."""
+        return Pictures(self)  # type: ignore[arg-type]
+
+    def watch(self, *views: str) -> LiveView:
+        """Return a panel that shows members, topology, routes, latency and runs.
+
+        views: only these of them. In a notebook it moves by itself, while cells run
+        too, until it is closed or the cluster goes down; elsewhere it shows the
+        moment it is printed.
+
+        Raises:
+            ValueError: there is no view of such a name.
+        """
+        return LiveView(self, panel.chosen_views(views))  # type: ignore[arg-type]
+
+    def end_views(self) -> None:
+        """Let all live views of this cluster show the last state."""
+        for view in _thread.of(self):
+            view.close()
+
+
+class _Thread:
+    """The one thread of this process that looks for changes, while views are live."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._woken = threading.Event()
+        self._known: weakref.WeakSet[LiveView] = weakref.WeakSet()
+        self._served: list[LiveView] = []
+        self._running: threading.Thread | None = None
+
+    def know(self, view: LiveView) -> None:
+        """Remember a view for as long as somebody holds it."""
+        with self._lock:
+            self._known.add(view)
+
+    def of(self, cluster: object) -> tuple[LiveView, ...]:
+        """Return the views of `cluster`."""
+        with self._lock:
+            return tuple(view for view in self._known if view.cluster is cluster)
+
+    def serve(self, view: LiveView) -> None:
+        """Look for changes for `view` from now on, until it is not live any more."""
+        with self._lock:
+            if view not in self._served:
+                self._served.append(view)
+            if self._running is None:
+                self._running = threading.Thread(
+                    target=self._serve, name="mpreg-live", daemon=True
+                )
+                self._running.start()
+
+    def wake(self) -> None:
+        """Look at once."""
+        self._woken.set()
+
+    def join(self) -> None:
+        """Wait for the end of the thread, if no view is live any more."""
+        self.wake()
+        running = self._running
+        idle = not any(view.live for view in self._served)
+        if idle and running is not None and running is not threading.current_thread():
+            running.join(JOIN_S)
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                self._served = [view for view in self._served if view.live]
+                served = tuple(self._served)
+                if not served:
+                    self._running = None
+                    return
+            for view in served:
+                try:
+                    view.paint()
+                except Exception as error:  # noqa: BLE001 - no caller; told in the view
+                    view.fail(error)
+            self._woken.wait(PERIOD_S)
+            self._woken.clear()
+
+
+_thread = _Thread()
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,159 @@
+"""Shows live views in a notebook: a still picture, and the widget that moves.
+
+The still picture is an output of its own. A saved notebook, or one that is not
+trusted, has it; the script of the widget hides it while the widget is there. Widgets
+are imported when the first view is shown.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.view.plain import plain
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.live import LiveView
+    from mpreg_nb.notebook.widgets import LiveWidget
+    from mpreg_nb.view.live.panel import Picture
+
+STILL_EVERY_S = 5.0
+"""The still picture is replaced at most so often, and at the end."""
+
+MOST_PANELS = 12
+"""More at once would slow down the front end; the oldest end."""
+
+_LIVE_VIEW = ("mpreg_nb.cluster.live", "LiveView")
+
+
+class Panel:
+    """One view in one cell."""
+
+    def __init__(
+        self, view: "LiveView", publisher: Any, *, cell: str, request: str
+    ) -> None:
+        self.view = view
+        self.cell = cell
+        self.request = request
+        self.ended = False
+        self._publisher = publisher
+        self._id = uuid.uuid4().hex
+        self._shown: dict[str, Picture] = {}  # by the still picture
+        self._next_still = 0.0
+        self._widget: LiveWidget | None = None
+
+    def show(self) -> Any:
+        """Show the still picture; return the MIME bundle of the widget."""
+        from mpreg_nb.notebook.widgets import LiveWidget, of_no_cell
+
+        pictures = self.view.current(at_once=True)
+        self._still(pictures, update=False)
+        widget: LiveWidget = of_no_cell(
+            lambda: LiveWidget(
+                repr(self.view), id=self._id, views=list(self.view.views), **pictures
+            )
+        )
+        widget.on_msg(self._asked)
+        self._widget = widget
+        bundle = widget._repr_mimebundle_()
+        self.view.add(self)
+        return bundle
+
+    def take(self, pictures: "Mapping[str, Picture]") -> None:
+        """Draw what is new: at once in the widget, now and then as a still picture."""
+        if self._widget is not None:
+            self._widget.draw(pictures)
+        if time.monotonic() >= self._next_still and _differ(pictures, self._shown):
+            self._still(pictures, update=True)
+
+    def end(self, pictures: "Mapping[str, Picture]") -> None:
+        """Leave the last state as a still picture, and no widget."""
+        from mpreg_nb.notebook.widgets import of_no_cell
+
+        self.ended = True
+        self._still(pictures, update=True)
+        if self._widget is not None:
+            self._widget.draw(pictures)
+            of_no_cell(self._widget.close)
+
+    def leave(self) -> None:
+        """End this panel, not its view, which may be shown elsewhere."""
+        self.view.drop(self)
+        if not self.ended:
+            self.end(self.view.current())
+
+    def _still(self, pictures: "Mapping[str, Picture]", *, update: bool) -> None:
+        from mpreg_nb.view.live import panel
+
+        html = panel.html(pictures)
+        self._publisher.publish(
+            data={
+                "text/plain": panel.text(pictures),
+                "text/html": f'<div data-mpreg-still="{escape(self._id)}">{html}</div>',
+            },
+            metadata={},
+            transient={"display_id": self._id},
+            update=update,
+        )
+        self._shown = dict(pictures)
+        self._next_still = time.monotonic() + STILL_EVERY_S
+
+    def _asked(self, widget: Any, content: Any, buffers: Any) -> None:
+        """Do what a button asks for; what else a front end may send is ignored."""
+        match content:
+            case {"do": "kill", "node": str(node)}:
+                self.view.kill(node)
+            case {"do": "cancel", "run": str(run)}:
+                self.view.cancel(run)
+            case {"do": "close"}:
+                self.view.close()
+
+
+def _differ(pictures: "Mapping[str, Picture]", shown: "Mapping[str, Picture]") -> bool:
+    return any(shown.get(name) is not picture for name, picture in pictures.items())
+
+
+class Panels:
+    """The panels of one shell. A cell that runs again ends those of its last run."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._open: list[Panel] = []
+
+    def show(self, view: "LiveView", **asked: Any) -> Any:
+        """Return what a front end shows of `view`; the formatter of live views."""
+        if plain() or view.closed:
+            return view._repr_mimebundle_(**asked)
+        parent: dict[str, Any] = getattr(self._shell, "get_parent", dict)()
+        cell = parent.get("metadata", {}).get("cellId", "")
+        request = parent.get("header", {}).get("msg_id", "")
+        self._open = [panel for panel in self._open if not panel.ended]
+        again = [p for p in self._open if cell and p.cell == cell]
+        for panel in [
+            *(p for p in again if p.request != request),
+            *self._open[: 1 - MOST_PANELS or None],
+        ]:
+            panel.leave()
+        panel = Panel(view, self._shell.display_pub, cell=cell, request=request)
+        self._open.append(panel)
+        return panel.show()
+
+    def close(self) -> None:
+        """End all panels."""
+        for panel in self._open:
+            panel.leave()
+        self._open.clear()
+
+
+def attach(shell: Any) -> Callable[[], None]:
+    """Show live views in the cells of `shell`; returns what ends that."""
+    panels = Panels(shell)
+    formatter = shell.display_formatter.mimebundle_formatter
+    formatter.for_type_by_name(*_LIVE_VIEW, panels.show)
+
+    def detach() -> None:
+        panels.close()
+        formatter.pop(".".join(_LIVE_VIEW), None)
+
+    return detach
