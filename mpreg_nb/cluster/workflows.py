@@ -26,6 +26,7 @@ class PlanRow:
     candidates: tuple[str, ...]
     rejected: tuple[tuple[str, str], ...]  # node, reason
     chosen: str
+    loads: tuple[tuple[str, str], ...] = ()  # candidate -> how busy it is, in words
 
 
 class Planner:
@@ -85,6 +86,7 @@ class Planner:
                     candidates=tuple(verdict.node for verdict in fitting),
                     rejected=tuple((v.node, v.reason) for v in verdicts if v.reason),
                     chosen=best.node if best is not None else "",
+                    loads=tuple((v.node, _load(v)) for v in fitting),
                 )
             )
         return tuple(rows)
@@ -144,3 +146,11 @@ class Planner:
     ) -> tuple[Verdict, ...]:
         wanted = Wanted(function, options.version, step.resources, step.node)
         return self._router().explain(wanted, self._client.now())
+
+
+def _load(verdict: Verdict) -> str:
+    load = verdict.reported
+    if load is None:
+        return ""
+    queued = f", {load.queued} queued" if load.queued else ""
+    return f"{load.running} of {load.slots} busy{queued}"

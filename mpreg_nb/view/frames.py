@@ -16,7 +16,6 @@ from mpreg_nb.view.columns import (
     FUNCTIONS,
     NODES,
     PERCENTILES,
-    PLAN,
     PROCESSES,
     ROUTES,
     STEPS,
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
     from mpreg_nb.client.journal import CallRow
     from mpreg_nb.cluster.entry import LedgerRow
-    from mpreg_nb.cluster.workflows import PlanRow
 
 KEYS = ("function", "node")
 """What latencies can be grouped by."""
@@ -279,28 +277,6 @@ def run_frame(
                 step.result_bytes,
             )
             for step in steps
-        ],
-    )
-
-
-def plan_frame(rows: "Iterable[PlanRow]") -> "pd.DataFrame":
-    """Return one row a step, in the order in which they were written.
-
-    `rejected` says of each node that does not fit why not: "cpu-1: lacks gpu".
-    """
-    return frame(
-        PLAN,
-        [
-            (
-                row.step,
-                row.function,
-                row.version[:6],
-                _names(row.resources),
-                _names(row.candidates),
-                "; ".join(f"{node}: {reason}" for node, reason in row.rejected),
-                row.chosen,
-            )
-            for row in rows
         ],
     )
 

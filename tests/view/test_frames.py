@@ -9,6 +9,7 @@ from mpreg_nb.client.journal import Journal
 from mpreg_nb.cluster.entry import LedgerRow
 from mpreg_nb.cluster.workflows import PlanRow
 from mpreg_nb.view import columns, frames
+from mpreg_nb.view.plan import plan_frame
 from mpreg_nb.wire.gossip import Load, MemberState
 from mpreg_nb.wire.pictures import EventPicture, FunctionPicture
 from mpreg_nb.wire.runs import StepState
@@ -33,7 +34,7 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
         (frames.routes_frame(()), columns.ROUTES),
         (frames.calls_frame(()), columns.CALLS),
         (frames.run_frame((), {}), columns.STEPS),
-        (frames.plan_frame(()), columns.PLAN),
+        (plan_frame(()), columns.PLAN),
         (frames.ps_frame(()), columns.PROCESSES),
         (
             frames.latency_frame({}, ("node", "function")),
@@ -281,7 +282,7 @@ def test_a_plan_says_why_each_other_node_was_rejected() -> None:
         chosen="gpu-1",
     )
 
-    frame = frames.plan_frame([row])
+    frame = plan_frame([row])
 
     assert records(frame) == [
         {
