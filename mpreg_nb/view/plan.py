@@ -31,7 +31,7 @@ def plan_frame(rows: "Iterable[PlanRow]") -> "pd.DataFrame":
     `rejected` says of each node that does not fit why not: "cpu-1: lacks gpu".
     """
     rows = tuple(rows)
-    plan: pd.DataFrame = _plan_class()(
+    plan: Any = _plan_class()(
         frame(
             PLAN,
             [
@@ -49,7 +49,8 @@ def plan_frame(rows: "Iterable[PlanRow]") -> "pd.DataFrame":
         )
     )
     plan._shown = _table(rows)
-    return plan
+    shown: pd.DataFrame = plan
+    return shown
 
 
 @cache
