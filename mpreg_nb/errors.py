@@ -8,7 +8,9 @@
     ├── NoRoute (LookupError)          no live node has function and resources
     ├── RemoteError                    the function raised; also the original class
     ├── WorkflowFailed (ExceptionGroup)  some steps of a run failed
+    ├── NodesFailed (ExceptionGroup)   a cell failed on some of several nodes
     ├── InvalidWorkflow (ValueError)   refused before anything ran
+    ├── NoRun (LookupError)            no node remembers such a run
     ├── StepSkipped (LookupError)      a step's result will not come
     ├── CallTimeout (TimeoutError)     the deadline passed
     ├── CallCancelled (CancelledError of concurrent.futures)
@@ -255,8 +257,52 @@ class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
         return _rebuild, (type(self), (self.message, list(self.exceptions)), state)
 
 
+class NodesFailed(MpregError, ExceptionGroup[Exception]):
+    """A cell that ran on several nodes failed on some; one entry per failed node.
+
+    `failed` names these, `results` has the values of the others by node.
+    """
+
+    failed: tuple[str, ...]
+    results: dict[str, Any]
+
+    def __new__(cls, message: str, errors: Sequence[Exception]) -> Self:
+        """Make the group as ExceptionGroup does; `of` fills the fields."""
+        return super().__new__(cls, message, errors)
+
+    @classmethod
+    def of(
+        cls, errors: Mapping[str, Exception], results: Mapping[str, Any]
+    ) -> "NodesFailed":
+        """Say where it failed; `errors` maps nodes to errors."""
+        done = ", ".join(results) or "none"
+        group = cls(
+            f"the cell failed on {', '.join(errors)} (done: {done}). "
+            "The values of the others are in the error's `results`; with -o NAME "
+            "they are kept in NAME",
+            list(errors.values()),
+        )
+        group.failed = tuple(errors)
+        group.results = dict(results)
+        return group
+
+    def derive(self, excs: Sequence[Exception]) -> "NodesFailed":  # type: ignore[override]
+        """Return the same failure with only `excs`, as `except*` asks for it."""
+        group = NodesFailed(self.message, excs)
+        group.__dict__.update(self.__dict__)
+        return group
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = self.message, list(self.exceptions)
+        return _rebuild, (type(self), arguments, dict(self.__dict__))
+
+
 class InvalidWorkflow(MpregError, ValueError):
     """A workflow was refused before anything ran."""
+
+
+class NoRun(MpregError, LookupError):
+    """No node of the cluster drives or remembers the run that was asked for."""
 
 
 class StepSkipped(MpregError, LookupError):

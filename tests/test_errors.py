@@ -25,6 +25,7 @@ EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
     ),
     (errors.RemoteError("bad", function="f", node="n1"), Exception, "bad"),
     (errors.InvalidWorkflow("a cycle"), ValueError, "a cycle"),
+    (errors.NoRun("no run"), LookupError, "no run"),
     (errors.StepSkipped("report", "clean"), LookupError, "run['clean']"),
     (errors.CallTimeout("f", 0.5), TimeoutError, "within 0.5 s"),
     (

@@ -68,7 +68,7 @@ def error_of(
         case "gone":
             return NodeLost(
                 failure.node or "that made it",
-                "it no longer holds the result",
+                failure.message or "it no longer holds the result",
                 function=function,
                 executed="yes",
             )

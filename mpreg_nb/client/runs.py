@@ -1,5 +1,6 @@
 """The client's side of runs: what the driving node tells of each step."""
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,11 +10,20 @@ from mpreg_nb.client.output import Writer
 from mpreg_nb.errors import NodeLost
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Parts
+from mpreg_nb.wire.gossip import MemberRecord, MemberState
 from mpreg_nb.wire.history import Printed, RunTold, RunWatch, StepChoice, WhyAsk
 from mpreg_nb.wire.last_lines import LastLines
 from mpreg_nb.wire.messages import Cancel, Failed
 from mpreg_nb.wire.payload import unpack
-from mpreg_nb.wire.runs import RunStart, RunState, StepFetch, StepPlan, StepState
+from mpreg_nb.wire.runs import (
+    RunList,
+    RunPicture,
+    RunStart,
+    RunState,
+    StepFetch,
+    StepPlan,
+    StepState,
+)
 
 if TYPE_CHECKING:
     from mpreg_nb.client.client import Client
@@ -44,6 +54,19 @@ class RunRecord:
     def ended(self) -> bool:
         """Whether nothing more will happen, as far as this client can know."""
         return self.status != "running" or self.lost is not None
+
+    @property
+    def picture(self) -> RunPicture:
+        """The run as the node would tell of it, without its graph."""
+        return RunPicture(
+            run=self.id,
+            workflow=self.workflow,
+            status=self.status if self.lost is None else "failed",
+            steps=tuple(self.steps.values()),
+            edges=(),
+            started_at_s=self.started_at_s,
+            duration_ms=self.duration_ms,
+        )
 
 
 @dataclass(slots=True)
@@ -98,6 +121,45 @@ class ClientRuns:
         self._open[request.id] = record
         entry.send(request, parts)
         return record
+
+    async def everywhere(self) -> tuple[tuple[str, RunPicture], ...]:
+        """Return (node that drives it, run) of all that nodes remember, newest first.
+
+        Nodes that cannot be reached from here are left out.
+        """
+        records = [
+            picture.record
+            for picture in self._client.mirror.nodes
+            if picture.record.state <= MemberState.SUSPECT
+        ]
+        answers = await asyncio.gather(*map(self._of, records))
+        found = [pair for answer in answers for pair in answer]
+        return tuple(sorted(found, key=lambda pair: -pair[1].started_at_s))
+
+    async def _of(self, record: MemberRecord) -> list[tuple[str, RunPicture]]:
+        link = await self._client.links.reach(record.name, record.urls)
+        if link is None:
+            return []
+        try:
+            answer, _ = await self._client.ask(
+                RunList(id=self._client.new_id()), link=link
+            )
+        except NodeLost:  # at this moment; the others answer for themselves
+            return []
+        return [(record.name, run) for run in answer.runs]
+
+    async def take_up(self, node: str, run_id: bytes, writer: Writer) -> RunRecord:
+        """Return what `node` knows of a run, and follow it from now on.
+
+        Raises:
+            NodeLost: it cannot be reached, or does not remember the run.
+        """
+        known = self._client.mirror.record(node)
+        link = await self._client.links.reach(node, known.urls if known else ())
+        if link is None:
+            reason = "it drives the run, and there is no way to it from here"
+            raise NodeLost(node, reason, executed="unknown")
+        return await self.watch(run_id, link, writer)
 
     async def watch(self, run_id: bytes, link: Connection, writer: Writer) -> RunRecord:
         """Return what the node of `link` knows of a run, and follow it from now on.

@@ -1,19 +1,33 @@
 """The runs of a cluster: those begun here, and those that its nodes remember."""
 
+import os
 from collections import deque
-from collections.abc import Callable
-from typing import TypeAlias
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.output import current_writer
+from mpreg_nb.cluster.planned import planned_diagram
 from mpreg_nb.cluster.run import Run
+from mpreg_nb.errors import NoRun
+from mpreg_nb.names import nearest
 from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.runs import RunStart
+from mpreg_nb.wire.runs import RunPicture, RunStart
 from mpreg_nb.workflow.diagram import Diagram
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 OWN_RUNS = 50
 """How many of the runs that were begun here are kept at hand, the newest."""
+
+LEAST_PREFIX = 4
+"""Characters of an id that a run is found by, at least."""
+
+_replace: Any = msgspec.structs.replace
 
 OnRun: TypeAlias = Callable[[Run], None]
 """Hears of a run; called on the client's own thread, so it must be quick."""
@@ -74,8 +88,56 @@ class History:
         """
         return self._runs.listen(listener)
 
+    def runs(self) -> "pd.DataFrame":
+        """Return one row a run that a node drives or remembers, newest first.
+
+        Columns: run, workflow, status, steps, done, failed, started_at, duration_s.
+        A node remembers the last 100 that ended. Runs of all clients are shown.
+        """
+        from mpreg_nb.view.runs import runs_frame
+
+        found = self._thread.run(self.client.runs.everywhere())
+        return runs_frame(with_own([run for _, run in found], self.own_runs))
+
+    def get_run(self, run: str) -> Run:
+        """Return a run by its id, by 4 or more characters that only its id begins
+        with, or by the name of its workflow: the newest of it.
+
+        It need not have been begun here: its states, results, prints and drawing are
+        fetched, and it is followed while it goes on.
+
+        Raises:
+            NoRun: there is none, or several begin like that.
+            NodeLost: the node that drives it cannot be reached from here.
+        """
+        own = {mine.id: mine for mine in self.own_runs}
+        if run in own:
+            return own[run]
+        found = self._thread.run(self.client.runs.everywhere())
+        wanted = chosen_run(run, with_own([each for _, each in found], own.values()))
+        if wanted.run.hex() in own:
+            return own[wanted.run.hex()]
+        node = next(node for node, each in found if each is wanted)
+        return self._take_up(node, wanted.run)
+
+    def _take_up(self, node: str, run_id: bytes) -> Run:
+        writer = current_writer()
+
+        async def follow() -> Run:
+            record = await self.client.runs.take_up(node, run_id, writer)
+            diagram = planned_diagram(record.workflow, record.plans)
+            run = Run(self.client, self._thread, diagram, self._runs.changed)
+            run.started(record)
+            record.on_change = run.changed
+            self._runs.add(run)
+            return run
+
+        return self._thread.run(follow())
+
     def launch(self, diagram: Diagram, request: RunStart, parts: Parts) -> Run:
         """Hand a run to the node of the link and return it at once."""
+        # Ids of one client begin alike; this one is to be found by its beginning.
+        request = _replace(request, id=os.urandom(len(request.id)))
         run = Run(self.client, self._thread, diagram, self._runs.changed)
         writer = current_writer()
 
@@ -89,3 +151,35 @@ class History:
 
         self._thread.run(begin())
         return run
+
+
+def with_own(found: Sequence[RunPicture], own: Iterable[Run]) -> list[RunPicture]:
+    """Return `found` and those of `own` that no node knows any more, newest first."""
+    known = {picture.run.hex() for picture in found}
+    gone = [run.picture for run in own if run.id not in known]
+    return sorted([*found, *gone], key=lambda picture: -picture.started_at_s)
+
+
+def chosen_run(key: str, runs: Sequence[RunPicture]) -> RunPicture:
+    """Return the run of `runs`, newest first, that `key` says.
+
+    Raises:
+        NoRun: it says none, or several.
+    """
+    for run in runs:
+        if key in (run.run.hex(), run.workflow):
+            return run
+    alike = [run for run in runs if run.run.hex().startswith(key.lower())]
+    if len(key) >= LEAST_PREFIX and len(alike) == 1:
+        return alike[0]
+    if len(key) >= LEAST_PREFIX and alike:
+        ids = ", ".join(run.run.hex()[: len(key) + 4] for run in alike)
+        raise NoRun(f"several runs begin with {key!r}: {ids}. Give more of the id")
+    if not runs:
+        raise NoRun("no node remembers a run. Begin one: flow.run()")
+    meant = nearest(key, {run.workflow for run in runs})
+    hint = f"Did you mean {meant!r}? " if meant else ""
+    raise NoRun(
+        f"no run has the id {key!r}, and no workflow of that name was run. {hint}"
+        "All that are known: cluster.runs()"
+    )

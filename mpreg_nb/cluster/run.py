@@ -17,7 +17,7 @@ from mpreg_nb.errors import (
 )
 from mpreg_nb.names import nearest
 from mpreg_nb.wire.running import waiting_elsewhere
-from mpreg_nb.wire.runs import StepState
+from mpreg_nb.wire.runs import RunPicture, StepState
 from mpreg_nb.workflow.diagram import Diagram
 
 T = TypeVar("T")
@@ -76,6 +76,11 @@ class Run:
     def started_at(self) -> datetime:
         """When it began, in UTC."""
         return datetime.fromtimestamp(self._known.started_at_s, UTC)
+
+    @property
+    def picture(self) -> RunPicture:
+        """The run as a row of `cluster.runs()`."""
+        return self._known.picture
 
     @property
     def _known(self) -> RunRecord:

@@ -176,7 +176,8 @@ class RunBook:
     ) -> ActiveRun | None:
         run = self._runs.get(run_id)
         if run is None:
-            failure = Failure(kind="gone", node=self._me)
+            text = "it does not remember the run, or never knew it"
+            failure = Failure(kind="gone", message=text, node=self._me)
             source.send(Failed(id=request_id, failure=failure))
         return run
 
