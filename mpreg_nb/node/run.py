@@ -23,13 +23,8 @@ from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import Call, Failed, Failure, Kept, Output, Reply, Started
 from mpreg_nb.wire.runs import RunPicture, RunStart, RunState, StepPlan
-from mpreg_nb.workflow.run import (
-    CancelStep,
-    Effect,
-    RunEnded,
-    RunMachine,
-    StartStep,
-)
+from mpreg_nb.workflow.effects import CancelStep, Effect, RunEnded, StartStep
+from mpreg_nb.workflow.run import RunMachine
 from mpreg_nb.workflow.states import (
     Done,
     Resting,

@@ -7,7 +7,7 @@ import msgspec
 from mpreg_nb.wire.codec import Buffer, Parts
 from mpreg_nb.wire.messages import Failed, Reply
 from mpreg_nb.wire.runs import StepPlan, StepState
-from mpreg_nb.workflow.run import RunStep
+from mpreg_nb.workflow.run_steps import RunStep
 from mpreg_nb.workflow.states import Execution, StepRow
 
 if TYPE_CHECKING:

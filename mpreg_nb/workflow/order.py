@@ -13,14 +13,18 @@ Waits = tuple[str, Set[str]]
 """The name of a step, and the names of the steps that it waits for."""
 
 
-def check_order(workflow: str, waits: Sequence[Waits]) -> None:
+def check_order(
+    workflow: str, waits: Sequence[Waits], *, mentions: Sequence[Waits] = ()
+) -> None:
     """Refuse steps of which some could never run.
+
+    mentions: steps that refer to others without waiting for them, as undo does.
 
     Raises:
         InvalidWorkflow: there is no step, or more than 10,000; two have one name;
             one waits for a step that is not there, or in the end for itself.
     """
-    faults = list(_faults(waits))
+    faults = list(_faults(waits, mentions))
     if faults:
         more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
         raise InvalidWorkflow(
@@ -28,7 +32,7 @@ def check_order(workflow: str, waits: Sequence[Waits]) -> None:
         )
 
 
-def _faults(waits: Sequence[Waits]) -> Iterable[str]:
+def _faults(waits: Sequence[Waits], mentions: Sequence[Waits]) -> Iterable[str]:
     if not waits:
         yield "it has no steps. Add one: flow.step(name, function, ...)"
         return
@@ -43,7 +47,7 @@ def _faults(waits: Sequence[Waits]) -> Iterable[str]:
         if count > 1:
             yield f"{count} steps are named {name!r}. Give each its own name"
     known = True
-    for name, dependencies in waits:
+    for name, dependencies in (*waits, *mentions):
         for missing in sorted(n for n in dependencies if n not in counted):
             known = False
             yield unknown_step(missing, counted, asker=name)

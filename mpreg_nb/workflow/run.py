@@ -1,23 +1,32 @@
-"""One execution of a workflow: which step to send, when, and what became of it.
+"""One execution of a workflow: which call to send, when, and what became of it.
 
 A step is sent the moment that all it waits for is done; there are no levels.
-When one fails for good, what depends on it is skipped and all else goes on. The
-run ends, once, when no step is open any more.
+When one fails for good, its fallback gives the result; where there is none, what
+depends on it is skipped and all else goes on. A map is sent as a split, then as
+one call for each item; an item that fails for good fails the map. Once no step is
+open any more, and not all went well, the steps that are done are undone, the last
+first, one after another. Then the run ends, once.
 
 Every method takes `now`, seconds on any monotonic clock, and returns what the
 caller must do. The caller sleeps until `deadline`, then calls `tick`. Events
 about an attempt that is over, or of an unknown step, change nothing. All events
-together cost as much as there are steps and dependencies, and timers their heap.
+together cost as much as there are calls and dependencies, and timers their heap.
+
+The time of an attempt runs from being sent; that of an item from when a node began
+it, since the items of a map queue behind each other.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from mpreg_nb.errors import CallTimeout
+from mpreg_nb.workflow.effects import CancelStep, Effect, Part, RunEnded, StartStep
+from mpreg_nb.workflow.fan_out import FanOut
 from mpreg_nb.workflow.graph import type_name
 from mpreg_nb.workflow.order import check_order, dependents_of
+from mpreg_nb.workflow.run_steps import FallbackResult, Rng, RunStep, backoff_s
 from mpreg_nb.workflow.states import (
     UNSAID,
     Attempt,
@@ -25,135 +34,117 @@ from mpreg_nb.workflow.states import (
     Done,
     Execution,
     Failed,
+    FallingBack,
+    FellBack,
     Resting,
     Running,
     RunStatus,
     Sent,
     Skipped,
-    StepRow,
-    StepState,
     TimedOut,
     Waiting,
-    row,
 )
+from mpreg_nb.workflow.table import StepTable, TableReads
 from mpreg_nb.workflow.timers import Timer, Timers
+from mpreg_nb.workflow.undoing import Undoing
 
 TIMEOUT_TYPES = tuple(type_name(cls) for cls in CallTimeout.__mro__[:-1])
 """The classes of a timeout, as `failed` takes them: what retries compare."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStep:
-    """What the machine has to know of a step."""
-
-    name: str
-    dependencies: frozenset[str] = frozenset()
-    more_attempts: int = 0
-    retry_on: tuple[str, ...] = ("builtins.Exception",)  # see graph.type_name
-    timeout_s: float | None = None  # of each attempt, from being sent
-
-
-@dataclass(frozen=True, slots=True)
-class StartStep:
-    """Send `step`; say what becomes of it with the number of this attempt."""
-
-    step: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class CancelStep:
-    """Cancel this attempt; nobody waits for its outcome any more."""
-
-    step: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class RunEnded:
-    """Nothing is open any more. The last effect of a run, given once."""
-
-    status: RunStatus
-
-
-Effect: TypeAlias = StartStep | CancelStep | RunEnded
-
-
-class Rng(Protocol):
-    """The part of random.Random that is used."""
-
-    def random(self) -> float:
-        """Return a number from 0 up to, not including, 1."""
-        ...
-
-
-def backoff_s(failures: int, draw: float) -> float:
-    """Seconds to rest after the `failures`-th failure; `draw` is from [0, 1).
-
-    draw * min(2 s, 50 ms * 2^(failures - 1)), called full jitter.
-    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture
-    Blog, 2015.
-
-    >>> backoff_s(1, 0.5), backoff_s(2, 0.5), backoff_s(100, 0.5)
-    (0.025, 0.05, 1.0)
-    """
-    return draw * min(2.0, 0.05 * 2.0 ** min(failures - 1, 10))
-
-
-class RunMachine:
+class RunMachine(TableReads):
     """The states of all steps of one run; see the head of this file.
 
-    Invariant: `_open` counts the steps that are neither done, failed, skipped
-    nor cancelled, and `status` is "running" exactly while it is above 0.
+    Invariant: `status` is "running" exactly while a step has no end yet, or one is
+    being undone.
     """
 
-    def __init__(self, workflow: str, steps: Sequence[RunStep], *, rng: Rng) -> None:
+    def __init__(
+        self,
+        workflow: str,
+        steps: Sequence[RunStep],
+        *,
+        rng: Rng,
+        done: Mapping[str, Done] | None = None,
+    ) -> None:
         """Take steps in any order; `rng` spreads retries.
+
+        done: what is not to be run, for it has a result from an earlier run.
 
         Raises:
             InvalidWorkflow: these steps could never all be run.
         """
-        check_order(workflow, [(step.name, step.dependencies) for step in steps])
+        check_order(
+            workflow,
+            [(step.name, step.dependencies) for step in steps],
+            mentions=[(step.name, step.undo.inputs) for step in steps if step.undo],
+        )
         self.workflow = workflow
         self.status: RunStatus = "running"
-        self.revision = 0  # counts changes of states
         self._rng = rng
         self._steps = {step.name: step for step in steps}
-        self._states: dict[str, StepState] = dict.fromkeys(self._steps, Waiting())
+        self._table = StepTable(self._steps)
+        self._fans: dict[str, FanOut] = {}  # of the maps under way
         self._dependents = dependents_of(
             {step.name: step.dependencies for step in steps}
         )
         self._missing = {step.name: len(step.dependencies) for step in steps}
-        self._open = len(steps)
-        self._started_at_s = math.inf  # until started
+        self._undoing = Undoing(self._table, {s.name: s.undo for s in steps})
         self._timers = Timers(self._still_wanted)
-        self._changed: dict[str, int] = {}  # step -> revision, in that order
+        for step, state in (done or {}).items():
+            self._complete(step, state)
+
+    # ------------------------------------------------------------ what happens
 
     def start(self, now: float) -> list[Effect]:
         """Send the steps that wait for nothing; a second time, nothing."""
-        if self._started_at_s != math.inf or self.status != "running":
+        if self._table.started_at_s != math.inf or self.status != "running":
             return []
-        self._started_at_s = now
-        ready = [name for name, missing in self._missing.items() if missing == 0]
-        return [self._send(name, 1, now) for name in ready]
+        self._table.started_at_s = now
+        ready = [
+            step
+            for step, state in self._table.items()
+            if self._missing[step] == 0 and isinstance(state, Waiting)
+        ]
+        effects: list[Effect] = [self._begin(step, now) for step in ready]
+        return effects + self._end(now)
 
     def started(
-        self, step: str, attempt: int, node: str, now: float, *, version: str = ""
+        self,
+        step: str,
+        attempt: int,
+        node: str,
+        now: float,
+        *,
+        version: str = "",
+        part: Part = "call",
     ) -> list[Effect]:
         """Note that `node` began the attempt."""
-        state = self._states.get(step)
-        if isinstance(state, Sent) and state.attempt.number == attempt:
-            begun = replace(
-                state.attempt,
-                started_at_s=now,
-                execution=Execution(
-                    node=node,
-                    version=version,
-                    queued_s=now - state.attempt.sent_at_s,
-                ),
-            )
-            self._change(step, Running(begun))
+        if self._table.begun(step, part, attempt, node, version, now):
+            timeout_s = self._steps[step].timeout_s
+            if isinstance(part, int) and timeout_s is not None:
+                self._timers.add(now, timeout_s, step, attempt, rested=False, part=part)
         return []
+
+    def divided(
+        self,
+        step: str,
+        attempt: int,
+        items: int,
+        now: float,
+        *,
+        execution: Execution = UNSAID,
+    ) -> list[Effect]:
+        """Note that the split of a map gave so many items, and send them all."""
+        if self._table.under_way(step, "split", attempt) is None:
+            return []
+        self._table.drop(step, "split")
+        fan = self._fans[step] = FanOut(items)
+        whole = replace(self._table.whole(step), items=items)
+        if fan.is_done:
+            return self._gather(step, whole.ended(now, execution), now)
+        self._table.change_whole(step, whole)
+        return [self._send(step, 1, now, item) for item in range(items)]
 
     def finished(
         self,
@@ -164,19 +155,33 @@ class RunMachine:
         *,
         execution: Execution = UNSAID,
         result_bytes: int | None = None,
+        part: Part = "call",
     ) -> list[Effect]:
         """Note that the attempt gave `result`, and send what waited only for it."""
-        under_way = self._under_way(step, attempt)
-        if under_way is None:
+        under_way = self._table.under_way(step, part, attempt)
+        if under_way is None or part == "split":
+            return []
+        if part != "call":
+            self._table.drop(step, part)
+        if isinstance(part, int):
+            fan = self._fans[step]
+            fan.finished(part, result, result_bytes, execution)
+            whole = replace(self._table.whole(step), items_done=fan.done)
+            if fan.is_done:
+                return self._gather(step, whole.ended(now, fan.execution), now)
+            self._table.change_whole(step, whole)
             return []
         ended = under_way.ended(now, execution)
-        self._close(step, Done(ended, result, result_bytes))
-        effects: list[Effect] = []
-        for dependent in self._dependents[step]:
-            self._missing[dependent] -= 1
-            if self._missing[dependent] == 0:
-                effects.append(self._send(dependent, 1, now))
-        return effects + self._end()
+        state = self._table[step]
+        if part == "undo":
+            self._undoing.undone(step)
+            return self._undo_next(now)
+        if part == "fallback" and isinstance(state, FallingBack):
+            ended = replace(ended, number=state.attempt.number + ended.number)
+            self._complete(step, FellBack(ended, result, result_bytes, state.failure))
+        else:
+            self._complete(step, Done(ended, result, result_bytes))
+        return self._release(step, now)
 
     def failed(
         self,
@@ -188,8 +193,9 @@ class RunMachine:
         types: Iterable[str] = (),
         retryable: bool = False,
         execution: Execution = UNSAID,
+        part: Part = "call",
     ) -> list[Effect]:
-        """Note that the attempt failed: try again, or skip what depends on it.
+        """Note that the attempt failed: try again, fall back, or give up.
 
         types: the names of the exception's classes, its own first, each as
             `graph.type_name` gives it; one of them in the step's `retry_on`
@@ -197,58 +203,61 @@ class RunMachine:
         retryable: the node or its worker was lost, which is no fault of the
             function: spends a retry whatever `retry_on` is.
         """
-        under_way = self._under_way(step, attempt)
+        under_way = self._table.under_way(step, part, attempt)
         if under_way is None:
             return []
-        plan = self._steps[step]
         ended = under_way.ended(now, execution)
-        wanted = retryable or not set(plan.retry_on).isdisjoint(types)
-        if wanted and attempt <= plan.more_attempts:
-            self._change(step, Resting(ended, failure))
+        if attempt <= self._steps[step].more(part, types, retryable=retryable):
+            self._table.set(step, part, Resting(ended, failure))
             rest_s = backoff_s(attempt, self._rng.random())
-            self._timers.add(now, rest_s, step, attempt, rested=True)
+            self._timers.add(now, rest_s, step, attempt, rested=True, part=part)
             return []
-        self._close(step, Failed(ended, failure))
-        self._skip_dependents(step)
-        return self._end()
+        if part != "call":
+            self._table.drop(step, part)
+        if part == "undo":
+            self._undoing.not_undone(step, failure)
+            return self._undo_next(now)
+        if part == "fallback":
+            return self._give_up(step, Failed(ended, failure), now)
+        effects: list[Effect] = []
+        if part != "call":  # nobody waits for the other items of the map any more
+            ended = self._table.whole(step).ended(now, ended.execution)
+            effects += self._table.stop(step)
+        return effects + self._fall_back(step, ended, failure, now)
 
     def cancel(self, now: float) -> list[Effect]:
-        """Cancel every step that is still open, and with them the run."""
-        if self.status != "running":
+        """Cancel every step that is still open, then undo what is done.
+
+        Once steps are being undone it is too late to cancel: nothing changes.
+        """
+        if self.status != "running" or self._undoing.has_begun:
             return []
         effects: list[Effect] = []
-        for step, state in self._states.items():
+        for step, state in self._table.items():
             match state:
-                case Sent(attempt):
-                    effects.append(CancelStep(step, attempt.number))
-                    self._close(step, Cancelled(attempt))
+                case Sent(attempt) | Resting(attempt) | FallingBack(attempt):
+                    effects += self._table.stop(step)
+                    self._table.close(step, Cancelled(attempt))
                 case Running(attempt):
-                    effects.append(CancelStep(step, attempt.number))
-                    self._close(step, Cancelled(attempt.ended(now, UNSAID)))
-                case Resting(attempt):
-                    self._close(step, Cancelled(attempt))
+                    effects += self._table.stop(step)
+                    self._table.close(step, Cancelled(attempt.ended(now, UNSAID)))
                 case Waiting():
-                    self._close(step, Cancelled(None))
+                    self._table.close(step, Cancelled(None))
                 case Done() | Failed() | Skipped() | Cancelled():
                     pass
-        return effects + self._end("cancelled")
+        return effects + self._end(now, "cancelled")
 
     def tick(self, now: float) -> list[Effect]:
         """End the attempts whose time is up; send those that have rested."""
         effects: list[Effect] = []
         while self.deadline <= now:
-            timer = self._timers.pop()
-            if timer.rested:
-                effects.append(self._send(timer.step, timer.attempt + 1, now))
+            _, _, step, attempt, after_s, rested, part = self._timers.pop()
+            if rested:
+                effects.append(self._send(step, attempt + 1, now, part))
                 continue
-            effects.append(CancelStep(timer.step, timer.attempt))
-            effects += self.failed(
-                timer.step,
-                timer.attempt,
-                TimedOut(timer.after_s),
-                now,
-                types=TIMEOUT_TYPES,
-            )
+            effects.append(CancelStep(step, attempt, part))
+            late, types = TimedOut(after_s), TIMEOUT_TYPES
+            effects += self.failed(step, attempt, late, now, types=types, part=part)
         return effects
 
     @property
@@ -256,78 +265,83 @@ class RunMachine:
         """When `tick` has something to do next; infinity: not before an event."""
         return self._timers.deadline
 
-    def rows(self) -> tuple[StepRow, ...]:
-        """Return all steps as a table shows them, in the order they were given."""
-        return tuple(self._row(step) for step in self._steps)
+    # --------------------------------------------------------------- decisions
 
-    def changed_since(self, revision: int) -> tuple[StepRow, ...]:
-        """Return the steps whose states changed after `revision`, latest last."""
-        steps: list[str] = []
-        for step, changed_in in reversed(self._changed.items()):
-            if changed_in <= revision:
-                break
-            steps.append(step)
-        return tuple(self._row(step) for step in reversed(steps))
+    def _begin(self, step: str, now: float) -> StartStep:
+        if not self._steps[step].is_map:
+            return self._send(step, 1, now, "call")
+        self._table.change(step, Sent(Attempt(number=1, sent_at_s=now)))
+        return self._send(step, 1, now, "split")
 
-    def state(self, step: str) -> StepState:
-        """Return what `step` is in; its result or failure is in that.
-
-        Raises:
-            KeyError: this run has no such step.
-        """
-        return self._states[step]
-
-    def failures(self) -> dict[str, Any]:
-        """Return the failures of the steps that failed for good, by step."""
-        return {
-            step: state.failure
-            for step, state in self._states.items()
-            if isinstance(state, Failed)
-        }
-
-    def _row(self, step: str) -> StepRow:
-        return row(step, self._states[step], run_started_at_s=self._started_at_s)
-
-    def _under_way(self, step: str, attempt: int) -> Attempt | None:
-        """Return the attempt of this number if it was sent and is not over."""
-        match self._states.get(step):
-            case Sent(current) | Running(current) if current.number == attempt:
-                return current
-        return None
-
-    def _send(self, step: str, attempt: int, now: float) -> StartStep:
-        self._change(step, Sent(Attempt(number=attempt, sent_at_s=now)))
-        timeout_s = self._steps[step].timeout_s
-        if timeout_s is not None:
-            self._timers.add(now, timeout_s, step, attempt, rested=False)
-        return StartStep(step, attempt)
+    def _send(self, step: str, attempt: int, now: float, part: Part) -> StartStep:
+        self._table.set(step, part, Sent(Attempt(number=attempt, sent_at_s=now)))
+        if isinstance(part, int):
+            whole = self._table.whole(step)
+            if attempt > whole.number:
+                self._table.change_whole(step, replace(whole, number=attempt))
+        elif (timeout_s := self._steps[step].timeout_s) is not None:
+            self._timers.add(now, timeout_s, step, attempt, rested=False, part=part)
+        return StartStep(step, attempt, part)
 
     def _still_wanted(self, timer: Timer) -> bool:
+        step, part, attempt = timer.step, timer.part, timer.attempt
         if timer.rested:
-            state = self._states[timer.step]
-            return isinstance(state, Resting) and state.attempt.number == timer.attempt
-        return self._under_way(timer.step, timer.attempt) is not None
+            return self._table.rests(step, part, attempt)
+        return self._table.under_way(step, part, attempt) is not None
 
-    def _skip_dependents(self, failed: str) -> None:
-        pending = [failed]
+    def _gather(self, step: str, ended: Attempt, now: float) -> list[Effect]:
+        fan = self._fans.pop(step)
+        self._complete(step, Done(ended, fan.gathered(), fan.size_bytes))
+        return self._release(step, now)
+
+    def _complete(self, step: str, state: Done) -> None:
+        self._table.close(step, state)
+        self._undoing.done(step, state)
+        for dependent in self._dependents[step]:
+            self._missing[dependent] -= 1
+
+    def _release(self, step: str, now: float) -> list[Effect]:
+        """Begin the steps that waited for `step` only."""
+        effects: list[Effect] = [
+            self._begin(dependent, now)
+            for dependent in self._dependents[step]
+            if self._missing[dependent] == 0
+        ]
+        return effects + self._end(now)
+
+    def _fall_back(
+        self, step: str, ended: Attempt, failure: Any, now: float
+    ) -> list[Effect]:
+        self._fans.pop(step, None)
+        fallback = self._steps[step].fallback
+        if fallback is None:
+            return self._give_up(step, Failed(ended, failure), now)
+        if isinstance(fallback, FallbackResult):
+            result, result_bytes = fallback.result, fallback.result_bytes
+            self._complete(step, FellBack(ended, result, result_bytes, failure))
+            return self._release(step, now)
+        self._table.change(step, FallingBack(ended, failure))
+        return [self._send(step, 1, now, "fallback")]
+
+    def _give_up(self, step: str, state: Failed, now: float) -> list[Effect]:
+        self._table.close(step, state)
+        pending = [step]
         while pending:
             for dependent in self._dependents[pending.pop()]:
-                if isinstance(self._states[dependent], Waiting):
-                    self._close(dependent, Skipped(failed))
+                if isinstance(self._table[dependent], Waiting):
+                    self._table.close(dependent, Skipped(step))
                     pending.append(dependent)
+        return self._end(now)
 
-    def _change(self, step: str, state: StepState) -> None:
-        self.revision += 1
-        self._states[step] = state
-        self._changed.pop(step, None)  # so that it comes last
-        self._changed[step] = self.revision
-
-    def _close(self, step: str, state: StepState) -> None:
-        self._change(step, state)
-        self._open -= 1
-
-    def _end(self, status: RunStatus | None = None) -> list[Effect]:
-        if self._open or self.status != "running":
+    def _end(self, now: float, status: RunStatus | None = None) -> list[Effect]:
+        if self._table.open or self.status != "running":
             return []
-        self.status = status or ("failed" if self.failures() else "done")
+        self._undoing.begin(status or ("failed" if self.failures() else "done"))
+        return self._undo_next(now)
+
+    def _undo_next(self, now: float) -> list[Effect]:
+        step = self._undoing.next()
+        if step is not None:
+            return [self._send(step, 1, now, "undo")]
+        self.status = self._undoing.run_status
         return [RunEnded(self.status)]

@@ -2,11 +2,14 @@
 
 ::
 
-    Waiting ─▶ Sent ─▶ Running ─▶ Done
+    Waiting ─▶ Sent ─▶ Running ─▶ Done ─▶ Undone | NotUndone
        │         │        ├─────▶ Failed
-       │         └────────┤
+       │         └────────┼─────▶ FallingBack ─▶ FellBack | Failed
        │                  └─────▶ Resting ─▶ Sent, the next attempt
-       └─▶ Skipped                             any of them ─▶ Cancelled
+       └─▶ Skipped
+                          what has not ended, at any time ─▶ Cancelled
+
+A map step is Sent or Running as a whole; its items have states of their own.
 """
 
 from dataclasses import dataclass, replace
@@ -46,6 +49,8 @@ class Attempt:
     sent_at_s: float
     started_at_s: float | None = None
     execution: Execution = UNSAID
+    items: int = 0  # of a map, once they were counted
+    items_done: int = 0
 
     def ended(self, now: float, said: Execution) -> "Attempt":
         """Return it with what was said of it, and the gaps filled by what was seen."""
@@ -70,6 +75,20 @@ class TimedOut:
     """The failure of an attempt that had no result after `timeout_s`."""
 
     timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LacksResult:
+    """The failure of an undo that refers to the result of `step`, which has none."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """The result of a map: handles of the results of its items, in order."""
+
+    results: tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +128,33 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class FellBack(Done):
+    """It failed with `failure`, and `result` is that of its fallback."""
+
+    failure: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Undone(Done):
+    """What it did was taken back; its result is still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotUndone(Done):
+    """What it did should have been taken back, and that failed."""
+
+    undo_failure: Any
+
+
+@dataclass(frozen=True, slots=True)
+class FallingBack:
+    """The attempt was the last and failed; the fallback is under way."""
+
+    attempt: Attempt
+    failure: Any
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The attempt failed and was the last; `failure` is not looked into."""
 
@@ -130,16 +176,24 @@ class Cancelled:
     attempt: Attempt | None
 
 
+UnderWay: TypeAlias = Sent | Running | Resting
+"""What one call of a step is in from its first attempt to its outcome."""
+
 StepState: TypeAlias = (
-    Waiting | Sent | Running | Resting | Done | Failed | Skipped | Cancelled
+    Waiting | UnderWay | FallingBack | Done | Failed | Skipped | Cancelled
 )
+"""`Done` has subclasses: whatever has a result is done."""
 
 STATUS: dict[type[StepState], StepStatus] = {
     Waiting: "waiting",
     Sent: "waiting",
     Running: "running",
     Resting: "waiting",
+    FallingBack: "running",
     Done: "done",
+    FellBack: "fallback",
+    Undone: "undone",
+    NotUndone: "done",
     Failed: "failed",
     Skipped: "skipped",
     Cancelled: "cancelled",
@@ -160,12 +214,15 @@ class StepRow:
     run_s: float | None = None  # None until it ended
     result_bytes: int | None = None
     cause: str = ""  # the step that failed, where this one was skipped
+    items: int = 0  # of a map
+    items_done: int = 0
+    undo_failure: Any = None  # why what it did could not be taken back
 
 
 def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
     """Return what a table shows of `step`."""
     attempt: Attempt | None = None
-    cause, result_bytes = "", None
+    cause, result_bytes, undo_failure = "", None, None
     match state:
         case Waiting():
             pass
@@ -173,7 +230,9 @@ def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
             cause = state.cause
         case Done():
             attempt, result_bytes = state.attempt, state.result_bytes
-        case Sent() | Running() | Resting() | Failed() | Cancelled():
+            if isinstance(state, NotUndone):
+                undo_failure = state.undo_failure
+        case _:
             attempt = state.attempt
     if attempt is None:
         return StepRow(step=step, status=STATUS[type(state)], cause=cause)
@@ -188,4 +247,7 @@ def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
         queued_s=attempt.execution.queued_s,
         run_s=attempt.execution.run_s,
         result_bytes=result_bytes,
+        items=attempt.items,
+        items_done=attempt.items_done,
+        undo_failure=undo_failure,
     )

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
+from mpreg_nb.workflow.effects import Part
+
 
 class Timer(NamedTuple):
     """Compared by its first two fields; `order` is never the same twice."""
@@ -16,6 +18,7 @@ class Timer(NamedTuple):
     attempt: int
     after_s: float
     rested: bool  # the next attempt may be sent; else: the time of this one is up
+    part: Part = "call"
 
 
 class Timers:
@@ -31,10 +34,18 @@ class Timers:
         self._order = count()
 
     def add(
-        self, now: float, after_s: float, step: str, attempt: int, *, rested: bool
+        self,
+        now: float,
+        after_s: float,
+        step: str,
+        attempt: int,
+        *,
+        rested: bool,
+        part: Part = "call",
     ) -> None:
         """Wake `after_s` from now."""
-        timer = Timer(now + after_s, next(self._order), step, attempt, after_s, rested)
+        order = next(self._order)
+        timer = Timer(now + after_s, order, step, attempt, after_s, rested, part)
         heapq.heappush(self._heap, timer)
 
     @property

@@ -8,16 +8,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mpreg_nb.errors import InvalidWorkflow
-from mpreg_nb.workflow.run import (
-    TIMEOUT_TYPES,
-    CancelStep,
-    Effect,
-    RunEnded,
-    RunMachine,
-    RunStep,
-    StartStep,
-    backoff_s,
-)
+from mpreg_nb.workflow.effects import CancelStep, Effect, RunEnded, StartStep
+from mpreg_nb.workflow.run import TIMEOUT_TYPES, RunMachine
+from mpreg_nb.workflow.run_steps import RunStep, backoff_s
 from mpreg_nb.workflow.states import Done, Execution, StepRow, TimedOut
 
 VALUE_ERROR = ("builtins.ValueError", "builtins.Exception", "builtins.BaseException")
