@@ -1,5 +1,6 @@
 """What this client's calls took: a row each, and histograms of all."""
 
+import threading
 import time
 from collections import deque
 
@@ -45,6 +46,7 @@ class Journal:
         self._rows: deque[CallRow] = deque(maxlen=KEPT_CALLS)
         self._fresh: list[CallRow] = []
         self._histograms: dict[tuple[str, str], HdrHistogram] = {}
+        self._digesting = threading.Lock()  # two threads may ask at the same time
         self.results: dict[tuple[str, str], int] = {}
         """How many results came of each (function, version), steps of runs included."""
         self.wall_offset_s = time.time() - time.perf_counter()
@@ -66,17 +68,23 @@ class Journal:
         """Return the last calls, oldest first."""
         return tuple(self._rows)
 
+    @property
+    def last(self) -> CallRow | None:
+        """The call that ended last."""
+        return self._rows[-1] if self._rows else None
+
     def histograms(self) -> dict[tuple[str, str], HdrHistogram]:
         """Return (function, node) -> histogram of total microseconds."""
         self._digest()
         return dict(self._histograms)
 
     def _digest(self) -> None:
-        fresh, self._fresh = self._fresh, []
-        for row in fresh:
-            key = (row.function, row.node)
-            histogram = self._histograms.get(key)
-            if histogram is None:
-                histogram = HdrHistogram(1, LONGEST_US, DIGITS)
-                self._histograms[key] = histogram
-            histogram.record_value(min(max(1, row.total_us), LONGEST_US))
+        with self._digesting:
+            fresh, self._fresh = self._fresh, []
+            for row in fresh:
+                key = (row.function, row.node)
+                histogram = self._histograms.get(key)
+                if histogram is None:
+                    histogram = HdrHistogram(1, LONGEST_US, DIGITS)
+                    self._histograms[key] = histogram
+                histogram.record_value(min(max(1, row.total_us), LONGEST_US))

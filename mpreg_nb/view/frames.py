@@ -22,6 +22,7 @@ from mpreg_nb.view.columns import (
     TEXT,
     frame,
 )
+from mpreg_nb.view.measured import latencies, routes
 from mpreg_nb.wire.gossip import MemberRecord, MemberState, Offer
 from mpreg_nb.wire.pictures import FunctionPicture, Snapshot
 from mpreg_nb.wire.runs import StepState
@@ -32,10 +33,6 @@ if TYPE_CHECKING:
 
     from mpreg_nb.client.journal import CallRow
     from mpreg_nb.cluster.entry import LedgerRow
-
-KEYS = ("function", "node")
-"""What latencies can be grouped by."""
-
 
 # ------------------------------------------------------------------- cluster
 
@@ -161,28 +158,7 @@ def routes_frame(rows: "Iterable[CallRow]") -> "pd.DataFrame":
     `share` is the part of the function's calls that this node took, from 0 to 1.
     Calls that no node took are under the node "".
     """
-    from statistics import median
-
-    calls: dict[tuple[str, str], list[CallRow]] = {}
-    for row in rows:
-        calls.setdefault((row.function, row.node), []).append(row)
-    all_calls: dict[str, int] = {}
-    for (function, _), taken in calls.items():
-        all_calls[function] = all_calls.get(function, 0) + len(taken)
-    return frame(
-        ROUTES,
-        [
-            (
-                function,
-                node,
-                len(taken),
-                sum(call.status != "ok" for call in taken),
-                len(taken) / all_calls[function],
-                median(call.total_us for call in taken) / 1e3,
-            )
-            for (function, node), taken in sorted(calls.items())
-        ],
-    )
+    return frame(ROUTES, [tuple(route) for route in routes(rows)])
 
 
 def calls_frame(rows: "Iterable[CallRow]") -> "pd.DataFrame":
@@ -220,36 +196,8 @@ def latency_frame(
     Raises:
         ValueError: a key is neither of the two, or there is none.
     """
-    if not keys or not set(keys) <= set(KEYS) or len(set(keys)) < len(keys):
-        raise ValueError(
-            "latency is by 'function', by 'node' or by both, ('function', 'node'), "
-            f"not by {', '.join(map(repr, keys)) or 'nothing'}"
-        )
-    rows = []
-    for key, histogram in sorted(merged(histograms, keys).items()):
-        percentiles = histogram.get_percentile_to_value_dict([50, 95, 99, 100])
-        measures_us = (_mean_us(histogram), *percentiles.values())
-        count = histogram.get_total_count()
-        rows.append((*key, count, *(us / 1e3 for us in measures_us)))
+    rows = [(*key, *figures) for key, figures in latencies(histograms, keys)]
     return frame({**dict.fromkeys(keys, TEXT), **PERCENTILES}, rows)
-
-
-def merged(
-    histograms: "Mapping[tuple[str, str], HdrHistogram]", keys: Sequence[str]
-) -> "dict[tuple[str, ...], HdrHistogram]":
-    """Return new histograms, one for each value of `keys`; the given are left."""
-    places = [KEYS.index(key) for key in keys]
-    together: dict[tuple[str, ...], HdrHistogram] = {}
-    for pair, histogram in histograms.items():
-        key = tuple(pair[place] for place in places)
-        if key not in together:
-            together[key] = type(histogram)(
-                histogram.lowest_trackable_value,
-                histogram.highest_trackable_value,
-                histogram.significant_figures,
-            )
-        together[key].add(histogram)
-    return together
 
 
 # ----------------------------------------------------------------- workflows
@@ -282,22 +230,6 @@ def run_frame(
 
 
 # -------------------------------------------------------------------- pieces
-
-
-def _mean_us(histogram: "HdrHistogram") -> float:
-    # As get_mean_value of the library, which goes over all its empty places too.
-    total: int = histogram.get_total_count()
-    left, sum_us = total, 0.0
-    for index in range(histogram.counts_len):
-        count = histogram.get_count_at_index(index)
-        if count:
-            lowest_us = histogram.get_value_from_index(index)
-            highest_us = histogram.get_highest_equivalent_value(lowest_us)
-            sum_us += count * (lowest_us + highest_us) / 2
-            left -= count
-            if not left:
-                break
-    return sum_us / total
 
 
 def _present(snapshot: Snapshot) -> list[MemberRecord]:

@@ -1,16 +1,11 @@
-"""Figures of matplotlib. None of them touches pyplot or its settings.
-
-So a cell shows a figure when it ends with one, and never twice.
-"""
+"""The figure of latencies: percentiles of calls, and where their time went."""
 
 from collections.abc import Sequence
-from functools import cache
-from io import BytesIO
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.view.frames import merged
-from mpreg_nb.view.text import clipped, printable
+from mpreg_nb.view.figures import COLOURS, new_figure, say_empty, short
+from mpreg_nb.view.measured import merged
 from mpreg_nb.view.units import duration
 
 if TYPE_CHECKING:
@@ -25,17 +20,6 @@ if TYPE_CHECKING:
 MOST_FUNCTIONS = 8
 """Curves in one plot; more could not be told apart."""
 
-# Okabe and Ito, "Color Universal Design", 2008, darkest and lightest left out.
-COLOURS = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#d55e00",
-    "#56b4e9",
-    "#cc79a7",
-    "#7f7f7f",
-    "#b2a100",
-)
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (7, 2)), (0, (1, 3)), "-", "--")
 PARTS = (
     ("queue", "queued_us", "#e69f00", ""),
@@ -69,7 +53,7 @@ def latency_figure(
     height = 3.9 + legend_inches
     bottom = legend_inches / height
     layout = ConstrainedLayoutEngine(rect=(0, bottom, 1, 1 - bottom))
-    figure = _figure_class()(figsize=(11, height), dpi=100, layout=layout)
+    figure = new_figure(figsize=(11, height), dpi=100, layout=layout)
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     _curves(left, [(name, by_function[name]) for name in shown])
     _bars(right, shown, rows)
@@ -109,7 +93,7 @@ def _curves(axes: "Axes", named: "Sequence[tuple[str, HdrHistogram]]") -> None:
     axes.set_xlabel("percentile of calls, %")
     axes.set_ylabel("latency, ms")
     if not named:
-        _say_empty(axes)
+        say_empty(axes, "no calls yet")
         return
     axes.set_yscale("log")
     furthest = 1.0
@@ -122,7 +106,7 @@ def _curves(axes: "Axes", named: "Sequence[tuple[str, HdrHistogram]]") -> None:
         axes.plot(
             [_tens(percentile) for percentile in known],
             [value_us / 1e3 for value_us in known.values()],
-            label=f"{_short(name)} ({count:,})",
+            label=f"{short(name)} ({count:,})",
             color=COLOURS[place],
             linestyle=DASHES[place],
             linewidth=2,
@@ -141,7 +125,7 @@ def _bars(axes: "Axes", functions: "Sequence[str]", rows: "Sequence[CallRow]") -
     calls = {name: [row for row in rows if row.function == name] for name in functions}
     calls = {name: taken for name, taken in calls.items() if taken}
     if not calls:
-        _say_empty(axes)
+        say_empty(axes, "no calls yet")
         return
     means_ms = {
         name: [
@@ -167,26 +151,15 @@ def _bars(axes: "Axes", functions: "Sequence[str]", rows: "Sequence[CallRow]") -
         )
         begin = [done + share for done, share in zip(begin, shares, strict=True)]
     axes.set_yticks(
-        places, [f"{_short(name)}\n{duration(sum(m))}" for name, m in means_ms.items()]
+        places, [f"{short(name)}\n{duration(sum(m))}" for name, m in means_ms.items()]
     )
     axes.set_ylim(max(len(calls), 3) - 0.5, -0.5)  # one bar alone is not a wall
     axes.set_xlim(0, 100)
 
 
-def _say_empty(axes: "Axes") -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.text(0.5, 0.5, "no calls yet", ha="center", va="center", color="#57606a")
-
-
 def _tens(percentile: float) -> float:
     """Return how many tens of percent are left out: 90 is at 1, 99 at 2."""
     return -log10(1 - percentile / 100)
-
-
-def _short(name: str) -> str:
-    # matplotlib would read what is between two dollar signs as a formula.
-    return clipped(printable(name), 20).replace("$", r"\$")
 
 
 def _number_decades(axes: "Axes") -> None:
@@ -198,17 +171,3 @@ def _number_decades(axes: "Axes") -> None:
     axes.yaxis.set_major_locator(LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda ms, _: f"{ms:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-@cache
-def _figure_class() -> "type[Figure]":
-    """Return a class of figures that show themselves, with and without pyplot."""
-    from matplotlib.figure import Figure
-
-    class Shown(Figure):
-        def _repr_png_(self) -> bytes:
-            file = BytesIO()
-            self.savefig(file, format="png", facecolor="white")
-            return file.getvalue()
-
-    return Shown
