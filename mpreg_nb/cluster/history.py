@@ -10,9 +10,10 @@ import msgspec
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.output import current_writer
+from mpreg_nb.client.runs import RunRecord
 from mpreg_nb.cluster.planned import planned_diagram
 from mpreg_nb.cluster.run import Run
-from mpreg_nb.errors import NoRun
+from mpreg_nb.errors import NodeLost, NoRun
 from mpreg_nb.names import nearest
 from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.runs import RunPicture, RunStart
@@ -26,6 +27,9 @@ OWN_RUNS = 50
 
 LEAST_PREFIX = 4
 """Characters of an id that a run is found by, at least."""
+
+TAKEN_UP = 10
+"""Runs that are at hand at once where a cluster is adopted, the newest."""
 
 _replace: Any = msgspec.structs.replace
 
@@ -120,19 +124,37 @@ class History:
         node = next(node for node, each in found if each is wanted)
         return self._take_up(node, wanted.run)
 
+    def take_up_newest(self) -> None:
+        """Take the newest runs of the cluster among `own_runs`; see `adopt`."""
+        writer = current_writer()
+        client_runs = self.client.runs
+
+        async def take_up() -> None:
+            for node, run in reversed((await client_runs.everywhere())[:TAKEN_UP]):
+                try:
+                    record = await client_runs.take_up(node, run.run, writer)
+                except NodeLost:  # it went, or was forgotten, at this moment
+                    continue
+                self._taken_up(record)
+
+        self._thread.run(take_up())
+
     def _take_up(self, node: str, run_id: bytes) -> Run:
         writer = current_writer()
 
-        async def follow() -> Run:
+        async def take_up() -> Run:
             record = await self.client.runs.take_up(node, run_id, writer)
-            diagram = planned_diagram(record.workflow, record.plans)
-            run = Run(self.client, self._thread, diagram, self._runs.changed)
-            run.started(record)
-            record.on_change = run.changed
-            self._runs.add(run)
-            return run
+            return self._taken_up(record)
 
-        return self._thread.run(follow())
+        return self._thread.run(take_up())
+
+    def _taken_up(self, record: RunRecord) -> Run:
+        diagram = planned_diagram(record.workflow, record.plans)
+        run = Run(self.client, self._thread, diagram, self._runs.changed)
+        run.started(record)
+        record.on_change = run.changed
+        self._runs.add(run)
+        return run
 
     def launch(self, diagram: Diagram, request: RunStart, parts: Parts) -> Run:
         """Hand a run to the node of the link and return it at once."""

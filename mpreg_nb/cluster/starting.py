@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from mpreg_nb.cluster import current
+from mpreg_nb.cluster.adopted import AdoptedCluster
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.ledger import Ledger
@@ -98,13 +99,22 @@ def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluste
 
 
 def adopt(name: str | None = None) -> Cluster:
-    """Connect to a cluster that was started with keep=True.
+    """Take over a cluster that was started with keep=True, with its runs.
+
+    Of one that this process holds already, that is returned. `cluster.runs()` lists
+    the runs, also of a process that is gone, `cluster.get_run(id)` returns them;
+    those that go on print here. `cluster.down()` ends the nodes,
+    `cluster.disconnect()` leaves them.
 
     Raises:
         NoCluster: there is none of that name, or several and no name was given.
     """
     entry = Ledger().find(name, only_kept=True)
-    return Cluster([node.url for node in entry.nodes], load_token())
+    for cluster in current.all_clusters():
+        if cluster.name == entry.cluster:
+            current.enter(cluster)
+            return cluster
+    return AdoptedCluster(entry)
 
 
 def down(name: str | None = None) -> tuple[str, ...]:
@@ -112,17 +122,19 @@ def down(name: str | None = None) -> tuple[str, ...]:
 
     Returns the names of the nodes that ended.
     """
-    if name is None and current.all_clusters():
-        cluster = current.current()
-        nodes = cluster.own_nodes
-        cluster.down()
-        return nodes
-    for cluster in current.all_clusters():
+    held = current.all_clusters()
+    if name is None and held:
+        return _end(current.current())
+    for cluster in held:
         if name is not None and cluster.name == name:
-            nodes = cluster.own_nodes
-            cluster.down()
-            return nodes
+            return _end(cluster)
     return Ledger().end(name)
+
+
+def _end(cluster: Cluster) -> tuple[str, ...]:
+    nodes = cluster.own_nodes
+    cluster.down()
+    return cluster.ended_nodes if isinstance(cluster, AdoptedCluster) else nodes
 
 
 def ps() -> "pd.DataFrame":
