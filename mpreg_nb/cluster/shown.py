@@ -91,6 +91,21 @@ class Shown:
 
         return latency_figure(self.client.journal.histograms(), self.call_rows())
 
+    def plot_routes(self) -> "matplotlib.figure.Figure":
+        """Return a heat map: which node took how many calls of which function.
+
+        It shows the same calls as the frame of `routes()`, and a column for each
+        node that is alive.
+        """
+        from mpreg_nb.view.heat import routes_figure
+
+        nodes = [
+            picture.record.name
+            for picture in self.refresh().nodes
+            if picture.record.state.name == "ALIVE"
+        ]
+        return routes_figure(self.call_rows(), nodes)
+
     def status(self) -> Any:
         """Return the card that `%mpreg` shows: nodes, functions, calls."""
         from mpreg_nb.view.html import StatusCard

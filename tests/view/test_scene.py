@@ -37,8 +37,7 @@ def long_chain() -> Diagram:
         name="w",
         boxes=tuple(Box(name=name, undo="take_back") for name in names),
         arrows=tuple(
-            Arrow(source=left, target=right)
-            for left, right in pairwise(names)
+            Arrow(source=left, target=right) for left, right in pairwise(names)
         ),
     )
 

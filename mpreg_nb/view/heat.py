@@ -1,0 +1,135 @@
+"""The figure of routes: which node took how many calls of which function."""
+
+from collections.abc import Collection, Iterable, Sequence
+from statistics import median
+from typing import TYPE_CHECKING
+
+from mpreg_nb.view.figures import new_figure, say_empty, short, subtitle
+from mpreg_nb.view.text import MARKS
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from mpreg_nb.client.journal import CallRow
+
+MOST_FUNCTIONS = 30
+MOST_NODES = 40
+"""More rows or columns could not be read."""
+
+MOST_WRITTEN = 12
+"""With more columns, cells have a colour and no figures."""
+
+COLOURS = "Blues"
+"""One hue from light to dark, which all eyes can order."""
+
+DARK = 0.55
+"""Part of the scale from which on white letters can be read better than black."""
+
+SCALES = (10.0, 20.0, 50.0, 100.0)
+"""Percent that the darkest colour stands for: with many nodes shares are small."""
+
+
+def routes_figure(rows: "Iterable[CallRow]", nodes: Collection[str] = ()) -> "Figure":
+    """Return a heat map of functions by nodes, coloured by share of the calls.
+
+    rows: the calls, as in the frame of routes.
+    nodes: have a column even if no call went there.
+    """
+    calls: dict[tuple[str, str], list[CallRow]] = {}
+    for row in rows:
+        calls.setdefault((row.function, row.node), []).append(row)
+    totals: dict[str, int] = {}
+    for (function, _), taken in calls.items():
+        totals[function] = totals.get(function, 0) + len(taken)
+    busiest = sorted(totals, key=lambda name: (-totals[name], name))
+    functions = sorted(busiest[:MOST_FUNCTIONS])
+    columns = _columns({node for _, node in calls}, set(nodes))
+    written = len(columns) <= MOST_WRITTEN
+    height = 1.9 + (0.5 if written else 0.28) * max(len(functions), 2)
+    width = max(6.5, 3.4 + (0.95 if written else 0.3) * len(columns))
+    figure = new_figure(figsize=(width, height), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    said = ["in each cell: calls, and the median of their time"] if written else []
+    if len(busiest) > len(functions):
+        said.append(f"the {len(functions)} called most of {len(busiest)} functions")
+    subtitle(axes, "Calls by function and node", "; ".join(said) if calls else "")
+    axes.set_xlabel("node")
+    axes.set_ylabel("function")
+    if not calls:
+        say_empty(axes, "no calls yet")
+        return figure
+    shares = [
+        [100 * len(calls.get((name, node), ())) / totals[name] for node in columns]
+        for name in functions
+    ]
+    most = max(map(max, shares))
+    scale = next(percent for percent in SCALES if most <= percent + 1e-9)
+    image = axes.imshow(shares, cmap=COLOURS, vmin=0, vmax=scale, aspect="auto")
+    figure.colorbar(
+        image, ax=axes, label="share of the function's calls, %", pad=0.02, aspect=30
+    )
+    _name(axes, functions, columns, totals)
+    if written:
+        for line, name in enumerate(functions):
+            for column, node in enumerate(columns):
+                taken = calls.get((name, node), [])
+                share = shares[line][column]
+                if taken:
+                    _write(axes, (column, line), taken, dark=share >= DARK * scale)
+    return figure
+
+
+def _columns(taking: Collection[str], present: Collection[str]) -> list[str]:
+    """Return the nodes to show: those that took calls first, if they are too many."""
+    columns = sorted(taking)[:MOST_NODES]
+    columns += sorted(set(present) - set(taking))[: MOST_NODES - len(columns)]
+    return sorted(columns)
+
+
+def _name(
+    axes: "Axes",
+    functions: Sequence[str],
+    columns: Sequence[str],
+    totals: dict[str, int],
+) -> None:
+    slanted = sum(len(node) for node in columns) > 60
+    axes.set_xticks(
+        range(len(columns)),
+        [short(node, 16) or "no node" for node in columns],
+        rotation=45 if slanted else 0,
+        ha="right" if slanted else "center",
+        rotation_mode="anchor",
+    )
+    axes.set_yticks(
+        range(len(functions)),
+        [f"{short(name, 24)} ({totals[name]:,})" for name in functions],
+    )
+    axes.tick_params(length=0)
+    # Lines between the cells: neighbours of one colour stay apart.
+    axes.set_xticks([place - 0.5 for place in range(1, len(columns))], minor=True)
+    axes.set_yticks([place - 0.5 for place in range(1, len(functions))], minor=True)
+    axes.grid(which="minor", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+
+
+def _write(
+    axes: "Axes",
+    place: tuple[int, int],
+    taken: "Sequence[CallRow]",
+    *,
+    dark: bool,
+) -> None:
+    failed = sum(call.status != "ok" for call in taken)
+    p50_ms = median(call.total_us for call in taken) / 1e3
+    lines = [f"{len(taken):,}", f"{p50_ms:.3g} ms"]
+    if failed:
+        lines[0] += f"  {MARKS['failed']} {failed:,} failed"
+    axes.text(
+        *place,
+        "\n".join(lines),
+        ha="center",
+        va="center",
+        fontsize=8.5,
+        color="white" if dark else "black",
+    )
