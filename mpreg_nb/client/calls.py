@@ -16,6 +16,7 @@ from mpreg_nb.calls.deadlines import Deadlines
 from mpreg_nb.calls.retry import OVERLOAD_PATIENCE_S, RetryBudget, backoff_s, judge
 from mpreg_nb.client.links import Links
 from mpreg_nb.client.mirror import Mirror
+from mpreg_nb.client.output import Prints, Writer
 from mpreg_nb.errors import Executed
 from mpreg_nb.routing.breaker import Breakers
 from mpreg_nb.routing.load import Loads
@@ -40,9 +41,6 @@ Outcome: TypeAlias = Reply | Failed
 _ASK_ENTRY = ("no_route", "no_code", "draining", "overloaded", "node_lost")
 """Refusals of a node that was called directly, after which the entry is asked."""
 
-OnOutput: TypeAlias = Callable[[str, str, str], None]
-"""Called with node, stream and text of what the function wrote."""
-
 
 @dataclass(slots=True, eq=False)
 class ActiveCall:
@@ -53,6 +51,7 @@ class ActiveCall:
     payload: bytes
     parts: tuple[Buffer, ...]
     done: Callable[["ActiveCall", Outcome, tuple[Buffer, ...]], None]
+    writer: Writer
     version: str | None = None
     resources: frozenset[str] = frozenset()
     node: str | None = None
@@ -61,7 +60,8 @@ class ActiveCall:
     wait_s: float = 0.0
     idempotent: bool = False
     json: bool = False
-    on_output: OnOutput | None = None
+    prints: Prints | None = None  # from its first print on
+    at: str = ""  # the node that runs it, where that is known
     began: float = 0.0  # on the monotonic clock
     attempts: int = 0
     crashes: int = 0
@@ -159,10 +159,13 @@ class ClientCalls:
             self._count_answer(call, message)
             self._failed(call, message, parts)
         elif type(message) is Output:
-            if call.on_output is not None:
-                call.on_output(message.node, message.stream, message.text)
+            call.at = message.node
+            if call.prints is None:
+                call.prints = Prints(call.writer)
+            call.prints.add(message)
         elif type(message) is Started:
             call.waiting = False
+            call.at = message.node
         return True
 
     def link_lost(self, link: Connection, reason: str) -> None:
@@ -323,6 +326,8 @@ class ClientCalls:
             return
         if call.timeout_s is not None:
             self._deadlines.drop(call.id)
+        if call.prints is not None:
+            call.prints.end()
         call.done(call, outcome, parts)
 
     # ------------------------------------------------------------------- timers

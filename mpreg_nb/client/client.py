@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.client.calls import ActiveCall, ClientCalls, OnOutput, Outcome
+from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
 from mpreg_nb.client.failures import error_of
 from mpreg_nb.client.future import Future, Undecoded
 from mpreg_nb.client.journal import Journal
@@ -107,7 +107,6 @@ class Client:
         kwargs: Mapping[str, Any],
         options: CallOptions,
         done: Callable[[ActiveCall, Outcome, tuple[Buffer, ...]], None],
-        on_output: OnOutput | None = None,
     ) -> ActiveCall:
         """Return a call that `calls.start` can send. May run on any thread.
 
@@ -131,7 +130,7 @@ class Client:
             timeout_s=options.timeout_s,
             wait_s=options.wait_s,
             idempotent=options.idempotent,
-            on_output=on_output or current_writer(),
+            writer=current_writer(),
             pack_us=int((time.perf_counter() - began) * 1e6),
         )
 

@@ -1,40 +1,195 @@
-"""Where the prints of remote functions go.
+"""Where the prints of remote functions go, and how much of them.
 
 A call remembers the writer that was current when it was made, so that its lines
-reach the cell that made it, however much later they come.
+reach the cell that made it, however much later they come. Of a flood the first
+lines are shown, then one line says how many were left out, here or on the way.
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeAlias
 
+from mpreg_nb.wire.history import Line
+from mpreg_nb.wire.messages import Output
+
 Writer: TypeAlias = Callable[[str, str, str], None]
-"""Takes node, stream ("stdout" or "stderr") and text, on any thread."""
+"""Takes node, stream ("stdout" or "stderr") and text, on any thread.
+
+Text "" says that the call has ended: a line that is unfinished ends too."""
+
+CHARACTERS_PER_LINE = 200
+"""A call may print so many for each line that it may print; few lines are longer."""
 
 
-def prefixed(node: str, text: str) -> str:
+def prefixed(node: str, text: str, *, continues: bool = False) -> str:
     """Return `text` with the node's name before every line.
+
+    A carriage return begins the line anew, as progress bars want it. continues:
+    the first line began before.
 
     >>> prefixed("n1", "a\\nb\\n")
     '[n1] a\\n[n1] b\\n'
+    >>> prefixed("n1", "%\\r2 %", continues=True)
+    '%\\r[n1] 2 %'
     """
-    lines = text.splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines[-1] += "\n"
-    return "".join(f"[{node}] {line}" for line in lines)
+    head = f"[{node}] "
+    body = text.replace("\r\n", "\n")
+    end = "\n" if body.endswith("\n") else ""
+    body = body.removesuffix("\n").replace("\n", f"\n{head}")
+    return ("" if continues else head) + body.replace("\r", f"\r{head}") + end
 
 
-def write_to_streams(node: str, stream: str, text: str) -> None:
-    """Write to this process's own streams; what scripts want."""
+class Page:
+    """Where several calls write at the same time: whole lines, none torn by another.
+
+    `put` takes the stream and the text as it is to be shown.
+    """
+
+    def __init__(self, put: Callable[[str, str], None]) -> None:
+        self._put = put
+        self._lock = threading.Lock()
+        self._unfinished: dict[str, str] = {}  # stream -> node whose line it is
+
+    def __call__(self, node: str, stream: str, text: str) -> None:
+        """Write what `node` printed; "" ends its line."""
+        with self._lock:
+            before = self._unfinished.get(stream)
+            continues = before == node
+            if not text:
+                if continues:
+                    del self._unfinished[stream]
+                    self._put(stream, "\n")
+                return
+            if text.endswith("\n"):
+                self._unfinished.pop(stream, None)
+            else:
+                self._unfinished[stream] = node
+            gap = "\n" if before is not None and not continues else ""
+            self._put(stream, gap + prefixed(node, text, continues=continues))
+
+
+def _put(stream: str, text: str) -> None:
     target = sys.stderr if stream == "stderr" else sys.stdout
-    target.write(prefixed(node, text))
+    target.write(text)
     target.flush()
 
 
+write_to_streams: Writer = Page(_put)
+"""Writes to this process's own streams; what scripts want."""
+
+
+class Allowance:
+    """So many lines may be shown. What comes after them is counted."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines_left = lines
+        self._characters_left = lines * CHARACTERS_PER_LINE
+        self._unfinished = 0  # characters of the line that may still be begun anew
+        self._is_cutting = False
+        self._lines_cut = self._characters_cut = 0
+        self._ends_line = True  # what was left out last
+
+    def take(self, text: str) -> str:
+        """Return what of `text` is to be shown."""
+        if self._is_cutting:
+            self._cut(text)
+            return ""
+        if "\r" in text:
+            text = self._begun_anew(text)
+        rest = text.split("\n", self._lines_left)[self._lines_left :]
+        shown = text[: len(text) - len(rest[0])] if rest else text
+        shown = shown[: self._characters_left]
+        lines = shown.count("\n")
+        self._lines_left -= lines
+        self._characters_left -= len(shown)
+        tail = len(shown) - shown.rfind("\n") - 1
+        self._unfinished = tail if lines else self._unfinished + tail
+        if len(shown) < len(text):
+            self._is_cutting = True
+            self._lines_cut -= self._unfinished > 0  # its line is shown, if not all
+            self._cut(text[len(shown) :])
+        return shown
+
+    def _begun_anew(self, text: str) -> str:
+        """Return `text` without what it writes over; a bar may go on for hours."""
+        first, newline, rest = text.replace("\r\n", "\n").partition("\n")
+        if "\r" in first:
+            self._characters_left += self._unfinished
+            self._unfinished = 0
+            last = first.rstrip("\r")
+            end = "\r" if last != first else ""
+            first = "\r" + last.rpartition("\r")[2] + end
+        return first + newline + rest
+
+    def left_out(self, lines: int, characters: int) -> None:
+        """Count what was left out on its way here."""
+        self._lines_cut += lines
+        self._characters_cut += characters
+
+    def _cut(self, text: str) -> None:
+        if text:
+            self.left_out(text.count("\n"), len(text))
+            self._ends_line = text.endswith("\n")
+
+    def told(self) -> str:
+        """Return a line that says what was left out since the last one, or ""."""
+        lines = self._lines_cut + (not self._ends_line)
+        characters = self._characters_cut
+        self._lines_cut = self._characters_cut = 0
+        self._ends_line = True
+        if not characters:
+            return ""
+        what = _counted(lines, "more line") if lines > 0 else "more of it"
+        return f"… {what} not shown ({_counted(characters, 'character')})\n"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+class Prints:
+    """What one call prints, or one step of a run. On one thread."""
+
+    def __init__(self, write: Writer) -> None:
+        self._write = write
+        self._allowance = Allowance(most_lines())
+        self._places: dict[tuple[str, str], None] = {}  # node, stream; last used last
+
+    def add(self, said: Output | Line) -> None:
+        """Show the text as far as it may be, and count the rest and what was cut."""
+        self._places.pop((said.node, said.stream), None)
+        self._places[said.node, said.stream] = None
+        if said.characters_cut:
+            self._allowance.left_out(said.lines_cut, said.characters_cut)
+        shown = self._allowance.take(said.text)
+        if shown:
+            self._write(said.node, said.stream, shown)
+
+    def end(self) -> None:
+        """Say what was left out. Nothing comes any more."""
+        told = self._allowance.told()
+        for node, stream in self._places:
+            self._write(node, stream, "")
+        if told:
+            self._write(*next(reversed(self._places)), told)
+
+
+_most_lines: list[Callable[[], int]] = [lambda: 1000]
 _current: ContextVar[Writer | None] = ContextVar("mpreg_writer", default=None)
 _make_default: list[Callable[[], Writer]] = [lambda: write_to_streams]
+
+
+def limit_lines(most: Callable[[], int]) -> None:
+    """Let `most` say how many lines a call may print."""
+    _most_lines[0] = most
+
+
+def most_lines() -> int:
+    """Return how many lines a call may print now."""
+    return _most_lines[0]()
 
 
 def current_writer() -> Writer:

@@ -6,7 +6,9 @@ from typing import Any
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
+from mpreg_nb.client.output import limit_lines
 from mpreg_nb.cluster.card import Card
+from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function, call_options
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.names import check_name
@@ -30,6 +32,7 @@ class AsyncCluster:
         self._known: dict[int, tuple[Any, str, CallOptions]] = {}
 
     async def __aenter__(self) -> "AsyncCluster":
+        limit_lines(lambda: CONFIG.output_lines)
         client = Client(self._urls, self._token, direct=self._direct)
         try:
             await client.open()

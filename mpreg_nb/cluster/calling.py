@@ -10,6 +10,8 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future, Undecoded
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.options import CallOptions
+from mpreg_nb.client.output import limit_lines
+from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function
 from mpreg_nb.names import check_name
 from mpreg_nb.wire.codec import Buffer
@@ -37,6 +39,7 @@ class Calling:
         self._client = client
         self._thread = thread
         self._registered = registered
+        limit_lines(lambda: CONFIG.output_lines)
 
     def call(
         self,

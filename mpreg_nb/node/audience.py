@@ -36,6 +36,13 @@ class Audience:
 
     def printed(self, step: str, output: Output) -> None:
         """Pass on what a step printed, and keep it for who asks later."""
-        line = Line(step=step, node=output.node, stream=output.stream, text=output.text)
+        line = Line(
+            step=step,
+            node=output.node,
+            stream=output.stream,
+            text=output.text,
+            lines_cut=output.lines_cut,
+            characters_cut=output.characters_cut,
+        )
         self.lines.add(line)
         self.tell(Printed(id=self._run_id, line=line))

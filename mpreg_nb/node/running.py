@@ -227,6 +227,8 @@ class Running:
                     node=self._me,
                     stream=message.stream,
                     text=message.text,
+                    lines_cut=message.lines_cut,
+                    characters_cut=message.characters_cut,
                 )
             )
 

@@ -202,6 +202,8 @@ class WorkerLink:
         answers: list[Received[Answer]] = []
         for message, parts in received:
             if isinstance(message, Done | JobFailed):
+                if message.run_us > 1000:
+                    self._log.read()  # while it is the call's that wrote it
                 if message.id in self._recalled and was_dropped(message):
                     self._recalled.discard(message.id)
                 elif self.take_back(message.id):
@@ -219,11 +221,9 @@ class WorkerLink:
                 self.process.sample()
                 self._owner.became_ready(self)
         if answers:
-            if any(answer.run_us > 1000 for answer, _ in answers):
-                self._log.read()  # before the end of the call that wrote it
             self._owner.answered(self, answers)
 
-    def _logged(self, text: str) -> None:
+    def _logged(self, text: str, lines_cut: int, bytes_cut: int) -> None:
         """Give what went past Python to the call that runs, where only one can."""
         first = next(iter(self.handed.values()), None)
         if (
@@ -231,7 +231,15 @@ class WorkerLink:
             and self.slots == 1
             and first.number <= self.process.page.begun
         ):
-            self._owner.printed(Printed(id=first.job.id, stream="stdout", text=text))
+            self._owner.printed(
+                Printed(
+                    id=first.job.id,
+                    stream="stdout",
+                    text=text,
+                    lines_cut=lines_cut,
+                    characters_cut=bytes_cut,
+                )
+            )
 
     def last_lines(self) -> tuple[str, ...]:
         """Return what the worker printed last."""

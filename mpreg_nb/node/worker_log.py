@@ -12,13 +12,24 @@ LAST_LINES = 15
 """Lines of it in such a report."""
 
 BYTES_PER_S = 1 << 20
-"""More is dropped."""
+"""More is counted instead of passed on."""
+
+PAUSE_S = 0.02
+"""Between looks at a flood: who writes faster than a pipe can be read so, waits."""
+
+FLOOD_READS = 8
+"""Of a pipe's length each, at one look at a flood."""
+
+_LENGTH = 1 << 16
 
 
 class WorkerLog:
-    """Reads the pipe that is the worker's standard output and error."""
+    """Reads the pipe that is the worker's standard output and error.
 
-    def __init__(self, pipe: int, on_text: Callable[[str], None]) -> None:
+    `on_text` gets the text, and how many lines and bytes were left out before it.
+    """
+
+    def __init__(self, pipe: int, on_text: Callable[[str, int, int], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._pipe = pipe
         self._on_text = on_text
@@ -26,21 +37,57 @@ class WorkerLog:
         self._kept = ""
         self._second = 0.0  # when the present second of counting began
         self._bytes_left = 0
-        self._loop.add_reader(pipe, self.read)
+        self._lines_cut = self._bytes_cut = 0
+        self._pause: asyncio.TimerHandle | None = None
+        self._loop.add_reader(pipe, self._look)
+
+    def _look(self) -> None:
+        self._read_once()
+        if self._bytes_cut and self._pause is None:
+            self._loop.remove_reader(self._pipe)
+            self._pause = self._loop.call_later(PAUSE_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._pause = None
+        reads = FLOOD_READS
+        while reads and self._read_once():
+            reads -= 1
+        if self._pipe < 0:
+            return
+        if reads:  # the flood is over, at least for now
+            self._loop.add_reader(self._pipe, self._look)
+        else:
+            self._pause = self._loop.call_later(PAUSE_S, self._look_again)
 
     def read(self) -> None:
-        """Pass on what is there."""
+        """Pass on what is there, and say what was left out so far."""
+        self._read_once()
+        if self._bytes_cut:
+            self._pass_on("")
+
+    def _read_once(self) -> bool:
+        if self._pipe < 0:
+            return False
         try:
-            data = os.read(self._pipe, 1 << 16)
+            data = os.read(self._pipe, _LENGTH)
         except BlockingIOError:
-            return
+            return False
         if not data:
             self.close()
-            return
+            return False
         if self._is_within_limit(len(data)):
             text = self._decode(data)
             self._kept = (self._kept + text)[-KEPT_LENGTH:]
-            self._on_text(text)
+            self._pass_on(text)
+        else:
+            self._lines_cut += data.count(b"\n")
+            self._bytes_cut += len(data)
+        return True
+
+    def _pass_on(self, text: str) -> None:
+        lines, size = self._lines_cut, self._bytes_cut
+        self._lines_cut = self._bytes_cut = 0
+        self._on_text(text, lines, size)
 
     def _is_within_limit(self, count: int) -> bool:
         now = self._loop.time()
@@ -64,7 +111,11 @@ class WorkerLog:
 
     def close(self) -> None:
         """Read no more."""
-        self._loop.remove_reader(self._pipe)
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._pipe >= 0:
+            self._loop.remove_reader(self._pipe)
+            self._pipe = -1
 
 
 def _telling(log: list[str]) -> list[str]:

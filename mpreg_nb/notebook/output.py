@@ -12,29 +12,79 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import Any, TextIO
 
-from mpreg_nb.client.output import Writer, prefixed, set_default, write_to_streams
+from mpreg_nb.client.output import (
+    Allowance,
+    Page,
+    Writer,
+    most_lines,
+    set_default,
+    write_to_streams,
+)
 from mpreg_nb.view import plain
+
+CALLS_PER_CELL = 20
+"""All calls of a cell together may print as much as so many calls may.
+
+More would be cut by the server of the notebook, or make it too large to open."""
 
 
 class CellWriter:
     """Writes to the streams of the cell that was running when it was made."""
 
     def __init__(self) -> None:
-        self._streams = {
-            "stdout": (sys.stdout, _header(sys.stdout)),
-            "stderr": (sys.stderr, _header(sys.stderr)),
-        }
+        self._streams = _streams()
+        self._page = Page(self._put)
+        self._allowance = Allowance(CALLS_PER_CELL * most_lines())
+        self._told_to = "", "stdout"  # where the last that was cut came from
+        self._lock = threading.Lock()
+        self._has_ended = False
+
+    @property
+    def is_of_this_cell(self) -> bool:
+        """Whether the streams are those of the request that runs here now."""
+        return all(
+            mine[0] is now[0] and mine[1] is now[1]
+            for mine, now in zip(self._streams, _streams(), strict=True)
+        )
 
     def __call__(self, node: str, stream: str, text: str) -> None:
         """Write what `node` printed, prefixed with its name. On any thread."""
-        target, header = self._streams[stream]
+        with self._lock:
+            shown = self._allowance.take(text)
+            if len(shown) < len(text):
+                self._told_to = node, stream
+        if shown or not text:
+            self._page(node, stream, shown)
+        if not text and self._has_ended:
+            self._tell()
+
+    def cell_ended(self) -> None:
+        """Say what was left out; from now on at the end of each call."""
+        self._has_ended = True
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._lock:
+            told = self._allowance.told()
+        if told:
+            self._page(*self._told_to, f"{told[:-1]}, of several calls\n")
+
+    def _put(self, stream: str, text: str) -> None:
+        target, header = self._streams[stream == "stderr"]
         if target.closed:  # it captured the cell, and has ended
-            write_to_streams(node, stream, text)
+            target = sys.stderr if stream == "stderr" else sys.stdout
+            target.write(text)
+            target.flush()
         elif header is None:
-            target.write(prefixed(node, text))
+            target.write(text)
             target.flush()
         else:
-            Context().run(_write, target, header, prefixed(node, text))
+            Context().run(_write, target, header, text)
+
+
+def _streams() -> tuple[tuple[TextIO, Any], tuple[TextIO, Any]]:
+    """Return both streams, each with the header of the running request."""
+    return (sys.stdout, _header(sys.stdout)), (sys.stderr, _header(sys.stderr))
 
 
 def _header(stream: TextIO) -> Any:
@@ -51,6 +101,29 @@ def _write(stream: Any, header: Any, text: str) -> None:
     stream.write(text)
 
 
+class Cells:
+    """The writer of the cell that runs; all calls of a cell share it."""
+
+    def __init__(self) -> None:
+        self._newest: CellWriter | None = None
+
+    def writer(self) -> CellWriter:
+        """Return the writer of the cell that runs here now."""
+        newest = self._newest
+        if newest is None or not newest.is_of_this_cell:
+            newest = self._newest = CellWriter()
+        return newest
+
+    def cell_begins(self, *_: object) -> None:
+        """Begin anew, also where cells cannot be told apart, as in a terminal."""
+        self._newest = None
+
+    def cell_ended(self, *_: object) -> None:
+        """Let the cell say what was left out."""
+        if self._newest is not None:
+            self._newest.cell_ended()
+
+
 class Gathering:
     """In plain mode: holds back what a cell's calls print, until the cell ends.
 
@@ -59,14 +132,15 @@ class Gathering:
     order in every run.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cells: Cells) -> None:
+        self._cells = cells
         self._lock = threading.Lock()
         self._held: list[_Held] = []
         self._in_cell = True  # it is made in one
 
     def writer(self) -> Writer:
         """Return the writer for a call that is made now."""
-        writer = CellWriter()
+        writer = self._cells.writer()
         with self._lock:
             if not self._in_cell:
                 return writer
@@ -126,9 +200,12 @@ def attach(shell: Any) -> Callable[[], None]:
 
     Returns what ends that.
     """
-    gathering = Gathering()
+    cells = Cells()
+    gathering = Gathering(cells)
     shell.events.register("pre_run_cell", gathering.cell_begins)
+    shell.events.register("pre_run_cell", cells.cell_begins)
     shell.events.register("post_run_cell", gathering.cell_ended)
+    shell.events.register("post_run_cell", cells.cell_ended)
     display = shell.display_trap.hook
 
     def display_after_prints(value: object) -> object:
@@ -136,7 +213,7 @@ def attach(shell: Any) -> Callable[[], None]:
         return display(value)
 
     def make() -> Writer:
-        return gathering.writer() if plain.asked() else CellWriter()
+        return gathering.writer() if plain.asked() else cells.writer()
 
     shell.display_trap.hook = display_after_prints
 
@@ -145,7 +222,9 @@ def attach(shell: Any) -> Callable[[], None]:
         set_default(lambda: write_to_streams)
         gathering.cell_ended()
         shell.events.unregister("pre_run_cell", gathering.cell_begins)
+        shell.events.unregister("pre_run_cell", cells.cell_begins)
         shell.events.unregister("post_run_cell", gathering.cell_ended)
+        shell.events.unregister("post_run_cell", cells.cell_ended)
 
     set_default(make)
     return detach

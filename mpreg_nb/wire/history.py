@@ -17,6 +17,8 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     node: Name
     stream: Stream
     text: str
+    lines_cut: Count = 0  # left out before the text, since they were too many
+    characters_cut: Count = 0
 
 
 class Printed(Message, frozen=True, kw_only=True, array_like=True, tag="run_printed"):

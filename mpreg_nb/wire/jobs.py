@@ -107,6 +107,8 @@ class Printed(
     id: bytes
     stream: Literal["stdout", "stderr"]
     text: str
+    lines_cut: int = 0  # left out before the text, since they were too many
+    characters_cut: int = 0
 
 
 class Parked(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="parked"):

@@ -145,6 +145,8 @@ class Output(Message, frozen=True, kw_only=True, array_like=True, tag="output"):
     node: Name
     stream: Literal["stdout", "stderr"]
     text: str
+    lines_cut: Count = 0  # left out before the text, since they were too many
+    characters_cut: Count = 0
 
 
 class Cancel(Message, frozen=True, kw_only=True, array_like=True, tag="cancel"):

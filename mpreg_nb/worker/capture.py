@@ -13,7 +13,6 @@ import sys
 from collections import deque
 from collections.abc import Iterable
 from itertools import groupby
-from operator import itemgetter
 from time import monotonic
 from typing import Any, Literal, TypeAlias
 
@@ -24,6 +23,11 @@ from mpreg_nb.wire.running import RunningCall, running_call
 from mpreg_nb.worker.outbox import Outbox
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
+
+Cut: TypeAlias = tuple[int, int]
+"""Lines and characters that were left out."""
+
+NOTHING: Cut = (0, 0)
 
 FIRST_FLUSH_S = 0.01
 """From the first print of a call to its first sending: what belongs together."""
@@ -44,7 +48,7 @@ class CallOutput:
 
     def __init__(self, call_id: bytes) -> None:
         self.id = call_id
-        self._pieces: deque[tuple[Stream, str]] = deque()
+        self._pieces: deque[tuple[Stream, str | Cut]] = deque()
         self._since = -math.inf  # when the present second of counting began
         self._lines_left = 0
         self._characters_left = 0
@@ -59,17 +63,21 @@ class CallOutput:
             if not self._ends_line or not self._is_new_second():
                 self._cut(text)
                 return
-            self._tell_cut()
+            self._tell_cut(stream)
         elif self._characters_left < len(text) or self._lines_left <= 0:
             if not self._is_new_second():
                 self._is_cutting = True
-                if not self._ends_line:
+                if not self._ends_line:  # it is shown, though not to its end
                     self._pieces.append((stream, "\n"))
+                    self._lines_cut -= 1
                 self._cut(text)
                 return
             if len(text) > CHARACTERS_PER_S:
                 self._cut(text[CHARACTERS_PER_S:])
                 text = text[:CHARACTERS_PER_S]
+                if not text.endswith("\n"):  # a line of which the rest is cut
+                    self._lines_cut -= 1
+                    text += "\n"
         self._characters_left -= len(text)
         self._lines_left -= text.count("\n")
         self._ends_line = text.endswith("\n")
@@ -89,13 +97,12 @@ class CallOutput:
         self._characters_cut += len(text)
         self._ends_line = text.endswith("\n")
 
-    def _tell_cut(self) -> None:
+    def _tell_cut(self, stream: Stream) -> None:
         self._is_cutting = False
         if self._characters_cut:
-            lines, characters = self._lines_cut, self._characters_cut
+            cut = max(0, self._lines_cut), self._characters_cut
             self._lines_cut = self._characters_cut = 0
-            told = f"[... {lines} lines, {characters} characters not shown]\n"
-            self._pieces.append(("stderr", told))
+            self._pieces.append((stream, cut))
 
     def frames(self, *, whole: bool) -> list[bytes]:
         """Return messages for what is kept.
@@ -104,25 +111,41 @@ class CallOutput:
         finished ones before it.
         """
         if whole:
-            self._tell_cut()
+            self._tell_cut("stdout")
         taken = []
         while self._pieces:  # others may add while this runs
             taken.append(self._pieces.popleft())
-        runs = [
-            (stream, "".join(text for _, text in run))
-            for stream, run in groupby(taken, key=itemgetter(0))
-        ]
+        runs: list[tuple[Stream, Cut, str]] = []
+        for (stream, is_cut), run in groupby(taken, key=_kind):
+            if is_cut:
+                runs += [
+                    (stream, cut, "") for _, cut in run if not isinstance(cut, str)
+                ]
+            else:
+                runs.append((stream, NOTHING, "".join(str(text) for _, text in run)))
         if runs and not whole:
-            stream, text = runs[-1]
+            stream, cut, text = runs[-1]
             lines, newline, rest = text.rpartition("\n")
             if newline and rest:
-                runs[-1] = (stream, lines + newline)
+                runs[-1] = (stream, cut, lines + newline)
                 self._pieces.appendleft((stream, rest))
         return [
-            frame(Printed(id=self.id, stream=stream, text=piece))
-            for stream, text in runs
-            for piece in _pieces(text)
+            frame(
+                Printed(
+                    id=self.id,
+                    stream=stream,
+                    text=piece,
+                    lines_cut=cut[0],
+                    characters_cut=cut[1],
+                )
+            )
+            for stream, cut, text in runs
+            for piece in (_pieces(text) if text else ("",))
         ]
+
+
+def _kind(piece: "tuple[Stream, str | Cut]") -> tuple[Stream, bool]:
+    return piece[0], not isinstance(piece[1], str)
 
 
 def _pieces(text: str) -> Iterable[str]:

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.client.output import current_writer
-from mpreg_nb.notebook.output import attach
+from mpreg_nb.client.output import current_writer, limit_lines
+from mpreg_nb.notebook.output import CALLS_PER_CELL, attach
 
 
 class Events:
@@ -46,6 +46,7 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     detach = attach(made)
     yield made
     detach()
+    limit_lines(lambda: 1000)
     assert made.events.callbacks == {"pre_run_cell": [], "post_run_cell": []}
 
 
@@ -56,8 +57,45 @@ def test_prints_come_at_once_with_the_name_of_their_node(
 
     writer("gpu-1", "stdout", "one\ntwo")
     writer("gpu-1", "stderr", "careful\n")
+    writer("gpu-1", "stdout", "")
 
     assert capsys.readouterr() == ("[gpu-1] one\n[gpu-1] two\n", "[gpu-1] careful\n")
+
+
+def test_a_line_that_goes_on_is_not_torn_unless_another_comes_between(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = current_writer(), current_writer()
+
+    first("n1", "stdout", "epoch 1")
+    first("n1", "stdout", " done\nepoch 2")
+    second("n2", "stdout", "hello\n")
+    first("n1", "stdout", " done")
+    first("n1", "stdout", "")
+    first("n1", "stdout", "")
+
+    assert capsys.readouterr().out == (
+        "[n1] epoch 1 done\n[n1] epoch 2\n[n2] hello\n[n1]  done\n"
+    )
+
+
+def test_all_calls_of_a_cell_together_are_cut_with_one_count(
+    shell: Shell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limit_lines(lambda: 3)
+
+    for _ in range(30):
+        current_writer()("n1", "stdout", "a\nb\nc\n")
+    shell.events.trigger("post_run_cell")
+    shell.events.trigger("pre_run_cell")
+    current_writer()("n1", "stdout", "next cell\n")
+
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 * CALLS_PER_CELL + 2
+    assert lines[-2] == (
+        "[n1] … 30 more lines not shown (60 characters), of several calls"
+    )
+    assert lines[-1] == "[n1] next cell"
 
 
 def test_prints_go_where_the_call_was_made_and_not_where_they_arrive(

@@ -127,7 +127,9 @@ PICTURE = RunPicture(
     started_at_s=1.5,
     duration_ms=2.5,
 )
-LINE = Line(step="s", node="n1", stream="stderr", text="ü\n")
+LINE = Line(
+    step="s", node="n1", stream="stderr", text="ü\n", lines_cut=9, characters_cut=99
+)
 
 SAMPLES: list[Any] = [
     Call(
@@ -186,7 +188,9 @@ SAMPLES: list[Any] = [
     ),
     Waiting(ids=(ID, ID)),
     Started(id=ID, node="n1"),
-    Output(id=ID, node="n1", stream="stderr", text="ü\n"),
+    Output(
+        id=ID, node="n1", stream="stderr", text="ü\n", lines_cut=9, characters_cut=99
+    ),
     Cancel(id=ID),
     Fetch(id=ID, kept=KEPT),
     Release(ids=(ID,)),
@@ -334,7 +338,7 @@ JOBS: list[Any] = [
         run_us=9,
         argument_types=("builtins.int",),
     ),
-    Printed(id=ID, stream="stderr", text="ü\n"),
+    Printed(id=ID, stream="stderr", text="ü\n", lines_cut=9, characters_cut=99),
     Parked(id=ID, waits=True),
 ]
 
