@@ -71,7 +71,7 @@ def test_error_is_the_builtin_that_fits_and_survives_a_pickle(
 
 def test_every_error_class_has_an_example_or_a_test() -> None:
     tested = {type(error) for error, _, _ in EXAMPLES}
-    tested |= {errors.MpregError, errors.WorkflowFailed}
+    tested |= {errors.MpregError, errors.NodesFailed, errors.WorkflowFailed}
     known = {
         value
         for value in vars(errors).values()
@@ -120,3 +120,17 @@ def test_missing_route_names_the_nearest_and_the_cure(
     error: errors.NoRoute, text: str
 ) -> None:
     assert text in str(error)
+
+
+def test_a_cell_that_failed_on_some_nodes_gives_the_values_of_the_others() -> None:
+    failed = errors.NodesFailed.of({"n2": ValueError("bad")}, {"n1": 4, "n3": 5})
+
+    again = pickle.loads(pickle.dumps(failed))
+
+    assert again.failed == ("n2",)
+    assert again.results == {"n1": 4, "n3": 5}
+    assert isinstance(again.exceptions[0], ValueError)
+    assert str(again).startswith("the cell failed on n2 (done: n1, n3)")
+    part = again.subgroup(ValueError)
+    assert isinstance(part, errors.NodesFailed)
+    assert part.results == again.results

@@ -1,4 +1,4 @@
-"""Runs the body of a `%%mpreg remote` cell in a worker.
+"""Runs the body of a cell in a worker.
 
 Imported there, so it imports nothing of the notebook; and here when the extension
 loads, so that it imports nothing dear either.
@@ -13,6 +13,28 @@ def run_body(source: str, filename: str, /, **names: Any) -> Any:
 
     names: variables of the notebook that it reads.
     """
+    return _run(source, filename, names)[0]
+
+
+def run_step(
+    source: str, filename: str, outputs: tuple[str, ...], /, **names: Any
+) -> Any:
+    """Run `source` and return what it set: one of `outputs`, or a dict of them.
+
+    Without any, the value of its last expression, else None.
+    """
+    value, found = _run(source, filename, names)
+    if not outputs:
+        return value
+    if len(outputs) == 1:
+        return found.get(outputs[0])
+    return {name: found[name] for name in outputs if name in found}
+
+
+def _run(
+    source: str, filename: str, names: dict[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """Return the value of the last expression, and the variables at the end."""
     from mpreg_nb.wire.tracebacks import learn_sources
 
     learn_sources({filename: source})
@@ -24,6 +46,7 @@ def run_body(source: str, filename: str, /, **names: Any) -> Any:
         tree.body.append(last)
     exec(compile(tree, filename, "exec"), namespace)  # noqa: S102 - what it is for
     if not isinstance(last, ast.Expr):
-        return None
+        return None, namespace
     expression = ast.Expression(last.value)
-    return eval(compile(expression, filename, "eval"), namespace)  # noqa: S307
+    code = compile(expression, filename, "eval")
+    return eval(code, namespace), namespace  # noqa: S307

@@ -1,22 +1,14 @@
-"""What the cell magics do with a cell: register its functions, run it elsewhere."""
+"""Registers functions: those of variables, and those that a cell defines."""
 
 import ast
-import re
 from collections.abc import Callable, Iterable, Iterator
-from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.errors import NotPicklable
-from mpreg_nb.notebook.body import run_body
 from mpreg_nb.notebook.line import Misuse, Options, arguments
-from mpreg_nb.notebook.reads import reads
-from mpreg_nb.notebook.session import Session, check_variable
+from mpreg_nb.notebook.session import Session
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.functions import Function
-
-REMOTE_NAME = "remote cell"
-"""Under this name bodies of cells are in the tables of functions and calls."""
 
 
 class Registered(tuple["Function[Any, Any]", ...]):
@@ -58,44 +50,6 @@ def register_cell(session: Session, options: Options, cell: str) -> Any:
     variables = session.shell.user_ns
     exec(compile(source, filename, "exec"), variables)  # noqa: S102 - the user's cell
     return _register(session, {name: variables[name] for name in names}, options)
-
-
-def run_remote(session: Session, options: Options, cell: str) -> Any:
-    """Run `cell` once on a node that fits; return the value of its last expression."""
-    if options.target is not None:
-        check_variable(options.target)
-    with arguments():
-        view = _remote(session).on(
-            *options.on, node=options.node, timeout=options.timeout
-        )
-    shell: Any = session.shell
-    source = shell.transform_cell(cell)
-    filename = f"<{REMOTE_NAME} {sha256(source.encode()).hexdigest()[:8]}>"
-    compile(source, filename, "exec")  # an error of syntax is found here, not there
-    variables = session.variables
-    names = {name: variables[name] for name in reads(source, variables.keys())}
-    try:
-        value = view.call(source, filename, **names)
-    except NotPicklable as error:
-        variable = re.match(r"\w+", error.path)
-        if variable is None or variable[0] not in names:  # it is the result
-            raise
-        raise Misuse(
-            f"{error.path}, which the cell reads, cannot travel: {error.reason}. "
-            "Make it inside the cell"
-        ) from error
-    if options.target is None:
-        return value
-    session.keep(options.target, value)
-    return None
-
-
-def _remote(session: Session) -> "Function[Any, Any]":
-    from mpreg_nb.cluster.current import current
-    from mpreg_nb.cluster.functions import Function
-
-    _ = session.cluster
-    return Function(run_body, name=REMOTE_NAME, cluster=current)
 
 
 def _register(

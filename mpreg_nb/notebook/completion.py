@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
-from mpreg_nb.notebook.line import CELL_VERBS, LINE_VERBS, Verb
+from mpreg_nb.notebook.cell_verbs import CELL_VERBS
+from mpreg_nb.notebook.line import Verb
+from mpreg_nb.notebook.line_verbs import LINE_VERBS
 from mpreg_nb.notebook.session import Session
 
 if TYPE_CHECKING:

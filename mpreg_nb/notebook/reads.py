@@ -25,6 +25,64 @@ def reads(source: str, known: Collection[str]) -> tuple[str, ...]:
     return tuple(sorted(found & set(known)))
 
 
+def assigned(source: str) -> tuple[str, ...]:
+    """Return the names that `source` assigns at its own level, in their order.
+
+    Those of `=`, `+=` and `:=`, also inside `if`, `for`, `with` and `try`. What else
+    sets a name (loops, `with ... as`, imports, functions, classes) does not count,
+    nor does a name that begins with _.
+
+    Raises:
+        SyntaxError: it is no Python.
+
+    >>> assigned("import math\\nfor i in a:\\n    total, _ = i, 0\\n    n = total")
+    ('total', 'n')
+    """
+    finder = _Assigned()
+    finder.visit(ast.parse(source))
+    return tuple(name for name in finder.names if not name.startswith("_"))
+
+
+class _Assigned(ast.NodeVisitor):
+    """Collects assigned names; what is inside functions and classes is their own."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, None] = {}
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self._add(*node.targets)
+        self.generic_visit(node)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        if node.value is not None:
+            self._add(node.target)
+        self.generic_visit(node)
+
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
+        self._add(node.target)
+        self.generic_visit(node)
+
+    def visit_NamedExpr(self, node: ast.NamedExpr) -> None:
+        self._add(node.target)
+        self.generic_visit(node)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        return
+
+    def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
+        return
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        return
+
+    def visit_Lambda(self, node: ast.Lambda) -> None:
+        return
+
+    def _add(self, *targets: ast.expr) -> None:
+        for target in targets:
+            self.names.update(dict.fromkeys(_names(target)))
+
+
 def _read_by(statement: ast.stmt) -> set[str]:
     table = symtable.symtable(ast.unparse(statement), "<cell>", "exec")
     return set(_global_reads(table)) | {

@@ -126,6 +126,41 @@ class Session:
         found = self.shell.user_ns.get(name)
         return found if isinstance(found, Run) else self.flow(name)
 
+    def run(self, name: str) -> "Run":
+        """Return the run that is in variable `name`, or the newest that it says.
+
+        That is the last run of the workflow that is in the variable, or of that
+        name, or the run of this id.
+
+        Raises:
+            Misuse: there is none.
+        """
+        from mpreg_nb.cluster.run import Run
+        from mpreg_nb.errors import NoRun
+        from mpreg_nb.workflow.builder import Flow
+
+        found = _whole(self.shell.user_ns.get(name))
+        if isinstance(found, Run):
+            return found
+        try:
+            return self.cluster.get_run(found.name if isinstance(found, Flow) else name)
+        except NoRun as error:
+            variables = [v for v, held in self.variables.items() if type(held) is Run]
+            meant = nearest(name, variables)
+            hint = f" Did you mean variable {meant!r}?" if meant else ""
+            raise Misuse(f"{error}.{hint}" if hint else str(error)) from None
+
+    def run_names(self) -> list[str]:
+        """Return what runs can be called by, as far as that is known here."""
+        from mpreg_nb.cluster.current import all_clusters
+        from mpreg_nb.cluster.run import Run
+
+        held = self.variables.items()
+        names = {v for v, run in held if isinstance(run, Run) and not v.startswith("_")}
+        for cluster in all_clusters()[-1:]:
+            names.update(run.name for run in cluster.own_runs)
+        return sorted(names)
+
     def flow_names(self) -> list[str]:
         """Return what workflows can be called by: variables, and their own names."""
         return sorted({name for v, flow in self._flows() for name in (v, flow.name)})

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.errors import MpregError, RemoteError, WorkflowFailed
+from mpreg_nb.errors import MpregError, NodesFailed, RemoteError, WorkflowFailed
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-MOST_STEPS = 3
-"""Failed steps of a workflow whose tracebacks are shown."""
+MOST_PARTS = 3
+"""Failed steps of a workflow, or nodes of a cell, whose tracebacks are shown."""
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -57,13 +57,14 @@ def show_error(
     # For %debug, which shall find all frames.
     sys.last_type, sys.last_value, sys.last_traceback = kind, error, traceback
     lines = _lines(shell, error, traceback, tb_offset)
-    if isinstance(error, WorkflowFailed):
-        steps = list(zip(error.failed, error.exceptions, strict=False))
-        for step, failure in steps[:MOST_STEPS]:
-            lines.append(f"\nStep {step!r}:")
+    if isinstance(error, WorkflowFailed | NodesFailed):
+        what = "step" if isinstance(error, WorkflowFailed) else "node"
+        parts = list(zip(error.failed, error.exceptions, strict=False))
+        for name, failure in parts[:MOST_PARTS]:
+            lines.append(f"\n{what.capitalize()} {name!r}:")
             lines += _lines(shell, failure, failure.__traceback__, 0)
-        if len(steps) > MOST_STEPS:
-            lines.append(f"\n… and {len(steps) - MOST_STEPS} more failed steps")
+        if len(parts) > MOST_PARTS:
+            lines.append(f"\n… and {len(parts) - MOST_PARTS} more failed {what}s")
     shell._showtraceback(kind, error, lines)
     return lines
 

@@ -1,7 +1,8 @@
 import pytest
 
-from mpreg_nb.notebook.line import CELL_VERBS, LINE_VERBS, Misuse, split_verb
-from mpreg_nb.notebook.magics import overview
+from mpreg_nb.notebook.cell_verbs import CELL_VERBS, overview, split_verb
+from mpreg_nb.notebook.line import Misuse
+from mpreg_nb.notebook.line_verbs import LINE_VERBS
 
 
 def read(line: str, *, of_cell: bool = False) -> dict[str, object]:
@@ -22,7 +23,7 @@ def test_nodes_are_given_by_name_with_their_resources() -> None:
         "nodes": ["gpu-1:gpu,big", "cpu 1"],
         "count": None,
         "workers": 2,
-        "slots": 1,
+        "slots": None,  # as configured
         "keep": True,
         "fresh": False,
     }
@@ -32,6 +33,18 @@ def test_resources_are_read_as_a_set() -> None:
     assert read("register f --resources gpu,big")["resources"] == {"gpu", "big"}
     assert read("remote --on gpu", of_cell=True)["on"] == {"gpu"}
     assert read("remote", of_cell=True)["on"] == frozenset()
+
+
+def test_the_two_sides_of_a_partition_are_read() -> None:
+    options = read("partition 'n 1',n2|n3 2.5")
+
+    assert options == {"sides": (("n 1", "n2"), ("n3",)), "seconds": 2.5}
+
+
+def test_a_comment_alone_is_an_empty_line() -> None:
+    verb, rest = split_verb("# look")
+
+    assert (verb.name, rest) == ("status", "")
 
 
 @pytest.mark.parametrize(
@@ -69,11 +82,14 @@ def test_every_verb_is_in_the_overview_and_explains_itself() -> None:
             assert f"{mark} {verb.name}" in text
             assert verb.title in text
             assert f"usage: {mark} {verb.name}" in verb.help
+            assert f"{mark} {verb.examples[-1]}" in verb.help
+            assert verb.twin in verb.help
 
 
 def test_every_example_is_a_line_that_is_understood() -> None:
     for of_cell, verbs in ((False, LINE_VERBS), (True, CELL_VERBS)):
         for verb in verbs.values():
-            needs_more = verb.name in ("call", "connect")
-            if not needs_more:
-                read(verb.example, of_cell=of_cell)
+            for example in verb.examples:
+                assert example.split()[0] == verb.name
+                if "(" not in example:  # that is Python, read by itself
+                    read(example, of_cell=of_cell)

@@ -7,7 +7,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import mpreg_nb as mp
-from mpreg_nb.notebook.line import CELL_VERBS, LINE_VERBS
+from mpreg_nb.notebook.cell_verbs import CELL_VERBS
+from mpreg_nb.notebook.line_verbs import LINE_VERBS
 from tests.notebook.conftest import RunCell
 
 NO_CLUSTER = (
@@ -26,9 +27,20 @@ NO_CLUSTER = (
         "%mpreg latency",
         "%mpreg calls",
         "%mpreg events",
+        "%mpreg runs",
+        "%mpreg why run.step",
+        "%mpreg cancel run",
+        "%mpreg watch",
+        "%mpreg logs",
+        "%mpreg logs n1 -f",
+        "%mpreg kill n1",
+        "%mpreg pause n1 1",
+        "%mpreg partition n1|n2 1",
         "%mpreg call f()",
         "f = len\n%mpreg register f",
         "%%mpreg remote\n1",
+        "%%mpreg everywhere\n1",
+        "%%mpreg step a --flow f\n1",
         "%%mpreg register\ndef f(): ...",
     ],
 )
@@ -49,10 +61,10 @@ def test_without_a_cluster_one_line_says_how_to_get_one(
         ("%mpreg up -n 0", "cannot start 0 nodes"),
         ("%mpreg up a a", "node 'a' is given twice"),
         ("%mpreg up --workers -1", "workers is at least 0"),
-        ("%mpreg call", "usage: %mpreg call FUNCTION(ARGUMENTS)"),
+        ("%mpreg call", "write a call as in Python: %mpreg call train(rows, lr"),
         ("%mpreg call f", "arguments are missing: %mpreg call f()"),
         ("%mpreg call f(", "Write a call as in Python"),
-        ("%mpreg call f.g()", "usage: %mpreg call FUNCTION(ARGUMENTS)"),
+        ("%mpreg call f.g()", "write a call as in Python: %mpreg call train(rows"),
         ("rows = 1\n%mpreg call f(rowz)", "no variable 'rowz'. Did you mean 'rows'?"),
         ("%mpreg register f", "no variable 'f'"),
         ("f = 3\n%mpreg register f", "'f' is no function, it is of type int"),
@@ -60,6 +72,18 @@ def test_without_a_cluster_one_line_says_how_to_get_one(
         ("flow = 3\n%mpreg plan flow", "'flow' is no workflow, it is of type int"),
         ("%mpreg adopt", "You have no kept cluster"),
         ("%mpreg connect nowhere", "nowhere"),
+        ("%mpreg why step", "'step' is no step of a run. Write RUN.STEP"),
+        ("%mpreg partition n1 5", "as n1,n2|n3 does"),
+        ("%mpreg partition n1|n1,n2 5", "as n1,n2|n3 does"),
+        ("%mpreg partition n1|n2 soon", "invalid float value: 'soon'"),
+        ("%mpreg config wrkers", "no key 'wrkers'. Did you mean 'workers'?"),
+        ("%mpreg config workers many", "workers is a whole number of processes"),
+        ("%mpreg config keep maybe", "keep is True or False, not 'maybe'"),
+        ("%mpreg run flow(1)", "inputs are given by name: %mpreg run flow(NAME=…)"),
+        ("%mpreg run flow(a=b)", "no variable 'b'"),
+        ("%mpreg help halp", "Did you mean %mpreg help?"),
+        ("%%mpreg step a\n1", "required: --flow"),
+        ("%%mpreg step a --flow 3f\n1", "'3f' cannot name a variable"),
         ("%%mpreg remotely\n1", "Did you mean %%mpreg remote?"),
         ("%%mpreg remote -o 3x\n1", "'3x' cannot name a variable"),
     ],

@@ -9,7 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from mpreg_nb.client.future import Future
 from mpreg_nb.errors import MpregError, NotPicklable, WorkflowFailed
 from mpreg_nb.notebook.body import run_body
-from mpreg_nb.notebook.tracebacks import MOST_STEPS, show_error, without_ours
+from mpreg_nb.notebook.tracebacks import MOST_PARTS, show_error, without_ours
 
 
 def names(traceback: TracebackType | None) -> list[str]:
@@ -84,14 +84,14 @@ def test_of_many_failed_steps_some_are_shown_and_the_rest_is_counted(
     shell: InteractiveShell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     steps: dict[str, Exception] = {
-        f"s{number}": caught() for number in range(MOST_STEPS + 2)
+        f"s{number}": caught() for number in range(MOST_PARTS + 2)
     }
     error = WorkflowFailed.of("report", steps, done=(), skipped=())
 
     show_error(shell, type(error), error, None)
 
     out = capsys.readouterr().out
-    assert out.count("MpregError: from the user's code") == MOST_STEPS
+    assert out.count("MpregError: from the user's code") == MOST_PARTS
     assert "Step 's0':" in out
     assert "… and 2 more failed steps" in out
 

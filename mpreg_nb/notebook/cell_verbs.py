@@ -1,0 +1,143 @@
+"""The verbs of `%%mpreg`, and how a verb is found among all of them."""
+
+from collections.abc import Iterator
+
+from mpreg_nb.names import nearest
+from mpreg_nb.notebook.line import LineParser, Misuse, Verb, resources
+from mpreg_nb.notebook.line_verbs import LINE_VERBS, add_registration, add_target
+
+CELLS = "cells"
+
+
+def _verb(name: str, description: str, *examples: str) -> Verb:
+    parser = LineParser(f"%%mpreg {name}", description)
+    return Verb(name=name, group=CELLS, parser=parser, examples=examples)
+
+
+def _verbs() -> Iterator[Verb]:
+    register = _verb(
+        "register",
+        "Run the cell here and register the functions that it defines.\n\n"
+        "Those whose name begins with _ travel along where they are used.",
+        "register --resources gpu",
+    )
+    add_registration(register.parser)
+    yield register
+
+    remote = _verb(
+        "remote",
+        "Run the cell once on a node that fits.\n\n"
+        "Its prints come back as they happen, its last expression is the value.\n"
+        "Variables of the notebook that it reads travel along, by value.",
+        "remote --on gpu -o model",
+        "remote --node n2 --timeout 60",
+    )
+    add = remote.parser.add_argument
+    _add_place(remote.parser)
+    add("--node", metavar="NAME", help="on this node and no other")
+    _add_timeout(remote.parser)
+    add_target(remote.parser)
+    yield remote
+
+    everywhere = _verb(
+        "everywhere",
+        "Run the cell on every node that fits, at the same time.\n\n"
+        "As remote; the value is a dict of node -> value. Where some nodes fail, the\n"
+        "values of the others are shown before the error, and kept with -o.",
+        "everywhere",
+        "everywhere --on gpu -o sizes",
+    )
+    _add_place(everywhere.parser)
+    _add_timeout(everywhere.parser)
+    add_target(everywhere.parser)
+    yield everywhere
+
+    step = _verb(
+        "step",
+        "Make the cell a step of a workflow; run again, it replaces the step.\n\n"
+        "What it reads and other steps made is its input: variables that they\n"
+        "assigned, or their names for their whole results. Other variables of the\n"
+        "notebook travel by value. What it assigns is its output: later step cells\n"
+        "read it by name. Names that begin with _ stay inside. Several outputs make\n"
+        "a dict, none makes its last expression the result.",
+        "step clean --flow report --on cpu",
+        "step stats --flow report --retry 2 --timeout 30",
+    )
+    add = step.parser.add_argument
+    add("step", metavar="NAME")
+    add("--flow", required=True, metavar="FLOW", help="made if there is none yet")
+    _add_place(step.parser)
+    add("--retry", type=int, default=0, metavar="N", help="more attempts if it fails")
+    _add_timeout(step.parser)
+    add(
+        "--after",
+        type=lambda text: tuple(filter(None, text.split(","))),
+        default=(),
+        metavar="step,step",
+        help="wait for these too",
+    )
+    yield step
+
+
+def _add_place(parser: LineParser) -> None:
+    parser.add_argument(
+        "--on",
+        type=resources,
+        default=frozenset(),
+        metavar="res,res",
+        help="only where all of these are held",
+    )
+
+
+def _add_timeout(parser: LineParser) -> None:
+    parser.add_argument(
+        "--timeout", type=float, metavar="S", help="seconds until it is cancelled"
+    )
+
+
+CELL_VERBS = {verb.name: verb for verb in _verbs()}
+
+
+def split_verb(line: str, *, of_cell: bool = False) -> tuple[Verb, str]:
+    """Return the verb of `line` and the rest; an empty line means `status`.
+
+    Raises:
+        Misuse: there is no such verb; the nearest is named.
+    """
+    verbs = CELL_VERBS if of_cell else LINE_VERBS
+    word, _, rest = line.strip().partition(" ")
+    if word.startswith("#"):  # a comment is all there is
+        word = rest = ""
+    if not word and not of_cell:
+        word = "status"
+    elif word in ("-h", "--help"):
+        word = "help"
+    if word in verbs:
+        return verbs[word], rest.strip()
+    mark = "%%mpreg" if of_cell else "%mpreg"
+    known = ", ".join(verbs)
+    if not word:
+        raise Misuse(f"{mark} needs a verb: {known}")
+    if word in (LINE_VERBS if of_cell else CELL_VERBS):
+        other = "%mpreg" if of_cell else "%%mpreg"
+        raise Misuse(f"{mark} has no verb {word!r}, but {other} has: {other} {word}")
+    meant = nearest(word, verbs)
+    hint = f" Did you mean {mark} {meant}?" if meant else ""
+    raise Misuse(f"{mark} has no verb {word!r}.{hint} It has: {known}")
+
+
+def overview() -> str:
+    """Return one line a verb, by group."""
+    groups: dict[str, list[tuple[str, str]]] = {}
+    for mark, verbs in (("%mpreg", LINE_VERBS), ("%%mpreg", CELL_VERBS)):
+        for verb in verbs.values():
+            line = f"{mark} {verb.examples[0]}"
+            groups.setdefault(verb.group, []).append((line, verb.title))
+    width = max(len(line) for lines in groups.values() for line, _ in lines)
+    parts = [
+        "\n".join(
+            [f"{group}:", *(f"  {line:{width}}  {title}" for line, title in lines)]
+        )
+        for group, lines in groups.items()
+    ]
+    return "\n\n".join([*parts, "%mpreg help VERB explains one; %mpreg? has examples."])

@@ -1,0 +1,67 @@
+"""A cell that shall run elsewhere: its Python, its name, what it reads."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.errors import NotPicklable
+from mpreg_nb.notebook.line import Misuse
+from mpreg_nb.notebook.reads import reads
+from mpreg_nb.notebook.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mpreg_nb.cluster.functions import Function
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The Python of a cell, and the file name that tracebacks know it by."""
+
+    text: str
+    filename: str
+
+    @classmethod
+    def of(cls, session: Session, cell: str, name: str) -> "Source":
+        """Take what the user wrote, magics and all.
+
+        Raises:
+            SyntaxError: it is no Python; found here, not there.
+        """
+        shell: Any = session.shell
+        text: str = shell.transform_cell(cell)
+        filename = f"<{name} {sha256(text.encode()).hexdigest()[:8]}>"
+        compile(text, filename, "exec")
+        return cls(text, filename)
+
+    def variables(self, session: Session) -> dict[str, Any]:
+        """Return those variables of the notebook that it reads."""
+        known = session.variables
+        return {name: known[name] for name in reads(self.text, known.keys())}
+
+
+def shipped(name: str, body: "Callable[..., Any]") -> "Function[Any, Any]":
+    """Return `body` as a function of the current cluster, shown as `name`."""
+    from mpreg_nb.cluster.current import current
+    from mpreg_nb.cluster.functions import Function
+
+    made: Function[Any, Any] = Function(body, name=name, cluster=current)
+    made.__name__ = name  # what drawings show
+    return made
+
+
+def refusal(error: NotPicklable, names: Mapping[str, Any]) -> Misuse | None:
+    """Return what to tell where a variable of the cell cannot travel.
+
+    None where it is something else: the result.
+    """
+    variable = re.match(r"\w+", error.path)
+    if variable is None or variable[0] not in names:
+        return None
+    return Misuse(
+        f"{error.path}, which the cell reads, cannot travel: {error.reason}. "
+        "Make it inside the cell"
+    )
