@@ -10,10 +10,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from mpreg_nb.wire.history import Line
-from mpreg_nb.wire.messages import Output
+if TYPE_CHECKING:
+    from mpreg_nb.wire.history import Line
+    from mpreg_nb.wire.messages import Output
 
 Writer: TypeAlias = Callable[[str, str, str], None]
 """Takes node, stream ("stdout" or "stderr") and text, on any thread.
@@ -158,7 +159,7 @@ class Prints:
         self._allowance = Allowance(most_lines())
         self._places: dict[tuple[str, str], None] = {}  # node, stream; last used last
 
-    def add(self, said: Output | Line) -> None:
+    def add(self, said: "Output | Line") -> None:
         """Show the text as far as it may be, and count the rest and what was cut."""
         self._places.pop((said.node, said.stream), None)
         self._places[said.node, said.stream] = None

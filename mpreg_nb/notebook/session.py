@@ -184,7 +184,7 @@ def check_variable(name: str) -> None:
 
 def _whole(value: Any) -> Any:
     """Return the flow of a step: a chain that ends in a step stands for its flow."""
-    from mpreg_nb.workflow.builder import StepHandle
+    from mpreg_nb.workflow.handles import StepHandle
 
     return value.flow if isinstance(value, StepHandle) else value
 
