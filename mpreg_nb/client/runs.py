@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from mpreg_nb.client.output import Writer
+from mpreg_nb.client.output import Prints, Writer
 from mpreg_nb.errors import NodeLost
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Parts
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 RunStatus = Literal["running", "done", "failed", "cancelled"]
 
+_UNDER_WAY = ("waiting", "running")
+
 
 @dataclass(slots=True, eq=False)
 class RunRecord:
@@ -48,6 +50,7 @@ class RunRecord:
     lost: Exception | None = None  # why nothing more will be heard of it
     results: dict[str, bytes] = field(default_factory=dict)  # small outputs
     lines: LastLines = field(default_factory=LastLines)
+    prints: dict[str, Prints] = field(default_factory=dict)  # of steps that run
     plans: tuple[StepPlan, ...] = ()  # without arguments, where others began it
 
     @property
@@ -225,7 +228,9 @@ class ClientRuns:
                 record.status = message.status
             case Printed(line=line):
                 record.lines.add(line)
-                record.writer(line.node, line.stream, line.text)
+                if line.step not in record.prints:
+                    record.prints[line.step] = Prints(record.writer)
+                record.prints[line.step].add(line)
                 return True
             case Failed():
                 from mpreg_nb.client.failures import error_of
@@ -233,6 +238,10 @@ class ClientRuns:
                 record.lost = error_of(message, (), function=record.workflow)
             case _:
                 return False
+        for step in list(record.prints):
+            state = record.steps.get(step)
+            if record.ended or state is None or state.status not in _UNDER_WAY:
+                record.prints.pop(step).end()
         if record.ended:
             del self._open[record.id]
         record.on_change(record)
