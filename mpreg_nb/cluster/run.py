@@ -4,10 +4,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.output import prefixed
 from mpreg_nb.client.runs import RunRecord
 from mpreg_nb.errors import (
     CallCancelled,
@@ -19,6 +20,9 @@ from mpreg_nb.names import nearest
 from mpreg_nb.wire.running import waiting_elsewhere
 from mpreg_nb.wire.runs import RunPicture, StepState
 from mpreg_nb.workflow.diagram import Diagram
+
+if TYPE_CHECKING:
+    from mpreg_nb.view.why import Why
 
 T = TypeVar("T")
 
@@ -145,10 +149,7 @@ class Run:
 
         Raises the step's error if it failed, StepSkipped if it did not run.
         """
-        if step not in self._known.steps:
-            meant = nearest(str(step), self._known.steps)
-            hint = f" Did you mean {meant!r}?" if meant else ""
-            raise KeyError(f"the run has no step {step!r}.{hint}")
+        self._check(step)
         if step in self._values:
             return self._values[step]
         with self._changed:
@@ -169,6 +170,12 @@ class Run:
         """The values of the steps that no other step waits for."""
         used = {arrow.source for arrow in self._diagram.arrows}
         return {step: self[step] for step in self._known.steps if step not in used}
+
+    def _check(self, step: str) -> None:
+        if step not in self._known.steps:
+            meant = nearest(str(step), self._known.steps)
+            hint = f" Did you mean {meant!r}?" if meant else ""
+            raise KeyError(f"the run has no step {step!r}.{hint}")
 
     def _raise_for_status(self) -> None:
         record = self._known
@@ -218,6 +225,46 @@ class Run:
 
         functions = {box.name: box.function for box in self._diagram.boxes}
         return run_frame(self.steps, functions)
+
+    def why(self, step: str) -> "Why":
+        """Return who fitted a step, how busy they were, and who was chosen and why.
+
+        All as it was when the step was sent; one choice for each attempt.
+        `.frame()` has the columns attempt, node, fits, reason, running, queued,
+        slots, in_flight, score, chosen.
+
+        Raises:
+            KeyError: the run has no such step.
+            NodeLost: the node that drives the run is gone.
+        """
+        from mpreg_nb.view.why import Why
+
+        self._check(step)
+        record = self._known
+        needed = [a.source for a in self._diagram.arrows if a.target == step]
+        return Why(
+            record.steps[step],
+            self._run(self._client.runs.why(record, step)),
+            driver=record.link.peer.name,
+            waits_for=[n for n in needed if record.steps[n].status not in _ENDED],
+        )
+
+    def log(self, step: str | None = None) -> str:
+        """Return what a step printed and logged, each line after its node's name.
+
+        step: None returns what all steps printed, in the order in which it came.
+        The last 64 KiB of each run are kept, also of runs that others began.
+
+        Raises:
+            KeyError: the run has no such step.
+        """
+        if step is not None:
+            self._check(step)
+        return "".join(
+            prefixed(line.node, line.text)
+            for line in self._known.lines.all
+            if step in (None, line.step)
+        )
 
     def __repr__(self) -> str:
         counts: dict[str, int] = {}

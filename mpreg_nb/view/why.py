@@ -1,0 +1,198 @@
+"""Why a step ran where it ran: who fitted at that moment, how busy, and the choice."""
+
+from collections.abc import Container, Sequence
+from typing import TYPE_CHECKING
+
+from mpreg_nb.view.columns import COUNT, MAYBE, MEASURE, TEXT, frame
+from mpreg_nb.view.html import WIDE, Bundle, chosen
+from mpreg_nb.view.plain import plain
+from mpreg_nb.view.tables import Cell, Marked, Table, safe
+from mpreg_nb.view.units import count, duration
+from mpreg_nb.wire.history import NodeChance, StepChoice
+from mpreg_nb.wire.runs import StepState
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHY = {
+    "attempt": COUNT,
+    "node": TEXT,
+    "fits": "bool",
+    "reason": TEXT,
+    "running": MAYBE,
+    "queued": MAYBE,
+    "slots": MAYBE,
+    "in_flight": COUNT,
+    "score": MEASURE,
+    "chosen": "bool",
+}
+
+MOST_ATTEMPTS = 8
+"""What is shown, the last; the frame has all."""
+
+TAKEN, FITS, NOT = ("▶", "#0072b2"), ("○", "#8c959f"), ("✗", "#d55e00")
+
+
+class Why:
+    """The choices for one step of one run, first attempt first; shows itself."""
+
+    def __init__(
+        self,
+        step: StepState,
+        choices: Sequence[StepChoice],
+        *,
+        driver: str,
+        waits_for: Sequence[str] = (),
+    ) -> None:
+        """`driver` is the node that drives the run and chose.
+
+        `waits_for` are the steps whose ends this one needs.
+        """
+        self.step = step
+        self.choices = tuple(choices)
+        self._driver = driver
+        self._waits_for = tuple(waits_for)
+
+    def frame(self) -> "pd.DataFrame":
+        """Return one row for each attempt and node, those that fitted first.
+
+        Columns: attempt, node, fits, reason (what it lacks), running, queued, slots
+        (by the node's own last account), in_flight (calls that the choosing node had
+        sent there), score (expected wait in arbitrary units, the lower the better),
+        chosen.
+        """
+        return frame(
+            WHY,
+            [
+                (
+                    choice.attempt,
+                    node.node,
+                    not node.reason,
+                    node.reason,
+                    node.running,
+                    node.queued,
+                    node.slots,
+                    node.in_flight,
+                    node.score,
+                    node.node == choice.chosen,
+                )
+                for choice in self.choices
+                for node in choice.nodes
+            ],
+        )
+
+    def __str__(self) -> str:
+        parts = [self._title]
+        for choice in self._shown:
+            parts += [self._heading(choice), str(_table(choice))]
+        return "\n".join([*parts, *self._rest])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        parts = "".join(
+            f"<div>{safe(self._heading(choice))}</div>{_table(choice).html}"
+            for choice in self._shown
+        )
+        rest = "".join(f"<div>{safe(line)}</div>" for line in self._rest)
+        title = f"<div><b>{safe(self._title)}</b></div>"
+        return f'<div style="{WIDE}">{title}{parts}{rest}</div>'
+
+    def _repr_mimebundle_(
+        self,
+        include: Container[str] | None = None,
+        exclude: Container[str] | None = None,
+    ) -> Bundle:
+        bundle = {"text/plain": str(self), "text/html": self._repr_html_()}
+        return chosen(bundle, include, exclude)
+
+    @property
+    def _shown(self) -> tuple[StepChoice, ...]:
+        return self.choices[-MOST_ATTEMPTS:]
+
+    @property
+    def _title(self) -> str:
+        step = self.step
+        if not self.choices:
+            return f"step {step.name} {self._unsent()}"
+        where = f" on {step.node}" if step.node else ""
+        return f"step {step.name}: {step.status}{where}"
+
+    def _unsent(self) -> str:
+        step = self.step
+        if step.status == "skipped":
+            return f"was not sent: it was skipped, because {step.cause} failed"
+        if step.status == "cancelled" and not step.attempts:
+            return "was not sent: the run was cancelled before"
+        if step.status == "waiting":
+            names = ", ".join(self._waits_for)
+            return f"is not sent yet: it waits for {names or 'room'}"
+        return (
+            f"is {step.status}, and nothing is remembered of a choice for it: it was "
+            "long ago, or its result is that of an earlier run"
+        )
+
+    @property
+    def _rest(self) -> list[str]:
+        lines = []
+        last = self.choices[-1] if self.choices else None
+        ran_on = self.step.node
+        if last is not None and last.chosen and ran_on not in ("", last.chosen):
+            lines.append(f"It ran on {ran_on}: {last.chosen} could not begin it.")
+        hidden = len(self.choices) - len(self._shown)
+        if hidden:
+            lines.append(f"… and {count(hidden, 'choice')} before: why.frame()")
+        return lines
+
+    def _heading(self, choice: StepChoice) -> str:
+        said = [f"attempt {choice.attempt} → {choice.chosen or 'nowhere'}"]
+        if not plain():
+            said.append(f"{duration(choice.sent_ms)} after the start")
+        needs = ", ".join(sorted(choice.resources))
+        said.append(f"needs {needs}" if needs else "needs no resource")
+        said.append(self._because(choice))
+        return " · ".join(said)
+
+    def _because(self, choice: StepChoice) -> str:
+        fitting = [node.node for node in choice.nodes if not node.reason]
+        if not choice.chosen:
+            return "a node that fits was not there" if not fitting else "refused"
+        if len(fitting) == 1:
+            return "the only one that fits"
+        own = next((n for n in choice.nodes if n.node == self._driver), None)
+        if choice.chosen == self._driver and own is not None and _has_room(own):
+            return "it drives the run and had a free slot"
+        return "two of those that fit were drawn, and the better one taken"
+
+
+def _has_room(node: NodeChance) -> bool:
+    return node.in_flight < (node.slots or 1)
+
+
+def _table(choice: StepChoice) -> Table:
+    hidden = plain()
+    loads = ["running", "queued", "slots", "in flight", "score"]
+    rows = []
+    for node in choice.nodes:
+        row: list[Cell] = [node.node, _verdict(node, choice)]
+        rows.append(row if hidden else row + _load(node))
+    more = choice.more_nodes
+    return Table(
+        head=["node", "choice", *([] if hidden else loads)],
+        rows=rows,
+        numbers=loads,
+        more=f"… and {more:,} more nodes" if more else "",
+    )
+
+
+def _verdict(node: NodeChance, choice: StepChoice) -> Cell:
+    if node.node == choice.chosen:
+        return Marked(TAKEN[0], "chosen", TAKEN[1])
+    if node.reason:
+        return Marked(NOT[0], node.reason, NOT[1])
+    return Marked(FITS[0], "fits", FITS[1])
+
+
+def _load(node: NodeChance) -> list[Cell]:
+    counts = (node.running, node.queued, node.slots, node.in_flight)
+    return [*("" if n is None else str(n) for n in counts), f"{node.score:.2g}"]
