@@ -1,20 +1,11 @@
 """The figure of a run: which step ran when, on which node."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from mpreg_nb.view.figures import (
-    COLOURS,
-    GRID,
-    SOFT,
-    new_figure,
-    say_empty,
-    short,
-    subtitle,
-)
-from mpreg_nb.view.steps import items
-from mpreg_nb.view.text import MARKS, clipped
+from mpreg_nb.view.bars import LOOKS, Bar, Lane, bars_of, lanes_of, not_begun, unit_of
+from mpreg_nb.view.figures import GRID, SOFT, new_figure, say_empty, short, subtitle
+from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.units import count, duration
 from mpreg_nb.wire.runs import StepState
 
@@ -27,42 +18,8 @@ LANE_INCHES = 0.3
 TALLEST_INCHES = 16.0
 DPI = 100
 LETTER_PX = 7.3  # mean width at the size of the labels, rather too wide
-MOST_LABELS = 80
-"""With more bars, only those that hold their label have one."""
-
-TOUCHING_MS = 0.01
-"""Bars that overlap by less follow each other: times are of several clocks."""
-
-BLUE, ORANGE, _, VERMILION, SKY, PURPLE, GREY, _ = COLOURS
 DARK_BLUE = "#003a5d"
-LOOKS = {
-    "done": (BLUE, "white"),
-    "running": (SKY, "black"),
-    "failed": (VERMILION, "black"),
-    "cancelled": (ORANGE, "black"),
-    "fallback": (PURPLE, "black"),
-    "undone": (GREY, "black"),
-}
-"""Status -> colour of the bar, and of what is written in it."""
-
-UNITS = ((1_500.0, 1.0, "ms"), (90_000.0, 1e3, "s"), (float("inf"), 60e3, "min"))
-"""Until how many milliseconds, milliseconds of one, and its sign."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One step that began, in milliseconds after the start of the run."""
-
-    step: StepState
-    sent_ms: float
-    begin_ms: float
-    end_ms: float
-    label: str
-
-    @property
-    def status(self) -> str:
-        """The status that its look says."""
-        return self.step.status if self.step.status in LOOKS else "running"
+WAITING = "#7f7f7f"  # edge of what waits
 
 
 def gantt_figure(
@@ -74,10 +31,10 @@ def gantt_figure(
     of steps that are under way end there. Steps that did not begin have no bar and
     are named below the title.
     """
-    bars = [_bar(step, duration_ms) for step in steps if step.started_ms is not None]
-    unit_ms, sign = _unit(max([duration_ms, *(bar.end_ms for bar in bars)]))
-    labelled = len(bars) <= MOST_LABELS
-    lanes = _lanes(bars, duration_ms, labelled=labelled)
+    bars = bars_of(steps, duration_ms)
+    unit_ms, sign = unit_of(max([duration_ms, *(bar.end_ms for bar in bars)]))
+    letter_ms = LETTER_PX * max(duration_ms, 1e-6) / (INCHES * DPI * 0.86)
+    lanes = lanes_of(bars, letter_ms=letter_ms)
     number = sum(map(len, lanes.values()))
     height = min(TALLEST_INCHES, 1.75 + LANE_INCHES * max(number, 2))
     figure = new_figure(figsize=(INCHES, height), dpi=DPI, layout="constrained")
@@ -85,7 +42,9 @@ def gantt_figure(
     said = count(len(steps), "step")
     if bars:
         said += f", {duration(duration_ms)}"
-    subtitle(axes, f"Run of {short(workflow, 60)} by node", _without(steps, said))
+    idle = not_begun(steps).replace("$", r"\$")
+    title = f"Run of {short(workflow, 60)} by node"
+    subtitle(axes, title, "; ".join(filter(None, (said, idle))))
     axes.set_xlabel(f"time since the run began, {sign}")
     axes.set_ylabel("node")
     _draw(axes, lanes, unit_ms)
@@ -95,55 +54,6 @@ def gantt_figure(
     axes.set_axisbelow(True)
     _legend(figure, bars)
     return figure
-
-
-Lane = list[tuple[Bar, float]]
-"""Bars that follow each other, each with where it ends, its label included."""
-
-
-def _bar(step: StepState, duration_ms: float) -> Bar:
-    begin_ms = step.started_ms or 0.0
-    end_ms = duration_ms if step.run_ms is None else begin_ms + step.run_ms
-    label = short(step.name, 28)
-    said = items(step) if step.status == "running" else ""
-    if step.status != "done":
-        said = ", ".join(filter(None, (step.status, said)))
-        label = f"{MARKS.get(step.status, '')} {label}: {said}"
-    return Bar(
-        step=step,
-        sent_ms=max(0.0, begin_ms - (step.queued_ms or 0.0)),
-        begin_ms=begin_ms,
-        end_ms=max(begin_ms, end_ms),
-        label=label,
-    )
-
-
-def _lanes(
-    bars: Iterable[Bar], duration_ms: float, *, labelled: bool
-) -> dict[str, list[Lane]]:
-    """Give each node as many lanes as its bars and their labels need.
-
-    A label that its bar cannot hold stands behind it and takes room there, or is
-    cut to its mark if not all bars are to be `labelled`.
-    """
-    px_ms = max(duration_ms, 1e-6) / (INCHES * DPI * 0.86)
-    lanes: dict[str, list[Lane]] = {}
-    for bar in sorted(bars, key=lambda bar: (bar.step.node, bar.sent_ms)):
-        label_ms = (LETTER_PX * len(bar.label) + 8) * px_ms
-        if label_ms <= bar.end_ms - bar.begin_ms:
-            label_ms = 0.0
-        elif not labelled:
-            mark = "" if bar.step.status == "done" else MARKS[bar.step.status]
-            bar, label_ms = replace(bar, label=mark), 0.0
-        end_ms = bar.end_ms + label_ms
-        row = lanes.setdefault(bar.step.node, [])
-        for lane in row:
-            if lane[-1][1] <= bar.sent_ms + TOUCHING_MS:
-                lane.append((bar, end_ms))
-                break
-        else:
-            row.append([(bar, end_ms)])
-    return lanes
 
 
 def _draw(axes: "Axes", lanes: dict[str, list[Lane]], unit_ms: float) -> None:
@@ -175,7 +85,7 @@ def _draw_bar(axes: "Axes", bar: Bar, place: int, unit_ms: float) -> None:
             left=bar.sent_ms / unit_ms,
             height=0.62,
             facecolor="#ffffff",
-            edgecolor=GREY,
+            edgecolor=WAITING,
             hatch="/////",
             linewidth=0.8,
         )
@@ -192,7 +102,7 @@ def _draw_bar(axes: "Axes", bar: Bar, place: int, unit_ms: float) -> None:
 
 def _label(axes: "Axes", bar: Bar, place: int, unit_ms: float, *, inside: bool) -> None:
     axes.annotate(
-        bar.label,
+        bar.label.replace("$", r"\$"),
         ((bar.begin_ms if inside else bar.end_ms) / unit_ms, place),
         xytext=(4, 0),
         textcoords="offset points",
@@ -214,7 +124,7 @@ def _legend(figure: "Figure", bars: Sequence[Bar]) -> None:
     if any(bar.begin_ms > bar.sent_ms for bar in bars):
         waited = "waited on its node"
         patches.append(
-            Patch(facecolor="white", edgecolor=GREY, hatch="/////", label=waited)
+            Patch(facecolor="white", edgecolor=WAITING, hatch="/////", label=waited)
         )
     if patches:
         figure.legend(
@@ -224,20 +134,3 @@ def _legend(figure: "Figure", bars: Sequence[Bar]) -> None:
             frameon=False,
             fontsize=9,
         )
-
-
-def _without(steps: Iterable[StepState], said: str) -> str:
-    """Add to what is said the steps that have no bar."""
-    idle = [
-        f"{short(step.name, 24)} ({step.status})"
-        for step in steps
-        if step.started_ms is None
-    ]
-    if not idle:
-        return said
-    more = f" and {len(idle) - 6} more" if len(idle) > 6 else ""
-    return f"{said}; not begun: {clipped(', '.join(idle[:6]), 120)}{more}"
-
-
-def _unit(most_ms: float) -> tuple[float, str]:
-    return next((unit, sign) for until, unit, sign in UNITS if most_ms < until)

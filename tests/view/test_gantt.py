@@ -3,7 +3,8 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mpreg_nb.view.gantt import MOST_LABELS, gantt_figure
+from mpreg_nb.view.bars import MOST_LABELS
+from mpreg_nb.view.gantt import gantt_figure
 from mpreg_nb.wire.runs import StepState, StepStatus
 
 

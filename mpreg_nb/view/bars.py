@@ -1,0 +1,125 @@
+"""The bars of a run: which step was when, and which bars fit beside each other."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from mpreg_nb.view.steps import items
+from mpreg_nb.view.text import MARKS, clipped, printable
+from mpreg_nb.wire.runs import StepState
+
+MOST_LABELS = 80
+"""With more bars, only those that hold their label have one."""
+
+MOST_NAMED = 6
+"""Of the steps that did not begin, so many are named."""
+
+TOUCHING_MS = 0.01
+"""Bars that overlap by less follow each other: times are of several clocks."""
+
+LOOKS = {
+    "done": ("#0072b2", "white"),
+    "running": ("#56b4e9", "black"),
+    "failed": ("#d55e00", "black"),
+    "cancelled": ("#e69f00", "black"),
+    "fallback": ("#cc79a7", "black"),
+    "undone": ("#7f7f7f", "black"),
+}
+"""Status -> colour of the bar, and of what is written in it.
+
+After Okabe and Ito, "Color Universal Design", 2008."""
+
+UNITS = ((1_500.0, 1.0, "ms"), (90_000.0, 1e3, "s"), (float("inf"), 60e3, "min"))
+"""Until how many milliseconds, milliseconds of one, and its sign."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One step that began, in milliseconds after the start of the run."""
+
+    step: StepState
+    sent_ms: float  # from here on it waited on its node
+    begin_ms: float
+    end_ms: float
+    label: str
+
+    @property
+    def status(self) -> str:
+        """The status that its look says."""
+        return self.step.status if self.step.status in LOOKS else "running"
+
+
+Lane = list[tuple[Bar, float]]
+"""Bars that follow each other, each with where it ends, its label included."""
+
+
+def bars_of(steps: Iterable[StepState], duration_ms: float) -> list[Bar]:
+    """Return a bar for each step that began; those under way end at `duration_ms`."""
+    return [_bar(step, duration_ms) for step in steps if step.started_ms is not None]
+
+
+def lanes_of(bars: Sequence[Bar], *, letter_ms: float) -> dict[str, list[Lane]]:
+    """Give each node as many lanes as its bars and their labels need.
+
+    A label that its bar cannot hold stands behind it and takes room there. With
+    many bars it is cut to the mark of the status instead.
+
+    letter_ms: milliseconds that one letter of a label covers.
+    """
+    labelled = len(bars) <= MOST_LABELS
+    lanes: dict[str, list[Lane]] = {}
+    for bar in sorted(bars, key=lambda bar: (bar.step.node, bar.sent_ms)):
+        label_ms = letter_ms * (len(bar.label) + 1)
+        if label_ms <= bar.end_ms - bar.begin_ms:
+            label_ms = 0.0
+        elif not labelled:
+            mark = "" if bar.step.status == "done" else MARKS[bar.step.status]
+            bar, label_ms = replace(bar, label=mark), 0.0
+        end_ms = bar.end_ms + label_ms
+        row = lanes.setdefault(bar.step.node, [])
+        for lane in row:
+            if lane[-1][1] <= bar.sent_ms + TOUCHING_MS:
+                lane.append((bar, end_ms))
+                break
+        else:
+            row.append([(bar, end_ms)])
+    return lanes
+
+
+def not_begun(steps: Iterable[StepState]) -> str:
+    """Name the steps that have no bar; nothing if all have one."""
+    idle = [
+        f"{clipped(printable(step.name), 24)} ({step.status})"
+        for step in steps
+        if step.started_ms is None
+    ]
+    if not idle:
+        return ""
+    more = len(idle) - MOST_NAMED
+    said = ", ".join(idle[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
+    return f"not begun: {said}"
+
+
+def unit_of(most_ms: float) -> tuple[float, str]:
+    """Return milliseconds of the unit for times up to `most_ms`, and its sign.
+
+    >>> unit_of(4_000.0)
+    (1000.0, 's')
+    """
+    return next((unit, sign) for until, unit, sign in UNITS if most_ms < until)
+
+
+def _bar(step: StepState, duration_ms: float) -> Bar:
+    begin_ms = step.started_ms or 0.0
+    end_ms = duration_ms if step.run_ms is None else begin_ms + step.run_ms
+    label = clipped(printable(step.name), 28)
+    said = items(step) if step.status == "running" else ""
+    if step.status != "done":
+        said = ", ".join(filter(None, (step.status, said)))
+        label = f"{MARKS[step.status]} {label}: {said}"
+    return Bar(
+        step=step,
+        sent_ms=max(0.0, begin_ms - (step.queued_ms or 0.0)),
+        begin_ms=begin_ms,
+        end_ms=max(begin_ms, end_ms),
+        label=label,
+    )
