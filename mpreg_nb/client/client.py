@@ -9,15 +9,15 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
-from mpreg_nb.client.failures import error_of
 from mpreg_nb.client.future import Future, Undecoded
 from mpreg_nb.client.journal import Journal
 from mpreg_nb.client.links import Links
 from mpreg_nb.client.mirror import Mirror
 from mpreg_nb.client.options import PLAIN, CallOptions
+from mpreg_nb.client.outlook import Outlook
 from mpreg_nb.client.output import current_writer
 from mpreg_nb.client.registrations import Registrations
 from mpreg_nb.client.runs import ClientRuns
@@ -27,20 +27,15 @@ from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.token import Token
 from mpreg_nb.wire.codec import Buffer, Parts
+from mpreg_nb.wire.failures import error_of
 from mpreg_nb.wire.gossip import Offer
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import CodePush, Failed, Failure, Leave, Reply
 from mpreg_nb.wire.payload import pack_arguments, size_bytes, unpack
 from mpreg_nb.wire.pictures import Snapshot, Watch
 
-if TYPE_CHECKING:
-    pass
-
 FIRST_LINK_S = 2.0
 """How long a first link is tried for: a node may be starting at this moment."""
-
-WATCH_PERIOD_MS = 250
-"""The node of the entry tells of changes at most this often."""
 
 _number = itertools.count(1)
 
@@ -62,8 +57,7 @@ class Client:
         self._limits = limits or Limits()
         self._ids = Ids()
         self._asks: dict[bytes, tuple[Connection, asyncio.Future[Any]]] = {}
-        self._listeners: list[Callable[[Snapshot], None]] = []
-        self._first_snapshot = asyncio.Event()
+        self.outlook = Outlook(self)
         self.links = Links(
             token,
             name=f"client-{os.getpid()}-{next(_number)}",
@@ -90,10 +84,11 @@ class Client:
             NodeLost: nobody listens at any of the URLs.
         """
         await self.links.open(self.urls, timeout_s)
-        await self._first_snapshot.wait()
+        await self.outlook.first.wait()
 
     async def close(self) -> None:
         """End all calls and close all links."""
+        self.outlook.stop()
         self.calls.stop()
         self.runs.stop()
         await self.links.close()
@@ -233,16 +228,7 @@ class Client:
 
     async def snapshot(self) -> Snapshot:
         """Return what the node of the entry knows now."""
-        for tries_left in (2, 1, 0):
-            try:
-                answer, _ = await self.ask(Watch(id=self._ids.next()))
-                break
-            except NodeLost:  # the next node knows as much
-                if not tries_left:
-                    raise
-        snapshot: Snapshot = answer
-        self._take(snapshot)
-        return snapshot
+        return await self.outlook.ask()
 
     async def snapshot_of(self, node: str) -> Snapshot | None:
         """Return what `node` itself knows; None where it cannot be reached directly."""
@@ -263,8 +249,7 @@ class Client:
 
     def on_snapshot(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
         """Call `listener` with each new snapshot; returns what ends that."""
-        self._listeners.append(listener)
-        return lambda: self._listeners.remove(listener)
+        return self.outlook.listen(listener)
 
     def now(self) -> float:
         """Return the clock that loads and breakers are kept by."""
@@ -281,8 +266,7 @@ class Client:
         link.on_refused = self._refused
 
     def _entered(self, link: Connection) -> None:
-        self._watch_id = self._ids.next()
-        link.send(Watch(id=self._watch_id, period_ms=WATCH_PERIOD_MS))
+        self.outlook.entered(link)
         self.calls.entry_found()
 
     def _receive(
@@ -291,8 +275,7 @@ class Client:
         if self.calls.receive(link, message, parts):
             return
         if type(message) is Snapshot and message.id not in self._asks:
-            if message.id == self._watch_id:
-                self._take(message)
+            self.outlook.receive(message)
             return
         if self.runs.receive(message):
             return
@@ -310,14 +293,8 @@ class Client:
         )
         self._receive(link, Failed(id=message.id, failure=failure), ())
 
-    def _take(self, snapshot: Snapshot) -> None:
-        self.mirror.update(snapshot)
-        self.calls.routes_changed()
-        self._first_snapshot.set()
-        for listener in tuple(self._listeners):
-            listener(snapshot)
-
     def _lost(self, link: Connection, reason: str) -> None:
+        self.outlook.lost(link)
         self.calls.link_lost(link, reason)
         self.runs.link_lost(link, reason)
         lost = NodeLost(link.peer.name, reason, executed="unknown")

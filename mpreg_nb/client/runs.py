@@ -233,7 +233,7 @@ class ClientRuns:
                 record.prints[line.step].add(line)
                 return True
             case Failed():
-                from mpreg_nb.client.failures import error_of
+                from mpreg_nb.wire.failures import error_of
 
                 record.lost = error_of(message, (), function=record.workflow)
             case _:

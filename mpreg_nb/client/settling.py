@@ -4,12 +4,12 @@ import time
 from typing import Any
 
 from mpreg_nb.client.calls import ActiveCall, Outcome
-from mpreg_nb.client.failures import error_of
 from mpreg_nb.client.future import Undecoded
 from mpreg_nb.client.journal import CallRow, Journal
 from mpreg_nb.errors import RemoteError
 from mpreg_nb.wire.builtins import BUILTINS
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.failures import error_of
 from mpreg_nb.wire.messages import Failed, Reply
 from mpreg_nb.wire.payload import size_bytes, unpack
 
