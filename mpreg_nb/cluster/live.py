@@ -12,10 +12,12 @@ from collections.abc import Container, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.cluster.pictures import PERIOD_S, Pictures
 from mpreg_nb.errors import MpregError
 from mpreg_nb.view.live import panel
 from mpreg_nb.view.live.panel import Picture
+from mpreg_nb.view.plain import plain
 from mpreg_nb.view.units import count
 
 if TYPE_CHECKING:
@@ -81,8 +83,11 @@ class LiveView:
             ValueError: there is no view of that name.
         """
         (name,) = panel.chosen_views([view or self._views[0]])
-        if name in self._last and self._closed:
+        if self._closed:
+            if name not in self._last:
+                raise ValueError(f"this view has ended, and did not show {name}")
             return panel.frame(name, self._last[name])
+        self._pictures.refresh([name])
         return panel.frame(name, self._pictures.look([name], at_once=True)[name])
 
     def close(self) -> None:
@@ -213,7 +218,7 @@ class LiveView:
         from mpreg_nb.view.html import chosen
 
         if not self._closed:
-            self.cluster.refresh()
+            self._pictures.refresh(() if plain() else self._views)
         pictures = self.current(at_once=True)
         bundle = {"text/plain": panel.text(pictures), "text/html": panel.html(pictures)}
         return chosen(bundle, include, exclude)
@@ -229,10 +234,12 @@ class LiveView:
 class Watching:
     """The live views of a cluster."""
 
+    _thread: LoopThread
+
     @cached_property
     def live_pictures(self) -> Pictures:
         """What all its views show, made once for all."""
-        return Pictures(self)  # type: ignore[arg-type]
+        return Pictures(self, self._thread)  # type: ignore[arg-type]
 
     def watch(self, *views: str) -> LiveView:
         """Return a panel that shows members, topology, routes, latency and runs.

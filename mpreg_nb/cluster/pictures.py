@@ -8,10 +8,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from mpreg_nb.view.live import head, members
+from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.traffic import TrafficPoll
+from mpreg_nb.view.live import head, latency, members, routes, runs, topology
 from mpreg_nb.view.live.panel import Picture
+from mpreg_nb.view.measured import latencies
 from mpreg_nb.wire.pictures import Snapshot
 
 if TYPE_CHECKING:
@@ -23,7 +26,14 @@ PERIOD_S = 0.25
 SHARE = 40
 """A picture is made at most once in so many times what it costs: 2.5 % of a core."""
 
+TABLE = "latency by function"
+"""Not a view: part of one that costs more than the rest, and is made less often."""
+
 NOTHING = Snapshot(id=b"", node="", nodes=(), offers=())
+
+
+_Origin: TypeAlias = tuple[object, Callable[[], Picture]]
+"""What a picture is made from, to be compared, and what makes it."""
 
 
 @dataclass(slots=True)
@@ -38,15 +48,27 @@ class _Made:
 class Pictures:
     """Makes the pictures of one cluster. One thread at a time; others wait."""
 
-    def __init__(self, cluster: "Cluster") -> None:
+    def __init__(self, cluster: "Cluster", thread: LoopThread) -> None:
+        """`thread` is that of the cluster's client."""
         self._cluster = cluster
+        self._thread = thread
+        self._at_once = False
         self._lock = threading.Lock()
         self._made: dict[str, _Made] = {}
         self._readings = members.Readings()
         self._reading = 0
-        self._makers: dict[str, Callable[[], tuple[object, Callable[[], Picture]]]] = {
+        self._poll = TrafficPoll(cluster.client)
+        self._round = 0
+        self._rates = topology.Rates(cluster.client.links.name)
+        self._course = latency.Course()
+        self._makers: dict[str, Callable[[], _Origin]] = {
             "head": self._head,
             "members": self._members,
+            "topology": self._topology,
+            "routes": self._routes,
+            "latency": self._latency,
+            TABLE: self._table,
+            "runs": self._runs,
         }
 
     def look(
@@ -60,12 +82,18 @@ class Pictures:
         with self._lock:
             now = time.monotonic()
             self._reading += self._readings.take(self._snapshot.nodes, now)
-            wanted = ("head", *views)
-            return {view: self._look(view, now, at_once=at_once) for view in wanted}
+            self._at_once = at_once
+            return {view: self._look(view, now) for view in ("head", *views)}
 
-    def _look(self, view: str, now: float, *, at_once: bool) -> Picture:
+    def refresh(self, views: Iterable[str]) -> None:
+        """Ask for what is needed to `look`; waits, so never on the live thread."""
+        self._cluster.refresh()
+        if "topology" in views:
+            self._thread.run(self._poll.ask())
+
+    def _look(self, view: str, now: float) -> Picture:
         made = self._made.get(view)
-        if made is not None and now < made.not_before and not at_once:
+        if made is not None and now < made.not_before and not self._at_once:
             return made.picture
         origin, make = self._makers[view]()
         if made is not None and made.origin == origin:
@@ -84,13 +112,52 @@ class Pictures:
 
     # ------------------------------------------------------------------ origins
 
-    def _head(self) -> tuple[object, Callable[[], Picture]]:
+    def _head(self) -> _Origin:
         snapshot, calls = self._snapshot, len(self._cluster.call_rows())
         drills = self._cluster.started_here
         origin = (snapshot, calls, drills)
         return origin, lambda: head.picture(snapshot, calls, drills=drills)
 
-    def _members(self) -> tuple[object, Callable[[], Picture]]:
+    def _members(self) -> _Origin:
         snapshot, own = self._snapshot, self._cluster.own_nodes
         origin = (snapshot, self._reading, own)
         return origin, lambda: members.picture(snapshot, self._readings, own)
+
+    def _topology(self) -> _Origin:
+        client = self._cluster.client
+        if not client.links.lost:
+            self._thread.call_soon(self._poll.begin)
+        if self._poll.round != self._round:
+            self._round = self._poll.round
+            self._rates.take(self._poll.told, self._poll.told_at)
+        link, snapshot = client.links.entry, self._snapshot
+        entry = "" if link is None else link.peer.name
+
+        def make() -> Picture:
+            return topology.picture(snapshot, entry, self._rates.rates())
+
+        return (snapshot, self._round, entry), make
+
+    def _routes(self) -> _Origin:
+        journal = self._cluster.client.journal
+        return journal.last, lambda: routes.picture(journal.rows())
+
+    def _latency(self) -> _Origin:
+        rows = self._cluster.client.journal.rows()
+        self._course.take(rows, time.time())
+        table = self._look(TABLE, time.monotonic())
+        origin = (self._course.origin, table)
+        return origin, lambda: latency.picture(self._course, table["rows"])
+
+    def _table(self) -> _Origin:
+        journal = self._cluster.client.journal
+
+        def make() -> Picture:
+            found = latencies(journal.histograms(), ("function",))
+            return {"rows": latency.table(found)}
+
+        return journal.last, make
+
+    def _runs(self) -> _Origin:
+        own = self._cluster.own_runs
+        return runs.origin(own), lambda: runs.picture(own)

@@ -41,7 +41,16 @@ class Image:
     tag: str
 
 
-Cell: TypeAlias = str | Marked | Image
+@dataclass(frozen=True, slots=True)
+class Shaded:
+    """A text on a ground that is the deeper coloured, the nearer `share` is to 1."""
+
+    text: str
+    ink: str  # of six hexadecimal digits
+    share: float
+
+
+Cell: TypeAlias = str | Marked | Image | Shaded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +108,8 @@ def _row(tag: str, style: str, sides: Sequence[str], cells: Sequence[Cell]) -> s
 def _text(cell: Cell) -> str:
     if isinstance(cell, Image):
         return ""
+    if isinstance(cell, Shaded):
+        return printable(cell.text)
     if isinstance(cell, Marked):
         return printable(f"{cell.mark} {cell.word}")
     return printable(cell)
@@ -107,6 +118,13 @@ def _text(cell: Cell) -> str:
 def _html(cell: Cell) -> str:
     if isinstance(cell, Image):
         return cell.tag
+    if isinstance(cell, Shaded):
+        # At most so deep that the page's own ink is read on it, light or dark.
+        alpha = 0.04 + 0.36 * min(1.0, max(0.0, cell.share))
+        red, green, blue = bytes.fromhex(cell.ink.removeprefix("#"))
+        ground = f"background-color:rgba({red},{green},{blue},{alpha:.2f})"
+        style = f"{ground};padding:1px 5px;border-radius:3px"
+        return f'<span style="{style}">{safe(cell.text)}</span>'
     if isinstance(cell, Marked):
         mark = f'<span style="color:{cell.ink}">{safe(cell.mark)}</span>'
         return f"{mark} {safe(cell.word)}"

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpreg_nb.names import nearest
-from mpreg_nb.view.live import head, members
+from mpreg_nb.view.live import head, latency, members, routes, runs, topology
 from mpreg_nb.view.tables import safe
 
 if TYPE_CHECKING:
@@ -16,6 +16,10 @@ Picture: TypeAlias = dict[str, Any]
 
 _MODULES: dict[str, ModuleType] = {
     "members": members,
+    "topology": topology,
+    "routes": routes,
+    "latency": latency,
+    "runs": runs,
 }
 
 VIEWS = tuple(_MODULES)
