@@ -5,24 +5,32 @@ asked, so that Tab never waits.
 """
 
 import re
-from collections.abc import Callable, Iterable
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
 from mpreg_nb.notebook.cell_verbs import CELL_VERBS
 from mpreg_nb.notebook.line import Verb
-from mpreg_nb.notebook.line_verbs import LINE_VERBS
+from mpreg_nb.notebook.line_verbs import LINE_VERBS, VIEWS
 from mpreg_nb.notebook.session import Session
 
 if TYPE_CHECKING:
     from IPython.core.completer import CompletionContext, SimpleMatcherResult
     from IPython.core.interactiveshell import InteractiveShell
 
-CHOICES = {
-    "--by": ("function", "node", "function,node"),
-    "--isolation": ("process", "thread"),
-}
+    from mpreg_nb.cluster.cluster import Cluster
+
+_LINE = re.compile(r"\s*(?:[\w\s,.]+=\s*)?(?P<mark>%{1,2}mpreg)\s+(?P<rest>.*)")
+"""A line, or `name = ` and a line."""
+
+Words = Callable[[], Iterable[str]]
+
+MOST = 500
+"""Words that are offered at once; who has more names types a letter first."""
 
 
 class Completion:
@@ -30,86 +38,146 @@ class Completion:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._of_flag: dict[str, Callable[[], Iterable[str]]] = {
-            "--node": self._nodes,
-            "--on": self._resources,
-            "--resources": self._resources,
+        known = Known(session)
+        self._of_flag: Mapping[str, Words] = {
+            "--after": known.steps,
+            "--by": lambda: ("function", "node", "function,node"),
+            "--flow": known.flows,
+            "--isolation": lambda: ("process", "thread"),
+            "--node": known.nodes,
+            "--on": known.resources,
+            "--resources": known.resources,
         }
-        self._of_verb: dict[str, Callable[[], Iterable[str]]] = {
-            "call": self._functions,
-            "down": self._nodes,
-            "draw": session.flow_names,
-            "functions": self._functions,
-            "help": lambda: [*LINE_VERBS, *CELL_VERBS],
-            "plan": session.flow_names,
-            "register": self._callables,
-            "run": session.flow_names,
+        self._of_line: Mapping[str, Words] = {
+            "call": known.functions,
+            "cancel": known.runs,
+            "config": known.keys,
+            "down": known.own_nodes,
+            "draw": lambda: {*known.flows(), *known.runs()},
+            "functions": known.functions,
+            "help": lambda: (*LINE_VERBS, *CELL_VERBS),
+            "kill": known.own_nodes,
+            "logs": known.nodes,
+            "partition": known.own_nodes,
+            "pause": known.own_nodes,
+            "plan": known.flows,
+            "register": known.callables,
+            "run": known.flows,
+            "watch": lambda: VIEWS,
+            "why": known.steps_of_runs,
         }
+        self._of_cell: Mapping[str, Words] = {"step": known.steps}
+        self._resources = known.resources
 
     def offer(self, text: str, symbol: str) -> list[str]:
         """Return what may stand in place of `symbol`, with which `text` ends."""
-        mark, *before = text[: len(text) - len(symbol)].split() or ("",)
-        if mark not in ("%mpreg", "%%mpreg"):
+        line = _LINE.match(text[: len(text) - len(symbol)])
+        if line is None:
             return []
-        of_cell = mark == "%%mpreg"
+        of_cell, before = line["mark"] == "%%mpreg", line["rest"].split()
         verbs = CELL_VERBS if of_cell else LINE_VERBS
         if not before:
-            return [verb for verb in verbs if verb.startswith(symbol)]
-        verb = verbs.get(before[0])
-        if verb is None or (verb.name == "call" and "(" in text):
-            return []
-        words = [*self._words(verb, before, of_cell=of_cell)]
-        return [word for word in words if word.startswith(symbol)]
+            words: Iterable[str] = verbs
+        else:
+            verb = verbs.get(before[0])
+            # Inside the brackets of a call stands Python, of which Python knows more.
+            if verb is None or (verb.name in ("call", "run", "plan") and "(" in text):
+                return []
+            words = self._words(verb, before, of_cell=of_cell)
+        fitting = (word for word in words if word.startswith(symbol))
+        return [*islice(map(_quoted, fitting), MOST)]
 
     def _words(self, verb: Verb, before: list[str], *, of_cell: bool) -> Iterable[str]:
-        # Of `gpu,big` and `gpu-1:gpu` the cursor is in the part after the last mark.
+        # Of `gpu,big` and `n1|n2` the cursor is in the part after the last mark.
         last = before[-1]
-        flag = before[-2] if last.endswith(",") and len(before) > 1 else last
-        if flag in CHOICES:
-            return CHOICES[flag]
-        if flag in self._of_flag:
+        joined = last.endswith((",", "|", ":")) and len(before) > 1
+        flag = before[-2] if joined else last
+        if flag in self._of_flag and flag in verb.flags:
             return self._of_flag[flag]()
+        if verb.takes_value(flag):
+            return ()  # a number, or a name that is new
         if verb.name == "up" and re.search(r":[^ ]*$", last):
             return self._resources()
-        own = self._of_verb.get(verb.name)
-        given = set(before)
-        flags = [flag for flag in verb.flags if flag not in given]
-        return [
-            *(own() if own is not None and verb in LINE_VERBS.values() else ()),
-            *flags,
-        ]
+        own = (self._of_cell if of_cell else self._of_line).get(verb.name, tuple)
+        return own() if joined else (*own(), *_left(verb, before))
 
-    # ------------------------------------------------------------- what is known
+
+class Known:
+    """Names that this kernel has heard of. Nothing is asked, so nothing waits."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @property
+    def _cluster(self) -> "Cluster | None":
+        """The current cluster. Where none was started, nothing is imported either."""
+        current = sys.modules.get("mpreg_nb.cluster.current")
+        clusters = current.all_clusters() if current is not None else ()
+        return clusters[-1] if clusters else None
 
     def _records(self) -> list[Any]:
-        from mpreg_nb.cluster.current import all_clusters
-
-        clusters = all_clusters()
-        if not clusters:
+        if self._cluster is None:
             return []
-        return [picture.record for picture in clusters[-1].client.mirror.nodes]
+        return [picture.record for picture in self._cluster.client.mirror.nodes]
 
-    def _nodes(self) -> Iterable[str]:
+    def nodes(self) -> Iterable[str]:
+        """Return the nodes of the cluster."""
         return [record.name for record in self._records()]
 
-    def _resources(self) -> Iterable[str]:
+    def own_nodes(self) -> Iterable[str]:
+        """Return the nodes that this process started."""
+        return self._cluster.own_nodes if self._cluster is not None else ()
+
+    def resources(self) -> Iterable[str]:
+        """Return the resources that nodes hold."""
         return {name for record in self._records() for name in record.resources}
 
-    def _functions(self) -> Iterable[str]:
-        from mpreg_nb.cluster.current import all_clusters
-
-        clusters = all_clusters()
-        if not clusters:
+    def functions(self) -> Iterable[str]:
+        """Return the functions of the catalog."""
+        if self._cluster is None:
             return ()
-        return {offer.function for _, offer in clusters[-1].client.mirror.entries()}
+        return {offer.function for _, offer in self._cluster.client.mirror.entries()}
 
-    def _callables(self) -> Iterable[str]:
+    def callables(self) -> Iterable[str]:
+        """Return variables that can be registered."""
         variables = self._session.variables.items()
-        return [
-            name
-            for name, value in variables
-            if callable(value) and not name.startswith("_")
-        ]
+        return [name for name, v in variables if callable(v) and name[:1] != "_"]
+
+    def flows(self) -> Iterable[str]:
+        """Return variables and names of workflows."""
+        loaded = "mpreg_nb.workflow.builder" in sys.modules
+        return self._session.flow_names() if loaded else ()
+
+    def steps(self) -> Iterable[str]:
+        """Return the steps of all workflows."""
+        flows = [self._session.flow(name) for name in self.flows()]
+        return {box.name for flow in flows for box in flow.diagram().boxes}
+
+    def runs(self) -> Iterable[str]:
+        """Return variables that hold runs, and workflows that were run here."""
+        loaded = "mpreg_nb.cluster.run" in sys.modules
+        return self._session.runs() if loaded else ()
+
+    def steps_of_runs(self) -> Iterable[str]:
+        """Return RUN.STEP for each step that is known here."""
+        loaded = "mpreg_nb.cluster.run" in sys.modules
+        runs = self._session.runs() if loaded else {}
+        return [f"{n}.{state.name}" for n, run in runs.items() for state in run.steps]
+
+    def keys(self) -> Iterable[str]:
+        """Return what can be configured."""
+        from mpreg_nb.cluster.config import KEYS
+
+        return KEYS
+
+
+def _left(verb: Verb, before: Iterable[str]) -> list[str]:
+    given = set(before)
+    return [flag for flag in verb.flags if flag not in given]
+
+
+def _quoted(name: str) -> str:
+    return shlex.quote(name) if any(map(str.isspace, name)) else name
 
 
 def complete(shell: "InteractiveShell", session: Session) -> Callable[[], None]:

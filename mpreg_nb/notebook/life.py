@@ -75,5 +75,6 @@ def pause(session: Session, options: Options) -> Any:
 
 def partition(session: Session, options: Options) -> Any:
     """Cut the network between two sides for some seconds."""
+    here, there = options.sides
     with arguments():
-        return session.cluster.partition(*options.sides, options.seconds)
+        return session.cluster.partition(here, there, options.seconds)

@@ -150,16 +150,16 @@ class Session:
             hint = f" Did you mean variable {meant!r}?" if meant else ""
             raise Misuse(f"{error}.{hint}" if hint else str(error)) from None
 
-    def run_names(self) -> list[str]:
-        """Return what runs can be called by, as far as that is known here."""
+    def runs(self) -> "dict[str, Run]":
+        """Return the runs that are known here, by variable and by workflow's name."""
         from mpreg_nb.cluster.current import all_clusters
         from mpreg_nb.cluster.run import Run
 
-        held = self.variables.items()
-        names = {v for v, run in held if isinstance(run, Run) and not v.startswith("_")}
-        for cluster in all_clusters()[-1:]:
-            names.update(run.name for run in cluster.own_runs)
-        return sorted(names)
+        found = {run.name: run for c in all_clusters() for run in c.own_runs[::-1]}
+        for name, value in self.variables.items():
+            if isinstance(value, Run) and not name.startswith("_"):
+                found[name] = value
+        return found
 
     def flow_names(self) -> list[str]:
         """Return what workflows can be called by: variables, and their own names."""
