@@ -1,0 +1,72 @@
+// tip.js: one box of figures per panel, near what is pointed at or focused.
+
+import { make, put } from "./dom.js";
+
+const GAP_PX = 10;
+
+export function makeTip(root) {
+  const element = make("div", { class: "mpreg-tip", role: "tooltip", hidden: true });
+  root.append(element);
+  let shown = null; // { anchor, content }: what is told, and about which element
+
+  function fill() {
+    const { title, rows = [], note = "" } = shown.content();
+    const lines = rows.flatMap(([name, value]) => [
+      make("dt", { text: name }),
+      make("dd", { text: value }),
+    ]);
+    element.replaceChildren(make("strong", { text: title }));
+    if (lines.length) element.append(make("dl", {}, ...lines));
+    if (note) element.append(make("p", { text: note }));
+  }
+
+  function place() {
+    const frame = root.getBoundingClientRect();
+    const box = shown.at?.() ?? shown.anchor.getBoundingClientRect();
+    const own = element.getBoundingClientRect();
+    const room = frame.width - own.width - 4;
+    const middle = box.left + box.width / 2 - frame.left;
+    const left = Math.max(4, Math.min(room, middle - own.width / 2));
+    const above = box.top - frame.top - own.height - GAP_PX;
+    const below = box.bottom - frame.top + GAP_PX;
+    const fits = below + own.height < frame.height;
+    const top = above >= 0 || !fits ? Math.max(2, above) : below;
+    put(element, "style", `left:${left.toFixed(0)}px;top:${top.toFixed(0)}px`);
+  }
+
+  function show(anchor, content, at = null) {
+    shown = { anchor, content, at };
+    fill();
+    element.hidden = false;
+    place();
+  }
+
+  function hide(anchor = null) {
+    if (anchor !== null && shown?.anchor !== anchor) return;
+    shown = null;
+    element.hidden = true;
+  }
+
+  // Tell the newest figures; to be called when a picture was drawn.
+  function refresh() {
+    if (shown === null) return;
+    if (!shown.anchor.isConnected) {
+      hide();
+      return;
+    }
+    fill();
+    place();
+  }
+
+  // Tell `content()` while the pointer is on `target`, or the focus.
+  function tell(target, content) {
+    target.addEventListener("pointerenter", () => show(target, content));
+    target.addEventListener("pointerleave", () => hide(target));
+    target.addEventListener("focus", () => {
+      if (target.matches(":focus-visible")) show(target, content);
+    });
+    target.addEventListener("blur", () => hide(target));
+  }
+
+  return { element, show, hide, refresh, tell };
+}
