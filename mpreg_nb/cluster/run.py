@@ -1,9 +1,11 @@
 """One execution of a workflow, as the notebook holds it."""
 
 import asyncio
+import os
 import threading
 from collections.abc import Callable, Coroutine, Generator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpreg_nb.client.client import Client
@@ -22,6 +24,8 @@ from mpreg_nb.wire.runs import RunPicture, StepState
 from mpreg_nb.workflow.diagram import Diagram
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from mpreg_nb.view.why import Why
 
 T = TypeVar("T")
@@ -265,6 +269,26 @@ class Run:
             for line in self._known.lines.all
             if step in (None, line.step)
         )
+
+    def plot(self) -> "Figure":
+        """Return a Gantt chart: which step waited and ran when, by node."""
+        from mpreg_nb.view.gantt import gantt_figure
+
+        return gantt_figure(self.name, self.steps, self.duration_ms)
+
+    def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write one self-contained HTML page about the run, and return where.
+
+        It tells of the workflow, its steps, errors, outputs up to 1 MB, prints and
+        nodes. A file that is there is written over.
+        """
+        from mpreg_nb.cluster.reporting import report_of
+        from mpreg_nb.view.report import report_page
+
+        page = report_page(report_of(self, self._client.mirror.snapshot))
+        path = Path(path)
+        path.write_text(page, encoding="utf-8")
+        return path
 
     def __repr__(self) -> str:
         counts: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """What is said of the steps of a run at one moment: in drawings, cards and views.
 
-In plain mode no times are said.
+In plain mode no times are said, unless they are asked for.
 """
 
 from collections.abc import Iterable
@@ -17,9 +17,13 @@ def states(steps: Iterable[StepState]) -> dict[str, str]:
     return {step.name: step.status for step in steps}
 
 
-def details(steps: Iterable[StepState]) -> dict[str, str]:
-    """Return what there is to say besides: "on gpu-1, 1.20 s"."""
-    return {step.name: detail(step) for step in steps}
+def details(steps: Iterable[StepState], *, timed: bool | None = None) -> dict[str, str]:
+    """Return what there is to say besides: "on gpu-1, 1.20 s".
+
+    timed: whether to tell times; by default where it is not plain mode.
+    """
+    timed = not plain() if timed is None else timed
+    return {step.name: _detail(step, timed=timed) for step in steps}
 
 
 def counts(steps: Iterable[StepState]) -> dict[str, int]:
@@ -27,20 +31,19 @@ def counts(steps: Iterable[StepState]) -> dict[str, int]:
     return {step.name: step.items for step in steps if step.items}
 
 
-def detail(step: StepState) -> str:
-    """Return what there is to say of a step besides its status."""
-    if step.cause and step.status not in _WITH_RESULT:
-        return f"because of {step.cause}"
-    parts = [items(step)] if step.items_done < step.items else []
-    if step.node:
-        parts.append(f"on {step.node}")
-    if step.run_ms is not None and not plain():
-        parts.append(duration(step.run_ms))
-    return ", ".join(parts)
-
-
 def items(step: StepState) -> str:
     """Return how far a map is: "7 of 12 done"; nothing for other steps."""
     if not step.items:
         return ""
     return f"{step.items_done:,} of {step.items:,} done"
+
+
+def _detail(step: StepState, *, timed: bool) -> str:
+    if step.cause and step.status not in _WITH_RESULT:
+        return f"because of {step.cause}"
+    parts = [items(step)] if step.items_done < step.items else []
+    if step.node:
+        parts.append(f"on {step.node}")
+    if timed and step.run_ms is not None:
+        parts.append(duration(step.run_ms))
+    return ", ".join(parts)

@@ -1,0 +1,253 @@
+"""One page about one run that a colleague can open: self-contained, of one file.
+
+It asks for nothing from anywhere, has no script, follows the light or dark theme
+of whoever reads it, and can be printed. Every text is escaped.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from mpreg_nb.view import svg
+from mpreg_nb.view.bars import LOOKS, bars_of, not_begun
+from mpreg_nb.view.steps import counts, details, items, states
+from mpreg_nb.view.tables import Cell, Marked, Table, safe
+from mpreg_nb.view.text import MARKS
+from mpreg_nb.view.timeline import timeline
+from mpreg_nb.view.units import count, duration, size
+from mpreg_nb.wire.gossip import MemberRecord
+from mpreg_nb.wire.runs import StepState
+from mpreg_nb.workflow.diagram import Diagram
+
+STYLE = """
+:root { color-scheme: light dark; --ground: #ffffff; --ink: #1f2328;
+  --soft: #57606a; --line: #d0d7de; --card: #f6f8fa; --bad: #b23c00; }
+@media (prefers-color-scheme: dark) { :root { --ground: #0d1117; --ink: #e6edf3;
+  --soft: #9aa4af; --line: #30363d; --card: #161b22; --bad: #ff9e64; } }
+* { box-sizing: border-box; }
+body { background: var(--ground); color: var(--ink); margin: 0 auto;
+  max-width: 1040px; padding: 28px 24px 48px; line-height: 1.45;
+  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+h1 { font-size: 26px; margin: 0 0 4px; overflow-wrap: anywhere; }
+h2 { font-size: 18px; margin: 32px 0 10px; padding-bottom: 4px;
+  border-bottom: 1px solid var(--line); }
+h3 { font-size: 15px; margin: 18px 0 6px; overflow-wrap: anywhere; }
+p { margin: 4px 0; }
+.soft { color: var(--soft); }
+.wide { overflow-x: auto; }
+.wide svg { display: block; max-width: none; }
+.key { display: inline-block; width: 22px; height: 12px; margin: 0 6px 0 0;
+  vertical-align: -1px; border: 1px solid var(--soft); }
+.keys span { margin-right: 18px; white-space: nowrap; }
+.waited { background: repeating-linear-gradient(135deg, transparent 0 3px,
+  var(--soft) 3px 4.5px); }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px;
+  padding: 10px 12px; margin: 6px 0; overflow: auto; max-height: 30em;
+  font: 12.5px/1.4 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono",
+  monospace; tab-size: 4; }
+.bad { color: var(--bad); }
+footer { margin-top: 36px; color: var(--soft); font-size: 13px; }
+@media print { :root { --ground: #ffffff; --ink: #000000; --soft: #444444;
+  --line: #bbbbbb; --card: #ffffff; --bad: #8a2f00; }
+  body { max-width: none; padding: 0; } pre { max-height: none;
+  white-space: pre-wrap; overflow-wrap: anywhere; }
+  .wide { overflow: visible; } .wide svg { max-width: 100%; height: auto; }
+  h2, h3 { break-after: avoid; } tr, svg { break-inside: avoid; }
+  * { print-color-adjust: exact; } }
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a step failed: the class, what it says, and the remote traceback."""
+
+    type_name: str
+    message: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """The value of a last step, or why it is not shown."""
+
+    type_name: str = ""
+    text: str = ""
+    omitted: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that the page tells. Mappings are by step."""
+
+    workflow: str
+    run: str
+    status: str
+    started_at: datetime
+    duration_ms: float
+    steps: tuple[StepState, ...]
+    diagram: Diagram
+    failures: Mapping[str, Failure]
+    outputs: Mapping[str, Output]
+    logs: Mapping[str, str]
+    nodes: tuple[MemberRecord, ...]
+    made_by: str  # programs and their versions
+
+
+def report_page(report: Report) -> str:
+    """Return the page as HTML."""
+    sections = (
+        *_head(report),
+        *_workflow(report),
+        *_timeline(report),
+        *_steps(report),
+        *_failures(report),
+        *_outputs(report),
+        *_logs(report),
+        *_nodes(report),
+        f"<footer>Made by {safe(report.made_by)}</footer>",
+    )
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Run of {safe(report.workflow)}: {safe(report.status)}</title>\n"
+        f"<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(sections)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _head(report: Report) -> Iterator[str]:
+    yield f"<h1>{safe(report.workflow)}</h1>"
+    numbers: dict[str, int] = {}
+    for step in report.steps:
+        numbers[step.status] = numbers.get(step.status, 0) + 1
+    said = ", ".join(f"{number} {status}" for status, number in numbers.items())
+    mark = MARKS.get(report.status, "")
+    bad = ' class="bad"' if report.status == "failed" else ""
+    yield (
+        f"<p><b{bad}>{mark} {safe(report.status)}</b> · "
+        f"{safe(duration(report.duration_ms))} · "
+        f"{count(len(report.steps), 'step')}: {safe(said)}</p>"
+    )
+    yield (
+        f'<p class="soft">Run {safe(report.run)}, begun '
+        f"{report.started_at:%Y-%m-%d %H:%M:%S %Z}</p>"
+    )
+
+
+def _workflow(report: Report) -> Iterator[str]:
+    steps = report.steps
+    drawing = svg.draw(
+        report.diagram, states(steps), details(steps, timed=True), counts(steps)
+    )
+    yield f'<h2>Workflow</h2><div class="wide">{drawing}</div>'
+
+
+def _timeline(report: Report) -> Iterator[str]:
+    yield "<h2>Which step ran when</h2>"
+    chart = timeline(report.steps, report.duration_ms)
+    if chart:
+        shown = {bar.status for bar in bars_of(report.steps, report.duration_ms)}
+        keys = "".join(
+            f'<span><i class="key" style="background:{ground}"></i>'
+            f"{MARKS[status]} {status}</span>"
+            for status, (ground, _) in LOOKS.items()
+            if status in shown
+        )
+        keys += '<span><i class="key waited"></i>waited on its node</span>'
+        yield f'<div class="wide">{chart}</div><p class="soft keys">{keys}</p>'
+    idle = not_begun(report.steps)
+    if idle:
+        yield f'<p class="soft">{safe(idle)}</p>'
+
+
+def _steps(report: Report) -> Iterator[str]:
+    functions = {box.name: box.function for box in report.diagram.boxes}
+    rows: list[list[Cell]] = []
+    for step in report.steps:
+        word = ", ".join(filter(None, (step.status, items(step))))
+        if step.cause:
+            word += f" (because of {step.cause})"
+        times = (
+            "" if ms is None else duration(ms) for ms in (step.queued_ms, step.run_ms)
+        )
+        rows.append(
+            [
+                step.name,
+                functions.get(step.name, ""),
+                Marked(MARKS[step.status], word, LOOKS.get(step.status, ("",))[0]),
+                step.node,
+                step.version[:6],
+                str(step.attempts),
+                *times,
+                "" if step.result_bytes is None else size(step.result_bytes),
+            ]
+        )
+    head = ["step", "function", "status", "node", "version", "attempts"]
+    numbers = ["attempts", "queued", "run", "result"]
+    table = Table(head=[*head, *numbers[1:]], rows=rows, numbers=numbers)
+    yield f'<h2>Steps</h2><div class="wide">{table.html}</div>'
+
+
+def _failures(report: Report) -> Iterator[str]:
+    if not report.failures:
+        return
+    yield "<h2>Errors</h2>"
+    for step, failure in report.failures.items():
+        yield f"<h3>{safe(step)}</h3>"
+        said = ": ".join(filter(None, (failure.type_name, failure.message)))
+        yield f'<p class="bad">{_lines(said)}</p>'
+        if failure.traceback:
+            yield f"<pre>{_lines(failure.traceback)}</pre>"
+
+
+def _outputs(report: Report) -> Iterator[str]:
+    if not report.outputs:
+        return
+    yield "<h2>Outputs</h2>"
+    for step, output in report.outputs.items():
+        kind = f' <span class="soft">{safe(output.type_name)}</span>'
+        yield f"<h3>{safe(step)}{kind if output.type_name else ''}</h3>"
+        if output.omitted:
+            yield f'<p class="soft">{safe(output.omitted)}</p>'
+        else:
+            yield f"<pre>{_lines(output.text)}</pre>"
+
+
+def _logs(report: Report) -> Iterator[str]:
+    if not report.logs:
+        return
+    yield "<h2>What the steps printed</h2>"
+    for step, log in report.logs.items():
+        yield f"<h3>{safe(step)}</h3><pre>{_lines(log)}</pre>"
+
+
+def _nodes(report: Report) -> Iterator[str]:
+    if not report.nodes:
+        return
+    table = Table(
+        head=["node", "state", "resources", "workers", "slots", "Python"],
+        rows=[
+            (
+                node.name,
+                node.state.name.lower(),
+                ", ".join(sorted(node.resources)),
+                str(node.workers),
+                str(node.slots),
+                node.python,
+            )
+            for node in report.nodes
+        ],
+        numbers=["workers", "slots"],
+    )
+    yield (
+        '<h2>Cluster</h2><p class="soft">as it was when this page was written</p>'
+        f'<div class="wide">{table.html}</div>'
+    )
+
+
+def _lines(text: str) -> str:
+    """Escape each line; only the breaks between them and tabs are kept."""
+    return "\n".join(
+        "\t".join(map(safe, line.split("\t"))) for line in text.splitlines()
+    )
