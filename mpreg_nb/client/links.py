@@ -98,6 +98,15 @@ class Links:
             await asyncio.wait([dialling])
         return self._links.get(node)
 
+    def get(self, node: str) -> Connection | None:
+        """Return the link to `node`, if there is one."""
+        return self._links.get(node)
+
+    def enter(self, link: Connection) -> None:
+        """Make `link` the entry; the one before it stays open."""
+        if link.is_open:
+            self._make_entry(link)
+
     async def any_entry(self) -> Connection:
         """Return the link of the entry, waiting a while if it is looked for.
 

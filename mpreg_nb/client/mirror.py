@@ -60,10 +60,10 @@ class Mirror:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Return where the members that may still live can be reached."""
+        """Return where members that may still live can be reached, suspects last."""
         return tuple(
             url
-            for picture in self.nodes
+            for picture in sorted(self.nodes, key=lambda one: one.record.state)
             if picture.record.state <= MemberState.SUSPECT
             for url in picture.record.urls
         )

@@ -53,6 +53,7 @@ class Inbox:
             case Cancel():
                 if not node.runs.cancel(message.id):
                     node.calls.cancel(message.id)
+                node.pictures.cancel(link, message.id)
             case Register():
                 self._spawn(self._register(link, message, parts))
             case Watch():

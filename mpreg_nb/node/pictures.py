@@ -59,6 +59,12 @@ class Pictures:
             self._watchers[source] = request
         source.send(self.take(request.id, whole=not request.period_ms))
 
+    def cancel(self, source: Source, request_id: bytes) -> None:
+        """Send no more to a watcher that looks elsewhere now."""
+        request = self._watchers.get(source)
+        if request is not None and request.id == request_id:
+            self.source_lost(source)
+
     def source_lost(self, source: Source) -> None:
         """Stop sending to a link that is gone."""
         self._watchers.pop(source, None)

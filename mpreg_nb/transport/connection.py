@@ -16,8 +16,10 @@ from websockets.protocol import OPEN, Protocol
 
 from mpreg_nb.errors import BadRequest
 from mpreg_nb.settings import FRAGMENT_BYTES
+from mpreg_nb.transport.cut import Cut, Nowhere
 from mpreg_nb.transport.facts import LinkStatistics, PeerFacts
 from mpreg_nb.transport.framing import FrameReader, Scratch
+from mpreg_nb.transport.goodbye import short_reason, why_ended
 from mpreg_nb.transport.inflow import STREAM_ELEMENTS, Inflow, StreamElement
 from mpreg_nb.transport.outflow import Outflow
 from mpreg_nb.transport.pulse import Pulse
@@ -28,9 +30,6 @@ from mpreg_nb.wire.messages import Notice
 
 STRIKES = 10
 """Messages that make no sense before a peer is cut off with code 1008."""
-
-LONGEST_REASON = 120
-"""Bytes of a close frame's reason; the protocol allows 123."""
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -84,20 +83,18 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
         self._open = True
+        self._is_cut = False
         self._reason = ""  # why this side ended the link, if it did
         self._end_timer: asyncio.TimerHandle | None = None
         self._bytes_in = self._strikes = 0
-        self._pulse = Pulse(
-            terms.patience.ping_s,
-            bytes_in=lambda: self._bytes_in,
-            ping=self._ping,
-            on_dead=self._give_up,
-        )
+        self._pulse = self.pulse(terms.patience.ping_s, self.give_up)
         if peer.lane == "json":
             self._reader.pass_all()
 
     def begin(self, received: bytes = b"") -> None:
         """Take over the transport; `received` is what came after the proof."""
+        if self._is_cut:
+            return
         self._transport.set_protocol(self)
         if self._open:  # the owner may have closed it already
             self._pulse.start()
@@ -143,9 +140,31 @@ class Connection(asyncio.BufferedProtocol):
         self._reason = f"closed here: {code} {reason}".rstrip()
         self._reader.pass_all()
         if self._protocol.state is OPEN:
-            short = reason.encode()[:LONGEST_REASON].decode(errors="ignore")
-            self._protocol.send_close(code, short)
+            self._protocol.send_close(code, short_reason(reason))
         self._end()
+
+    def give_up(self, reason: str) -> None:
+        """End the link as one that is lost; nothing more is sent."""
+        if not self._open:
+            return
+        self._reason = reason
+        self._open = False
+        self._outflow.stop()
+        self._transport.abort()
+
+    def pulse(self, ping_s: float, on_silent: Callable[[str], None]) -> Pulse:
+        """Return a pulse of this link to `start`; its maker stops it in `on_lost`."""
+        return Pulse(
+            ping_s, bytes_in=lambda: self._bytes_in, ping=self._ping, on_dead=on_silent
+        )
+
+    def cut(self) -> Cut:
+        """Hear and say nothing from now on, as if the cable were cut."""
+        self._is_cut = True
+        cut = Cut(self, is_open=lambda: self._open, give_up=self.give_up)
+        self._outflow.lead_to(Nowhere())
+        self._transport.set_protocol(cut)
+        return cut
 
     @property
     def is_open(self) -> bool:
@@ -230,7 +249,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._end_timer is not None:
             self._end_timer.cancel()
         self._inflow.streams.clear()
-        self._call(self.on_lost, self._why(exc))
+        self._call(self.on_lost, self._reason or why_ended(self._protocol, exc))
         self.on_gone(self)
         self._gone.set()
 
@@ -325,24 +344,6 @@ class Connection(asyncio.BufferedProtocol):
     def _ping(self) -> None:
         self._protocol.send_ping(b"")
         self._write_protocol()
-
-    def _give_up(self, reason: str) -> None:
-        self._reason = reason
-        self._open = False
-        self._outflow.stop()
-        self._transport.abort()
-
-    def _why(self, error: Exception | None) -> str:
-        goodbye = self._protocol.close_rcvd
-        broken = self._protocol.parser_exc
-        if self._reason:
-            return self._reason
-        if goodbye is not None:
-            reason = goodbye.reason if goodbye.reason.isprintable() else ""
-            return f"closed by the other end: {goodbye.code} {reason}".rstrip()
-        if broken is not None and not isinstance(broken, EOFError):
-            return f"the other end broke the protocol: {broken}"
-        return f"the connection was lost: {error or 'it ended without a goodbye'}"
 
 
 def _ignore(*arguments: object) -> None:

@@ -108,6 +108,10 @@ class Outflow:
         else:  # TLS has no half-closed state
             self._transport.close()
 
+    def lead_to(self, transport: asyncio.Transport) -> None:
+        """Write what comes from now on to `transport`."""
+        self._transport = transport
+
     def stop(self) -> None:
         """Write nothing any more and let go of all that waits."""
         self._stopped = True

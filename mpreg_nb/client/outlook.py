@@ -1,0 +1,218 @@
+"""What the client sees of the cluster, and through whose eyes.
+
+The node of the entry sends a snapshot after each change. A node that hangs sends
+none and says nothing of it, so its pulse is felt: when it is silent, all others
+are asked, and the first that answers becomes the entry. The silent one keeps its
+link, as calls may be under way there; that ends when the node is declared dead and
+is silent on the link too.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mpreg_nb.errors import MpregError, NodeLost
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.pulse import Pulse
+from mpreg_nb.wire.gossip import MemberState
+from mpreg_nb.wire.messages import Cancel
+from mpreg_nb.wire.pictures import NodePicture, Snapshot, Watch
+
+if TYPE_CHECKING:
+    from mpreg_nb.client.client import Client
+
+WATCH_PERIOD_MS = 250
+"""The node of the entry tells of changes at most this often."""
+
+ENTRY_PULSE_S = 1.0
+"""Silence of the entry before a ping, and again before another is looked for."""
+
+DOUBT_PULSE_S = 0.5
+"""The same for a node that others hold suspect or dead."""
+
+ASKED_AT_ONCE = 8
+"""Nodes of which the first to answer becomes the entry."""
+
+ANSWER_S = 3.0
+"""How long those have to answer; the old entry may have come back by then."""
+
+
+class Outlook:
+    """The newest snapshot, where it comes from, and who wants to hear of it."""
+
+    def __init__(self, client: "Client") -> None:
+        self._client = client
+        self._listeners: list[Callable[[Snapshot], None]] = []
+        self._watch_id = b""
+        self._entry: Connection | None = None
+        self._entry_pulse: Pulse | None = None
+        self._doubted: dict[Connection, Pulse] = {}
+        self._search: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()  # replaced each time that the entry changes
+        self.first = asyncio.Event()
+        """Set once there is a snapshot."""
+
+    def listen(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
+        """Call `listener` with each new snapshot; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def entered(self, link: Connection) -> None:
+        """Look through the node at the other end of `link` from now on."""
+        if self._entry is not None and self._entry.is_open:
+            self._entry.send(Cancel(id=self._watch_id))
+        self._entry = link
+        self._watch_id = self._client.new_id()
+        link.send(Watch(id=self._watch_id, period_ms=WATCH_PERIOD_MS))
+        self._feel(link)
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def lost(self, link: Connection) -> None:
+        """Forget a link that is gone."""
+        if link is self._entry:
+            self._entry = None
+            self._stop_feeling()
+        pulse = self._doubted.pop(link, None)
+        if pulse is not None:
+            pulse.stop()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop_feeling()
+        for pulse in self._doubted.values():
+            pulse.stop()
+        if self._search is not None:
+            self._search.cancel()
+
+    async def ask(self) -> Snapshot:
+        """Return what the node of the entry knows now, whichever node that is.
+
+        Raises:
+            NodeLost: no node can be reached.
+        """
+        snapshot = None
+        for _ in range(2):
+            try:
+                snapshot = await self._ask_unless_moved()
+            except NodeLost:
+                continue  # the next node knows as much
+            if snapshot is not None:
+                break
+        snapshot = snapshot or await self._ask_entry()
+        self.take(snapshot)
+        return snapshot
+
+    def receive(self, snapshot: Snapshot) -> None:
+        """Take in a snapshot that nobody asked for, if it is from the entry."""
+        if snapshot.id == self._watch_id:
+            self.take(snapshot)
+
+    def take(self, snapshot: Snapshot) -> None:
+        """Make `snapshot` the newest."""
+        self._client.mirror.update(snapshot)
+        self._client.calls.routes_changed()
+        self._doubt(snapshot.nodes)
+        self.first.set()
+        for listener in tuple(self._listeners):
+            listener(snapshot)
+
+    async def _ask_unless_moved(self) -> Snapshot | None:
+        """Return what the entry knows; None if it was given up before it answered."""
+        asked = asyncio.ensure_future(self._ask_entry())
+        moved = asyncio.ensure_future(self._moved.wait())
+        try:
+            waits = (asked, moved)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return asked.result() if asked.done() else None
+        finally:
+            asked.cancel()
+            moved.cancel()
+
+    async def _ask_entry(self, link: Connection | None = None) -> Snapshot:
+        request = Watch(id=self._client.new_id())
+        answer, _ = await self._client.ask(request, link=link)
+        snapshot: Snapshot = answer
+        return snapshot
+
+    # ---------------------------------------------------------- the entry's pulse
+
+    def _feel(self, link: Connection) -> None:
+        self._stop_feeling()
+        self._entry_pulse = link.pulse(ENTRY_PULSE_S, lambda reason: self._silent(link))
+        self._entry_pulse.start()
+
+    def _stop_feeling(self) -> None:
+        if self._entry_pulse is not None:
+            self._entry_pulse.stop()
+
+    def _silent(self, link: Connection) -> None:
+        self._search = asyncio.ensure_future(self._look_elsewhere(link))
+
+    async def _look_elsewhere(self, silent: Connection) -> None:
+        """Make the first node that answers the entry, or go on with the silent one."""
+        tries = {
+            asyncio.ensure_future(self._try(picture))
+            for picture in self._others(silent)[:ASKED_AT_ONCE]
+        }
+        try:
+            for first in asyncio.as_completed(tries, timeout=ANSWER_S):
+                found = await first
+                if found is not None and self._entry is silent:
+                    self._client.links.enter(found)
+                    return
+        except TimeoutError:
+            pass  # none answers; the silent one may yet
+        finally:
+            for one in tries:
+                one.cancel()
+        if self._entry is silent:
+            self._feel(silent)
+
+    def _others(self, silent: Connection) -> list[NodePicture]:
+        """Return whom to ask, the likeliest first."""
+        linked = self._client.links.open_links
+        found = [
+            picture
+            for picture in self._client.mirror.nodes
+            if picture.record.name != silent.peer.name
+            and picture.record.state <= MemberState.SUSPECT
+        ]
+        found.sort(key=lambda one: (one.record.state, one.record.name not in linked))
+        return found
+
+    async def _try(self, picture: NodePicture) -> Connection | None:
+        record = picture.record
+        link = await self._client.links.reach(record.name, record.urls)
+        if link is not None:
+            try:
+                await self._ask_entry(link)
+            except MpregError:
+                return None  # another may answer
+        return link
+
+    # --------------------------------------------------- nodes that others doubt
+
+    def _doubt(self, nodes: tuple[NodePicture, ...]) -> None:
+        """Feel the pulse of links to nodes that are suspect or dead; end the dead."""
+        for picture in nodes:
+            link = self._client.links.get(picture.record.name)
+            if link is None:
+                continue
+            if picture.record.state is MemberState.ALIVE:
+                pulse = self._doubted.pop(link, None)
+                if pulse is not None:
+                    pulse.stop()
+            elif link not in self._doubted:
+                self._feel_doubted(link)
+
+    def _feel_doubted(self, link: Connection) -> None:
+        def silent(reason: str) -> None:
+            record = self._client.mirror.record(link.peer.name)
+            if record is None or record.state > MemberState.SUSPECT:
+                link.give_up("it was declared dead and does not answer")
+            else:
+                self._feel_doubted(link)
+
+        self._doubted[link] = link.pulse(DOUBT_PULSE_S, silent)
+        self._doubted[link].start()
