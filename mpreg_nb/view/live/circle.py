@@ -56,22 +56,42 @@ def _line(start: tuple[float, float], end: tuple[float, float], share: float) ->
 def _node(
     node: Mapping[str, Any], x: float, y: float, middle_x: float, *, named: bool
 ) -> list[str]:
-    mark, ink = STATES[node["state"]]
-    if node["kind"] == "client":
-        mark, ink = "■", GREY
-    drawn = [
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="#ffffff" stroke="{ink}"/>',
-        f'<text x="{x:.1f}" y="{y + 4.5:.1f}" font-size="13" fill="{ink}" '
-        f'text-anchor="middle">{mark}</text>',
-    ]
-    if named or node["kind"] == "client":
-        right, left = x > middle_x + 5, x < middle_x - 5
+    client = node["kind"] == "client"
+    drawn = [_mark(node["state"], x, y) if not client else _screen(x, y)]
+    if named or client:
+        right, left = client or x > middle_x + 5, x < middle_x - 5
         anchor = "start" if right else "end" if left else "middle"
         shift = 13 if right else -13 if left else 0
-        down = 4 if right or left else (22 if y > RADIUS else -14)
+        down = 18 if client else 4 if right or left else 22 if y > RADIUS else -14
         name = escape(clipped(printable(node["node"]), 16))
         drawn.append(
             f'<text x="{x + shift:.1f}" y="{y + down:.1f}" font-size="11" '
             f'fill="{GREY}" text-anchor="{anchor}">{name}</text>'
         )
     return drawn
+
+
+def _mark(state: str, x: float, y: float) -> str:
+    """Return a disc, a half disc, a cross or a ring: alive, suspect, dead, left."""
+    ink = STATES[state][1]
+    ground = (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="9" fill="#ffffff" stroke="{ink}" '
+        'stroke-width="1.5"/>'
+    )
+    if state == "alive":
+        return f'{ground}<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="{ink}"/>'
+    if state == "suspect":
+        return f'{ground}<path d="M{x:.1f},{y - 6:.1f}a6,6 0 0 1 0,12z" fill="{ink}"/>'
+    if state == "dead":
+        return (
+            f'{ground}<path d="M{x - 4:.1f},{y - 4:.1f}l8,8m0,-8l-8,8" '
+            f'stroke="{ink}" stroke-width="2"/>'
+        )
+    return ground
+
+
+def _screen(x: float, y: float) -> str:
+    return (
+        f'<path d="M{x - 8:.1f},{y - 7:.1f}h16v11h-16zm-3,14h22" fill="#ffffff" '
+        f'stroke="{GREY}" stroke-width="1.5"/>'
+    )

@@ -66,7 +66,7 @@ class Readings:
 def picture(
     snapshot: Snapshot, readings: Readings, own: Collection[str]
 ) -> dict[str, Any]:
-    """Return one row a node, sorted by name.
+    """Return one row a node, sorted by name; slots are those of all its workers.
 
     own: nodes that this process started.
     """
@@ -90,7 +90,7 @@ def _row(
         "resources": sorted(record.resources),
         "functions": functions,
         "workers": record.workers,
-        "slots": record.slots,
+        "slots": record.workers * record.slots,
         "rtt_ms": None if node.rtt_ms is None else round(node.rtt_ms, 3),
         **_load(load),
         "cpu": cpu,
@@ -116,13 +116,11 @@ def _load(load: Load | None) -> dict[str, Any]:
 
 def frame(picture: dict[str, Any]) -> "pd.DataFrame":
     """Return the rows of `cluster.nodes()`, of this moment."""
-    rows = [
-        tuple(
-            ", ".join(row[column]) if column == "resources" else row[column]
-            for column in NODES
-        )
-        for row in picture["rows"]
-    ]
+    rows = []
+    for row in picture["rows"]:
+        of_worker = row["slots"] // max(1, row["workers"])
+        row = {**row, "resources": ", ".join(row["resources"]), "slots": of_worker}
+        rows.append(tuple(row[column] for column in NODES))
     return table_frame(NODES, rows)
 
 
@@ -176,7 +174,8 @@ def _figures(row: dict[str, Any], *, curves: bool) -> list[Cell]:
     if curves:
         cpu, memory = row["cpu"], row["memory"]
         figures.append(Image(spark(cpu, "CPU in the last minutes", most=10.0)))
-        figures.append(Image(spark(memory, "memory in the last minutes")))
+        top_mb = 1.3 * max(memory, default=0)
+        figures.append(Image(spark(memory, "memory in the last minutes", most=top_mb)))
     return figures
 
 
