@@ -59,9 +59,12 @@ export function makeGantt({ tip, kept }) {
       );
       put(body, "width", bar.width.toFixed(1));
       shape.update(look);
-      const inside = bar.width > 40;
-      const wide = inside ? bar.width - 26 : bar.room - 24;
-      const shown = inside || wide > 30;
+      // In the bar, or to the right of it where only there it fits.
+      const [within, beside] = [bar.width - 24, bar.room - 24];
+      const needed = textWidth(bar.step, BAR_FONT);
+      const inside = needed <= within || (beside < needed && within >= beside);
+      const wide = inside ? within : beside;
+      const shown = wide > 24;
       put(mark, "transform", `translate(${inside ? 5 : bar.width + 4} ${BAR_PX / 2 - 4.5}) scale(.75)`);
       mark.style.display = shown ? "" : "none";
       put(label, "x", inside ? 19 : bar.width + 18);

@@ -20,8 +20,8 @@ const STEP_LOOKS = {
     tone: "odd",
   },
   cancelled: { path: "M2 2h8v8h-8z", filled: true, tone: "warn" },
-  fallback: { path: "M1.5 2.5h4.5v6.5M3.2 6.5l2.8 3l2.8-3", tone: "warn" },
-  undone: { path: "M4.5 1.5l-3 3l3 3M1.5 4.5h5.5a3 3 0 0 1 0 6h-3", tone: "odd" },
+  fallback: { path: "M2.5 1v6.5h7.5M7 4.5l3 3l-3 3", tone: "odd" },
+  undone: { path: "M4.5 1.5l-3 3l3 3M1.5 4.5h5.5a3 3 0 0 1 0 6h-3", tone: "idle" },
 };
 
 const VIEW_LOOKS = {

@@ -7,6 +7,7 @@ import { shapeOf, stepLook } from "./marks.js";
 const FONT = "system-ui, sans-serif";
 const PAD_PX = 10;
 const MARGIN_PX = 6;
+const HEAD_PX = 8; // of an arrow
 
 export function makeScene({ tip }) {
   const arrowLayer = draw("g", { class: "mpreg-arrows" });
@@ -69,16 +70,29 @@ function makeStepBox(tip, step) {
   const element = draw("g", { class: "mpreg-box", role: "img" });
   element.append(...behind, ground, name, work, mark, said);
   let box = null;
-  tip.tell(element, () => ({
-    title: box.name,
-    rows: [
-      ["function", box.function || NOTHING],
-      ["status", box.status || NOTHING],
-      ...(box.detail ? [["so far", box.detail]] : []),
-      ...(box.undo ? [["undone by", box.undo]] : []),
-    ],
-  }));
+  tip.tell(element, () => (box.kind === "undo" ? figuresOfUndo() : figuresOfStep()));
   element.addEventListener("keydown", (event) => step(event, box.name));
+
+  function figuresOfUndo() {
+    return { title: box.function, note: `Undoes ${box.undo} if a later step fails.` };
+  }
+
+  function figuresOfStep() {
+    return {
+      title: box.name,
+      rows: [
+        ["function", box.function || NOTHING],
+        ["status", box.status || NOTHING],
+        ...(box.detail ? [["so far", box.detail]] : []),
+        ...(box.undo ? [["undone by", box.undo]] : []),
+      ],
+    };
+  }
+
+  function sayStep() {
+    if (box.kind === "undo") return `${box.function}, undoes ${box.undo}`;
+    return [box.name, box.function, box.status, box.detail].filter(Boolean).join(", ");
+  }
 
   function update(now) {
     box = now;
@@ -87,7 +101,7 @@ function makeStepBox(tip, step) {
     put(element, "data-status", box.status || "none");
     put(element, "data-kind", box.kind);
     put(element, "tabindex", box.reached ? "0" : "-1");
-    put(element, "aria-label", [box.name, box.function, box.status, box.detail].filter(Boolean).join(", "));
+    put(element, "aria-label", sayStep());
     put(element, "class", `mpreg-box mpreg-tone-${look.tone}`);
     for (const card of behind) {
       const shift = Number(card.dataset.shift);
@@ -98,10 +112,13 @@ function makeStepBox(tip, step) {
     resize(ground);
     put(ground, "rx", box.kind === "input" ? Math.min(18, box.h / 2) : 6);
     const room = box.w - 2 * PAD_PX;
-    const small = box.h < 44;
-    place(name, PAD_PX, small ? box.h / 2 + 4.5 : 21, fitted(box.name, room, `600 13px ${FONT}`));
-    const second = [box.function, box.undo ? `undo: ${box.undo}` : ""].filter(Boolean).join(" · ");
-    place(work, PAD_PX, 37, small ? "" : fitted(second, room, `11.5px ${FONT}`));
+    const undo = box.kind === "undo";
+    const small = undo || box.h < 44;
+    const title = undo ? "" : fitted(box.name, room, `600 13px ${FONT}`);
+    const second = undo ? `undo: ${box.function}` : box.function;
+    place(name, PAD_PX, small ? box.h / 2 + 4.5 : 21, title);
+    const shownWork = small && !undo ? "" : fitted(second, room, `11.5px ${FONT}`);
+    place(work, PAD_PX, undo ? box.h / 2 + 4 : 37, shownWork);
     const words = [box.status, box.detail].filter(Boolean).join(" · ");
     const visible = Boolean(box.status) && !small;
     mark.style.display = visible ? "" : "none";
@@ -131,19 +148,15 @@ function makeArrow() {
   const element = draw("g", { "aria-hidden": "true" }, line, head);
 
   function update({ points, kind, passed }) {
-    const [endX, endY] = points[points.length - 1];
-    const [beforeX, beforeY] = points[points.length - 2];
-    const flat = Math.abs(endX - beforeX) >= Math.abs(endY - beforeY);
-    const sign = flat ? Math.sign(endX - beforeX) || 1 : Math.sign(endY - beforeY) || 1;
-    const neck = flat ? [endX - 8 * sign, endY] : [endX, endY - 8 * sign];
-    put(line, "d", curve([...points.slice(0, -1), neck], flat));
-    const [across, along] = flat ? [[0, 3.5], neck] : [[3.5, 0], neck];
-    put(
-      head,
-      "d",
-      `M${endX} ${endY}L${along[0] - across[0]} ${along[1] - across[1]}` +
-        `L${along[0] + across[0]} ${along[1] + across[1]}z`,
-    );
+    const tip = points[points.length - 1];
+    const before = points[points.length - 2];
+    const length = Math.hypot(tip[0] - before[0], tip[1] - before[1]) || 1;
+    const [dx, dy] = [(tip[0] - before[0]) / length, (tip[1] - before[1]) / length];
+    const neck = [tip[0] - HEAD_PX * dx, tip[1] - HEAD_PX * dy];
+    const bodies = length > HEAD_PX ? [...points.slice(0, -1), neck] : points.slice(0, -1);
+    const wings = [1, -1].map((side) => [neck[0] - side * 3.5 * dy, neck[1] + side * 3.5 * dx]);
+    put(line, "d", `M${bodies.map(rounded).join("L")}`);
+    put(head, "d", `M${[tip, ...wings].map(rounded).join("L")}z`);
     put(element, "data-kind", kind);
     put(element, "data-passed", passed);
   }
@@ -151,15 +164,4 @@ function makeArrow() {
   return { element, update };
 }
 
-// Smooth steps through the points that leave and arrive along the layers.
-function curve(points, flat) {
-  let way = `M${points[0].join(" ")}`;
-  for (let index = 1; index < points.length; index += 1) {
-    const [[fromX, fromY], [toX, toY]] = [points[index - 1], points[index]];
-    const [midX, midY] = [(fromX + toX) / 2, (fromY + toY) / 2];
-    way += flat
-      ? `C${midX} ${fromY} ${midX} ${toY} ${toX} ${toY}`
-      : `C${fromX} ${midY} ${toX} ${midY} ${toX} ${toY}`;
-  }
-  return way;
-}
+const rounded = (point) => point.map((number) => number.toFixed(1)).join(" ");

@@ -6,8 +6,9 @@ import { nodeLook, shapeOf } from "./marks.js";
 import { makeEmpty } from "./controls.js";
 import { ringPlaces } from "./rings.js";
 
-const MOST_LINKS = 300; // the busiest; more of them would be one grey disc
+const MOST_LINKS = 240; // the busiest; more of them would hide each other
 const MOVING_LINKS = 12; // each that moves costs the browser a repaint per frame
+const LEAST_MOVING = 2000; // bytes a second: gossip alone does not move
 const BUSY_BYTES_PER_S = 1e6; // a link with this much is as wide as any
 const LABEL_FONT = "12px system-ui, sans-serif";
 const SMALL_FONT = "10.5px system-ui, sans-serif";
@@ -137,8 +138,9 @@ export function topologyView({ tip, kept, redraw }) {
       const touched = chosen !== null && (link.a === chosen || link.b === chosen);
       const faded = chosen !== null && !touched;
       for (const path of [line, flow, area]) put(path, "d", way);
-      put(line, "stroke-width", (1 + 5 * busy * busy).toFixed(2));
-      put(line, "stroke-opacity", faded ? 0.06 : touched ? 0.95 : (0.18 + 0.5 * busy).toFixed(2));
+      const opacity = faded ? 0.05 : touched ? 0.95 : (0.18 + 0.5 * busy) * link.density;
+      put(line, "stroke-width", (1 + 5 * busy * busy * (touched ? 1 : link.density)).toFixed(2));
+      put(line, "stroke-opacity", opacity.toFixed(2));
       put(line, "data-idle", link.bytes_per_s === 0);
       put(flow, "stroke-width", (1 + 2.5 * busy).toFixed(2));
       flow.style.display = link.moving && !faded ? "" : "none";
@@ -233,9 +235,12 @@ export function topologyView({ tip, kept, redraw }) {
     const all = (picture.links ?? []).filter((link) => places.has(link.a) && places.has(link.b));
     countTraffic(all);
     const busiest = [...all].sort((left, right) => right.bytes_per_s - left.bytes_per_s);
+    // Many links are drawn thinner and fainter, so that they do not become one disc.
+    const density = Math.min(1, Math.sqrt(30 / Math.min(MOST_LINKS, all.length)));
     const drawn = busiest.slice(0, MOST_LINKS).map((link, index) => ({
       ...link,
-      moving: index < MOVING_LINKS && link.bytes_per_s > 0,
+      density,
+      moving: index < MOVING_LINKS && link.bytes_per_s > LEAST_MOVING,
     }));
     links.update(drawn, (link) => JSON.stringify([link.a, link.b]));
     nodes.update(known, (node) => node.node);
