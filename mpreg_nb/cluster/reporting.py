@@ -58,11 +58,16 @@ def _failure(run: "Run", step: str) -> Failure:
         run[step]
     except Exception as error:  # noqa: BLE001 - it is the step's own outcome
         return Failure(
-            type_name=getattr(error, "type_name", "") or type(error).__name__,
+            type_name=_type_name(error),
             message=_text(error, str),
             traceback=getattr(error, "remote_traceback", ""),
         )
     return Failure(type_name="", message="it failed and gave a value after all")
+
+
+def _type_name(error: Exception) -> str:
+    name: str = getattr(error, "type_name", "") or type(error).__name__
+    return name.removeprefix("builtins.")
 
 
 def _output(run: "Run", step: StepState) -> Output:

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from mpreg_nb.view import svg
 from mpreg_nb.view.bars import LOOKS, bars_of, not_begun
+from mpreg_nb.view.html import GREY, INKS
 from mpreg_nb.view.steps import counts, details, items, states
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.text import MARKS
@@ -52,6 +53,7 @@ footer { margin-top: 36px; color: var(--soft); font-size: 13px; }
   body { max-width: none; padding: 0; } pre { max-height: none;
   white-space: pre-wrap; overflow-wrap: anywhere; }
   .wide { overflow: visible; } .wide svg { max-width: 100%; height: auto; }
+  .wide { font-size: 11.5px; }
   h2, h3 { break-after: avoid; } tr, svg { break-inside: avoid; }
   * { print-color-adjust: exact; } }
 """
@@ -175,7 +177,7 @@ def _steps(report: Report) -> Iterator[str]:
             [
                 step.name,
                 functions.get(step.name, ""),
-                Marked(MARKS[step.status], word, LOOKS.get(step.status, ("",))[0]),
+                Marked(MARKS[step.status], word, INKS.get(step.status, GREY)),
                 step.node,
                 step.version[:6],
                 str(step.attempts),
