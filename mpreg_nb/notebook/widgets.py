@@ -49,6 +49,12 @@ class LiveWidget(anywidget.AnyWidget):
         if changed:
             of_no_cell(lambda: self._replace(changed))
 
+    def close(self) -> None:
+        """Take it away from the front end, with the model of its layout."""
+        if self.comm is not None:
+            self.layout.close()
+        super().close()
+
     def _replace(self, pictures: Mapping[str, Picture]) -> None:
         with self.hold_sync():
             for name, picture in pictures.items():

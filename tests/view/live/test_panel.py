@@ -1,0 +1,101 @@
+from collections import Counter
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from mpreg_nb.view.live import head, latency, members, panel, routes, runs, topology
+from mpreg_nb.wire.gossip import MemberState
+from tests.view.pictures import call, node, offer, snapshot
+
+EVIL = "<script>alert(1)</script>"
+
+
+class _Tags(HTMLParser):
+    """What elements a page has; all of them must be closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.opened: Counter[str] = Counter()
+        self.closed: Counter[str] = Counter()
+        self.attributes: Counter[str] = Counter()
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.opened[tag] += 1
+        self.attributes.update(name for name, _ in attrs)
+
+    def handle_endtag(self, tag: str) -> None:
+        self.closed[tag] += 1
+
+
+def pictures() -> dict[str, Any]:
+    cluster = snapshot(
+        node(EVIL, EVIL, load=None),
+        node("n2", state=MemberState.DEAD),
+        offers=(("n2", offer("echo")),),
+    )
+    return {
+        "head": head.picture(cluster, 1_234, drills=True),
+        "members": members.picture(cluster, members.Readings(), ()),
+        "topology": topology.picture(cluster, EVIL, {}),
+        "routes": routes.picture([call(EVIL, EVIL)]),
+        "latency": latency.picture(latency.Course(), []),
+        "runs": runs.picture([]),
+    }
+
+
+def test_a_panel_shows_all_its_views_without_script_and_style_sheet() -> None:
+    shown = pictures()
+
+    tags = _Tags(panel.html(shown))
+    text = panel.text(shown)
+
+    assert tags.opened - tags.closed == Counter(img=tags.opened["img"])
+    assert not {"script", "style", "link", "iframe"} & set(tags.opened)
+    assert not any(name.startswith("on") for name in tags.attributes)
+    assert [line for line in text.splitlines() if line in panel.VIEWS] == list(
+        panel.VIEWS
+    )
+
+
+def test_one_view_has_no_title_of_its_own() -> None:
+    shown = pictures()
+
+    text = panel.text({name: shown[name] for name in ("head", "routes")})
+
+    assert text.splitlines()[0] == (
+        "2 nodes: 1 alive, 1 dead · 1 function · 1,234 calls from here"
+    )
+    assert "routes" not in text.splitlines()
+
+
+def test_the_head_tells_errors_and_that_it_ended() -> None:
+    ended = {**pictures()["head"], "state": "ended", "error": f"no {EVIL}"}
+
+    html, text = head.html(ended), head.text(ended)
+
+    assert "ended, this is the last state" in text
+    assert "✗ no <script>" in text
+    assert "✗ no &lt;script&gt;" in html
+    assert "<script" not in html
+
+
+def test_views_are_in_one_order_and_all_are_shown_by_default() -> None:
+    assert panel.chosen_views(["runs", "members", "runs"]) == ("members", "runs")
+    assert panel.chosen_views([]) == panel.VIEWS
+
+
+def test_an_unknown_view_names_the_nearest() -> None:
+    with pytest.raises(
+        ValueError, match=r"no view 'topolgy'\. Did you mean 'topology'"
+    ):
+        panel.chosen_views(["members", "topolgy"])
+
+
+def test_every_view_has_a_frame() -> None:
+    shown = pictures()
+
+    sizes = {view: len(panel.frame(view, shown[view])) for view in panel.VIEWS}
+
+    assert sizes == {"members": 2, "topology": 1, "routes": 1, "latency": 0, "runs": 0}

@@ -1,0 +1,127 @@
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from mpreg_nb.view.live import runs
+from mpreg_nb.view.runs import runs_frame
+from mpreg_nb.wire.runs import RunPicture, StepState
+from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+
+EVIL = "<b onclick=alert(1)>"
+
+
+@dataclass
+class Flow:
+    """A run as it is looked at here."""
+
+    picture: RunPicture
+
+    def diagram(self) -> Diagram:
+        steps = [step.name for step in self.picture.steps]
+        return Diagram(
+            name=self.picture.workflow,
+            boxes=tuple(Box(name=name, function="work") for name in steps),
+            arrows=tuple(
+                Arrow(source=source, target=target) for source, target in self.edges()
+            ),
+        )
+
+    def edges(self) -> tuple[tuple[str, str], ...]:
+        return self.picture.edges
+
+
+def run(number: int = 1, *, workflow: str = "report", **changed: Any) -> Flow:
+    steps = (
+        StepState(
+            name="raw",
+            status="done",
+            node="n1",
+            queued_ms=2.0,
+            run_ms=30.0,
+            started_ms=1.0,
+        ),
+        StepState(name="clean", status="running", node="n2", started_ms=33.0),
+        StepState(name="stats", status="waiting"),
+    )
+    values: dict[str, Any] = {
+        "run": bytes([number]) * 16,
+        "workflow": workflow,
+        "status": "running",
+        "steps": steps,
+        "edges": (("raw", "clean"), ("clean", "stats")),
+        "started_at_s": 1_750_000_000.0,
+        "duration_ms": 40.0,
+    }
+    return Flow(RunPicture(**(values | changed)))
+
+
+def test_a_picture_has_the_drawing_and_a_bar_for_each_step_that_began() -> None:
+    picture = runs.picture([run()])
+
+    (shown,) = picture["runs"]
+    assert json.loads(json.dumps(picture)) == picture
+    assert (shown["run"], shown["workflow"]) == ("01" * 16, "report")
+    assert (shown["steps"], shown["done"], shown["failed"]) == (3, 1, 0)
+    statuses = [(box["name"], box["status"]) for box in shown["scene"]["boxes"]]
+    assert statuses == [("raw", "done"), ("clean", "running"), ("stats", "waiting")]
+    assert shown["bars"] == [
+        {
+            "step": "raw",
+            "node": "n1",
+            "status": "done",
+            "start_ms": 3.0,
+            "end_ms": 33.0,
+        },
+        {
+            "step": "clean",
+            "node": "n2",
+            "status": "running",
+            "start_ms": 33.0,
+            "end_ms": None,
+        },
+    ]
+
+
+def test_the_newest_five_are_shown() -> None:
+    many = [run(number) for number in range(9, 0, -1)]
+
+    picture = runs.picture(many)
+
+    assert [shown["run"][:2] for shown in picture["runs"]] == [
+        "09",
+        "08",
+        "07",
+        "06",
+        "05",
+    ]
+
+
+def test_the_frame_has_the_rows_of_the_frame_of_runs() -> None:
+    flows = [run(2), run(1)]
+
+    frame = runs.frame(runs.picture(flows))
+
+    assert frame.equals(runs_frame([flow.picture for flow in flows]))
+
+
+def test_what_a_picture_is_made_of_changes_with_the_steps() -> None:
+    before = runs.origin([run()])
+
+    assert runs.origin([run()]) == before
+    assert runs.origin([run(status="failed")]) != before
+    assert runs.origin([run(steps=())]) != before
+    assert runs.origin([run(2), run()]) != before
+
+
+def test_html_draws_the_newest_as_an_image_and_shows_names_as_text() -> None:
+    html = runs.html(runs.picture([run(workflow=EVIL)]))
+
+    assert html.count('src="data:image/svg+xml;base64,') == 1
+    assert EVIL not in html
+    assert "► </span>" in html or "►</span> running" in html
+    assert "1 of 3" in html
+
+
+def test_without_runs_that_is_said() -> None:
+    assert runs.text(runs.picture([])) == "no runs yet"
+    assert "no runs yet" in runs.html(runs.picture([]))
