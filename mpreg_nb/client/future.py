@@ -4,12 +4,15 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.running import waiting_elsewhere
 
 T = TypeVar("T")
+
+Over: TypeAlias = Callable[[float | None], bool]
+"""Waits at most so many seconds, None: without end, and says whether it is over."""
 
 
 class Undecoded:
@@ -28,9 +31,15 @@ class Future(concurrent.futures.Future[T]):
     `result()` cancels the call; dropping the future does not.
     """
 
-    def __init__(self, cancel_call: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        cancel_call: Callable[[], None],
+        wait: Callable[[Over, float | None], object] | None = None,
+    ) -> None:
+        """wait: waits by `over` at most so many seconds, and shows how far it is."""
         super().__init__()
         self._cancel_call = cancel_call
+        self._wait = wait
         self._decoding = threading.Lock()
 
     def result(self, timeout: float | None = None) -> T:
@@ -41,6 +50,9 @@ class Future(concurrent.futures.Future[T]):
         """
         try:
             with waiting_elsewhere():
+                if self._wait is not None and not self.done():
+                    self._wait(self._over, timeout)
+                    timeout = 0
                 value: Any = super().result(timeout)
         except KeyboardInterrupt:
             self.cancel()
@@ -49,6 +61,15 @@ class Future(concurrent.futures.Future[T]):
             value = self._decode(value)
         result: T = value
         return result
+
+    def _over(self, seconds: float | None) -> bool:
+        try:
+            super().exception(seconds)
+        except concurrent.futures.CancelledError:
+            return True
+        except TimeoutError:
+            return self.done()
+        return True
 
     def cancel(self) -> bool:
         """Give the call up and tell the cluster to end it; False if it has ended."""

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TextIO, TypeAlias
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.history import Line
@@ -72,10 +72,25 @@ class Page:
             self._put(stream, gap + prefixed(node, text, continues=continues))
 
 
-def _put(stream: str, text: str) -> None:
-    target = sys.stderr if stream == "stderr" else sys.stdout
+def write_at_once(target: TextIO, text: str) -> None:
+    """Write to a stream of this process, after what stands in the way is cleared."""
+    for clear in tuple(_in_the_way):
+        clear()
     target.write(text)
     target.flush()
+
+
+def interrupted_by_prints(clear: Callable[[], None]) -> Callable[[], None]:
+    """Call `clear` before each print of remote code; returns what ends that."""
+    _in_the_way.append(clear)
+    return lambda: _in_the_way.remove(clear)
+
+
+_in_the_way: list[Callable[[], None]] = []
+
+
+def _put(stream: str, text: str) -> None:
+    write_at_once(sys.stderr if stream == "stderr" else sys.stdout, text)
 
 
 write_to_streams: Writer = Page(_put)

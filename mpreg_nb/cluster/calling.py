@@ -1,18 +1,20 @@
 """The three verbs: `call`, `submit`, `map`, for callers that block."""
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
 from dataclasses import replace
 from typing import Any, TypeAlias
 
 from mpreg_nb.client.calls import ActiveCall, Outcome
 from mpreg_nb.client.client import Client
-from mpreg_nb.client.future import Future, Undecoded
+from mpreg_nb.client.future import Future, Over, Undecoded
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import limit_lines
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function
+from mpreg_nb.cluster.progress import Patience, wait_shown
+from mpreg_nb.cluster.watched import CallWatched, MapCount, MapWatched
 from mpreg_nb.names import check_name
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.payload import unpack
@@ -49,7 +51,13 @@ class Calling:
         options: CallOptions,
     ) -> Any:
         """Run it, wait, and return what it returned. Stop cancels it."""
-        return self.submit(function, args, kwargs, options).result()
+        future, active = self._prepare(function, args, kwargs, options)
+        try:
+            self._thread.call_soon(self._client.calls.start, active)
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()  # wherever Stop came
+            raise
 
     def submit(
         self,
@@ -63,6 +71,17 @@ class Calling:
         Raises:
             NotPicklable, PayloadTooLarge: before anything is sent.
         """
+        future, active = self._prepare(function, args, kwargs, options)
+        self._thread.call_soon(self._client.calls.start, active)
+        return future
+
+    def _prepare(
+        self,
+        function: Callee,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> tuple[Future[Any], ActiveCall]:
         name, options = self._callee(function, options)
         client = self._client
 
@@ -72,10 +91,12 @@ class Calling:
         def cancel() -> None:
             self._thread.call_soon(client.calls.cancel, active.id)
 
+        def wait(over: Over, timeout: float | None) -> bool:
+            return wait_shown(CallWatched(client, active), over, timeout)
+
         active = client.prepare(name, args, kwargs, options, done)
-        future: Future[Any] = Future(cancel)
-        self._thread.call_soon(client.calls.start, active)
-        return future
+        future: Future[Any] = Future(cancel, wait)
+        return future, active
 
     def map(
         self,
@@ -91,8 +112,10 @@ class Calling:
         if not iterables:
             raise TypeError("map needs something to go over: f.map(items)")
         name, options = self._callee(function, options)
+        sized = [len(items) for items in iterables if isinstance(items, Sized)]
         return _Mapping(self._client, self._thread, name, options).run(
-            zip(*iterables, strict=False)  # as map of Python
+            zip(*iterables, strict=False),  # as map of Python
+            total=min(sized) if len(sized) == len(iterables) else None,
         )
 
     def _callee(
@@ -120,23 +143,18 @@ class _Mapping:
         self._name = name
         self._options = options
         self._results: list[Any] = []
-        self._active: dict[bytes, int] = {}
+        self._active: dict[bytes, tuple[int, ActiveCall]] = {}  # place in the results
         self._error: Exception | None = None
         self._changed = threading.Condition()
         self._sent = 0
         self._ended = 0
 
-    def run(self, items: Iterable[tuple[Any, ...]]) -> list[Any]:
-        batch: list[ActiveCall] = []
+    def run(self, items: Iterable[tuple[Any, ...]], total: int | None) -> list[Any]:
+        """total: how many items there are, None where they do not say."""
+        watched = MapWatched(self._name, lambda: self._count(total))
         try:
-            for args in items:
-                batch.append(self._prepare(args))
-                if len(batch) >= BATCH:
-                    self._send(batch)
-                    batch = []
-                    self._wait(WINDOW)
-            self._send(batch)
-            self._wait(0)
+            with Patience(watched) as patience:
+                self._send_all(items, patience)
         except BaseException:
             self._thread.call_soon(self._cancel)
             raise
@@ -145,9 +163,24 @@ class _Mapping:
             for value in self._results
         ]
 
+    def _send_all(self, items: Iterable[tuple[Any, ...]], patience: Patience) -> None:
+        batch: list[ActiveCall] = []
+        for args in items:
+            batch.append(self._prepare(args))
+            if len(batch) >= BATCH:
+                self._send(batch)
+                batch = []
+                self._wait(WINDOW, patience)
+        self._send(batch)
+        self._wait(0, patience)
+
+    def _count(self, total: int | None) -> MapCount:
+        active = [call for _, call in list(self._active.values())]
+        return MapCount(ended=self._ended, total=total, active=active)
+
     def _prepare(self, args: tuple[Any, ...]) -> ActiveCall:
         call = self._client.prepare(self._name, args, {}, self._options, self._done)
-        self._active[call.id] = len(self._results)
+        self._active[call.id] = len(self._results), call
         self._results.append(None)
         return call
 
@@ -159,19 +192,25 @@ class _Mapping:
         for call in batch:
             self._client.calls.start(call)
 
-    def _wait(self, most: int) -> None:
+    def _wait(self, most: int, patience: Patience) -> None:
         """Return when at most `most` calls are under way; raise the first error."""
-        with waiting_elsewhere(), self._changed:
-            self._changed.wait_for(
-                lambda: self._error is not None or self._sent - self._ended <= most
-            )
+
+        def is_over() -> bool:
+            return self._error is not None or self._sent - self._ended <= most
+
+        def over(seconds: float | None) -> bool:
+            with self._changed:
+                return self._changed.wait_for(is_over, seconds)
+
+        with waiting_elsewhere():
+            patience.wait(over)
         if self._error is not None:
             raise self._error
 
     def _done(
         self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
     ) -> None:
-        place = self._active.pop(call.id)
+        place, _ = self._active.pop(call.id)
         slot = _Slot()
         self._client.settle(slot, call, outcome, parts)
         self._results[place] = slot.value

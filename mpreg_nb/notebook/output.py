@@ -18,8 +18,11 @@ from mpreg_nb.client.output import (
     Writer,
     most_lines,
     set_default,
+    write_at_once,
     write_to_streams,
 )
+from mpreg_nb.notebook import progress
+from mpreg_nb.notebook.progress import Displays
 from mpreg_nb.view import plain
 
 CALLS_PER_CELL = 20
@@ -72,12 +75,9 @@ class CellWriter:
     def _put(self, stream: str, text: str) -> None:
         target, header = self._streams[stream == "stderr"]
         if target.closed:  # it captured the cell, and has ended
-            target = sys.stderr if stream == "stderr" else sys.stdout
-            target.write(text)
-            target.flush()
+            write_at_once(sys.stderr if stream == "stderr" else sys.stdout, text)
         elif header is None:
-            target.write(text)
-            target.flush()
+            write_at_once(target, text)
         else:
             Context().run(_write, target, header, text)
 
@@ -206,10 +206,13 @@ def attach(shell: Any) -> Callable[[], None]:
     shell.events.register("pre_run_cell", cells.cell_begins)
     shell.events.register("post_run_cell", gathering.cell_ended)
     shell.events.register("post_run_cell", cells.cell_ended)
+    displays = Displays(shell)
+    end_progress = progress.attach(shell, displays)
     display = shell.display_trap.hook
 
     def display_after_prints(value: object) -> object:
         gathering.before_value()
+        displays.before_value(value)
         return display(value)
 
     def make() -> Writer:
@@ -219,6 +222,7 @@ def attach(shell: Any) -> Callable[[], None]:
 
     def detach() -> None:
         shell.display_trap.hook = display
+        end_progress()
         set_default(lambda: write_to_streams)
         gathering.cell_ended()
         shell.events.unregister("pre_run_cell", gathering.cell_begins)

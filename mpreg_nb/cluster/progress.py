@@ -1,0 +1,233 @@
+"""What is shown while a call, a map or a run blocks for longer than a moment.
+
+The thread that waits wakes a few times a second, looks and shows. So nothing is
+started for it, a short wait costs nothing, and whatever ends the wait (a result, an
+error, Stop) ends the showing too. On a terminal one line is written over and over;
+a notebook gives a screen of its own by `set_screen`.
+"""
+
+import math
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from mpreg_nb.client.output import interrupted_by_prints
+from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.view import plain
+from mpreg_nb.view.tables import safe
+from mpreg_nb.view.text import columns, printable
+from mpreg_nb.view.units import duration
+
+if TYPE_CHECKING:
+    from mpreg_nb.client.future import Over
+
+EVERY_S = 0.25
+"""Between two pictures, at least."""
+
+SHARE = 0.2
+"""Of the time of the waiting thread that pictures may take at most."""
+
+CHARACTERS_PER_S = 300_000
+"""Sent to a front end at most; a notebook's server cuts off what sends 1 MB/s."""
+
+_WIDTH = 80  # of a terminal that does not say
+
+
+class Watched(Protocol):
+    """Something that is waited for."""
+
+    @property
+    def key(self) -> object:
+        """Waits of one cell with the same key share a place on the screen."""
+        ...
+
+    def shows(self, value: object) -> bool:
+        """Say whether `value`, when it is shown, shows the same as this at its end."""
+        ...
+
+    def line(self, ended: str = "") -> str:
+        """Say how far it is, in one line. ended: how the wait ended, "" while it goes.
+
+        One of "done", "failed", "stopped".
+        """
+        ...
+
+    def bundle(self, ended: str = "") -> dict[str, str]:
+        """Return the same for a front end, by MIME type; text/plain is among them."""
+        ...
+
+
+class Screen(Protocol):
+    """Where it is shown. One for each wait."""
+
+    def show(self, watched: Watched) -> int:
+        """Show it as it is now; return how many characters were sent."""
+        ...
+
+    def end(self, watched: Watched, ended: str) -> None:
+        """Show it for the last time."""
+        ...
+
+
+class Patience:
+    """Shows what is waited for inside, once `after_s` seconds have passed."""
+
+    def __init__(self, watched: Watched, after_s: float | None = None) -> None:
+        """after_s: by default what the user has set."""
+        self._watched = watched
+        self._screen: Screen | None = None
+        self._due = time.monotonic() + (
+            CONFIG.progress_after_s if after_s is None else after_s
+        )
+
+    def __enter__(self) -> "Patience":
+        return self
+
+    @property
+    def shows(self) -> bool:
+        """Whether it took long enough for something to be shown."""
+        return self._screen is not None
+
+    def wait(self, over: "Over", timeout: float | None = None) -> bool:
+        """Wait at most `timeout` seconds, and return whether it is over."""
+        end = math.inf if timeout is None else time.monotonic() + timeout
+        while True:
+            now = time.monotonic()
+            until = min(end, self._due)
+            if over(None if until == math.inf else max(0.0, until - now)):
+                return True
+            if time.monotonic() >= end:
+                return False
+            self._show()
+
+    def _show(self) -> None:
+        began = time.monotonic()
+        if self._screen is None:
+            self._screen = _make_screen[0]()
+            if self._screen is None:
+                self._due = math.inf
+                return
+        sent = self._screen.show(self._watched)
+        now = time.monotonic()
+        pause_s = max(EVERY_S, (now - began) / SHARE, sent / CHARACTERS_PER_S)
+        self._due = now + pause_s
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        screen, self._screen = self._screen, None
+        if screen is not None:
+            stopped = kind is not None and not issubclass(kind, Exception)
+            ended = "stopped" if stopped else "failed" if kind else "done"
+            screen.end(self._watched, ended)
+
+
+def wait_shown(watched: Watched, over: "Over", timeout: float | None) -> bool:
+    """Wait as `over` does, with progress; costs a short wait next to nothing."""
+    after_s = CONFIG.progress_after_s
+    if timeout is not None and timeout <= after_s:
+        return over(timeout)
+    if over(None if after_s == math.inf else after_s):
+        return True
+    with Patience(watched, after_s=0.0) as patience:
+        return patience.wait(over, None if timeout is None else timeout - after_s)
+
+
+def in_seconds(seconds: float) -> str:
+    """Return a time that is read while it runs: without hundredths.
+
+    >>> in_seconds(2.04), in_seconds(83)
+    ('2.0 s', '1 min 23 s')
+    """
+    return f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds * 1e3)
+
+
+def as_bundle(line: str, share: float | None = None) -> dict[str, str]:
+    """Return a line for a front end, with a bar where the whole is known."""
+    bar = ""
+    if share is not None:
+        bar = (
+            '<div style="height:4px;max-width:480px;background:#8c959f40">'
+            f'<div style="height:4px;width:{100 * share:.1f}%;background:#0072b2">'
+            "</div></div>"
+        )
+    html = f'<div style="padding:2px 0"><div>{safe(line)}</div>{bar}</div>'
+    return {"text/plain": printable(line), "text/html": html}
+
+
+# ------------------------------------------------------------------- terminal
+
+
+class TerminalLine:
+    """One line at the end of a terminal, written over and over, and gone at the end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()  # prints of calls come on another thread
+        self._is_written = False
+        self._uninterrupted = interrupted_by_prints(self.clear)
+
+    def show(self, watched: Watched) -> int:
+        """Write the line anew."""
+        line = _fitting(printable(watched.line()), _columns(self._stream) - 1)
+        with self._lock:
+            self._stream.write(f"\r{line}\x1b[K")
+            self._stream.flush()
+            self._is_written = True
+        return len(line)
+
+    def clear(self) -> None:
+        """Make room for something else."""
+        with self._lock:
+            if self._is_written:
+                self._is_written = False
+                self._stream.write("\r\x1b[K")
+                self._stream.flush()
+
+    def end(self, watched: Watched, ended: str) -> None:
+        """Leave nothing; the result is what counts."""
+        self._uninterrupted()
+        self.clear()
+        _terminal.release()
+
+
+_terminal = threading.Lock()  # held by the one line that there is
+
+
+def _make_terminal_line() -> Screen | None:
+    if plain.asked() or not sys.stderr.isatty() or not _terminal.acquire(False):
+        return None
+    return TerminalLine(sys.stderr)
+
+
+def _columns(stream: TextIO) -> int:
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _WIDTH
+    except (OSError, ValueError):
+        return _WIDTH
+
+
+def _fitting(line: str, width: int) -> str:
+    if columns(line) <= width:
+        return line
+    while line and columns(line) > width - 1:
+        line = line[:-1]
+    return f"{line}…"
+
+
+_make_screen: list[Callable[[], Screen | None]] = [_make_terminal_line]
+
+
+def set_screen(make: Callable[[], Screen | None] | None) -> None:
+    """Let `make` give the screen of each wait; None: the terminal, if there is one.
+
+    It may return None, and then nothing is shown.
+    """
+    _make_screen[0] = make or _make_terminal_line
