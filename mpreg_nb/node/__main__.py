@@ -17,6 +17,8 @@ from mpreg_nb.node.options import Options, read_options
 from mpreg_nb.node.tls import read_tls
 from mpreg_nb.transport.token import load_token, read_token
 
+LOG = logging.getLogger("mpreg_nb.node")
+
 ORPHANED_S = 4.0
 """From the end of the parent to the end of its node, at the latest."""
 
@@ -71,6 +73,7 @@ async def serve(options: Options) -> int:
             "pid": os.getpid(),
             "cluster_id": node.cluster_id,
         }
+        LOG.info("%s: started %s", node.name, url)
         sys.stdout.write(json.dumps(ready) + "\n")
         sys.stdout.flush()
         # Whoever reads the line may be gone later; what is printed then is log.

@@ -49,7 +49,7 @@ class Completion:
             "--resources": known.resources,
         }
         self._of_line: Mapping[str, Words] = {
-            "call": known.functions,
+            "call": lambda: filter(str.isidentifier, known.functions()),
             "cancel": known.runs,
             "config": known.keys,
             "down": known.own_nodes,

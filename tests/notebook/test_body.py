@@ -1,6 +1,6 @@
 import pytest
 
-from mpreg_nb.notebook.body import run_body
+from mpreg_nb.notebook.body import run_body, run_step
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,21 @@ def test_what_it_defines_belongs_to_the_notebook() -> None:
     made = run_body("class Model: ...\nModel", "<cell>")
 
     assert made.__module__ == "__main__"
+
+
+@pytest.mark.parametrize(
+    ("source", "outputs", "value"),
+    [
+        ("x = rows * 2", ("x",), 6),
+        ("x, y = rows, 1\nx", ("x", "y"), {"x": 3, "y": 1}),
+        ("x = 1\nif rows < 0:\n    y = 2", ("x", "y"), {"x": 1}),
+        ("rows += 1", ("rows",), 4),
+        ("rows + 1", (), 4),
+        ("print", (), print),
+        ("pass", (), None),
+    ],
+)
+def test_a_step_gives_what_it_sets_or_else_its_last_expression(
+    source: str, outputs: tuple[str, ...], value: object
+) -> None:
+    assert run_step(source, "<cell>", outputs, rows=3) == value

@@ -1,6 +1,6 @@
 import pytest
 
-from mpreg_nb.notebook.reads import reads
+from mpreg_nb.notebook.reads import assigned, reads
 
 KNOWN = {"a", "b", "c", "i", "np"}
 
@@ -39,3 +39,28 @@ def test_what_a_cell_reads_before_it_sets_it_is_found(
 def test_what_is_no_python_is_refused() -> None:
     with pytest.raises(SyntaxError):
         reads("for in", KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("a = 1\nb: int = a\nc += 1", "a b c"),
+        ("a, (b, *c) = rows", "a b c"),
+        ("a = b = 1\na = 2", "a b"),
+        ("a: int", ""),
+        ("a.b = 1\na[0] = 2", ""),
+        ("if x:\n    a = 1\nelse:\n    b = 2", "a b"),
+        ("for i in rows:\n    a = i", "a"),
+        ("with open(p) as f:\n    a = f.read()", "a"),
+        ("try:\n    a = 1\nexcept OSError as error:\n    b = 2", "a b"),
+        ("if (n := len(rows)):\n    pass", "n"),
+        ("import math\nfrom os import path", ""),
+        ("def f():\n    a = 1\nclass C:\n    b = 2\nlambda: (c := 3)", ""),
+        ("a = [i for i in rows]\n_b = 1", "a"),
+        ("", ""),
+    ],
+)
+def test_what_a_cell_assigns_at_its_own_level_is_found_in_order(
+    source: str, expected: str
+) -> None:
+    assert assigned(source) == tuple(expected.split())
