@@ -333,7 +333,7 @@ class Cluster(Shown, History, Logs, Watching):
             InvalidWorkflow, NoRoute, NotPicklable: before anything runs.
         """
         request, parts = self._planner.request(workflow)
-        diagram = Diagram.of(workflow.name, workflow.steps)
+        diagram = Diagram.of(workflow.name, workflow.steps, workflow.inputs)
         return self.launch(diagram, request, parts)
 
     def plan(self, workflow: Workflow) -> Any:

@@ -1,18 +1,18 @@
 """Turns a checked workflow into what a node can drive, and says where it would run."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
+from mpreg_nb.cluster.packing import Packer
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.routing.router import Router, Verdict, Wanted
 from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.payload import pack_call
-from mpreg_nb.wire.runs import RunStart, StepPlan
-from mpreg_nb.workflow.graph import Step, Workflow, type_name
+from mpreg_nb.wire.runs import Given, RunStart, SideCall, StepPlan
+from mpreg_nb.workflow.graph import Function, Step, Workflow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,7 @@ class Planner:
         self._client = client
         self._router = router
         self._registered = registered
+        self._packer = Packer(self._callee, client.inline)
 
     def request(self, workflow: Workflow) -> tuple[RunStart, tuple[Buffer, ...]]:
         """Register its functions, pickle its arguments, check it against the cluster.
@@ -50,19 +51,26 @@ class Planner:
             NoRoute: no live node holds what a step asks for.
             NotPicklable: an argument cannot travel.
         """
-        plans: list[StepPlan] = []
-        parts: list[Buffer] = []
-        found: dict[str, list[Any]] = {}
+        packed = {step.name: self._packer.step(step) for step in workflow.steps}
+        complete = workflow.including({name: p.inputs for name, p in packed.items()})
+        complete.check_mentions({name: p.undo_inputs for name, p in packed.items()})
         for step in workflow.steps:
-            plan, step_parts, names = self._plan(step)
-            found[step.name] = names
-            plans.append(plan)
-            parts.extend(step_parts)
-        workflow.including(found)
-        for step, plan in zip(workflow.steps, plans, strict=True):
-            self._check(workflow, step, plan)
+            made = packed[step.name]
+            self._check(workflow, step, step.function, made.plan)
+            for function, side in made.callees:
+                self._check(workflow, step, function, side)
+        parts: list[Buffer] = []
+        for made in packed.values():
+            parts.extend(made.parts)
+        inputs: list[Given] = []
+        for given, given_parts in self._packer.given(workflow.inputs):
+            inputs.append(given)
+            parts.extend(given_parts)
         request = RunStart(
-            id=self._client.new_id(), workflow=workflow.name, steps=tuple(plans)
+            id=self._client.new_id(),
+            workflow=workflow.name,
+            steps=tuple(made.plan for made in packed.values()),
+            inputs=tuple(inputs),
         )
         return request, tuple(parts)
 
@@ -70,7 +78,7 @@ class Planner:
         """Return where each step would run now. Registers the functions."""
         rows = []
         for step in workflow.steps:
-            name, options = self._callee(step)
+            name, options = self._callee(step.function)
             verdicts = self._verdicts(step, name, options)
             fitting = [verdict for verdict in verdicts if not verdict.reason]
             best = min(fitting, key=lambda v: (v.score, v.node), default=None)
@@ -91,55 +99,41 @@ class Planner:
             )
         return tuple(rows)
 
-    def _plan(self, step: Step) -> tuple[StepPlan, tuple[Buffer, ...], list[str]]:
-        name, options = self._callee(step)
-        packed, inputs = pack_call(step.args, dict(step.kwargs), step.inputs)
-        payload, parts = self._client.inline(packed)
-        timeout_ms = None if step.timeout_s is None else int(step.timeout_s * 1e3)
-        plan = StepPlan(
-            name=step.name,
-            function=name,
-            payload=payload,
-            parts=len(parts),
-            version=options.version,
-            resources=step.resources,
-            node=step.node,
-            inputs=inputs,
-            after=step.after,
-            attempts=step.more_attempts + 1,
-            retry_on=tuple(type_name(cls) for cls in step.retry_on),
-            timeout_ms=timeout_ms,
-            idempotent=options.idempotent,
-        )
-        return plan, parts, list(inputs)
+    def _callee(self, function: Function) -> tuple[str, CallOptions]:
+        if isinstance(function, str):
+            return function, CallOptions()
+        return self._registered(function)
 
-    def _callee(self, step: Step) -> tuple[str, CallOptions]:
-        if isinstance(step.function, str):
-            return step.function, CallOptions()
-        return self._registered(step.function)
-
-    def _check(self, workflow: Workflow, step: Step, plan: StepPlan) -> None:
-        if isinstance(step.function, str) and self._client.offer(plan.function) is None:
+    def _check(
+        self,
+        workflow: Workflow,
+        step: Step,
+        function: Function,
+        call: StepPlan | SideCall,
+    ) -> None:
+        name = call.function
+        if isinstance(function, str) and self._client.offer(name) is None:
             names = {offer.function for _, offer in self._client.mirror.entries()}
-            meant = nearest(plan.function, names)
+            meant = nearest(name, names)
             raise InvalidWorkflow(
                 f"step {step.name!r} of workflow {workflow.name!r} calls "
-                f"{plan.function!r}, which nobody has registered."
+                f"{name!r}, which nobody has registered."
                 + (f" Did you mean {meant!r}?" if meant else "")
                 + " Pass the function itself, or register it first"
             )
-        options = CallOptions(version=plan.version)
-        verdicts = self._verdicts(step, plan.function, options)
+        if function is step.fallback:  # it runs wherever its function can
+            step = replace(step, resources=frozenset(), node=None)
+        verdicts = self._verdicts(step, name, CallOptions(version=call.version))
         if any(not verdict.reason for verdict in verdicts):
             return
-        newest = self._client.offer(plan.function)
+        newest = self._client.offer(name)
         wanted = step.resources | (newest.resources if newest else frozenset())
         held = {
             picture.record.name: picture.record.resources
             for picture in self._client.mirror.nodes
             if picture.record.name in {verdict.node for verdict in verdicts}
         }
-        raise NoRoute(plan.function, wanted, held, held=held, pinned=step.node)
+        raise NoRoute(name, wanted, held, held=held, pinned=step.node)
 
     def _verdicts(
         self, step: Step, function: str, options: CallOptions

@@ -131,7 +131,7 @@ class Inbox:
 
     def _fetch(self, link: Connection, message: Fetch) -> None:
         node = self._node
-        held = node.store.get(message.kept.id)
+        held = node.store.find(message.kept)
         if held is None:
             failure = Failure(kind="gone", node=node.name)
             link.send(Failed(id=message.id, failure=failure))

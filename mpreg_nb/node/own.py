@@ -21,6 +21,7 @@ from mpreg_nb.node.registry import ShippedFunction
 from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.failure_report import argument_types
+from mpreg_nb.wire.items import pack_items, take_apart
 from mpreg_nb.wire.jobs import Done, JobFailed
 from mpreg_nb.wire.json_values import pack_json, unpack_json_call
 from mpreg_nb.wire.messages import Call
@@ -141,7 +142,7 @@ def _run_or_begin(
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     try:
-        function = find()
+        function = take_apart if call.split else find()
         args, kwargs = _arguments(call, parts, inputs)
         if asyncio.iscoroutinefunction(function):
             return _Begun(function, args, kwargs)
@@ -168,7 +169,12 @@ def _packed(call: Call, value: object) -> Ended:
 
     parts: tuple[Buffer, ...]
     try:
-        parts = (pack_json(value),) if call.json else pack(value, name="result")
+        if call.json:
+            parts = (pack_json(value),)
+        elif call.split and isinstance(value, list):
+            parts = pack_items(value)
+        else:
+            parts = pack(value, name="result")
     except NotPicklable as error:
         failed = JobFailed(id=call.id, kind="not_picklable", message=str(error))
         return failed, ()

@@ -9,7 +9,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, assert_never
 
 import msgspec
@@ -18,15 +18,34 @@ from mpreg_nb.node.audience import Audience
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.choices import HandOver
 from mpreg_nb.node.pending import Source
-from mpreg_nb.node.run_step import StepSource, deal, execution, run_step, state_of
+from mpreg_nb.node.run_calls import RunCalls, size_bytes
+from mpreg_nb.node.run_step import (
+    StepSource,
+    execution,
+    failed_of,
+    needs,
+    run_step,
+    state_of,
+    where,
+)
+from mpreg_nb.node.store import Store
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import Call, Failed, Failure, Kept, Output, Reply, Started
+from mpreg_nb.wire.messages import (
+    Failed,
+    Failure,
+    Kept,
+    Output,
+    Reply,
+    Result,
+    Started,
+)
 from mpreg_nb.wire.runs import RunPicture, RunStart, RunState, StepPlan
 from mpreg_nb.workflow.effects import CancelStep, Effect, RunEnded, StartStep
 from mpreg_nb.workflow.run import RunMachine
 from mpreg_nb.workflow.states import (
     Done,
+    FallingBack,
     Resting,
     Running,
     Sent,
@@ -38,11 +57,6 @@ from mpreg_nb.workflow.states import Failed as StepFailed
 TELL_EVERY_S = 0.1
 """How often changes of a run that goes on are told; failures and its end at once."""
 
-MOST_UNDER_WAY = 512
-"""Steps of one run at once, half of what a node takes; others are held back here."""
-
-Result = bytes | Kept
-
 
 class ActiveRun:
     """One execution: the machine, the calls under way, the results so far."""
@@ -53,24 +67,23 @@ class ActiveRun:
         parts: tuple[Buffer, ...],
         source: Source,
         *,
+        me: str,
         calls: Calls,
+        store: Store,
         hand_over: HandOver,
         ids: Ids,
         on_end: Callable[["ActiveRun"], None],
+        done: Mapping[str, Done] | None = None,
     ) -> None:
+        """`done` is what need not run, for it has a result from an earlier run."""
         self.id = request.id
+        self.request = request
+        self.parts = parts
         self.workflow = request.workflow
         self.started_at_s = time.time()
         self.audience = Audience(request.id, source)
-        self._calls = calls
-        self._give = hand_over
-        self._ids = ids
         self._on_end = on_end
-        self._quiet = request.quiet
         self._plans = {plan.name: plan for plan in request.steps}
-        self._parts = deal(request.steps, parts)
-        self._under_way: dict[str, bytes] = {}  # step -> call
-        self._held: dict[str, int] = {}  # step -> attempt, in the order to send them
         self.began_s = time.monotonic()
         self._ended = math.inf
         self._told = 0  # revision of the machine that the caller knows
@@ -78,13 +91,28 @@ class ActiveRun:
         self._tell_timer: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._step_ended: dict[str, asyncio.Event] = {}
+        given = {value.name for value in request.inputs}
+        self._calls = RunCalls(
+            self,
+            request,
+            parts,
+            me=me,
+            calls=calls,
+            store=store,
+            hand_over=hand_over,
+            ids=ids,
+        )
         self.machine = RunMachine(
             request.workflow,
-            [run_step(plan) for plan in request.steps],
+            [
+                run_step(plan, given, self._calls.fallbacks.get(plan.name))
+                for plan in request.steps
+            ],
             rng=random.Random(),  # noqa: S311 - spreads retries, guards nothing
+            done=done,
         )
-        used = {name for plan in request.steps for name in plan.inputs}
-        used.update(name for plan in request.steps for name in plan.after)
+        self._needs = {plan.name: needs(plan, given) for plan in request.steps}
+        used = {name for names in self._needs.values() for name in names}
         self.outputs = [plan.name for plan in request.steps if plan.name not in used]
         """Names of the steps that no other step waits for."""
 
@@ -107,22 +135,16 @@ class ActiveRun:
         state = self.machine.state(step)
         match state:
             case Done():
-                result: Result = state.result
-                return result
-            case StepFailed(failure=(Failed(), _)):
-                failed: tuple[Failed, tuple[Buffer, ...]] = state.failure
-                return failed
+                return self._calls.result(step)
             case StepFailed():
-                failure = Failure(kind="deadline", executed="unknown")
+                return failed_of(state.failure, self.id)
             case _:
                 failure = Failure(kind="cancelled", cause=self._row(step).cause)
         return Failed(id=self.id, failure=failure), ()
 
     def kept(self) -> list[Kept]:
         """Return the results that other nodes, or this one, hold for this run."""
-        states = [self.machine.state(step) for step in self._plans]
-        results = [state.result for state in states if isinstance(state, Done)]
-        return [result for result in results if isinstance(result, Kept)]
+        return self._calls.kept({s: self.machine.state(s) for s in self._plans})
 
     def picture(self) -> RunPicture:
         """Return the run as a row of a table, with its graph."""
@@ -132,9 +154,9 @@ class ActiveRun:
             status=self.machine.status,
             steps=tuple(map(state_of, self.machine.rows())),
             edges=tuple(
-                (needed, plan.name)
-                for plan in self._plans.values()
-                for needed in (*plan.inputs, *plan.after)
+                (needed, step)
+                for step, names in self._needs.items()
+                for needed in names
             ),
             started_at_s=self.started_at_s,
             duration_ms=self._duration_ms(),
@@ -152,20 +174,15 @@ class ActiveRun:
     def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
-                case StartStep(step, attempt):
-                    self._held[step] = attempt
-                case CancelStep(step):
-                    self._held.pop(step, None)
-                    call_id = self._under_way.pop(step, None)
-                    if call_id is not None:
-                        self._calls.cancel(call_id)
+                case StartStep():
+                    self._calls.start(effect)
+                case CancelStep():
+                    self._calls.cancel(effect)
                 case RunEnded():
                     self._finish()
                 case _:
                     assert_never(effect)
-        while self._held and len(self._under_way) < MOST_UNDER_WAY:
-            step = next(iter(self._held))
-            self._send(self._plans[step], self._held.pop(step))
+        self._calls.flush()
         for step in [step for step in self._step_ended if self._has_ended(step)]:
             self._step_ended.pop(step).set()
         if self.machine.status == "running":
@@ -173,60 +190,19 @@ class ActiveRun:
             if self._tell_timer is None:
                 self._tell_timer = self._loop.call_later(TELL_EVERY_S, self._tell)
 
-    def _send(self, plan: StepPlan, attempt: int) -> None:
-        call_id = self._ids.next()
-        self._under_way[plan.name] = call_id
-        call = Call(
-            id=call_id,
-            function=plan.function,
-            payload=plan.payload,
-            version=plan.version,
-            resources=plan.resources,
-            node=plan.node,
-            attempt=min(attempt, 255),
-            inputs=tuple(self._result(name) for name in plan.inputs),
-            keep=True,
-            json=plan.json,
-            quiet=self._quiet,
-        )
-        source = StepSource(self, plan.name, attempt)
-        # In a turn of its own: the call may end at once, and the machine must be
-        # done with the event that led here before it hears of the next.
-        self._loop.call_soon(self._hand_over, source, call)
-
-    def _hand_over(self, source: StepSource, call: Call) -> None:
-        if self._under_way.get(source.step) == call.id:  # else it was cancelled
-            self._give(self, source, call, self._parts.get(source.step, ()))
-
-    def _result(self, step: str) -> Result:
-        state = self.machine.state(step)
-        if not isinstance(state, Done):
-            raise AssertionError(f"step {step} was sent before its input was there")
-        result: Result = state.result
-        return result
-
-    def said(
-        self, step: str, attempt: int, message: Any, parts: tuple[Buffer, ...]
-    ) -> None:
-        """Take in what became of one attempt of one step."""
+    def said(self, source: StepSource, message: Any, parts: tuple[Buffer, ...]) -> None:
+        """Take in what became of one attempt of one call of a step."""
         now = time.monotonic()
+        step, attempt, part = source.step, source.attempt, source.part
         match message:
             case Reply():
-                self._under_way.pop(step, None)
-                result = message.kept or message.payload
-                size_bytes = (
-                    result.size_bytes if isinstance(result, Kept) else len(result)
-                )
-                effects = self.machine.finished(
-                    step,
-                    attempt,
-                    result,
-                    now,
-                    execution=execution(message, message.node),
-                    result_bytes=size_bytes,
-                )
+                self._calls.over(source)
+                effects = self._returned(source, message, parts, now)
             case Failed(failure=failure):
-                self._under_way.pop(step, None)
+                self._calls.over(source)
+                if part != "call":
+                    failure = msgspec.structs.replace(failure, where=where(part))
+                    message = msgspec.structs.replace(message, failure=failure)
                 effects = self.machine.failed(
                     step,
                     attempt,
@@ -235,9 +211,11 @@ class ActiveRun:
                     types=failure.types,
                     retryable=failure.kind in ("node_lost", "worker_crashed"),
                     execution=execution(message, failure.node),
+                    part=part,
                 )
             case Started():
-                effects = self.machine.started(step, attempt, message.node, now)
+                node = message.node
+                effects = self.machine.started(step, attempt, node, now, part=part)
             case Output():
                 self.audience.printed(step, message)
                 return
@@ -245,6 +223,25 @@ class ActiveRun:
                 return
         self._perform(effects)
         self._tell_failures((step,))
+
+    def _returned(
+        self, source: StepSource, reply: Reply, parts: tuple[Buffer, ...], now: float
+    ) -> list[Effect]:
+        step, attempt, part = source.step, source.attempt, source.part
+        said = execution(reply, reply.node)
+        if part == "split":
+            items = self._calls.deal_out(step, reply, parts)
+            return self.machine.divided(step, attempt, items, now, execution=said)
+        result = reply.kept or reply.payload
+        return self.machine.finished(
+            step,
+            attempt,
+            result,
+            now,
+            execution=said,
+            result_bytes=size_bytes(result),
+            part=part,
+        )
 
     def _finish(self) -> None:
         self._ended = time.monotonic()
@@ -272,12 +269,10 @@ class ActiveRun:
             return
         results: tuple[tuple[str, bytes], ...] = ()
         if status != "running":
-            states = {step: self.machine.state(step) for step in self.outputs}
-            results = tuple(
-                (step, state.result)
-                for step, state in states.items()
-                if isinstance(state, Done) and isinstance(state.result, bytes)
-            )
+            ended = {step: self.machine.state(step) for step in self.outputs}
+            done = [step for step, state in ended.items() if isinstance(state, Done)]
+            found = [(step, self._calls.result(step)) for step in done]
+            results = tuple((step, r) for step, r in found if isinstance(r, bytes))
         self.audience.tell(
             RunState(
                 id=self.id,
@@ -306,7 +301,7 @@ class ActiveRun:
 
     def _has_ended(self, step: str) -> bool:
         return not isinstance(
-            self.machine.state(step), (Waiting, Sent, Running, Resting)
+            self.machine.state(step), (Waiting, Sent, Running, Resting, FallingBack)
         )
 
     def _duration_ms(self) -> float:

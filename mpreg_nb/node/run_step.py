@@ -1,14 +1,16 @@
 """One step between the machine of a run, the wire and the calls of the node."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from mpreg_nb.wire.codec import Buffer, Parts
-from mpreg_nb.wire.messages import Failed, Reply
-from mpreg_nb.wire.runs import StepPlan, StepState
-from mpreg_nb.workflow.run_steps import RunStep
-from mpreg_nb.workflow.states import Execution, StepRow
+from mpreg_nb.wire.failures import failure_line
+from mpreg_nb.wire.messages import Failed, Failure, Reply
+from mpreg_nb.wire.runs import Given, RunStart, SideCall, StepPlan, StepState
+from mpreg_nb.workflow.run_steps import FallbackCall, FallbackResult, RunStep, Undo
+from mpreg_nb.workflow.states import Execution, LacksResult, Part, StepRow, TimedOut
 
 if TYPE_CHECKING:
     from mpreg_nb.node.run import ActiveRun
@@ -18,45 +20,123 @@ LOST_ATTEMPTS = 2
 
 
 class StepSource:
-    """Where the call of one attempt of one step reports to."""
+    """Where one attempt of one call of a step reports to."""
 
-    __slots__ = ("_run", "attempt", "step")
+    __slots__ = ("_run", "attempt", "call_id", "given", "part", "step")
 
-    def __init__(self, run: "ActiveRun", step: str, attempt: int) -> None:
+    def __init__(
+        self, run: "ActiveRun", step: str, attempt: int, part: Part, call_id: bytes
+    ) -> None:
         self._run = run
         self.step = step
         self.attempt = attempt
+        self.part = part
+        self.call_id = call_id
+        self.given = False  # to the node, which will say what became of it
 
     def send(self, message: msgspec.Struct, parts: Parts = ()) -> None:
         """Hand the message to the run."""
-        self._run.said(self.step, self.attempt, message, tuple(parts))
+        self._run.said(self, message, tuple(parts))
+
+
+Dealt = dict[tuple[str, Part], tuple[Buffer, ...]]
+"""The parts of calls that have some, by step and part."""
 
 
 def deal(
-    plans: tuple[StepPlan, ...], parts: tuple[Buffer, ...]
-) -> dict[str, tuple[Buffer, ...]]:
-    """Return the parts of each step that has some, by its name."""
-    dealt: dict[str, tuple[Buffer, ...]] = {}
+    request: RunStart, parts: tuple[Buffer, ...]
+) -> tuple[Dealt, dict[str, tuple[bytes, tuple[Buffer, ...]]]]:
+    """Return the parts of each call, and payload and parts of each input by name."""
+    dealt: Dealt = {}
     first = 0
-    for plan in plans:
-        if plan.parts:
-            dealt[plan.name] = parts[first : first + plan.parts]
-            first += plan.parts
-    return dealt
+    for plan in request.steps:
+        sides: tuple[tuple[Part, StepPlan | SideCall | Given | None], ...] = (
+            ("call", plan),
+            ("split", plan.split),
+            ("fallback", plan.fallback),
+            ("undo", plan.undo),
+        )
+        for part, side in sides:
+            if side is not None and side.parts:
+                dealt[plan.name, part] = parts[first : first + side.parts]
+                first += side.parts
+    given: dict[str, tuple[bytes, tuple[Buffer, ...]]] = {}
+    for value in request.inputs:
+        given[value.name] = value.payload, parts[first : first + value.parts]
+        first += value.parts
+    return dealt, given
 
 
-def run_step(plan: StepPlan) -> RunStep:
-    """Return what the machine has to know of a step."""
-    more, retry_on = plan.attempts - 1, plan.retry_on
-    if more == 0 and plan.idempotent:
-        more, retry_on = LOST_ATTEMPTS, ()
+def needs(plan: StepPlan, given: Collection[str]) -> tuple[str, ...]:
+    """Return the steps that a step waits for, without the inputs in `given`."""
+    split = () if plan.split is None else plan.split.inputs
+    names = dict.fromkeys((*split, *plan.inputs, *plan.after))
+    return tuple(name for name in names if name not in given)
+
+
+def run_step(
+    plan: StepPlan, given: Collection[str], fallback: FallbackResult | None
+) -> RunStep:
+    """Return what the machine has to know of a step.
+
+    given: names of inputs, for which no step has to wait.
+    """
+    more, retry_on = _attempts(plan, idempotent=plan.idempotent)
+    undo = None
+    if plan.undo is not None:
+        undo_more, undo_on = _attempts(plan, idempotent=plan.undo.idempotent)
+        undo = Undo(
+            inputs=frozenset(plan.undo.inputs).difference(given),
+            more_attempts=undo_more,
+            retry_on=undo_on,
+        )
     return RunStep(
         name=plan.name,
-        dependencies=frozenset((*plan.inputs, *plan.after)),
+        dependencies=frozenset(needs(plan, given)),
         more_attempts=more,
         retry_on=retry_on,
         timeout_s=None if plan.timeout_ms is None else plan.timeout_ms / 1e3,
+        is_map=plan.split is not None,
+        fallback=FallbackCall() if isinstance(plan.fallback, SideCall) else fallback,
+        undo=undo,
     )
+
+
+def _attempts(plan: StepPlan, *, idempotent: bool) -> tuple[int, tuple[str, ...]]:
+    if plan.attempts == 1 and idempotent:
+        return LOST_ATTEMPTS, ()
+    return plan.attempts - 1, plan.retry_on
+
+
+def failed_of(failure: object, run_id: bytes) -> tuple[Failed, tuple[Buffer, ...]]:
+    """Return a failure that the machine keeps as the message of a node would be."""
+    match failure:
+        case (Failed() as failed, tuple() as parts):
+            return failed, parts
+        case TimedOut(timeout_s, part):
+            said = Failure(
+                kind="deadline",
+                executed="unknown",
+                where=where(part),
+                timeout_ms=int(timeout_s * 1e3),
+            )
+        case LacksResult(step):
+            text = f"it refers to the result of step {step!r}, which has none"
+            said = Failure(kind="bad_request", message=text)
+        case _:
+            raise AssertionError(f"a run does not fail with {failure!r}")
+    return Failed(id=run_id, failure=said), ()
+
+
+def where(part: Part) -> str:
+    """Say which call of a step failed, if it is not its own.
+
+    >>> where(3), where("fallback"), where("call")
+    ('item [3]', 'the fallback', '')
+    """
+    if isinstance(part, int):
+        return f"item [{part}]"
+    return "the fallback" if part == "fallback" else ""
 
 
 def execution(outcome: Reply | Failed, node: str) -> Execution:
@@ -82,8 +162,18 @@ def state_of(row: StepRow) -> StepState:
         started_ms=_ms(row.started_s),
         result_bytes=row.result_bytes,
         cause=row.cause,
+        items=row.items,
+        items_done=row.items_done,
+        undo_error=_undo_error(row),
     )
 
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1e3
+
+
+def _undo_error(row: StepRow) -> str:
+    if row.undo_failure is None:
+        return ""
+    failed, _ = failed_of(row.undo_failure, b"")
+    return failure_line(failed.failure)

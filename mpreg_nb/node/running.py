@@ -22,12 +22,11 @@ from mpreg_nb.node.placement import Placement
 from mpreg_nb.node.registry import OwnFunction, Registry, ShippedFunction
 from mpreg_nb.node.store import Store
 from mpreg_nb.node.workers import Workers
-from mpreg_nb.settings import RIDE_ALONG_BYTES
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.failure_report import execution_failed
 from mpreg_nb.wire.gossip import Load, Offer
 from mpreg_nb.wire.jobs import Done, Job, JobFailed, Printed
-from mpreg_nb.wire.messages import Failed, Failure, Kept, Output, Reply
+from mpreg_nb.wire.messages import Failed, Failure, Output, Reply
 
 LOG = logging.getLogger("mpreg_nb.node")
 
@@ -212,6 +211,7 @@ class Running:
             json=call.json,
             quiet=call.quiet,
             remaining_ms=call.remaining_ms and pending.remaining_ms(time.monotonic()),
+            split=call.split,
         )
         self._workers.submit(job, parts, self._job_ended, self._job_began)
 
@@ -269,11 +269,7 @@ class Running:
         call = pending.call
         queued_us, kept = self._queued_us(pending, run_us), None
         if call.keep:
-            whole = parts or (payload,)
-            size_bytes = sum(map(len, whole))
-            if parts or size_bytes > RIDE_ALONG_BYTES:
-                kept = Kept(self._me, call.id, self._store.put(call.id, whole))
-                payload, parts = b"", ()
+            kept, payload, parts = self._store.keep(self._me, call, payload, parts)
         reply = Reply(
             id=call.id,
             payload=payload,
@@ -330,13 +326,14 @@ class Running:
     ) -> None:
         call = pending.call
         self._here.pop(call.id, None)
-        self._counters.count(
-            call.function,
-            pending.version,
-            run_us=run_us,
-            queued_us=queued_us,
-            failed=isinstance(outcome, Failed),
-        )
+        if not call.split:  # it did not call the function
+            self._counters.count(
+                call.function,
+                pending.version,
+                run_us=run_us,
+                queued_us=queued_us,
+                failed=isinstance(outcome, Failed),
+            )
         self._finish(pending, outcome, parts)
 
     def _queued_us(self, pending: Pending, run_us: int) -> int:

@@ -9,6 +9,7 @@ from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.node.asks import Asks
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.choices import Choices, HandOver
+from mpreg_nb.node.inputs import Inputs
 from mpreg_nb.node.lane import DataLane
 from mpreg_nb.node.pending import Source
 from mpreg_nb.node.run import ActiveRun
@@ -17,7 +18,7 @@ from mpreg_nb.node.store import Store
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.history import RunTold, RunWatch, WhyAsk, WhyTold
 from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import Call, Failed, Failure, Kept, Release, Reply
+from mpreg_nb.wire.messages import Call, Failed, Failure, Gathered, Kept, Release, Reply
 from mpreg_nb.wire.runs import RunList, Runs, RunStart, StepFetch
 
 REMEMBERED_RUNS = 100
@@ -36,6 +37,7 @@ class RunBook:
         self._asks = asks
         self._store = store
         self._lane = lane
+        self._inputs = Inputs(me, store, asks)
         self._ids = Ids()
         self._runs: OrderedDict[bytes, ActiveRun] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
@@ -82,7 +84,9 @@ class RunBook:
             request,
             parts,
             source,
+            me=self._me,
             calls=self._calls,
+            store=self._store,
             hand_over=hand_over,
             ids=self._ids,
             on_end=on_end,
@@ -146,25 +150,21 @@ class RunBook:
         end = await run.ended(step)
         if isinstance(end, bytes):
             return Reply(id=answer_id, payload=end, node=self._me), ()
-        if isinstance(end, Kept):
-            return await self._kept(end, answer_id)
+        if isinstance(end, Kept | Gathered):
+            return await self._found(end, answer_id)
         failed, parts = end
         return msgspec.structs.replace(failed, id=answer_id), parts
 
-    async def _kept(
-        self, kept: Kept, answer_id: bytes
+    async def _found(
+        self, result: Kept | Gathered, answer_id: bytes
     ) -> tuple[Reply | Failed, tuple[Buffer, ...]]:
-        if kept.owner == self._me:
-            parts = self._store.get(kept.id)
-        else:
-            answer, parts = await self._asks.result(kept)
-            if isinstance(answer, Failed):
-                return msgspec.structs.replace(answer, id=answer_id), ()
-            parts = parts or (answer.payload,)
-        if parts is None:
-            failure = Failure(kind="gone", node=kept.owner)
-            return Failed(id=answer_id, failure=failure), ()
-        return Reply(id=answer_id, payload=b"", node=kept.owner), parts
+        found = await self._inputs.one(result)
+        if isinstance(found, Failure):
+            return Failed(id=answer_id, failure=found), ()
+        node = result.owner if isinstance(result, Kept) else self._me
+        if isinstance(found, bytes):
+            return Reply(id=answer_id, payload=found, node=node), ()
+        return Reply(id=answer_id, payload=b"", node=node), found
 
     def source_lost(self, source: Source) -> None:
         """Tell a caller that is gone nothing more; its runs go on."""

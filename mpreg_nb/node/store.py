@@ -7,7 +7,9 @@ limit is reached; whoever asks for one that went is told that it is gone.
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from mpreg_nb.settings import RIDE_ALONG_BYTES
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.messages import Call, Kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,39 @@ class Store:
         if parts is not None:
             self._results.move_to_end(key)
         return parts
+
+    def find(self, kept: Kept) -> tuple[Buffer, ...] | None:
+        """Return the parts that `kept` names, or None when they are not held."""
+        parts = self.get(kept.id)
+        if parts is None or not kept.count:
+            return parts
+        return parts[kept.first : kept.first + kept.count]
+
+    def hold(
+        self, me: str, key: bytes, payload: bytes, parts: tuple[Buffer, ...]
+    ) -> bytes | Kept:
+        """Return a value as those get it who refer to it: itself, or where it is.
+
+        me: the name of this node.
+        """
+        whole = parts or (payload,)
+        if len(whole) == 1 and len(whole[0]) <= RIDE_ALONG_BYTES:
+            return bytes(whole[0])
+        return Kept(me, key, self.put(key, whole))
+
+    def keep(
+        self, me: str, call: Call, payload: bytes, parts: tuple[Buffer, ...]
+    ) -> tuple[Kept | None, bytes, tuple[Buffer, ...]]:
+        """Hold what `call` gave, if large; return where, and what is to be sent.
+
+        Of a value that was taken apart the head is sent: to who deals out the items.
+        """
+        if call.split:
+            if len(parts) < 2:
+                return None, payload, parts
+            return Kept(me, call.id, self.put(call.id, parts[1:])), b"", parts[:1]
+        result = self.hold(me, call.id, payload, parts)
+        return (result, b"", ()) if isinstance(result, Kept) else (None, result, ())
 
     def release(self, key: bytes) -> None:
         """Let a result go; unknown keys are no error."""

@@ -1,5 +1,10 @@
 """What a node says went wrong, as the error that a user sees."""
 
+import pickle
+from typing import Any
+
+import msgspec
+
 from mpreg_nb.errors import (
     BadRequest,
     CallCancelled,
@@ -12,7 +17,7 @@ from mpreg_nb.errors import (
     WorkerCrashed,
 )
 from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.messages import Failed
+from mpreg_nb.wire.messages import Failed, Failure
 
 
 def error_of(
@@ -26,8 +31,34 @@ def error_of(
 ) -> Exception:
     """Return the error to raise for `failed`, an answer to a call of `function`.
 
-    `node` is where the call was narrowed to, `timeout_s` what it was given.
+    `node` is where the call was narrowed to, `timeout_s` what it was given. In which
+    call of a step it was raised is in a note, and in the attribute `where`.
     """
+    failure = failed.failure
+    timeout_s = failure.timeout_ms / 1e3 or timeout_s
+    error = _plain_error(
+        failed,
+        parts,
+        function=function,
+        resources=resources,
+        node=node,
+        timeout_s=timeout_s,
+    )
+    if failure.where:
+        error.add_note(f"In {failure.where}.")
+        vars(error)["where"] = failure.where
+    return error
+
+
+def _plain_error(
+    failed: Failed,
+    parts: Parts,
+    *,
+    function: str,
+    resources: frozenset[str],
+    node: str | None,
+    timeout_s: float,
+) -> Exception:
     failure = failed.failure
     match failure.kind:
         case "application":
@@ -91,3 +122,37 @@ def error_of(
             return NotPicklable(f"the result of {function}", failure.message)
         case "bad_request":
             return BadRequest(failure.message)
+
+
+class _Packed:
+    """Pickled as a call that makes the error."""
+
+    def __init__(self, failed: bytes, parts: tuple[bytes, ...], function: str) -> None:
+        self._made_of = failed, parts, function
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, self._made_of
+
+
+def pack_error(failed: Failed, parts: Parts, *, function: str) -> bytes:
+    """Return a pickle of the error to raise for `failed`, without making it here."""
+    encoded = msgspec.msgpack.encode(failed)
+    return pickle.dumps(_Packed(encoded, tuple(map(bytes, parts)), function), 5)
+
+
+def restored(failed: bytes, parts: Parts, function: str) -> Exception:
+    """Return the error of an encoded failure. Pickles call this."""
+    message = msgspec.msgpack.decode(failed, type=Failed)
+    return error_of(message, parts, function=function)
+
+
+def failure_line(failure: Failure) -> str:
+    """Say in a line what happened, where the error itself is not at hand."""
+    match failure.kind:
+        case "application":
+            return failure.message
+        case "deadline":
+            return f"no result within {failure.timeout_ms / 1e3:g} s"
+        case "worker_crashed":
+            return f"the worker process ended: {failure.cause}"
+    return failure.message or failure.kind.replace("_", " ")

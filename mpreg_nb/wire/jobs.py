@@ -56,6 +56,9 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     json: bool = False
     quiet: bool = False
     remaining_ms: int | None = None
+    split: bool = (
+        False  # take the first argument apart; the answer is as wire.items says
+    )
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="ready"):

@@ -31,12 +31,24 @@ from mpreg_nb.wire.runs import RunList, Runs, RunStart, RunState, StepFetch
 # ------------------------------------------------------------------- calls
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True):
-    """A result that stayed on the node that made it."""
+class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
+    """A result, or some parts of one, that stayed on the node that made it."""
 
     owner: Name
     id: RequestId  # of the call that made it
     size_bytes: Count
+    first: Count = 0  # of its parts
+    count: Count = 0  # 0: all of them
+
+
+class Gathered(msgspec.Struct, frozen=True, array_like=True, tag="gathered"):
+    """A list of results, each wherever it is; put together by who needs it."""
+
+    items: tuple[bytes | Kept, ...]
+
+
+Result: TypeAlias = bytes | Kept | Gathered
+"""What a step of a run gave: a pickle that is small, or where it is."""
 
 
 class Call(Message, frozen=True, kw_only=True, array_like=True, tag="call"):
@@ -53,10 +65,11 @@ class Call(Message, frozen=True, kw_only=True, array_like=True, tag="call"):
     hops_left: Annotated[int, Meta(ge=0, le=8)] = 1  # 0: run it here or refuse
     holder: Name | None = None  # a node that has the code of `version`
     attempt: Annotated[int, Meta(ge=0, le=255)] = 0
-    inputs: tuple[bytes | Kept, ...] = ()  # results that the payload refers to
+    inputs: tuple[Result, ...] = ()  # that the payload refers to
     keep: bool = False  # a large result stays with the node that made it
     json: bool = False  # arguments and result are JSON, not pickles
     quiet: bool = False  # prints are not sent back
+    split: bool = False  # do not call it, but take its first argument apart
 
 
 class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):
@@ -108,6 +121,8 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     similar: str = ""
     retry_after_ms: Count = 0
     argument_types: tuple[str, ...] = ()  # where the function raised
+    where: str = ""  # in which call of a step, such as "item 3"
+    timeout_ms: Count = 0  # of the attempt that took too long
 
 
 class Failed(Message, frozen=True, kw_only=True, array_like=True, tag="failed"):

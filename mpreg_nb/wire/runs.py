@@ -8,6 +8,28 @@ from msgspec import Meta
 from mpreg_nb.wire.message import Count, Message, Name, RequestId, Version
 
 
+class SideCall(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="call"):
+    """A call of a step that is not its own: its fallback or undo, the split of a map.
+
+    A fallback refers to the failure, its first and only input, and names no inputs.
+    """
+
+    function: Name
+    payload: bytes  # as that of a StepPlan
+    parts: Count = 0
+    version: Version | None = None
+    inputs: tuple[Name, ...] = ()
+    idempotent: bool = False
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="given"):
+    """A value that came with the workflow; `name` is that of an input."""
+
+    name: str = ""
+    payload: bytes
+    parts: Count = 0
+
+
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One step of a run, as the node that drives it needs it."""
 
@@ -25,6 +47,9 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     timeout_ms: Count | None = None
     idempotent: bool = False
     json: bool = False
+    split: SideCall | None = None  # of a map; the payload refers to an item first
+    fallback: SideCall | Given | None = None
+    undo: SideCall | None = None
 
 
 class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_start"):
@@ -34,6 +59,7 @@ class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_sta
     workflow: str
     steps: Annotated[tuple[StepPlan, ...], Meta(min_length=1, max_length=10_000)]
     quiet: bool = False
+    inputs: Annotated[tuple[Given, ...], Meta(max_length=10_000)] = ()
 
 
 StepStatus: TypeAlias = Literal[
@@ -63,6 +89,7 @@ class StepState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     cause: str = ""  # the failed step, for a skipped one
     items: Count = 0  # of a map, once they are known
     items_done: Count = 0
+    undo_error: str = ""  # why it could not be undone
 
 
 class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_state"):

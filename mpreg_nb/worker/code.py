@@ -41,6 +41,13 @@ class KeptCode:
                 self._parts = ()
         return self._function
 
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "KeptCode":
+        """Return a function of ours as if it had been sent here."""
+        made = cls(Code(version="", function=function.__name__), ())
+        made._function = function
+        return made
+
     def took(self, run_ns: int) -> None:
         """Take a run into account."""
         if self.expected_ns == float("inf"):

@@ -8,6 +8,7 @@ from mpreg_nb.errors import MpregError, NotPicklable
 from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.wire.failure_report import argument_types
 from mpreg_nb.wire.frames import frame, sizes
+from mpreg_nb.wire.items import pack_items
 from mpreg_nb.wire.jobs import Done, Job, JobFailed
 from mpreg_nb.wire.json_values import pack_json, unpack_json_call
 from mpreg_nb.wire.payload import (
@@ -76,7 +77,12 @@ class Answers:
         """Return the answer with a result, or why the result cannot travel."""
         parts: Parts
         try:
-            parts = (pack_json(value),) if job.json else pack(value, name="result")
+            if job.json:
+                parts = (pack_json(value),)
+            elif job.split and isinstance(value, list):
+                parts = pack_items(value)
+            else:
+                parts = pack(value, name="result")
         except NotPicklable as error:
             return self.failed(job, error, run_ns, kind="not_picklable")
         if len(parts) == 1 and len(parts[0]) <= INLINE_BYTES:

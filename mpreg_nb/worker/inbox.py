@@ -6,9 +6,13 @@ from collections import deque
 from typing import Any, TypeAlias
 
 from mpreg_nb.wire.frames import FrameReader, Received
+from mpreg_nb.wire.items import take_apart
 from mpreg_nb.wire.jobs import ID_BYTES, Job, Setup, ToWorker
 from mpreg_nb.wire.room import Room
 from mpreg_nb.worker.code import Codes, KeptCode
+
+TAKE_APART = KeptCode.of(take_apart)
+"""What runs in place of a function whose argument is to be taken apart."""
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -75,6 +79,8 @@ class Inbox:
         for message, parts in received:
             if isinstance(message, Job):
                 code = self._codes.used(message.version)
+                if message.split:
+                    code = TAKE_APART
                 self._tasks += 1
                 self.waiting.append(Task(message, parts, code, self._tasks))
             elif not isinstance(message, Setup):

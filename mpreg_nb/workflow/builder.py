@@ -6,22 +6,21 @@ it is up to the `Runner` that the flow was made with.
 """
 
 from collections.abc import Container, Mapping
-from typing import Any, Generic, NoReturn, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
-from mpreg_nb.errors import InvalidWorkflow, NotPicklable
-from mpreg_nb.names import check_name
+from mpreg_nb.errors import InvalidWorkflow
+from mpreg_nb.names import check_name, nearest
 from mpreg_nb.workflow.diagram import Diagram
 from mpreg_nb.workflow.graph import (
     Function,
-    PathItem,
-    Placeholder,
     Reference,
     Step,
+    Value,
     Workflow,
     placeholders,
-    shown_path,
 )
-from mpreg_nb.workflow.options import Options
+from mpreg_nb.workflow.handles import Hole, Part
+from mpreg_nb.workflow.handles import StepHandle as StepHandle
 from mpreg_nb.workflow.runner import Draw, Runner
 
 RunT = TypeVar("RunT")
@@ -43,6 +42,7 @@ class Flow(Generic[RunT, PlanT]):
         self._runner = runner
         self._draw = draw
         self._handles: dict[str, StepHandle[RunT, PlanT]] = {}  # by name, as added
+        self._inputs: dict[str, Hole] = {}  # likewise
 
     def step(
         self, name: str, function: Function, /, *args: Any, **kwargs: Any
@@ -57,13 +57,39 @@ class Flow(Generic[RunT, PlanT]):
                 another workflow.
             TypeError: `function` is neither a callable nor a name.
         """
-        check_name("step", name)
+        return self._put(self._new(name), function, args, kwargs)
+
+    def map(
+        self, name: str, function: Function, /, *, over: Any, **kwargs: Any
+    ) -> "StepHandle[RunT, PlanT]":
+        """Add a step that calls `function(item, **kwargs)` for each item of `over`.
+
+        over: what refers to the result of a step or to an input, or any iterable.
+            At most 10,000 items; they run wherever there is a node that fits.
+
+        Its result is the list of what the calls returned, in the order of the items.
+        An item that fails for good fails the step. `retry` and `timeout` are those
+        of each item. Raises as `step` does.
+        """
+        if isinstance(over, str):
+            raise TypeError(
+                f"map(over=...) takes what refers to a result, and a string never "
+                f"does: over=mp.ref({over!r})"
+            )
+        return self._put(self._new(name), function, (), kwargs, Value(over))
+
+    def input(self, name: str) -> Hole:
+        """Return what stands for a value that is given later: `flow.run(name=...)`.
+
+        It may stand wherever a step may, and `[...]` takes an item or attribute.
+        """
+        check_name("input", name)
         if name in self._handles:
             raise InvalidWorkflow(
-                f"workflow {self.name!r} has a step {name!r} already. Use another "
-                "name, or begin anew with mp.workflow(...)"
+                f"workflow {self.name!r} has a step {name!r}, so no input can have "
+                "that name. Use another"
             )
-        return self._put(name, function, args, kwargs)
+        return self._inputs.setdefault(name, Hole(self, name))
 
     def replace(
         self, name: str, function: Function, /, *args: Any, **kwargs: Any
@@ -72,7 +98,19 @@ class Flow(Generic[RunT, PlanT]):
 
         Whatever refers to that one refers to the new one from then on.
         """
-        return self._put(check_name("step", name), function, args, kwargs)
+        if name not in self._handles:
+            self._new(name)
+        return self._put(name, function, args, kwargs)
+
+    def _new(self, name: str) -> str:
+        check_name("step", name)
+        for a_kind, names in (("a step", self._handles), ("an input", self._inputs)):
+            if name in names:
+                raise InvalidWorkflow(
+                    f"workflow {self.name!r} has {a_kind} {name!r} already. Use "
+                    "another name, or begin anew with mp.workflow(...)"
+                )
+        return name
 
     def _put(
         self,
@@ -80,6 +118,7 @@ class Flow(Generic[RunT, PlanT]):
         function: Function,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
+        over: Value | None = None,
     ) -> "StepHandle[RunT, PlanT]":
         if isinstance(function, str):
             check_name("function", function)
@@ -89,42 +128,49 @@ class Flow(Generic[RunT, PlanT]):
                 f"{type(function).__name__}. Its arguments come after it: "
                 f"flow.step({name!r}, function, ...)"
             )
-        self._check_owner(name, (args, kwargs))
-        handle = StepHandle(self, name, function, args, kwargs)
+        self.check_owner(name, (args, kwargs, over and over.value))
+        handle = StepHandle(self, name, function, args, kwargs, over)
         self._handles[name] = handle
         return handle
 
-    def freeze(self) -> Workflow:
-        """Return what was written so far as a checked workflow.
+    def freeze(self, /, **inputs: Any) -> Workflow:
+        """Return what was written so far as a checked workflow; `inputs` fill it.
 
         Raises:
-            InvalidWorkflow: some of it could never run; see `Workflow`.
+            InvalidWorkflow: some of it could never run, see `Workflow`; or an input
+                has no value, or there is no such input.
         """
-        return Workflow(self.name, self._steps())
+        self._check_inputs(inputs)
+        return Workflow(self.name, self._steps(), inputs)
 
-    def run(self) -> RunT:
+    def run(self, /, **inputs: Any) -> RunT:
         """Check it, execute it and wait for the end; return the run."""
-        return self._runner.run(self.freeze())
+        return self._runner.run(self.freeze(**inputs))
 
-    def start(self) -> RunT:
+    def start(self, /, **inputs: Any) -> RunT:
         """Check it and begin to execute it; return the run at once."""
-        return self._runner.start(self.freeze())
+        return self._runner.start(self.freeze(**inputs))
 
-    def plan(self) -> PlanT:
+    def plan(self, /, **inputs: Any) -> PlanT:
         """Check it and say where each step would run now."""
-        return self._runner.plan(self.freeze())
+        return self._runner.plan(self.freeze(**inputs))
 
     def diagram(self) -> Diagram:
         """Return what was written so far as boxes and arrows, complete or not."""
-        return Diagram.of(self.name, self._steps())
+        return Diagram.of(self.name, self._steps(), self._inputs)
 
     def _steps(self) -> tuple[Step, ...]:
-        return tuple(handle._frozen() for handle in self._handles.values())
+        return tuple(handle.frozen() for handle in self._handles.values())
 
-    def _check_owner(self, step: str, arguments: object) -> None:
+    def check_owner(self, step: str, arguments: object) -> None:
+        """Refuse arguments of `step` that belong to another flow.
+
+        Raises:
+            InvalidWorkflow: one is a step or an input of another.
+        """
         for found in placeholders(arguments):
-            owner = found._step if isinstance(found, StepPart) else found
-            if isinstance(owner, StepHandle) and owner.flow is not self:
+            owner = found.whole if isinstance(found, Part) else found
+            if isinstance(owner, StepHandle | Hole) and owner.flow is not self:
                 raise InvalidWorkflow(
                     f"step {step!r} refers to {owner.name!r} of another workflow "
                     f"({owner.flow.name!r}, perhaps made by an earlier run of the "
@@ -132,10 +178,28 @@ class Flow(Generic[RunT, PlanT]):
                     f"name: mp.ref({owner.name!r})"
                 )
 
+    def _check_inputs(self, given: Mapping[str, Any]) -> None:
+        faults: list[str] = []
+        for name in given:
+            if name not in self._inputs:
+                meant = nearest(name, self._inputs)
+                has = ", ".join(map(repr, sorted(self._inputs))) or "none"
+                cure = f"Did you mean {meant!r}?" if meant else f"It has: {has}"
+                faults.append(f"it has no input {name!r}. {cure}")
+        faults += [
+            f"input {name!r} has no value. Give it one: flow.run({name}=...)"
+            for name in self._inputs
+            if name not in given
+        ]
+        if faults:
+            raise InvalidWorkflow(
+                f"workflow {self.name!r} cannot run: {'; '.join(faults)}"
+            )
+
     def __repr__(self) -> str:
         if self._draw is not None:
             return str(self._draw(self.diagram()))
-        steps = [handle._shown() for handle in self._handles.values()]
+        steps = [handle.shown() for handle in self._handles.values()]
         more = f"; … {len(steps) - 12} more" if len(steps) > 12 else ""
         return f"<workflow {self.name}: {'; '.join(steps[:12]) or 'no steps'}{more}>"
 
@@ -147,160 +211,3 @@ class Flow(Generic[RunT, PlanT]):
         if self._draw is None:
             return {"text/plain": repr(self)}
         return self._draw(self.diagram())._repr_mimebundle_(include, exclude)
-
-
-class StepHandle(Placeholder, Generic[RunT, PlanT]):
-    """A step of a flow: stands for its result, and takes the step's modifiers.
-
-    Each modifier changes this step and returns it, so that they can be chained;
-    `step`, `run`, `start` and `plan` go on with the flow.
-    """
-
-    __slots__ = ("_args", "_function", "_kwargs", "_options", "flow", "name")
-
-    def __init__(
-        self,
-        flow: Flow[RunT, PlanT],
-        name: str,
-        function: Function,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-    ) -> None:
-        self.flow = flow
-        self.name = name
-        self._function = function
-        self._args = args
-        self._kwargs = kwargs
-        self._options = Options()
-
-    def on(self, *resources: str, node: str | None = None) -> Self:
-        """Run it only where all of `resources` are held, and only on `node`.
-
-        Called again, it narrows further.
-        """
-        self._options = self._options.on(resources, node)
-        return self
-
-    def retry(
-        self,
-        more_attempts: int,
-        on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
-    ) -> Self:
-        """Try again up to `more_attempts` times (0 to 100) after it failed.
-
-        on: the exceptions to try again after, with their subclasses; a timeout
-            of the step counts as TimeoutError. The loss of a node or a worker
-            process is tried again after whatever `on` is.
-        """
-        self._options = self._options.retry(more_attempts, on)
-        return self
-
-    def timeout(self, seconds: float, /) -> Self:
-        """Fail each attempt that has no result `seconds` after it was sent."""
-        self._options = self._options.timeout(seconds)
-        return self
-
-    def after(self, *steps: "str | Placeholder") -> Self:
-        """Wait also for `steps` (or their names), without taking their results.
-
-        If one of them does not succeed, this step is skipped, as for an input.
-        """
-        self.flow._check_owner(self.name, steps)
-        names = tuple(
-            step.__mpreg_reference__().step if isinstance(step, Placeholder) else step
-            for step in steps
-        )
-        self._options = self._options.waiting_for(names)
-        return self
-
-    def step(
-        self, name: str, function: Function, /, *args: Any, **kwargs: Any
-    ) -> "StepHandle[RunT, PlanT]":
-        """Add another step to the same flow; see `Flow.step`."""
-        return self.flow.step(name, function, *args, **kwargs)
-
-    def run(self) -> RunT:
-        """Execute the whole flow; see `Flow.run`."""
-        return self.flow.run()
-
-    def start(self) -> RunT:
-        """Begin to execute the whole flow; see `Flow.start`."""
-        return self.flow.start()
-
-    def plan(self) -> PlanT:
-        """Say where each step of the flow would run now; see `Flow.plan`."""
-        return self.flow.plan()
-
-    def __getitem__(self, key: PathItem) -> "StepPart":
-        """Refer to an item of the result, or where there is none, an attribute."""
-        return StepPart(self, ref(self.name)[key])
-
-    def __mpreg_reference__(self) -> Reference:
-        """Return the reference to send in place of this object."""
-        return Reference(self.name)
-
-    def __reduce__(self) -> NoReturn:
-        raise NotPicklable(
-            f"step {self.name!r} of workflow {self.flow.name!r}",
-            "it stands for a result that is not there yet",
-            "Pass it as an argument of flow.step(...); outside of the workflow use "
-            f"run[{self.name!r}]",
-        )
-
-    def _frozen(self) -> Step:
-        return Step(
-            name=self.name,
-            function=self._function,
-            args=self._args,
-            kwargs=self._kwargs,
-            resources=self._options.resources,
-            node=self._options.node,
-            more_attempts=self._options.more_attempts,
-            retry_on=self._options.retry_on,
-            timeout_s=self._options.timeout_s,
-            after=self._options.after,
-        )
-
-    def _shown(self) -> str:
-        needed = ", ".join(sorted(self._frozen().dependencies))
-        held = ", ".join(sorted(self._options.resources))
-        return (
-            self.name
-            + (f" ← {needed}" if needed else "")
-            + (f" on {held}" if held else "")
-        )
-
-    def __repr__(self) -> str:
-        return f"<step {self._shown()}>"
-
-    def _repr_mimebundle_(
-        self,
-        include: Container[str] | None = None,
-        exclude: Container[str] | None = None,
-    ) -> Mapping[str, str]:
-        # A chain ends in its last step: shown in a notebook, it is the flow.
-        return self.flow._repr_mimebundle_(include, exclude)
-
-
-class StepPart(Placeholder):
-    """An item or attribute of the result of a step, at any depth."""
-
-    __slots__ = ("_reference", "_step")
-
-    def __init__(self, step: StepHandle[Any, Any], reference: Reference) -> None:
-        self._step = step
-        self._reference = reference
-
-    def __getitem__(self, key: PathItem) -> "StepPart":
-        """Refer to an item of it, or where there is none, an attribute."""
-        return StepPart(self._step, self._reference[key])
-
-    def __mpreg_reference__(self) -> Reference:
-        """Return the reference to send in place of this object."""
-        return self._reference
-
-    def __reduce__(self) -> NoReturn:
-        self._step.__reduce__()
-
-    def __repr__(self) -> str:
-        return f"<step {self._step.name}{shown_path(self._reference.path)}>"

@@ -1,10 +1,10 @@
 """A workflow as boxes and arrows: plain data, for whoever draws it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from mpreg_nb.workflow.graph import Step
+from mpreg_nb.workflow.graph import Step, Value, label
 
 BoxKind: TypeAlias = Literal["step", "map", "input"]
 """A map runs its function once for each item; an input is a hole to be filled."""
@@ -41,9 +41,15 @@ class Diagram:
     arrows: tuple[Arrow, ...]
 
     @classmethod
-    def of(cls, name: str, steps: Sequence[Step]) -> "Diagram":
-        """Make the picture of `steps`, checked or not, in the order they have."""
-        boxes = {step.name: _box(step) for step in steps}
+    def of(
+        cls, name: str, steps: Sequence[Step], inputs: Iterable[str] = ()
+    ) -> "Diagram":
+        """Make the picture of `steps`, checked or not, in the order they have.
+
+        inputs: names of what is given to the whole workflow.
+        """
+        boxes = {given: Box(name=given, kind="input") for given in inputs}
+        boxes |= {step.name: _box(step) for step in steps}
         for step in steps:
             for source in sorted(n for n in step.dependencies if n not in boxes):
                 boxes[source] = Box(name=source, missing=True)
@@ -59,9 +65,11 @@ class Diagram:
 def _box(step: Step) -> Box:
     return Box(
         name=step.name,
+        kind="step" if step.over is None else "map",
         function=step.label,
         resources=tuple(sorted(step.resources)),
         notes=tuple(_notes(step)),
+        undo="" if step.undo is None else label(step.undo.function),
     )
 
 
@@ -72,3 +80,7 @@ def _notes(step: Step) -> Iterator[str]:
         yield f"retry {step.more_attempts}"
     if step.timeout_s is not None:
         yield f"within {step.timeout_s:g} s"
+    if isinstance(step.fallback, Value):
+        yield "fallback: a value"
+    elif step.fallback is not None:
+        yield f"fallback: {label(step.fallback)}"

@@ -1,15 +1,9 @@
 """What the machine of a run asks its caller to do."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
-from mpreg_nb.workflow.states import RunStatus
-
-Part: TypeAlias = Literal["call", "split", "fallback", "undo"] | int
-"""Which of the calls of a step: its own, or for a map, that of one item by number.
-
-A map begins with a "split": it takes the items apart and calls nothing.
-"""
+from mpreg_nb.workflow.states import Part, RunStatus
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,6 @@ from typing import Any
 
 from mpreg_nb.workflow.states import Execution, Items
 
-MOST_ITEMS = 10_000
-"""Of one map step; each is a call of its own."""
-
 NAMED_NODES = 3
 """How many of the nodes that ran items are named where there are more."""
 

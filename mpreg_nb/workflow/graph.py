@@ -49,7 +49,7 @@ class Placeholder:
 class Reference(Placeholder):
     """The result of `step`, or what `path` leads to inside it."""
 
-    step: str
+    step: str  # or the name of an input of the whole workflow
     path: tuple[PathItem, ...] = ()
 
     def __mpreg_reference__(self) -> "Reference":
@@ -104,9 +104,33 @@ def references(value: Any) -> tuple[Reference, ...]:
     return tuple(found.__mpreg_reference__() for found in placeholders(value))
 
 
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """A call that takes back what a step did."""
+
+    function: Function
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The steps and inputs that its arguments refer to, sorted."""
+        return tuple(sorted({r.step for r in references((self.args, self.kwargs))}))
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value that is given; in a type of its own, for it may be None."""
+
+    value: Any
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One call of a workflow. `inputs` and `after` are what it waits for."""
+    """One call of a workflow. `inputs` and `after` are what it waits for.
+
+    A map makes the call once for each item of `over`, with the item before `args`.
+    """
 
     name: str
     function: Function
@@ -119,9 +143,13 @@ class Step:
     timeout_s: float | None = None  # of each attempt, queueing included
     after: tuple[str, ...] = ()  # steps to wait for without taking their results
     inputs: tuple[str, ...] = ()  # sorted; those found in the arguments are added
+    over: Value | None = None  # None: no map
+    fallback: Value | Callable[..., Any] | None = None  # a callable gets the exception
+    undo: Undo | None = None
 
     def __post_init__(self) -> None:
-        found = {r.step for r in references((self.args, dict(self.kwargs)))}
+        over = None if self.over is None else self.over.value
+        found = {r.step for r in references((self.args, dict(self.kwargs), over))}
         inputs = tuple(sorted(found.union(self.inputs)))
         object.__setattr__(self, "inputs", inputs)
 
@@ -157,6 +185,8 @@ def type_name(cls: type[BaseException]) -> str:
 class Workflow:
     """Steps that have been checked: each can run once those it waits for have.
 
+    `inputs` are values that steps refer to by name, as they do to results.
+
     Raises:
         InvalidWorkflow: there is no step, or more than 10,000; two have one name;
             one waits for a step that is not there, or in the end for itself.
@@ -164,15 +194,32 @@ class Workflow:
 
     name: str
     steps: tuple[Step, ...]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_order(self.name, [(step.name, step.dependencies) for step in self.steps])
+        undos = {step.name: step.undo for step in self.steps}
+        self.check_mentions({step: undo.inputs for step, undo in undos.items() if undo})
 
     @property
     def last_steps(self) -> tuple[str, ...]:
         """The names of the steps that no other step waits for."""
         needed = frozenset[str]().union(*(step.dependencies for step in self.steps))
         return tuple(step.name for step in self.steps if step.name not in needed)
+
+    def check_mentions(self, found: Mapping[str, Iterable[str]]) -> None:
+        """Refuse what could never run; `found` maps steps to what undo refers to.
+
+        Raises:
+            InvalidWorkflow: as the making of a workflow does.
+        """
+        given = self.inputs.keys()
+        check_order(
+            self.name,
+            [(step.name, step.dependencies - given) for step in self.steps],
+            mentions=[
+                (step, frozenset(names) - given) for step, names in found.items()
+            ],
+        )
 
     def including(self, found: Mapping[str, Iterable[str]]) -> "Workflow":
         """Return this workflow with inputs that only pickling could find.
@@ -186,4 +233,4 @@ class Workflow:
             else step
             for step in self.steps
         )
-        return Workflow(self.name, tuple(steps))
+        return Workflow(self.name, tuple(steps), self.inputs)

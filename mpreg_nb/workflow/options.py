@@ -1,9 +1,12 @@
 """What can be asked of a step besides its function and arguments, checked."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mpreg_nb.names import check_name
+from mpreg_nb.workflow.graph import Function, Undo, Value, placeholders
 
 MOST_RETRIES = 100
 """More would hide a fault instead of riding it out."""
@@ -11,7 +14,7 @@ MOST_RETRIES = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Where a step may run, how often, how long, and after what."""
+    """Where a step may run, how often, how long, after what, and what if it fails."""
 
     resources: frozenset[str] = frozenset()
     node: str | None = None
@@ -19,6 +22,8 @@ class Options:
     retry_on: tuple[type[BaseException], ...] = (Exception,)
     timeout_s: float | None = None
     after: tuple[str, ...] = ()  # in the order given, each once
+    fallback: Value | Callable[..., Any] | None = None
+    undo: Undo | None = None
 
     def on(self, resources: tuple[str, ...], node: str | None) -> "Options":
         """Return these narrowed to nodes with `resources`, and to `node`."""
@@ -71,3 +76,27 @@ class Options:
         """Return these with `steps` added to what has to be done before."""
         names = (check_name("step", step) for step in steps)
         return replace(self, after=tuple(dict.fromkeys((*self.after, *names))))
+
+    def falling_back(self, on: object) -> "Options":
+        """Return these with a value, or what a callable returns, after a failure."""
+        if callable(on):
+            return replace(self, fallback=on)
+        if any(True for _ in placeholders(on)):
+            raise TypeError(
+                "the value of fallback cannot refer to results. Give a function: it "
+                "gets the exception and returns what to go on with"
+            )
+        return replace(self, fallback=Value(on))
+
+    def undoing(
+        self, function: Function, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> "Options":
+        """Return these with a call that takes back what the step did."""
+        if isinstance(function, str):
+            check_name("function", function)
+        elif not callable(function):
+            raise TypeError(
+                "undo takes a function or the name of one, then its arguments, not "
+                f"{type(function).__name__}: .undo(cancel_booking, step)"
+            )
+        return replace(self, undo=Undo(function, args, kwargs))

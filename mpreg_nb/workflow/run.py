@@ -22,7 +22,7 @@ from dataclasses import replace
 from typing import Any
 
 from mpreg_nb.errors import CallTimeout
-from mpreg_nb.workflow.effects import CancelStep, Effect, Part, RunEnded, StartStep
+from mpreg_nb.workflow.effects import CancelStep, Effect, RunEnded, StartStep
 from mpreg_nb.workflow.fan_out import FanOut
 from mpreg_nb.workflow.graph import type_name
 from mpreg_nb.workflow.order import check_order, dependents_of
@@ -36,6 +36,7 @@ from mpreg_nb.workflow.states import (
     Failed,
     FallingBack,
     FellBack,
+    Part,
     Resting,
     Running,
     RunStatus,
@@ -256,7 +257,7 @@ class RunMachine(TableReads):
                 effects.append(self._send(step, attempt + 1, now, part))
                 continue
             effects.append(CancelStep(step, attempt, part))
-            late, types = TimedOut(after_s), TIMEOUT_TYPES
+            late, types = TimedOut(after_s, part), TIMEOUT_TYPES
             effects += self.failed(step, attempt, late, now, types=types, part=part)
         return effects
 

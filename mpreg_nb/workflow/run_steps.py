@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from mpreg_nb.workflow.effects import Part
+from mpreg_nb.workflow.states import Part
 
 SPLIT_ATTEMPTS = 2
 """More tries to take items apart when a node or worker is lost: that does no harm."""

@@ -27,6 +27,12 @@ StepStatus: TypeAlias = Literal[
 ]
 RunStatus: TypeAlias = Literal["running", "done", "failed", "cancelled"]
 
+Part: TypeAlias = Literal["call", "split", "fallback", "undo"] | int
+"""Which of the calls of a step: its own, or for a map, that of one item by number.
+
+A map begins with a "split": it takes the items apart and calls nothing.
+"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
@@ -75,6 +81,7 @@ class TimedOut:
     """The failure of an attempt that had no result after `timeout_s`."""
 
     timeout_s: float
+    part: Part = "call"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from mpreg_nb.workflow.effects import CancelStep, Part
+from mpreg_nb.workflow.effects import CancelStep
 from mpreg_nb.workflow.states import (
     Attempt,
     Execution,
     Failed,
+    Part,
     Resting,
     Running,
     Sent,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
-from mpreg_nb.workflow.effects import Part
+from mpreg_nb.workflow.states import Part
 
 
 class Timer(NamedTuple):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpreg_nb.errors import InvalidWorkflow
-from mpreg_nb.workflow.effects import CancelStep, Effect, Part, RunEnded, StartStep
+from mpreg_nb.workflow.effects import CancelStep, Effect, RunEnded, StartStep
 from mpreg_nb.workflow.run import RunMachine
 from mpreg_nb.workflow.run_steps import FallbackCall, FallbackResult, RunStep, Undo
 from mpreg_nb.workflow.states import (
@@ -20,6 +20,7 @@ from mpreg_nb.workflow.states import (
     Items,
     LacksResult,
     NotUndone,
+    Part,
     StepRow,
     TimedOut,
 )
@@ -112,7 +113,7 @@ def test_a_fallback_that_takes_too_long_is_cancelled_and_fails_the_step() -> Non
     effects = run.tick(6.0)
 
     assert effects == [CancelStep("bad", 1, "fallback"), RunEnded("failed")]
-    assert run.failures() == {"bad": TimedOut(5.0)}
+    assert run.failures() == {"bad": TimedOut(5.0, "fallback")}
 
 
 def test_cancel_ends_a_fallback_too() -> None:
@@ -225,7 +226,7 @@ def test_an_undo_is_tried_again_as_it_was_asked() -> None:
     assert run.failed("a", 1, "busy", 3.0, types=ANY, part="undo") == []
     assert run.tick(run.deadline) == [StartStep("a", 2, "undo")]
     assert run.tick(20.0) == [CancelStep("a", 2, "undo"), RunEnded("failed")]
-    assert only_row(run, "a").undo_failure == TimedOut(9.0)
+    assert only_row(run, "a").undo_failure == TimedOut(9.0, "undo")
 
 
 def test_an_undo_refers_to_steps_that_are_there() -> None:

@@ -1,0 +1,136 @@
+"""One step of a workflow as it travels: its calls with their arguments pickled."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from msgspec.structs import replace
+
+from mpreg_nb.client.options import CallOptions
+from mpreg_nb.wire.codec import Buffer, Parts
+from mpreg_nb.wire.payload import pack, pack_call
+from mpreg_nb.wire.runs import Given, SideCall, StepPlan
+from mpreg_nb.workflow.graph import Function, Reference, Step, Value, type_name
+
+Callee: TypeAlias = Callable[[Function], tuple[str, CallOptions]]
+"""Gives the name under which a function is registered, and how to call just that."""
+
+Inline: TypeAlias = Callable[[Parts], tuple[bytes, tuple[Buffer, ...]]]
+"""Parts as payload and parts of a message: one of both is empty."""
+
+
+@dataclass(slots=True)
+class Packed:
+    """A step, the parts of all its calls, and the steps that they refer to."""
+
+    plan: StepPlan
+    parts: tuple[Buffer, ...] = ()
+    inputs: tuple[str, ...] = ()
+    undo_inputs: tuple[str, ...] = ()
+    callees: tuple[tuple[Function, SideCall], ...] = ()
+    """Functions that are called besides that of the step."""
+
+
+class Packer:
+    """Pickles the arguments of steps, and registers their functions."""
+
+    def __init__(self, callee: Callee, inline: Inline) -> None:
+        self._callee = callee
+        self._inline = inline
+
+    def step(self, step: Step) -> Packed:
+        """Return what travels of `step`.
+
+        Raises:
+            NotPicklable: an argument cannot travel.
+            PayloadTooLarge: nor can so much.
+        """
+        name, options = self._callee(step.function)
+        args, item = step.args, f"{step.name}/item"
+        if step.over is not None:
+            args = (Reference(item), *args)
+            found: tuple[str, ...] = (item,)
+        else:
+            found = step.inputs
+        packed, found = pack_call(args, dict(step.kwargs), found)
+        payload, parts = self._inline(packed)
+        plan = StepPlan(
+            name=step.name,
+            function=name,
+            payload=payload,
+            parts=len(parts),
+            version=options.version,
+            resources=step.resources,
+            node=step.node,
+            inputs=found if step.over is None else found[1:],
+            after=step.after,
+            attempts=step.more_attempts + 1,
+            retry_on=tuple(type_name(cls) for cls in step.retry_on),
+            timeout_ms=None if step.timeout_s is None else int(step.timeout_s * 1e3),
+            idempotent=options.idempotent,
+        )
+        if step.over is None and step.fallback is None and step.undo is None:
+            return Packed(plan, parts, plan.inputs)
+        return self._with_sides(step, plan, parts)
+
+    def given(self, inputs: Mapping[str, Any]) -> Iterator[tuple[Given, Parts]]:
+        """Return the inputs of a workflow, each with its parts.
+
+        Raises:
+            NotPicklable: one cannot travel.
+        """
+        for name, value in inputs.items():
+            yield self._value(value, name=name, what=f"input {name!r}")
+
+    def _with_sides(
+        self, step: Step, plan: StepPlan, parts: tuple[Buffer, ...]
+    ) -> Packed:
+        made = Packed(plan, parts, plan.inputs)
+        split: SideCall | None = None
+        fallback: SideCall | Given | None = None
+        undo: SideCall | None = None
+        if step.over is not None:
+            kwargs = {"over": step.over.value, "step": step.name}
+            split = self._call(made, step.function, (), kwargs)
+            made.inputs = (*split.inputs, *made.inputs)
+        if isinstance(step.fallback, Value):
+            what = f"the fallback of step {step.name!r}"
+            fallback, more = self._value(step.fallback.value, name="", what=what)
+            made.parts = (*made.parts, *more)
+        elif step.fallback is not None:
+            failure = (Reference(f"{step.name}/failure"),)
+            fallback = self._call(made, step.fallback, failure, {}, inputs=())
+            made.callees = (*made.callees, (step.fallback, fallback))
+        if step.undo is not None:
+            takes_back = step.undo
+            function = takes_back.function
+            undo = self._call(made, function, takes_back.args, takes_back.kwargs)
+            made.undo_inputs = undo.inputs
+            made.callees = (*made.callees, (function, undo))
+        made.plan = replace(plan, split=split, fallback=fallback, undo=undo)
+        return made
+
+    def _call(
+        self,
+        made: Packed,
+        function: Function,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        inputs: tuple[str, ...] | None = None,
+    ) -> SideCall:
+        name, options = self._callee(function)
+        packed, found = pack_call(args, kwargs)
+        payload, parts = self._inline(packed)
+        made.parts = (*made.parts, *parts)
+        return SideCall(
+            function=name,
+            payload=payload,
+            parts=len(parts),
+            version=options.version,
+            inputs=found if inputs is None else inputs,
+            idempotent=options.idempotent,
+        )
+
+    def _value(self, value: Any, *, name: str, what: str) -> tuple[Given, Parts]:
+        payload, parts = self._inline(pack(value, name=what))
+        return Given(name=name, payload=payload, parts=len(parts)), parts

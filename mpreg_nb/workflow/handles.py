@@ -1,0 +1,251 @@
+"""What stands for a step, a part of its result, or an input, in the making."""
+
+from collections.abc import Container, Mapping
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
+
+from mpreg_nb.errors import NotPicklable
+from mpreg_nb.workflow.graph import (
+    Function,
+    PathItem,
+    Placeholder,
+    Reference,
+    Step,
+    Value,
+    shown_path,
+)
+from mpreg_nb.workflow.options import Options
+
+if TYPE_CHECKING:
+    from mpreg_nb.workflow.builder import Flow
+
+RunT = TypeVar("RunT")
+PlanT = TypeVar("PlanT")
+
+
+class StepHandle(Placeholder, Generic[RunT, PlanT]):
+    """A step of a flow: stands for its result, and takes the step's modifiers.
+
+    Each modifier changes this step and returns it, so that they can be chained;
+    `step`, `run`, `start` and `plan` go on with the flow.
+    """
+
+    __slots__ = ("_args", "_function", "_kwargs", "_options", "_over", "flow", "name")
+
+    def __init__(
+        self,
+        flow: "Flow[RunT, PlanT]",
+        name: str,
+        function: Function,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        over: Value | None = None,
+    ) -> None:
+        self.flow = flow
+        self.name = name
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._over = over
+        self._options = Options()
+
+    def on(self, *resources: str, node: str | None = None) -> Self:
+        """Run it only where all of `resources` are held, and only on `node`.
+
+        Called again, it narrows further.
+        """
+        self._options = self._options.on(resources, node)
+        return self
+
+    def retry(
+        self,
+        more_attempts: int,
+        on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+    ) -> Self:
+        """Try again up to `more_attempts` times (0 to 100) after it failed.
+
+        on: the exceptions to try again after, with their subclasses; a timeout
+            of the step counts as TimeoutError. The loss of a node or a worker
+            process is tried again after whatever `on` is.
+        """
+        self._options = self._options.retry(more_attempts, on)
+        return self
+
+    def timeout(self, seconds: float, /) -> Self:
+        """Fail each attempt that has no result `seconds` after it was sent.
+
+        In a map, the time of an item runs from when a node began it.
+        """
+        self._options = self._options.timeout(seconds)
+        return self
+
+    def after(self, *steps: "str | Placeholder") -> Self:
+        """Wait also for `steps` (or their names), without taking their results.
+
+        If one of them does not succeed, this step is skipped, as for an input.
+        """
+        self.flow.check_owner(self.name, steps)
+        names = tuple(
+            step.__mpreg_reference__().step if isinstance(step, Placeholder) else step
+            for step in steps
+        )
+        self._options = self._options.waiting_for(names)
+        return self
+
+    def fallback(self, value_or_function: Any, /) -> Self:
+        """Go on with a value when it failed for good, and count as done so far.
+
+        A function is called on the cluster, on any node that fits it, with the
+        exception, and what it returns is the value. If that fails too, or takes
+        longer than `timeout`, the step has failed.
+        """
+        self._options = self._options.falling_back(value_or_function)
+        return self
+
+    def undo(self, function: Function, /, *args: Any, **kwargs: Any) -> Self:
+        """Call `function` if this step is done and the run fails or is cancelled.
+
+        Undo functions run when all else has ended, that of the step that was done
+        last first, one after another, where this step may run, with its `retry` and
+        `timeout`. They cannot be cancelled. The arguments may refer to results of
+        steps that are done, this one too: `book.undo(cancel, book["id"])`. What
+        fails is listed, in the run and in the error. A step that fell back is not
+        undone: what it was to do it did not do.
+        """
+        self.flow.check_owner(self.name, (args, kwargs))
+        self._options = self._options.undoing(function, args, kwargs)
+        return self
+
+    def step(
+        self, name: str, function: Function, /, *args: Any, **kwargs: Any
+    ) -> "StepHandle[RunT, PlanT]":
+        """Add another step to the same flow; see `Flow.step`."""
+        return self.flow.step(name, function, *args, **kwargs)
+
+    def map(
+        self, name: str, function: Function, /, *, over: Any, **kwargs: Any
+    ) -> "StepHandle[RunT, PlanT]":
+        """Add a step that runs once for each item to the same flow; see `Flow.map`."""
+        return self.flow.map(name, function, over=over, **kwargs)
+
+    def run(self, /, **inputs: Any) -> RunT:
+        """Execute the whole flow; see `Flow.run`."""
+        return self.flow.run(**inputs)
+
+    def start(self, /, **inputs: Any) -> RunT:
+        """Begin to execute the whole flow; see `Flow.start`."""
+        return self.flow.start(**inputs)
+
+    def plan(self, /, **inputs: Any) -> PlanT:
+        """Say where each step of the flow would run now; see `Flow.plan`."""
+        return self.flow.plan(**inputs)
+
+    def __getitem__(self, key: PathItem) -> "Part":
+        """Refer to an item of the result, or where there is none, an attribute."""
+        return Part(self, Reference(self.name)[key])
+
+    def __mpreg_reference__(self) -> Reference:
+        """Return the reference to send in place of this object."""
+        return Reference(self.name)
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklable(
+            f"step {self.name!r} of workflow {self.flow.name!r}",
+            "it stands for a result that is not there yet",
+            "Pass it as an argument of flow.step(...); outside of the workflow use "
+            f"run[{self.name!r}]",
+        )
+
+    def frozen(self) -> Step:
+        """Return it as it is now."""
+        return Step(
+            name=self.name,
+            function=self._function,
+            args=self._args,
+            kwargs=self._kwargs,
+            resources=self._options.resources,
+            node=self._options.node,
+            more_attempts=self._options.more_attempts,
+            retry_on=self._options.retry_on,
+            timeout_s=self._options.timeout_s,
+            after=self._options.after,
+            over=self._over,
+            fallback=self._options.fallback,
+            undo=self._options.undo,
+        )
+
+    def shown(self) -> str:
+        """Return its name, what it waits for and where it may run, in one line."""
+        needed = ", ".join(sorted(self.frozen().dependencies))
+        held = ", ".join(sorted(self._options.resources))
+        return (
+            self.name
+            + (" (map)" if self._over is not None else "")
+            + (f" ← {needed}" if needed else "")
+            + (f" on {held}" if held else "")
+        )
+
+    def __repr__(self) -> str:
+        return f"<step {self.shown()}>"
+
+    def _repr_mimebundle_(
+        self,
+        include: Container[str] | None = None,
+        exclude: Container[str] | None = None,
+    ) -> Mapping[str, str]:
+        # A chain ends in its last step: shown in a notebook, it is the flow.
+        return self.flow._repr_mimebundle_(include, exclude)
+
+
+class Hole(Placeholder):
+    """An input of a whole flow: stands for the value that it is run with."""
+
+    __slots__ = ("flow", "name")
+
+    def __init__(self, flow: "Flow[Any, Any]", name: str) -> None:
+        self.flow = flow
+        self.name = name
+
+    def __getitem__(self, key: PathItem) -> "Part":
+        """Refer to an item of the value, or where there is none, an attribute."""
+        return Part(self, Reference(self.name)[key])
+
+    def __mpreg_reference__(self) -> Reference:
+        """Return the reference to send in place of this object."""
+        return Reference(self.name)
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklable(
+            f"input {self.name!r} of workflow {self.flow.name!r}",
+            "it stands for a value that is given when the workflow is run",
+            "Pass it as an argument of flow.step(...)",
+        )
+
+    def __repr__(self) -> str:
+        return f"<input {self.name}>"
+
+
+class Part(Placeholder):
+    """An item or attribute of the result of a step or of an input, at any depth."""
+
+    __slots__ = ("_reference", "whole")
+
+    def __init__(
+        self, whole: StepHandle[Any, Any] | Hole, reference: Reference
+    ) -> None:
+        self.whole = whole
+        self._reference = reference
+
+    def __getitem__(self, key: PathItem) -> "Part":
+        """Refer to an item of it, or where there is none, an attribute."""
+        return Part(self.whole, self._reference[key])
+
+    def __mpreg_reference__(self) -> Reference:
+        """Return the reference to send in place of this object."""
+        return self._reference
+
+    def __reduce__(self) -> NoReturn:
+        self.whole.__reduce__()
+
+    def __repr__(self) -> str:
+        kind = "input" if isinstance(self.whole, Hole) else "step"
+        return f"<{kind} {self.whole.name}{shown_path(self._reference.path)}>"
