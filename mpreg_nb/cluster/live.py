@@ -253,9 +253,14 @@ class Watching:
         """
         return LiveView(self, panel.chosen_views(views))  # type: ignore[arg-type]
 
+    @property
+    def live_views(self) -> tuple[LiveView, ...]:
+        """The views of this cluster that somebody still holds."""
+        return _thread.of(self)
+
     def end_views(self) -> None:
-        """Let all live views of this cluster show the last state."""
-        for view in _thread.of(self):
+        """Let all views of this cluster show the last state from now on."""
+        for view in self.live_views:
             view.close()
 
 
