@@ -37,6 +37,9 @@ from mpreg_nb.wire.pictures import Snapshot, Watch
 FIRST_LINK_S = 2.0
 """How long a first link is tried for: a node may be starting at this moment."""
 
+NODE_ANSWERS_S = 1.0
+"""What a single node knows is not waited for longer; it may hang."""
+
 _number = itertools.count(1)
 
 
@@ -231,12 +234,15 @@ class Client:
         return await self.outlook.ask()
 
     async def snapshot_of(self, node: str) -> Snapshot | None:
-        """Return what `node` itself knows; None where it cannot be reached directly."""
+        """Return what `node` itself knows; None where it does not answer directly."""
         link = self.links.direct(node, ())
         if link is None:
             return None
-        answer, _ = await self.ask(Watch(id=self._ids.next()), link=link)
-        snapshot: Snapshot = answer
+        try:
+            asked = self.ask(Watch(id=self._ids.next()), link=link)
+            snapshot: Snapshot = (await asyncio.wait_for(asked, NODE_ANSWERS_S))[0]
+        except (TimeoutError, NodeLost):
+            return None
         return snapshot
 
     async def ask_to_leave(self, node: str) -> bool:

@@ -10,6 +10,7 @@ from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster import current, joblib_backend
 from mpreg_nb.cluster.calling import Callee, Calling
+from mpreg_nb.cluster.drills import Drills
 from mpreg_nb.cluster.executor import ClusterExecutor
 from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
 from mpreg_nb.cluster.history import History, OwnRuns
@@ -37,7 +38,7 @@ SEEN_TIMEOUT_S = 10.0
 """How long `up` waits until the client sees all nodes alive."""
 
 
-class Cluster(Shown, History, Logs, Watching):
+class Cluster(Shown, History, Logs, Watching, Drills):
     """Some nodes, and everything that can be asked of them. Blocking; thread-safe.
 
     Made by `up`, `connect` and `adopt`. Frames and figures are in `Shown`.
@@ -151,14 +152,6 @@ class Cluster(Shown, History, Logs, Watching):
         """
         self._thread.run(seen(self.client, dict.fromkeys(names, state)), timeout)
 
-    def kill(self, name: str) -> None:
-        """End a node that this process started at once, as a crash would.
-
-        Its workers end with it, calls that it ran are lost, and the others find out
-        by themselves: a drill. `grow` or `up` start it again.
-        """
-        self._own_nodes("kill nodes").process(name).kill()
-
     def down(self) -> None:
         """End the nodes that this process started and disconnect; may be repeated.
 
@@ -170,6 +163,8 @@ class Cluster(Shown, History, Logs, Watching):
         self._down = True
         current.leave(self)
         atexit.unregister(self.disconnect)
+        if self._nodes is not None:
+            self._nodes.go_on()  # else its links would not end in order
         try:
             self._thread.run(self.client.close())
         finally:

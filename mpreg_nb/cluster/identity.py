@@ -66,12 +66,14 @@ def end_all(known: Iterable[Stamp], *, drain: float) -> tuple[Stamp, ...]:
     # Taken while the leaders live: with them their ids could go to others.
     sessions = _sessions(leaders)
     for one in alive:
-        _send(one, signal.SIGTERM)
+        send(one, signal.SIGTERM)
+    for one in sessions:
+        send(one, signal.SIGCONT)  # what is stopped would not hear
     await_end(alive, timeout=drain)
     # Looked for again: a leader that drains may have started a process.
     rest = {*alive, *sessions, *_sessions(leaders)}
     for one in rest:
-        _send(one, signal.SIGKILL)
+        send(one, signal.SIGKILL)
     await_end(rest, timeout=KILLED_S)
     return alive
 
@@ -111,6 +113,20 @@ def open_pidfd(pid: int) -> int:
         return -1
 
 
+def send(known: Stamp, number: signal.Signals) -> None:
+    """Send a signal to that very process; nothing happens where it has ended."""
+    if is_alive(known):
+        try:
+            os.kill(known.pid, number)
+        except ProcessLookupError:
+            return
+
+
+def session_of(leader: Stamp) -> set[Stamp]:
+    """Return the processes of the session that `leader` leads, or has led."""
+    return _sessions((leader,))
+
+
 def _sessions(leaders: Collection[Stamp]) -> set[Stamp]:
     # An id is not given out again while a session bears it, so members of the
     # session of a dead leader are its own unless the id has a new owner.
@@ -131,11 +147,3 @@ def _is_replaced(known: Stamp) -> bool:
     except (ProcessLookupError, psutil.AccessDenied):
         return False
     return abs(now.started_s - known.started_s) >= TOLERANCE_S
-
-
-def _send(known: Stamp, number: signal.Signals) -> None:
-    if is_alive(known):
-        try:
-            os.kill(known.pid, number)
-        except ProcessLookupError:
-            return

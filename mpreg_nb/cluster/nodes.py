@@ -2,6 +2,7 @@
 
 import os
 import socket
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from mpreg_nb.cluster.entry import Entry, RecordedNode
 from mpreg_nb.cluster.ledger import Ledger
+from mpreg_nb.cluster.pausing import Pause
 from mpreg_nb.cluster.process import NodeProcess, end_now, wait_all_ready
 from mpreg_nb.cluster.spec import NodeSpec
 from mpreg_nb.node.options import Options
@@ -37,6 +39,8 @@ class LocalNodes:
         self._token = token
         self._ledger = Ledger()
         self._processes: dict[str, NodeProcess] = {}
+        self._pauses: dict[str, Pause] = {}
+        self._pausing = threading.Lock()  # of `_pauses`
         self._resources: dict[str, frozenset[str]] = {}
         self._urls: dict[str, str] = {}
         self._entry: Entry = self._ledger.claim(
@@ -133,9 +137,45 @@ class LocalNodes:
             listening=listening,
         )
 
+    def kill(self, name: str) -> None:
+        """End a node and its workers at once, as a crash would."""
+        self._processes[name].kill()
+        self.go_on((name,))  # what is left of its session must hear that it ended
+
+    def pause(self, name: str, seconds: float) -> None:
+        """Stop a node and its workers for `seconds`; again: for so long from now.
+
+        Raises:
+            MpregError: it has ended.
+        """
+        process = self._processes[name]
+        with self._pausing:
+            pause = Pause(name, process.stamp, seconds, process.log_path)
+            if name in self._pauses:
+                pause.take_over_from(self._pauses[name])
+            self._pauses[name] = pause
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """Names of the nodes that stand still."""
+        with self._pausing:
+            return frozenset(n for n, p in self._pauses.items() if not p.is_over)
+
+    def go_on(self, names: Iterable[str] | None = None) -> None:
+        """End the pauses of these nodes, or all: who stands still cannot end in order.
+
+        Does nothing for nodes that run.
+        """
+        names = tuple(self._processes if names is None else names)
+        with self._pausing:
+            pauses = [self._pauses.pop(n) for n in names if n in self._pauses]
+        for pause in pauses:
+            pause.end()
+
     def stop(self, names: Iterable[str], drain_s: float = DRAIN_S) -> None:
         """End these nodes, each after what it runs, and wait until they are gone."""
         ending = [(name, self._processes[name]) for name in names]
+        self.go_on(name for name, _ in ending)
         for _, process in ending:
             process.terminate(drain_s)
         for name, process in ending:
@@ -145,6 +185,7 @@ class LocalNodes:
 
     def close(self, drain_s: float = 0.0) -> None:
         """End all nodes and strike the cluster out of the ledger."""
+        self.go_on()
         for process in self._processes.values():
             process.terminate(drain_s)
         for process in self._processes.values():

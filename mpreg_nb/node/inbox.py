@@ -7,6 +7,7 @@ from mpreg_nb.node.json_calls import JsonCalls
 from mpreg_nb.node.traffic import traffic_of
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.drills import Partition
 from mpreg_nb.wire.history import RunWatch, WhyAsk
 from mpreg_nb.wire.messages import (
     Call,
@@ -60,6 +61,9 @@ class Inbox:
                 node.pictures.watch(link, message)
             case TrafficAsk():
                 link.send(traffic_of(message.id, node.name, node.links.all()))
+            case Partition() if link.peer.role == "client":
+                node.links.wall.bar(message.nodes, message.for_ms / 1e3)
+                link.send(Reply(id=message.id, payload=b"", node=node.name))
             case RunStart():
                 node.runs.start(link, message, parts)
             case StepFetch():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.node.doorman import TAKEN, Doorman
 from mpreg_nb.node.inbox import Inbox
+from mpreg_nb.node.wall import Wall, timed_out
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.dial import DialFailed, dial
 from mpreg_nb.transport.facts import FailureKind, Lane
@@ -40,6 +41,7 @@ class NodeLinks:
         self.doorman = Doorman(
             members.holder, members.claim, lambda link: self._node.peers.accept(link)
         )
+        self.wall = Wall(self._node.peers.links, members.urls_of)
         self._inbox = Inbox(self._node, self._node.spawn)
 
     def accepted(self, connection: Connection) -> None:
@@ -47,6 +49,8 @@ class NodeLinks:
         if connection.peer.role == "node":
             if connection.peer.name == self._node.name:
                 connection.close(1008, TAKEN)
+            elif self.wall.bars(connection.peer.name):
+                self.wall.cut(connection)
             elif connection.peer.lane == "control":
                 self.doorman.arrived(connection)
             else:
@@ -61,7 +65,11 @@ class NodeLinks:
     def peer_open(self, connection: Connection) -> None:
         """Say where messages of a link between nodes go."""
         name = connection.peer.name
-        if connection.peer.lane == "control":
+        if self.wall.bars(name):  # since it was dialled
+            if connection.peer.dialled:
+                raise timed_out(name)
+            self.wall.cut(connection)
+        elif connection.peer.lane == "control":
             connection.on_message = self._control_message
             self._node.gossiping.link_up(name)
         else:
@@ -126,6 +134,7 @@ class NodeLinks:
 
     async def _join_through(self, url: str) -> None:
         try:
+            await self.wall.pass_to_url(url)
             connection = await dial(
                 url,
                 token=self._token,

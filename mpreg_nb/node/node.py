@@ -117,6 +117,7 @@ class Node:
             on_lost=self.links.peer_lost,
             on_failed=self.links.dial_failed,
             on_unsent=self.links.unsent,
+            before_dial=lambda to: self.links.wall.pass_to(to),
             ssl_context=self.tls.dial if self.tls else None,
             limits=settings.limits,
         )
@@ -281,6 +282,7 @@ class Node:
             self.pictures.stop()
             self.running.stop()
             await self.workers.stop()
+            self.links.wall.stop()
             await self.peers.close()
         if listener is not None:
             await listener.close()

@@ -10,7 +10,7 @@ one that the other end has lost.
 
 import asyncio
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -70,6 +70,7 @@ class Peers:
         on_lost: Callable[[Connection, str], object],
         on_failed: Callable[[str, Lane, FailureKind, str], object],
         on_unsent: Callable[[str, Lane, Any, Parts, str], object],
+        before_dial: Callable[[str], Awaitable[None]] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
         patience: Patience | None = None,
@@ -83,6 +84,7 @@ class Peers:
         kind, detail)` hears of dials that led to nothing; kind is "refused" only
         if every url was. `on_unsent(node, lane, message, parts, reason)` hears of
         messages that `send` could not pass on, at once or when the dial failed.
+        `before_dial(node)` may hold a dial up, or raise what it shall end in.
         """
         self._token = token
         self._role: Role = role
@@ -92,6 +94,7 @@ class Peers:
         self._on_lost = on_lost
         self._on_failed = on_failed
         self._on_unsent = on_unsent
+        self._before_dial = before_dial
         self._ssl_context = ssl_context
         self._limits = limits
         self._patience = patience
@@ -248,6 +251,8 @@ class Peers:
             self._on_unsent(node, lane, message, parts, str(error))
 
     async def _dial_url(self, url: str, node: str, lane: Lane) -> None:
+        if self._before_dial is not None:
+            await self._before_dial(node)
         await dial(
             url,
             token=self._token,

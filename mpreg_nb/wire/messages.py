@@ -13,6 +13,7 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from mpreg_nb.wire.drills import Partition
 from mpreg_nb.wire.gossip import Load, Offer
 from mpreg_nb.wire.history import (
     HeldAsk,
@@ -271,6 +272,7 @@ Data: TypeAlias = (
     | HeldAsk
     | HeldTold
     | Leave
+    | Partition
     | Notice
 )
 """Everything that may travel on the data lane."""

@@ -13,6 +13,7 @@ import pytest
 
 from mpreg_nb.errors import BadRequest
 from mpreg_nb.wire.codec import data_decoder, encode, join
+from mpreg_nb.wire.drills import Partition
 from mpreg_nb.wire.gossip import Load, MemberRecord, Offer
 from mpreg_nb.wire.history import (
     HeldAsk,
@@ -48,6 +49,7 @@ from mpreg_nb.wire.messages import (
     Failed,
     Failure,
     Fetch,
+    Gathered,
     Kept,
     Leave,
     Notice,
@@ -70,11 +72,13 @@ from mpreg_nb.wire.pictures import (
     Watch,
 )
 from mpreg_nb.wire.runs import (
+    Given,
     RunList,
     RunPicture,
     Runs,
     RunStart,
     RunState,
+    SideCall,
     StepFetch,
     StepPlan,
     StepState,
@@ -82,7 +86,7 @@ from mpreg_nb.wire.runs import (
 
 ID = bytes(range(16))
 VERSION = "0123456789abcdef" * 2
-KEPT = Kept("n2", ID, 70_000)
+KEPT = Kept("n2", ID, 70_000, 2, 3)
 LOAD = Load(running=1, queued=2, slots=3, latency_ms=0.5, uptime_s=9)
 OFFER = Offer(
     function="f", version=VERSION, resources=frozenset({"gpu"}), counter=4, origin="n1"
@@ -100,6 +104,16 @@ STEP = StepState(
     cause="r",
     items=12,
     items_done=7,
+    undo_error="OSError: no",
+)
+
+SIDE = SideCall(
+    function="g",
+    payload=b"more",
+    parts=1,
+    version=VERSION,
+    inputs=("s",),
+    idempotent=True,
 )
 
 PLAN = StepPlan(
@@ -117,6 +131,9 @@ PLAN = StepPlan(
     timeout_ms=400,
     idempotent=True,
     json=True,
+    split=SIDE,
+    fallback=Given(name="i", payload=b"value", parts=1),
+    undo=SIDE,
 )
 PICTURE = RunPicture(
     run=ID,
@@ -144,10 +161,11 @@ SAMPLES: list[Any] = [
         hops_left=2,
         holder="n3",
         attempt=1,
-        inputs=(b"small", KEPT),
+        inputs=(b"small", KEPT, Gathered((b"item", KEPT))),
         keep=True,
         json=True,
         quiet=True,
+        split=True,
     ),
     Call(id=ID, function="f", payload=b""),
     Reply(
@@ -179,6 +197,8 @@ SAMPLES: list[Any] = [
             similar="g",
             retry_after_ms=12,
             argument_types=("builtins.int",),
+            where="item [3]",
+            timeout_ms=13,
         ),
         payload=b"exception",
         version=VERSION,
@@ -250,8 +270,9 @@ SAMPLES: list[Any] = [
     RunStart(
         id=ID,
         workflow="w",
-        steps=(PLAN,),
+        steps=(PLAN, StepPlan(name="t", function="f", payload=b"", fallback=SIDE)),
         quiet=True,
+        inputs=(Given(name="i", payload=b"", parts=2),),
     ),
     RunState(
         id=ID,
@@ -299,6 +320,7 @@ SAMPLES: list[Any] = [
     HeldAsk(id=ID, ids=(ID,)),
     HeldTold(id=ID, ids=(ID,)),
     Leave(id=ID),
+    Partition(id=ID, nodes=("n2",), for_ms=1500),
     Notice(kind="draining", text="soon"),
 ]
 

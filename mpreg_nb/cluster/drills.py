@@ -1,0 +1,144 @@
+"""Failures that a cluster can be put through, to see how it copes with them."""
+
+import asyncio
+from collections.abc import Iterable
+
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.cluster.nodes import LocalNodes
+from mpreg_nb.cluster.pausing import LONGEST_S
+from mpreg_nb.errors import MpregError
+from mpreg_nb.names import nearest
+from mpreg_nb.wire.drills import Partition
+
+TOLD_WITHIN_S = 5.0
+"""Every node of a partition has answered that it takes part."""
+
+
+class Drills:
+    """The drills of a cluster, for nodes that this process started.
+
+    Each returns when it has begun, and ends by itself, also when this process ends
+    before. What the cluster makes of it shows in `nodes()`, `events()` and `watch()`.
+    """
+
+    client: Client
+    _nodes: LocalNodes | None
+    _thread: LoopThread
+
+    def kill(self, node: str) -> None:
+        """End a node at once, as a crash would.
+
+        Its workers end with it, calls that it ran are lost, and the others find out
+        by themselves. `grow` or `up` start it again.
+
+        Raises:
+            MpregError: this process started no such node.
+        """
+        nodes = self._for_drill(node)
+        nodes.kill(node)
+
+    def pause(self, node: str, seconds: float) -> None:
+        """Stop a node and its workers as they are, and let them go on later.
+
+        To the others it is silent: they suspect it, then take it for dead; when it
+        goes on it is alive again within seconds. Again while it stands still: for so
+        long from now.
+
+        seconds: above 0, at most 600.
+
+        Raises:
+            MpregError: this process started no such node, or it has ended.
+        """
+        nodes = self._for_drill(node)
+        nodes.pause(node, _checked(seconds))
+
+    def partition(
+        self, a: str | Iterable[str], b: str | Iterable[str], seconds: float
+    ) -> None:
+        """Let the nodes of `a` and those of `b` not hear each other for a while.
+
+        As if the cable between them were cut: no link between the sides tells of its
+        end, nothing that was sent meanwhile arrives later. Each side suspects the
+        other, then takes it for dead, and goes on by itself; a node that is left alone
+        needs some 10 seconds for that, as nobody confirms what it suspects. Calls from
+        one side to the other are lost. This client still reaches both, and shows what
+        the node that it entered by sees. Afterwards they find each other again within
+        seconds.
+
+        a, b: names of nodes; a node in neither hears both.
+        seconds: above 0, at most 600.
+
+        Raises:
+            MpregError: this process started no such node, or one of them does not
+                run now.
+            ValueError: a side is empty, or a node is on both.
+        """
+        sides = [_names(a), _names(b)]
+        nodes = self._for_drill(*sides[0], *sides[1])
+        if not all(sides):
+            raise ValueError("a partition has two sides, with at least one node each")
+        if both := sorted(set(sides[0]) & set(sides[1])):
+            raise ValueError(f"node {both[0]!r} cannot be on both sides")
+        for state, found in (("has ended", nodes.dead), ("is paused", nodes.paused)):
+            if stuck := sorted(found & {*sides[0], *sides[1]}):
+                raise MpregError(f"node {stuck[0]!r} {state}, so it can take no part")
+        for_ms = max(1, round(_checked(seconds) * 1e3))
+        self._thread.run(
+            self._cut(nodes.urls, (sides[0], sides[1]), for_ms), TOLD_WITHIN_S
+        )
+
+    async def _cut(
+        self,
+        urls: dict[str, str],
+        sides: tuple[tuple[str, ...], tuple[str, ...]],
+        for_ms: int,
+    ) -> None:
+        client = self.client
+        # All links first: then all nodes hear of it at nearly the same moment.
+        links = {}
+        for node in (*sides[0], *sides[1]):
+            links[node] = await client.links.reach(node, (urls[node],))
+            if links[node] is None:
+                raise MpregError(f"node {node!r} cannot be reached now; try again")
+        await asyncio.gather(
+            *(
+                client.ask(
+                    Partition(id=client.new_id(), nodes=others, for_ms=for_ms),
+                    link=links[node],
+                )
+                for side, others in (sides, sides[::-1])
+                for node in side
+            )
+        )
+
+    def _for_drill(self, *names: str) -> LocalNodes:
+        if self._nodes is None:
+            raise MpregError(
+                "drills are only for clusters that this notebook started; this one "
+                "was connected to. Start one to try them on: mp.up(3)"
+            )
+        known = [spec.name for spec in self._nodes.specs]
+        for name in names:
+            if name not in known:
+                meant = nearest(name, known)
+                raise MpregError(
+                    f"this notebook started no node named {name!r}."
+                    + (f" Did you mean {meant!r}?" if meant else "")
+                    + f" It started: {', '.join(sorted(known)) or 'none'}"
+                )
+        return self._nodes
+
+
+def _names(side: str | Iterable[str]) -> tuple[str, ...]:
+    return (side,) if isinstance(side, str) else tuple(dict.fromkeys(side))
+
+
+def _checked(seconds: float) -> float:
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"seconds is a number, not {seconds!r}")
+    if not 0 < seconds <= LONGEST_S:
+        raise ValueError(
+            f"seconds is above 0 and at most {LONGEST_S:g}, not {seconds:g}"
+        )
+    return seconds
