@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpreg_nb import errors as errors
+    from mpreg_nb.bench.program import bench as bench
     from mpreg_nb.client.future import Future as Future
     from mpreg_nb.cluster.asynchronous import AsyncCluster as AsyncCluster
     from mpreg_nb.cluster.asynchronous import connect_async as connect_async
@@ -57,6 +58,7 @@ _HOMES = {
     "Future": "client.future",
     "Run": "cluster.run",
     "adopt": "cluster.starting",
+    "bench": "bench.program",
     "call": "cluster.shortcuts",
     "config": "cluster.config",
     "connect": "cluster.starting",
@@ -88,7 +90,7 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'mpreg_nb' has no attribute {name!r}")
-    if home.startswith("cluster.") and "IPython" in sys.modules:
+    if home.startswith(("bench.", "cluster.")) and "IPython" in sys.modules:
         # Prints of remote code shall reach the cells of this notebook from now on.
         import_module("mpreg_nb.notebook.session").meet()
     module = import_module(f"mpreg_nb.{home}")
@@ -102,7 +104,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Keeps `workflow` the function, although a folder of that name is imported too.
+    """Keeps `workflow` and `bench` the functions; folders of that name exist too.
 
     The import of a submodule sets an attribute of its package. Here it is not taken.
     """
@@ -113,6 +115,14 @@ class _Package(ModuleType):
 
     @workflow.setter
     def workflow(self, module: ModuleType) -> None:
+        return
+
+    @property
+    def bench(self) -> Any:
+        return __getattr__("bench")
+
+    @bench.setter
+    def bench(self, module: ModuleType) -> None:
         return
 
 

@@ -4,13 +4,12 @@ import asyncio
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from mpreg_nb.client.client import Client
+from mpreg_nb.bench.functions import GATHER, SAME, SAME_THREAD
+from mpreg_nb.bench.lab import Lab
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import write_to_streams
-from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.wire.payload import pack_call
 from mpreg_nb.wire.runs import RunStart, StepPlan
 from mpreg_nb.workflow.graph import Reference
@@ -25,30 +24,7 @@ VALUE = {
 }
 
 
-def same(value: Any) -> Any:
-    """Return `value`; what a call costs beyond this is ours."""
-    return value
-
-
-def gather(*values: Any) -> int:
-    """Return how many values there are."""
-    return len(values)
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """What rows measure with: a blocking cluster and clients of an event loop."""
-
-    cluster: Cluster
-    direct: Client
-    through_first: Client
-    options: CallOptions  # name the version of `same`
-    gather_options: CallOptions
-    first: str
-    second: str
-
-
-Once = Callable[[Bench], Awaitable[Any]]
+Once = Callable[[Lab], Awaitable[Any]]
 
 
 def narrowed(options: CallOptions, node: str) -> CallOptions:
@@ -56,56 +32,56 @@ def narrowed(options: CallOptions, node: str) -> CallOptions:
     return CallOptions(node=node, version=options.version, holder=options.holder)
 
 
-async def one_call(bench: Bench) -> Any:
+async def one_call(lab: Lab) -> Any:
     """Call a function in a worker process of the node of the link."""
-    options = narrowed(bench.options, bench.first)
-    return await bench.through_first.call("same", (VALUE,), None, options)
+    options = narrowed(lab.options, lab.first)
+    return await lab.through_first.call(SAME, (VALUE,), None, options)
 
 
-async def builtin_echo(bench: Bench) -> Any:
+async def builtin_echo(lab: Lab) -> Any:
     """Call the builtin `echo` of the node of the link."""
-    options = CallOptions(node=bench.first)
-    return await bench.through_first.call("echo", (VALUE,), None, options)
+    options = CallOptions(node=lab.first)
+    return await lab.through_first.call("echo", (VALUE,), None, options)
 
 
-async def thread_call(bench: Bench) -> Any:
+async def thread_call(lab: Lab) -> Any:
     """Call a function that runs in a thread of the node."""
-    options = CallOptions(node=bench.first)
-    return await bench.through_first.call("same_thread", (VALUE,), None, options)
+    options = CallOptions(node=lab.first)
+    return await lab.through_first.call(SAME_THREAD, (VALUE,), None, options)
 
 
-async def forwarded(bench: Bench) -> Any:
+async def forwarded(lab: Lab) -> Any:
     """Call through one node a function in a worker of another."""
-    options = narrowed(bench.options, bench.second)
-    return await bench.through_first.call("same", (VALUE,), None, options)
+    options = narrowed(lab.options, lab.second)
+    return await lab.through_first.call(SAME, (VALUE,), None, options)
 
 
-async def direct_call(bench: Bench) -> Any:
+async def direct_call(lab: Lab) -> Any:
     """Call a worker of the second node over a link to it."""
-    options = narrowed(bench.options, bench.second)
-    return await bench.direct.call("same", (VALUE,), None, options)
+    options = narrowed(lab.options, lab.second)
+    return await lab.direct.call(SAME, (VALUE,), None, options)
 
 
-async def chain_one_node(bench: Bench) -> Any:
+async def chain_one_node(lab: Lab) -> Any:
     """Run a chain of 8 steps on the node of the link."""
-    return await _run(bench, _chain(bench, [bench.first] * 8))
+    return await _run(lab, _chain(lab, [lab.first] * 8))
 
 
-async def chain_alternating(bench: Bench) -> Any:
+async def chain_alternating(lab: Lab) -> Any:
     """Run a chain of 8 steps that goes from node to node."""
-    return await _run(bench, _chain(bench, [bench.first, bench.second] * 4))
+    return await _run(lab, _chain(lab, [lab.first, lab.second] * 4))
 
 
-async def fan_in(bench: Bench) -> Any:
+async def fan_in(lab: Lab) -> Any:
     """Run three independent steps over two nodes and one that takes all."""
-    nodes = [bench.first, bench.second, bench.first]
+    nodes = [lab.first, lab.second, lab.first]
     plans = [
-        _plan(f"s{number}", "same", bench.options, (VALUE,), node)
+        _plan(f"s{number}", SAME, lab.options, (VALUE,), node)
         for number, node in enumerate(nodes)
     ]
     references = tuple(Reference(plan.name) for plan in plans)
-    last = _plan("all", "gather", bench.gather_options, references, bench.first)
-    return await _run(bench, [*plans, last])
+    last = _plan("all", GATHER, lab.gather_options, references, lab.first)
+    return await _run(lab, [*plans, last])
 
 
 LATENCY_ROWS: dict[str, tuple[Once, float]] = {
@@ -120,39 +96,42 @@ LATENCY_ROWS: dict[str, tuple[Once, float]] = {
 }
 """Name -> what is awaited once, and the goal in bare echoes."""
 
+TWO_NODES = {"call, forwarded", "call, direct link", "chain of 8, alternating"}
+"""Rows that mean nothing where there is one node only."""
 
-def blocking_latencies_us(bench: Bench, count: int) -> list[float]:
+
+def blocking_latencies_us(lab: Lab, count: int) -> list[float]:
     """Return how long calls took that block a thread, as cells do."""
-    view = bench.cluster.on(node=bench.first)
+    view = lab.cluster.on(node=lab.first)
     call, clock, taken = view.call, time.perf_counter, []
     for _ in range(count):
         began = clock()
-        call("same", VALUE)
+        call(SAME, VALUE)
         taken.append((clock() - began) * 1e6)
     return taken
 
 
-async def latencies_us(bench: Bench, once: Once, count: int) -> list[float]:
+async def latencies_us(lab: Lab, once: Once, count: int) -> list[float]:
     """Return how long each of `count` runs of `once` took, one after the other."""
     clock, taken = time.perf_counter, []
     for _ in range(count):
         began = clock()
-        await once(bench)
+        await once(lab)
         taken.append((clock() - began) * 1e6)
     return taken
 
 
-async def calls_per_s(bench: Bench, in_flight: int, seconds: float) -> float:
+async def calls_per_s(lab: Lab, in_flight: int, seconds: float) -> float:
     """Return the rate with `in_flight` coroutines that call without a pause."""
-    options = narrowed(bench.options, bench.first)
-    call = bench.through_first.call
+    options = narrowed(lab.options, lab.first)
+    call = lab.through_first.call
     finished = 0
     end = time.perf_counter() + seconds
 
     async def caller() -> None:
         nonlocal finished
         while time.perf_counter() < end:
-            await call("same", (VALUE,), None, options)
+            await call(SAME, (VALUE,), None, options)
             finished += 1
 
     began = time.perf_counter()
@@ -160,18 +139,18 @@ async def calls_per_s(bench: Bench, in_flight: int, seconds: float) -> float:
     return finished / (time.perf_counter() - began)
 
 
-def mapped_per_s(bench: Bench, items: int) -> float:
+def mapped_per_s(lab: Lab, items: int) -> float:
     """Return the rate of one `map` of small calls over all nodes."""
     began = time.perf_counter()
-    bench.cluster.map("same", itertools.repeat(VALUE, items))
+    lab.cluster.map(SAME, itertools.repeat(VALUE, items))
     return items / (time.perf_counter() - began)
 
 
-def _chain(bench: Bench, nodes: Sequence[str]) -> list[StepPlan]:
+def _chain(lab: Lab, nodes: Sequence[str]) -> list[StepPlan]:
     plans = []
     for number, node in enumerate(nodes):
         value: Any = Reference(f"s{number - 1}") if number else VALUE
-        plans.append(_plan(f"s{number}", "same", bench.options, (value,), node))
+        plans.append(_plan(f"s{number}", SAME, lab.options, (value,), node))
     return plans
 
 
@@ -190,8 +169,8 @@ def _plan(
     )
 
 
-async def _run(bench: Bench, plans: Sequence[StepPlan]) -> Any:
-    client = bench.through_first
+async def _run(lab: Lab, plans: Sequence[StepPlan]) -> Any:
+    client = lab.through_first
     ended = asyncio.Event()
     request = RunStart(id=client.new_id(), workflow="bench", steps=tuple(plans))
     record = client.runs.start(

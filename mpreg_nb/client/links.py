@@ -39,7 +39,7 @@ class Links:
         on_cut_off: Callable[[str], None],
         known_urls: Callable[[], Sequence[str]],
     ) -> None:
-        self._token = token
+        self.token = token
         self._name = name
         self._limits = limits
         self._on_open = on_open
@@ -151,7 +151,7 @@ class Links:
     async def _dial(self, url: str, node: str = "") -> Connection:
         return await dial(
             url,
-            token=self._token,
+            token=self.token,
             role="client",
             lane="data",
             name=self._name,

@@ -1,0 +1,232 @@
+"""Measures all rows, in a thread of its own that can be stopped.
+
+Latencies are taken while idle spinners keep the processors awake, rates without
+them. Rows are interleaved and repeated; each repetition is divided by the bare
+echo of the same round, and the median of these ratios is told.
+"""
+
+import asyncio
+import gc
+import queue
+import statistics
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+from mpreg_nb.bench.bare import BareEcho
+from mpreg_nb.bench.lab import Lab, opened, prepare
+from mpreg_nb.bench.quiet import awake
+from mpreg_nb.bench.rows import (
+    LATENCY_ROWS,
+    TWO_NODES,
+    blocking_latencies_us,
+    calls_per_s,
+    latencies_us,
+    mapped_per_s,
+)
+from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.view.benchmark import Bench, LatencyRow, RateRow
+
+T = TypeVar("T")
+
+BLOCKING = "call, blocking"
+BLOCKING_GOAL = 2.3
+IN_FLIGHT = "64 in flight, one worker"
+IN_FLIGHT_GOAL_PER_S = 30_000
+MAPPED = "map of 2,000"
+MAPPED_GOAL_PER_S = 15_000
+COUNTS = {1: "one node", 2: "two nodes"}
+
+Taken = tuple[float, float, float, float]
+"""p50 and p99 of one round, in microseconds, then both in bare echoes of the round."""
+
+
+class Stopped(Exception):
+    """The measurement was told to stop."""
+
+
+class Measurement:
+    """One run of the bench. `said` has lines of progress, then how it ended."""
+
+    def __init__(self, cluster: Cluster, *, quick: bool, only: str) -> None:
+        self.said: queue.SimpleQueue[str | Bench | BaseException] = queue.SimpleQueue()
+        self._cluster = cluster
+        self._rounds, self._count, self._seconds = (
+            (3, 300, 0.5) if quick else (7, 1000, 1.0)
+        )
+        self._only = only
+        self._stopping = threading.Event()
+        self._loop = _new_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._thread = threading.Thread(
+            target=self._work, name="mpreg-bench", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what is being measured, within a fraction of a second."""
+        self._stopping.set()
+        self._loop.call_soon_threadsafe(self._cancel)
+        self.join()
+
+    def join(self) -> None:
+        """Return when nothing of it is left."""
+        self._thread.join()
+        self._loop.close()
+
+    # --------------------------------------------------------- in its own thread
+
+    def _work(self) -> None:
+        try:
+            self.said.put(self._measure())
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+            self.said.put(error)
+
+    def _measure(self) -> Bench:
+        first, second = prepare(self._cluster)
+        stack = AsyncExitStack()
+        bare = BareEcho()
+        try:
+            # Entered in one task and left in another: it is of no task.
+            lab = self._run(
+                stack.enter_async_context(opened(self._cluster, first, second))
+            )
+            bench = self._all_rows(lab, bare)
+        finally:
+            bare.close()
+            self._loop.run_until_complete(stack.aclose())
+        return bench
+
+    def _all_rows(self, lab: Lab, bare: BareEcho) -> Bench:
+        gc.freeze()
+        try:
+            with awake() as quiet:
+                units_us, taken = self._latencies(lab, bare)
+            rates = tuple(self._rates(lab))
+        finally:
+            gc.unfreeze()
+        goals = {name: goal for name, (_, goal) in LATENCY_ROWS.items()}
+        goals[BLOCKING] = BLOCKING_GOAL
+        latencies = (_row(name, taken[name], goals[name]) for name in taken)
+        return Bench(
+            unit_us=statistics.median(units_us),
+            quiet=quiet,
+            latencies=tuple(latencies),
+            rates=rates,
+        )
+
+    def _latencies(
+        self, lab: Lab, bare: BareEcho
+    ) -> tuple[list[float], dict[str, list[Taken]]]:
+        rows = {
+            name: once
+            for name, (once, _) in LATENCY_ROWS.items()
+            if self._only in name and not (lab.alone and name in TWO_NODES)
+        }
+        blocking = self._only in BLOCKING
+        taken: dict[str, list[Taken]] = {}
+        units_us: list[float] = []
+        bare.latencies_us(300)
+        for once in rows.values():
+            self._run(latencies_us(lab, once, 50))
+        for number in range(1, self._rounds + 1):
+            unit_us = statistics.median(bare.latencies_us(self._count))
+            units_us.append(unit_us)
+            self._say(
+                f"latencies, round {number} of {self._rounds}: "
+                f"a bare echo takes {unit_us:.0f} µs"
+            )
+            for name, once in rows.items():
+                count = self._count if "of" not in name else self._count // 4
+                us = self._run(latencies_us(lab, once, count))
+                taken.setdefault(name, []).append(_taken(us, unit_us))
+            if blocking:
+                us = self._checked(lambda: blocking_latencies_us(lab, self._count))
+                taken.setdefault(BLOCKING, []).append(_taken(us, unit_us))
+        return units_us, taken
+
+    def _rates(self, lab: Lab) -> Iterable[RateRow]:
+        if self._only in IN_FLIGHT:
+            self._say(f"rates: {IN_FLIGHT}")
+            rates = [
+                self._run(calls_per_s(lab, 64, self._seconds))
+                for _ in range(self._rounds)
+            ]
+            yield _rate(IN_FLIGHT, rates, IN_FLIGHT_GOAL_PER_S)
+        nodes = len(lab.cluster.urls)
+        mapped = f"{MAPPED}, {COUNTS.get(nodes, f'{nodes} nodes')}"
+        if self._only in mapped:
+            self._say(f"rates: {mapped}")
+            rates = [
+                self._checked(lambda: mapped_per_s(lab, 2000))
+                for _ in range(self._rounds)
+            ]
+            yield _rate(mapped, rates, MAPPED_GOAL_PER_S)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` on the loop; `stop` ends it."""
+        self._task = self._loop.create_task(work)
+        if self._stopping.is_set():
+            self._task.cancel()
+        try:
+            result: T = self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            raise Stopped from None
+        finally:
+            self._task = None
+        return result
+
+    def _checked(self, work: Callable[[], T]) -> T:
+        """Do what blocks for a fraction of a second."""
+        if self._stopping.is_set():
+            raise Stopped
+        return work()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _say(self, text: str) -> None:
+        self.said.put(text)
+
+
+def _taken(us: Sequence[float], unit_us: float) -> Taken:
+    ordered = sorted(us)
+    p50_us, p99_us = statistics.median(ordered), ordered[int(len(ordered) * 0.99)]
+    return p50_us, p99_us, p50_us / unit_us, p99_us / unit_us
+
+
+def _row(name: str, taken: Sequence[Taken], goal: float) -> LatencyRow:
+    p50_us, p99_us, p50_echoes, p99_echoes = zip(*taken, strict=True)
+    return LatencyRow(
+        row=name,
+        p50_us=statistics.median(p50_us),
+        p99_us=statistics.median(p99_us),
+        p50_echoes=statistics.median(p50_echoes),
+        p99_echoes=statistics.median(p99_echoes),
+        p50_echoes_min=min(p50_echoes),
+        p50_echoes_max=max(p50_echoes),
+        goal_echoes=goal,
+    )
+
+
+def _rate(name: str, rates: Sequence[float], goal: float) -> RateRow:
+    return RateRow(
+        row=name,
+        calls_per_s=statistics.median(rates),
+        calls_per_s_min=min(rates),
+        calls_per_s_max=max(rates),
+        goal_calls_per_s=goal,
+    )
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # there is none for this platform
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

@@ -1,0 +1,215 @@
+"""What was measured by `bench`: as text, as a frame and as a figure."""
+
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.view.columns import MEASURE, TEXT, frame
+from mpreg_nb.view.figures import COLOURS, GRID, new_figure, say_empty, subtitle
+from mpreg_nb.view.html import chosen
+from mpreg_nb.view.plain import asked
+from mpreg_nb.view.tables import safe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLUMNS = {
+    "row": TEXT,
+    "p50_us": MEASURE,
+    "p99_us": MEASURE,
+    "p50_echoes": MEASURE,
+    "p99_echoes": MEASURE,
+    "p50_echoes_min": MEASURE,
+    "p50_echoes_max": MEASURE,
+    "goal_echoes": MEASURE,
+    "calls_per_s": MEASURE,
+    "calls_per_s_min": MEASURE,
+    "calls_per_s_max": MEASURE,
+    "goal_calls_per_s": MEASURE,
+}
+BLUE, ORANGE = COLOURS[0], COLOURS[3]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyRow:
+    """How long one thing took; medians of all rounds. In bare echoes of the round."""
+
+    row: str
+    p50_us: float
+    p99_us: float
+    p50_echoes: float
+    p99_echoes: float
+    p50_echoes_min: float  # of the rounds
+    p50_echoes_max: float
+    goal_echoes: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateRow:
+    """How many calls were done in a second; median of all rounds."""
+
+    row: str
+    calls_per_s: float
+    calls_per_s_min: float
+    calls_per_s_max: float
+    goal_calls_per_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bench:
+    """What calls cost here, in units of a bare WebSocket echo of the same run.
+
+    unit_us: median of the echo, in microseconds.
+    quiet: whether the processors were kept awake meanwhile, so that ratios are of
+        programs and not of a processor that wakes.
+    """
+
+    unit_us: float
+    quiet: bool
+    latencies: tuple[LatencyRow, ...]
+    rates: tuple[RateRow, ...]
+
+    def frame(self) -> "pd.DataFrame":
+        """Return one row a measurement, in the order of the table.
+
+        Columns: row, p50_us, p99_us, p50_echoes, p99_echoes, p50_echoes_min,
+        p50_echoes_max, goal_echoes, calls_per_s, calls_per_s_min, calls_per_s_max,
+        goal_calls_per_s. A row is of a latency or of a rate; the others are NaN.
+        "echoes" are times in units of the bare echo, which is the first row.
+        """
+        unit = self.unit_us
+        rows: list[Any] = [("bare echo", unit, None, 1.0, *[None] * 8)]
+        rows += [
+            tuple(getattr(row, column, None) for column in COLUMNS)
+            for row in (*self.latencies, *self.rates)
+        ]
+        return frame(COLUMNS, rows)
+
+    def plot(self) -> "Figure":
+        """Return bars of the latencies and of the rates, with their goals."""
+        lines = max(len(self.latencies), 2 * len(self.rates), 3)
+        figure = new_figure(
+            figsize=(11, 1.9 + 0.34 * lines), dpi=100, layout="constrained"
+        )
+        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        _latencies(left, self.latencies, self.unit_us)
+        _rates(right, self.rates)
+        return figure
+
+    def __str__(self) -> str:
+        lines = [f"unit: a bare websockets echo, p50 {self.unit_us:.0f} µs"]
+        if not self.quiet:
+            lines.append(
+                "(this system cannot keep its processors awake: ratios are too low)"
+            )
+        if self.latencies:
+            lines.append(
+                f"{'row':28} {'p50':>7} {'p99':>7} {'spread of p50':>15} {'goal':>7}"
+            )
+        lines += [
+            f"{row.row:28} {row.p50_echoes:6.2f}x {row.p99_echoes:6.2f}x "
+            f"{row.p50_echoes_min:6.2f} - {row.p50_echoes_max:5.2f}x "
+            f"{row.goal_echoes:6.1f}x"
+            for row in self.latencies
+        ]
+        lines += [
+            f"{row.row:28} {row.calls_per_s:8,.0f}/s  {row.calls_per_s_min:,.0f} - "
+            f"{row.calls_per_s_max:,.0f}  goal {row.goal_calls_per_s:,.0f}/s"
+            for row in self.rates
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        if asked():  # plain mode, and the figures are all times
+            rows = len(self.latencies) + len(self.rates)
+            return f"<bench of {rows} rows: .frame() has the figures>"
+        return str(self)
+
+    def _repr_mimebundle_(
+        self,
+        include: Container[str] | None = None,
+        exclude: Container[str] | None = None,
+    ) -> dict[str, str]:
+        text = repr(self)
+        lines = "\n".join(map(safe, text.splitlines()))
+        html = f'<pre style="overflow-x:auto">{lines}</pre>'
+        return chosen({"text/plain": text, "text/html": html}, include, exclude)
+
+
+def _latencies(axes: "Axes", rows: Sequence[LatencyRow], unit_us: float) -> None:
+    subtitle(axes, "Time of one after the other", f"1 echo = {unit_us:.0f} µs here")
+    axes.set_xlabel("time, bare echoes")
+    if not rows:
+        say_empty(axes, "not measured")
+        return
+    places = range(len(rows))
+    medians = [row.p50_echoes for row in rows]
+    spread = [
+        [max(0.0, row.p50_echoes - row.p50_echoes_min) for row in rows],
+        [max(0.0, row.p50_echoes_max - row.p50_echoes) for row in rows],
+    ]
+    axes.barh(
+        places,
+        medians,
+        height=0.6,
+        color=BLUE,
+        xerr=spread,
+        ecolor="black",
+        capsize=3,
+        label="p50, and its spread over the rounds",
+    )
+    tails = [row.p99_echoes for row in rows]
+    axes.plot(tails, places, "D", color=ORANGE, markersize=5, label="p99")
+    goals = [row.goal_echoes for row in rows]
+    axes.plot(goals, places, "|", color="black", markersize=15, label="goal of p50")
+    axes.set_xscale("log")
+    _name(axes, [row.row for row in rows])
+
+
+def _rates(axes: "Axes", rows: Sequence[RateRow]) -> None:
+    subtitle(axes, "Many at once", "")
+    axes.set_xlabel("rate, calls per second")
+    if not rows:
+        say_empty(axes, "not measured")
+        return
+    places = range(len(rows))
+    spread = [
+        [max(0.0, row.calls_per_s - row.calls_per_s_min) for row in rows],
+        [max(0.0, row.calls_per_s_max - row.calls_per_s) for row in rows],
+    ]
+    axes.barh(
+        places,
+        [row.calls_per_s for row in rows],
+        height=0.5,
+        color=BLUE,
+        xerr=spread,
+        ecolor="black",
+        capsize=3,
+        label="median, and its spread over the rounds",
+    )
+    goals = [row.goal_calls_per_s for row in rows]
+    axes.plot(goals, places, "|", color="black", markersize=24, label="goal")
+    _name(axes, [row.row.replace(", ", ",\n") for row in rows])
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:,.0f}")
+
+
+def _name(axes: "Axes", names: Sequence[str]) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axes.set_yticks(range(len(names)), names)
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(max(len(names), 2) - 0.5, -0.5)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.grid(axis="x", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(0, -0.2),
+        frameon=False,
+        fontsize=9,
+        ncols=3,
+    )
