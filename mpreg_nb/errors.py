@@ -208,12 +208,15 @@ class RemoteError(MpregError):
 class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
     """Some steps of a run failed; one entry per failed step.
 
-    `done`, `failed` and `skipped` name the steps; `run` gives the rest.
+    `done`, `failed`, `skipped` and `undone` name the steps, `not_undone` those whose
+    undo failed, each with the reason; `run` gives the rest.
     """
 
     done: tuple[str, ...]
     failed: tuple[str, ...]
     skipped: tuple[str, ...]
+    undone: tuple[str, ...]
+    not_undone: dict[str, str]
     run: Any
 
     def __new__(cls, message: str, errors: Sequence[Exception]) -> Self:
@@ -228,12 +231,21 @@ class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
         *,
         done: Sequence[str],
         skipped: Sequence[str],
+        undone: Sequence[str] = (),
+        not_undone: Mapping[str, str] | None = None,
         run: object = None,
     ) -> "WorkflowFailed":
         """Say what became of each step; `errors` maps failed steps to errors."""
-        parts = [f"failed: {', '.join(errors)}"]
+        calls = {step: getattr(error, "where", "") for step, error in errors.items()}
+        named = (f"{step} ({call})" if call else step for step, call in calls.items())
+        parts = [f"failed: {', '.join(named)}"]
         if skipped:
             parts.append(f"skipped: {', '.join(skipped)}")
+        if undone:
+            parts.append(f"undone: {', '.join(undone)}")
+        if not_undone:
+            stay = (f"{step} ({reason})" for step, reason in not_undone.items())
+            parts.append(f"NOT undone: {', '.join(stay)}")
         parts.append(f"done: {', '.join(done) or 'none'}")
         group = cls(
             f"workflow {workflow!r} failed ({'; '.join(parts)}). "
@@ -243,6 +255,8 @@ class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
         group.done = tuple(done)
         group.failed = tuple(errors)
         group.skipped = tuple(skipped)
+        group.undone = tuple(undone)
+        group.not_undone = dict(not_undone or {})
         group.run = run
         return group
 

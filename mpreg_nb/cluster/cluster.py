@@ -13,13 +13,14 @@ from mpreg_nb.cluster.calling import Callee, Calling
 from mpreg_nb.cluster.drills import Drills
 from mpreg_nb.cluster.executor import ClusterExecutor
 from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
-from mpreg_nb.cluster.history import History, OwnRuns
+from mpreg_nb.cluster.history import History
 from mpreg_nb.cluster.live import Watching
 from mpreg_nb.cluster.logs import Logs
 from mpreg_nb.cluster.names import Names
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.notice import tell_stale
 from mpreg_nb.cluster.opening import open_client, seen
+from mpreg_nb.cluster.own_runs import OwnRuns
 from mpreg_nb.cluster.run import Run
 from mpreg_nb.cluster.shipping import Shipping
 from mpreg_nb.cluster.shown import Shown

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_ENDED = ("done", "failed", "skipped", "cancelled")
+_ENDED = ("done", "failed", "skipped", "cancelled", "fallback", "undone")
 
 
 class Run:
@@ -196,8 +196,10 @@ class Run:
         raise WorkflowFailed.of(
             self.name,
             errors,
-            done=by_status.get("done", ()),
+            done=(*by_status.get("done", ()), *by_status.get("fallback", ())),
             skipped=by_status.get("skipped", ()),
+            undone=by_status.get("undone", ()),
+            not_undone={s.name: s.undo_error for s in self.steps if s.undo_error},
             run=self,
         )
 

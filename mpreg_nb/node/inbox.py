@@ -8,7 +8,7 @@ from mpreg_nb.node.traffic import traffic_of
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.drills import Partition
-from mpreg_nb.wire.history import RunWatch, WhyAsk
+from mpreg_nb.wire.history import HeldAsk, HeldTold, RunResume, RunWatch, WhyAsk
 from mpreg_nb.wire.messages import (
     Call,
     Cancel,
@@ -70,6 +70,11 @@ class Inbox:
                 self._spawn(node.runs.fetch(link, message))
             case RunWatch():
                 node.runs.watch(link, message)
+            case RunResume():
+                self._spawn(node.runs.resume(link, message))
+            case HeldAsk():
+                held = tuple(key for key in message.ids if node.store.get(key))
+                link.send(HeldTold(id=message.id, ids=held))
             case WhyAsk():
                 node.runs.why(link, message)
             case RunList():
@@ -95,6 +100,8 @@ class Inbox:
             case Reply() | Failed():
                 if not node.calls.peer_said(message, parts):
                     node.asks.answered(message, parts)
+            case HeldTold():
+                node.asks.answered(message, parts)
             case Output() | Started() | Waiting():
                 node.calls.peer_said(message, parts)
             case CodePush():

@@ -344,6 +344,7 @@ JOBS: list[Any] = [
         json=True,
         quiet=True,
         remaining_ms=5000,
+        split=True,
     ),
     Ready(pid=4711),
     Done(id=ID, payload=b"result", sizes=(4,), run_us=9),
