@@ -31,8 +31,16 @@ class Panel:
     """One view in one cell."""
 
     def __init__(
-        self, view: "LiveView", publisher: Any, *, cell: str, request: str
+        self,
+        view: "LiveView",
+        publisher: Any,
+        *,
+        cell: str,
+        request: str,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`cell` and `request` tell which cell it is in, and which run of it."""
+        self._clock = clock
         self.view = view
         self.cell = cell
         self.request = request
@@ -64,7 +72,7 @@ class Panel:
         """Draw what is new: at once in the widget, now and then as a still picture."""
         if self._widget is not None:
             self._widget.draw(pictures)
-        if time.monotonic() >= self._next_still and _differ(pictures, self._shown):
+        if self._clock() >= self._next_still and _differ(pictures, self._shown):
             self._still(pictures, update=True)
 
     def end(self, pictures: "Mapping[str, Picture]") -> None:
@@ -97,7 +105,7 @@ class Panel:
             update=update,
         )
         self._shown = dict(pictures)
-        self._next_still = time.monotonic() + STILL_EVERY_S
+        self._next_still = self._clock() + STILL_EVERY_S
 
     def _asked(self, widget: Any, content: Any, buffers: Any) -> None:
         """Do what a button asks for; what else a front end may send is ignored."""
