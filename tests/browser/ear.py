@@ -1,0 +1,30 @@
+"""Hears what pages complain about, and whom they ask for anything."""
+
+from urllib.parse import urlsplit
+
+from playwright.sync_api import BrowserContext, ConsoleMessage, Request, WebError
+
+LOCAL = {"127.0.0.1", "localhost", ""}  # "": data and blob addresses
+
+
+class Ear:
+    """Listens to all pages of a context from its first moment on."""
+
+    def __init__(self, context: BrowserContext) -> None:
+        """Begin to listen."""
+        self.complaints: list[str] = []
+        self.foreign: list[str] = []
+        context.on("console", self._console)
+        context.on("weberror", self._error)
+        context.on("request", self._request)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(f"{message.text} ({message.location['url']})")
+
+    def _error(self, error: WebError) -> None:
+        self.complaints.append(str(error.error))
+
+    def _request(self, request: Request) -> None:
+        if (urlsplit(request.url).hostname or "") not in LOCAL:
+            self.foreign.append(request.url)

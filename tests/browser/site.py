@@ -1,0 +1,48 @@
+"""A web site on the loopback address that serves the panel's own files to a page."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http import HTTPStatus
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import jupyterlab
+
+import mpreg_nb
+
+# First part of a path -> the folder that it serves.
+FOLDERS = {
+    "page": Path(__file__).parent / "page",
+    "static": Path(mpreg_nb.__file__).parent / "notebook" / "static",
+    "themes": Path(jupyterlab.__file__).parent / "themes" / "@jupyterlab",
+}
+
+
+class _Files(SimpleHTTPRequestHandler):
+    def translate_path(self, path: str) -> str:
+        first, _, rest = path.lstrip("/").partition("?")[0].partition("/")
+        folder = FOLDERS.get(first)
+        if folder is None or ".." in rest.split("/"):
+            return str(FOLDERS["page"] / HTTPStatus.NOT_FOUND.phrase)
+        return str(folder / rest)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a missing file shows as an error of the page."""
+
+
+@contextmanager
+def panel_site() -> Iterator[str]:
+    """Serve until the block ends; gives the site's address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Files))
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True
+    )
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,531 @@
+"""The live panel in a real browser, fed with made-up pictures."""
+
+import random
+import re
+import statistics
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser import pictures
+from tests.browser.pictures import HTML_NAME, Picture
+
+pytestmark = pytest.mark.browser
+
+ShowPanel: TypeAlias = Callable[[Picture], Locator]
+
+FRAME_BUDGET_MS = 250.0
+"""What one update of 100 nodes may take: at most four come a second."""
+
+
+@pytest.fixture
+def show(page: Page, site: str) -> ShowPanel:
+    """Show a panel of some traits in JupyterLab's light theme."""
+    page.goto(f"{site}/page/panel.html")
+    page.wait_for_function("window.panel")
+    page.evaluate("panel.theme('theme-light-extension')")
+
+    def show(traits: Picture) -> Locator:
+        page.evaluate("traits => panel.show(traits)", traits)
+        return page.locator(".mpreg-live").last
+
+    return show
+
+
+def change(page: Page, **traits: Picture) -> None:
+    page.evaluate("changes => panel.set(changes)", traits)
+
+
+def sent(page: Page) -> list[dict[str, Any]]:
+    messages: list[dict[str, Any]] = page.evaluate("panel.model.sent")
+    return messages
+
+
+def open_view(page: Page, word: str) -> Locator:
+    page.get_by_role("tab", name=word).click()
+    page.evaluate("panel.frames(2)")
+    return page.get_by_role("tabpanel", name=word)
+
+
+def row_of(page: Page, node: str) -> Locator:
+    return page.locator("tbody tr").filter(
+        has=page.get_by_role("rowheader", name=node, exact=True)
+    )
+
+
+def node_in(topology: Locator, name: str) -> Locator:
+    return topology.get_by_role("img", name=re.compile(f"^{re.escape(name)}: "))
+
+
+def focused(page: Page) -> str:
+    words: str = page.evaluate(
+        "document.activeElement.ariaLabel ?? document.activeElement.textContent"
+    )
+    return words
+
+
+# ------------------------------------------------------------------------- panel
+
+
+def test_arrow_keys_go_through_the_tabs_and_tab_leaves_them(
+    show: ShowPanel, page: Page
+) -> None:
+    show(pictures.panel(["n1", "n2"]))
+    page.get_by_role("tab", name="Members").focus()
+
+    seen = []
+    for key in ("ArrowRight", "ArrowRight", "End", "ArrowRight", "ArrowLeft", "Home"):
+        page.keyboard.press(key)
+        seen.append(focused(page))
+
+    assert seen == ["Topology", "Routes", "Runs", "Members", "Runs", "Members"]
+    assert page.get_by_role("tab", selected=True).all_text_contents() == ["Members"]
+    assert page.locator("[role=tab][tabindex='0']").count() == 1
+    assert page.get_by_role("tabpanel").count() == 1
+
+
+def test_a_view_alone_has_no_tabs(show: ShowPanel, page: Page) -> None:
+    show(pictures.panel(["n1", "n2"], views=["routes"]))
+
+    tabs = page.get_by_role("tab").count()
+
+    assert tabs == 0
+    expect(page.get_by_role("group", name="Routes")).to_be_visible()
+
+
+def test_a_view_without_data_says_what_to_do(show: ShowPanel, page: Page) -> None:
+    show(pictures.nothing())
+
+    said = {
+        word: open_view(page, word).inner_text()
+        for word in ("Members", "Topology", "Routes", "Latency", "Runs")
+    }
+
+    assert "No node is known yet" in said["Members"]
+    assert "No node is known yet" in said["Topology"]
+    assert "train.call(rows)" in said["Routes"]
+    assert "train.call(rows)" in said["Latency"]
+    assert "flow.start()" in said["Runs"]
+
+
+def test_names_with_html_in_them_are_text(show: ShowPanel, page: Page) -> None:
+    panel = show(pictures.panel(pictures.node_names(6)))
+    change(page, head=pictures.head(HTML_NAME, note=HTML_NAME))
+
+    seen = {
+        word: HTML_NAME in (open_view(page, word).text_content() or "")
+        for word in ("Members", "Routes", "Latency")
+    }
+    node_in(open_view(page, "Topology"), HTML_NAME).focus()
+    open_view(page, "Runs")
+
+    assert seen == dict.fromkeys(seen, True)
+    assert panel.locator("img, b").count() == 0
+    assert panel.locator("script").count() == 0
+
+
+def test_a_frozen_picture_stands_still_until_it_is_continued(
+    show: ShowPanel, page: Page
+) -> None:
+    names = ["n1", "n2"]
+    show(pictures.panel(names))
+    page.get_by_role("button", name="Freeze").click()
+
+    change(page, members=pictures.members(names, random.Random(2), dead=["n2"]))
+
+    expect(row_of(page, "n2")).to_contain_text("alive")
+    page.get_by_role("button", name="Continue").click()
+    expect(row_of(page, "n2")).to_contain_text("dead")
+
+
+def test_a_second_showing_looks_like_the_first_and_both_end_clean(
+    show: ShowPanel, page: Page
+) -> None:
+    show(pictures.panel(["n1", "n2"]))
+    open_view(page, "Routes").get_by_role("button", name="errors").click()
+
+    page.evaluate("panel.show(null)")
+
+    second = page.locator(".mpreg-live").last
+    expect(second.get_by_role("tab", selected=True)).to_have_text("Routes")
+    expect(second.get_by_role("button", name="errors")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    page.evaluate("panel.end().then(() => panel.end())")
+    assert page.locator(".mpreg-live").count() == 0
+    assert page.evaluate("panel.model.listening") == 0
+
+
+def test_the_still_is_hidden_while_the_panel_lives(show: ShowPanel, page: Page) -> None:
+    holder = page.locator("#still-holder")
+    put_still = """() => {
+        const still = document.createElement("div");
+        still.dataset.mpregStill = "panel-1";
+        still.textContent = "still";
+        document.querySelector("#still-holder").replaceChildren(still);
+    }"""
+    page.evaluate(put_still)
+    show(pictures.panel(["n1"]))
+    expect(holder).to_be_hidden()
+
+    page.evaluate("document.querySelector('#still-holder').style.display = ''")
+    page.evaluate(put_still)  # as a front end does when the kernel refreshes it
+
+    expect(holder).to_be_hidden()
+    page.evaluate("panel.end()")
+    expect(holder).to_be_visible()
+
+
+def test_a_node_that_dies_is_told_once_and_numbers_never(
+    show: ShowPanel, page: Page
+) -> None:
+    names = ["n1", "n2", "n3"]
+    show(pictures.panel(names))
+    spoken = page.locator("[aria-live=polite]")
+
+    change(page, members=pictures.members(names, random.Random(2)))
+    numbers_only = spoken.text_content()
+    change(page, members=pictures.members(names, random.Random(3), dead=["n3"]))
+
+    assert numbers_only == ""
+    assert spoken.text_content() == "n3 is dead"
+
+
+def test_what_ended_cannot_be_frozen_closed_or_killed(
+    show: ShowPanel, page: Page
+) -> None:
+    panel = show(pictures.panel(["n1", "n2"]))
+
+    change(page, head=pictures.head("no nodes", state="ended"))
+
+    expect(panel).to_have_attribute("data-state", "ended")
+    expect(panel.get_by_role("button", name="Freeze")).to_be_hidden()
+    expect(panel.get_by_role("button", name="Close")).to_be_hidden()
+    expect(panel.get_by_role("button", name="Kill node n1")).to_be_hidden()
+
+
+def test_a_panel_whose_kernel_is_gone_says_so(show: ShowPanel, page: Page) -> None:
+    panel = show(pictures.panel(["n1"]))
+
+    page.evaluate("panel.model.fire('comm_live_update')")
+
+    expect(panel).to_have_attribute("data-state", "lost")
+    expect(panel.get_by_role("status")).to_contain_text("kernel of this view is gone")
+
+
+# ----------------------------------------------------------------------- members
+
+
+def test_a_killing_is_asked_for_twice_and_sent_once(
+    show: ShowPanel, page: Page
+) -> None:
+    show(pictures.panel(["n1", "n2", "n3"]))
+    row = row_of(page, "n3")
+
+    row.get_by_role("button", name="Kill node n3").click()
+    asked = sent(page)
+    row.get_by_role("button", name="Kill: Really?").click()
+
+    assert asked == []
+    assert sent(page) == [{"do": "kill", "node": "n3"}]
+    expect(row).to_contain_text("sent …")
+
+
+def test_a_double_click_kills_nothing(show: ShowPanel, page: Page) -> None:
+    show(pictures.panel(["n1", "n2", "n3"]))
+
+    row_of(page, "n3").get_by_role("button", name="Kill node n3").dblclick()
+
+    assert sent(page) == []
+    expect(
+        row_of(page, "n3").get_by_role("button", name="Kill node n3")
+    ).to_be_visible()
+
+
+def test_escape_takes_a_killing_back(show: ShowPanel, page: Page) -> None:
+    show(pictures.panel(["n1", "n2", "n3"]))
+    row_of(page, "n3").get_by_role("button", name="Kill node n3").press("Enter")
+
+    page.keyboard.press("Escape")
+
+    assert sent(page) == []
+    assert focused(page) == "Kill node n3"
+
+
+def test_only_own_nodes_that_live_can_be_killed(show: ShowPanel, page: Page) -> None:
+    names = ["n1", "n2", "n3"]  # n2 is not ours
+    traits = pictures.panel(names)
+    traits["members"] = pictures.members(names, random.Random(1), dead=["n3"])
+
+    show(traits)
+
+    kill = page.get_by_role("button", name="Kill node")
+    assert [button.get_attribute("aria-label") for button in kill.all()] == [
+        "Kill node n1"
+    ]
+
+
+def test_an_answer_is_shown_and_lets_the_button_be_pressed_again(
+    show: ShowPanel, page: Page
+) -> None:
+    panel = show(pictures.panel(["n1", "n3"]))
+    row_of(page, "n1").get_by_role("button", name="Kill node n1").click()
+    row_of(page, "n1").get_by_role("button", name="Kill: Really?").click()
+
+    change(page, head=pictures.head("2 nodes", error="n1 was not started here"))
+
+    expect(panel.get_by_role("status")).to_contain_text("n1 was not started here")
+    expect(
+        row_of(page, "n1").get_by_role("button", name="Kill node n1")
+    ).to_be_visible()
+
+
+def names_in_order(page: Page) -> list[str]:
+    return page.locator(".mpreg-view-members tbody th").all_text_contents()
+
+
+def test_headers_sort_names_as_people_count(show: ShowPanel, page: Page) -> None:
+    names = ["n10", "n9", "n1"]
+    show(pictures.panel(names))
+    header = page.get_by_role("columnheader", name="Node")
+
+    orders = [names_in_order(page)]
+    for _ in range(3):
+        header.get_by_role("button").click()
+        page.evaluate("panel.frames(2)")
+        orders.append(names_in_order(page))
+
+    assert orders == [names, ["n1", "n9", "n10"], ["n10", "n9", "n1"], names]
+
+
+def test_cells_change_in_place_and_the_focus_stays(show: ShowPanel, page: Page) -> None:
+    names = [f"n{number}" for number in range(1, 41)]
+    show(pictures.panel(names))
+    page.get_by_role("columnheader", name="CPU").get_by_role("button").click()
+    page.evaluate(
+        """() => {
+            window.rows = new Set(document.querySelectorAll("tbody tr"));
+            document.querySelector(".mpreg-scroll").scrollTop = 200;
+        }"""
+    )
+    row_of(page, "n7").get_by_role("button", name="Kill node n7").focus()
+    scrolled = page.evaluate("document.querySelector('.mpreg-scroll').scrollTop")
+
+    for seed in range(2, 6):
+        change(page, members=pictures.members(names, random.Random(seed)))
+
+    assert focused(page) == "Kill node n7"
+    assert (
+        page.evaluate("document.querySelector('.mpreg-scroll').scrollTop") == scrolled
+    )
+    assert page.evaluate(
+        "[...document.querySelectorAll('tbody tr')].every((row) => rows.has(row))"
+    )
+    now = pictures.members(names, random.Random(5))["rows"]
+    wanted = [row["node"] for row in sorted(now, key=lambda row: -row["cpu_percent"])]
+    page.mouse.move(0, 0)
+    change(page, members=pictures.members(names, random.Random(5)))
+    assert names_in_order(page) == wanted
+
+
+@pytest.mark.parametrize("view", ["members", "topology", "routes"])
+def test_a_hundred_nodes_are_drawn_within_the_budget(
+    show: ShowPanel, page: Page, view: str
+) -> None:
+    names = pictures.node_names(100)
+    show(pictures.panel(names, views=[view]))
+    made = {
+        "members": lambda lots: pictures.members(names, lots),
+        "topology": lambda lots: pictures.topology(names, lots),
+        "routes": lambda lots: pictures.routes(pictures.FUNCTIONS * 3, names, lots),
+    }[view]
+
+    times = page.evaluate(
+        "([name, pictures]) => panel.time(name, pictures)",
+        [view, [made(random.Random(seed)) for seed in range(6)]],
+    )
+
+    assert statistics.median(times) < FRAME_BUDGET_MS
+
+
+# ---------------------------------------------------------------- other views
+
+
+def test_links_and_nodes_tell_their_figures_to_the_keyboard(
+    show: ShowPanel, page: Page
+) -> None:
+    show(pictures.panel(["n1", "n2", "n3"]))
+    node_in(open_view(page, "Topology"), pictures.CLIENT).focus()
+
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+
+    assert focused(page).startswith("n2: state alive, busy")
+    tip = page.get_by_role("tooltip")
+    expect(tip).to_contain_text("n2")
+    expect(tip).to_contain_text("messages")
+    page.keyboard.press("Escape")
+    expect(tip).to_be_hidden()
+
+
+def test_the_heat_map_is_walked_by_arrow_keys(show: ShowPanel, page: Page) -> None:
+    traits = pictures.panel(["n1", "n2", "n3"])
+    traits["routes"] = {
+        "functions": ["train", "clean"],
+        "nodes": ["n1", "n2"],
+        "cells": [
+            [{"calls": 3, "errors": 0, "share": 0.75, "p50_ms": 1.2}, None],
+            [None, {"calls": 1, "errors": 1, "share": 0.25, "p50_ms": 1500.0}],
+        ],
+    }
+    show(traits)
+    open_view(page, "Routes").locator("td[tabindex='0']").focus()
+
+    heard = [focused(page)]
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowLeft"):
+        page.keyboard.press(key)
+        heard.append(focused(page))
+
+    assert heard == [
+        "train on n1: 3 calls, 0 errors, median 1.2 ms",
+        "train on n2: no calls",
+        "clean on n2: 1 call, 1 error, median 1.5 s",
+        "clean on n2: 1 call, 1 error, median 1.5 s",
+        "clean on n1: no calls",
+        "clean on n1: no calls",
+    ]
+    assert page.locator("td[tabindex='0']").count() == 1
+
+
+def test_the_crosshair_reads_a_moment_by_keys(show: ShowPanel, page: Page) -> None:
+    traits = pictures.panel(["n1"])
+    values = {"p50_ms": 4.0, "p95_ms": 9.0, "p99_ms": 30.0, "queue_ms": 0.5}
+    values |= {"run_ms": 3.0, "network_ms": 0.3, "serialize_ms": 0.2}
+    traits["latency"]["buckets"] = [
+        {"at_s": -2, "calls": 7, **values},
+        {"at_s": 0, "calls": 0, **dict.fromkeys(values)},
+    ]
+    show(traits)
+    chart = open_view(page, "Latency").get_by_role("slider")
+    chart.focus()
+
+    newest = chart.get_attribute("aria-valuetext")
+    page.keyboard.press("ArrowRight")
+
+    assert newest == (
+        "2 s ago: calls 7 calls, p50 4.0 ms, p95 9.0 ms, p99 30 ms, run 3.0 ms, "
+        "queue 0.50 ms, network 0.30 ms, serialize 0.20 ms"
+    )
+    expect(chart).to_have_attribute("aria-valuetext", "now: No calls.")
+    expect(page.get_by_role("tooltip")).to_contain_text("No calls.")
+
+
+def test_a_running_run_can_be_cancelled_after_a_question(
+    show: ShowPanel, page: Page
+) -> None:
+    traits = pictures.panel(["n1", "n2", "n3"])
+    traits["runs"]["runs"][0]["run"] = "ab12"
+    show(traits)
+    view = open_view(page, "Runs")
+
+    view.get_by_role("button", name="Cancel run of").click()
+    asked = sent(page)
+    view.get_by_role("button", name="Cancel run: ").click()
+
+    assert asked == []
+    assert sent(page) == [{"do": "cancel", "run": "ab12"}]
+
+
+def test_a_run_is_chosen_by_arrow_keys_and_stays_chosen(
+    show: ShowPanel, page: Page
+) -> None:
+    names = ["n1", "n2", "n3"]
+    show(pictures.panel(names))
+    view = open_view(page, "Runs")
+    view.get_by_role("radio", checked=True).focus()
+
+    page.keyboard.press("ArrowRight")
+    change(page, runs=pictures.runs(names, number=5))
+
+    expect(view.get_by_role("radio").nth(1)).to_have_attribute("aria-checked", "true")
+    expect(view.get_by_role("img", name="train, train_function, done")).to_be_visible()
+    expect(view.get_by_role("button", name="Cancel run of")).to_be_hidden()
+
+
+# ---------------------------------------------------------------------- looks
+
+CONTRASTS = """() => {
+    const canvas = document.createElement("canvas").getContext("2d");
+    const rgb = (colour) => {
+        canvas.clearRect(0, 0, 1, 1);
+        canvas.fillStyle = colour;
+        canvas.fillRect(0, 0, 1, 1);
+        return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+    };
+    const luminance = (colour) => {
+        const parts = rgb(colour).map((part) => {
+            const share = part / 255;
+            return share <= 0.03928 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2];
+    };
+    const contrast = (one, other) => {
+        const [high, low] = [luminance(one), luminance(other)].sort((a, b) => b - a);
+        return (high + 0.05) / (low + 0.05);
+    };
+    const root = document.querySelector(".mpreg-live");
+    const page = getComputedStyle(root).backgroundColor;
+    const probe = root.appendChild(document.createElement("span"));
+    const found = {};
+    for (const name of ["ink", "soft", "good", "warn", "bad", "busy", "odd", "idle"]) {
+        probe.style.color = `var(--mpreg-${name})`;
+        found[name] = contrast(getComputedStyle(probe).color, page);
+    }
+    probe.remove();
+    for (const cell of document.querySelectorAll(".mpreg-heat td")) {
+        const { color, backgroundColor } = getComputedStyle(cell);
+        found[`cell ${cell.ariaLabel}`] = contrast(color, backgroundColor);
+    }
+    return found;
+}"""
+LEAST_CONTRAST = 4.5
+"""Of text on its ground: Web Content Accessibility Guidelines 2.2, 1.4.3."""
+
+
+@pytest.mark.parametrize("theme", ["theme-light-extension", "theme-dark-extension"])
+def test_text_stands_out_in_both_themes(
+    show: ShowPanel, page: Page, theme: str
+) -> None:
+    page.evaluate("theme => panel.theme(theme)", theme)
+    show(pictures.panel(["n1", "n2", "n3"]))
+    open_view(page, "Routes")
+
+    contrasts = page.evaluate(CONTRASTS)
+
+    too_weak = {name: c for name, c in contrasts.items() if c < LEAST_CONTRAST}
+    assert too_weak == {}
+
+
+@pytest.mark.parametrize("width", [360, 500])
+def test_a_narrow_output_never_makes_the_page_scroll_sideways(
+    show: ShowPanel, page: Page, width: int
+) -> None:
+    page.evaluate(
+        "([traits, width]) => panel.show(traits, width)",
+        [pictures.panel(pictures.node_names(6)), width],
+    )
+
+    wide = []
+    for word in ("Members", "Topology", "Routes", "Latency", "Runs"):
+        open_view(page, word)
+        over = page.evaluate(
+            """() => {
+                const root = document.querySelector(".mpreg-live");
+                return root.scrollWidth - root.clientWidth;
+            }"""
+        )
+        wide += [(word, over)] if over > 0 else []
+
+    assert wide == []
