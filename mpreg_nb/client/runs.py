@@ -1,8 +1,9 @@
 """The client's side of runs: what the driving node tells of each step."""
 
 import asyncio
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,7 +12,14 @@ from mpreg_nb.errors import NodeLost
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.gossip import MemberRecord, MemberState
-from mpreg_nb.wire.history import Printed, RunTold, RunWatch, StepChoice, WhyAsk
+from mpreg_nb.wire.history import (
+    Printed,
+    RunResume,
+    RunTold,
+    RunWatch,
+    StepChoice,
+    WhyAsk,
+)
 from mpreg_nb.wire.last_lines import LastLines
 from mpreg_nb.wire.messages import Cancel, Failed
 from mpreg_nb.wire.payload import unpack
@@ -174,8 +182,43 @@ class ClientRuns:
         request = RunWatch(id=self._client.new_id(), run=run_id)
         return await self._taken_up(request, link, writer)
 
+    async def resume(self, record: RunRecord, writer: Writer) -> RunRecord:
+        """Begin a run of what has no result in that of `record`, and follow it.
+
+        Raises:
+            BadRequest: it goes on.
+            NodeLost: the node that drove it is gone, or has forgotten it.
+        """
+        await self._client.snapshot()  # to know the newest of each function
+        request = RunResume(
+            id=self._client.new_id(),
+            run=record.id,
+            new=os.urandom(len(record.id)),
+            versions=tuple(self._versions(record)),
+        )
+        return await self._taken_up(request, await self._link(record), writer)
+
+    def _versions(self, record: RunRecord) -> Iterator[tuple[str, str]]:
+        for function in sorted(set(record.functions.values())):
+            offer = self._client.mirror.newest(function)
+            if offer is not None and offer.placed:
+                yield function, offer.version
+
+    async def _link(self, record: RunRecord) -> Connection:
+        """Return the link to the node that drives a run, or drove it.
+
+        Raises:
+            NodeLost: there is no way to it.
+        """
+        node = record.link.peer.name
+        known = self._client.mirror.record(node)
+        link = await self._client.links.reach(node, known.urls if known else ())
+        if link is None:
+            raise NodeLost(node, "it drove the run", executed="unknown")
+        return link
+
     async def _taken_up(
-        self, request: RunWatch, link: Connection, writer: Writer
+        self, request: RunWatch | RunResume, link: Connection, writer: Writer
     ) -> RunRecord:
         asked = self._asked[request.id] = _Asked(link, writer)
         try:
@@ -239,8 +282,8 @@ class ClientRuns:
             case _:
                 return False
         for step in list(record.prints):
-            state = record.steps.get(step)
-            if record.ended or state is None or state.status not in _UNDER_WAY:
+            last = record.steps.get(step)
+            if record.ended or last is None or last.status not in _UNDER_WAY:
                 record.prints.pop(step).end()
         if record.ended:
             del self._open[record.id]

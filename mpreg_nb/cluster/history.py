@@ -1,9 +1,8 @@
 """The runs of a cluster: those begun here, and those that its nodes remember."""
 
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -11,6 +10,7 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.output import current_writer
 from mpreg_nb.client.runs import RunRecord
+from mpreg_nb.cluster.own_runs import OnRun, OwnRuns
 from mpreg_nb.cluster.planned import planned_diagram
 from mpreg_nb.cluster.run import Run
 from mpreg_nb.errors import NodeLost, NoRun
@@ -22,9 +22,6 @@ from mpreg_nb.workflow.diagram import Diagram
 if TYPE_CHECKING:
     import pandas as pd
 
-OWN_RUNS = 50
-"""How many of the runs that were begun here are kept at hand, the newest."""
-
 LEAST_PREFIX = 4
 """Characters of an id that a run is found by, at least."""
 
@@ -32,45 +29,6 @@ TAKEN_UP = 10
 """Runs that are at hand at once where a cluster is adopted, the newest."""
 
 _replace: Any = msgspec.structs.replace
-
-OnRun: TypeAlias = Callable[[Run], None]
-"""Hears of a run; called on the client's own thread, so it must be quick."""
-
-
-class OwnRuns:
-    """The last runs that this client began or took up, and who hears of them."""
-
-    def __init__(self) -> None:
-        self._runs: deque[Run] = deque(maxlen=OWN_RUNS)
-        self._listeners: tuple[OnRun, ...] = ()
-
-    @property
-    def newest_first(self) -> tuple[Run, ...]:
-        """The runs at hand."""
-        return tuple(reversed(self._runs.copy()))
-
-    def listen(self, listener: OnRun) -> Callable[[], None]:
-        """Call `listener` with each run that begins or changes; returns what ends it.
-
-        A listener may be added and ended on any thread.
-        """
-        self._listeners = (*self._listeners, listener)
-
-        def end() -> None:
-            left = [heard for heard in self._listeners if heard is not listener]
-            self._listeners = tuple(left)
-
-        return end
-
-    def add(self, run: Run) -> None:
-        """Take in a run that has just begun."""
-        self._runs.append(run)
-        self.changed(run)
-
-    def changed(self, run: Run) -> None:
-        """Tell who listens that something happened to `run`."""
-        for listener in self._listeners:
-            listener(run)
 
 
 class History:
@@ -150,17 +108,15 @@ class History:
 
     def _taken_up(self, record: RunRecord) -> Run:
         diagram = planned_diagram(record.workflow, record.plans)
-        run = Run(self.client, self._thread, diagram, self._runs.changed)
+        run = Run(self.client, self._thread, diagram, self._runs)
         run.started(record)
-        record.on_change = run.changed
-        self._runs.add(run)
         return run
 
     def launch(self, diagram: Diagram, request: RunStart, parts: Parts) -> Run:
         """Hand a run to the node of the link and return it at once."""
         # Ids of one client begin alike; this one is to be found by its beginning.
         request = _replace(request, id=os.urandom(len(request.id)))
-        run = Run(self.client, self._thread, diagram, self._runs.changed)
+        run = Run(self.client, self._thread, diagram, self._runs)
         writer = current_writer()
 
         async def begin() -> None:
@@ -169,7 +125,6 @@ class History:
                     request, parts, writer=writer, on_change=run.changed
                 )
             )
-            self._runs.add(run)
 
         self._thread.run(begin())
         return run

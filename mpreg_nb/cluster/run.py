@@ -3,15 +3,18 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine, Generator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
-from mpreg_nb.client.output import prefixed
+from mpreg_nb.client.output import current_writer, prefixed
 from mpreg_nb.client.runs import RunRecord
+from mpreg_nb.cluster.own_runs import OwnRuns
+from mpreg_nb.cluster.progress import wait_shown
+from mpreg_nb.cluster.watched import RunWatched
 from mpreg_nb.errors import (
     CallCancelled,
     MpregError,
@@ -41,12 +44,12 @@ class Run:
         client: Client,
         thread: LoopThread,
         diagram: Diagram,
-        on_change: Callable[["Run"], None],
+        own_runs: OwnRuns,
     ) -> None:
         self._client = client
         self._thread = thread
         self._diagram = diagram
-        self._on_change = on_change
+        self._own_runs = own_runs
         self._record: RunRecord | None = None
         self._changed = threading.Condition()
         self._values: dict[str, Any] = {}
@@ -97,8 +100,10 @@ class Run:
         return self._record
 
     def started(self, record: RunRecord) -> None:
-        """Take the record that the client keeps; called once, by the cluster."""
+        """Take the record that the client keeps; called once, on the loop's thread."""
         self._record = record
+        record.on_change = self.changed
+        self._own_runs.add(self)
 
     def changed(self, record: RunRecord) -> None:
         """Wake who waits; called on the loop's thread with each change."""
@@ -107,7 +112,7 @@ class Run:
         if record.ended:
             for loop, event in self._awaiting:
                 loop.call_soon_threadsafe(event.set)
-        self._on_change(self)
+        self._own_runs.changed(self)
 
     # ------------------------------------------------------------------ waiting
 
@@ -118,15 +123,27 @@ class Run:
             WorkflowFailed: a step failed for good; an entry for each.
             CallCancelled: the run was cancelled.
             TimeoutError: it is still running; it goes on.
+
+        Stop cancels it.
         """
-        with waiting_elsewhere(), self._changed:
-            if not self._changed.wait_for(lambda: self._known.ended, timeout):
-                raise TimeoutError(
-                    f"workflow {self.name!r} is still running after "
-                    f"{timeout:g} s; it goes on. Look: run.frame()"
-                )
+        with waiting_elsewhere():
+            ended = wait_shown(RunWatched(self), self.has_ended, timeout)
+        if not ended:
+            raise TimeoutError(
+                f"workflow {self.name!r} is still running after "
+                f"{timeout:g} s; it goes on. Look: run.frame()"
+            )
         self._raise_for_status()
         return self
+
+    def has_ended(self, seconds: float | None = 0.0) -> bool:
+        """Wait at most so many seconds and say whether it is over. Stop cancels it."""
+        try:
+            with self._changed:
+                return self._changed.wait_for(lambda: self._known.ended, seconds)
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
 
     def __await__(self) -> Generator[Any, None, "Run"]:
         return self._wait_async().__await__()
@@ -135,7 +152,11 @@ class Run:
         event = asyncio.Event()
         self._awaiting.append((asyncio.get_running_loop(), event))
         if not self._known.ended:
-            await event.wait()
+            try:
+                await event.wait()
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
         if self.status == "failed":
             # Errors are fetched by blocking; not on the loop of who awaits.
             await asyncio.to_thread(self._raise_for_status)
@@ -145,6 +166,27 @@ class Run:
     def cancel(self) -> None:
         """End the run; steps that are under way are cancelled on their nodes."""
         self._thread.call_soon(self._client.runs.cancel, self._known)
+
+    def resume(self) -> "Run":
+        """Begin a new run of what failed, was skipped, cancelled or not run; return it.
+
+        Steps that are done are not run again: their results are used where they are
+        held. A result that was lost with its node is made again where it is needed.
+        Each function runs in its newest registration, so mend it, register it, and
+        resume. Works for runs that others began too.
+
+        Raises:
+            BadRequest: the run goes on; wait for its end, or cancel it.
+            NodeLost: the node that drove it is gone, or has forgotten it.
+        """
+        run = Run(self._client, self._thread, self._diagram, self._own_runs)
+        writer = current_writer()
+
+        async def begin() -> None:
+            run.started(await self._client.runs.resume(self._known, writer))
+
+        self._run(begin())
+        return run
 
     # ------------------------------------------------------------------ results
 

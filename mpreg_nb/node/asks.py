@@ -1,10 +1,12 @@
 """Questions of this node to other nodes, each with one answer."""
 
 import asyncio
-from typing import TypeAlias
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 from mpreg_nb.node.lane import DataLane
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.history import HeldAsk, HeldTold
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import (
     CodePull,
@@ -29,7 +31,7 @@ class Asks:
     def __init__(self, lane: DataLane) -> None:
         self._lane = lane
         self._ids = Ids()
-        self._open: dict[bytes, tuple[str, asyncio.Future[Answer]]] = {}
+        self._open: dict[bytes, tuple[str, asyncio.Future[Any]]] = {}
 
     async def code(self, node: str, version: str) -> Answer:
         """Ask `node` for the code of `version`."""
@@ -38,6 +40,13 @@ class Asks:
     async def result(self, kept: Kept) -> Answer:
         """Ask for a result that its owner holds."""
         return await self._ask(kept.owner, Fetch(id=self._ids.next(), kept=kept))
+
+    async def held(self, node: str, kept: Iterable[Kept]) -> frozenset[bytes]:
+        """Return the ids of those results that `node` holds; none if it is gone."""
+        ids = tuple(one.id for one in kept)
+        answer, _ = await self._ask(node, HeldAsk(id=self._ids.next(), ids=ids))
+        told: object = answer
+        return frozenset(told.ids) if isinstance(told, HeldTold) else frozenset()
 
     async def place(
         self, node: str, push: CodePush, parts: tuple[Buffer, ...]
@@ -50,7 +59,7 @@ class Asks:
         return self._ids.next()
 
     def answered(
-        self, message: Reply | CodePush | Failed, parts: tuple[Buffer, ...]
+        self, message: Reply | CodePush | HeldTold | Failed, parts: tuple[Buffer, ...]
     ) -> bool:
         """Deliver an answer; False if nobody waits for it."""
         _, future = self._open.pop(message.id, ("", None))
@@ -70,7 +79,7 @@ class Asks:
     async def _ask(
         self,
         node: str,
-        message: CodePull | Fetch | CodePush,
+        message: CodePull | Fetch | CodePush | HeldAsk,
         parts: tuple[Buffer, ...] = (),
     ) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

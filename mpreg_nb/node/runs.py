@@ -1,7 +1,9 @@
 """The runs that this node drives, and those that it remembers."""
 
-from collections import OrderedDict
-from collections.abc import Callable
+import asyncio
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import msgspec
 
@@ -12,14 +14,18 @@ from mpreg_nb.node.choices import Choices, HandOver
 from mpreg_nb.node.inputs import Inputs
 from mpreg_nb.node.lane import DataLane
 from mpreg_nb.node.pending import Source
+from mpreg_nb.node.resuming import finished, kept_by, newest, reusable
 from mpreg_nb.node.run import ActiveRun
 from mpreg_nb.node.run_step import StepSource
 from mpreg_nb.node.store import Store
 from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.history import RunTold, RunWatch, WhyAsk, WhyTold
+from mpreg_nb.wire.history import RunResume, RunTold, RunWatch, WhyAsk, WhyTold
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import Call, Failed, Failure, Gathered, Kept, Release, Reply
 from mpreg_nb.wire.runs import RunList, Runs, RunStart, StepFetch
+from mpreg_nb.workflow.states import Done
+
+_replace: Any = msgspec.structs.replace
 
 REMEMBERED_RUNS = 100
 """Ended runs whose results can still be fetched; the oldest go first."""
@@ -41,6 +47,7 @@ class RunBook:
         self._ids = Ids()
         self._runs: OrderedDict[bytes, ActiveRun] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
+        self._uses: Counter[bytes] = Counter()  # of a result, by runs after the first
 
     @property
     def under_way(self) -> int:
@@ -62,6 +69,53 @@ class RunBook:
         self._runs[request.id] = run
         run.start()
 
+    async def resume(self, source: Source, request: RunResume) -> None:
+        """Begin a run of what has no result in another, which must have ended."""
+        old = self._known(source, request.id, request.run)
+        if old is None:
+            return
+        if old.machine.status == "running":
+            text = "the run goes on; wait for its end or cancel it, then resume it"
+            failure = Failure(kind="bad_request", message=text)
+            source.send(Failed(id=request.id, failure=failure))
+            return
+        done = finished(old)
+        shared = [kept for state in done.values() for kept in kept_by(state)]
+        self._uses.update(kept.id for kept in shared)  # `old` may go meanwhile
+        held = await self._held(shared)
+        start = _replace(
+            old.request,
+            id=request.new,
+            steps=newest(old.request.steps, dict(request.versions)),
+        )
+        run = self._made(
+            source,
+            start,
+            old.parts,
+            self._choices.hand_over,
+            self._remember,
+            reusable(old, done, held),
+        )
+        reused = {kept.id for kept in run.kept()}
+        for kept in shared:
+            if kept.id not in reused:
+                self._let_go(kept)
+        self._runs[run.id] = run
+        source.send(_told(request.id, run))
+        run.start()
+
+    async def _held(self, kept: Iterable[Kept]) -> frozenset[bytes]:
+        """Return the ids of those results that are still held, by whatever node."""
+        by_owner: dict[str, list[Kept]] = {}
+        for one in kept:
+            by_owner.setdefault(one.owner, []).append(one)
+        own = by_owner.pop(self._me, ())
+        answers = await asyncio.gather(
+            *(self._asks.held(owner, each) for owner, each in by_owner.items())
+        )
+        mine = {one.id for one in own if self._store.get(one.id) is not None}
+        return frozenset(mine).union(*answers)
+
     def prepare(self, source: Source, request: RunStart) -> ActiveRun:
         """Return a run of this process's own, to be started and released by it.
 
@@ -79,6 +133,7 @@ class RunBook:
         parts: tuple[Buffer, ...],
         hand_over: HandOver,
         on_end: Callable[[ActiveRun], None],
+        done: Mapping[str, Done] | None = None,
     ) -> ActiveRun:
         return ActiveRun(
             request,
@@ -90,6 +145,7 @@ class RunBook:
             hand_over=hand_over,
             ids=self._ids,
             on_end=on_end,
+            done=done,
         )
 
     def _unnoted(
@@ -190,10 +246,15 @@ class RunBook:
     def release(self, run: ActiveRun) -> None:
         """Let go of the results that are held for a run, on whatever node."""
         for kept in run.kept():
-            if kept.owner == self._me:
-                self._store.release(kept.id)
-            else:
-                self._lane.send(kept.owner, Release(ids=(kept.id,)))
+            self._let_go(kept)
+
+    def _let_go(self, kept: Kept) -> None:
+        if self._uses[kept.id]:  # a run that was resumed, or another that resumed it
+            self._uses -= Counter((kept.id,))
+        elif kept.owner == self._me:
+            self._store.release(kept.id)
+        else:
+            self._lane.send(kept.owner, Release(ids=(kept.id,)))
 
 
 def _told(request_id: bytes, run: ActiveRun) -> RunTold:

@@ -124,13 +124,12 @@ class Why:
             return f"was not sent: it was skipped, because {step.cause} failed"
         if step.status == "cancelled" and not step.attempts:
             return "was not sent: the run was cancelled before"
+        if step.status == "done" and not step.attempts:
+            return "was not sent in this run: its result is that of an earlier one"
         if step.status == "waiting":
             names = ", ".join(self._waits_for)
             return f"is not sent yet: it waits for {names or 'room'}"
-        return (
-            f"is {step.status}, and nothing is remembered of a choice for it: it was "
-            "long ago, or its result is that of an earlier run"
-        )
+        return f"is {step.status}; what there was to choose from is forgotten"
 
     @property
     def _rest(self) -> list[str]:

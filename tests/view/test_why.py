@@ -105,7 +105,11 @@ def test_of_many_attempts_the_last_are_shown_and_all_are_in_the_frame() -> None:
             StepState(name="fit", status="cancelled"),
             "step fit was not sent: the run was cancelled before",
         ),
-        (DONE, "nothing is remembered of a choice"),
+        (
+            StepState(name="fit", status="done", node="n2"),
+            "step fit was not sent in this run: its result is that of an earlier one",
+        ),
+        (DONE, "step fit is done; what there was to choose from is forgotten"),
     ],
 )
 def test_a_step_without_a_choice_says_why(step: StepState, text: str) -> None:
