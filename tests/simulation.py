@@ -43,9 +43,9 @@ from mpreg_nb.membership.effects import (
     Tell,
 )
 from mpreg_nb.membership.knobs import PROFILES, ProfileName, SwimSettings
-from mpreg_nb.membership.links import keeps_new_link
 from mpreg_nb.membership.swim import Swim
 from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.transport.peers import keeps_new_link
 from mpreg_nb.wire.gossip import (
     CatalogPull,
     CatalogPush,

@@ -22,8 +22,6 @@ from mpreg_nb.wire.gossip import (
     Ack,
     CatalogPull,
     CatalogPush,
-    CodePull,
-    CodePush,
     Control,
     Digest,
     Gossip,
@@ -120,7 +118,7 @@ class Inbox:
                 return self._beliefs.hear_record(record, sender, now)
             case Leave():
                 return self._leave(message, sender, now)
-            case CatalogPull() | CatalogPush() | CodePull() | CodePush():
+            case CatalogPull() | CatalogPush():
                 return []  # not membership's
 
     # ----------------------------------------------------------- kinds of message

@@ -12,10 +12,10 @@ Rules for the driver:
 - Carry out effects in their order. After each call read `deadline` again and
   sleep until it, then call `tick`. A late tick is harmless.
 - One control link per peer, by the name that the handshake told. Report every
-  change of it by `link`; `links.keeps_new_link` says which of two to keep, and
-  a link that takes the place of another is reported as UP alone.
+  change of it by `link`; `transport.peers` says which of two to keep, and a
+  link that takes the place of another is reported as UP alone.
 - Give every message that comes on a control link to `receive`, in order; those
-  about catalogs and code are not membership's and give no effects.
+  about catalogs are not membership's and give no effects.
 """
 
 import math

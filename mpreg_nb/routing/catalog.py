@@ -9,8 +9,7 @@ a name is the one with the highest pair.
 """
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 from msgspec.structs import replace
 
@@ -23,15 +22,6 @@ from mpreg_nb.wire.gossip import (
     Offer,
     Version,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A node that may run the function."""
-
-    node: NodeName
-    offer: Offer  # what it would run
-    ready: bool  # False: it should have the code and will pull it before it runs
 
 
 class Catalog:
@@ -212,46 +202,6 @@ class Catalog:
         known = self._index.get(function, {}).values()
         wanted = [offer for offer in known if version in (None, offer.version)]
         return max(wanted, key=_rank, default=None)
-
-    def match(
-        self,
-        function: FunctionName,
-        *,
-        held: Mapping[NodeName, frozenset[str]],
-        version: Version | None = None,
-        required: frozenset[str] = frozenset(),
-    ) -> tuple[Candidate, ...]:
-        """Return the nodes among `held` that may run it, those with the code first.
-
-        held: node -> resources it holds, of the nodes that may be used.
-        version: None means the newest registration of the name.
-        required: resources that the call asks for, besides the function's own.
-        """
-        registration = self.newest(function, version)
-        if registration is None:
-            return ()
-        offers = self._index[function]
-        if registration.placed:
-            wanted = registration.resources | required
-            of = registration.version
-            fit = [node for node in sorted(held) if wanted <= held[node]]
-            having = [node for node in fit if (node, of) in offers]
-            lacking = [node for node in fit if (node, of) not in offers]
-            return (
-                *(Candidate(node, registration, True) for node in having),
-                *(Candidate(node, registration, False) for node in lacking),
-            )
-        # Each unplaced one belongs to its own node: the call is for the newest fit.
-        own = [
-            Candidate(owner, offer, True)
-            for owner, offer in self.offers(function)
-            if owner in held
-            and not offer.placed
-            and version in (None, offer.version)
-            and required <= held[owner] | offer.resources
-        ]
-        best = max((candidate.offer for candidate in own), key=_rank, default=None)
-        return tuple(c for c in own if best and c.offer.version == best.version)
 
     def holders(self, version: Version) -> tuple[NodeName, ...]:
         """Return the nodes that have the code of `version`, served or merely kept."""

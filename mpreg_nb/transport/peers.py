@@ -284,11 +284,13 @@ class Peers:
 
     def _is_kept(self, current: Connection, newer: Connection) -> bool:
         """Whether `current` stays in use although there is a `newer` link."""
-        if current.peer.dialled == newer.peer.dialled or not current.is_open:
-            return False
-        age_s = asyncio.get_running_loop().time() - self._opened_s[current]
-        smaller_dialled = current.peer.dialled == (self._name < current.peer.name)
-        return age_s < SAME_MOMENT_S and smaller_dialled
+        return current.is_open and not keeps_new_link(
+            self._name,
+            current.peer.name,
+            new_dialled_here=newer.peer.dialled,
+            old_dialled_here=current.peer.dialled,
+            old_age_s=asyncio.get_running_loop().time() - self._opened_s[current],
+        )
 
     def _put_aside(self, key: _Key, connection: Connection | None) -> None:
         if connection is None:
@@ -315,3 +317,31 @@ class Peers:
 
 def _kind(error: _Failure) -> FailureKind:
     return error.kind if isinstance(error, DialFailed) else "not_trusted"
+
+
+def keeps_new_link(
+    me: str,
+    peer: str,
+    *,
+    new_dialled_here: bool,
+    old_dialled_here: bool,
+    old_age_s: float,
+) -> bool:
+    """Whether the newer of two links between one pair is kept.
+
+    Both ends come to the same answer. Dials that crossed: the one made by the
+    smaller name stays. Otherwise the newer one stays, since whoever dialled it
+    had given up the older.
+
+    >>> keeps_new_link(
+    ...     "a", "b", new_dialled_here=False, old_dialled_here=True, old_age_s=0.1
+    ... )
+    False
+    >>> keeps_new_link(
+    ...     "b", "a", new_dialled_here=True, old_dialled_here=False, old_age_s=0.1
+    ... )
+    False
+    """
+    if new_dialled_here == old_dialled_here or old_age_s >= SAME_MOMENT_S:
+        return True
+    return new_dialled_here == (me < peer)

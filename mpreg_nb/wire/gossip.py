@@ -1,4 +1,4 @@
-"""The control lane: what nodes tell each other about members, offers and code.
+"""The control lane: what nodes tell each other about members and offers.
 
 Three kinds of struct. *Facts* about one node (`MemberRecord`, `Load`, `Offer`)
 are also used inside the node and on the data lane. *Items* are news that is
@@ -269,20 +269,6 @@ class CatalogPush(Told, frozen=True, kw_only=True, tag="offers"):
     parts: Annotated[int, Meta(ge=1, le=100_000)] = 1
 
 
-class CodePull(Told, frozen=True, kw_only=True, tag="code?"):
-    """Send me the shipped bytes of this version."""
-
-    version: Version
-
-
-class CodePush(Told, frozen=True, kw_only=True, tag="code"):
-    """The shipped bytes; large ones travel beside the message and `code` is empty."""
-
-    version: Version
-    found: bool
-    code: bytes = b""
-
-
 class Leave(Told, frozen=True, kw_only=True, tag="leave"):
     """I am going; send me nothing new. My calls end within `drain_s`."""
 
@@ -312,8 +298,6 @@ Control: TypeAlias = (
     | SyncPush
     | CatalogPull
     | CatalogPush
-    | CodePull
-    | CodePush
     | Leave
     | YouAreDead
 )

@@ -1,10 +1,8 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mpreg_nb.membership.effects import Close, Dial
 from mpreg_nb.membership.knobs import SwimSettings
-from mpreg_nb.membership.links import LOST_S, Links, keeps_new_link
+from mpreg_nb.membership.links import LOST_S, Links
 from mpreg_nb.wire.gossip import Ack
 
 URLS = ("ws://h:1",)
@@ -13,36 +11,6 @@ URLS = ("ws://h:1",)
 @pytest.fixture
 def links() -> Links:
     return Links(SwimSettings())
-
-
-@given(first_by_a=st.booleans(), second_by_a=st.booleans(), age_s=st.floats(0.0, 60.0))
-def test_both_ends_keep_the_same_of_two_links(
-    first_by_a: bool, second_by_a: bool, age_s: float
-) -> None:
-    a_keeps_new = keeps_new_link(
-        "a",
-        "b",
-        new_dialled_here=second_by_a,
-        old_dialled_here=first_by_a,
-        old_age_s=age_s,
-    )
-    b_keeps_new = keeps_new_link(
-        "b",
-        "a",
-        new_dialled_here=not second_by_a,
-        old_dialled_here=not first_by_a,
-        old_age_s=age_s,
-    )
-
-    assert a_keeps_new == b_keeps_new
-
-
-def test_of_dials_that_crossed_that_of_the_smaller_name_stays() -> None:
-    kept = keeps_new_link(
-        "a", "b", new_dialled_here=True, old_dialled_here=False, old_age_s=0.1
-    )
-
-    assert kept
 
 
 def test_a_dial_is_not_repeated_before_its_outcome(links: Links) -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mpreg_nb.routing.catalog import Candidate, Catalog
+from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.log import HISTORY, PART_BYTES, RETRY_S
 from mpreg_nb.wire.gossip import CatalogPull, Offer
 
@@ -177,7 +177,6 @@ def test_entries_go_with_their_node(n1: Catalog, n2: Catalog) -> None:
     n2.forget("n1")
 
     assert n2.entries() == ()
-    assert n2.match("train", held={"n1": NOTHING, "n2": NOTHING}) == ()
 
 
 steps = st.lists(
@@ -280,91 +279,7 @@ def test_what_is_withdrawn_is_offered_no_longer(n1: Catalog, n2: Catalog) -> Non
     assert n1.withdraw("train", V1) is None
 
 
-# --------------------------------------------------------------------- matching
-
-
-def test_a_placed_function_fits_every_node_with_its_resources(n1: Catalog) -> None:
-    placed = offer(resources=GPU)
-    n1.publish(placed)
-
-    found = n1.match("train", held={"n1": NOTHING, "n2": GPU, "n3": NOTHING})
-
-    assert found == (Candidate("n2", placed, ready=False),)
-
-
-def test_nodes_that_have_the_code_come_first(n1: Catalog, n2: Catalog) -> None:
-    n2.publish(offer())
-    follow(n1, n2)
-
-    found = n1.match("train", held={"n1": NOTHING, "n2": NOTHING})
-
-    assert [(c.node, c.ready) for c in found] == [("n2", True), ("n1", False)]
-
-
-def test_the_call_may_ask_for_more_than_the_function(n1: Catalog) -> None:
-    n1.publish(offer(resources=GPU))
-    both = frozenset({"gpu", "mnist"})
-
-    found = n1.match(
-        "train", held={"n1": GPU, "n2": both}, required=frozenset({"mnist"})
-    )
-
-    assert [candidate.node for candidate in found] == ["n2"]
-
-
-def test_resources_of_a_placed_offer_are_no_resources_of_its_keeper(
-    n1: Catalog,
-) -> None:
-    n1.publish(offer(resources=GPU))
-
-    assert n1.match("train", held={"n1": NOTHING}, required=GPU) == ()
-
-
-def test_resources_of_an_unplaced_offer_are_held_with_it(n1: Catalog) -> None:
-    own = offer(resources=GPU, placed=False)
-    n1.publish(own)
-
-    found = n1.match("train", held={"n1": NOTHING, "n2": GPU}, required=GPU)
-
-    assert found == (Candidate("n1", own, ready=True),)
-
-
-def test_a_name_means_its_newest_registration_and_a_version_itself(
-    n1: Catalog,
-) -> None:
-    n1.publish(offer(V1, 1), offer(V2, 2))
-
-    by_name = n1.match("train", held={"n1": NOTHING})
-    by_version = n1.match("train", held={"n1": NOTHING}, version=V1)
-
-    assert [candidate.offer.version for candidate in by_name] == [V2]
-    assert [candidate.offer.version for candidate in by_version] == [V1]
-    assert n1.match("train", held={"n1": NOTHING}, version="9" * 32) == ()
-
-
-def test_the_newest_placement_of_one_version_counts(n1: Catalog, n2: Catalog) -> None:
-    n1.publish(offer(V1, 1, resources=GPU))
-    follow(n2, n1)
-    n2.publish(offer(V1, 2, origin="n2", resources=frozenset({"cpu"})))
-
-    found = n2.match("train", held={"n1": GPU, "n2": frozenset({"cpu"})})
-
-    assert [candidate.node for candidate in found] == ["n2"]
-
-
-def test_of_unplaced_ones_the_newest_that_fits_is_taken(
-    n1: Catalog, n2: Catalog
-) -> None:
-    n1.publish(offer(V1, 1, placed=False, resources=GPU))
-    n2.publish(offer(V2, 2, placed=False, resources=frozenset({"cpu"})))
-    follow(n1, n2)
-    held = {"n1": NOTHING, "n2": NOTHING}
-
-    for_gpu = n1.match("train", held=held, required=GPU)
-    for_any = n1.match("train", held=held)
-
-    assert [candidate.node for candidate in for_gpu] == ["n1"]
-    assert [candidate.node for candidate in for_any] == ["n2"]
+# ----------------------------------------------------------------- what is missing
 
 
 def test_a_node_lacks_what_it_should_serve_and_only_the_newest_of_it(

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.transport import peers as peers_module
@@ -15,7 +17,7 @@ from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.dial import DialFailed
 from mpreg_nb.transport.facts import FailureKind, Lane
 from mpreg_nb.transport.listener import Listener, listen
-from mpreg_nb.transport.peers import LONGEST_QUEUE, Peers
+from mpreg_nb.transport.peers import LONGEST_QUEUE, Peers, keeps_new_link
 from mpreg_nb.transport.token import Token
 from mpreg_nb.wire.codec import Parts
 from tests.transport.links import CLUSTER, OTHER_TOKEN, TOKEN, house, numbered
@@ -417,3 +419,33 @@ async def test_a_fault_in_a_dial_reaches_those_who_wait_for_it(
         assert a.peers.links() == ()
         assert len(loop_errors) == 1
         loop_errors.clear()
+
+
+@given(first_by_a=st.booleans(), second_by_a=st.booleans(), age_s=st.floats(0.0, 60.0))
+def test_both_ends_keep_the_same_of_two_links(
+    first_by_a: bool, second_by_a: bool, age_s: float
+) -> None:
+    a_keeps_new = keeps_new_link(
+        "a",
+        "b",
+        new_dialled_here=second_by_a,
+        old_dialled_here=first_by_a,
+        old_age_s=age_s,
+    )
+    b_keeps_new = keeps_new_link(
+        "b",
+        "a",
+        new_dialled_here=not second_by_a,
+        old_dialled_here=not first_by_a,
+        old_age_s=age_s,
+    )
+
+    assert a_keeps_new == b_keeps_new
+
+
+def test_of_dials_that_crossed_that_of_the_smaller_name_stays() -> None:
+    kept = keeps_new_link(
+        "a", "b", new_dialled_here=True, old_dialled_here=False, old_age_s=0.1
+    )
+
+    assert kept

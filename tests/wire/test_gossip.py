@@ -10,8 +10,6 @@ from mpreg_nb.wire.gossip import (
     Announce,
     CatalogPull,
     CatalogPush,
-    CodePull,
-    CodePush,
     Control,
     Digest,
     Gossip,
@@ -162,16 +160,6 @@ GOLDEN: list[tuple[Control, str]] = [
         "98a66f6666657273a26e31020503919da56f66666572a5747261696ed920303132333435"
         "363738396162636465663031323334353637383961626364656691a367707501a26e31c2"
         "a770726f63657373c3a628726f777329a44669742ecd0320c20001",
-    ),
-    (
-        CodePull(version=OFFER.version),
-        "92a5636f64653fd920303132333435363738396162636465663031323334353637383961"
-        "6263646566",
-    ),
-    (
-        CodePush(version=OFFER.version, found=True, code=b"code"),
-        "94a4636f6465d92030313233343536373839616263646566303132333435363738396162"
-        "63646566c3c404636f6465",
     ),
     (
         Leave(generation=2, epoch=EPOCH, incarnation=4, drain_s=10.0, reason="bye"),
