@@ -21,6 +21,7 @@ from mpreg_nb.node.pending import Source
 from mpreg_nb.node.run_calls import RunCalls, size_bytes
 from mpreg_nb.node.run_step import (
     StepSource,
+    bare,
     execution,
     failed_of,
     needs,
@@ -164,10 +165,7 @@ class ActiveRun:
 
     def bare_plans(self) -> tuple[StepPlan, ...]:
         """Return the steps as they were asked for, without their arguments."""
-        return tuple(
-            msgspec.structs.replace(plan, payload=b"", parts=0)
-            for plan in self._plans.values()
-        )
+        return tuple(map(bare, self._plans.values()))
 
     # ----------------------------------------------------------------- the work
 

@@ -1,9 +1,10 @@
 """One step between the machine of a run, the wire and the calls of the node."""
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
 from mpreg_nb.wire.codec import Buffer, Parts
 from mpreg_nb.wire.failures import failure_line
@@ -100,6 +101,16 @@ def run_step(
         fallback=FallbackCall() if isinstance(plan.fallback, SideCall) else fallback,
         undo=undo,
     )
+
+
+def bare(plan: StepPlan) -> StepPlan:
+    """Return a step as it was asked for, without the arguments of its calls."""
+    sides = {"split": plan.split, "fallback": plan.fallback, "undo": plan.undo}
+    without: dict[str, Any] = {
+        name: side and replace(side, payload=b"", parts=0)
+        for name, side in sides.items()
+    }
+    return replace(plan, payload=b"", parts=0, **without)
 
 
 def _attempts(plan: StepPlan, *, idempotent: bool) -> tuple[int, tuple[str, ...]]:
