@@ -29,7 +29,8 @@ COLUMNS = {
     "calls_per_s_max": MEASURE,
     "goal_calls_per_s": MEASURE,
 }
-BLUE, ORANGE = COLOURS[0], COLOURS[3]
+SKY, VERMILION = COLOURS[4], COLOURS[3]
+MEDIAN = "median, and its spread over the rounds"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,13 +90,22 @@ class Bench:
 
     def plot(self) -> "Figure":
         """Return bars of the latencies and of the rates, with their goals."""
-        lines = max(len(self.latencies), 2 * len(self.rates), 3)
+        lines = max(len(self.latencies), 3 * len(self.rates), 4)
         figure = new_figure(
             figsize=(11, 1.9 + 0.34 * lines), dpi=100, layout="constrained"
         )
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         _latencies(left, self.latencies, self.unit_us)
         _rates(right, self.rates)
+        handles, labels = left.get_legend_handles_labels()
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower left",
+            ncols=3,
+            frameon=False,
+            fontsize=9,
+        )
         return figure
 
     def __str__(self) -> str:
@@ -139,7 +149,7 @@ class Bench:
 
 
 def _latencies(axes: "Axes", rows: Sequence[LatencyRow], unit_us: float) -> None:
-    subtitle(axes, "Time of one after the other", f"1 echo = {unit_us:.0f} µs here")
+    subtitle(axes, "Time of calls and workflows", f"1 echo = {unit_us:.0f} µs here")
     axes.set_xlabel("time, bare echoes")
     if not rows:
         say_empty(axes, "not measured")
@@ -154,22 +164,25 @@ def _latencies(axes: "Axes", rows: Sequence[LatencyRow], unit_us: float) -> None
         places,
         medians,
         height=0.6,
-        color=BLUE,
+        color=SKY,
         xerr=spread,
         ecolor="black",
         capsize=3,
-        label="p50, and its spread over the rounds",
+        label=MEDIAN,
     )
     tails = [row.p99_echoes for row in rows]
-    axes.plot(tails, places, "D", color=ORANGE, markersize=5, label="p99")
+    axes.plot(tails, places, "D", color=VERMILION, markersize=5, label="p99")
     goals = [row.goal_echoes for row in rows]
-    axes.plot(goals, places, "|", color="black", markersize=15, label="goal of p50")
+    axes.plot(
+        goals, places, "|", color="black", markersize=15, label="goal of the median"
+    )
     axes.set_xscale("log")
+    axes.set_xlim(left=min(0.5, *medians, *goals))
     _name(axes, [row.row for row in rows])
 
 
 def _rates(axes: "Axes", rows: Sequence[RateRow]) -> None:
-    subtitle(axes, "Many at once", "")
+    subtitle(axes, "Rate of calls", "many at once")
     axes.set_xlabel("rate, calls per second")
     if not rows:
         say_empty(axes, "not measured")
@@ -183,17 +196,16 @@ def _rates(axes: "Axes", rows: Sequence[RateRow]) -> None:
         places,
         [row.calls_per_s for row in rows],
         height=0.5,
-        color=BLUE,
+        color=SKY,
         xerr=spread,
         ecolor="black",
         capsize=3,
-        label="median, and its spread over the rounds",
     )
     goals = [row.goal_calls_per_s for row in rows]
-    axes.plot(goals, places, "|", color="black", markersize=24, label="goal")
+    axes.plot(goals, places, "|", color="black", markersize=26)
     _name(axes, [row.row.replace(", ", ",\n") for row in rows])
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_formatter(lambda rate, _: f"{rate:,.0f}")
+    axes.locator_params(axis="x", nbins=4)
 
 
 def _name(axes: "Axes", names: Sequence[str]) -> None:
@@ -201,15 +213,8 @@ def _name(axes: "Axes", names: Sequence[str]) -> None:
 
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(max(len(names), 2) - 0.5, -0.5)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.set_ylim(max(len(names), 4) - 0.5, -0.5)  # few bars are not walls
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(
-        loc="upper left",
-        bbox_to_anchor=(0, -0.2),
-        frameon=False,
-        fontsize=9,
-        ncols=3,
-    )

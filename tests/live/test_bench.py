@@ -1,0 +1,84 @@
+"""The bench, as a notebook and as a terminal run it."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import mpreg_nb as mp
+
+pytestmark = pytest.mark.live
+
+PROGRAM = str(Path(sys.executable).with_name("mpreg-nb"))
+
+
+def interrupting(line: str) -> Callable[[str], None]:
+    """What Stop does, at the moment when a line of progress begins so."""
+
+    def progress(said: str) -> None:
+        if said.startswith(line):
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_it_measures_beside_the_users_cluster_and_leaves_that_alone() -> None:
+    said: list[str] = []
+    with mp.up(1) as cluster:
+        measured = mp.bench(only="builtin", progress=said.append)
+
+        assert mp.current() is cluster
+        assert mp.up(1) is cluster
+        assert list(mp.ps()["node"]) == ["n1"]
+        assert not any(n.startswith("bench") for n in cluster.functions()["function"])
+
+    assert [row.row for row in measured.latencies] == ["builtin echo"]
+    assert measured.rates == ()
+    assert 0.0 < measured.latencies[0].p50_us < 1e6
+    assert said[0] == "starting two nodes"
+    assert said[-1].startswith("latencies, round 3 of 3: a bare echo takes")
+
+
+def test_it_measures_the_cluster_that_it_is_given() -> None:
+    with mp.up(1) as cluster:
+        measured = mp.bench(cluster=cluster, only="call", progress=lambda line: None)
+
+        assert "bench_same" in list(cluster.functions()["function"])
+
+    # What needs two nodes is left out.
+    assert [row.row for row in measured.latencies] == [
+        "call, worker process",
+        "call, thread of the node",
+        "call, blocking",
+    ]
+
+
+def test_stop_ends_it_and_its_nodes() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        mp.bench(progress=interrupting("latencies, round 1"))
+
+    assert list(mp.ps()["node"]) == []  # processes are watched by the fixture
+
+
+def test_the_command_prints_the_table_and_nothing_else() -> None:
+    done = subprocess.run(
+        [PROGRAM, "bench", "--quick", "--only", "builtin"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0].startswith("unit: a bare websockets echo, p50 ")
+    assert lines[2].startswith("builtin echo  ")
+    assert len(lines) == 3
+    assert "round 3 of 3" in done.stderr
+
+
+def test_the_function_is_a_function_also_when_its_folder_was_imported() -> None:
+    import mpreg_nb.bench.rows  # noqa: F401 - sets an attribute of the package
+
+    assert callable(mp.bench)
