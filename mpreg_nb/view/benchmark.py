@@ -149,7 +149,11 @@ class Bench:
 
 
 def _latencies(axes: "Axes", rows: Sequence[LatencyRow], unit_us: float) -> None:
-    subtitle(axes, "Time of calls and workflows", f"1 echo = {unit_us:.0f} µs here")
+    subtitle(
+        axes,
+        "Time of calls and workflows",
+        f"one after the other; 1 echo = {unit_us:.0f} µs",
+    )
     axes.set_xlabel("time, bare echoes")
     if not rows:
         say_empty(axes, "not measured")
