@@ -289,11 +289,12 @@ class NodesFailed(MpregError, ExceptionGroup[Exception]):
         cls, errors: Mapping[str, Exception], results: Mapping[str, Any]
     ) -> "NodesFailed":
         """Say where it failed; `errors` maps nodes to errors."""
-        done = ", ".join(results) or "none"
+        kept = (
+            f" (done: {', '.join(results)}). The values of the others are in "
+            "`results` of this error; with -o NAME they are in NAME"
+        )
         group = cls(
-            f"the cell failed on {', '.join(errors)} (done: {done}). "
-            "The values of the others are in the error's `results`; with -o NAME "
-            "they are kept in NAME",
+            f"the cell failed on {', '.join(errors)}{kept if results else ''}",
             list(errors.values()),
         )
         group.failed = tuple(errors)

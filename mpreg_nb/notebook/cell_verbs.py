@@ -122,8 +122,8 @@ def split_verb(line: str, *, of_cell: bool = False) -> tuple[Verb, str]:
         other = "%mpreg" if of_cell else "%%mpreg"
         raise Misuse(f"{mark} has no verb {word!r}, but {other} has: {other} {word}")
     meant = nearest(word, verbs)
-    hint = f" Did you mean {mark} {meant}?" if meant else ""
-    raise Misuse(f"{mark} has no verb {word!r}.{hint} It has: {known}")
+    hint = f"Did you mean {mark} {meant}? All: %mpreg help" if meant else ""
+    raise Misuse(f"{mark} has no verb {word!r}. {hint or f'It has: {known}'}")
 
 
 def overview() -> str:

@@ -5,6 +5,7 @@ Clusters are kept by `cluster.current`; a session only finds what a line names.
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.names import nearest
@@ -120,11 +121,26 @@ class Session:
         raise Misuse(f"no variable and no workflow is named {name!r}. {hint}")
 
     def flow_or_run(self, name: str) -> "Flow[Any, Any] | Run":
-        """Return the run that is in variable `name`, else as `flow` does."""
+        """Return the run that is in variable `name`, a workflow, or another run.
+
+        Raises:
+            Misuse: there is none of them.
+        """
+        from mpreg_nb.cluster.current import all_clusters
         from mpreg_nb.cluster.run import Run
 
         found = self.shell.user_ns.get(name)
-        return found if isinstance(found, Run) else self.flow(name)
+        if isinstance(found, Run):
+            return found
+        try:
+            return self.flow(name)
+        except Misuse:
+            # Of a run of another process there is no workflow here.
+            if name in self.shell.user_ns or not all_clusters():
+                raise
+            with suppress(Misuse):
+                return self.run(name)
+            raise
 
     def run(self, name: str) -> "Run":
         """Return the run that is in variable `name`, or the newest that it says.

@@ -1,5 +1,6 @@
 """A cell that shall run elsewhere: its Python, its name, what it reads."""
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,8 +44,12 @@ class Source:
         return {name: known[name] for name in reads(self.text, known.keys())}
 
 
+@functools.cache
 def shipped(name: str, body: "Callable[..., Any]") -> "Function[Any, Any]":
-    """Return `body` as a function of the current cluster, shown as `name`."""
+    """Return `body` as a function of the current cluster, shown as `name`.
+
+    It is one object, so that a cluster gets it once, whatever cells it runs.
+    """
     from mpreg_nb.cluster.current import current
     from mpreg_nb.cluster.functions import Function
 

@@ -38,6 +38,7 @@ def step(session: Session, options: Options, cell: str) -> Any:
     outputs = assigned(source.text)
     given = _inputs(session, flow, options.step, source)
     with arguments():
+        _check(options)
         made = flow.replace(
             options.step,
             shipped(NAME, run_step),
@@ -53,6 +54,16 @@ def step(session: Session, options: Options, cell: str) -> Any:
     if is_new:
         session.keep(options.flow, flow)
     return flow
+
+
+def _check(options: Options) -> None:
+    """Refuse what the step would refuse, before the step that is there is gone."""
+    from mpreg_nb.workflow.options import Options as StepOptions
+
+    checked = StepOptions().on(options.on, None).waiting_for(options.after)
+    checked = checked.retry(options.retry, Exception)
+    if options.timeout is not None:
+        checked.timeout(options.timeout)
 
 
 def _flow(session: Session, name: str) -> "tuple[Flow[Any, Any], bool]":
