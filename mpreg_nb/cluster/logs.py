@@ -82,24 +82,13 @@ class Logs:
         return Log(tuple(source.node for source in sources), found)
 
     def follow_logs(self, node: str | None = None, lines: int = 10) -> Iterator[str]:
-        """Yield the last lines, then each line as it is written, as `tail -f` does.
+        """Iterate over the last lines, then each line as it comes, as `tail -f` does.
 
         Ends when the nodes have ended. Raises as `logs` does.
         """
         sources = self._sources(node)
         _check_lines(lines)
-        for source in sources:
-            for line in source.last(lines):
-                yield _prefixed(source.node, line, sources)
-        following = list(sources)
-        while following:
-            time.sleep(LOOK_S)  # no system call tells of a file that grows everywhere
-            # Looked at before the file is: what a node wrote at its end is there.
-            ended = [one for one in following if not is_alive(one.process)]
-            for source in following:
-                for line in source.more():
-                    yield _prefixed(source.node, line, sources)
-            following = [source for source in following if source not in ended]
+        return _follow(sources, lines)
 
     def _sources(self, node: str | None) -> list[_Source]:
         found = {source.node: source for source in self._all_sources()}
@@ -134,6 +123,21 @@ class Logs:
                 if recorded.url in urls and is_here(entry):
                     path = ledger.log_path(entry.cluster, recorded.name)
                     yield _Source(recorded.name, LogFile(path), recorded.process, ())
+
+
+def _follow(sources: list[_Source], lines: int) -> Iterator[str]:
+    for source in sources:
+        for line in source.last(lines):
+            yield _prefixed(source.node, line, sources)
+    following = list(sources)
+    while following:
+        time.sleep(LOOK_S)  # no system call tells of a file that grows everywhere
+        # Looked at before the file is: what a node wrote at its end is there.
+        ended = [source for source in following if not is_alive(source.process)]
+        for source in following:
+            for line in source.more():
+                yield _prefixed(source.node, line, sources)
+        following = [source for source in following if source not in ended]
 
 
 def _prefixed(node: str, line: str, sources: list[_Source]) -> str:

@@ -221,10 +221,12 @@ def test_a_log_is_followed_until_stop(front: Kernel) -> None:
     os.kill(kernel_id, signal.SIGINT)
     front.wait(following)
     missing = front.run("%mpreg logs n4")
+    negative = front.run("%mpreg logs n3 -f -n -1")
 
     assert set(following.kinds()) == {"stream"}
     assert following.stream("stderr") == ""
     assert "no node 'n4'. Did you mean 'n3'?" in refused(missing)
+    assert "0 or more, not -1" in refused(negative)
 
 
 def test_a_value_is_configured_for_this_kernel(front: Kernel) -> None:
