@@ -240,7 +240,7 @@ class Workers:
                 item.link = None
                 self._queue.appendleft(item)
             elif item is not None:
-                if isinstance(answer, Done):
+                if isinstance(answer, Done) and not item.job.split:
                     self._expected.learn(item.job.version, answer.run_us)
                 self._end(item, answer, parts)
         self._feed()
