@@ -2,12 +2,12 @@
 
 import asyncio
 import os
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.client.output import Prints, Writer
+from mpreg_nb.client.run_record import RunRecord, mendable
 from mpreg_nb.errors import NodeLost
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Parts
@@ -29,55 +29,13 @@ from mpreg_nb.wire.runs import (
     RunStart,
     RunState,
     StepFetch,
-    StepPlan,
     StepState,
 )
 
 if TYPE_CHECKING:
     from mpreg_nb.client.client import Client
 
-RunStatus = Literal["running", "done", "failed", "cancelled"]
-
 _UNDER_WAY = ("waiting", "running")
-
-
-@dataclass(slots=True, eq=False)
-class RunRecord:
-    """What is known of one run. Written on the loop's thread only."""
-
-    id: bytes
-    workflow: str
-    steps: dict[str, StepState]
-    link: Connection
-    writer: Writer
-    on_change: Callable[["RunRecord"], None]
-    functions: dict[str, str] = field(default_factory=dict)  # step -> its function
-    status: RunStatus = "running"
-    duration_ms: float = 0.0
-    started_at_s: float = field(default_factory=time.time)  # wall clock
-    lost: Exception | None = None  # why nothing more will be heard of it
-    results: dict[str, bytes] = field(default_factory=dict)  # small outputs
-    lines: LastLines = field(default_factory=LastLines)
-    prints: dict[str, Prints] = field(default_factory=dict)  # of steps that run
-    plans: tuple[StepPlan, ...] = ()  # without arguments, where others began it
-
-    @property
-    def ended(self) -> bool:
-        """Whether nothing more will happen, as far as this client can know."""
-        return self.status != "running" or self.lost is not None
-
-    @property
-    def picture(self) -> RunPicture:
-        """The run as the node would tell of it, without its graph."""
-        return RunPicture(
-            run=self.id,
-            workflow=self.workflow,
-            status=self.status if self.lost is None else "failed",
-            steps=tuple(self.steps.values()),
-            edges=(),
-            started_at_s=self.started_at_s,
-            duration_ms=self.duration_ms,
-        )
 
 
 @dataclass(slots=True)
@@ -128,6 +86,7 @@ class ClientRuns:
             writer=writer,
             on_change=on_change,
             functions={plan.name: plan.function for plan in request.steps},
+            mendable=mendable(request.steps),
         )
         self._open[request.id] = record
         entry.send(request, parts)
@@ -199,7 +158,7 @@ class ClientRuns:
         return await self._taken_up(request, await self._link(record), writer)
 
     def _versions(self, record: RunRecord) -> Iterator[tuple[str, str]]:
-        for function in sorted(set(record.functions.values())):
+        for function in sorted(record.mendable):
             offer = self._client.mirror.newest(function)
             if offer is not None and offer.placed:
                 yield function, offer.version
@@ -314,6 +273,7 @@ class ClientRuns:
             started_at_s=run.started_at_s,
             lines=LastLines(message.lines),
             plans=message.plans,
+            mendable=mendable(message.plans),
         )
         if not record.ended:
             self._open[record.id] = record

@@ -9,7 +9,7 @@ import msgspec
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.output import current_writer
-from mpreg_nb.client.runs import RunRecord
+from mpreg_nb.client.run_record import RunRecord
 from mpreg_nb.cluster.own_runs import OnRun, OwnRuns
 from mpreg_nb.cluster.planned import planned_diagram
 from mpreg_nb.cluster.run import Run

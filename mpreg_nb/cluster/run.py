@@ -4,39 +4,32 @@ import asyncio
 import os
 import threading
 from collections.abc import Coroutine, Generator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
-from mpreg_nb.client.output import current_writer, prefixed
-from mpreg_nb.client.runs import RunRecord
+from mpreg_nb.client.output import current_writer
+from mpreg_nb.client.run_record import RunRecord
 from mpreg_nb.cluster.own_runs import OwnRuns
 from mpreg_nb.cluster.progress import wait_shown
+from mpreg_nb.cluster.run_shown import ENDED, ShownRun
 from mpreg_nb.cluster.watched import RunWatched
 from mpreg_nb.errors import (
     CallCancelled,
     MpregError,
     StepSkipped,
-    WorkflowFailed,
 )
-from mpreg_nb.names import nearest
 from mpreg_nb.wire.running import waiting_elsewhere
-from mpreg_nb.wire.runs import RunPicture, StepState
 from mpreg_nb.workflow.diagram import Diagram
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from mpreg_nb.view.why import Why
 
 T = TypeVar("T")
 
-_ENDED = ("done", "failed", "skipped", "cancelled", "fallback", "undone")
 
-
-class Run:
+class Run(ShownRun):
     """A run under way or ended. Results stay in the cluster until asked for."""
 
     def __init__(
@@ -54,50 +47,6 @@ class Run:
         self._changed = threading.Condition()
         self._values: dict[str, Any] = {}
         self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
-
-    # -------------------------------------------------------------------- state
-
-    @property
-    def id(self) -> str:
-        """Hexadecimal id, by which `cluster.get_run` finds it."""
-        return self._known.id.hex()
-
-    @property
-    def name(self) -> str:
-        """The name of its workflow."""
-        return self._diagram.name
-
-    @property
-    def status(self) -> str:
-        """Either running, done, failed or cancelled."""
-        record = self._known
-        return "failed" if record.lost is not None else record.status
-
-    @property
-    def steps(self) -> tuple[StepState, ...]:
-        """Where each step is, in the order in which they were written."""
-        return tuple(self._known.steps.values())
-
-    @property
-    def duration_ms(self) -> float:
-        """Milliseconds from start to end, or to the last news of it."""
-        return self._known.duration_ms
-
-    @property
-    def started_at(self) -> datetime:
-        """When it began, in UTC."""
-        return datetime.fromtimestamp(self._known.started_at_s, UTC)
-
-    @property
-    def picture(self) -> RunPicture:
-        """The run as a row of `cluster.runs()`."""
-        return self._known.picture
-
-    @property
-    def _known(self) -> RunRecord:
-        if self._record is None:
-            raise MpregError("the run has not started")
-        return self._record
 
     def started(self, record: RunRecord) -> None:
         """Take the record that the client keeps; called once, on the loop's thread."""
@@ -200,7 +149,7 @@ class Run:
             return self._values[step]
         with self._changed:
             self._changed.wait_for(
-                lambda: self._known.ended or self._known.steps[step].status in _ENDED
+                lambda: self._known.ended or self._known.steps[step].status in ENDED
             )
         state = self._known.steps[step]
         if state.status == "skipped":
@@ -214,14 +163,7 @@ class Run:
     @property
     def outputs(self) -> dict[str, Any]:
         """The values of the steps that no other step waits for."""
-        used = {arrow.source for arrow in self._diagram.arrows}
-        return {step: self[step] for step in self._known.steps if step not in used}
-
-    def _check(self, step: str) -> None:
-        if step not in self._known.steps:
-            meant = nearest(str(step), self._known.steps)
-            hint = f" Did you mean {meant!r}?" if meant else ""
-            raise KeyError(f"the run has no step {step!r}.{hint}")
+        return {step: self[step] for step in self._last}
 
     def _raise_for_status(self) -> None:
         record = self._known
@@ -231,19 +173,7 @@ class Run:
             raise CallCancelled(f"workflow {self.name}")
         if record.status != "failed":
             return
-        by_status: dict[str, list[str]] = {}
-        for state in self.steps:
-            by_status.setdefault(state.status, []).append(state.name)
-        errors = {step: self._error(step) for step in by_status.get("failed", ())}
-        raise WorkflowFailed.of(
-            self.name,
-            errors,
-            done=(*by_status.get("done", ()), *by_status.get("fallback", ())),
-            skipped=by_status.get("skipped", ()),
-            undone=by_status.get("undone", ()),
-            not_undone={s.name: s.undo_error for s in self.steps if s.undo_error},
-            run=self,
-        )
+        raise self._failure({step: self._error(step) for step in self._failed})
 
     def _error(self, step: str) -> Exception:
         known = self._values.get(f"\0{step}")
@@ -261,64 +191,19 @@ class Run:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return self._thread.run(work)
 
-    # -------------------------------------------------------------------- shown
-
-    def frame(self) -> Any:
-        """Return one row a step, as a pandas DataFrame.
-
-        Columns: step, function, version, node, status, attempts, queued_ms,
-        run_ms, result_bytes.
-        """
-        from mpreg_nb.view.frames import run_frame
-
-        functions = {box.name: box.function for box in self._diagram.boxes}
-        return run_frame(self.steps, functions)
-
     def why(self, step: str) -> "Why":
         """Return who fitted a step, how busy they were, and who was chosen and why.
 
         All as it was when the step was sent; one choice for each attempt.
-        `.frame()` has the columns attempt, node, fits, reason, running, queued,
+        `.frame()` has the columns attempt, part, node, fits, reason, running, queued,
         slots, in_flight, score, chosen.
 
         Raises:
             KeyError: the run has no such step.
             NodeLost: the node that drives the run is gone.
         """
-        from mpreg_nb.view.why import Why
-
         self._check(step)
-        record = self._known
-        needed = [a.source for a in self._diagram.arrows if a.target == step]
-        return Why(
-            record.steps[step],
-            self._run(self._client.runs.why(record, step)),
-            driver=record.link.peer.name,
-            waits_for=[n for n in needed if record.steps[n].status not in _ENDED],
-        )
-
-    def log(self, step: str | None = None) -> str:
-        """Return what a step printed and logged, each line after its node's name.
-
-        step: None returns what all steps printed, in the order in which it came.
-        The last 64 KiB of each run are kept, also of runs that others began.
-
-        Raises:
-            KeyError: the run has no such step.
-        """
-        if step is not None:
-            self._check(step)
-        return "".join(
-            prefixed(line.node, line.text)
-            for line in self._known.lines.all
-            if step in (None, line.step)
-        )
-
-    def plot(self) -> "Figure":
-        """Return a Gantt chart: which step waited and ran when, by node."""
-        from mpreg_nb.view.gantt import gantt_figure
-
-        return gantt_figure(self.name, self.steps, self.duration_ms)
+        return self._why(step, self._run(self._client.runs.why(self._known, step)))
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write one self-contained HTML page about the run, and return where.
@@ -333,19 +218,3 @@ class Run:
         path = Path(path)
         path.write_text(page, encoding="utf-8")
         return path
-
-    def __repr__(self) -> str:
-        counts: dict[str, int] = {}
-        for state in self.steps:
-            counts[state.status] = counts.get(state.status, 0) + 1
-        said = ", ".join(f"{number} {status}" for status, number in counts.items())
-        return f"<run of {self.name}: {self.status} ({said})>"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        from mpreg_nb.view.html import run_bundle
-
-        return run_bundle(repr(self), self.steps, self.diagram(), include, exclude)
-
-    def diagram(self) -> Diagram:
-        """Return the workflow as boxes and arrows."""
-        return self._diagram

@@ -8,7 +8,7 @@ from typing import Any, Self
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import current_writer
-from mpreg_nb.client.runs import RunRecord
+from mpreg_nb.client.run_record import RunRecord
 from mpreg_nb.errors import (
     CallCancelled,
     CallTimeout,

@@ -11,6 +11,7 @@ from mpreg_nb.routing.router import Verdict, Wanted
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.history import NodeChance, StepChoice
 from mpreg_nb.wire.messages import Call
+from mpreg_nb.workflow.states import Part
 
 if TYPE_CHECKING:
     from mpreg_nb.node.run import ActiveRun
@@ -58,6 +59,7 @@ class Choices:
             version=call.version or "",
             resources=resources,
             more_nodes=max(0, len(verdicts) - MOST_NODES),
+            part=_said(source.part),
         )
         self._note((run.id, source.step), choice)
 
@@ -73,6 +75,12 @@ class Choices:
             self._chances -= len(choices.pop(0).nodes)
             if not choices:
                 del self._choices[oldest]
+
+
+def _said(part: Part) -> str:
+    if isinstance(part, int):
+        return f"item [{part}]"
+    return {"call": "", "split": "taking apart"}.get(part, f"the {part}")
 
 
 def _chances(verdicts: tuple[Verdict, ...], chosen: str) -> tuple[NodeChance, ...]:

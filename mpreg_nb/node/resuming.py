@@ -8,7 +8,7 @@ import msgspec
 
 from mpreg_nb.node.run import ActiveRun
 from mpreg_nb.wire.messages import Kept
-from mpreg_nb.wire.runs import StepPlan
+from mpreg_nb.wire.runs import SideCall, StepPlan
 from mpreg_nb.workflow.states import Attempt, Done, Items, NotUndone, Undone
 
 _replace: Any = msgspec.structs.replace
@@ -51,7 +51,7 @@ def reusable(
     again += [step for step in run.outputs if step in gone]
     will_run = set(again)
     while again:
-        for needed in plans[again.pop()].inputs:
+        for needed in _used(plans[again.pop()]):
             if needed in gone and needed not in will_run:
                 will_run.add(needed)
                 again.append(needed)
@@ -62,10 +62,23 @@ def newest(
     plans: Iterable[StepPlan], versions: Mapping[str, str]
 ) -> tuple[StepPlan, ...]:
     """Return `plans` with the versions of the functions that `versions` names."""
+
+    def renewed(call: Any) -> Any:
+        if not isinstance(call, StepPlan | SideCall):
+            return call
+        return _replace(call, version=versions.get(call.function, call.version))
+
     return tuple(
-        _replace(plan, version=versions.get(plan.function, plan.version))
+        _replace(
+            renewed(plan), fallback=renewed(plan.fallback), undo=renewed(plan.undo)
+        )
         for plan in plans
     )
+
+
+def _used(plan: StepPlan) -> tuple[str, ...]:
+    """Return the steps whose results a step takes."""
+    return plan.inputs if plan.split is None else (*plan.split.inputs, *plan.inputs)
 
 
 def _earlier(state: Done) -> Done:

@@ -80,9 +80,9 @@ class RunBook:
             source.send(Failed(id=request.id, failure=failure))
             return
         done = finished(old)
-        shared = [kept for state in done.values() for kept in kept_by(state)]
-        self._uses.update(kept.id for kept in shared)  # `old` may go meanwhile
-        held = await self._held(shared)
+        shared = {kept.id: kept for one in done.values() for kept in kept_by(one)}
+        self._uses.update(shared.keys())  # `old` may be forgotten meanwhile
+        held = await self._held(shared.values())
         start = _replace(
             old.request,
             id=request.new,
@@ -97,7 +97,7 @@ class RunBook:
             reusable(old, done, held),
         )
         reused = {kept.id for kept in run.kept()}
-        for kept in shared:
+        for kept in shared.values():
             if kept.id not in reused:
                 self._let_go(kept)
         self._runs[run.id] = run

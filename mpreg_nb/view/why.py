@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 WHY = {
     "attempt": COUNT,
+    "part": TEXT,
     "node": TEXT,
     "fits": "bool",
     "reason": TEXT,
@@ -56,16 +57,17 @@ class Why:
     def frame(self) -> "pd.DataFrame":
         """Return one row for each attempt and node, those that fitted first.
 
-        Columns: attempt, node, fits, reason (what it lacks), running, queued, slots
-        (by the node's own last account), in_flight (calls that the choosing node had
-        sent there), score (expected wait in arbitrary units, the lower the better),
-        chosen.
+        Columns: attempt, part (an item of a map, a fallback, an undo), node, fits,
+        reason (what it lacks), running, queued, slots (by the node's own last
+        account), in_flight (calls that the choosing node had sent there), score
+        (expected wait in arbitrary units, the lower the better), chosen.
         """
         return frame(
             WHY,
             [
                 (
                     choice.attempt,
+                    choice.part,
                     node.node,
                     not node.reason,
                     node.reason,
@@ -134,7 +136,8 @@ class Why:
     @property
     def _rest(self) -> list[str]:
         lines = []
-        last = self.choices[-1] if self.choices else None
+        whole = [choice for choice in self.choices if not choice.part]
+        last = whole[-1] if whole else None
         ran_on = self.step.node
         if last is not None and last.chosen and ran_on not in ("", last.chosen):
             lines.append(f"It ran on {ran_on}: {last.chosen} could not begin it.")
@@ -144,7 +147,8 @@ class Why:
         return lines
 
     def _heading(self, choice: StepChoice) -> str:
-        said = [f"attempt {choice.attempt} → {choice.chosen or 'nowhere'}"]
+        what = f"{choice.part}, " if choice.part else ""
+        said = [f"{what}attempt {choice.attempt} → {choice.chosen or 'nowhere'}"]
         if not plain():
             said.append(f"{duration(choice.sent_ms)} after the start")
         needs = ", ".join(sorted(choice.resources))

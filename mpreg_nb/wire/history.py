@@ -84,6 +84,7 @@ class StepChoice(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     version: str = ""  # that was asked for; "": the newest
     resources: frozenset[Name] = frozenset()  # those of the registration too
     more_nodes: Count = 0  # that are left out, none of them chosen
+    part: str = ""  # of the step, such as "item [3]" or "the fallback"
 
 
 class WhyTold(Message, frozen=True, kw_only=True, array_like=True, tag="why_told"):

@@ -314,6 +314,7 @@ SAMPLES: list[Any] = [
                 version=VERSION,
                 resources=frozenset({"gpu"}),
                 more_nodes=7,
+                part="item [3]",
             ),
         ),
     ),

@@ -1,0 +1,166 @@
+"""A run as it is known here: its state, its tables, its drawing."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.client.output import prefixed
+from mpreg_nb.client.run_record import RunRecord
+from mpreg_nb.errors import MpregError, WorkflowFailed
+from mpreg_nb.names import nearest
+from mpreg_nb.wire.history import StepChoice
+from mpreg_nb.wire.runs import RunPicture, StepState
+from mpreg_nb.workflow.diagram import Diagram
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from mpreg_nb.view.why import Why
+
+ENDED = ("done", "failed", "skipped", "cancelled", "fallback", "undone")
+"""What a step is when nothing more will happen to it, but perhaps its undo."""
+
+
+class ShownRun:
+    """What can be said of a run without asking a node."""
+
+    _diagram: Diagram
+    _record: RunRecord | None
+
+    # -------------------------------------------------------------------- state
+
+    @property
+    def id(self) -> str:
+        """Hexadecimal id, by which `cluster.get_run` finds it."""
+        return self._known.id.hex()
+
+    @property
+    def name(self) -> str:
+        """The name of its workflow."""
+        return self._diagram.name
+
+    @property
+    def status(self) -> str:
+        """Either running, done, failed or cancelled."""
+        record = self._known
+        return "failed" if record.lost is not None else record.status
+
+    @property
+    def steps(self) -> tuple[StepState, ...]:
+        """Where each step is, in the order in which they were written."""
+        return tuple(self._known.steps.values())
+
+    @property
+    def duration_ms(self) -> float:
+        """Milliseconds from start to end, or to the last news of it."""
+        return self._known.duration_ms
+
+    @property
+    def started_at(self) -> datetime:
+        """When it began, in UTC."""
+        return datetime.fromtimestamp(self._known.started_at_s, UTC)
+
+    @property
+    def picture(self) -> RunPicture:
+        """The run as a row of `cluster.runs()`."""
+        return self._known.picture
+
+    @property
+    def _known(self) -> RunRecord:
+        if self._record is None:
+            raise MpregError("the run has not started")
+        return self._record
+
+    # -------------------------------------------------------------------- shown
+
+    def frame(self) -> Any:
+        """Return one row a step, as a pandas DataFrame.
+
+        Columns: step, function, version, node, status, attempts, queued_ms,
+        run_ms, result_bytes.
+        """
+        from mpreg_nb.view.frames import run_frame
+
+        functions = {box.name: box.function for box in self._diagram.boxes}
+        return run_frame(self.steps, functions)
+
+    def log(self, step: str | None = None) -> str:
+        """Return what a step printed and logged, each line after its node's name.
+
+        step: None returns what all steps printed, in the order in which it came.
+        The last 64 KiB of each run are kept, also of runs that others began.
+
+        Raises:
+            KeyError: the run has no such step.
+        """
+        if step is not None:
+            self._check(step)
+        return "".join(
+            prefixed(line.node, line.text)
+            for line in self._known.lines.all
+            if step in (None, line.step)
+        )
+
+    def plot(self) -> "Figure":
+        """Return a Gantt chart: which step waited and ran when, by node."""
+        from mpreg_nb.view.gantt import gantt_figure
+
+        return gantt_figure(self.name, self.steps, self.duration_ms)
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for state in self.steps:
+            counts[state.status] = counts.get(state.status, 0) + 1
+        said = ", ".join(f"{number} {status}" for status, number in counts.items())
+        return f"<run of {self.name}: {self.status} ({said})>"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        from mpreg_nb.view.html import run_bundle
+
+        return run_bundle(repr(self), self.steps, self.diagram(), include, exclude)
+
+    def diagram(self) -> Diagram:
+        """Return the workflow as boxes and arrows."""
+        return self._diagram
+
+    def _check(self, step: str) -> None:
+        if step not in self._known.steps:
+            meant = nearest(str(step), self._known.steps)
+            hint = f" Did you mean {meant!r}?" if meant else ""
+            raise KeyError(f"the run has no step {step!r}.{hint}")
+
+    @property
+    def _last(self) -> list[str]:
+        used = {arrow.source for arrow in self._diagram.arrows}
+        return [step for step in self._known.steps if step not in used]
+
+    @property
+    def _failed(self) -> list[str]:
+        return [state.name for state in self.steps if state.status == "failed"]
+
+    def _failure(self, errors: Mapping[str, Exception]) -> WorkflowFailed:
+        by_status: dict[str, list[str]] = {}
+        for state in self.steps:
+            by_status.setdefault(state.status, []).append(state.name)
+        return WorkflowFailed.of(
+            self.name,
+            errors,
+            done=(*by_status.get("done", ()), *by_status.get("fallback", ())),
+            skipped=by_status.get("skipped", ()),
+            undone=by_status.get("undone", ()),
+            not_undone={s.name: s.undo_error for s in self.steps if s.undo_error},
+            run=self,
+        )
+
+    def _why(self, step: str, choices: Sequence[StepChoice]) -> "Why":
+        from mpreg_nb.view.why import Why
+
+        record = self._known
+        needed = [a.source for a in self._diagram.arrows if a.target == step]
+        states = {name: record.steps[name] for name in needed if name in record.steps}
+        return Why(
+            record.steps[step],
+            choices,
+            driver=record.link.peer.name,
+            waits_for=[n for n, state in states.items() if state.status not in ENDED],
+        )
