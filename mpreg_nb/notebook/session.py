@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.names import nearest
-from mpreg_nb.notebook import output, panels, tracebacks
+from mpreg_nb.notebook import interrupts, output, panels, tracebacks
 from mpreg_nb.notebook.line import Misuse
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ class Session:
         self._attached = [
             output.attach(shell),
             tracebacks.attach(shell),
+            interrupts.attach(shell),
             panels.attach(shell),
         ]
 

@@ -5,17 +5,18 @@ A failed workflow shows the traceback of each failed step, as far as there is ro
 
 import os
 import sys
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mpreg_nb.errors import MpregError, NodesFailed, RemoteError, WorkflowFailed
 
-if TYPE_CHECKING:
-    from IPython.core.interactiveshell import InteractiveShell
-
 MOST_PARTS = 3
 """Failed steps of a workflow, or nodes of a cell, whose tracebacks are shown."""
+
+WHILE_WAITING = (KeyboardInterrupt, CancelledError, TimeoutError)
+"""What ends a wait from outside; where ours waited is of no use to the user."""
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
@@ -53,8 +54,8 @@ def show_error(
     traceback: TracebackType | None,
     tb_offset: int | None = None,
 ) -> list[str]:
-    """Show `error` in `shell`, as IPython calls for errors of certain classes."""
-    # For %debug, which shall find all frames.
+    """Show `error` in `shell`, and keep it for `%tb` and `%debug`."""
+    traceback = error.__traceback__ = without_ours(traceback)
     sys.last_type, sys.last_value, sys.last_traceback = kind, error, traceback
     lines = _lines(shell, error, traceback, tb_offset)
     if isinstance(error, WorkflowFailed | NodesFailed):
@@ -98,18 +99,45 @@ def _of_the_user(reason: BaseException | None) -> bool:
     )
 
 
-def attach(shell: "InteractiveShell") -> Callable[[], None]:
+def is_shown_here(error: BaseException, traceback: TracebackType | None) -> bool:
+    """Return whether `error` is of ours, or came while ours waited."""
+    if isinstance(error, MpregError):
+        return True
+    return isinstance(error, WHILE_WAITING) and any(
+        at.tb_frame.f_code.co_filename.startswith(_PACKAGE) for at in _walk(traceback)
+    )
+
+
+def attach(shell: Any) -> Callable[[], None]:
     """Show errors of ours in `shell` by `show_error`; return what ends that.
 
-    Where the user has set a handler of their own, that is left alone.
+    A handler that the user sets by `set_custom_exc` comes first.
     """
-    if shell.custom_exceptions:
-        return lambda: None
-    ours = (MpregError,)
-    shell.set_custom_exc(ours, show_error)  # type: ignore[no-untyped-call]
+    original = shell.showtraceback
+
+    def showtraceback(
+        exc_tuple: Any = None,
+        filename: str | None = None,
+        tb_offset: int | None = None,
+        exception_only: bool = False,
+        running_compiled_code: bool = False,
+    ) -> None:
+        _, error, traceback = exc_tuple or sys.exc_info()
+        if error is None and hasattr(sys, "last_value"):  # %tb
+            error, traceback = sys.last_value, sys.last_traceback
+        if error is None or exception_only or not is_shown_here(error, traceback):
+            original(
+                exc_tuple, filename, tb_offset, exception_only, running_compiled_code
+            )
+            return
+        show_error(shell, type(error), error, traceback, tb_offset)
+        if shell.call_pdb:
+            shell.debugger(force=True)
+
+    shell.showtraceback = showtraceback
 
     def detach() -> None:
-        if shell.custom_exceptions == ours:
-            shell.set_custom_exc((), None)  # type: ignore[no-untyped-call]
+        if vars(shell).get("showtraceback") is showtraceback:
+            shell.showtraceback = original
 
     return detach

@@ -10,6 +10,7 @@ from mpreg_nb.client.future import Future
 from mpreg_nb.errors import MpregError, NotPicklable, WorkflowFailed
 from mpreg_nb.notebook.body import run_body
 from mpreg_nb.notebook.tracebacks import MOST_PARTS, show_error, without_ours
+from tests.notebook.conftest import RunCell
 
 
 def names(traceback: TracebackType | None) -> list[str]:
@@ -96,11 +97,57 @@ def test_of_many_failed_steps_some_are_shown_and_the_rest_is_counted(
     assert "… and 2 more failed steps" in out
 
 
-def test_a_handler_of_the_user_is_left_alone(shell: InteractiveShell) -> None:
+def test_the_last_error_is_shown_again_in_the_same_way(
+    shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell(
+        "import mpreg_nb as mp\n"
+        "from mpreg_nb.errors import WorkflowFailed\n"
+        "steps = {'s0': ValueError('of the step')}\n"
+        "raise WorkflowFailed.of('report', steps, done=(), skipped=())"
+    )
+    first = capsys.readouterr().out
+    run_cell("%tb")
+
+    assert "Step 's0':" in first
+    assert "ValueError: of the step" in first
+    assert capsys.readouterr().out == first
+
+
+def test_what_ends_a_wait_from_outside_shows_none_of_our_frames(
+    shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell("from mpreg_nb.client.future import Future")
+
+    run_cell("Future(lambda: None).result(timeout=0)")
+    ours = capsys.readouterr().out
+    run_cell("import concurrent.futures as c\nc.Future().result(timeout=0)")
+    foreign = capsys.readouterr().out
+
+    assert "TimeoutError" in ours
+    assert "Future(lambda: None).result(timeout=0)" in ours
+    assert "mpreg_nb/" not in ours
+    assert "_base.py" not in ours
+    assert "_base.py" in foreign
+
+
+def test_a_handler_of_the_user_comes_first(
+    shell: InteractiveShell, run_cell: RunCell
+) -> None:
+    heard: list[BaseException] = []
+    shell.set_custom_exc(  # type: ignore[no-untyped-call]
+        (MpregError,), lambda shell, kind, error, *_, **__: heard.append(error)
+    )
+
+    run_cell("from mpreg_nb.errors import MpregError\nraise MpregError('x')")
+    shell.set_custom_exc((), None)  # type: ignore[no-untyped-call]
+
+    assert [str(error) for error in heard] == ["x"]
+
+
+def test_the_shell_is_left_as_it_was(shell: InteractiveShell) -> None:
     shell.run_line_magic("unload_ext", "mpreg_nb")
-    mine = (KeyError,)
-    shell.set_custom_exc(mine, lambda *_, **__: None)  # type: ignore[no-untyped-call]
+
+    assert shell.showtraceback == InteractiveShell.showtraceback.__get__(shell)
 
     shell.run_line_magic("load_ext", "mpreg_nb")
-
-    assert shell.custom_exceptions == mine

@@ -1,12 +1,13 @@
 """A real kernel, and what it sends for each cell."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
-from jupyter_client.manager import start_new_kernel
+from jupyter_client.manager import KernelManager, start_new_kernel
 
 TIMEOUT_S = 30
 
@@ -30,6 +31,12 @@ class Cell:
         kinds = ("display_data", "execute_result")
         return [m["content"]["data"] for m in self.messages if m["msg_type"] in kinds]
 
+    def error(self) -> tuple[str, str]:
+        """The name of the error that ended it, and its traceback without colours."""
+        (error,) = (m["content"] for m in self.messages if m["msg_type"] == "error")
+        text = "\n".join(error["traceback"])
+        return error["ename"], re.sub("\x1b\\[[0-9;]*m", "", text)
+
     def kinds(self) -> list[str]:
         """Which messages came, without those of the protocol."""
         return [
@@ -42,7 +49,8 @@ class Cell:
 class Kernel:
     """Runs cells and sorts what comes back by the cell that it belongs to."""
 
-    def __init__(self, client: BlockingKernelClient) -> None:
+    def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
+        self._manager = manager
         self._client = client
         self._cells: dict[str, Cell] = {}
 
@@ -68,6 +76,16 @@ class Kernel:
         while text not in cell.stream():
             self._take()
 
+    def interrupt(self) -> None:
+        """Press Stop: the kernel gets a SIGINT."""
+        self._manager.interrupt_kernel()
+
+    def restart(self, *, now: bool) -> None:
+        """Restart the kernel, with SIGKILL if `now`, and wait until it is ready."""
+        self._manager.restart_kernel(now=now)
+        ready: Any = self._client.wait_for_ready
+        ready(timeout=TIMEOUT_S)
+
     def _take(self) -> None:
         get: Any = self._client.get_iopub_msg
         message = get(timeout=TIMEOUT_S)
@@ -87,7 +105,7 @@ def kernel() -> Iterator[Kernel]:
     start: Any = start_new_kernel
     manager, client = start(kernel_name="python3")
     try:
-        yield Kernel(client)
+        yield Kernel(manager, client)
     finally:
         client.stop_channels()
         manager.shutdown_kernel()
