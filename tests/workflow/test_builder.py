@@ -432,5 +432,6 @@ def test_a_step_that_is_replaced_keeps_its_place_and_what_refers_to_it(
 
     steps = flow.freeze().steps
     assert [step.name for step in steps] == ["first", "second", "third"]
-    assert (steps[0].args, steps[0].resources) == ((2,), {"gpu"})
+    assert steps[0].args == (2,)
+    assert steps[0].resources == {"gpu"}
     assert steps[1].inputs == steps[2].inputs == ("first",)
