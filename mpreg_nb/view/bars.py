@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mpreg_nb.view.steps import items
+from mpreg_nb.view.steps import status
 from mpreg_nb.view.text import MARKS, clipped, printable
 from mpreg_nb.wire.runs import StepState
 
@@ -12,6 +12,9 @@ MOST_LABELS = 80
 
 MOST_NAMED = 6
 """Of the steps that did not begin, so many are named."""
+
+SEVERAL = "several"
+"""Where a map ran, instead of the name of a node."""
 
 TOUCHING_MS = 0.01
 """Bars that overlap by less follow each other: times are of several clocks."""
@@ -67,7 +70,7 @@ def lanes_of(bars: Sequence[Bar], *, letter_ms: float) -> dict[str, list[Lane]]:
     """
     labelled = len(bars) <= MOST_LABELS
     lanes: dict[str, list[Lane]] = {}
-    for bar in sorted(bars, key=lambda bar: (bar.step.node, bar.sent_ms)):
+    for bar in sorted(bars, key=_place):
         label_ms = letter_ms * (len(bar.label) + 1)
         if label_ms <= bar.end_ms - bar.begin_ms:
             label_ms = 0.0
@@ -75,7 +78,7 @@ def lanes_of(bars: Sequence[Bar], *, letter_ms: float) -> dict[str, list[Lane]]:
             mark = "" if bar.step.status == "done" else MARKS[bar.step.status]
             bar, label_ms = replace(bar, label=mark), 0.0
         end_ms = bar.end_ms + label_ms
-        row = lanes.setdefault(bar.step.node, [])
+        row = lanes.setdefault(_place(bar)[1], [])
         for lane in row:
             if lane[-1][1] <= bar.sent_ms + TOUCHING_MS:
                 lane.append((bar, end_ms))
@@ -108,14 +111,20 @@ def unit_of(most_ms: float) -> tuple[float, str]:
     return next((unit, sign) for until, unit, sign in UNITS if most_ms < until)
 
 
+def _place(bar: Bar) -> tuple[bool, str, float]:
+    """Return by what bars are sorted: nodes, then what ran on several; time."""
+    node = bar.step.node
+    if not node or "," in node:  # no name of a node has a comma
+        return True, SEVERAL, bar.sent_ms
+    return False, node, bar.sent_ms
+
+
 def _bar(step: StepState, duration_ms: float) -> Bar:
     begin_ms = step.started_ms or 0.0
     end_ms = duration_ms if step.run_ms is None else begin_ms + step.run_ms
     label = clipped(printable(step.name), 28)
-    said = items(step) if step.status == "running" else ""
-    if step.status != "done":
-        said = ", ".join(filter(None, (step.status, said)))
-        label = f"{MARKS[step.status]} {label}: {said}"
+    if step.status != "done" or step.undo_error:
+        label = f"{MARKS[step.status]} {label}: {status(step)}"
     return Bar(
         step=step,
         sent_ms=max(0.0, begin_ms - (step.queued_ms or 0.0)),

@@ -60,7 +60,7 @@ def _draw(axes: "Axes", lanes: dict[str, list[Lane]], unit_ms: float) -> None:
     place = 0
     ticks: list[tuple[float, str]] = []
     for node, row in lanes.items():
-        ticks.append((place + (len(row) - 1) / 2, short(node) if node else "several"))
+        ticks.append((place + (len(row) - 1) / 2, short(node)))
         if place:
             axes.axhline(place - 0.5, color=SOFT, linewidth=0.6)
         for lane in row:

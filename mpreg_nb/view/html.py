@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mpreg_nb.view.drawing import Drawing
 from mpreg_nb.view.frames import served
 from mpreg_nb.view.plain import plain
-from mpreg_nb.view.steps import items
+from mpreg_nb.view.steps import nodes, status
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.units import count, duration, size
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MOST_NODES = 20
 MOST_FUNCTIONS = 12
 MOST_STEPS = 60
+MOST_NODES_OF_STEP = 4
 """What a card shows; frames show all."""
 
 # Colours after Okabe and Ito, "Color Universal Design", 2008; those of them that
@@ -179,7 +180,7 @@ def _steps(steps: Sequence[StepState], diagram: Diagram) -> Table:
             step.name,
             functions.get(step.name, ""),
             _status(step),
-            step.node,
+            nodes(step, MOST_NODES_OF_STEP),
             str(step.attempts),
         ]
         if not hidden:
@@ -198,8 +199,9 @@ def _steps(steps: Sequence[StepState], diagram: Diagram) -> Table:
 
 
 def _status(step: StepState) -> Marked:
-    word = ", ".join(filter(None, (step.status, items(step))))
-    return Marked(MARKS.get(step.status, "○"), word, INKS.get(step.status, GREY))
+    return Marked(
+        MARKS.get(step.status, "○"), status(step), INKS.get(step.status, GREY)
+    )
 
 
 # ------------------------------------------------------------- registrations

@@ -10,8 +10,8 @@ from datetime import datetime
 
 from mpreg_nb.view import svg
 from mpreg_nb.view.bars import LOOKS, bars_of, not_begun
-from mpreg_nb.view.html import GREY, INKS
-from mpreg_nb.view.steps import counts, details, items, states
+from mpreg_nb.view.html import GREY, INKS, MOST_NODES_OF_STEP
+from mpreg_nb.view.steps import counts, details, nodes, states, status
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.timeline import timeline
@@ -167,7 +167,7 @@ def _steps(report: Report) -> Iterator[str]:
     functions = {box.name: box.function for box in report.diagram.boxes}
     rows: list[list[Cell]] = []
     for step in report.steps:
-        word = ", ".join(filter(None, (step.status, items(step))))
+        word = status(step)
         if step.cause:
             word += f" (because of {step.cause})"
         times = (
@@ -178,7 +178,7 @@ def _steps(report: Report) -> Iterator[str]:
                 step.name,
                 functions.get(step.name, ""),
                 Marked(MARKS[step.status], word, INKS.get(step.status, GREY)),
-                step.node,
+                nodes(step, MOST_NODES_OF_STEP),
                 step.version[:6],
                 str(step.attempts),
                 *times,
@@ -192,11 +192,15 @@ def _steps(report: Report) -> Iterator[str]:
 
 
 def _failures(report: Report) -> Iterator[str]:
-    if not report.failures:
+    stay = [step for step in report.steps if step.undo_error]
+    if not report.failures and not stay:
         return
     yield "<h2>Errors</h2>"
-    for step, failure in report.failures.items():
-        yield f"<h3>{safe(step)}</h3>"
+    for step in stay:
+        yield f"<h3>{safe(step.name)}: its effects could not be undone</h3>"
+        yield f'<p class="bad">{_lines(step.undo_error)}</p>'
+    for name, failure in report.failures.items():
+        yield f"<h3>{safe(name)}</h3>"
         said = ": ".join(filter(None, (failure.type_name, failure.message)))
         yield f'<p class="bad">{_lines(said)}</p>'
         if failure.traceback:

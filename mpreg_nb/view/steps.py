@@ -31,6 +31,12 @@ def counts(steps: Iterable[StepState]) -> dict[str, int]:
     return {step.name: step.items for step in steps if step.items}
 
 
+def status(step: StepState) -> str:
+    """Return the status of a step in a few words: "running, 7 of 12 done"."""
+    undone = "NOT undone" if step.undo_error else ""
+    return ", ".join(filter(None, (step.status, items(step), undone)))
+
+
 def items(step: StepState) -> str:
     """Return how far a map is: "7 of 12 done"; nothing for other steps."""
     if not step.items:
@@ -38,12 +44,24 @@ def items(step: StepState) -> str:
     return f"{step.items_done:,} of {step.items:,} done"
 
 
+def nodes(step: StepState, most: int = 2) -> str:
+    """Return where a step ran: a node, or how many where a map took more than `most`.
+
+    >>> nodes(StepState(name="fits", status="done", node="n1, n2, n3"))
+    '3 nodes'
+    """
+    taking = step.node.count(", ") + 1
+    return step.node if taking <= most else f"{taking} nodes"
+
+
 def _detail(step: StepState, *, timed: bool) -> str:
     if step.cause and step.status not in _WITH_RESULT:
         return f"because of {step.cause}"
-    parts = [items(step)] if step.items_done < step.items else []
+    parts = ["NOT undone"] if step.undo_error else []
+    if step.items_done < step.items:
+        parts.append(items(step))
     if step.node:
-        parts.append(f"on {step.node}")
+        parts.append(f"on {nodes(step)}")
     if timed and step.run_ms is not None:
         parts.append(duration(step.run_ms))
     return ", ".join(parts)

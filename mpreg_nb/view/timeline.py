@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mpreg_nb.view.bars import LOOKS, Bar, Lane, bars_of, lanes_of, unit_of
 from mpreg_nb.view.measure import cut, width_px
+from mpreg_nb.view.steps import nodes
 from mpreg_nb.view.tables import safe
 from mpreg_nb.view.units import duration
 from mpreg_nb.wire.runs import StepState
@@ -80,7 +81,7 @@ def _rows(lanes: Mapping[str, Sequence[Lane]], px_per_ms: float) -> Iterator[str
                 'opacity="0.35"/>'
             )
         middle = y + LANE * len(row) / 2 + 4.0
-        name = cut(node or "several", SIZE, NAMES - 12.0)
+        name = cut(node, SIZE, NAMES - 12.0)
         yield _text(NAMES - 10.0, middle, name, anchor="end")
         for lane in row:
             for bar, end_ms in lane:
@@ -118,7 +119,7 @@ def _said(bar: Bar) -> str:
     step = bar.step
     said = [f"{step.name}: {step.status}"]
     if step.node:
-        said.append(f"on {step.node}")
+        said.append(f"on {nodes(step)}")
     said.append(f"waited {duration(bar.begin_ms - bar.sent_ms)}")
     said.append(f"ran {duration(bar.end_ms - bar.begin_ms)}")
     return ", ".join(said)

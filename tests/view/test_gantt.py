@@ -115,12 +115,13 @@ def test_what_did_not_go_well_is_told_by_mark_and_word() -> None:
 def test_a_step_under_way_ends_now() -> None:
     figure = gantt_figure(
         "w",
-        [step("a", "", at_ms=100.0, status="running", items=12, items_done=7)],
+        [step("a", "n1, n2", at_ms=100.0, status="running", items=12, items_done=7)],
         900.0,
     )
 
     assert bars(figure) == [(100.0, 900.0, False)]
     assert "► a: running, 7 of 12 done" in said(figure)
+    assert [t.get_text() for t in axes_of(figure).get_yticklabels()] == ["several"]
 
 
 def test_steps_that_did_not_begin_are_named() -> None:

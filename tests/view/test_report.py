@@ -1,5 +1,6 @@
 """One page about one run."""
 
+import dataclasses
 import re
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
@@ -179,6 +180,16 @@ def test_nothing_that_users_wrote_becomes_markup() -> None:
     assert "script" not in read(page).tags
     assert "<script" not in page
     assert "\u202e" not in page
+
+
+def test_what_could_not_be_undone_is_an_error() -> None:
+    steps = (msgspec.structs.replace(STEPS[0], undo_error="OSError: disk & full"),)
+
+    page = report_page(dataclasses.replace(REPORT, steps=steps, failures={}))
+
+    assert "raw: its effects could not be undone" in page
+    assert "OSError: disk &amp; full" in page
+    assert "done, NOT undone" in page
 
 
 def test_a_page_of_a_run_that_has_just_begun() -> None:
