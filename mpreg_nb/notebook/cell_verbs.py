@@ -3,8 +3,15 @@
 from collections.abc import Iterator
 
 from mpreg_nb.names import nearest
-from mpreg_nb.notebook.line import LineParser, Misuse, Verb, resources
-from mpreg_nb.notebook.line_verbs import LINE_VERBS, add_registration, add_target
+from mpreg_nb.notebook.line import (
+    LineParser,
+    Misuse,
+    Verb,
+    add_registration,
+    add_target,
+    resources,
+)
+from mpreg_nb.notebook.line_verbs import LINE_VERBS
 
 CELLS = "cells"
 

@@ -15,7 +15,8 @@ from IPython.core.completer import SimpleCompletion, context_matcher
 
 from mpreg_nb.notebook.cell_verbs import CELL_VERBS
 from mpreg_nb.notebook.line import Verb
-from mpreg_nb.notebook.line_verbs import LINE_VERBS, VIEWS
+from mpreg_nb.notebook.line_verbs import LINE_VERBS
+from mpreg_nb.notebook.look_verbs import VIEWS
 from mpreg_nb.notebook.session import Session
 
 if TYPE_CHECKING:

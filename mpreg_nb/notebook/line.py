@@ -101,6 +101,46 @@ class Verb:
         return "\n\n".join(parts)
 
 
+def line_verb(
+    group: str, name: str, title: str, *examples: str, twin: str = "", more: str = ""
+) -> Verb:
+    """Return a verb of the line; `more` is the rest of its description."""
+    parser = LineParser(f"%mpreg {name}", f"{title}\n\n{more}" if more else title)
+    return Verb(
+        name=name,
+        group=group,
+        parser=parser,
+        examples=examples or (name,),
+        twin=twin,
+    )
+
+
+def add_registration(parser: LineParser) -> None:
+    """Let `parser` take what registrations take."""
+    parser.add_argument(
+        "--resources",
+        type=resources,
+        default=frozenset(),
+        metavar="res,res",
+        help="only on nodes that hold all of these",
+    )
+    parser.add_argument(
+        "--idempotent", action="store_true", help="running it twice does no harm"
+    )
+    parser.add_argument(
+        "--isolation",
+        choices=("process", "thread"),
+        help="thread: in the node itself; it cannot be killed",
+    )
+
+
+def add_target(parser: LineParser) -> None:
+    """Let `parser` take the name of a variable for the value."""
+    parser.add_argument(
+        "-o", dest="target", metavar="NAME", help="keep it in NAME, show nothing"
+    )
+
+
 def resources(text: str) -> frozenset[str]:
     """Read `gpu` or `gpu,dataset-A`."""
     return frozenset(name for name in text.split(",") if name)

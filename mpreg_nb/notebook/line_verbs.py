@@ -2,34 +2,25 @@
 
 from collections.abc import Iterator
 
-from mpreg_nb.notebook.line import LineParser, Verb, keys, resources, sides
+from mpreg_nb.notebook.line import (
+    Verb,
+    add_registration,
+    add_target,
+    line_verb,
+    sides,
+)
+from mpreg_nb.notebook.look_verbs import look_verbs
 
-NODES, FUNCTIONS, WORKFLOWS, LOOK, DRILLS = (
+NODES, FUNCTIONS, WORKFLOWS, DRILLS = (
     "nodes",
     "functions",
     "workflows",
-    "look",
     "drills, on clusters that this notebook started",
 )
 
-VIEWS = ("members", "topology", "routes", "latency", "runs")
-
-
-def _verb(
-    group: str, name: str, title: str, *examples: str, twin: str = "", more: str = ""
-) -> Verb:
-    parser = LineParser(f"%mpreg {name}", f"{title}\n\n{more}" if more else title)
-    return Verb(
-        name=name,
-        group=group,
-        parser=parser,
-        examples=examples or (name,),
-        twin=twin,
-    )
-
 
 def _of_nodes() -> Iterator[Verb]:
-    up = _verb(
+    up = line_verb(
         NODES,
         "up",
         "Start nodes on this machine; what runs already stays.",
@@ -48,7 +39,7 @@ def _of_nodes() -> Iterator[Verb]:
     add("--fresh", action="store_true", help="end the nodes that run first")
     yield up
 
-    down = _verb(
+    down = line_verb(
         NODES,
         "down",
         "End the cluster, or only these nodes.",
@@ -60,11 +51,11 @@ def _of_nodes() -> Iterator[Verb]:
     down.parser.add_argument("names", nargs="*", metavar="NAME")
     yield down
 
-    yield _verb(
+    yield line_verb(
         NODES, "ps", "List every node that you started on this machine.", twin="mp.ps()"
     )
 
-    adopt = _verb(
+    adopt = line_verb(
         NODES,
         "adopt",
         "Take over a cluster that was started with --keep, with its runs.",
@@ -75,7 +66,7 @@ def _of_nodes() -> Iterator[Verb]:
     adopt.parser.add_argument("name", nargs="?", metavar="CLUSTER", help="see ps")
     yield adopt
 
-    connect = _verb(
+    connect = line_verb(
         NODES,
         "connect",
         "Join a cluster that runs already, by the URL of a node.",
@@ -87,7 +78,7 @@ def _of_nodes() -> Iterator[Verb]:
 
 
 def _of_functions() -> Iterator[Verb]:
-    register = _verb(
+    register = line_verb(
         FUNCTIONS,
         "register",
         "Ship functions of this notebook to the nodes.",
@@ -99,7 +90,7 @@ def _of_functions() -> Iterator[Verb]:
     add_registration(register.parser)
     yield register
 
-    call = _verb(
+    call = line_verb(
         FUNCTIONS,
         "call",
         "Call a function of the cluster; arguments are Python.",
@@ -109,7 +100,7 @@ def _of_functions() -> Iterator[Verb]:
     call.parser.usage = "%%mpreg call FUNCTION(ARGUMENTS)"
     yield call
 
-    functions = _verb(
+    functions = line_verb(
         FUNCTIONS,
         "functions",
         "List functions: where they are, how often they were called.",
@@ -122,14 +113,14 @@ def _of_functions() -> Iterator[Verb]:
 
 
 def _of_workflows() -> Iterator[Verb]:
-    plan = _verb(
+    plan = line_verb(
         WORKFLOWS,
         "plan",
         "Say where each step would run now, and why.",
         "plan flow",
         twin="flow.plan()",
     )
-    draw = _verb(
+    draw = line_verb(
         WORKFLOWS,
         "draw",
         "Draw a workflow, or a run with its states.",
@@ -137,7 +128,7 @@ def _of_workflows() -> Iterator[Verb]:
         "draw run",
         twin="flow or run, as the value of a cell",
     )
-    run = _verb(
+    run = line_verb(
         WORKFLOWS,
         "run",
         "Execute a workflow and wait for its end.",
@@ -155,14 +146,14 @@ def _of_workflows() -> Iterator[Verb]:
     run.parser.add_argument("-a", action="store_true", help="do not wait for its end")
     add_target(run.parser)
 
-    yield _verb(
+    yield line_verb(
         WORKFLOWS,
         "runs",
         "List runs of workflows, the newest first.",
         twin="cluster.runs()",
     )
 
-    why = _verb(
+    why = line_verb(
         WORKFLOWS,
         "why",
         "Say why a step ran where it did: candidates, loads, choice.",
@@ -175,105 +166,15 @@ def _of_workflows() -> Iterator[Verb]:
     )
     yield why
 
-    cancel = _verb(
+    cancel = line_verb(
         WORKFLOWS, "cancel", "End a run.", "cancel nightly", twin="run.cancel()"
     )
     cancel.parser.add_argument("run", metavar="RUN", help="as for why")
     yield cancel
 
 
-def _to_look() -> Iterator[Verb]:
-    for name, title in (
-        ("status", "Show the cluster at a glance; so does %mpreg alone."),
-        ("nodes", "List nodes: state, resources, load."),
-        ("routes", "Which node took how many calls from here."),
-        ("calls", "The last calls from here, with the parts of their time."),
-        ("events", "What happened to nodes and functions."),
-    ):
-        yield _verb(LOOK, name, title, twin=f"cluster.{name}()")
-
-    latency = _verb(
-        LOOK,
-        "latency",
-        "Percentiles of how long calls from here took.",
-        "latency",
-        "latency --by function,node",
-        twin='cluster.latency(by="node")',
-    )
-    latency.parser.add_argument(
-        "--by",
-        type=keys,
-        default=("function",),
-        metavar="function|node|function,node",
-        help="a row for each of these",
-    )
-    yield latency
-
-    watch = _verb(
-        LOOK,
-        "watch",
-        "Watch the cluster live, while cells run.",
-        "watch",
-        "watch members topology",
-        twin='cluster.watch("members", "topology")',
-        more="Without a name it shows all views: " + ", ".join(VIEWS) + ".",
-    )
-    watch.parser.add_argument("views", nargs="*", metavar="VIEW")
-    yield watch
-
-    logs = _verb(
-        LOOK,
-        "logs",
-        "Show what nodes logged. Prints of functions are in the cells instead.",
-        "logs gpu-1",
-        "logs -n 200",
-        "logs gpu-1 -f",
-        twin='cluster.logs("gpu-1", lines=50)',
-    )
-    logs.parser.add_argument("node", nargs="?", metavar="NODE", help="else all")
-    logs.parser.add_argument("-f", action="store_true", help="go on until Stop")
-    logs.parser.add_argument(
-        "-n", dest="lines", type=int, metavar="50", help="the last so many of each node"
-    )
-    yield logs
-
-    bench = _verb(
-        LOOK,
-        "bench",
-        "Measure calls, maps and workflows on this machine.",
-        twin="mp.bench(quick=True)",
-    )
-    bench.parser.add_argument(
-        "--full", action="store_true", help="more repetitions; takes minutes"
-    )
-    yield bench
-
-    yield _verb(
-        LOOK,
-        "doctor",
-        "Check versions, front end, ports, leftovers; say what cures them.",
-    )
-
-    config = _verb(
-        LOOK,
-        "config",
-        "Show or set what this kernel does where nothing else is said.",
-        "config",
-        "config workers",
-        "config progress_after_s 5",
-        twin='mp.config("progress_after_s", 5)',
-    )
-    config.parser.add_argument("key", nargs="?", metavar="KEY")
-    config.parser.add_argument("value", nargs="?", metavar="VALUE")
-    yield config
-
-    help_ = _verb(LOOK, "help", "Explain a verb, or list all.", "help", "help up")
-    help_.parser.add_argument("verb", nargs="?", metavar="VERB")
-    yield help_
-
-
 def _of_drills() -> Iterator[Verb]:
-    kill = _verb(
+    kill = line_verb(
         DRILLS,
         "kill",
         "End a node at once, as a crash would.",
@@ -284,7 +185,7 @@ def _of_drills() -> Iterator[Verb]:
     kill.parser.add_argument("node", metavar="NODE")
     yield kill
 
-    pause = _verb(
+    pause = line_verb(
         DRILLS,
         "pause",
         "Freeze a node for a while, as a machine that swaps would.",
@@ -295,7 +196,7 @@ def _of_drills() -> Iterator[Verb]:
     pause.parser.add_argument("seconds", type=float, metavar="SECONDS")
     yield pause
 
-    partition = _verb(
+    partition = line_verb(
         DRILLS,
         "partition",
         "Cut the network between some nodes and others for a while.",
@@ -309,34 +210,8 @@ def _of_drills() -> Iterator[Verb]:
     yield partition
 
 
-def add_registration(parser: LineParser) -> None:
-    """Let `parser` take what registrations take."""
-    parser.add_argument(
-        "--resources",
-        type=resources,
-        default=frozenset(),
-        metavar="res,res",
-        help="only on nodes that hold all of these",
-    )
-    parser.add_argument(
-        "--idempotent", action="store_true", help="running it twice does no harm"
-    )
-    parser.add_argument(
-        "--isolation",
-        choices=("process", "thread"),
-        help="thread: in the node itself; it cannot be killed",
-    )
-
-
-def add_target(parser: LineParser) -> None:
-    """Let `parser` take the name of a variable for the value."""
-    parser.add_argument(
-        "-o", dest="target", metavar="NAME", help="keep it in NAME, show nothing"
-    )
-
-
 LINE_VERBS = {
     verb.name: verb
-    for verbs in (_of_nodes, _of_functions, _of_workflows, _to_look, _of_drills)
+    for verbs in (_of_nodes, _of_functions, _of_workflows, look_verbs, _of_drills)
     for verb in verbs()
 }

@@ -50,7 +50,8 @@ def bench(session: Session, options: Options) -> Any:
     """Measure, and return what was measured."""
     import mpreg_nb
 
-    return mpreg_nb.bench(quick=not options.full)
+    cluster = session.cluster if options.here else None
+    return mpreg_nb.bench(not options.full, cluster, only=options.only)
 
 
 def doctor(session: Session, options: Options) -> Any:

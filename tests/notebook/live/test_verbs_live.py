@@ -265,6 +265,12 @@ def test_a_killed_node_is_dead_and_up_starts_it_again(front: Kernel) -> None:
     assert (again, alive) == ("True", "'alive'")
 
 
+def test_a_bench_measures_the_cluster_that_runs(front: Kernel) -> None:
+    here = value(front, "%mpreg bench --here --only builtin", "sorted(_.frame().row)")
+
+    assert here == "['bare echo', 'builtin echo']"
+
+
 def test_help_is_text(front: Kernel) -> None:
     overview = front.run("%mpreg help")
     explained = front.run("%mpreg help step")

@@ -1,0 +1,107 @@
+"""The verbs of `%mpreg` that show something: frames, views, logs, checks, settings."""
+
+from collections.abc import Iterator
+
+from mpreg_nb.notebook.line import Verb, keys, line_verb
+
+LOOK = "look"
+VIEWS = ("members", "topology", "routes", "latency", "runs")
+
+
+def look_verbs() -> Iterator[Verb]:
+    """Yield the verbs that show something."""
+    for name, title in (
+        ("status", "Show the cluster at a glance; so does %mpreg alone."),
+        ("nodes", "List nodes: state, resources, load."),
+        ("routes", "Which node took how many calls from here."),
+        ("calls", "The last calls from here, with the parts of their time."),
+        ("events", "What happened to nodes and functions."),
+    ):
+        yield line_verb(LOOK, name, title, twin=f"cluster.{name}()")
+
+    latency = line_verb(
+        LOOK,
+        "latency",
+        "Percentiles of how long calls from here took.",
+        "latency",
+        "latency --by function,node",
+        twin='cluster.latency(by="node")',
+    )
+    latency.parser.add_argument(
+        "--by",
+        type=keys,
+        default=("function",),
+        metavar="function|node|function,node",
+        help="a row for each of these",
+    )
+    yield latency
+
+    watch = line_verb(
+        LOOK,
+        "watch",
+        "Watch the cluster live, while cells run.",
+        "watch",
+        "watch members topology",
+        twin='cluster.watch("members", "topology")',
+        more="Without a name it shows all views: " + ", ".join(VIEWS) + ".",
+    )
+    watch.parser.add_argument("views", nargs="*", metavar="VIEW")
+    yield watch
+
+    logs = line_verb(
+        LOOK,
+        "logs",
+        "Show what nodes logged. Prints of functions are in the cells instead.",
+        "logs gpu-1",
+        "logs -n 200",
+        "logs gpu-1 -f",
+        twin='cluster.logs("gpu-1", lines=50)',
+    )
+    logs.parser.add_argument("node", nargs="?", metavar="NODE", help="else all")
+    logs.parser.add_argument("-f", action="store_true", help="go on until Stop")
+    logs.parser.add_argument(
+        "-n", dest="lines", type=int, metavar="50", help="the last so many of each node"
+    )
+    yield logs
+
+    bench = line_verb(
+        LOOK,
+        "bench",
+        "Measure calls, maps and workflows, on nodes of their own.",
+        "bench",
+        "bench --here --only map",
+        twin='mp.bench(quick=True, cluster=cluster, only="map")',
+    )
+    bench.parser.add_argument(
+        "--full", action="store_true", help="more repetitions; takes minutes"
+    )
+    bench.parser.add_argument(
+        "--here", action="store_true", help="on the cluster that runs"
+    )
+    bench.parser.add_argument(
+        "--only", default="", metavar="WORD", help="rows with this in their names"
+    )
+    yield bench
+
+    yield line_verb(
+        LOOK,
+        "doctor",
+        "Check versions, front end, ports, leftovers; say what cures them.",
+    )
+
+    config = line_verb(
+        LOOK,
+        "config",
+        "Show or set what this kernel does where nothing else is said.",
+        "config",
+        "config workers",
+        "config progress_after_s 5",
+        twin='mp.config("progress_after_s", 5)',
+    )
+    config.parser.add_argument("key", nargs="?", metavar="KEY")
+    config.parser.add_argument("value", nargs="?", metavar="VALUE")
+    yield config
+
+    help_ = line_verb(LOOK, "help", "Explain a verb, or list all.", "help", "help up")
+    help_.parser.add_argument("verb", nargs="?", metavar="VERB")
+    yield help_
