@@ -2,17 +2,22 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
-from mpreg_nb.client.output import limit_lines
+from mpreg_nb.client.output import current_writer, limit_lines
+from mpreg_nb.cluster.async_run import AsyncRun
 from mpreg_nb.cluster.card import Card
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function, call_options
+from mpreg_nb.cluster.history import chosen_run
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.names import check_name
 from mpreg_nb.transport.token import load_token
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class AsyncCluster:
@@ -124,6 +129,29 @@ class AsyncCluster:
         self._known[id(function)] = (function, made.name, options)
         return Card.of(shipped, registered)
 
+    async def runs(self) -> "pd.DataFrame":
+        """Return one row a run, newest first; see `Cluster.runs`.
+
+        Columns: run, workflow, status, steps, done, failed, started_at, duration_s.
+        """
+        from mpreg_nb.view.runs import runs_frame
+
+        return runs_frame(run for _, run in await self.client.runs.everywhere())
+
+    async def get_run(self, run: str) -> AsyncRun:
+        """Return a run by id, its beginning or workflow; see `Cluster.get_run`.
+
+        Raises:
+            NoRun: there is none, or several begin like that.
+            NodeLost: the node that drives it cannot be reached from here.
+        """
+        found = await self.client.runs.everywhere()
+        wanted = chosen_run(run, [each for _, each in found])
+        node = next(node for node, each in found if each is wanted)
+        writer = current_writer()
+        record = await self.client.runs.take_up(node, wanted.run, writer)
+        return AsyncRun(self.client, record)
+
     async def callee(self, function: Any) -> tuple[str, CallOptions]:
         """Return name and version of `function`, registering it at first use."""
         if isinstance(function, str):
@@ -166,12 +194,16 @@ class AsyncView:
         """
         name, options = await self._narrowed(function)
         client = self._cluster.client
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(client.call(name, args, {}, options))
-                for args in zip(*iterables, strict=False)
-            ]
-        return [task.result() for task in tasks]
+        tasks = [
+            asyncio.ensure_future(client.call(name, args, {}, options))
+            for args in zip(*iterables, strict=False)
+        ]
+        try:
+            return await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _narrowed(
         self, function: str | Callable[..., Any]

@@ -1,7 +1,7 @@
 """A real kernel, and what it sends for each cell."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,6 +74,11 @@ class Kernel:
     def wait_for(self, text: str, cell: Cell) -> None:
         """Take messages in until `cell` has written `text`."""
         while text not in cell.stream():
+            self._take()
+
+    def wait_until(self, is_so: Callable[[], bool]) -> None:
+        """Take messages in until something is so."""
+        while not is_so():
             self._take()
 
     def interrupt(self) -> None:
