@@ -60,15 +60,22 @@ def bars_of(steps: Iterable[StepState], duration_ms: float) -> list[Bar]:
     return [_bar(step, duration_ms) for step in steps if step.started_ms is not None]
 
 
-def lanes_of(bars: Sequence[Bar], *, letter_ms: float) -> dict[str, list[Lane]]:
+def lanes_of(
+    bars: Sequence[Bar], *, until_ms: float, letters: float
+) -> dict[str, list[Lane]]:
     """Give each node as many lanes as its bars and their labels need.
 
     A label that its bar cannot hold stands behind it and takes room there. With
     many bars it is cut to the mark of the status instead.
 
-    letter_ms: milliseconds that one letter of a label covers.
+    until_ms: where the last bar ends; letters: how many the axis has room for.
     """
     labelled = len(bars) <= MOST_LABELS
+    letter_ms = max(until_ms, 1e-6) / letters
+    if labelled:
+        # Labels behind the last bars make the axis longer, and so each letter.
+        ends_ms = [_end_ms(bar, letter_ms, letters) for bar in bars]
+        letter_ms = max([until_ms, *ends_ms, 1e-6]) / letters
     lanes: dict[str, list[Lane]] = {}
     for bar in sorted(bars, key=_place):
         label_ms = letter_ms * (len(bar.label) + 1)
@@ -109,6 +116,14 @@ def unit_of(most_ms: float) -> tuple[float, str]:
     (1000.0, 's')
     """
     return next((unit, sign) for until, unit, sign in UNITS if most_ms < until)
+
+
+def _end_ms(bar: Bar, letter_ms: float, letters: float) -> float:
+    """Return where an axis ends that has room for the label of `bar`."""
+    needed = len(bar.label) + 1
+    if needed * letter_ms <= bar.end_ms - bar.begin_ms:
+        return bar.end_ms
+    return bar.end_ms / (1 - min(needed / letters, 0.5))
 
 
 def _place(bar: Bar) -> tuple[bool, str, float]:

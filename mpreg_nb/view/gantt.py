@@ -17,7 +17,7 @@ INCHES = 11.0
 LANE_INCHES = 0.3
 TALLEST_INCHES = 16.0
 DPI = 100
-LETTER_PX = 7.3  # mean width at the size of the labels, rather too wide
+LETTERS = 128.0  # how many the axis has room for, rather too few
 DARK_BLUE = "#003a5d"
 WAITING = "#7f7f7f"  # edge of what waits
 
@@ -32,9 +32,9 @@ def gantt_figure(
     are named below the title.
     """
     bars = bars_of(steps, duration_ms)
-    unit_ms, sign = unit_of(max([duration_ms, *(bar.end_ms for bar in bars)]))
-    letter_ms = LETTER_PX * max(duration_ms, 1e-6) / (INCHES * DPI * 0.86)
-    lanes = lanes_of(bars, letter_ms=letter_ms)
+    until_ms = max([duration_ms, *(bar.end_ms for bar in bars)])
+    unit_ms, sign = unit_of(until_ms)
+    lanes = lanes_of(bars, until_ms=until_ms, letters=LETTERS)
     number = sum(map(len, lanes.values()))
     height = min(TALLEST_INCHES, 1.75 + LANE_INCHES * max(number, 2))
     figure = new_figure(figsize=(INCHES, height), dpi=DPI, layout="constrained")
@@ -49,7 +49,7 @@ def gantt_figure(
     axes.set_ylabel("node")
     _draw(axes, lanes, unit_ms)
     furthest = [end for row in lanes.values() for lane in row for _, end in lane]
-    axes.set_xlim(0, (max([duration_ms, *furthest]) or 1.0) * 1.01 / unit_ms)
+    axes.set_xlim(0, (max([until_ms, *furthest]) or 1.0) * 1.01 / unit_ms)
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     _legend(figure, bars)

@@ -6,7 +6,7 @@ In plain mode no times are said, unless they are asked for.
 from collections.abc import Iterable
 
 from mpreg_nb.view.plain import plain
-from mpreg_nb.view.units import duration
+from mpreg_nb.view.units import count, duration
 from mpreg_nb.wire.runs import StepState
 
 _WITH_RESULT = ("done", "fallback")
@@ -38,9 +38,15 @@ def status(step: StepState) -> str:
 
 
 def items(step: StepState) -> str:
-    """Return how far a map is: "7 of 12 done"; nothing for other steps."""
+    """Return how far a map is: "7 of 12 done"; nothing for other steps.
+
+    >>> items(StepState(name="fits", status="done", items=12, items_done=12))
+    '12 items'
+    """
     if not step.items:
         return ""
+    if step.items_done == step.items:
+        return count(step.items, "item")
     return f"{step.items_done:,} of {step.items:,} done"
 
 
@@ -57,9 +63,9 @@ def nodes(step: StepState, most: int = 2) -> str:
 def _detail(step: StepState, *, timed: bool) -> str:
     if step.cause and step.status not in _WITH_RESULT:
         return f"because of {step.cause}"
-    parts = ["NOT undone"] if step.undo_error else []
-    if step.items_done < step.items:
-        parts.append(items(step))
+    if step.undo_error:
+        return "NOT undone"
+    parts = [items(step)] if step.items_done < step.items else []
     if step.node:
         parts.append(f"on {nodes(step)}")
     if timed and step.run_ms is not None:

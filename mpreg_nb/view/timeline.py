@@ -18,7 +18,7 @@ LANE = 26.0
 BAR = 18.0
 NAMES = 120.0  # room for the names of nodes
 AXIS = 40.0
-LETTER_PX = 7.0
+LETTER_PX = 7.4  # mean width, rather too wide
 SIZE = 12.0
 TICKS = 8
 """About so many numbers stand at the axis."""
@@ -30,7 +30,7 @@ def timeline(steps: Sequence[StepState], duration_ms: float) -> str:
     if not bars:
         return ""
     most_ms = max([duration_ms, 1e-3, *(bar.end_ms for bar in bars)])
-    lanes = lanes_of(bars, letter_ms=LETTER_PX * most_ms / (WIDTH - NAMES) * 1.2)
+    lanes = lanes_of(bars, until_ms=most_ms, letters=(WIDTH - NAMES) / LETTER_PX)
     # Labels may stand behind the last bar.
     furthest = max(end for row in lanes.values() for lane in row for _, end in lane)
     px_per_ms = (WIDTH - NAMES - 4.0) / max(most_ms, furthest)

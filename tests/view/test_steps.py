@@ -1,0 +1,57 @@
+"""What is said of the steps of a run."""
+
+import pytest
+
+from mpreg_nb.view.steps import counts, details, nodes, states, status
+from mpreg_nb.wire.runs import StepState
+
+STEPS = (
+    StepState(name="raw", status="done", node="n1", run_ms=1_200.0),
+    StepState(name="fits", status="running", node="n1, n2", items=12, items_done=7),
+    StepState(name="all", status="done", node="a, b, c", items=3, items_done=3),
+    StepState(name="mail", status="done", node="n1", undo_error="OSError: gone"),
+    StepState(name="late", status="skipped", cause="fits"),
+    StepState(name="back", status="undone", cause="fits"),
+    StepState(name="else", status="fallback", node="n2", cause="fits"),
+)
+
+
+def test_details_tell_where_how_long_how_far_and_why_not() -> None:
+    assert details(STEPS, timed=True) == {
+        "raw": "on n1, 1.20 s",
+        "fits": "7 of 12 done, on n1, n2",
+        "all": "on 3 nodes",
+        "mail": "NOT undone",
+        "late": "because of fits",
+        "back": "because of fits",
+        "else": "on n2",
+    }
+
+
+def test_in_plain_mode_there_are_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPREG_NB_PLAIN", "1")
+    hidden = details(STEPS)
+    monkeypatch.setenv("MPREG_NB_PLAIN", "0")
+    shown = details(STEPS)
+
+    assert hidden["raw"] == "on n1"
+    assert shown["raw"] == "on n1, 1.20 s"
+
+
+def test_a_status_is_told_with_what_belongs_to_it() -> None:
+    assert [status(step) for step in STEPS] == [
+        "done",
+        "running, 7 of 12 done",
+        "done, 3 items",
+        "done, NOT undone",
+        "skipped",
+        "undone",
+        "fallback",
+    ]
+    assert states(STEPS)["else"] == "fallback"
+    assert counts(STEPS) == {"fits": 12, "all": 3}
+
+
+def test_many_nodes_are_counted() -> None:
+    assert nodes(STEPS[2], most=4) == "a, b, c"
+    assert nodes(STEPS[2]) == "3 nodes"
