@@ -22,7 +22,7 @@ class RunRecord:
     steps: dict[str, StepState]
     link: Connection
     writer: Writer
-    on_change: Callable[["RunRecord"], None]
+    listeners: list[Callable[["RunRecord"], None]] = field(default_factory=list)
     functions: dict[str, str] = field(default_factory=dict)  # step -> its function
     status: RunStatus = "running"
     duration_ms: float = 0.0
@@ -38,6 +38,11 @@ class RunRecord:
     def ended(self) -> bool:
         """Whether nothing more will happen, as far as this client can know."""
         return self.status != "running" or self.lost is not None
+
+    def changed(self) -> None:
+        """Tell who listens that something happened."""
+        for listener in self.listeners:
+            listener(self)
 
     @property
     def picture(self) -> RunPicture:

@@ -47,10 +47,6 @@ class _Asked:
     record: RunRecord | None = None
 
 
-def _unheard(record: RunRecord) -> None:
-    """Stand in for who will hear of changes."""
-
-
 class ClientRuns:
     """The runs that this client started, by id, while they are under way."""
 
@@ -65,7 +61,7 @@ class ClientRuns:
         parts: Parts,
         *,
         writer: Writer,
-        on_change: Callable[[RunRecord], None],
+        on_change: Callable[[RunRecord], None] | None = None,
     ) -> RunRecord:
         """Hand a workflow to the node of the entry, which drives it.
 
@@ -84,7 +80,7 @@ class ClientRuns:
             },
             link=entry,
             writer=writer,
-            on_change=on_change,
+            listeners=[] if on_change is None else [on_change],
             functions={plan.name: plan.function for plan in request.steps},
             mendable=mendable(request.steps),
         )
@@ -246,7 +242,7 @@ class ClientRuns:
                 record.prints.pop(step).end()
         if record.ended:
             del self._open[record.id]
-        record.on_change(record)
+        record.changed()
         return True
 
     def _count(self, record: RunRecord, state: StepState) -> None:
@@ -260,13 +256,15 @@ class ClientRuns:
         if asked is None:
             return
         run = message.run
+        if run.run in self._open:  # it is followed already
+            asked.record = self._open[run.run]
+            return
         record = asked.record = RunRecord(
             id=run.run,
             workflow=run.workflow,
             steps={state.name: state for state in run.steps},
             link=asked.link,
             writer=asked.writer,
-            on_change=_unheard,
             functions={plan.name: plan.function for plan in message.plans},
             status=run.status,
             duration_ms=run.duration_ms,
@@ -288,7 +286,7 @@ class ClientRuns:
                 function=record.workflow,
                 executed="unknown",
             )
-            record.on_change(record)
+            record.changed()
 
     def stop(self) -> None:
         """Forget all runs; those that are under way go on in the cluster."""
@@ -296,5 +294,5 @@ class ClientRuns:
             record.lost = NodeLost(
                 record.link.peer.name, "the client was closed", executed="unknown"
             )
-            record.on_change(record)
+            record.changed()
         self._open.clear()

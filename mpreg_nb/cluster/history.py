@@ -120,11 +120,7 @@ class History:
         writer = current_writer()
 
         async def begin() -> None:
-            run.started(
-                self.client.runs.start(
-                    request, parts, writer=writer, on_change=run.changed
-                )
-            )
+            run.started(self.client.runs.start(request, parts, writer=writer))
 
         self._thread.run(begin())
         return run

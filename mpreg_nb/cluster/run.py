@@ -51,7 +51,7 @@ class Run(ShownRun):
     def started(self, record: RunRecord) -> None:
         """Take the record that the client keeps; called once, on the loop's thread."""
         self._record = record
-        record.on_change = self.changed
+        record.listeners.append(self.changed)
         self._own_runs.add(self)
 
     def changed(self, record: RunRecord) -> None:

@@ -1,0 +1,331 @@
+"""The runs of one node: who is told, what is remembered, what is used again."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import pytest
+
+from mpreg_nb.node import choices as choices_module
+from mpreg_nb.node import runs as runs_module
+from mpreg_nb.node.runs import RunBook
+from mpreg_nb.node.store import Store
+from mpreg_nb.routing.router import Verdict
+from mpreg_nb.wire.history import (
+    HeldAsk,
+    Printed,
+    RunResume,
+    RunTold,
+    RunWatch,
+    WhyAsk,
+    WhyTold,
+)
+from mpreg_nb.wire.ids import Ids
+from mpreg_nb.wire.last_lines import MOST_CHARACTERS
+from mpreg_nb.wire.messages import Call, Failed, Failure, Kept, Output, Reply
+from mpreg_nb.wire.runs import RunStart, RunState, SideCall, StepFetch, StepPlan
+
+OLD, NEW = "0" * 32, "1" * 32
+IDS = Ids()
+
+
+class Caller:
+    """A client, or whoever hears of a run."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+
+    def send(self, message: msgspec.Struct, parts: Any = ()) -> None:
+        self.heard.append(message)
+
+    def last(self, kind: type[Any]) -> Any:
+        return [message for message in self.heard if type(message) is kind][-1]
+
+
+class Router:
+    """Knows two nodes; n2 lacks what is asked for."""
+
+    def explain(self, wanted: Any, now: float) -> tuple[Verdict, ...]:
+        return Verdict("n1", "", 3, 0.5), Verdict("n2", "lacks gpu", 0, 0.1)
+
+    def needed(self, wanted: Any) -> frozenset[str]:
+        return frozenset({"gpu"})
+
+
+class Calls:
+    """Takes calls in and leaves their ends to the test."""
+
+    def __init__(self) -> None:
+        self.router = Router()
+        self.sent: dict[str, list[tuple[Any, Call]]] = {}
+
+    def receive(self, source: Any, call: Call, parts: Any = ()) -> str:
+        self.sent.setdefault(source.step, []).append((source, call))
+        return "n1"
+
+    def cancel(self, call_id: bytes) -> None:
+        raise AssertionError("nothing is cancelled here")
+
+    def returns(
+        self, step: str, payload: bytes = b"", kept: Kept | None = None
+    ) -> None:
+        source, call = self.sent[step].pop()
+        source.send(Reply(id=call.id, payload=payload, node="n1", kept=kept))
+
+    def fails(self, step: str) -> None:
+        source, call = self.sent[step].pop()
+        failure = Failure(kind="application", executed="yes", node="n1")
+        source.send(Failed(id=call.id, failure=failure))
+
+
+class Asks:
+    """Other nodes; they hold what `held` says."""
+
+    def __init__(self) -> None:
+        self.held_there: set[bytes] = set()
+
+    async def held(self, node: str, kept: Any) -> frozenset[bytes]:
+        ask = HeldAsk(id=IDS.next(), ids=tuple(one.id for one in kept))
+        return frozenset(self.held_there.intersection(ask.ids))
+
+
+class Lane:
+    """Messages to other nodes."""
+
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Any]] = []
+
+    def send(self, node: str, message: Any, parts: Any = ()) -> None:
+        self.sent.append((node, message))
+
+
+class Shell:
+    """One node without links."""
+
+    def __init__(self) -> None:
+        self.calls, self.asks, self.lane = Calls(), Asks(), Lane()
+        self.store = Store(limit_bytes=1000)
+        parts: dict[str, Any] = {
+            "calls": self.calls,
+            "asks": self.asks,
+            "store": self.store,
+            "lane": self.lane,
+        }
+        self.book = RunBook("n1", **parts)
+        self.caller = Caller()
+
+    async def start(self, *plans: StepPlan) -> bytes:
+        request = RunStart(id=IDS.next(), workflow="w", steps=plans)
+        self.book.start(self.caller, request, ())
+        await asyncio.sleep(0)  # a call is handed over in a turn of its own
+        return request.id
+
+    async def resume(self, run: bytes, **versions: str) -> tuple[bytes, Caller]:
+        caller = Caller()
+        request = RunResume(
+            id=IDS.next(), run=run, new=IDS.next(), versions=tuple(versions.items())
+        )
+        await self.book.resume(caller, request)
+        await asyncio.sleep(0)
+        return request.new, caller
+
+    def hold(self, content: bytes = b"large") -> Kept:
+        kept = Kept("n1", IDS.next(), len(content))
+        self.store.put(kept.id, (content,))
+        return kept
+
+
+def plan(name: str, *inputs: str, **more: Any) -> StepPlan:
+    fields = {"function": f"f_{name}", "payload": b"x", "version": OLD} | more
+    return StepPlan(name=name, inputs=inputs, **fields)
+
+
+def in_loop(test: Callable[[Shell], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run() -> None:
+        async def within() -> None:
+            await test(Shell())
+
+        asyncio.run(within())
+
+    run.__name__ = test.__name__
+    return run
+
+
+@in_loop
+async def test_who_comes_later_is_told_all_and_then_what_changes(shell: Shell) -> None:
+    run = await shell.start(plan("a"), plan("b", "a"))
+    source, call = shell.calls.sent["a"][0]
+    source.send(Output(id=call.id, node="n2", stream="stdout", text="early\n"))
+    late = Caller()
+
+    shell.book.watch(late, RunWatch(id=IDS.next(), run=run))
+    source.send(Output(id=call.id, node="n2", stream="stdout", text="later\n"))
+    shell.calls.returns("a", b"1")
+    await asyncio.sleep(0)
+    shell.calls.returns("b", b"2")
+
+    told = late.last(RunTold)
+    assert [state.status for state in told.run.steps] == ["waiting", "waiting"]
+    assert [(line.step, line.text) for line in told.lines] == [("a", "early\n")]
+    assert [step.payload for step in told.plans] == [b"", b""]
+    assert late.last(Printed).line.text == "later\n"
+    assert late.last(RunState).status == "done"
+    assert shell.caller.last(RunState) == late.last(RunState)
+
+
+@in_loop
+async def test_small_results_can_be_fetched_by_any_caller_after_the_end(
+    shell: Shell,
+) -> None:
+    run = await shell.start(plan("a"))
+    shell.calls.returns("a", b"small")
+    late = Caller()
+
+    await shell.book.fetch(late, StepFetch(id=IDS.next(), run=run, step="a"))
+
+    assert late.last(Reply).payload == b"small"
+
+
+@in_loop
+async def test_of_what_a_run_prints_the_newest_is_kept(shell: Shell) -> None:
+    run = await shell.start(plan("a"))
+    source, call = shell.calls.sent["a"][0]
+    for number in range(3):
+        text = str(number) * (MOST_CHARACTERS // 2)
+        source.send(Output(id=call.id, node="n2", stream="stdout", text=text))
+    late = Caller()
+
+    shell.book.watch(late, RunWatch(id=IDS.next(), run=run))
+
+    assert [line.text[0] for line in late.last(RunTold).lines] == ["1", "2"]
+
+
+@in_loop
+async def test_why_tells_each_attempt_as_it_was_sent(shell: Shell) -> None:
+    more = {"attempts": 2, "retry_on": ("builtins.OSError",)}
+    run = await shell.start(plan("a", **more))
+
+    shell.book.why(shell.caller, WhyAsk(id=IDS.next(), run=run, step="a"))
+
+    [choice] = shell.caller.last(WhyTold).choices
+    assert (choice.attempt, choice.chosen, choice.function) == (1, "n1", "f_a")
+    assert choice.resources == {"gpu"}
+    assert [(n.node, n.reason, n.in_flight) for n in choice.nodes] == [
+        ("n1", "", 3),
+        ("n2", "lacks gpu", 0),
+    ]
+
+
+def test_the_oldest_choices_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices_module, "MOST_CHANCES", 5)
+
+    async def within() -> None:
+        shell = Shell()
+        run = await shell.start(plan("a"), plan("b"), plan("c"))
+        remembered = []
+        for step in "abc":
+            shell.book.why(shell.caller, WhyAsk(id=IDS.next(), run=run, step=step))
+            remembered.append(len(shell.caller.last(WhyTold).choices))
+
+        assert remembered == [0, 1, 1]
+
+    asyncio.run(within())
+
+
+@in_loop
+async def test_resumed_run_does_what_has_no_result_with_the_newest_code(
+    shell: Shell,
+) -> None:
+    undo = SideCall(function="undo_b", payload=b"", version=OLD)
+    run = await shell.start(plan("a"), plan("b", "a", undo=undo), plan("c", "b"))
+    shell.calls.returns("a", b"1")
+    await asyncio.sleep(0)
+    shell.calls.fails("b")
+
+    again, caller = await shell.resume(run, f_b=NEW, undo_b=NEW)
+
+    told = caller.last(RunTold)
+    assert told.run.run == again
+    assert [s.status for s in told.run.steps] == ["done", "waiting", "waiting"]
+    assert [step.version for step in told.plans] == [OLD, NEW, OLD]
+    assert told.plans[1].undo.version == NEW
+    [(_, call)] = shell.calls.sent["b"]
+    assert (call.version, call.inputs) == (NEW, (b"1",))
+    assert shell.calls.sent["a"] == []
+
+
+@in_loop
+async def test_run_that_goes_on_is_not_resumed(shell: Shell) -> None:
+    run = await shell.start(plan("a"))
+
+    _, caller = await shell.resume(run)
+
+    assert caller.last(Failed).failure.kind == "bad_request"
+    assert "goes on" in caller.last(Failed).failure.message
+
+
+@in_loop
+async def test_lost_result_is_made_again_only_where_it_is_needed(
+    shell: Shell,
+) -> None:
+    # "lost" feeds "bad"; "unused" fed only "used", which has its own result.
+    run = await shell.start(
+        plan("lost"), plan("unused"), plan("used", "unused"), plan("bad", "lost")
+    )
+    shell.calls.returns("lost", kept=Kept("n2", IDS.next(), 5))
+    shell.calls.returns("unused", kept=Kept("n2", IDS.next(), 5))
+    await asyncio.sleep(0)
+    shell.calls.returns("used", b"2")
+    shell.calls.fails("bad")
+
+    _, caller = await shell.resume(run)
+
+    states = {state.name: state.status for state in caller.last(RunTold).run.steps}
+    assert states == {
+        "lost": "waiting",
+        "unused": "done",
+        "used": "done",
+        "bad": "waiting",
+    }
+    assert len(shell.calls.sent["lost"]) == 1
+
+
+@in_loop
+async def test_result_that_another_node_still_holds_is_used(shell: Shell) -> None:
+    kept = Kept("n2", IDS.next(), 5)
+    shell.asks.held_there.add(kept.id)
+    run = await shell.start(plan("a"), plan("b", "a"))
+    shell.calls.returns("a", kept=kept)
+    await asyncio.sleep(0)
+    shell.calls.fails("b")
+
+    await shell.resume(run)
+
+    [(_, call)] = shell.calls.sent["b"]
+    assert call.inputs == (kept,)
+
+
+def test_shared_results_go_when_no_remembered_run_needs_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_RUNS", 1)
+
+    async def within() -> None:
+        shell = Shell()
+        first = await shell.start(plan("a"), plan("b", "a"))
+        kept = shell.hold()
+        shell.calls.returns("a", kept=kept)
+        await asyncio.sleep(0)
+        shell.calls.fails("b")
+
+        await shell.resume(first)
+        shell.calls.returns("b", b"2")  # so the first run is forgotten
+        held_by_second = shell.store.get(kept.id)
+        await shell.start(plan("other"))
+        shell.calls.returns("other", b"3")  # so the second is, too
+
+        assert held_by_second == (b"large",)
+        assert shell.store.get(kept.id) is None
+
+    asyncio.run(within())
