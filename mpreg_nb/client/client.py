@@ -55,6 +55,7 @@ class Client:
         limits: Limits | None = None,
     ) -> None:
         self.urls = tuple(urls)
+        self.direct = direct
         self.journal = Journal()
         self.mirror = Mirror()
         self._limits = limits or Limits()

@@ -25,6 +25,7 @@ from mpreg_nb.cluster.run import Run
 from mpreg_nb.cluster.shipping import Shipping
 from mpreg_nb.cluster.shown import Shown
 from mpreg_nb.cluster.spec import Wanted, difference, read_spec
+from mpreg_nb.cluster.versions import Compared
 from mpreg_nb.cluster.workflows import Planner
 from mpreg_nb.errors import MpregError
 from mpreg_nb.transport.token import Token
@@ -39,7 +40,7 @@ SEEN_TIMEOUT_S = 10.0
 """How long `up` waits until the client sees all nodes alive."""
 
 
-class Cluster(Shown, History, Logs, Watching, Drills):
+class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     """Some nodes, and everything that can be asked of them. Blocking; thread-safe.
 
     Made by `up`, `connect` and `adopt`. Frames and figures are in `Shown`.

@@ -95,7 +95,8 @@ def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluste
         raise TypeError("connect needs the URL of a node: mp.connect('ws://HOST:PORT')")
     for url in urls:
         check_url(url)
-    return Cluster(urls, load_token(token), direct=direct)
+    cluster = Cluster(urls, load_token(token), direct=direct)
+    return _compared(cluster)
 
 
 def adopt(name: str | None = None) -> Cluster:
@@ -114,7 +115,7 @@ def adopt(name: str | None = None) -> Cluster:
         if cluster.name == entry.cluster:
             current.enter(cluster)
             return cluster
-    return AdoptedCluster(entry)
+    return _compared(AdoptedCluster(entry))
 
 
 def down(name: str | None = None) -> tuple[str, ...]:
@@ -145,6 +146,15 @@ def ps() -> "pd.DataFrame":
     from mpreg_nb.view.frames import ps_frame
 
     return ps_frame(Ledger().rows())
+
+
+def _compared(cluster: Cluster) -> Cluster:
+    try:
+        cluster.warn_of_versions(stacklevel=3)
+    except BaseException:  # interrupted, or warnings are errors
+        cluster.disconnect()
+        raise
+    return cluster
 
 
 def _check_count(what: str, value: object, least: int) -> None:

@@ -1,5 +1,6 @@
 """Which part of the node each message of the data lane is for."""
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ from mpreg_nb.wire.messages import (
 )
 from mpreg_nb.wire.pictures import TrafficAsk, Watch
 from mpreg_nb.wire.runs import RunList, RunStart, StepFetch
+from mpreg_nb.wire.versions import Versions, VersionsAsk, installed
 
 if TYPE_CHECKING:
     from mpreg_nb.node.node import Node
@@ -64,6 +66,8 @@ class Inbox:
             case Partition() if link.peer.role == "client":
                 node.links.wall.bar(message.nodes, message.for_ms / 1e3)
                 link.send(Reply(id=message.id, payload=b"", node=node.name))
+            case VersionsAsk():
+                self._spawn(self._versions(link, message))
             case RunStart():
                 node.runs.start(link, message, parts)
             case StepFetch():
@@ -134,6 +138,12 @@ class Inbox:
             size_bytes=size_bytes,
             limit_bytes=self._node.settings.limits.max_payload_bytes,
         )
+
+    async def _versions(self, link: Connection, message: VersionsAsk) -> None:
+        # Looking them up reads files.
+        found = await asyncio.to_thread(installed)
+        versions = tuple(found.items())
+        link.send(Versions(id=message.id, node=self._node.name, versions=versions))
 
     async def _register(
         self, link: Connection, message: Register, parts: Parts

@@ -28,6 +28,7 @@ from mpreg_nb.wire.history import (
 from mpreg_nb.wire.message import Count, Message, Name, RequestId, Version
 from mpreg_nb.wire.pictures import Snapshot, Traffic, TrafficAsk, Watch
 from mpreg_nb.wire.runs import RunList, Runs, RunStart, RunState, StepFetch
+from mpreg_nb.wire.versions import Versions, VersionsAsk
 
 # ------------------------------------------------------------------- calls
 
@@ -273,6 +274,8 @@ Data: TypeAlias = (
     | HeldTold
     | Leave
     | Partition
+    | VersionsAsk
+    | Versions
     | Notice
 )
 """Everything that may travel on the data lane."""

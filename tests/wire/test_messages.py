@@ -83,6 +83,7 @@ from mpreg_nb.wire.runs import (
     StepPlan,
     StepState,
 )
+from mpreg_nb.wire.versions import Versions, VersionsAsk
 
 ID = bytes(range(16))
 VERSION = "0123456789abcdef" * 2
@@ -322,6 +323,8 @@ SAMPLES: list[Any] = [
     HeldTold(id=ID, ids=(ID,)),
     Leave(id=ID),
     Partition(id=ID, nodes=("n2",), for_ms=1500),
+    VersionsAsk(id=ID),
+    Versions(id=ID, node="n1", versions=(("python", "3.11.7"),)),
     Notice(kind="draining", text="soon"),
 ]
 

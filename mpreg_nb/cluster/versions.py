@@ -1,0 +1,140 @@
+"""Versions that differ between this process and the nodes, told before they hurt."""
+
+import asyncio
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from mpreg_nb.client.client import NODE_ANSWERS_S, Client
+from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.errors import MpregError
+from mpreg_nb.view.versions import versions_frame, versions_table
+from mpreg_nb.wire.gossip import MemberState
+from mpreg_nb.wire.pictures import NodePicture
+from mpreg_nb.wire.versions import PYTHON, Versions, VersionsAsk, installed, minor_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class VersionsDiffer(UserWarning):
+    """Objects or functions from here may not be understood by some nodes."""
+
+
+class Compared:
+    """The versions of a cluster, beside those of this process."""
+
+    client: Client
+    _thread: LoopThread
+
+    def versions(self) -> "pd.DataFrame":
+        """Return one row for this process and one for each live node.
+
+        Columns: node, python, mpreg_nb, cloudpickle, msgspec, numpy, pandas, differs
+        (the names of those that are not as they are here). Of a node that cannot be
+        reached from here only python is known.
+        """
+        here, nodes = used_here(), self._thread.run(self._versions())
+        return versions_frame(here, nodes, differing(here, nodes))
+
+    def warn_of_versions(self, stacklevel: int = 2) -> None:
+        """Warn, with a table, if a node has other versions than this process.
+
+        What `connect` and `adopt` do. Of Python the minor version counts.
+        """
+        here, nodes = used_here(), self._thread.run(self._versions())
+        found = differing(here, nodes)
+        if found:
+            text = _told(here, nodes, found)
+            warnings.warn(text, VersionsDiffer, stacklevel=stacklevel + 1)
+
+    async def _versions(self) -> dict[str, dict[str, str]]:
+        alive = [
+            picture
+            for picture in self.client.mirror.nodes
+            if picture.record.state is MemberState.ALIVE
+        ]
+        known = await asyncio.gather(*map(self._versions_of, alive))
+        return {
+            picture.record.name: versions
+            for picture, versions in zip(alive, known, strict=True)
+        }
+
+    async def _versions_of(self, picture: NodePicture) -> dict[str, str]:
+        client, record = self.client, picture.record
+        try:
+            async with asyncio.timeout(NODE_ANSWERS_S):
+                urls = record.urls if client.direct else ()
+                link = await client.links.reach(record.name, urls)
+                if link is not None:
+                    ask = VersionsAsk(id=client.new_id())
+                    answer, _ = await client.ask(ask, link=link)
+                    said: Versions = answer
+                    return dict(said.versions)
+        except (TimeoutError, MpregError):
+            pass  # then there is what all members know of it
+        return {"python": record.python}
+
+
+def used_here() -> dict[str, str]:
+    """Return name -> version, of what is imported already rather than on the disk."""
+    return {
+        name: str(getattr(sys.modules.get(name), "__version__", "") or version)
+        for name, version in installed().items()
+    }
+
+
+def differing(
+    here: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]
+) -> dict[str, tuple[str, ...]]:
+    """Return node -> what it has in another version, of the nodes that have any.
+
+    What is not here can be in no object from here, so that it does not count; nor
+    does what is not known of a node.
+
+    >>> here = {"python": "3.11.7", "numpy": "2.4.6", "pandas": ""}
+    >>> differing(here, {"n1": {"python": "3.11.9", "numpy": "", "pandas": "3.1"}})
+    {'n1': ('numpy',)}
+    """
+    found = {
+        node: tuple(
+            name
+            for name, version in versions.items()
+            if here.get(name) and _differs(name, here[name], version)
+        )
+        for node, versions in nodes.items()
+    }
+    return {node: names for node, names in found.items() if names}
+
+
+def _differs(name: str, here: str, there: str) -> bool:
+    if name == "python":
+        return minor_of(here) != minor_of(there)
+    return here != there
+
+
+def _told(
+    here: Mapping[str, str],
+    nodes: Mapping[str, Mapping[str, str]],
+    found: Mapping[str, Sequence[str]],
+) -> str:
+    lines = ["some nodes have other versions than this process:", ""]
+    lines += str(versions_table(here, nodes, found)).splitlines()
+    other_python = sorted(node for node in found if "python" in found[node])
+    packages = [name for name in here if name != "python"]
+    packages = [name for name in packages if any(name in n for n in found.values())]
+    lines.append("")
+    if other_python:
+        lines.append(
+            f"Functions from here do not run on {', '.join(other_python)}: compiled "
+            f"code is bound to one minor version of Python. Start nodes with Python "
+            f"{PYTHON}, or this notebook with theirs."
+        )
+    if packages:
+        pinned = " ".join(f"{name}=={here[name]}" for name in packages)
+        lines.append(
+            "Objects of other versions may not unpickle. Where those nodes run: "
+            f"pip install {pinned}"
+        )
+    return "\n".join(lines)
