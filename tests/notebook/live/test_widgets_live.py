@@ -57,10 +57,22 @@ class Front(Kernel):
         """Send what a cell asks for by `input`."""
         self._client.input(text)
 
-    def press(self, model: str, content: dict[str, Any]) -> None:
+    def subshell(self) -> str:
+        """Open a loop beside that of the cells, as JupyterLab does for widgets."""
+        session, control = self._client.session, self._client.control_channel
+        control.send(session.msg("create_subshell_request", {}))
+        reply: Any = self._client.get_control_msg(timeout=TIMEOUT_S)
+        name: str = reply["content"]["subshell_id"]
+        return name
+
+    def press(
+        self, model: str, content: dict[str, Any], subshell: str | None = None
+    ) -> None:
         """Send what a button of a widget sends."""
         data = {"method": "custom", "content": content}
         message = self._client.session.msg("comm_msg", {"comm_id": model, "data": data})
+        if subshell is not None:
+            message["header"]["subshell_id"] = subshell
         self._client.shell_channel.send(message)
 
 
@@ -110,6 +122,23 @@ def test_a_panel_moves_while_a_cell_runs_and_belongs_to_no_cell(front: Front) ->
     kinds = [message["msg_type"] for message in shown.messages]
     assert kinds.index("display_data") < kinds.index("execute_result")
     assert "error" not in running.kinds()
+
+
+def test_a_button_acts_while_a_cell_runs(front: Front) -> None:
+    model = model_of(front.run("cluster.watch()"))
+    beside = front.subshell()
+    running = front.start("cluster.call('echo', 1)\nprint('began')\ninput()")
+    front.wait_for("began", running)
+    front.wait_for_state(model, "routes", "echo")  # the panel spoke meanwhile
+
+    front.press(model, {"do": "kill", "node": "n2"}, beside)
+    front.wait_for_state(model, "head", "n2 was killed")
+    front.wait_for_state(model, "members", "dead")
+    still_running = not ended(running)
+    front.answer("")
+    front.wait(running)
+
+    assert still_running
 
 
 def test_the_end_of_a_view_replaces_what_is_shown(front: Front) -> None:
