@@ -1,5 +1,6 @@
 """Runs that outlive who began them, and what can be asked of them."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,12 @@ import psutil
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.client.output import writing_to
 
 pytestmark = pytest.mark.live
+
+TOKEN = "a0" * 32
+"""Of the cluster of all tests: each test has a folder for tokens of its own."""
 
 KERNEL = """
 import json, sys
@@ -50,8 +56,23 @@ sys.stdin.read()
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[mp.Cluster]:
     nodes = {"n1": {"cpu"}, "n2": {"cpu", "gpu"}}
-    with mp.up(nodes, fresh=True) as cluster:
+    with mp.up(nodes, fresh=True, token=TOKEN) as cluster:
         yield cluster
+
+
+@pytest.fixture
+def other(cluster: mp.Cluster) -> Iterator[mp.Cluster]:
+    """Another client, that entered by another node."""
+    url = next(url for url in cluster.urls if url != _entry_url(cluster))
+    connected = mp.connect(url, token=TOKEN)
+    yield connected
+    connected.disconnect()
+
+
+def _entry_url(cluster: mp.Cluster) -> str:
+    record = cluster.client.mirror.record(cluster.client.entry_node)
+    assert record is not None
+    return record.urls[0]
 
 
 def double(number: int) -> int:
@@ -66,6 +87,194 @@ def wait_for(value: Any, path: str) -> Any:
     while not pathlib.Path(path).exists():
         time.sleep(0.02)
     return value
+
+
+def make(count: int) -> Any:
+    import numpy
+
+    return numpy.ones(count)
+
+
+def broken(rows: Any) -> float:
+    raise ValueError("not written yet")
+
+
+def total(rows: Any) -> float:
+    return float(rows.sum())
+
+
+def test_run_of_another_client_is_found_followed_and_asked(
+    cluster: mp.Cluster, other: mp.Cluster, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    flow = cluster.workflow("shared")
+    four = flow.step("four", double, 2)
+    flow.step("wait", wait_for, four, str(go)).on("gpu")
+    run = flow.start()
+    written: list[tuple[str, str]] = []
+
+    with writing_to(lambda node, stream, text: written.append((node, text))):
+        taken = other.get_run(run.id[:8])
+    by_name, own = other.get_run("shared"), cluster.get_run(run.id)
+    while_going = taken.status
+    go.touch()
+    taken.wait(20)
+
+    assert (by_name is taken, own is run) == (True, True)
+    assert while_going == "running"
+    assert (taken["four"], taken["wait"]) == (4, 4)
+    assert taken.outputs == run.wait(20).outputs == {"wait": 4}
+    assert taken.frame().equals(run.frame())
+    assert [box.name for box in taken.diagram().boxes] == ["four", "wait"]
+    assert (
+        taken.log("four") == run.log("four") == f"[{_node(run, 'four')}] doubling 2\n"
+    )
+    assert taken.log("wait") == ""
+    assert taken.started_at <= run.started_at + timedelta(seconds=5)
+    row = other.runs().iloc[0]
+    assert (row["run"], row["workflow"], row["status"]) == (run.id, "shared", "done")
+    assert (row["steps"], row["done"], row["failed"]) == (2, 2, 0)
+
+
+def test_run_is_cancelled_by_another_client(
+    cluster: mp.Cluster, other: mp.Cluster, tmp_path: Path
+) -> None:
+    flow = cluster.workflow("endless")
+    flow.step("wait", wait_for, 1, str(tmp_path / "never"))
+    run = flow.start()
+
+    other.get_run(run.id).cancel()
+
+    with pytest.raises(mp.errors.CallCancelled):
+        run.wait(10)
+
+
+def test_run_that_is_not_there_is_said_with_the_nearest(cluster: mp.Cluster) -> None:
+    flow = cluster.workflow("sensor-report")
+    flow.step("one", double, 1)
+    flow.run()
+
+    with pytest.raises(mp.errors.NoRun, match="Did you mean 'sensor-report'"):
+        cluster.get_run("sensor-reprot")
+    with pytest.raises(mp.errors.NoRun, match=r"cluster\.runs\(\)"):
+        cluster.get_run("abc")
+
+
+def test_why_tells_of_every_attempt_and_of_what_was_not_sent(
+    cluster: mp.Cluster, other: mp.Cluster
+) -> None:
+    flow = cluster.workflow("explained")
+    bad = flow.step("bad", broken, 1).on("gpu").retry(1)
+    flow.step("next", double, bad)
+    run = flow.start()
+    with pytest.raises(mp.errors.WorkflowFailed):
+        run.wait(20)
+
+    frame = other.get_run(run.id).why("bad").frame()
+
+    assert frame["attempt"].tolist() == [1, 1, 2, 2]
+    assert frame["node"].tolist() == ["n2", "n1"] * 2
+    assert frame["fits"].tolist() == [True, False] * 2
+    assert frame["chosen"].tolist() == [True, False] * 2
+    assert frame["reason"].tolist() == ["", "lacks gpu"] * 2
+    assert "was not sent: it was skipped, because bad failed" in str(run.why("next"))
+    with pytest.raises(KeyError, match="Did you mean 'bad'"):
+        run.why("bda")
+
+
+def test_mended_run_is_resumed_also_by_another_client(
+    cluster: mp.Cluster, other: mp.Cluster
+) -> None:
+    flow = cluster.workflow("mended")
+    rows = flow.step("rows", make, 50_000).on("gpu")
+    sum_of = flow.step("sum", cluster.register(broken, name="sum_of"), rows)
+    flow.step("after", double, sum_of)
+    run = flow.start()
+    with pytest.raises(mp.errors.WorkflowFailed):
+        run.wait(20)
+    cluster.register(total, name="sum_of")
+
+    resumed = other.get_run(run.id).resume().wait(20)
+
+    assert resumed.id != run.id
+    assert resumed.outputs == {"after": 100_000.0}
+    attempts = resumed.frame().set_index("step")["attempts"].to_dict()
+    assert attempts == {"rows": 0, "sum": 1, "after": 1}
+    assert "its result is that of an earlier one" in str(resumed.why("rows"))
+    assert len(resumed["rows"]) == len(run["rows"]) == 50_000
+
+
+def test_async_code_finds_follows_and_resumes_runs(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    flow = cluster.workflow("followed")
+    waits = flow.step("wait", wait_for, 5, str(go))
+    flow.step("sum", cluster.register(broken, name="sum_of"), waits)
+    run = flow.start()
+
+    async def follow() -> tuple[Any, ...]:
+        async with mp.connect_async(cluster.urls[-1], token=TOKEN) as connected:
+            found = await connected.get_run(run.id)
+            go.touch()
+            with pytest.raises(mp.errors.WorkflowFailed):
+                await found
+            cluster.register(double, name="sum_of")
+            resumed = await (await found.resume())
+            frame = await connected.runs()
+            why = await resumed.why("sum")
+            return await resumed.outputs(), frame["workflow"][0], len(why.choices)
+
+    assert asyncio.run(follow()) == ({"sum": 10}, "followed", 1)
+
+
+def _node(run: Any, step: str) -> str:
+    nodes: dict[str, str] = {state.name: state.node for state in run.steps}
+    return nodes[step]
+
+
+def test_result_that_was_lost_with_its_node_is_made_again() -> None:
+    with mp.up({"a": set(), "b": {"gpu"}, "c": {"gpu"}}, fresh=True) as cluster:
+        flow = cluster.workflow("lost")
+        rows = flow.step("rows", make, 50_000).on("gpu")
+        flow.step("sum", cluster.register(broken, name="sum_of"), rows)
+        run = flow.start()
+        with pytest.raises(mp.errors.WorkflowFailed):
+            run.wait(20)
+        held_by = _node(run, "rows")
+        cluster.kill(held_by)
+        cluster.wait_for(held_by, state="dead", timeout=20)
+        cluster.register(total, name="sum_of")
+
+        resumed = run.resume().wait(20)
+
+        assert resumed["sum"] == 50_000.0
+        assert _node(resumed, "rows") == {"b": "c", "c": "b"}[held_by]
+
+
+def test_several_kept_clusters_are_listed_and_one_is_adopted_by_name() -> None:
+    one = mp.up(1, keep=True, name="one")
+    one.disconnect()
+    two = mp.up(1, keep=True, name="two")
+    two.disconnect()
+
+    try:
+        with pytest.raises(mp.errors.NoCluster, match="Your kept clusters: one, two"):
+            mp.adopt()
+        adopted = mp.adopt("two")
+        same = mp.adopt("two")
+        adopted.disconnect()
+        again = mp.adopt("two")
+        states = mp.ps()["state"].tolist()
+        again.down()
+        left = mp.ps()["cluster"].tolist()
+    finally:
+        for name in set(mp.ps()["cluster"]):
+            mp.down(name)
+
+    assert (adopted is same, adopted is again) == (True, False)
+    assert states == ["alive", "alive"]
+    assert left == ["one"]
 
 
 def test_runs_go_on_when_the_process_that_began_them_is_killed(tmp_path: Path) -> None:
