@@ -1,12 +1,12 @@
 """Turns a checked workflow into what a node can drive, and says where it would run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
-from mpreg_nb.cluster.packing import Packer
+from mpreg_nb.cluster.packing import Packed, Packer
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.routing.router import Router, Verdict, Wanted
@@ -52,8 +52,7 @@ class Planner:
             NotPicklable: an argument cannot travel.
         """
         packed = {step.name: self._packer.step(step) for step in workflow.steps}
-        complete = workflow.including({name: p.inputs for name, p in packed.items()})
-        complete.check_mentions({name: p.undo_inputs for name, p in packed.items()})
+        _check_found(workflow, packed)
         for step in workflow.steps:
             made = packed[step.name]
             self._check(workflow, step, step.function, made.plan)
@@ -140,6 +139,21 @@ class Planner:
     ) -> tuple[Verdict, ...]:
         wanted = Wanted(function, options.version, step.resources, step.node)
         return self._router().explain(wanted, self._client.now())
+
+
+def _check_found(workflow: Workflow, packed: Mapping[str, Packed]) -> None:
+    """Check again, if pickling found references inside of other objects."""
+    hidden = any(
+        not set(packed[step.name].inputs) <= set(step.inputs)
+        or (
+            step.undo
+            and not set(packed[step.name].undo_inputs) <= set(step.undo.inputs)
+        )
+        for step in workflow.steps
+    )
+    if hidden:
+        complete = workflow.including({name: p.inputs for name, p in packed.items()})
+        complete.check_mentions({name: p.undo_inputs for name, p in packed.items()})
 
 
 def _load(verdict: Verdict) -> str:
