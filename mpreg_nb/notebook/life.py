@@ -1,5 +1,6 @@
 """Verbs by which nodes come and go: start, join, end, and drills of failure."""
 
+import re
 from typing import Any
 
 from mpreg_nb.notebook.line import Misuse, Options, arguments
@@ -78,3 +79,12 @@ def partition(session: Session, options: Options) -> Any:
     here, there = options.sides
     with arguments():
         return session.cluster.partition(here, there, options.seconds)
+
+
+def sides_joined(line: str) -> str:
+    """Return `line` without the spaces around commas and the bar.
+
+    >>> sides_joined("n1, n2 | n3 10")
+    'n1,n2|n3 10'
+    """
+    return re.sub(r"\s*([|,])\s*", r"\1", line)

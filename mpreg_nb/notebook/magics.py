@@ -183,6 +183,8 @@ class MpregMagics(Magics):
             rest, inputs = flows.inputs_of(self._session, verb.name, rest)
         # Four frames up stands the line: this one, mpreg, run_line_magic, the cell.
         expanded = self.shell.var_expand(rest, 3)  # type: ignore[no-untyped-call]
+        if verb.name == "partition":
+            expanded = life.sides_joined(expanded)
         options = verb.parser.read(expanded)
         options.inputs = inputs
         if cell is not None:

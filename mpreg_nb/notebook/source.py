@@ -27,13 +27,19 @@ class Source:
 
     @classmethod
     def of(cls, session: Session, cell: str, name: str) -> "Source":
-        """Take what the user wrote, magics and all.
+        """Take what the user wrote.
 
         Raises:
+            Misuse: it has lines that only IPython runs.
             SyntaxError: it is no Python; found here, not there.
         """
         shell: Any = session.shell
         text: str = shell.transform_cell(cell)
+        if "get_ipython()" in text and "get_ipython()" not in cell:
+            raise Misuse(
+                "the cell runs where there is no IPython, so its lines cannot begin "
+                "with % or !, nor end with ?"
+            )
         filename = f"<{name} {sha256(text.encode()).hexdigest()[:8]}>"
         compile(text, filename, "exec")
         return cls(text, filename)

@@ -142,6 +142,8 @@ def test_steps_that_read_each_other_are_found_before_anything_runs(
         ("a --retry 1000", "1", Misuse, "0 to 100"),
         ("a --timeout -1", "1", Misuse, "above 0"),
         ("a", "1 +", SyntaxError, "invalid syntax"),
+        ("a", "x = 1\n!ls", Misuse, "no IPython"),
+        ("a", "%time x = 1", Misuse, "no IPython"),
     ],
 )
 def test_what_makes_no_sense_changes_nothing(

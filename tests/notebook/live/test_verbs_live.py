@@ -244,9 +244,10 @@ def test_drills_disturb_nodes_and_the_cluster_gets_over_them(front: Kernel) -> N
     paused = front.run("%mpreg pause n3 0.5")
     front.run("cluster.wait_for('n3', state='suspect')\ncluster.wait_for('n3')")
     cut = front.run("%mpreg partition n3|cpu-1,gpu-1 0.1")
+    spaced = front.run("%mpreg partition n3 | cpu-1, gpu-1 0.1  # the same")
     unknown = front.run("%mpreg pause moon 1")
 
-    assert paused.kinds() == cut.kinds() == []
+    assert paused.kinds() == cut.kinds() == spaced.kinds() == []
     assert "no node named 'moon'" in refused(unknown)
 
 
