@@ -12,9 +12,9 @@ from collections.abc import Container, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.loop_thread import DOWN, LoopThread
 from mpreg_nb.cluster.pictures import PERIOD_S, Pictures
-from mpreg_nb.errors import MpregError
+from mpreg_nb.errors import MpregError, NoCluster
 from mpreg_nb.view.live import panel
 from mpreg_nb.view.live.panel import Picture
 from mpreg_nb.view.plain import plain
@@ -192,7 +192,10 @@ class LiveView:
             sinks, self._sinks = self._sinks, []
             pictures = self.current()
             for sink in sinks:
-                sink.end(pictures)
+                try:
+                    sink.end(pictures)
+                except Exception as error:  # noqa: BLE001 - a front end that is gone
+                    self._error = _described(error)
 
     def _headed(self, common: Picture) -> Picture:
         """Return the head of all panels with what only this one says."""
@@ -235,6 +238,7 @@ class Watching:
     """The live views of a cluster."""
 
     _thread: LoopThread
+    _down: bool
 
     @cached_property
     def live_pictures(self) -> Pictures:
@@ -250,7 +254,10 @@ class Watching:
 
         Raises:
             ValueError: there is no view of such a name.
+            NoCluster: this cluster is down.
         """
+        if self._down:
+            raise NoCluster(DOWN)
         return LiveView(self, panel.chosen_views(views))  # type: ignore[arg-type]
 
     @property

@@ -45,6 +45,7 @@ class Watched(Watching):
         self.started_here = True
         self.killed: list[str] = []
         self.refreshed = 0
+        self._down = False
         self.tell()
 
     def tell(self, *dead: str) -> None:

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 WINDOW_S = 10
 """Rates are of so many last seconds."""
 
+OWN = "/client"
+"""Stands for the own client in links; no node has a slash in its name."""
+
 HERE = "this notebook"
-"""Stands for the own client; no node can take the name of a link's end from it."""
+"""How the own client is called. Should a node be called so, a space is added, with
+which no name ends."""
 
 MOST_ROWS = 20
 """Of a still table: the links with the most traffic; the frame has all."""
@@ -69,8 +73,8 @@ class Rates:
         grown: dict[Pair, _Total] = {}
         for traffic in told:
             for link in traffic.links:
-                peer = HERE if link.peer == self._client else link.peer
-                if link.role == "client" and peer != HERE:
+                peer = OWN if link.peer == self._client else link.peer
+                if link.role == "client" and peer != OWN:
                     continue  # of another notebook, or of a worker's calls
                 pair = (min(traffic.node, peer), max(traffic.node, peer))
                 total = _Total(
@@ -125,13 +129,15 @@ def picture(
         for node in snapshot.nodes
         if node.record.state in (MemberState.DEAD, MemberState.LEFT)
     }
-    names = {node.record.name for node in snapshot.nodes} - gone | {HERE}
-    links = {pair: rate for pair, rate in rates.items() if names.issuperset(pair)}
-    if entry in names:
-        links.setdefault((min(entry, HERE), max(entry, HERE)), (0.0, 0.0))
-    busiest = sorted(links, key=lambda pair: (HERE not in pair, -links[pair][0], pair))
+    names = {node.record.name for node in snapshot.nodes}
+    here = HERE if HERE not in names else f"{HERE} "
+    ends = {name: name for name in names - gone} | {OWN: here}
+    links = {pair: rate for pair, rate in rates.items() if ends.keys() >= set(pair)}
+    if entry in ends:
+        links.setdefault((OWN, entry), (0.0, 0.0))
+    busiest = sorted(links, key=lambda pair: (OWN not in pair, -links[pair][0], pair))
     client = {
-        "node": HERE,
+        "node": here,
         "kind": "client",
         "state": "alive",
         "entry": False,
@@ -143,12 +149,12 @@ def picture(
         "nodes": [client, *(_node(node, entry) for node in snapshot.nodes)],
         "links": [
             {
-                "a": pair[0],
-                "b": pair[1],
-                "bytes_per_s": rate[0],
-                "messages_per_s": rate[1],
+                "a": ends[pair[0]],
+                "b": ends[pair[1]],
+                "bytes_per_s": links[pair][0],
+                "messages_per_s": links[pair][1],
             }
-            for pair, rate in ((pair, links[pair]) for pair in busiest[:MOST_LINKS])
+            for pair in busiest[:MOST_LINKS]
         ],
         "window_s": WINDOW_S,
     }
@@ -201,7 +207,8 @@ def _said(picture: dict[str, Any]) -> str:
 def _table(picture: dict[str, Any]) -> Table | None:
     if plain() or not picture["links"]:
         return None
-    states = {node["node"]: node["state"] for node in picture["nodes"]}
+    nodes = [node for node in picture["nodes"] if node["kind"] == "node"]
+    states = {node["node"]: node["state"] for node in nodes}
     links = sorted(picture["links"], key=lambda link: -link["bytes_per_s"])
     more = len(links) - MOST_ROWS
     return Table(
@@ -221,7 +228,7 @@ def _table(picture: dict[str, Any]) -> Table | None:
 
 
 def _end(name: str, states: Mapping[str, str]) -> Cell:
-    if name == HERE:
+    if name not in states:
         return Marked("□", name, STATES["alive"][1])
     mark, ink = STATES[states[name]]
     return Marked(mark, name, ink)

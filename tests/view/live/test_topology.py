@@ -1,7 +1,7 @@
 import json
 
 from mpreg_nb.view.live import topology
-from mpreg_nb.view.live.topology import HERE, Rates
+from mpreg_nb.view.live.topology import HERE, OWN, Rates
 from mpreg_nb.wire.gossip import Load, MemberState
 from mpreg_nb.wire.pictures import LinkPicture, Traffic
 from tests.view.pictures import node, snapshot
@@ -34,8 +34,8 @@ def test_rates_are_what_came_since_by_the_time_that_was_watched() -> None:
     first = rates.rates()
     rates.take([told("n1", n2=(9_400, 98), client=(100, 1))], 102.0)
 
-    assert first == {("n1", "n2"): (0.0, 0.0), ("n1", HERE): (0.0, 0.0)}
-    assert rates.rates() == {("n1", "n2"): (200.0, 4.0), ("n1", HERE): (0.0, 0.0)}
+    assert first == {("n1", "n2"): (0.0, 0.0), (OWN, "n1"): (0.0, 0.0)}
+    assert rates.rates() == {("n1", "n2"): (200.0, 4.0), (OWN, "n1"): (0.0, 0.0)}
 
 
 def test_what_is_older_than_the_window_counts_no_more() -> None:
@@ -109,7 +109,7 @@ def test_a_picture_has_the_client_the_nodes_and_the_links_of_those_that_live() -
     assert first["resources"] == ["gpu"]
     assert dead["state"] == "dead"
     assert [(link["a"], link["b"]) for link in picture["links"]] == [
-        ("n1", HERE),
+        (HERE, "n1"),
         ("n1", "n3"),
     ]
     assert picture["links"][1]["bytes_per_s"] == 80.0
@@ -128,8 +128,8 @@ def test_of_very_many_links_the_busiest_are_in_the_picture() -> None:
 
     assert len(picture["links"]) == topology.MOST_LINKS
     assert picture["links"][0] == {
-        "a": "n000",
-        "b": HERE,
+        "a": HERE,
+        "b": "n000",
         "bytes_per_s": 0.0,
         "messages_per_s": 0.0,
     }
@@ -155,3 +155,19 @@ def test_links_are_told_as_text_html_and_frame() -> None:
         "messages_per_s",
     ]
     assert topology.frame(picture).messages_per_s.max() == 3.25
+
+
+def test_a_node_that_is_called_like_the_client_is_another_one() -> None:
+    cluster = snapshot(node(HERE), node("n2"))
+    rates = {(OWN, HERE): (1.0, 1.0), ("n2", HERE): (2.0, 2.0)}
+
+    picture = topology.picture(cluster, HERE, rates)
+
+    names = [shown["node"] for shown in picture["nodes"]]
+    assert len(set(names)) == 3
+    assert {name.strip() for name in names} == {HERE, "n2"}
+    assert [(link["a"], link["b"]) for link in picture["links"]] == [
+        (f"{HERE} ", HERE),
+        ("n2", HERE),
+    ]
+    assert topology.html(picture).count("<tr>") == 3
