@@ -3,6 +3,7 @@
 So a cell shows a figure when it ends with one, and never twice.
 """
 
+import warnings
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -79,7 +80,11 @@ def _figure_class() -> "type[Figure]":
     class Shown(Figure):
         def _repr_png_(self) -> bytes:
             file = BytesIO()
-            self.savefig(file, format="png", facecolor="white")
+            with warnings.catch_warnings():
+                # A box stands for a letter that the font lacks; a warning for each
+                # letter of each name would bury the figure.
+                warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
+                self.savefig(file, format="png", facecolor="white")
             return file.getvalue()
 
     return Shown

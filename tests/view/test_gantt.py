@@ -165,3 +165,9 @@ def test_names_are_no_formulas() -> None:
 
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
     assert r"\$y_1\$" in said(figure)
+
+
+def test_letters_that_the_font_lacks_are_no_warning() -> None:
+    figure = gantt_figure("\u6771\u4eac", [step("\u6771", at_ms=0.0, run_ms=5.0)], 5.0)
+
+    assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
