@@ -1,42 +1,29 @@
 """A browser for each module, a page for each test, and an ear for what goes wrong."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from tests.browser.chromium import chromium
 from tests.browser.ear import Ear
 from tests.browser.site import panel_site
-from tests.conftest import CHROMIUM
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE_MS = 30_000
 """How long a page is waited for; the machine may be busy with other tests."""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=str(CHROMIUM), args=ARGUMENTS
-        )
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
     context = browser.new_context(viewport={"width": 1100, "height": 900})
     context.set_default_timeout(PATIENCE_MS)
+    expect.set_options(timeout=PATIENCE_MS)
     yield context
     context.close()
 
@@ -59,11 +46,3 @@ def page(context: BrowserContext, ear: Ear) -> Page:
 def site() -> Iterator[str]:
     with panel_site() as address:
         yield address
-
-
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    """A folder for a server's own files, short enough for the path of a socket."""
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    return folder

@@ -18,6 +18,10 @@ class Ear:
         context.on("weberror", self._error)
         context.on("request", self._request)
 
+    def forget_complaints(self) -> None:
+        """Leave out what a front end said of itself while it opened."""
+        self.complaints.clear()
+
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
             self.complaints.append(f"{message.text} ({message.location['url']})")

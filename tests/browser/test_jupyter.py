@@ -1,0 +1,157 @@
+"""Live views in a real JupyterLab and Notebook 7, from Run All to the saved file."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.browser.chromium import chromium
+from tests.browser.ear import Ear
+from tests.browser.jupyter import (
+    LAB,
+    NOTEBOOK,
+    PATIENCE_S,
+    Front,
+    Server,
+    cell,
+    jupyter_server,
+    run_all,
+    save,
+)
+from tests.browser.pictures import HTML_NAME
+from tests.live.leaks import nothing_left
+
+pytestmark = [pytest.mark.browser, pytest.mark.live]
+
+DEAD_WITHIN_S = 5.0
+"""Of a killed node, until the panel shows it."""
+
+NODES = {"n1": (), HTML_NAME: "gpu", "n3": ()}
+WATCH = [f"import mpreg_nb as mp\ncluster = mp.up({NODES!r})", "cluster.watch()"]
+CALLS_UNTIL_STOPPED = """\
+import pathlib, time
+
+@mp.function
+def nap(seconds):
+    time.sleep(seconds)
+
+deadline = time.monotonic() + 60
+while not pathlib.Path("stop").exists() and time.monotonic() < deadline:
+    nap.call(0.05)
+print("stopped")
+"""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("jupyter")
+    with nothing_left(folder), jupyter_server(folder) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def browser(server: Server) -> Iterator[Browser]:
+    """A browser that ends before the server: what it starts is not left over."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(server: Server, page: Page) -> Iterator[Page]:
+    """A page that is tall enough for all cells; kernels end with it."""
+    page.set_viewport_size({"width": 1280, "height": 1800})
+    yield page
+    server.shut_down_kernels()
+
+
+def row_of(panel: Locator, node: str) -> Locator:
+    header = panel.page.get_by_role("rowheader", name=node, exact=True)
+    return panel.locator("tbody tr").filter(has=header)
+
+
+def prompt_of(page: Page, number: int) -> Locator:
+    return cell(page, number).locator(".jp-InputArea-prompt")
+
+
+@pytest.mark.parametrize("front", [LAB, NOTEBOOK], ids=lambda front: front.name)
+def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
+    server: Server, page: Page, ear: Ear, front: Front
+) -> None:
+    path = server.write(f"moves-{front.name}.ipynb", [*WATCH, CALLS_UNTIL_STOPPED])
+    stop = server.folder / "stop"
+    stop.unlink(missing_ok=True)
+    server.open(page, path, front)
+    ear.forget_complaints()
+
+    run_all(page)
+
+    panel = page.locator(".mpreg-live")
+    head = panel.locator(".mpreg-head-line")
+    expect(head).to_contain_text(re.compile(r"[1-9]\d* calls? from here"))
+    first = head.text_content()
+    expect(head).not_to_have_text(first or "")  # it moves …
+    expect(prompt_of(page, 2)).to_have_text("[*]:")  # … while the cell runs
+    assert page.locator("img[src=x]").count() == 0
+    expect(row_of(panel, HTML_NAME)).to_contain_text("alive")
+
+    row = row_of(panel, "n3")
+    row.get_by_role("button", name="Kill node n3").click()
+    row.get_by_role("button", name="Kill: Really?").click()
+    asked_s = time.monotonic()
+    expect(row).to_contain_text("dead", timeout=DEAD_WITHIN_S * 1000)
+    took_s = time.monotonic() - asked_s
+
+    expect(panel.get_by_role("status")).to_contain_text("n3 was killed")
+    expect(prompt_of(page, 2)).to_have_text("[*]:")
+    assert took_s < DEAD_WITHIN_S
+    panel.get_by_role("tab", name="Latency").click()
+    expect(panel.get_by_role("tabpanel")).to_contain_text("p99")
+    stop.touch()
+    expect(cell(page, 2)).to_contain_text("stopped")
+    expect(page.locator("[data-mpreg-still]")).to_be_hidden()
+
+
+def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
+    server: Server, page: Page
+) -> None:
+    down = "cluster.down()"
+    path = server.write("saved.ipynb", [*WATCH, "mp.current().call('echo', 1)", down])
+    server.open(page, path, LAB)
+    run_all(page)
+    # The panel gives way to the still when the cluster goes down.
+    expect(cell(page, 1).locator("[data-mpreg-still]")).to_be_visible()
+    expect(page.locator(".mpreg-live")).to_have_count(0)
+    save(page)
+    wait_for_text(path, "data-mpreg-still")
+    page.goto("about:blank")
+    server.shut_down_kernels()
+
+    take_away_trust_and_kernel(path)
+    server.open(page, path, LAB, kernel=False)
+    page.get_by_role("combobox").select_option(label="No Kernel")
+    page.get_by_role("button", name="Select Kernel").click()
+
+    output = cell(page, 1).locator(".jp-Cell-outputArea")
+    expect(output).to_contain_text(HTML_NAME)
+    expect(output.locator("table").first).to_be_visible()
+    expect(output).to_contain_text("n3")
+    assert page.locator("img[src=x]").count() == 0
+    assert page.locator(".mpreg-live").count() == 0
+
+
+def wait_for_text(path: Path, text: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while text not in path.read_text(encoding="utf-8"):
+        assert time.monotonic() < deadline, f"{path.name} was not saved with {text}"
+        time.sleep(0.05)
+
+
+def take_away_trust_and_kernel(path: Path) -> None:
+    """Change the file behind the server's back: its signature no longer fits."""
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    notebook["metadata"]["kernelspec"] = {"name": "gone", "display_name": "Gone"}
+    path.write_text(json.dumps(notebook), encoding="utf-8")
