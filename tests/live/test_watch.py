@@ -1,0 +1,155 @@
+"""Live views of real clusters."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import mpreg_nb as mp
+from mpreg_nb.client.links import Links
+from tests.cluster.watched import WAIT_S, Drawn
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[mp.Cluster]:
+    monkeypatch.setenv("MPREG_NB_PLAIN", "0")
+    with mp.up(3, fresh=True) as started:
+        yield started
+
+
+def double(x: int) -> int:
+    return 2 * x
+
+
+def fail(x: int) -> int:
+    raise ValueError(x)
+
+
+def states(pictures: dict[str, Any]) -> dict[str, str]:
+    return {row["node"]: row["state"] for row in pictures["members"]["rows"]}
+
+
+def test_views_agree_with_the_frames(cluster: mp.Cluster) -> None:
+    cluster.register(double)
+    cluster.register(fail)
+    for number in range(20):
+        assert cluster.call("double", number) == 2 * number
+    with pytest.raises(ValueError, match="7"):
+        cluster.call("fail", 7)
+    view = cluster.watch()
+
+    frames = {name: view.to_frame(name) for name in view.views}
+
+    pd.testing.assert_frame_equal(frames["routes"], cluster.routes())
+    pd.testing.assert_frame_equal(frames["latency"], cluster.latency())
+    members, nodes = frames["members"], cluster.nodes()
+    assert members.columns.tolist() == nodes.columns.tolist()
+    assert members.node.tolist() == nodes.node.tolist()
+    assert frames["topology"].node.tolist().count("this notebook") >= 1
+    view.close()
+
+
+def test_a_killed_node_is_shown_as_dead_and_the_view_goes_on(
+    cluster: mp.Cluster,
+) -> None:
+    front = Drawn()
+    view = cluster.watch("members")
+    view.add(front)
+    entry = cluster.client.entry_node  # its loss is the loss of the client's link
+
+    view.kill(entry)
+    shown = front.wait(lambda pictures: states(pictures)[entry] == "dead")
+    cluster.grow(3)
+    again = front.wait(lambda pictures: states(pictures)[entry] == "alive")
+
+    assert shown["head"]["line"].startswith("3 nodes: 2 alive, 1 dead")
+    assert not view.closed
+    assert set(states(again).values()) == {"alive"}
+
+
+def test_what_goes_over_links_is_shown_while_somebody_looks(
+    cluster: mp.Cluster,
+) -> None:
+    front = Drawn()
+    view = cluster.watch("topology")
+    view.add(front)
+    payload = bytes(200_000)
+
+    def busy(pictures: dict[str, Any]) -> bool:
+        cluster.call("echo", payload)
+        rates = [link["bytes_per_s"] for link in pictures["topology"]["links"]]
+        return max(rates, default=0.0) > 20_000
+
+    shown = front.wait(busy)
+
+    ends = {
+        end for link in shown["topology"]["links"] for end in (link["a"], link["b"])
+    }
+    assert "this notebook" in ends
+    assert {node["node"] for node in shown["topology"]["nodes"]} == {
+        "this notebook",
+        "n1",
+        "n2",
+        "n3",
+    }
+
+
+def test_a_run_fills_its_drawing_and_can_be_cancelled_from_the_view(
+    cluster: mp.Cluster,
+) -> None:
+    import time
+
+    front = Drawn()
+    view = cluster.watch("runs")
+    view.add(front)
+    flow = cluster.workflow("slow")
+    first = flow.step("first", double, 1)
+    flow.step("second", time.sleep, 60).after(first)
+
+    run = flow.start()
+
+    def status(pictures: dict[str, Any]) -> dict[str, str]:
+        newest = pictures["runs"]["runs"][:1]
+        return {b["name"]: b["status"] for r in newest for b in r["scene"]["boxes"]}
+
+    front.wait(lambda p: status(p) == {"first": "done", "second": "running"})
+    view.cancel(run.id)
+    ended = front.wait(lambda p: status(p).get("second") == "cancelled")
+    assert ended["runs"]["runs"][0]["status"] == "cancelled"
+
+
+def test_down_ends_the_views_with_the_last_state(cluster: mp.Cluster) -> None:
+    front = Drawn()
+    view = cluster.watch()
+    view.add(front)
+
+    cluster.down()
+
+    ended = front.ended.get(timeout=WAIT_S)
+    assert set(states(ended).values()) == {"alive"}
+    assert ended["head"]["state"] == "ended"
+    assert view.closed
+    assert "mpreg-live" not in [thread.name for thread in threading.enumerate()]
+    with pytest.raises(mp.errors.NoCluster):
+        cluster.watch()
+
+
+def test_a_view_ends_when_nobody_can_be_reached_any_more(
+    cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Links.open, "__defaults__", (0.3,))  # instead of 10 s
+    with mp.connect(*cluster.urls) as guest:
+        front = Drawn()
+        view = guest.watch("members")
+        view.add(front)
+
+        for node in cluster.own_nodes:
+            cluster.kill(node)
+        ended = front.ended.get(timeout=WAIT_S)
+
+        assert ended["head"]["state"] == "ended"
+        assert view.closed
