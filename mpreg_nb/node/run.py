@@ -197,7 +197,10 @@ class ActiveRun:
                 self._calls.over(source)
                 effects = self._returned(source, message, parts, now)
             case Failed(failure=failure):
-                self._calls.over(source)
+                refused = failure.kind == "overloaded"
+                if not self._calls.over(source, refused=refused):
+                    self._perform(())
+                    return
                 if part != "call":
                     failure = msgspec.structs.replace(failure, where=where(part))
                     message = msgspec.structs.replace(message, failure=failure)
@@ -220,6 +223,8 @@ class ActiveRun:
             case _:
                 return
         self._perform(effects)
+        if part != "call" and self._has_ended(step):
+            self._calls.gone(step)
         self._tell_failures((step,))
 
     def _returned(
@@ -246,6 +251,7 @@ class ActiveRun:
         for timer in (self._tell_timer, self._alarm):
             if timer is not None:
                 timer.cancel()
+        self._calls.stop()
         self._tell()
         self._on_end(self)
 

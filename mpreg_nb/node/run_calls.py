@@ -5,6 +5,7 @@ was made, and calls say where that is. Nothing is unpickled here.
 """
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 MOST_UNDER_WAY = 512
 """Calls of one run at once, half of what a node takes; others are held back here."""
+
+AGAIN_S = 0.05
+"""Before the next call, when nodes had no room and nothing else is under way."""
+
+LONGEST_FULL_S = 30.0
+"""After so long without an outcome, a call that nodes have no room for fails."""
 
 NOTED_ITEMS = 8
 """Items of a map of which it is noted why they went where they went."""
@@ -61,6 +68,9 @@ class RunCalls:
         self._under_way: dict[Key, StepSource] = {}
         self._held: dict[Key, int] = {}  # -> attempt, in the order to send them
         self._ending: set[bytes] = set()  # ids of cancelled calls, until they end
+        self._room = MOST_UNDER_WAY  # less while nodes are full
+        self._full_since = math.inf
+        self._pause: asyncio.TimerHandle | None = None
         self._items: dict[str, list[bytes | Kept]] = {}  # of the maps under way
         self._gathered: dict[str, Result] = {}
         self._own: list[Kept] = []  # what is held only for this run
@@ -94,18 +104,45 @@ class RunCalls:
 
         What was done is undone only when nothing of the run runs any more.
         """
-        while self._held and len(self._under_way) < MOST_UNDER_WAY:
+        while self._held and len(self._under_way) < self._room and not self._pause:
             key = next(iter(self._held))
             if key[1] == "undo" and self._ending:
                 return
             self._send(key, self._held.pop(key))
 
-    def over(self, source: StepSource) -> None:
-        """Note that a call has ended, wanted or not."""
+    def over(self, source: StepSource, *, refused: bool = False) -> bool:
+        """Note that a call has ended, wanted or not; False: it is to be sent again.
+
+        refused: no node had room for it. Then fewer calls are under way at once,
+            until there is room again.
+        """
         self._ending.discard(source.call_id)
         key = (source.step, source.part)
-        if self._under_way.get(key) is source:
+        wanted = self._under_way.get(key) is source
+        if wanted:
             del self._under_way[key]
+        if not refused:
+            self._room = min(self._room + 1, MOST_UNDER_WAY)
+            self._full_since = math.inf
+            return True
+        now = self._loop.time()
+        self._full_since = min(self._full_since, now)
+        if not wanted or now - self._full_since > LONGEST_FULL_S:
+            return True
+        self._room = max(1, len(self._under_way))
+        self._held[key] = source.attempt
+        if not self._under_way and self._pause is None:
+            self._pause = self._loop.call_later(AGAIN_S, self._go_on)
+        return False
+
+    def stop(self) -> None:
+        """Send nothing any more."""
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self.flush()
 
     def _send(self, key: Key, attempt: int) -> None:
         step, part = key

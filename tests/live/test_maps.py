@@ -185,6 +185,20 @@ def test_functions_in_threads_and_of_every_node_can_be_mapped(
     assert run["second"] == [2, 4, 6]
 
 
+def test_maps_that_are_more_than_nodes_take_at_once_wait_for_room(
+    cluster: mp.Cluster,
+) -> None:
+    runs = []
+    for number in range(3):
+        flow = cluster.workflow(f"wide {number}")
+        flow.map("wide", times, over=range(1_200), factor=number)
+        runs.append(flow.start())
+
+    totals = [sum(run.wait(60)["wide"]) for run in runs]
+
+    assert totals == [number * sum(range(1_200)) for number in range(3)]
+
+
 def test_a_cancelled_map_ends_at_once(cluster: mp.Cluster) -> None:
     def sleeps(_: int) -> None:
         import time
