@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.notebook.line import Misuse, Options, arguments
 from mpreg_nb.notebook.session import Session
+from mpreg_nb.notebook.source import check_syntax
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.functions import Function
@@ -41,6 +42,7 @@ def register_cell(session: Session, options: Options, cell: str) -> Any:
     """Run `cell` here, then register the functions that it defined."""
     _ = session.cluster  # where there is none, nothing shall run
     source, filename = _cached(session, cell)
+    check_syntax(source, filename)
     names = [name for name in _defined(ast.parse(source)) if not name.startswith("_")]
     if not names:
         raise Misuse(

@@ -30,8 +30,7 @@ class Source:
         """Take what the user wrote.
 
         Raises:
-            Misuse: it has lines that only IPython runs.
-            SyntaxError: it is no Python; found here, not there.
+            Misuse: it is no Python, or has lines that only IPython runs.
         """
         shell: Any = session.shell
         text: str = shell.transform_cell(cell)
@@ -41,13 +40,29 @@ class Source:
                 "with % or !, nor end with ?"
             )
         filename = f"<{name} {sha256(text.encode()).hexdigest()[:8]}>"
-        compile(text, filename, "exec")
+        check_syntax(text, filename)  # found here, not there
         return cls(text, filename)
 
     def variables(self, session: Session) -> dict[str, Any]:
         """Return those variables of the notebook that it reads."""
         known = session.variables
         return {name: known[name] for name in reads(self.text, known.keys())}
+
+
+def check_syntax(text: str, filename: str) -> None:
+    """Refuse what is no Python.
+
+    Raises:
+        Misuse: with the line and the place in it.
+    """
+    try:
+        compile(text, filename, "exec")
+    except SyntaxError as error:
+        line = (error.text or "").rstrip("\n")
+        place = " " * (min(error.offset or 1, len(line) + 1) - 1) + "^"
+        raise Misuse(
+            f"line {error.lineno} of the cell: {error.msg}\n    {line}\n    {place}"
+        ) from None
 
 
 @functools.cache

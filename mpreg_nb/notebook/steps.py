@@ -30,8 +30,8 @@ def step(session: Session, options: Options, cell: str) -> Any:
     """Make `cell` a step of a workflow and return the workflow.
 
     Raises:
-        Misuse: an option makes no sense, or the variable holds no workflow.
-        SyntaxError: the cell is no Python.
+        Misuse: an option makes no sense, the variable holds no workflow, or the
+            cell is no Python.
     """
     source = Source.of(session, cell, f"step {options.step}")
     flow, is_new = _flow(session, options.flow)

@@ -136,14 +136,14 @@ def test_steps_that_read_each_other_are_found_before_anything_runs(
 
 
 @pytest.mark.parametrize(
-    ("line", "cell", "error", "said"),
+    ("line", "cell", "said"),
     [
-        ("a/b", "1", Misuse, "cannot name a step"),
-        ("a --retry 1000", "1", Misuse, "0 to 100"),
-        ("a --timeout -1", "1", Misuse, "above 0"),
-        ("a", "1 +", SyntaxError, "invalid syntax"),
-        ("a", "x = 1\n!ls", Misuse, "no IPython"),
-        ("a", "%time x = 1", Misuse, "no IPython"),
+        ("a/b", "1", "cannot name a step"),
+        ("a --retry 1000", "1", "0 to 100"),
+        ("a --timeout -1", "1", "above 0"),
+        ("a", "1\n2 +", "line 2 of the cell: invalid syntax\n    2 +\n       ^"),
+        ("a", "x = 1\n!ls", "no IPython"),
+        ("a", "%time x = 1", "no IPython"),
     ],
 )
 def test_what_makes_no_sense_changes_nothing(
@@ -151,13 +151,13 @@ def test_what_makes_no_sense_changes_nothing(
     flow: Flow[Any, Any],
     line: str,
     cell: str,
-    error: type[Exception],
     said: str,
 ) -> None:
     flow.step("a", "echo", 1)
 
-    with pytest.raises(error, match=said):
+    with pytest.raises(Misuse) as refused:
         add(session, line, cell)
 
+    assert said in str(refused.value)
     (kept,) = flow.freeze().steps
     assert kept.function == "echo"
