@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpreg_nb.cluster.functions import Function as Function
     from mpreg_nb.cluster.run import Run as Run
     from mpreg_nb.cluster.shortcuts import call as call
+    from mpreg_nb.cluster.shortcuts import doctor as doctor
     from mpreg_nb.cluster.shortcuts import function as function
     from mpreg_nb.cluster.shortcuts import map as map
     from mpreg_nb.cluster.shortcuts import on as on
@@ -64,6 +65,7 @@ _HOMES = {
     "connect": "cluster.starting",
     "connect_async": "cluster.asynchronous",
     "current": "cluster.current",
+    "doctor": "cluster.shortcuts",
     "down": "cluster.starting",
     "errors": "errors",
     "function": "cluster.shortcuts",

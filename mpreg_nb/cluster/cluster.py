@@ -152,7 +152,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         Raises:
             TimeoutError: one of them is not so after `timeout` seconds.
         """
-        self._thread.run(seen(self.client, dict.fromkeys(names, state)), timeout)
+        self._thread.run(seen(self.client, dict.fromkeys(names, state), timeout))
 
     def down(self) -> None:
         """End the nodes that this process started and disconnect; may be repeated.

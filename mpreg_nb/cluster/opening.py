@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.transport.token import Token
+from mpreg_nb.wire.pictures import Snapshot
 
 
 async def open_client(urls: Sequence[str], token: Token, direct: bool) -> Client:
@@ -19,21 +19,51 @@ async def open_client(urls: Sequence[str], token: Token, direct: bool) -> Client
     return client
 
 
-async def seen(client: Client, wanted: dict[str, str]) -> None:
-    """Return when the client sees every node of `wanted` in its state."""
-    seen = asyncio.Event()
+STATES = ("alive", "suspect", "dead", "left")
 
-    def look(snapshot: Any) -> None:
-        states = {
-            picture.record.name: picture.record.state.name.lower()
-            for picture in snapshot.nodes
-        }
+
+async def seen(client: Client, wanted: dict[str, str], timeout_s: float) -> None:
+    """Return when the client sees every node of `wanted` in its state.
+
+    Raises:
+        ValueError: there is no such state.
+        TimeoutError: it is not so after `timeout_s`; says how it is.
+    """
+    for state in wanted.values():
+        if state not in STATES:
+            raise ValueError(
+                f"a node is {', '.join(STATES[:-1])} or {STATES[-1]}, never {state!r}"
+            )
+    reached = asyncio.Event()
+    states: dict[str, str] = {}
+
+    def look(snapshot: Snapshot) -> None:
+        states.clear()
+        for picture in snapshot.nodes:
+            states[picture.record.name] = picture.record.state.name.lower()
         if all(states.get(node) == state for node, state in wanted.items()):
-            seen.set()
+            reached.set()
 
     stop = client.on_snapshot(look)
+    # The entry may be just the node that does not answer: what others tell counts too.
+    asked = asyncio.ensure_future(client.snapshot())
+    waiting = asyncio.ensure_future(reached.wait())
     try:
-        await client.snapshot()
-        await seen.wait()
+        async with asyncio.timeout(timeout_s):
+            await asyncio.wait({asked, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                asked.result()
+            await waiting
+    except TimeoutError:
+        raise TimeoutError(
+            "; ".join(
+                f"{node} is {states.get(node, 'unknown')}, not {state}"
+                for node, state in wanted.items()
+                if states.get(node) != state
+            )
+            + f" (after {timeout_s:g} s). Look: cluster.events()"
+        ) from None
     finally:
         stop()
+        asked.cancel()
+        waiting.cancel()

@@ -10,6 +10,7 @@ from mpreg_nb.cluster.functions import Function, View
 from mpreg_nb.cluster.notice import tell_stale
 
 if TYPE_CHECKING:
+    from mpreg_nb.cluster.doctor import Findings
     from mpreg_nb.cluster.run import Run
     from mpreg_nb.workflow.builder import Flow
 
@@ -89,3 +90,10 @@ def on(
 def workflow(name: str) -> "Flow[Run, Any]":
     """Begin a workflow for the current cluster; see `Cluster.workflow`."""
     return current().workflow(name)
+
+
+def doctor() -> "Findings":
+    """Look for what is wrong here, and say the cure; see `mpreg_nb.cluster.doctor`."""
+    from mpreg_nb.cluster.doctor import examine
+
+    return examine()
