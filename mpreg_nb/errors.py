@@ -83,7 +83,8 @@ class NoRoute(MpregError, LookupError):
 
     `offers` maps each node that has the function to the resources that it
     offers with it; `held` maps every live node to the resources it holds.
-    `pinned` is the node that the call was narrowed to, if any.
+    `pinned` is the node that the call was narrowed to, if any; `reason` says what
+    else is in the way, and what to do about it.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class NoRoute(MpregError, LookupError):
         held: Mapping[str, frozenset[str]] | None = None,
         pinned: str | None = None,
         similar: str | None = None,
+        reason: str = "",
     ) -> None:
         super().__init__(function)
         self.function = function
@@ -103,8 +105,11 @@ class NoRoute(MpregError, LookupError):
         self.held = dict(held or {})
         self.pinned = pinned
         self.similar = similar
+        self.reason = reason
 
     def __str__(self) -> str:
+        if self.reason:
+            return f"no live node can run {self.function!r}: {self.reason}"
         wanted = ", ".join(sorted(self.resources))
         if self.pinned is not None and self.pinned not in self.held:
             known = ", ".join(sorted(self.held)) or "none"
@@ -357,10 +362,19 @@ class CallCancelled(MpregError, CancelledError):
 
 
 class NodeLost(MpregError, ConnectionError):
-    """The node that had the call is gone, or cannot be reached any more."""
+    """The node that had the call is gone, or cannot be reached any more.
+
+    `reason` says how that was found, `last_lines` what the function printed last.
+    """
 
     def __init__(
-        self, node: str, reason: str, *, function: str = "", executed: Executed
+        self,
+        node: str,
+        reason: str,
+        *,
+        function: str = "",
+        executed: Executed,
+        last_lines: Sequence[str] = (),
     ) -> None:
         call = f" while it had the call of {function}" if function else ""
         again = {
@@ -369,10 +383,15 @@ class NodeLost(MpregError, ConnectionError):
             "unknown": "It may have run: call it again if that does no harm, or "
             "register it with idempotent=True to have that done for you",
         }[executed]
-        super().__init__(f"node {node} was lost{call} ({reason}). {again}")
+        tail = "".join(f"\n  {line}" for line in last_lines)
+        super().__init__(
+            f"node {node} was lost{call} ({reason})."
+            + (f" Last printed:{tail}\n{again}" if tail else f" {again}")
+        )
         self.node = node
         self.reason = reason
         self.function = function
+        self.last_lines = tuple(last_lines)
         self.executed: Executed = executed
 
 

@@ -79,7 +79,8 @@ class Future(concurrent.futures.Future[T]):
         return cancelled
 
     def __await__(self) -> Generator[Any, None, T]:
-        return asyncio.wrap_future(self).__await__()
+        # A frame of ours, by which tracebacks know what only waits.
+        return (yield from asyncio.wrap_future(self).__await__())
 
     def _decode(self, undecoded: Undecoded) -> Any:
         from mpreg_nb.wire.payload import unpack

@@ -24,6 +24,11 @@ Text "" says that the call has ended: a line that is unfinished ends too."""
 CHARACTERS_PER_LINE = 200
 """A call may print so many for each line that it may print; few lines are longer."""
 
+LAST_LINES = 10
+"""Of a call that is lost with its node, so many are in the error."""
+
+TAIL_LENGTH = 2000
+
 
 def prefixed(node: str, text: str, *, continues: bool = False) -> str:
     """Return `text` with the node's name before every line.
@@ -173,6 +178,7 @@ class Prints:
         self._write = write
         self._allowance = Allowance(most_lines())
         self._places: dict[tuple[str, str], None] = {}  # node, stream; last used last
+        self._tail = ""
 
     def add(self, said: "Output | Line") -> None:
         """Show the text as far as it may be, and count the rest and what was cut."""
@@ -180,9 +186,15 @@ class Prints:
         self._places[said.node, said.stream] = None
         if said.characters_cut:
             self._allowance.left_out(said.lines_cut, said.characters_cut)
+        self._tail = (self._tail + said.text)[-TAIL_LENGTH:]
         shown = self._allowance.take(said.text)
         if shown:
             self._write(said.node, said.stream, shown)
+
+    @property
+    def last_lines(self) -> tuple[str, ...]:
+        """What was printed last, shown or not."""
+        return tuple(self._tail.splitlines()[-LAST_LINES:])
 
     def end(self) -> None:
         """Say what was left out. Nothing comes any more."""

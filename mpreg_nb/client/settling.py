@@ -6,7 +6,7 @@ from typing import Any
 from mpreg_nb.client.calls import ActiveCall, Outcome
 from mpreg_nb.client.future import Undecoded
 from mpreg_nb.client.journal import CallRow, Journal
-from mpreg_nb.errors import RemoteError
+from mpreg_nb.errors import NodeLost, RemoteError
 from mpreg_nb.wire.builtins import BUILTINS
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.failures import error_of
@@ -52,6 +52,14 @@ def settle(
             node=call.node,
             timeout_s=call.timeout_s or 0.0,
         )
+        if isinstance(error, NodeLost) and call.prints is not None:
+            error = NodeLost(
+                error.node,
+                error.reason,
+                function=error.function,
+                executed=error.executed,
+                last_lines=call.prints.last_lines,
+            )
         if isinstance(error, StopIteration):
             error = _plain(error)
     unpack_us = int((time.perf_counter() - began) * 1e6)

@@ -20,6 +20,10 @@ PAUSE_S = 0.02
 FLOOD_READS = 8
 """Of a pipe's length each, at one look at a flood."""
 
+HELD_S = 1.0
+"""How long after a fatal error its process may still live."""
+
+FATAL = "Fatal Python error"
 _LENGTH = 1 << 16
 
 
@@ -38,6 +42,7 @@ class WorkerLog:
         self._second = 0.0  # when the present second of counting began
         self._bytes_left = 0
         self._lines_cut = self._bytes_cut = 0
+        self._held = ""  # from the first word of a death on
         self._pause: asyncio.TimerHandle | None = None
         self._loop.add_reader(pipe, self._look)
 
@@ -62,6 +67,7 @@ class WorkerLog:
     def read(self) -> None:
         """Pass on what is there, and say what was left out so far."""
         self._read_once()
+        self._release()
         if self._bytes_cut:
             self._pass_on("")
 
@@ -78,11 +84,28 @@ class WorkerLog:
         if self._is_within_limit(len(data)):
             text = self._decode(data)
             self._kept = (self._kept + text)[-KEPT_LENGTH:]
-            self._pass_on(text)
+            self._hold_or_pass_on(text)
         else:
             self._lines_cut += data.count(b"\n")
             self._bytes_cut += len(data)
         return True
+
+    def _hold_or_pass_on(self, text: str) -> None:
+        """Hold back what a dying process says; the report of its death has it."""
+        if not self._held:
+            start = text.find(FATAL)
+            if start >= 0:
+                text, self._held = text[:start], text[start:]
+                self._loop.call_later(HELD_S, self._release)
+            if text:
+                self._pass_on(text)
+        else:
+            self._held += text
+
+    def _release(self) -> None:
+        held, self._held = self._held, ""
+        if held and self._pipe >= 0:  # it was another process that died
+            self._pass_on(held)
 
     def _pass_on(self, text: str) -> None:
         lines, size = self._lines_cut, self._bytes_cut
@@ -102,8 +125,9 @@ class WorkerLog:
 
     def drain(self) -> None:
         """Take what a worker had written before it ended."""
-        for _ in range(16):  # a pipe holds 64 KiB, unless others write to it too
-            self.read()
+        reads = 16  # a pipe holds 64 KiB, unless others write to it too
+        while reads and self._read_once():
+            reads -= 1
 
     def last_lines(self) -> list[str]:
         """Return the last lines that tell something."""
@@ -123,7 +147,7 @@ def _telling(log: list[str]) -> list[str]:
 
     It shows all threads. The one that failed is told last and ends at a blank line.
     """
-    fatal = [n for n, line in enumerate(log) if line.startswith("Fatal Python error")]
+    fatal = [n for n, line in enumerate(log) if line.startswith(FATAL)]
     if fatal:
         log = log[fatal[-1] :]
         current = [n for n, line in enumerate(log) if line.startswith("Current thread")]

@@ -25,20 +25,31 @@ _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 def without_ours(traceback: TracebackType | None) -> TracebackType | None:
     """Return `traceback` without the frames of this package.
 
-    Frames of the standard library that ours called go too: they only wait.
+    Frames of the standard library that ours called, or that called ours, go too:
+    they only wait and pass on.
     """
-    kept: list[TracebackType] = []
-    inside = False
-    for at in _walk(traceback):
-        name = at.tb_frame.f_code.co_filename
-        waits = name.startswith(_LIBRARY) and "site-packages" not in name
-        inside = name.startswith(_PACKAGE) or (inside and waits)
-        if not inside:
-            kept.append(at)
+    frames = list(_walk(traceback))
+    ours = [_file(at).startswith(_PACKAGE) for at in frames]
+    waits = [_file(at).startswith(_LIBRARY) and not _installed(at) for at in frames]
+    hidden = ours[:]
+    for order in (range(len(frames)), reversed(range(len(frames)))):
+        beside = False
+        for index in order:
+            beside = ours[index] or (beside and waits[index])
+            hidden[index] = hidden[index] or beside
     shown: TracebackType | None = None
-    for at in reversed(kept):
-        shown = TracebackType(shown, at.tb_frame, at.tb_lasti, at.tb_lineno)
+    for at, is_hidden in zip(reversed(frames), reversed(hidden), strict=True):
+        if not is_hidden:
+            shown = TracebackType(shown, at.tb_frame, at.tb_lasti, at.tb_lineno)
     return shown
+
+
+def _file(at: TracebackType) -> str:
+    return at.tb_frame.f_code.co_filename
+
+
+def _installed(at: TracebackType) -> bool:
+    return "site-packages" in _file(at)
 
 
 def _walk(traceback: TracebackType | None) -> Iterator[TracebackType]:
@@ -108,6 +119,15 @@ def is_shown_here(error: BaseException, traceback: TracebackType | None) -> bool
     )
 
 
+def _hide_in(group: BaseExceptionGroup[BaseException]) -> None:
+    """Take our frames out of what a group holds; Python itself shows groups."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            _hide_in(error)
+        elif is_shown_here(error, error.__traceback__):
+            error.__traceback__ = without_ours(error.__traceback__)
+
+
 def attach(shell: Any) -> Callable[[], None]:
     """Show errors of ours in `shell` by `show_error`; return what ends that.
 
@@ -125,6 +145,8 @@ def attach(shell: Any) -> Callable[[], None]:
         _, error, traceback = exc_tuple or sys.exc_info()
         if error is None and hasattr(sys, "last_value"):  # %tb
             error, traceback = sys.last_value, sys.last_traceback
+        if isinstance(error, BaseExceptionGroup):
+            _hide_in(error)
         if error is None or exception_only or not is_shown_here(error, traceback):
             original(
                 exc_tuple, filename, tb_offset, exception_only, running_compiled_code

@@ -1,5 +1,6 @@
 """Which frames of an error a cell shows."""
 
+import asyncio
 import concurrent.futures
 from types import TracebackType
 
@@ -53,6 +54,41 @@ def test_frames_of_the_standard_library_that_the_user_called_stay() -> None:
         future.result()
 
     assert "result" in names(without_ours(result.value.__traceback__))
+
+
+async def awaited() -> None:
+    future: Future[None] = Future(lambda: None)
+    try:
+        raised_in_user_code()
+    except MpregError as error:
+        future.set_exception(error)
+    await asyncio.gather(future)
+
+
+def test_what_the_library_does_to_await_ours_is_left_out() -> None:
+    with pytest.raises(MpregError) as result:
+        asyncio.run(awaited())
+
+    kept = names(without_ours(result.value.__traceback__))
+    assert kept[-3:] == ["awaited", "awaited", "raised_in_user_code"]
+
+
+def test_in_a_group_of_others_ours_come_without_our_frames(
+    shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell(
+        "import asyncio\n"
+        "from mpreg_nb.client.future import Future\n"
+        "async def main():\n"
+        "    async with asyncio.TaskGroup() as group:\n"
+        "        group.create_task(asyncio.wait_for(Future(lambda: None), 0.01))\n"
+        "asyncio.run(main())"
+    )
+
+    out = capsys.readouterr().err
+    assert "ExceptionGroup: unhandled errors" in out
+    assert "TimeoutError" in out
+    assert "mpreg_nb/" not in out
 
 
 def test_code_of_the_user_that_ours_calls_stays() -> None:
