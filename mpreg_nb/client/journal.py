@@ -21,7 +21,7 @@ class CallRow(msgspec.Struct, frozen=True, gc=False):
 
     call_id: str
     function: str
-    node: str
+    node: str  # that took it, "" if none did
     via: str  # the node of the link that it went through, "" if directly
     status: str
     queued_us: int
@@ -82,6 +82,8 @@ class Journal:
         with self._digesting:
             fresh, self._fresh = self._fresh, []
             for row in fresh:
+                if not row.node:
+                    continue
                 key = (row.function, row.node)
                 histogram = self._histograms.get(key)
                 if histogram is None:

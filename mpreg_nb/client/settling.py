@@ -43,7 +43,9 @@ def settle(
             status, error = "unreadable", failed
     else:
         failed_outcome: Failed = outcome  # type: ignore[assignment]
-        node, status = failed_outcome.failure.node, failed_outcome.failure.kind
+        status = failed_outcome.failure.kind
+        # Who says that nobody fits has not taken the call.
+        node = "" if status == "no_route" else failed_outcome.failure.node
         error = error_of(
             failed_outcome,
             parts,

@@ -110,3 +110,15 @@ def test_future_can_be_awaited_and_waited_for() -> None:
         assert future.result(10) == 3
         assert future.done()
         assert asyncio.run(scene(cluster)) == 5
+
+
+def test_a_call_that_nobody_took_is_on_no_route() -> None:
+    with mp.up(1, fresh=True) as cluster:
+        with pytest.raises(mp.errors.NoRoute):
+            cluster.on("gpu").call("echo", 1)
+
+        calls = cluster.calls()
+
+        assert calls[["node", "status"]].values.tolist() == [["", "no_route"]]
+        assert cluster.routes().empty
+        assert cluster.latency().empty
