@@ -38,8 +38,7 @@ def routes_figure(rows: "Iterable[CallRow]", nodes: Collection[str] = ()) -> "Fi
     """
     calls: dict[tuple[str, str], list[CallRow]] = {}
     for row in rows:
-        if row.node:
-            calls.setdefault((row.function, row.node), []).append(row)
+        calls.setdefault((row.function, row.node), []).append(row)
     totals: dict[str, int] = {}
     for (function, _), taken in calls.items():
         totals[function] = totals.get(function, 0) + len(taken)

@@ -40,14 +40,13 @@ class Figures(NamedTuple):
 def routes(rows: "Iterable[CallRow]") -> list[Route]:
     """Return one route for each function and node, sorted by both.
 
-    Calls that no node took are on none.
+    Calls that no node took are on the node "".
     """
     from statistics import median
 
     calls: dict[tuple[str, str], list[CallRow]] = {}
     for row in rows:
-        if row.node:
-            calls.setdefault((row.function, row.node), []).append(row)
+        calls.setdefault((row.function, row.node), []).append(row)
     all_calls: dict[str, int] = {}
     for (function, _), taken in calls.items():
         all_calls[function] = all_calls.get(function, 0) + len(taken)
