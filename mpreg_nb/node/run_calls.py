@@ -114,14 +114,14 @@ class RunCalls:
         """Note that a call has ended, wanted or not; False: it is to be sent again.
 
         refused: no node had room for it. Then fewer calls are under way at once,
-            until there is room again.
+            until there is room again. JSON clients hear of it instead.
         """
         self._ending.discard(source.call_id)
         key = (source.step, source.part)
         wanted = self._under_way.get(key) is source
         if wanted:
             del self._under_way[key]
-        if not refused:
+        if not refused or self._plans[source.step].json:
             self._room = min(self._room + 1, MOST_UNDER_WAY)
             self._full_since = math.inf
             return True
