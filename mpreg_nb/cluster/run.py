@@ -113,7 +113,11 @@ class Run(ShownRun):
         return self
 
     def cancel(self) -> None:
-        """End the run; steps that are under way are cancelled on their nodes."""
+        """End the run; steps that are under way are cancelled on their nodes.
+
+        When they have ended, what was done is undone, where `undo` says how; that
+        cannot be cancelled.
+        """
         self._thread.call_soon(self._client.runs.cancel, self._known)
 
     def resume(self) -> "Run":
