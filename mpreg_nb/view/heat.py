@@ -1,10 +1,11 @@
 """The figure of routes: which node took how many calls of which function."""
 
-from collections.abc import Collection, Iterable, Sequence
-from statistics import median
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mpreg_nb.view.figures import new_figure, say_empty, short, subtitle
+from mpreg_nb.view.measured import Route, routes
 from mpreg_nb.view.text import MARKS
 
 if TYPE_CHECKING:
@@ -36,15 +37,13 @@ def routes_figure(rows: "Iterable[CallRow]", nodes: Collection[str] = ()) -> "Fi
     rows: the calls, as in the frame of routes.
     nodes: have a column even if no call went there.
     """
-    calls: dict[tuple[str, str], list[CallRow]] = {}
-    for row in rows:
-        calls.setdefault((row.function, row.node), []).append(row)
-    totals: dict[str, int] = {}
-    for (function, _), taken in calls.items():
-        totals[function] = totals.get(function, 0) + len(taken)
+    taken = {(route.function, route.node): route for route in routes(rows)}
+    totals: Counter[str] = Counter()
+    for route in taken.values():
+        totals[route.function] += route.calls
     busiest = sorted(totals, key=lambda name: (-totals[name], name))
     functions = sorted(busiest[:MOST_FUNCTIONS])
-    columns = _columns({node for _, node in calls}, set(nodes))
+    columns = _columns({node for _, node in taken}, set(nodes))
     written = len(columns) <= MOST_WRITTEN
     height = 1.9 + (0.5 if written else 0.28) * max(len(functions), 2)
     width = max(6.5, 3.4 + (0.95 if written else 0.3) * len(columns))
@@ -53,14 +52,17 @@ def routes_figure(rows: "Iterable[CallRow]", nodes: Collection[str] = ()) -> "Fi
     said = ["in each cell: calls, and the median of their time"] if written else []
     if len(busiest) > len(functions):
         said.append(f"the {len(functions)} called most of {len(busiest)} functions")
-    subtitle(axes, "Calls by function and node", "; ".join(said) if calls else "")
+    subtitle(axes, "Calls by function and node", "; ".join(said) if taken else "")
     axes.set_xlabel("node")
     axes.set_ylabel("function")
-    if not calls:
+    if not taken:
         say_empty(axes, "no calls yet")
         return figure
     shares = [
-        [100 * len(calls.get((name, node), ())) / totals[name] for node in columns]
+        [
+            100 * taken[name, node].share if (name, node) in taken else 0.0
+            for node in columns
+        ]
         for name in functions
     ]
     most = max(map(max, shares))
@@ -70,13 +72,10 @@ def routes_figure(rows: "Iterable[CallRow]", nodes: Collection[str] = ()) -> "Fi
         image, ax=axes, label="share of the function's calls, %", pad=0.02, aspect=30
     )
     _name(axes, functions, columns, totals)
-    if written:
-        for line, name in enumerate(functions):
-            for column, node in enumerate(columns):
-                taken = calls.get((name, node), [])
-                share = shares[line][column]
-                if taken:
-                    _write(axes, (column, line), taken, dark=share >= DARK * scale)
+    for (name, node), route in taken.items():
+        if written and name in functions:
+            place = columns.index(node), functions.index(name)
+            _write(axes, place, route, dark=100 * route.share >= DARK * scale)
     return figure
 
 
@@ -91,7 +90,7 @@ def _name(
     axes: "Axes",
     functions: Sequence[str],
     columns: Sequence[str],
-    totals: dict[str, int],
+    totals: Mapping[str, int],
 ) -> None:
     slanted = sum(len(node) for node in columns) > 60
     axes.set_xticks(
@@ -113,18 +112,10 @@ def _name(
     axes.tick_params(which="minor", length=0)
 
 
-def _write(
-    axes: "Axes",
-    place: tuple[int, int],
-    taken: "Sequence[CallRow]",
-    *,
-    dark: bool,
-) -> None:
-    failed = sum(call.status != "ok" for call in taken)
-    p50_ms = median(call.total_us for call in taken) / 1e3
-    lines = [f"{len(taken):,}", f"{p50_ms:.3g} ms"]
-    if failed:
-        lines[0] += f"  {MARKS['failed']} {failed:,} failed"
+def _write(axes: "Axes", place: tuple[int, int], route: Route, *, dark: bool) -> None:
+    lines = [f"{route.calls:,}", f"{route.p50_ms:.3g} ms"]
+    if route.errors:
+        lines[0] += f"  {MARKS['failed']} {route.errors:,} failed"
     axes.text(
         *place,
         "\n".join(lines),

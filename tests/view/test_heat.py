@@ -74,10 +74,13 @@ def test_of_many_functions_those_called_most_are_shown_and_it_says_so() -> None:
     assert said(figure)[0].endswith(f"the {MOST_FUNCTIONS} called most of 32 functions")
 
 
-def test_calls_that_no_node_took_are_told() -> None:
-    figure = routes_figure([call("f", "", 100, status="failed")])
+def test_calls_that_no_node_took_are_as_in_the_frame() -> None:
+    rows = [call("f", "", 100, status="failed"), call("f", "n1", 100)]
 
-    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["no node"]
+    figure = routes_figure(rows)
+
+    shown = [t.get_text() for t in figure.axes[0].get_xticklabels()]
+    assert shown == [node or "no node" for node in routes_frame(rows)["node"]]
 
 
 def test_no_calls_are_no_error() -> None:
