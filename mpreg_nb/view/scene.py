@@ -33,10 +33,11 @@ def scene(
     counts: of a map, how many items it has.
 
     Returned: "width" and "height" in pixels; "boxes", each with name, kind (step,
-    map, input or undo), function, status, mark, detail, undo, x, y, w, h, where x
-    and y are of the left upper corner; "arrows", each with from, to, kind (data,
-    order or undo) and points, to be joined by straight lines, the last of them
-    being the tip. What undoes a step is a box of its own, whose "undo" is that step.
+    map, input or undo), function, resources, status, mark, detail, undo, x, y, w,
+    h, where x and y are of the left upper corner; "arrows", each with from, to,
+    kind (data, order or undo) and points, to be joined by straight lines, the last
+    of them being the tip. What undoes a step is a box of its own, whose "undo" is
+    that step.
     Of more than MOST_BOXES boxes none is returned: they could not be read.
     """
     if len(diagram.boxes) > MOST_BOXES:
@@ -51,6 +52,7 @@ def scene(
                 "name": box.name,
                 "kind": box.kind,
                 "function": function_of(box, (counts or {}).get(box.name, 0)),
+                "resources": list(box.resources),
                 "status": status,
                 "mark": MARKS.get(status, ""),
                 "detail": details.get(box.name, ""),
@@ -64,6 +66,7 @@ def scene(
                 "name": undo_name(undo.step),
                 "kind": "undo",
                 "function": undo.function,
+                "resources": [],
                 "status": "",
                 "mark": "",
                 "detail": "",

@@ -250,13 +250,14 @@ def scene(statuses: Sequence[str]) -> Picture:
             "name": name,
             "kind": ("input", "step", "map", "step", "step", "step", "step")[place],
             "function": f"{name}_function",
+            "resources": ["gpu", "a-resource-with-a-long-name"] if place == 3 else [],
             "status": statuses[place],
             "mark": MARKS.get(statuses[place], "?"),
             "detail": "on gpu-1, 1.2 s" if statuses[place] == "done" else "",
             "x": spots[place][0] * 220.0,
-            "y": spots[place][1] * 96.0 + 8,
+            "y": spots[place][1] * 124.0 + 8,
             "w": 170.0,
-            "h": 76.0,
+            "h": 104.0,
             "undo": "",
         }
         for place, name in enumerate(STEPS)
@@ -270,7 +271,7 @@ def scene(statuses: Sequence[str]) -> Picture:
         last = [right["x"], right["y"] + right["h"] / 2]
         name = {"from": left["name"], "to": right["name"]}
         arrows.append({**name, "points": [first, last], "kind": kind})
-    return {"width": 840.0, "height": 280.0, "boxes": boxes, "arrows": arrows}
+    return {"width": 840.0, "height": 364.0, "boxes": boxes, "arrows": arrows}
 
 
 def bars(statuses: Sequence[str], names: Sequence[str]) -> list[Picture]:

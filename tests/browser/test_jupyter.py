@@ -108,8 +108,13 @@ def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
     expect(panel.get_by_role("status")).to_contain_text("n3 was killed")
     expect(prompt_of(page, 2)).to_have_text("[*]:")
     assert took_s < DEAD_WITHIN_S
-    panel.get_by_role("tab", name="Latency").click()
+    # Its keys are its own: in command mode an arrow would leave the cell.
+    panel.get_by_role("tab", name="Members").press("End")
+    page.keyboard.press("ArrowLeft")
+    expect(panel.get_by_role("tab", selected=True)).to_have_text("Latency")
     expect(panel.get_by_role("tabpanel")).to_contain_text("p99")
+    panel.get_by_role("button", name="Freeze").press("Enter")
+    expect(panel).to_have_attribute("data-state", "frozen")
     stop.touch()
     expect(cell(page, 2)).to_contain_text("stopped")
     expect(page.locator("[data-mpreg-still]")).to_be_hidden()
@@ -138,6 +143,7 @@ def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
     expect(output).to_contain_text(HTML_NAME)
     expect(output.locator("table").first).to_be_visible()
     expect(output).to_contain_text("n3")
+    expect(page.locator(".jp-StatusItem-trust svg")).to_be_visible()
     assert page.locator("img[src=x]").count() == 0
     assert page.locator(".mpreg-live").count() == 0
 

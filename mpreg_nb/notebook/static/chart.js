@@ -217,8 +217,6 @@ export function makeChart({ tip, redraw }) {
   function drawTicks(ticks, yOf, title) {
     const top = yOf(ticks[ticks.length - 1]);
     grid.append(draw("text", { x: LEFT, y: top - 5 + 1, class: "mpreg-axis-title", text: title }));
-    const unit = ticks[ticks.length - 1] >= 2000 ? "s" : "ms";
-    const scale = unit === "s" ? 1000 : 1;
     let last = Infinity;
     for (const tick of ticks) {
       const y = yOf(tick);
@@ -226,7 +224,7 @@ export function makeChart({ tip, redraw }) {
       grid.append(draw("line", line));
       if (last - y < 14) continue;
       last = y;
-      const text = `${tickText(tick / scale)} ${unit}`;
+      const text = tick < 1000 ? `${tickText(tick)} ms` : `${tickText(tick / 1000)} s`;
       grid.append(draw("text", { x: LEFT - 7, y: y + 4, "text-anchor": "end", text }));
     }
   }

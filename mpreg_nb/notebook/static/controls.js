@@ -135,7 +135,7 @@ export function makeSpark({ least }) {
       const middle = zero ? least / 2 : (high + low) / 2;
       [low, high] = [middle - least / 2, middle + least / 2];
     }
-    const step = (SPARK_WIDTH - 4) / Math.max(59, numbers.length - 1);
+    const step = (SPARK_WIDTH - 4) / Math.max(11, numbers.length - 1);
     const start = SPARK_WIDTH - 2 - step * (numbers.length - 1);
     const points = numbers.map((number, index) => {
       const y = SPARK_HEIGHT - 2 - ((number - low) / (high - low)) * (SPARK_HEIGHT - 4);

@@ -108,7 +108,7 @@ export function runsView({ tip, kept, send, redraw, widthOf }) {
       pending.delete(chosen.run);
       cancel.reset();
     }
-    scene.update(chosen.scene ?? { boxes: [], arrows: [] });
+    scene.update(chosen.scene ?? { boxes: [], arrows: [] }, widthOf());
     gantt.update(chosen.bars ?? [], chosen.duration_ms ?? 0, widthOf());
   }
 

@@ -1,6 +1,6 @@
 // scene.js: the drawing of a workflow, laid out by Python, whose boxes fill here.
 
-import { draw, fitted, keyedList, make, put, write } from "./dom.js";
+import { draw, fitted, keyedList, make, put, textWidth, write } from "./dom.js";
 import { NOTHING } from "./figures.js";
 import { shapeOf, stepLook } from "./marks.js";
 
@@ -8,6 +8,9 @@ const FONT = "system-ui, sans-serif";
 const PAD_PX = 10;
 const MARGIN_PX = 6;
 const HEAD_PX = 8; // of an arrow
+const SMALLEST = 0.7; // of the size that was laid out: smaller could not be read
+const TALLEST_PX = 460;
+const CHIP_FONT = `10.5px ${FONT}`;
 
 export function makeScene({ tip }) {
   const arrowLayer = draw("g", { class: "mpreg-arrows" });
@@ -38,12 +41,14 @@ export function makeScene({ tip }) {
     boxes.parts.get(reached).element.focus();
   }
 
-  function update(scene) {
+  function update(scene, room) {
     element.hidden = scene.boxes.length === 0;
     const [width, height] = [(scene.width ?? 0) + 2 * MARGIN_PX, (scene.height ?? 0) + 2 * MARGIN_PX];
     put(image, "viewBox", `${-MARGIN_PX} ${-MARGIN_PX} ${width} ${height}`);
-    // Smaller than two thirds could not be read: then it scrolls.
-    put(image, "style", `max-width:${width}px;min-width:${(width * 0.66).toFixed(0)}px`);
+    const fits = Math.min(1, room / width, TALLEST_PX / height);
+    const scale = Math.max(SMALLEST, fits); // what is still too large scrolls
+    put(image, "width", (scale * width).toFixed(0));
+    put(image, "height", (scale * height).toFixed(0));
     statuses = new Map(scene.boxes.map((box) => [box.name, box.status]));
     if (!statuses.has(reached)) reached = scene.boxes[0]?.name ?? null;
     arrows.update(
@@ -64,11 +69,13 @@ function makeStepBox(tip, step) {
   const ground = draw("rect", { class: "mpreg-box-ground", rx: 6 });
   const name = draw("text", { class: "mpreg-box-name" });
   const work = draw("text", { class: "mpreg-box-work" });
+  const chips = draw("g");
+  const chipList = keyedList(chips, () => makeSceneChip());
   const shape = shapeOf();
   const mark = draw("g", {}, shape.element);
   const said = draw("text", { class: "mpreg-box-said" });
   const element = draw("g", { class: "mpreg-box", role: "img" });
-  element.append(...behind, ground, name, work, mark, said);
+  element.append(...behind, ground, name, work, chips, mark, said);
   let box = null;
   tip.tell(element, () => (box.kind === "undo" ? figuresOfUndo() : figuresOfStep()));
   element.addEventListener("keydown", (event) => step(event, box.name));
@@ -119,6 +126,7 @@ function makeStepBox(tip, step) {
     place(name, PAD_PX, small ? box.h / 2 + 4.5 : 21, title);
     const shownWork = small && !undo ? "" : fitted(second, room, `11.5px ${FONT}`);
     place(work, PAD_PX, undo ? box.h / 2 + 4 : 37, shownWork);
+    chipList.update(small ? [] : chipPlaces(box.resources ?? [], room), (chip) => chip.name);
     const words = [box.status, box.detail].filter(Boolean).join(" · ");
     const visible = Boolean(box.status) && !small;
     mark.style.display = visible ? "" : "none";
@@ -140,6 +148,35 @@ function makeStepBox(tip, step) {
   }
 
   return { element, update };
+}
+
+// A resource of a step: `update` takes { name, x, y, width }.
+function makeSceneChip() {
+  const frame = draw("rect", { height: 16, rx: 8, class: "mpreg-scene-chip" });
+  const text = draw("text", { class: "mpreg-scene-chip-text", "text-anchor": "middle" });
+  const element = draw("g", {}, frame, text);
+
+  function update({ name, x, y, width }) {
+    put(element, "transform", `translate(${x.toFixed(1)} ${y})`);
+    put(frame, "width", width.toFixed(1));
+    put(text, "x", (width / 2).toFixed(1));
+    put(text, "y", 11.7);
+    write(text, fitted(name, width - 11, CHIP_FONT));
+  }
+
+  return { element, update };
+}
+
+// Rows of chips under the name of the function, as many as fit beside each other.
+function chipPlaces(names, room) {
+  let [x, y] = [PAD_PX, 45];
+  return names.map((name) => {
+    const width = Math.min(room, textWidth(name, CHIP_FONT) + 12);
+    if (x > PAD_PX && x + width > PAD_PX + room) [x, y] = [PAD_PX, y + 20];
+    const place = { name, x, y, width };
+    x += width + 4;
+    return place;
+  });
 }
 
 function makeArrow() {
