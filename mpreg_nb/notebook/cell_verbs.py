@@ -68,22 +68,34 @@ def _verbs() -> Iterator[Verb]:
         "read it by name. Names that begin with _ stay inside. Several outputs make\n"
         "a dict, none makes its last expression the result.",
         "step clean --flow report --on cpu",
+        "step raw --flow report --input sensor,day",
         "step stats --flow report --retry 2 --timeout 30",
     )
     add = step.parser.add_argument
     add("step", metavar="NAME")
     add("--flow", required=True, metavar="FLOW", help="made if there is none yet")
     _add_place(step.parser)
+    add(
+        "--input",
+        type=_names,
+        default=(),
+        metavar="name,name",
+        help="what it reads and %%mpreg run FLOW(name=…) gives",
+    )
     add("--retry", type=int, default=0, metavar="N", help="more attempts if it fails")
     _add_timeout(step.parser)
     add(
         "--after",
-        type=lambda text: tuple(filter(None, text.split(","))),
+        type=_names,
         default=(),
         metavar="step,step",
         help="wait for these too",
     )
     yield step
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, text.split(",")))
 
 
 def _add_place(parser: LineParser) -> None:

@@ -127,8 +127,8 @@ class MpregMagics(Magics):
 
         Workflows::
 
-            %%mpreg step raw --flow report    the cell becomes a step
-            rows = load(url)
+            %%mpreg step raw --flow report --input url
+            rows = load(url)                  the cell becomes a step
 
             %%mpreg step mean --flow report --on cpu
             mean = sum(rows) / len(rows)      reads what the step before made

@@ -1,15 +1,15 @@
 """`%%mpreg step`: a cell becomes a step of a workflow, by the names it reads and sets.
 
 What a step cell assigns is its output. A later one that reads such a name, or the
-name of a step, gets a reference; other variables of the notebook travel by value.
+name of a step, gets a reference, and one that reads an input of the workflow the
+place of its value; other variables of the notebook travel by value.
 """
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from mpreg_nb.notebook.body import run_step
-from mpreg_nb.notebook.line import Options, arguments
+from mpreg_nb.notebook.line import Misuse, Options, arguments
 from mpreg_nb.notebook.reads import assigned, reads
 from mpreg_nb.notebook.session import Session, check_variable
 from mpreg_nb.notebook.source import Source, shipped
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 NAME = "step cell"
 """Under this name step cells are in drawings and in the tables of functions."""
+
+_INPUT = object()
+"""Stands for an input of the workflow, until it is known that the cell reads it."""
 
 _outputs: "WeakKeyDictionary[Flow[Any, Any], dict[str, tuple[str, ...]]]" = (
     WeakKeyDictionary()
@@ -36,9 +39,9 @@ def step(session: Session, options: Options, cell: str) -> Any:
     source = Source.of(session, cell, f"step {options.step}")
     flow, is_new = _flow(session, options.flow)
     outputs = assigned(source.text)
-    given = _inputs(session, flow, options.step, source)
     with arguments():
         _check(options)
+        given = _inputs(session, flow, options, source)
         made = flow.replace(
             options.step,
             shipped(NAME, run_step),
@@ -77,20 +80,30 @@ def _flow(session: Session, name: str) -> "tuple[Flow[Any, Any], bool]":
 
 
 def _inputs(
-    session: Session, flow: "Flow[Any, Any]", step: str, source: Source
+    session: Session, flow: "Flow[Any, Any]", options: Options, source: Source
 ) -> dict[str, Any]:
     """Return what the cell reads: references to steps, and values of variables."""
     from mpreg_nb.workflow.builder import ref
 
-    others = [box.name for box in flow.diagram().boxes if box.kind != "input"]
-    place = others.index(step) if step in others else len(others)
+    boxes = flow.diagram().boxes
+    others = [box.name for box in boxes if box.kind != "input"]
+    place = others.index(options.step) if options.step in others else len(others)
     made = _outputs.get(flow, {})
-    references: dict[str, Any] = {}
+    known: dict[str, Any] = session.variables
+    for name in (*(box.name for box in boxes if box.kind == "input"), *options.input):
+        known[name] = _INPUT
     # The last that sets a name counts, of those before this step if there is one.
     for other in (*others[place + 1 :], *others[:place]):
-        references[other] = ref(other)
+        known[other] = ref(other)
         names = made.get(other, ())
         for name in names:
-            references[name] = ref(other)[name] if len(names) > 1 else ref(other)
-    known: Mapping[str, Any] = {**session.variables, **references}
-    return {name: known[name] for name in reads(source.text, known)}
+            known[name] = ref(other)[name] if len(names) > 1 else ref(other)
+    given = {name: known[name] for name in reads(source.text, known)}
+    unread = [name for name in options.input if given.get(name) is not _INPUT]
+    if unread:
+        reason = "a step sets it" if unread[0] in given else "it reads no such name"
+        raise Misuse(f"{unread[0]!r} cannot be an input of the cell: {reason}")
+    return {
+        name: flow.input(name) if value is _INPUT else value
+        for name, value in given.items()
+    }

@@ -114,6 +114,21 @@ def test_a_cell_that_runs_again_replaces_its_step_and_its_outputs(
     assert inputs(flow, "sum") == {"a": Reference("load")}
 
 
+def test_what_is_given_when_it_runs_is_an_input(
+    session: Session, flow: Flow[Any, Any]
+) -> None:
+    add(session, "load --input rows,url", "values = [*rows, url]")
+    add(session, "text", "f'{values} from {url}, {scale}'")
+
+    frozen = flow.freeze(rows=[7], url="u")
+
+    assert dict(frozen.inputs) == {"rows": [7], "url": "u"}
+    assert set(frozen.steps[0].kwargs) == {"rows", "url"}
+    assert set(frozen.steps[1].kwargs) == {"values", "url", "scale"}
+    with pytest.raises(InvalidWorkflow, match="url"):
+        flow.freeze(rows=[7])
+
+
 def test_options_are_those_of_the_step(session: Session, flow: Flow[Any, Any]) -> None:
     add(session, "load", "1")
 
@@ -140,6 +155,8 @@ def test_steps_that_read_each_other_are_found_before_anything_runs(
     [
         ("a/b", "1", "cannot name a step"),
         ("a --retry 1000", "1", "0 to 100"),
+        ("b --input a", "a", "'a' cannot be an input of the cell: a step sets it"),
+        ("b --input c", "rows", "'c' cannot be an input of the cell: it reads no"),
         ("a --timeout -1", "1", "above 0"),
         ("a", "1\n2 +", "line 2 of the cell: invalid syntax\n    2 +\n       ^"),
         ("a", "x = 1\n!ls", "no IPython"),

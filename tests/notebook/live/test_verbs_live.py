@@ -394,6 +394,17 @@ def test_cells_become_steps_by_the_names_they_read_and_set(front: Kernel) -> Non
     assert nodes == "['cpu-1', 'gpu-1']"
 
 
+def test_a_step_cell_reads_inputs_of_its_workflow(front: Kernel) -> None:
+    front.run("%%mpreg step load --flow asked --input day\nfound = [day, *rows]")
+    front.run("%%mpreg step text --flow asked\nf'{len(found)} of {day}'")
+
+    run = value(front, "%mpreg run asked(day='Monday')", "_['text']")
+    unfilled = front.run("%mpreg run asked")
+
+    assert run == "'4 of Monday'"
+    assert "input 'day' has no value" in refused(unfilled)
+
+
 def test_a_step_cell_that_makes_no_sense_is_one_line(front: Kernel) -> None:
     name = front.run("%%mpreg step a/b --flow f\n1")
     retry = front.run("%%mpreg step a --flow f --retry -1\n1")
