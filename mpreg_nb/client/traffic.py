@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 EVERY_S = 2.0
 """Nodes are asked at most so often."""
 
+PER_NODE_S = 0.05
+"""And more seldom if there are many: a hundred nodes every five seconds."""
+
 PATIENCE_S = 2.0
 """A node that is paused or lost does not answer; it is left out."""
 
@@ -38,7 +41,8 @@ class TrafficPoll:
         """Begin to ask, unless that was done just before. Returns at once."""
         now = self._client.now()
         if self._asking is None and now >= self._due:
-            self._due = now + EVERY_S
+            nodes = len(self._client.links.open_links)
+            self._due = now + max(EVERY_S, PER_NODE_S * nodes)
             self._asking = asyncio.ensure_future(self._ask())
 
     async def ask(self) -> None:

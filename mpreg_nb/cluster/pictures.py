@@ -57,6 +57,8 @@ class Pictures:
         self._made: dict[str, _Made] = {}
         self._readings = members.Readings()
         self._reading = 0
+        self._read_from = NOTHING
+        self._read_at = 0.0
         self._poll = TrafficPoll(cluster.client)
         self._round = 0
         self._rates = topology.Rates(cluster.client.links.name)
@@ -81,7 +83,7 @@ class Pictures:
         """
         with self._lock:
             now = time.monotonic()
-            self._reading += self._readings.take(self._snapshot.nodes, now)
+            self._read(now)
             self._at_once = at_once
             return {view: self._look(view, now) for view in ("head", *views)}
 
@@ -105,6 +107,15 @@ class Pictures:
         pause_s = max(PERIOD_S, SHARE * (time.thread_time() - began))
         self._made[view] = _Made(picture, origin, now + pause_s)
         return picture
+
+    def _read(self, now: float) -> None:
+        """Note the loads when there is news of them, so that both change at once."""
+        news = self._snapshot is not self._read_from
+        if not news and now < self._read_at + 2 * members.EVERY_S:
+            return
+        if self._readings.take(self._snapshot.nodes, now):
+            self._reading += 1
+            self._read_from, self._read_at = self._snapshot, now
 
     @property
     def _snapshot(self) -> Snapshot:

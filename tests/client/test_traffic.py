@@ -74,6 +74,23 @@ def test_nodes_are_asked_at_most_so_often() -> None:
     asyncio.run(check())
 
 
+def test_many_nodes_are_asked_more_seldom() -> None:
+    async def check() -> None:
+        client = Client(*(f"n{place}" for place in range(100)))
+        poll = poll_of(client)
+        await poll.ask()
+
+        client.now_s += 4.9
+        await poll.ask()
+        early = poll.round
+        client.now_s += 0.2
+        await poll.ask()
+
+        assert (early, poll.round) == (1, 2)
+
+    asyncio.run(check())
+
+
 def test_a_node_that_does_not_answer_holds_nobody_up() -> None:
     async def check() -> None:
         client = Client("n1", "paused")

@@ -21,15 +21,18 @@ if TYPE_CHECKING:
 EVERY_S = 2.0
 """Between two readings; nodes tell of their loads no more often."""
 
+EARLY_S = 0.2
+"""A reading may come so much too early, to go with the news of the loads."""
+
 KEPT = 60
 """Readings of each node that are kept: two minutes."""
 
 MOST_ROWS = 40
-"""Of a still table; the frame has all."""
+"""Of a still table, first those that are not well; the frame has all."""
 
 
 class Readings:
-    """CPU and memory of each node over the last minutes, at even steps.
+    """CPU and memory of each node over the last minutes, at about even steps.
 
     Holds at most `KEPT` readings of the nodes of the newest reading.
     """
@@ -42,8 +45,7 @@ class Readings:
         """Read the loads if it is time; `now` is of any monotonic clock."""
         if now < self._due:
             return False
-        late = now - self._due >= EVERY_S
-        self._due = now + EVERY_S if late else self._due + EVERY_S
+        self._due = now + EVERY_S - EARLY_S
         before, self._of = self._of, {}
         for node in nodes:
             load = node.load
@@ -141,8 +143,10 @@ def _table(picture: dict[str, Any], *, curves: bool) -> Table:
     if not hidden:
         head += numbers[1:]
         head += ["CPU", "memory"] if curves else []
+    well = [row["state"] == "alive" for row in picture["rows"]]
+    places = sorted(range(len(well)), key=well.__getitem__)[:MOST_ROWS]
     rows = []
-    for row in picture["rows"][:MOST_ROWS]:
+    for row in (picture["rows"][place] for place in sorted(places)):
         mark, ink = STATES[row["state"]]
         cells: list[Cell] = [
             row["node"],

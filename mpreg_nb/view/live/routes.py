@@ -80,6 +80,7 @@ def _table(picture: dict[str, Any]) -> Table | None:
     shown = _most(by_node, MOST_NODES)
     lines = _most([sum(map(_calls, line)) for line in cells], MOST_ROWS)
     heads = [clipped(nodes[place] or NOBODY, LONGEST_NODE) for place in shown]
+    shares = [c["share"] for line in cells for c in line if c is not None]
     left_out = [
         count(len(names) - len(kept), word)
         for names, kept, word in (
@@ -94,7 +95,7 @@ def _table(picture: dict[str, Any]) -> Table | None:
             [
                 functions[line],
                 f"{sum(map(_calls, cells[line])):,}",
-                *(_cell(cells[line][place]) for place in shown),
+                *(_cell(cells[line][place], max(shares)) for place in shown),
             ]
             for line in lines
         ],
@@ -115,11 +116,11 @@ def _most(sizes: list[int], most: int) -> list[int]:
     return sorted(largest)
 
 
-def _cell(cell: dict[str, Any] | None) -> Cell:
+def _cell(cell: dict[str, Any] | None, most: float) -> Cell:
     if cell is None:
         return ""
     errors = f", {count(cell['errors'], 'error')}" if cell["errors"] else ""
     said = f"{cell['share']:.0%}{errors}"
     if not plain():
         said = f"{said} · {duration(cell['p50_ms'])}"
-    return Shaded(said, BLUE, cell["share"])
+    return Shaded(said, BLUE, cell["share"] / most)

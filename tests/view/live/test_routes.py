@@ -48,7 +48,8 @@ def test_cells_are_shaded_by_share_and_tell_it() -> None:
     html, text = routes.html(picture), routes.text(picture)
 
     assert "67%, 1 error · 2.00 ms" in html
-    assert "background-color:rgba(0,114,178,0.28)" in html
+    assert html.count("background-color:rgba(0,114,178,0.40)") == 1  # the most
+    assert html.count("background-color:rgba(0,114,178,0.31)") == 2
     assert "(no node)" in text
     assert routes.html(routes.picture(())) == routes.html(routes.picture([]))
     assert "no calls yet" in routes.text(routes.picture(()))
