@@ -20,7 +20,8 @@ class RunRecord:
     id: bytes
     workflow: str
     steps: dict[str, StepState]
-    link: Connection
+    node: str  # that drives it
+    link: Connection  # over which it is followed, perhaps by way of the entry
     writer: Writer
     listeners: list[Callable[["RunRecord"], None]] = field(default_factory=list)
     functions: dict[str, str] = field(default_factory=dict)  # step -> its function

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.client.output import Prints, Writer
 from mpreg_nb.client.run_record import RunRecord, mendable
-from mpreg_nb.errors import NodeLost
+from mpreg_nb.client.ways import Ways, addressed
+from mpreg_nb.errors import MpregError, NodeLost
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.gossip import MemberRecord, MemberState
+from mpreg_nb.wire.gossip import MemberState
 from mpreg_nb.wire.history import (
     Printed,
     RunResume,
@@ -42,6 +43,7 @@ _UNDER_WAY = ("waiting", "running")
 class _Asked:
     """A run that is asked for; the record is there as soon as the answer came."""
 
+    node: str
     link: Connection
     writer: Writer
     record: RunRecord | None = None
@@ -52,6 +54,8 @@ class ClientRuns:
 
     def __init__(self, client: "Client") -> None:
         self._client = client
+        self._ways = Ways(client)
+        self._again: set[asyncio.Task[None]] = set()
         self._open: dict[bytes, RunRecord] = {}
         self._asked: dict[bytes, _Asked] = {}  # by the id of the question
 
@@ -78,6 +82,7 @@ class ClientRuns:
                 plan.name: StepState(name=plan.name, status="waiting")
                 for plan in request.steps
             },
+            node=entry.peer.name,
             link=entry,
             writer=writer,
             listeners=[] if on_change is None else [on_change],
@@ -93,26 +98,22 @@ class ClientRuns:
 
         Nodes that cannot be reached from here are left out.
         """
-        records = [
-            picture.record
+        nodes = [
+            picture.record.name
             for picture in self._client.mirror.nodes
             if picture.record.state <= MemberState.SUSPECT
         ]
-        answers = await asyncio.gather(*map(self._of, records))
+        answers = await asyncio.gather(*map(self._of, nodes))
         found = [pair for answer in answers for pair in answer]
         return tuple(sorted(found, key=lambda pair: -pair[1].started_at_s))
 
-    async def _of(self, record: MemberRecord) -> list[tuple[str, RunPicture]]:
-        link = await self._client.links.reach(record.name, record.urls)
-        if link is None:
-            return []
+    async def _of(self, node: str) -> list[tuple[str, RunPicture]]:
+        request = RunList(id=self._client.new_id())
         try:
-            answer, _ = await self._client.ask(
-                RunList(id=self._client.new_id()), link=link
-            )
+            answer, _ = await self._ways.ask(node, request)
         except NodeLost:  # at this moment; the others answer for themselves
             return []
-        return [(record.name, run) for run in answer.runs]
+        return [(node, run) for run in answer.runs]
 
     async def take_up(self, node: str, run_id: bytes, writer: Writer) -> RunRecord:
         """Return what `node` knows of a run, and follow it from now on.
@@ -120,22 +121,8 @@ class ClientRuns:
         Raises:
             NodeLost: it cannot be reached, or does not remember the run.
         """
-        known = self._client.mirror.record(node)
-        link = await self._client.links.reach(node, known.urls if known else ())
-        if link is None:
-            reason = "it drives the run, and there is no way to it from here"
-            raise NodeLost(node, reason, executed="unknown")
-        return await self.watch(run_id, link, writer)
-
-    async def watch(self, run_id: bytes, link: Connection, writer: Writer) -> RunRecord:
-        """Return what the node of `link` knows of a run, and follow it from now on.
-
-        Raises:
-            MpregError: it knows of no such run.
-            NodeLost: the link was lost.
-        """
         request = RunWatch(id=self._client.new_id(), run=run_id)
-        return await self._taken_up(request, link, writer)
+        return await self._taken_up(request, node, writer)
 
     async def resume(self, record: RunRecord, writer: Writer) -> RunRecord:
         """Begin a run of what has no result in that of `record`, and follow it.
@@ -151,7 +138,7 @@ class ClientRuns:
             new=os.urandom(len(record.id)),
             versions=tuple(self._versions(record)),
         )
-        return await self._taken_up(request, await self._link(record), writer)
+        return await self._taken_up(request, record.node, writer)
 
     def _versions(self, record: RunRecord) -> Iterator[tuple[str, str]]:
         for function in sorted(record.mendable):
@@ -159,25 +146,13 @@ class ClientRuns:
             if offer is not None and offer.placed:
                 yield function, offer.version
 
-    async def _link(self, record: RunRecord) -> Connection:
-        """Return the link to the node that drives a run, or drove it.
-
-        Raises:
-            NodeLost: there is no way to it.
-        """
-        node = record.link.peer.name
-        known = self._client.mirror.record(node)
-        link = await self._client.links.reach(node, known.urls if known else ())
-        if link is None:
-            raise NodeLost(node, "it drove the run", executed="unknown")
-        return link
-
     async def _taken_up(
-        self, request: RunWatch | RunResume, link: Connection, writer: Writer
+        self, request: RunWatch | RunResume, node: str, writer: Writer
     ) -> RunRecord:
-        asked = self._asked[request.id] = _Asked(link, writer)
+        link = await self._ways.to(node)
+        asked = self._asked[request.id] = _Asked(node, link, writer)
         try:
-            await self._client.ask(request, link=link, function="run")
+            await self._ways.ask(node, request, link=link)
         finally:
             del self._asked[request.id]
         if asked.record is None:
@@ -187,14 +162,15 @@ class ClientRuns:
     async def why(self, record: RunRecord, step: str) -> tuple[StepChoice, ...]:
         """Return what the driving node remembers of the choices for a step."""
         request = WhyAsk(id=self._client.new_id(), run=record.id, step=step)
-        answer, _ = await self._client.ask(request, link=record.link)
+        answer, _ = await self._ways.ask(record.node, request)
         choices: tuple[StepChoice, ...] = answer.choices
         return choices
 
     def cancel(self, record: RunRecord) -> None:
         """Ask the driving node to end a run."""
         if not record.ended:
-            record.link.send(Cancel(id=record.id))
+            cancel = Cancel(id=record.id)
+            record.link.send(addressed(cancel, record.node, record.link))
 
     async def fetch(self, record: RunRecord, step: str) -> Any:
         """Return the value of a step, waiting for its end, or raise its error."""
@@ -203,9 +179,8 @@ class ClientRuns:
         if record.lost is not None:
             raise record.lost
         fetch = StepFetch(id=self._client.new_id(), run=record.id, step=step)
-        answer, parts = await self._client.ask(
-            fetch, link=record.link, function=record.functions.get(step, step)
-        )
+        function = record.functions.get(step, step)
+        answer, parts = await self._ways.ask(record.node, fetch, function=function)
         return unpack(parts or (answer.payload,), name=step)
 
     def receive(self, message: Any) -> bool:
@@ -229,6 +204,9 @@ class ClientRuns:
                 if line.step not in record.prints:
                     record.prints[line.step] = Prints(record.writer)
                 record.prints[line.step].add(line)
+                return True
+            case Failed(failure=failure) if failure.kind == "node_lost":
+                self._follow_again(record, failure.message)
                 return True
             case Failed():
                 from mpreg_nb.wire.failures import error_of
@@ -256,13 +234,23 @@ class ClientRuns:
         if asked is None:
             return
         run = message.run
-        if run.run in self._open:  # it is followed already
-            asked.record = self._open[run.run]
+        if run.run in self._open:  # it is followed already, perhaps by another link
+            record = asked.record = self._open[run.run]
+            record.link = asked.link
+            self.receive(
+                RunState(
+                    id=run.run,
+                    status=run.status,
+                    steps=run.steps,
+                    duration_ms=run.duration_ms,
+                )
+            )
             return
         record = asked.record = RunRecord(
             id=run.run,
             workflow=run.workflow,
             steps={state.name: state for state in run.steps},
+            node=asked.node,
             link=asked.link,
             writer=asked.writer,
             functions={plan.name: plan.function for plan in message.plans},
@@ -277,22 +265,38 @@ class ClientRuns:
             self._open[record.id] = record
 
     def link_lost(self, link: Connection, reason: str) -> None:
-        """Tell the runs that were driven over a link that is gone."""
+        """Look for another way to the runs that were followed over a link that is gone.
+
+        They go on in the cluster, as long as the nodes live that drive them.
+        """
         for record in [r for r in self._open.values() if r.link is link]:
-            del self._open[record.id]
-            record.lost = NodeLost(
-                link.peer.name,
-                f"it drove the run; {reason}",
-                function=record.workflow,
-                executed="unknown",
-            )
-            record.changed()
+            self._follow_again(record, reason)
+
+    def _follow_again(self, record: RunRecord, reason: str) -> None:
+        task = asyncio.ensure_future(self._find(record, reason))
+        self._again.add(task)
+        task.add_done_callback(self._again.discard)
+
+    async def _find(self, record: RunRecord, reason: str) -> None:
+        try:
+            await self.take_up(record.node, record.id, record.writer)
+        except MpregError:  # the loss is what its user has to hear of
+            if self._open.pop(record.id, None) is not None:
+                record.lost = NodeLost(
+                    record.node,
+                    f"it drove the run; {reason}",
+                    function=record.workflow,
+                    executed="unknown",
+                )
+                record.changed()
 
     def stop(self) -> None:
         """Forget all runs; those that are under way go on in the cluster."""
+        for task in self._again:
+            task.cancel()
         for record in list(self._open.values()):
             record.lost = NodeLost(
-                record.link.peer.name, "the client was closed", executed="unknown"
+                record.node, "the client was closed", executed="unknown"
             )
             record.changed()
         self._open.clear()

@@ -161,6 +161,6 @@ class ShownRun:
         return Why(
             record.steps[step],
             choices,
-            driver=record.link.peer.name,
+            driver=record.node,
             waits_for=[n for n, state in states.items() if state.status not in ENDED],
         )

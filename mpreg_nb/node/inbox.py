@@ -9,7 +9,16 @@ from mpreg_nb.node.traffic import traffic_of
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.drills import Partition
-from mpreg_nb.wire.history import HeldAsk, HeldTold, RunResume, RunWatch, WhyAsk
+from mpreg_nb.wire.history import (
+    HeldAsk,
+    HeldTold,
+    Printed,
+    RunResume,
+    RunTold,
+    RunWatch,
+    WhyAsk,
+    WhyTold,
+)
 from mpreg_nb.wire.messages import (
     Call,
     Cancel,
@@ -21,13 +30,14 @@ from mpreg_nb.wire.messages import (
     Leave,
     Output,
     Register,
+    Relay,
     Release,
     Reply,
     Started,
     Waiting,
 )
 from mpreg_nb.wire.pictures import TrafficAsk, Watch
-from mpreg_nb.wire.runs import RunList, RunStart, StepFetch
+from mpreg_nb.wire.runs import RunList, Runs, RunStart, RunState, StepFetch
 from mpreg_nb.wire.versions import Versions, VersionsAsk, installed
 
 if TYPE_CHECKING:
@@ -76,6 +86,8 @@ class Inbox:
                 node.runs.watch(link, message)
             case RunResume():
                 self._spawn(node.runs.resume(link, message))
+            case Relay() if link.peer.role == "client":
+                node.runs.relays.pass_on(link, message)
             case HeldAsk():
                 held = tuple(key for key in message.ids if node.store.get(key))
                 link.send(HeldTold(id=message.id, ids=held))
@@ -102,8 +114,13 @@ class Inbox:
         node = self._node
         match message:
             case Reply() | Failed():
-                if not node.calls.peer_said(message, parts):
-                    node.asks.answered(message, parts)
+                if not (
+                    node.calls.peer_said(message, parts)
+                    or node.asks.answered(message, parts)
+                ):
+                    node.runs.relays.answered(message, parts)
+            case RunTold() | RunState() | Runs() | WhyTold() | Printed():
+                node.runs.relays.answered(message, parts)
             case HeldTold():
                 node.asks.answered(message, parts)
             case Output() | Started() | Waiting():

@@ -108,6 +108,7 @@ class NodeLinks:
         """End or move what another node was asked to do."""
         self._node.calls.peer_lost(name, reason)
         self._node.asks.lost(name, reason)
+        self._node.runs.relays.node_gone(name, reason)
 
     def dial_failed(
         self, node: str, lane: Lane, kind: FailureKind, detail: str
@@ -126,7 +127,9 @@ class NodeLinks:
             self._node.calls.unsent(message.id, node, reason)
         elif hasattr(message, "id"):
             failure = Failure(kind="node_lost", message=reason, node=node)
-            self._node.asks.answered(Failed(id=message.id, failure=failure), ())
+            failed = Failed(id=message.id, failure=failure)
+            if not self._node.asks.answered(failed, ()):
+                self._node.runs.relays.answered(failed, ())
 
     def dial_seed(self, url: str) -> None:
         """Dial a URL whose node is not known by name."""

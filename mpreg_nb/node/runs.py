@@ -14,6 +14,7 @@ from mpreg_nb.node.choices import Choices, HandOver
 from mpreg_nb.node.inputs import Inputs
 from mpreg_nb.node.lane import DataLane
 from mpreg_nb.node.pending import Source
+from mpreg_nb.node.relays import Relays
 from mpreg_nb.node.resuming import finished, kept_by, newest, reusable
 from mpreg_nb.node.run import ActiveRun
 from mpreg_nb.node.run_step import StepSource
@@ -45,6 +46,7 @@ class RunBook:
         self._lane = lane
         self._inputs = Inputs(me, store, asks)
         self._ids = Ids()
+        self.relays = Relays(lane)
         self._runs: OrderedDict[bytes, ActiveRun] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
         self._uses: Counter[bytes] = Counter()  # of a result, by runs after the first
@@ -224,6 +226,7 @@ class RunBook:
 
     def source_lost(self, source: Source) -> None:
         """Tell a caller that is gone nothing more; its runs go on."""
+        self.relays.source_lost(source)
         for run in self._runs.values():
             run.source_lost(source)
 

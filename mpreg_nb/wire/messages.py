@@ -185,6 +185,18 @@ class Release(Message, frozen=True, kw_only=True, array_like=True, tag="release"
     ids: tuple[RequestId, ...]
 
 
+Relayed: TypeAlias = RunWatch | RunResume | RunList | StepFetch | WhyAsk | Cancel
+"""What a node passes on to another, for a client without a link to that."""
+
+
+class Relay(Message, frozen=True, kw_only=True, array_like=True, tag="relay"):
+    """Pass `message`, which has the same id, on to `node`, and all answers back."""
+
+    id: RequestId
+    node: Name
+    message: Relayed
+
+
 # --------------------------------------------------------------- functions
 
 
@@ -272,6 +284,7 @@ Data: TypeAlias = (
     | WhyTold
     | HeldAsk
     | HeldTold
+    | Relay
     | Leave
     | Partition
     | VersionsAsk
