@@ -43,6 +43,22 @@ def _rebuild(
     return error
 
 
+def _names_of(
+    some: Sequence[Exception], names: Sequence[str], errors: Sequence[Exception]
+) -> tuple[str, ...]:
+    """Return the names of `some` of the errors; a part of one has its name."""
+
+    def is_of(error: Exception, whole: Exception) -> bool:
+        if isinstance(error, ExceptionGroup) and isinstance(whole, ExceptionGroup):
+            return error.message == whole.message
+        return error is whole
+
+    return tuple(
+        next(name for name, whole in zip(names, errors, strict=True) if is_of(e, whole))
+        for e in some
+    )
+
+
 class MpregError(Exception):
     """What all errors of this package have in common."""
 
@@ -269,6 +285,7 @@ class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
         """Return the same failure with only `excs`, as `except*` asks for it."""
         group = WorkflowFailed(self.message, excs)
         group.__dict__.update(self.__dict__)
+        group.failed = _names_of(excs, self.failed, self.exceptions)
         return group
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -310,6 +327,7 @@ class NodesFailed(MpregError, ExceptionGroup[Exception]):
         """Return the same failure with only `excs`, as `except*` asks for it."""
         group = NodesFailed(self.message, excs)
         group.__dict__.update(self.__dict__)
+        group.failed = _names_of(excs, self.failed, self.exceptions)
         return group
 
     def __reduce__(self) -> tuple[Any, ...]:

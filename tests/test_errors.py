@@ -134,3 +134,23 @@ def test_a_cell_that_failed_on_some_nodes_gives_the_values_of_the_others() -> No
     part = again.subgroup(ValueError)
     assert isinstance(part, errors.NodesFailed)
     assert part.results == again.results
+
+
+def test_a_part_of_a_failed_workflow_names_only_its_own_steps() -> None:
+    steps: dict[str, Exception] = {
+        "a": ValueError("x"),
+        "b": ZeroDivisionError("y"),
+        "c": ExceptionGroup("z", [ValueError("1"), KeyError("2")]),
+    }
+    whole = errors.WorkflowFailed.of("report", steps, done=(), skipped=())
+
+    values, rest = whole.split(ValueError)
+
+    assert values is not None
+    assert rest is not None
+    assert values.failed == ("a", "c")
+    assert rest.failed == ("b", "c")
+    assert [type(error) for error in rest.exceptions] == [
+        ZeroDivisionError,
+        ExceptionGroup,
+    ]

@@ -7,6 +7,7 @@ import os
 import sys
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator
+from traceback import format_exception
 from types import TracebackType
 from typing import Any
 
@@ -91,10 +92,14 @@ def _lines(
     if not isinstance(error, RemoteError) and not any(map(_of_the_user, reasons[:2])):
         # Our messages say the reason; how we found out is of no use to the user.
         error.__cause__ = error.__context__ = None
+    shown = without_ours(traceback)
     try:
         lines: list[str] = shell.InteractiveTB.structured_traceback(
-            type(error), error, without_ours(traceback), tb_offset=tb_offset
+            type(error), error, shown, tb_offset=tb_offset
         )
+    except AssertionError:  # IPython cannot show frames that an `except*` has left
+        below = shown.tb_next if shown is not None else None  # as IPython does
+        lines = "".join(format_exception(type(error), error, below)).splitlines()
     finally:
         error.__cause__, error.__context__, error.__suppress_context__ = reasons
     return lines
@@ -119,13 +124,17 @@ def is_shown_here(error: BaseException, traceback: TracebackType | None) -> bool
     )
 
 
-def _hide_in(group: BaseExceptionGroup[BaseException]) -> None:
-    """Take our frames out of what a group holds; Python itself shows groups."""
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            _hide_in(error)
-        elif is_shown_here(error, error.__traceback__):
-            error.__traceback__ = without_ours(error.__traceback__)
+def _hide_in(error: BaseException | None) -> None:
+    """Take our frames out of a group and its reasons; Python itself shows groups."""
+    if error is None:
+        return
+    if is_shown_here(error, error.__traceback__):
+        error.__traceback__ = without_ours(error.__traceback__)
+    for reason in (error.__cause__, error.__context__):
+        _hide_in(reason)
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            _hide_in(part)
 
 
 def attach(shell: Any) -> Callable[[], None]:
