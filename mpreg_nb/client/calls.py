@@ -134,7 +134,8 @@ class ClientCalls:
         """Take the members and offers of the mirror anew."""
         alive = self._mirror.resources(MemberState.ALIVE)
         self._several = self._direct and len(alive) > 1
-        self.router.update(alive, self._mirror.resources(MemberState.SUSPECT))
+        suspect = self._mirror.resources(MemberState.SUSPECT)
+        self.router.update(alive, suspect, self._mirror.pythons)
         for picture in self._mirror.nodes:
             if picture.load is not None:
                 self._loads.report(picture.record.name, picture.load, time.monotonic())

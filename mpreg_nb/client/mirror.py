@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 from mpreg_nb.wire.gossip import MemberRecord, MemberState, Offer
 from mpreg_nb.wire.pictures import NodePicture, Snapshot
+from mpreg_nb.wire.versions import minor_of
 
 
 class Mirror:
@@ -81,6 +82,14 @@ class Mirror:
             picture.record.name: picture.record.resources
             for picture in self.nodes
             if picture.record.state is state
+        }
+
+    @property
+    def pythons(self) -> dict[str, str]:
+        """Return node -> minor version of its Python."""
+        return {
+            picture.record.name: minor_of(picture.record.python)
+            for picture in self.nodes
         }
 
     def _add(self, offer: Offer) -> None:

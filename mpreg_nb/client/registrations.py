@@ -47,6 +47,7 @@ class Registrations:
             isolation=isolation,  # type: ignore[arg-type]  # checked by Function
             signature=shipped.signature,
             doc=shipped.doc,
+            python=shipped.python,
         )
         return await self._send(request, parts)
 

@@ -42,6 +42,7 @@ class Card:
     size_bytes: int
     captures: "tuple[Capture, ...]"
     replaces: "Replaced | None" = None
+    python: str = ""  # the only one that runs it, such as "Python 3.11"
 
     @classmethod
     def of(
@@ -60,6 +61,7 @@ class Card:
             size_bytes=shipped.size_bytes,
             captures=shipped.captures,
             replaces=replaces,
+            python=f"Python {offer.python}" if offer.python else "",
         )
 
     @property
@@ -69,7 +71,7 @@ class Card:
 
     def __str__(self) -> str:
         where = ", ".join(self.nodes) or (
-            f"no node yet (needs {', '.join(self.resources)})"
+            f"no node yet (needs {', '.join(self.resources) or self.python})"
         )
         parts = [f"{self.function} {self.version[:6]} → {where}", size(self.size_bytes)]
         if self.captures:

@@ -9,7 +9,7 @@ from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.packing import Packed, Packer
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
-from mpreg_nb.routing.router import Router, Verdict, Wanted
+from mpreg_nb.routing.router import Refused, Router, Verdict, Wanted
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.runs import Given, RunStart, SideCall, StepPlan
 from mpreg_nb.workflow.graph import Function, Step, Workflow
@@ -132,7 +132,11 @@ class Planner:
             for picture in self._client.mirror.nodes
             if picture.record.name in {verdict.node for verdict in verdicts}
         }
-        raise NoRoute(name, wanted, held, held=held, pinned=step.node)
+        choice = self._router().choose(
+            Wanted(name, call.version, step.resources, step.node), self._client.now()
+        )
+        reason = choice.reason if isinstance(choice, Refused) else ""
+        raise NoRoute(name, wanted, held, held=held, pinned=step.node, reason=reason)
 
     def _verdicts(
         self, step: Step, function: str, options: CallOptions

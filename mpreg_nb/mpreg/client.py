@@ -194,6 +194,7 @@ async def _check(caller: Client, packed: Sequence[Packed]) -> None:
             dict(why.offers),
             held=dict(why.held),
             similar=why.similar or None,
+            reason=why.reason,
         )
 
 

@@ -254,6 +254,7 @@ def _words(function: str, failure: Failure) -> str:
                 dict(failure.offers),
                 held=dict(failure.held),
                 similar=failure.similar or None,
+                reason=failure.cause,
             )
         case "overloaded":
             error = Overloaded(function, failure.size_bytes)

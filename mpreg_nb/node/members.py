@@ -21,6 +21,7 @@ from mpreg_nb.membership.effects import (
 )
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.wire.gossip import Load, MemberState
+from mpreg_nb.wire.versions import minor_of
 
 if TYPE_CHECKING:
     from mpreg_nb.node.node import Node
@@ -48,6 +49,13 @@ class NodeMembers:
             if member.state is MemberState.ALIVE
         }
 
+    def pythons(self) -> dict[str, str]:
+        """Return node -> minor version of its Python."""
+        return {
+            member.name: minor_of(member.record.python)
+            for member in self._node.gossiping.swim.members
+        }
+
     def changed(self) -> None:
         """Route anew: a member came, went, or is in doubt."""
         suspect = {
@@ -55,7 +63,7 @@ class NodeMembers:
             for member in self._node.gossiping.swim.members
             if member.state is MemberState.SUSPECT
         }
-        self._node.router.update(self.alive(), suspect)
+        self._node.router.update(self.alive(), suspect, self.pythons())
         self._node.calls.routes_changed()
         self._node.pictures.changed()
 

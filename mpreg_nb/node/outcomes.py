@@ -38,4 +38,5 @@ def no_route(refused: Refused, node: str) -> Failure:
         held=refused.held,
         similar=refused.similar,
         lines=tuple(sorted(refused.resources)),
+        cause=refused.reason,
     )

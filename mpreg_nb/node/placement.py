@@ -27,6 +27,7 @@ from mpreg_nb.wire.messages import (
     Registered,
     Reply,
 )
+from mpreg_nb.wire.versions import PYTHON
 
 PLACE_TIMEOUT_S = 1.0
 """How long a registration waits for nodes that do not confirm; they pull later."""
@@ -45,6 +46,7 @@ class Placement:
         asks: Asks,
         lane: DataLane,
         alive: Callable[[], Mapping[str, frozenset[str]]],
+        pythons: Callable[[], Mapping[str, str]],
         announce: Callable[[tuple[Offer, ...]], None],
         on_event: Callable[[str, str], None],
     ) -> None:
@@ -55,6 +57,7 @@ class Placement:
         self._asks = asks
         self._lane = lane
         self._alive = alive
+        self._pythons = pythons
         self._announce = announce
         self._on_event = on_event
         self._obtaining: dict[str, asyncio.Task[bool]] = {}
@@ -100,6 +103,7 @@ class Placement:
             signature=request.signature,
             doc=request.doc,
             size_bytes=sum(map(len, parts)) or len(request.payload),
+            python=request.python,
         )
         if newest is not None and _same(newest, offer):
             offer = newest
@@ -107,7 +111,12 @@ class Placement:
             detail = f"{request.function} {request.version[:6]}"
             self._on_event("function added", detail)
         self._hold(offer, parts or (request.payload,))
-        nodes = [n for n, held in self._alive().items() if offer.resources <= held]
+        pythons = self._pythons()
+        nodes = [
+            node
+            for node, held in self._alive().items()
+            if offer.resources <= held and offer.python in ("", pythons[node])
+        ]
         others = [node for node in nodes if node != self._me]
         if others:
             await self._give(others, offer, request.payload, parts)
@@ -162,7 +171,8 @@ class Placement:
     def serve_missing(self) -> None:
         """Pull what this node should serve and lacks."""
         for offer in self._catalog.missing(self._resources):
-            if offer.version not in self._obtaining:
+            mine = offer.python in ("", PYTHON)
+            if mine and offer.version not in self._obtaining:
                 self._obtain(offer.version, None)
 
     async def obtain(self, version: str, holder: str | None) -> bool:

@@ -4,7 +4,8 @@ A call fits a node that serves the function and holds every resource asked for.
 A function that was *placed* is served by every live node that holds the
 resources it was registered with, whether its code is there yet or not: a node
 fetches what it lacks. A function that a program registered in its own process
-is served by that process alone.
+is served by that process alone. Code that was shipped runs only on nodes with
+the minor version of Python that compiled it.
 
 Among the nodes that fit, two are drawn and the better one is taken (power of
 two choices, Mitzenmacher 2001); the node that asks takes itself when it has a
@@ -73,6 +74,19 @@ class Refused:
     offers: tuple[tuple[str, frozenset[str]], ...]  # node, what it offers
     held: tuple[tuple[str, frozenset[str]], ...]  # live node, what it holds
     similar: str  # the nearest name that is offered, or ""
+    python: str = ""  # the minor version of the code, if all depends on that
+    pythons: tuple[tuple[str, str], ...] = ()  # node that would fit, its version
+
+    @property
+    def reason(self) -> str:
+        """What is in the way besides resources, and what to do about it."""
+        if not self.pythons:
+            return ""
+        theirs = ", ".join(f"{node} runs {python}" for node, python in self.pythons)
+        return (
+            f"its code is of Python {self.python}, and {theirs}. Start a node with "
+            f"Python {self.python}, or register it from one of theirs"
+        )
 
 
 Choice: TypeAlias = Chosen | UnknownVersion | Refused
@@ -117,14 +131,20 @@ class Router:
         self._chance = chance
         self._alive: dict[str, frozenset[str]] = {}
         self._suspect: dict[str, frozenset[str]] = {}
+        self._pythons: Mapping[str, str] = {}
         self._fits: dict[Wanted, _Fit] = {}
 
     def update(
         self,
         alive: Mapping[str, frozenset[str]],
         suspect: Mapping[str, frozenset[str]],
+        pythons: Mapping[str, str] | None = None,
     ) -> None:
-        """Take the members anew: node -> resources. Call it when any changed."""
+        """Take the members anew: node -> resources. Call it when any changed.
+
+        pythons: node -> minor version; one that is not in it runs any code.
+        """
+        self._pythons = pythons or {}
         self._alive = dict(alive)
         self._suspect = dict(suspect)
         self._fits.clear()
@@ -168,6 +188,7 @@ class Router:
             if not offer.placed
         }
         placed = any(offer.placed for _, offer in self._matching(wanted))
+        python, other_python = self._other_python(wanted)
         verdicts: list[Verdict] = []
         for node, held in sorted({**self._suspect, **self._alive}.items()):
             lacks = needed - held - own.get(node, frozenset())
@@ -175,6 +196,8 @@ class Router:
                 reason = f"narrowed to {wanted.node}"
             elif lacks:
                 reason = "lacks " + ", ".join(sorted(lacks))
+            elif node in other_python:
+                reason = f"runs Python {self._pythons[node]}, not {python}"
             elif node not in fits:
                 reason = "another version" if placed else "has no such function"
             elif not self._breakers.allows(node, wanted.function, now):
@@ -219,9 +242,13 @@ class Router:
                     needed = wanted.resources | offer.resources
                     if not offer.placed:
                         needed = wanted.resources - offer.resources
-                    if needed <= held:
+                    if needed <= held and self._runs(node, offer):
                         found[node] = Chosen(node, offer.version, offer)
         return _Fit(tuple(alive.values()), tuple(suspect.values()), unknown)
+
+    def _runs(self, node: str, offer: Offer) -> bool:
+        """Whether the Python of `node` is one that runs the code."""
+        return offer.python in ("", self._pythons.get(node, offer.python))
 
     def _matching(self, wanted: Wanted) -> list[tuple[str, Offer]]:
         """Return the offers of the version that is meant; one of a placed version."""
@@ -232,12 +259,13 @@ class Router:
         ]
         if wanted.version is not None:
             live = [pair for pair in live if pair[1].version == wanted.version]
-            return live[:1] if live and live[0][1].placed else live
         placed = max(
             (pair for pair in live if pair[1].placed),
             key=lambda pair: (pair[1].counter, pair[1].origin),
             default=None,
         )
+        if wanted.version is not None:
+            return live if placed is None else [placed]
         own = [pair for pair in live if not pair[1].placed]
         newest_own = max((offer.counter for _, offer in own), default=-1)
         if placed is not None and placed[1].counter >= newest_own:
@@ -265,4 +293,23 @@ class Router:
         if not matching:
             names = {offer.function for _, offer in self._catalog.entries()}
             similar = nearest(wanted.function, names) or ""
-        return Refused(self.needed(wanted), offers, held, similar)
+        python, nodes = self._other_python(wanted)
+        pythons = tuple((node, self._pythons[node]) for node in nodes)
+        return Refused(
+            self.needed(wanted), offers, held, similar, python if nodes else "", pythons
+        )
+
+    def _other_python(self, wanted: Wanted) -> tuple[str, list[str]]:
+        """Return the Python of the code, and the nodes that only lack that."""
+        for _, offer in self._matching(wanted):
+            if offer.placed:
+                needed = wanted.resources | offer.resources
+                members = {**self._suspect, **self._alive}
+                return offer.python, [
+                    node
+                    for node, held in sorted(members.items())
+                    if needed <= held
+                    and wanted.node in (None, node)
+                    and not self._runs(node, offer)
+                ]
+        return "", []

@@ -222,7 +222,7 @@ def registration_bundle(
 
 def _registration(card: "Card") -> str:
     where = _listed(card.nodes, MOST_NODES) or (
-        f"no node yet (needs {', '.join(card.resources)})"
+        f"no node yet (needs {', '.join(card.resources) or card.python})"
     )
     warnings = str(card).splitlines()[1:]
     captures = ""

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mpreg_nb.view.columns import TEXT, frame
 from mpreg_nb.view.tables import Table
+from mpreg_nb.wire.versions import PACKAGES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,11 +19,15 @@ def versions_frame(
     differing: Mapping[str, Sequence[str]],
 ) -> "pd.DataFrame":
     """Return one row for this process, then one a node, sorted by name."""
-    columns = {name: TEXT for name in ("node", *here, "differs")}
-    rows = [(HERE, *here.values(), "")]
-    for node, versions in sorted(nodes.items()):
-        found = (versions.get(name, "") for name in here)
-        rows.append((node, *found, ", ".join(differing.get(node, ()))))
+    names = ("python", *PACKAGES)
+    columns = {name: TEXT for name in ("node", *names, "differs")}
+    rows = [
+        (node, *(versions.get(name, "") for name in names), ", ".join(differ))
+        for node, versions, differ in (
+            (HERE, here, ()),
+            *((n, nodes[n], differing.get(n, ())) for n in sorted(nodes)),
+        )
+    ]
     return frame(columns, rows)
 
 

@@ -52,6 +52,7 @@ class ByValue:
         self.classes: list[type] = []  # that were written by value
         self.taken: dict[str, object] = {}  # variables of functions by value
         self.imports: set[str] = set()  # modules that those may import as they run
+        self.compiled = False  # whether there is code, which is bound to one Python
         self.witnesses: list[classes.Witness] = []
         self._locks: set[int] = set()  # ids of those that modules of the user's hold
 
@@ -81,6 +82,7 @@ class ByValue:
 
     def _note(self, function: types.FunctionType, state: dict[str, Any]) -> None:
         """Remember which variables `function` takes from around it."""
+        self.compiled = True
         self.imports.update(imported(function))
         space = function.__globals__
         for name, value in state["__globals__"].items():

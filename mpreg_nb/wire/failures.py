@@ -76,6 +76,7 @@ def _plain_error(
                 held=dict(failure.held),
                 pinned=node,
                 similar=failure.similar or None,
+                reason=failure.cause,
             )
         case "no_code":
             return NoRoute(function, resources, {})

@@ -37,6 +37,7 @@ class Shipped:
     doc: str
     size_bytes: int  # of all parts
     sources: Mapping[str, str]  # file name of a cell -> its text; travels along
+    python: str = ""  # minor version that alone runs it; "" where all is imported
 
 
 def name_of(function: Any) -> str:

@@ -110,6 +110,7 @@ class Offer(Told, frozen=True, kw_only=True, tag="offer"):
     doc: Annotated[str, Meta(max_length=16_384)] = ""
     size_bytes: Count = 0  # of the code
     removed: bool = False
+    python: Annotated[str, Meta(max_length=16)] = ""  # minor version; "": any
 
 
 # ------------------------------------------------------------------- items

@@ -212,6 +212,7 @@ class Register(Message, frozen=True, kw_only=True, array_like=True, tag="registe
     isolation: Literal["process", "thread"] = "process"
     signature: str = ""
     doc: str = ""
+    python: str = ""  # the minor version that alone runs the code; "": any
 
 
 class Registered(Message, frozen=True, kw_only=True, array_like=True, tag="registered"):

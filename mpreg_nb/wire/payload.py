@@ -32,6 +32,7 @@ from mpreg_nb.wire.raised import describe
 from mpreg_nb.wire.references import Referring, ReferringPickler, Resolving
 from mpreg_nb.wire.remote import rebuild
 from mpreg_nb.wire.tracebacks import learn_sources, sources
+from mpreg_nb.wire.versions import PYTHON
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Buffer, Parts
@@ -299,6 +300,7 @@ def pack_function(function: Callable[..., Any]) -> Shipped:
         doc=doc,
         size_bytes=size_bytes(parts),
         sources=texts,
+        python=PYTHON if first.compiled else "",
     )
 
 

@@ -1,7 +1,6 @@
 """The data lane: what two processes must have alike to read each other's objects."""
 
-import importlib.metadata
-import platform
+import sys
 from functools import cache
 
 from mpreg_nb.wire.message import Message, Name, RequestId
@@ -28,13 +27,20 @@ class Versions(Message, frozen=True, kw_only=True, array_like=True, tag="version
 
 @cache
 def installed() -> dict[str, str]:
-    """Return name -> version of what this interpreter would import, Python first."""
+    """Return name -> version of what this interpreter would import, Python first.
+
+    This package is left out where it was not installed, and so has no version.
+    """
+    import importlib.metadata
+    import platform
+
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = ""
+            if package != "mpreg_nb":
+                found[package] = ""
     return found
 
 
@@ -47,5 +53,5 @@ def minor_of(version: str) -> str:
     return ".".join(version.split(".")[:2])
 
 
-PYTHON = minor_of(platform.python_version())
+PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """The minor version of this process."""

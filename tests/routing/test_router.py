@@ -202,3 +202,63 @@ def test_explain_tells_what_each_node_lacks() -> None:
         ("a", "lacks big, gpu"),
         ("b", "lacks big"),
     ]
+
+
+def of_python(python: str, resources: frozenset[str] = GPU) -> Offer:
+    return Offer(
+        function="train",
+        version=V1,
+        counter=1,
+        origin="a",
+        resources=resources,
+        python=python,
+    )
+
+
+def test_compiled_code_goes_only_to_the_python_that_it_is_of() -> None:
+    room = Room(me=None)
+    room.router.update(room.alive, {}, {"a": "3.11", "b": "3.12", "c": "3.11"})
+    room.offer(of_python("3.11"))
+
+    assert room.chosen(Wanted("train")) == {"c"}
+    verdicts = {v.node: v.reason for v in room.router.explain(Wanted("train"), 0.0)}
+    assert verdicts["b"] == "runs Python 3.12, not 3.11"
+    assert verdicts["c"] == ""
+
+
+def test_code_that_is_imported_goes_to_any_python() -> None:
+    room = Room(me=None)
+    room.router.update(room.alive, {}, {"a": "3.11", "b": "3.12", "c": "3.13"})
+    room.offer(of_python(""))
+
+    assert room.chosen(Wanted("train")) == {"b", "c"}
+
+
+def test_refusal_says_when_only_the_python_is_in_the_way() -> None:
+    room = Room(me=None)
+    room.router.update(room.alive, {}, {"a": "3.11", "b": "3.12", "c": "3.13"})
+    room.offer(of_python("3.11"))
+
+    of_python_only = room.router.choose(Wanted("train"), now=0.0)
+    of_one = room.router.choose(Wanted("train", node="b"), now=0.0)
+    of_more = room.router.choose(Wanted("train", resources=frozenset("x")), now=0.0)
+
+    assert isinstance(of_python_only, Refused)
+    assert of_python_only.reason == (
+        "its code is of Python 3.11, and b runs 3.12, c runs 3.13. "
+        "Start a node with Python 3.11, or register it from one of theirs"
+    )
+    assert isinstance(of_one, Refused)
+    assert of_one.pythons == (("b", "3.12"),)
+    assert isinstance(of_more, Refused)
+    assert of_more.reason == ""
+
+
+def test_newest_registration_of_one_version_counts() -> None:
+    room = Room(me=None)
+    room.offer(placed("train", V1, 1, GPU))
+    later = (placed("train", V1, 2),)
+    room.catalog.apply("b", generation=1, version=1, from_version=0, offers=later)
+    room.router.catalog_changed()
+
+    assert room.chosen(Wanted("train", version=V1)) == {"a", "b", "c"}

@@ -226,6 +226,7 @@ SAMPLES: list[Any] = [
         isolation="thread",
         signature="(x)",
         doc="Do it.",
+        python="3.11",
     ),
     Registered(id=ID, offer=OFFER, nodes=("n1", "n2")),
     CodePull(id=ID, version=VERSION),
