@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -147,6 +148,54 @@ def test_run_is_cancelled_by_another_client(
 
     with pytest.raises(mp.errors.CallCancelled):
         run.wait(10)
+
+
+def test_all_goes_through_the_entry_where_nodes_may_not_be_reached_directly(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    flow = cluster.workflow("behind")
+    rows = flow.step("rows", wait_for, [1, 2], str(go)).on("gpu")
+    flow.step("sum", cluster.register(broken, name="sum_of"), rows)
+    run = flow.start()
+    url = next(url for url in cluster.urls if url != _entry_url(cluster))
+
+    with mp.connect(url, token=TOKEN, direct=False) as behind:
+        taken = behind.get_run(run.id)
+        go.touch()
+        with pytest.raises(mp.errors.WorkflowFailed):
+            taken.wait(20)
+        cluster.register(len, name="sum_of")
+        resumed = taken.resume().wait(20)
+
+        assert taken["rows"] == [1, 2]
+        assert resumed["sum"] == 2
+        assert resumed.why("sum").choices[0].chosen in ("n1", "n2")
+        assert behind.client.links.open_links == (behind.client.entry_node,)
+        assert behind.client.entry_node != cluster.client.entry_node
+
+
+def test_run_is_followed_on_when_the_link_to_its_node_was_lost(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    go, lost = tmp_path / "go", threading.Event()
+    flow = cluster.workflow("cut off")
+    flow.step("wait", wait_for, 3, str(go))
+    connected = mp.connect(_entry_url(cluster), token=TOKEN)
+    taken = connected.get_run(flow.start().id)
+    link = connected.client.links.entry
+    assert link is not None
+    stop = connected.client.on_snapshot(lambda _: lost.set())
+
+    connected._thread.call_soon(link.close)
+    assert lost.wait(20)
+    stop()
+    go.touch()
+    taken.wait(20)
+
+    assert not link.is_open
+    assert taken["wait"] == 3
+    connected.disconnect()
 
 
 def test_run_that_is_not_there_is_said_with_the_nearest(cluster: mp.Cluster) -> None:
