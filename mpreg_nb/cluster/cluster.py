@@ -14,7 +14,6 @@ from mpreg_nb.cluster.drills import Drills
 from mpreg_nb.cluster.executor import ClusterExecutor
 from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
 from mpreg_nb.cluster.history import History
-from mpreg_nb.cluster.live import Watching
 from mpreg_nb.cluster.logs import Logs
 from mpreg_nb.cluster.names import Names
 from mpreg_nb.cluster.nodes import LocalNodes
@@ -26,6 +25,7 @@ from mpreg_nb.cluster.shipping import Shipping
 from mpreg_nb.cluster.shown import Shown
 from mpreg_nb.cluster.spec import Wanted, difference, read_spec
 from mpreg_nb.cluster.versions import Compared
+from mpreg_nb.cluster.watching import Watching
 from mpreg_nb.cluster.workflows import Planner
 from mpreg_nb.errors import MpregError
 from mpreg_nb.transport.token import Token

@@ -7,14 +7,11 @@ live views share, looks for changes and hands them to it, whatever the cells do.
 
 import threading
 import time
-import weakref
 from collections.abc import Container, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mpreg_nb.client.loop_thread import DOWN, LoopThread
-from mpreg_nb.cluster.pictures import PERIOD_S, Pictures
-from mpreg_nb.errors import MpregError, NoCluster
+from mpreg_nb.cluster.pictures import PERIOD_S
+from mpreg_nb.errors import MpregError
 from mpreg_nb.view.live import panel
 from mpreg_nb.view.live.panel import Picture
 from mpreg_nb.view.plain import plain
@@ -60,7 +57,6 @@ class LiveView:
         self._note = self._error = ""
         self._note_until = 0.0
         self._closed = False
-        _thread.know(self)
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -234,62 +230,14 @@ class LiveView:
         )
 
 
-class Watching:
-    """The live views of a cluster."""
-
-    _thread: LoopThread
-    _down: bool
-
-    @cached_property
-    def live_pictures(self) -> Pictures:
-        """What all its views show, made once for all."""
-        return Pictures(self, self._thread)  # type: ignore[arg-type]
-
-    def watch(self, *views: str) -> LiveView:
-        """Return a panel that shows members, topology, routes, latency and runs.
-
-        views: only these of them. In a notebook it moves by itself, while cells run
-        too, until it is closed or the cluster goes down; elsewhere it shows the
-        moment it is printed.
-
-        Raises:
-            ValueError: there is no view of such a name.
-            NoCluster: this cluster is down.
-        """
-        if self._down:
-            raise NoCluster(DOWN)
-        return LiveView(self, panel.chosen_views(views))  # type: ignore[arg-type]
-
-    @property
-    def live_views(self) -> tuple[LiveView, ...]:
-        """The views of this cluster that somebody still holds."""
-        return _thread.of(self)
-
-    def end_views(self) -> None:
-        """Let all views of this cluster show the last state from now on."""
-        for view in self.live_views:
-            view.close()
-
-
 class _Thread:
     """The one thread of this process that looks for changes, while views are live."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._woken = threading.Event()
-        self._known: weakref.WeakSet[LiveView] = weakref.WeakSet()
         self._served: list[LiveView] = []
         self._running: threading.Thread | None = None
-
-    def know(self, view: LiveView) -> None:
-        """Remember a view for as long as somebody holds it."""
-        with self._lock:
-            self._known.add(view)
-
-    def of(self, cluster: object) -> tuple[LiveView, ...]:
-        """Return the views of `cluster`."""
-        with self._lock:
-            return tuple(view for view in self._known if view.cluster is cluster)
 
     def serve(self, view: LiveView) -> None:
         """Look for changes for `view` from now on, until it is not live any more."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpreg_nb.client.journal import CallRow, Journal
 from mpreg_nb.client.mirror import Mirror
-from mpreg_nb.cluster.live import Watching
+from mpreg_nb.cluster.watching import Watching
 from mpreg_nb.errors import MpregError
 from mpreg_nb.view.live.panel import Picture
 from mpreg_nb.wire.gossip import MemberState

@@ -1,0 +1,60 @@
+"""How a cluster is watched. What shows it is imported when the first view is made."""
+
+import weakref
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from mpreg_nb.client.loop_thread import DOWN, LoopThread
+from mpreg_nb.errors import NoCluster
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.live import LiveView
+    from mpreg_nb.cluster.pictures import Pictures
+
+
+class Watching:
+    """The live views of a cluster."""
+
+    _thread: LoopThread
+    _down: bool
+
+    @cached_property
+    def live_pictures(self) -> "Pictures":
+        """What all its views show, made once for all."""
+        from mpreg_nb.cluster.pictures import Pictures
+
+        return Pictures(self, self._thread)  # type: ignore[arg-type]
+
+    @cached_property
+    def _views(self) -> "weakref.WeakSet[LiveView]":
+        return weakref.WeakSet()
+
+    def watch(self, *views: str) -> "LiveView":
+        """Return a panel that shows members, topology, routes, latency and runs.
+
+        views: only these of them. In a notebook it moves by itself, while cells run
+        too, until it is closed or the cluster goes down; elsewhere it shows the
+        moment it is printed.
+
+        Raises:
+            ValueError: there is no view of such a name.
+            NoCluster: this cluster is down.
+        """
+        from mpreg_nb.cluster.live import LiveView
+        from mpreg_nb.view.live.panel import chosen_views
+
+        if self._down:
+            raise NoCluster(DOWN)
+        view = LiveView(self, chosen_views(views))  # type: ignore[arg-type]
+        self._views.add(view)
+        return view
+
+    @property
+    def live_views(self) -> "tuple[LiveView, ...]":
+        """The views of this cluster that somebody still holds."""
+        return tuple(self._views)
+
+    def end_views(self) -> None:
+        """Let all views of this cluster show the last state from now on."""
+        for view in self.live_views:
+            view.close()
