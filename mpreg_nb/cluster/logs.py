@@ -5,7 +5,7 @@ nodes that this user started here, be it by this process or an earlier one.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -42,13 +42,13 @@ class _Source:
     node: str
     file: LogFile
     process: Stamp
-    kept: tuple[str, ...]  # the last lines of a node whose file is gone
+    kept: Callable[[int], tuple[str, ...]]  # the last lines, where the file is gone
 
     def last(self, lines: int) -> tuple[str, ...]:
         try:
             return self.file.last(lines)
         except OSError:
-            return self.kept[-lines:] if lines else ()
+            return self.kept(lines)
 
     def more(self) -> tuple[str, ...]:
         try:
@@ -111,9 +111,8 @@ class Logs:
         if self._nodes is not None:
             for spec in self._nodes.specs:
                 process = self._nodes.process(spec.name)
-                yield _Source(
-                    spec.name, process.log_file(), process.stamp, process.log()
-                )
+                log = process.log_file()
+                yield _Source(spec.name, log, process.stamp, process.log)
             return
         # Adopted, or joined by URL: perhaps another process of this user began it.
         ledger = Ledger()
@@ -122,7 +121,8 @@ class Logs:
             for recorded in entry.nodes:
                 if recorded.url in urls and is_here(entry):
                     path = ledger.log_path(entry.cluster, recorded.name)
-                    yield _Source(recorded.name, LogFile(path), recorded.process, ())
+                    log, stamp = LogFile(path), recorded.process
+                    yield _Source(recorded.name, log, stamp, lambda lines: ())
 
 
 def _follow(sources: list[_Source], lines: int) -> Iterator[str]:

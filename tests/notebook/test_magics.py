@@ -177,3 +177,21 @@ def test_loading_starts_nothing_and_imports_little() -> None:
     said, loaded = run.stdout.splitlines()
     assert said.startswith("mpreg_nb is ready: %mpreg up")
     assert loaded == "set()"
+
+
+def test_loading_costs_little() -> None:
+    program = (
+        "import time; from IPython.core.interactiveshell import InteractiveShell; "
+        "shell = InteractiveShell.instance(); shell.history_manager.enabled = False; "
+        "began = time.process_time(); shell.run_line_magic('load_ext', 'mpreg_nb'); "
+        "print((time.process_time() - began) * 1e3)"
+    )
+
+    took_ms = []
+    for _ in range(3):
+        run = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, check=True
+        )
+        took_ms.append(float(run.stdout.splitlines()[-1]))
+
+    assert min(took_ms) <= 150

@@ -4,6 +4,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -270,6 +271,42 @@ def test_a_bench_measures_the_cluster_that_runs(front: Kernel) -> None:
     here = value(front, "%mpreg bench --here --only builtin", "sorted(_.frame().row)")
 
     assert here == "['bare echo', 'builtin echo']"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("%mpreg kil", ["kill"]),
+        ("%mpreg kill g", ["gpu-1"]),
+        ("%mpreg partition n3|c", ["cpu-1"]),
+        ("%mpreg why report.m", ["report.mean"]),
+        ("%%mpreg everywhere --on g", ["gpu"]),
+        ("held = %mpreg watch top", ["topology"]),
+        (
+            "%mpreg call total(r",
+            ["raise", "range", "repr", "reversed", "round", "rows"],
+        ),
+    ],
+)
+def test_tab_offers_what_fits(front: Kernel, line: str, words: list[str]) -> None:
+    front.run("flow.run()")
+
+    assert offered(front, line) == words
+
+
+def test_tab_inside_a_call_offers_what_python_knows(front: Kernel) -> None:
+    words = offered(front, "%mpreg call total(ro")
+
+    assert {"rows", "round"} <= set(words)
+    assert set(words).isdisjoint(LINE_VERBS)
+
+
+def offered(front: Kernel, line: str) -> list[str]:
+    """Return what Tab offers at the end of `line`."""
+    client: Any = front._client
+    reply = client.complete(line, reply=True, timeout=30)
+    matches: list[str] = reply["content"]["matches"]
+    return matches
 
 
 def test_help_is_text(front: Kernel) -> None:
