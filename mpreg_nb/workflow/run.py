@@ -162,8 +162,11 @@ class RunMachine(TableReads):
         under_way = self._table.under_way(step, part, attempt)
         if under_way is None or part == "split":
             return []
-        if part != "call":
-            self._table.drop(step, part)
+        if part == "call":
+            ended = under_way.ended(now, execution)
+            self._complete(step, Done(ended, result, result_bytes))
+            return self._release(step, now)
+        self._table.drop(step, part)
         if isinstance(part, int):
             fan = self._fans[step]
             fan.finished(part, result, result_bytes, execution)
@@ -172,16 +175,13 @@ class RunMachine(TableReads):
                 return self._gather(step, whole.ended(now, fan.execution), now)
             self._table.change_whole(step, whole)
             return []
-        ended = under_way.ended(now, execution)
-        state = self._table[step]
         if part == "undo":
             self._undoing.undone(step)
             return self._undo_next(now)
-        if part == "fallback" and isinstance(state, FallingBack):
+        state, ended = self._table[step], under_way.ended(now, execution)
+        if isinstance(state, FallingBack):
             ended = replace(ended, number=state.attempt.number + ended.number)
             self._complete(step, FellBack(ended, result, result_bytes, state.failure))
-        else:
-            self._complete(step, Done(ended, result, result_bytes))
         return self._release(step, now)
 
     def failed(
@@ -303,12 +303,11 @@ class RunMachine(TableReads):
 
     def _release(self, step: str, now: float) -> list[Effect]:
         """Begin the steps that waited for `step` only."""
-        effects: list[Effect] = [
-            self._begin(dependent, now)
-            for dependent in self._dependents[step]
-            if self._missing[dependent] == 0
-        ]
-        return effects + self._end(now)
+        effects: list[Effect] = []
+        for dependent in self._dependents[step]:
+            if self._missing[dependent] == 0:
+                effects.append(self._begin(dependent, now))
+        return effects if self._table.open else effects + self._end(now)
 
     def _fall_back(
         self, step: str, ended: Attempt, failure: Any, now: float
