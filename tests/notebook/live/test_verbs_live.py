@@ -282,10 +282,6 @@ def test_a_bench_measures_the_cluster_that_runs(front: Kernel) -> None:
         ("%mpreg why report.m", ["report.mean"]),
         ("%%mpreg everywhere --on g", ["gpu"]),
         ("held = %mpreg watch top", ["topology"]),
-        (
-            "%mpreg call total(r",
-            ["raise", "range", "repr", "reversed", "round", "rows"],
-        ),
     ],
 )
 def test_tab_offers_what_fits(front: Kernel, line: str, words: list[str]) -> None:
