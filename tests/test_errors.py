@@ -146,8 +146,8 @@ def test_a_part_of_a_failed_workflow_names_only_its_own_steps() -> None:
 
     values, rest = whole.split(ValueError)
 
-    assert values is not None
-    assert rest is not None
+    assert isinstance(values, errors.WorkflowFailed)
+    assert isinstance(rest, errors.WorkflowFailed)
     assert values.failed == ("a", "c")
     assert rest.failed == ("b", "c")
     assert [type(error) for error in rest.exceptions] == [

@@ -29,28 +29,15 @@ def without_ours(traceback: TracebackType | None) -> TracebackType | None:
     Frames of the standard library that ours called, or that called ours, go too:
     they only wait and pass on.
     """
+    from mpreg_nb.wire.tracebacks import hidden  # only once there is an error
+
     frames = list(_walk(traceback))
-    ours = [_file(at).startswith(_PACKAGE) for at in frames]
-    waits = [_file(at).startswith(_LIBRARY) and not _installed(at) for at in frames]
-    hidden = ours[:]
-    for order in (range(len(frames)), reversed(range(len(frames)))):
-        beside = False
-        for index in order:
-            beside = ours[index] or (beside and waits[index])
-            hidden[index] = hidden[index] or beside
+    unseen = hidden([at.tb_frame.f_code.co_filename for at in frames])
     shown: TracebackType | None = None
-    for at, is_hidden in zip(reversed(frames), reversed(hidden), strict=True):
+    for at, is_hidden in zip(reversed(frames), reversed(unseen), strict=True):
         if not is_hidden:
             shown = TracebackType(shown, at.tb_frame, at.tb_lasti, at.tb_lineno)
     return shown
-
-
-def _file(at: TracebackType) -> str:
-    return at.tb_frame.f_code.co_filename
-
-
-def _installed(at: TracebackType) -> bool:
-    return "site-packages" in _file(at)
 
 
 def _walk(traceback: TracebackType | None) -> Iterator[TracebackType]:

@@ -9,7 +9,7 @@ everything that can show a traceback shows these too.
 import linecache
 import os
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
 import msgspec
@@ -21,6 +21,7 @@ TAIL_FRAMES = 80
 SOURCE_BYTES = 64 * 1024
 """Largest text of a cell that travels with a function or an exception."""
 
+_LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -37,14 +38,38 @@ class Frame(msgspec.Struct, frozen=True, array_like=True):
     last_column: int | None = None
 
 
+def hidden(filenames: Sequence[str]) -> list[bool]:
+    """Say which frames, outermost first, are of no use to users, by their files.
+
+    Those of this package, and those of the standard library that ours called or that
+    called ours: they only wait and pass on.
+    """
+    ours = [name.startswith(_PACKAGE) for name in filenames]
+    waits = [
+        name.startswith(_LIBRARY) and "site-packages" not in name for name in filenames
+    ]
+    found = ours[:]
+    order = range(len(ours))
+    for indices in (order, reversed(order)):
+        beside = False
+        for index in indices:
+            beside = ours[index] or (beside and waits[index])
+            found[index] = found[index] or beside
+    return found
+
+
 def frames(traceback: types.TracebackType | None) -> tuple[Frame, ...]:
-    """Return the frames of `traceback`, outermost first, without this package's."""
-    found: list[Frame] = []
+    """Return the frames of `traceback`, outermost first, without the hidden ones."""
+    places = []
     while traceback is not None:
-        code = traceback.tb_frame.f_code
-        if not code.co_filename.startswith(_PACKAGE):
-            found.append(_frame(code, traceback))
+        places.append((traceback.tb_frame.f_code, traceback))
         traceback = traceback.tb_next
+    unseen = hidden([code.co_filename for code, _ in places])
+    found = [
+        _frame(code, at)
+        for (code, at), is_hidden in zip(places, unseen, strict=True)
+        if not is_hidden
+    ]
     if len(found) > HEAD_FRAMES + TAIL_FRAMES:
         found[HEAD_FRAMES:-TAIL_FRAMES] = ()
     return tuple(found)

@@ -66,6 +66,17 @@ class Kernel:
         self.wait(cell)
         return cell
 
+    def run_with_input(self, source: str, answers: list[str]) -> Cell:
+        """Run a cell that asks for input, and give `answers` one after the other."""
+        execute: Any = self._client.execute
+        cell = self._cells[execute(source, allow_stdin=True)] = Cell()
+        for answer in answers:
+            ask: Any = self._client.get_stdin_msg
+            ask(timeout=TIMEOUT_S)
+            self._client.input(answer)
+        self.wait(cell)
+        return cell
+
     def wait(self, cell: Cell) -> None:
         """Take messages in until `cell` has ended."""
         while not cell.messages or not _idle(cell.messages[-1]):
