@@ -15,6 +15,8 @@ import signal
 import sys
 import time
 
+import psutil
+
 from mpreg_nb.cluster.identity import Stamp, is_alive, send, session_of
 
 STOPPED = b"stopped\n"
@@ -26,14 +28,20 @@ AGAIN = b"a"
 HAND_OVER = b"h"
 """Heard on standard input: end and leave the node stopped, another watches it."""
 
+LOOK_AGAIN_S = 0.005
+
 LOOK_S = 1.0
 """Between two looks whether node and parent are there: a fork may hold the pipe."""
+
+
+STOPS_WITHIN_S = 2.0
+"""A process that waits for a disk stops only when it has its answer."""
 
 
 def halt(node: Stamp) -> bool:
     """Stop a node and all processes of its session; False if it is gone.
 
-    The node first, so that it starts none meanwhile.
+    The node first, so that it starts none meanwhile. Returns when they stand still.
     """
     if not is_alive(node):
         return False
@@ -43,7 +51,18 @@ def halt(node: Stamp) -> bool:
         for process in running:
             send(process, signal.SIGSTOP)
         stopped |= running
+    deadline = time.monotonic() + STOPS_WITHIN_S
+    while any(map(_runs, stopped)) and time.monotonic() < deadline:
+        time.sleep(LOOK_AGAIN_S)  # the system tells nobody but the parent
     return True
+
+
+def _runs(process: Stamp) -> bool:
+    try:
+        status = psutil.Process(process.pid).status()
+    except psutil.Error:
+        return False
+    return status not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
 
 
 def release(node: Stamp) -> None:

@@ -276,3 +276,14 @@ def test_an_edited_module_beside_the_notebook_is_a_part_of_the_version(
 
     assert same == before
     assert version(f) != before
+
+
+def test_only_code_that_travels_is_bound_to_this_python() -> None:
+    def here(x: int) -> int:
+        return x
+
+    by_value = pack_function(here)
+    by_name = pack_function(os.path.join)
+
+    assert by_value.python == f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert by_name.python == ""
