@@ -10,6 +10,7 @@ from mpreg_nb.client.run_record import RunRecord
 from mpreg_nb.cluster.planned import planned_diagram
 from mpreg_nb.cluster.run_shown import ENDED, ShownRun
 from mpreg_nb.errors import CallCancelled, MpregError, StepSkipped
+from mpreg_nb.workflow.diagram import Diagram
 
 if TYPE_CHECKING:
     from mpreg_nb.view.why import Why
@@ -22,11 +23,13 @@ class AsyncRun(ShownRun):
     alone: somebody else may have begun it. `cancel` ends it.
     """
 
-    def __init__(self, client: Client, record: RunRecord) -> None:
-        """Made by `AsyncCluster.get_run`, on the loop."""
+    def __init__(
+        self, client: Client, record: RunRecord, diagram: Diagram | None = None
+    ) -> None:
+        """Made by `AsyncCluster.get_run` or a flow of it, on the loop."""
         self._client = client
         self._record = record
-        self._diagram = planned_diagram(record.workflow, record.plans)
+        self._diagram = diagram or planned_diagram(record.workflow, record.plans)
         self._news = asyncio.Event()
         record.listeners.append(self._changed)
 
@@ -73,7 +76,7 @@ class AsyncRun(ShownRun):
     async def resume(self) -> "AsyncRun":
         """Begin a new run of what has no result, and return it; see `Run.resume`."""
         record = await self._client.runs.resume(self._known, current_writer())
-        return AsyncRun(self._client, record)
+        return AsyncRun(self._client, record, self._diagram)
 
     def cancel(self) -> None:
         """End the run; steps that are under way are cancelled on their nodes."""

@@ -8,6 +8,7 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import current_writer, limit_lines
 from mpreg_nb.cluster.async_run import AsyncRun
+from mpreg_nb.cluster.async_workflows import AsyncFlow, AsyncRunner
 from mpreg_nb.cluster.card import Card
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function, call_options
@@ -15,6 +16,7 @@ from mpreg_nb.cluster.history import chosen_run
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.names import check_name
 from mpreg_nb.transport.token import load_token
+from mpreg_nb.workflow.builder import Flow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,6 +130,15 @@ class AsyncCluster:
         )
         self._known[id(function)] = (function, made.name, options)
         return Card.of(shipped, registered)
+
+    def workflow(self, name: str) -> AsyncFlow:
+        """Begin a workflow: `flow.step(...)`, then `await flow.run()`.
+
+        `await flow.start()` returns the run at once; `await run` waits for its end.
+        """
+        from mpreg_nb.view.drawing import Drawing
+
+        return Flow(name, AsyncRunner(self.client, self.callee), draw=Drawing)
 
     async def runs(self) -> "pd.DataFrame":
         """Return one row a run, newest first; see `Cluster.runs`.
