@@ -135,8 +135,7 @@ class MpregMagics(Magics):
 
             %mpreg draw report
             %mpreg plan report                where each step would run, and why
-            %mpreg run report                 -a: do not wait; -o NAME: keep it
-            %mpreg run report(url="...")      with inputs
+            %mpreg run report(url="...")      -a: do not wait; -o NAME: keep it
             %mpreg runs                       all runs; cancel RUN ends one
             %mpreg why report.mean            why it ran where it did
 
