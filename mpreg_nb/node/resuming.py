@@ -22,12 +22,25 @@ def kept_by(state: Done) -> tuple[Kept, ...]:
 
 
 def finished(run: ActiveRun) -> dict[str, Done]:
-    """Return the steps of `run` that have a result, and what they did still holds."""
+    """Return the steps of `run` that have a result which still holds.
+
+    What was undone does not, nor what was made of it.
+    """
     states = {plan.name: run.machine.state(plan.name) for plan in run.request.steps}
+    pending = [step for step, state in states.items() if isinstance(state, Undone)]
+    stale = set(pending)
+    users: dict[str, list[str]] = {}
+    for plan in run.request.steps:
+        for needed in (*_used(plan), *plan.after):
+            users.setdefault(needed, []).append(plan.name)
+    while pending:
+        more = set(users.get(pending.pop(), ())) - stale
+        stale |= more
+        pending += more
     return {
         step: state
         for step, state in states.items()
-        if isinstance(state, Done) and not isinstance(state, Undone | NotUndone)
+        if isinstance(state, Done) and step not in stale
     }
 
 
@@ -83,5 +96,7 @@ def _used(plan: StepPlan) -> tuple[str, ...]:
 
 def _earlier(state: Done) -> Done:
     """Return the end of a step as that of an earlier run: here it was not sent."""
+    if isinstance(state, NotUndone):
+        state = Done(state.attempt, state.result, state.result_bytes)
     attempt: Attempt = state.attempt
     return replace(state, attempt=replace(attempt, number=0, started_at_s=None))

@@ -302,10 +302,11 @@ class RunMachine(TableReads):
             self._missing[dependent] -= 1
 
     def _release(self, step: str, now: float) -> list[Effect]:
-        """Begin the steps that waited for `step` only."""
+        """Begin the steps that waited for `step` only, unless they were done before."""
         effects: list[Effect] = []
         for dependent in self._dependents[step]:
-            if self._missing[dependent] == 0:
+            waits = isinstance(self._table[dependent], Waiting)
+            if waits and self._missing[dependent] == 0:
                 effects.append(self._begin(dependent, now))
         return effects if self._table.open else effects + self._end(now)
 

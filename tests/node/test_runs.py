@@ -292,6 +292,55 @@ async def test_lost_result_is_made_again_only_where_it_is_needed(
 
 
 @in_loop
+async def test_step_that_is_done_stays_so_when_what_it_used_is_made_again(
+    shell: Shell,
+) -> None:
+    run = await shell.start(plan("lost"), plan("good", "lost"), plan("bad", "lost"))
+    shell.calls.returns("lost", kept=Kept("n2", IDS.next(), 5))
+    await asyncio.sleep(0)
+    shell.calls.returns("good", b"2")
+    shell.calls.fails("bad")
+
+    _, caller = await shell.resume(run)
+    shell.calls.returns("lost", b"1")
+    await asyncio.sleep(0)
+    shell.calls.returns("bad", b"3")
+
+    last = caller.last(RunState)
+    assert last.status == "done"
+    assert {state.name for state in last.steps} >= {"lost", "bad"}
+    assert shell.calls.sent["good"] == []
+
+
+@in_loop
+async def test_what_was_undone_is_done_again_with_all_that_used_it(
+    shell: Shell,
+) -> None:
+    undo = SideCall(function="undo", payload=b"")
+    run = await shell.start(
+        plan("book", undo=undo), plan("print", "book"), plan("bad", "print"), plan("x")
+    )
+    shell.calls.returns("book", b"1")
+    shell.calls.returns("x", b"1")
+    await asyncio.sleep(0)
+    shell.calls.returns("print", b"2")
+    await asyncio.sleep(0)
+    shell.calls.fails("bad")
+    await asyncio.sleep(0)
+    shell.calls.returns("book", b"")  # its undo
+
+    _, caller = await shell.resume(run)
+
+    states = {state.name: state.status for state in caller.last(RunTold).run.steps}
+    assert states == {
+        "book": "waiting",
+        "print": "waiting",
+        "bad": "waiting",
+        "x": "done",
+    }
+
+
+@in_loop
 async def test_result_that_another_node_still_holds_is_used(shell: Shell) -> None:
     kept = Kept("n2", IDS.next(), 5)
     shell.asks.held_there.add(kept.id)
