@@ -170,5 +170,5 @@ class Pictures:
         return journal.last, make
 
     def _runs(self) -> _Origin:
-        own = self._cluster.own_runs
-        return runs.origin(own), lambda: runs.picture(own)
+        own, now = self._cluster.own_runs, time.time()
+        return runs.origin(own, now), lambda: runs.picture(own, now)

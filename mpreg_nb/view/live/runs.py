@@ -38,20 +38,31 @@ class Shown(Protocol):
         """What it runs."""
 
 
-def origin(runs: Iterable[Shown]) -> tuple[object, ...]:
-    """Return what changes when the picture of `runs` does."""
+def origin(runs: Iterable[Shown], now: float) -> tuple[object, ...]:
+    """Return what changes when the picture of `runs` does; of running ones each second.
+
+    now: the wall clock.
+    """
     pictures = [run.picture for run in runs][:MOST_RUNS]
-    return tuple((one.run, one.status, one.steps) for one in pictures)
+    running = any(one.status == "running" for one in pictures)
+    seconds = int(now) if running else 0
+    return seconds, *((one.run, one.status, one.steps) for one in pictures)
 
 
-def picture(runs: Iterable[Shown]) -> dict[str, Any]:
-    """Return the newest of `runs`, which are newest first."""
-    return {"runs": [_run(run) for run in list(runs)[:MOST_RUNS]]}
+def picture(runs: Iterable[Shown], now: float) -> dict[str, Any]:
+    """Return the newest of `runs`, which are newest first.
+
+    now: the wall clock, by which what is running goes on when there is no news.
+    """
+    return {"runs": [_run(run, now) for run in list(runs)[:MOST_RUNS]]}
 
 
-def _run(run: Shown) -> dict[str, Any]:
+def _run(run: Shown, now: float) -> dict[str, Any]:
     picture = run.picture
     steps = picture.steps
+    duration_ms = picture.duration_ms
+    if picture.status == "running":
+        duration_ms = max(duration_ms, (now - picture.started_at_s) * 1e3)
     return {
         "run": picture.run.hex(),
         "workflow": picture.workflow,
@@ -60,7 +71,7 @@ def _run(run: Shown) -> dict[str, Any]:
         "done": sum(step.status in WITH_RESULT for step in steps),
         "failed": sum(step.status == "failed" for step in steps),
         "started_at_s": picture.started_at_s,
-        "duration_ms": round(picture.duration_ms, 2),
+        "duration_ms": round(duration_ms, 2),
         "scene": scene(run.diagram(), states(steps), details(steps), counts(steps)),
         "bars": [_bar(step) for step in steps if step.started_ms is not None][
             :MOST_BARS

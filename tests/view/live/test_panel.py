@@ -41,7 +41,7 @@ def pictures() -> dict[str, Any]:
         "topology": topology.picture(cluster, EVIL, {}),
         "routes": routes.picture([call(EVIL, EVIL)]),
         "latency": latency.picture(latency.Course(), []),
-        "runs": runs.picture([]),
+        "runs": runs.picture([], 0.0),
     }
 
 

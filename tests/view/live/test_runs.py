@@ -30,6 +30,10 @@ class Flow:
         return self.picture.edges
 
 
+STARTED = 1_750_000_000.0
+NOW = STARTED + 0.01  # before the last news
+
+
 def run(number: int = 1, *, workflow: str = "report", **changed: Any) -> Flow:
     steps = (
         StepState(
@@ -49,14 +53,14 @@ def run(number: int = 1, *, workflow: str = "report", **changed: Any) -> Flow:
         "status": "running",
         "steps": steps,
         "edges": (("raw", "clean"), ("clean", "stats")),
-        "started_at_s": 1_750_000_000.0,
+        "started_at_s": STARTED,
         "duration_ms": 40.0,
     }
     return Flow(RunPicture(**(values | changed)))
 
 
 def test_a_picture_has_the_drawing_and_a_bar_for_each_step_that_began() -> None:
-    picture = runs.picture([run()])
+    picture = runs.picture([run()], NOW)
 
     (shown,) = picture["runs"]
     assert json.loads(json.dumps(picture)) == picture
@@ -85,7 +89,7 @@ def test_a_picture_has_the_drawing_and_a_bar_for_each_step_that_began() -> None:
 def test_the_newest_five_are_shown() -> None:
     many = [run(number) for number in range(9, 0, -1)]
 
-    picture = runs.picture(many)
+    picture = runs.picture(many, NOW)
 
     assert [shown["run"][:2] for shown in picture["runs"]] == [
         "09",
@@ -99,22 +103,36 @@ def test_the_newest_five_are_shown() -> None:
 def test_the_frame_has_the_rows_of_the_frame_of_runs() -> None:
     flows = [run(2), run(1)]
 
-    frame = runs.frame(runs.picture(flows))
+    frame = runs.frame(runs.picture(flows, NOW))
 
     assert frame.equals(runs_frame([flow.picture for flow in flows]))
 
 
 def test_what_a_picture_is_made_of_changes_with_the_steps() -> None:
-    before = runs.origin([run()])
+    before = runs.origin([run()], NOW)
 
-    assert runs.origin([run()]) == before
-    assert runs.origin([run(status="failed")]) != before
-    assert runs.origin([run(steps=())]) != before
-    assert runs.origin([run(2), run()]) != before
+    assert runs.origin([run()], NOW) == before
+    assert runs.origin([run(status="failed")], NOW) != before
+    assert runs.origin([run(steps=())], NOW) != before
+    assert runs.origin([run(2), run()], NOW) != before
+
+
+def test_a_run_under_way_goes_on_without_news_and_one_that_ended_does_not() -> None:
+    later = NOW + 5.0
+
+    under_way = [runs.picture([run()], now)["runs"][0] for now in (NOW, later)]
+    ended = runs.picture([run(status="done")], later)["runs"][0]
+
+    assert [shown["duration_ms"] for shown in under_way] == [40.0, 5010.0]
+    assert ended["duration_ms"] == 40.0
+    assert runs.origin([run()], NOW) != runs.origin([run()], later)
+    assert runs.origin([run(status="done")], NOW) == runs.origin(
+        [run(status="done")], later
+    )
 
 
 def test_html_draws_the_newest_as_an_image_and_shows_names_as_text() -> None:
-    html = runs.html(runs.picture([run(workflow=EVIL)]))
+    html = runs.html(runs.picture([run(workflow=EVIL)], NOW))
 
     assert html.count('src="data:image/svg+xml;base64,') == 1
     assert EVIL not in html
@@ -123,5 +141,5 @@ def test_html_draws_the_newest_as_an_image_and_shows_names_as_text() -> None:
 
 
 def test_without_runs_that_is_said() -> None:
-    assert runs.text(runs.picture([])) == "no runs yet"
-    assert "no runs yet" in runs.html(runs.picture([]))
+    assert runs.text(runs.picture([], NOW)) == "no runs yet"
+    assert "no runs yet" in runs.html(runs.picture([], NOW))
