@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from mpreg_nb.errors import MpregError, NodeLost
+from mpreg_nb.names import nearest
 
 
 class Misuse(ValueError):
@@ -52,7 +53,11 @@ class LineParser(argparse.ArgumentParser):
             Misuse: always.
         """
         usage = " ".join(self.format_usage().split())
-        raise Misuse(f"{message}. {usage[0].upper()}{usage[1:]}")
+        wrong = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
+        flags = self._option_string_actions
+        meant = nearest(wrong, flags) if wrong.startswith("-") else None
+        hint = f"Did you mean {meant}? " if meant and wrong not in flags else ""
+        raise Misuse(f"{message}. {hint}{usage[0].upper()}{usage[1:]}")
 
     def read(self, line: str) -> Options:
         """Return what `line` says; words after a `#` are a comment.
