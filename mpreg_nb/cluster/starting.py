@@ -77,7 +77,7 @@ def up(
     except BaseException:
         cluster.down()
         raise
-    return cluster
+    return _compared(cluster)
 
 
 def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluster:
@@ -152,7 +152,10 @@ def _compared(cluster: Cluster) -> Cluster:
     try:
         cluster.warn_of_versions(stacklevel=3)
     except BaseException:  # interrupted, or warnings are errors
-        cluster.disconnect()
+        if cluster.started_here:
+            cluster.down()
+        else:
+            cluster.disconnect()
         raise
     return cluster
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from mpreg_nb.client.client import NODE_ANSWERS_S, Client
 from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.errors import MpregError
 from mpreg_nb.view.versions import versions_frame, versions_table
 from mpreg_nb.wire.gossip import MemberState
@@ -26,6 +27,7 @@ class Compared:
     """The versions of a cluster, beside those of this process."""
 
     client: Client
+    _nodes: LocalNodes | None
     _thread: LoopThread
 
     def versions(self) -> "pd.DataFrame":
@@ -41,9 +43,15 @@ class Compared:
     def warn_of_versions(self, stacklevel: int = 2) -> None:
         """Warn, with a table, if a node has other versions than this process.
 
-        What `connect` and `adopt` do. Of Python the minor version counts.
+        What `up`, `connect` and `adopt` do. Of Python the minor version counts. Nodes
+        that this process started import what is on the disk now, so that only what
+        it imported before an installation can differ.
         """
-        here, nodes = used_here(), self._thread.run(self._versions())
+        here, own = used_here(), self._nodes
+        if own is not None:
+            nodes = dict.fromkeys((spec.name for spec in own.specs), installed())
+        else:
+            nodes = self._thread.run(self._versions())
         found = differing(here, nodes)
         if found:
             text = _told(here, nodes, found)
@@ -135,6 +143,7 @@ def _told(
         pinned = " ".join(f"{name}=={here[name]}" for name in packages)
         lines.append(
             "Objects of other versions may not unpickle. Where those nodes run: "
-            f"pip install {pinned}"
+            f"pip install {pinned}. If other ones were installed after they were "
+            "imported here: restart the kernel."
         )
     return "\n".join(lines)

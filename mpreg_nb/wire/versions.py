@@ -1,7 +1,6 @@
 """The data lane: what two processes must have alike to read each other's objects."""
 
 import sys
-from functools import cache
 
 from mpreg_nb.wire.message import Message, Name, RequestId
 
@@ -25,7 +24,6 @@ class Versions(Message, frozen=True, kw_only=True, array_like=True, tag="version
     versions: tuple[tuple[str, str], ...]
 
 
-@cache
 def installed() -> dict[str, str]:
     """Return name -> version of what this interpreter would import, Python first.
 

@@ -120,6 +120,7 @@ def test_sides_of_a_partition_lose_each_other_and_meet_again(
     until_exists(begun)
 
     cluster.partition(alone, [entry, with_entry], PARTED_S)
+    link = cluster.client.links.get(alone)
 
     side.wait_for(entry, with_entry, state="suspect", timeout=SEEN_S)
     cluster.wait_for(alone, state="dead", timeout=SEEN_S)
@@ -131,6 +132,8 @@ def test_sides_of_a_partition_lose_each_other_and_meet_again(
     for seer in (cluster, side):
         seer.wait_for("n1", "n2", "n3", timeout=PARTED_S + HEALED_S)
     assert side.on(node=entry, timeout=10).call("echo", 2) == 2
+    # Only the others lost it: what is under way from here to there goes on.
+    assert link is cluster.client.links.get(alone) is not None
     side.down()
 
 

@@ -82,3 +82,17 @@ def test_node_that_cannot_be_asked_is_known_by_its_python(
     assert pickles["n2"] == ""
     assert found["python"].to_dict()["n2"] == platform.python_version()
     assert set(found["differs"]) == {""}
+
+
+def test_package_that_was_installed_anew_since_it_was_imported_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import cloudpickle
+
+    monkeypatch.setattr(cloudpickle, "__version__", "0.1")
+
+    with pytest.warns(VersionsDiffer, match="restart the kernel") as caught:
+        cluster = mp.up(1, fresh=True)
+
+    cluster.down()
+    assert caught[0].filename == __file__
