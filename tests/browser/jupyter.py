@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import psutil
 from playwright.sync_api import Locator, Page
 
@@ -28,6 +27,8 @@ CONFIG = {
         "check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
         "extension_manager": "readonly",
     },
+    # A kernel that is killed cannot end its cluster; on a busy machine it takes time.
+    "KernelManager": {"shutdown_wait_time": 30.0},
     "ServerApp": {
         "allow_root": True,
         "ip": "127.0.0.1",
@@ -70,12 +71,24 @@ class Server:
 
     def write(self, name: str, cells: Sequence[str]) -> Path:
         """Put a notebook of code cells into the folder."""
-        notebook = nbformat.v4.new_notebook(
-            cells=[nbformat.v4.new_code_cell(source) for source in cells],
-            metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
-        )
+        notebook = {
+            "nbformat": 4,
+            "nbformat_minor": 5,
+            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python"}},
+            "cells": [
+                {
+                    "id": f"cell-{place}",
+                    "cell_type": "code",
+                    "source": source,
+                    "metadata": {},
+                    "execution_count": None,
+                    "outputs": [],
+                }
+                for place, source in enumerate(cells)
+            ],
+        }
         path = self.folder / name
-        nbformat.write(notebook, path)
+        path.write_text(json.dumps(notebook), encoding="utf-8")
         return path
 
     def open(
@@ -108,8 +121,13 @@ class Server:
 
     def shut_down_kernels(self) -> None:
         """End the kernels, as a user does who closes a notebook for good."""
-        for session in self._ask("GET", "api/sessions"):
+        for session in self.sessions():
             self._ask("DELETE", f"api/sessions/{session['id']}")
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Return the notebooks that have a kernel."""
+        found: list[dict[str, Any]] = self._ask("GET", "api/sessions")
+        return found
 
     def put_setting(self, plugin: str, values: Mapping[str, object]) -> None:
         """Change a setting of JupyterLab, for pages that are opened from now on."""

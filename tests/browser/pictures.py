@@ -245,7 +245,7 @@ MARKS = {"done": "✔", "running": "▶", "failed": "✘", "waiting": "○"}
 def scene(statuses: Sequence[str]) -> Picture:
     """Seven boxes in four layers."""
     spots = ((0, 0), (1, 0), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1))
-    boxes = [
+    boxes: list[Picture] = [
         {
             "name": name,
             "kind": ("input", "step", "map", "step", "step", "step", "step")[place],
@@ -262,15 +262,15 @@ def scene(statuses: Sequence[str]) -> Picture:
         }
         for place, name in enumerate(STEPS)
     ]
-    joined = ((0, 1, "data"), (1, 2, "data"), (1, 3, "data"), (1, 4, "order"))
-    joined += ((2, 5, "data"), (3, 6, "data"), (4, 6, "data"))
+    joined = [(0, 1), (1, 2), (1, 3), (1, 4), (2, 5), (3, 6), (4, 6)]
     arrows = []
-    for start, end, kind in joined:
+    for start, end in joined:
         left, right = boxes[start], boxes[end]
         first = [left["x"] + left["w"], left["y"] + left["h"] / 2]
         last = [right["x"], right["y"] + right["h"] / 2]
         name = {"from": left["name"], "to": right["name"]}
-        arrows.append({**name, "points": [first, last], "kind": kind})
+        arrows.append({**name, "points": [first, last], "kind": "data"})
+    arrows[3]["kind"] = "order"
     return {"width": 840.0, "height": 364.0, "boxes": boxes, "arrows": arrows}
 
 

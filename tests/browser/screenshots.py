@@ -98,9 +98,7 @@ def main(folder: Path) -> None:
 def take(server: Server, browser: Browser, theme: str, folder: Path) -> None:
     """Take one picture of each view, and one of the whole window."""
     expect.set_options(timeout=PATIENCE_MS)
-    context = browser.new_context(
-        viewport={"width": 1280, "height": 1500}, device_scale_factor=2
-    )
+    context = browser.new_context(viewport={"width": 1280, "height": 1500})
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     path = server.write(f"{theme}.ipynb", CELLS)

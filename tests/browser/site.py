@@ -6,17 +6,21 @@ from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
-import jupyterlab
-
 import mpreg_nb
+
+JUPYTERLAB = find_spec("jupyterlab")
+assert JUPYTERLAB is not None
+assert JUPYTERLAB.origin is not None
+THEMES = Path(JUPYTERLAB.origin).parent / "themes" / "@jupyterlab"
 
 # First part of a path -> the folder that it serves.
 FOLDERS = {
     "page": Path(__file__).parent / "page",
     "static": Path(mpreg_nb.__file__).parent / "notebook" / "static",
-    "themes": Path(jupyterlab.__file__).parent / "themes" / "@jupyterlab",
+    "themes": THEMES,
 }
 
 

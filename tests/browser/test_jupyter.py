@@ -32,10 +32,11 @@ DEAD_WITHIN_S = 5.0
 
 NODES = {"n1": (), HTML_NAME: "gpu", "n3": ()}
 WATCH = [f"import mpreg_nb as mp\ncluster = mp.up({NODES!r})", "cluster.watch()"]
+DOWN = "cluster.down()"
 CALLS_UNTIL_STOPPED = """\
 import pathlib, time
 
-@mp.function
+@mp.function(idempotent=True)  # tried again when its node dies
 def nap(seconds):
     time.sleep(seconds)
 
@@ -81,7 +82,9 @@ def prompt_of(page: Page, number: int) -> Locator:
 def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
     server: Server, page: Page, ear: Ear, front: Front
 ) -> None:
-    path = server.write(f"moves-{front.name}.ipynb", [*WATCH, CALLS_UNTIL_STOPPED])
+    path = server.write(
+        f"moves-{front.name}.ipynb", [*WATCH, CALLS_UNTIL_STOPPED, DOWN]
+    )
     stop = server.folder / "stop"
     stop.unlink(missing_ok=True)
     server.open(page, path, front)
@@ -97,6 +100,8 @@ def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
     expect(prompt_of(page, 2)).to_have_text("[*]:")  # … while the cell runs
     assert page.locator("img[src=x]").count() == 0
     expect(row_of(panel, HTML_NAME)).to_contain_text("alive")
+
+    expect(page.locator("[data-mpreg-still]")).to_be_hidden()
 
     row = row_of(panel, "n3")
     row.get_by_role("button", name="Kill node n3").click()
@@ -117,14 +122,15 @@ def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
     expect(panel).to_have_attribute("data-state", "frozen")
     stop.touch()
     expect(cell(page, 2)).to_contain_text("stopped")
-    expect(page.locator("[data-mpreg-still]")).to_be_hidden()
+    # The panel gives way to the still when the cluster goes down.
+    expect(cell(page, 1).locator("[data-mpreg-still]")).to_be_visible()
+    expect(panel).to_have_count(0)
 
 
 def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
     server: Server, page: Page
 ) -> None:
-    down = "cluster.down()"
-    path = server.write("saved.ipynb", [*WATCH, "mp.current().call('echo', 1)", down])
+    path = server.write("saved.ipynb", [*WATCH, "mp.current().call('echo', 1)", DOWN])
     server.open(page, path, LAB)
     run_all(page)
     # The panel gives way to the still when the cluster goes down.
@@ -143,7 +149,9 @@ def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
     expect(output).to_contain_text(HTML_NAME)
     expect(output.locator("table").first).to_be_visible()
     expect(output).to_contain_text("n3")
-    expect(page.locator(".jp-StatusItem-trust svg")).to_be_visible()
+    trust = page.locator(".jp-StatusItem-trust")
+    expect(trust).to_have_attribute("title", re.compile("not trusted: 0 of 4"))
+    assert server.sessions() == []
     assert page.locator("img[src=x]").count() == 0
     assert page.locator(".mpreg-live").count() == 0
 

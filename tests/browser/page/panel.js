@@ -81,6 +81,14 @@ window.panel = {
     await frames(1);
   },
 
+  // As it was when the page was opened.
+  async clear() {
+    while (this.ends.length) this.ends.pop()();
+    document.querySelector("#panel-holder").replaceChildren();
+    document.querySelector("#still-holder").replaceChildren();
+    await this.theme("theme-light-extension");
+  },
+
   // Milliseconds that drawing each of `pictures` of one trait took, layout included.
   async time(name, pictures) {
     const times = [];
