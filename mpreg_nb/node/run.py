@@ -202,7 +202,8 @@ class ActiveRun:
                     self._perform(())
                     return
                 if part != "call":
-                    failure = msgspec.structs.replace(failure, where=where(part))
+                    named = where(part, self.machine.state(step))
+                    failure = msgspec.structs.replace(failure, where=named)
                     message = msgspec.structs.replace(message, failure=failure)
                 effects = self.machine.failed(
                     step,

@@ -11,7 +11,14 @@ from mpreg_nb.wire.failures import failure_line
 from mpreg_nb.wire.messages import Failed, Failure, Reply
 from mpreg_nb.wire.runs import Given, RunStart, SideCall, StepPlan, StepState
 from mpreg_nb.workflow.run_steps import FallbackCall, FallbackResult, RunStep, Undo
-from mpreg_nb.workflow.states import Execution, LacksResult, Part, StepRow, TimedOut
+from mpreg_nb.workflow.states import (
+    Execution,
+    FallingBack,
+    LacksResult,
+    Part,
+    StepRow,
+    TimedOut,
+)
 
 if TYPE_CHECKING:
     from mpreg_nb.node.run import ActiveRun
@@ -139,15 +146,20 @@ def failed_of(failure: object, run_id: bytes) -> tuple[Failed, tuple[Buffer, ...
     return Failed(id=run_id, failure=said), ()
 
 
-def where(part: Part) -> str:
-    """Say which call of a step failed, if it is not its own.
+def where(part: Part, state: object = None) -> str:
+    """Say which call of a step failed, if it is not its own, and what went before.
 
     >>> where(3), where("fallback"), where("call")
     ('item [3]', 'the fallback', '')
     """
     if isinstance(part, int):
         return f"item [{part}]"
-    return "the fallback" if part == "fallback" else ""
+    if part != "fallback":
+        return ""
+    if not isinstance(state, FallingBack):
+        return "the fallback"
+    failed, _ = failed_of(state.failure, b"")
+    return f"the fallback, after {failure_line(failed.failure)}"
 
 
 def execution(outcome: Reply | Failed, node: str) -> Execution:

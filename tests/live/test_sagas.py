@@ -77,13 +77,15 @@ def test_a_fallback_that_fails_too_fails_the_step(cluster: mp.Cluster) -> None:
     flow.step("pay", fails).fallback(worse)
 
     with pytest.raises(
-        mp.errors.WorkflowFailed, match=r"pay \(the fallback\)"
+        mp.errors.WorkflowFailed, match=r"pay \(the fallback, after Value"
     ) as caught:
         flow.run()
 
     [error] = caught.value.exceptions
     assert isinstance(error, KeyError)
-    assert error.__notes__[-1] == "In the fallback."
+    assert error.__notes__[-1] == (
+        "In the fallback, after ValueError: the card is gone."
+    )
 
 
 # --------------------------------------------------------------------- undo
@@ -193,6 +195,18 @@ def test_a_run_that_succeeds_is_not_undone(cluster: mp.Cluster, log: str) -> Non
 
     assert {state.status for state in run.steps} == {"done"}
     assert "cancel" not in Path(log).read_text(encoding="utf-8")
+
+
+def test_references_inside_of_objects_are_checked_before_anything_runs(
+    cluster: mp.Cluster, log: str
+) -> None:
+    flow = cluster.workflow("typo")
+    flow.step("hotel", book, log, "hotel").undo(cancel, log, Wrapped(mp.ref("hotle")))
+
+    with pytest.raises(mp.errors.InvalidWorkflow, match="Did you mean 'hotel'"):
+        flow.run()
+
+    assert not Path(log).exists()
 
 
 def test_an_undo_that_nobody_knows_is_refused_before_anything_runs(
