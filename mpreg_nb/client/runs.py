@@ -26,9 +26,9 @@ from mpreg_nb.wire.messages import Cancel, Failed
 from mpreg_nb.wire.payload import unpack
 from mpreg_nb.wire.runs import (
     RunList,
-    RunPicture,
     RunStart,
     RunState,
+    RunSummary,
     StepFetch,
     StepState,
 )
@@ -93,7 +93,7 @@ class ClientRuns:
         entry.send(request, parts)
         return record
 
-    async def everywhere(self) -> tuple[tuple[str, RunPicture], ...]:
+    async def everywhere(self) -> tuple[tuple[str, RunSummary], ...]:
         """Return (node that drives it, run) of all that nodes remember, newest first.
 
         Nodes that cannot be reached from here are left out.
@@ -107,7 +107,7 @@ class ClientRuns:
         found = [pair for answer in answers for pair in answer]
         return tuple(sorted(found, key=lambda pair: -pair[1].started_at_s))
 
-    async def _of(self, node: str) -> list[tuple[str, RunPicture]]:
+    async def _of(self, node: str) -> list[tuple[str, RunSummary]]:
         request = RunList(id=self._client.new_id())
         try:
             answer, _ = await self._ways.ask(node, request)

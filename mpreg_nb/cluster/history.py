@@ -16,7 +16,7 @@ from mpreg_nb.cluster.run import Run
 from mpreg_nb.errors import NodeLost, NoRun
 from mpreg_nb.names import nearest
 from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.runs import RunPicture, RunStart
+from mpreg_nb.wire.runs import RunStart, RunSummary, summary_of
 from mpreg_nb.workflow.diagram import Diagram
 
 if TYPE_CHECKING:
@@ -126,14 +126,14 @@ class History:
         return run
 
 
-def with_own(found: Sequence[RunPicture], own: Iterable[Run]) -> list[RunPicture]:
+def with_own(found: Sequence[RunSummary], own: Iterable[Run]) -> list[RunSummary]:
     """Return `found` and those of `own` that no node knows any more, newest first."""
     known = {picture.run.hex() for picture in found}
-    gone = [run.picture for run in own if run.id not in known]
+    gone = [summary_of(run.picture) for run in own if run.id not in known]
     return sorted([*found, *gone], key=lambda picture: -picture.started_at_s)
 
 
-def chosen_run(key: str, runs: Sequence[RunPicture]) -> RunPicture:
+def chosen_run(key: str, runs: Sequence[RunSummary]) -> RunSummary:
     """Return the run of `runs`, newest first, that `key` says.
 
     Raises:

@@ -23,7 +23,7 @@ from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.history import RunResume, RunTold, RunWatch, WhyAsk, WhyTold
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import Call, Failed, Failure, Gathered, Kept, Release, Reply
-from mpreg_nb.wire.runs import RunList, Runs, RunStart, StepFetch
+from mpreg_nb.wire.runs import RunList, Runs, RunStart, StepFetch, summary_of
 from mpreg_nb.workflow.states import Done
 
 _replace: Any = msgspec.structs.replace
@@ -169,8 +169,8 @@ class RunBook:
 
     def list(self, source: Source, request: RunList) -> None:
         """Answer with all runs, newest first."""
-        pictures = tuple(run.picture() for run in reversed(self._runs.values()))
-        source.send(Runs(id=request.id, runs=pictures))
+        runs = (summary_of(run.picture()) for run in reversed(self._runs.values()))
+        source.send(Runs(id=request.id, runs=tuple(runs)))
 
     def watch(self, source: Source, request: RunWatch) -> None:
         """Answer with all that is known of a run, and tell `source` of it from now."""

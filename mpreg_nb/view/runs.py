@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mpreg_nb.view.columns import COUNT, MEASURE, TEXT, TIME, frame
-from mpreg_nb.wire.runs import RunPicture
+from mpreg_nb.wire.runs import RunSummary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,11 +21,8 @@ RUNS = {
     "duration_s": MEASURE,
 }
 
-WITH_RESULT = ("done", "fallback")
-"""What a step is that has a result."""
 
-
-def runs_frame(runs: Iterable[RunPicture]) -> "pd.DataFrame":
+def runs_frame(runs: Iterable[RunSummary]) -> "pd.DataFrame":
     """Return one row a run, in the order given."""
     return frame(
         RUNS,
@@ -34,9 +31,9 @@ def runs_frame(runs: Iterable[RunPicture]) -> "pd.DataFrame":
                 run.run.hex(),
                 run.workflow,
                 run.status,
-                len(run.steps),
-                sum(step.status in WITH_RESULT for step in run.steps),
-                sum(step.status == "failed" for step in run.steps),
+                run.steps,
+                run.done,
+                run.failed,
                 datetime.fromtimestamp(run.started_at_s, UTC),
                 run.duration_ms / 1e3,
             )

@@ -79,6 +79,7 @@ from mpreg_nb.wire.runs import (
     Runs,
     RunStart,
     RunState,
+    RunSummary,
     SideCall,
     StepFetch,
     StepPlan,
@@ -288,7 +289,18 @@ SAMPLES: list[Any] = [
     RunList(id=ID),
     Runs(
         id=ID,
-        runs=(PICTURE,),
+        runs=(
+            RunSummary(
+                run=ID,
+                workflow="w",
+                status="done",
+                steps=3,
+                done=2,
+                failed=1,
+                started_at_s=1.5,
+                duration_ms=2.5,
+            ),
+        ),
     ),
     RunWatch(id=ID, run=ID),
     RunTold(id=ID, run=PICTURE, plans=(PLAN,), lines=(LINE,)),

@@ -1,0 +1,160 @@
+"""Which run is meant, and how runs are listed and drawn that others began."""
+
+from typing import Any
+
+import pytest
+
+from mpreg_nb.cluster.history import chosen_run, with_own
+from mpreg_nb.cluster.own_runs import OWN_RUNS, OwnRuns
+from mpreg_nb.cluster.planned import planned_diagram
+from mpreg_nb.errors import NoRun
+from mpreg_nb.view.runs import RUNS, runs_frame
+from mpreg_nb.wire.runs import (
+    RunPicture,
+    RunSummary,
+    StepPlan,
+    StepState,
+    StepStatus,
+    summary_of,
+)
+
+
+def run(first: str, workflow: str = "w", **changed: Any) -> RunSummary:
+    fields: dict[str, Any] = {
+        "run": bytes.fromhex(first.ljust(32, "0")),
+        "workflow": workflow,
+        "status": "done",
+        "steps": 3,
+        "done": 2,
+        "failed": 1,
+        "started_at_s": 100.0,
+        "duration_ms": 1500.0,
+    }
+    return RunSummary(**(fields | changed))
+
+
+NEWEST_FIRST = [run("aaaa11", "daily"), run("aaaa22", "beef"), run("beef", "daily")]
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("aaaa11".ljust(32, "0"), 0),
+        ("aaaa2", 1),
+        ("AAAA2", 1),
+        ("daily", 0),
+        ("beef", 1),
+        ("beef0", 2),
+    ],
+    ids=["id", "beginning", "in capitals", "newest of it", "name first", "longer"],
+)
+def test_a_run_is_found_by_id_beginning_or_workflow(key: str, place: int) -> None:
+    assert chosen_run(key, NEWEST_FIRST) is NEWEST_FIRST[place]
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("aaaa", "several runs begin with 'aaaa': aaaa1100, aaaa2200"),
+        ("aaa", "no run has the id 'aaa'"),
+        ("dialy", "Did you mean 'daily'"),
+        ("", "no run has the id ''"),
+    ],
+)
+def test_what_is_not_one_run_is_refused_with_what_to_do(key: str, text: str) -> None:
+    with pytest.raises(NoRun) as caught:
+        chosen_run(key, NEWEST_FIRST)
+
+    assert text in str(caught.value)
+
+
+def test_where_there_are_no_runs_it_is_said_how_to_begin_one() -> None:
+    with pytest.raises(NoRun, match=r"flow\.run\(\)"):
+        chosen_run("daily", [])
+
+
+class Mine:
+    """A run of this client; a node may have forgotten it."""
+
+    def __init__(self, picture: RunPicture) -> None:
+        self.picture = picture
+        self.id = picture.run.hex()
+
+
+def picture(first: str, *statuses: StepStatus, started_at_s: float) -> RunPicture:
+    return RunPicture(
+        run=bytes.fromhex(first.ljust(32, "0")),
+        workflow="w",
+        status="failed",
+        steps=tuple(StepState(name=f"s{n}", status=s) for n, s in enumerate(statuses)),
+        edges=(),
+        started_at_s=started_at_s,
+        duration_ms=5.0,
+    )
+
+
+def test_own_runs_that_no_node_knows_are_listed_too() -> None:
+    known = run("aa", started_at_s=50.0)
+    gone = picture("bb", "done", "fallback", "failed", "skipped", started_at_s=90.0)
+    mine: Any = [Mine(gone), Mine(picture("aa", started_at_s=50.0))]
+
+    listed = with_own([known], mine)
+
+    assert listed == [summary_of(gone), known]
+    assert (listed[0].steps, listed[0].done, listed[0].failed) == (4, 2, 1)
+
+
+def test_frame_of_runs_has_its_columns_with_and_without_rows() -> None:
+    full, empty = runs_frame([run("aa")]), runs_frame([])
+
+    assert list(full.columns) == list(empty.columns) == list(RUNS)
+    assert full.iloc[0]["run"] == "aa".ljust(32, "0")
+    assert full.iloc[0]["duration_s"] == 1.5
+    assert str(full.iloc[0]["started_at"]) == "1970-01-01 00:01:40+00:00"
+
+
+def test_listeners_hear_of_runs_until_they_end_and_the_newest_are_kept() -> None:
+    runs, heard = OwnRuns(), list[Any]()
+    all_runs: list[Any] = [object() for _ in range(OWN_RUNS + 2)]
+    end = runs.listen(heard.append)
+
+    for one in all_runs:
+        runs.add(one)
+    runs.changed(all_runs[-1])
+    end()
+    runs.changed(all_runs[-1])
+
+    assert heard == [*all_runs, all_runs[-1]]
+    assert list(runs.newest_first) == all_runs[:1:-1]
+
+
+def test_drawing_of_a_run_is_made_of_what_its_node_was_asked() -> None:
+    plans = (
+        StepPlan(name="raw", function="ingest", payload=b"", inputs=("sensor",)),
+        StepPlan(
+            name="fit",
+            function="train",
+            payload=b"",
+            resources=frozenset({"gpu"}),
+            inputs=("raw",),
+            after=("raw",),
+            attempts=3,
+        ),
+        StepPlan(name="mail", function="send", payload=b"", after=("fit",)),
+    )
+
+    drawn = planned_diagram("w", plans)
+
+    assert [(box.name, box.kind) for box in drawn.boxes] == [
+        ("sensor", "input"),
+        ("raw", "step"),
+        ("fit", "step"),
+        ("mail", "step"),
+    ]
+    assert drawn.boxes[2].resources == ("gpu",)
+    assert drawn.boxes[2].notes == ("retry 2",)
+    assert [(a.source, a.target, a.order_only) for a in drawn.arrows] == [
+        ("sensor", "raw", False),
+        ("raw", "fit", False),
+        ("fit", "mail", True),
+    ]
