@@ -47,6 +47,7 @@ class Journal:
         self._fresh: list[CallRow] = []
         self._histograms: dict[tuple[str, str], HdrHistogram] = {}
         self._digesting = threading.Lock()  # two threads may ask at the same time
+        self._digested = 0
         self.results: dict[tuple[str, str], int] = {}
         """How many results came of each (function, version), steps of runs included."""
         self.wall_offset_s = time.time() - time.perf_counter()
@@ -69,6 +70,12 @@ class Journal:
         return tuple(self._rows)
 
     @property
+    def count(self) -> int:
+        """How many calls were noted since the beginning, those not kept included."""
+        with self._digesting:
+            return self._digested + len(self._fresh)
+
+    @property
     def last(self) -> CallRow | None:
         """The call that ended last."""
         return self._rows[-1] if self._rows else None
@@ -81,6 +88,7 @@ class Journal:
     def _digest(self) -> None:
         with self._digesting:
             fresh, self._fresh = self._fresh, []
+            self._digested += len(fresh)
             for row in fresh:
                 if not row.node:
                     continue

@@ -124,7 +124,7 @@ class Pictures:
     # ------------------------------------------------------------------ origins
 
     def _head(self) -> _Origin:
-        snapshot, calls = self._snapshot, len(self._cluster.call_rows())
+        snapshot, calls = self._snapshot, self._cluster.client.journal.count
         drills = self._cluster.started_here
         origin = (snapshot, calls, drills)
         return origin, lambda: head.picture(snapshot, calls, drills=drills)

@@ -110,7 +110,7 @@ class Shown:
         """Return the card that `%mpreg` shows: nodes, functions, calls."""
         from mpreg_nb.view.html import StatusCard
 
-        return StatusCard(self.refresh(), len(self.call_rows()))
+        return StatusCard(self.refresh(), self.client.journal.count)
 
     def call_rows(self) -> tuple[CallRow, ...]:
         """Return what was noted of each of the last calls, oldest first."""

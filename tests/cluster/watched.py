@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from mpreg_nb.client.journal import CallRow, Journal
+from mpreg_nb.client.journal import Journal
 from mpreg_nb.client.mirror import Mirror
 from mpreg_nb.cluster.watching import Watching
 from mpreg_nb.errors import MpregError
@@ -59,10 +59,6 @@ class Watched(Watching):
         self.refreshed += 1
         found: Snapshot = self.client.mirror.snapshot
         return found
-
-    def call_rows(self) -> tuple[CallRow, ...]:
-        """Return the calls that were noted."""
-        return tuple(self.client.journal.rows())
 
     def kill(self, name: str) -> None:
         """Note it."""
