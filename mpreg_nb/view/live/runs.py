@@ -8,13 +8,13 @@ from mpreg_nb.view.columns import frame as table_frame
 from mpreg_nb.view.html import GREY, INKS, WIDE
 from mpreg_nb.view.live.scenes import drawn
 from mpreg_nb.view.plain import plain
-from mpreg_nb.view.runs import RUNS, WITH_RESULT
+from mpreg_nb.view.runs import RUNS
 from mpreg_nb.view.scene import scene
 from mpreg_nb.view.steps import counts, details, states
 from mpreg_nb.view.tables import Cell, Marked, Table
 from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.units import duration
-from mpreg_nb.wire.runs import RunPicture, StepState
+from mpreg_nb.wire.runs import RunPicture, StepState, summary_of
 from mpreg_nb.workflow.diagram import Diagram
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def picture(runs: Iterable[Shown], now: float) -> dict[str, Any]:
 
 def _run(run: Shown, now: float) -> dict[str, Any]:
     picture = run.picture
-    steps = picture.steps
+    steps, summary = picture.steps, summary_of(picture)
     duration_ms = picture.duration_ms
     if picture.status == "running":
         duration_ms = max(duration_ms, (now - picture.started_at_s) * 1e3)
@@ -67,9 +67,9 @@ def _run(run: Shown, now: float) -> dict[str, Any]:
         "run": picture.run.hex(),
         "workflow": picture.workflow,
         "status": picture.status,
-        "steps": len(steps),
-        "done": sum(step.status in WITH_RESULT for step in steps),
-        "failed": sum(step.status == "failed" for step in steps),
+        "steps": summary.steps,
+        "done": summary.done,
+        "failed": summary.failed,
         "started_at_s": picture.started_at_s,
         "duration_ms": round(duration_ms, 2),
         "scene": scene(run.diagram(), states(steps), details(steps), counts(steps)),

@@ -4,7 +4,7 @@ from typing import Any
 
 from mpreg_nb.view.live import runs
 from mpreg_nb.view.runs import runs_frame
-from mpreg_nb.wire.runs import RunPicture, StepState
+from mpreg_nb.wire.runs import RunPicture, StepState, summary_of
 from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
 
 EVIL = "<b onclick=alert(1)>"
@@ -105,7 +105,7 @@ def test_the_frame_has_the_rows_of_the_frame_of_runs() -> None:
 
     frame = runs.frame(runs.picture(flows, NOW))
 
-    assert frame.equals(runs_frame([flow.picture for flow in flows]))
+    assert frame.equals(runs_frame([summary_of(flow.picture) for flow in flows]))
 
 
 def test_what_a_picture_is_made_of_changes_with_the_steps() -> None:
