@@ -102,6 +102,10 @@ class Links:
         """Return the link to `node`, if there is one."""
         return self._links.get(node)
 
+    def is_back(self, node: str) -> None:
+        """Let `node` be dialled again at once: it is known to run."""
+        self._unreachable.pop(node, None)
+
     def enter(self, link: Connection) -> None:
         """Make `link` the entry; the one before it stays open."""
         if link.is_open:

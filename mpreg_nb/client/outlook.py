@@ -47,6 +47,7 @@ class Outlook:
         self._entry: Connection | None = None
         self._entry_pulse: Pulse | None = None
         self._doubted: dict[Connection, Pulse] = {}
+        self._absent: frozenset[str] = frozenset()  # nodes that are not alive
         self._search: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()  # replaced each time that the entry changes
         self.first = asyncio.Event()
@@ -195,6 +196,16 @@ class Outlook:
 
     def _doubt(self, nodes: tuple[NodePicture, ...]) -> None:
         """Feel the pulse of links to nodes that are suspect or dead; end the dead."""
+        before, self._absent = (
+            self._absent,
+            frozenset(
+                one.record.name
+                for one in nodes
+                if one.record.state is not MemberState.ALIVE
+            ),
+        )
+        for name in before - self._absent:
+            self._client.links.is_back(name)
         for picture in nodes:
             link = self._client.links.get(picture.record.name)
             if link is None:

@@ -98,6 +98,7 @@ class Drills:
         # All links first: then all nodes hear of it at nearly the same moment.
         links = {}
         for node in (*sides[0], *sides[1]):
+            client.links.is_back(node)  # it runs, whatever was met there before
             links[node] = await client.links.reach(node, (urls[node],))
             if links[node] is None:
                 raise MpregError(f"node {node!r} cannot be reached now; try again")
