@@ -106,6 +106,16 @@ def _table(picture: dict[str, Any]) -> Table | None:
     )
 
 
+def _totals(functions: list[str], cells: list[list[dict[str, Any] | None]]) -> Table:
+    """Return a table without nodes: which took a call differs from run to run."""
+    rows = []
+    for function, line in list(zip(functions, cells, strict=True))[:MOST_ROWS]:
+        errors = sum(cell["errors"] for cell in line if cell is not None)
+        rows.append((function, f"{sum(map(_calls, line)):,}", f"{errors:,}"))
+    head = ("function", "calls", "errors")
+    return Table(head=head, rows=rows, numbers=head[1:])
+
+
 def _calls(cell: dict[str, Any] | None) -> int:
     return cell["calls"] if cell is not None else 0
 
@@ -120,7 +130,5 @@ def _cell(cell: dict[str, Any] | None, most: float) -> Cell:
     if cell is None:
         return ""
     errors = f", {count(cell['errors'], 'error')}" if cell["errors"] else ""
-    said = f"{cell['share']:.0%}{errors}"
-    if not plain():
-        said = f"{said} · {duration(cell['p50_ms'])}"
+    said = f"{cell['share']:.0%}{errors} · {duration(cell['p50_ms'])}"
     return Shaded(said, BLUE, cell["share"] / most)
