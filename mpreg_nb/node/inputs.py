@@ -6,21 +6,32 @@ import msgspec
 
 from mpreg_nb.node.asks import Asks
 from mpreg_nb.node.own import Inputs as AtHand
+from mpreg_nb.node.recent import Found, Recent
 from mpreg_nb.node.store import Store
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.items import gather
 from mpreg_nb.wire.messages import Failed, Failure, Gathered, Kept, Result
 
-Found = bytes | tuple[Buffer, ...]
-
 
 class Inputs:
-    """Takes inputs from the message, from the store here, or from their owner."""
+    """Takes inputs from the message, from the store here, or from their owner.
 
-    def __init__(self, me: str, store: Store, asks: Asks) -> None:
+    What several calls want at about the same time is fetched once for all, if
+    `shares`; then `stop` is to be called at the end.
+    """
+
+    def __init__(
+        self, me: str, store: Store, asks: Asks, *, shares: bool = False
+    ) -> None:
         self._me = me
         self._store = store
         self._asks = asks
+        self._recent = Recent(self._fetch) if shares else None
+
+    def stop(self) -> None:
+        """Fetch nothing any more."""
+        if self._recent is not None:
+            self._recent.stop()
 
     def at_hand(self, wanted: tuple[Result, ...]) -> AtHand | None:
         """Return all of `wanted` if none has to be fetched; costs no task."""
@@ -59,6 +70,11 @@ class Inputs:
         if wanted.owner == self._me:
             held = self._store.find(wanted)
             return Failure(kind="gone", node=self._me) if held is None else held
+        if self._recent is not None and not wanted.count:
+            return await self._recent.get(wanted)
+        return await self._fetch(wanted)
+
+    async def _fetch(self, wanted: Kept) -> Found | Failure:
         answer, parts = await self._asks.result(wanted)
         if isinstance(answer, Failed):
             return answer.failure

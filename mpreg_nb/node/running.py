@@ -56,7 +56,7 @@ class Running:
         self._registry = registry
         self._store = store
         self._placement = placement
-        self._inputs = Inputs(me, store, asks)
+        self._inputs = Inputs(me, store, asks, shares=True)
         self._workers = workers
         self._has_workers = has_workers
         self._counters = counters
@@ -131,6 +131,7 @@ class Running:
         """Cancel what waits for data and what runs in this process."""
         for task in self._tasks.values():
             task.cancel()
+        self._inputs.stop()
         self._own.stop()
 
     def _spawn(self, pending: Pending, work: Coroutine[Any, Any, None]) -> None:

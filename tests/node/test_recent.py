@@ -1,0 +1,134 @@
+"""Results that several calls want are fetched once, and held while they are used."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from functools import wraps
+from typing import Any
+
+import pytest
+
+from mpreg_nb.node import recent
+from mpreg_nb.node.recent import Found, Recent
+from mpreg_nb.wire.messages import Failure, Kept
+
+ONE = Kept("n2", b"1" * 16, 5)
+OTHER = Kept("n2", b"2" * 16, 5)
+
+
+def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @wraps(test)
+    def run(**fixtures: Any) -> None:
+        asyncio.run(test(**fixtures))
+
+    return run
+
+
+class Owner:
+    """Answers when it is told to, and counts what it was asked."""
+
+    def __init__(self, answer: Found | Failure = b"model") -> None:
+        self.answer = answer
+        self.asked: list[Kept] = []
+        self.may_answer = asyncio.Event()
+
+    async def fetch(self, kept: Kept) -> Found | Failure:
+        self.asked.append(kept)
+        await self.may_answer.wait()
+        return self.answer
+
+
+async def ask_together(owner: Owner, shared: Recent, kept: Kept, times: int) -> None:
+    asks = [asyncio.ensure_future(shared.get(kept)) for _ in range(times)]
+    await asyncio.sleep(0)
+    owner.may_answer.set()
+    assert await asyncio.gather(*asks) == [owner.answer] * times
+
+
+@on_a_loop
+async def test_what_several_ask_for_is_fetched_once_and_then_held() -> None:
+    owner = Owner()
+    shared = Recent(owner.fetch)
+
+    await ask_together(owner, shared, ONE, times=3)
+    later = await shared.get(ONE)
+
+    assert later == b"model"
+    assert owner.asked == [ONE]
+    shared.stop()
+
+
+@on_a_loop
+async def test_what_one_asks_for_is_not_held() -> None:
+    owner = Owner()
+    shared = Recent(owner.fetch)
+
+    await ask_together(owner, shared, ONE, times=1)
+    await shared.get(ONE)
+
+    assert owner.asked == [ONE, ONE]
+    shared.stop()
+
+
+@on_a_loop
+async def test_a_failure_is_told_to_all_and_not_held() -> None:
+    owner = Owner(Failure(kind="gone", node="n2"))
+    shared = Recent(owner.fetch)
+
+    await ask_together(owner, shared, ONE, times=2)
+    await shared.get(ONE)
+
+    assert owner.asked == [ONE, ONE]
+    shared.stop()
+
+
+@on_a_loop
+async def test_a_call_that_is_cancelled_takes_it_away_from_no_other() -> None:
+    owner = Owner()
+    shared = Recent(owner.fetch)
+    first = asyncio.ensure_future(shared.get(ONE))
+    second = asyncio.ensure_future(shared.get(ONE))
+    await asyncio.sleep(0)
+
+    first.cancel()
+    await asyncio.sleep(0)
+    owner.may_answer.set()
+
+    assert await second == b"model"
+    assert first.cancelled()
+    shared.stop()
+
+
+@on_a_loop
+async def test_no_more_is_held_than_there_is_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recent, "MOST_BYTES", 9)
+    owner = Owner()
+    shared = Recent(owner.fetch)
+
+    for kept in (ONE, OTHER):
+        owner.may_answer.clear()
+        await ask_together(owner, shared, kept, times=2)
+    await shared.get(OTHER)
+    await shared.get(ONE)
+
+    assert owner.asked == [ONE, OTHER, ONE]
+    shared.stop()
+
+
+@on_a_loop
+async def test_what_is_not_used_any_more_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(recent, "HOLD_S", 0.01)
+    owner = Owner()
+    shared = Recent(owner.fetch)
+    await ask_together(owner, shared, ONE, times=2)
+
+    async with asyncio.timeout(5):
+        while len(owner.asked) == 1:
+            await shared.get(ONE)
+            await asyncio.sleep(0.03)
+
+    assert owner.asked == [ONE, ONE]
+    shared.stop()
