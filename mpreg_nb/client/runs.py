@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mpreg_nb.client.output import Prints, Writer
 from mpreg_nb.client.run_record import RunRecord, mendable
 from mpreg_nb.client.ways import Ways, addressed
-from mpreg_nb.errors import MpregError, NodeLost
+from mpreg_nb.errors import MpregError, NodeLost, NoRun
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.gossip import MemberState
@@ -119,7 +119,7 @@ class ClientRuns:
         """Return what `node` knows of a run, and follow it from now on.
 
         Raises:
-            NodeLost: it cannot be reached, or does not remember the run.
+            NoRun: it cannot be reached, or does not remember the run.
         """
         request = RunWatch(id=self._client.new_id(), run=run_id)
         return await self._taken_up(request, node, writer)
@@ -129,7 +129,7 @@ class ClientRuns:
 
         Raises:
             BadRequest: it goes on.
-            NodeLost: the node that drove it is gone, or has forgotten it.
+            NoRun: the node that drove it is gone, or has forgotten it.
         """
         await self._client.snapshot()  # to know the newest of each function
         request = RunResume(
@@ -153,6 +153,8 @@ class ClientRuns:
         asked = self._asked[request.id] = _Asked(node, link, writer)
         try:
             await self._ways.ask(node, request, link=link)
+        except NodeLost as error:
+            raise _forgotten(node, error) from error
         finally:
             del self._asked[request.id]
         if asked.record is None:
@@ -160,9 +162,16 @@ class ClientRuns:
         return asked.record
 
     async def why(self, record: RunRecord, step: str) -> tuple[StepChoice, ...]:
-        """Return what the driving node remembers of the choices for a step."""
+        """Return what the driving node remembers of the choices for a step.
+
+        Raises:
+            NoRun: it is gone, or has forgotten the run.
+        """
         request = WhyAsk(id=self._client.new_id(), run=record.id, step=step)
-        answer, _ = await self._ways.ask(record.node, request)
+        try:
+            answer, _ = await self._ways.ask(record.node, request)
+        except NodeLost as error:
+            raise _forgotten(record.node, error) from error
         choices: tuple[StepChoice, ...] = answer.choices
         return choices
 
@@ -288,6 +297,8 @@ class ClientRuns:
                     function=record.workflow,
                     executed="unknown",
                 )
+                for prints in record.prints.values():
+                    prints.end()
                 record.changed()
 
     def stop(self) -> None:
@@ -300,3 +311,11 @@ class ClientRuns:
             )
             record.changed()
         self._open.clear()
+
+
+def _forgotten(node: str, error: NodeLost) -> NoRun:
+    return NoRun(
+        f"node {node} drove the run, and cannot be asked of it any more "
+        f"({error.reason}). Its steps that are done were done; to do them anew, run "
+        "the workflow again"
+    )

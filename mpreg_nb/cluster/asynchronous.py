@@ -153,8 +153,8 @@ class AsyncCluster:
         """Return a run by id, its beginning or workflow; see `Cluster.get_run`.
 
         Raises:
-            NoRun: there is none, or several begin like that.
-            NodeLost: the node that drives it cannot be reached from here.
+            NoRun: there is none, or several begin like that, or the node that drives
+                it cannot be reached.
         """
         found = await self.client.runs.everywhere()
         wanted = chosen_run(run, [each for _, each in found])

@@ -13,7 +13,7 @@ from mpreg_nb.client.run_record import RunRecord
 from mpreg_nb.cluster.own_runs import OnRun, OwnRuns
 from mpreg_nb.cluster.planned import planned_diagram
 from mpreg_nb.cluster.run import Run
-from mpreg_nb.errors import NodeLost, NoRun
+from mpreg_nb.errors import NoRun
 from mpreg_nb.names import nearest
 from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.runs import RunStart, RunSummary, summary_of
@@ -69,8 +69,8 @@ class History:
         fetched, and it is followed while it goes on.
 
         Raises:
-            NoRun: there is none, or several begin like that.
-            NodeLost: the node that drives it cannot be reached from here.
+            NoRun: there is none, or several begin like that, or the node that drives
+                it cannot be reached.
         """
         own = {mine.id: mine for mine in self.own_runs}
         if run in own:
@@ -91,7 +91,7 @@ class History:
             for node, run in reversed((await client_runs.everywhere())[:TAKEN_UP]):
                 try:
                     record = await client_runs.take_up(node, run.run, writer)
-                except NodeLost:  # it went, or was forgotten, at this moment
+                except NoRun:  # it went, or was forgotten, at this moment
                     continue
                 self._taken_up(record)
 

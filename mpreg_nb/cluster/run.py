@@ -130,7 +130,7 @@ class Run(ShownRun):
 
         Raises:
             BadRequest: the run goes on; wait for its end, or cancel it.
-            NodeLost: the node that drove it is gone, or has forgotten it.
+            NoRun: the node that drove it is gone, or has forgotten it.
         """
         run = Run(self._client, self._thread, self._diagram, self._own_runs)
         writer = current_writer()
@@ -204,7 +204,7 @@ class Run(ShownRun):
 
         Raises:
             KeyError: the run has no such step.
-            NodeLost: the node that drives the run is gone.
+            NoRun: the node that drives the run is gone, or has forgotten it.
         """
         self._check(step)
         return self._why(step, self._run(self._client.runs.why(self._known, step)))

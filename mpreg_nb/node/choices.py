@@ -22,6 +22,9 @@ MOST_NODES = 20
 MOST_CHANCES = 20_000
 """Nodes that are noted in all, some 3 MB; the oldest choices go first."""
 
+MOMENT_S = 0.005
+"""Steps that are sent within it share what was known, where nodes are many."""
+
 HandOver: TypeAlias = Callable[
     ["ActiveRun", StepSource, Call, tuple[Buffer, ...]], None
 ]
@@ -35,6 +38,7 @@ class Choices:
         self._calls = calls
         self._choices: OrderedDict[tuple[bytes, str], list[StepChoice]] = OrderedDict()
         self._chances = 0
+        self._last: tuple[Wanted, float, tuple[Verdict, ...]] | None = None
 
     def hand_over(
         self,
@@ -47,7 +51,7 @@ class Choices:
         now = time.monotonic()
         wanted = Wanted(call.function, call.version, call.resources, call.node)
         # Before the call is taken in: it would count itself.
-        verdicts = self._calls.router.explain(wanted, now)
+        verdicts = self._verdicts(wanted, now)
         resources = self._calls.router.needed(wanted)
         node = self._calls.receive(source, call, parts)
         choice = StepChoice(
@@ -66,6 +70,16 @@ class Choices:
     def of(self, run_id: bytes, step: str) -> tuple[StepChoice, ...]:
         """Return what is remembered of a step, in the order of being sent."""
         return tuple(self._choices.get((run_id, step), ()))
+
+    def _verdicts(self, wanted: Wanted, now: float) -> tuple[Verdict, ...]:
+        """Return what the router knows; of many nodes, as it was a moment ago."""
+        if self._last is not None:
+            asked, at, verdicts = self._last
+            if asked == wanted and now - at < MOMENT_S and len(verdicts) > MOST_NODES:
+                return verdicts
+        verdicts = self._calls.router.explain(wanted, now)
+        self._last = (wanted, now, verdicts)
+        return verdicts
 
     def _note(self, key: tuple[bytes, str], choice: StepChoice) -> None:
         self._choices.setdefault(key, []).append(choice)

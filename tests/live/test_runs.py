@@ -301,6 +301,25 @@ def test_result_that_was_lost_with_its_node_is_made_again() -> None:
         assert _node(resumed, "rows") == {"b": "c", "c": "b"}[held_by]
 
 
+def test_run_is_lost_with_the_node_that_drives_it(tmp_path: Path) -> None:
+    with mp.up(2, fresh=True) as cluster:
+        flow = cluster.workflow("doomed")
+        flow.step("wait", wait_for, 1, str(tmp_path / "never"))
+        run = flow.start()
+        driver = cluster.client.entry_node
+
+        cluster.kill(driver)
+
+        with pytest.raises(mp.errors.NodeLost, match="it drove the run"):
+            run.wait(20)
+        with pytest.raises(mp.errors.NoRun, match=f"node {driver} drove the run"):
+            run.why("wait")
+        with pytest.raises(mp.errors.NoRun, match="run the workflow again"):
+            run.resume()
+        listed = cluster.runs()
+        assert listed[["run", "status"]].to_numpy().tolist() == [[run.id, "failed"]]
+
+
 def test_several_kept_clusters_are_listed_and_one_is_adopted_by_name() -> None:
     one = mp.up(1, keep=True, name="one")
     one.disconnect()
