@@ -74,6 +74,8 @@ def _table(picture: dict[str, Any]) -> Table | None:
     functions, nodes, cells = picture["functions"], picture["nodes"], picture["cells"]
     if not functions:
         return None
+    if plain():
+        return _totals(functions, cells)
     by_node = [
         sum(_calls(line[place]) for line in cells) for place in range(len(nodes))
     ]
