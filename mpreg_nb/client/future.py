@@ -4,7 +4,7 @@ import asyncio
 import concurrent.futures
 import threading
 from collections.abc import Callable, Generator
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.running import waiting_elsewhere
@@ -13,6 +13,19 @@ T = TypeVar("T")
 
 Over: TypeAlias = Callable[[float | None], bool]
 """Waits at most so many seconds, None: without end, and says whether it is over."""
+
+
+class Waiting(Protocol):
+    """Waits for a call, and shows how far it is once that takes long."""
+
+    @property
+    def after_s(self) -> float | None:
+        """From so many seconds on; None: never."""
+        ...
+
+    def wait(self, call: Any, over: Over, timeout: float | None) -> bool:
+        """Wait at most `timeout` seconds more; say whether it is over."""
+        ...
 
 
 class Undecoded:
@@ -34,12 +47,14 @@ class Future(concurrent.futures.Future[T]):
     def __init__(
         self,
         cancel_call: Callable[[], None],
-        wait: Callable[[Over, float | None], object] | None = None,
+        waiting: Waiting | None = None,
+        call: Any = None,
     ) -> None:
-        """wait: waits by `over` at most so many seconds, and shows how far it is."""
+        """call: what `waiting` is told to wait for."""
         super().__init__()
         self._cancel_call = cancel_call
-        self._wait = wait
+        self._waiting = waiting
+        self._call = call
         self._decoding = threading.Lock()
 
     def result(self, timeout: float | None = None) -> T:
@@ -50,10 +65,7 @@ class Future(concurrent.futures.Future[T]):
         """
         try:
             with waiting_elsewhere():
-                if self._wait is not None and not self.done():
-                    self._wait(self._over, timeout)
-                    timeout = 0
-                value: Any = super().result(timeout)
+                value: Any = self._outcome(timeout)
         except KeyboardInterrupt:
             self.cancel()
             raise
@@ -61,6 +73,21 @@ class Future(concurrent.futures.Future[T]):
             value = self._decode(value)
         result: T = value
         return result
+
+    def _outcome(self, timeout: float | None) -> Any:
+        waiting = self._waiting
+        after_s = None if waiting is None else waiting.after_s
+        is_short = timeout is not None and after_s is not None and timeout <= after_s
+        if waiting is None or after_s is None or is_short:
+            return super().result(timeout)
+        try:
+            return super().result(after_s)
+        except TimeoutError:  # of the wait, or the outcome
+            pass
+        if not self.done():
+            rest_s = None if timeout is None else timeout - after_s
+            waiting.wait(self._call, self._over, rest_s)
+        return super().result(0)
 
     def _over(self, seconds: float | None) -> bool:
         try:

@@ -1,5 +1,6 @@
 """The three verbs: `call`, `submit`, `map`, for callers that block."""
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import replace
@@ -13,7 +14,7 @@ from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import limit_lines
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function
-from mpreg_nb.cluster.progress import Patience, wait_shown
+from mpreg_nb.cluster.progress import Patience
 from mpreg_nb.cluster.watched import CallWatched, MapCount, MapWatched
 from mpreg_nb.names import check_name
 from mpreg_nb.wire.codec import Buffer
@@ -75,6 +76,17 @@ class Calling:
         self._thread.call_soon(self._client.calls.start, active)
         return future
 
+    @property
+    def after_s(self) -> float | None:
+        """From when on a future shows how far it is; None: never."""
+        after_s = CONFIG.progress_after_s
+        return None if after_s == math.inf else after_s
+
+    def wait(self, call: ActiveCall, over: Over, timeout: float | None) -> bool:
+        """Wait for a call that takes long, and show where it is."""
+        with Patience(CallWatched(self._client, call), after_s=0.0) as patience:
+            return patience.wait(over, timeout)
+
     def _prepare(
         self,
         function: Callee,
@@ -91,11 +103,8 @@ class Calling:
         def cancel() -> None:
             self._thread.call_soon(client.calls.cancel, active.id)
 
-        def wait(over: Over, timeout: float | None) -> bool:
-            return wait_shown(CallWatched(client, active), over, timeout)
-
         active = client.prepare(name, args, kwargs, options, done)
-        future: Future[Any] = Future(cancel, wait)
+        future: Future[Any] = Future(cancel, self, active)
         return future, active
 
     def map(

@@ -6,7 +6,7 @@ import psutil
 import pytest
 
 from tests.live.leaks import Leaks
-from tests.notebook.live.kernel import kernel
+from tests.notebook.live.kernel import Cell, kernel
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 
@@ -26,6 +26,10 @@ futures = [hang.on(node=name).submit() for name in ('n1', 'n2')]
 """
 
 
+def _both_hang(cell: Cell) -> bool:
+    return cell.stream().count("hanging") == 2
+
+
 def nodes_of(leaks: Leaks) -> list[psutil.Process]:
     """The processes of the cluster: nodes, workers and what watches them."""
     return [p for p in leaks.processes() if "mpreg_nb" in " ".join(p.cmdline())]
@@ -38,7 +42,7 @@ def test_a_kernel_restarted_twenty_times_with_a_busy_cluster_leaves_nothing(
     with kernel() as front:
         for number in range(RESTARTS):
             cell = front.run(SETUP)
-            front.wait_until(lambda cell=cell: cell.stream().count("hanging") == 2)
+            front.wait_until(lambda: _both_hang(cell))  # noqa: B023 - called at once
             processes = nodes_of(leaks)
             seen = len(processes)
             front.restart(now=number % 2 == 0)
