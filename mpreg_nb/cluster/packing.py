@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeAlias
 
 from msgspec.structs import replace
 
 from mpreg_nb.client.options import CallOptions
+from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.wire.codec import Buffer, Parts
-from mpreg_nb.wire.payload import pack, pack_call
+from mpreg_nb.wire.payload import pack, pack_call, size_bytes
 from mpreg_nb.wire.runs import Given, SideCall, StepPlan
 from mpreg_nb.workflow.graph import Function, Reference, Step, Value, type_name
 
@@ -29,6 +31,8 @@ class Packed:
     undo_inputs: tuple[str, ...] = ()
     callees: tuple[tuple[Function, SideCall], ...] = ()
     """Functions that are called besides that of the step."""
+    given: tuple[tuple[Given, Parts], ...] = ()
+    """Large arguments that all items of a map share; they travel as inputs do."""
 
 
 class Packer:
@@ -37,6 +41,7 @@ class Packer:
     def __init__(self, callee: Callee, inline: Inline) -> None:
         self._callee = callee
         self._inline = inline
+        self._number = count()  # for names of shared arguments
 
     def step(self, step: Step) -> Packed:
         """Return what travels of `step`.
@@ -53,6 +58,10 @@ class Packer:
         else:
             found = step.inputs
         packed, found = pack_call(args, dict(step.kwargs), found)
+        given: tuple[tuple[Given, Parts], ...] = ()
+        if step.over is not None and size_bytes(packed) > INLINE_BYTES:
+            kwargs, given = self._shared(step)
+            packed, found = pack_call(args, kwargs, (item,))
         payload, parts = self._inline(packed)
         plan = StepPlan(
             name=step.name,
@@ -71,7 +80,11 @@ class Packer:
         )
         if step.over is None and step.fallback is None and step.undo is None:
             return Packed(plan, parts, plan.inputs)
-        return self._with_sides(step, plan, parts)
+        made = self._with_sides(step, plan, parts)
+        made.given = given
+        shared = {value.name for value, _ in given}
+        made.inputs = tuple(name for name in made.inputs if name not in shared)
+        return made
 
     def given(self, inputs: Mapping[str, Any]) -> Iterator[tuple[Given, Parts]]:
         """Return the inputs of a workflow, each with its parts.
@@ -81,6 +94,20 @@ class Packer:
         """
         for name, value in inputs.items():
             yield self._value(value, name=name, what=f"input {name!r}")
+
+    def _shared(
+        self, step: Step
+    ) -> tuple[dict[str, Any], tuple[tuple[Given, Parts], ...]]:
+        """Take the large arguments out of a map: they would travel with each item."""
+        kwargs = dict(step.kwargs)
+        given: list[tuple[Given, Parts]] = []
+        for key, value in step.kwargs.items():
+            packed, refers = pack_call((), {key: value})
+            if not refers and size_bytes(packed) > INLINE_BYTES:
+                name = f"/{next(self._number)}"  # no name of a step has a slash
+                given.append(self._value(value, name=name, what=key))
+                kwargs[key] = Reference(name)
+        return kwargs, tuple(given)
 
     def _with_sides(
         self, step: Step, plan: StepPlan, parts: tuple[Buffer, ...]

@@ -62,7 +62,8 @@ class Planner:
         for made in packed.values():
             parts.extend(made.parts)
         inputs: list[Given] = []
-        for given, given_parts in self._packer.given(workflow.inputs):
+        shared = [pair for made in packed.values() for pair in made.given]
+        for given, given_parts in (*shared, *self._packer.given(workflow.inputs)):
             inputs.append(given)
             parts.extend(given_parts)
         request = RunStart(

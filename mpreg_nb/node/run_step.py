@@ -117,7 +117,9 @@ def bare(plan: StepPlan) -> StepPlan:
         name: side and replace(side, payload=b"", parts=0)
         for name, side in sides.items()
     }
-    return replace(plan, payload=b"", parts=0, **without)
+    # Large arguments of a map travel as inputs that nobody gave a name.
+    named = tuple(name for name in plan.inputs if not name.startswith("/"))
+    return replace(plan, payload=b"", parts=0, inputs=named, **without)
 
 
 def _attempts(plan: StepPlan, *, idempotent: bool) -> tuple[int, tuple[str, ...]]:

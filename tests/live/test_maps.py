@@ -71,6 +71,20 @@ def test_large_items_and_results_go_from_node_to_node(cluster: mp.Cluster) -> No
     np.testing.assert_array_equal(run["doubled"][3], np.full(50_000, 6.0))
 
 
+def test_large_arguments_are_shared_by_all_items(cluster: mp.Cluster) -> None:
+    def score(item: int, weights: Any, more: Any, scale: int) -> float:
+        return float(item * weights[0] + more[0]) * scale
+
+    flow = cluster.workflow("shared")
+    weights = flow.step("weights", np.ones, 20_000).on(node="n1")
+    more = np.full(20_000, 2.0)
+    flow.map("score", score, over=range(30), weights=weights, more=more, scale=2)
+
+    run = flow.run()
+
+    assert run["score"] == [(item + 2.0) * 2 for item in range(30)]
+
+
 def test_many_small_results_are_gathered_too(cluster: mp.Cluster) -> None:
     flow = cluster.workflow("many")
     texts = flow.map("texts", lambda number: str(number) * 200, over=range(1_500))
