@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.client.output import prefixed
+from mpreg_nb.client.output import Page
 from mpreg_nb.client.run_record import RunRecord
 from mpreg_nb.errors import MpregError, WorkflowFailed
 from mpreg_nb.names import nearest
@@ -95,11 +95,18 @@ class ShownRun:
         """
         if step is not None:
             self._check(step)
-        return "".join(
-            prefixed(line.node, line.text)
-            for line in self._known.lines.all
-            if step in (None, line.step)
-        )
+        texts: list[str] = []
+        page = Page(lambda _, text: texts.append(text))
+        for line in self._known.lines.all:
+            if step in (None, line.step):
+                if line.characters_cut:
+                    page(
+                        line.node,
+                        "stdout",
+                        f"… {line.lines_cut:,} lines are left out\n",
+                    )
+                page(line.node, "stdout", line.text)
+        return "".join(texts)
 
     def plot(self) -> "Figure":
         """Return a Gantt chart: which step waited and ran when, by node."""
