@@ -29,6 +29,9 @@ JOIN_S = 2.0
 """How long the end of the last view waits for the thread."""
 
 
+_NO_HEAD: Picture = {"line": "nothing could be shown", "drills": False}
+
+
 class Sink(Protocol):
     """Draws a view in some front end. Called on the thread of live views."""
 
@@ -158,7 +161,7 @@ class LiveView:
         with self._lock:
             if not self._closed:
                 self._last = self._pictures.look(self._views, at_once=at_once)
-            self._last["head"] = self._headed(self._last["head"])
+            self._last["head"] = self._headed(self._last.get("head", _NO_HEAD))
             return dict(self._last)
 
     def paint(self) -> None:
@@ -182,8 +185,10 @@ class LiveView:
         with self._lock:
             if self._closed:
                 return
-            if not self._error:
+            try:
                 self.current(at_once=True)
+            except Exception as error:  # noqa: BLE001 - told in the view: it ends anyway
+                self._error = self._error or _described(error)
             self._closed = True
             sinks, self._sinks = self._sinks, []
             pictures = self.current()
@@ -216,8 +221,11 @@ class LiveView:
     ) -> dict[str, str]:
         from mpreg_nb.view.html import chosen
 
-        if not self._closed:
-            self._pictures.refresh(() if plain() else self._views)
+        if not self._closed and not self.cluster.client.links.lost:
+            try:
+                self._pictures.refresh(() if plain() else self._views)
+            except MpregError as error:  # what was known before is shown, and this
+                self._tell(error=str(error))
         pictures = self.current(at_once=True)
         bundle = {"text/plain": panel.text(pictures), "text/html": panel.html(pictures)}
         return chosen(bundle, include, exclude)

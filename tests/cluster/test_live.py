@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from mpreg_nb.errors import NodeLost
 from mpreg_nb.view.live import members
 from tests.cluster.watched import WAIT_S, Drawn, Watched
 from tests.view.pictures import call
@@ -184,6 +185,38 @@ def test_a_picture_that_cannot_be_made_ends_the_view_and_says_why(
 
     assert ended["head"]["error"] == "KeyError: 'n1'"
     assert ended["members"]["rows"][0]["node"] == "n1"
+
+
+def test_a_view_that_cannot_show_anything_ends_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Watched("n1")
+    view = cluster.watch("members")
+
+    def broken(*_: object) -> None:
+        raise KeyError("n1")
+
+    monkeypatch.setattr(members, "picture", broken)
+    cluster.end_views()
+
+    assert view.closed
+    assert "KeyError: 'n1'" in view._repr_mimebundle_()["text/plain"]
+
+
+def test_a_cluster_that_does_not_answer_is_shown_as_it_was_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Watched("n1")
+    view = cluster.watch("members")
+
+    def lost() -> None:
+        raise NodeLost("of the link", "no node can be reached", executed="no")
+
+    monkeypatch.setattr(cluster, "refresh", lost)
+    shown = view._repr_mimebundle_()["text/plain"]
+
+    assert "no node can be reached" in shown
+    assert "n1" in shown
 
 
 def test_views_that_nobody_holds_are_forgotten() -> None:
