@@ -8,18 +8,20 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
-from playwright.sync_api import Locator, Page
+from playwright.sync_api import Locator, Page, expect
 
 PATIENCE_S = 60.0
 """How long anything of the server is waited for; the machine may be busy."""
 
 LOOK_S = 0.05
+TAKES_MS = 2_000
+"""Until a cell that was run shows it."""
 
 # No errands to other hosts: news, updates, a list of extensions.
 CONFIG = {
@@ -147,9 +149,18 @@ class Server:
 
 
 def run_all(page: Page) -> None:
-    """Choose "Run All Cells" from the menu."""
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
+    """Choose "Run All Cells" from the menu, until the first cell was run.
+
+    A front end that is not ready yet forgets the wish without a word.
+    """
+    first = cell(page, 0).locator(".jp-InputArea-prompt")
+    deadline = time.monotonic() + PATIENCE_S
+    while (first.text_content() or "").strip() == "[ ]:":
+        assert time.monotonic() < deadline, "Run All Cells did nothing"
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        with suppress(AssertionError):
+            expect(first).not_to_have_text("[ ]:", timeout=TAKES_MS)
 
 
 def save(page: Page) -> None:

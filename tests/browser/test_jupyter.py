@@ -125,6 +125,7 @@ def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
     # The panel gives way to the still when the cluster goes down.
     expect(cell(page, 1).locator("[data-mpreg-still]")).to_be_visible()
     expect(panel).to_have_count(0)
+    expect(prompt_of(page, 3)).to_have_text("[4]:")
 
 
 def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
@@ -136,6 +137,7 @@ def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
     # The panel gives way to the still when the cluster goes down.
     expect(cell(page, 1).locator("[data-mpreg-still]")).to_be_visible()
     expect(page.locator(".mpreg-live")).to_have_count(0)
+    expect(prompt_of(page, 3)).to_have_text("[4]:")
     save(page)
     wait_for_text(path, "data-mpreg-still")
     page.goto("about:blank")
@@ -147,6 +149,7 @@ def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
 
     output = cell(page, 1).locator(".jp-Cell-outputArea")
     expect(output).to_contain_text(HTML_NAME)
+    expect(output).to_contain_text("this is the last state")
     expect(output.locator("table").first).to_be_visible()
     expect(output).to_contain_text("n3")
     trust = page.locator(".jp-StatusItem-trust")
