@@ -246,6 +246,7 @@ class ClientRuns:
         if run.run in self._open:  # it is followed already, perhaps by another link
             record = asked.record = self._open[run.run]
             record.link = asked.link
+            record.plans = message.plans
             self.receive(
                 RunState(
                     id=run.run,

@@ -3,7 +3,8 @@
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,12 +39,13 @@ class Run(ShownRun):
         thread: LoopThread,
         diagram: Diagram,
         own_runs: OwnRuns,
+        record: RunRecord | None = None,
     ) -> None:
         self._client = client
         self._thread = thread
         self._diagram = diagram
         self._own_runs = own_runs
-        self._record: RunRecord | None = None
+        self._record = record
         self._changed = threading.Condition()
         self._values: dict[str, Any] = {}
         self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -51,17 +53,20 @@ class Run(ShownRun):
     def started(self, record: RunRecord) -> None:
         """Take the record that the client keeps; called once, on the loop's thread."""
         self._record = record
-        record.listeners.append(self.changed)
-        self._own_runs.add(self)
+        self._own_runs.add(self, record)
 
-    def changed(self, record: RunRecord) -> None:
+    def revival(self) -> "Callable[[], Run]":
+        """Return what makes another of this run, without the values it has fetched."""
+        made = (self._client, self._thread, self._diagram, self._own_runs, self._known)
+        return partial(Run, *made)
+
+    def changed(self) -> None:
         """Wake who waits; called on the loop's thread with each change."""
         with self._changed:
             self._changed.notify_all()
-        if record.ended:
+        if self._known.ended:
             for loop, event in self._awaiting:
                 loop.call_soon_threadsafe(event.set)
-        self._own_runs.changed(self)
 
     # ------------------------------------------------------------------ waiting
 

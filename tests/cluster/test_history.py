@@ -1,6 +1,9 @@
 """Which run is meant, and how runs are listed and drawn that others began."""
 
+import gc
+from functools import partial
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -113,19 +116,64 @@ def test_frame_of_runs_has_its_columns_with_and_without_rows() -> None:
     assert str(full.iloc[0]["started_at"]) == "1970-01-01 00:01:40+00:00"
 
 
+class Record:
+    """What a client knows of a run."""
+
+    def __init__(self) -> None:
+        self.listeners: list[Any] = []
+
+    def change(self) -> None:
+        for listener in self.listeners:
+            listener(self)
+
+
+class Kept:
+    """A run as a notebook holds it."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.changes = 0
+
+    def revival(self) -> Any:
+        return partial(Kept, self.number)
+
+    def changed(self) -> None:
+        self.changes += 1
+
+
 def test_listeners_hear_of_runs_until_they_end_and_the_newest_are_kept() -> None:
-    runs, heard = OwnRuns(), list[Any]()
-    all_runs: list[Any] = [object() for _ in range(OWN_RUNS + 2)]
+    runs, heard, record = OwnRuns(), list[Any](), Record()
+    all_runs: list[Any] = [Kept(number) for number in range(OWN_RUNS + 2)]
+    to: Any = record
     end = runs.listen(heard.append)
 
-    for one in all_runs:
-        runs.add(one)
-    runs.changed(all_runs[-1])
+    for one in all_runs[:-1]:
+        runs.add(one, Record())  # type: ignore[arg-type]
+    runs.add(all_runs[-1], to)
+    record.change()
     end()
-    runs.changed(all_runs[-1])
+    record.change()
 
     assert heard == [*all_runs, all_runs[-1]]
+    assert all_runs[-1].changes == 2
     assert list(runs.newest_first) == all_runs[:1:-1]
+
+
+def test_run_that_nobody_holds_goes_with_its_values_and_is_made_anew() -> None:
+    runs, record = OwnRuns(), Record()
+    run: Any = Kept(7)
+    gone = ref(run)
+    to: Any = record
+    runs.add(run, to)
+
+    del run
+    gc.collect()
+    record.change()
+    again: Any = runs.newest_first[0]
+
+    assert gone() is None
+    assert again.number == 7
+    assert runs.newest_first[0] is again
 
 
 def test_drawing_of_a_run_is_made_of_what_its_node_was_asked() -> None:
