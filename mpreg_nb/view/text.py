@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from mpreg_nb.view.layers import Edge, without_cycles
+from mpreg_nb.view.units import count
 from mpreg_nb.workflow.diagram import Box, Diagram
 
 MOST_LANES = 24
@@ -25,6 +26,8 @@ MOST_LANES = 24
 
 MOST_LINES = 60
 """Of a diagram with more steps, so many are shown."""
+
+NONE = "no steps"
 
 TIMES = "×"  # noqa: RUF001 - not the letter
 
@@ -76,6 +79,17 @@ def clipped(text: str, most: int) -> str:
     return f"{text[: most - 1 - tail]}…{text[len(text) - tail :]}"
 
 
+def _counted(diagram: Diagram) -> str:
+    """Say how many steps there are; an input is none.
+
+    >>> boxes = (Box(name="n", kind="input"), Box(name="a"))
+    >>> _counted(Diagram(name="w", boxes=boxes, arrows=()))
+    '1 step'
+    """
+    steps = sum(box.kind != "input" for box in diagram.boxes)
+    return count(steps, "step") if diagram.boxes else NONE
+
+
 def sentence(diagram: Diagram) -> str:
     """Say in words what the diagram shows, for those who cannot see it."""
     needs: dict[str, list[str]] = {box.name: [] for box in diagram.boxes}
@@ -86,8 +100,7 @@ def sentence(diagram: Diagram) -> str:
         for name, sources in list(needs.items())[:20]
     ]
     more = f"; and {len(needs) - 20} more" if len(needs) > 20 else ""
-    count = f"{len(needs)} step{'' if len(needs) == 1 else 's'}"
-    return printable(f"{count}: {'; '.join(said)}{more}" if said else "no steps")
+    return printable(f"{_counted(diagram)}: {'; '.join(said)}{more}" if said else NONE)
 
 
 def draw(
@@ -127,8 +140,7 @@ def draw(
         ]
         for lane, name in zip(lanes, order, strict=False)
     ]
-    count = f"{len(boxes):,} step{'' if len(boxes) == 1 else 's'}"
-    lines = [f"{printable(diagram.name)}: {count if boxes else 'no steps'}"]
+    lines = [f"{printable(diagram.name)}: {_counted(diagram)}"]
     lines += _aligned(rows)
     if len(order) > MOST_LINES:
         lines.append(f"… and {len(order) - MOST_LINES:,} more")

@@ -214,7 +214,7 @@ def test_inputs_maps_and_undo_functions_are_told_in_words() -> None:
     ).splitlines()
 
     assert lines == [
-        "w: 3 steps",
+        "w: 2 steps",
         "◇  sensor            input",
         "↶  raw     undone    ingest    ← sensor  retry 2, undo delete_raw",
         "↳  fits    fallback  fit \xd7 12  ← raw",
