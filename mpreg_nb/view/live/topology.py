@@ -24,6 +24,9 @@ WINDOW_S = 10
 OWN = "/client"
 """Stands for the own client in links; no node has a slash in its name."""
 
+SHORTEST_S = 1.0
+"""What came in less time is taken for what came in so much."""
+
 HERE = "this notebook"
 """How the own client is called. Should a node be called so, a space is added, with
 which no name ends."""
@@ -98,7 +101,7 @@ class Rates:
 
     def rates(self) -> dict[Pair, tuple[float, float]]:
         """Return (one end, other end) -> bytes and messages a second."""
-        watched_s = min(WINDOW_S, self._now - self._began) or math.inf
+        watched_s = min(WINDOW_S, max(SHORTEST_S, self._now - self._began))
         return {
             pair: (
                 round(sum(more.bytes for _, more in noted) / watched_s, 1),

@@ -1,5 +1,8 @@
 import json
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from mpreg_nb.view.live import topology
 from mpreg_nb.view.live.topology import HERE, OWN, Rates
 from mpreg_nb.wire.gossip import Load, MemberState
@@ -171,3 +174,34 @@ def test_a_node_that_is_called_like_the_client_is_another_one() -> None:
         ("n2", HERE),
     ]
     assert topology.html(picture).count("<tr>") == 3
+
+
+@given(
+    rounds=st.lists(
+        st.tuples(
+            st.floats(0.0, 30.0),
+            st.dictionaries(
+                st.sampled_from(["n2", "n3", "client"]),
+                st.tuples(st.integers(0, 10_000), st.integers(0, 100)),
+            ),
+        ),
+        max_size=30,
+    )
+)
+def test_rates_are_of_the_links_there_are_and_never_more_than_was_counted(
+    rounds: list[tuple[float, dict[str, tuple[int, int]]]],
+) -> None:
+    rates = Rates(CLIENT)
+    now, most = 0.0, 0
+
+    for pause_s, peers in rounds:
+        now += pause_s
+        most += sum(total for total, _ in peers.values())
+        rates.take([told("n1", **peers)], now)
+
+        shown = rates.rates()
+        assert {end for pair in shown for end in pair} - {"n1"} == {
+            OWN if peer == "client" else peer for peer in peers
+        }
+        assert all(rate >= 0 and count >= 0 for rate, count in shown.values())
+        assert sum(rate for rate, _ in shown.values()) <= most + 1.0  # rounded
