@@ -81,7 +81,7 @@ def _run(run: Shown, now: float) -> dict[str, Any]:
 
 def _bar(step: StepState) -> dict[str, Any]:
     """Return when a step ran, in milliseconds since the run began."""
-    start_ms = (step.started_ms or 0.0) + (step.queued_ms or 0.0)
+    start_ms = step.started_ms or 0.0
     ended = step.status not in ("waiting", "running")
     return {
         "step": step.name,

@@ -42,7 +42,7 @@ def run(number: int = 1, *, workflow: str = "report", **changed: Any) -> Flow:
             node="n1",
             queued_ms=2.0,
             run_ms=30.0,
-            started_ms=1.0,
+            started_ms=3.0,
         ),
         StepState(name="clean", status="running", node="n2", started_ms=33.0),
         StepState(name="stats", status="waiting"),
