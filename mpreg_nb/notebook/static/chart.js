@@ -2,7 +2,7 @@
 // crosshair over both, moved by pointer or arrow keys.
 
 import { draw, make, ownId, put } from "./dom.js";
-import { counted, milliseconds } from "./figures.js";
+import { count, milliseconds } from "./figures.js";
 import { linearTicks, logTicks, shareOf, spread, tickText } from "./axis.js";
 
 const PERCENTILES = [
@@ -106,7 +106,7 @@ export function makeChart({ tip, redraw }) {
     return {
       title,
       rows: [
-        ["calls", counted(bucket.calls, "call")],
+        ["calls", count(bucket.calls)],
         ...[...rows, ...parts].map(([word, value]) => [word, milliseconds(value)]),
       ],
     };
