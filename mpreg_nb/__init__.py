@@ -111,6 +111,10 @@ class _Package(ModuleType):
     The import of a submodule sets an attribute of its package. Here it is not taken.
     """
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Functions that read it travel; of plain modules that is known, not of this.
+        return import_module, (self.__name__,)
+
     @property
     def workflow(self) -> Any:
         return __getattr__("workflow")

@@ -116,6 +116,8 @@ class Answers:
     ) -> Frames:
         """Return the answer with an exception, raised for the arguments `given`."""
         text = message_of(error)
+        if kind == "not_picklable" and isinstance(error, NotPicklable):
+            text = f"{error.path}: {error.reason}"  # the caller says the rest
         name = raised_class(error).__name__
         parts = pack_exception(error)
         inline = len(parts[0]) <= INLINE_BYTES

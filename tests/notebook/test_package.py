@@ -1,7 +1,10 @@
 """The names of the package itself."""
 
+import pickle
 import subprocess
 import sys
+
+import cloudpickle
 
 import mpreg_nb as mp
 
@@ -22,6 +25,12 @@ def test_the_verb_workflow_is_not_hidden_by_the_folder_of_that_name() -> None:
     assert callable(mp.workflow)
     assert mp.workflow.__module__ == "mpreg_nb.cluster.shortcuts"
     assert builder.__name__ == "mpreg_nb.workflow.builder"
+
+
+def test_the_package_itself_travels_with_functions_that_read_it() -> None:
+    packed = cloudpickle.dumps({"mp": mp})
+
+    assert pickle.loads(packed)["mp"] is mp
 
 
 def test_importing_the_package_imports_nothing_else_of_it() -> None:

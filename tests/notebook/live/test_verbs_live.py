@@ -351,6 +351,12 @@ def test_a_cell_runs_on_a_node_that_fits(front: Kernel) -> None:
     assert shown(cell) == "6"
 
 
+def test_a_cell_that_runs_elsewhere_can_call_the_cluster(front: Kernel) -> None:
+    cell = "%%mpreg remote --on gpu\nmp.current().call('total', rows, scale=10)"
+
+    assert value(front, cell) == "60"
+
+
 def test_a_cell_runs_everywhere_at_the_same_time(front: Kernel) -> None:
     cell = front.run("%%mpreg everywhere\nprint(sum(rows))\nlen(rows)")
     narrowed = value(front, "%%mpreg everywhere --on gpu\n'here'")
