@@ -1,12 +1,17 @@
 """Nodes that are cut off for a while: links, dials, and how it ends."""
 
 import asyncio
+from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from mpreg_nb.node import wall as wall_module
+from mpreg_nb.node.inbox import Inbox
 from mpreg_nb.node.wall import Wall
 from mpreg_nb.transport.dial import DialFailed
+from mpreg_nb.wire.drills import Partition
+from mpreg_nb.wire.messages import Failed, Reply
 from tests.transport.links import NODE, linked, numbered
 
 URL = "ws://127.0.0.1:7400"
@@ -114,3 +119,21 @@ def test_node_that_stops_leaves_no_link_behind_its_wall() -> None:
             assert len(pair.dialled_ear.losses) == 1
 
     asyncio.run(scene())
+
+
+@pytest.mark.parametrize(
+    ("role", "answer", "cut_off"), [("client", Reply, 1), ("node", Failed, 0)]
+)
+def test_only_clients_may_cut_a_node_off(role: str, answer: type, cut_off: int) -> None:
+    node: Any = Mock()
+    node.name = "n1"
+    link: Any = Mock()
+    link.peer.role = role
+    inbox = Inbox(node, Mock())
+    hear = inbox.from_client if role == "client" else inbox.from_node
+
+    hear(link, Partition(id=bytes(16), nodes=("n2",), for_ms=1500), ())
+
+    [told] = link.send.call_args.args
+    assert isinstance(told, answer)
+    assert len(node.links.wall.bar.mock_calls) == cut_off
