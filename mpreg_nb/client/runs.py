@@ -36,6 +36,9 @@ from mpreg_nb.wire.runs import (
 if TYPE_CHECKING:
     from mpreg_nb.client.client import Client
 
+PATIENCE_S = 2.0
+"""How long a node may take to say which runs it remembers."""
+
 _UNDER_WAY = ("waiting", "running")
 
 
@@ -96,7 +99,7 @@ class ClientRuns:
     async def everywhere(self) -> tuple[tuple[str, RunSummary], ...]:
         """Return (node that drives it, run) of all that nodes remember, newest first.
 
-        Nodes that cannot be reached from here are left out.
+        Nodes that cannot be reached, or do not answer soon, are left out.
         """
         nodes = [
             picture.record.name
@@ -110,8 +113,9 @@ class ClientRuns:
     async def _of(self, node: str) -> list[tuple[str, RunSummary]]:
         request = RunList(id=self._client.new_id())
         try:
-            answer, _ = await self._ways.ask(node, request)
-        except NodeLost:  # at this moment; the others answer for themselves
+            async with asyncio.timeout(PATIENCE_S):
+                answer, _ = await self._ways.ask(node, request)
+        except (NodeLost, TimeoutError):  # the others answer for themselves
             return []
         return [(node, run) for run in answer.runs]
 

@@ -6,6 +6,9 @@ from mpreg_nb.cluster.ledger import Ledger
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.transport.token import load_token
 
+DRAIN_S = 1.0
+"""How long a node has to leave in order; what it runs is not waited for."""
+
 
 class AdoptedCluster(Cluster):
     """A cluster whose nodes this user's ledger knows.
@@ -44,12 +47,12 @@ class AdoptedCluster(Cluster):
         return self._ended
 
     def down(self) -> None:
-        """End its nodes and disconnect; may be repeated."""
+        """End its nodes and all that they run, and disconnect; may be repeated."""
         if self._down:
             return
         super().down()
         if self._entry.cluster in {entry.cluster for entry in Ledger().entries()}:
-            self._ended = Ledger().end(self._entry.cluster)
+            self._ended = Ledger().end(self._entry.cluster, drain=DRAIN_S)
 
     def disconnect(self) -> None:
         """Disconnect and leave its nodes running."""

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -318,6 +319,40 @@ def test_run_is_lost_with_the_node_that_drives_it(tmp_path: Path) -> None:
             run.resume()
         listed = cluster.runs()
         assert listed[["run", "status"]].to_numpy().tolist() == [[run.id, "failed"]]
+
+
+def test_node_that_hangs_does_not_hold_up_the_list_of_runs() -> None:
+    with mp.up(2, fresh=True) as cluster:
+        flow = cluster.workflow("short")
+        flow.step("two", double, 1)
+        run = flow.run()
+        cluster.runs()  # so that there is a link to each node
+        driver = cluster.client.entry_node
+        (hanging,) = set(cluster.own_nodes) - {driver}
+        cluster.pause(hanging, 60)
+        began = time.monotonic()
+
+        listed = cluster.runs()
+
+        assert listed["run"].tolist() == [run.id]
+        assert time.monotonic() - began < 10
+
+
+def test_adopted_cluster_goes_down_at_once_whatever_it_runs(tmp_path: Path) -> None:
+    cluster = mp.up(1, keep=True, name="busy")
+    flow = cluster.workflow("endless")
+    flow.step("wait", wait_for, 1, str(tmp_path / "never"))
+    flow.start()
+    cluster.disconnect()
+    adopted = mp.adopt("busy")
+    began = time.monotonic()
+
+    ended = mp.down()
+
+    assert adopted.own_runs[0].name == "endless"
+    assert ended == ("n1",)
+    assert time.monotonic() - began < 8
+    assert mp.ps().empty
 
 
 def test_several_kept_clusters_are_listed_and_one_is_adopted_by_name() -> None:
