@@ -9,8 +9,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, TextIO, TypeAlias
+
+from mpreg_nb.wire.running import running_call
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.history import Line
@@ -222,7 +224,12 @@ def most_lines() -> int:
 
 def current_writer() -> Writer:
     """Return the writer for a call that is made now."""
-    return _current.get() or _make_default[0]()
+    writer = _current.get() or _make_default[0]()
+    if running_call.get() is None:
+        return writer
+    # In a worker: what is printed for this call belongs to the one that makes it.
+    context = copy_context()
+    return lambda node, stream, text: context.run(writer, node, stream, text)
 
 
 def set_default(make: Callable[[], Writer]) -> None:

@@ -45,6 +45,10 @@ def bar(steps):
         time.sleep(0.02)
     sys.stderr.write("\\n")
 
+@mp.function
+def nested(name):
+    return mp.current().on(node="n2").call("tell", name, 1)
+
 def flow_of(name, function, *args):
     flow = mp.workflow(name)
     flow.step("first", function, *args)
@@ -207,3 +211,25 @@ def test_short_waits_and_captured_cells_show_nothing(front: Kernel) -> None:
     assert short.kinds() == ["stream", "execute_result"]
     assert captured.kinds() == []
     assert held.data()[0]["text/plain"] == "(1, 20)"  # its value
+
+
+def test_prints_of_nested_calls_come_too(front: Kernel) -> None:
+    cell = front.run("nested.on(node='n1').call('inner')")
+
+    assert cell.stream() == "[n1] [n2] inner 0\n"
+
+
+def test_a_plain_notebook_shows_no_progress(front: Kernel) -> None:
+    front.run("import os; os.environ['MPREG_NB_PLAIN'] = '1'")
+    cell = front.run(
+        "tell.map(['a', 'a']); flow_of('plain', tell, 'b').run(); flood.call(2000)"
+    )
+    front.run("os.environ['MPREG_NB_PLAIN'] = '0'")
+
+    lines = lines_of(cell)
+    assert cell.kinds() == ["stream", "execute_result"]
+    assert lines[:20] == [f"a {n}" for n in range(10)] * 2
+    assert sorted(lines[20:40]) == sorted(f"b {n}" for n in range(10) for _ in range(2))
+    assert lines[40:42] == ["line 2000", "line 1999"]
+    assert len(lines) == 1041
+    assert lines[-1] == "… 1,000 more lines not shown (8,893 characters)"

@@ -27,6 +27,8 @@ def spin(folder):
     finally:
         pathlib.Path(folder, "ended").touch()
 
+spin_here = spin.local
+
 @mp.function
 async def wait(folder):
     pathlib.Path(folder, "begun").touch()
@@ -63,6 +65,7 @@ BLOCKING = {
     "        pass\n"
     "finally:\n"
     "    pathlib.Path(folder, 'ended').touch()\n",
+    "everywhere": "%%mpreg everywhere\nspin_here(folder)",
 }
 AWAITING = {
     "awaited call": "await spin.submit(folder)",
@@ -71,6 +74,10 @@ AWAITING = {
     "several calls": "await asyncio.gather(*[wait.submit(folder) for _ in range(5)])",
     "async cluster": "async with mp.connect_async(*cluster.urls) as own:\n"
     "    await own.call(spin, folder)",
+    "run of an async cluster": "async with mp.connect_async(*cluster.urls) as own:\n"
+    "    ours = own.workflow('ours')\n"
+    "    ours.step('spin', spin_here, folder)\n"
+    "    await ours.run()",
     "map of an async cluster": "async with mp.connect_async(*cluster.urls) as own:\n"
     "    await own.map(wait, [folder] * 5)",
 }
