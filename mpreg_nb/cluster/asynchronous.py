@@ -13,6 +13,7 @@ from mpreg_nb.cluster.card import Card
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function, call_options
 from mpreg_nb.cluster.history import chosen_run
+from mpreg_nb.cluster.versions import node_versions, warn_of
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.names import check_name
 from mpreg_nb.transport.token import load_token
@@ -43,6 +44,7 @@ class AsyncCluster:
         client = Client(self._urls, self._token, direct=self._direct)
         try:
             await client.open()
+            warn_of(await node_versions(client), stacklevel=2)
         except BaseException:
             await client.close()
             raise

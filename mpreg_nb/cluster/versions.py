@@ -37,7 +37,7 @@ class Compared:
         (the names of those that are not as they are here). Of a node that cannot be
         reached from here only python is known.
         """
-        here, nodes = used_here(), self._thread.run(self._versions())
+        here, nodes = used_here(), self._thread.run(node_versions(self.client))
         return versions_frame(here, nodes, differing(here, nodes))
 
     def warn_of_versions(self, stacklevel: int = 2) -> None:
@@ -47,42 +47,52 @@ class Compared:
         that this process started import what is on the disk now, so that only what
         it imported before an installation can differ.
         """
-        here, own = used_here(), self._nodes
+        own = self._nodes
+        nodes: Mapping[str, Mapping[str, str]]
         if own is not None:
             nodes = dict.fromkeys((spec.name for spec in own.specs), installed())
         else:
-            nodes = self._thread.run(self._versions())
-        found = differing(here, nodes)
-        if found:
-            text = _told(here, nodes, found)
-            warnings.warn(text, VersionsDiffer, stacklevel=stacklevel + 1)
+            nodes = self._thread.run(node_versions(self.client))
+        warn_of(nodes, stacklevel=stacklevel + 1)
 
-    async def _versions(self) -> dict[str, dict[str, str]]:
-        alive = [
-            picture
-            for picture in self.client.mirror.nodes
-            if picture.record.state is MemberState.ALIVE
-        ]
-        known = await asyncio.gather(*map(self._versions_of, alive))
-        return {
-            picture.record.name: versions
-            for picture, versions in zip(alive, known, strict=True)
-        }
 
-    async def _versions_of(self, picture: NodePicture) -> dict[str, str]:
-        client, record = self.client, picture.record
-        try:
-            async with asyncio.timeout(NODE_ANSWERS_S):
-                urls = record.urls if client.direct else ()
-                link = await client.links.reach(record.name, urls)
-                if link is not None:
-                    ask = VersionsAsk(id=client.new_id())
-                    answer, _ = await client.ask(ask, link=link)
-                    said: Versions = answer
-                    return dict(said.versions)
-        except (TimeoutError, MpregError):
-            pass  # then there is what all members know of it
-        return {"python": record.python}
+async def node_versions(client: Client) -> dict[str, dict[str, str]]:
+    """Return live node -> name -> version; only Python of those out of reach."""
+    alive = [
+        picture
+        for picture in client.mirror.nodes
+        if picture.record.state is MemberState.ALIVE
+    ]
+    known = await asyncio.gather(*(_versions_of(client, one) for one in alive))
+    return {
+        picture.record.name: versions
+        for picture, versions in zip(alive, known, strict=True)
+    }
+
+
+async def _versions_of(client: Client, picture: NodePicture) -> dict[str, str]:
+    record = picture.record
+    try:
+        async with asyncio.timeout(NODE_ANSWERS_S):
+            urls = record.urls if client.direct else ()
+            link = await client.links.reach(record.name, urls)
+            if link is not None:
+                ask = VersionsAsk(id=client.new_id())
+                answer, _ = await client.ask(ask, link=link)
+                said: Versions = answer
+                return dict(said.versions)
+    except (TimeoutError, MpregError):
+        pass  # then there is what all members know of it
+    return {"python": record.python}
+
+
+def warn_of(nodes: Mapping[str, Mapping[str, str]], *, stacklevel: int) -> None:
+    """Warn, with a table, if one of `nodes` has other versions than this process."""
+    here = used_here()
+    found = differing(here, nodes)
+    if found:
+        text = _told(here, nodes, found)
+        warnings.warn(text, VersionsDiffer, stacklevel=stacklevel + 1)
 
 
 def used_here() -> dict[str, str]:

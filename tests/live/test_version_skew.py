@@ -1,5 +1,6 @@
 """Versions that differ between the notebook and the nodes."""
 
+import asyncio
 import platform
 import warnings
 from collections.abc import Iterator
@@ -95,4 +96,20 @@ def test_package_that_was_installed_anew_since_it_was_imported_is_told(
         cluster = mp.up(1, fresh=True)
 
     cluster.down()
+    assert caught[0].filename == __file__
+
+
+def test_async_code_is_warned_too(
+    cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = versions.used_here() | {"numpy": "0.1"}
+    monkeypatch.setattr(versions, "used_here", lambda: here)
+
+    async def scene() -> object:
+        async with mp.connect_async(*cluster.urls) as other:
+            return await other.call("echo", 1)
+
+    with pytest.warns(VersionsDiffer, match="numpy") as caught:
+        assert asyncio.run(scene()) == 1
+
     assert caught[0].filename == __file__
