@@ -6,6 +6,7 @@ What is not known is NaN or NA, never a zero.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import astuple
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -196,7 +197,7 @@ def latency_frame(
     Raises:
         ValueError: a key is neither of the two, or there is none.
     """
-    rows = [(*key, *figures) for key, figures in latencies(histograms, keys)]
+    rows = [(*key, *astuple(figures)) for key, figures in latencies(histograms, keys)]
     return frame({**dict.fromkeys(keys, TEXT), **PERCENTILES}, rows)
 
 

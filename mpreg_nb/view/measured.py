@@ -4,6 +4,7 @@ Frames, figures and live views all take their numbers from here.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ class Route(NamedTuple):
     p50_ms: float
 
 
-class Figures(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Figures:
     """How long some calls took."""
 
     count: int

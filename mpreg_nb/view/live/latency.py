@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.view.columns import PERCENTILES, TEXT
@@ -133,7 +133,7 @@ def table(
     latencies: Iterable[tuple[tuple[str, ...], Figures]],
 ) -> list[dict[str, Any]]:
     """Return the rows of `cluster.latency()`, by function."""
-    return [{"function": key[0], **figures._asdict()} for key, figures in latencies]
+    return [{"function": key[0], **asdict(figures)} for key, figures in latencies]
 
 
 def picture(course: Course, functions: list[dict[str, Any]]) -> dict[str, Any]:
