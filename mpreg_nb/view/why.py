@@ -93,7 +93,8 @@ class Why:
 
     def _repr_html_(self) -> str:
         parts = "".join(
-            f"<div>{safe(self._heading(choice))}</div>{_table(choice).html}"
+            f'<div style="margin-top:6px">{safe(self._heading(choice))}</div>'
+            f"{_table(choice).html}"
             for choice in self._shown
         )
         rest = "".join(f"<div>{safe(line)}</div>" for line in self._rest)
@@ -136,6 +137,8 @@ class Why:
     @property
     def _rest(self) -> list[str]:
         lines = []
+        if self.choices and not plain():
+            lines.append("score: expected wait, the lower the better")
         whole = [choice for choice in self.choices if not choice.part]
         last = whole[-1] if whole else None
         ran_on = self.step.node
@@ -165,6 +168,8 @@ class Why:
         own = next((n for n in choice.nodes if n.node == self._driver), None)
         if choice.chosen == self._driver and own is not None and _has_room(own):
             return "it drives the run and had a free slot"
+        if len(fitting) + choice.more_nodes == 2:
+            return "the better of the two that fit"
         return "two of those that fit were drawn, and the better one taken"
 
 
@@ -176,7 +181,7 @@ def _table(choice: StepChoice) -> Table:
     hidden = plain()
     loads = ["running", "queued", "slots", "in flight", "score"]
     rows = []
-    for node in choice.nodes:
+    for node in sorted(choice.nodes, key=lambda node: node.node != choice.chosen):
         row: list[Cell] = [node.node, _verdict(node, choice)]
         rows.append(row if hidden else row + _load(node))
     more = choice.more_nodes
@@ -198,4 +203,5 @@ def _verdict(node: NodeChance, choice: StepChoice) -> Cell:
 
 def _load(node: NodeChance) -> list[Cell]:
     counts = (node.running, node.queued, node.slots, node.in_flight)
-    return [*("" if n is None else str(n) for n in counts), f"{node.score:.2g}"]
+    score = "" if node.reason else f"{node.score:.2g}"  # it was not compared
+    return [*("" if n is None else str(n) for n in counts), score]

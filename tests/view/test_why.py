@@ -50,15 +50,16 @@ def test_loads_and_times_are_shown_where_they_may_differ(
     said = str(why(DONE, choice("n2", chance("n2", running=3, in_flight=7))))
 
     assert "12.5 ms after the start" in said
-    assert said.splitlines()[-1].split() == [*"n2 ▶ chosen 3 0 1 7 0.25".split()]
+    assert said.splitlines()[-2].split() == [*"n2 ▶ chosen 3 0 1 7 0.25".split()]
 
 
 @pytest.mark.parametrize(
     ("chosen", "nodes", "reason"),
     [
         ("n1", (chance("n1"), chance("n2")), "it drives the run and had a free slot"),
-        ("n1", (chance("n1", in_flight=1), chance("n2")), "the better one taken"),
-        ("n2", (chance("n1"), chance("n2")), "the better one taken"),
+        ("n1", (chance("n1", in_flight=1), chance("n2")), "better of the two that fit"),
+        ("n2", (chance("n1"), chance("n2")), "better of the two that fit"),
+        ("n2", tuple(map(chance, ("n1", "n2", "n3"))), "the better one taken"),
         ("", (chance("n1", "lacks gpu"),), "attempt 1 → nowhere"),
     ],
 )
@@ -66,6 +67,18 @@ def test_the_reason_of_the_choice_is_that_of_the_router(
     chosen: str, nodes: tuple[NodeChance, ...], reason: str
 ) -> None:
     assert reason in str(why(DONE, choice(chosen, *nodes)))
+
+
+def test_the_chosen_node_comes_first_and_who_does_not_fit_has_no_score(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MPREG_NB_PLAIN", "0")
+    nodes = chance("n1"), chance("n2"), chance("n3", "lacks gpu")
+
+    rows = str(why(DONE, choice("n2", *nodes))).splitlines()[3:6]
+
+    assert [row.split()[0] for row in rows] == ["n2", "n1", "n3"]
+    assert [row.split()[-1] for row in rows] == ["0.25", "0.25", "0"]
 
 
 def test_each_attempt_is_shown_and_a_node_that_took_over() -> None:
