@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
 
+from mpreg_nb.cluster.config import KEYS
 from mpreg_nb.notebook.cell_verbs import CELL_VERBS
 from mpreg_nb.notebook.line import Verb
 from mpreg_nb.notebook.line_verbs import LINE_VERBS
@@ -52,7 +53,7 @@ class Completion:
         self._of_line: Mapping[str, Words] = {
             "call": lambda: filter(str.isidentifier, known.functions()),
             "cancel": known.runs,
-            "config": known.keys,
+            "config": lambda: KEYS,
             "down": known.own_nodes,
             "draw": lambda: {*known.flows(), *known.runs()},
             "functions": known.functions,
@@ -164,12 +165,6 @@ class Known:
         loaded = "mpreg_nb.cluster.run" in sys.modules
         runs = self._session.runs() if loaded else {}
         return [f"{n}.{state.name}" for n, run in runs.items() for state in run.steps]
-
-    def keys(self) -> Iterable[str]:
-        """Return what can be configured."""
-        from mpreg_nb.cluster.config import KEYS
-
-        return KEYS
 
 
 def _left(verb: Verb, before: Iterable[str]) -> list[str]:

@@ -1,7 +1,9 @@
 """The verbs of `%mpreg` that show something: frames, views, logs, checks, settings."""
 
 from collections.abc import Iterator
+from textwrap import fill
 
+from mpreg_nb.cluster.config import KEYS, Key
 from mpreg_nb.notebook.line import Verb, keys, line_verb
 
 LOOK = "look"
@@ -97,6 +99,7 @@ def look_verbs() -> Iterator[Verb]:
         "config workers",
         "config progress_after_s 5",
         twin='mp.config("progress_after_s", 5)',
+        more="\n".join(map(_explained, KEYS.values())),
     )
     config.parser.add_argument("key", nargs="?", metavar="KEY")
     config.parser.add_argument("value", nargs="?", metavar="VALUE")
@@ -105,3 +108,8 @@ def look_verbs() -> Iterator[Verb]:
     help_ = line_verb(LOOK, "help", "Explain a verb, or list all.", "help", "help up")
     help_.parser.add_argument("verb", nargs="?", metavar="VERB")
     yield help_
+
+
+def _explained(key: Key) -> str:
+    text = f"{key.name}: {key.rule}, else {key.default}. {key.meaning}"
+    return fill(text, width=80, subsequent_indent="  ")

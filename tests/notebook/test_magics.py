@@ -7,6 +7,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.config import KEYS
 from mpreg_nb.notebook.cell_verbs import CELL_VERBS
 from mpreg_nb.notebook.line_verbs import LINE_VERBS
 from tests.notebook.conftest import RunCell
@@ -117,6 +118,16 @@ def test_help_lists_all_verbs_and_explains_one(
     assert "usage: %%mpreg register" in explained
     assert asked.startswith("usage: %mpreg up")
     assert asked_all == overview
+
+
+def test_help_explains_every_key_that_can_be_set(
+    run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell("%mpreg help config")
+
+    words = " ".join(capsys.readouterr().out.split())
+    assert all(f"{key.name}: {key.rule}" in words for key in KEYS.values())
+    assert all(key.cost in words for key in KEYS.values())
 
 
 def test_a_question_mark_shows_examples(
