@@ -103,16 +103,17 @@ class ActiveRun:
             hand_over=hand_over,
             ids=ids,
         )
+        self._needs = {plan.name: needs(plan, given) for plan in request.steps}
+        fallbacks = self._calls.fallbacks
         self.machine = RunMachine(
             request.workflow,
             [
-                run_step(plan, given, self._calls.fallbacks.get(plan.name))
+                run_step(plan, self._needs[plan.name], given, fallbacks.get(plan.name))
                 for plan in request.steps
             ],
             rng=random.Random(),  # noqa: S311 - spreads retries, guards nothing
             done=done,
         )
-        self._needs = {plan.name: needs(plan, given) for plan in request.steps}
         used = {name for names in self._needs.values() for name in names}
         self.outputs = [plan.name for plan in request.steps if plan.name not in used]
         """Names of the steps that no other step waits for."""

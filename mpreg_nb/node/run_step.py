@@ -57,7 +57,7 @@ def deal(
     """Return the parts of each call, and payload and parts of each input by name."""
     dealt: Dealt = {}
     first = 0
-    for plan in request.steps:
+    for plan in request.steps if parts else ():
         sides: tuple[tuple[Part, StepPlan | SideCall | Given | None], ...] = (
             ("call", plan),
             ("split", plan.split),
@@ -77,17 +77,23 @@ def deal(
 
 def needs(plan: StepPlan, given: Collection[str]) -> tuple[str, ...]:
     """Return the steps that a step waits for, without the inputs in `given`."""
-    split = () if plan.split is None else plan.split.inputs
-    names = dict.fromkeys((*split, *plan.inputs, *plan.after))
-    return tuple(name for name in names if name not in given)
+    names = (*plan.inputs, *plan.after)
+    if plan.split is not None:
+        names = (*plan.split.inputs, *names)
+    if not names:
+        return ()
+    return tuple(name for name in dict.fromkeys(names) if name not in given)
 
 
 def run_step(
-    plan: StepPlan, given: Collection[str], fallback: FallbackResult | None
+    plan: StepPlan,
+    waits_for: Collection[str],
+    given: Collection[str],
+    fallback: FallbackResult | None,
 ) -> RunStep:
     """Return what the machine has to know of a step.
 
-    given: names of inputs, for which no step has to wait.
+    waits_for: what `needs` says. given: names of inputs, there from the start.
     """
     more, retry_on = _attempts(plan, idempotent=plan.idempotent)
     undo = None
@@ -100,7 +106,7 @@ def run_step(
         )
     return RunStep(
         name=plan.name,
-        dependencies=frozenset(needs(plan, given)),
+        dependencies=frozenset(waits_for),
         more_attempts=more,
         retry_on=retry_on,
         timeout_s=None if plan.timeout_ms is None else plan.timeout_ms / 1e3,

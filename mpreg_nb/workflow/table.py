@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any
 
 from mpreg_nb.workflow.effects import CancelStep
@@ -179,4 +178,4 @@ class TableReads:
 def _begun(attempt: Attempt, node: str, version: str, now: float) -> Attempt:
     queued_s = now - attempt.sent_at_s
     execution = Execution(node=node, version=version, queued_s=queued_s)
-    return replace(attempt, started_at_s=now, execution=execution)
+    return attempt.at(now, execution)

@@ -41,7 +41,7 @@ def test_parts_are_dealt_to_calls_and_inputs_in_their_order() -> None:
 def test_a_step_waits_for_what_its_split_needs_and_not_for_inputs() -> None:
     given = {"x", "/0"}
 
-    made = run_step(MAP, given, FallbackResult(result=b"value"))
+    made = run_step(MAP, needs(MAP, given), given, FallbackResult(result=b"value"))
 
     assert needs(MAP, given) == ("s", "k", "a")
     assert made.dependencies == {"s", "k", "a"}
@@ -56,7 +56,7 @@ def test_an_undo_is_tried_again_after_a_loss_only_if_it_is_idempotent_itself() -
     undo = SideCall(function="u", payload=b"")
     step = StepPlan(name="p", function="f", payload=b"", idempotent=True, undo=undo)
 
-    made = run_step(step, (), None)
+    made = run_step(step, (), (), None)
 
     assert made.more_attempts == 2
     assert made.undo is not None
@@ -67,7 +67,7 @@ def test_a_fallback_that_is_called_is_known_as_one() -> None:
     fallback = SideCall(function="g", payload=b"")
     step = StepPlan(name="p", function="f", payload=b"", fallback=fallback)
 
-    assert run_step(step, (), None).fallback == FallbackCall()
+    assert run_step(step, (), (), None).fallback == FallbackCall()
 
 
 def test_what_is_told_of_a_step_has_no_arguments() -> None:
