@@ -133,6 +133,7 @@ class Router:
         self._suspect: dict[str, frozenset[str]] = {}
         self._pythons: Mapping[str, str] = {}
         self._fits: dict[Wanted, _Fit] = {}
+        self._reasons: dict[Wanted, tuple[tuple[str, str], ...]] = {}  # node, reason
 
     def update(
         self,
@@ -148,10 +149,12 @@ class Router:
         self._alive = dict(alive)
         self._suspect = dict(suspect)
         self._fits.clear()
+        self._reasons.clear()
 
     def catalog_changed(self) -> None:
         """Forget what was worked out from the catalog as it was."""
         self._fits.clear()
+        self._reasons.clear()
 
     def choose(
         self, wanted: Wanted, now: float, *, avoid: Collection[str] = ()
@@ -179,6 +182,29 @@ class Router:
 
     def explain(self, wanted: Wanted, now: float) -> tuple[Verdict, ...]:
         """Return every known node with what it lacks, the fitting ones first."""
+        reasons = self._reasons.get(wanted)
+        if reasons is None:
+            if len(self._reasons) > 4096:
+                self._reasons.clear()
+            reasons = self._reasons[wanted] = self._explained(wanted)
+        if self._breakers:
+            allows = self._breakers.allows
+            reasons = tuple(
+                (node, reason)
+                if reason not in ("", "suspect") or allows(node, wanted.function, now)
+                else (node, "breaker open")
+                for node, reason in reasons
+            )
+            reasons = tuple(sorted(reasons, key=_fitting_first))
+        verdicts = []
+        for node, reason in reasons:
+            load = self._loads[node]
+            score = load.score(now)
+            verdicts.append(Verdict(node, reason, load.in_flight, score, load.reported))
+        return tuple(verdicts)
+
+    def _explained(self, wanted: Wanted) -> tuple[tuple[str, str], ...]:
+        """Return each node with what speaks against it, as long as nothing changes."""
         fit = self._fit(wanted)
         fits = {chosen.node for chosen in (*fit.alive, *fit.suspect)}
         needed = self.needed(wanted)
@@ -189,8 +215,8 @@ class Router:
         }
         placed = any(offer.placed for _, offer in self._matching(wanted))
         python, other_python = self._other_python(wanted)
-        verdicts: list[Verdict] = []
-        for node, held in sorted({**self._suspect, **self._alive}.items()):
+        reasons: list[tuple[str, str]] = []
+        for node, held in {**self._suspect, **self._alive}.items():
             lacks = needed - held - own.get(node, frozenset())
             if wanted.node is not None and node != wanted.node:
                 reason = f"narrowed to {wanted.node}"
@@ -200,16 +226,12 @@ class Router:
                 reason = f"runs Python {self._pythons[node]}, not {python}"
             elif node not in fits:
                 reason = "another version" if placed else "has no such function"
-            elif not self._breakers.allows(node, wanted.function, now):
-                reason = "breaker open"
             elif node in self._suspect and fit.alive:
                 reason = "suspect"
             else:
                 reason = ""
-            load = self._loads[node]
-            score = load.score(now)
-            verdicts.append(Verdict(node, reason, load.in_flight, score, load.reported))
-        return tuple(sorted(verdicts, key=lambda v: (bool(v.reason), v.node)))
+            reasons.append((node, reason))
+        return tuple(sorted(reasons, key=_fitting_first))
 
     def _better(self, pool: tuple[Chosen, ...], now: float) -> Chosen:
         loads = self._loads
@@ -313,3 +335,8 @@ class Router:
                     and not self._runs(node, offer)
                 ]
         return "", []
+
+
+def _fitting_first(pair: tuple[str, str]) -> tuple[bool, str]:
+    node, reason = pair
+    return bool(reason), node

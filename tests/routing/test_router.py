@@ -204,6 +204,27 @@ def test_explain_tells_what_each_node_lacks() -> None:
     ]
 
 
+def test_explain_follows_members_loads_and_breakers() -> None:
+    room = Room(me=None)
+    room.offer(placed("train", V1, resources=GPU))
+
+    def told() -> list[tuple[str, str, int]]:
+        verdicts = room.router.explain(Wanted("train"), now=0.0)
+        return [(v.node, v.reason, v.in_flight) for v in verdicts]
+
+    assert told() == [("b", "", 0), ("c", "", 0), ("a", "lacks gpu", 0)]
+
+    room.loads.sent("c")
+    for _ in range(5):
+        room.breakers.failed("b", "train", now=0.0)
+
+    assert told() == [("c", "", 1), ("a", "lacks gpu", 0), ("b", "breaker open", 0)]
+
+    room.router.update({"b": GPU}, {"c": GPU})
+
+    assert told() == [("b", "breaker open", 0), ("c", "suspect", 1)]
+
+
 def of_python(python: str, resources: frozenset[str] = GPU) -> Offer:
     return Offer(
         function="train",
