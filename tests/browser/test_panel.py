@@ -4,7 +4,7 @@ import random
 import re
 import statistics
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -526,6 +526,28 @@ def test_text_stands_out_in_both_themes(
 
     too_weak = {name: c for name, c in contrasts.items() if c < LEAST_CONTRAST}
     assert too_weak == {}
+
+
+@pytest.mark.parametrize(
+    ("wish", "moves"), [("no-preference", True), ("reduce", False)]
+)
+def test_nothing_moves_for_those_who_do_not_want_it(
+    show: ShowPanel,
+    page: Page,
+    wish: Literal["no-preference", "reduce"],
+    moves: bool,
+) -> None:
+    page.emulate_media(reduced_motion=wish)
+    show(pictures.panel(["n1", "n2", "n3"]))
+    open_view(page, "Topology")
+    open_view(page, "Runs")
+
+    animations = page.evaluate(
+        """() => document.querySelector(".mpreg-live").getAnimations({subtree: true})
+            .filter((one) => one instanceof CSSAnimation).length"""
+    )
+
+    assert (animations > 0) == moves
 
 
 @pytest.mark.parametrize("width", [360, 500])

@@ -11,7 +11,7 @@ export function makeAsking({ word, question, confirm, act }) {
   const asked = make("span", { class: "mpreg-question" });
   const yes = make("button", { type: "button", class: "mpreg-button mpreg-danger" });
   const no = make("button", { type: "button", class: "mpreg-button", text: "No" });
-  const sent = make("span", { class: "mpreg-soft", hidden: true });
+  const sent = make("span", { class: "mpreg-soft", hidden: true, tabindex: "-1" });
   const asking = make("span", { class: "mpreg-asking", hidden: true }, asked, yes, no);
   const element = make("span", { class: "mpreg-act" }, first, asking, sent);
 
@@ -36,6 +36,7 @@ export function makeAsking({ word, question, confirm, act }) {
   yes.addEventListener("click", () => {
     asking.hidden = true;
     sent.hidden = false;
+    sent.focus(); // else the focus would fall out of the row
     act();
   });
   element.addEventListener("keydown", (event) => {

@@ -8,8 +8,8 @@ const FONT = "system-ui, sans-serif";
 const PAD_PX = 10;
 const MARGIN_PX = 6;
 const HEAD_PX = 8; // of an arrow
-const SMALLEST = 0.7; // of the size that was laid out: smaller could not be read
-const TALLEST_PX = 460;
+const SMALLEST = 0.8; // of the size that was laid out: smaller could not be read
+const TALLEST_PX = 540;
 const CHIP_FONT = `10.5px ${FONT}`;
 
 export function makeScene({ tip }) {
