@@ -1,7 +1,6 @@
 """The client's side of runs: what the driving node tells of each step."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from mpreg_nb.wire.history import (
     StepChoice,
     WhyAsk,
 )
+from mpreg_nb.wire.ids import run_id
 from mpreg_nb.wire.last_lines import LastLines
 from mpreg_nb.wire.messages import Cancel, Failed
 from mpreg_nb.wire.payload import unpack
@@ -139,7 +139,7 @@ class ClientRuns:
         request = RunResume(
             id=self._client.new_id(),
             run=record.id,
-            new=os.urandom(len(record.id)),
+            new=run_id(),
             versions=tuple(self._versions(record)),
         )
         return await self._taken_up(request, record.node, writer)

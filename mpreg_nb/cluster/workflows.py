@@ -11,6 +11,7 @@ from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.routing.router import Refused, Router, Verdict, Wanted
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.ids import run_id
 from mpreg_nb.wire.runs import Given, RunStart, SideCall, StepPlan
 from mpreg_nb.workflow.graph import Function, Step, Workflow
 
@@ -67,7 +68,7 @@ class Planner:
             inputs.append(given)
             parts.extend(given_parts)
         request = RunStart(
-            id=self._client.new_id(),
+            id=run_id(),
             workflow=workflow.name,
             steps=tuple(made.plan for made in packed.values()),
             inputs=tuple(inputs),

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from mpreg_nb.view.columns import COUNT, MEASURE, TEXT, TIME, frame
+from mpreg_nb.wire.ids import SHOWN
 from mpreg_nb.wire.runs import RunSummary
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def runs_frame(runs: Iterable[RunSummary]) -> "pd.DataFrame":
         RUNS,
         [
             (
-                run.run.hex(),
+                run.run.hex()[:SHOWN],
                 run.workflow,
                 run.status,
                 run.steps,

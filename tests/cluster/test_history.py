@@ -111,7 +111,7 @@ def test_frame_of_runs_has_its_columns_with_and_without_rows() -> None:
     full, empty = runs_frame([run("aa")]), runs_frame([])
 
     assert list(full.columns) == list(empty.columns) == list(RUNS)
-    assert full.iloc[0]["run"] == "aa".ljust(32, "0")
+    assert full.iloc[0]["run"] == "aa".ljust(8, "0")
     assert full.iloc[0]["duration_s"] == 1.5
     assert str(full.iloc[0]["started_at"]) == "1970-01-01 00:01:40+00:00"
 

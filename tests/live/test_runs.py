@@ -134,7 +134,11 @@ def test_run_of_another_client_is_found_followed_and_asked(
     assert taken.log("wait") == ""
     assert taken.started_at <= run.started_at + timedelta(seconds=5)
     row = other.runs().iloc[0]
-    assert (row["run"], row["workflow"], row["status"]) == (run.id, "shared", "done")
+    assert (row["run"], row["workflow"], row["status"]) == (
+        run.id[:8],
+        "shared",
+        "done",
+    )
     assert (row["steps"], row["done"], row["failed"]) == (2, 2, 0)
 
 
@@ -318,7 +322,7 @@ def test_run_is_lost_with_the_node_that_drives_it(tmp_path: Path) -> None:
         with pytest.raises(mp.errors.NoRun, match="run the workflow again"):
             run.resume()
         listed = cluster.runs()
-        assert listed[["run", "status"]].to_numpy().tolist() == [[run.id, "failed"]]
+        assert listed[["run", "status"]].to_numpy().tolist() == [[run.id[:8], "failed"]]
 
 
 def test_node_that_hangs_does_not_hold_up_the_list_of_runs() -> None:
@@ -334,7 +338,7 @@ def test_node_that_hangs_does_not_hold_up_the_list_of_runs() -> None:
 
         listed = cluster.runs()
 
-        assert listed["run"].tolist() == [run.id]
+        assert listed["run"].tolist() == [run.id[:8]]
         assert time.monotonic() - began < 10
 
 
@@ -419,7 +423,7 @@ def test_runs_go_on_when_the_process_that_began_them_is_killed(tmp_path: Path) -
     finally:
         ended = mp.down("kept")
 
-    assert listed == [[long, "long", "running"], [short, "short", "done"]]
+    assert listed == [[long[:8], "long", "running"], [short[:8], "short", "done"]]
     assert fetched == [0, 1, 2]
     assert (waited_for, adopted_long.status, counted) == ("running", "done", 5)
     assert name == "kept"

@@ -14,6 +14,7 @@ from mpreg_nb.view.steps import counts, details, states
 from mpreg_nb.view.tables import Cell, Marked, Table
 from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.units import duration
+from mpreg_nb.wire.ids import SHOWN
 from mpreg_nb.wire.runs import RunPicture, StepState, summary_of
 from mpreg_nb.workflow.diagram import Diagram
 
@@ -96,7 +97,7 @@ def frame(picture: dict[str, Any]) -> "pd.DataFrame":
     """Return the newest rows of `cluster.runs()` that were begun here."""
     rows = [
         (
-            run["run"],
+            run["run"][:SHOWN],
             run["workflow"],
             run["status"],
             run["steps"],
