@@ -2,6 +2,7 @@
 
 import atexit
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar, overload
 
 from mpreg_nb.client.client import Client
@@ -161,18 +162,17 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         """
         if self._down:
             return
-        self.end_views()
-        self._down = True
-        current.leave(self)
-        atexit.unregister(self.disconnect)
-        if self._nodes is not None:
-            self._nodes.go_on()  # else its links would not end in order
-        try:
-            self._thread.run(self.client.close())
-        finally:
-            self._thread.stop()
+        with ExitStack() as each:  # all of it, also when Stop comes in between
             if self._nodes is not None:
-                self._nodes.close()
+                each.callback(self._nodes.close)
+            each.callback(self._thread.stop)
+            each.callback(lambda: self._thread.run(self.client.close()))
+            if self._nodes is not None:
+                each.callback(self._nodes.go_on)  # else its links end out of order
+            self.end_views()
+            self._down = True
+            current.leave(self)
+            atexit.unregister(self.disconnect)
 
     def disconnect(self) -> None:
         """Disconnect, and leave own nodes running if the cluster is kept.

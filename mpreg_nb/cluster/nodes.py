@@ -185,13 +185,21 @@ class LocalNodes:
 
     def close(self, drain_s: float = 0.0) -> None:
         """End all nodes and strike the cluster out of the ledger."""
-        self.go_on()
-        for process in self._processes.values():
-            process.terminate(drain_s)
-        for process in self._processes.values():
-            process.wait()
-        self._processes.clear()
-        self._ledger.remove(self._entry)
+        try:
+            self.go_on()
+            for process in self._processes.values():
+                process.terminate(drain_s)
+            for process in self._processes.values():
+                process.wait()
+        except KeyboardInterrupt:  # who stops this wants it sooner, not undone
+            for process in self._processes.values():
+                process.kill()
+            for process in self._processes.values():
+                process.wait()
+            raise
+        finally:
+            self._processes.clear()
+            self._ledger.remove(self._entry)
 
     def log(self, node: str, lines: int = 50) -> tuple[str, ...]:
         """Return the last lines that a node wrote."""
