@@ -66,6 +66,12 @@ class Kernel:
         self.wait(cell)
         return cell
 
+    def set_up(self, source: str) -> None:
+        """Run a cell that the others need; nothing makes sense if it fails."""
+        cell = self.run(source)
+        if "error" in cell.kinds():
+            raise AssertionError(cell.error()[1])
+
     def run_with_input(self, source: str, answers: list[str]) -> Cell:
         """Run a cell that asks for input, and give `answers` one after the other."""
         execute: Any = self._client.execute

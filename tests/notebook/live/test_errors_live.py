@@ -63,7 +63,7 @@ def leaks() -> None:
 @pytest.fixture(scope="module")
 def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     with nothing_left(tmp_path_factory.mktemp("errors")), kernel() as made:
-        made.run(SETUP)
+        made.set_up(SETUP)
         yield made
 
 

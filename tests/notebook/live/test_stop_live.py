@@ -93,7 +93,7 @@ def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MPREG_NB_PLAIN", "0")
         with nothing_left(tmp_path_factory.mktemp("stop")), kernel() as made:
-            made.run(SETUP)
+            made.set_up(SETUP)
             yield made
 
 
