@@ -177,8 +177,10 @@ class Ledger:
             )
         if len(entries) == 1:
             return entries[0]
+        keep = ", keep=True" if only_kept else ""
         raise NoCluster(
-            f"{_listed(kind, names)} " + ("Say which." if names else "Start one: up(3)")
+            f"{_listed(kind, names)} "
+            + ("Say which." if names else f"Start one: mp.up(3{keep})")
         )
 
     def rows(self) -> tuple[LedgerRow, ...]:

@@ -10,7 +10,7 @@ from mpreg_nb.membership.member import Member
 from mpreg_nb.node.counters import Counters
 from mpreg_nb.node.pending import Source
 from mpreg_nb.routing.catalog import Catalog
-from mpreg_nb.wire.gossip import Load
+from mpreg_nb.wire.gossip import Load, MemberState
 from mpreg_nb.wire.pictures import EventPicture, NodePicture, Snapshot, Watch
 
 LOG = logging.getLogger("mpreg_nb.node")
@@ -87,14 +87,7 @@ class Pictures:
 
     def take(self, request_id: bytes, *, whole: bool) -> Snapshot:
         """Return what this node knows now; `whole` with counts and events."""
-        nodes = [
-            NodePicture(
-                record=member.record,
-                load=self._own_load() if member.name == self._me else member.load,
-                rtt_ms=None if not member.rtt_s else member.rtt_s * 1e3,
-            )
-            for member in self._members()
-        ]
+        nodes = [self._node(member) for member in self._members()]
         return Snapshot(
             id=request_id,
             node=self._me,
@@ -102,6 +95,16 @@ class Pictures:
             offers=self._catalog.entries(),
             functions=self._counters.pictures() if whole else (),
             events=tuple(self._events) if whole else (),
+        )
+
+    def _node(self, member: Member) -> NodePicture:
+        record = member.record
+        if record.state > MemberState.SUSPECT:  # what it said last is no news of it
+            return NodePicture(record=record)
+        return NodePicture(
+            record=record,
+            load=self._own_load() if member.name == self._me else member.load,
+            rtt_ms=None if not member.rtt_s else member.rtt_s * 1e3,
         )
 
     def stop(self) -> None:

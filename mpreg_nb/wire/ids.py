@@ -3,13 +3,12 @@
 import itertools
 import os
 
-
 SHOWN = 8
 """Characters of a run's id that tables show; `get_run` takes them."""
 
 
 def run_id() -> bytes:
-    """Return an id for a run: all of it random, so that its beginning tells it apart."""
+    """Return an id for a run: all random, so that its beginning tells it apart."""
     return os.urandom(16)
 
 

@@ -48,7 +48,7 @@ export function membersView({ tip, kept, send, redraw }) {
     {
       key: "rtt",
       word: "RTT",
-      hint: "Round trip between this notebook and the node",
+      hint: "Round trip from the node that this notebook entered by",
       number: true,
       sort: (row) => row.rtt_ms,
       cell: () => textCell((row) => milliseconds(row.rtt_ms)),
@@ -144,7 +144,12 @@ export function membersView({ tip, kept, send, redraw }) {
     const bar = makeBar();
     return {
       element: bar.element,
-      update: (row) => bar.update(row.busy, row.slots, `${count(row.busy)}/${count(row.slots)}`),
+      update: (row) =>
+        bar.update(
+          row.busy ?? 0,
+          row.slots,
+          row.busy === null ? count(null) : `${count(row.busy)}/${count(row.slots)}`,
+        ),
     };
   }
 
