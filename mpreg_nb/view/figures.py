@@ -87,4 +87,5 @@ def _figure_class() -> "type[Figure]":
                 self.savefig(file, format="png", facecolor="white")
             return file.getvalue()
 
+    Shown.__name__ = Shown.__qualname__ = "Figure"  # which is what its repr says
     return Shown
