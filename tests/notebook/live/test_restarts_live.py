@@ -11,6 +11,7 @@ from tests.notebook.live.kernel import Cell, kernel
 pytestmark = [pytest.mark.live, pytest.mark.timeout(240)]
 
 RESTARTS = 20
+ENDED_S = 10.0  # nodes end within 5 s of their kernel; a busy machine is slower
 
 SETUP = """%load_ext mpreg_nb
 import time
@@ -46,7 +47,7 @@ def test_a_kernel_restarted_twenty_times_with_a_busy_cluster_leaves_nothing(
             processes = nodes_of(leaks)
             seen = len(processes)
             front.restart(now=number % 2 == 0)
-            _, alive = psutil.wait_procs(processes, timeout=5)
+            _, alive = psutil.wait_procs(processes, timeout=ENDED_S)
 
             assert seen >= 4
             assert alive == []
