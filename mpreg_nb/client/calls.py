@@ -8,19 +8,20 @@ link, else through the node of the entry.
 import asyncio
 import random
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
 
 from mpreg_nb.calls.deadlines import Deadlines
 from mpreg_nb.calls.retry import OVERLOAD_PATIENCE_S, RetryBudget, backoff_s, judge
+from mpreg_nb.client.active_call import ActiveCall, Outcome
 from mpreg_nb.client.links import Links
 from mpreg_nb.client.mirror import Mirror
-from mpreg_nb.client.output import Prints, Writer
+from mpreg_nb.client.output import Prints
 from mpreg_nb.errors import Executed
 from mpreg_nb.routing.breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Chosen, Router, Wanted
+from mpreg_nb.routing.stealing import Stealing
 from mpreg_nb.transport.alarm import Alarm
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Buffer
@@ -31,55 +32,23 @@ from mpreg_nb.wire.messages import (
     Failed,
     Failure,
     Output,
+    Recall,
     Reply,
     Started,
     Waiting,
 )
 
-Outcome: TypeAlias = Reply | Failed
+__all__ = ["ActiveCall", "ClientCalls", "Outcome"]
 
 _ASK_ENTRY = ("no_route", "no_code", "draining", "overloaded", "node_lost")
 """Refusals of a node that was called directly, after which the entry is asked."""
 
-
-@dataclass(slots=True, eq=False)
-class ActiveCall:
-    """One call of this client, until its outcome."""
-
-    id: bytes
-    function: str
-    payload: bytes
-    parts: tuple[Buffer, ...]
-    done: Callable[["ActiveCall", Outcome, tuple[Buffer, ...]], None]
-    writer: Writer
-    version: str | None = None
-    resources: frozenset[str] = frozenset()
-    node: str | None = None
-    holder: str | None = None
-    timeout_s: float | None = None
-    wait_s: float = 0.0
-    idempotent: bool = False
-    json: bool = False
-    prints: Prints | None = None  # from its first print on
-    at: str = ""  # the node that runs it, where that is known
-    began: float = 0.0  # on the monotonic clock
-    attempts: int = 0
-    crashes: int = 0
-    link: Connection | None = None
-    to: str = ""  # the node it was sent to directly, "" through the entry
-    sent: float = 0.0
-    waiting: bool = False
-    cancelled: bool = False
-    pack_us: int = 0
-    avoid: tuple[str, ...] = ()
+HEARSAY_S = 1.0
+"""What a node said itself is believed rather, until it is this old."""
 
 
-class Reregister(Protocol):
-    """Registers again what a cluster has lost, and says whether it could."""
-
-    async def __call__(self, version: str) -> bool:
-        """Say whether `version` is registered again."""
-        ...
+Reregister: TypeAlias = Callable[[str], Awaitable[bool]]
+"""Registers a version again that a cluster has lost, and says whether it could."""
 
 
 class ClientCalls:
@@ -100,6 +69,8 @@ class ClientCalls:
         self._loads = Loads()
         self.router = Router(None, mirror, self._loads, Breakers(), self._chance)
         self._several = False  # whether there is anything to choose
+        self._stealing = Stealing(self.router, self._loads)
+        self._waiters = self._stealing.waiters
         self._loop = asyncio.get_running_loop()
         self._alarm = Alarm(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -125,6 +96,7 @@ class ClientCalls:
         if call is None or call.cancelled:
             return
         call.cancelled = True
+        self._stealing.drop(call_id, time.monotonic())
         if call.link is None:
             self._end(call, Failure(kind="cancelled", executed="no"))
         else:
@@ -136,29 +108,32 @@ class ClientCalls:
         self._several = self._direct and len(alive) > 1
         suspect = self._mirror.resources(MemberState.SUSPECT)
         self.router.update(alive, suspect, self._mirror.pythons)
+        now = time.monotonic()
         for picture in self._mirror.nodes:
-            if picture.load is not None:
-                self._loads.report(picture.record.name, picture.load, time.monotonic())
+            name, load = picture.record.name, picture.load
+            if load and now - self._loads[name].reported_at > HEARSAY_S:
+                self._loads.report(name, load, now)
+        self._steal(now)
 
     def receive(
         self, link: Connection, message: Any, parts: tuple[Buffer, ...]
     ) -> bool:
         """Take in what a node says of a call; False if it is of none here."""
         if type(message) is Waiting:
-            for call_id in message.ids:
-                waiting = self._calls.get(call_id)
-                if waiting is not None:
-                    waiting.waiting = True
+            self._told_waiting(link, message)
             return True
         call = self._calls.get(message.id)
         if call is None:
             return False
-        if type(message) is Reply:
+        if type(message) is Reply or type(message) is Failed:
+            node = call.to
             self._count_answer(call, message)
-            self._finish(call, message, parts)
-        elif type(message) is Failed:
-            self._count_answer(call, message)
-            self._failed(call, message, parts)
+            if type(message) is Failed:
+                self._failed(call, message, parts)
+            else:
+                self._finish(call, message, parts)
+            if self._waiters and node:
+                self._steal(time.monotonic(), node)
         elif type(message) is Output:
             call.at = message.node
             if call.prints is None:
@@ -167,6 +142,7 @@ class ClientCalls:
         elif type(message) is Started:
             call.waiting = False
             call.at = message.node
+            self._stealing.drop(call.id, time.monotonic())
         return True
 
     def link_lost(self, link: Connection, reason: str) -> None:
@@ -208,9 +184,29 @@ class ClientCalls:
         for task in self._tasks:
             task.cancel()
 
+    def _told_waiting(self, link: Connection, message: Waiting) -> None:
+        now = time.monotonic()
+        if message.load is not None:
+            self._loads.report(link.peer.name, message.load, now)
+        # Where nothing is queued, a call waits for data, and would elsewhere too.
+        movable = self._several and message.load is not None and message.load.queued
+        for call_id in message.ids:
+            call = self._calls.get(call_id)
+            if call is not None and call.link is link:
+                call.waiting = True
+                if movable and call.to and call.node is None and not call.cancelled:
+                    self._stealing.waits(call_id, call.wanted, call.to)
+        self._steal(now)
+
+    def _steal(self, now: float, target: str = "") -> None:
+        for call_ids in self._stealing.recalls(now, target).values():
+            link = self._calls[call_ids[0]].link
+            if link is not None:
+                link.send(Recall(ids=tuple(call_ids)))
+
     # --------------------------------------------------------------- the course
 
-    def _send(self, call: ActiveCall, now: float) -> None:
+    def _send(self, call: ActiveCall, now: float, target: str = "") -> None:
         entry = self._links.entry
         if entry is None:
             call.link = None
@@ -218,15 +214,17 @@ class ClientCalls:
             return
         link, hops_left, call.to = entry, 1, ""
         if self._several and (not call.attempts or call.to):
-            wanted = Wanted(call.function, call.version, call.resources, call.node)
-            choice = self.router.choose(wanted, now, avoid=call.avoid)
-            if type(choice) is Chosen:
-                record = self._mirror.record(choice.node)
+            if not target:
+                wanted = Wanted(call.function, call.version, call.resources, call.node)
+                choice = self.router.choose(wanted, now, avoid=call.avoid)
+                target = choice.node if type(choice) is Chosen else ""
+            if target:
+                record = self._mirror.record(target)
                 urls = record.urls if record is not None else ()
-                straight = self._links.direct(choice.node, urls)
+                straight = self._links.direct(target, urls)
                 if straight is not None:
-                    link, hops_left, call.to = straight, 0, choice.node
-                    self._loads.sent(choice.node)
+                    link, hops_left, call.to = straight, 0, target
+                    self._loads.sent(target)
         remaining_ms: int | None = None
         if call.timeout_s is not None:
             remaining_ms = max(0, int((call.began + call.timeout_s - now) * 1e3))
@@ -257,9 +255,18 @@ class ClientCalls:
     ) -> None:
         failure = failed.failure
         now = time.monotonic()
+        returned = failure.kind == "overloaded" and failure.executed == "no"
         if call.cancelled:
+            if returned:  # it was asked back a moment before
+                failed = Failed(id=call.id, failure=Failure(kind="cancelled"))
             self._finish(call, failed, parts)
             return
+        target = self._stealing.given_back(call.id, now)
+        if target is not None and returned:
+            call.attempts -= 1  # it was none
+            self._send(call, now, target.node)
+            return
+        self._stealing.drop(call.id, now)
         if call.to and failure.executed == "no" and failure.kind in _ASK_ENTRY:
             # The mirror was late; the entry knows better, or says why not.
             call.avoid = (*call.avoid, call.to)
@@ -282,9 +289,8 @@ class ClientCalls:
             call.avoid = (*call.avoid, failure.node)
             self._send(call, now)
         else:
-            pause_s = failure.retry_after_ms / 1e3 + backoff_s(
-                call.attempts, self._chance
-            )
+            pause_s = backoff_s(call.attempts, self._chance)
+            pause_s += failure.retry_after_ms / 1e3
             patience_s = call.timeout_s or OVERLOAD_PATIENCE_S
             if now + pause_s - call.began > patience_s:
                 self._finish(call, failed, parts)
@@ -327,19 +333,18 @@ class ClientCalls:
             return
         if call.timeout_s is not None:
             self._deadlines.drop(call.id)
+        if self._waiters:
+            self._stealing.drop(call.id, time.monotonic())
         if call.prints is not None:
             call.prints.end()
         call.done(call, outcome, parts)
-
-    # ------------------------------------------------------------------- timers
 
     def _ring(self, now: float) -> None:
         for call_id in self._deadlines.tick(now):
             call = self._calls[call_id]
             if call.link is not None:
                 call.link.send(Cancel(id=call_id))
-            executed: Executed = (
-                "no" if call.waiting or call.link is None else "unknown"
-            )
+            idle = call.waiting or call.link is None
+            executed: Executed = "no" if idle else "unknown"
             self._end(call, Failure(kind="deadline", executed=executed))
         self._alarm.set(self._deadlines.next)

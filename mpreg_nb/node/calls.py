@@ -15,9 +15,11 @@ import msgspec
 
 from mpreg_nb.calls.deadlines import Deadlines
 from mpreg_nb.errors import Executed
+from mpreg_nb.node.admission import Admission
 from mpreg_nb.node.lane import DataLane
 from mpreg_nb.node.outcomes import no_route
 from mpreg_nb.node.pending import Outcome, Pending, Source
+from mpreg_nb.node.recalls import Recalls
 from mpreg_nb.node.running import Running
 from mpreg_nb.node.waiting import WaitingReports
 from mpreg_nb.routing.breaker import Breakers
@@ -26,6 +28,7 @@ from mpreg_nb.routing.router import Chosen, Refused, Router, UnknownVersion, Wan
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport.alarm import Alarm
 from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.gossip import Load
 from mpreg_nb.wire.messages import (
     Call,
     Cancel,
@@ -39,9 +42,6 @@ from mpreg_nb.wire.messages import (
 
 MOST_REROUTES = 3
 """Of a call that has not run; after that its caller hears why."""
-
-LEAST_TIME_MS = 5
-"""A call with less time left than this is refused: it could not be answered."""
 
 _REFUSALS = ("no_route", "draining", "overloaded", "no_code")
 """Answers of a node that did not run the call; another one may."""
@@ -61,6 +61,7 @@ class Calls:
         breakers: Breakers,
         lane: DataLane,
         running: Running,
+        measure: Callable[[], Load],
         limits: Limits,
     ) -> None:
         self._me = me
@@ -69,15 +70,18 @@ class Calls:
         self._breakers = breakers
         self._lane = lane
         self._running = running
-        self._limits = limits
         self._pending: dict[bytes, Pending] = {}
-        self._held_bytes = 0
+        self.admission = Admission(me, self._pending, limits)
         self._parked: dict[bytes, None] = {}  # ids that wait for a node that fits
         self._deadlines = Deadlines()
         self._waits = Deadlines()
         self._alarm = Alarm(self._ring)
-        self._waiting = WaitingReports(me, self._pending, running)
-        self.draining = False
+        self.recalls = Recalls(me, self._pending, router, loads, lane, running)
+        self.recalls.bind(self._route, self.finish)
+        self._waiters = self.recalls.stealing.waiters
+        self._waiting = WaitingReports(
+            me, self._pending, running=running, recalls=self.recalls, measure=measure
+        )
         self.idle = asyncio.Event()
         self.idle.set()
         running.bind(self.finish, self.began, self.retry_elsewhere)
@@ -93,14 +97,14 @@ class Calls:
         """Take in a call, return the node it went to; its outcome goes to `source`."""
         now = time.monotonic()
         pending = Pending(call, parts, source, now)
-        refusal = self._refusal(pending)
+        refusal = self.admission.refusal(pending)
         if refusal is not None:
             source.send(pending.failed(refusal))
             return ""
         if not self._pending:
             self.idle.clear()
         self._pending[call.id] = pending
-        self._held_bytes += pending.size_bytes
+        self.admission.held_bytes += pending.size_bytes
         if call.remaining_ms is not None:
             due = now + call.remaining_ms / 1e3
             self._deadlines.add(call.id, due)
@@ -114,6 +118,7 @@ class Calls:
         if pending is None or pending.cancelled:
             return
         pending.cancelled = True
+        self.recalls.drop(call_id)
         if pending.node == self._me:
             self._running.cancel(pending)
         elif pending.node:
@@ -131,19 +136,24 @@ class Calls:
     def peer_said(self, message: Any, parts: tuple[Buffer, ...]) -> bool:
         """Pass on what another node says of a call; False if it is of none here."""
         if isinstance(message, Waiting):
-            self._told_waiting(message)
+            self.recalls.told_waiting(message)
             return True
         pending = self._pending.get(message.id)
         if pending is None or pending.node in ("", self._me):
             return False
         match message:
-            case Reply():
+            case Reply() | Failed():
+                node = pending.node
                 self._count_answer(pending, message)
-                self.finish(pending, message, parts)
-            case Failed():
-                self._peer_failed(pending, message, parts)
+                if isinstance(message, Failed):
+                    self._peer_failed(pending, message, parts)
+                else:
+                    self.finish(pending, message, parts)
+                if self._waiters:
+                    self.recalls.look(node)
             case Started():
                 pending.started = True
+                self.recalls.drop(message.id)
                 pending.source.send(message)
             case Output() if not pending.answered:
                 pending.source.send(message)
@@ -172,30 +182,17 @@ class Calls:
         for call_id in list(self._parked):
             del self._parked[call_id]
             self._route(self._pending[call_id], now)
+        self.recalls.look()
 
     # --------------------------------------------------------------- the course
 
-    def _refusal(self, pending: Pending) -> Failure | None:
-        waiting = len(self._pending)
-        if pending.call.id in self._pending:
-            text = "a call with this id is under way"
-            return Failure(kind="bad_request", message=text)
-        held_bytes = self._held_bytes + pending.size_bytes
-        too_much = waiting and held_bytes > self._limits.queued_bytes
-        if too_much or waiting >= self._limits.calls_per_node:
-            return Failure(
-                kind="overloaded", node=self._me, size_bytes=waiting, retry_after_ms=50
-            )
-        left_ms = pending.call.remaining_ms
-        if left_ms is not None and left_ms <= LEAST_TIME_MS:
-            return Failure(kind="deadline", node=self._me)
-        return Failure(kind="draining", node=self._me) if self.draining else None
-
-    def _route(self, pending: Pending, now: float) -> None:
+    def _route(
+        self, pending: Pending, now: float, target: Chosen | None = None
+    ) -> None:
         call = pending.call
         node = self._me if call.hops_left == 0 else call.node
         wanted = Wanted(call.function, call.version, call.resources, node)
-        match self.router.choose(wanted, now, avoid=pending.avoid):
+        match target or self.router.choose(wanted, now, avoid=pending.avoid):
             case Chosen(chosen, version, offer):
                 pending.version = version
                 if self._breakers:
@@ -243,7 +240,8 @@ class Calls:
     def _peer_failed(
         self, pending: Pending, message: Failed, parts: tuple[Buffer, ...]
     ) -> None:
-        self._count_answer(pending, message)
+        if self.recalls.came_back(pending, message):
+            return
         refused = message.failure.kind in _REFUSALS
         if refused and pending.reroutes < MOST_REROUTES and not pending.cancelled:
             self._try_elsewhere(pending, pending.node)
@@ -268,6 +266,9 @@ class Calls:
         self._try_elsewhere(pending, self._me)
 
     def _try_elsewhere(self, pending: Pending, not_at: str) -> None:
+        self.recalls.drop(pending.call.id)
+        if pending.waiting_told:  # it may begin elsewhere without another word
+            pending.source.send(Started(id=pending.call.id, node=not_at))
         pending.reroutes += 1
         pending.node = ""
         pending.started = pending.waiting_told = False
@@ -277,6 +278,8 @@ class Calls:
     def began(self, pending: Pending) -> None:
         """Note that a call has left the queue and runs."""
         pending.started = True
+        if self._waiters:
+            self.recalls.drop(pending.call.id)
         if pending.waiting_told or pending.call.keep:
             pending.source.send(Started(id=pending.call.id, node=self._me))
 
@@ -287,9 +290,11 @@ class Calls:
         call = pending.call
         if self._pending.pop(call.id, None) is None:
             return
+        if self._waiters:
+            self.recalls.drop(call.id)
         if pending.node == self._me:
             self._loads.answered(self._me, None, time.monotonic())
-        self._held_bytes -= pending.size_bytes
+        self.admission.held_bytes -= pending.size_bytes
         if call.remaining_ms is not None:
             self._deadlines.drop(call.id)
         if self._parked:
@@ -299,6 +304,8 @@ class Calls:
         if not pending.answered:
             pending.answered = True
             pending.source.send(outcome, parts)
+        if self._waiters and pending.node == self._me:
+            self.recalls.look(self._me)
         if not self._pending:
             self.idle.set()
 
@@ -315,13 +322,6 @@ class Calls:
             self._breakers.succeeded(pending.node, pending.call.function)
 
     # ------------------------------------------------------------------- timers
-
-    def _told_waiting(self, message: Waiting) -> None:
-        for call_id in message.ids:
-            pending = self._pending.get(call_id)
-            if pending is not None and not pending.waiting_told:
-                pending.waiting_told = True
-                pending.source.send(Waiting(ids=(call_id,)))
 
     def _ring(self, now: float) -> None:
         for call_id in self._deadlines.tick(now):

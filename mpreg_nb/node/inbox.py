@@ -29,6 +29,7 @@ from mpreg_nb.wire.messages import (
     Fetch,
     Leave,
     Output,
+    Recall,
     Register,
     Relay,
     Release,
@@ -67,6 +68,8 @@ class Inbox:
                 if not node.runs.cancel(message.id):
                     node.calls.cancel(message.id)
                 node.pictures.cancel(link, message.id)
+            case Recall():
+                node.calls.recalls.give_back(link, message)
             case Register():
                 self._spawn(self._register(link, message, parts))
             case Watch():

@@ -130,4 +130,5 @@ class NodeMembers:
 
     def _load_changed(self, name: str, load: Load) -> None:
         self._loads.report(name, load, time.monotonic())
+        self._node.calls.recalls.look()
         self._node.pictures.loads_changed()

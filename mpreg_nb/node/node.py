@@ -152,7 +152,7 @@ class Node:
             workers=self.workers,
             has_workers=settings.workers > 0,
             counters=self.counters,
-            measure=lambda: self.vitals.measure(),
+            news=lambda: self.vitals.news(),
         )
         slots = max(1, settings.workers * settings.slots)
         self.vitals = Vitals(
@@ -168,6 +168,7 @@ class Node:
             breakers=breakers,
             lane=lane,
             running=self.running,
+            measure=self.vitals.measure,
             limits=settings.limits,
         )
         self.runs = RunBook(
@@ -275,7 +276,7 @@ class Node:
         listener = self._listener
         if listener is not None and hasattr(self, "gossiping"):
             listener.draining = True
-            self.calls.draining = True
+            self.calls.admission.draining = True
             self.gossiping.leave(drain_s, "stopped")
             await self._drain(drain_s)
             self.gossiping.stop()

@@ -30,9 +30,6 @@ from mpreg_nb.wire.messages import Failed, Failure, Output, Reply
 
 LOG = logging.getLogger("mpreg_nb.node")
 
-LOAD_EVERY_S = 0.05
-"""How often an answer also carries how busy this node is."""
-
 Finish = Callable[[Pending, Outcome, tuple[Buffer, ...]], None]
 
 
@@ -50,7 +47,7 @@ class Running:
         workers: Workers,
         has_workers: bool,
         counters: Counters,
-        measure: Callable[[], Load],
+        news: Callable[[], Load | None],
     ) -> None:
         self._me = me
         self._registry = registry
@@ -60,11 +57,10 @@ class Running:
         self._workers = workers
         self._has_workers = has_workers
         self._counters = counters
-        self._measure = measure
+        self._news = news
         self._own = OwnRunner(self._own_ended)
         self._here: dict[bytes, Pending] = {}
         self._tasks: dict[bytes, asyncio.Task[None]] = {}  # calls that wait for data
-        self._load_due = 0.0
 
     def bind(
         self,
@@ -127,6 +123,18 @@ class Running:
         elif not self._own.cancel(call_id):
             self._workers.cancel(call_id)
 
+    def withdraw(self, pending: Pending) -> bool:
+        """Forget a call that has not begun, and never begin it; False: too late."""
+        call_id = pending.call.id
+        if pending.started or self._here.pop(call_id, None) is None:
+            return False
+        task = self._tasks.pop(call_id, None)
+        if task is not None:
+            task.cancel()
+        else:
+            self._workers.cancel(call_id)
+        return True
+
     def stop(self) -> None:
         """Cancel what waits for data and what runs in this process."""
         for task in self._tasks.values():
@@ -171,7 +179,7 @@ class Running:
                     node=self._me,
                     version=pending.version,
                     builtin=True,
-                    load=self._load(),
+                    load=self._news(),
                 )
                 self._end(pending, reply, pending.parts, queued_us=0, run_us=0)
                 return
@@ -279,7 +287,7 @@ class Running:
             queued_us=queued_us,
             run_us=run_us,
             kept=kept,
-            load=self._load(),
+            load=self._news(),
         )
         self._end(pending, reply, parts, queued_us=queued_us, run_us=run_us)
 
@@ -297,7 +305,7 @@ class Running:
             version=pending.version,
             queued_us=queued_us,
             run_us=ended.run_us,
-            load=self._load(),
+            load=self._news(),
         )
         self._end(pending, failed, parts, queued_us=queued_us, run_us=ended.run_us)
 
@@ -339,10 +347,3 @@ class Running:
 
     def _queued_us(self, pending: Pending, run_us: int) -> int:
         return max(0, int((time.monotonic() - pending.arrived) * 1e6) - run_us)
-
-    def _load(self) -> Load | None:
-        now = time.monotonic()
-        if now < self._load_due:
-            return None
-        self._load_due = now + LOAD_EVERY_S
-        return self._measure()

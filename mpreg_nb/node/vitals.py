@@ -8,6 +8,9 @@ import psutil
 from mpreg_nb.node.counters import Counters
 from mpreg_nb.wire.gossip import Load
 
+NEWS_EVERY_S = 0.05
+"""How often an answer also carries how busy this node is."""
+
 SAMPLE_S = 1.0
 """How often processor and memory are looked at; a look costs about 0.2 ms."""
 
@@ -32,6 +35,7 @@ class Vitals:
         self._sampled_at = -SAMPLE_S
         self._cpu_percent = 0.0
         self._memory_mb = 0
+        self._news_due = 0.0
         self.degraded = False
         self.loop_lag_ms = 0.0
 
@@ -52,6 +56,14 @@ class Vitals:
             memory_mb=self._memory_mb,
             uptime_s=int(now - self._started),
         )
+
+    def news(self) -> Load | None:
+        """Return the load if it was not told for a while."""
+        now = time.monotonic()
+        if now < self._news_due:
+            return None
+        self._news_due = now + NEWS_EVERY_S
+        return self.measure()
 
     def _sample(self) -> None:
         """Add up this process and its workers."""

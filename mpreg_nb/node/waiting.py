@@ -6,10 +6,12 @@ elsewhere without a doubt. Calls that wait only for a moment are not worth a wor
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from mpreg_nb.node.pending import Pending, Source
+from mpreg_nb.node.recalls import Recalls
 from mpreg_nb.node.running import Running
+from mpreg_nb.wire.gossip import Load
 from mpreg_nb.wire.messages import Waiting
 
 SWEEP_S = 0.02
@@ -20,11 +22,19 @@ class WaitingReports:
     """Looks at the queue every now and then, while there is one."""
 
     def __init__(
-        self, me: str, pending: Mapping[bytes, Pending], running: Running
+        self,
+        me: str,
+        pending: Mapping[bytes, Pending],
+        *,
+        running: Running,
+        recalls: Recalls,
+        measure: Callable[[], Load],
     ) -> None:
         self._me = me
         self._pending = pending
         self._running = running
+        self._recalls = recalls
+        self._measure = measure
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -42,6 +52,7 @@ class WaitingReports:
         self._timer = None
         edge = time.monotonic() - SWEEP_S
         by_source: dict[Source, list[bytes]] = {}
+        waiting: list[Pending] = []
         for pending in self._pending.values():
             if (
                 pending.node == self._me
@@ -51,7 +62,12 @@ class WaitingReports:
                 and pending.arrived <= edge
             ):
                 pending.waiting_told = True
+                waiting.append(pending)
                 by_source.setdefault(pending.source, []).append(pending.call.id)
-        for source, ids in by_source.items():
-            source.send(Waiting(ids=tuple(ids)))
+        if waiting:
+            load = self._measure()
+            for source, ids in by_source.items():
+                source.send(Waiting(ids=tuple(ids), load=load))
+            if load.queued:
+                self._recalls.wait(waiting)
         self.look_soon()

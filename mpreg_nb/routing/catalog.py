@@ -10,6 +10,7 @@ a name is the one with the highest pair.
 
 import math
 from collections.abc import Iterable
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -22,6 +23,18 @@ from mpreg_nb.wire.gossip import (
     Offer,
     Version,
 )
+
+
+class Offers(Protocol):
+    """What a router asks of a catalog."""
+
+    def offers(self, function: str) -> Iterable[tuple[str, Offer]]:
+        """Yield (owner, offer) of every version of `function`."""
+        ...
+
+    def entries(self) -> Iterable[tuple[str, Offer]]:
+        """Yield (owner, offer) of all that is offered."""
+        ...
 
 
 class Catalog:

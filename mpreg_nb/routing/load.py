@@ -46,6 +46,19 @@ class NodeLoad:
     sampled_at: float = -math.inf
     reported: Load | None = None
     reported_at: float = -math.inf
+    others: int = 0  # calls that the report counted besides those of this router
+
+    def free_slots(self, now: float) -> int:
+        """Return how many slots nobody is known to use."""
+        report = self.reported
+        if report is None:
+            return max(0, 1 - self.in_flight)
+        busy = self.in_flight
+        if now - self.reported_at <= STALE_S:
+            if report.degraded:
+                return 0
+            busy += self.others
+        return max(0, report.slots - busy)
 
     def score(self, now: float) -> float:
         """Return the expected wait, in arbitrary units; the lower the better."""
@@ -95,6 +108,8 @@ class Loads:
         known = self[node]
         known.reported = load
         known.reported_at = now
+        # Ours may have come there after the report was made: these are no fewer.
+        known.others = max(0, load.running + load.queued - known.in_flight)
 
     def forget(self, node: str) -> None:
         """Drop what is known of a node that is gone or has started anew."""

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from mpreg_nb.names import nearest
 from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.routing.catalog import Offers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.wire.gossip import Load, Offer
 
@@ -28,18 +29,6 @@ class Chance(Protocol):
 
     def random(self) -> float:
         """Return a number in [0, 1)."""
-        ...
-
-
-class Offers(Protocol):
-    """What the router asks of a catalog."""
-
-    def offers(self, function: str) -> Iterable[tuple[str, Offer]]:
-        """Yield (owner, offer) of every version of `function`."""
-        ...
-
-    def entries(self) -> Iterable[tuple[str, Offer]]:
-        """Yield (owner, offer) of all that is offered."""
         ...
 
 
@@ -179,6 +168,16 @@ class Router:
         if len(pool) > 1:
             return self._better(pool, now)
         return pool[0] if pool else self._refuse(wanted)
+
+    def fitting(self, wanted: Wanted, now: float) -> tuple[Chosen, ...]:
+        """Return all live nodes that the call could go to, in no order."""
+        fit = self._fits.get(wanted)
+        if fit is None:
+            fit = self._fits[wanted] = self._fit(wanted)
+        if not self._breakers:
+            return fit.alive
+        allows = self._breakers.allows
+        return tuple(c for c in fit.alive if allows(c.node, wanted.function, now))
 
     def explain(self, wanted: Wanted, now: float) -> tuple[Verdict, ...]:
         """Return every known node with what it lacks, the fitting ones first."""

@@ -146,6 +146,17 @@ class Waiting(Message, frozen=True, kw_only=True, array_like=True, tag="waiting"
     """
 
     ids: tuple[RequestId, ...]
+    load: Load | None = None  # of that node, where it says so itself
+
+
+class Recall(Message, frozen=True, kw_only=True, array_like=True, tag="recall"):
+    """Give these calls back that have not begun, as another node has room for them.
+
+    Each that is given back ends as Failed("overloaded"); the others go on, and no
+    word is said of them.
+    """
+
+    ids: tuple[RequestId, ...]
 
 
 class Started(Message, frozen=True, kw_only=True, array_like=True, tag="started"):
@@ -259,6 +270,7 @@ Data: TypeAlias = (
     | Reply
     | Failed
     | Waiting
+    | Recall
     | Started
     | Output
     | Cancel

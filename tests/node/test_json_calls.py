@@ -242,7 +242,7 @@ def test_a_failure_names_command_error_and_types(kind: str) -> None:
 def test_a_node_that_leaves_says_so() -> None:
     async def test() -> None:
         async with desk() as at:
-            at.node.calls.draining = True
+            at.node.calls.admission.draining = True
             answer = await at.ask(("a", "echo", 1))
 
             assert answer["error"]["code"] == 1003

@@ -54,6 +54,7 @@ from mpreg_nb.wire.messages import (
     Leave,
     Notice,
     Output,
+    Recall,
     Register,
     Registered,
     Relay,
@@ -209,7 +210,8 @@ SAMPLES: list[Any] = [
         run_us=9,
         load=LOAD,
     ),
-    Waiting(ids=(ID, ID)),
+    Waiting(ids=(ID, ID), load=LOAD),
+    Recall(ids=(ID, ID)),
     Started(id=ID, node="n1"),
     Output(
         id=ID, node="n1", stream="stderr", text="ü\n", lines_cut=9, characters_cut=99

@@ -1,0 +1,50 @@
+"""One call of this client, and what is known of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mpreg_nb.client.output import Prints, Writer
+from mpreg_nb.routing.router import Wanted
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.messages import Failed, Reply
+
+Outcome: TypeAlias = Reply | Failed
+
+
+@dataclass(slots=True, eq=False)
+class ActiveCall:
+    """One call of this client, until its outcome."""
+
+    id: bytes
+    function: str
+    payload: bytes
+    parts: tuple[Buffer, ...]
+    done: Callable[["ActiveCall", Outcome, tuple[Buffer, ...]], None]
+    writer: Writer
+    version: str | None = None
+    resources: frozenset[str] = frozenset()
+    node: str | None = None
+    holder: str | None = None
+    timeout_s: float | None = None
+    wait_s: float = 0.0
+    idempotent: bool = False
+    json: bool = False
+    prints: Prints | None = None  # from its first print on
+    at: str = ""  # the node that runs it, where that is known
+    began: float = 0.0  # on the monotonic clock
+    attempts: int = 0
+    crashes: int = 0
+    link: Connection | None = None
+    to: str = ""  # the node it was sent to directly, "" through the entry
+    sent: float = 0.0
+    waiting: bool = False
+    cancelled: bool = False
+    pack_us: int = 0
+    avoid: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it asks of a node."""
+        return Wanted(self.function, self.version, self.resources, self.node)
