@@ -9,7 +9,6 @@ from mpreg_nb.client.future import Future
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.card import Card
 from mpreg_nb.names import check_name, check_resources
-from mpreg_nb.wire.builtins import echo
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
@@ -106,8 +105,27 @@ class Function(Generic[P, R]):
         return inspect.signature(self._function)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # In captured globals of other functions it travels as the plain one.
-        return echo, (self._function,)
+        # As state, which is read last: a function may refer to itself.
+        return (
+            _unfilled,
+            (),
+            {
+                "function": self._function,
+                "name": self.name,
+                "resources": tuple(sorted(self.resources)),
+                "idempotent": self.idempotent,
+                "isolation": self.isolation,
+            },
+        )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be as it was, for the cluster that this process is in.
+
+        So functions that run on nodes can use it as the notebook does.
+        """
+        from mpreg_nb.cluster.current import current
+
+        self.__init__(**state, cluster=current)  # type: ignore[misc]
 
     def __repr__(self) -> str:
         if self.card is not None:
@@ -120,6 +138,10 @@ class Function(Generic[P, R]):
         if self.card is None:
             return chosen({"text/plain": repr(self)}, include, exclude)
         return registration_bundle([self.card], include, exclude)
+
+
+def _unfilled() -> Function[..., Any]:
+    return Function.__new__(Function)
 
 
 class BoundFunction(Generic[P, R]):

@@ -8,6 +8,7 @@ from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.card import Card, Replaced
 from mpreg_nb.cluster.functions import Function
+from mpreg_nb.cluster.itself import bound_to_itself
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
@@ -35,7 +36,8 @@ class Shipping:
         """
         from mpreg_nb.wire.payload import pack_function
 
-        shipped = pack_function(function.local)
+        with bound_to_itself(function):
+            shipped = pack_function(function.local)
         registered = self._thread.run(
             self._client.registrations.register(
                 shipped,

@@ -34,3 +34,56 @@ def test_function_objects_can_be_called_inside_of_functions() -> None:
             return mpreg_nb.current().map("length", words)
 
         assert cluster.on(timeout=30).call(outer, ["a", "ab", "abc"]) == [1, 2, 3]
+
+
+def test_decorated_functions_keep_their_verbs_inside_of_others() -> None:
+    with mp.up(2, fresh=True):
+
+        @mp.function(idempotent=True)
+        def inner(number: int) -> int:
+            return number + 1
+
+        @mp.function
+        def outer(number: int) -> tuple[int, int, list[int]]:
+            parts = inner.map([1, 2, 3])
+            return inner(number), inner.on(timeout=30).call(number), parts
+
+        assert outer.on(timeout=60).call(10) == (11, 11, [2, 3, 4])
+
+
+def test_a_decorated_function_can_submit_itself() -> None:
+    with mp.up(2, fresh=True) as cluster:
+
+        @mp.function
+        def halve(number: int) -> int:
+            if number == 1:
+                return 0
+            count: int = halve.submit(number // 2).result()
+            return count + 1
+
+        assert halve.on(timeout=60).call(16) == 4
+        versions = cluster.functions("halve")["version"]
+        assert versions.nunique() == 1
+
+
+CELL = """
+@mp.function
+def countdown(number):
+    return [{mark!r}] + (countdown.call(number - 1) if number else [])
+"""
+
+
+def test_a_cell_that_runs_again_means_the_newer_function_by_its_own_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    variables: dict[str, object] = {"mp": mp}
+    with mp.up(1, fresh=True) as cluster:
+        marks = []
+        for mark in ("old", "new", "new"):
+            exec(CELL.format(mark=mark), variables)  # noqa: S102
+            marks.append(cluster.on(timeout=60).call("countdown", 1))
+
+        assert marks == [["old"] * 2, ["new"] * 2, ["new"] * 2]
+        assert capsys.readouterr().out.splitlines() == [
+            "countdown v1 → v2, 1 result is now stale"
+        ]
