@@ -212,8 +212,8 @@ def leftovers() -> Iterator[Finding]:
             found=f"{len(stray)} node processes{pids} are in no ledger of yours here",
             cure="nodes started by hand are fine; others: kill them",
         )
-    elif not set(clusters) - here:
-        yield Finding(about="leftovers", found="none")
+    if not set(clusters) - here:
+        yield Finding(about="leftovers", found="no cluster of yours but what is open")
 
 
 def _own() -> "tuple[Cluster, ...]":

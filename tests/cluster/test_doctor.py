@@ -33,7 +33,7 @@ def test_where_all_is_well_nothing_has_to_be_done() -> None:
     assert {about(s, findings).state for s in ("Python", "packages", "loopback")} == {
         "ok"
     }
-    assert about("leftovers", findings).found == "none"
+    assert about("leftovers", findings).state == "ok"
 
 
 def test_a_missing_and_an_old_package_are_named_with_what_to_type(
@@ -98,7 +98,7 @@ def test_a_kept_cluster_of_a_process_that_is_gone_is_a_leftover(
     assert finding.found == "'left-over' of yours runs: 1 of 1 nodes"
     assert "mp.down('left-over')" in finding.cure
     mp.down("left-over")
-    assert about("leftovers", examine()).found == "none"
+    assert about("leftovers", examine()).state == "ok"
 
 
 def test_a_dead_node_is_named_with_the_line_that_starts_it_again() -> None:
