@@ -202,28 +202,29 @@ def test_refusal_of_a_call_that_was_not_asked_back_is_none_of_ours() -> None:
 
 def test_word_that_it_waits_comes_too_late_for_a_call_that_was_asked_back() -> None:
     room = Room()
-    room.busy("a", "b")
+    room.busy("a")
     room.wait("a", "1")
     room.recalls()
 
     room.stealing.waits(b"1", ANY, "a")
 
-    assert room.recalls("c") == {}
-    assert room.given_back("1") == "c"
+    assert room.recalls() == {}
+    assert room.given_back("1") in ("b", "c")
 
 
 def test_call_is_moved_only_so_often() -> None:
     room = Room()
-    moves = []
+    here, moves = "a", 0
 
-    for _ in range(MOST_RECALLS + 1):
-        here = moves[-1] if moves else "a"
+    while True:
         room.stealing.waits(b"1", ANY, here)
         room.recalls()
-        moves.append(room.given_back("1"))
+        target = room.given_back("1")
+        if target is None:
+            break
+        here, moves = target, moves + 1
 
-    assert moves[-1] is None
-    assert None not in moves[:-1]
+    assert moves == MOST_RECALLS
 
 
 EVENTS = st.lists(
