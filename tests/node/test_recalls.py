@@ -1,0 +1,406 @@
+"""Calls that wait here or elsewhere move to idle nodes; who asks gets calls back."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.pending import Pending
+from mpreg_nb.node.running import Running
+from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.routing.load import Loads
+from mpreg_nb.routing.router import Router
+from mpreg_nb.settings import Limits
+from mpreg_nb.wire.gossip import Load, Offer
+from mpreg_nb.wire.ids import Ids
+from mpreg_nb.wire.messages import (
+    Call,
+    Cancel,
+    Failed,
+    Failure,
+    Recall,
+    Reply,
+    Started,
+    Waiting,
+)
+
+IDS = Ids()
+BUSY, FULL, IDLE = Load(running=1), Load(running=1, queued=9), Load()
+
+
+class End:
+    """The other end of a link, and what it heard."""
+
+    def __init__(self) -> None:
+        self.heard: list[Any] = []
+        self.news = asyncio.Event()
+
+    def send(self, message: Any, parts: Any = ()) -> None:
+        self.heard.append(message)
+        self.news.set()
+
+    async def hears(self, kind: type) -> Any:
+        while not isinstance(self.heard[-1] if self.heard else None, kind):
+            self.news.clear()
+            await asyncio.wait_for(self.news.wait(), 10)
+        return self.heard[-1]
+
+    @property
+    def kinds(self) -> list[type]:
+        return [type(message) for message in self.heard]
+
+
+class Slot:
+    """Runs one call at a time, until it is told that it ends."""
+
+    def __init__(self) -> None:
+        self.current: list[Pending] = []
+        self.line: list[Pending] = []
+
+    def bind(self, finish: Any, began: Any, elsewhere: Any) -> None:
+        self._finish, self._began = finish, began
+
+    @property
+    def queued(self) -> int:
+        return len(self.line)
+
+    def run(self, pending: Pending, offer: Offer) -> None:
+        self.line.append(pending)
+        self._begin()
+
+    def withdraw(self, pending: Pending) -> bool:
+        if pending.started:
+            return False
+        self.line.remove(pending)
+        return True
+
+    def end(self) -> None:
+        pending = self.current.pop()
+        reply = Reply(id=pending.call.id, payload=b"", node="n1")
+        self._finish(pending, reply, ())
+        self._begin()
+
+    def _begin(self) -> None:
+        if self.line and not self.current:
+            self.current.append(self.line.pop(0))
+            self._began(self.current[0])
+
+
+class Lane:
+    def __init__(self) -> None:
+        self.sent: list[tuple[str, Any]] = []
+
+    def send(self, node: str, message: Any, parts: Any = ()) -> None:
+        self.sent.append((node, message))
+
+    def to(self, node: str) -> list[type]:
+        return [type(message) for name, message in self.sent if name == node]
+
+
+class FirstTwo:
+    """Has the router compare the first two nodes that fit."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+class House:
+    """The calls of node n1, which has one slot, and what n2 and n3 are told."""
+
+    def __init__(self) -> None:
+        catalog = Catalog("n1")
+        offer = Offer(function="f", version="v" * 32, counter=1, origin="n1")
+        catalog.publish(offer)
+        self.loads, breakers = Loads(), Breakers()
+        router = Router("n1", catalog, self.loads, breakers, FirstTwo())
+        nothing: frozenset[str] = frozenset()
+        router.update({"n1": nothing, "n2": nothing, "n3": nothing}, {})
+        self.slot = Slot()
+        self.lane = Lane()
+        slot: Any = self.slot
+        lane: Any = self.lane
+        self.calls = Calls(
+            "n1",
+            router=router,
+            loads=self.loads,
+            breakers=breakers,
+            lane=lane,
+            running=slot,
+            measure=lambda: Load(running=1, queued=self.slot.queued),
+            limits=Limits(),
+        )
+        self.client = End()
+
+    def reports(self, **loads: Load) -> None:
+        for node, load in loads.items():
+            self.loads.report(node, load, time.monotonic())
+
+    def call(self, *, direct: bool = False, source: End | None = None) -> bytes:
+        call_id = IDS.next()
+        hops_left = 0 if direct else 1
+        call = Call(id=call_id, function="f", payload=b"", hops_left=hops_left)
+        self.calls.receive(source or self.client, call)
+        return call_id
+
+    def forwarded(self) -> bytes:
+        """Have a call wait at n2, while n1 and n3 are busy."""
+        self.call(direct=True, source=End())
+        self.call(direct=True, source=End())
+        self.reports(n2=IDLE, n3=FULL)
+        call_id = self.call()
+        assert self.lane.to("n2") == [Call]
+        self.say(Waiting(ids=(call_id,), load=Load(running=1, queued=1)))
+        return call_id
+
+    def say(self, message: Any) -> None:
+        self.calls.peer_said(message, ())
+
+
+def run(scenario: Callable[[House], Coroutine[Any, Any, None]]) -> None:
+    async def within() -> None:
+        house = House()
+        await scenario(house)
+        house.calls.stop()
+
+    asyncio.run(within())
+
+
+def given_back(call_id: bytes) -> Failed:
+    return Failed(id=call_id, failure=Failure(kind="overloaded", node="n2"))
+
+
+def test_what_has_not_begun_is_given_back_and_the_rest_goes_on() -> None:
+    async def scenario(house: House) -> None:
+        begun, waits, stays = (house.call(direct=True) for _ in range(3))
+
+        recall = Recall(ids=(begun, waits, IDS.next()))
+        house.calls.recalls.give_back(house.client, recall)
+
+        (failed,) = house.client.heard
+        assert (failed.id, failed.failure.kind) == (waits, "overloaded")
+        assert failed.failure.executed == "no"
+        house.slot.end()
+        house.slot.end()
+        assert [message.id for message in house.client.heard] == [waits, begun, stays]
+        assert len(house.calls) == 0
+        assert house.loads["n1"].in_flight == 0
+
+    run(scenario)
+
+
+def test_nobody_gets_the_calls_of_others_back() -> None:
+    async def scenario(house: House) -> None:
+        house.call(direct=True)
+        waits = house.call(direct=True)
+
+        house.calls.recalls.give_back(End(), Recall(ids=(waits,)))
+
+        assert house.slot.queued == 1
+        assert house.client.heard == []
+
+    run(scenario)
+
+
+def test_callers_hear_how_busy_the_node_is_that_their_calls_wait_on() -> None:
+    async def scenario(house: House) -> None:
+        house.call(direct=True)
+        waits = house.call(direct=True)
+
+        told = await house.client.hears(Waiting)
+
+        assert told == Waiting(ids=(waits,), load=Load(running=1, queued=1))
+
+    run(scenario)
+
+
+def test_call_that_waits_here_goes_to_a_node_that_becomes_idle() -> None:
+    async def scenario(house: House) -> None:
+        house.reports(n2=FULL, n3=FULL)
+        house.call(direct=True, source=End())
+        waits = house.call()
+        await house.client.hears(Waiting)
+        before = house.lane.to("n3")
+
+        house.reports(n3=IDLE)
+        house.calls.recalls.look()
+
+        assert before == []
+        ((node, sent),) = house.lane.sent
+        assert (node, sent.id, sent.hops_left) == ("n3", waits, 0)
+        assert house.client.heard[-1] == Started(id=waits, node="n3")
+        assert house.slot.queued == 0
+        assert [house.loads[one].in_flight for one in ("n1", "n3")] == [1, 1]
+
+    run(scenario)
+
+
+def test_call_that_its_caller_sent_here_is_for_its_caller_to_move() -> None:
+    async def scenario(house: House) -> None:
+        house.call(direct=True)
+        house.call(direct=True)
+        await house.client.hears(Waiting)
+
+        house.reports(n2=IDLE, n3=IDLE)
+        house.calls.recalls.look()
+
+        assert house.lane.sent == []
+
+    run(scenario)
+
+
+def test_call_that_waits_elsewhere_is_asked_back_and_sent_on() -> None:
+    async def scenario(house: House) -> None:
+        waits = house.forwarded()
+
+        house.reports(n3=IDLE)
+        house.calls.recalls.look()
+        house.say(given_back(waits))
+        house.say(Reply(id=waits, payload=b"", node="n3"))
+
+        assert house.lane.to("n2") == [Call, Recall]
+        assert house.lane.to("n3") == [Call]
+        assert house.client.kinds == [Waiting, Started, Reply]
+        assert [house.loads[one].in_flight for one in ("n2", "n3")] == [0, 0]
+
+    run(scenario)
+
+
+def test_slot_here_that_becomes_free_takes_what_waits_elsewhere() -> None:
+    async def scenario(house: House) -> None:
+        waits = house.forwarded()
+
+        house.slot.end()
+        house.slot.end()
+        house.say(given_back(waits))
+
+        assert [pending.call.id for pending in house.slot.current] == [waits]
+        assert house.lane.to("n2") == [Call, Recall]
+
+    run(scenario)
+
+
+def test_call_that_began_before_it_was_asked_back_ends_once() -> None:
+    async def scenario(house: House) -> None:
+        waits = house.forwarded()
+
+        house.reports(n3=IDLE)
+        house.calls.recalls.look()
+        house.say(Started(id=waits, node="n2"))
+        house.say(Reply(id=waits, payload=b"", node="n2"))
+
+        assert house.lane.to("n3") == []
+        assert house.client.kinds == [Waiting, Started, Reply]
+        assert [house.loads[one].in_flight for one in ("n2", "n3")] == [0, 0]
+
+    run(scenario)
+
+
+def test_call_that_was_cancelled_on_its_way_back_is_not_sent_on() -> None:
+    async def scenario(house: House) -> None:
+        waits = house.forwarded()
+        house.reports(n3=IDLE)
+        house.calls.recalls.look()
+
+        house.calls.cancel(waits)
+        house.say(given_back(waits))
+
+        assert house.lane.to("n2") == [Call, Recall, Cancel]
+        assert house.lane.to("n3") == []
+        assert house.client.heard[-1].failure.kind == "cancelled"
+        assert house.loads["n3"].in_flight == 0
+
+    run(scenario)
+
+
+def test_call_on_its_way_back_from_a_lost_node_goes_elsewhere_once() -> None:
+    async def scenario(house: House) -> None:
+        waits = house.forwarded()
+        house.reports(n3=IDLE)
+        house.calls.recalls.look()
+
+        house.calls.peer_lost("n2", "it died")
+
+        calls = [one for _, one in house.lane.sent if isinstance(one, Call)]
+        assert [call.id for call in calls] == [waits, waits]
+        assert house.lane.to("n3") == [Call]
+        assert house.loads["n3"].in_flight == 1
+
+    run(scenario)
+
+
+def test_caller_hears_that_a_call_it_knows_to_wait_may_begin_elsewhere() -> None:
+    async def scenario(house: House) -> None:
+        house.forwarded()
+
+        house.calls.peer_lost("n2", "it died")
+
+        assert house.client.kinds == [Waiting, Started]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("load", [None, Load(running=0)], ids=["unknown", "no queue"])
+def test_call_that_waits_for_data_is_left_alone(load: Load | None) -> None:
+    async def scenario(house: House) -> None:
+        house.call(direct=True, source=End())
+        house.reports(n2=IDLE, n3=FULL)
+        call_id = house.call()
+
+        house.say(Waiting(ids=(call_id,), load=load))
+        house.reports(n3=IDLE)
+        house.calls.recalls.look()
+
+        assert house.lane.to("n2") == [Call]
+        assert house.client.kinds == [Waiting]
+
+    run(scenario)
+
+
+def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
+    async def scenario(house: House) -> None:
+        ended: list[Any] = []
+        asked = asyncio.Event()
+
+        class Placement:
+            async def obtain(self, version: str, holder: object) -> bool:
+                asked.set()
+                return await asyncio.Future()
+
+        class Nothing:
+            def get(self, version: str) -> None:
+                return None
+
+            def cancel(self, call_id: bytes) -> None:
+                raise AssertionError("no worker has it")
+
+        stubs: Any = Placement(), Nothing()
+        running = Running(
+            "n1",
+            registry=stubs[1],
+            store=stubs[1],
+            placement=stubs[0],
+            asks=stubs[1],
+            workers=stubs[1],
+            has_workers=True,
+            counters=stubs[1],
+            news=lambda: None,
+        )
+        running.bind(lambda *end: ended.append(end), ended.append, ended.append)
+        call = Call(id=IDS.next(), function="f", payload=b"")
+        offer = Offer(function="f", version="v" * 32, counter=1, origin="n1")
+        pending = Pending(call, (), house.client, time.monotonic())
+
+        running.run(pending, offer)
+        await asked.wait()
+
+        assert running.withdraw(pending)
+        assert not running.withdraw(pending)
+        await asyncio.sleep(0)  # the search for the code ends
+        assert ended == []
+        assert len(asyncio.all_tasks()) == 1
+
+    run(scenario)
