@@ -1,11 +1,8 @@
 """Workflows of async code: what a flow asks for is a coroutine."""
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
-
-from msgspec.structs import replace
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
@@ -56,8 +53,6 @@ class AsyncRunner:
         """
         planner = await self._planner(workflow)
         request, parts = planner.request(workflow)
-        # Ids of one client begin alike; this one is to be found by its beginning.
-        request = replace(request, id=os.urandom(len(request.id)))
         diagram = Diagram.of(workflow.name, workflow.steps, workflow.inputs)
         record = self._client.runs.start(request, parts, writer=current_writer())
         return AsyncRun(self._client, record, diagram)

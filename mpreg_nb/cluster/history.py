@@ -1,10 +1,7 @@
 """The runs of a cluster: those begun here, and those that its nodes remember."""
 
-import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
@@ -27,8 +24,6 @@ LEAST_PREFIX = 4
 
 TAKEN_UP = 10
 """Runs that are at hand at once where a cluster is adopted, the newest."""
-
-_replace: Any = msgspec.structs.replace
 
 
 class History:
@@ -114,15 +109,23 @@ class History:
 
     def launch(self, diagram: Diagram, request: RunStart, parts: Parts) -> Run:
         """Hand a run to the node of the link and return it at once."""
-        # Ids of one client begin alike; this one is to be found by its beginning.
-        request = _replace(request, id=os.urandom(len(request.id)))
         run = Run(self.client, self._thread, diagram, self._runs)
         writer = current_writer()
+        begun: list[RunRecord] = []
 
         async def begin() -> None:
-            run.started(self.client.runs.start(request, parts, writer=writer))
+            begun.append(self.client.runs.start(request, parts, writer=writer))
+            run.started(*begun)
 
-        self._thread.run(begin())
+        def give_up() -> None:
+            for record in begun:
+                self.client.runs.cancel(record)
+
+        try:
+            self._thread.run(begin())
+        except KeyboardInterrupt:  # it may have begun all the same, and nobody has it
+            self._thread.call_soon(give_up)
+            raise
         return run
 
 

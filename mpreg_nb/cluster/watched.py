@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 MOST_NAMES = 8
 """Of nodes or steps in one line."""
 
+CANCELLED_S = 0.3
+"""How long Stop waits for the end of a run, which most steps come to at once."""
+
 
 class CallWatched:
     """One call: where it is, and for how long."""
@@ -146,6 +149,8 @@ class RunWatched:
 
     def bundle(self, ended: str = "") -> dict[str, str]:
         """Return the drawing of the run with the state of each step."""
+        if ended == "stopped":
+            self._run.has_ended(CANCELLED_S)
         shown: dict[str, str] = self._run._repr_mimebundle_()
         return shown
 
