@@ -1,6 +1,5 @@
 """Nodes that stand still for a while, and always go on."""
 
-import os
 import signal
 import threading
 import time
@@ -145,6 +144,7 @@ def test_interrupted_pause_leaves_the_node_running(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = start()
+    before = set(psutil.Process().children())  # of other tests too
 
     def interrupted(self: Pause) -> bytes:
         raise KeyboardInterrupt
@@ -153,6 +153,6 @@ def test_interrupted_pause_leaves_the_node_running(
     with pytest.raises(KeyboardInterrupt):
         paused(node, 60)
 
-    until(lambda: not psutil.Process(os.getpid()).children()[1:])
+    until(lambda: set(psutil.Process().children()) <= before)
     assert not stands_still(node.stamp)
     assert [t for t in threading.enumerate() if t.name == "mpreg_nb-nodes"]
