@@ -1,6 +1,7 @@
 """Run one node until its parent is gone or SIGTERM comes."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -21,6 +22,9 @@ LOG = logging.getLogger("mpreg_nb.node")
 
 ORPHANED_S = 4.0
 """From the end of the parent to the end of its node, at the latest."""
+
+GARBAGE = (10_000, 20, 20)
+"""New objects before the youngest are looked through; see `gc.set_threshold`."""
 
 
 async def serve(options: Options) -> int:
@@ -78,10 +82,22 @@ async def serve(options: Options) -> int:
         sys.stdout.flush()
         # Whoever reads the line may be gone later; what is printed then is log.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        _tend_garbage()
         await node.ended.wait()
     finally:
         lifeline.close()
     return 0
+
+
+def _tend_garbage() -> None:
+    """Look for garbage in what calls make, not in all that a node consists of.
+
+    The collector goes over every object that is not frozen once in so many new
+    ones. Runs make thousands and the node remembers many: a fifth of its time went
+    into looking again at what was imported.
+    """
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
 
 
 def main(arguments: list[str] | None = None) -> int:
