@@ -13,7 +13,9 @@ def traffic(cluster: mp.Cluster, node: str) -> dict[tuple[str, str], LinkPicture
     client = cluster.client
 
     async def ask() -> Traffic:
-        link = client.links.direct(node, ())
+        record = client.mirror.record(node)
+        assert record is not None
+        link = await client.links.reach(node, record.urls)
         answer, _ = await client.ask(TrafficAsk(id=client.new_id()), link=link)
         assert isinstance(answer, Traffic)
         return answer
