@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from mpreg_nb.cluster import checks
 from mpreg_nb.cluster.current import all_clusters
+from mpreg_nb.view.html import GREEN, ORANGE, RED, chosen
 from mpreg_nb.view.tables import Marked, Table, safe
 from mpreg_nb.view.units import count
 
@@ -16,8 +17,7 @@ if TYPE_CHECKING:
 
 State: TypeAlias = Literal["ok", "note", "wrong"]
 
-# Inks as in the cards of view.html: they show on white and on black.
-_MARKS = {"ok": ("●", "#009e73"), "note": ("◐", "#e69f00"), "wrong": ("✗", "#d55e00")}
+_MARKS = {"ok": ("●", GREEN), "note": ("◐", ORANGE), "wrong": ("✗", RED)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +58,6 @@ class Findings:
         include: Container[str] | None = None,
         exclude: Container[str] | None = None,
     ) -> dict[str, str]:
-        from mpreg_nb.view.html import chosen
-
         bundle = {"text/plain": str(self), "text/html": self._repr_html_()}
         return chosen(bundle, include, exclude)
 

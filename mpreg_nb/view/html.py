@@ -68,21 +68,26 @@ def chosen(
 # ------------------------------------------------------------------- cluster
 
 
+def outline(snapshot: Snapshot, calls: int) -> str:
+    """Say in one line how a cluster is; `calls` is how many this kernel made."""
+    states = Counter(p.record.state.name.lower() for p in snapshot.nodes)
+    said = [f"{states[state]} {state}" for state in STATES if states[state]]
+    return " · ".join(
+        [
+            f"{count(len(snapshot.nodes), 'node')}: {', '.join(said) or 'none'}",
+            count(len(served(snapshot)), "function"),
+            f"{count(calls, 'call')} from here",
+        ]
+    )
+
+
 class StatusCard:
     """A cluster at one moment: its nodes, its functions, what was called."""
 
     def __init__(self, snapshot: Snapshot, calls: int) -> None:
         """`calls` is how many this kernel made."""
-        states = Counter(p.record.state.name.lower() for p in snapshot.nodes)
         functions = served(snapshot)
-        said = [f"{states[state]} {state}" for state in STATES if states[state]]
-        self._title = " · ".join(
-            [
-                f"{count(len(snapshot.nodes), 'node')}: {', '.join(said) or 'none'}",
-                count(len(functions), "function"),
-                f"{count(calls, 'call')} from here",
-            ]
-        )
+        self._title = outline(snapshot, calls)
         self._functions = _listed(functions, MOST_FUNCTIONS)
         self._table = _nodes(snapshot, [nodes for _, nodes in functions.values()])
 

@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mpreg_nb.view.columns import PLAN, frame
+from mpreg_nb.view.html import BLUE, RED
 from mpreg_nb.view.plain import plain
 from mpreg_nb.view.tables import Cell, Marked, Table
 
@@ -21,7 +22,7 @@ MOST_STEPS = 60
 MOST_NODES = 6
 """What is shown; the frame has all."""
 
-CHOSEN, OTHER, NOWHERE = ("▶", "#0072b2"), ("○", "#8c959f"), ("✗", "#d55e00")
+CHOSEN, NOWHERE = ("▶", BLUE), ("✗", RED)
 
 
 def plan_frame(rows: "Iterable[PlanRow]") -> "pd.DataFrame":

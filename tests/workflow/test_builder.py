@@ -3,7 +3,7 @@
 import io
 import pickle
 from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import pytest
@@ -12,25 +12,7 @@ from mpreg_nb.errors import InvalidWorkflow, NotPicklable
 from mpreg_nb.workflow.builder import Flow, StepHandle, ref
 from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
 from mpreg_nb.workflow.graph import Reference, Workflow
-
-
-@dataclass
-class Recorder:
-    """A runner that notes what it is asked."""
-
-    asked: list[tuple[str, Workflow]] = field(default_factory=list)
-
-    def run(self, workflow: Workflow) -> str:
-        self.asked.append(("run", workflow))
-        return "the run"
-
-    def start(self, workflow: Workflow) -> str:
-        self.asked.append(("start", workflow))
-        return "the started run"
-
-    def plan(self, workflow: Workflow) -> int:
-        self.asked.append(("plan", workflow))
-        return len(workflow.steps)
+from tests.workflow.recorder import Recorder
 
 
 @pytest.fixture

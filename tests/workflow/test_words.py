@@ -1,7 +1,6 @@
 """Fallback, undo, map and input, as they are written down."""
 
 import pickle
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -9,26 +8,8 @@ import pytest
 from mpreg_nb.errors import InvalidWorkflow, NotPicklable
 from mpreg_nb.workflow.builder import Flow, ref
 from mpreg_nb.workflow.diagram import Arrow, Box
-from mpreg_nb.workflow.graph import Reference, Undo, Value, Workflow
-
-
-@dataclass
-class Recorder:
-    """A runner that notes what it is asked."""
-
-    asked: list[tuple[str, Workflow]] = field(default_factory=list)
-
-    def run(self, workflow: Workflow) -> str:
-        self.asked.append(("run", workflow))
-        return "the run"
-
-    def start(self, workflow: Workflow) -> str:
-        self.asked.append(("start", workflow))
-        return "the started run"
-
-    def plan(self, workflow: Workflow) -> int:
-        self.asked.append(("plan", workflow))
-        return len(workflow.steps)
+from mpreg_nb.workflow.graph import Reference, Undo, Value
+from tests.workflow.recorder import Recorder
 
 
 @pytest.fixture

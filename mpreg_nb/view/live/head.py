@@ -1,13 +1,10 @@
 """The head of a panel: one line that says how the cluster is."""
 
-from collections import Counter
 from typing import Any
 
-from mpreg_nb.view.frames import served
+from mpreg_nb.view.html import outline
 from mpreg_nb.view.tables import safe
 from mpreg_nb.view.text import printable
-from mpreg_nb.view.units import count
-from mpreg_nb.wire.gossip import MemberState
 from mpreg_nb.wire.pictures import Snapshot
 
 
@@ -17,19 +14,7 @@ def picture(snapshot: Snapshot, calls: int, *, drills: bool) -> dict[str, Any]:
     calls: how many this kernel made.
     drills: whether this kernel may kill the nodes.
     """
-    states = Counter(node.record.state.name.lower() for node in snapshot.nodes)
-    said = [
-        f"{states[state.name.lower()]} {state.name.lower()}"
-        for state in MemberState
-        if states[state.name.lower()]
-    ]
-    line = " · ".join(
-        [
-            f"{count(len(snapshot.nodes), 'node')}: {', '.join(said) or 'none'}",
-            count(len(served(snapshot)), "function"),
-            f"{count(calls, 'call')} from here",
-        ]
-    )
+    line = outline(snapshot, calls)
     return {"line": line, "state": "live", "note": "", "error": "", "drills": drills}
 
 
