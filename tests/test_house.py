@@ -16,12 +16,6 @@ REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "mpreg_nb"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-LONGEST_FILE_LINES = 350
-# Path inside the package -> why it may be longer.
-LONGER_FILES: dict[str, str] = {
-    "errors.py": "its head draws all errors as one tree; they are short and alike",
-}
-
 # Names under which anything could be filed.
 DRAWER_NAMES = {
     "base",
@@ -40,17 +34,6 @@ UNBOUNDED_BY_DEFAULT = {"LifoQueue", "PriorityQueue", "Queue"}
 
 def name_in_package(path: Path) -> str:
     return path.relative_to(PACKAGE).as_posix()
-
-
-def test_no_file_grows_past_the_limit() -> None:
-    lengths = {
-        name_in_package(path): len(path.read_text(encoding="utf-8").splitlines())
-        for path in MODULES
-    }
-
-    too_long = {name for name, lines in lengths.items() if lines > LONGEST_FILE_LINES}
-
-    assert too_long == set(LONGER_FILES)
 
 
 def test_every_file_is_named_by_its_idea() -> None:
