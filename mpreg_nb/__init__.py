@@ -91,7 +91,14 @@ def __getattr__(name: str) -> Any:
         return version("mpreg_nb")
     home = _HOMES.get(name)
     if home is None:
-        raise AttributeError(f"module 'mpreg_nb' has no attribute {name!r}")
+        try:
+            raise AttributeError(f"module 'mpreg_nb' has no attribute {name!r}")
+        except AttributeError as error:
+            # Here, since importing the package imports nothing else of it.
+            from mpreg_nb.wire.boundary import leave
+
+            leave(error)
+            raise
     if home.startswith(("bench.", "cluster.")) and "IPython" in sys.modules:
         # Prints of remote code shall reach the cells of this notebook from now on.
         import_module("mpreg_nb.notebook.session").meet()

@@ -11,24 +11,28 @@
     ├── NodesFailed (ExceptionGroup)   a cell failed on some of several nodes
     ├── InvalidWorkflow (ValueError)   refused before anything ran
     ├── NoRun (LookupError)            no node remembers such a run
+    ├── NoStep (KeyError)              the run or workflow has no such step
     ├── StepSkipped (LookupError)      a step's result will not come
     ├── CallTimeout (TimeoutError)     the deadline passed
     ├── CallCancelled (CancelledError of concurrent.futures)
     ├── NodeLost (ConnectionError)     the node that ran the call is gone
     ├── WorkerCrashed (RuntimeError)   the process that ran the function died
     ├── Overloaded (RuntimeError)      every candidate's queue is full
-    ├── NotPicklable (TypeError)       an object cannot travel
+    ├── NotPicklable (TypeError)       an object cannot be pickled
     ├── PayloadTooLarge (ValueError)   an object is larger than a call may carry
     ├── BadRequest (ValueError)        a peer did not understand a message
     └── NotTrusted (PermissionError)   token missing, wrong, or not proven
 
-Each carries fields, survives pickling, and ends with what to do next. Messages
-hold no port, process id or time of day, so that they can be compared.
+Each carries fields, survives pickling, and ends with what to do next, in the words
+of the place where it is read (`cures`). Messages hold no port, process id or time of
+day, so that they can be compared.
 """
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, Literal, Self
+
+from mpreg_nb.cures import cure, list_nodes, list_own, start_cluster, start_node
 
 Executed = Literal["no", "yes", "unknown"]
 """Whether the function of a failed call was run, as far as can be known."""
@@ -67,14 +71,31 @@ class MpregError(Exception):
 
 
 class NoCluster(MpregError, LookupError):
-    """There is no cluster that this process started or connected to."""
+    """There is no cluster that this process started or connected to.
+
+    message: what there is none of; how to get a cluster is added where it is "".
+    """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(
-            message
-            or "no cluster yet. Start one: mp.up(3) or %mpreg up; or join one: "
-            "mp.connect(url)"
+        super().__init__(message)
+
+    def __str__(self) -> str:
+        return str(self.args[0]) or f"no cluster yet. {start_cluster()}"
+
+
+class ClusterDown(NoCluster):
+    """The cluster was ended or disconnected from before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __str__(self) -> str:
+        again = cure(
+            magic="Start it again: %mpreg up",
+            python="Start another: mp.up(3)",
+            command="Start a node: mpreg-nb node --name n1",
         )
+        return f"this cluster has been shut down. {again}"
 
 
 class StartFailed(MpregError, RuntimeError):
@@ -175,9 +196,7 @@ class NoRoute(MpregError, LookupError):
         return name, lacks[name]
 
     def _cure(self, name: str = "") -> str:
-        resources = ",".join(sorted(self.resources))
-        fresh = name or _free_name(self.held)
-        return f"%mpreg up {fresh}:{resources}" if resources else f"%mpreg up {fresh}"
+        return start_node(name or _free_name(self.held), self.resources)
 
 
 def _free_name(taken: Mapping[str, object]) -> str:
@@ -270,7 +289,7 @@ class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
         parts.append(f"done: {', '.join(done) or 'none'}")
         group = cls(
             f"workflow {workflow!r} failed ({'; '.join(parts)}). "
-            "Look at run.frame() and, for a step's value or error, run[step]",
+            "run.frame() lists the steps; run[step] gives the value or error of one",
             list(errors.values()),
         )
         group.done = tuple(done)
@@ -343,13 +362,20 @@ class NoRun(MpregError, LookupError):
     """No node of the cluster drives or remembers the run that was asked for."""
 
 
+class NoStep(MpregError, KeyError):
+    """A run has no step of the name that was asked for."""
+
+    def __str__(self) -> str:  # that of KeyError shows the message in quotes
+        return str(self.args[0])
+
+
 class StepSkipped(MpregError, LookupError):
     """`step` did not run because of `cause`, a step that failed."""
 
     def __init__(self, step: str, cause: str) -> None:
         super().__init__(
-            f"step {step!r} was skipped, since {cause!r} did not succeed. "
-            f"See run[{cause!r}] for the reason"
+            f"step {step!r} was skipped because step {cause!r} did not succeed. "
+            f"run[{cause!r}] shows why"
         )
         self.step = step
         self.cause = cause
@@ -361,13 +387,17 @@ class CallTimeout(MpregError, TimeoutError):
     def __init__(
         self, function: str, timeout_s: float, *, executed: Executed = "unknown"
     ) -> None:
-        super().__init__(
-            f"{function} gave no result within {timeout_s:g} s (executed: {executed}). "
-            "Allow more: .on(timeout=…), or look where it waits: %mpreg nodes"
-        )
+        super().__init__(function, timeout_s)
         self.function = function
         self.timeout_s = timeout_s
         self.executed: Executed = executed
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function} gave no result within {self.timeout_s:g} s (executed: "
+            f"{self.executed}). Allow more time: .on(timeout=…), or see which nodes "
+            f"are busy: {list_nodes()}"
+        )
 
 
 class CallCancelled(MpregError, CancelledError):
@@ -380,8 +410,9 @@ class CallCancelled(MpregError, CancelledError):
 
 
 class NodeLost(MpregError, ConnectionError):
-    """The node that had the call is gone, or cannot be reached any more.
+    """The node that had the call is gone, or cannot be reached.
 
+    `node` is "" where none could be reached, and `at` the addresses that were tried.
     `reason` says how that was found, `last_lines` what the function printed last.
     """
 
@@ -393,28 +424,52 @@ class NodeLost(MpregError, ConnectionError):
         function: str = "",
         executed: Executed,
         last_lines: Sequence[str] = (),
+        at: str = "",
     ) -> None:
-        call = f" while it had the call of {function}" if function else ""
-        again = {
-            "no": "It did not run: call it again",
-            "yes": "It did run",
-            "unknown": "It may have run: call it again if that does no harm, or "
-            "register it with idempotent=True to have that done for you",
-        }[executed]
-        tail = "".join(f"\n  {line}" for line in last_lines)
-        super().__init__(
-            f"node {node} was lost{call} ({reason})."
-            + (f" Last printed:{tail}\n{again}" if tail else f" {again}")
-        )
+        super().__init__(node, reason)
         self.node = node
         self.reason = reason
         self.function = function
         self.last_lines = tuple(last_lines)
+        self.at = at
         self.executed: Executed = executed
+
+    def __str__(self) -> str:
+        if self.at:
+            return (
+                f"no node answers at {self.at}: {self.reason}. Check the URL, and "
+                f"that the node is running. Your nodes here: {list_own()}"
+            )
+        if not self.node and not self.function:
+            again = cure(
+                magic="%mpreg up starts ended nodes again",
+                python="mp.up(...) starts ended nodes again",
+                command="See which nodes run: mpreg-nb ps",
+            )
+            return f"no node of the cluster can be reached: {self.reason}. {again}"
+        node = f"node {self.node}" if self.node else "the node"
+        call = f" during the call of {self.function}" if self.function else ""
+        tail = "".join(f"\n  {line}" for line in self.last_lines)
+        return f"{node} was lost{call} ({self.reason})." + (
+            f" Last printed:{tail}\n{self._again()}" if tail else f" {self._again()}"
+        )
+
+    def _again(self) -> str:
+        what = "The function" if self.function else "The request"
+        if self.executed == "no":
+            return f"{what} did not run: call it again"
+        if self.executed == "yes":
+            return f"{what} did run"
+        if not self.function:
+            return f"{what} may have run; ask again"
+        return (
+            f"{what} may have run: call it again if running it twice is safe, or "
+            "register it with idempotent=True so that it is retried automatically"
+        )
 
 
 class WorkerCrashed(MpregError, RuntimeError):
-    """The process that ran the function ended under it.
+    """The process that ran the function ended before the function did.
 
     `cause` says how ("exit code 3", "signal SIGSEGV"), `memory_mb` what it held
     when last looked at, `last_lines` what the function printed last.
@@ -434,7 +489,7 @@ class WorkerCrashed(MpregError, RuntimeError):
         tail = "".join(f"\n  {line}" for line in last_lines)
         super().__init__(
             f"the worker process on {node} ended while it ran {function}: {cause}"
-            f"{held}. The node started another; calls go on."
+            f"{held}. The node has started a new worker process."
             + (f" Last printed:{tail}" if tail else "")
         )
         self.function = function
@@ -449,22 +504,30 @@ class Overloaded(MpregError, RuntimeError):
     """Every node that could take the call has a full queue."""
 
     def __init__(self, function: str, queued: int) -> None:
-        super().__init__(
-            f"every node that serves {function} has a full queue ({queued} calls "
-            "wait). Send fewer at once, or add nodes: %mpreg up"
-        )
+        super().__init__(function, queued)
         self.function = function
         self.queued = queued
         self.executed: Executed = "no"
 
+    def __str__(self) -> str:
+        more = cure(
+            magic="%mpreg up",
+            python="cluster.add(name)",
+            command="mpreg-nb node --name NAME --join URL",
+        )
+        return (
+            f"every node that serves {self.function} has a full queue "
+            f"({self.queued} calls wait). Send fewer at once, or add nodes: {more}"
+        )
+
 
 class NotPicklable(MpregError, TypeError):
-    """An object cannot travel; `path` says where in it the trouble is."""
+    """An object cannot be pickled; `path` names the part of it that cannot."""
 
     def __init__(self, path: str, reason: str, cure: str = "") -> None:
         super().__init__(
             f"{path} cannot be pickled: {reason}. "
-            + (cure or "Make it inside the function, or pass what it is made from")
+            + (cure or "Create it inside the function, or pass what it is created from")
         )
         self.path = path
         self.reason = reason
@@ -475,9 +538,9 @@ class PayloadTooLarge(MpregError, ValueError):
 
     def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
-            f"{what}: {size_bytes / 1e6:.1f} MB is more than the "
-            f"{limit_bytes / 1e6:.0f} MB that one call may carry. Pass a path or a "
-            "smaller piece, or start the nodes with a higher max_payload_bytes"
+            f"{what}: {size_bytes / 1e6:.1f} MB is above the limit of "
+            f"{limit_bytes / 1e6:.0f} MB for one call. Pass a path or a smaller "
+            "piece, or start the nodes with a higher max_payload_bytes"
         )
         self.what = what
         self.size_bytes = size_bytes

@@ -13,6 +13,7 @@ GPU = frozenset({"gpu"})
 
 EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
     (errors.NoCluster(), LookupError, "no cluster yet"),
+    (errors.ClusterDown(), LookupError, "has been shut down. Start another: mp.up(3)"),
     (
         errors.StartFailed("n1", "it ended with exit code 1", ["boom"]),
         RuntimeError,
@@ -21,11 +22,12 @@ EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
     (
         errors.NoRoute("train", GPU, {"n1": NONE}, held={"n1": NONE}),
         LookupError,
-        "Nearest is n1, which lacks: gpu. Start one: %mpreg up n2:gpu",
+        "Nearest is n1, which lacks: gpu. Start one: cluster.add('n2', {'gpu'})",
     ),
     (errors.RemoteError("bad", function="f", node="n1"), Exception, "bad"),
     (errors.InvalidWorkflow("a cycle"), ValueError, "a cycle"),
     (errors.NoRun("no run"), LookupError, "no run"),
+    (errors.NoStep("no step 'a'"), KeyError, "no step 'a'"),
     (errors.StepSkipped("report", "clean"), LookupError, "run['clean']"),
     (errors.CallTimeout("f", 0.5), TimeoutError, "within 0.5 s"),
     (
@@ -111,7 +113,7 @@ def test_failed_workflow_is_a_group_that_knows_its_steps() -> None:
         ),
         (
             errors.NoRoute("f", NONE, {"n1": NONE}, held={"n1": NONE}, pinned="n9"),
-            "no live node is named 'n9'; live nodes: n1. Start it: %mpreg up n9",
+            "no live node is named 'n9'; live nodes: n1. Start it: cluster.add('n9')",
         ),
     ],
     ids=["unknown function", "unknown node"],

@@ -8,8 +8,10 @@ from mpreg_nb.bench.lab import own_nodes
 from mpreg_nb.bench.measuring import Measurement
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.view.benchmark import Bench
+from mpreg_nb.wire.boundary import public
 
 
+@public
 def bench(
     quick: bool = True,
     cluster: Cluster | None = None,

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.running import waiting_elsewhere
 
@@ -37,6 +38,7 @@ class Undecoded:
         self.parts = parts
 
 
+@public
 class Future(concurrent.futures.Future[T]):
     """A `concurrent.futures.Future` that can also be awaited.
 

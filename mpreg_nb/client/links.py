@@ -76,7 +76,7 @@ class Links:
                 return
             if time.monotonic() >= until:
                 raise NodeLost(
-                    f"at {', '.join(map(shown, urls))}", reason, executed="no"
+                    "", reason, executed="no", at=", ".join(map(shown, urls))
                 )
             await asyncio.sleep(REDIAL_S)  # between rounds; nothing tells of a start
 
@@ -122,7 +122,7 @@ class Links:
         except TimeoutError:
             pass
         if self.entry is None:
-            raise NodeLost("of the link", "no node can be reached", executed="no")
+            raise NodeLost("", "no link to any node is open", executed="no")
         return self.entry
 
     @property

@@ -6,12 +6,9 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from mpreg_nb.errors import NoCluster
+from mpreg_nb.errors import ClusterDown
 
 T = TypeVar("T")
-
-
-DOWN = "this cluster is down, or no longer connected to. Start another: mp.up(3)"
 
 
 class LoopThread:
@@ -33,7 +30,7 @@ class LoopThread:
         """
         if self.loop.is_closed():
             work.close()
-            raise NoCluster(DOWN)
+            raise ClusterDown
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError(
@@ -51,7 +48,7 @@ class LoopThread:
         try:
             self.loop.call_soon_threadsafe(function, *args)
         except RuntimeError as error:
-            raise NoCluster(DOWN) from error
+            raise ClusterDown from error
 
     def stop(self) -> None:
         """End the loop and the thread; again changes nothing."""

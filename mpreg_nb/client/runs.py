@@ -77,7 +77,7 @@ class ClientRuns:
         """
         entry = self._client.links.entry
         if entry is None:
-            raise NodeLost("of the link", "there is no link now", executed="no")
+            raise NodeLost("", "no link to any node is open", executed="no")
         record = RunRecord(
             id=request.id,
             workflow=request.workflow,
@@ -298,7 +298,7 @@ class ClientRuns:
             if self._open.pop(record.id, None) is not None:
                 record.lost = NodeLost(
                     record.node,
-                    f"it drove the run; {reason}",
+                    f"it coordinated the run; {reason}",
                     function=record.workflow,
                     executed="unknown",
                 )

@@ -10,12 +10,14 @@ from mpreg_nb.client.run_record import RunRecord
 from mpreg_nb.cluster.planned import planned_diagram
 from mpreg_nb.cluster.run_shown import ENDED, ShownRun
 from mpreg_nb.errors import CallCancelled, MpregError, StepSkipped
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.workflow.diagram import Diagram
 
 if TYPE_CHECKING:
     from mpreg_nb.view.why import Why
 
 
+@public
 class AsyncRun(ShownRun):
     """A run under way or ended; `await run` waits for its end and returns it.
 

@@ -17,12 +17,14 @@ from mpreg_nb.cluster.versions import node_versions, warn_of
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.names import check_name
 from mpreg_nb.transport.token import load_token
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.workflow.builder import Flow
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@public
 class AsyncCluster:
     """A cluster that was connected to from async code.
 
@@ -44,7 +46,7 @@ class AsyncCluster:
         client = Client(self._urls, self._token, direct=self._direct)
         try:
             await client.open()
-            warn_of(await node_versions(client), stacklevel=2)
+            warn_of(await node_versions(client))
         except BaseException:
             await client.close()
             raise
@@ -184,6 +186,7 @@ class AsyncCluster:
         return name, options
 
 
+@public
 class AsyncView:
     """An `AsyncCluster` narrowed to some of its nodes."""
 
@@ -234,6 +237,7 @@ class AsyncView:
         )
 
 
+@public
 def connect_async(
     *urls: str, token: str | None = None, direct: bool = True
 ) -> AsyncCluster:

@@ -28,8 +28,9 @@ from mpreg_nb.cluster.spec import Wanted, difference, read_spec
 from mpreg_nb.cluster.versions import Compared
 from mpreg_nb.cluster.watching import Watching
 from mpreg_nb.cluster.workflows import Planner
-from mpreg_nb.errors import MpregError
+from mpreg_nb.errors import ClusterDown, MpregError
 from mpreg_nb.transport.token import Token
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.workflow.builder import Flow
 from mpreg_nb.workflow.diagram import Diagram
 from mpreg_nb.workflow.graph import Workflow
@@ -41,6 +42,7 @@ SEEN_TIMEOUT_S = 10.0
 """How long `up` waits until the client sees all nodes alive."""
 
 
+@public
 class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     """Some nodes, and everything that can be asked of them. Blocking; thread-safe.
 
@@ -192,6 +194,8 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         self.down()
 
     def _own_nodes(self, what: str) -> LocalNodes:
+        if self._down:
+            raise ClusterDown
         if self._nodes is None:
             raise MpregError(
                 f"this cluster was only connected to, so it cannot {what}. On the "
@@ -226,6 +230,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             for small trusted functions; it cannot be killed).
         """
 
+        @public
         def decorate(local: Callable[P, R]) -> Function[P, R]:
             made: Function[P, R] = self.register(local, **options)
             tell_stale(made)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpreg_nb.names import nearest
+from mpreg_nb.wire.boundary import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -143,6 +144,7 @@ def key_of(name: str) -> Key:
     raise AttributeError(f"there is no key {name!r}.{hint} It has: {', '.join(KEYS)}")
 
 
+@public
 class Config:
     """The values by name; setting one checks it. Shows itself as a table."""
 
@@ -210,6 +212,7 @@ CONFIG = Config()
 """The values of this process."""
 
 
+@public
 def config(key: str | None = None, value: Value | None = None) -> "Config | Value":
     """Return all values, which show themselves as a table, or that of `key`.
 

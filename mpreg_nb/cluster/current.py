@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.transport.token import Token
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.running import home
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ _stack: list["Cluster"] = []
 """The newest last; the only state of this package that belongs to the process."""
 
 
+@public
 def current() -> "Cluster":
     """Return the cluster that this process started or connected to last.
 

@@ -9,12 +9,14 @@ from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.pausing import LONGEST_S
 from mpreg_nb.errors import MpregError
 from mpreg_nb.names import nearest
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.drills import Partition
 
 TOLD_WITHIN_S = 5.0
 """Every node of a partition has answered that it takes part."""
 
 
+@public
 class Drills:
     """The drills of a cluster, for nodes that this process started.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.functions import Function
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.worker.apply import apply, apply_each
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ CHUNK = "executor chunk"
 """The same for several items of one `map` at once."""
 
 
+@public
 class ClusterExecutor(concurrent.futures.Executor):
     """Runs what is submitted on nodes of one cluster.
 

@@ -9,6 +9,7 @@ from mpreg_nb.client.future import Future
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.card import Card
 from mpreg_nb.names import check_name, check_resources
+from mpreg_nb.wire.boundary import public
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
@@ -19,6 +20,7 @@ R = TypeVar("R")
 ISOLATIONS = ("process", "thread")
 
 
+@public
 class Function(Generic[P, R]):
     """What `mp.function` makes of a function.
 
@@ -144,6 +146,7 @@ def _unfilled() -> Function[..., Any]:
     return Function.__new__(Function)
 
 
+@public
 class BoundFunction(Generic[P, R]):
     """A function, or a name in the catalog, with options for its calls."""
 
@@ -183,6 +186,7 @@ class BoundFunction(Generic[P, R]):
         return f"<{name}{f' on {held}' if held else ''}>"
 
 
+@public
 class View:
     """A cluster narrowed to some of its nodes; calls go by name."""
 

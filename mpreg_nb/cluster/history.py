@@ -12,6 +12,7 @@ from mpreg_nb.cluster.planned import planned_diagram
 from mpreg_nb.cluster.run import Run
 from mpreg_nb.errors import NoRun
 from mpreg_nb.names import nearest
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.runs import RunStart, RunSummary, summary_of
 from mpreg_nb.workflow.diagram import Diagram
@@ -26,6 +27,7 @@ TAKEN_UP = 10
 """Runs that are at hand at once where a cluster is adopted, the newest."""
 
 
+@public
 class History:
     """What a cluster knows of runs, of this client and of others."""
 

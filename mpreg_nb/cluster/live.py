@@ -16,6 +16,7 @@ from mpreg_nb.view.live import panel
 from mpreg_nb.view.live.panel import Picture
 from mpreg_nb.view.plain import plain
 from mpreg_nb.view.units import count
+from mpreg_nb.wire.boundary import public
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,7 @@ class Sink(Protocol):
         """Draw the last state; nothing comes after."""
 
 
+@public
 class LiveView:
     """A panel that shows a cluster; made by `cluster.watch`.
 

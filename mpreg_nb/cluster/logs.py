@@ -16,6 +16,7 @@ from mpreg_nb.cluster.ledger import Ledger
 from mpreg_nb.cluster.log_file import LogFile
 from mpreg_nb.errors import MpregError
 from mpreg_nb.names import nearest
+from mpreg_nb.wire.boundary import public
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.nodes import LocalNodes
@@ -57,6 +58,7 @@ class _Source:
             return ()
 
 
+@public
 class Logs:
     """The logs of a cluster."""
 

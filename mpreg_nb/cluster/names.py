@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.cluster.functions import BoundFunction
 from mpreg_nb.names import nearest
+from mpreg_nb.wire.boundary import public
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
@@ -16,6 +17,7 @@ class NamedFunction(BoundFunction[..., Any]):
     __text_signature__: str | None
 
 
+@public
 class Names:
     """Functions by name, for tab completion. `cluster.fn["any name"]` as well."""
 

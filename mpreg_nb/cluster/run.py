@@ -21,6 +21,7 @@ from mpreg_nb.errors import (
     MpregError,
     StepSkipped,
 )
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.running import waiting_elsewhere
 from mpreg_nb.workflow.diagram import Diagram
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+@public
 class Run(ShownRun):
     """A run under way or ended. Results stay in the cluster until asked for."""
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.client.output import Page
 from mpreg_nb.client.run_record import RunRecord
-from mpreg_nb.errors import MpregError, WorkflowFailed
+from mpreg_nb.errors import MpregError, NoStep, WorkflowFailed
 from mpreg_nb.names import nearest
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.history import StepChoice
 from mpreg_nb.wire.runs import RunPicture, StepState
 from mpreg_nb.workflow.diagram import Diagram
@@ -21,6 +22,7 @@ ENDED = ("done", "failed", "skipped", "cancelled", "fallback", "undone")
 """What a step is when nothing more will happen to it, but perhaps its undo."""
 
 
+@public
 class ShownRun:
     """What can be said of a run without asking a node."""
 
@@ -134,7 +136,7 @@ class ShownRun:
         if step not in self._known.steps:
             meant = nearest(str(step), self._known.steps)
             hint = f" Did you mean {meant!r}?" if meant else ""
-            raise KeyError(f"the run has no step {step!r}.{hint}")
+            raise NoStep(f"the run has no step {step!r}.{hint}")
 
     @property
     def _last(self) -> list[str]:

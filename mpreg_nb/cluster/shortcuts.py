@@ -8,6 +8,7 @@ from mpreg_nb.cluster.calling import Callee
 from mpreg_nb.cluster.current import all_clusters, current
 from mpreg_nb.cluster.functions import Function, View
 from mpreg_nb.cluster.notice import tell_stale
+from mpreg_nb.wire.boundary import public
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.doctor import Findings
@@ -32,6 +33,7 @@ def function(
 ) -> Callable[[Callable[P, R]], Function[P, R]]: ...
 
 
+@public
 def function(local: Any = None, /, **options: Any) -> Any:
     """Decorate a function so that it can be called here and on the cluster.
 
@@ -39,6 +41,7 @@ def function(local: Any = None, /, **options: Any) -> Any:
     that is started later, when it is first used. See `Cluster.function`.
     """
 
+    @public
     def decorate(plain: Callable[P, R]) -> Function[P, R]:
         made = Function(plain, **options, cluster=current)
         if all_clusters():
@@ -48,6 +51,7 @@ def function(local: Any = None, /, **options: Any) -> Any:
     return decorate if local is None else decorate(local)
 
 
+@public
 def register(
     function: Any,
     name: str | None = None,
@@ -62,21 +66,25 @@ def register(
     )
 
 
+@public
 def call(function: Callee, /, *args: Any, **kwargs: Any) -> Any:
     """Call on the current cluster; see `Cluster.call`."""
     return current().call(function, *args, **kwargs)
 
 
+@public
 def submit(function: Callee, /, *args: Any, **kwargs: Any) -> Future[Any]:
     """Submit to the current cluster; see `Cluster.submit`."""
     return current().submit(function, *args, **kwargs)
 
 
+@public
 def map(function: Callee, /, *iterables: Iterable[Any]) -> list[Any]:
     """Map on the current cluster; see `Cluster.map`."""
     return current().map(function, *iterables)
 
 
+@public
 def on(
     *resources: str,
     node: str | None = None,
@@ -87,11 +95,13 @@ def on(
     return current().on(*resources, node=node, timeout=timeout, wait=wait)
 
 
+@public
 def workflow(name: str) -> "Flow[Run, Any]":
     """Begin a workflow for the current cluster; see `Cluster.workflow`."""
     return current().workflow(name)
 
 
+@public
 def doctor() -> "Findings":
     """Look for what is wrong here, and say the cure; see `mpreg_nb.cluster.doctor`."""
     from mpreg_nb.cluster.doctor import examine

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.journal import CallRow
 from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.pictures import FunctionPicture, Snapshot
 
 if TYPE_CHECKING:
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@public
 class Shown:
     """The frames of a cluster. Each is a picture of the moment it is asked for."""
 

@@ -12,11 +12,13 @@ from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.spec import Wanted, read_spec
 from mpreg_nb.names import check_url
 from mpreg_nb.transport.token import load_token
+from mpreg_nb.wire.boundary import public
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@public
 def up(
     nodes: Wanted = 3,
     *,
@@ -80,6 +82,7 @@ def up(
     return _compared(cluster)
 
 
+@public
 def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluster:
     """Connect to a cluster that runs already, by the URL of any of its nodes.
 
@@ -99,6 +102,7 @@ def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluste
     return _compared(cluster)
 
 
+@public
 def adopt(name: str | None = None) -> Cluster:
     """Take over a cluster that was started with keep=True, with its runs.
 
@@ -118,6 +122,7 @@ def adopt(name: str | None = None) -> Cluster:
     return _compared(AdoptedCluster(entry))
 
 
+@public
 def down(name: str | None = None) -> tuple[str, ...]:
     """End the current cluster, or the one of this user that has `name`.
 
@@ -138,6 +143,7 @@ def _end(cluster: Cluster) -> tuple[str, ...]:
     return cluster.ended_nodes if isinstance(cluster, AdoptedCluster) else nodes
 
 
+@public
 def ps() -> "pd.DataFrame":
     """Return every node that this user started on this machine.
 
@@ -150,7 +156,7 @@ def ps() -> "pd.DataFrame":
 
 def _compared(cluster: Cluster) -> Cluster:
     try:
-        cluster.warn_of_versions(stacklevel=3)
+        cluster.warn_of_versions()
     except BaseException:  # interrupted, or warnings are errors
         if cluster.started_here:
             cluster.down()

@@ -11,6 +11,7 @@ from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.errors import MpregError
 from mpreg_nb.view.versions import versions_frame, versions_table
+from mpreg_nb.wire.boundary import levels_to_user, public
 from mpreg_nb.wire.gossip import MemberState
 from mpreg_nb.wire.pictures import NodePicture
 from mpreg_nb.wire.versions import PYTHON, Versions, VersionsAsk, installed, minor_of
@@ -23,6 +24,7 @@ class VersionsDiffer(UserWarning):
     """Objects or functions from here may not be understood by some nodes."""
 
 
+@public
 class Compared:
     """The versions of a cluster, beside those of this process."""
 
@@ -40,7 +42,7 @@ class Compared:
         here, nodes = used_here(), self._thread.run(node_versions(self.client))
         return versions_frame(here, nodes, differing(here, nodes))
 
-    def warn_of_versions(self, stacklevel: int = 2) -> None:
+    def warn_of_versions(self) -> None:
         """Warn, with a table, if a node has other versions than this process.
 
         What `up`, `connect` and `adopt` do. Of Python the minor version counts. Nodes
@@ -53,7 +55,7 @@ class Compared:
             nodes = dict.fromkeys((spec.name for spec in own.specs), installed())
         else:
             nodes = self._thread.run(node_versions(self.client))
-        warn_of(nodes, stacklevel=stacklevel + 1)
+        warn_of(nodes)
 
 
 async def node_versions(client: Client) -> dict[str, dict[str, str]]:
@@ -86,13 +88,13 @@ async def _versions_of(client: Client, picture: NodePicture) -> dict[str, str]:
     return {"python": record.python}
 
 
-def warn_of(nodes: Mapping[str, Mapping[str, str]], *, stacklevel: int) -> None:
+def warn_of(nodes: Mapping[str, Mapping[str, str]]) -> None:
     """Warn, with a table, if one of `nodes` has other versions than this process."""
     here = used_here()
     found = differing(here, nodes)
     if found:
         text = _told(here, nodes, found)
-        warnings.warn(text, VersionsDiffer, stacklevel=stacklevel + 1)
+        warnings.warn(text, VersionsDiffer, stacklevel=levels_to_user())
 
 
 def used_here() -> dict[str, str]:

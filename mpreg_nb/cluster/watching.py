@@ -4,14 +4,16 @@ import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mpreg_nb.client.loop_thread import DOWN, LoopThread
-from mpreg_nb.errors import NoCluster
+from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.errors import ClusterDown
+from mpreg_nb.wire.boundary import public
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.live import LiveView
     from mpreg_nb.cluster.pictures import Pictures
 
 
+@public
 class Watching:
     """The live views of a cluster."""
 
@@ -44,7 +46,7 @@ class Watching:
         from mpreg_nb.view.live.panel import chosen_views
 
         if self._down:
-            raise NoCluster(DOWN)
+            raise ClusterDown
         view = LiveView(self, chosen_views(views))  # type: ignore[arg-type]
         self._views.add(view)
         return view

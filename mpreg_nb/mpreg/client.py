@@ -22,6 +22,7 @@ from mpreg_nb.mpreg.reported import report
 from mpreg_nb.names import check_name, check_resources
 from mpreg_nb.routing.router import Refused, Wanted
 from mpreg_nb.transport.token import load_token
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.runs import RunStart, StepPlan
 
@@ -29,6 +30,7 @@ CONNECT_S = 5.0
 """How long `connect` looks for a server that may just be starting."""
 
 
+@public
 class MPREGClientAPI:
     """A link to one node, by which all of its cluster is called.
 

@@ -11,9 +11,11 @@ from mpreg_nb.mpreg.settings import DEFAULT_CLUSTER, MPREGSettings, hashed
 from mpreg_nb.names import check_name, check_resources
 from mpreg_nb.node.node import Node
 from mpreg_nb.transport.token import load_token
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.function import described
 
 
+@public
 class MPREGServer:
     """One member of a cluster, in this process and on the caller's event loop.
 

@@ -261,7 +261,7 @@ def _words(function: str, failure: Failure) -> str:
         case "node_lost" | "draining" | "gone":
             reason = failure.message or failure.kind
             error = NodeLost(
-                failure.node or "that had it",
+                failure.node,
                 reason,
                 function=function,
                 executed=failure.executed,

@@ -92,14 +92,14 @@ def _plain_error(
             )
         case "node_lost":
             return NodeLost(
-                failure.node or "of the link",
+                failure.node,
                 failure.message or "the link was lost",
                 function=function,
                 executed=failure.executed,
             )
         case "gone":
             return NodeLost(
-                failure.node or "that made it",
+                failure.node,
                 failure.message or "it no longer holds the result",
                 function=function,
                 executed="yes",

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.names import check_name, nearest
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.workflow.diagram import Diagram
 from mpreg_nb.workflow.graph import (
     Function,
@@ -27,11 +28,13 @@ RunT = TypeVar("RunT")
 PlanT = TypeVar("PlanT")
 
 
+@public
 def ref(step: str) -> Reference:
     """Refer to the result of `step`, a step of the same workflow, now or later."""
     return Reference(check_name("step", step))
 
 
+@public
 class Flow(Generic[RunT, PlanT]):
     """A workflow in the making. Shows itself as a drawing."""
 

@@ -4,6 +4,7 @@ from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, Self, TypeVar
 
 from mpreg_nb.errors import NotPicklable
+from mpreg_nb.wire.boundary import public
 from mpreg_nb.workflow.graph import (
     Function,
     PathItem,
@@ -22,6 +23,7 @@ RunT = TypeVar("RunT")
 PlanT = TypeVar("PlanT")
 
 
+@public
 class StepHandle(Placeholder, Generic[RunT, PlanT]):
     """A step of a flow: stands for its result, and takes the step's modifiers.
 
@@ -196,6 +198,7 @@ class StepHandle(Placeholder, Generic[RunT, PlanT]):
         return self.flow._repr_mimebundle_(include, exclude)
 
 
+@public
 class Hole(Placeholder):
     """An input of a whole flow: stands for the value that it is run with."""
 
@@ -224,6 +227,7 @@ class Hole(Placeholder):
         return f"<input {self.name}>"
 
 
+@public
 class Part(Placeholder):
     """An item or attribute of the result of a step or of an input, at any depth."""
 

@@ -38,7 +38,7 @@ def test_missing_resource_names_the_nearest_node_and_the_cure(
 
     assert str(caught.value) == (
         "no live node has 'train' with all of: gpu, mnist. Nearest is gpu-1, which "
-        "lacks: mnist. Start one: %mpreg up n3:gpu,mnist"
+        "lacks: mnist. Start one: cluster.add('n3', {'gpu', 'mnist'})"
     )
 
 

@@ -1,6 +1,7 @@
 """Clusters that outlive the script that started them, from the command line."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -99,3 +100,28 @@ def test_wrong_options_are_told_in_a_line() -> None:
     assert "--tls-cert" in outside.stderr
     assert nobody.returncode == 1
     assert "Traceback" not in nobody.stderr
+
+
+SCRIPT = """
+import mpreg_nb as mp
+
+with mp.up(1) as cluster:
+    cluster.call("trian", 1)
+"""
+
+
+def test_a_script_ends_at_its_own_line(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+
+    frames = re.findall(r'File "(.*)", line (\d+)', ended.stderr)
+    assert frames == [(str(script), "5")]
+    assert "NoRoute: no live node has a function 'trian'" in ended.stderr

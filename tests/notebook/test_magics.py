@@ -13,8 +13,8 @@ from mpreg_nb.notebook.line_verbs import LINE_VERBS
 from tests.notebook.conftest import RunCell
 
 NO_CLUSTER = (
-    "UsageError: no cluster yet. Start one: mp.up(3) or %mpreg up; or join one: "
-    "mp.connect(url)\n"
+    "UsageError: no cluster yet. Start one: %mpreg up, or connect to one: "
+    "%mpreg connect URL\n"
 )
 
 

@@ -10,7 +10,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from mpreg_nb.client.future import Future
 from mpreg_nb.errors import MpregError, NotPicklable, WorkflowFailed
 from mpreg_nb.notebook.body import run_body
-from mpreg_nb.notebook.tracebacks import MOST_PARTS, show_error, without_ours
+from mpreg_nb.notebook.tracebacks import MOST_PARTS, show_error
+from mpreg_nb.wire.boundary import without_ours
 from tests.notebook.conftest import RunCell
 
 
@@ -39,7 +40,10 @@ def caught(cause: BaseException | None = None) -> MpregError:
     return result.value
 
 
-def test_our_frames_and_those_that_wait_for_us_are_left_out() -> None:
+def test_our_frames_and_those_that_wait_for_us_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MPREG_NB_DEBUG", "1")  # else they are cut when it is raised
     traceback = caught().__traceback__
 
     assert {"result", "_Future__get_result"} & set(names(traceback))

@@ -1,0 +1,81 @@
+"""What to do next, in the words of the place where the user reads it.
+
+A notebook or IPython terminal with the extension gets a magic, a script or any other
+Python a line of Python, a shell a command. This is the only place that decides which.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+Place = Literal["magic", "python", "shell"]
+
+_commands: list[str] = []
+"""Commands of the shell that run in this process now: one, or none."""
+
+
+@contextmanager
+def in_shell(name: str) -> Iterator[None]:
+    """Give cures for a shell while its command `name` runs."""
+    _commands.append(name)
+    try:
+        yield
+    finally:
+        _commands.remove(name)
+
+
+def place() -> Place:
+    """Return where the user reads what is written now."""
+    if _commands:
+        return "shell"
+    # Looked up, not imported: where there is a notebook, it has done that.
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is not None and shell.find_line_magic("mpreg") is not None:
+        return "magic"
+    return "python"
+
+
+def cure(*, magic: str, python: str, command: str) -> str:
+    """Return the one of three lines that fits the place."""
+    return {"magic": magic, "python": python, "shell": command}[place()]
+
+
+def start_node(name: str, resources: Iterable[str] = ()) -> str:
+    """Return the line that starts one more node.
+
+    >>> start_node("n3", {"gpu"})
+    "cluster.add('n3', {'gpu'})"
+    """
+    held = sorted(resources)
+    words = ",".join(held)
+    return cure(
+        magic=f"%mpreg up {name}:{words}" if held else f"%mpreg up {name}",
+        python=f"cluster.add({name!r}, {{{', '.join(map(repr, held))}}})"
+        if held
+        else f"cluster.add({name!r})",
+        command=f"mpreg-nb node --name {name}"
+        + (f" --resources {words}" if held else "")
+        + " --join URL",
+    )
+
+
+def start_cluster() -> str:
+    """Return how to get a cluster."""
+    return cure(
+        magic="Start one: %mpreg up, or connect to one: %mpreg connect URL",
+        python="Start one: mp.up(3), or connect to one: mp.connect(url)",
+        command="Start a node: mpreg-nb node --name n1, or see what there is: "
+        "mpreg-nb ps",
+    )
+
+
+def list_nodes() -> str:
+    """Return the line that lists the nodes of the cluster."""
+    return cure(magic="%mpreg nodes", python="cluster.nodes()", command="mpreg-nb ps")
+
+
+def list_own() -> str:
+    """Return the line that lists all nodes of this user on this machine."""
+    return cure(magic="%mpreg ps", python="mp.ps()", command="mpreg-nb ps")
