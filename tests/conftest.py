@@ -5,6 +5,7 @@ and tests marked `browser` run (and fail) even where no browser is found.
 """
 
 import os
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -12,6 +13,12 @@ import pytest
 
 CHROMIUM = Path("/usr/bin/chromium")
 NO_SKIPS = os.environ.get("CI_NO_SKIPS") == "1"
+
+
+def pytest_configure() -> None:
+    # A shell without job control starts background commands with SIGINT ignored,
+    # and tests of Stop send it to this process.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(

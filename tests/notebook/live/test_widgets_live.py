@@ -54,7 +54,12 @@ class Front(Kernel):
             self.take()
 
     def answer(self, text: str) -> None:
-        """Send what a cell asks for by `input`."""
+        """Send what a cell asks for by `input`, once it asks.
+
+        A kernel drops answers that arrive before the question.
+        """
+        question: Any = self._client.get_stdin_msg
+        question(timeout=TIMEOUT_S)
         self._client.input(text)
 
     def subshell(self) -> str:
