@@ -1,12 +1,14 @@
 """How a pickler writes what other processes cannot import.
 
-cloudpickle writes functions and classes of `__main__` by value. This adds: modules
-beside the notebook; classes that stay the same class everywhere (`wire.classes`);
-caches, locks and sentinels of the standard library that pickle stumbles over.
+cloudpickle writes functions of `__main__` by value. This adds: modules beside the
+notebook; classes (`wire.taken_apart`), which stay the same class everywhere
+(`wire.classes`); enum members, types of `typing`, caches, locks and sentinels of the
+standard library that pickle stumbles over.
 """
 
 import dataclasses
 import functools
+import importlib
 import sys
 import threading
 import types
@@ -14,9 +16,9 @@ import weakref
 from collections.abc import Callable
 from enum import Enum, auto
 from io import BytesIO
-from typing import Any
+from typing import Any, ClassVar
 
-from mpreg_nb.wire import classes
+from mpreg_nb.wire import classes, taken_apart, type_parameters
 from mpreg_nb.wire.digest import digest, read
 from mpreg_nb.wire.imports import imported
 from mpreg_nb.wire.modules import Census, is_installed_file
@@ -38,11 +40,13 @@ class ByValue:
     """To stand before cloudpickle's pickler among the bases of a pickler."""
 
     # What unpickling calls for a class written apart, and for one in the stream;
-    # and cloudpickle's way to write a class by value. Set by the pickler.
+    # and of cloudpickle, whether others can import a class, and how to write a
+    # function by value. Set by the pickler.
     find_class: Callable[..., type]
     expect_class: Callable[..., type]
-    reduce_class: Callable[[type], tuple[Any, ...]]
+    is_importable: Callable[[type], bool]
     reduce_function: Any
+    dispatch_table: ClassVar[Any]
 
     def __init__(
         self, file: BytesIO, keep: Any = None, *, form: Form = Form.APART
@@ -74,7 +78,36 @@ class ByValue:
             if isinstance(reduced, tuple):
                 self._note(obj, reduced[2][1])
             return reduced
-        return NotImplemented
+        if isinstance(obj, _Piece):
+            return classes.fill_piece, (obj.of, obj.content)
+        if isinstance(obj, Enum) and self._goes_by_value(type(obj)):
+            return self._member(obj)
+        if self.form is Form.APART:
+            return NotImplemented
+        return self._without_newobj(obj)
+
+    def _member(self, member: Enum) -> Any:
+        if not taken_apart.is_member(member):  # flags that were put together
+            return type(member), (member.value,)
+        made_from, state = taken_apart.member_parts(member)
+        if self.form is Form.APART:
+            return taken_apart.make_member, made_from  # its class is complete
+        fill = taken_apart.fill_member
+        return taken_apart.make_member, made_from, state, None, None, fill
+
+    def _without_newobj(self, obj: Any) -> Any:
+        """Write instances as made by a call of ours.
+
+        The reader of digests knows no classes, and a class may not be complete when
+        an instance of it is made.
+        """
+        reduce = self.dispatch_table.get(type(obj))
+        reduced: Any = obj.__reduce_ex__(PROTOCOL) if reduce is None else reduce(obj)
+        if isinstance(reduced, tuple):
+            make = _NEW.get(getattr(reduced[0], "__name__", ""))
+            if make is not None:
+                return (make, *reduced[1:])
+        return reduced
 
     def _free_locks(self, space: dict[str, Any]) -> None:
         """Let locks of a module go as new ones, as if it were imported there."""
@@ -102,23 +135,23 @@ class ByValue:
             known = classes.packed(cls)
             if known is not None:
                 return self._apart(cls, known)
-        if census.owns(cls.__module__):
-            reduced: Any = self.reduce_class(cls)
-        else:
-            reduced = super().reducer_override(cls)  # type: ignore[misc]
-        if not isinstance(reduced, tuple) or len(reduced) != 6:
-            return reduced  # it can be imported
+        if not self._goes_by_value(cls):
+            return super().reducer_override(cls)  # type: ignore[misc]
         self.classes.append(cls)
         if self.form is Form.APART:
             return self._apart(cls, self._pack(cls))
-        make, args, content, _, _, setter = reduced
-        content[0].pop("__slotnames__", None)  # copyreg leaves it when it pickles
-        # Without cloudpickle's own mark, which is another one for each new class.
-        args = (*args[:-2], None, args[-1])
         key, revision = ("", "") if self.form is Form.NAMELESS else self.identify(cls)
-        place = (make, args, key, revision, cls.__module__, cls.__qualname__)
-        state = (setter, content)
-        return type(self).expect_class, place, state, None, None, classes.fill
+        parts = taken_apart.skeleton(cls)
+        place = (parts, key, revision, cls.__module__, cls.__qualname__)
+        left_out = _DERIVED if self.form is Form.NAMELESS else frozenset[str]()
+        contents = taken_apart.contents(cls, left_out)
+        pieces = tuple(_Piece(cls, content) for content in contents)
+        return type(self).expect_class, place, pieces, None, None, classes.fill
+
+    def _goes_by_value(self, cls: type) -> bool:
+        return census.owns(cls.__module__) or (
+            taken_apart.is_made_at_run_time(cls) and not type(self).is_importable(cls)
+        )
 
     def _apart(self, cls: type, kept: classes.Packed) -> tuple[Any, ...]:
         place = (kept.key, kept.revision, kept.pickle, cls.__module__, cls.__qualname__)
@@ -144,6 +177,38 @@ class ByValue:
         nameless: Any = cls(file, form=Form.NAMELESS)
         nameless.dump(named)
         return digest(read(file.getbuffer()))
+
+
+# What pydantic makes of the other attributes of a class, with ids of objects in it.
+_DERIVED = frozenset(
+    "__pydantic_core_schema__ __pydantic_serializer__ __pydantic_validator__".split()
+)
+
+
+class _Piece:
+    """Attributes of a class that is being written; those of a piece are set at once."""
+
+    def __init__(self, of: type, content: taken_apart.Content) -> None:
+        self.of = of
+        self.content = content
+
+
+def new(cls: Any, *args: Any) -> Any:
+    """Return a new instance of `cls`. Pickles call this."""
+    if classes.is_being_filled(cls) and taken_apart.is_made_by_base(cls):
+        return taken_apart.nearest_of_python(cls).__new__(cls, *args)
+    return cls.__new__(cls, *args)
+
+
+def new_by_names(cls: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return a new instance of `cls`. Pickles call this."""
+    return cls.__new__(cls, *args, **kwargs)
+
+
+_NEW: dict[str, Callable[..., Any]] = {
+    "__newobj__": new,
+    "__newobj_ex__": new_by_names,
+}
 
 
 # ------------------------------------------------- what pickle stumbles over
@@ -187,6 +252,16 @@ def _reduce_weak(mapping: Any) -> Any:
     return type(mapping), (dict(mapping),)
 
 
+def _reduce_name(named: Any) -> Any:
+    return type_parameters.reduce_named(named, census.owns)
+
+
+def _reduce_module(module: types.ModuleType) -> Any:
+    if sys.modules.get(module.__name__) is module:
+        return importlib.import_module, (module.__name__,)
+    return reduce_module(module)
+
+
 def _reduce_missing(_: object) -> Any:
     return getattr, (dataclasses, "MISSING")
 
@@ -217,5 +292,7 @@ REDUCERS: dict[type, Callable[[Any], Any]] = {
     weakref.WeakKeyDictionary: _reduce_weak,
     weakref.WeakValueDictionary: _reduce_weak,
     type(dataclasses.MISSING): _reduce_missing,
+    types.ModuleType: _reduce_module,
+    **dict.fromkeys(type_parameters.KINDS, _reduce_name),
 }
 """What to put before cloudpickle's table of reducers."""

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from threading import get_ident
 from typing import Any, TypeAlias
 
+from mpreg_nb.wire.taken_apart import set_contents
+
 Witness: TypeAlias = tuple[dict[str, Any], str, object]
 """A namespace, a name in it, and what it meant when a class was packed."""
 
@@ -112,21 +114,33 @@ def has(cls: type, revision: str) -> bool:
 
 
 def expect(cls: type | None, key: str, revision: str, make: Callable[[], type]) -> type:
-    """Return `cls`, or a new one without content; `fill` follows."""
+    """Return `cls`, or a new one without content; pieces of it and `fill` follow."""
     if cls is None:
         cls = make()
         _by_key[key] = cls
         _keys[cls] = key
         _made[cls] = Made("", ())
-    if not has(cls, revision):
-        _unfilled[get_ident(), id(cls)] = revision
+    place = get_ident(), id(cls)
+    if has(cls, revision):
+        _unfilled.pop(place, None)  # of a pickle that broke off
+    else:
+        _unfilled[place] = revision
     return cls
 
 
-def fill(cls: type, state: tuple[Callable[[type, Any], object], Any]) -> None:
-    """Give `cls` its content, unless it has it."""
+def is_being_filled(cls: type) -> bool:
+    """Whether the content of `cls` is being set, by this thread."""
+    return (get_ident(), id(cls)) in _unfilled
+
+
+def fill_piece(cls: type, content: dict[str, Any]) -> None:
+    """Give `cls` a part of its content, unless it has it. Pickles call this."""
+    if is_being_filled(cls):
+        set_contents(cls, content)
+
+
+def fill(cls: type, _: object) -> None:
+    """Note that `cls` has all of its content. Pickles call this."""
     revision = _unfilled.pop((get_ident(), id(cls)), None)
     if revision is not None:
-        setter, content = state
-        setter(cls, content)
         _made[cls] = Made(revision, _attributes(cls))

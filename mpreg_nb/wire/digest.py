@@ -12,7 +12,7 @@ import io
 import pickle
 import struct
 from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 VERSION_DIGITS = 32
 """Hexadecimal digits of a version: 128 bits of the sha256."""
@@ -125,10 +125,17 @@ def code_files(said: object) -> list[str]:
     return list(names)
 
 
-def _sum(root: object) -> bytes:
-    """Hash everything from `root` on: each container once, then by its number."""
+_Numbers: TypeAlias = dict[int, int]
+"""The id of a container -> in what order it was met."""
+
+
+def _sum(root: object, around: tuple[_Numbers, ...] = ()) -> bytes:
+    """Hash everything from `root` on: each container once, then by its number.
+
+    `around` has the numbers of what a set is in whose items are hashed one by one.
+    """
     hasher = hashlib.sha256()
-    numbers: dict[int, int] = {}  # id of a container -> in what order it was met
+    numbers: _Numbers = {}
     pending: list[object] = [root]
     while pending:
         value = pending.pop()
@@ -142,6 +149,10 @@ def _sum(root: object) -> bytes:
         if isinstance(value, tuple) and _is_flat(value):
             hasher.update(_flat(value))  # constants: equal means same, no identity
             continue
+        above = [n for n, met in enumerate(around) if id(value) in met]
+        if above:
+            hasher.update(b"^%d@%d;" % (above[0], around[above[0]][id(value)]))
+            continue
         number = numbers.setdefault(id(value), len(numbers))
         if number != len(numbers) - 1:
             hasher.update(b"@%d;" % number)
@@ -149,13 +160,13 @@ def _sum(root: object) -> bytes:
         if isinstance(value, list) and len(value) > 32 and _is_flat(value):
             hasher.update(b"l" + _flat(value))
             continue
-        tag, children = _opened(value)
+        tag, children = _opened(value, (*around, numbers))
         hasher.update(b"%s%d;" % (tag, len(children)))
         pending.extend(reversed(children))
     return hasher.digest()
 
 
-def _opened(value: object) -> tuple[bytes, list[object]]:
+def _opened(value: object, around: tuple[_Numbers, ...]) -> tuple[bytes, list[object]]:
     match value:
         case list() | tuple():
             return type(value).__name__.encode(), list(value)
@@ -165,7 +176,7 @@ def _opened(value: object) -> tuple[bytes, list[object]]:
             kind = type(value).__name__.encode()
             if _is_flat(value):
                 return kind, [tuple(sorted(value, key=repr))]
-            return kind, [*sorted(map(_sum, value))]
+            return kind, [*sorted(_sum(item, around) for item in value)]
         case _Made():
             parts = [value.maker, *_arguments(value), value.state, *value.items]
             return b"made", [*parts, *value.changes]

@@ -31,6 +31,7 @@ from mpreg_nb.wire.modules import mark
 from mpreg_nb.wire.raised import describe
 from mpreg_nb.wire.references import Referring, ReferringPickler, Resolving
 from mpreg_nb.wire.remote import rebuild
+from mpreg_nb.wire.taken_apart import make
 from mpreg_nb.wire.tracebacks import learn_sources, sources
 from mpreg_nb.wire.versions import PYTHON
 
@@ -176,8 +177,7 @@ def find_class(key: str, revision: str, data: bytes, module: str, name: str) -> 
 
 
 def expect_class(
-    make: Callable[..., type],
-    args: tuple[Any, ...],
+    parts: tuple[type, str, tuple[type, ...], dict[str, Any]],
     key: str,
     revision: str,
     module: str,
@@ -185,7 +185,7 @@ def expect_class(
 ) -> type:
     """Return a class whose content follows in the stream. Pickles call this."""
     cls = classes.known(key, module, name, Pickler.digest)
-    return classes.expect(cls, key, revision, lambda: make(*args))
+    return classes.expect(cls, key, revision, lambda: make(*parts))
 
 
 class Pickler(ByValue, cloudpickle.Pickler):  # type: ignore[misc]
@@ -193,7 +193,7 @@ class Pickler(ByValue, cloudpickle.Pickler):  # type: ignore[misc]
 
     find_class = staticmethod(find_class)
     expect_class = staticmethod(expect_class)
-    reduce_class = staticmethod(reductions._dynamic_class_reduce)
+    is_importable = staticmethod(reductions._should_pickle_by_reference)
     reduce_function = cloudpickle.Pickler._dynamic_function_reduce
     dispatch_table: ClassVar = ChainMap(
         by_value.REDUCERS, cloudpickle.Pickler.dispatch_table

@@ -24,6 +24,21 @@ class Point:
     y: float
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Rate:
+    each: float
+
+    def of(self, count: float) -> float:
+        return self.each * count
+
+
+rate = Rate(0.5)
+
+
+def uses_instance(count: float) -> float:
+    return rate.of(count)
+
+
 class Counter:
     step = 2
 
@@ -103,6 +118,18 @@ def test_functions_of_every_make_run_as_they_do_here(cluster: mp.Cluster) -> Non
     )
 
 
+def test_functions_use_instances_of_classes_of_the_notebook(
+    cluster: mp.Cluster,
+) -> None:
+    def by_default(count: float, used: Rate = rate) -> float:
+        return used.of(count)
+
+    assert cluster.call(uses_instance, 4) == 2
+    assert cluster.call(rate.of, 6) == 3
+    assert cluster.call(by_default, 8) == 4
+    assert cluster.call(dataclasses.replace, rate, each=2.0) == Rate(2)
+
+
 def give(value: Any) -> Any:
     return value
 
@@ -121,6 +148,7 @@ VALUES: list[Any] = [
     1 + 2j,
     10**400,
     Point(1.5, -2.5),
+    rate,
     float("inf"),
 ]
 
