@@ -8,7 +8,7 @@ link, else through the node of the entry.
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, TypeAlias
 
 from mpreg_nb.calls.deadlines import Deadlines
@@ -25,7 +25,7 @@ from mpreg_nb.routing.stealing import Stealing
 from mpreg_nb.transport.alarm import Alarm
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.gossip import MemberState
+from mpreg_nb.wire.gossip import Load, MemberState
 from mpreg_nb.wire.messages import (
     Call,
     Cancel,
@@ -42,10 +42,6 @@ __all__ = ["ActiveCall", "ClientCalls", "Outcome"]
 
 _ASK_ENTRY = ("no_route", "no_code", "draining", "overloaded", "node_lost")
 """Refusals of a node that was called directly, after which the entry is asked."""
-
-HEARSAY_S = 1.0
-"""What a node said itself is believed rather, until it is this old."""
-
 
 Reregister: TypeAlias = Callable[[str], Awaitable[bool]]
 """Registers a version again that a cluster has lost, and says whether it could."""
@@ -67,6 +63,7 @@ class ClientCalls:
         self._budget = RetryBudget()
         self._chance = random.Random()  # noqa: S311 - spreads load, guards nothing
         self._loads = Loads()
+        self._epochs: dict[str, bytes] = {}  # of the process behind each name
         self.router = Router(None, mirror, self._loads, Breakers(), self._chance)
         self._several = False  # whether there is anything to choose
         self._stealing = Stealing(self.router, self._loads)
@@ -102,18 +99,35 @@ class ClientCalls:
         else:
             call.link.send(Cancel(id=call_id))
 
-    def routes_changed(self) -> None:
-        """Take the members and offers of the mirror anew."""
+    def routes_changed(self) -> dict[str, Load]:
+        """Take the members, offers and loads of the mirror anew.
+
+        Returns the newest load of each node, as far as it is known.
+        """
         alive = self._mirror.resources(MemberState.ALIVE)
         self._several = self._direct and len(alive) > 1
         suspect = self._mirror.resources(MemberState.SUSPECT)
         self.router.update(alive, suspect, self._mirror.pythons)
-        now = time.monotonic()
         for picture in self._mirror.nodes:
-            name, load = picture.record.name, picture.load
-            if load and now - self._loads[name].reported_at > HEARSAY_S:
-                self._loads.report(name, load, now)
+            record = picture.record
+            if self._epochs.get(record.name, record.epoch) != record.epoch:
+                self._loads.forget(record.name)  # another process has the name now
+            self._epochs[record.name] = record.epoch
+        return self.loads_told(
+            (picture.record.name, picture.load)
+            for picture in self._mirror.nodes
+            if picture.load is not None
+        )
+
+    def loads_told(self, loads: Iterable[tuple[str, Load]]) -> dict[str, Load]:
+        """Take what the entry says of nodes, and return what is the newest of them."""
+        now = time.monotonic()
+        newest: dict[str, Load] = {}
+        for node, load in loads:
+            self._loads.report(node, load, now)
+            newest[node] = self._loads.reported(node) or load
         self._steal(now)
+        return newest
 
     def receive(
         self, link: Connection, message: Any, parts: tuple[Buffer, ...]

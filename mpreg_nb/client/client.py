@@ -32,7 +32,7 @@ from mpreg_nb.wire.gossip import Offer
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import CodePush, Failed, Failure, Leave, Reply
 from mpreg_nb.wire.payload import pack_arguments, size_bytes, unpack
-from mpreg_nb.wire.pictures import Snapshot, Watch
+from mpreg_nb.wire.pictures import LoadsTold, Snapshot, Watch
 
 FIRST_LINK_S = 2.0
 """How long a first link is tried for: a node may be starting at this moment."""
@@ -283,6 +283,9 @@ class Client:
             return
         if type(message) is Snapshot and message.id not in self._asks:
             self.outlook.receive(message)
+            return
+        if type(message) is LoadsTold:
+            self.outlook.loads_told(message)
             return
         if self.runs.receive(message):
             return

@@ -4,9 +4,11 @@ It may be late; what it leads to wrongly is refused by the node and sent through
 the node of the link. What this client registered itself is never forgotten.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from mpreg_nb.wire.gossip import MemberRecord, MemberState, Offer
+from msgspec.structs import replace
+
+from mpreg_nb.wire.gossip import Load, MemberRecord, MemberState, Offer
 from mpreg_nb.wire.pictures import NodePicture, Snapshot
 from mpreg_nb.wire.versions import minor_of
 
@@ -30,6 +32,13 @@ class Mirror:
         self._newest.clear()
         for offer in self._own.values():
             self._add(offer)
+
+    def loads_told(self, loads: Mapping[str, Load]) -> Snapshot | None:
+        """Return the snapshot with newer loads of some nodes; it is the newest now."""
+        if self.snapshot is not None:
+            nodes = tuple(_with(picture, loads) for picture in self.snapshot.nodes)
+            self.snapshot = replace(self.snapshot, nodes=nodes)
+        return self.snapshot
 
     def registered(self, offer: Offer) -> None:
         """Note an own registration, of which no snapshot may tell yet."""
@@ -97,3 +106,11 @@ class Mirror:
         pairs = self._offers.setdefault(offer.function, [])
         if (offer.origin, offer) not in pairs:
             pairs.append((offer.origin, offer))
+
+
+def _with(picture: NodePicture, loads: Mapping[str, Load]) -> NodePicture:
+    """Return the picture with a newer load, unless the node is gone."""
+    load = loads.get(picture.record.name)
+    if load is None or picture.record.state > MemberState.SUSPECT:
+        return picture
+    return replace(picture, load=load)

@@ -16,7 +16,7 @@ from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.pulse import Pulse
 from mpreg_nb.wire.gossip import MemberState
 from mpreg_nb.wire.messages import Cancel
-from mpreg_nb.wire.pictures import NodePicture, Snapshot, Watch
+from mpreg_nb.wire.pictures import LoadsTold, NodePicture, Snapshot, Watch
 
 if TYPE_CHECKING:
     from mpreg_nb.client.client import Client
@@ -100,21 +100,34 @@ class Outlook:
                 continue  # the next node knows as much
             if snapshot is not None:
                 break
-        snapshot = snapshot or await self._ask_entry()
-        self.take(snapshot)
-        return snapshot
+        return self.take(snapshot or await self._ask_entry())
 
     def receive(self, snapshot: Snapshot) -> None:
         """Take in a snapshot that nobody asked for, if it is from the entry."""
         if snapshot.id == self._watch_id:
             self.take(snapshot)
 
-    def take(self, snapshot: Snapshot) -> None:
-        """Make `snapshot` the newest."""
+    def loads_told(self, told: LoadsTold) -> None:
+        """Take in how busy nodes are, as the entry says."""
+        if told.id != self._watch_id:
+            return
+        snapshot = self._client.mirror.loads_told(
+            self._client.calls.loads_told(told.loads)
+        )
+        if snapshot is not None:
+            self._tell(snapshot)
+
+    def take(self, snapshot: Snapshot) -> Snapshot:
+        """Make `snapshot` the newest, return it with loads that are newer here."""
         self._client.mirror.update(snapshot)
-        self._client.calls.routes_changed()
-        self._doubt(snapshot.nodes)
+        said = self._client.calls.routes_changed()
+        newest = self._client.mirror.loads_told(said) or snapshot
+        self._doubt(newest.nodes)
         self.first.set()
+        self._tell(newest)
+        return newest
+
+    def _tell(self, snapshot: Snapshot) -> None:
         for listener in tuple(self._listeners):
             listener(snapshot)
 

@@ -89,7 +89,8 @@ class Inbox:
                     self._detector.probes.ack(seq, sender, now), now
                 )
             case Gossip(items=items):
-                return self._hear(items, sender, now)
+                effects = self._hear(items, sender, now)
+                return effects + self._beliefs.reports.load(sender, message.load)
             case PingReq():
                 return self._ping_request(message, sender, now)
             case IndirectAck(seq=seq, items=items):

@@ -47,6 +47,7 @@ from mpreg_nb.membership.table import Entry
 from mpreg_nb.wire.gossip import (
     Announce,
     Control,
+    Gossip,
     Hello,
     Leave,
     Load,
@@ -218,6 +219,17 @@ class Swim:
     def set_load(self, load: Load) -> None:
         """Replace the load that rides on pings and acks."""
         self._post.load = load
+
+    def tell_load(self, load: Load, now: float) -> list[Effect]:
+        """Send the load to all members, where everybody has a link to everybody.
+
+        Larger clusters hear of it with the pings, acks and news that are sent anyway.
+        """
+        self._post.load = load
+        effects = self._wake(now)
+        if self._beliefs.size <= self._settings.mesh_limit and self._own.joined:
+            effects += [Send(peer, Gossip(load=load)) for peer in self._links.peers]
+        return self._done(effects, now)
 
     def claim(self, name: NodeName, epoch: bytes, now: float) -> list[Effect]:
         """Ask whether a process that was just authenticated may have `name`.

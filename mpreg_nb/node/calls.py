@@ -70,6 +70,7 @@ class Calls:
         self._breakers = breakers
         self._lane = lane
         self._running = running
+        self._measure = measure
         self._pending: dict[bytes, Pending] = {}
         self.admission = Admission(me, self._pending, limits)
         self._parked: dict[bytes, None] = {}  # ids that wait for a node that fits
@@ -175,6 +176,10 @@ class Calls:
             self._failed_there(
                 pending, node, reason, executed="no" if waited else "unknown"
             )
+
+    def look_at_own_load(self, now: float) -> None:
+        """Let the router know how busy this node is at this moment."""
+        self._loads.report(self._me, self._measure(), now)
 
     def routes_changed(self) -> None:
         """Try again what waits for a node that fits."""

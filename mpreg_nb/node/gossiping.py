@@ -77,6 +77,7 @@ class Gossiping:
                     self._on_catalog()
                 self._pull(time.monotonic())
             case _:
+                self.swim.set_load(self._measure())  # it may ride on what is answered
                 self.perform(self.swim.receive(message, sender, time.monotonic()))
 
     def link_up(self, peer: str) -> None:
@@ -98,6 +99,10 @@ class Gossiping:
         now = time.monotonic()
         self.perform(self.swim.announce(self._catalog.version, delta, now))
         self._on_catalog()
+
+    def tell_load(self, load: Load) -> None:
+        """Tell all that calls came or went here."""
+        self.perform(self.swim.tell_load(load, time.monotonic()))
 
     def leave(self, drain_s: float, reason: str) -> None:
         """Say goodbye to all."""
@@ -176,10 +181,10 @@ class Gossiping:
         if now >= self._sample_due:
             lag_s = now - self._sample_due
             self._sample_due = now + LAG_SAMPLE_S
-            self.swim.set_load(self._measure())
             self.perform(self.swim.loop_lag(lag_s, now))
         if now >= self._catalog.deadline:
             self._pull(now)
         if now >= self.swim.deadline:
+            self.swim.set_load(self._measure())
             self.perform(self.swim.tick(now))
         self._set_alarm()

@@ -131,4 +131,11 @@ class NodeMembers:
     def _load_changed(self, name: str, load: Load) -> None:
         self._loads.report(name, load, time.monotonic())
         self._node.calls.recalls.look()
-        self._node.pictures.loads_changed()
+        self._node.pictures.loads_changed(name)
+
+    def own_load_changed(self, load: Load) -> int:
+        """Tell all that calls came or went here; return how many peers were told."""
+        self._loads.report(self._node.name, load, time.monotonic())
+        self._node.gossiping.tell_load(load)
+        self._node.pictures.loads_changed(self._node.name)
+        return len(self._node.gossiping.swim.alive) - 1

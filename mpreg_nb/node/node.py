@@ -153,6 +153,7 @@ class Node:
             has_workers=settings.workers > 0,
             counters=self.counters,
             news=lambda: self.vitals.news(),
+            changed=lambda: self.vitals.changed(),
         )
         slots = max(1, settings.workers * settings.slots)
         self.vitals = Vitals(
@@ -160,6 +161,7 @@ class Node:
             queued=lambda: self.running.queued,
             slots=slots,
             counters=self.counters,
+            tell=self.members.own_load_changed,
         )
         self.calls = Calls(
             name,
@@ -195,6 +197,7 @@ class Node:
             name,
             members=lambda: swim.members,
             own_load=self.vitals.measure,
+            load_of=self._loads.reported,
             catalog=self.catalog,
             counters=self.counters,
         )
@@ -284,6 +287,7 @@ class Node:
             self.pictures.stop()
             self.running.stop()
             await self.workers.stop()
+            self.vitals.stop()
             self.links.wall.stop()
             await self.peers.close()
         if listener is not None:

@@ -11,14 +11,23 @@ from mpreg_nb.node.counters import Counters
 from mpreg_nb.node.pending import Source
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.wire.gossip import Load, MemberState
-from mpreg_nb.wire.pictures import EventPicture, NodePicture, Snapshot, Watch
+from mpreg_nb.wire.pictures import (
+    EventPicture,
+    LoadsTold,
+    NodePicture,
+    Snapshot,
+    Watch,
+)
 
 LOG = logging.getLogger("mpreg_nb.node")
 
 REMEMBERED_EVENTS = 1000
 
-LOADS_EVERY_S = 2.0
-"""Loads alone change all the time; they are sent at most this often."""
+LOADS_EVERY_S = 0.1
+"""Loads alone are sent by themselves, at most this often."""
+
+WHOLE_EVERY_S = 2.0
+"""Round trips change all the time, with the loads; all is sent again this often."""
 
 
 class Pictures:
@@ -30,18 +39,22 @@ class Pictures:
         *,
         members: Callable[[], Iterable[Member]],
         own_load: Callable[[], Load],
+        load_of: Callable[[str], Load | None],
         catalog: Catalog,
         counters: Counters,
     ) -> None:
         self._me = me
         self._members = members
         self._own_load = own_load
+        self._load_of = load_of
         self._catalog = catalog
         self._counters = counters
         self._events: deque[EventPicture] = deque(maxlen=REMEMBERED_EVENTS)
         self._watchers: dict[Source, Watch] = {}
         self._timers: dict[Source, asyncio.TimerHandle] = {}
         self._loads_timer: asyncio.TimerHandle | None = None
+        self._whole_timer: asyncio.TimerHandle | None = None
+        self._loads_of: set[str] = set()  # nodes whose loads are to be sent
         self._loop = asyncio.get_running_loop()
 
     def happened(self, node: str, event: str, detail: str = "") -> None:
@@ -80,10 +93,16 @@ class Pictures:
                     request.period_ms / 1e3, self._send, source
                 )
 
-    def loads_changed(self) -> None:
-        """Let every watcher see the loads some time soon."""
-        if self._watchers and self._loads_timer is None:
-            self._loads_timer = self._loop.call_later(LOADS_EVERY_S, self._send_loads)
+    def loads_changed(self, node: str) -> None:
+        """Let every watcher see soon how busy `node` is."""
+        if not self._watchers:
+            return
+        self._loads_of.add(node)
+        later = self._loop.call_later
+        if self._loads_timer is None:
+            self._loads_timer = later(LOADS_EVERY_S, self._send_loads)
+        if self._whole_timer is None:
+            self._whole_timer = later(WHOLE_EVERY_S, self._send_whole)
 
     def take(self, request_id: bytes, *, whole: bool) -> Snapshot:
         """Return what this node knows now; `whole` with counts and events."""
@@ -103,19 +122,31 @@ class Pictures:
             return NodePicture(record=record)
         return NodePicture(
             record=record,
-            load=self._own_load() if member.name == self._me else member.load,
+            load=self._load(member.name),
             rtt_ms=None if not member.rtt_s else member.rtt_s * 1e3,
         )
+
+    def _load(self, node: str) -> Load | None:
+        return self._own_load() if node == self._me else self._load_of(node)
 
     def stop(self) -> None:
         """Send nothing any more."""
         for source in list(self._watchers):
             self.source_lost(source)
-        if self._loads_timer is not None:
-            self._loads_timer.cancel()
+        for timer in (self._loads_timer, self._whole_timer):
+            if timer is not None:
+                timer.cancel()
 
     def _send_loads(self) -> None:
         self._loads_timer = None
+        nodes, self._loads_of = sorted(self._loads_of), set()
+        known = ((node, self._load(node)) for node in nodes)
+        loads = tuple((node, load) for node, load in known if load is not None)
+        for source, request in self._watchers.items():
+            source.send(LoadsTold(id=request.id, loads=loads))
+
+    def _send_whole(self) -> None:
+        self._whole_timer = None
         self.changed()
 
     def _send(self, source: Source) -> None:

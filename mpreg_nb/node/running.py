@@ -48,7 +48,9 @@ class Running:
         has_workers: bool,
         counters: Counters,
         news: Callable[[], Load | None],
+        changed: Callable[[], None],
     ) -> None:
+        """`changed` hears of each call that comes or goes here."""
         self._me = me
         self._registry = registry
         self._store = store
@@ -58,6 +60,7 @@ class Running:
         self._has_workers = has_workers
         self._counters = counters
         self._news = news
+        self._changed = changed
         self._own = OwnRunner(self._own_ended)
         self._here: dict[bytes, Pending] = {}
         self._tasks: dict[bytes, asyncio.Task[None]] = {}  # calls that wait for data
@@ -88,6 +91,7 @@ class Running:
     def run(self, pending: Pending, offer: Offer) -> None:
         """Run the call; its end is told to `finish`."""
         self._here[pending.call.id] = pending
+        self._changed()
         pending.isolation = offer.isolation
         function = self._registry.get(pending.version)
         inputs = self._inputs.at_hand(pending.call.inputs)
@@ -128,6 +132,7 @@ class Running:
         call_id = pending.call.id
         if pending.started or self._here.pop(call_id, None) is None:
             return False
+        self._changed()
         task = self._tasks.pop(call_id, None)
         if task is not None:
             task.cancel()
@@ -190,6 +195,7 @@ class Running:
             self._own.run_shipped(pending, function, inputs)
         elif not self._has_workers:
             self._here.pop(call.id, None)
+            self._changed()
             self._elsewhere(pending)
         else:
             self._submit(pending, function, inputs)
@@ -322,6 +328,7 @@ class Running:
 
     def _fail(self, pending: Pending, failure: Failure) -> None:
         self._here.pop(pending.call.id, None)
+        self._changed()
         self._finish(pending, pending.failed(failure), ())
 
     def _end(
@@ -335,6 +342,7 @@ class Running:
     ) -> None:
         call = pending.call
         self._here.pop(call.id, None)
+        self._changed()
         if not call.split:  # it did not call the function
             self._counters.count(
                 call.function,

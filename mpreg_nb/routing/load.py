@@ -1,9 +1,9 @@
 """How busy each node is, as one router knows it, and which of two is better.
 
-Three sources, none of them exact: what this router sent there and has no answer
-to yet, what the node last said of itself, and how long its answers took. The
-latency follows rises at once and falls slowly (peak-EWMA of Twitter's Finagle),
-so that a node that turns slow is avoided within one answer.
+Three sources: what this router sent there and has no answer to yet, which is exact;
+what the node last said of itself, which tells of the calls of others; and how long
+its answers took. The latency follows rises at once and falls slowly (peak-EWMA of
+Twitter's Finagle), so that a node that turns slow is avoided within one answer.
 """
 
 import math
@@ -13,6 +13,10 @@ from mpreg_nb.wire.gossip import Load
 
 NEUTRAL_LATENCY_S = 0.001
 """Assumed of a node that has not answered yet; less would flood a newcomer."""
+
+WORK_S = 0.1
+"""What a call is assumed to take where it runs. So a free slot outweighs a latency
+that is well below it, and a node whose latency is well above it is avoided."""
 
 DECAY_S = 10.0
 """In this time a latency peak falls to 1/e of its distance to what is measured."""
@@ -67,10 +71,9 @@ class NodeLoad:
         if report is not None:
             slots = max(1, report.slots)
             if now - self.reported_at <= STALE_S:
-                # The report counts our own calls too: take the larger, not the sum.
-                busy = max(busy, report.running + report.queued)
+                busy += self.others
                 degraded = report.degraded
-        score = (busy + 1) / slots * self.latency_s
+        score = (busy + 1) / slots * (WORK_S + self.latency_s)
         return score * 10.0 if degraded else score
 
 
@@ -104,12 +107,24 @@ class Loads:
             load.sampled_at = now
 
     def report(self, node: str, load: Load, now: float) -> None:
-        """Take what `node` says of itself."""
+        """Take what `node` says of itself, unless it is no newer than what is known.
+
+        It comes by several ways: with answers, with gossip, by way of the entry.
+        """
         known = self[node]
+        before = known.reported
+        if before is not None and load.serial <= before.serial and load.serial:
+            if now - known.reported_at <= STALE_S:
+                return
         known.reported = load
         known.reported_at = now
         # Ours may have come there after the report was made: these are no fewer.
         known.others = max(0, load.running + load.queued - known.in_flight)
+
+    def reported(self, node: str) -> Load | None:
+        """Return what `node` last said of itself, if it has said anything."""
+        known = self._nodes.get(node)
+        return None if known is None else known.reported
 
     def forget(self, node: str) -> None:
         """Drop what is known of a node that is gone or has started anew."""

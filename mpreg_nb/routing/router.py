@@ -7,12 +7,13 @@ fetches what it lacks. A function that a program registered in its own process
 is served by that process alone. Code that was shipped runs only on nodes with
 the minor version of Python that compiled it.
 
-Among the nodes that fit, two are drawn and the better one is taken (power of
-two choices, Mitzenmacher 2001); the node that asks takes itself when it has a
-free slot. Suspected nodes are used only where no other fits, and open breakers
-are passed over unless all are open.
+Among the nodes that fit the best one is taken, where they are few; of many two are
+drawn and the better one is taken (power of two choices, Mitzenmacher 2001). The
+node that asks takes itself when it has a free slot. Suspected nodes are used only
+where no other fits, and open breakers are passed over unless all are open.
 """
 
+import math
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
@@ -22,6 +23,9 @@ from mpreg_nb.routing.breaker import Breakers
 from mpreg_nb.routing.catalog import Offers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.wire.gossip import Load, Offer
+
+FEW = 8
+"""So many nodes that fit are all compared, so that no idle one is passed over."""
 
 
 class Chance(Protocol):
@@ -243,6 +247,13 @@ class Router:
                         return chosen
         count = len(pool)
         first = int(self._chance.random() * count)
+        if count <= FEW:  # the first of equals is drawn: callers must not agree on one
+            best, least = pool[first], math.inf
+            for chosen in (*pool[first:], *pool[:first]):
+                score = loads[chosen.node].score(now)
+                if score < least:
+                    best, least = chosen, score
+            return best
         second = int(self._chance.random() * (count - 1))
         if second >= first:
             second += 1

@@ -3,6 +3,7 @@
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
+from mpreg_nb.routing.router import FEW
 from mpreg_nb.view.columns import COUNT, MAYBE, MEASURE, TEXT, frame
 from mpreg_nb.view.html import WIDE, Bundle, chosen
 from mpreg_nb.view.plain import plain
@@ -168,8 +169,11 @@ class Why:
         own = next((n for n in choice.nodes if n.node == self._driver), None)
         if choice.chosen == self._driver and own is not None and _has_room(own):
             return "it drives the run and had a free slot"
-        if len(fitting) + choice.more_nodes == 2:
+        number = len(fitting) + choice.more_nodes
+        if number == 2:
             return "the better of the two that fit"
+        if number <= FEW:
+            return f"the best of the {number} that fit"
         return "two of those that fit were drawn, and the better one taken"
 
 

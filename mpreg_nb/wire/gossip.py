@@ -68,6 +68,7 @@ class Load(Told, frozen=True, kw_only=True, tag="load"):
     cpu_percent: Measure = 0.0
     memory_mb: Small = 0
     uptime_s: Count = 0  # instead of a start time
+    serial: Count = 0  # of the same process, a later account has a larger one
 
 
 class MemberRecord(Told, frozen=True, kw_only=True, tag="member"):
@@ -208,9 +209,10 @@ class Nack(Told, frozen=True, kw_only=True, tag="nack"):
 
 
 class Gossip(Told, frozen=True, kw_only=True, tag="gossip"):
-    """News, and nothing else."""
+    """News, and the sender's own load where that has just changed."""
 
-    items: Items
+    items: Items = ()
+    load: Load | None = None
 
 
 class Digest(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -26,7 +26,7 @@ from mpreg_nb.wire.history import (
     WhyTold,
 )
 from mpreg_nb.wire.message import Count, Message, Name, RequestId, Version
-from mpreg_nb.wire.pictures import Snapshot, Traffic, TrafficAsk, Watch
+from mpreg_nb.wire.pictures import LoadsTold, Snapshot, Traffic, TrafficAsk, Watch
 from mpreg_nb.wire.runs import RunList, Runs, RunStart, RunState, StepFetch
 from mpreg_nb.wire.versions import Versions, VersionsAsk
 
@@ -282,6 +282,7 @@ Data: TypeAlias = (
     | CodePush
     | Watch
     | Snapshot
+    | LoadsTold
     | TrafficAsk
     | Traffic
     | RunStart

@@ -54,6 +54,13 @@ class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapsho
     events: tuple[EventPicture, ...] = ()
 
 
+class LoadsTold(Message, frozen=True, kw_only=True, array_like=True, tag="loads"):
+    """How busy some nodes are since the last Snapshot of the Watch `id`."""
+
+    id: RequestId
+    loads: tuple[tuple[Name, Load], ...]
+
+
 class LinkPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What went between one node and one peer since their links opened.
 

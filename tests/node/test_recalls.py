@@ -388,6 +388,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
             has_workers=True,
             counters=stubs[1],
             news=lambda: None,
+            changed=lambda: None,
         )
         running.bind(lambda *end: ended.append(end), ended.append, ended.append)
         call = Call(id=IDS.next(), function="f", payload=b"")

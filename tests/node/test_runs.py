@@ -64,6 +64,9 @@ class Calls:
         self.sent.setdefault(source.step, []).append((source, call))
         return "n1"
 
+    def look_at_own_load(self, now: float) -> None:
+        self.looked_at_s = now
+
     def cancel(self, call_id: bytes) -> None:
         raise AssertionError("nothing is cancelled here")
 

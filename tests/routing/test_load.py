@@ -51,3 +51,41 @@ def test_degraded_node_is_spared() -> None:
     loads.report("b", Load(slots=1, running=2), now=0.0)
 
     assert loads.better("a", "b", now=0.0) == "b"
+
+
+def test_calls_of_this_router_that_have_ended_keep_no_node_busy() -> None:
+    loads = Loads()
+    loads.sent("a")
+    loads.sent("a")
+    loads.answered("a", None, now=0.0)
+    loads.report("a", Load(running=1), now=0.0)
+    loads.answered("a", None, now=0.0)
+
+    assert loads["a"].score(now=0.0) == loads["b"].score(now=0.0)
+
+
+def test_free_slot_outweighs_a_small_latency() -> None:
+    loads = Loads()
+    loads.sent("far")
+    loads.answered("far", 0.02, now=0.0)
+    loads.sent("near")
+
+    assert loads.better("near", "far", now=0.0) == "far"
+
+
+def test_report_that_was_overtaken_by_a_newer_one_is_dropped() -> None:
+    loads = Loads()
+    loads.report("a", Load(serial=8), now=0.0)
+    loads.report("a", Load(running=1, serial=7), now=0.1)
+
+    assert loads.reported("a") == Load(serial=8)
+
+
+def test_report_of_a_process_that_counts_anew_is_taken_when_the_old_one_is_stale() -> (
+    None
+):
+    loads = Loads()
+    loads.report("a", Load(serial=800), now=0.0)
+    loads.report("a", Load(running=1, serial=2), now=STALE_S + 1)
+
+    assert loads.reported("a") == Load(running=1, serial=2)

@@ -5,7 +5,14 @@ import random
 from mpreg_nb.routing.breaker import Breakers
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.load import Loads
-from mpreg_nb.routing.router import Chosen, Refused, Router, UnknownVersion, Wanted
+from mpreg_nb.routing.router import (
+    FEW,
+    Chosen,
+    Refused,
+    Router,
+    UnknownVersion,
+    Wanted,
+)
 from mpreg_nb.wire.gossip import Load, Offer
 
 GPU = frozenset({"gpu"})
@@ -283,3 +290,24 @@ def test_newest_registration_of_one_version_counts() -> None:
     room.router.catalog_changed()
 
     assert room.chosen(Wanted("train", version=V1)) == {"a", "b", "c"}
+
+
+def test_no_idle_node_is_passed_over_where_few_fit() -> None:
+    room = Room(me=None)
+    room.offer(placed("f", V1))
+    room.router.update({f"n{number}": NONE for number in range(FEW)}, {})
+    taken = []
+    for _ in range(FEW):
+        choice = room.router.choose(Wanted("f"), now=0.0)
+        assert isinstance(choice, Chosen)
+        room.loads.sent(choice.node)
+        taken.append(choice.node)
+
+    assert len(set(taken)) == FEW
+
+
+def test_equally_good_nodes_are_drawn() -> None:
+    room = Room(me=None)
+    room.offer(placed("f", V1))
+
+    assert room.chosen(Wanted("f")) == {"a", "b", "c"}

@@ -59,7 +59,8 @@ def test_loads_and_times_are_shown_where_they_may_differ(
         ("n1", (chance("n1"), chance("n2")), "it drives the run and had a free slot"),
         ("n1", (chance("n1", in_flight=1), chance("n2")), "better of the two that fit"),
         ("n2", (chance("n1"), chance("n2")), "better of the two that fit"),
-        ("n2", tuple(map(chance, ("n1", "n2", "n3"))), "the better one taken"),
+        ("n2", tuple(map(chance, ("n1", "n2", "n3"))), "the best of the 3 that fit"),
+        ("n2", tuple(chance(f"n{n}") for n in range(9)), "the better one taken"),
         ("", (chance("n1", "lacks gpu"),), "attempt 1 → nowhere"),
     ],
 )

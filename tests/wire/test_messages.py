@@ -67,6 +67,7 @@ from mpreg_nb.wire.pictures import (
     EventPicture,
     FunctionPicture,
     LinkPicture,
+    LoadsTold,
     NodePicture,
     Snapshot,
     Traffic,
@@ -91,7 +92,7 @@ from mpreg_nb.wire.versions import Versions, VersionsAsk
 ID = bytes(range(16))
 VERSION = "0123456789abcdef" * 2
 KEPT = Kept("n2", ID, 70_000, 2, 3)
-LOAD = Load(running=1, queued=2, slots=3, latency_ms=0.5, uptime_s=9)
+LOAD = Load(running=1, queued=2, slots=3, latency_ms=0.5, uptime_s=9, serial=4)
 OFFER = Offer(
     function="f", version=VERSION, resources=frozenset({"gpu"}), counter=4, origin="n1"
 )
@@ -258,6 +259,7 @@ SAMPLES: list[Any] = [
         ),
         events=(EventPicture(at_s=1.5, node="n1", event="left", detail="bye"),),
     ),
+    LoadsTold(id=ID, loads=(("n1", LOAD),)),
     TrafficAsk(id=ID),
     Traffic(
         id=ID,

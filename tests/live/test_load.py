@@ -1,0 +1,102 @@
+"""What is believed of how busy nodes are is right when it is asked for."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+import mpreg_nb as mp
+from mpreg_nb.wire.pictures import Snapshot
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[mp.Cluster]:
+    with mp.up(2, fresh=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def other(cluster: mp.Cluster) -> Iterator[mp.Cluster]:
+    """A client that looks through another node than the first one."""
+    entry = cluster.client.entry_node
+    away = next(
+        picture.record.urls[0]
+        for picture in cluster.client.mirror.nodes
+        if picture.record.name != entry
+    )
+    with mp.connect(away) as other:
+        yield other
+
+
+def nap(seconds: float) -> float:
+    time.sleep(seconds)
+    return seconds
+
+
+def busy(cluster: mp.Cluster) -> dict[str, list[int]]:
+    """Return what the frame says is running and queued on each node."""
+    rows = cluster.nodes()[["node", "busy", "queued"]].values.tolist()
+    return {node: counts for node, *counts in rows}
+
+
+IDLE = {"n1": [0, 0], "n2": [0, 0]}
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.15], ids=["at once", "told meanwhile"])
+def test_caller_that_has_its_results_sees_idle_nodes_at_once(
+    cluster: mp.Cluster, seconds: float
+) -> None:
+    list(cluster.map(nap, [seconds] * (200 if not seconds else 4)))
+
+    assert busy(cluster) == IDLE
+
+
+def test_caller_whose_run_has_ended_sees_idle_nodes_at_once(
+    cluster: mp.Cluster,
+) -> None:
+    flow = mp.workflow("naps")
+    for number in range(2):
+        flow.step(f"nap {number}", nap, 0.15)
+    flow.run()
+
+    assert busy(cluster) == IDLE
+
+
+def test_others_see_soon_that_nodes_are_busy_and_idle_again(
+    cluster: mp.Cluster, other: mp.Cluster
+) -> None:
+    both, idle = threading.Event(), threading.Event()
+
+    def look(snapshot: Snapshot) -> None:
+        loads = [p.load for p in snapshot.nodes if p.load is not None]
+        works = [load.running + load.queued > 0 for load in loads]
+        if len(works) == 2 and all(works):
+            both.set()
+        if both.is_set() and not any(works):
+            idle.set()
+
+    stop = other.client.on_snapshot(look)
+    calls = [cluster.on(node=node).submit(nap, 1.0) for node in ("n1", "n2")]
+
+    assert both.wait(10)
+    for call in calls:
+        call.result()
+    assert idle.wait(10)
+    stop()
+
+
+def test_parallel_steps_are_shared_by_idle_nodes(cluster: mp.Cluster) -> None:
+    list(cluster.map(nap, [0.0] * 300))
+    flow = mp.workflow("parallel naps")
+    for number in range(4):
+        flow.step(f"nap {number}", nap, 0.3)
+
+    run = flow.run()
+
+    assert Counter(run.frame()["node"]) == {"n1": 2, "n2": 2}
+    chances = run.why("nap 0").frame().set_index("node")
+    assert chances["running"][cluster.client.entry_node] == 0

@@ -1,0 +1,121 @@
+"""When a node says how busy it is."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from mpreg_nb.node import vitals
+from mpreg_nb.node.counters import Counters
+from mpreg_nb.node.vitals import Vitals
+from mpreg_nb.wire.gossip import Load
+
+LONG_S = 1000.0
+
+
+class Desk:
+    """A node with so many calls, and what it told the cluster."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.told: asyncio.Queue[Load] = asyncio.Queue()
+        self.vitals = Vitals(
+            running=lambda: self.running,
+            queued=lambda: 0,
+            slots=2,
+            counters=Counters("n1"),
+            tell=self.tell,
+        )
+
+    def tell(self, load: Load) -> int:
+        self.told.put_nowait(load)
+        return 2
+
+
+def run(scene: Callable[[Desk], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await scene(Desk())
+
+    asyncio.run(bounded())
+
+
+@pytest.fixture(autouse=True)
+def _seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vitals, "NEWS_EVERY_S", LONG_S)
+
+
+def test_answer_that_leaves_the_node_idle_says_so_at_once() -> None:
+    async def scene(desk: Desk) -> None:
+        desk.running = 1
+        busy = desk.vitals.news()
+        still_busy = desk.vitals.news()
+        desk.running = 0
+        idle = desk.vitals.news()
+        still_idle = desk.vitals.news()
+
+        assert busy is not None
+        assert idle is not None
+        assert (busy.running, idle.running) == (1, 0)
+        assert still_busy is still_idle is None
+
+    run(scene)
+
+
+def test_cluster_hears_of_a_call_that_goes_on_and_of_its_end() -> None:
+    async def scene(desk: Desk) -> None:
+        desk.running = 1
+        desk.vitals.changed()
+        busy = await desk.told.get()
+        desk.running = 0
+        desk.vitals.changed()
+        idle = await desk.told.get()
+
+        assert (busy.running, idle.running) == (1, 0)
+        assert idle.serial > busy.serial
+
+    run(scene)
+
+
+def test_answer_says_that_the_node_is_idle_after_the_cluster_was_told_otherwise() -> (
+    None
+):
+    async def scene(desk: Desk) -> None:
+        desk.vitals.news()
+        desk.running = 1
+        desk.vitals.changed()
+        await desk.told.get()
+        desk.running = 0
+
+        assert desk.vitals.news() is not None
+
+    run(scene)
+
+
+def test_same_load_is_told_again_where_one_answer_said_something_else_meanwhile() -> (
+    None
+):
+    async def scene(desk: Desk) -> None:
+        desk.running = 1
+        desk.vitals.changed()
+        await desk.told.get()
+        desk.running = 0
+        desk.vitals.news()
+        desk.running = 1
+        desk.vitals.changed()
+
+        assert (await desk.told.get()).running == 1
+
+    run(scene)
+
+
+def test_calls_that_came_and_went_meanwhile_are_not_told() -> None:
+    async def scene(desk: Desk) -> None:
+        desk.vitals.changed()
+        desk.vitals._tell_change()
+
+        assert desk.told.empty()
+        desk.vitals.stop()
+
+    run(scene)
