@@ -2,55 +2,147 @@
 
 import argparse
 import ast
+import json
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from mpreg_nb.errors import MpregError
+from mpreg_nb.cures import in_shell
+from mpreg_nb.errors import MpregError, RemoteError
+from mpreg_nb.names import meant_by
 from mpreg_nb.node.options import add_arguments, options_of
+from mpreg_nb.wire.boundary import wants_all_frames, without_ours
+
+_EXAMPLES = """\
+begin with:
+  mpreg-nb demo                             see what it can do
+  mpreg-nb node --name n1                   run a node here; it says how to join it
+  mpreg-nb call ws://HOST:PORT train 3      call a function, print its result
+  mpreg-nb ps                               your nodes on this machine
+
+`mpreg-nb COMMAND --help` explains a command.
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses a line with the nearest word that it knows."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage, what is wrong and what was probably meant; exit with 2."""
+        hint = meant_by(message, self._option_string_actions)
+        super().error(f"{message}. {hint}".rstrip() if hint else message)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code, 1 when it failed, 2 for bad usage."""
-    parser = _parser()
-    given = parser.parse_args(arguments)
+    parser, given = _read(arguments)
+    if given.version:
+        from importlib.metadata import version
+
+        print(f"mpreg-nb {version('mpreg_nb')}")
+        return 0
     if given.command is None:
         parser.print_help()
         return 2
-    try:
-        return _COMMANDS[given.command](parser, given)
-    except MpregError as error:
-        sys.stderr.write(f"mpreg-nb {given.command}: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    with in_shell(given.command):
+        try:
+            return _COMMANDS[given.command](given.parser, given)
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:  # the border to a shell, which reads lines
+            if wants_all_frames():
+                raise
+            sys.stderr.write(f"mpreg-nb {given.command}: {_told(error)}\n")
+            return 1
+
+
+def _told(error: Exception) -> str:
+    """Return the message of `error`; of one of a function also where it failed."""
+    if not isinstance(error, RemoteError):
+        known = isinstance(error, _SAID)
+        name = "" if known and str(error) else f"{type(error).__name__}: "
+        return f"{name}{error}"
+    lines = traceback.format_tb(without_ours(error.__traceback__))
+    where = f" on {error.node}" if error.node else ""
+    name = error.type_name.removeprefix("builtins.")
+    return f"{name}{where}: {error}\n{''.join(lines)}".rstrip()
+
+
+def _read(
+    arguments: Sequence[str] | None,
+) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = _parser()
+    given, rest = parser.parse_known_args(arguments)
+    if rest:
+        # Told by the parser of the command, which knows what else there is.
+        told_by = getattr(given, "parser", parser)
+        told_by.error(f"unrecognized arguments: {' '.join(rest)}")
+    return parser, given
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mpreg-nb", description="Compute on a cluster without a scheduler."
+    parser = Parser(
+        prog="mpreg-nb",
+        description="Run Python functions on a cluster of nodes without a scheduler.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--version", action="store_true", help="print the version and exit"
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    demo = commands.add_parser("demo", help="a workflow on real data, on three nodes")
-    demo.add_argument("--folder", type=Path, default=Path("build"), help="for files")
-    bench = commands.add_parser("bench", help="measure calls against a bare echo")
-    bench.add_argument("--quick", action="store_true", help="fewer repetitions")
-    bench.add_argument("--only", default="", help="rows whose name has this in it")
-    node = commands.add_parser("node", help="run one node until SIGTERM")
+
+    def command(name: str, title: str) -> argparse.ArgumentParser:
+        made: argparse.ArgumentParser = commands.add_parser(
+            name,
+            help=title,
+            description=f"{title[0].upper()}{title[1:]}.",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        made.set_defaults(parser=made)
+        return made
+
+    demo = command("demo", "run a workflow on real data, on three nodes")
+    demo.add_argument(
+        "--folder", type=Path, default=Path("build"), help="folder for its files"
+    )
+    node = command("node", "run one node until SIGTERM or Ctrl-C")
     add_arguments(node)
-    commands.add_parser("ps", help="list your nodes on this machine")
-    down = commands.add_parser("down", help="end a cluster of yours")
-    down.add_argument("name", nargs="?", help="its name, as ps shows it")
-    down.add_argument("--all", action="store_true", help="end all of them")
-    token = commands.add_parser("token", help="show the token that clusters use")
-    token.add_argument("action", choices=["show", "path"])
-    commands.add_parser("doctor", help="look for what is wrong, and say the cure")
-    call = commands.add_parser("call", help="call a registered function")
-    call.add_argument("url", help="URL of a node: ws://HOST:PORT")
-    call.add_argument("function")
-    call.add_argument("arguments", nargs="*", help="Python literals, else strings")
-    call.add_argument("--on", default="", metavar="A,B", help="resources")
-    call.add_argument("--timeout", type=float, default=None, metavar="SECONDS")
+    call = command("call", "call a registered function and print its result")
+    call.add_argument("url", metavar="URL", help="of any node: ws://HOST:PORT")
+    call.add_argument("function", metavar="FUNCTION", help="its name in the catalog")
+    call.add_argument(
+        "arguments",
+        nargs="*",
+        metavar="ARGUMENT",
+        help="a Python literal, else a string",
+    )
+    call.add_argument(
+        "--on", default="", metavar="A,B", help="only on nodes with these resources"
+    )
+    call.add_argument(
+        "--timeout", type=float, default=None, metavar="SECONDS", help="give up then"
+    )
+    command("ps", "list your nodes on this machine")
+    down = command("down", "end a cluster of yours")
+    down.add_argument(
+        "name", nargs="?", metavar="CLUSTER", help="its name, as ps shows it"
+    )
+    down.add_argument("--all", action="store_true", help="end all of your clusters")
+    command("doctor", "check the installation and suggest fixes")
+    bench = command("bench", "measure the speed of calls against a bare echo")
+    bench.add_argument("--quick", action="store_true", help="fewer repetitions")
+    bench.add_argument(
+        "--only", default="", metavar="WORD", help="only rows with this in their name"
+    )
+    token = command("token", "show the token that your clusters use")
+    token.add_argument(
+        "action", choices=["show", "path"], help="the token, or the file it is in"
+    )
     return parser
 
 
@@ -135,10 +227,18 @@ def _call(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     cluster = connect(given.url, direct=False)
     try:
         view = cluster.on(*resources, timeout=given.timeout)
-        print(repr(view.call(given.function, *arguments)))
+        print(_shown(view.call(given.function, *arguments)))
     finally:
         cluster.disconnect()
     return 0
+
+
+def _shown(result: object) -> str:
+    """Return a result as JSON, or as Python shows it where JSON has no such thing."""
+    try:
+        return json.dumps(result, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError):
+        return repr(result)
 
 
 def _literal(text: str) -> object:
@@ -147,6 +247,9 @@ def _literal(text: str) -> object:
     except (ValueError, SyntaxError):
         return text
 
+
+_SAID = MpregError, ValueError, OSError, TimeoutError
+"""Errors whose message is enough; of others the class is told too."""
 
 _COMMANDS = {
     "demo": _demo,

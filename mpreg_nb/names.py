@@ -1,6 +1,7 @@
 """The one rule for names of nodes, functions, resources, steps; and for URLs."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
@@ -75,3 +76,28 @@ def nearest(wrong: str, known: Iterable[str]) -> str | None:
     """Return the name in `known` that `wrong` was most likely meant to be."""
     close = difflib.get_close_matches(wrong, sorted(known), n=1, cutoff=0.5)
     return close[0] if close else None
+
+
+def meant_by(refusal: str, options: Iterable[str]) -> str:
+    """Return "Did you mean …? " for what argparse refused, or "".
+
+    refusal: the message of argparse; it lists the words that it would have taken,
+        but not the options, so they are given.
+
+    >>> meant_by("unrecognized arguments: --worker 2", ["--workers", "--slots"])
+    'Did you mean --workers? '
+    >>> meant_by("argument COMMAND: invalid choice: 'nod' (choose from node, ps)", [])
+    'Did you mean node? '
+    """
+    known = set(options)
+    choice = re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", refusal)
+    if choice is not None:
+        wrong = choice[1]
+        known = {word.strip(" '") for word in choice[2].split(",")}
+    else:
+        wrong = refusal.removeprefix("unrecognized arguments: ").split(" ")[0]
+        wrong = wrong.partition("=")[0]
+        if not wrong.startswith("-") or wrong in known:
+            return ""
+    meant = nearest(wrong, known)
+    return f"Did you mean {meant}? " if meant else ""

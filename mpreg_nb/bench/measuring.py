@@ -42,6 +42,26 @@ Taken = tuple[float, float, float, float]
 """p50 and p99 of one round, in microseconds, then both in bare echoes of the round."""
 
 
+def check_only(only: str, *, nodes: int = 2) -> None:
+    """Refuse `only` if no row that can be measured on so many nodes has it in its name.
+
+    Raises:
+        ValueError: there is none; the message names all.
+    """
+    rows = [name for name in LATENCY_ROWS if nodes > 1 or name not in TWO_NODES]
+    rows += [BLOCKING, IN_FLIGHT, mapped_row(nodes)]
+    if not any(only in row for row in rows):
+        few = " of one node" if nodes == 1 else ""
+        raise ValueError(
+            f"no row{few} has {only!r} in its name. The rows are: {'; '.join(rows)}"
+        )
+
+
+def mapped_row(nodes: int) -> str:
+    """Return the name of the row of `map` on so many nodes."""
+    return f"{MAPPED}, {COUNTS.get(nodes, f'{nodes} nodes')}"
+
+
 class Stopped(Exception):
     """The measurement was told to stop."""
 
@@ -157,8 +177,7 @@ class Measurement:
                 for _ in range(self._rounds)
             ]
             yield _rate(IN_FLIGHT, rates, IN_FLIGHT_GOAL_PER_S)
-        nodes = len(lab.cluster.urls)
-        mapped = f"{MAPPED}, {COUNTS.get(nodes, f'{nodes} nodes')}"
+        mapped = mapped_row(len(lab.cluster.urls))
         if self._only in mapped:
             self._say(f"rates: {mapped}")
             rates = [

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from mpreg_nb.bench.lab import own_nodes
-from mpreg_nb.bench.measuring import Measurement
+from mpreg_nb.bench.measuring import Measurement, check_only
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.view.benchmark import Bench
 from mpreg_nb.wire.boundary import public
@@ -29,8 +29,11 @@ def bench(
     only: rows whose name has this in it.
     progress: takes a line now and then.
 
+    Raises ValueError at once where no row has `only` in its name.
+
     Interrupting it ends the measurement and its nodes at once.
     """
+    check_only(only, nodes=2 if cluster is None else len(cluster.urls))
     with ExitStack() as stack:
         if cluster is None:
             progress("starting two nodes")

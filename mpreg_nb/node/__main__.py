@@ -78,15 +78,32 @@ async def serve(options: Options) -> int:
             "cluster_id": node.cluster_id,
         }
         LOG.info("%s: started %s", node.name, url)
-        sys.stdout.write(json.dumps(ready) + "\n")
-        sys.stdout.flush()
+        by_hand = options.lifeline is None and options.parent is None
+        if not (by_hand and sys.stdout.isatty()):
+            sys.stdout.write(json.dumps(ready) + "\n")
+            sys.stdout.flush()
+        if by_hand:
+            sys.stderr.write(how_to_join(node.name, url))
         # Whoever reads the line may be gone later; what is printed then is log.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         _tend_garbage()
         await node.ended.wait()
+        if by_hand:
+            sys.stderr.write(f"node {node.name} has left the cluster and ended\n")
     finally:
         lifeline.close()
     return 0
+
+
+def how_to_join(name: str, url: str) -> str:
+    """Return the lines that tell whoever started a node by hand how to go on."""
+    return (
+        f"node {name} is running at {url}. To join it:\n"
+        f"  from a shell      mpreg-nb node --name NAME --join {url}\n"
+        f"  from Python       mpreg_nb.connect({url!r})\n"
+        f"  from a notebook   %mpreg connect {url}\n"
+        "Ctrl-C ends it.\n"
+    )
 
 
 def _tend_garbage() -> None:

@@ -48,42 +48,32 @@ class Options:
     """The node ends when its parent is no longer this process."""
 
 
+USAGE = "%(prog)s --name NAME [--resources A,B] [--join URL] [options]"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give `parser` every option of a node; read them with `options_of`."""
+    parser.usage = USAGE
+    _add_common(parser)
+    _add_network(parser.add_argument_group("other machines"))
+    _add_rare(parser.add_argument_group("rarely needed"))
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--name", required=True, type=read_named("node"), help="unique in the cluster")
+    add(
+        "--name",
+        required=True,
+        type=read_named("node"),
+        help="name of the node; unique in its cluster",
+    )
     add(
         "--resources",
         action="extend",
         type=read_resources,
         default=[],
         metavar="A,B",
-        help="what the node holds",
-    )
-    add(
-        "--workers",
-        type=read_at_least(0),
-        default=DEFAULTS.workers,
-        help="processes that run user code (default %(default)s)",
-    )
-    add(
-        "--slots",
-        type=read_at_least(1),
-        default=DEFAULTS.slots,
-        help="calls at once in one worker (default %(default)s)",
-    )
-    add("--host", default=DEFAULTS.host, help="address to bind (default %(default)s)")
-    add(
-        "--port",
-        type=read_port,
-        default=DEFAULTS.port,
-        help="port to bind; 0 takes a free one (default)",
-    )
-    add(
-        "--listen-fd",
-        type=read_at_least(0),
-        metavar="FD",
-        help="inherited socket that listens already, in place of host and port",
+        help="resources that the node has: gpu,dataset-A",
     )
     add(
         "--join",
@@ -91,20 +81,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=read_url,
         default=[],
         metavar="URL",
-        help="node of the cluster to join; may be given again",
+        help="any node of the cluster to join; may be repeated. Without it the node "
+        "begins a cluster of its own",
     )
     add(
-        "--cluster-id",
-        type=read_cluster_id,
-        default=DEFAULTS.cluster_id,
-        metavar="ID",
-        help="refuse nodes of other clusters; default: that of --join, or a new one",
+        "--workers",
+        type=read_at_least(0),
+        default=DEFAULTS.workers,
+        metavar="N",
+        help="processes that run user code (default %(default)s)",
     )
     add(
-        "--profile",
-        choices=("local", "lan", "wan"),
-        default=DEFAULTS.profile,
-        help="how patient membership is (default %(default)s)",
+        "--slots",
+        type=read_at_least(1),
+        default=DEFAULTS.slots,
+        metavar="N",
+        help="calls at once in each worker (default %(default)s)",
+    )
+    add(
+        "--port",
+        type=read_port,
+        default=DEFAULTS.port,
+        help="port to listen on (default: any free one)",
+    )
+
+
+def _add_network(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--host",
+        default=DEFAULTS.host,
+        help="address to listen on (default %(default)s); one that other machines "
+        "reach needs --tls-cert and --tls-key",
+    )
+    add("--tls-cert", default="", metavar="FILE", help="certificate (PEM)")
+    add("--tls-key", default="", metavar="FILE", help="its private key (PEM)")
+    add(
+        "--token-file",
+        default="",
+        metavar="FILE",
+        help="file with the token (default: MPREG_NB_TOKEN, MPREG_NB_TOKEN_FILE, or "
+        "your own token)",
     )
     add(
         "--advertise",
@@ -112,7 +129,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=read_url,
         default=[],
         metavar="URL",
-        help="address told to others, where it is not the bound one",
+        help="address that other nodes use, if it is not the one listened on",
+    )
+    add(
+        "--profile",
+        choices=("local", "lan", "wan"),
+        default=DEFAULTS.profile,
+        help="timeouts of failure detection (default %(default)s)",
+    )
+
+
+def _add_rare(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--cluster-id",
+        type=read_cluster_id,
+        default=DEFAULTS.cluster_id,
+        metavar="ID",
+        help="refuse nodes of other clusters (default: the id of --join, or a new one)",
     )
     add(
         "--json-open",
@@ -120,32 +154,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="answer JSON calls without a token; on loopback only",
     )
     add(
-        "--token-file",
-        default="",
-        metavar="FILE",
-        help="default: MPREG_NB_TOKEN, MPREG_NB_TOKEN_FILE, the user's own",
-    )
-    add("--tls-cert", default="", metavar="FILE", help="certificate (PEM)")
-    add("--tls-key", default="", metavar="FILE", help="its private key (PEM)")
-    add(
         "--scratch",
         default=DEFAULTS.scratch,
         metavar="FOLDER",
-        help="for the workers' files; default: one that is removed at the end",
+        help="working folder of the workers (default: one that is removed at the end)",
     )
     add(
         "--store-bytes",
         type=read_at_least(0),
         default=DEFAULTS.store_bytes,
         metavar="BYTES",
-        help="results of steps kept here at most (default %(default)s)",
+        help="limit for results of steps kept on this node (default %(default)s)",
     )
     add(
         "--max-payload-bytes",
         type=read_at_least(1),
         default=DEFAULTS.limits.max_payload_bytes,
         metavar="BYTES",
-        help="arguments or result of one call at most (default %(default)s)",
+        help="limit for arguments or result of one call (default %(default)s)",
     )
     add(
         "--drain-s",
@@ -155,10 +181,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how long a leaving node waits for running calls (default %(default)s)",
     )
     add(
+        "--listen-fd",
+        type=read_at_least(0),
+        metavar="FD",
+        help="listen on this inherited socket instead of --host and --port",
+    )
+    add(
         "--lifeline",
         type=read_lifeline,
         metavar="FD|stdin",
-        help="end when this pipe is closed at its other end",
+        help="end when the other end of this pipe is closed",
     )
     add(
         "--parent",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from mpreg_nb.errors import MpregError, NodeLost
-from mpreg_nb.names import nearest
+from mpreg_nb.names import meant_by
 
 
 class Misuse(ValueError):
@@ -53,10 +53,7 @@ class LineParser(argparse.ArgumentParser):
             Misuse: always.
         """
         usage = " ".join(self.format_usage().split())
-        wrong = message.removeprefix("unrecognized arguments: ").partition(" ")[0]
-        flags = self._option_string_actions
-        meant = nearest(wrong, flags) if wrong.startswith("-") else None
-        hint = f"Did you mean {meant}? " if meant and wrong not in flags else ""
+        hint = meant_by(message, self._option_string_actions)
         raise Misuse(f"{message}. {hint}{usage[0].upper()}{usage[1:]}")
 
     def read(self, line: str) -> Options:

@@ -51,7 +51,8 @@ def bench(session: Session, options: Options) -> Any:
     import mpreg_nb
 
     cluster = session.cluster if options.here else None
-    return mpreg_nb.bench(not options.full, cluster, only=options.only)
+    with arguments():
+        return mpreg_nb.bench(not options.full, cluster, only=options.only)
 
 
 def doctor(session: Session, options: Options) -> Any:

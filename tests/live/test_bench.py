@@ -82,3 +82,17 @@ def test_the_function_is_a_function_also_when_its_folder_was_imported() -> None:
     import mpreg_nb.bench.rows  # noqa: F401 - sets an attribute of the package
 
     assert callable(mp.bench)
+
+
+def test_rows_that_there_are_not_are_refused_before_anything_starts() -> None:
+    said: list[str] = []
+
+    with pytest.raises(ValueError, match="no row has 'no such row' in its name"):
+        mp.bench(only="no such row", progress=said.append)
+    with (
+        mp.up(1, fresh=True) as cluster,
+        pytest.raises(ValueError, match="no row of one node has 'forwarded'"),
+    ):
+        mp.bench(cluster=cluster, only="forwarded", progress=said.append)
+
+    assert said == []

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cli import main
 
 pytestmark = pytest.mark.live
 
@@ -52,6 +53,8 @@ def test_kept_cluster_is_listed_adopted_called_and_ended() -> None:
         finally:
             adopted.disconnect()
         called = run("call", url, "add", "5", "6")
+        failed = run("call", url, "add", "5", "b")
+        texts = run("call", url, "add", "a", "b")
         refused = run("call", url, "ad", "5", "6")
     finally:
         ended = run("down", "kept")
@@ -59,6 +62,11 @@ def test_kept_cluster_is_listed_adopted_called_and_ended() -> None:
     assert listed.stdout.count("alive") == 2
     assert result == 42
     assert called.stdout == "11\n"
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("mpreg-nb call: TypeError on n")
+    assert "in add\n" in failed.stderr
+    assert not re.search(r"Traceback|mpreg_nb/", failed.stderr)
+    assert texts.stdout == '"ab"\n'
     assert refused.returncode == 1
     assert "Did you mean 'add'?" in refused.stderr
     assert ended.stdout == "ended: n1, n2\n"
@@ -74,6 +82,7 @@ def test_node_joins_by_hand_and_leaves_on_sigterm() -> None:
                 *("--join", cluster.urls[0]),
             ],
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
         )
         try:
@@ -82,14 +91,17 @@ def test_node_joins_by_hand_and_leaves_on_sigterm() -> None:
             length = cluster.on("gpu", wait=5).call("len", "abc")
         finally:
             node.send_signal(signal.SIGTERM)
-            code = node.wait(20)
-            assert node.stdout is not None
-            node.stdout.close()
+            _, told = node.communicate(timeout=20)
+            code = node.returncode
         cluster.wait_for("gpu-2", state="left")
 
     assert ready["name"] == "gpu-2"
     assert length == 3
     assert code == 0
+    assert f"mpreg-nb node --name NAME --join {ready['url']}\n" in told
+    assert f"mpreg_nb.connect('{ready['url']}')\n" in told
+    assert f"%mpreg connect {ready['url']}\n" in told
+    assert told.endswith("node gpu-2 has left the cluster and ended\n")
 
 
 def test_wrong_options_are_told_in_a_line() -> None:
@@ -100,6 +112,42 @@ def test_wrong_options_are_told_in_a_line() -> None:
     assert "--tls-cert" in outside.stderr
     assert nobody.returncode == 1
     assert "Traceback" not in nobody.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["nod"], "Did you mean node?"),
+        (["node", "--name", "x", "--joi", "ws://h:1"], "Did you mean --join?"),
+        (["token", "shw"], "Did you mean show?"),
+        (["bench", "--only", "no such row"], "The rows are: call, worker process; "),
+        (["call", "ftp://x", "f"], "is not a node's URL: ws://HOST:PORT"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
+)
+def test_what_is_not_understood_is_answered_in_a_line(
+    words: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code: object = main(words)
+    except SystemExit as ended:
+        code = ended.code
+
+    told = capsys.readouterr().err
+    assert code in (1, 2)
+    assert hint in told
+    assert "Traceback" not in told
+
+
+def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"mpreg-nb {mp.__version__}\n"
+    assert main([]) == 2
+    assert "mpreg-nb node --name n1 " in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["node", "--help"])
+    told = capsys.readouterr().out
+    assert told.index("--join") < told.index("--tls-cert") < told.index("--lifeline")
 
 
 SCRIPT = """
