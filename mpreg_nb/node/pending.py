@@ -7,6 +7,7 @@ from typing import Protocol, TypeAlias
 import msgspec
 
 from mpreg_nb.wire.codec import Buffer, Parts
+from mpreg_nb.wire.gossip import Load
 from mpreg_nb.wire.messages import Call, Failed, Failure, Reply
 
 Outcome: TypeAlias = Reply | Failed
@@ -52,9 +53,13 @@ class Pending:
         spent_ms = (now - self.arrived) * 1e3
         return max(0, int(self.call.remaining_ms - spent_ms))
 
-    def failed(self, failure: Failure) -> Failed:
+    def failed(self, failure: Failure, load: Load | None = None) -> Failed:
         """Return the message that ends this call with `failure`."""
         queued_us = int((time.monotonic() - self.arrived) * 1e6)
         return Failed(
-            id=self.call.id, failure=failure, version=self.version, queued_us=queued_us
+            id=self.call.id,
+            failure=failure,
+            version=self.version,
+            queued_us=queued_us,
+            load=load,
         )

@@ -55,7 +55,7 @@ class Recalls:
                 and self._running.withdraw(pending)
             ):
                 failure = Failure(kind="overloaded", node=self._me)
-                self._finish(pending, pending.failed(failure))
+                self._finish(pending, pending.failed(failure, self._running.news))
 
     def told_waiting(self, message: Waiting) -> None:
         """Pass on that calls wait where they were sent, and look for other nodes."""

@@ -127,6 +127,11 @@ class Running:
         elif not self._own.cancel(call_id):
             self._workers.cancel(call_id)
 
+    @property
+    def news(self) -> Load | None:
+        """The load for an answer that ends a call which was here."""
+        return self._news()
+
     def withdraw(self, pending: Pending) -> bool:
         """Forget a call that has not begun, and never begin it; False: too late."""
         call_id = pending.call.id
@@ -329,7 +334,7 @@ class Running:
     def _fail(self, pending: Pending, failure: Failure) -> None:
         self._here.pop(pending.call.id, None)
         self._changed()
-        self._finish(pending, pending.failed(failure), ())
+        self._finish(pending, pending.failed(failure, self._news()), ())
 
     def _end(
         self,

@@ -72,6 +72,8 @@ class Slot:
         self.line.append(pending)
         self._begin()
 
+    news = None
+
     def withdraw(self, pending: Pending) -> bool:
         if pending.started:
             return False

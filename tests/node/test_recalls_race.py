@@ -95,6 +95,8 @@ class Shop:
         self.line.append(pending)
         self._begin()
 
+    news = None
+
     def withdraw(self, pending: Pending) -> bool:
         if pending.started:
             return False
