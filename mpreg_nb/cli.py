@@ -215,7 +215,7 @@ def _doctor(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.cluster.doctor import examine
 
     findings = examine()
-    print(findings)
+    print(repr(findings))  # made for the terminal, where there is one
     return 0 if findings.healthy else 1
 
 

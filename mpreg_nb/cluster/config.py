@@ -204,8 +204,13 @@ class Config:
         bundle = {"text/plain": repr(self), "text/html": html}
         return chosen(bundle, include, exclude)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         return str(self._table())
+
+    def __repr__(self) -> str:
+        from mpreg_nb.view.terminal import shown
+
+        return shown(self)
 
 
 CONFIG = Config()

@@ -8,6 +8,7 @@ from mpreg_nb.cluster import checks
 from mpreg_nb.cluster.current import all_clusters
 from mpreg_nb.view.html import GREEN, ORANGE, RED, chosen
 from mpreg_nb.view.tables import Marked, Table, safe
+from mpreg_nb.view.terminal import shown
 from mpreg_nb.view.units import count
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ class Findings:
     def __str__(self) -> str:
         return f"{self._title}\n{self._table}"
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return shown(self)
 
     def _repr_html_(self) -> str:
         return (
@@ -58,7 +60,7 @@ class Findings:
         include: Container[str] | None = None,
         exclude: Container[str] | None = None,
     ) -> dict[str, str]:
-        bundle = {"text/plain": str(self), "text/html": self._repr_html_()}
+        bundle = {"text/plain": shown(self), "text/html": self._repr_html_()}
         return chosen(bundle, include, exclude)
 
     @property

@@ -15,6 +15,7 @@ from mpreg_nb.errors import MpregError
 from mpreg_nb.view.live import panel
 from mpreg_nb.view.live.panel import Picture
 from mpreg_nb.view.plain import plain
+from mpreg_nb.view.terminal import found, writing_to
 from mpreg_nb.view.units import count
 from mpreg_nb.wire.boundary import public
 
@@ -229,7 +230,9 @@ class LiveView:
             except MpregError as error:  # what was known before is shown, and this
                 self._tell(error=str(error))
         pictures = self.current(at_once=True)
-        bundle = {"text/plain": panel.text(pictures), "text/html": panel.html(pictures)}
+        with writing_to(found()):
+            text = panel.text(pictures)
+        bundle = {"text/plain": text, "text/html": panel.html(pictures)}
         return chosen(bundle, include, exclude)
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.view.plain import plain
+from mpreg_nb.view.plain import on_terminal, plain
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.live import LiveView
@@ -131,7 +131,7 @@ class Panels:
 
     def show(self, view: "LiveView", **asked: Any) -> Any:
         """Return what a front end shows of `view`; the formatter of live views."""
-        if plain() or view.closed:
+        if plain() or on_terminal() or view.closed:
             return view._repr_mimebundle_(**asked)
         parent: dict[str, Any] = getattr(self._shell, "get_parent", dict)()
         cell = parent.get("metadata", {}).get("cellId", "")

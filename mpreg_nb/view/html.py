@@ -13,6 +13,7 @@ from mpreg_nb.view.frames import served
 from mpreg_nb.view.plain import plain
 from mpreg_nb.view.steps import nodes, status
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
+from mpreg_nb.view.terminal import shown
 from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.units import count, duration, size
 from mpreg_nb.wire.pictures import NodePicture, Snapshot
@@ -97,7 +98,8 @@ class StatusCard:
             lines.append(f"functions: {self._functions}")
         return "\n".join(lines)
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return shown(self)
 
     def _repr_html_(self) -> str:
         functions = (
@@ -113,7 +115,7 @@ class StatusCard:
         include: Container[str] | None = None,
         exclude: Container[str] | None = None,
     ) -> Bundle:
-        bundle = {"text/plain": str(self), "text/html": self._repr_html_()}
+        bundle = {"text/plain": shown(self), "text/html": self._repr_html_()}
         return chosen(bundle, include, exclude)
 
 

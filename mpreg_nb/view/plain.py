@@ -16,12 +16,21 @@ def asked() -> bool:
 
 
 def plain() -> bool:
-    """Return whether to show things plainly: asked for, or there is no front end.
+    """Return whether to show things plainly: asked for, or nobody looks at them.
 
-    MPREG_NB_PLAIN=0 says that there is one.
+    Who looks has a notebook or a terminal; MPREG_NB_PLAIN=0 says that somebody does.
     """
     if os.environ.get(VARIABLE, ""):
         return asked()
+    return not _in_kernel() and not sys.stdout.isatty()
+
+
+def on_terminal() -> bool:
+    """Return whether things are shown on a terminal, which takes text only."""
+    return not _in_kernel() and sys.stdout.isatty()
+
+
+def _in_kernel() -> bool:
     # Looked up, not imported: where there is a kernel, it has done that.
     kernel = sys.modules.get("ipykernel.kernelapp")
-    return kernel is None or not kernel.IPKernelApp.initialized()
+    return kernel is not None and kernel.IPKernelApp.initialized()

@@ -12,6 +12,7 @@ from mpreg_nb.view.columns import PLAN, frame
 from mpreg_nb.view.html import BLUE, RED
 from mpreg_nb.view.plain import plain
 from mpreg_nb.view.tables import Cell, Marked, Table
+from mpreg_nb.view.terminal import shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,7 +70,7 @@ def _plan_class() -> "Any":
             return pd.DataFrame
 
         def __repr__(self) -> str:
-            return str(self._shown)
+            return shown(self._shown)
 
         def _repr_html_(self) -> str:
             return f'<div style="overflow-x:auto">{self._shown.html}</div>'

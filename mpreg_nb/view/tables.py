@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias
 
-from mpreg_nb.view.text import columns, printable
+from mpreg_nb.view.terminal import here
+from mpreg_nb.view.text import clipped, columns, printable
 
 LINE = "#8c959f"
 """Shows on white and on black."""
+
+LEAST_WIDTH = 12
+"""Columns of a terminal; texts that are clipped further say nothing."""
 
 # Some pages let tables inherit nothing by themselves.
 _TABLE = "border-collapse:collapse;margin:4px 0;color:inherit;font-size:inherit"
@@ -63,20 +67,42 @@ class Table:
     more: str = ""  # what to say of rows that were left out
 
     def __str__(self) -> str:
-        shown = [[printable(name) for name in self.head]]
-        shown += [[_text(cell) for cell in row] for row in self.rows]
-        widths = [max(map(columns, column)) for column in zip(*shown, strict=True)]
-        right = [name in self.numbers for name in self.head]
-        lines = [
-            "  ".join(
-                " " * (width - columns(cell)) + cell
-                if at_right
-                else cell + " " * (width - columns(cell))
-                for cell, width, at_right in zip(row, widths, right, strict=True)
-            ).rstrip()
-            for row in shown
+        terminal = here()
+        head = [printable(name) for name in self.head]
+        rows = [[_text(cell) for cell in row] for row in self.rows]
+        widths = [max(map(columns, column)) for column in zip(head, *rows, strict=True)]
+        left_out: Sequence[str] = ()
+        if terminal is not None:
+            numbers = [name in self.numbers for name in self.head]
+            widths = _fitted(widths, numbers, terminal.width)
+            left_out = head[len(widths) :]
+        lines = [self._line(head, head, widths)]
+        lines += [
+            self._line(row, cells, widths)
+            for row, cells in zip(rows, self.rows, strict=True)
         ]
+        if terminal is not None:
+            lines[0] = terminal.bold(lines[0])
+            if left_out:
+                lines.append(f"(not shown here: {', '.join(left_out)})")
         return "\n".join([*lines, self.more] if self.more else lines)
+
+    def _line(
+        self, texts: Sequence[str], cells: Sequence[Cell], widths: Sequence[int]
+    ) -> str:
+        """Return a line of as many texts as there are widths; the rest is left out."""
+        terminal = here()
+        parts = []
+        for text, cell, width, name in zip(
+            texts, cells, widths, self.head, strict=False
+        ):
+            fitting = clipped(text, width) if columns(text) > width else text
+            space = " " * (width - columns(fitting))
+            if terminal is not None and isinstance(cell, Marked):
+                mark = printable(cell.mark)
+                fitting = terminal.inked(mark, cell.ink) + fitting.removeprefix(mark)
+            parts.append(space + fitting if name in self.numbers else fitting + space)
+        return "  ".join(parts).rstrip()
 
     @property
     def html(self) -> str:
@@ -89,6 +115,35 @@ class Table:
             f'<table style="{_TABLE}"><thead>{head}</thead>'
             f"<tbody>{body}</tbody></table>{more}"
         )
+
+
+def _fitted(widths: Sequence[int], numbers: Sequence[bool], most: int) -> list[int]:
+    """Return the widths of the columns that fit into `most` in all.
+
+    Texts are clipped first, the widest most; then columns at the end are left out.
+
+    >>> _fitted([4, 30, 20], [False, False, True], 60)
+    [4, 30, 20]
+    >>> _fitted([4, 30], [False, False], 20)
+    [4, 14]
+    >>> _fitted([10, 10, 10], [False, True, True], 25)
+    [10, 10]
+    """
+    fitted = list(widths)
+
+    def excess() -> int:
+        return sum(fitted) + 2 * (len(fitted) - 1) - most
+
+    while excess() > 0:
+        texts = [at for at in range(len(fitted)) if not numbers[at]]
+        widest = max(texts, key=lambda at: fitted[at], default=0)
+        if fitted[widest] > LEAST_WIDTH:
+            fitted[widest] = max(LEAST_WIDTH, fitted[widest] - excess())
+        elif len(fitted) > 1:
+            fitted.pop()
+        else:
+            break
+    return fitted
 
 
 def safe(text: str) -> str:

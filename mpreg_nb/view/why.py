@@ -8,6 +8,7 @@ from mpreg_nb.view.columns import COUNT, MAYBE, MEASURE, TEXT, frame
 from mpreg_nb.view.html import WIDE, Bundle, chosen
 from mpreg_nb.view.plain import plain
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
+from mpreg_nb.view.terminal import shown
 from mpreg_nb.view.units import count, duration
 from mpreg_nb.wire.history import NodeChance, StepChoice
 from mpreg_nb.wire.runs import StepState
@@ -90,7 +91,8 @@ class Why:
             parts += [self._heading(choice), str(_table(choice))]
         return "\n".join([*parts, *self._rest])
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return shown(self)
 
     def _repr_html_(self) -> str:
         parts = "".join(
@@ -107,7 +109,7 @@ class Why:
         include: Container[str] | None = None,
         exclude: Container[str] | None = None,
     ) -> Bundle:
-        bundle = {"text/plain": str(self), "text/html": self._repr_html_()}
+        bundle = {"text/plain": shown(self), "text/html": self._repr_html_()}
         return chosen(bundle, include, exclude)
 
     @property
