@@ -43,6 +43,7 @@ class ActiveCall:
     cancelled: bool = False
     pack_us: int = 0
     avoid: tuple[str, ...] = ()
+    shipment: object = None  # of its function: held until it has ended
 
     @property
     def wanted(self) -> Wanted:

@@ -129,6 +129,7 @@ class Client:
             timeout_s=options.timeout_s,
             wait_s=options.wait_s,
             idempotent=options.idempotent,
+            shipment=options.shipment,
             writer=current_writer(),
             pack_us=int((time.perf_counter() - began) * 1e6),
         )

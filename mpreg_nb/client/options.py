@@ -1,6 +1,6 @@
 """What narrows a call."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +14,8 @@ class CallOptions:
     version: str | None = None
     holder: str | None = None
     idempotent: bool = False
+    # Held, so that it can be registered again for as long as somebody may call it.
+    shipment: object = field(default=None, repr=False, compare=False)
 
 
 PLAIN = CallOptions()

@@ -8,6 +8,7 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import current_writer
 from mpreg_nb.cluster.async_run import AsyncRun
+from mpreg_nb.cluster.shipping import unwrapped
 from mpreg_nb.cluster.workflows import Planner
 from mpreg_nb.workflow.builder import Flow
 from mpreg_nb.workflow.diagram import Diagram
@@ -69,7 +70,8 @@ class AsyncRunner:
         """Return what prepares `workflow`, once its functions are registered."""
         known: dict[int, tuple[str, CallOptions]] = {}
         for function in _functions(workflow):
-            known[id(function)] = await self._callee(function)
+            plain, _, _ = unwrapped(function, (), {})
+            known[id(plain)] = await self._callee(plain)
         return Planner(
             self._client, lambda: self._client.calls.router, lambda f: known[id(f)]
         )

@@ -13,6 +13,7 @@ from mpreg_nb.cluster.card import Card
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function, call_options
 from mpreg_nb.cluster.history import chosen_run
+from mpreg_nb.cluster.shipping import Shipping, narrowed, unwrapped
 from mpreg_nb.cluster.versions import node_versions, warn_of
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.names import check_name
@@ -22,6 +23,9 @@ from mpreg_nb.workflow.builder import Flow
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_NOT_CONNECTED = "not connected: async with mp.connect_async(url) as cluster"
 
 
 @public
@@ -39,7 +43,7 @@ class AsyncCluster:
         self._token = load_token(token)
         self._direct = direct
         self._client: Client | None = None
-        self._known: dict[int, tuple[Any, str, CallOptions]] = {}
+        self._shipping: Shipping | None = None
 
     async def __aenter__(self) -> "AsyncCluster":
         limit_lines(lambda: CONFIG.output_lines)
@@ -51,10 +55,12 @@ class AsyncCluster:
             await client.close()
             raise
         self._client = client
+        self._shipping = Shipping(client, _blocking)
         return self
 
     async def __aexit__(self, *error: object) -> None:
         client, self._client = self._client, None
+        self._shipping = None
         if client is not None:
             await client.close()
 
@@ -66,9 +72,7 @@ class AsyncCluster:
             NoCluster: outside of `async with`.
         """
         if self._client is None:
-            raise NoCluster(
-                "not connected: async with mp.connect_async(url) as cluster"
-            )
+            raise NoCluster(_NOT_CONNECTED)
         return self._client
 
     async def call(
@@ -109,8 +113,6 @@ class AsyncCluster:
         isolation: str = "process",
     ) -> Card:
         """Ship a function to every node that holds `resources`; return its card."""
-        from mpreg_nb.wire.payload import pack_function
-
         made = Function(
             function.local if isinstance(function, Function) else function,
             name=name,
@@ -119,21 +121,10 @@ class AsyncCluster:
             isolation=isolation,
             cluster=_blocking,
         )
-        shipped = pack_function(made.local)
-        registered = await self.client.registrations.register(
-            shipped,
-            made.name,
-            resources=made.resources,
-            idempotent=made.idempotent,
-            isolation=made.isolation,
-        )
-        options = CallOptions(
-            version=shipped.version,
-            holder=registered.offer.origin,
-            idempotent=made.idempotent,
-        )
-        self._known[id(function)] = (function, made.name, options)
-        return Card.of(shipped, registered)
+        await self._ship(made)
+        if made.card is None:
+            raise AssertionError("a registration gives a card")
+        return made.card
 
     def workflow(self, name: str) -> AsyncFlow:
         """Begin a workflow: `flow.step(...)`, then `await flow.run()`.
@@ -171,19 +162,24 @@ class AsyncCluster:
         """Return name and version of `function`, registering it at first use."""
         if isinstance(function, str):
             return check_name("function", function), CallOptions()
-        if id(function) not in self._known:
-            if isinstance(function, Function):
-                await self.register(
-                    function,
-                    function.name,
-                    function.resources,
-                    idempotent=function.idempotent,
-                    isolation=function.isolation,
-                )
-            else:
-                await self.register(function)
-        _, name, options = self._known[id(function)]
-        return name, options
+        shipping = self._shipped
+        known = shipping.registered(function)
+        if known is not None:
+            return known
+        return await self._ship(shipping.function(function), stands_for=function)
+
+    async def _ship(
+        self, function: Function[Any, Any], *, stands_for: Any = None
+    ) -> tuple[str, CallOptions]:
+        shipping = self._shipped
+        shipped = shipping.pack(function)
+        return await shipping.send(function, shipped, stands_for=stands_for)
+
+    @property
+    def _shipped(self) -> Shipping:
+        if self._shipping is None:
+            raise NoCluster(_NOT_CONNECTED)
+        return self._shipping
 
 
 @public
@@ -198,6 +194,8 @@ class AsyncView:
         self, function: str | Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
         """Run `function` and return what it returned."""
+        function, args, given = unwrapped(function, args, kwargs)
+        kwargs = dict(given)
         name, options = await self._narrowed(function)
         return await self._cluster.client.call(name, args, kwargs, options)
 
@@ -208,10 +206,11 @@ class AsyncView:
 
         The first error ends it and is raised; what is under way is cancelled.
         """
+        function, first, kwargs = unwrapped(function, (), {})
         name, options = await self._narrowed(function)
         client = self._cluster.client
         tasks = [
-            asyncio.ensure_future(client.call(name, args, {}, options))
+            asyncio.ensure_future(client.call(name, (*first, *args), kwargs, options))
             for args in zip(*iterables, strict=False)
         ]
         try:
@@ -225,16 +224,7 @@ class AsyncView:
         self, function: str | Callable[..., Any]
     ) -> tuple[str, CallOptions]:
         name, known = await self._cluster.callee(function)
-        mine = self._options
-        return name, CallOptions(
-            resources=mine.resources,
-            node=mine.node,
-            timeout_s=mine.timeout_s,
-            wait_s=mine.wait_s,
-            version=known.version,
-            holder=known.holder,
-            idempotent=known.idempotent,
-        )
+        return name, narrowed(self._options, known)
 
 
 @public

@@ -3,7 +3,6 @@
 import math
 import threading
 from collections.abc import Callable, Iterable, Sized
-from dataclasses import replace
 from typing import Any, TypeAlias
 
 from mpreg_nb.client.calls import ActiveCall, Outcome
@@ -15,6 +14,7 @@ from mpreg_nb.client.output import limit_lines
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function
 from mpreg_nb.cluster.progress import Patience
+from mpreg_nb.cluster.shipping import Shipping, narrowed, unwrapped
 from mpreg_nb.cluster.watched import CallWatched, MapCount, MapWatched
 from mpreg_nb.names import check_name
 from mpreg_nb.wire.codec import Buffer
@@ -37,11 +37,11 @@ class Calling:
         self,
         client: Client,
         thread: LoopThread,
-        registered: Callable[[Any], "tuple[str, CallOptions]"],
+        shipping: Shipping,
     ) -> None:
         self._client = client
         self._thread = thread
-        self._registered = registered
+        self._shipping = shipping
         limit_lines(lambda: CONFIG.output_lines)
 
     def call(
@@ -94,6 +94,7 @@ class Calling:
         kwargs: dict[str, Any],
         options: CallOptions,
     ) -> tuple[Future[Any], ActiveCall]:
+        function, args, given = unwrapped(function, args, kwargs)
         name, options = self._callee(function, options)
         client = self._client
 
@@ -103,7 +104,7 @@ class Calling:
         def cancel() -> None:
             self._thread.call_soon(client.calls.cancel, active.id)
 
-        active = client.prepare(name, args, kwargs, options, done)
+        active = client.prepare(name, args, given, options, done)
         future: Future[Any] = Future(cancel, self, active)
         return future, active
 
@@ -120,9 +121,11 @@ class Calling:
         """
         if not iterables:
             raise TypeError("map needs something to go over: f.map(items)")
+        function, first, kwargs = unwrapped(function, (), {})
         name, options = self._callee(function, options)
         sized = [len(items) for items in iterables if isinstance(items, Sized)]
-        return _Mapping(self._client, self._thread, name, options).run(
+        given = first, dict(kwargs)
+        return _Mapping(self._client, self._thread, name, options, given).run(
             zip(*iterables, strict=False),  # as map of Python
             total=min(sized) if len(sized) == len(iterables) else None,
         )
@@ -132,21 +135,40 @@ class Calling:
     ) -> tuple[str, CallOptions]:
         if isinstance(function, str):
             return check_name("function", function), options
-        name, known = self._registered(function)
-        return name, replace(
-            options,
-            version=known.version,
-            holder=known.holder,
-            idempotent=known.idempotent,
+        name, known = self.registered(function)
+        return name, narrowed(options, known)
+
+    def registered(self, function: Any) -> tuple[str, CallOptions]:
+        """Return name and version of what `function` is now; register it if needed.
+
+        Raises:
+            NotPicklable: it captures what cannot travel.
+        """
+        return self._shipping.registered(function) or self.ship(
+            self._shipping.function(function), stands_for=function
         )
+
+    def ship(
+        self, function: "Function[Any, Any]", *, stands_for: Any = None
+    ) -> tuple[str, CallOptions]:
+        """Register the code that `function` holds now; see `Shipping.send`."""
+        shipped = self._shipping.pack(function)  # in the thread of the caller
+        sending = self._shipping.send(function, shipped, stands_for=stands_for)
+        return self._thread.run(sending)
 
 
 class _Mapping:
     """One `map`: results by place, a window of calls under way."""
 
     def __init__(
-        self, client: Client, thread: LoopThread, name: str, options: CallOptions
+        self,
+        client: Client,
+        thread: LoopThread,
+        name: str,
+        options: CallOptions,
+        given: tuple[tuple[Any, ...], dict[str, Any]],
     ) -> None:
+        self._first, self._kwargs = given  # arguments that all calls have
         self._client = client
         self._thread = thread
         self._name = name
@@ -188,7 +210,13 @@ class _Mapping:
         return MapCount(ended=self._ended, total=total, active=active)
 
     def _prepare(self, args: tuple[Any, ...]) -> ActiveCall:
-        call = self._client.prepare(self._name, args, {}, self._options, self._done)
+        call = self._client.prepare(
+            self._name,
+            (*self._first, *args),
+            self._kwargs,
+            self._options,
+            self._done,
+        )
         self._active[call.id] = len(self._results), call
         self._results.append(None)
         return call

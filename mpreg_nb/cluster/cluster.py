@@ -71,12 +71,11 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         except BaseException:
             self._thread.stop()
             raise
-        self._shipping = Shipping(self.client, self._thread, lambda: self)
-        registered = self._shipping.registered
-        self.calling = Calling(self.client, self._thread, registered)
+        shipping = Shipping(self.client, lambda: self)
+        self.calling = Calling(self.client, self._thread, shipping)
         self._runs = OwnRuns()
         self._planner = Planner(
-            self.client, lambda: self.client.calls.router, registered
+            self.client, lambda: self.client.calls.router, self.calling.registered
         )
         self.fn = Names(self)
         """Functions of the catalog by name, with tab completion: `cluster.fn.train`."""
@@ -265,7 +264,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
                 cluster=lambda: self,
             )
         made: Function[Any, Any] = function
-        self._shipping.ship(made)
+        self.calling.ship(made)
         return made
 
     # -------------------------------------------------------------------- calls

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import types
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
@@ -10,6 +11,7 @@ from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.card import Card
 from mpreg_nb.names import check_name, check_resources
 from mpreg_nb.wire.boundary import public
+from mpreg_nb.wire.function import name_of
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
@@ -46,11 +48,12 @@ class Function(Generic[P, R]):
                 f"isolation is one of {', '.join(map(repr, ISOLATIONS))}, "
                 f"not {isolation!r}"
             )
-        given = getattr(function, "__name__", "") if name is None else name
+        given = name_of(function) if name is None else name
         if given == "<lambda>":
             raise ValueError(
                 "a lambda has no name of its own. Give it one: name='double'"
             )
+        _look_like(self, function)  # first: what it has of ours counts for nothing
         self.name = check_name("function", given)
         self.resources = check_resources(resources)
         self.idempotent = bool(idempotent)
@@ -59,9 +62,8 @@ class Function(Generic[P, R]):
         """What the last registration said; shown by the repr."""
         self._function = function
         self._cluster = cluster
-        functools.update_wrapper(self, function)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it here, as if it were not decorated."""
         return self._function(*args, **kwargs)
 
@@ -70,11 +72,11 @@ class Function(Generic[P, R]):
         """The plain function."""
         return self._function
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it on the cluster, wait, and return what it returned."""
         return self.on().call(*args, **kwargs)
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run it on the cluster; return a future at once."""
         return self.on().submit(*args, **kwargs)
 
@@ -129,6 +131,16 @@ class Function(Generic[P, R]):
 
         self.__init__(**state, cluster=current)  # type: ignore[misc]
 
+    def __mpreg_parts__(self) -> tuple[Any, ...]:
+        """Return what it is made of when it travels."""
+        return (
+            self._function,
+            self.name,
+            self.resources,
+            self.idempotent,
+            self.isolation,
+        )
+
     def __repr__(self) -> str:
         if self.card is not None:
             return str(self.card)
@@ -140,6 +152,15 @@ class Function(Generic[P, R]):
         if self.card is None:
             return chosen({"text/plain": repr(self)}, include, exclude)
         return registration_bundle([self.card], include, exclude)
+
+
+def _look_like(made: Function[..., Any], function: Callable[..., Any]) -> None:
+    """Take name, documentation and attributes of `function`, as `wraps` does."""
+    functools.update_wrapper(made, function, updated=())
+    if isinstance(function, types.FunctionType):
+        for name, value in vars(function).items():
+            if not hasattr(type(made), name):  # it could not be called any more
+                vars(made)[name] = value
 
 
 def _unfilled() -> Function[..., Any]:
@@ -160,13 +181,13 @@ class BoundFunction(Generic[P, R]):
         self._function = function
         self._options = options
 
-    def call(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it on the cluster, wait, and return what it returned."""
         calling = self._cluster().calling
         result: R = calling.call(self._function, args, kwargs, self._options)
         return result
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Run it on the cluster; return a future at once."""
         return self._cluster().calling.submit(
             self._function, args, kwargs, self._options

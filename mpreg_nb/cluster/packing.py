@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from msgspec.structs import replace
 
 from mpreg_nb.client.options import CallOptions
+from mpreg_nb.cluster.shipping import unwrapped
 from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.wire.codec import Buffer, Parts
 from mpreg_nb.wire.payload import pack, pack_call, size_bytes
@@ -50,17 +51,19 @@ class Packer:
             NotPicklable: an argument cannot travel.
             PayloadTooLarge: nor can so much.
         """
-        name, options = self._callee(step.function)
-        args, item = step.args, f"{step.name}/item"
+        function, args, kwargs = unwrapped(step.function, step.args, step.kwargs)
+        name, options = self._callee(function)
+        item = f"{step.name}/item"
         if step.over is not None:
-            args = (Reference(item), *args)
+            before = len(args) - len(step.args)  # those that a partial brings
+            args = (*args[:before], Reference(item), *args[before:])
             found: tuple[str, ...] = (item,)
         else:
             found = step.inputs
-        packed, found = pack_call(args, dict(step.kwargs), found)
+        packed, found = pack_call(args, dict(kwargs), found)
         given: tuple[tuple[Given, Parts], ...] = ()
         if step.over is not None and size_bytes(packed) > INLINE_BYTES:
-            kwargs, given = self._shared(step)
+            kwargs, given = self._shared(kwargs)
             packed, found = pack_call(args, kwargs, (item,))
         payload, parts = self._inline(packed)
         plan = StepPlan(
@@ -96,12 +99,12 @@ class Packer:
             yield self._value(value, name=name, what=f"input {name!r}")
 
     def _shared(
-        self, step: Step
+        self, all_given: Mapping[str, Any]
     ) -> tuple[dict[str, Any], tuple[tuple[Given, Parts], ...]]:
         """Take the large arguments out of a map: they would travel with each item."""
-        kwargs = dict(step.kwargs)
+        kwargs = dict(all_given)
         given: list[tuple[Given, Parts]] = []
-        for key, value in step.kwargs.items():
+        for key, value in all_given.items():
             packed, refers = pack_call((), {key: value})
             if not refers and size_bytes(packed) > INLINE_BYTES:
                 name = f"/{next(self._number)}"  # no name of a step has a slash
@@ -118,7 +121,8 @@ class Packer:
         undo: SideCall | None = None
         if step.over is not None:
             kwargs = {"over": step.over.value, "step": step.name}
-            split = self._call(made, step.function, (), kwargs)
+            function, _, _ = unwrapped(step.function, (), {})
+            split = self._call(made, function, (), kwargs)
             made.inputs = (*split.inputs, *made.inputs)
         if isinstance(step.fallback, Value):
             what = f"the fallback of step {step.name!r}"
@@ -145,6 +149,7 @@ class Packer:
         kwargs: Mapping[str, Any],
         inputs: tuple[str, ...] | None = None,
     ) -> SideCall:
+        function, args, kwargs = unwrapped(function, args, kwargs)
         name, options = self._callee(function)
         packed, found = pack_call(args, kwargs)
         payload, parts = self._inline(packed)

@@ -1,61 +1,160 @@
-"""Registers functions, once each, and remembers which code an object stands for."""
+"""Registers functions, and knows which code an object stands for at this moment.
 
-from collections.abc import Callable
+What was registered is remembered for as long as the object lives, together with
+witnesses of everything that it reaches. A call asks them, which takes microseconds;
+where something has changed, the object is packed again. The same content is the same
+version, which is not registered twice.
+"""
+
+import functools
+import types
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.client.client import Client
-from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.card import Card, Replaced
 from mpreg_nb.cluster.functions import Function
 from mpreg_nb.cluster.itself import bound_to_itself
+from mpreg_nb.wire.function import name_of
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
+    from mpreg_nb.wire.function import Shipped
+    from mpreg_nb.wire.witnesses import Witnesses
+
+ANONYMOUS = "lambda"
+"""The name of lambdas; only their versions matter, as they are called by object."""
+
+
+@dataclass(slots=True, eq=False)
+class _Known:
+    """What one object was registered as."""
+
+    references: tuple[weakref.ref[Any], ...]  # while all of these live
+    witnesses: "Witnesses"
+    name: str
+    options: CallOptions
+    registered: dict[str, Any]  # with these options
 
 
 class Shipping:
-    """The functions that one cluster object has registered, by identity."""
+    """The functions that one cluster object has registered, by object."""
 
-    def __init__(
-        self, client: Client, thread: LoopThread, cluster: "Callable[[], Cluster]"
-    ) -> None:
+    def __init__(self, client: Client, cluster: "Callable[[], Cluster]") -> None:
         self._client = client
-        self._thread = thread
         self._cluster = cluster
-        # The function itself is kept, so that its id is not given to another.
-        self._known: dict[int, tuple[Any, str, CallOptions]] = {}
+        # By id, or by the ids of object and function for a method.
+        self._known: dict[object, _Known] = {}
         self._versions: dict[str, list[str]] = {}  # name -> as they first came
         self._newest: dict[str, str] = {}  # name -> the version registered last
 
-    def ship(self, function: "Function[Any, Any]") -> tuple[str, CallOptions]:
-        """Register the code that `function` holds; return how to call just that.
+    def registered(self, function: Any) -> tuple[str, CallOptions] | None:
+        """Return how to call what `function` is now; None: it must be sent first."""
+        known = self._known.get(_key(function))
+        if known is None:
+            return None
+        local = function.local if isinstance(function, Function) else function
+        if not known.witnesses.hold(local):
+            return None
+        return known.name, known.options
+
+    def function(self, function: Any) -> "Function[Any, Any]":
+        """Return `function` as one that has a name; as it was registered, if so."""
+        if isinstance(function, Function):
+            return function
+        known = self._known.get(_key(function))
+        if known is not None:
+            return Function(function, cluster=self._cluster, **known.registered)
+        name = name_of(function)
+        if name == "<lambda>":
+            name = ANONYMOUS
+        return Function(function, name=name, cluster=self._cluster)
+
+    def pack(self, function: "Function[Any, Any]") -> "Shipped":
+        """Return the code that `function` holds. May run on any thread.
 
         Raises:
             NotPicklable: it captures what cannot travel.
         """
         from mpreg_nb.wire.payload import pack_function
 
+        for known in tuple(self._known.values()):
+            known.witnesses.let_go()
         with bound_to_itself(function):
-            shipped = pack_function(function.local)
-        registered = self._thread.run(
-            self._client.registrations.register(
-                shipped,
-                function.name,
-                resources=function.resources,
-                idempotent=function.idempotent,
-                isolation=function.isolation,
-            )
-        )
-        replaced = self._replaced(function.name, shipped.version)
-        function.card = Card.of(shipped, registered, replaced)
-        options = CallOptions(
-            version=shipped.version,
-            holder=registered.offer.origin,
+            return pack_function(function.local)
+
+    async def send(
+        self,
+        function: "Function[Any, Any]",
+        shipped: "Shipped",
+        *,
+        stands_for: Any = None,
+    ) -> tuple[str, CallOptions]:
+        """Register `shipped`; return how to call just that.
+
+        stands_for: the object that a call has named, where it needs no registration
+            of its own if this code is what its name means already.
+        """
+        registrations = self._client.registrations
+        request = registrations.request(
+            shipped,
+            function.name,
+            resources=function.resources,
             idempotent=function.idempotent,
+            isolation=function.isolation,
         )
-        self._known[id(function)] = (function, function.name, options)
+        shipment = None
+        if stands_for is not None:
+            is_newest = self._newest.get(function.name) == request.version
+            if is_newest or function.name == ANONYMOUS:
+                shipment = registrations.again(request)
+        if shipment is None:
+            shipment = await registrations.register(request, shipped.parts)
+            replaced = self._replaced(function.name, request.version)
+            function.card = Card.of(shipped, shipment.registered, replaced)
+        options = CallOptions(
+            version=request.version,
+            holder=shipment.registered.offer.origin,
+            idempotent=function.idempotent,
+            shipment=shipment,
+        )
+        registered = {
+            "name": function.name,
+            "resources": function.resources,
+            "idempotent": function.idempotent,
+            "isolation": function.isolation,
+        }
+        called = (function, function.local) if stands_for is None else (stands_for,)
+        for each in called:
+            self._remember(each, shipped.witnesses, options, registered)
         return function.name, options
+
+    def _remember(
+        self,
+        function: Any,
+        witnesses: "Witnesses",
+        options: CallOptions,
+        registered: dict[str, Any],
+    ) -> None:
+        key = _key(function)
+
+        def gone(_: weakref.ref[Any]) -> None:
+            if self._known.get(key) is known:
+                del self._known[key]
+
+        parts: tuple[Any, ...] = (function,)
+        if isinstance(function, types.MethodType):
+            parts = (function.__self__, function.__func__)
+        try:
+            references = tuple(weakref.ref(part, gone) for part in parts)
+        except TypeError:  # nothing would say that it is gone: packed each time
+            return
+        name = registered["name"]
+        known = _Known(references, witnesses, name, options, registered)
+        self._known[key] = known
 
     def _replaced(self, name: str, version: str) -> Replaced | None:
         """Note that `version` is the newest of `name`; return what it replaces."""
@@ -72,18 +171,39 @@ class Shipping:
             results=self._client.journal.results.get((name, before), 0),
         )
 
-    def registered(self, function: Any) -> tuple[str, CallOptions]:
-        """Return the name and version of `function`, registering it at first use."""
-        known = self._known.get(id(function))
-        if known is not None:
-            return known[1], known[2]
-        if isinstance(function, Function):
-            return self.ship(function)
-        # Only the version of a lambda matters: it is called by the object.
-        anonymous = getattr(function, "__name__", "") == "<lambda>"
-        made = Function(
-            function, name="lambda" if anonymous else None, cluster=self._cluster
-        )
-        name, options = self.ship(made)
-        self._known[id(function)] = (function, name, options)
-        return name, options
+
+def _key(function: Any) -> object:
+    if type(function) is types.MethodType:
+        return id(function.__self__), id(function.__func__)
+    return id(function)
+
+
+def unwrapped(
+    function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
+    """Return what calling a partial comes to: its function, and all the arguments.
+
+    So partials that are made anew for each call are one function of the cluster.
+    """
+    while type(function) is functools.partial and _is_simple(function):
+        args = (*function.args, *args)
+        kwargs = {**function.keywords, **kwargs}
+        function = function.func
+    return function, args, kwargs
+
+
+def _is_simple(made: "functools.partial[Any]") -> bool:
+    """Whether its arguments come before all others: 3.14 has places for later ones."""
+    place = getattr(functools, "Placeholder", None)
+    return place is None or all(arg is not place for arg in made.args)
+
+
+def narrowed(options: CallOptions, known: CallOptions) -> CallOptions:
+    """Return `options` for a call of just the version that is `known`."""
+    return replace(
+        options,
+        version=known.version,
+        holder=known.holder,
+        idempotent=known.idempotent,
+        shipment=known.shipment,
+    )

@@ -209,7 +209,10 @@ class Calls:
                     self._waiting.look_soon()
                 else:
                     self._forward(pending, chosen, now)
+            case UnknownVersion() if pending.sought:
+                self._end(pending, Failure(kind="no_code", node=self._me))
             case UnknownVersion():
+                pending.sought = True
                 self._running.obtain_then_route(pending, self._route_again)
             case Refused() as refused:
                 self._refuse(pending, refused, now)

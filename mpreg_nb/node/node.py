@@ -98,7 +98,7 @@ class Node:
         settings, name = self.settings, self.name
         self.catalog = Catalog(name)
         self.counters = Counters(name)
-        self.registry = Registry()
+        self.registry = Registry(self._code_gone)
         self.store = Store(settings.store_bytes)
         breakers = Breakers()
         self.router = Router(
@@ -213,6 +213,9 @@ class Node:
         self.links.open_inbox()
 
     # --------------------------------------------------------------- life cycle
+
+    def _code_gone(self, version: str) -> None:
+        self.running.forget_code(version)
 
     async def start(self, join_timeout_s: float | None = JOIN_TIMEOUT_S) -> str:
         """Listen, start workers, join; return the URL that clients connect to.

@@ -72,6 +72,10 @@ class OwnRunner:
         """Run code that came over the wire, in a thread of this process."""
         self._begin(pending, partial(self._open, shipped), inputs)
 
+    def forget_code(self, version: str) -> None:
+        """Let go of a function that came over the wire."""
+        self._shipped.pop(version, None)
+
     def cancel(self, call_id: bytes) -> bool:
         """Stop waiting for a call; False if it does not run here.
 

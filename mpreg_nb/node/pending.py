@@ -36,6 +36,7 @@ class Pending:
     reroutes: int = 0
     waiting_told: bool = False  # the caller was told that it waits in a queue
     started: bool = False
+    sought: bool = False  # its code was pulled, since the catalog did not have it
     answered: bool = False  # the caller has its outcome; the rest is clean-up
     cancelled: bool = False
     avoid: tuple[str, ...] = ()  # nodes that could not take it

@@ -205,14 +205,14 @@ class Placement:
         return version in self._registry
 
     def _hold(self, offer: Offer, parts: tuple[Buffer, ...]) -> None:
-        gone: list[str] = []
+        gone: list[ShippedFunction | OwnFunction] = []
         if offer.version not in self._registry:
             function = ShippedFunction(offer.function, offer.version, parts)
             gone = self._registry.add(function)
         if self._own_offer(offer.function, offer.version) != offer:
             self._announce(self._catalog.publish(offer))
-        for version in gone:
-            delta = self._catalog.withdraw(offer.function, version)
+        for old in gone:
+            delta = self._catalog.withdraw(old.name, old.version)
             if delta is not None:
                 self._announce(delta)
 

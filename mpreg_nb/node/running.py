@@ -145,6 +145,11 @@ class Running:
             self._workers.cancel(call_id)
         return True
 
+    def forget_code(self, version: str) -> None:
+        """Let go of code that the registry holds no longer; queued calls have it."""
+        self._workers.forget_code(version)
+        self._own.forget_code(version)
+
     def stop(self) -> None:
         """Cancel what waits for data and what runs in this process."""
         for task in self._tasks.values():

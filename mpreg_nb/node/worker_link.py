@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from mpreg_nb.node.worker_process import End, WorkerProcess
 from mpreg_nb.node.worker_stream import WorkerStream
 from mpreg_nb.wire.frames import Received, frame, sizes
 from mpreg_nb.wire.jobs import (
-    CODE_VERSIONS,
     RECALL,
     Code,
     Done,
@@ -27,6 +25,7 @@ from mpreg_nb.wire.jobs import (
     Ready,
     Setup,
 )
+from mpreg_nb.wire.recent import Recent
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Parts
@@ -90,7 +89,7 @@ class WorkerLink:
         self.is_ready = False
         self.gone = asyncio.Event()
         self._count = 0
-        self._codes: OrderedDict[str, None] = OrderedDict()  # as the worker has them
+        self._codes = Recent()  # the versions that the worker has
         self._is_sampling = False
         self._is_closed = False
         self.process = WorkerProcess(
@@ -132,14 +131,12 @@ class WorkerLink:
 
     def give_code(self, code: Code, parts: "Parts") -> None:
         """Send a version; the one that was not used for longest is forgotten."""
-        self._codes[code.version] = None
-        if len(self._codes) > CODE_VERSIONS:
-            self._codes.popitem(last=False)
+        self._codes.add(code.version, len(code.payload) + sum(map(len, parts)))
         self._stream.write([frame(_sized(code, parts)), *parts])
 
     def hand(self, job: Job, parts: "Parts", cost_s: float) -> None:
         """Send a job; from now on it may begin."""
-        self._codes.move_to_end(job.version)
+        self._codes.use(job.version)
         self._count += 1
         self.handed[job.id] = Handed(job, self._count, cost_s)
         self.backlog_s += cost_s

@@ -62,6 +62,7 @@ class _Item:
 
     job: Job
     parts: "Parts"
+    code: "tuple[Code, Parts]"
     done: DoneCallback
     started: Callable[[bytes], None] | None
     link: WorkerLink | None = None  # None: it waits here
@@ -142,7 +143,7 @@ class Workers:
         return version in self._codes
 
     def forget_code(self, version: str) -> None:
-        """Drop the code of a version that no job will name any more."""
+        """Drop the code of a version; jobs that are queued have it."""
         self._codes.pop(version, None)
         self._expected.forget(version)
 
@@ -183,7 +184,7 @@ class Workers:
         """
         if job.version not in self._codes:
             raise LookupError(f"no code for version {job.version}; call add_code first")
-        item = _Item(job, parts, done, started)
+        item = _Item(job, parts, self._codes[job.version], done, started)
         self._items[job.id] = item
         self._queue.append(item)
         self._feed()
@@ -223,7 +224,7 @@ class Workers:
         job = item.job
         item.link = link
         if link.needs_code(job.version):
-            link.give_code(*self._codes[job.version])
+            link.give_code(*item.code)
         expected_s = self._expected.get(job.version)
         # After an unknown function nothing more is sent before its answer.
         link.hand(job, item.parts, AHEAD_S if expected_s is None else expected_s)

@@ -46,6 +46,7 @@ class ByValue:
     expect_class: Callable[..., type]
     is_importable: Callable[[type], bool]
     reduce_function: Any
+    global_names: Callable[[types.CodeType], tuple[str, ...]]
     dispatch_table: ClassVar[Any]
 
     def __init__(
@@ -58,6 +59,9 @@ class ByValue:
         self.imports: set[str] = set()  # modules that those may import as they run
         self.compiled = False  # whether there is code, which is bound to one Python
         self.witnesses: list[classes.Witness] = []
+        # By id, with the names of the globals that they read.
+        self.functions: dict[int, tuple[types.FunctionType, tuple[str, ...]]] = {}
+        self.modules: list[types.ModuleType] = []  # that were written by value
         self._locks: set[int] = set()  # ids of those that modules of the user's hold
 
     def reducer_override(self, obj: Any) -> Any:
@@ -66,6 +70,7 @@ class ByValue:
             return self._class(obj)
         if isinstance(obj, types.ModuleType) and census.owns(obj.__name__):
             self._free_locks(vars(obj))
+            self.modules.append(obj)
             return reduce_module(obj)
         if id(obj) in self._locks:
             return _LOCKS[type(obj)], ()
@@ -116,6 +121,8 @@ class ByValue:
     def _note(self, function: types.FunctionType, state: dict[str, Any]) -> None:
         """Remember which variables `function` takes from around it."""
         self.compiled = True
+        names = self.global_names(function.__code__)
+        self.functions[id(function)] = (function, names)
         self.imports.update(imported(function))
         space = function.__globals__
         for name, value in state["__globals__"].items():

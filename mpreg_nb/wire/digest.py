@@ -153,10 +153,11 @@ def _sum(root: object, around: tuple[_Numbers, ...] = ()) -> bytes:
         if above:
             hasher.update(b"^%d@%d;" % (above[0], around[above[0]][id(value)]))
             continue
-        number = numbers.setdefault(id(value), len(numbers))
-        if number != len(numbers) - 1:
+        number = numbers.get(id(value))
+        if number is not None:
             hasher.update(b"@%d;" % number)
             continue
+        numbers[id(value)] = len(numbers)
         if isinstance(value, list) and len(value) > 32 and _is_flat(value):
             hasher.update(b"l" + _flat(value))
             continue

@@ -11,6 +11,7 @@ from mpreg_nb.wire.culprit import type_name
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Buffer
+    from mpreg_nb.wire.witnesses import Witnesses
 
 SIGNATURE_LENGTH = 300
 DOC_LENGTH = 2000
@@ -38,6 +39,7 @@ class Shipped:
     size_bytes: int  # of all parts
     sources: Mapping[str, str]  # file name of a cell -> its text; travels along
     python: str = ""  # minor version that alone runs it; "" where all is imported
+    witnesses: "Witnesses"  # tell whether it still is what was packed
 
 
 def name_of(function: Any) -> str:
@@ -46,8 +48,10 @@ def name_of(function: Any) -> str:
     >>> name_of(partial(len)), name_of(name_of)
     ('len', 'name_of')
     """
-    inner = function.func if isinstance(function, partial) else function
-    return str(getattr(inner, "__name__", type(inner).__name__))
+    while isinstance(function, partial):
+        function = function.func
+    name = getattr(function, "__name__", None)
+    return name if name and isinstance(name, str) else type(function).__name__
 
 
 def described(function: Callable[..., Any]) -> tuple[str, str]:

@@ -21,9 +21,6 @@ RECALL = bytes(ID_BYTES)
 """Before the id of a call: drop it if it has not begun, but do not interrupt it."""
 """Length of the id of a call."""
 
-CODE_VERSIONS = 256
-"""Versions that a worker keeps; both ends forget the least recently used first."""
-
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="setup"):
     """What a worker must know; the first frame."""

@@ -4,6 +4,10 @@ A module counts as installed when its file is where installers put files, under
 the standard library or a site directory, or where a `.pth` file or an editable
 install says that it is found. Everything else that was imported from a file is taken to
 be the user's own, which other machines cannot import.
+
+A package that is installed in place (`pip install -e`) is imported by workers as it
+is when they first need it. Once a file of it has changed since this process began,
+that may be another code than the one here, and it is shipped by value too.
 """
 
 import os
@@ -13,6 +17,8 @@ import sysconfig
 from collections.abc import Iterator
 from functools import lru_cache
 from types import ModuleType
+
+import psutil
 
 _SITE_NAMES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _SOURCE_SUFFIXES = (".py", ".pyc", ".ipynb")
@@ -26,6 +32,7 @@ class Census:
         self.seen = -1  # how many modules there were at the last look
         self.names: frozenset[str] = frozenset()
         self.marks: tuple[bytes, ...] = ()
+        self._in_place: dict[str, str] = {}  # name -> file, as far as not changed
 
     def look(self) -> tuple[bytes, ...]:
         """Return how pickles write the names of modules that are shipped by value."""
@@ -33,10 +40,39 @@ class Census:
             modules = sys.modules.copy()
             self.seen = len(modules)
             fresh = modules.keys() - self._own.keys()
-            self._own.update((name, is_own(name, modules[name])) for name in fresh)
-            self.names = frozenset(name for name, own in self._own.items() if own)
-            self.marks = tuple(map(mark, sorted(self.names)))
+            for name in fresh:
+                path = _own_file(name, modules[name])
+                is_found = path is not None and _is_found(name, path)
+                self._own[name] = path is not None and not is_found
+                if path is not None and is_found:
+                    self._in_place[name] = path
+            self._sum_up()
         return self.marks
+
+    def _sum_up(self) -> None:
+        self.names = frozenset(name for name, own in self._own.items() if own)
+        self.marks = tuple(map(mark, sorted(self.names)))
+
+    def look_at_files(self) -> None:
+        """Take packages that are installed in place for own ones if they changed.
+
+        All modules of a package are: one may have names of another.
+        """
+        self.look()
+        changed = {
+            name.partition(".")[0]
+            for name, path in self._in_place.items()
+            if _changed_at(path) > _began_at()
+        }
+        for name in [n for n in self._in_place if n.partition(".")[0] in changed]:
+            del self._in_place[name]
+            self._own[name] = True
+        if changed:
+            self._sum_up()
+
+    def watches(self, name: str | None) -> bool:
+        """Whether the module is imported by workers, but may change here."""
+        return name in self._in_place
 
     def owns(self, name: str | None) -> bool:
         """Whether the module of this name is shipped by value."""
@@ -52,16 +88,34 @@ def mark(name: str) -> bytes:
 
 def is_own(name: str, module: ModuleType) -> bool:
     """Whether `module` came from a file of the user's and is not installed."""
+    path = _own_file(name, module)
+    return path is not None and not _is_found(name, path)
+
+
+def _own_file(name: str, module: ModuleType) -> str | None:
+    """Return the file of `module` if installers did not put it where it is."""
     if name.partition(".")[0] in ("__main__", "__mp_main__", "mpreg_nb"):
-        return False  # the first two have no name to import: always by value
+        return None  # the first two have no name to import: always by value
     where = getattr(module, "__dict__", {})
     path = where.get("__file__")
     if path is None and where.get("__path__") is not None:
         path = next((os.path.join(p, "x.py") for p in where["__path__"]), None)
     if not isinstance(path, str) or not path.endswith(_SOURCE_SUFFIXES):
-        return False
+        return None
     path = os.path.realpath(path)
-    return not is_installed_file(path) and not _is_found(name, path)
+    return None if is_installed_file(path) else path
+
+
+def _changed_at(path: str) -> float:
+    try:
+        return os.stat(path).st_mtime
+    except OSError:  # it is gone: nobody can import it any more
+        return sys.float_info.max
+
+
+@lru_cache(maxsize=1)
+def _began_at() -> float:
+    return psutil.Process().create_time()
 
 
 def _is_found(name: str, path: str) -> bool:

@@ -14,7 +14,7 @@ import sys
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import cloudpickle
@@ -34,6 +34,7 @@ from mpreg_nb.wire.remote import rebuild
 from mpreg_nb.wire.taken_apart import make
 from mpreg_nb.wire.tracebacks import learn_sources, sources
 from mpreg_nb.wire.versions import PYTHON
+from mpreg_nb.wire.witnesses import Witnesses
 
 if TYPE_CHECKING:
     from mpreg_nb.wire.codec import Buffer, Parts
@@ -188,6 +189,10 @@ def expect_class(
     return classes.expect(cls, key, revision, lambda: make(*parts))
 
 
+def _global_names(code: CodeType) -> tuple[str, ...]:
+    return tuple(reductions._extract_code_globals(code))
+
+
 class Pickler(ByValue, cloudpickle.Pickler):  # type: ignore[misc]
     """Writes anything that can travel at all."""
 
@@ -195,6 +200,7 @@ class Pickler(ByValue, cloudpickle.Pickler):  # type: ignore[misc]
     expect_class = staticmethod(expect_class)
     is_importable = staticmethod(reductions._should_pickle_by_reference)
     reduce_function = cloudpickle.Pickler._dynamic_function_reduce
+    global_names = staticmethod(_global_names)
     dispatch_table: ClassVar = ChainMap(
         by_value.REDUCERS, cloudpickle.Pickler.dispatch_table
     )
@@ -269,6 +275,7 @@ def pack_function(function: Callable[..., Any]) -> Shipped:
     Raises:
         NotPicklable: something that it captures cannot travel.
     """
+    census.look_at_files()
     buffers: list[Buffer] = []
     keep = _keeper(buffers)
     modules: dict[str, ModuleType] = {}
@@ -301,6 +308,13 @@ def pack_function(function: Callable[..., Any]) -> Shipped:
         size_bytes=size_bytes(parts),
         sources=texts,
         python=PYTHON if first.compiled else "",
+        witnesses=Witnesses(
+            function,
+            first.functions,
+            (*first.classes, *first.modules),
+            modules,
+            census.watches,
+        ),
     )
 
 

@@ -1,14 +1,14 @@
 """Functions by version: kept as bytes, opened at their first job."""
 
 import inspect
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from threading import Lock
 from typing import Any
 
-from mpreg_nb.wire.jobs import CODE_VERSIONS, Code
+from mpreg_nb.wire.jobs import Code
 from mpreg_nb.wire.payload import unpack_function
+from mpreg_nb.wire.recent import Recent
 from mpreg_nb.wire.room import Room
 
 RISE = 0.5
@@ -68,15 +68,17 @@ class Codes:
     """The versions that this worker has; the node knows them by the same rule."""
 
     def __init__(self) -> None:
-        self._kept: OrderedDict[str, KeptCode] = OrderedDict()
+        self._kept: dict[str, KeptCode] = {}
+        self._recent = Recent()
 
     def add(self, code: Code, parts: tuple[Room, ...]) -> None:
-        """Keep a version, and forget the one that was not used for longest."""
+        """Keep a version, and forget those that were not used for longest."""
+        size_bytes = len(code.payload) + sum(map(len, parts))
+        for version in self._recent.add(code.version, size_bytes):
+            del self._kept[version]
         self._kept[code.version] = KeptCode(code, parts)
-        if len(self._kept) > CODE_VERSIONS:
-            self._kept.popitem(last=False)
 
     def used(self, version: str) -> KeptCode:
         """Return a version for a job that has come."""
-        self._kept.move_to_end(version)
+        self._recent.use(version)
         return self._kept[version]

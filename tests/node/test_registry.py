@@ -1,6 +1,7 @@
 """Functions by version."""
 
 from mpreg_nb.node.registry import KEPT_VERSIONS, Registry, ShippedFunction, own_version
+from mpreg_nb.wire.recent import CODE_BYTES
 
 
 def shipped(number: int, name: str = "f") -> ShippedFunction:
@@ -21,7 +22,7 @@ def test_oldest_version_of_a_name_goes_when_there_are_too_many() -> None:
     registry.add(shipped(9999, name="other"))
     gone = [old for n in range(KEPT_VERSIONS + 2) for old in registry.add(shipped(n))]
 
-    assert gone == [f"{0:032x}", f"{1:032x}"]
+    assert gone == [shipped(0), shipped(1)]
     assert f"{9999:032x}" in registry
 
 
@@ -33,7 +34,33 @@ def test_version_that_is_added_again_counts_as_the_newest() -> None:
 
     gone = registry.add(shipped(5000))
 
-    assert gone == [f"{1:032x}"]
+    assert gone == [shipped(1)]
+
+
+def large(number: int, name: str = "f") -> ShippedFunction:
+    return ShippedFunction(name, f"{number:032x}", (bytes(CODE_BYTES // 3),))
+
+
+def test_large_versions_that_are_not_called_any_more_go_first() -> None:
+    told: list[str] = []
+    registry = Registry(told.append)
+    registry.add(large(1))
+    registry.add(large(2))
+    registry.add(large(3))
+    registry.get(f"{1:032x}")
+
+    gone = registry.add(large(4))
+
+    assert [old.version for old in gone] == told == [f"{2:032x}"]
+    assert f"{1:032x}" in registry
+
+
+def test_what_a_name_means_now_stays_however_large_all_of_it_is() -> None:
+    registry = Registry()
+
+    gone = [registry.add(large(n, name=f"f{n}")) for n in range(9)]
+
+    assert gone == [[]] * 9
 
 
 def test_equal_names_on_two_nodes_are_two_functions() -> None:
