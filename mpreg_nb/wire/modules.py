@@ -109,8 +109,8 @@ def _own_file(name: str, module: ModuleType) -> str | None:
 def _changed_at(path: str) -> float:
     try:
         return os.stat(path).st_mtime
-    except OSError:  # it is gone: nobody can import it any more
-        return sys.float_info.max
+    except OSError:  # a package without a file of its own, or it is gone
+        return 0.0
 
 
 @lru_cache(maxsize=1)
