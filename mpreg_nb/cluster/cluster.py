@@ -272,6 +272,10 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     def call(self, function: Callee, /, *args: Any, **kwargs: Any) -> Any:
         """Run `function` (a name or a function), wait, return what it returned.
 
+        A function runs as it is now, with its helpers and what they read. Of data
+        above 64 kB that it captures, a change in place is not seen: assign the name
+        anew, or register the function again.
+
         Raises what it raised, as a RemoteError that is also of that class; NoRoute,
         NodeLost and the others of `mpreg_nb.errors`. Stop cancels it.
         """
