@@ -11,6 +11,7 @@ from typing import Any
 from mpreg_nb.errors import RemoteError
 from mpreg_nb.wire.failure_report import execution_failed
 from mpreg_nb.wire.raised import message_of
+from mpreg_nb.wire.taken_apart import make
 
 _classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 
@@ -44,8 +45,7 @@ def _class(cls: type[RemoteError]) -> type[RemoteError]:
             "__reduce__": _reduce,
             "__reduce_ex__": lambda self, _protocol: _reduce(self),
         }
-        metaclass: Any = type(cls)
-        speaking = _classes[cls] = metaclass(cls.__name__, (cls,), body)
+        speaking = _classes[cls] = make(type(cls), cls.__name__, (cls,), body)
     return speaking
 
 

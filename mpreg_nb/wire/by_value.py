@@ -18,7 +18,7 @@ from enum import Enum, auto
 from io import BytesIO
 from typing import Any, ClassVar
 
-from mpreg_nb.wire import classes, taken_apart, type_parameters
+from mpreg_nb.wire import classes, exceptions, taken_apart, type_parameters
 from mpreg_nb.wire.digest import digest, read
 from mpreg_nb.wire.imports import imported
 from mpreg_nb.wire.modules import Census, is_installed_file
@@ -66,15 +66,16 @@ class ByValue:
 
     def reducer_override(self, obj: Any) -> Any:
         """Return how to write `obj`, where that is a matter of this module."""
-        if isinstance(obj, type):
+        kind = type(obj)  # isinstance() would ask `obj` too, which may raise
+        if issubclass(kind, type):
             return self._class(obj)
-        if isinstance(obj, types.ModuleType) and census.owns(obj.__name__):
+        if issubclass(kind, types.ModuleType) and census.owns(obj.__name__):
             self._free_locks(vars(obj))
             self.modules.append(obj)
             return reduce_module(obj)
         if id(obj) in self._locks:
             return _LOCKS[type(obj)], ()
-        if isinstance(obj, types.FunctionType):
+        if kind is types.FunctionType:
             if census.owns(obj.__module__):
                 self._free_locks(obj.__globals__)
                 reduced: Any = self.reduce_function(obj)
@@ -83,10 +84,12 @@ class ByValue:
             if isinstance(reduced, tuple):
                 self._note(obj, reduced[2][1])
             return reduced
-        if isinstance(obj, _Piece):
+        if kind is _Piece:
             return classes.fill_piece, (obj.of, obj.content)
-        if isinstance(obj, Enum) and self._goes_by_value(type(obj)):
+        if issubclass(kind, Enum) and self._goes_by_value(kind):
             return self._member(obj)
+        if issubclass(kind, BaseException):
+            return exceptions.reduce(obj, PROTOCOL)
         if self.form is Form.APART:
             return NotImplemented
         return self._without_newobj(obj)

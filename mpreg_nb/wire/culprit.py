@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from mpreg_nb.errors import NotPicklable
 
-Trouble: TypeAlias = Callable[[object], Exception | None]
+Trouble: TypeAlias = Callable[[object], BaseException | None]
 """Tries to pickle an object and returns why that fails, if it does."""
 
 TRIES = 20_000
@@ -19,7 +19,7 @@ _DEEP = "it is nested too deeply, or refers to itself in a way that never ends"
 
 
 def culprit(
-    roots: Mapping[str, object], error: Exception, trouble: Trouble
+    roots: Mapping[str, object], error: BaseException, trouble: Trouble
 ) -> NotPicklable:
     """Return the error to raise, with the path from a root to the culprit.
 
@@ -58,7 +58,7 @@ class _Search:
         self._trouble = trouble
         self._left = TRIES
         self._seen: set[int] = set()
-        self.reason: Exception | None = None
+        self.reason: BaseException | None = None
 
     def descend(
         self, path: str, value: object, inner: list[tuple[str, object]]

@@ -17,7 +17,9 @@ from mpreg_nb.errors import (
     WorkerCrashed,
 )
 from mpreg_nb.wire.codec import Parts
+from mpreg_nb.wire.exceptions import add_note
 from mpreg_nb.wire.messages import Failed, Failure
+from mpreg_nb.wire.remote import tell
 
 
 def error_of(
@@ -45,8 +47,8 @@ def error_of(
         timeout_s=timeout_s,
     )
     if failure.where:
-        error.add_note(f"In {failure.where}.")
-        vars(error)["where"] = failure.where
+        add_note(error, f"In {failure.where}.")
+        tell(error, "where", failure.where)
     return error
 
 
@@ -66,7 +68,7 @@ def _plain_error(
 
             whole = parts or (failed.payload,)
             error = remote_error(whole, function=function, node=failure.node)
-            vars(error)["argument_types"] = failure.argument_types
+            tell(error, "argument_types", failure.argument_types)
             return error
         case "no_route":
             return NoRoute(

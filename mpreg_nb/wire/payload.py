@@ -59,6 +59,9 @@ IN_BAND_BYTES = 16 * 1024
 
 _MAIN = mark("__main__")
 
+_RAISED = (Exception, SystemExit, GeneratorExit)
+"""What user code may raise as it is pickled; Stop, a KeyboardInterrupt, goes on."""
+
 
 def size_bytes(parts: "Parts") -> int:
     """Return how much `parts` hold together."""
@@ -82,7 +85,7 @@ def pack(value: object, *, name: str = "value") -> "tuple[Buffer, ...]":
         head = pickle.dumps(value, PROTOCOL, buffer_callback=keep)
         if _MAIN not in head and not _refers_to_own(head):
             return (head, *buffers)
-    except Exception:  # noqa: BLE001, S110  what user code raised is raised again below
+    except _RAISED:
         pass
     buffers.clear()
     file = BytesIO()
@@ -132,15 +135,15 @@ def _refers_to_own(head: bytes) -> bool:
 def _dump(pickler: pickle.Pickler, value: object, roots: Mapping[str, object]) -> None:
     try:
         pickler.dump(value)
-    except Exception as error:
+    except _RAISED as error:
         raise culprit(roots, error, _trouble) from error
 
 
-def _trouble(value: object) -> Exception | None:
+def _trouble(value: object) -> BaseException | None:
     """Return why `value` cannot be pickled, if so."""
     try:
         Pickler(BytesIO(), lambda _: False).dump(value)
-    except Exception as error:  # noqa: BLE001  user code runs in there
+    except _RAISED as error:  # user code runs in there
         return error
     return None
 
@@ -236,7 +239,7 @@ def pack_call(
         head = file.getvalue()
         if _MAIN not in head and not _refers_to_own(head):
             return (head, *buffers), plain.steps
-    except Exception:  # noqa: BLE001, S110  what user code raised is raised again below
+    except _RAISED:
         pass
     buffers.clear()
     file = BytesIO()

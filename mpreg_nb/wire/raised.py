@@ -5,23 +5,21 @@ rather than pickled whole: many exception classes pickle well and then fail to
 unpickle, because their `__init__` wants other arguments than it passes on.
 """
 
-import types
 from collections.abc import Callable, Iterator
-from traceback import TracebackException
+from traceback import TracebackException, format_tb
 from typing import Any, TypeAlias
 
 import msgspec
 
 from mpreg_nb.errors import RemoteError
+from mpreg_nb.wire.exceptions import Content, attributes, content, make, members, read
 from mpreg_nb.wire.tracebacks import Frame, frames, sources, without_ours
 
 Pack: TypeAlias = Callable[[object], bytes]
 """Pickles a value so that it can be unpickled again, or raises."""
 
-Content: TypeAlias = tuple[
-    type[BaseException], tuple[Any, ...], dict[str, Any], dict[str, Any]
-]
-"""Class, arguments, attributes, and those attributes that C code or slots hold."""
+CAME = "_mpreg_came"
+"""The attribute of an error from afar in which we keep what it is made of."""
 
 TEXT_LENGTH = 64 * 1024
 MESSAGE_LENGTH = 8 * 1024
@@ -31,8 +29,6 @@ PICKLE_BYTES = 1 << 20
 ERRORS = 32
 """Longest chain of causes, members of groups included."""
 
-_NOT_TAKEN = frozenset({"obj"})  # of AttributeError: any object, of any size
-
 
 class Raised(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One exception. Others of its report are told by their number in it."""
@@ -40,7 +36,8 @@ class Raised(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     types: tuple[str, ...]  # qualified names of its class and the bases
     message: str
     frames: tuple[Frame, ...]
-    pickled: bytes = b""  # a `Content`; empty where that cannot travel
+    # A `Content`, or the exception itself in a tuple; empty where neither can travel.
+    pickled: bytes = b""
     cause: int | None = None
     context: int | None = None
     hides_context: bool = False
@@ -73,7 +70,7 @@ def message_of(error: BaseException) -> str:
     """Return what `error` says, cut to length."""
     try:
         return shortened(str(error), MESSAGE_LENGTH)
-    except Exception as trouble:  # noqa: BLE001  any class may define __str__
+    except BaseException as trouble:  # noqa: BLE001  any class may define __str__
         return f"(its __str__ raised {type(trouble).__name__})"
 
 
@@ -97,53 +94,65 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(one))
         yield one
-        near = [one.__cause__, one.__context__]
-        if isinstance(one, BaseExceptionGroup):
-            near += one.exceptions
+        near = [read(one, "__cause__"), read(one, "__context__"), *members(one)]
         pending += [other for other in near if other is not None]
 
 
 def _raised(error: BaseException, numbers: dict[int, int], pack: Pack) -> Raised:
-    group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    group = members(error)
     # Where the chain was cut, a group has none of its members, rather than some.
     complete = all(id(member) in numbers for member in group)
     return Raised(
         types=tuple(_encodable(name) for name in type_names(raised_class(error))),
         message=message_of(error),
-        frames=frames(error.__traceback__),
+        frames=frames(read(error, "__traceback__")),
         pickled=_pickled(error, pack) if complete else b"",
-        cause=numbers.get(id(error.__cause__)),
-        context=numbers.get(id(error.__context__)),
-        hides_context=error.__suppress_context__,
+        cause=numbers.get(id(read(error, "__cause__"))),
+        context=numbers.get(id(read(error, "__context__"))),
+        hides_context=read(error, "__suppress_context__"),
         members=tuple(numbers[id(member)] for member in group) if complete else (),
     )
 
 
 def _here(error: BaseException) -> BaseException:
     """Return what to take apart: of an error that came from afar, the original."""
-    if isinstance(error, RemoteError) and error.original is not None:
-        return error.original
-    return error
+    came = attributes(error).get(CAME)
+    if came is None and issubclass(type(error), RemoteError):
+        original = attributes(error).get("original")
+    else:
+        original = None if came is None else came.original
+    return original if isinstance(original, BaseException) else error
 
 
 def _pickled(error: BaseException, pack: Pack) -> bytes:
     error = _here(error)
-    group = isinstance(error, BaseExceptionGroup)
-    args = (error.message,) if isinstance(error, BaseExceptionGroup) else error.args
-    state, slots = vars(error), {} if group else _slots(error)
-    data = _tried((type(error), args, state, slots), pack)
+    cls, args, state, slots = content(error)
+    state = {name: value for name, value in state.items() if name != CAME}
+    if not _can_be_made(cls, args, members(error)):
+        return _tried((error,), pack)  # it is one of C, with a way of its own
+    data = _tried((cls, args, state, slots), pack)
     if data:
         return data
     args = tuple(_fit(arg, pack) for arg in args)
     state = {name: _fit(value, pack) for name, value in state.items()}
     slots = {name: _fit(value, pack) for name, value in slots.items()}
-    return _tried((type(error), args, state, slots), pack)
+    return _tried((cls, args, state, slots), pack)
 
 
-def _tried(content: Content, pack: Pack) -> bytes:
+def _can_be_made(
+    cls: type[BaseException], args: tuple[Any, ...], inner: tuple[BaseException, ...]
+) -> bool:
     try:
-        data = pack(content)
-    except Exception:  # noqa: BLE001  user code runs in there; the text remains
+        make(cls, args, inner)
+    except Exception:  # noqa: BLE001  whatever a type of C says to other arguments
+        return False
+    return True
+
+
+def _tried(value: Content | tuple[BaseException], pack: Pack) -> bytes:
+    try:
+        data = pack(value)
+    except BaseException:  # noqa: BLE001  user code runs in there; the text remains
         return b""
     return data if len(data) <= PICKLE_BYTES else b""
 
@@ -154,32 +163,20 @@ def _fit(value: object, pack: Pack) -> object:
         if len(pack(value)) <= TEXT_LENGTH:
             return value
         return shortened(value if isinstance(value, str) else repr(value))
-    except Exception:  # noqa: BLE001  user code runs in there
+    except BaseException:  # noqa: BLE001  user code runs in there
         return f"<{type(value).__name__} that cannot be pickled>"
 
 
-def _slots(error: BaseException) -> dict[str, Any]:
-    """Return the attributes that are not in the dictionary of `error`."""
-    kinds = (types.MemberDescriptorType, types.GetSetDescriptorType)
-    found: dict[str, Any] = {}
-    for cls in type(error).__mro__[:-2]:  # without BaseException and object
-        for name, member in vars(cls).items():
-            if name[:2] == "__" or name in _NOT_TAKEN or not isinstance(member, kinds):
-                continue
-            value = getattr(error, name, None)
-            if value is not None:
-                found[name] = value
-    return found
-
-
 def _printed(error: BaseException) -> str:
-    traceback = without_ours(error.__traceback__)
+    traceback = without_ours(read(error, "__traceback__"))
     try:
         told = TracebackException(type(error), error, traceback, compact=True)
         _shorten(told)
         text = "".join(told.format())
-    except Exception:  # noqa: BLE001  any class may define __str__ and the like
-        text = f"{type_names(type(error))[0]}: {message_of(error)}\n"
+    except BaseException:  # noqa: BLE001  any class may define __str__ and the like
+        places = "".join(format_tb(traceback))
+        said = f"{type_names(type(error))[0]}: {message_of(error)}\n"
+        text = f"Traceback (most recent call last):\n{places}{said}"
     return shortened(text, TEXT_LENGTH)
 
 

@@ -1,69 +1,118 @@
 """From the report of an exception to the exception that the caller gets.
 
 It is made from the class that was raised and `RemoteError`, so that both catch
-it, and carries a traceback of frames that stand where the remote ones stood.
+it, and carries a traceback of frames that stand where the remote ones stood. An
+exception of C that nobody can derive from comes back as itself.
 """
 
 import builtins
 import pickle
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
 
 from mpreg_nb.errors import RemoteError
-from mpreg_nb.wire.raised import Content, Raised, Report
+from mpreg_nb.wire import exceptions, taken_apart
+from mpreg_nb.wire.exceptions import Content, add_note, attributes, fill, make, put
+from mpreg_nb.wire.raised import CAME, Raised, Report, message_of
 from mpreg_nb.wire.tracebacks import learn_sources
 from mpreg_nb.wire.tracebacks import rebuild as rebuild_traceback
 
 _decode = msgspec.msgpack.Decoder(Report).decode
-_HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: the class was made at run time
+
+Travelled: TypeAlias = Content | tuple[BaseException]
+
+
+@dataclass(frozen=True, slots=True)
+class _Came:
+    """What an error from afar was made of."""
+
+    report: bytes
+    function: str
+    node: str
+    original: BaseException | None
+    message: str
 
 
 def rebuild(data: bytes, function: str, node: str) -> Exception:
-    """Return the RemoteError to raise for the report in `data`."""
+    """Return the error to raise for the report in `data`; never fails.
+
+    It is a RemoteError, and an instance of the class that was raised where there
+    can be such a class.
+    """
     report = _decode(data)
     learn_sources(report.sources)
-    contents = [_content(raised) for raised in report.errors]
-    originals = _originals(report.errors, contents)
+    try:
+        error, original, others = _rebuilt(report)
+    except BaseException as trouble:  # noqa: BLE001  code of the user's runs in there
+        error, original, others = _plain(report.errors[0]), None, ()
+        name = type(trouble).__name__
+        add_note(error, f"It could not be rebuilt here: {name}: {message_of(trouble)}")
+    first = report.errors[0]
+    came = _Came(data, function, node, original, first.message)
+    attributes(error)[CAME] = came
+    tell(error, "function", function)
+    tell(error, "node", node)
+    tell(error, "type_name", first.types[0])
+    tell(error, "remote_traceback", report.text)
+    tell(error, "original", original)
+    _link(error, first, others)
+    add_note(error, f"raised by {function} on {node}")
+    return error
+
+
+def tell(error: BaseException, name: str, value: object) -> None:
+    """Set an attribute of ours, unless the user's class has one of that name."""
+    own = (vars(cls) for cls in type(error).__mro__ if not issubclass(RemoteError, cls))
+    if type(error) is RemoteError:
+        attributes(error)[name] = value
+    elif not any(name in of_class for of_class in own):
+        attributes(error).setdefault(name, value)
+
+
+Rebuilt: TypeAlias = tuple[
+    Exception, BaseException | None, Sequence[BaseException | None]
+]
+
+
+def _rebuilt(report: Report) -> Rebuilt:
+    """Return the error to raise, the one that was raised, and all of its report."""
+    travelled = [_travelled(raised) for raised in report.errors]
+    originals = _originals(report.errors, travelled)
     first, original = report.errors[0], originals[0]
-    error = _combined(first, contents[0], original)
-    error.__dict__.setdefault("function", function)
-    error.__dict__.setdefault("node", node)
-    error.__dict__.setdefault("type_name", first.types[0])
-    error.__dict__["remote_traceback"] = report.text
-    error.__dict__["original"] = original
-    error.__dict__["_travels"] = (data, function, node)
+    error = _combined(first, travelled[0], original)
     others = [
         one or _plain(raised)
         for one, raised in zip(originals, report.errors, strict=True)
     ]
-    _link(error, first, others)
-    error.add_note(f"raised by {function} on {node}")
-    return error
+    return error, original, others
 
 
-def _content(raised: Raised) -> Content | None:
+def _travelled(raised: Raised) -> Travelled | None:
     if not raised.pickled:
         return None
     try:
-        content: Content = pickle.loads(raised.pickled)  # noqa: S301  proven peers only
-    except Exception:  # noqa: BLE001  a class that this process does not have
+        found: Travelled = pickle.loads(raised.pickled)  # noqa: S301  proven peers only
+    except BaseException:  # noqa: BLE001  a class that this process does not have
         return None
-    return content
+    return found
 
 
 def _originals(
-    errors: Sequence[Raised], contents: Sequence[Content | None]
+    errors: Sequence[Raised], travelled: Sequence[Travelled | None]
 ) -> list[BaseException | None]:
     """Make the exceptions as they were raised; last first, as groups need it."""
     made: list[BaseException | None] = [None] * len(errors)
     for number in reversed(range(len(errors))):
-        content = contents[number]
-        if content is not None:
-            members = [made[m] or _plain(errors[m]) for m in errors[number].members]
-            made[number] = _made(content[0], content, members)
+        found = travelled[number]
+        if found is not None and len(found) == 1:
+            made[number] = found[0]
+        elif found is not None:
+            inner = [made[m] or _plain(errors[m]) for m in errors[number].members]
+            made[number] = _made(found[0], found, inner)
     for one, raised in zip(made, errors, strict=True):
         if one is not None:
             _link(one, raised, made)
@@ -73,37 +122,25 @@ def _originals(
 def _link(
     error: BaseException, raised: Raised, others: Sequence[BaseException | None]
 ) -> None:
-    error.__traceback__ = rebuild_traceback(raised.frames)
-    if raised.cause is not None:
-        error.__cause__ = others[raised.cause]
-    if raised.context is not None:
-        error.__context__ = others[raised.context]
-    error.__suppress_context__ = raised.hides_context
+    put(error, "__traceback__", rebuild_traceback(raised.frames))
+    if raised.cause is not None and others:
+        put(error, "__cause__", others[raised.cause])
+    if raised.context is not None and others:
+        put(error, "__context__", others[raised.context])
+    put(error, "__suppress_context__", raised.hides_context)
 
 
 def _made(
     cls: type[BaseException], content: Content, members: Sequence[BaseException]
 ) -> BaseException | None:
-    """Return an instance of `cls`, without calling any `__init__` of the user's."""
+    """Return an instance of `cls`, without calling any code of the user's."""
     _, args, state, slots = content
-    base: Any = cls
-    while base.__flags__ & _HEAP:
-        base = base.__base__
-    given = (*args, list(members)) if issubclass(cls, BaseExceptionGroup) else args
     try:
-        error: BaseException = base.__new__(cls, *given)
-        base.__init__(error, *given)
+        error = make(cls, args, tuple(members))
     except Exception:  # noqa: BLE001  arguments were cut that this class insists on
         return None
-    if not members:
-        error.args = args
-    error.__dict__.update(state)
-    for name, value in slots.items():
-        try:
-            setattr(error, name, value)
-        except (AttributeError, TypeError, ValueError):
-            continue  # read-only, and so set from the arguments
-    return error
+    notes = list(state.get("__notes__", ()))
+    return fill(error, ({**state, "__notes__": notes} if notes else state, slots))
 
 
 def _plain(raised: Raised) -> RemoteError:
@@ -116,13 +153,18 @@ def _plain(raised: Raised) -> RemoteError:
 
 
 def _combined(
-    raised: Raised, content: Content | None, original: BaseException | None
+    raised: Raised, found: Travelled | None, original: BaseException | None
 ) -> Exception:
-    if original is not None and content is not None:
-        both = _both(type(original))
-        members = getattr(original, "exceptions", ())
-        error = _made(both, content, members) if both is not None else None
-        return error if isinstance(error, Exception) else _plain(raised)
+    if original is not None and found is not None:
+        both = _both(type(original)) if len(found) > 1 else None
+        if both is not None and len(found) > 1:
+            members = exceptions.members(original) if raised.members else ()
+            error = _made(both, found, members)
+            if isinstance(error, Exception):
+                return error
+        if isinstance(original, Exception) and not isinstance(original, RemoteError):
+            return original
+        return _plain(raised)
     for name in raised.types:  # the nearest base that everybody has
         cls = getattr(builtins, name.removeprefix("builtins."), None)
         if (
@@ -153,7 +195,14 @@ def _make_both(cls: type[BaseException]) -> Both:
     if not issubclass(cls, Exception) or issubclass(cls, RemoteError):
         return None
     bases = (RemoteError,) if issubclass(RemoteError, cls) else (cls, RemoteError)
-    body = {
+
+    def set_attribute(error: BaseException, name: str, value: object) -> None:
+        if name in _KEPT_BY_PYTHON:  # context managers set tracebacks, of frozen too
+            put(error, name, value)
+        else:
+            cls.__setattr__(error, name, value)
+
+    body: dict[str, Any] = {
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
         "__doc__": cls.__doc__,
@@ -161,24 +210,45 @@ def _make_both(cls: type[BaseException]) -> Both:
         "__repr__": _shown,
         "__reduce__": _reduce,
         "__reduce_ex__": lambda self, _protocol: _reduce(self),
+        "__setattr__": set_attribute,
     }
-    metaclass: Any = type(cls)
     try:
-        both: Both = metaclass(cls.__name__, bases, body)
-    except Exception:  # noqa: BLE001  a final class, or layouts that do not go together
+        return taken_apart.make(type(cls), cls.__name__, bases, body)
+    except TypeError:  # layouts that do not go together, or a final class of C
         return None
-    return both
 
 
-def _text(error: RemoteError) -> str:
-    return RemoteError.__str__(error) if error.original is None else str(error.original)
+_KEPT_BY_PYTHON = frozenset(
+    {"__traceback__", "__cause__", "__context__", "__suppress_context__"}
+)
 
 
-def _shown(error: RemoteError) -> str:
-    if error.original is None:
-        return f"{type(error).__name__}({str(error)!r})"
-    return repr(error.original)
+def _came(error: BaseException) -> _Came:
+    came: _Came = attributes(error)[CAME]
+    return came
 
 
-def _reduce(error: RemoteError) -> tuple[Any, ...]:
-    return rebuild, error.__dict__["_travels"]
+def _text(error: BaseException) -> str:
+    came = attributes(error).get(CAME)
+    if came is None or came.original is None:
+        return RemoteError.__str__(error)  # type: ignore[arg-type]
+    try:
+        return str(came.original)
+    except Exception:  # noqa: BLE001  any class may define __str__
+        return str(came.message)
+
+
+def _shown(error: BaseException) -> str:
+    came = attributes(error).get(CAME)
+    name = type(error).__name__
+    if came is None or came.original is None:
+        return f"{name}({str(error)!r})"
+    try:
+        return repr(came.original)
+    except Exception:  # noqa: BLE001  any class may define __repr__
+        return f"{name}({came.message!r})"
+
+
+def _reduce(error: BaseException) -> tuple[Any, ...]:
+    came = _came(error)
+    return rebuild, (came.report, came.function, came.node)

@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 Content: TypeAlias = dict[str, Any]
 
 _HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: the class was made at run time
-_MADE_BY_PYTHON = frozenset(
-    {"__dict__", "__weakref__", "__slotnames__", "__annotate_func__"}
-)
+_MADE_BY_PYTHON = frozenset({"__weakref__", "__slotnames__", "__annotate_func__"})
+_AT_ONCE = ("__class__", "__dict__")  # what a made class takes for its own
+_NOT_SET = _MADE_BY_PYTHON.union(_AT_ONCE)
 _ABC = "_abc_impl"
 _FIRST_LINE = "__firstlineno__"
 _BY_VALUE = "_value2member_map_"
@@ -69,8 +69,9 @@ def skeleton(cls: type) -> tuple[type, str, tuple[type, ...], Content]:
     if "__slots__" in own:
         hidden = (name for name in ("__dict__", "__weakref__") if name in own)
         space["__slots__"] = (*_members(cls), *hidden)
-    if isinstance(own.get("__dict__"), property):
-        space["__dict__"] = own["__dict__"]
+    for name in _AT_ONCE:
+        if isinstance(own.get(name), property):
+            space[name] = own[name]
     return type(cls), cls.__name__, cls.__bases__, space
 
 
@@ -89,7 +90,7 @@ def contents(cls: type, left_out: Collection[str] = ()) -> Iterator[Content]:
     pieces: tuple[Content, ...] = ({}, {}, {}, {})
     for name in sorted(vars(cls)):
         value = vars(cls)[name]
-        if name in _MADE_BY_PYTHON or name in slots or name in left_out:
+        if name in slots or name in left_out or name in _NOT_SET:
             continue
         if name == _ABC:
             value = _registered(cls)

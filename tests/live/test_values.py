@@ -39,6 +39,11 @@ def uses_instance(count: float) -> float:
     return rate.of(count)
 
 
+@dataclasses.dataclass(frozen=True)
+class Refused(Exception):
+    code: int
+
+
 class Counter:
     step = 2
 
@@ -208,6 +213,29 @@ def test_original_exception_class_and_the_cell_lines_come_back(
     assert error.node in {"n1", "n2"}
     assert "return rows[99]" in error.remote_traceback
     assert "mpreg_nb" not in error.remote_traceback
+
+
+def test_an_exception_that_nobody_may_change_is_caught_and_gathered(
+    cluster: mp.Cluster,
+) -> None:
+    def refuses(code: int) -> int:
+        raise Refused(code)
+
+    def gathered(codes: list[int]) -> list[Exception]:
+        found: list[Exception] = []
+        for code in codes:
+            try:
+                refuses(code)
+            except Refused as error:
+                found.append(error)
+        return found
+
+    with pytest.raises(Refused) as caught:
+        cluster.submit(refuses, 7).result(timeout=30)
+
+    assert caught.value.code == 7
+    assert cluster.call(gathered, [1, 2]) == [Refused(1), Refused(2)]
+    assert type(cluster.call(give, caught.value)) is type(caught.value)
 
 
 def test_map_keeps_the_order_and_raises_the_first_error(cluster: mp.Cluster) -> None:

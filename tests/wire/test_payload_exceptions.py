@@ -1,23 +1,29 @@
 import asyncio
+import concurrent.futures
+import contextlib
 import pickle
 import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from textwrap import dedent
 from typing import Any
 
+import pydantic
 import pytest
 
-from mpreg_nb.errors import NoRoute, RemoteError
+from mpreg_nb.errors import NoRoute, NotPicklable, RemoteError
 from mpreg_nb.wire.payload import (
+    pack,
     pack_exception,
     pack_function,
     remote_error,
     unpack_function,
 )
 from tests.wire.cells import run_cell
+from tests.wire.cells_that_raise import RAISING
+from tests.wire.elsewhere import Elsewhere, elsewhere
 
 
 def raised(function: Callable[..., Any], *args: Any) -> Any:
@@ -247,18 +253,6 @@ def test_an_argument_that_cannot_travel_becomes_its_name() -> None:
     assert error.args == ("locked", "<lock that cannot be pickled>")
 
 
-def test_classes_that_resist_come_as_plain_remote_errors() -> None:
-    error = raising("""
-        class Final(Exception):
-            def __init_subclass__(cls): raise TypeError("final")
-        def f(): raise Final("no subclass")
-        """)
-
-    assert type(error) is RemoteError
-    assert str(error) == "Final: no subclass".replace("Final", error.type_name)
-    assert type(error.original).__name__ == "Final"
-
-
 def test_a_class_that_the_caller_lacks_is_caught_by_its_builtin_base() -> None:
     space = run_cell("class Lost(KeyError): pass\ndef f(): raise Lost('k')")
     with pytest.raises(KeyError) as caught:
@@ -288,3 +282,114 @@ def test_a_deep_recursion_is_told_shortly() -> None:
 
     assert isinstance(error, RecursionError)
     assert len(traceback.extract_tb(error.__traceback__)) <= 100
+
+
+@pytest.fixture(scope="module")
+def there() -> Iterator[Elsewhere]:
+    with elsewhere() as there:
+        yield there
+
+
+def caught_from(there: Elsewhere, space: dict[str, Any]) -> Any:
+    """Return what a caller catches, after all that passes errors on has had it."""
+
+    @contextlib.contextmanager
+    def passing_on() -> Iterator[None]:
+        yield
+
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+    try:
+        there.call(space["f"])
+    except Exception as error:  # noqa: BLE001  that it is the right one is tested
+        future.set_exception(error)
+    try:
+        with passing_on():
+            future.result(timeout=0)
+    except space["E"] as error:
+        return error
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_however_an_exception_is_made_its_class_catches_it(
+    there: Elsewhere, name: str
+) -> None:
+    space = run_cell(dedent(RAISING[name]))
+
+    error = caught_from(there, space)
+
+    assert issubclass(type(error), space["E"])
+    assert type(error).__name__ == space["E"].__name__
+    for field, value in space.get("has", {}).items():
+        assert getattr(error, field) == value
+    assert issubclass(type(pickle.loads(pickle.dumps(error))), space["E"])
+
+
+@pytest.mark.parametrize("name", RAISING)
+def test_an_exception_travels_as_a_value_too(there: Elsewhere, name: str) -> None:
+    space = run_cell(dedent(RAISING[name]))
+    with pytest.raises(space["E"]) as local:
+        space["f"]()
+    afar = caught_from(there, space)
+
+    back = there.call(lambda *given: list(given), local.value, afar)
+
+    for error in back:
+        assert issubclass(type(error), space["E"])
+        for field, value in space.get("has", {}).items():
+            assert getattr(error, field) == value
+
+
+def test_a_final_class_of_c_comes_back_as_itself(there: Elsewhere) -> None:
+    space = run_cell(dedent(RAISING["pydantic"]))
+
+    error = caught_from(there, space)
+
+    assert type(error) is pydantic.ValidationError
+    assert error.error_count() == 1
+    assert "raised by work on n1" in error.__notes__
+    assert "validation error for M" in vars(error)["remote_traceback"]
+
+
+def test_our_fields_are_told_beside_those_of_the_user(there: Elsewhere) -> None:
+    space = run_cell("class E(Exception):\n    node = 1\ndef f(): raise E('x')\n")
+
+    error = caught_from(there, space)
+
+    assert (error.node, error.function, error.type_name) == (1, "work", "__main__.E")
+    assert str(pickle.loads(pickle.dumps(error)).original) == "x"
+
+
+class Exits:
+    is_armed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return exits, ()
+
+
+def exits() -> Exits:
+    if Exits.is_armed:
+        sys.exit(3)
+    return Exits()
+
+
+def test_code_that_exits_while_an_error_is_rebuilt_ends_in_a_remote_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = pack_exception(ValueError("text", Exits()))
+    monkeypatch.setattr(Exits, "is_armed", True)
+
+    error: Any = remote_error(parts, function="work", node="n1")
+
+    assert isinstance(error, RemoteError)
+    assert isinstance(error, ValueError)
+    assert "text" in str(error)
+    assert error.original is None
+
+
+def test_a_value_whose_pickling_exits_is_named() -> None:
+    space = run_cell(
+        "import sys\nclass Exits:\n    def __reduce__(self): sys.exit(3)\n"
+    )
+
+    with pytest.raises(NotPicklable, match=r"value\[0\]: Exits"):
+        pack([space["Exits"]()])
