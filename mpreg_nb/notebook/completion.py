@@ -7,8 +7,9 @@ asked, so that Tab never waits.
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.completer import SimpleCompletion, context_matcher
@@ -31,6 +32,12 @@ _LINE = re.compile(r"\s*(?:[\w\s,.]+=\s*)?(?P<mark>%{1,2}mpreg)\s+(?P<rest>.*)")
 
 Words = Callable[[], Iterable[str]]
 
+Source = tuple[str, Words]
+"""The type of some words, and where they come from."""
+
+MOST_HELP = 70
+"""Characters beside an item of completion."""
+
 MOST = 500
 """Words that are offered at once; who has more names types a letter first."""
 
@@ -41,67 +48,112 @@ class Completion:
     def __init__(self, session: Session) -> None:
         self._session = session
         known = Known(session)
-        self._of_flag: Mapping[str, Words] = {
-            "--after": known.steps,
-            "--by": lambda: ("function", "node", "function,node"),
-            "--flow": known.flows,
-            "--isolation": lambda: ("process", "thread"),
-            "--node": known.nodes,
-            "--on": known.resources,
-            "--resources": known.resources,
+        self._of_flag: Mapping[str, Source] = {
+            "--after": ("step", known.steps),
+            "--by": ("grouping", lambda: ("function", "node", "function,node")),
+            "--flow": ("workflow", known.flows),
+            "--isolation": ("isolation", lambda: ("process", "thread")),
+            "--node": ("node", known.nodes),
+            "--on": ("resource", known.resources),
+            "--resources": ("resource", known.resources),
         }
-        self._of_line: Mapping[str, Words] = {
-            "call": lambda: filter(str.isidentifier, known.functions()),
-            "cancel": known.runs,
-            "config": lambda: KEYS,
-            "down": known.own_nodes,
-            "draw": lambda: {*known.flows(), *known.runs()},
-            "functions": known.functions,
-            "help": lambda: (*LINE_VERBS, *CELL_VERBS),
-            "kill": known.own_nodes,
-            "logs": known.nodes,
-            "partition": known.own_nodes,
-            "pause": known.own_nodes,
-            "plan": known.flows,
-            "register": known.callables,
-            "run": known.flows,
-            "watch": lambda: VIEWS,
-            "why": known.steps_of_runs,
+        self._of_line: Mapping[str, Source] = {
+            "call": (
+                "function",
+                lambda: filter(str.isidentifier, known.functions()),
+            ),
+            "cancel": ("run", known.runs),
+            "config": ("key", lambda: KEYS),
+            "down": ("node", known.own_nodes),
+            "draw": (
+                "workflow or run",
+                lambda: {*known.flows(), *known.runs()},
+            ),
+            "functions": ("function", known.functions),
+            "help": ("verb", lambda: (*LINE_VERBS, *CELL_VERBS)),
+            "kill": ("node", known.own_nodes),
+            "logs": ("node", known.nodes),
+            "partition": ("node", known.own_nodes),
+            "pause": ("node", known.own_nodes),
+            "plan": ("workflow", known.flows),
+            "register": ("function", known.callables),
+            "run": ("workflow", known.flows),
+            "watch": ("view", lambda: VIEWS),
+            "why": ("step of a run", known.steps_of_runs),
         }
-        self._of_cell: Mapping[str, Words] = {"step": known.steps}
+        self._of_cell: Mapping[str, Source] = {"step": ("step", known.steps)}
         self._resources = known.resources
 
     def offer(self, text: str, symbol: str) -> list[str]:
         """Return what may stand in place of `symbol`, with which `text` ends."""
+        return [word for word, _ in self.explained(text, symbol)]
+
+    def explained(self, text: str, symbol: str) -> list[tuple[str, str]]:
+        """Return the same words, each with its type and a few words of help."""
         line = _LINE.match(text[: len(text) - len(symbol)])
         if line is None:
             return []
         of_cell, before = line["mark"] == "%%mpreg", line["rest"].split()
         verbs = CELL_VERBS if of_cell else LINE_VERBS
         if not before:
-            words: Iterable[str] = verbs
+            offered: Iterable[tuple[str, str]] = (
+                (name, _typed("verb", verb.title)) for name, verb in verbs.items()
+            )
         else:
             verb = verbs.get(before[0])
             # Inside the brackets of a call stands Python, of which Python knows more.
             if verb is None or (verb.name in ("call", "run", "plan") and "(" in text):
                 return []
-            words = self._words(verb, before, of_cell=of_cell)
-        fitting = (word for word in words if word.startswith(symbol))
-        return [*islice(map(_quoted, fitting), MOST)]
+            offered = self._words(verb, before, of_cell=of_cell)
+        fitting = (pair for pair in offered if pair[0].startswith(symbol))
+        return [(_quoted(word), kind) for word, kind in islice(fitting, MOST)]
 
-    def _words(self, verb: Verb, before: list[str], *, of_cell: bool) -> Iterable[str]:
+    def _words(
+        self, verb: Verb, before: list[str], *, of_cell: bool
+    ) -> Iterator[tuple[str, str]]:
         # Of `gpu,big` and `n1|n2` the cursor is in the part after the last mark.
         last = before[-1]
         joined = last.endswith((",", "|", ":")) and len(before) > 1
         flag = before[-2] if joined else last
         if flag in self._of_flag and flag in verb.flags:
-            return self._of_flag[flag]()
+            yield from _all(self._of_flag[flag])
+            return
         if verb.takes_value(flag):
-            return ()  # a number, or a name that is new
+            return  # a number, or a name that is new
         if verb.name == "up" and re.search(r":[^ ]*$", last):
-            return self._resources()
-        own = (self._of_cell if of_cell else self._of_line).get(verb.name, tuple)
-        return own() if joined else (*own(), *_left(verb, before))
+            yield from _all(("resource", self._resources))
+            return
+        own = (self._of_cell if of_cell else self._of_line).get(verb.name)
+        if own is not None:
+            yield from _all(own)
+        if not joined:
+            for left in _left(verb, before):
+                yield left, _typed("option", verb.help_of(left))
+
+
+def _all(source: Source) -> Iterator[tuple[str, str]]:
+    kind, words = source
+    for word in words():
+        yield word, _typed(kind, _HELP.get(kind, _no_help)(word))
+
+
+def _no_help(word: str) -> str:
+    return ""
+
+
+def _help_of_verb(word: str) -> str:
+    return (LINE_VERBS.get(word) or CELL_VERBS[word]).title
+
+
+_HELP: Mapping[str, Callable[[str], str]] = {
+    "key": lambda word: KEYS[word].brief,
+    "verb": _help_of_verb,
+}
+
+
+def _typed(kind: str, help_: str) -> str:
+    """Return what stands beside an item: its type, and a few words of help."""
+    return shorten(f"{kind}: {help_}", MOST_HELP, placeholder="…") if help_ else kind
 
 
 class Known:
@@ -184,9 +236,11 @@ def complete(shell: "InteractiveShell", session: Session) -> Callable[[], None]:
         identifier="mpreg_nb", priority=10
     )
     def match(context: "CompletionContext") -> "SimpleMatcherResult":
-        words = completion.offer(context.text_until_cursor, context.token)
+        words = dict(completion.explained(context.text_until_cursor, context.token))
         return {
-            "completions": [SimpleCompletion(word) for word in sorted(set(words))],
+            "completions": [
+                SimpleCompletion(word, type=words[word]) for word in sorted(words)
+            ],
             "suppress": bool(words),  # what else Python would offer there is no use
             "ordered": True,
         }

@@ -90,6 +90,10 @@ class Verb:
         action = self.parser._option_string_actions.get(flag)
         return action is not None and action.nargs != 0
 
+    def help_of(self, flag: str) -> str:
+        """Return what the option `flag` does, in a few words."""
+        return self.parser._option_string_actions[flag].help or ""
+
     @property
     def help(self) -> str:
         """Usage, description, options, examples, and the same in Python."""

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from mpreg_nb.cluster import current
@@ -158,3 +159,36 @@ def test_the_first_tab_of_a_kernel_imports_nothing() -> None:
     )
 
     assert run.stdout.splitlines()[-1] == "8 set()"
+
+
+@pytest.mark.parametrize(
+    ("line", "word", "kind"),
+    [
+        ("%mpreg ", "up", "verb: Start nodes on this machine"),
+        ("%mpreg up ", "--keep", "option: "),
+        ("%mpreg kill ", "gpu-1", "node"),
+        ("%%mpreg remote --on ", "gpu", "resource"),
+        ("%mpreg config ", "workers", "key: "),
+        ("%mpreg help ", "remote", "verb: "),
+        ("%mpreg watch ", "members", "view"),
+    ],
+)
+def test_each_item_has_its_type_and_help(
+    completion: Completion, line: str, word: str, kind: str
+) -> None:
+    offered = dict(completion.explained(line, ""))
+
+    assert offered[word].startswith(kind)
+    assert all(len(told) <= 70 for told in offered.values())
+    assert not any(told.endswith(": ") for told in offered.values())
+
+
+def test_the_front_end_is_told_the_types(
+    shell: InteractiveShell, completion: Completion
+) -> None:
+    with provisionalcompleter():
+        found = list(shell.Completer.completions("%mpreg kil", 10))
+
+    assert [(item.text, item.type) for item in found] == [
+        ("kill", "verb: End a node at once, as a crash would.")
+    ]
