@@ -27,8 +27,7 @@ class MPREGServer:
         self._commands: dict[str, tuple[Callable[..., Any], frozenset[str]]] = {}
         self._lock = threading.Lock()  # of the next two, with the commands
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._asked_to_end = False
-        self._end = asyncio.Event()
+        self._shutdown_event = asyncio.Event()  # MPREG's programs set it themselves
         self._started = asyncio.Event()
         self._failure: BaseException | None = None
         self._node: Node | None = None
@@ -80,7 +79,9 @@ class MPREGServer:
     async def server(self) -> None:
         """Serve until `shutdown`, or until this is cancelled; then leave the cluster.
 
-        Peers need not be there yet.
+        Peers need not be there yet. The port is free from the shutdown on, so that
+        another server can take it while the calls that run here end. Cancelled
+        again, this drops those calls and ends at once.
 
         Raises:
             OSError: the port is taken.
@@ -103,10 +104,11 @@ class MPREGServer:
         """End `server()`. Returns at once; may be called on any thread, in signal
         handlers, before `server()` and again.
         """
-        self._asked_to_end = True
         loop = self._loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(self._end.set)
+        if loop is None:
+            self._shutdown_event.set()  # nobody waits for it yet
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(self._shutdown_event.set)
 
     async def _serve(self) -> None:
         settings = self.settings
@@ -123,15 +125,19 @@ class MPREGServer:
                 for name in self._commands:
                     self._offer(name)
             self._started.set()
-            if not self._asked_to_end:
-                await _first(self._end.wait(), node.ended.wait(), _refusal(node))
+            end = self._shutdown_event.wait()
+            await _first(end, node.ended.wait(), _refusal(node))
             if node.refused:
                 raise MpregError(
                     f"server {self.name} cannot join: {node.refused}. "
                     "Give each server a name= of its own"
                 )
         finally:
-            await node.stop()
+            try:
+                await node.stop(free_port=True)
+            except asyncio.CancelledError:
+                node.drop()
+                raise
 
     def _offer(self, name: str) -> None:
         if self._node is None or self._node.ended.is_set():

@@ -272,29 +272,58 @@ class Node:
             else (self._listener.url)
         )
 
-    async def stop(self, drain_s: float | None = None) -> None:
-        """Drain, say goodbye, end workers and links."""
+    async def stop(
+        self, drain_s: float | None = None, *, free_port: bool = False
+    ) -> None:
+        """Drain, say goodbye, end workers and links.
+
+        free_port: stop listening first, so that another process or node may take
+            the port during the drain; open links go on.
+        """
         if self._stopping:
             await self.ended.wait()
             return
         self._stopping = True
         drain_s = self.settings.drain_s if drain_s is None else drain_s
         listener = self._listener
+        if listener is not None and free_port:
+            listener.stop_accepting()
         if listener is not None and hasattr(self, "gossiping"):
             listener.draining = True
             self.calls.admission.draining = True
             self.gossiping.leave(drain_s, "stopped")
             await self._drain(drain_s)
-            self.gossiping.stop()
-            self.calls.stop()
-            self.pictures.stop()
-            self.running.stop()
+            self._stop_parts()
             await self.workers.stop()
             self.vitals.stop()
             self.links.wall.stop()
             await self.peers.close()
         if listener is not None:
             await listener.close()
+        self._end()
+
+    def drop(self) -> None:
+        """End at once what `stop` has not ended: calls, workers, links, the port.
+
+        For a `stop` that was cancelled. Others see this node die.
+        """
+        self._stopping = True
+        if self._listener is not None:
+            if hasattr(self, "gossiping"):
+                self._stop_parts()
+                self.workers.kill()
+                self.links.wall.stop()
+                self.peers.drop()
+            self._listener.drop()
+        self._end()
+
+    def _stop_parts(self) -> None:
+        self.gossiping.stop()
+        self.calls.stop()
+        self.pictures.stop()
+        self.running.stop()
+
+    def _end(self) -> None:
         for task in self._tasks:
             task.cancel()
         if self._own_scratch:
@@ -314,9 +343,12 @@ class Node:
             asyncio.ensure_future(all_done()),
             asyncio.ensure_future(self._hurry.wait()),
         ]
-        await asyncio.wait(waits, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
-        for task in waits:
-            task.cancel()
+        first = asyncio.FIRST_COMPLETED
+        try:
+            await asyncio.wait(waits, timeout=drain_s, return_when=first)
+        finally:
+            for task in waits:
+                task.cancel()
 
     def hurry(self) -> None:
         """End a drain that is under way."""

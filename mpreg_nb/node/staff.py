@@ -122,6 +122,12 @@ class Staff:
         pause_s = RESTART_S[min(self._failed_starts, len(RESTART_S) - 1)]
         asyncio.get_running_loop().call_later(pause_s, self._start_one)
 
+    def kill(self) -> None:
+        """Kill all workers and start no other."""
+        self._stopping = True
+        for link in (*self.links, *self._leaving):
+            link.process.kill(signal.SIGKILL)
+
     async def stop(self, timeout_s: float) -> None:
         """End all workers; kills what is left after the timeout."""
         self._stopping = True

@@ -123,6 +123,10 @@ class Workers:
             self._end(item, crashed, ())
         await stopping
 
+    def kill(self) -> None:
+        """End all processes at once; what they run gets no outcome."""
+        self._staff.kill()
+
     @property
     def links(self) -> tuple[WorkerLink, ...]:
         """The workers of this moment, lent ones included."""

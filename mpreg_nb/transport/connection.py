@@ -7,6 +7,8 @@ makes a task, a timer or a log line per message.
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +29,9 @@ from mpreg_nb.transport.streams import TooLarge
 from mpreg_nb.transport.terms import Terms
 from mpreg_nb.wire.codec import Abort, Buffer, Parts, encode
 from mpreg_nb.wire.messages import Notice
+
+_RESET = struct.pack("ii", 1, 0)
+"""Value of SO_LINGER: end the link with a reset, without TIME_WAIT."""
 
 STRIKES = 10
 """Messages that make no sense before a peer is cut off with code 1008."""
@@ -87,6 +92,9 @@ class Connection(asyncio.BufferedProtocol):
         self._reason = ""  # why this side ended the link, if it did
         self._end_timer: asyncio.TimerHandle | None = None
         self._bytes_in = self._strikes = 0
+        # WebSocket has the accepting side close TCP first, which would occupy its
+        # port for another minute (TIME_WAIT). Between our own ends the other does.
+        self._leaves_first_close = not peer.dialled and peer.lane != "json"
         self._pulse = self.pulse(terms.patience.ping_s, self.give_up)
         if peer.lane == "json":
             self._reader.pass_all()
@@ -150,7 +158,7 @@ class Connection(asyncio.BufferedProtocol):
         self._reason = reason
         self._open = False
         self._outflow.stop()
-        self._transport.abort()
+        self._abort()
 
     def pulse(self, ping_s: float, on_silent: Callable[[str], None]) -> Pulse:
         """Return a pulse of this link to `start`; its maker stops it in `on_lost`."""
@@ -311,6 +319,8 @@ class Connection(asyncio.BufferedProtocol):
         self._write_protocol()
         if self._open and self._protocol.state is not OPEN:
             self._end()
+        if self.peer.dialled and self._protocol.close_rcvd is not None:
+            self._transport.close()
 
     def _heed_frame(self, frame: Frame) -> None:
         if frame.opcode not in DATA_OPCODES:
@@ -328,7 +338,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _write_protocol(self) -> None:
         for data in self._protocol.data_to_send():
-            self._outflow.write(data)
+            if data or not self._leaves_first_close:
+                self._outflow.write(data)
 
     def _end(self) -> None:
         self._open = False
@@ -336,7 +347,19 @@ class Connection(asyncio.BufferedProtocol):
         self._reader.pass_all()
         self._write_protocol()
         self._pulse.stop()
-        self._end_timer = self._loop.call_later(self._close_s, self._transport.abort)
+        self._end_timer = self._loop.call_later(self._close_s, self._abort)
+
+    def _abort(self) -> None:
+        """End the link without the other side.
+
+        Without SO_LINGER an accepted link would occupy the port of its node for
+        another minute, in the state TIME_WAIT of TCP.
+        """
+        if self._leaves_first_close and not self._transport.is_closing():
+            self._transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, _RESET
+            )
+        self._transport.abort()
 
     def _cut_off(self, detail: str) -> None:
         self.close(1013, f"too slow a reader: {detail}")

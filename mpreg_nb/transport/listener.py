@@ -159,6 +159,12 @@ class Listener:
         for server in self._servers:
             await server.wait_closed()
 
+    def drop(self) -> None:
+        """Take no new links and end the open ones at once, without a goodbye."""
+        self.stop_accepting()
+        for link in list(self._links):
+            link.give_up("this node ended")
+
     # ----------------------------------------------- what arrivals report
 
     def came(self, arrival: Arrival) -> None:

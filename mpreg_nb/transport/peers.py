@@ -205,6 +205,13 @@ class Peers:
         for connection in links:
             await connection.wait_closed()
 
+    def drop(self) -> None:
+        """End all dials and links at once, without a goodbye."""
+        for attempt in self._attempts.values():
+            attempt.task.cancel()
+        for connection in self.links():
+            connection.give_up("this node ended")
+
     # ---------------------------------------------------------------- dials
 
     def _attempt(self, node: str, urls: Sequence[str], lane: Lane) -> _Attempt:

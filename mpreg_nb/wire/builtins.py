@@ -14,9 +14,9 @@ def echo(value: Any, /) -> Any:
     return value
 
 
-def echos(*values: Any) -> tuple[Any, ...]:
-    """Return all `values`, as a tuple."""
-    return values
+def echos(*values: Any) -> list[Any]:
+    """Return all `values`, as a list."""
+    return list(values)
 
 
 BUILTINS: dict[str, Callable[..., Any]] = {"echo": echo, "echos": echos}

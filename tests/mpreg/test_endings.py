@@ -130,3 +130,83 @@ async def test_a_client_finds_another_server_when_its_own_leaves() -> None:
         await task
 
         assert await client.call("where") == "staying"
+
+
+async def test_a_port_is_free_again_the_moment_that_its_server_has_ended() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        staying = MPREGServer()
+        await stack.enter_async_context(serving(staying))
+        server = MPREGServer(MPREGSettings(connect=staying.url))
+        task = asyncio.ensure_future(server.server())
+        url = await server.started()
+        async with MPREGClientAPI(url) as client:
+            await until_known(client, (), nodes=2)
+
+            server.shutdown()
+            await task
+
+        assert_free(url)
+
+
+async def test_servers_that_are_cancelled_twice_leave_their_ports_free() -> None:
+    first = MPREGServer(MPREGSettings(gossip_interval=5.0))
+    tasks = [asyncio.ensure_future(first.server())]
+    urls = [await first.started()]
+    for _ in range(2):
+        other = MPREGServer(MPREGSettings(gossip_interval=5.0, connect=urls[0]))
+        tasks.append(asyncio.ensure_future(other.server()))
+        urls.append(await other.started())
+    async with MPREGClientAPI(urls[0]) as client:
+        await until_known(client, (), nodes=3)
+
+        for task in tasks:
+            task.cancel()
+        await asyncio.sleep(0)  # the servers begin to leave
+        for task in tasks:
+            task.cancel()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+    for url in urls:
+        assert_free(url)
+
+
+async def test_another_server_takes_the_port_while_calls_of_the_first_end() -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow() -> str:
+        begun.set()
+        await go_on.wait()
+        return "whole"
+
+    async with served({"slow": slow}) as (server, client):
+        call = asyncio.ensure_future(client.call("slow"))
+        await begun.wait()
+        server._shutdown_event.set()  # as MPREG's own programs do
+        port = int(server.url.rpartition(":")[2])
+
+        async with asyncio.timeout(5):
+            while not is_free(port):
+                await asyncio.sleep(0)
+        async with served({}, port=port) as (_, second):
+            assert await second.call("echos", 1, "a") == [1, "a"]
+            assert not call.done()
+            go_on.set()
+
+            assert await call == "whole"
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+            probe.listen()
+        except OSError:
+            return False
+    return True
+
+
+def assert_free(url: str) -> None:
+    with socket.socket() as probe:  # without SO_REUSEADDR, as strict programs look
+        probe.bind(("127.0.0.1", int(url.rpartition(":")[2])))
