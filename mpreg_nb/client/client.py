@@ -319,6 +319,11 @@ class Client:
     def _known_urls(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.mirror.urls, *self.urls)))
 
+    def reach_also(self, urls: Sequence[str]) -> None:
+        """Look for the cluster at these URLs too, at once if there is no link."""
+        self.urls = tuple(dict.fromkeys((*urls, *self.urls)))
+        self.links.look_again()
+
     @property
     def entry_node(self) -> str:
         """Name of the node that this client entered by."""

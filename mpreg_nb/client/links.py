@@ -200,16 +200,25 @@ class Links:
             if self._links and not self._closed:
                 self._make_entry(next(iter(self._links.values())))
         self._on_lost(link, reason)
-        if self.entry is None and not self._closed and self._reconnect is None:
-            self._reconnect = asyncio.ensure_future(self._look_again())
+        if self._reconnect is None:
+            self.look_again()
 
-    async def _look_again(self) -> None:
+    def look_again(self) -> None:
+        """Dial all URLs that are known by now, if there is no entry."""
+        if self.entry is not None or self._closed:
+            return
+        if self._reconnect is not None:
+            self._reconnect.cancel()
+        self._reconnect = asyncio.ensure_future(self._look())
+
+    async def _look(self) -> None:
         try:
             await self.open(self._known_urls())
         except (NodeLost, NotTrusted) as error:
             self._on_cut_off(str(error))
         finally:
-            self._reconnect = None
+            if self._reconnect is asyncio.current_task():
+                self._reconnect = None
 
     def _make_entry(self, link: Connection) -> None:
         self.entry = link

@@ -87,6 +87,21 @@ class Registrations:
         await self._send(_replace(known.request, id=self._client.new_id()), known.parts)
         return True
 
+    async def restore(self, *, without: frozenset[str]) -> None:
+        """Register again the functions of which the cluster has lost the code.
+
+        without: nodes that were started again; what they held is gone.
+        """
+        snapshot = await self._client.snapshot()
+        held = {
+            offer.function
+            for owner, offer in snapshot.offers
+            if owner not in without and offer.placed
+        }
+        for name, shipment in tuple(self._newest.items()):
+            if name not in held:
+                await self.renew(shipment.request.version)
+
     def newest(self, function: str, options: CallOptions) -> CallOptions:
         """Name the version for a call by name, where it was registered from here.
 

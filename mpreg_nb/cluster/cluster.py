@@ -118,13 +118,25 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             StartFailed: a node did not come up; those before it stay.
         """
         nodes = self._own_nodes("start nodes")
-        change = difference(read_spec(wanted), nodes.specs, dead=nodes.dead)
-        if change.nothing:
-            return False
-        nodes.stop([spec.name for spec in change.restart])
-        nodes.start((*change.restart, *change.start), timeout)
-        self.wait_for(*(spec.name for spec in (*change.restart, *change.start)))
+        specs = read_spec(wanted)
+        with nodes.changing:
+            nodes.end_silent()
+            change = difference(specs, nodes.specs, dead=nodes.dead)
+            if change.nothing:
+                return False
+            nodes.stop([spec.name for spec in change.restart])
+            started = (*change.restart, *change.start)
+            nodes.start(started, timeout)
+            urls = {spec.name: nodes.urls[spec.name] for spec in started}
+        self._thread.run(self._take_in(urls))
         return True
+
+    async def _take_in(self, urls: dict[str, str]) -> None:
+        """Return when the client sees the nodes at `urls`, and functions are back."""
+        self.client.reach_also(tuple(urls.values()))
+        states = dict.fromkeys(urls, "alive")
+        await seen(self.client, states, SEEN_TIMEOUT_S, urls=urls)
+        await self.client.registrations.restore(without=frozenset(urls))
 
     def add(
         self, name: str, resources: str | Iterable[str] = (), *, timeout: float = 20.0
@@ -143,7 +155,8 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
                 f"this process started no node named {unknown[0]!r}; it started: "
                 f"{', '.join(sorted(known))}"
             )
-        nodes.stop(names)
+        with nodes.changing:
+            nodes.stop(names)
         self.refresh()
 
     def wait_for(

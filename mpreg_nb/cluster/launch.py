@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mpreg_nb
+from mpreg_nb.node.threads import share_cores
 
 TOKEN_VARIABLE = "MPREG_NB_TOKEN"  # noqa: S105 - its name, not a token
 
@@ -25,6 +26,17 @@ class Launched:
     output: int  # what it prints
     lifeline: int  # never written to; -1 for a child that outlives us
     log_start_bytes: int  # where in the log file its lines begin
+
+
+def fill_standard_files() -> None:
+    """Open the null device in the place of standard files that are closed.
+
+    Else a socket or pipe of ours would become standard input, output or error:
+    what is printed would go to a node, and a child could not inherit it.
+    """
+    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(opened, True)
+    os.close(opened)
 
 
 def node_command() -> list[str]:
@@ -52,12 +64,14 @@ def node_command() -> list[str]:
     return [sys.executable, *flags, "-m", "mpreg_nb.node"]
 
 
-def node_environment(token: str = "") -> dict[str, str]:
+def node_environment(token: str = "", workers: int = 0) -> dict[str, str]:
     """Return the variables of a node that this process starts.
 
     The node imports what this process can import: folders that were added to
     `sys.path`, a source checkout among them, go first. The current folder is left
     out, since notebooks are named freely and modules beside them travel by value.
+
+    workers: of all nodes that share the cores of this machine, where that is known.
     """
     environment = dict(os.environ)
     if sys.flags.ignore_environment:
@@ -68,6 +82,8 @@ def node_environment(token: str = "") -> dict[str, str]:
     if environment.get("MPLBACKEND", "").startswith("module://"):
         # A backend that draws into the notebook has nothing to draw into there.
         environment["MPLBACKEND"] = "agg"
+    if workers:
+        share_cores(environment, workers)
     if token:
         environment[TOKEN_VARIABLE] = token
     return environment
@@ -130,7 +146,10 @@ def _open_log(log: Path) -> tuple[int, int]:
 
 def _import_path() -> list[str]:
     usual = {os.path.realpath(path) for path in _usual_path()}
-    here = os.path.realpath(os.curdir)
+    try:
+        here = os.path.realpath(os.getcwd())
+    except OSError:  # the folder of this process was removed: nothing to leave out
+        here = ""
     added = [
         path
         for path in sys.path

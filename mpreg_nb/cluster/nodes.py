@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from mpreg_nb.cluster.entry import Entry, RecordedNode
+from mpreg_nb.cluster.health import silent
+from mpreg_nb.cluster.identity import is_alive
 from mpreg_nb.cluster.ledger import Ledger
 from mpreg_nb.cluster.pausing import Pause
 from mpreg_nb.cluster.process import NodeProcess, end_now, wait_all_ready
@@ -16,6 +18,9 @@ from mpreg_nb.cluster.spec import NodeSpec
 from mpreg_nb.node.options import Options
 from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.token import Token
+
+SILENT_S = 5.0
+"""A node that runs answers within milliseconds; on a machine that swaps, later."""
 
 DRAIN_S = 10.0
 """How long a node that is asked to leave may finish what it runs."""
@@ -41,6 +46,9 @@ class LocalNodes:
         self._processes: dict[str, NodeProcess] = {}
         self._pauses: dict[str, Pause] = {}
         self._pausing = threading.Lock()  # of `_pauses`
+        self.changing = threading.RLock()
+        """Held by whoever looks which nodes there are, then starts or ends some."""
+
         self._resources: dict[str, frozenset[str]] = {}
         self._urls: dict[str, str] = {}
         self._entry: Entry = self._ledger.claim(
@@ -70,8 +78,18 @@ class LocalNodes:
         return frozenset(
             name
             for name, process in self._processes.items()
-            if process.poll() is not None
+            if process.poll() is not None or not is_alive(process.stamp)
         )
+
+    def end_silent(self, timeout_s: float = SILENT_S) -> None:
+        """Kill the nodes that do not answer in time; `dead` names them then.
+
+        Those that a drill has paused are left alone. One that was killed a moment
+        ago may still look alive to the system, but does not answer any more.
+        """
+        asked = {n: url for n, url in self.urls.items() if n not in self.paused}
+        processes = [self._processes[name] for name in silent(asked, timeout_s)]
+        end_now(processes)
 
     @property
     def urls(self) -> dict[str, str]:
@@ -96,12 +114,13 @@ class LocalNodes:
         if not specs:
             return
         join = tuple(self.urls.values())
+        workers = self._workers * (len(join) + len(specs))
         sockets = [_listening() for _ in specs]
         processes: list[NodeProcess] = []
         try:
             for spec, listening in zip(specs, sockets, strict=True):
                 url = f"ws://127.0.0.1:{listening.getsockname()[1]}"
-                processes.append(self._spawn(spec, listening, join))
+                processes.append(self._spawn(spec, listening, join, workers))
                 join = join or (url,)
         except BaseException:
             end_now(processes)
@@ -117,7 +136,11 @@ class LocalNodes:
         self._record()
 
     def _spawn(
-        self, spec: NodeSpec, listening: socket.socket, join: tuple[str, ...]
+        self,
+        spec: NodeSpec,
+        listening: socket.socket,
+        join: tuple[str, ...],
+        workers: int,  # of all nodes of this cluster
     ) -> NodeProcess:
         log = self._ledger.log_path(self.name, spec.name)
         settings = NodeSettings(
@@ -135,6 +158,7 @@ class LocalNodes:
             token=self._token.reveal(),
             keep=self.keep,
             listening=listening,
+            workers=workers,
         )
 
     def kill(self, name: str) -> None:

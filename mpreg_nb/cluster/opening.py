@@ -1,7 +1,8 @@
 """Open a client, and wait until it sees what it should."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.transport.token import Token
@@ -22,8 +23,17 @@ async def open_client(urls: Sequence[str], token: Token, direct: bool) -> Client
 STATES = ("alive", "suspect", "dead", "left")
 
 
-async def seen(client: Client, wanted: dict[str, str], timeout_s: float) -> None:
+async def seen(
+    client: Client,
+    wanted: dict[str, str],
+    timeout_s: float,
+    *,
+    urls: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """Return when the client sees every node of `wanted` in its state.
+
+    urls: where some of them are. What the client knows of a node of the same name
+        that ran elsewhere before does not count.
 
     Raises:
         ValueError: there is no such state.
@@ -40,7 +50,9 @@ async def seen(client: Client, wanted: dict[str, str], timeout_s: float) -> None
     def look(snapshot: Snapshot) -> None:
         states.clear()
         for picture in snapshot.nodes:
-            states[picture.record.name] = picture.record.state.name.lower()
+            record = picture.record
+            if urls.get(record.name, "") in ("", *record.urls):
+                states[record.name] = record.state.name.lower()
         if all(states.get(node) == state for node, state in wanted.items()):
             reached.set()
 

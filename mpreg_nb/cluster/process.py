@@ -79,6 +79,7 @@ class NodeProcess:
         token: str = "",
         keep: bool = False,
         listening: socket.socket | None = None,
+        workers: int = 0,
         command: Sequence[str] = (),
     ) -> Self:
         """Start a node and return at once; `wait_ready` tells whether it came up.
@@ -88,6 +89,8 @@ class NodeProcess:
         keep: the node outlives this process.
         listening: the node accepts on this socket, of which it gets a copy, so that
             its URL is known before it runs.
+        workers: of all nodes that share the cores of this machine; 0 counts only its
+            own.
         command: replaces the interpreter and module in tests.
 
         Raises StartFailed when the system refuses to start a process.
@@ -104,7 +107,7 @@ class NodeProcess:
             child = launch(
                 [*(command or node_command()), *arguments_of(bound)],
                 log=log,
-                environment=node_environment(token),
+                environment=node_environment(token, workers),
                 keep=keep,
                 inherited=inherited,
             )

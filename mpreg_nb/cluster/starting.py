@@ -1,12 +1,14 @@
 """`up`, `connect`, `adopt`, `down`, `ps`: how a cluster comes and goes."""
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 from mpreg_nb.cluster import current
 from mpreg_nb.cluster.adopted import AdoptedCluster
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.cluster.launch import fill_standard_files
 from mpreg_nb.cluster.ledger import Ledger
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.spec import Wanted, read_spec
@@ -16,6 +18,18 @@ from mpreg_nb.wire.boundary import public
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_starting = threading.RLock()
+
+
+def _start_anew() -> None:
+    """Replace the lock in a forked child: who held it is not there."""
+    global _starting
+    _starting = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_start_anew)
 
 
 @public
@@ -44,42 +58,44 @@ def up(
     Raises:
         StartFailed: a node did not come up; its last log lines are in the message.
     """
+    fill_standard_files()
     specs = read_spec(nodes)
     workers = CONFIG.workers if workers is None else workers
     slots = CONFIG.slots if slots is None else slots
     timeout = CONFIG.start_timeout_s if timeout is None else timeout
     _check_count("workers", workers, 0)
     _check_count("slots", slots, 1)
-    running = [c for c in current.all_clusters() if c.started_here]
-    if fresh:
-        for cluster in running:
+    with _starting:  # of several threads one starts the cluster, the others find it
+        running = [c for c in current.all_clusters() if c.started_here]
+        if fresh:
+            for cluster in running:
+                cluster.down()
+        elif running:
+            cluster = running[-1]
+            cluster.grow(specs, timeout)
+            current.enter(cluster)
+            return cluster
+        secret = load_token(token)
+        local = LocalNodes(
+            secret,
+            name=name,
+            keep=CONFIG.keep if keep is None else keep,
+            notebook=os.environ.get("JPY_SESSION_NAME", ""),
+            workers=workers,
+            slots=slots,
+        )
+        try:
+            local.start(specs, timeout)
+            cluster = Cluster(tuple(local.urls.values()), secret, nodes=local)
+        except BaseException:
+            local.close()
+            raise
+        try:
+            cluster.wait_for(*(spec.name for spec in specs))
+        except BaseException:
             cluster.down()
-    elif running:
-        cluster = running[-1]
-        cluster.grow(specs, timeout)
-        current.enter(cluster)
-        return cluster
-    secret = load_token(token)
-    local = LocalNodes(
-        secret,
-        name=name,
-        keep=CONFIG.keep if keep is None else keep,
-        notebook=os.environ.get("JPY_SESSION_NAME", ""),
-        workers=workers,
-        slots=slots,
-    )
-    try:
-        local.start(specs, timeout)
-        cluster = Cluster(tuple(local.urls.values()), secret, nodes=local)
-    except BaseException:
-        local.close()
-        raise
-    try:
-        cluster.wait_for(*(spec.name for spec in specs))
-    except BaseException:
-        cluster.down()
-        raise
-    return _compared(cluster)
+            raise
+        return _compared(cluster)
 
 
 @public
@@ -98,6 +114,7 @@ def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluste
         raise TypeError("connect needs the URL of a node: mp.connect('ws://HOST:PORT')")
     for url in urls:
         check_url(url)
+    fill_standard_files()
     cluster = Cluster(urls, load_token(token), direct=direct)
     return _compared(cluster)
 

@@ -124,6 +124,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     """Run a node until it has stopped; return the exit code."""
+    fill_standard_files()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("mpreg_nb").setLevel(logging.INFO)
     try:

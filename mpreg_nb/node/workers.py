@@ -20,6 +20,7 @@ from mpreg_nb.errors import Executed
 from mpreg_nb.node.endings import Crashed, Deaths, cancelled, overloaded
 from mpreg_nb.node.expected import Expected
 from mpreg_nb.node.staff import Staff
+from mpreg_nb.node.threads import share_cores
 from mpreg_nb.node.worker_link import Answer, WorkerLink, was_dropped
 from mpreg_nb.node.worker_process import End
 from mpreg_nb.wire.frames import Received
@@ -95,6 +96,8 @@ class Workers:
         )
         self._on_output = on_output
         self._on_event = on_event
+        environment = dict(environment)
+        share_cores(environment, count)
         self._staff = Staff(self, count, environment, on_event, self._give_up)
         self._codes: dict[str, tuple[Code, Parts]] = {}
         self._expected = Expected()
