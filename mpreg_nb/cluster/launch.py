@@ -28,17 +28,6 @@ class Launched:
     log_start_bytes: int  # where in the log file its lines begin
 
 
-def fill_standard_files() -> None:
-    """Open the null device in the place of standard files that are closed.
-
-    Else a socket or pipe of ours would become standard input, output or error:
-    what is printed would go to a node, and a child could not inherit it.
-    """
-    while (opened := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(opened, True)
-    os.close(opened)
-
-
 def node_command() -> list[str]:
     """Return the words that start a node with the interpreter that runs this.
 

@@ -8,11 +8,11 @@ from mpreg_nb.cluster import current
 from mpreg_nb.cluster.adopted import AdoptedCluster
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.config import CONFIG
-from mpreg_nb.cluster.launch import fill_standard_files
 from mpreg_nb.cluster.ledger import Ledger
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.spec import Wanted, read_spec
 from mpreg_nb.names import check_url
+from mpreg_nb.node.standard_files import fill_standard_files
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.wire.boundary import public
 

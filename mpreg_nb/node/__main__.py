@@ -15,6 +15,7 @@ from mpreg_nb.errors import MpregError
 from mpreg_nb.node.lifeline import Lifeline
 from mpreg_nb.node.node import Node
 from mpreg_nb.node.options import Options, read_options
+from mpreg_nb.node.standard_files import have_standard_files
 from mpreg_nb.node.tls import read_tls
 from mpreg_nb.transport.token import load_token, read_token
 
@@ -124,7 +125,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: Options) -> int:
     """Run a node until it has stopped; return the exit code."""
-    fill_standard_files()
+    have_standard_files()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("mpreg_nb").setLevel(logging.INFO)
     try:
