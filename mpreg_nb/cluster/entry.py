@@ -53,6 +53,11 @@ def is_here(entry: Entry) -> bool:
     return entry.host == platform.node()
 
 
+def owned(entry: Entry) -> bool:
+    """Return whether the process that started the cluster still runs; if it is here."""
+    return is_alive(entry.owner)
+
+
 def stale(entry: Entry) -> bool:
     """Return whether `entry` has outlived its cluster.
 

@@ -8,6 +8,7 @@ has ended, so that whatever happens in between, `mp.ps()` can list its nodes and
 import logging
 import os
 import platform
+import shlex
 import shutil
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from mpreg_nb.cluster.entry import (
     Entry,
     LedgerRow,
     is_here,
+    owned,
     read_entry,
     rows_of,
     stale,
@@ -35,6 +37,7 @@ from mpreg_nb.cluster.private import (
     private_folder,
     write_private,
 )
+from mpreg_nb.cures import cure
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.names import check_name, nearest
 
@@ -187,15 +190,41 @@ class Ledger:
         """Return every node of this user, oldest cluster first."""
         return tuple(row for entry in self.entries() for row in rows_of(entry))
 
+    def abandoned(self) -> Entry:
+        """Return the only cluster that may be ended without its name.
+
+        That is the only kept one whose owner has ended. Raises NoCluster, which
+        says whose the others are, when there is none or several.
+        """
+        entries = self.entries()
+        ownerless = [e for e in entries if e.keep and is_here(e) and not owned(e)]
+        if len(ownerless) == 1:
+            return ownerless[0]
+        if not entries:
+            raise NoCluster("You have no cluster that runs.")
+        listed = "; ".join(f"{e.cluster} ({_owner(e)})" for e in entries)
+        first = (ownerless or entries)[0].cluster
+        by_name = cure(
+            magic=f"mp.down({first!r})",
+            python=f"mp.down({first!r})",
+            command=f"mpreg-nb down {shlex.quote(first)}",
+        )
+        raise NoCluster(
+            "without a name only a kept cluster whose owner has ended is ended, and "
+            f"{'several are such' if ownerless else 'none is such'}. "
+            f"Your clusters: {listed}. End one by its name: {by_name}"
+        )
+
     def end(self, name: str | None = None, *, drain: float = 10.0) -> tuple[str, ...]:
-        """End the cluster of this name, or the only one; return its live nodes.
+        """End the cluster of this name, else `abandoned`; return its live nodes.
 
         Each node gets `drain` seconds to finish what it runs, then it and its
         workers are killed. Blocks until they are gone.
 
-        Raises NoCluster as `find` does, or when it runs on another machine.
+        Raises NoCluster as `find` and `abandoned` do, or when it runs on another
+        machine.
         """
-        entry = self.find(name)
+        entry = self.abandoned() if name is None else self.find(name)
         if not is_here(entry):
             raise NoCluster(
                 f"cluster {entry.cluster!r} runs on {entry.host}. End it there: "
@@ -295,6 +324,14 @@ def _usable(folders: Sequence[Path]) -> Path:
         f"there is no place to note what is started: {'; '.join(reasons)}. "
         "Set XDG_STATE_HOME to a folder of yours"
     )
+
+
+def _owner(entry: Entry) -> str:
+    if not is_here(entry):
+        return f"on {entry.host}"
+    if owned(entry):
+        return f"in use by {entry.notebook or 'another program that runs'}"
+    return "its owner has ended"
 
 
 def _listed(kind: str, names: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Which nodes a user asks for, and what has to be done so that they run."""
 
 import operator
+import shlex
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import SupportsIndex, TypeAlias
@@ -12,7 +13,7 @@ MOST_NODES = 256
 
 ACCEPTED = (
     'up takes a number of nodes (3), a dict {"gpu-1": {"gpu", "ml-models"}}, '
-    'or a list of nodes ["gpu-1:gpu,ml-models", "cpu-1"]'
+    'or words: "gpu-1:gpu,ml-models cpu-1"'
 )
 
 
@@ -50,21 +51,24 @@ def read_spec(wanted: Wanted) -> tuple[NodeSpec, ...]:
     """Return the nodes that `wanted` names, in its order; sets are sorted.
 
     A number n means n1 … nn without resources. A dict maps a node's name to its
-    resources: several, or one as a plain string. A list holds words as
-    `%mpreg up` takes them, `NAME` or `NAME:RESOURCE,RESOURCE`, or NodeSpecs.
+    resources: several, or one as a plain string. A string holds words as
+    `%mpreg up` takes them, `NAME` or `NAME:RESOURCE,RESOURCE`; a list holds such
+    words or NodeSpecs.
 
     Raises:
         TypeError: `wanted`, or a part of it, is none of these.
         ValueError: no node or too many, a name given twice or against the rule.
 
-    >>> [str(node) for node in read_spec(["gpu-1:gpu,ml-models", "cpu-1"])]
+    >>> [str(node) for node in read_spec("gpu-1:gpu,ml-models cpu-1")]
     ['gpu-1:gpu,ml-models', 'cpu-1']
     """
     match wanted:
         case bool() | bytes() | bytearray():
             raise _not_accepted(wanted)
-        case str() | NodeSpec():
-            nodes = [_read_one(wanted)]
+        case str():
+            nodes = [_read_one(word) for word in _words(wanted)]
+        case NodeSpec():
+            nodes = [wanted]
         case Mapping():
             nodes = [_read_pair(name, held) for name, held in wanted.items()]
         case Iterable():
@@ -76,6 +80,14 @@ def read_spec(wanted: Wanted) -> tuple[NodeSpec, ...]:
         case _:
             raise _not_accepted(wanted)
     return _checked(nodes)
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of `text`; quotes hold those together that have spaces."""
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} names no nodes: {error}") from None
 
 
 def _numbered(count: int) -> tuple[NodeSpec, ...]:

@@ -141,9 +141,13 @@ def adopt(name: str | None = None) -> Cluster:
 
 @public
 def down(name: str | None = None) -> tuple[str, ...]:
-    """End the current cluster, or the one of this user that has `name`.
+    """End the cluster of this process, or the one of this user that has `name`.
 
-    Returns the names of the nodes that ended.
+    Without a name, where this process has none: the user's only kept one whose owner
+    has ended. Returns the names of the nodes that ended.
+
+    Raises:
+        NoCluster: there is none; of those of other programs it says whose they are.
     """
     held = current.all_clusters()
     if name is None and held:

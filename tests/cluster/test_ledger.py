@@ -290,6 +290,26 @@ def test_no_cluster_and_several_are_told_apart(ledger: Ledger) -> None:
         ledger.find("one", only_kept=True)
 
 
+def test_without_a_name_only_a_kept_cluster_whose_owner_is_gone_is_ended(
+    ledger: Ledger,
+) -> None:
+    with pytest.raises(NoCluster, match=r"You have no cluster that runs"):
+        ledger.end()
+    ledger.claim(ID, name="busy", keep=True, notebook="/home/me/a.ipynb")
+    with pytest.raises(NoCluster) as refused:
+        ledger.end()
+    with subprocess.Popen(SLEEP, start_new_session=True) as process:
+        kept = ledger.claim(OTHER_ID, name="left", keep=True)
+        ledger.record(abandoned(kept, node("n1", stamp(process.pid))))
+
+        ended = ledger.end()
+
+    assert ended == ("n1",)
+    assert [entry.cluster for entry in ledger.entries()] == ["busy"]
+    assert "busy (in use by /home/me/a.ipynb)" in str(refused.value)
+    assert "mp.down('busy')" in str(refused.value)
+
+
 def test_ending_a_cluster_ends_its_nodes_and_no_other_process(
     ledger: Ledger, sleeper: subprocess.Popen[bytes]
 ) -> None:
@@ -332,7 +352,7 @@ def test_a_node_that_does_not_listen_is_killed_with_its_session(
         entry = abandoned(ledger.claim(ID, name="mine"), node("n1", stamp(deaf.pid)))
         ledger.record(entry)
 
-        ended = ledger.end(drain=0.1)
+        ended = ledger.end("mine", drain=0.1)
 
         assert ended == ("n1",)
         assert deaf.wait() == -9
