@@ -245,6 +245,10 @@ class RemoteError(MpregError):
         return str(self.args[0]) if self.args else ""
 
 
+LONGEST_LINE = 300
+"""Characters of one error where all of a run are listed; `run[step]` has the whole."""
+
+
 class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
     """Some steps of a run failed; one entry per failed step.
 
@@ -276,8 +280,7 @@ class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
         run: object = None,
     ) -> "WorkflowFailed":
         """Say what became of each step; `errors` maps failed steps to errors."""
-        calls = {step: getattr(error, "where", "") for step, error in errors.items()}
-        named = (f"{step} ({call})" if call else step for step, call in calls.items())
+        named = (f"{step} ({_in_a_line(error)})" for step, error in errors.items())
         parts = [f"failed: {', '.join(named)}"]
         if skipped:
             parts.append(f"skipped: {', '.join(skipped)}")
@@ -310,6 +313,16 @@ class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
     def __reduce__(self) -> tuple[Any, ...]:
         state = {**self.__dict__, "run": None}  # a run is bound to its connection
         return _rebuild, (type(self), (self.message, list(self.exceptions)), state)
+
+
+def _in_a_line(error: Exception) -> str:
+    """Return in which call of a step an error came, its class and its first line."""
+    text = str(error).partition("\n")[0]
+    if len(text) > LONGEST_LINE:
+        text = text[: LONGEST_LINE - 1] + "…"
+    name = type(error).__name__
+    said = text if text.startswith(f"{name}: ") else f"{name}: {text}" if text else name
+    return ", ".join(filter(None, (getattr(error, "where", ""), said)))
 
 
 class NodesFailed(MpregError, ExceptionGroup[Exception]):

@@ -97,7 +97,7 @@ def test_failed_workflow_is_a_group_that_knows_its_steps() -> None:
     matching, rest = failed.split(ValueError)
 
     assert isinstance(failed, ExceptionGroup)
-    assert "failed: b; skipped: c; done: a" in str(failed)
+    assert "failed: b (ValueError: x); skipped: c; done: a" in str(failed)
     assert (again.done, again.failed, again.skipped) == (("a",), ("b",), ("c",))
     assert again.run is None
     assert isinstance(matching, errors.WorkflowFailed)

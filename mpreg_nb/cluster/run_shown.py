@@ -79,7 +79,8 @@ class ShownRun:
         """Return one row a step, as a pandas DataFrame.
 
         Columns: step, function, version, node, status, attempts, queued_ms,
-        run_ms, result_bytes.
+        run_ms, result_bytes, error (class and first line of why a step failed, of
+        what its fallback covered, or of what it is tried anew for).
         """
         from mpreg_nb.view.frames import run_frame
 

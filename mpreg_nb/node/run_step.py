@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.wire.codec import Buffer, Parts
-from mpreg_nb.wire.failures import failure_line
+from mpreg_nb.wire.failures import error_line, failure_line
 from mpreg_nb.wire.messages import Failed, Failure, Reply
 from mpreg_nb.wire.runs import Given, RunStart, SideCall, StepPlan, StepState
 from mpreg_nb.workflow.run_steps import FallbackCall, FallbackResult, RunStep, Undo
@@ -196,11 +196,19 @@ def state_of(row: StepRow) -> StepState:
         items=row.items,
         items_done=row.items_done,
         undo_error=_undo_error(row),
+        error=_error(row.failure),
     )
 
 
 def _ms(seconds: float | None) -> float | None:
     return None if seconds is None else seconds * 1e3
+
+
+def _error(failure: object) -> str:
+    if failure is None:
+        return ""
+    failed, _ = failed_of(failure, b"")
+    return error_line(failed.failure)
 
 
 def _undo_error(row: StepRow) -> str:

@@ -81,6 +81,7 @@ STEPS = {
     "queued_ms": MEASURE,
     "run_ms": MEASURE,
     "result_bytes": MAYBE,
+    "error": TEXT,
 }
 PLAN = {
     "step": TEXT,

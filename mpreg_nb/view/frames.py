@@ -224,6 +224,7 @@ def run_frame(
                 step.queued_ms,
                 step.run_ms,
                 step.result_bytes,
+                step.error,
             )
             for step in steps
         ],

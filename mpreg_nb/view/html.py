@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mpreg_nb.view.drawing import Drawing
 from mpreg_nb.view.frames import served
 from mpreg_nb.view.plain import plain
-from mpreg_nb.view.steps import nodes, status
+from mpreg_nb.view.steps import explained, nodes
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.terminal import shown
 from mpreg_nb.view.text import MARKS
@@ -207,7 +207,7 @@ def _steps(steps: Sequence[StepState], diagram: Diagram) -> Table:
 
 def _status(step: StepState) -> Marked:
     return Marked(
-        MARKS.get(step.status, "○"), status(step), INKS.get(step.status, GREY)
+        MARKS.get(step.status, "○"), explained(step), INKS.get(step.status, GREY)
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from mpreg_nb.view import svg
 from mpreg_nb.view.bars import LOOKS, bars_of, not_begun
 from mpreg_nb.view.html import GREY, INKS, MOST_NODES_OF_STEP
-from mpreg_nb.view.steps import counts, details, nodes, states, status
+from mpreg_nb.view.steps import counts, details, explained, nodes, states
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.timeline import timeline
@@ -167,9 +167,6 @@ def _steps(report: Report) -> Iterator[str]:
     functions = {box.name: box.function for box in report.diagram.boxes}
     rows: list[list[Cell]] = []
     for step in report.steps:
-        word = status(step)
-        if step.cause:
-            word += f" (because of {step.cause})"
         times = (
             "" if ms is None else duration(ms) for ms in (step.queued_ms, step.run_ms)
         )
@@ -177,7 +174,9 @@ def _steps(report: Report) -> Iterator[str]:
             [
                 step.name,
                 functions.get(step.name, ""),
-                Marked(MARKS[step.status], word, INKS.get(step.status, GREY)),
+                Marked(
+                    MARKS[step.status], explained(step), INKS.get(step.status, GREY)
+                ),
                 nodes(step, MOST_NODES_OF_STEP),
                 step.version[:6],
                 str(step.attempts),

@@ -37,6 +37,21 @@ def status(step: StepState) -> str:
     return ", ".join(filter(None, (step.status, items(step), undone)))
 
 
+def explained(step: StepState) -> str:
+    """Return the status with its reason: "failed: ValueError: no".
+
+    >>> explained(StepState(name="fit", status="fallback", error="ValueError: no"))
+    'fallback after ValueError: no'
+    """
+    if step.error:
+        return (
+            status(step) + (": " if step.status == "failed" else " after ") + step.error
+        )
+    if step.status == "skipped" and step.cause:
+        return f"{status(step)} (because of {step.cause})"
+    return status(step)
+
+
 def items(step: StepState) -> str:
     """Return how far a map is: "7 of 12 done"; nothing for other steps.
 
@@ -66,6 +81,8 @@ def _detail(step: StepState, *, timed: bool) -> str:
     if step.undo_error:
         return "NOT undone"
     parts = [items(step)] if step.items_done < step.items else []
+    if step.error:  # first, since a box cuts what is too long for it
+        parts.append(step.error if step.status == "failed" else f"after {step.error}")
     if step.node:
         parts.append(f"on {nodes(step)}")
     if timed and step.run_ms is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 
 from mpreg_nb.errors import (
+    LONGEST_LINE,
     BadRequest,
     CallCancelled,
     CallTimeout,
@@ -159,3 +160,39 @@ def failure_line(failure: Failure) -> str:
         case "worker_crashed":
             return f"the worker process ended: {failure.cause}"
     return failure.message or failure.kind.replace("_", " ")
+
+
+_CLASSES: dict[str, type[Exception]] = {
+    "no_route": NoRoute,
+    "no_code": NoRoute,
+    "overloaded": Overloaded,
+    "deadline": CallTimeout,
+    "cancelled": CallCancelled,
+    "draining": NodeLost,
+    "node_lost": NodeLost,
+    "gone": NodeLost,
+    "worker_crashed": WorkerCrashed,
+    "too_large": PayloadTooLarge,
+    "not_picklable": NotPicklable,
+    "bad_request": BadRequest,
+}
+
+
+def error_line(failure: Failure) -> str:
+    """Return class and first line of an error, and in which call of a step it came.
+
+    >>> error_line(Failure(kind="application", message="ValueError: no\\nmore"))
+    'ValueError: no'
+    >>> error_line(Failure(kind="deadline", timeout_ms=500, where="item [3]"))
+    'CallTimeout: no result within 0.5 s (item [3])'
+    """
+    line = failure_line(failure).partition("\n")[0]
+    if failure.kind == "node_lost" and failure.node:
+        line = f"node {failure.node}: {line}"
+    if failure.kind == "no_route":
+        line = f"no live node holds {', '.join(failure.lines) or 'the function'}"
+    if failure.kind != "application":
+        line = f"{_CLASSES[failure.kind].__name__}: {line}"
+    if len(line) > LONGEST_LINE:
+        line = line[: LONGEST_LINE - 1] + "…"
+    return f"{line} ({failure.where})" if failure.where else line

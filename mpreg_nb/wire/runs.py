@@ -90,6 +90,7 @@ class StepState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     items: Count = 0  # of a map, once they are known
     items_done: Count = 0
     undo_error: str = ""  # why it could not be undone
+    error: str = ""  # class and first line of why it failed, or tried anew
 
 
 class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_state"):

@@ -236,12 +236,13 @@ class StepRow:
     items: int = 0  # of a map
     items_done: int = 0
     undo_failure: Any = None  # why what it did could not be taken back
+    failure: Any = None  # why it failed, or what its fallback covered
 
 
 def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
     """Return what a table shows of `step`."""
     attempt: Attempt | None = None
-    cause, result_bytes, undo_failure = "", None, None
+    cause, result_bytes, undo_failure, failure = "", None, None, None
     match state:
         case Waiting():
             pass
@@ -251,6 +252,10 @@ def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
             attempt, result_bytes = state.attempt, state.result_bytes
             if isinstance(state, NotUndone):
                 undo_failure = state.undo_failure
+            elif isinstance(state, FellBack):
+                failure = state.failure
+        case Failed() | FallingBack() | Resting():
+            attempt, failure = state.attempt, state.failure
         case _:
             attempt = state.attempt
     if attempt is None:
@@ -269,4 +274,5 @@ def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
         items=attempt.items,
         items_done=attempt.items_done,
         undo_failure=undo_failure,
+        failure=failure,
     )

@@ -41,6 +41,7 @@ def test_a_failed_step_goes_on_with_a_value(cluster: mp.Cluster) -> None:
     assert run["price"] == {"price": 0}
     assert run.status == "done"
     assert [state.status for state in run.steps] == ["fallback", "done"]
+    assert run.frame()["error"].tolist() == ["ValueError: the card is gone", ""]
 
 
 def test_a_large_value_stays_in_the_cluster(cluster: mp.Cluster) -> None:

@@ -1,7 +1,9 @@
 """Workflows on a real cluster, against what they give when run here."""
 
 import random
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -218,3 +220,25 @@ def test_plan_says_where_each_step_would_run_and_why(cluster: mp.Cluster) -> Non
     assert plan["chosen"].tolist() == ["n2"]
     assert "n1" in str(plan["rejected"][0])
     assert "lacks gpu" in str(plan["rejected"][0])
+
+
+def test_why_a_run_failed_is_said_wherever_it_is_shown(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    def charge(amount: int) -> None:
+        raise ValueError("no such card\nsecond line")
+
+    flow = cluster.workflow("shop")
+    flow.step("pay", charge, 3)
+    flow.step("slow", time.sleep, 30).timeout(0.2)
+    run = flow.start()
+
+    with pytest.raises(mp.errors.WorkflowFailed) as raised:
+        run.wait()
+
+    line, late = "ValueError: no such card", "CallTimeout: no result within 0.2 s"
+    assert f"failed: pay ({line}), slow (CallTimeout: " in str(raised.value)
+    assert "second line" not in str(raised.value)
+    assert run.frame()["error"].tolist() == [line, late]
+    assert line in run.report(tmp_path / "r.html").read_text()
+    assert f"failed: {line}" in run._repr_mimebundle_()["text/html"]

@@ -245,7 +245,7 @@ def test_steps_keep_their_order_and_what_has_not_happened_is_missing() -> None:
         StepState(
             name="raw", status="done", node="n1", version=V1, attempts=2, result_bytes=7
         ),
-        StepState(name="clean", status="waiting"),
+        StepState(name="clean", status="failed", error="ValueError: no"),
     )
 
     frame = frames.run_frame(steps, {"raw": "ingest", "clean": "clean_data"})
@@ -259,14 +259,16 @@ def test_steps_keep_their_order_and_what_has_not_happened_is_missing() -> None:
             "status": "done",
             "attempts": 2,
             "result_bytes": 7,
+            "error": "",
         },
         {
             "step": "clean",
             "function": "clean_data",
             "version": "",
             "node": "",
-            "status": "waiting",
+            "status": "failed",
             "attempts": 0,
+            "error": "ValueError: no",
         },
     ]
 

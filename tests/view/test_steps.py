@@ -13,6 +13,9 @@ STEPS = (
     StepState(name="late", status="skipped", cause="fits"),
     StepState(name="back", status="undone", cause="fits"),
     StepState(name="else", status="fallback", node="n2", cause="fits"),
+    StepState(name="bad", status="failed", node="n2", error="ValueError: no"),
+    StepState(name="saved", status="fallback", node="n2", error="KeyError: 'a'"),
+    StepState(name="again", status="waiting", error="OSError: busy"),
 )
 
 
@@ -25,6 +28,9 @@ def test_details_tell_where_how_long_how_far_and_why_not() -> None:
         "late": "because of fits",
         "back": "because of fits",
         "else": "on n2",
+        "bad": "ValueError: no, on n2",
+        "saved": "after KeyError: 'a', on n2",
+        "again": "after OSError: busy",
     }
 
 
@@ -47,6 +53,9 @@ def test_a_status_is_told_with_what_belongs_to_it() -> None:
         "skipped",
         "undone",
         "fallback",
+        "failed",
+        "fallback",
+        "waiting",
     ]
     assert states(STEPS)["else"] == "fallback"
     assert counts(STEPS) == {"fits": 12, "all": 3}

@@ -110,6 +110,7 @@ STEP = StepState(
     items=12,
     items_done=7,
     undo_error="OSError: no",
+    error="ValueError: no",
 )
 
 SIDE = SideCall(
