@@ -544,6 +544,7 @@ class NotPicklable(MpregError, TypeError):
         )
         self.path = path
         self.reason = reason
+        self.cure = cure
 
 
 class PayloadTooLarge(MpregError, ValueError):

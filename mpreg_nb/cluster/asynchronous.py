@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
@@ -15,7 +15,7 @@ from mpreg_nb.cluster.functions import Function, call_options
 from mpreg_nb.cluster.history import chosen_run
 from mpreg_nb.cluster.shipping import Shipping, narrowed, unwrapped
 from mpreg_nb.cluster.versions import node_versions, warn_of
-from mpreg_nb.errors import NoCluster
+from mpreg_nb.errors import NoCluster, NotPicklable
 from mpreg_nb.names import check_name
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.wire.boundary import public
@@ -63,6 +63,13 @@ class AsyncCluster:
         self._shipping = None
         if client is not None:
             await client.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklable(
+            "an AsyncCluster",
+            "it belongs to the event loop that opened it",
+            "Inside of the function use the cluster that it runs in: mp.current()",
+        )
 
     @property
     def client(self) -> Client:

@@ -13,7 +13,7 @@ from mpreg_nb.cluster import current, joblib_backend
 from mpreg_nb.cluster.calling import Callee, Calling
 from mpreg_nb.cluster.drills import Drills
 from mpreg_nb.cluster.executor import ClusterExecutor
-from mpreg_nb.cluster.functions import BoundFunction, Function, View, call_options
+from mpreg_nb.cluster.functions import Function, View, call_options
 from mpreg_nb.cluster.history import History
 from mpreg_nb.cluster.logs import Logs
 from mpreg_nb.cluster.names import Names
@@ -82,6 +82,10 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         atexit.register(self.disconnect)
         current.enter(self)
         joblib_backend.register()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A function that names it uses the cluster that it runs in.
+        return current.CurrentCluster, ()
 
     # -------------------------------------------------------------------- nodes
 
@@ -322,10 +326,6 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     def executor(self, *resources: str, node: str | None = None) -> ClusterExecutor:
         """Return a `concurrent.futures.Executor` over nodes that fit, as `on` does."""
         return ClusterExecutor(self, call_options(resources, node, None, None))
-
-    def bound(self, function: str) -> BoundFunction[..., Any]:
-        """Return the function of that name in the catalog, to be called."""
-        return BoundFunction(lambda: self, function, CallOptions())
 
     # ---------------------------------------------------------------- workflows
 

@@ -1,7 +1,7 @@
 """The cluster that this process started or connected to last."""
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.transport.token import Token
@@ -38,6 +38,26 @@ def current() -> "Cluster":
 
             Cluster([node.url], Token(node.token, source="the node of this worker"))
     return _stack[-1]
+
+
+class CurrentCluster:
+    """The cluster that code runs in: what a notebook's cluster is in a function.
+
+    It connects when it is first used: naming a cluster costs nothing.
+    """
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # asked for by pickle, copy and their like
+            raise AttributeError(name)
+        return getattr(current(), name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CurrentCluster, ()
+
+    def __repr__(self) -> str:
+        return "<the cluster that this runs in>"
 
 
 def enter(cluster: "Cluster") -> None:

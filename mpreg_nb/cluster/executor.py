@@ -48,6 +48,10 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._open: set[Future[Any]] = set()
         self._ended = False
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # In a function it is one over the cluster that the function runs in.
+        return ClusterExecutor, (self._cluster, self._options)
+
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a node; return a future at once.
 

@@ -199,6 +199,11 @@ class BoundFunction(Generic[P, R]):
 
     __call__ = call
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        from mpreg_nb.cluster.current import current
+
+        return type(self), (current, self._function, self._options)
+
     def __repr__(self) -> str:
         name = (
             self._function if isinstance(self._function, str) else (self._function.name)
@@ -222,6 +227,9 @@ class View:
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Run `function`; return a future at once."""
         return self._cluster.calling.submit(function, args, kwargs, self._options)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return View, (self._cluster, self._options)
 
     def map(self, function: Any, /, *iterables: Iterable[Any]) -> list[Any]:
         """Run `function` for each item, return the results in order."""

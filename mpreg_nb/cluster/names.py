@@ -3,7 +3,8 @@
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.cluster.functions import BoundFunction
+from mpreg_nb.client.options import CallOptions
+from mpreg_nb.cluster.functions import BoundFunction, call_options
 from mpreg_nb.names import nearest
 from mpreg_nb.wire.boundary import public
 
@@ -15,6 +16,33 @@ class NamedFunction(BoundFunction[..., Any]):
     """A function of the catalog; its signature and doc are the registered one's."""
 
     __text_signature__: str | None
+
+    def describe(
+        self, name: str, doc: str, signature: inspect.Signature | None
+    ) -> None:
+        """Look like the function that was registered."""
+        self.__doc__ = doc or None
+        self.__name__ = self.__qualname__ = name
+        if signature is not None:
+            self.__signature__ = signature
+
+    def on(
+        self,
+        *resources: str,
+        node: str | None = None,
+        timeout: float | None = None,
+        wait: float | None = None,
+    ) -> "NamedFunction":
+        """Narrow where and for how long it may run; then `call`, `submit`, `map`.
+
+        timeout: seconds from now to the result, queueing included.
+        wait: seconds that the call may wait for a node that fits.
+        """
+        options = call_options(resources, node, timeout, wait)
+        narrowed = NamedFunction(self._cluster, self._function, options)
+        signature = getattr(self, "__signature__", None)
+        narrowed.describe(str(self._function), self.__doc__ or "", signature)
+        return narrowed
 
 
 @public
@@ -28,19 +56,19 @@ class Names:
         names = {o.function for _, o in self._cluster.client.mirror.entries()}
         return sorted(name for name in names if name.isidentifier())
 
-    def __getattr__(self, name: str) -> BoundFunction[..., Any]:
+    def __getattr__(self, name: str) -> NamedFunction:
         if name.startswith("_"):
             raise AttributeError(name)
         return self._find(name)
 
-    def __getitem__(self, name: str) -> BoundFunction[..., Any]:
+    def __getitem__(self, name: str) -> NamedFunction:
         """Return the function of that name.
 
         Raises AttributeError, with the nearest name, where there is none.
         """
         return self._find(name)
 
-    def _find(self, name: str) -> BoundFunction[..., Any]:
+    def _find(self, name: str) -> NamedFunction:
         client = self._cluster.client
         offer = client.offer(name)
         if offer is None:
@@ -50,13 +78,12 @@ class Names:
             meant = nearest(name, {o.function for _, o in client.mirror.entries()})
             hint = f" Did you mean {meant!r}?" if meant else ""
             raise AttributeError(f"nobody has registered a function {name!r}.{hint}")
-        found = self._cluster.bound(name)
-        found.__doc__ = offer.doc or None
-        found.__name__ = name  # type: ignore[attr-defined]
-        signature = _signature(offer.signature)
-        if signature is not None:
-            found.__signature__ = signature  # type: ignore[attr-defined]
+        found = NamedFunction(lambda: self._cluster, name, CallOptions())
+        found.describe(name, offer.doc, _signature(offer.signature))
         return found
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Names, (self._cluster,)
 
     def __repr__(self) -> str:
         return f"<functions: {', '.join(dir(self)) or 'none'}>"

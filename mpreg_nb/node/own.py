@@ -20,7 +20,7 @@ from mpreg_nb.node.pending import Pending
 from mpreg_nb.node.registry import ShippedFunction
 from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.failure_report import argument_types
+from mpreg_nb.wire.failure_report import argument_types, unpicklable
 from mpreg_nb.wire.items import pack_items, take_apart
 from mpreg_nb.wire.jobs import Done, JobFailed
 from mpreg_nb.wire.json_values import pack_json, unpack_json_call
@@ -180,7 +180,8 @@ def _packed(call: Call, value: object) -> Ended:
         else:
             parts = pack(value, name="result")
     except NotPicklable as error:
-        failed = JobFailed(id=call.id, kind="not_picklable", message=str(error))
+        text = unpicklable(error)
+        failed = JobFailed(id=call.id, kind="not_picklable", message=text)
         return failed, ()
     except BaseException as error:  # noqa: BLE001 - pickling runs user code
         return _failed(call, error, (), {})

@@ -124,11 +124,16 @@ class ByValue:
     def _note(self, function: types.FunctionType, state: dict[str, Any]) -> None:
         """Remember which variables `function` takes from around it."""
         self.compiled = True
+        found = state["__globals__"]
+        absent = {n for n in NOTEBOOK_NAMES & found.keys() if _is_notebooks(found[n])}
+        for name in absent:
+            del found[name]
         names = self.global_names(function.__code__)
+        names = tuple(name for name in names if name not in absent)
         self.functions[id(function)] = (function, names)
         self.imports.update(imported(function))
         space = function.__globals__
-        for name, value in state["__globals__"].items():
+        for name, value in found.items():
             self.taken.setdefault(name, value)
             self.witnesses.append((space, name, classes.stamp(value)))
         if is_installed_file(function.__code__.co_filename):
@@ -233,6 +238,16 @@ def _importable(obj: Any) -> bool:
     for part in obj.__qualname__.split("."):
         found = getattr(found, part, None)
     return found is obj
+
+
+NOTEBOOK_NAMES = frozenset({"get_ipython", "display", "exit", "quit"})
+"""Names that IPython defines. Functions use what these names mean where they run."""
+
+
+def _is_notebooks(value: Any) -> bool:
+    """Whether IPython gave a name of `NOTEBOOK_NAMES` this value."""
+    module = str(getattr(value, "__module__", ""))
+    return module.partition(".")[0] in ("IPython", "ipykernel")
 
 
 def _reduce_cache(cached: Any) -> Any:

@@ -15,6 +15,11 @@ TRIES = 20_000
 """Objects that are tried before the search stops where it is."""
 
 _ATOMS = (str, bytes, bytearray, int, float, complex, bool, type(None))
+_NO_RESULT = "it stands for a result, which is not sent with it"
+_SEND_RESULT = (
+    "Send the result itself: future.result(). Or make both calls steps of a workflow, "
+    "whose results go from node to node"
+)
 _DEEP = "it is nested too deeply, or refers to itself in a way that never ends"
 
 
@@ -32,8 +37,12 @@ def culprit(
     reason = search.reason or error
     if _is_recursion(reason):
         return NotPicklable(path, _DEEP)
-    text = str(reason)[:500] or type(reason).__name__
-    return NotPicklable(f"{path}: {type_name(type(value))}", text)
+    path = f"{path}: {type_name(type(value))}"
+    if _is_future(value):
+        return NotPicklable(path, _NO_RESULT, _SEND_RESULT)
+    if isinstance(reason, NotPicklable):  # the object itself says what to do
+        return NotPicklable(path, reason.reason, reason.cure)
+    return NotPicklable(path, str(reason)[:500] or type(reason).__name__)
 
 
 def type_name(cls: type) -> str:
@@ -80,7 +89,13 @@ class _Search:
                     return path, value
             else:
                 return path, value
-            inner = list(_inside(value))
+            inner = [] if _is_future(value) else list(_inside(value))
+
+
+def _is_future(value: object) -> bool:
+    """Whether `value` is a future of ours, of Python or of a library."""
+    names = ("result", "done", "add_done_callback")
+    return all(hasattr(type(value), name) for name in names)
 
 
 def _inside(value: Any) -> Iterator[tuple[str, object]]:

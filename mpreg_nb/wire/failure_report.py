@@ -7,12 +7,25 @@ commands in their places, so the process that ran it tells them.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from mpreg_nb.errors import NotPicklable
 from mpreg_nb.wire.raised import shortened
 
 MOST_TYPES = 32
 LONGEST_TYPE = 128
 LONGEST_REPORT = 2000
 """Characters of the error in one line; the whole of it travels beside."""
+
+
+def unpicklable(error: NotPicklable) -> str:
+    """Return the message of a result that cannot travel: reason, and cure if any.
+
+    The cure is in a line of its own, so that the caller can tell them apart.
+
+    >>> unpicklable(NotPicklable("result: Lock", "it is locked"))
+    'result: Lock: it is locked'
+    """
+    reason = f"{error.path}: {error.reason}".replace("\n", " ")
+    return f"{reason}\n{error.cure}" if error.cure else reason
 
 
 def argument_types(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:

@@ -123,7 +123,8 @@ def _plain_error(
                 failure.limit_bytes,
             )
         case "not_picklable":
-            return NotPicklable(f"the result of {function}", failure.message)
+            reason, _, cure = failure.message.partition("\n")
+            return NotPicklable(f"the result of {function}", reason, cure)
         case "bad_request":
             return BadRequest(failure.message)
 

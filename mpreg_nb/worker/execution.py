@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mpreg_nb.errors import MpregError, NotPicklable
 from mpreg_nb.settings import INLINE_BYTES
-from mpreg_nb.wire.failure_report import argument_types
+from mpreg_nb.wire.failure_report import argument_types, unpicklable
 from mpreg_nb.wire.frames import frame, sizes
 from mpreg_nb.wire.items import pack_items
 from mpreg_nb.wire.jobs import Done, Job, JobFailed
@@ -117,7 +117,7 @@ class Answers:
         """Return the answer with an exception, raised for the arguments `given`."""
         text = message_of(error)
         if kind == "not_picklable" and isinstance(error, NotPicklable):
-            text = f"{error.path}: {error.reason}"  # the caller says the rest
+            text = unpicklable(error)
         name = raised_class(error).__name__
         parts = pack_exception(error)
         inline = len(parts[0]) <= INLINE_BYTES

@@ -1,5 +1,6 @@
 """From the start of a worker process to its end."""
 
+import builtins
 import os
 import socket
 import sys
@@ -10,6 +11,7 @@ from mpreg_nb.wire.jobs import Ready, Setup
 from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import Home, set_home
 from mpreg_nb.worker.capture import Capture
+from mpreg_nb.worker.display import display
 from mpreg_nb.worker.execution import Answers
 from mpreg_nb.worker.inbox import Inbox
 from mpreg_nb.worker.outbox import Outbox
@@ -38,6 +40,7 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     os.close(shared)
     capture = Capture(outbox, page)
     capture.install()
+    builtins.display = display  # type: ignore[attr-defined]  # as IPython has it
     answers = Answers(setup.max_payload_bytes)
     tidy = Tidy(setup.scratch, capture)
     run: Callable[[], None]

@@ -30,6 +30,13 @@ class Placeholder:
     def __mpreg_reference__(self) -> "Reference":
         """Return the reference to send in place of this object."""
 
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} is neither true nor false: its result is there only when the "
+            "workflow runs. Test it inside of a function that gets it, or ask whether "
+            "there is a step: step is not None"
+        )
+
     def __iter__(self) -> NoReturn:
         # Without this, Python would iterate by [0], [1], ... and never end.
         raise TypeError(

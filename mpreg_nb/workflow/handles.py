@@ -24,7 +24,23 @@ PlanT = TypeVar("PlanT")
 
 
 @public
-class StepHandle(Placeholder, Generic[RunT, PlanT]):
+class _Incomparable(Placeholder):
+    """A placeholder that equals nothing: each stands for a result of its own."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        # Lists and dicts ask only where the two are not one object.
+        raise TypeError(
+            f"{self!r} cannot be compared: its result is there only when the workflow "
+            "runs. Compare inside of a function that gets it, or ask whether two "
+            "names are one step: a is b"
+        )
+
+    __hash__ = object.__hash__
+
+
+class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     """A step of a flow: stands for its result, and takes the step's modifiers.
 
     Each modifier changes this step and returns it, so that they can be chained;
@@ -199,7 +215,7 @@ class StepHandle(Placeholder, Generic[RunT, PlanT]):
 
 
 @public
-class Hole(Placeholder):
+class Hole(_Incomparable):
     """An input of a whole flow: stands for the value that it is run with."""
 
     __slots__ = ("flow", "name")
@@ -228,7 +244,7 @@ class Hole(Placeholder):
 
 
 @public
-class Part(Placeholder):
+class Part(_Incomparable):
     """An item or attribute of the result of a step or of an input, at any depth."""
 
     __slots__ = ("_reference", "whole")

@@ -270,8 +270,24 @@ def test_a_step_cannot_be_iterated_searched_or_unpacked(
         list(raw["rows"])
     with pytest.raises(TypeError, match="cannot be searched with `in`"):
         _ = "station" in raw
-    assert bool(raw) is True
     assert {raw: 1}[raw] == 1
+
+
+@pytest.mark.parametrize(
+    "take", [lambda flow, raw: raw, lambda flow, raw: raw["x"], lambda flow, raw: flow]
+)
+def test_a_step_has_no_truth_value_and_is_not_compared(
+    flow: Flow[str, int], take: Callable[[Any, Any], Any]
+) -> None:
+    asked = take(flow.input("sensor"), flow.step("raw", ingest, "s"))
+
+    with pytest.raises(TypeError, match="is neither true nor false"):
+        bool(asked)
+    with pytest.raises(TypeError, match="cannot be compared"):
+        _ = asked == 3
+    with pytest.raises(TypeError, match="cannot be compared"):
+        _ = asked != "raw"
+    assert asked in [asked]
 
 
 @pytest.mark.parametrize("take", [lambda step: step, lambda step: step["x"]])

@@ -82,7 +82,8 @@ def test_a_reference_cannot_be_iterated_or_searched() -> None:
         list(Reference("raw"))
     with pytest.raises(TypeError, match="<ref raw> cannot be searched with `in`"):
         _ = 3 in Reference("raw")
-    assert bool(Reference("raw")) is True
+    with pytest.raises(TypeError, match="<ref raw> is neither true nor false"):
+        bool(Reference("raw"))
 
 
 def test_a_reference_cannot_be_the_key_of_another() -> None:
