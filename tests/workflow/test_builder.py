@@ -274,7 +274,7 @@ def test_a_step_cannot_be_iterated_searched_or_unpacked(
 
 
 @pytest.mark.parametrize(
-    "take", [lambda flow, raw: raw, lambda flow, raw: raw["x"], lambda flow, raw: flow]
+    "take", [lambda hole, raw: raw, lambda hole, raw: raw["x"], lambda hole, raw: hole]
 )
 def test_a_step_has_no_truth_value_and_is_not_compared(
     flow: Flow[str, int], take: Callable[[Any, Any], Any]
