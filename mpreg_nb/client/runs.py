@@ -320,7 +320,7 @@ class ClientRuns:
 
 def _forgotten(node: str, error: NodeLost) -> NoRun:
     return NoRun(
-        f"node {node} drove the run, and cannot be asked of it any more "
+        f"node {node} coordinated the run, and is no longer reachable "
         f"({error.reason}). Its steps that are done were done; to do them anew, run "
         "the workflow again"
     )

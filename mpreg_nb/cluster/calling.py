@@ -120,7 +120,7 @@ class Calling:
         it: calls that are under way are cancelled. So does Stop.
         """
         if not iterables:
-            raise TypeError("map needs something to go over: f.map(items)")
+            raise TypeError("map needs at least one iterable: f.map(items)")
         function, first, kwargs = unwrapped(function, (), {})
         name, options = self._callee(function, options)
         sized = [len(items) for items in iterables if isinstance(items, Sized)]

@@ -16,6 +16,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from mpreg_nb.cluster.ledger import Ledger
+from mpreg_nb.cures import start_node
 from mpreg_nb.errors import MpregError
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.view.plain import plain
@@ -246,14 +247,13 @@ def cluster(cluster: "Cluster") -> Iterator[Finding]:
         record, load = picture.record, picture.load
         state = record.state.name.lower()
         if state in ("dead", "suspect"):
-            held = ",".join(sorted(record.resources))
-            again = f"{record.name}:{held}" if held else record.name
+            again = start_node(record.name, record.resources)
             own = record.name in cluster.own_nodes
             yield Finding(
                 about=record.name,
                 state="note" if state == "suspect" else "wrong",
                 found=f"is {state}",
-                cure=f"%mpreg up {again} starts it again" if own else "",
+                cure=f"{again} starts it again" if own else "",
             )
         elif load is not None and load.degraded:
             yield Finding(

@@ -1,4 +1,4 @@
-"""`%mpreg doctor`: looks at everything that has to be right, and says the cure."""
+"""`%mpreg doctor`: checks the installation and the clusters, and suggests fixes."""
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
@@ -69,10 +69,10 @@ class Findings:
         for finding in self.found:
             by_state[finding.state] += 1
         if by_state["wrong"]:
-            return f"{count(by_state['wrong'], 'thing')} to mend"
+            return f"{count(by_state['wrong'], 'problem')} found"
         if by_state["note"]:
-            return f"all works; {count(by_state['note'], 'thing')} to know"
-        return "all is well"
+            return f"everything works; {count(by_state['note'], 'note')}"
+        return "no problems found"
 
     @property
     def _table(self) -> Table:

@@ -7,6 +7,7 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.pausing import LONGEST_S
+from mpreg_nb.cures import start_cluster
 from mpreg_nb.errors import MpregError
 from mpreg_nb.names import nearest
 from mpreg_nb.wire.boundary import public
@@ -118,8 +119,8 @@ class Drills:
     def _for_drill(self, *names: str) -> LocalNodes:
         if self._nodes is None:
             raise MpregError(
-                "drills are only for clusters that this notebook started; this one "
-                "was connected to. Start one to try them on: mp.up(3)"
+                "failures can be tested only on clusters that this notebook started; "
+                f"this one was connected to. {start_cluster()}"
             )
         known = [spec.name for spec in self._nodes.specs]
         for name in names:

@@ -154,7 +154,7 @@ def chosen_run(key: str, runs: Sequence[RunSummary]) -> RunSummary:
         ids = ", ".join(run.run.hex()[: len(key) + 4] for run in alike)
         raise NoRun(f"several runs begin with {key!r}: {ids}. Give more of the id")
     if not runs:
-        raise NoRun("no node remembers a run. Begin one: flow.run()")
+        raise NoRun("the cluster has no runs yet. Start one: flow.run()")
     meant = nearest(key, {run.workflow for run in runs})
     hint = f"Did you mean {meant!r}? " if meant else ""
     raise NoRun(

@@ -103,7 +103,7 @@ def workflow(name: str) -> "Flow[Run, Any]":
 
 @public
 def doctor() -> "Findings":
-    """Look for what is wrong here, and say the cure; see `mpreg_nb.cluster.doctor`."""
+    """Check this installation and its clusters, and suggest fixes."""
     from mpreg_nb.cluster.doctor import examine
 
     return examine()

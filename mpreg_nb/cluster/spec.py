@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import SupportsIndex, TypeAlias
 
+from mpreg_nb.cures import cure
 from mpreg_nb.names import check_name, check_resources
 
 MOST_NODES = 256
@@ -119,8 +120,12 @@ def _read_one(word: object) -> NodeSpec:
     name, colon, listed = word.partition(":")
     if not colon and name.isdecimal():
         raise ValueError(
-            f"{name!r} would name one node. For {name} nodes: mp.up({name}) "
-            f"or %mpreg up -n {name}"
+            f"{name!r} would name one node. For {name} nodes: "
+            + cure(
+                magic=f"%mpreg up -n {name}",
+                python=f"mp.up({name})",
+                command=f"%mpreg up -n {name}",
+            )
         )
     if not colon:
         return NodeSpec(check_name("node", name))

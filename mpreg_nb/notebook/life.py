@@ -69,7 +69,7 @@ def kill(session: Session, options: Options) -> Any:
 
 
 def pause(session: Session, options: Options) -> Any:
-    """Freeze a node for some seconds."""
+    """Pause a node for some seconds."""
     with arguments():
         return session.cluster.pause(options.node, options.seconds)
 

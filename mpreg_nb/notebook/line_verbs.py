@@ -15,7 +15,7 @@ NODES, FUNCTIONS, WORKFLOWS, DRILLS = (
     "nodes",
     "functions",
     "workflows",
-    "drills, on clusters that this notebook started",
+    "test failures, on clusters that this notebook started",
 )
 
 
@@ -23,20 +23,20 @@ def _of_nodes() -> Iterator[Verb]:
     up = line_verb(
         NODES,
         "up",
-        "Start nodes on this machine; what runs already stays.",
+        "Start nodes on this machine; nodes that already run are kept.",
         "up gpu-1:gpu,ml-models cpu-1:cpu",
         "up -n 3 --workers 2",
         "up --keep",
         twin='mp.up({"gpu-1": {"gpu", "ml-models"}, "cpu-1": "cpu"}, workers=1)',
-        more="A node that died, or shall hold other resources, is started again.",
+        more="A node that has died, or whose resources changed, is started again.",
     )
     add = up.parser.add_argument
-    add("nodes", nargs="*", metavar="NAME[:res,res]", help="a node and what it holds")
-    add("-n", dest="count", type=int, metavar="3", help="so many nodes: n1, n2, …")
+    add("nodes", nargs="*", metavar="NAME[:res,res]", help="a node and its resources")
+    add("-n", dest="count", type=int, metavar="3", help="number of nodes: n1, n2, …")
     add("--workers", type=int, metavar="1", help="processes per node")
     add("--slots", type=int, metavar="1", help="calls at once per worker")
-    add("--keep", action="store_true", default=None, help="they outlive this kernel")
-    add("--fresh", action="store_true", help="end the nodes that run first")
+    add("--keep", action="store_true", default=None, help="nodes outlive this kernel")
+    add("--fresh", action="store_true", help="end running nodes first")
     yield up
 
     down = line_verb(
@@ -46,7 +46,7 @@ def _of_nodes() -> Iterator[Verb]:
         "down",
         "down gpu-1",
         twin='mp.down() or cluster.remove("gpu-1")',
-        more="One that was only joined is left, and its nodes run on.",
+        more="A cluster that was only connected to is disconnected; its nodes go on.",
     )
     down.parser.add_argument("names", nargs="*", metavar="NAME")
     yield down
@@ -69,7 +69,7 @@ def _of_nodes() -> Iterator[Verb]:
     connect = line_verb(
         NODES,
         "connect",
-        "Join a cluster that runs already, by the URL of a node.",
+        "Connect to a running cluster by the URL of any of its nodes.",
         "connect ws://10.0.0.5:7400",
         twin='mp.connect("ws://10.0.0.5:7400")',
     )
@@ -103,7 +103,7 @@ def _of_functions() -> Iterator[Verb]:
     functions = line_verb(
         FUNCTIONS,
         "functions",
-        "List functions: where they are, how often they were called.",
+        "List functions, their nodes and how often they were called.",
         "functions",
         "functions train*",
         twin='cluster.functions("train*")',
@@ -116,7 +116,7 @@ def _of_workflows() -> Iterator[Verb]:
     plan = line_verb(
         WORKFLOWS,
         "plan",
-        "Say where each step would run now, and why.",
+        "Show where each step would run now, and why.",
         "plan flow",
         twin="flow.plan()",
     )
@@ -156,7 +156,7 @@ def _of_workflows() -> Iterator[Verb]:
     why = line_verb(
         WORKFLOWS,
         "why",
-        "Say why a step ran where it did: candidates, loads, choice.",
+        "Explain why a step ran where it did: candidates, loads, choice.",
         "why run.stats",
         "why sensor-report.stats",
         twin='run.why("stats")',
@@ -167,7 +167,7 @@ def _of_workflows() -> Iterator[Verb]:
     yield why
 
     cancel = line_verb(
-        WORKFLOWS, "cancel", "End a run.", "cancel nightly", twin="run.cancel()"
+        WORKFLOWS, "cancel", "Cancel a run.", "cancel nightly", twin="run.cancel()"
     )
     cancel.parser.add_argument("run", metavar="RUN", help="as for why")
     yield cancel
@@ -188,7 +188,7 @@ def _of_drills() -> Iterator[Verb]:
     pause = line_verb(
         DRILLS,
         "pause",
-        "Freeze a node for a while, as a machine that swaps would.",
+        "Pause a node for a while, as a machine out of memory would.",
         "pause gpu-1 5",
         twin='cluster.pause("gpu-1", 5)',
     )
@@ -199,7 +199,7 @@ def _of_drills() -> Iterator[Verb]:
     partition = line_verb(
         DRILLS,
         "partition",
-        "Cut the network between some nodes and others for a while.",
+        "Cut the network between two groups of nodes for a while.",
         "partition n1|n2,n3 10",
         twin='cluster.partition(["n1"], ["n2", "n3"], 10)',
     )

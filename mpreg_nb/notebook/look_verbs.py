@@ -15,16 +15,16 @@ def look_verbs() -> Iterator[Verb]:
     for name, title in (
         ("status", "Show the cluster at a glance; so does %mpreg alone."),
         ("nodes", "List nodes: state, resources, load."),
-        ("routes", "Which node took how many calls from here."),
-        ("calls", "The last calls from here, with the parts of their time."),
-        ("events", "What happened to nodes and functions."),
+        ("routes", "Show how many calls from here each node took."),
+        ("calls", "List the last calls from here, and where their time went."),
+        ("events", "List events: nodes and functions that came, failed or left."),
     ):
         yield line_verb(LOOK, name, title, twin=f"cluster.{name}()")
 
     latency = line_verb(
         LOOK,
         "latency",
-        "Percentiles of how long calls from here took.",
+        "Show latency percentiles of calls from here.",
         "latency",
         "latency --by function,node",
         twin='cluster.latency(by="node")',
@@ -60,9 +60,11 @@ def look_verbs() -> Iterator[Verb]:
         twin='cluster.logs("gpu-1", lines=50)',
     )
     logs.parser.add_argument("node", nargs="?", metavar="NODE", help="else all")
-    logs.parser.add_argument("-f", action="store_true", help="go on until Stop")
     logs.parser.add_argument(
-        "-n", dest="lines", type=int, metavar="50", help="the last so many of each node"
+        "-f", action="store_true", help="follow the logs until Stop"
+    )
+    logs.parser.add_argument(
+        "-n", dest="lines", type=int, metavar="50", help="number of lines of each node"
     )
     yield logs
 
@@ -78,7 +80,7 @@ def look_verbs() -> Iterator[Verb]:
         "--full", action="store_true", help="more repetitions; takes minutes"
     )
     bench.parser.add_argument(
-        "--here", action="store_true", help="on the cluster that runs"
+        "--here", action="store_true", help="on the current cluster"
     )
     bench.parser.add_argument(
         "--only", default="", metavar="WORD", help="rows with this in their names"
@@ -88,13 +90,13 @@ def look_verbs() -> Iterator[Verb]:
     yield line_verb(
         LOOK,
         "doctor",
-        "Check versions, front end, ports, leftovers; say what cures them.",
+        "Check versions, front end, ports and leftovers, and suggest fixes.",
     )
 
     config = line_verb(
         LOOK,
         "config",
-        "Show or set what this kernel does where nothing else is said.",
+        "Show or set the defaults of this kernel.",
         "config",
         "config workers",
         "config progress_after_s 5",

@@ -101,7 +101,7 @@ class MpregMagics(Magics):
             %mpreg up                         n1, n2, n3 on this machine
             %mpreg up gpu-1:gpu,big cpu-1     nodes, and the resources they hold
             %mpreg up -n 3 --workers 2 --keep
-            %mpreg connect ws://HOST:PORT     join a cluster that runs already
+            %mpreg connect ws://HOST:PORT     connect to a running cluster
             %mpreg ps                         all your nodes on this machine
             %mpreg adopt                      a kept cluster, after a kernel restart
             %mpreg down                       end it; down n2: only this node
@@ -148,14 +148,14 @@ class MpregMagics(Magics):
             %mpreg watch                      live, while cells run
             %mpreg logs n1 -f                 what a node logs, until Stop
             %mpreg bench                      how fast it is here
-            %mpreg doctor                     what is wrong here, and what cures it
+            %mpreg doctor                     check for problems and suggest fixes
             %mpreg config workers 2           from now on, in this kernel
 
-        Drills, on clusters that this notebook started::
+        Test failures, on clusters that this notebook started::
 
             %mpreg kill n2                    as a crash would
             %mpreg pause n2 5                 seconds
-            %mpreg partition n1|n2,n3 10      no word between them, 10 seconds long
+            %mpreg partition n1|n2,n3 10      no connection between them for 10 s
 
         Each returns what the same method in Python returns.
         """

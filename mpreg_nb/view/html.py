@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from mpreg_nb.cures import list_nodes
 from mpreg_nb.view.drawing import Drawing
 from mpreg_nb.view.frames import served
 from mpreg_nb.view.plain import plain
@@ -139,7 +140,7 @@ def _nodes(snapshot: Snapshot, serving: Sequence[Sequence[str]]) -> Table:
         head=head if hidden else head + numbers[1:],
         rows=rows,
         numbers=numbers,
-        more=f"… and {more:,} more: %mpreg nodes" if more > 0 else "",
+        more=f"… and {more:,} more: {list_nodes()}" if more > 0 else "",
     )
 
 

@@ -76,8 +76,8 @@ class Flow(Generic[RunT, PlanT]):
         """
         if isinstance(over, str):
             raise TypeError(
-                f"map(over=...) takes what refers to a result, and a string never "
-                f"does: over=mp.ref({over!r})"
+                "map(over=...) takes a step, a reference or an iterable, not a "
+                f"string: over=mp.ref({over!r})"
             )
         return self._put(self._new(name), function, (), kwargs, Value(over))
 
@@ -111,7 +111,7 @@ class Flow(Generic[RunT, PlanT]):
             if name in names:
                 raise InvalidWorkflow(
                     f"workflow {self.name!r} has {a_kind} {name!r} already. Use "
-                    "another name, or begin anew with mp.workflow(...)"
+                    "another name, or start a new workflow: mp.workflow(...)"
                 )
         return name
 

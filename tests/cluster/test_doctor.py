@@ -110,7 +110,10 @@ def test_a_dead_node_is_named_with_the_line_that_starts_it_again() -> None:
 
         assert not findings.healthy
         assert about("n2", findings).found == "is dead"
-        assert about("n2", findings).cure == "%mpreg up n2:big,gpu starts it again"
+        assert (
+            about("n2", findings).cure
+            == "cluster.add('n2', {'big', 'gpu'}) starts it again"
+        )
         assert about(cluster.name, findings).found == "1 of 2 nodes alive"
 
 
@@ -122,7 +125,7 @@ def test_findings_show_themselves_in_every_way() -> None:
         )
     )
 
-    assert str(findings).splitlines()[0] == "1 thing to mend"
+    assert str(findings).splitlines()[0] == "1 problem found"
     assert "&lt;b&gt;" in findings._repr_html_()
     assert set(findings._repr_mimebundle_()) == {"text/plain", "text/html"}
     assert findings.frame()["state"].tolist() == ["ok", "wrong"]
@@ -137,4 +140,4 @@ def test_the_command_ends_with_1_where_something_is_wrong() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     assert ended.returncode == 1
-    assert "1 thing to mend" in ended.stdout
+    assert "1 problem found" in ended.stdout

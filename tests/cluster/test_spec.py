@@ -77,7 +77,7 @@ def test_every_way_of_asking_becomes_the_same_nodes(
         ([], ValueError, "0 nodes are given"),
         ({}, ValueError, "0 nodes are given"),
         (["a", 1], TypeError, r"1 \(int\) does not say which nodes"),
-        ("3", ValueError, r"For 3 nodes: mp.up\(3\) or %mpreg up -n 3"),
+        ("3", ValueError, r"For 3 nodes: mp.up\(3\)"),
         ("gpu-1:", ValueError, "has a colon but no resource"),
         ("", ValueError, "cannot name a node"),
         (["a", "b", "a:gpu"], ValueError, "node 'a' is given twice"),

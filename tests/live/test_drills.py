@@ -206,7 +206,7 @@ def test_drills_say_what_cannot_be(cluster: mp.Cluster) -> None:
 
     with pytest.raises(mp.errors.MpregError, match="Did you mean 'n1'"):
         cluster.kill("n11")
-    with pytest.raises(mp.errors.MpregError, match="only for clusters that this"):
+    with pytest.raises(mp.errors.MpregError, match="only on clusters that this"):
         other.pause("n1", 1)
     with pytest.raises(ValueError, match="at most 600"):
         cluster.pause("n1", 601)

@@ -315,9 +315,9 @@ def test_run_is_lost_with_the_node_that_drives_it(tmp_path: Path) -> None:
 
         cluster.kill(driver)
 
-        with pytest.raises(mp.errors.NodeLost, match="it drove the run"):
+        with pytest.raises(mp.errors.NodeLost, match="it coordinated the run"):
             run.wait(20)
-        with pytest.raises(mp.errors.NoRun, match=f"node {driver} drove the run"):
+        with pytest.raises(mp.errors.NoRun, match=f"node {driver} coordinated the run"):
             run.why("wait")
         with pytest.raises(mp.errors.NoRun, match="run the workflow again"):
             run.resume()
