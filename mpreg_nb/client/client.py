@@ -21,7 +21,7 @@ from mpreg_nb.client.outlook import Outlook
 from mpreg_nb.client.output import current_writer
 from mpreg_nb.client.registrations import Registrations
 from mpreg_nb.client.runs import ClientRuns
-from mpreg_nb.client.settling import settle
+from mpreg_nb.client.settling import note_stopped, settle
 from mpreg_nb.errors import MpregError, NodeLost, PayloadTooLarge
 from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
@@ -150,7 +150,9 @@ class Client:
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def done(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
-            if not future.done():
+            if future.done():
+                note_stopped(self.journal, call, outcome, parts)
+            else:
                 self.settle(future, call, outcome, parts)
 
         call = self.prepare(function, args, kwargs or {}, options, done)
@@ -174,6 +176,8 @@ class Client:
         """Resolve `future` with the outcome of its call; a `done` of `prepare`."""
         if future.set_running_or_notify_cancel():
             self.settle(future, call, outcome, parts)
+        else:
+            note_stopped(self.journal, call, outcome, parts)
 
     def settle(
         self,

@@ -23,7 +23,7 @@ class CallRow(msgspec.Struct, frozen=True, gc=False):
     function: str
     node: str  # that took it, "" if none did
     via: str  # the node of the link that it went through, "" if directly
-    status: str
+    status: str  # done, failed, cancelled or lost
     queued_us: int
     run_us: int
     serialize_us: int
@@ -31,12 +31,15 @@ class CallRow(msgspec.Struct, frozen=True, gc=False):
     sent_bytes: int
     received_bytes: int
     started_at: float  # wall clock
+    waited_us: int = 0  # for a node that fits, or that has room
+    run: str = ""  # of which run, if it was a call of a step
+    step: str = ""
 
     @property
     def network_us(self) -> int:
-        """What is left when queue, run and serialisation are taken off."""
-        rest = self.total_us - self.queued_us - self.run_us - self.serialize_us
-        return max(0, rest)
+        """What is left when waits, queue, run and serialisation are taken off."""
+        known_us = self.waited_us + self.queued_us + self.run_us + self.serialize_us
+        return max(0, self.total_us - known_us)
 
 
 class Journal:

@@ -1,10 +1,12 @@
 """The client's side of runs: what the driving node tells of each step."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.client.journal import CallRow
 from mpreg_nb.client.output import Prints, Writer
 from mpreg_nb.client.run_record import RunRecord, mendable
 from mpreg_nb.client.ways import Ways, addressed
@@ -20,7 +22,7 @@ from mpreg_nb.wire.history import (
     StepChoice,
     WhyAsk,
 )
-from mpreg_nb.wire.ids import run_id
+from mpreg_nb.wire.ids import SHOWN, run_id
 from mpreg_nb.wire.last_lines import LastLines
 from mpreg_nb.wire.messages import Cancel, Failed
 from mpreg_nb.wire.payload import unpack
@@ -29,6 +31,7 @@ from mpreg_nb.wire.runs import (
     RunStart,
     RunState,
     RunSummary,
+    StepCall,
     StepFetch,
     StepState,
 )
@@ -206,6 +209,8 @@ class ClientRuns:
             return False
         match message:
             case RunState():
+                for call in message.calls:
+                    self._note(record, call)
                 for state in message.steps:
                     self._count(record, state)
                     record.steps[state.name] = state
@@ -240,6 +245,49 @@ class ClientRuns:
         if state.status == "done" and record.steps[state.name].status != "done":
             function = record.functions.get(state.name, "")
             self._client.journal.add_result(function, state.version)
+
+        if state.status == "cancelled" and state.attempts:
+            before = record.steps[state.name]
+            if before.status in _UNDER_WAY:
+                self._note_cancelled(record, state)
+
+    def _note(self, record: RunRecord, call: StepCall) -> None:
+        """Note a call of a step as one of this client's own."""
+        self._client.journal.add(
+            CallRow(
+                call_id=call.id.hex(),
+                function=call.function,
+                run=record.id.hex()[:SHOWN],
+                step=call.step,
+                node=call.node,
+                via="" if call.node == record.node else record.node,
+                status=call.status,
+                waited_us=call.waited_us,
+                queued_us=call.queued_us,
+                run_us=call.run_us,
+                serialize_us=0,
+                total_us=call.total_us,
+                sent_bytes=0,
+                received_bytes=call.received_bytes,
+                started_at=call.ended_at_s - call.total_us / 1e6,
+            )
+        )
+
+    def _note_cancelled(self, record: RunRecord, state: StepState) -> None:
+        run_us = int((state.run_ms or 0.0) * 1e3)
+        queued_us = int((state.queued_ms or 0.0) * 1e3)
+        call = StepCall(
+            id=record.id,
+            step=state.name,
+            function=record.functions.get(state.name, ""),
+            node=state.node,
+            status="cancelled",
+            queued_us=queued_us,
+            run_us=run_us,
+            total_us=queued_us + run_us,
+            ended_at_s=time.time(),
+        )
+        self._note(record, call)
 
     def _told(self, message: RunTold) -> None:
         # At once and not where the answer is awaited: news may follow in this turn.

@@ -9,7 +9,7 @@ from mpreg_nb.client.journal import CallRow, Journal
 from mpreg_nb.errors import NodeLost, RemoteError
 from mpreg_nb.wire.builtins import BUILTINS
 from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.failures import error_of
+from mpreg_nb.wire.failures import call_status, error_of
 from mpreg_nb.wire.messages import Failed, Reply
 from mpreg_nb.wire.payload import size_bytes, unpack
 
@@ -27,7 +27,7 @@ def settle(
     """
     total_us = int((time.monotonic() - call.began) * 1e6) + call.pack_us
     began = time.perf_counter()
-    status, node = "ok", ""
+    status, node = "done", ""
     value: Any = None
     error: Exception | None = None
     if type(outcome) is Reply:
@@ -40,12 +40,13 @@ def settle(
             if outcome.builtin:
                 value = BUILTINS[call.function](*value[0], **value[1])
         except Exception as failed:  # noqa: BLE001 - unpickling runs user code
-            status, error = "unreadable", failed
+            status, error = "failed", failed
     else:
         failed_outcome: Failed = outcome  # type: ignore[assignment]
-        status = failed_outcome.failure.kind
+        failure = failed_outcome.failure
+        status = call_status(failure)
         # Who says that nobody fits has not taken the call.
-        node = "" if status == "no_route" else failed_outcome.failure.node
+        node = "" if failure.kind == "no_route" else failure.node
         error = error_of(
             failed_outcome,
             parts,
@@ -65,6 +66,37 @@ def settle(
         if isinstance(error, StopIteration):
             error = _plain(error)
     unpack_us = int((time.perf_counter() - began) * 1e6)
+    note(journal, call, outcome, parts, status, node, total_us, unpack_us)
+    if error is None:
+        if outcome.version:
+            journal.add_result(call.function, outcome.version)
+        future.set_result(value)
+    else:
+        future.set_exception(error)
+
+
+def note_stopped(
+    journal: Journal, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
+) -> None:
+    """Note the end of a call that its caller had stopped waiting for."""
+    total_us = int((time.monotonic() - call.began) * 1e6) + call.pack_us
+    node = outcome.node if type(outcome) is Reply else ""
+    if type(outcome) is Failed:
+        node = outcome.failure.node
+    note(journal, call, outcome, parts, "cancelled", node, total_us, 0)
+
+
+def note(
+    journal: Journal,
+    call: ActiveCall,
+    outcome: Outcome,
+    parts: tuple[Buffer, ...],
+    status: str,
+    node: str,
+    total_us: int,
+    unpack_us: int,
+) -> None:
+    """Note a call that has ended. What went by before it was last sent is a wait."""
     entry = "" if call.to or call.link is None else call.link.peer.name
     journal.add(
         CallRow(
@@ -73,6 +105,7 @@ def settle(
             node=node,
             via="" if entry == node else entry,
             status=status,
+            waited_us=outcome.waited_us + max(0, int((call.sent - call.began) * 1e6)),
             queued_us=outcome.queued_us,
             run_us=outcome.run_us,
             serialize_us=call.pack_us + unpack_us,
@@ -82,12 +115,6 @@ def settle(
             started_at=time.time() - total_us / 1e6,
         )
     )
-    if error is None:
-        if outcome.version:
-            journal.add_result(call.function, outcome.version)
-        future.set_result(value)
-    else:
-        future.set_exception(error)
 
 
 def _plain(error: Exception) -> RemoteError:

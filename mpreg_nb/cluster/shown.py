@@ -59,7 +59,9 @@ class Shown:
     def calls(self) -> "pd.DataFrame":
         """Return the last 10,000 calls of this client, newest last.
 
-        Columns: call_id, function, node, via, status, queued_ms, run_ms,
+        Those of steps of its runs are among them.
+        Columns: call_id, function, run, step, node, via, status (done, failed,
+        cancelled, lost), waited_ms (for a node that fits), queued_ms, run_ms,
         network_ms, serialize_ms, total_ms, sent_bytes, received_bytes, started_at.
         """
         from mpreg_nb.view.frames import calls_frame

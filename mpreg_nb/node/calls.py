@@ -47,6 +47,7 @@ _REFUSALS = ("no_route", "draining", "overloaded", "no_code")
 """Answers of a node that did not run the call; another one may."""
 
 _replace: Callable[..., Call] = msgspec.structs.replace
+_with_wait: Callable[..., Outcome] = msgspec.structs.replace
 
 
 class Calls:
@@ -200,6 +201,8 @@ class Calls:
         match target or self.router.choose(wanted, now, avoid=pending.avoid):
             case Chosen(chosen, version, offer):
                 pending.version = version
+                if call.wait_ms and call.hops_left:  # before, there was none
+                    pending.waited_us = int((now - pending.arrived) * 1e6)
                 if self._breakers:
                     self._breakers.sent(chosen, call.function, now)
                 self._loads.sent(chosen)
@@ -311,6 +314,8 @@ class Calls:
             self._waits.drop(call.id)
         if not pending.answered:
             pending.answered = True
+            if pending.waited_us:
+                outcome = _with_wait(outcome, waited_us=pending.waited_us)
             pending.source.send(outcome, parts)
         if self._waiters and pending.node == self._me:
             self.recalls.look(self._me)

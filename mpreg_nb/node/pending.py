@@ -40,6 +40,7 @@ class Pending:
     answered: bool = False  # the caller has its outcome; the rest is clean-up
     cancelled: bool = False
     avoid: tuple[str, ...] = ()  # nodes that could not take it
+    waited_us: int = 0  # for a node that fits
     size_bytes: int = 0  # of the arguments that are held for it
 
     def __post_init__(self) -> None:
@@ -56,11 +57,11 @@ class Pending:
 
     def failed(self, failure: Failure, load: Load | None = None) -> Failed:
         """Return the message that ends this call with `failure`."""
-        queued_us = int((time.monotonic() - self.arrived) * 1e6)
+        queued_us = int((time.monotonic() - self.arrived) * 1e6) - self.waited_us
         return Failed(
             id=self.call.id,
             failure=failure,
             version=self.version,
-            queued_us=queued_us,
+            queued_us=max(0, queued_us),
             load=load,
         )

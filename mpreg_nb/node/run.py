@@ -22,6 +22,7 @@ from mpreg_nb.node.run_calls import RunCalls, size_bytes
 from mpreg_nb.node.run_step import (
     StepSource,
     bare,
+    call_of,
     execution,
     failed_of,
     needs,
@@ -41,10 +42,11 @@ from mpreg_nb.wire.messages import (
     Result,
     Started,
 )
-from mpreg_nb.wire.runs import RunPicture, RunStart, RunState, StepPlan
+from mpreg_nb.wire.runs import RunPicture, RunStart, RunState, StepCall, StepPlan
 from mpreg_nb.workflow.effects import CancelStep, Effect, RunEnded, StartStep
 from mpreg_nb.workflow.run import RunMachine
 from mpreg_nb.workflow.states import (
+    Cancelled,
     Done,
     FallingBack,
     Resting,
@@ -87,6 +89,7 @@ class ActiveRun:
         self._plans = {plan.name: plan for plan in request.steps}
         self.began_s = time.monotonic()
         self._ended = math.inf
+        self._call_rows: list[StepCall] = []  # of calls that ended, not yet told
         self._told = 0  # revision of the machine that the caller knows
         self._loop = asyncio.get_running_loop()
         self._tell_timer: asyncio.TimerHandle | None = None
@@ -195,6 +198,7 @@ class ActiveRun:
         step, attempt, part = source.step, source.attempt, source.part
         match message:
             case Reply():
+                self._note(source, message, now)
                 self._calls.over(source)
                 effects = self._returned(source, message, parts, now)
             case Failed(failure=failure):
@@ -202,6 +206,7 @@ class ActiveRun:
                 if not self._calls.over(source, refused=refused):
                     self._perform(())
                     return
+                self._note(source, message, now)
                 if part != "call":
                     named = where(part, self.machine.state(step))
                     failure = msgspec.structs.replace(failure, where=named)
@@ -228,6 +233,12 @@ class ActiveRun:
         if part != "call" and self._has_ended(step):
             self._calls.gone(step)
         self._tell_failures((step,))
+
+    def _note(self, source: StepSource, outcome: Reply | Failed, now: float) -> None:
+        """Keep what callers' tables note of a call; a cancelled run says it itself."""
+        cancelled = isinstance(self.machine.state(source.step), Cancelled)
+        if self.audience and source.part != "split" and not cancelled:
+            self._call_rows.append(call_of(source, outcome, now))
 
     def _returned(
         self, source: StepSource, reply: Reply, parts: tuple[Buffer, ...], now: float
@@ -273,6 +284,7 @@ class ActiveRun:
         self._told = self.machine.revision
         if not self.audience or (not rows and status == "running"):
             return
+        calls, self._call_rows = tuple(self._call_rows), []
         results: tuple[tuple[str, bytes], ...] = ()
         if status != "running":
             ended = {step: self.machine.state(step) for step in self.outputs}
@@ -286,6 +298,7 @@ class ActiveRun:
                 steps=tuple(map(state_of, rows)),
                 duration_ms=self._duration_ms(),
                 results=results,
+                calls=calls,
             )
         )
 

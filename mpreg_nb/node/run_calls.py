@@ -6,6 +6,7 @@ was made, and calls say where that is. Nothing is unpickled here.
 
 import asyncio
 import math
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -157,6 +158,7 @@ class RunCalls:
         if self._under_way.get(key) is not source:
             return  # it was cancelled
         source.given = True
+        source.function, source.sent_s = call.function, time.monotonic()
         step, part = key
         parts = self._parts.get((step, "call" if isinstance(part, int) else part), ())
         if isinstance(part, int) and part >= NOTED_ITEMS:

@@ -1,5 +1,6 @@
 """One step between the machine of a run, the wire and the calls of the node."""
 
+import time
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
@@ -7,9 +8,16 @@ import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.wire.codec import Buffer, Parts
-from mpreg_nb.wire.failures import error_line, failure_line
+from mpreg_nb.wire.failures import call_status, error_line, failure_line
 from mpreg_nb.wire.messages import Failed, Failure, Reply
-from mpreg_nb.wire.runs import Given, RunStart, SideCall, StepPlan, StepState
+from mpreg_nb.wire.runs import (
+    Given,
+    RunStart,
+    SideCall,
+    StepCall,
+    StepPlan,
+    StepState,
+)
 from mpreg_nb.workflow.run_steps import FallbackCall, FallbackResult, RunStep, Undo
 from mpreg_nb.workflow.states import (
     Execution,
@@ -30,7 +38,16 @@ LOST_ATTEMPTS = 2
 class StepSource:
     """Where one attempt of one call of a step reports to."""
 
-    __slots__ = ("_run", "attempt", "call_id", "given", "part", "step")
+    __slots__ = (
+        "_run",
+        "attempt",
+        "call_id",
+        "function",
+        "given",
+        "part",
+        "sent_s",
+        "step",
+    )
 
     def __init__(
         self, run: "ActiveRun", step: str, attempt: int, part: Part, call_id: bytes
@@ -41,6 +58,8 @@ class StepSource:
         self.part = part
         self.call_id = call_id
         self.given = False  # to the node, which will say what became of it
+        self.function = ""
+        self.sent_s = 0.0
 
     def send(self, message: msgspec.Struct, parts: Parts = ()) -> None:
         """Hand the message to the run."""
@@ -168,6 +187,28 @@ def where(part: Part, state: object = None) -> str:
         return "the fallback"
     failed, _ = failed_of(state.failure, b"")
     return f"the fallback, after {failure_line(failed.failure)}"
+
+
+def call_of(source: StepSource, outcome: Reply | Failed, now: float) -> StepCall:
+    """Return what the tables of callers note of a call that has ended."""
+    failed = outcome if isinstance(outcome, Failed) else None
+    kept = None if isinstance(outcome, Failed) else outcome.kept
+    node = outcome.failure.node if isinstance(outcome, Failed) else outcome.node
+    if failed is not None and failed.failure.kind == "no_route":
+        node = ""  # who says that nobody fits has not taken it
+    return StepCall(
+        id=source.call_id,
+        step=source.step,
+        function=source.function,
+        node=node,
+        status="done" if failed is None else call_status(failed.failure),
+        waited_us=outcome.waited_us,
+        queued_us=outcome.queued_us,
+        run_us=outcome.run_us,
+        total_us=max(0, int((now - source.sent_s) * 1e6)),
+        received_bytes=len(outcome.payload) if kept is None else kept.size_bytes,
+        ended_at_s=time.time(),
+    )
 
 
 def execution(outcome: Reply | Failed, node: str) -> Execution:

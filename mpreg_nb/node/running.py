@@ -359,9 +359,11 @@ class Running:
                 pending.version,
                 run_us=run_us,
                 queued_us=queued_us,
-                failed=isinstance(outcome, Failed),
+                failed=isinstance(outcome, Failed)
+                and outcome.failure.kind != "cancelled",
             )
         self._finish(pending, outcome, parts)
 
     def _queued_us(self, pending: Pending, run_us: int) -> int:
-        return max(0, int((time.monotonic() - pending.arrived) * 1e6) - run_us)
+        here_us = int((time.monotonic() - pending.arrived) * 1e6)
+        return max(0, here_us - pending.waited_us - run_us)

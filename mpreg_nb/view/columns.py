@@ -50,9 +50,12 @@ FINDINGS = {"about": TEXT, "state": TEXT, "found": TEXT, "cure": TEXT}
 CALLS = {
     "call_id": TEXT,
     "function": TEXT,
+    "run": TEXT,
+    "step": TEXT,
     "node": TEXT,
     "via": TEXT,
     "status": TEXT,
+    "waited_ms": MEASURE,
     "queued_ms": MEASURE,
     "run_ms": MEASURE,
     "network_ms": MEASURE,

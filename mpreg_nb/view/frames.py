@@ -170,9 +170,12 @@ def calls_frame(rows: "Iterable[CallRow]") -> "pd.DataFrame":
             (
                 row.call_id,
                 row.function,
+                row.run,
+                row.step,
                 row.node,
                 row.via,
                 row.status,
+                row.waited_us / 1e3,
                 row.queued_us / 1e3,
                 row.run_us / 1e3,
                 row.network_us / 1e3,

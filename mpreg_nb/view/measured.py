@@ -57,7 +57,7 @@ def routes(rows: "Iterable[CallRow]") -> list[Route]:
             function,
             node,
             len(taken),
-            sum(call.status != "ok" for call in taken),
+            sum(call.status in ("failed", "lost") for call in taken),
             len(taken) / all_calls[function],
             median(call.total_us for call in taken) / 1e3,
         )

@@ -1,7 +1,7 @@
 """What a node says went wrong, as the error that a user sees."""
 
 import pickle
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -197,3 +197,19 @@ def error_line(failure: Failure) -> str:
     if len(line) > LONGEST_LINE:
         line = line[: LONGEST_LINE - 1] + "…"
     return f"{line} ({failure.where})" if failure.where else line
+
+
+CallStatus: TypeAlias = Literal["done", "failed", "cancelled", "lost"]
+
+_STATUS: dict[str, CallStatus] = {
+    "cancelled": "cancelled",
+    "draining": "lost",
+    "node_lost": "lost",
+    "gone": "lost",
+    "worker_crashed": "lost",
+}
+
+
+def call_status(failure: Failure) -> CallStatus:
+    """Return how a call without a result ended, as tables name it."""
+    return _STATUS.get(failure.kind, "failed")

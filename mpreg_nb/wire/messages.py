@@ -86,6 +86,7 @@ class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):
     kept: Kept | None = None  # instead of a payload, where `keep` was asked
     builtin: bool = False  # the payload is the call's own, see wire.builtins
     load: Load | None = None
+    waited_us: Count = 0  # for a node that fits
 
 
 Kind: TypeAlias = Literal[
@@ -137,6 +138,7 @@ class Failed(Message, frozen=True, kw_only=True, array_like=True, tag="failed"):
     queued_us: Count = 0
     run_us: Count = 0
     load: Load | None = None
+    waited_us: Count = 0  # for a node that fits
 
 
 class Waiting(Message, frozen=True, kw_only=True, array_like=True, tag="waiting"):

@@ -93,6 +93,22 @@ class StepState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     error: str = ""  # class and first line of why it failed, or tried anew
 
 
+class StepCall(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+    """One call of a step that has ended; each item of a map is one."""
+
+    id: RequestId
+    step: Name
+    function: Name
+    node: str
+    status: Literal["done", "failed", "cancelled", "lost"]
+    waited_us: Count = 0
+    queued_us: Count = 0
+    run_us: Count = 0
+    total_us: Count = 0
+    received_bytes: Count = 0
+    ended_at_s: float = 0.0  # wall clock of the driving node
+
+
 class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_state"):
     """The steps of a run that changed since the last one."""
 
@@ -101,6 +117,7 @@ class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_sta
     steps: tuple[StepState, ...]
     duration_ms: float = 0.0
     results: tuple[tuple[Name, bytes], ...] = ()  # at the end: small ones of outputs
+    calls: tuple[StepCall, ...] = ()  # that have ended since the last one
 
 
 class StepFetch(Message, frozen=True, kw_only=True, array_like=True, tag="step_fetch"):

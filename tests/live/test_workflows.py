@@ -242,3 +242,30 @@ def test_why_a_run_failed_is_said_wherever_it_is_shown(
     assert run.frame()["error"].tolist() == [line, late]
     assert line in run.report(tmp_path / "r.html").read_text()
     assert f"failed: {line}" in run._repr_mimebundle_()["text/html"]
+
+
+def test_steps_and_stopped_calls_are_among_the_calls(cluster: mp.Cluster) -> None:
+    def odd(number: int) -> int:
+        if number % 2 == 0:
+            raise ValueError("even")
+        return number
+
+    flow = cluster.workflow("odds")
+    flow.step("one", odd, 1)
+    flow.step("two", odd, 2)
+    flow.map("more", odd, over=[3, 5, 7])
+    run = flow.start()
+    with pytest.raises(mp.errors.WorkflowFailed):
+        run.wait()
+    stopped = cluster.submit(time.sleep, 30)
+    stopped.cancel()
+    cluster.call("echo", 1)
+
+    calls = cluster.calls()
+    steps = calls[calls.run == run.id[:8]]
+    found = sorted(zip(steps.step, steps.function, steps.status, strict=True))
+    more = [("more", "odd", "done")] * 3
+    assert found == [*more, ("one", "odd", "done"), ("two", "odd", "failed")]
+    routes = cluster.routes().query("function == 'odd'")
+    assert (routes.calls.sum(), routes.errors.sum()) == (5, 1)
+    assert cluster.latency().set_index("function")["count"]["odd"] == 5

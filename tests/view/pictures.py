@@ -58,7 +58,7 @@ def call(function: str, node: str, total_us: int = 1000, **more: Any) -> CallRow
     values: dict[str, Any] = {
         "call_id": "00",
         "via": "",
-        "status": "ok",
+        "status": "done",
         "queued_us": 100,
         "run_us": 500,
         "serialize_us": 50,

@@ -165,8 +165,8 @@ def test_shares_of_routes_add_up_to_one_for_each_function() -> None:
     rows = (
         call("f", "b", 3000),
         call("f", "a", 1000),
-        call("f", "a", 2000, status="application"),
-        call("f", "", 10, status="no_route"),
+        call("f", "a", 2000, status="failed"),
+        call("f", "", 10, status="failed"),
         call("g", "a", 500),
     )
 

@@ -114,7 +114,7 @@ def test_every_table_and_card_is_what_the_method_returns(
     assert list(frames["functions"].function) == ["echo", "echos", "f"]
     assert list(frames["functions f*"].calls) == [4]
     assert frames["routes"].calls.sum() == len(frames["calls"]) == 4
-    assert set(frames["calls"].status) == {"ok"}
+    assert set(frames["calls"].status) == {"done"}
     assert list(frames["latency"]["count"]) == [4]
     assert "function added" in set(frames["events"].event)
     assert set(frames["ps"].node) == {"cpu-1", "gpu-1"}

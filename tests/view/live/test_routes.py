@@ -14,10 +14,10 @@ EVIL = "<script>alert(1)</script>"
 
 def rows() -> Iterator[CallRow]:
     yield call("train", "n1", 1_000)
-    yield call("train", "n1", 3_000, status="raised")
+    yield call("train", "n1", 3_000, status="failed")
     yield call("train", "n2", 5_000)
     yield call("load", "n2", 900)
-    yield call("load", "", 10, status="no_route")
+    yield call("load", "", 10, status="failed")
 
 
 def test_a_picture_has_a_cell_for_each_function_and_node_that_met() -> None:
