@@ -95,10 +95,13 @@ class ByValue:
         return self._without_newobj(obj)
 
     def _member(self, member: Enum) -> Any:
-        if not taken_apart.is_member(member):  # flags that were put together
+        as_value = self.form is Form.APART
+        if not taken_apart.is_member(
+            member, as_value=as_value
+        ):  # flags that were put together
             return type(member), (member.value,)
         made_from, state = taken_apart.member_parts(member)
-        if self.form is Form.APART:
+        if as_value:
             return taken_apart.make_member, made_from  # its class is complete
         fill = taken_apart.fill_member
         return taken_apart.make_member, made_from, state, None, None, fill

@@ -69,7 +69,11 @@ _unfilled: dict[tuple[int, int], str] = {}  # thread, id of class -> revision to
 def packed(cls: type) -> Packed | None:
     """Return how `cls` travelled last, if that still holds."""
     known = _packed.get(cls)
-    return known if known is not None and known.is_fresh(cls) else None
+    if known is None or not known.is_fresh(cls):
+        return None
+    if cls not in _made:
+        _by_key[known.key] = cls
+    return known
 
 
 def identify(cls: type, digest: str) -> tuple[str, str]:
@@ -77,7 +81,7 @@ def identify(cls: type, digest: str) -> tuple[str, str]:
     key = _keys.setdefault(cls, digest)
     made = _made.get(cls)
     if made is None:
-        _by_key[key] = cls  # defined here: of equal ones, the newest counts
+        _by_key[key] = cls  # defined here: of equal ones, the one sent last counts
     elif made.attributes == _attributes(cls):
         return key, made.revision
     return key, digest
@@ -95,7 +99,15 @@ def keep(
 def known(
     key: str, module: str, name: str, digest: Callable[[type], str]
 ) -> type | None:
-    """Return the class with `key`: what `name` means here now, if it is that."""
+    """Return the class with `key`, if this process has it.
+
+    A cell that is run again replaces its classes: what the name means now counts.
+    A module that is loaded again leaves those that were taken from it before in use:
+    the one that was sent counts.
+    """
+    sent = _by_key.get(key)
+    if sent is not None and module != "__main__":
+        return sent
     current: Any = sys.modules.get(module)
     for part in name.split("."):
         current = getattr(current, part, None)
@@ -104,7 +116,7 @@ def known(
             identify(current, digest(current))
         if _keys[current] == key:
             return current
-    return _by_key.get(key)
+    return sent
 
 
 def has(cls: type, revision: str) -> bool:

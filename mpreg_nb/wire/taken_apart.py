@@ -9,8 +9,9 @@ a method may name such an instance, and a class may hold one.
 
 import abc
 import types
+import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
-from enum import Enum, EnumMeta
+from enum import EnumMeta
 from typing import Any, TypeAlias
 
 Content: TypeAlias = dict[str, Any]
@@ -170,9 +171,26 @@ def set_contents(cls: type, content: Content) -> None:
 # --------------------------------------------------------------------- enums
 
 
-def is_member(value: object) -> bool:
-    """Whether `value` is a member, with a name, of an enum."""
-    return isinstance(value, Enum) and _is_named(type(value), value)
+# %autoreload gives members of the class that it replaces to the class that comes, which
+# has its own of the same names. Of two, the one that was sent last is meant.
+_sent: "weakref.WeakKeyDictionary[type, dict[str, Any]]" = weakref.WeakKeyDictionary()
+
+
+def is_member(member: Any, *, as_value: bool) -> bool:
+    """Whether `member`, which is sent, is one with a name, or stands for it.
+
+    `as_value`: not as a part of its class, which all of its members are.
+    """
+    cls = type(member)
+    named = vars(cls).get("_member_map_", {}).get(member._name_ or "")
+    if named is member:
+        if as_value:
+            _sent.get(cls, {}).pop(member._name_, None)
+        return True
+    if named is None or named._value_ != member._value_:
+        return False
+    _sent.setdefault(cls, {})[member._name_] = member
+    return True
 
 
 def _is_named(cls: type, value: object) -> bool:
@@ -206,6 +224,9 @@ def _in_slots(member: Any) -> Content:
 
 def make_member(cls: Any, name: str, args: Iterable[Any]) -> Any:
     """Return the member `name` of an enum, without attributes where it is new."""
+    sent = _sent.get(cls, {}).get(name)
+    if sent is not None:
+        return sent
     known = vars(cls).get("_member_map_", {}).get(name)
     return nearest_of_python(cls).__new__(cls, *args) if known is None else known
 

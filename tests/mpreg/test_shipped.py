@@ -30,7 +30,8 @@ async def test_a_shipped_function_tells_types_too() -> None:
     async with serving(server), MPREGClientAPI(server.url) as client:
         caller: Any = client._caller
         shipped = pack_function(SPACE["analytics"])
-        await caller.registrations.register(shipped, "analytics")
+        request = caller.registrations.request(shipped, "analytics")
+        await caller.registrations.register(request, shipped.parts)
         value = await client.call("analytics", "test", ["a"])
         with pytest.raises(TypeError) as caught:
             await client.request(commands)
@@ -58,7 +59,8 @@ async def test_json_reaches_shipped_functions() -> None:
     async with serving(server), MPREGClientAPI(server.url) as client:
         caller: Any = client._caller
         shipped = pack_function(SPACE["analytics"])
-        await caller.registrations.register(shipped, "analytics")
+        request = caller.registrations.request(shipped, "analytics")
+        await caller.registrations.register(request, shipped.parts)
         async with connect(server.url, proxy=None) as link:
             await link.send(json.dumps(frame))
             answer = json.loads(await link.recv())

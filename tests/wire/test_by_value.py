@@ -1,9 +1,12 @@
+import importlib
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
+from IPython.extensions.autoreload import superreload
 
 from mpreg_nb.wire.payload import pack_function
 from tests.wire.cells import run_cell
@@ -60,3 +63,49 @@ if sys.version_info >= (3, 12):
         there: Elsewhere,
     ) -> None:
         assert_runs_alike(there, TYPE_STATEMENTS)
+
+
+RELOADED = """
+    import enum
+
+
+    class Unit:
+        pass
+
+
+    class Colour(enum.Enum):
+        RED = 1
+
+
+    class Refused(Exception):
+        pass
+    """
+
+
+@pytest.mark.parametrize("is_updated", [False, True], ids=["reload", "autoreload"])
+def test_after_a_reload_what_comes_back_is_of_the_class_that_was_sent(
+    there: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_updated: bool
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    name = f"reloaded_beside_this_{is_updated}"
+    (tmp_path / f"{name}.py").write_text(dedent(RELOADED))
+    module = importlib.import_module(name)
+    space = {"__name__": "__main__", **vars(module)}
+    if is_updated:
+        superreload(module, importlib.reload, {})  # type: ignore[no-untyped-call]
+    else:
+        importlib.reload(module)
+    run_cell(
+        "def unit(): return Unit()\n"
+        "def red(): return Colour.RED\n"
+        "def refuse(): raise Refused('no')\n",
+        space,
+    )
+
+    assert module.Unit is not space["Unit"]
+    assert type(there.call(space["unit"])) is space["Unit"]
+    assert there.call(space["red"]) is space["Colour"].RED
+    with pytest.raises(space["Refused"]):
+        there.call(space["refuse"])
+    assert type(there.call(module.Unit)) is module.Unit
+    monkeypatch.delitem(sys.modules, name)
