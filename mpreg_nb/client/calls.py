@@ -260,6 +260,7 @@ class ClientCalls:
                 holder=call.holder,
                 attempt=min(call.attempts - 1, 255),
                 json=call.json,
+                folder=call.folder,
             ),
             call.parts,
         )

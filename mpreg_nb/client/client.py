@@ -33,6 +33,7 @@ from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import CodePush, Failed, Failure, Leave, Reply
 from mpreg_nb.wire.payload import pack_arguments, size_bytes, unpack
 from mpreg_nb.wire.pictures import LoadsTold, Snapshot, Watch
+from mpreg_nb.wire.working_folder import here
 
 FIRST_LINK_S = 2.0
 """How long a first link is tried for: a node may be starting at this moment."""
@@ -131,6 +132,7 @@ class Client:
             idempotent=options.idempotent,
             shipment=options.shipment,
             writer=current_writer(),
+            folder=here(),
             pack_us=int((time.perf_counter() - began) * 1e6),
         )
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpreg_nb.names import nearest
 from mpreg_nb.wire.boundary import public
+from mpreg_nb.wire.working_folder import tell_if
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mpreg_nb.view.tables import Table
 
-Value: TypeAlias = bool | int | float
+Value: TypeAlias = bool | int | float | str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Key:
     default: Value  # its type is the type of the value
     least: float = 0
     most: float = math.inf
+    choices: tuple[str, ...] = ()  # words that may be set, where it is no number
     unit: str = ""  # of what there are so many
     title: str  # with the unit before it, a line that says what it does
     cost: str  # what more of it brings and takes
@@ -35,6 +37,8 @@ class Key:
     @property
     def rule(self) -> str:
         """What is accepted, in words."""
+        if self.choices:
+            return " or ".join(map(repr, self.choices))
         if isinstance(self.default, bool):
             return "True or False"
         kind = "a whole number" if isinstance(self.default, int) else "a number"
@@ -59,18 +63,25 @@ class Key:
             TypeError: it is of another type.
             ValueError: it is out of bounds.
         """
+        refusal = f"{self.name} is {self.rule}, not {value!r:.60}"
+        if self.choices:
+            if not isinstance(value, str):
+                raise TypeError(refusal)
+            if value not in self.choices:
+                raise ValueError(refusal)
+            return value
         if isinstance(self.default, bool):
             accepted = isinstance(value, bool)
         else:
             kinds = int if isinstance(self.default, int) else (int, float)
             accepted = isinstance(value, kinds) and not isinstance(value, bool)
-        refusal = f"{self.name} is {self.rule}, not {value!r:.60}"
         if not accepted:
             raise TypeError(refusal)
         number: Any = value
         if not self.least <= number <= self.most:
             raise ValueError(refusal)
-        return type(self.default)(number) if math.isfinite(number) else float(number)
+        kind: Any = type(self.default)
+        return kind(number) if math.isfinite(number) else float(number)
 
 
 KEYS: Mapping[str, Key] = {
@@ -99,6 +110,16 @@ KEYS: Mapping[str, Key] = {
             default=False,
             title="nodes that up starts outlive this kernel",
             cost="Until mp.down() they hold their memory, though nobody looks.",
+        ),
+        Key(
+            name="cwd",
+            default="caller",
+            choices=("caller", "scratch"),
+            title="the working folder of calls, to which relative paths lead",
+            cost="'caller' is the folder of this kernel, on nodes of its own machine; "
+            "'scratch' is one of the node's own everywhere. With several slots in a "
+            "worker its async functions share the folder of the call that began last; "
+            "functions with isolation='thread' stay in the folder of their node.",
         ),
         Key(
             name="start_timeout_s",
@@ -151,6 +172,7 @@ class Config:
     workers: int
     slots: int
     keep: bool
+    cwd: str
     start_timeout_s: float
     progress_after_s: float
     output_lines: int
@@ -215,6 +237,8 @@ class Config:
 
 CONFIG = Config()
 """The values of this process."""
+
+tell_if(lambda: CONFIG.cwd == "caller")
 
 
 @public

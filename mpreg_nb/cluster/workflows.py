@@ -13,6 +13,7 @@ from mpreg_nb.routing.router import Refused, Router, Verdict, Wanted
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.ids import run_id
 from mpreg_nb.wire.runs import Given, RunStart, SideCall, StepPlan
+from mpreg_nb.wire.working_folder import here
 from mpreg_nb.workflow.graph import Function, Step, Workflow
 
 
@@ -72,6 +73,7 @@ class Planner:
             workflow=workflow.name,
             steps=tuple(made.plan for made in packed.values()),
             inputs=tuple(inputs),
+            folder=here(),
         )
         return request, tuple(parts)
 

@@ -25,6 +25,7 @@ from mpreg_nb.transport.token import load_token
 from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.runs import RunStart, StepPlan
+from mpreg_nb.wire.working_folder import here
 
 CONNECT_S = 5.0
 """How long `connect` looks for a server that may just be starting."""
@@ -230,7 +231,9 @@ def _run_start(
         )
         plans.append(plan)
         beside.extend(parts)
-    start = RunStart(id=caller.new_id(), workflow="commands", steps=tuple(plans))
+    start = RunStart(
+        id=caller.new_id(), workflow="commands", steps=tuple(plans), folder=here()
+    )
     return start, tuple(beside)
 
 

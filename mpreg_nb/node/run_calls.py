@@ -65,6 +65,7 @@ class RunCalls:
         self._give = hand_over
         self._ids = ids
         self._quiet = request.quiet
+        self._folder = request.folder
         self._plans: Mapping[str, StepPlan] = {s.name: s for s in request.steps}
         self._under_way: dict[Key, StepSource] = {}
         self._held: dict[Key, int] = {}  # -> attempt, in the order to send them
@@ -194,6 +195,7 @@ class RunCalls:
             json=plan.json,
             quiet=self._quiet,
             split=part == "split",
+            folder=self._folder,
         )
 
     def _error(self, step: str) -> bytes:

@@ -237,6 +237,7 @@ class Running:
             quiet=call.quiet,
             remaining_ms=call.remaining_ms and pending.remaining_ms(time.monotonic()),
             split=call.split,
+            folder=call.folder,
         )
         self._workers.submit(job, parts, self._job_ended, self._job_began)
 

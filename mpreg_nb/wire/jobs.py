@@ -56,6 +56,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     split: bool = (
         False  # take the first argument apart; the answer is as wire.items says
     )
+    folder: bytes = b""  # of the caller, see wire.working_folder
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="ready"):

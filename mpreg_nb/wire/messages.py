@@ -72,6 +72,7 @@ class Call(Message, frozen=True, kw_only=True, array_like=True, tag="call"):
     json: bool = False  # arguments and result are JSON, not pickles
     quiet: bool = False  # prints are not sent back
     split: bool = False  # do not call it, but take its first argument apart
+    folder: bytes = b""  # of the caller, see wire.working_folder
 
 
 class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):

@@ -60,6 +60,7 @@ class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_sta
     steps: Annotated[tuple[StepPlan, ...], Meta(min_length=1, max_length=10_000)]
     quiet: bool = False
     inputs: Annotated[tuple[Given, ...], Meta(max_length=10_000)] = ()
+    folder: bytes = b""  # of the caller, see wire.working_folder
 
 
 StepStatus: TypeAlias = Literal[

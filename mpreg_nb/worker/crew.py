@@ -23,6 +23,7 @@ from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import running_call
 from mpreg_nb.worker.capture import Capture, PrintingCall
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
+from mpreg_nb.worker.folder import Folders
 from mpreg_nb.worker.inbox import Inbox, Task
 from mpreg_nb.worker.outbox import Outbox
 from mpreg_nb.worker.tidy import LONG_NS, Tidy, is_importing
@@ -57,6 +58,7 @@ class Crew:
         capture: Capture,
         answers: Answers,
         tidy: Tidy,
+        folders: Folders,
     ) -> None:
         self._inbox = inbox
         self._outbox = outbox
@@ -64,6 +66,7 @@ class Crew:
         self._capture = capture
         self._answers = answers
         self._tidy = tidy
+        self._folders = folders
         self._slots = slots
         self._state = threading.RLock()  # of all that follows
         self._busy: set[bytes] = set()  # calls that have begun and not ended
@@ -178,6 +181,7 @@ class Crew:
                 if task.job.id in self._interrupted:
                     raise KeyboardInterrupt
                 self._running[task.job.id] = partial(self._raise, task.job.id, me)
+            self._folders.enter(task.job.folder)
             started = perf_counter_ns()
             try:
                 args, kwargs = arguments(task)
@@ -235,6 +239,7 @@ class Crew:
 
     async def _user(self, task: Task) -> Frames:
         try:
+            self._folders.enter(task.job.folder)
             function: Callable[..., Awaitable[Any]] = task.code.function
             args, kwargs = arguments(task)
         except Exception as error:  # noqa: BLE001  user code runs in there

@@ -10,9 +10,11 @@ from mpreg_nb.wire.frames import frame
 from mpreg_nb.wire.jobs import Ready, Setup
 from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import Home, set_home
+from mpreg_nb.wire.working_folder import hide
 from mpreg_nb.worker.capture import Capture
 from mpreg_nb.worker.display import display
 from mpreg_nb.worker.execution import Answers
+from mpreg_nb.worker.folder import Folder, Folders
 from mpreg_nb.worker.inbox import Inbox
 from mpreg_nb.worker.outbox import Outbox
 from mpreg_nb.worker.solo import Solo
@@ -42,14 +44,18 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     capture.install()
     builtins.display = display  # type: ignore[attr-defined]  # as IPython has it
     answers = Answers(setup.max_payload_bytes)
-    tidy = Tidy(setup.scratch, capture)
+    os.chdir(setup.scratch)
+    hide(os.getcwdb())
+    tidy = Tidy(capture)
     run: Callable[[], None]
     if setup.slots == 1:
-        run = Solo(inbox, outbox, page, capture, answers, tidy).run
+        folder = Folder(setup.scratch)
+        run = Solo(inbox, outbox, page, capture, answers, tidy, folder).run
     else:
         from mpreg_nb.worker.crew import Crew  # brings asyncio with it
 
         slots = setup.slots
-        run = Crew(slots, inbox, outbox, page, capture, answers, tidy).run
+        folders = Folders(setup.scratch)
+        run = Crew(slots, inbox, outbox, page, capture, answers, tidy, folders).run
     outbox.send([frame(Ready(pid=os.getpid()))])
     essential(run)

@@ -15,6 +15,7 @@ from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import running_call
 from mpreg_nb.worker.capture import Capture
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
+from mpreg_nb.worker.folder import Folder
 from mpreg_nb.worker.inbox import Inbox, Task
 from mpreg_nb.worker.outbox import Outbox
 from mpreg_nb.worker.tidy import Tidy, is_importing
@@ -46,6 +47,7 @@ class Solo:
         capture: Capture,
         answers: Answers,
         tidy: Tidy,
+        folder: Folder,
     ) -> None:
         self._inbox = inbox
         self._outbox = outbox
@@ -53,6 +55,7 @@ class Solo:
         self._capture = capture
         self._answers = answers
         self._tidy = tidy
+        self._folder = folder
         self._cancelled: dict[bytes, None] = {}
         self._running: bytes | None = None  # set while a call can be interrupted
         self._interrupted = False
@@ -107,6 +110,7 @@ class Solo:
             del self._cancelled[job.id]
             return self._answers.cancelled(job, begun=False)
         try:
+            self._folder.enter(job.folder)
             function = task.code.function
             args, kwargs = arguments(task)
         except Exception as error:  # noqa: BLE001  user code runs in there

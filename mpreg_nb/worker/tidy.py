@@ -31,9 +31,7 @@ def _saved_from() -> int:
 class Tidy:
     """The state of the process as it was before any function ran."""
 
-    def __init__(self, scratch: str, capture: Capture) -> None:
-        os.chdir(scratch)
-        self._scratch = os.getcwd()
+    def __init__(self, capture: Capture) -> None:
         self._capture = capture
         self._handlers: list[tuple[int, Any]] = []
         self._locale = _locale.setlocale(_locale.LC_ALL, None)
@@ -66,13 +64,6 @@ class Tidy:
             _locale.setlocale(_locale.LC_ALL, self._locale)
         if sys.getrecursionlimit() != self._recursion_limit:
             sys.setrecursionlimit(self._recursion_limit)
-        try:
-            moved = os.getcwd() != self._scratch
-        except FileNotFoundError:  # it removed the folder that it had moved to
-            moved = True
-        if moved:
-            os.makedirs(self._scratch, exist_ok=True)
-            os.chdir(self._scratch)
         if run_ns >= LONG_NS:
             self._look_closely()
 
