@@ -80,9 +80,21 @@ def test_the_table_shows_what_was_changed_and_the_frame_explains_all() -> None:
     bundle = CONFIG._repr_mimebundle_()
     frame = CONFIG.frame()
 
-    assert "output_lines      50     1000     lines that one call may print" in text
+    assert "output_lines      50      1000     lines that one call may print" in text
     assert bundle["text/plain"] == text
     assert "<td" in bundle["text/html"]
     assert list(frame.columns) == ["key", "value", "default", "accepted", "meaning"]
     assert list(frame.key) == list(KEYS)
     assert dict(zip(frame.key, frame.value, strict=True))["output_lines"] == 50
+
+
+def test_a_word_is_set_only_if_it_is_among_the_choices() -> None:
+    values = Config()
+
+    values.cwd = "scratch"
+
+    assert values.cwd == "scratch"
+    with pytest.raises(ValueError, match="cwd is 'caller' or 'scratch', not 'home'"):
+        values.cwd = "home"
+    with pytest.raises(TypeError, match="cwd is 'caller' or 'scratch', not 1"):
+        values.cwd = 1  # type: ignore[assignment]

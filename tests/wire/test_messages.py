@@ -173,6 +173,7 @@ SAMPLES: list[Any] = [
         json=True,
         quiet=True,
         split=True,
+        folder=b"mark:/home/me",
     ),
     Call(id=ID, function="f", payload=b""),
     Reply(
@@ -285,6 +286,7 @@ SAMPLES: list[Any] = [
         steps=(PLAN, StepPlan(name="t", function="f", payload=b"", fallback=SIDE)),
         quiet=True,
         inputs=(Given(name="i", payload=b"", parts=2),),
+        folder=b"mark:/home/me",
     ),
     RunState(
         id=ID,
@@ -387,6 +389,7 @@ JOBS: list[Any] = [
         quiet=True,
         remaining_ms=5000,
         split=True,
+        folder=b"mark:/home/me",
     ),
     Ready(pid=4711),
     Done(id=ID, payload=b"result", sizes=(4,), run_us=9),
