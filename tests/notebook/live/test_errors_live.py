@@ -219,5 +219,5 @@ def test_a_lost_node_is_told_with_what_was_printed_last(front: Kernel) -> None:
     assert name == "NodeLost"
     assert "----> 2 future.result()" in text
     assert "node n2 was lost during the call of hang (" in text
-    assert "Last printed:\n  hanging\nIt may have run: call it again" in text
+    assert "Last printed:\n  hanging\nThe function may have run: call it again" in text
     assert has_no_frame_of_ours(text)
