@@ -3,7 +3,9 @@
 ::
 
     MpregError
-    ├── NoCluster (LookupError)        there is no cluster to talk to yet
+    ├── NoCluster (LookupError, RuntimeError)  there is no cluster to talk to yet
+    │   ├── ClusterDown                it was shut down
+    │   └── ForkedProcess              it belongs to the process this was forked from
     ├── StartFailed (RuntimeError)     a node did not come up
     ├── NoRoute (LookupError)          no live node has function and resources
     ├── RemoteError                    the function raised; also the original class
@@ -70,7 +72,7 @@ class MpregError(Exception):
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
-class NoCluster(MpregError, LookupError):
+class NoCluster(MpregError, LookupError, RuntimeError):
     """There is no cluster that this process started or connected to.
 
     message: what there is none of; how to get a cluster is added where it is "".
@@ -96,6 +98,20 @@ class ClusterDown(NoCluster):
             command="Start a node: mpreg-nb node --name n1",
         )
         return f"this cluster has been shut down. {again}"
+
+
+class ForkedProcess(NoCluster):
+    """This process was forked from the one that has the cluster."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __str__(self) -> str:
+        return (
+            "this process was forked, and the links of the cluster stay with the "
+            "process that it was forked from. Connect here too: "
+            "mp.connect(*cluster.urls), or start another cluster: mp.up(3)"
+        )
 
 
 class StartFailed(MpregError, RuntimeError):

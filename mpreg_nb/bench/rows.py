@@ -182,4 +182,4 @@ async def _run(lab: Lab, plans: Sequence[StepPlan]) -> Any:
     await ended.wait()
     if record.status != "done":
         raise AssertionError(f"the measured workflow ended as {record.status}")
-    return await client.runs.fetch(record, plans[-1].name)
+    return (await client.runs.fetch(record, plans[-1].name))()

@@ -42,6 +42,7 @@ class ActiveCall:
     sent: float = 0.0
     waiting: bool = False
     cancelled: bool = False
+    withdrawn: bool = False  # it is to end unless it runs
     pack_us: int = 0
     avoid: tuple[str, ...] = ()
     shipment: object = None  # of its function: held until it has ended
@@ -50,3 +51,8 @@ class ActiveCall:
     def wanted(self) -> Wanted:
         """What it asks of a node."""
         return Wanted(self.function, self.version, self.resources, self.node)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a node runs it: nobody says that it waits in a queue."""
+        return self.link is not None and not self.waiting

@@ -72,6 +72,11 @@ class ClientCalls:
         self._alarm = Alarm(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def functions(self) -> tuple[str, ...]:
+        """The functions of the calls that are under way."""
+        return tuple(call.function for call in self._calls.values())
+
     def __len__(self) -> int:
         return len(self._calls)
 
@@ -98,6 +103,23 @@ class ClientCalls:
             self._end(call, Failure(kind="cancelled", executed="no"))
         else:
             call.link.send(Cancel(id=call_id))
+
+    def withdraw(self, call_ids: Iterable[bytes]) -> None:
+        """End those calls that no node runs yet, as cancelled; the others go on."""
+        now = time.monotonic()
+        asked: dict[Connection, list[bytes]] = {}
+        for call_id in call_ids:
+            call = self._calls.get(call_id)
+            if call is None or call.cancelled or call.withdrawn:
+                continue
+            call.withdrawn = True
+            self._stealing.drop(call_id, now)
+            if call.link is None:
+                self._end(call, Failure(kind="cancelled", executed="no"))
+            else:
+                asked.setdefault(call.link, []).append(call_id)
+        for link, ids in asked.items():
+            link.send(Recall(ids=tuple(ids)))
 
     def routes_changed(self) -> dict[str, Load]:
         """Take the members, offers and loads of the mirror anew.
@@ -271,7 +293,8 @@ class ClientCalls:
         failure = failed.failure
         now = time.monotonic()
         returned = failure.kind == "overloaded" and failure.executed == "no"
-        if call.cancelled:
+        returned = returned or (call.withdrawn and failure.executed == "no")
+        if call.cancelled or (call.withdrawn and returned):
             if returned:  # it was asked back a moment before
                 failed = Failed(id=call.id, failure=Failure(kind="cancelled"))
             self._finish(call, failed, parts)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
-from mpreg_nb.client.future import Future, Undecoded
+from mpreg_nb.client.future import Future
 from mpreg_nb.client.journal import Journal
 from mpreg_nb.client.links import Links
 from mpreg_nb.client.mirror import Mirror
@@ -21,7 +21,7 @@ from mpreg_nb.client.outlook import Outlook
 from mpreg_nb.client.output import current_writer
 from mpreg_nb.client.registrations import Registrations
 from mpreg_nb.client.runs import ClientRuns
-from mpreg_nb.client.settling import note_stopped, settle
+from mpreg_nb.client.settling import Arrived, arrive, awaited
 from mpreg_nb.errors import MpregError, NodeLost, PayloadTooLarge
 from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
@@ -31,7 +31,7 @@ from mpreg_nb.wire.failures import error_of
 from mpreg_nb.wire.gossip import Offer
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import CodePush, Failed, Failure, Leave, Reply
-from mpreg_nb.wire.payload import pack_arguments, size_bytes, unpack
+from mpreg_nb.wire.payload import pack_arguments, size_bytes
 from mpreg_nb.wire.pictures import LoadsTold, Snapshot, Watch
 from mpreg_nb.wire.working_folder import here
 
@@ -149,23 +149,26 @@ class Client:
         class, and the errors of `mpreg_nb.errors` for all else. Cancelling the
         await cancels the call.
         """
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Arrived] = asyncio.get_running_loop().create_future()
 
         def done(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
-            if future.done():
-                note_stopped(self.journal, call, outcome, parts)
-            else:
-                self.settle(future, call, outcome, parts)
+            arrived = self.arrive(call, outcome, parts, stopped=future.done())
+            if not future.done():
+                future.set_result(arrived)
 
         call = self.prepare(function, args, kwargs or {}, options, done)
         self.calls.start(call)
         try:
-            value = await future
+            arrived = await future
         except asyncio.CancelledError:
             self.calls.cancel(call.id)
             raise
-        if type(value) is Undecoded:
-            return unpack(value.parts, name="result")
+        value, error = arrived.rebuild()
+        if error is not None:
+            try:
+                raise awaited(error)
+            finally:
+                del error, future  # else the traceback would hold itself
         return value
 
     def deliver(
@@ -176,20 +179,22 @@ class Client:
         parts: tuple[Buffer, ...],
     ) -> None:
         """Resolve `future` with the outcome of its call; a `done` of `prepare`."""
-        if future.set_running_or_notify_cancel():
-            self.settle(future, call, outcome, parts)
-        else:
-            note_stopped(self.journal, call, outcome, parts)
+        stopped = future.cancelled()
+        future.arrive(self.arrive(call, outcome, parts, stopped=stopped))
 
-    def settle(
+    def arrive(
         self,
-        future: Any,
         call: ActiveCall,
         outcome: Outcome,
         parts: tuple[Buffer, ...],
-    ) -> None:
-        """Set the result or the exception, and note the call in the journal."""
-        settle(self.journal, future, call, outcome, parts)
+        *,
+        stopped: bool = False,
+    ) -> Arrived:
+        """Note a call that has ended in the journal; return what arrived of it.
+
+        stopped: its caller no longer waits for it.
+        """
+        return arrive(self.journal, call, outcome, parts, stopped=stopped)
 
     def inline(self, parts: Parts) -> tuple[bytes, tuple[Buffer, ...]]:
         """Return (payload, ()) for what travels inside a message, else (b"", parts)."""
@@ -218,11 +223,12 @@ class Client:
         link: Connection | None = None,
         *,
         function: str = "",
+        whole: bool = False,
     ) -> tuple[Any, tuple[Buffer, ...]]:
         """Send a request with an `id` and return its answer, with the parts.
 
         Raises the error that the node answered with, as one of `function`, or
-        NodeLost.
+        NodeLost. whole: return that answer too, for who rebuilds the error.
         """
         link = link or await self.links.any_entry()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -232,7 +238,7 @@ class Client:
             answer, answer_parts = await future
         finally:
             self._asks.pop(message.id, None)
-        if isinstance(answer, Failed):
+        if isinstance(answer, Failed) and not whole:
             name = function or getattr(message, "function", type(message).__name__)
             raise error_of(answer, answer_parts, function=name)
         return answer, answer_parts

@@ -2,12 +2,14 @@
 
 import asyncio
 import concurrent.futures
-import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from mpreg_nb.client.callbacks import CALLBACKS
+from mpreg_nb.client.loop_thread import is_loop_thread
+from mpreg_nb.client.settling import Arrived, awaited
 from mpreg_nb.wire.boundary import public
-from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.running import waiting_elsewhere
 
 T = TypeVar("T")
@@ -24,26 +26,27 @@ class Waiting(Protocol):
         """From so many seconds on; None: never."""
         ...
 
+    def check(self) -> None:
+        """Raise what a wait here could only end in: after a fork, for one."""
+
     def wait(self, call: Any, over: Over, timeout: float | None) -> bool:
         """Wait at most `timeout` seconds more; say whether it is over."""
         ...
 
 
-class Undecoded:
-    """A large result whose bytes have come and that nobody has looked at yet."""
+class _Unread(Exception):
+    """Stands for an error that nobody has asked for yet."""
 
-    __slots__ = ("parts",)
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+_UNREAD = _Unread()
 
 
 @public
 class Future(concurrent.futures.Future[T]):
     """A `concurrent.futures.Future` that can also be awaited.
 
-    A large result is unpickled by whoever asks for it first. Interrupting
-    `result()` cancels the call; dropping the future does not.
+    A result or an error is rebuilt by whoever asks for it first, in that thread.
+    Interrupting `result()` cancels the call; dropping the future does not.
     """
 
     def __init__(
@@ -57,7 +60,9 @@ class Future(concurrent.futures.Future[T]):
         self._cancel_call = cancel_call
         self._waiting = waiting
         self._call = call
-        self._decoding = threading.Lock()
+        self._arrived: Arrived | None = None
+
+    # -------------------------------------------------------------- its outcome
 
     def result(self, timeout: float | None = None) -> T:
         """Return what the function returned, waiting at most `timeout` seconds.
@@ -65,31 +70,50 @@ class Future(concurrent.futures.Future[T]):
         Raises what the call raised; TimeoutError when there is no outcome yet,
         and then the call goes on.
         """
+        error = self._wait(timeout)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, self  # else the traceback would hold itself
+        result: T = super().result(0)
+        return result
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return what `result` would raise, None where it would return."""
+        return self._wait(timeout)
+
+    def _wait(self, timeout: float | None) -> BaseException | None:
+        """Wait for the end, rebuild what has arrived, return the error if it is one."""
         try:
-            with waiting_elsewhere():
-                value: Any = self._outcome(timeout)
+            if not self.done():
+                with waiting_elsewhere():
+                    self._wait_for_end(timeout)
+            if self._arrived is not None:
+                self._rebuild(self._arrived)
         except KeyboardInterrupt:
             self.cancel()
             raise
-        if type(value) is Undecoded:
-            value = self._decode(value)
-        result: T = value
-        return result
+        return super().exception(0)
 
-    def _outcome(self, timeout: float | None) -> Any:
+    def _rebuild(self, arrived: Arrived) -> None:
+        self._result, self._exception = arrived.rebuild()
+        self._arrived = None
+
+    def _wait_for_end(self, timeout: float | None) -> None:
         waiting = self._waiting
-        after_s = None if waiting is None else waiting.after_s
+        after_s = None
+        if waiting is not None:
+            waiting.check()
+            after_s = waiting.after_s
         is_short = timeout is not None and after_s is not None and timeout <= after_s
         if waiting is None or after_s is None or is_short:
-            return super().result(timeout)
-        try:
-            return super().result(after_s)
-        except TimeoutError:  # of the wait, or the outcome
-            pass
-        if not self.done():
+            super().exception(timeout)
+            return
+        if not self._over(after_s):
             rest_s = None if timeout is None else timeout - after_s
             waiting.wait(self._call, self._over, rest_s)
-        return super().result(0)
+            super().exception(0)
 
     def _over(self, seconds: float | None) -> bool:
         try:
@@ -100,6 +124,54 @@ class Future(concurrent.futures.Future[T]):
             return self.done()
         return True
 
+    def __await__(self) -> Generator[Any, None, T]:
+        loop = asyncio.get_running_loop()
+        over: asyncio.Future[None] = loop.create_future()
+
+        def ended(_: object) -> None:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(wake)
+
+        def wake() -> None:
+            if not over.done():
+                over.set_result(None)
+
+        self.when_over(ended)
+        with waiting_elsewhere():
+            try:
+                yield from over
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+        if self.cancelled():
+            raise asyncio.CancelledError
+        error = self._wait(0)
+        if error is not None:
+            try:
+                raise awaited(error)
+            finally:
+                del error
+        result: T = super().result(0)
+        return result
+
+    # --------------------------------------------------------------- callbacks
+
+    def add_done_callback(
+        self, fn: Callable[[concurrent.futures.Future[T]], object]
+    ) -> None:
+        """Call `fn` with this future once it is over; at once if it is.
+
+        Callbacks run on a thread of their own, one after the other, and may do
+        whatever code in a cell may: submit, call, wait.
+        """
+        super().add_done_callback(partial(_hand_over, fn))
+
+    def when_over(self, fn: Callable[[Any], object]) -> None:
+        """Call `fn` on the client's own thread; for what neither waits nor fails."""
+        super().add_done_callback(fn)
+
+    # ------------------------------------------------------------------- ending
+
     def cancel(self) -> bool:
         """Give the call up and tell the cluster to end it; False if it has ended."""
         cancelled = super().cancel()
@@ -107,15 +179,50 @@ class Future(concurrent.futures.Future[T]):
             self._cancel_call()
         return cancelled
 
-    def __await__(self) -> Generator[Any, None, T]:
-        # A frame of ours, by which tracebacks know what only waits.
-        return (yield from asyncio.wrap_future(self).__await__())
+    @property
+    def call_id(self) -> str:
+        """The id of its call, as `cluster.calls()` shows it."""
+        call_id: bytes = self._call.id
+        return call_id.hex()
 
-    def _decode(self, undecoded: Undecoded) -> Any:
-        from mpreg_nb.wire.payload import unpack
+    def running(self) -> bool:
+        """Return whether a node runs it, as far as is known here."""
+        return not self.done() and self._call is not None and self._call.is_running
 
-        with self._decoding:
-            value = self._result  # another thread may have been faster
-            if value is undecoded:
-                value = self._result = unpack(undecoded.parts, name="result")
-        return value
+    def arrive(self, arrived: Arrived) -> None:
+        """Take the outcome; called once, by the client."""
+        if arrived.was_cancelled and self._call.withdrawn:
+            super().cancel()
+        if not self.set_running_or_notify_cancel():
+            return
+        self._arrived = arrived
+        if arrived.failed:
+            self.set_exception(_UNREAD)
+        else:
+            self.set_result(None)  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        name = "" if self._call is None else f" {self._call.function}"
+        return f"<Future{name}: {self._state_text()}>"
+
+    def _state_text(self) -> str:
+        if self.cancelled():
+            return "cancelled"
+        if self.done():
+            arrived = self._arrived
+            failed = self._exception is not None if arrived is None else arrived.failed
+            return "failed" if failed else "done"
+        if not self.running():
+            return "waiting"
+        at = self._call.at or self._call.to
+        return f"running on {at}" if at else "running"
+
+
+def _hand_over(
+    fn: Callable[[concurrent.futures.Future[T]], object],
+    future: concurrent.futures.Future[T],
+) -> None:
+    if is_loop_thread():
+        CALLBACKS.hand_over(partial(fn, future))
+    else:
+        fn(future)

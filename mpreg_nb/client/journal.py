@@ -16,7 +16,7 @@ DIGITS = 3
 """Decimal digits that a percentile is right to."""
 
 
-class CallRow(msgspec.Struct, frozen=True, gc=False):
+class CallRow(msgspec.Struct, gc=False):
     """One call that has ended. Times in microseconds."""
 
     call_id: str
@@ -40,6 +40,11 @@ class CallRow(msgspec.Struct, frozen=True, gc=False):
         """What is left when waits, queue, run and serialisation are taken off."""
         known_us = self.waited_us + self.queued_us + self.run_us + self.serialize_us
         return max(0, self.total_us - known_us)
+
+    def add_unpacking(self, unpack_us: int) -> None:
+        """Count the time in which the result was rebuilt, where it was asked for."""
+        self.serialize_us += unpack_us
+        self.total_us += unpack_us
 
 
 class Journal:

@@ -2,13 +2,21 @@
 
 import asyncio
 import concurrent.futures
+import os
 import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from mpreg_nb.errors import ClusterDown
+from mpreg_nb.errors import ClusterDown, ForkedProcess
 
 T = TypeVar("T")
+
+_serving = threading.local()
+
+
+def is_loop_thread() -> bool:
+    """Return whether this is the thread of a client, which must never wait."""
+    return getattr(_serving, "yes", False)
 
 
 class LoopThread:
@@ -20,22 +28,33 @@ class LoopThread:
 
     def __init__(self, name: str = "mpreg-client") -> None:
         self.loop = _new_loop()
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked after the thread was started."""
+        return os.getpid() != self._process
+
+    def check(self) -> None:
+        """Raise ForkedProcess where the thread does not exist."""
+        if self.is_of_parent:
+            raise ForkedProcess
 
     def run(self, work: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
         """Run `work` on the loop and return its result.
 
-        Raises what it raises; TimeoutError after `timeout_s`, and it is cancelled.
+        Raises what it raises; TimeoutError after `timeout_s`, and it is cancelled;
+        ClusterDown after `stop`, ForkedProcess in a forked child.
         """
-        if self.loop.is_closed():
+        if self.is_of_parent or self.loop.is_closed():
             work.close()
+            self.check()
             raise ClusterDown
         if threading.current_thread() is self._thread:
             work.close()
-            raise RuntimeError(
-                "this would wait for itself: use the asynchronous client in callbacks"
-            )
+            raise RuntimeError("the client's own thread would wait for itself")
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result(timeout_s)
@@ -45,6 +64,7 @@ class LoopThread:
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         """Run a function on the loop; returns at once. Safe on any thread."""
+        self.check()
         try:
             self.loop.call_soon_threadsafe(function, *args)
         except RuntimeError as error:
@@ -52,13 +72,14 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the loop and the thread; again changes nothing."""
-        if self.loop.is_closed():
+        if self.is_of_parent or self.loop.is_closed():
             return
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
 
     def _serve(self) -> None:
+        _serving.yes = True
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
         rest = asyncio.all_tasks(self.loop)

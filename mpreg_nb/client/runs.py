@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from mpreg_nb.client.journal import CallRow
 from mpreg_nb.client.output import Prints, Writer
 from mpreg_nb.client.run_record import RunRecord, mendable
+from mpreg_nb.client.settling import rebuilt
 from mpreg_nb.client.ways import Ways, addressed
 from mpreg_nb.errors import MpregError, NodeLost, NoRun
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.wire.codec import Parts
+from mpreg_nb.wire.failures import error_of
 from mpreg_nb.wire.gossip import MemberState
 from mpreg_nb.wire.history import (
     Printed,
@@ -25,7 +27,6 @@ from mpreg_nb.wire.history import (
 from mpreg_nb.wire.ids import SHOWN, run_id
 from mpreg_nb.wire.last_lines import LastLines
 from mpreg_nb.wire.messages import Cancel, Failed
-from mpreg_nb.wire.payload import unpack
 from mpreg_nb.wire.runs import (
     RunList,
     RunStart,
@@ -43,6 +44,31 @@ PATIENCE_S = 2.0
 """How long a node may take to say which runs it remembers."""
 
 _UNDER_WAY = ("waiting", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """The value of a step, or its error, as the bytes that came."""
+
+    name: str  # of the step, of the function where it failed
+    parts: Parts
+    failed: Failed | None = None
+
+    def __call__(self) -> Any:
+        """Return the value, or raise the error. Runs code of the user's."""
+        if self.failed is not None:
+            error: BaseException | None = error_of(
+                self.failed, self.parts, function=self.name
+            )
+            value = None
+        else:
+            value, error = rebuilt(self.parts, name=self.name)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # else the traceback would hold itself
+        return value
 
 
 @dataclass(slots=True)
@@ -188,16 +214,26 @@ class ClientRuns:
             cancel = Cancel(id=record.id)
             record.link.send(addressed(cancel, record.node, record.link))
 
-    async def fetch(self, record: RunRecord, step: str) -> Any:
-        """Return the value of a step, waiting for its end, or raise its error."""
+    async def fetch(self, record: RunRecord, step: str) -> "Fetched":
+        """Return the outcome of a step, waiting for its end.
+
+        Whoever wants its value calls it, on the thread that may rebuild it.
+
+        Raises:
+            NodeLost: the node that drives the run is gone.
+        """
         if step in record.results:
-            return unpack((record.results[step],), name=step)
+            return Fetched(step, (record.results[step],))
         if record.lost is not None:
             raise record.lost
         fetch = StepFetch(id=self._client.new_id(), run=record.id, step=step)
         function = record.functions.get(step, step)
-        answer, parts = await self._ways.ask(record.node, fetch, function=function)
-        return unpack(parts or (answer.payload,), name=step)
+        answer, parts = await self._ways.ask(
+            record.node, fetch, function=function, whole=True
+        )
+        if isinstance(answer, Failed):
+            return Fetched(function, parts, answer)
+        return Fetched(step, parts or (answer.payload,))
 
     def receive(self, message: Any) -> bool:
         """Take in what a node tells of a run; False if it is of none here."""
@@ -227,8 +263,6 @@ class ClientRuns:
                 self._follow_again(record, failure.message)
                 return True
             case Failed():
-                from mpreg_nb.wire.failures import error_of
-
                 record.lost = error_of(message, (), function=record.workflow)
             case _:
                 return False

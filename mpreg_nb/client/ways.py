@@ -34,14 +34,18 @@ class Ways:
         *,
         link: Connection | None = None,
         function: str = "run",
+        whole: bool = False,
     ) -> tuple[Any, tuple[Buffer, ...]]:
         """Send a question about a run to the node that drives it; return the answer.
 
         Raises the error that it answers with, as one of `function`, or NodeLost.
+        whole: return that answer too.
         """
         link = link or await self.to(node)
         question = addressed(message, node, link)
-        return await self._client.ask(question, link=link, function=function)
+        return await self._client.ask(
+            question, link=link, function=function, whole=whole
+        )
 
 
 def addressed(message: Relayed, node: str, link: Connection) -> Relayed | Relay:

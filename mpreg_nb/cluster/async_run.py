@@ -64,7 +64,7 @@ class AsyncRun(ShownRun):
             raise StepSkipped(step, state.cause)
         if state.status == "cancelled":
             raise CallCancelled(f"step {step}")
-        return await self._client.runs.fetch(record, step)
+        return (await self._client.runs.fetch(record, step))()
 
     async def outputs(self) -> dict[str, Any]:
         """Return the values of the steps that no other step waits for."""
@@ -86,7 +86,7 @@ class AsyncRun(ShownRun):
 
     async def _error(self, step: str) -> Exception:
         try:
-            await self._client.runs.fetch(self._known, step)
+            (await self._client.runs.fetch(self._known, step))()
         except Exception as error:  # noqa: BLE001 - it is the step's own outcome
             return error
         return MpregError(f"step {step!r} failed and gave a value after all")

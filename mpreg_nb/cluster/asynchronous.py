@@ -1,6 +1,7 @@
 """The same verbs as coroutines, on the caller's own event loop."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,7 +16,7 @@ from mpreg_nb.cluster.functions import Function, call_options
 from mpreg_nb.cluster.history import chosen_run
 from mpreg_nb.cluster.shipping import Shipping, narrowed, unwrapped
 from mpreg_nb.cluster.versions import node_versions, warn_of
-from mpreg_nb.errors import NoCluster, NotPicklable
+from mpreg_nb.errors import ForkedProcess, NoCluster, NotPicklable
 from mpreg_nb.names import check_name
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.wire.boundary import public
@@ -43,6 +44,7 @@ class AsyncCluster:
         self._token = load_token(token)
         self._direct = direct
         self._client: Client | None = None
+        self._process = os.getpid()
         self._shipping: Shipping | None = None
 
     async def __aenter__(self) -> "AsyncCluster":
@@ -77,7 +79,10 @@ class AsyncCluster:
 
         Raises:
             NoCluster: outside of `async with`.
+            ForkedProcess: in a child that was forked inside of it.
         """
+        if os.getpid() != self._process:
+            raise ForkedProcess
         if self._client is None:
             raise NoCluster(_NOT_CONNECTED)
         return self._client

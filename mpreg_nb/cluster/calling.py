@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 
 from mpreg_nb.client.calls import ActiveCall, Outcome
 from mpreg_nb.client.client import Client
-from mpreg_nb.client.future import Future, Over, Undecoded
+from mpreg_nb.client.future import Future, Over
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import limit_lines
+from mpreg_nb.client.settling import Arrived
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.functions import Function
 from mpreg_nb.cluster.progress import Patience
@@ -18,7 +19,6 @@ from mpreg_nb.cluster.shipping import Shipping, narrowed, unwrapped
 from mpreg_nb.cluster.watched import CallWatched, MapCount, MapWatched
 from mpreg_nb.names import check_name
 from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.payload import unpack
 from mpreg_nb.wire.running import waiting_elsewhere
 
 Callee: TypeAlias = "Function[Any, Any] | Callable[..., Any] | str"
@@ -81,6 +81,15 @@ class Calling:
         """From when on a future shows how far it is; None: never."""
         after_s = CONFIG.progress_after_s
         return None if after_s == math.inf else after_s
+
+    def check(self) -> None:
+        """Raise ForkedProcess where nothing would ever come."""
+        self._thread.check()
+
+    def withdraw(self, futures: Iterable[Future[Any]]) -> None:
+        """End those calls that no node runs yet; the others go on."""
+        ids = [bytes.fromhex(future.call_id) for future in futures]
+        self._thread.call_soon(self._client.calls.withdraw, ids)
 
     def wait(self, call: ActiveCall, over: Over, timeout: float | None) -> bool:
         """Wait for a call that takes long, and show where it is."""
@@ -157,6 +166,10 @@ class Calling:
         return self._thread.run(sending)
 
 
+_PENDING: Any = None
+"""In the place of a result that has not come."""
+
+
 class _Mapping:
     """One `map`: results by place, a window of calls under way."""
 
@@ -173,9 +186,9 @@ class _Mapping:
         self._thread = thread
         self._name = name
         self._options = options
-        self._results: list[Any] = []
+        self._results: list[Arrived] = []
         self._active: dict[bytes, tuple[int, ActiveCall]] = {}  # place in the results
-        self._error: Exception | None = None
+        self._first_error: Arrived | None = None
         self._changed = threading.Condition()
         self._sent = 0
         self._ended = 0
@@ -189,10 +202,7 @@ class _Mapping:
         except BaseException:
             self._thread.call_soon(self._cancel)
             raise
-        return [
-            unpack(value.parts, name="result") if type(value) is Undecoded else value
-            for value in self._results
-        ]
+        return list(map(_value, self._results))
 
     def _send_all(self, items: Iterable[tuple[Any, ...]], patience: Patience) -> None:
         batch: list[ActiveCall] = []
@@ -218,7 +228,7 @@ class _Mapping:
             self._done,
         )
         self._active[call.id] = len(self._results), call
-        self._results.append(None)
+        self._results.append(_PENDING)
         return call
 
     def _send(self, batch: list[ActiveCall]) -> None:
@@ -233,7 +243,7 @@ class _Mapping:
         """Return when at most `most` calls are under way; raise the first error."""
 
         def is_over() -> bool:
-            return self._error is not None or self._sent - self._ended <= most
+            return self._first_error is not None or self._sent - self._ended <= most
 
         def over(seconds: float | None) -> bool:
             with self._changed:
@@ -241,20 +251,19 @@ class _Mapping:
 
         with waiting_elsewhere():
             patience.wait(over)
-        if self._error is not None:
-            raise self._error
+        if self._first_error is not None:
+            _value(self._first_error)
 
     def _done(
         self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
     ) -> None:
         place, _ = self._active.pop(call.id)
-        slot = _Slot()
-        self._client.settle(slot, call, outcome, parts)
-        self._results[place] = slot.value
+        arrived = self._client.arrive(call, outcome, parts)
+        self._results[place] = arrived
         self._ended += 1
-        first_error = slot.error is not None and self._error is None
+        first_error = arrived.failed and self._first_error is None
         if first_error:
-            self._error = slot.error
+            self._first_error = arrived
         left = self._sent - self._ended
         if first_error or left == 0 or left == WINDOW - BATCH:
             with self._changed:
@@ -265,17 +274,12 @@ class _Mapping:
             self._client.calls.cancel(call_id)
 
 
-class _Slot:
-    """Takes a result as a future does, without its locks."""
-
-    __slots__ = ("error", "value")
-
-    def __init__(self) -> None:
-        self.value: Any = None
-        self.error: Exception | None = None
-
-    def set_result(self, value: Any) -> None:
-        self.value = value
-
-    def set_exception(self, error: Exception) -> None:
-        self.error = error
+def _value(arrived: Arrived) -> Any:
+    """Return the value of one item, or raise its error."""
+    value, error = arrived.rebuild()
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error, arrived  # else the traceback would hold itself
+    return value

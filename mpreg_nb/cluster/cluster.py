@@ -1,9 +1,11 @@
 """What the notebook holds: nodes, functions, calls and workflows of one cluster."""
 
 import atexit
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from typing import Any, ParamSpec, TypeVar, overload
+from weakref import WeakSet
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future
@@ -79,7 +81,8 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         )
         self.fn = Names(self)
         """Functions of the catalog by name, with tab completion: `cluster.fn.train`."""
-        atexit.register(self.disconnect)
+        self._executors: WeakSet[ClusterExecutor] = WeakSet()
+        atexit.register(self.end_with_process)
         current.enter(self)
         joblib_backend.register()
 
@@ -178,8 +181,8 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
 
         Nodes that were only connected to are left alone.
         """
-        if self._down:
-            return
+        if self._down or self._thread.is_of_parent:
+            return  # a forked child leaves the nodes of its parent alone
         with ExitStack() as each:  # all of it, also when Stop comes in between
             if self._nodes is not None:
                 each.callback(self._nodes.close)
@@ -190,13 +193,37 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             self.end_views()
             self._down = True
             current.leave(self)
-            atexit.unregister(self.disconnect)
+            atexit.unregister(self.end_with_process)
+
+    def end_with_process(self) -> None:
+        """Disconnect when this process ends; happens by itself.
+
+        A script waits for what its executors took, as with those of Python. Of other
+        calls that are still under way it says that they end.
+        """
+        try:
+            if not _in_kernel():  # Jupyter kills a kernel that does not end at once
+                for executor in tuple(self._executors):
+                    executor.shutdown()
+                self._say_what_ends()
+        finally:
+            self.disconnect()
+
+    def _say_what_ends(self) -> None:
+        calls = self._thread.run(self._under_way())
+        if calls:
+            names = ", ".join(sorted(set(calls)))
+            what = "a call was" if len(calls) == 1 else f"{len(calls)} calls were"
+            sys.stderr.write(
+                f"mpreg_nb: the program ended while {what} under way ({names}), "
+                "which ends with it. Wait for results before: future.result()\n"
+            )
+
+    async def _under_way(self) -> tuple[str, ...]:
+        return self.client.calls.functions  # on the loop: after what was just sent
 
     def disconnect(self) -> None:
-        """Disconnect, and leave own nodes running if the cluster is kept.
-
-        What happens by itself when this process ends.
-        """
+        """Disconnect, and leave own nodes running if the cluster is kept."""
         if self._nodes is not None and not self._nodes.keep:
             self.down()
             return
@@ -323,9 +350,22 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         """
         return View(self, call_options(resources, node, timeout, wait))
 
-    def executor(self, *resources: str, node: str | None = None) -> ClusterExecutor:
-        """Return a `concurrent.futures.Executor` over nodes that fit, as `on` does."""
-        return ClusterExecutor(self, call_options(resources, node, None, None))
+    def executor(
+        self,
+        *resources: str,
+        node: str | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> ClusterExecutor:
+        """Return a `concurrent.futures.Executor` over nodes that fit, as `on` does.
+
+        initializer: called with `initargs` in each worker, before the first of its
+            calls there. A script that ends waits for what its executors took.
+        """
+        options = call_options(resources, node, None, None)
+        executor = ClusterExecutor(self, options, initializer, initargs)
+        self._executors.add(executor)
+        return executor
 
     # ---------------------------------------------------------------- workflows
 
@@ -363,3 +403,9 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
 
         self.refresh()
         return plan_frame(self._planner.rows(workflow))
+
+
+def _in_kernel() -> bool:
+    """Whether this process is the kernel of a notebook. Imports nothing for that."""
+    kernel = sys.modules.get("ipykernel.kernelapp")
+    return kernel is not None and kernel.IPKernelApp.initialized()

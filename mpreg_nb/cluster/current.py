@@ -1,9 +1,12 @@
 """The cluster that this process started or connected to last."""
 
+import atexit
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.errors import NoCluster
+from mpreg_nb.client.callbacks import CALLBACKS
+from mpreg_nb.errors import ForkedProcess, NoCluster
 from mpreg_nb.transport.token import Token
 from mpreg_nb.wire.boundary import public
 from mpreg_nb.wire.running import home
@@ -16,6 +19,9 @@ _connecting = threading.Lock()
 _stack: list["Cluster"] = []
 """The newest last; the only state of this package that belongs to the process."""
 
+_of_parent: list["Cluster"] = []
+"""In a forked child: what the process that it was forked from had."""
+
 
 @public
 def current() -> "Cluster":
@@ -25,12 +31,13 @@ def current() -> "Cluster":
 
     Raises:
         NoCluster: there is none (any more); says how to get one.
+        ForkedProcess: the process that this one was forked from has one.
     """
     if _stack:
         return _stack[-1]
     node = home()
     if node is None:
-        raise NoCluster
+        raise ForkedProcess if _of_parent else NoCluster
     with _connecting:
         if not _stack:
             # In a worker: functions call the cluster that they run in.
@@ -75,3 +82,16 @@ def leave(cluster: "Cluster") -> None:
 def all_clusters() -> tuple["Cluster", ...]:
     """Return all that are open, the current one last."""
     return tuple(_stack)
+
+
+def _forked() -> None:
+    """Leave the clusters of the parent alone: their threads do not exist here."""
+    global _connecting
+    _connecting = threading.Lock()
+    CALLBACKS.forget()
+    for cluster in _stack:
+        atexit.unregister(cluster.end_with_process)
+    _of_parent[:], _stack[:] = _stack, []
+
+
+os.register_at_fork(after_in_child=_forked)

@@ -17,7 +17,8 @@ from mpreg_nb.client.future import Future
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.functions import Function
 from mpreg_nb.wire.boundary import public
-from mpreg_nb.worker.apply import apply, apply_each
+from mpreg_nb.wire.running import waiting_elsewhere
+from mpreg_nb.worker.apply import Initializer, apply, apply_each
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
@@ -39,9 +40,19 @@ class ClusterExecutor(concurrent.futures.Executor):
     raise: errors of the function are also of their own class.
     """
 
-    def __init__(self, cluster: "Cluster", options: CallOptions) -> None:
+    def __init__(
+        self,
+        cluster: "Cluster",
+        options: CallOptions,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+    ) -> None:
+        """Made by `Cluster.executor`, which says what the arguments are."""
         self._cluster = cluster
         self._options = options
+        self._initializer = (
+            None if initializer is None else Initializer(initializer, tuple(initargs))
+        )
         self._apply = Function(apply, name=TASK, cluster=lambda: cluster)
         self._apply_each = Function(apply_each, name=CHUNK, cluster=lambda: cluster)
         self._lock = threading.Lock()
@@ -55,15 +66,16 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a node; return a future at once.
 
-        `cancel` on it also ends what runs already.
+        `cancel` on it also ends a call that runs already.
 
         Raises:
             RuntimeError: after `shutdown`.
             NotPicklable, PayloadTooLarge: before anything is sent.
         """
-        if _has_own_name(fn):
+        if self._initializer is None and _has_own_name(fn):
             return self._submit(fn, args, kwargs)
-        return self._submit(self._apply, (fn, args, kwargs), {})
+        plain = fn.local if isinstance(fn, Function) else fn
+        return self._submit(self._apply, (plain, args, kwargs, self._initializer), {})
 
     def map(
         self,
@@ -88,19 +100,33 @@ class ClusterExecutor(concurrent.futures.Executor):
             return _results([self.submit(fn, *item) for item in items], end)
         chunks = iter(lambda: list(itertools.islice(items, chunksize)), [])
         plain = fn.local if isinstance(fn, Function) else fn
-        futures = [self._submit(self._apply_each, (plain, c), {}) for c in chunks]
+        futures = [
+            self._submit(self._apply_each, (plain, chunk, self._initializer), {})
+            for chunk in chunks
+        ]
         return itertools.chain.from_iterable(_results(futures, end))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take nothing more; wait for what is under way, or cancel it."""
+        """Take nothing more, and wait for what was taken.
+
+        cancel_futures: what no node runs yet is cancelled; what runs goes on.
+        """
+        under_way = self._end()
+        if cancel_futures and under_way:
+            self._cluster.calling.withdraw(under_way)
+        if wait:
+            with waiting_elsewhere():
+                concurrent.futures.wait(under_way)
+
+    def abandon(self) -> None:
+        """Take nothing more, and cancel all that was taken, also what runs."""
+        for future in self._end():
+            future.cancel()
+
+    def _end(self) -> tuple[Future[Any], ...]:
         with self._lock:
             self._ended = True
-            under_way = tuple(self._open)
-        if cancel_futures:
-            for future in under_way:
-                future.cancel()
-        if wait:
-            concurrent.futures.wait(under_way)
+            return tuple(self._open)
 
     def _submit(
         self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -113,7 +139,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         future = calling.submit(function, args, kwargs, self._options)
         with self._lock:
             self._open.add(future)
-        future.add_done_callback(self._done)
+        future.when_over(self._done)
         return future
 
     def _done(self, future: concurrent.futures.Future[Any]) -> None:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 NAME = "mpreg"
 _MODULE = "joblib.parallel"
+_OPTIONS = frozenset({"initializer", "initargs", "inner_max_num_threads"})
+_OPTIONS |= {"nesting_level"}  # what joblib itself adds
 
 
 def register() -> None:
@@ -47,6 +49,12 @@ def _backend_class() -> type:
         def __init__(
             self, *, resources: str | Sequence[str] = (), **options: Any
         ) -> None:
+            unknown = sorted(options.keys() - _OPTIONS)
+            if unknown:
+                raise TypeError(
+                    f"the backend {NAME!r} of joblib has no option {unknown[0]!r}; it "
+                    f"has: {', '.join(sorted(_OPTIONS | {'resources'}))}"
+                )
             super().__init__(**options)
             self._resources = (
                 (resources,) if isinstance(resources, str) else tuple(resources)
@@ -74,7 +82,11 @@ def _backend_class() -> type:
             from mpreg_nb.cluster.current import current
 
             self.parallel = parallel
-            self._executor = current().executor(*self._resources)
+            self._executor = current().executor(
+                *self._resources,
+                initializer=self.backend_kwargs.get("initializer"),
+                initargs=self.backend_kwargs.get("initargs", ()),
+            )
             return self.effective_n_jobs(n_jobs)
 
         def submit(self, func: Callable[[], Any], callback: Any = None) -> Any:
@@ -93,7 +105,8 @@ def _backend_class() -> type:
         def abort_everything(self, ensure_ready: bool = True) -> None:
             """Cancel what is under way after an error or Stop."""
             if self._executor is not None:
-                self._executor.shutdown(wait=False, cancel_futures=True)
+                self._executor.abandon()
+            self.reset_batch_stats()
             if ensure_ready:
                 self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
 
@@ -101,6 +114,7 @@ def _backend_class() -> type:
             """End a loop of joblib. The cluster runs on."""
             if self._executor is not None:
                 self._executor.shutdown(wait=False)
+            self.reset_batch_stats()
 
         def get_nested_backend(self) -> tuple[Any, int | None]:
             """Return what loops inside of calls use: a slot is one call's."""

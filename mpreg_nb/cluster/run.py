@@ -82,6 +82,8 @@ class Run(ShownRun):
 
         Stop cancels it.
         """
+        if not self._known.ended:
+            self._thread.check()
         with waiting_elsewhere():
             ended = wait_shown(RunWatched(self), self.has_ended, timeout)
         if not ended:
@@ -167,7 +169,7 @@ class Run(ShownRun):
             raise StepSkipped(step, state.cause)
         if state.status == "cancelled":
             raise CallCancelled(f"step {step}")
-        value = self._run(self._client.runs.fetch(self._known, step))
+        value = self._run(self._client.runs.fetch(self._known, step))()
         self._values[step] = value
         return value
 
@@ -190,7 +192,7 @@ class Run(ShownRun):
         known = self._values.get(f"\0{step}")
         if known is None:
             try:
-                self._run(self._client.runs.fetch(self._known, step))
+                self._run(self._client.runs.fetch(self._known, step))()
             except Exception as error:  # noqa: BLE001 - it is the step's own outcome
                 known = error
             else:

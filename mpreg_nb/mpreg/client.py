@@ -250,10 +250,10 @@ async def _results(
     if record.lost is not None:
         raise record.lost
     for name in _failed(record):
-        await caller.runs.fetch(record, name)  # raises what the command failed with
+        (await caller.runs.fetch(record, name))()  # raises what the command failed with
     if record.status == "cancelled":
         raise CallCancelled("the request")
-    return {name: await caller.runs.fetch(record, name) for name in names}
+    return {name: (await caller.runs.fetch(record, name))() for name in names}
 
 
 def _failed(record: RunRecord) -> list[str]:

@@ -253,7 +253,7 @@ class Calls:
     ) -> None:
         if self.recalls.came_back(pending, message):
             return
-        refused = message.failure.kind in _REFUSALS
+        refused = message.failure.kind in _REFUSALS and not pending.withdrawn
         if refused and pending.reroutes < MOST_REROUTES and not pending.cancelled:
             self._try_elsewhere(pending, pending.node)
         else:

@@ -39,6 +39,7 @@ class Pending:
     sought: bool = False  # its code was pulled, since the catalog did not have it
     answered: bool = False  # the caller has its outcome; the rest is clean-up
     cancelled: bool = False
+    withdrawn: bool = False  # its source takes it back, unless it runs
     avoid: tuple[str, ...] = ()  # nodes that could not take it
     waited_us: int = 0  # for a node that fits
     size_bytes: int = 0  # of the arguments that are held for it

@@ -44,16 +44,15 @@ class Recalls:
         self._finish = finish
 
     def give_back(self, source: Source, message: Recall) -> None:
-        """End those calls of `source` that have not begun here."""
+        """End those calls of `source` that no node runs yet."""
         for call_id in message.ids:
             pending = self._pending.get(call_id)
-            if (
-                pending is not None
-                and pending.source is source
-                and pending.node == self._me
-                and not pending.cancelled
-                and self._running.withdraw(pending)
-            ):
+            if pending is None or pending.source is not source or pending.cancelled:
+                continue
+            if pending.node not in ("", self._me):  # that node knows whether it runs
+                pending.withdrawn = True
+                self._lane.send(pending.node, Recall(ids=(call_id,)))
+            elif not pending.node or self._running.withdraw(pending):
                 failure = Failure(kind="overloaded", node=self._me)
                 self._finish(pending, pending.failed(failure, self._running.news))
 

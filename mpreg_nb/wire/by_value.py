@@ -88,6 +88,8 @@ class ByValue:
             return classes.fill_piece, (obj.of, obj.content)
         if issubclass(kind, Enum) and self._goes_by_value(kind):
             return self._member(obj)
+        if _is_proxy(kind):
+            return _reduce_proxy(obj)
         if issubclass(kind, BaseException):
             return exceptions.reduce(obj, PROTOCOL)
         if self.form is Form.APART:
@@ -274,6 +276,19 @@ def make_cached_property(function: Any, name: str | None) -> Any:
     made: Any = functools.cached_property(function)
     made.attrname = name
     return made
+
+
+def _is_proxy(kind: type) -> bool:
+    """Whether objects of `kind` stand for one in a server of `multiprocessing`."""
+    managers = sys.modules.get("multiprocessing.managers")
+    return managers is not None and issubclass(kind, managers.BaseProxy)
+
+
+def _reduce_proxy(proxy: Any) -> Any:
+    """Let a proxy go with the key of its server, as to a child of this process."""
+    rebuild, (make, token, serializer, options) = proxy.__reduce__()
+    options = {**options, "authkey": bytes(proxy._authkey)}
+    return rebuild, (make, token, serializer, options)
 
 
 def _reduce_weak(mapping: Any) -> Any:

@@ -24,6 +24,10 @@ _SITE_NAMES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}
 _SOURCE_SUFFIXES = (".py", ".pyc", ".ipynb")
 
 
+_PICKLED_OTHERWISE = frozenset({"multiprocessing.managers"})
+"""Installed modules whose objects travel in another way than they pickle themselves."""
+
+
 class Census:
     """What is known of the modules of this process; looks again when some came."""
 
@@ -51,7 +55,8 @@ class Census:
 
     def _sum_up(self) -> None:
         self.names = frozenset(name for name, own in self._own.items() if own)
-        self.marks = tuple(map(mark, sorted(self.names)))
+        names = (*sorted(self.names), *(sys.modules.keys() & _PICKLED_OTHERWISE))
+        self.marks = tuple(map(mark, names))
 
     def look_at_files(self) -> None:
         """Take packages that are installed in place for own ones if they changed.

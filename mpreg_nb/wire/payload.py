@@ -158,11 +158,13 @@ def unpack(parts: "Parts", *, name: str = "value") -> Any:
         if len(parts) == 1:
             return pickle.loads(parts[0])  # noqa: S301  peers have proven themselves
         return pickle.loads(parts[0], buffers=parts[1:])  # noqa: S301
-    except Exception as error:
+    except KeyboardInterrupt:  # Stop, or the end of a call in a worker
+        raise
+    except BaseException as error:  # a pickle calls what it likes, sys.exit too
         raise _cannot_rebuild(name, error) from error
 
 
-def _cannot_rebuild(name: str, error: Exception) -> NotPicklable:
+def _cannot_rebuild(name: str, error: BaseException) -> NotPicklable:
     if isinstance(error, ModuleNotFoundError) and error.name:
         package = error.name.partition(".")[0]
         cure = f"Install {package!r} where it is unpickled, in the same version"
@@ -262,7 +264,9 @@ def unpack_call(
         args, kwargs = loader.load()
     except NotPicklable:
         raise
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # as in `unpack`
         if error is loader.missing:
             raise
         raise _cannot_rebuild("the arguments", error) from error

@@ -1,6 +1,7 @@
 """From the start of a worker process to its end."""
 
 import builtins
+import importlib
 import os
 import socket
 import sys
@@ -37,6 +38,9 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     sys.argv = [""]  # nothing here is meant for user code
     if setup.home_url:
         set_home(Home(setup.home_url, setup.home_token))
+    # joblib knows backends by name. Ours is part of what a caller holds, which a
+    # worker loads only for functions that call the cluster: so by name here too.
+    importlib.import_module("mpreg_nb.cluster.joblib_backend").register()
     outbox = Outbox(stream)
     page = Page(shared)
     os.close(shared)

@@ -1,10 +1,14 @@
-"""What asks for a result waits for, and for how long."""
+"""Futures: what asks for a result waits for, who rebuilds it, where callbacks run."""
 
+import sys
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from mpreg_nb.client.callbacks import Callbacks
 from mpreg_nb.client.future import Future, Over
 from mpreg_nb.errors import CallTimeout
 
@@ -16,6 +20,8 @@ class Shown:
         self.after_s = after_s
         self.future: Future[Any] | None = None
         self.waits: list[tuple[object, float | None]] = []
+
+    def check(self) -> None: ...
 
     def wait(self, call: Any, over: Over, timeout: float | None) -> bool:
         self.waits.append((call, timeout))
@@ -73,3 +79,52 @@ def test_an_outcome_that_is_a_timeout_is_no_reason_to_wait_on() -> None:
     assert caught.value is error
     assert error.__context__ is None
     assert shown.waits == []
+
+
+def test_a_callback_that_waits_for_a_later_one_does_not_stop_the_others() -> None:
+    callbacks = Callbacks()
+    released, over = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        if released.wait(30):
+            over.set()
+
+    callbacks.hand_over(wait)
+    callbacks.hand_over(released.set)
+
+    assert over.wait(30)
+
+
+def test_callbacks_run_in_order_and_one_that_fails_ends_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    callbacks = Callbacks()
+    seen: list[int] = []
+    over = threading.Event()
+
+    for number in range(100):
+        callbacks.hand_over(lambda n=number: seen.append(n))  # type: ignore[misc]
+        if number == 50:
+            callbacks.hand_over(sys.exit)
+    callbacks.hand_over(over.set)
+
+    assert over.wait(30)
+    assert seen == list(range(100))
+    assert "SystemExit" in caplog.text
+
+
+def test_the_future_of_a_call_says_where_it_runs_and_has_no_address() -> None:
+    call: Any = SimpleNamespace(function="train", at="gpu-1", to="", is_running=True)
+    future: Future[Any] = Future(lambda: None, Shown(None), call)
+
+    texts = [repr(future)]
+    call.is_running = False
+    texts.append(repr(future))
+    future.set_result(1)
+    texts.append(repr(future))
+
+    assert texts == [
+        "<Future train: running on gpu-1>",
+        "<Future train: waiting>",
+        "<Future train: done>",
+    ]

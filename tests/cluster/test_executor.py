@@ -6,8 +6,9 @@ import functools
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import joblib
 import pytest
@@ -92,13 +93,175 @@ def test_map_gives_up_after_its_timeout_and_cancels_the_rest(cluster: Cluster) -
 
 def test_nothing_is_taken_after_shutdown(cluster: Cluster) -> None:
     executor = cluster.executor()
-    slow = executor.submit(time.sleep, 60.0)
-    executor.shutdown(cancel_futures=True)
+    executor.shutdown()
 
     with pytest.raises(RuntimeError, match=r"cluster\.executor\(\)"):
         executor.submit(square, 1)
-    assert slow.cancelled()
     assert cluster.call(square, 3) == 9
+
+
+def wait_for(path: str) -> str:
+    """Say that it runs, and run until the file is gone."""
+    Path(f"{path}.runs").touch()
+    while Path(path).exists():
+        time.sleep(0.01)
+    return "ran"
+
+
+@pytest.mark.parametrize("direct", [True, False], ids=["directly", "by another node"])
+def test_shutdown_cancels_what_waits_and_leaves_what_runs(
+    cluster: Cluster, tmp_path: Path, direct: bool
+) -> None:
+    gate, runs = tmp_path / "gate", tmp_path / "gate.runs"
+    gate.touch()
+    entry = next(url for url in cluster.urls)
+    with mp.connect(entry, direct=direct) as other:
+        executor = other.executor(node="e2")
+        futures = [executor.submit(wait_for, str(gate)) for _ in range(5)]
+        until(lambda: sum(future.running() for future in futures) == 2)
+        until(runs.exists)
+
+        executor.shutdown(wait=False, cancel_futures=True)
+        until(lambda: sum(future.cancelled() for future in futures) == 3)
+        gate.unlink()
+        executor.shutdown()
+
+        ran = [future.result() for future in futures if not future.cancelled()]
+    assert ran == ["ran", "ran"]
+
+
+def until(met: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def note(path: str) -> None:
+    """Add a line to a file, as an initializer."""
+    with open(path, "a") as file:
+        file.write("initialized\n")
+
+
+def lines_of(path: str) -> int:
+    return len(Path(path).read_text().splitlines())
+
+
+def test_an_initializer_runs_once_in_each_worker(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "lines")
+    with cluster.executor("odd", initializer=note, initargs=(path,)) as executor:
+        one = [executor.submit(lines_of, path).result() for _ in range(3)]
+        several = list(executor.map(lines_of, [path] * 4, chunksize=2))
+
+    assert one == [1, 1, 1]
+    assert several == [1, 1, 1, 1]
+
+
+def test_an_initializer_that_fails_fails_the_calls(cluster: Cluster) -> None:
+    with cluster.executor(initializer=fails, initargs=(0,)) as executor:
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(square, 1).result()
+
+
+def test_joblib_runs_its_initializer_and_refuses_unknown_options(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "lines")
+    settings: Any = {"resources": "odd", "initializer": note, "initargs": (path,)}
+    with joblib.parallel_config("mpreg", **settings):
+        found = joblib.Parallel()(joblib.delayed(lines_of)(path) for _ in range(8))
+
+    assert set(found) == {1}
+    with pytest.raises(TypeError, match="initialiser"):
+        joblib.parallel_config("mpreg", initialiser=note)
+
+
+def nested(count: int) -> int:
+    import joblib
+
+    with joblib.parallel_backend("mpreg"):
+        total: int = sum(
+            joblib.Parallel(n_jobs=2)(joblib.delayed(square)(n) for n in range(count))
+        )
+    return total
+
+
+def test_the_backend_of_joblib_exists_inside_of_calls(cluster: Cluster) -> None:
+    assert cluster.call(nested, 4) == 14
+
+
+PROXIES = """
+import multiprocessing, operator
+import mpreg_nb as mp
+
+if __name__ == "__main__":
+    with multiprocessing.Manager() as manager, mp.up(1) as cluster:
+        queue, shared = manager.Queue(), manager.dict()
+
+        cluster.call(lambda q, item: q.put(item), queue, 5)
+        cluster.call(operator.setitem, shared, "a", 1)
+        cluster.call(lambda: shared.update(b=2))
+        returned = cluster.call(lambda q: q, queue)
+
+        print(returned.get(timeout=30), dict(shared))
+"""
+
+
+def test_proxies_of_multiprocessing_work_in_workers(tmp_path: Path) -> None:
+    assert run_script(tmp_path, PROXIES) == ("5 {'a': 1, 'b': 2}\n", "")
+
+
+def run_script(tmp_path: Path, source: str, *args: str) -> tuple[str, str]:
+    """Run a program as users do, and return what it wrote to stdout and stderr."""
+    script = tmp_path / "script.py"
+    script.write_text(source)
+    ended = subprocess.run(
+        [sys.executable, str(script), *args],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    return ended.stdout, ended.stderr
+
+
+SCRIPT = """
+import sys, time
+import mpreg_nb as mp
+
+def work(path):
+    time.sleep(0.5)
+    open(path, "w").close()
+
+cluster = mp.up(1)
+{work}
+"""
+
+
+@pytest.mark.parametrize(
+    ("work", "ran", "said"),
+    [
+        ("cluster.executor().submit(work, sys.argv[1])", True, ""),
+        (
+            "cluster.submit(time.sleep, 60)",
+            False,
+            "mpreg_nb: the program ended while a call was under way (sleep), which "
+            "ends with it. Wait for results before: future.result()\n",
+        ),
+    ],
+    ids=["executor", "submit"],
+)
+def test_a_script_that_ends_waits_for_its_executors_and_says_what_it_drops(
+    tmp_path: Path, work: str, ran: bool, said: str
+) -> None:
+    mark = tmp_path / "mark"
+
+    written = run_script(tmp_path, SCRIPT.format(work=work), str(mark))
+
+    assert mark.exists() == ran
+    assert written == ("", said)
 
 
 def test_an_event_loop_can_use_it(cluster: Cluster) -> None:

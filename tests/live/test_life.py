@@ -48,9 +48,9 @@ def test_cluster_that_is_down_says_so() -> None:
     cluster.down()
     cluster.down()
 
-    with pytest.raises(mp.errors.NoCluster, match="is down"):
+    with pytest.raises(mp.errors.NoCluster, match="has been shut down"):
         cluster.call("echo", 1)
-    with pytest.raises(mp.errors.NoCluster, match="is down"):
+    with pytest.raises(mp.errors.NoCluster, match="has been shut down"):
         cluster.nodes()
     with pytest.raises(mp.errors.NoCluster, match=r"mp\.up"):
         mp.current()
@@ -119,6 +119,6 @@ def test_a_call_that_nobody_took_is_on_no_node() -> None:
 
         calls = cluster.calls()
 
-        assert calls[["node", "status"]].values.tolist() == [["", "no_route"]]
+        assert calls[["node", "status"]].values.tolist() == [["", "failed"]]
         assert cluster.routes()["node"].tolist() == [""]
         assert cluster.latency().empty
