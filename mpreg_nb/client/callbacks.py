@@ -8,7 +8,7 @@ others go on in another thread.
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 
 PATIENCE_S = 0.25
@@ -19,6 +19,9 @@ IDLE_S = 5.0
 
 _log = logging.getLogger(__name__)
 
+_running = threading.local()
+"""Has `yes` in the threads that run callbacks."""
+
 
 class Callbacks:
     """A queue of callbacks, and the threads that run them. Safe on any thread."""
@@ -28,16 +31,21 @@ class Callbacks:
 
     def _reset(self) -> None:
         self._changed = threading.Condition()
-        self._queue: deque[Callable[[], object]] = deque()
+        self._queue: deque[tuple[Callable[[], object], object]] = deque()
+        self._left: Counter[object] = Counter()  # to run, by owner
         self._turn = 0  # of the thread that serves now; others end after their callback
         self._serving = False
         self._relieving = False
         self._began: float | None = None  # the callback that runs, on this turn
 
-    def hand_over(self, callback: Callable[[], object]) -> None:
-        """Run `callback` soon, after those that were handed over before."""
+    def hand_over(self, callback: Callable[[], object], owner: object = None) -> None:
+        """Run `callback` soon, after those that were handed over before.
+
+        owner: whoever may wait for it, see `wait_for`.
+        """
         with self._changed:
-            self._queue.append(callback)
+            self._queue.append((callback, owner))
+            self._left[owner] += 1
             if self._serving:
                 self._changed.notify_all()
             else:
@@ -48,12 +56,23 @@ class Callbacks:
                 self._relieving = True
                 self._start(self._relieve)
 
+    def wait_for(self, owner: object) -> None:
+        """Return when all callbacks that were handed over for `owner` have run.
+
+        At once in a callback, which would wait for itself.
+        """
+        if getattr(_running, "yes", False):
+            return
+        with self._changed:
+            self._changed.wait_for(lambda: owner not in self._left)
+
     def _start(self, target: Callable[..., None], *args: object) -> None:
         threading.Thread(
             target=target, args=args, name="mpreg-callbacks", daemon=True
         ).start()
 
     def _serve(self, turn: int) -> None:
+        _running.yes = True
         while True:
             with self._changed:
                 if turn != self._turn:
@@ -62,13 +81,19 @@ class Callbacks:
                 if not self._changed.wait_for(lambda: self._queue, IDLE_S):
                     self._serving = False
                     return
-                callback = self._queue.popleft()
+                callback, owner = self._queue.popleft()
                 self._began = time.monotonic()
             try:
                 callback()
             except BaseException:  # noqa: BLE001  the border of user code
                 # As in concurrent.futures: nobody waits for what a callback raises.
                 _log.exception("a callback of a future failed")
+            with self._changed:
+                self._left[owner] -= 1
+                if not self._left[owner]:
+                    del self._left[owner]
+                    self._changed.notify_all()
+            del callback, owner  # they may hold results
 
     def _relieve(self) -> None:
         """Let another thread go on whenever a callback takes long and others wait."""

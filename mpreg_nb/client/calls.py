@@ -66,6 +66,7 @@ class ClientCalls:
         self._epochs: dict[str, bytes] = {}  # of the process behind each name
         self.router = Router(None, mirror, self._loads, Breakers(), self._chance)
         self._several = False  # whether there is anything to choose
+        self._only = ""  # the one node that is alive, "" if it is not the only one
         self._stealing = Stealing(self.router, self._loads)
         self._waiters = self._stealing.waiters
         self._loop = asyncio.get_running_loop()
@@ -128,6 +129,7 @@ class ClientCalls:
         """
         alive = self._mirror.resources(MemberState.ALIVE)
         self._several = self._direct and len(alive) > 1
+        self._only = next(iter(alive)) if len(alive) == 1 else ""
         suspect = self._mirror.resources(MemberState.SUSPECT)
         self.router.update(alive, suspect, self._mirror.pythons)
         for picture in self._mirror.nodes:
@@ -248,7 +250,7 @@ class ClientCalls:
             call.link = None
             self._homeless.append(call)
             return
-        link, hops_left, call.to = entry, 1, ""
+        link, hops_left, call.to, call.at = entry, 1, "", self._only
         if self._several and (not call.attempts or call.to):
             if not target:
                 wanted = Wanted(call.function, call.version, call.resources, call.node)

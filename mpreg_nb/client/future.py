@@ -61,6 +61,7 @@ class Future(concurrent.futures.Future[T]):
         self._waiting = waiting
         self._call = call
         self._arrived: Arrived | None = None
+        self.owner: object = None  # the executor that waits for its callbacks too
 
     # -------------------------------------------------------------- its outcome
 
@@ -220,9 +221,9 @@ class Future(concurrent.futures.Future[T]):
 
 def _hand_over(
     fn: Callable[[concurrent.futures.Future[T]], object],
-    future: concurrent.futures.Future[T],
+    future: Any,
 ) -> None:
     if is_loop_thread():
-        CALLBACKS.hand_over(partial(fn, future))
+        CALLBACKS.hand_over(partial(fn, future), future.owner)
     else:
         fn(future)

@@ -1,10 +1,12 @@
 """The three verbs: `call`, `submit`, `map`, for callers that block."""
 
+import asyncio
 import math
 import threading
 from collections.abc import Callable, Iterable, Sized
 from typing import Any, TypeAlias
 
+from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.client.calls import ActiveCall, Outcome
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future, Over
@@ -17,6 +19,7 @@ from mpreg_nb.cluster.functions import Function
 from mpreg_nb.cluster.progress import Patience
 from mpreg_nb.cluster.shipping import Shipping, narrowed, unwrapped
 from mpreg_nb.cluster.watched import CallWatched, MapCount, MapWatched
+from mpreg_nb.errors import ClusterDown
 from mpreg_nb.names import check_name
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.running import waiting_elsewhere
@@ -85,6 +88,20 @@ class Calling:
     def check(self) -> None:
         """Raise ForkedProcess where nothing would ever come."""
         self._thread.check()
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked from the one that makes the calls."""
+        return self._thread.is_of_parent
+
+    def wait_for_callbacks(self, owner: object) -> None:
+        """Wait for all callbacks of those futures of `owner` that have ended."""
+        try:
+            # A future has ended a moment before its callbacks are handed over.
+            self._thread.run(asyncio.sleep(0))
+        except ClusterDown:  # then all have been
+            pass
+        CALLBACKS.wait_for(owner)
 
     def withdraw(self, futures: Iterable[Future[Any]]) -> None:
         """End those calls that no node runs yet; the others go on."""

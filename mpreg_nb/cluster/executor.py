@@ -110,13 +110,17 @@ class ClusterExecutor(concurrent.futures.Executor):
         """Take nothing more, and wait for what was taken.
 
         cancel_futures: what no node runs yet is cancelled; what runs goes on.
+        wait: return when all has ended, and the callbacks of its futures have run.
         """
         under_way = self._end()
+        if self._cluster.calling.is_of_parent:
+            return  # nothing of it would ever end in a forked child
         if cancel_futures and under_way:
             self._cluster.calling.withdraw(under_way)
         if wait:
             with waiting_elsewhere():
                 concurrent.futures.wait(under_way)
+                self._cluster.calling.wait_for_callbacks(self)
 
     def abandon(self) -> None:
         """Take nothing more, and cancel all that was taken, also what runs."""
@@ -137,6 +141,7 @@ class ClusterExecutor(concurrent.futures.Executor):
             )
         calling = self._cluster.calling
         future = calling.submit(function, args, kwargs, self._options)
+        future.owner = self
         with self._lock:
             self._open.add(future)
         future.when_over(self._done)

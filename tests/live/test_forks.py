@@ -4,6 +4,7 @@ import asyncio
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -161,3 +162,21 @@ def test_a_child_that_ends_as_programs_do_ends(cluster: Cluster) -> None:
 
 def test_no_cluster_of_ours_is_a_runtime_error_too() -> None:
     assert issubclass(ForkedProcess, RuntimeError | LookupError)
+
+
+def test_a_forked_child_leaves_the_block_of_an_executor_that_works(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+
+    def leave() -> str:
+        with executor:
+            return "left"
+
+    executor = cluster.executor()
+    future = executor.submit(Path.read_text, pipe)
+
+    assert in_child(leave) == "'left'"
+    pipe.write_text("over", encoding="utf-8")
+    assert future.result(TIMEOUT_S) == "over"

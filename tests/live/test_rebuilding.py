@@ -180,3 +180,28 @@ def test_futures_are_waited_for_as_those_of_python(cluster: Cluster) -> None:
     assert sorted(found) == [number * 2 for number in range(20)]
     assert done == {failed}
     assert isinstance(failed.exception(), ZeroDivisionError)
+
+
+def test_leaving_an_executor_waits_for_callbacks_too(cluster: Cluster) -> None:
+    found: list[int] = []
+
+    with cluster.executor() as executor:
+        for number in range(20):
+            executor.submit(double, number).add_done_callback(
+                lambda future: found.append(cluster.call(double, future.result()))
+            )
+
+    assert sorted(found) == [4 * number for number in range(20)]
+
+
+def test_a_callback_may_end_its_executor(cluster: Cluster) -> None:
+    ended = threading.Event()
+    executor = cluster.executor()
+
+    def end(_: object) -> None:
+        executor.shutdown()
+        ended.set()
+
+    executor.submit(double, 1).add_done_callback(end)
+
+    assert ended.wait(TIMEOUT_S)
