@@ -49,6 +49,7 @@ EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
     (errors.NotPicklable("model.lock", "_thread.lock"), TypeError, "model.lock"),
     (errors.PayloadTooLarge("rows", 2 * 10**9, 10**9), ValueError, "2000.0 MB"),
     (errors.BadRequest("what?"), ValueError, "what?"),
+    (errors.ForkedProcess(), RuntimeError, "mp.connect(*cluster.urls)"),
     (errors.NotTrusted("wrong token"), PermissionError, "wrong token"),
 ]
 

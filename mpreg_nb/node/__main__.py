@@ -79,7 +79,9 @@ async def serve(options: Options) -> int:
             "cluster_id": node.cluster_id,
         }
         LOG.info("%s: started %s", node.name, url)
-        by_hand = options.lifeline is None and options.parent is None
+        # `up` gives its nodes a socket, and those that it does not keep a parent.
+        given = options.listening, options.lifeline, options.parent
+        by_hand = given == (None, None, None)
         if not (by_hand and sys.stdout.isatty()):
             sys.stdout.write(json.dumps(ready) + "\n")
             sys.stdout.flush()

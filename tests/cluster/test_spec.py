@@ -79,7 +79,7 @@ def test_every_way_of_asking_becomes_the_same_nodes(
         (["a", 1], TypeError, r"1 \(int\) does not say which nodes"),
         ("3", ValueError, r"For 3 nodes: mp.up\(3\)"),
         ("gpu-1:", ValueError, "has a colon but no resource"),
-        ("", ValueError, "cannot name a node"),
+        ("", ValueError, "0 nodes are given"),
         (["a", "b", "a:gpu"], ValueError, "node 'a' is given twice"),
         ({"a/b": "gpu"}, ValueError, "cannot name a node"),
         ({1: "gpu"}, TypeError, "a node name is a string, not int"),

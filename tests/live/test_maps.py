@@ -114,7 +114,7 @@ def test_an_item_that_fails_fails_the_map_and_is_named(cluster: mp.Cluster) -> N
     flow.map("inverse", inverse, over=range(6))
 
     with pytest.raises(
-        mp.errors.WorkflowFailed, match=r"inverse \(item \[3\]\)"
+        mp.errors.WorkflowFailed, match=r"inverse \(item \[3\], ZeroDivisionError"
     ) as caught:
         flow.run()
 

@@ -132,7 +132,7 @@ def test_of_many_failed_steps_some_are_shown_and_the_rest_is_counted(
     show_error(shell, type(error), error, None)
 
     out = capsys.readouterr().out
-    assert out.count("MpregError: from the user's code") == MOST_PARTS
+    assert out.count("\nMpregError: from the user's code") == MOST_PARTS
     assert "Step 's0':" in out
     assert "… and 2 more failed steps" in out
 

@@ -158,7 +158,7 @@ def test_a_failed_workflow_shows_what_failed_in_each_step(
     name, text = cell.error()
     assert name == "WorkflowFailed"
     assert f"----> 1 {source}" in text
-    assert "(failed: one (ZeroDivisionError: division by zero), two (Zero" in text
+    assert "failed: one (ZeroDivisionError: division by zero), two (Worker" in text
     assert "Step 'one':" in text
     assert "----> 9     return 1 / y" in text
     assert "Step 'two':" in text

@@ -370,6 +370,7 @@ def test_a_cell_runs_everywhere_at_the_same_time(front: Kernel) -> None:
 
 
 def test_a_node_that_fails_does_not_hide_the_values_of_others(front: Kernel) -> None:
+    front.run("mp.config('cwd', 'scratch')")  # by which the cell tells nodes apart
     cell = front.run(
         "%%mpreg everywhere -o kept\n"
         "import mpreg_nb as mp, os\n"
@@ -379,6 +380,7 @@ def test_a_node_that_fails_does_not_hide_the_values_of_others(front: Kernel) -> 
     )
     kept = shown(front.run("kept"))
     again = front.run("%%mpreg everywhere\nimport os\n1 / ('gpu-1' not in os.getcwd())")
+    front.run("mp.config('cwd', 'caller')")
 
     (raised,) = (m["content"] for m in cell.messages if m["msg_type"] == "error")
     text = re.sub("\x1b\\[[0-9;]*m", "", "\n".join(raised["traceback"]))
