@@ -6,6 +6,7 @@ it pickles the arguments where the caller is.
 
 import asyncio
 import itertools
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,7 +31,7 @@ from mpreg_nb.wire.codec import Buffer, Parts
 from mpreg_nb.wire.failures import error_of
 from mpreg_nb.wire.gossip import Offer
 from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import CodePush, Failed, Failure, Leave, Reply
+from mpreg_nb.wire.messages import CodePush, Failed, Failure, Leave, Notice, Reply
 from mpreg_nb.wire.payload import pack_arguments, size_bytes
 from mpreg_nb.wire.pictures import LoadsTold, Snapshot, Watch
 from mpreg_nb.wire.working_folder import here
@@ -42,6 +43,8 @@ NODE_ANSWERS_S = 1.0
 """What a single node knows is not waited for longer; it may hang."""
 
 _number = itertools.count(1)
+
+_LOG = logging.getLogger(__name__)
 
 
 class Client:
@@ -292,6 +295,9 @@ class Client:
     def _receive(
         self, link: Connection, message: Any, parts: tuple[Buffer, ...]
     ) -> None:
+        if type(message) is Notice:
+            _LOG.warning("%s says: %s", link.peer.name, message.text or message.kind)
+            return
         if self.calls.receive(link, message, parts):
             return
         if type(message) is Snapshot and message.id not in self._asks:

@@ -5,48 +5,92 @@ loads, so that it imports nothing dear either.
 """
 
 import ast
+from collections.abc import Callable, Coroutine
+from types import CodeType
 from typing import Any
 
+_VALUE = "__mpreg_value__"
+"""The variable that holds the value of the last expression while a body runs."""
 
-def run_body(source: str, filename: str, /, **names: Any) -> Any:
+_COROUTINE = 0x80  # as `inspect` has it; importing it costs more than all else here
+
+
+def run_body(
+    source: str, filename: str, is_silent: bool, /, **names: Any
+) -> Any | Coroutine[Any, Any, Any]:
     """Run `source` and return the value of its last expression, else None.
 
+    A coroutine that does so, where `source` awaits at its own level.
+
+    is_silent: return None whatever the value is, which need not travel then.
     names: variables of the notebook that it reads.
     """
-    return _run(source, filename, names)[0]
+
+    def outcome(_: dict[str, Any], value: Any) -> Any:
+        return None if is_silent else value
+
+    return _run(source, filename, names, outcome)
 
 
 def run_step(
     source: str, filename: str, outputs: tuple[str, ...], /, **names: Any
-) -> Any:
+) -> Any | Coroutine[Any, Any, Any]:
     """Run `source` and return what it set: one of `outputs`, or a dict of them.
 
-    Without any, the value of its last expression, else None.
+    Without any, the value of its last expression, else None. A coroutine that does
+    so, where `source` awaits at its own level.
     """
-    value, found = _run(source, filename, names)
-    if not outputs:
-        return value
-    if len(outputs) == 1:
-        return found.get(outputs[0])
-    return {name: found[name] for name in outputs if name in found}
+
+    def outcome(found: dict[str, Any], value: Any) -> Any:
+        if not outputs:
+            return value
+        if len(outputs) == 1:
+            return found.get(outputs[0])
+        return {name: found[name] for name in outputs if name in found}
+
+    return _run(source, filename, names, outcome)
+
+
+def compiled(source: str, filename: str) -> CodeType:
+    """Return the code of a body, which keeps the value of its last expression.
+
+    Raises:
+        SyntaxError: it is no Python; `await` at its own level is.
+    """
+    tree = ast.parse(source, filename)
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Expr):
+        kept = ast.Assign([ast.Name(_VALUE, ast.Store())], last.value)
+        tree.body[-1] = ast.fix_missing_locations(ast.copy_location(kept, last))
+    code: CodeType = compile(
+        tree, filename, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    )
+    return code
 
 
 def _run(
-    source: str, filename: str, names: dict[str, Any]
-) -> tuple[Any, dict[str, Any]]:
-    """Return the value of the last expression, and the variables at the end."""
+    source: str,
+    filename: str,
+    names: dict[str, Any],
+    outcome: Callable[[dict[str, Any], Any], Any],
+) -> Any:
+    """Run `source`; return what `outcome` makes of the variables and the value."""
     from mpreg_nb.wire.tracebacks import learn_sources
 
     learn_sources({filename: source})
-    tree = ast.parse(source, filename)
+    code = compiled(source, filename)
     # As in the notebook: classes that it makes are pickled by value on the way back.
     namespace: dict[str, Any] = {"__name__": "__main__", **names}
-    last = tree.body.pop() if tree.body else None
-    if last is not None and not isinstance(last, ast.Expr):
-        tree.body.append(last)
-    exec(compile(tree, filename, "exec"), namespace)  # noqa: S102 - what it is for
-    if not isinstance(last, ast.Expr):
-        return None, namespace
-    expression = ast.Expression(last.value)
-    code = compile(expression, filename, "eval")
-    return eval(code, namespace), namespace  # noqa: S307
+    running = eval(code, namespace)  # noqa: S307 - what it is for
+    if code.co_flags & _COROUTINE:
+        return _awaited(running, namespace, outcome)
+    return outcome(namespace, namespace.pop(_VALUE, None))
+
+
+async def _awaited(
+    running: Coroutine[Any, Any, None],
+    namespace: dict[str, Any],
+    outcome: Callable[[dict[str, Any], Any], Any],
+) -> Any:
+    await running
+    return outcome(namespace, namespace.pop(_VALUE, None))

@@ -28,8 +28,9 @@ def remote(session: Session, options: Options, cell: str) -> Any:
         )
     source = Source.of(session, cell, NAME)
     names = source.variables(session)
+    silent = source.is_silent and options.target is None
     with _travelling(names):
-        value = view.call(source.text, source.filename, **names)
+        value = view.call(source.text, source.filename, silent, **names)
     return _kept(session, options, value)
 
 
@@ -49,13 +50,14 @@ def everywhere(session: Session, options: Options, cell: str) -> Any:
         views = {n: function.on(node=n, timeout=options.timeout) for n in nodes}
     source = Source.of(session, cell, NAME)
     names = source.variables(session)
+    silent = source.is_silent and options.target is None
     calls: dict[str, Any] = {}
     values: dict[str, Any] = {}
     errors: dict[str, Exception] = {}
     try:
         with _travelling(names):
             for node, view in views.items():
-                calls[node] = view.submit(source.text, source.filename, **names)
+                calls[node] = view.submit(source.text, source.filename, silent, **names)
         for node, call in calls.items():
             try:
                 values[node] = call.result()
@@ -65,11 +67,13 @@ def everywhere(session: Session, options: Options, cell: str) -> Any:
         for call in calls.values():
             call.cancel()
         raise
+    if not errors and silent:
+        return None
     if not errors:
         return _kept(session, options, values)
     if options.target is not None:
         session.keep(options.target, values)
-    elif values:
+    elif values and not silent:
         display(values)  # type: ignore[no-untyped-call]
     raise NodesFailed.of(errors, values)
 

@@ -19,7 +19,7 @@ def reads(source: str, known: Collection[str]) -> tuple[str, ...]:
     """
     found: set[str] = set()
     settled: set[str] = set()
-    for statement in ast.parse(source).body:
+    for statement in _Separate().visit(ast.parse(source)).body:
         found |= _read_by(statement) - settled
         settled |= _set_by(statement)
     return tuple(sorted(found & set(known)))
@@ -83,6 +83,25 @@ class _Assigned(ast.NodeVisitor):
             self.names.update(dict.fromkeys(_names(target)))
 
 
+class _Separate(ast.NodeTransformer):
+    """Makes generators of comprehensions: they read the same.
+
+    From Python 3.12 on the variables of a comprehension are in the table of the
+    code around it, those of a generator are always in one of their own.
+    """
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.expr:
+        self.generic_visit(node)
+        return ast.GeneratorExp(node.elt, node.generators)
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.expr:
+        self.generic_visit(node)
+        pair = ast.Tuple([node.key, node.value], ast.Load())
+        return ast.GeneratorExp(pair, node.generators)
+
+
 def _read_by(statement: ast.stmt) -> set[str]:
     table = symtable.symtable(ast.unparse(statement), "<cell>", "exec")
     return set(_global_reads(table)) | {
@@ -112,6 +131,8 @@ def _set_by(statement: ast.stmt) -> set[str]:
             return {name.asname or name.name.partition(".")[0] for name in names}
         case ast.Assign():
             return {name for target in statement.targets for name in _names(target)}
+        case _ if type(statement).__name__ == "TypeAlias":  # from Python 3.12 on
+            return set(_names(vars(statement)["name"]))
         case ast.AnnAssign(target=target, value=ast.expr()):
             return set(_names(target))
         case ast.With(items=items, body=body):

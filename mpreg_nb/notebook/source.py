@@ -2,12 +2,14 @@
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.errors import NotPicklable
+from mpreg_nb.notebook.body import compiled
 from mpreg_nb.notebook.line import Misuse
 from mpreg_nb.notebook.reads import reads
 from mpreg_nb.notebook.session import Session
@@ -40,8 +42,17 @@ class Source:
                 "with % or !, nor end with ?"
             )
         filename = f"<{name} {sha256(text.encode()).hexdigest()[:8]}>"
-        check_syntax(text, filename)  # found here, not there
+        with misuse_of_syntax():
+            compiled(text, filename)  # found here, not there
         return cls(text, filename)
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether its last expression ends with a `;`, as in any cell."""
+        from IPython.core.displayhook import DisplayHook
+
+        silent: bool = DisplayHook.semicolon_at_end_of_expression(self.text)
+        return silent
 
     def variables(self, session: Session) -> dict[str, Any]:
         """Return those variables of the notebook that it reads."""
@@ -55,8 +66,15 @@ def check_syntax(text: str, filename: str) -> None:
     Raises:
         Misuse: with the line and the place in it.
     """
-    try:
+    with misuse_of_syntax():
         compile(text, filename, "exec")
+
+
+@contextmanager
+def misuse_of_syntax() -> Iterator[None]:
+    """Turn what is no Python into Misuse, with the line and the place in it."""
+    try:
+        yield
     except SyntaxError as error:
         line = (error.text or "").rstrip("\n")
         place = " " * (min(error.offset or 1, len(line) + 1) - 1) + "^"

@@ -34,6 +34,7 @@ def show_error(
     """Show `error` in `shell`, and keep it for `%tb` and `%debug`."""
     traceback = error.__traceback__ = without_ours(traceback)
     sys.last_type, sys.last_value, sys.last_traceback = kind, error, traceback
+    vars(sys)["last_exc"] = error  # what debuggers take from Python 3.12 on
     lines = _lines(shell, error, traceback, tb_offset)
     if isinstance(error, WorkflowFailed | NodesFailed):
         what = "step" if isinstance(error, WorkflowFailed) else "node"

@@ -97,7 +97,7 @@ def test_in_a_group_of_others_ours_come_without_our_frames(
 
 def test_code_of_the_user_that_ours_calls_stays() -> None:
     with pytest.raises(ZeroDivisionError) as result:
-        run_body("def inner():\n    1 / 0\ninner()", "<cell of the user>")
+        run_body("def inner():\n    1 / 0\ninner()", "<cell of the user>", False)
 
     kept = names(without_ours(result.value.__traceback__))
     assert kept[-2:] == ["<module>", "inner"]

@@ -148,6 +148,22 @@ def test_a_cell_runs_remotely_with_the_variables_that_it_reads(
     assert run_cell("%%mpreg remote\nx = 1") is None
 
 
+def test_a_remote_cell_awaits_and_is_silenced_as_any_cell(
+    cluster: mp.Cluster, run_cell: RunCell
+) -> None:
+    sleep = "import asyncio\nx = await asyncio.sleep(0, 5)\n"
+
+    assert run_cell(f"%%mpreg remote\n{sleep}x") == 5
+    assert run_cell(f"%%mpreg remote\n{sleep}x;  # no lock travels") is None
+    assert run_cell("%%mpreg remote\nimport threading\nthreading.Lock();") is None
+    assert run_cell("%%mpreg remote -o kept\n6;") is None
+    assert run_cell("kept") == 6
+    assert run_cell(f"%%mpreg everywhere\n{sleep}x") == {"gpu-1": 5, "cpu-1": 5}
+    assert run_cell("%%mpreg everywhere\n6;") is None
+    run_cell(f"%%mpreg step slow --flow sleeper\n{sleep}")
+    assert run_cell("%mpreg run sleeper")["slow"] == 5
+
+
 def test_what_cannot_travel_to_a_remote_cell_is_named(
     cluster: mp.Cluster, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
 ) -> None:
