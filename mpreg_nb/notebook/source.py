@@ -51,7 +51,8 @@ class Source:
         """Whether its last expression ends with a `;`, as in any cell."""
         from IPython.core.displayhook import DisplayHook
 
-        silent: bool = DisplayHook.semicolon_at_end_of_expression(self.text)
+        ends: Any = DisplayHook.semicolon_at_end_of_expression
+        silent: bool = ends(self.text)
         return silent
 
     def variables(self, session: Session) -> dict[str, Any]:
