@@ -44,7 +44,7 @@ class Drills:
     def pause(self, node: str, seconds: float) -> None:
         """Stop a node and its workers as they are, and let them go on later.
 
-        To the others it is silent: they suspect it, then take it for dead; when it
+        To the others it is silent: they suspect it, then consider it dead; when it
         goes on it is alive again within seconds. Again while it stands still: for so
         long from now.
 
@@ -63,7 +63,7 @@ class Drills:
 
         As if the cable between them were cut: no link between the sides tells of its
         end, nothing that was sent meanwhile arrives later. Each side suspects the
-        other, then takes it for dead, and goes on by itself; a node that is left alone
+        other, then considers it dead, and goes on by itself; a node that is left alone
         needs some 10 seconds for that, as nobody confirms what it suspects. Calls from
         one side to the other are lost. This client still reaches both, and shows what
         the node that it entered by sees. Afterwards they find each other again within

@@ -103,6 +103,9 @@ def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
 
     expect(page.locator("[data-mpreg-still]")).to_be_hidden()
 
+    reads_in_lines(panel, hovered=True)
+    reads_in_lines(panel, hovered=False)
+
     row = row_of(panel, "n3")
     row.get_by_role("button", name="Kill node n3").click()
     row.get_by_role("button", name="Kill: Really?").click()
@@ -118,7 +121,7 @@ def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
     page.keyboard.press("ArrowLeft")
     expect(panel.get_by_role("tab", selected=True)).to_have_text("Latency")
     expect(panel.get_by_role("tabpanel")).to_contain_text("p99")
-    panel.get_by_role("button", name="Freeze").press("Enter")
+    panel.get_by_role("button", name="Pause").press("Enter")
     expect(panel).to_have_attribute("data-state", "frozen")
     stop.touch()
     expect(cell(page, 2)).to_contain_text("stopped")
@@ -126,6 +129,36 @@ def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
     expect(cell(page, 1).locator("[data-mpreg-still]")).to_be_visible()
     expect(panel).to_have_count(0)
     expect(prompt_of(page, 3)).to_have_text("[4]:")
+
+
+def reads_in_lines(panel: Locator, *, hovered: bool) -> None:
+    """Assert that the tip of a node has a line for each figure, none of them cut.
+
+    Jupyter's own style for what stands in outputs reaches into the panel.
+    """
+    name = row_of(panel, "n3").locator(".mpreg-name")
+    page = panel.page
+    if hovered:
+        name.hover()
+    else:
+        page.keyboard.press("Shift")  # so that a focus counts as one by keyboard
+        name.focus()
+    tip = panel.get_by_role("tooltip")
+    expect(tip).to_contain_text("python")
+    boxes: list[dict[str, float]] = tip.evaluate(
+        "tip => [...tip.querySelectorAll('.mpreg-tip-name, .mpreg-tip-value')]"
+        ".map(part => ({height: part.offsetHeight,"
+        " line: parseFloat(getComputedStyle(part).lineHeight),"
+        " right: part.getBoundingClientRect().right"
+        " - tip.getBoundingClientRect().right}))"
+    )
+    assert len(boxes) == 10
+    assert all(box["height"] < 1.5 * box["line"] and box["right"] <= 0 for box in boxes)
+    if hovered:
+        page.mouse.move(0, 0)
+    else:
+        name.blur()
+    expect(tip).to_be_hidden()
 
 
 def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(

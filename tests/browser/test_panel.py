@@ -157,7 +157,7 @@ def test_a_frozen_picture_stands_still_until_it_is_continued(
 ) -> None:
     names = ["n1", "n2"]
     show(pictures.panel(names))
-    page.get_by_role("button", name="Freeze").click()
+    page.get_by_role("button", name="Pause").click()
 
     change(page, members=pictures.members(names, random.Random(2), dead=["n2"]))
 
@@ -227,7 +227,7 @@ def test_what_ended_cannot_be_frozen_closed_or_killed(
     change(page, head=pictures.head("no nodes", state="ended"))
 
     expect(panel).to_have_attribute("data-state", "ended")
-    expect(panel.get_by_role("button", name="Freeze")).to_be_hidden()
+    expect(panel.get_by_role("button", name="Pause")).to_be_hidden()
     expect(panel.get_by_role("button", name="Close")).to_be_hidden()
     expect(panel.get_by_role("button", name="Kill node n1")).to_be_hidden()
 

@@ -144,7 +144,7 @@ export function render({ model, el }) {
     state.update(shown);
     put(root, "data-state", shown);
     write(line, kept.frozen && live ? `${kept.frozen.head.line ?? ""}` : (head.line ?? ""));
-    write(freeze, kept.frozen ? "Continue" : "Freeze");
+    write(freeze, kept.frozen ? "Continue" : "Pause");
     put(freeze, "title", kept.frozen ? "Show what happens again" : "Stop the picture, to read it");
     freeze.hidden = close.hidden = !live;
     const said = head.error || head.note || "";

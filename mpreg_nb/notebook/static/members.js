@@ -96,13 +96,13 @@ export function membersView({ tip, kept, send, redraw }) {
     { key: "resources", word: "Resources", hint: "Names that it holds", cell: chipsCell },
     {
       key: "uptime",
-      word: "Up for",
+      word: "Uptime",
       hint: "Time since the node started",
       number: true,
       sort: (row) => row.uptime_s,
       cell: () => textCell((row) => seconds(row.uptime_s)),
     },
-    { key: "drill", word: "Drill", hint: "Only nodes of this notebook", cell: killCell },
+    { key: "drill", word: "Test failure", hint: "Only nodes of this notebook", cell: killCell },
   ];
   const table = makeTable({
     label: "Members of the cluster",
@@ -121,7 +121,7 @@ export function membersView({ tip, kept, send, redraw }) {
         ["host", row.host || NOTHING],
         ["python", row.python || NOTHING],
         ["workers", `${count(row.workers)} × ${counted(row.slots / (row.workers || 1), "slot")}`],
-        ["up for", seconds(row.uptime_s)],
+        ["uptime", seconds(row.uptime_s)],
         ["resources", row.resources.join(", ") || "none"],
       ],
       note: row.own ? "Started by this notebook." : "Not started by this notebook.",

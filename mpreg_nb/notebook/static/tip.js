@@ -1,4 +1,7 @@
 // tip.js: one box of figures per panel, near what is pointed at or focused.
+//
+// It is made of elements without a style of their own: Jupyter gives lists, headings
+// and paragraphs in outputs widths, floats and margins.
 
 import { make, put } from "./dom.js";
 
@@ -12,12 +15,12 @@ export function makeTip(root) {
   function fill() {
     const { title, rows = [], note = "" } = shown.content();
     const lines = rows.flatMap(([name, value]) => [
-      make("dt", { text: name }),
-      make("dd", { text: value }),
+      make("div", { class: "mpreg-tip-name", text: name }),
+      make("div", { class: "mpreg-tip-value", text: value }),
     ]);
-    element.replaceChildren(make("strong", { text: title }));
-    if (lines.length) element.append(make("dl", {}, ...lines));
-    if (note) element.append(make("p", { text: note }));
+    element.replaceChildren(make("div", { class: "mpreg-tip-title", text: title }));
+    if (lines.length) element.append(make("div", { class: "mpreg-tip-rows" }, ...lines));
+    if (note) element.append(make("div", { class: "mpreg-tip-note", text: note }));
   }
 
   function place() {
