@@ -47,8 +47,10 @@ def test_all_nodes_that_were_killed_a_moment_ago_and_their_functions_are_back(
 ) -> None:
     cluster.register(double)
     cluster.register(triple, resources="gpu")
-    for child in psutil.Process().children(recursive=True):
-        child.send_signal(signal.SIGKILL)
+    for node in ("n1", "n2"):
+        process = psutil.Process(pid_of(cluster, node))
+        for one in (*process.children(recursive=True), process):
+            one.send_signal(signal.SIGKILL)
 
     assert again() is cluster
 
