@@ -52,7 +52,16 @@ class ActiveCall:
         """What it asks of a node."""
         return Wanted(self.function, self.version, self.resources, self.node)
 
+    def let_go(self) -> None:
+        """Hold neither the arguments nor who waited, now that it has ended."""
+        self.payload, self.parts, self.done = b"", (), _ended
+
     @property
     def is_running(self) -> bool:
         """Whether a node runs it: nobody says that it waits in a queue."""
         return self.link is not None and not self.waiting
+
+
+def _ended(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
+    """Stand for who waited for a call that has its one outcome."""
+    raise AssertionError(f"the call {call.id.hex()} has ended already")

@@ -378,6 +378,7 @@ class ClientCalls:
         if call.prints is not None:
             call.prints.end()
         call.done(call, outcome, parts)
+        call.let_go()
 
     def _ring(self, now: float) -> None:
         for call_id in self._deadlines.tick(now):

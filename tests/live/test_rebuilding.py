@@ -2,11 +2,14 @@
 
 import asyncio
 import concurrent.futures
+import gc
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import mpreg_nb as mp
@@ -205,3 +208,16 @@ def test_a_callback_may_end_its_executor(cluster: Cluster) -> None:
     executor.submit(double, 1).add_done_callback(end)
 
     assert ended.wait(TIMEOUT_S)
+
+
+def test_a_future_does_not_keep_the_arguments_of_its_call(cluster: Cluster) -> None:
+    rows = np.zeros(100_000)
+    kept = weakref.ref(rows)
+    future = cluster.submit(len, rows)
+
+    del rows
+    found = future.result(TIMEOUT_S)
+    gc.collect()
+
+    assert found == 100_000
+    assert kept() is None
