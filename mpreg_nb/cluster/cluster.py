@@ -21,7 +21,7 @@ from mpreg_nb.cluster.logs import Logs
 from mpreg_nb.cluster.names import Names
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.notice import tell_stale
-from mpreg_nb.cluster.opening import open_client, seen
+from mpreg_nb.cluster.opening import STATES, open_client, seen
 from mpreg_nb.cluster.own_runs import OwnRuns
 from mpreg_nb.cluster.run import Run
 from mpreg_nb.cluster.shipping import Shipping
@@ -172,8 +172,16 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         """Return when the client sees all of these nodes alive, suspect, dead or left.
 
         Raises:
+            ValueError: there is no such state, or one was given as a name.
             TimeoutError: one of them is not so after `timeout` seconds.
         """
+        known = {node.record.name for node in self.client.mirror.nodes}
+        for word in names[1:]:
+            if word in STATES and word not in known:
+                raise ValueError(
+                    f"no node is named {word!r}. To wait for that state: "
+                    f"cluster.wait_for({names[0]!r}, state={word!r})"
+                )
         self._thread.run(seen(self.client, dict.fromkeys(names, state), timeout))
 
     def down(self) -> None:

@@ -112,7 +112,7 @@ def test_future_can_be_awaited_and_waited_for() -> None:
         assert asyncio.run(scene(cluster)) == 5
 
 
-def test_a_call_that_nobody_took_is_on_no_node() -> None:
+def test_a_call_that_nobody_took_is_on_no_node_and_a_state_is_no_node() -> None:
     with mp.up(1, fresh=True) as cluster:
         with pytest.raises(mp.errors.NoRoute):
             cluster.on("gpu").call("echo", 1)
@@ -120,5 +120,7 @@ def test_a_call_that_nobody_took_is_on_no_node() -> None:
         calls = cluster.calls()
 
         assert calls[["node", "status"]].values.tolist() == [["", "failed"]]
+        with pytest.raises(ValueError, match=r"wait_for\('n1', state='dead'\)"):
+            cluster.wait_for("n1", "dead")
         assert cluster.routes()["node"].tolist() == [""]
         assert cluster.latency().empty
