@@ -1,33 +1,33 @@
-"""Every error of ours.
+"""All errors of this package.
 
 ::
 
     MpregError
-    ├── NoCluster (LookupError, RuntimeError)  there is no cluster to talk to yet
-    │   ├── ClusterDown                it was shut down
-    │   └── ForkedProcess              it belongs to the process this was forked from
-    ├── StartFailed (RuntimeError)     a node did not come up
+    ├── NoCluster (LookupError, RuntimeError)  there is no cluster yet
+    │   ├── ClusterDown                the cluster was shut down
+    │   └── ForkedProcess              the cluster belongs to the parent process
+    ├── StartFailed (RuntimeError)     a node did not start
     ├── NoRoute (LookupError)          no live node has function and resources
     ├── RemoteError                    the function raised; also the original class
-    ├── WorkflowFailed (ExceptionGroup)  some steps of a run failed
+    ├── WorkflowFailed (ExceptionGroup)  steps of a run failed
     ├── NodesFailed (ExceptionGroup)   a cell failed on some of several nodes
-    ├── InvalidWorkflow (ValueError)   refused before anything ran
-    ├── NoRun (LookupError)            no node remembers such a run
+    ├── InvalidWorkflow (ValueError)   rejected before anything ran
+    ├── NoRun (LookupError)            no node remembers this run
     ├── NoStep (KeyError)              the run or workflow has no such step
-    ├── StepSkipped (LookupError)      a step's result will not come
-    ├── CallTimeout (TimeoutError)     the deadline passed
+    ├── StepSkipped (LookupError)      the step did not run, so it has no result
+    ├── CallTimeout (TimeoutError)     no result before the deadline
     ├── CallCancelled (CancelledError of concurrent.futures)
-    ├── NodeLost (ConnectionError)     the node that ran the call is gone
+    ├── NodeLost (ConnectionError)     the node that ran the call is lost
     ├── WorkerCrashed (RuntimeError)   the process that ran the function died
-    ├── Overloaded (RuntimeError)      every candidate's queue is full
+    ├── Overloaded (RuntimeError)      the queues of all nodes that fit are full
     ├── NotPicklable (TypeError)       an object cannot be pickled
     ├── PayloadTooLarge (ValueError)   an object is larger than a call may carry
-    ├── BadRequest (ValueError)        a peer did not understand a message
+    ├── BadRequest (ValueError)        a malformed or impossible request
     └── NotTrusted (PermissionError)   token missing, wrong, or not proven
 
-Each carries fields, survives pickling, and ends with what to do next, in the words
-of the place where it is read (`cures`). Messages hold no port, process id or time of
-day, so that they can be compared.
+Each error carries fields, survives pickling, and ends with what to do next, in the
+form that fits the place where it is read (`cures`). Messages hold no port, process id
+or time of day, so that they can be compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,16 +66,16 @@ def _names_of(
 
 
 class MpregError(Exception):
-    """What all errors of this package have in common."""
+    """Base class of all errors of this package."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
 class NoCluster(MpregError, LookupError, RuntimeError):
-    """There is no cluster that this process started or connected to.
+    """This process has no cluster, or the user has none of that name.
 
-    message: what there is none of; how to get a cluster is added where it is "".
+    message: the text; "" says that there is no cluster yet, and how to get one.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -86,7 +86,7 @@ class NoCluster(MpregError, LookupError, RuntimeError):
 
 
 class ClusterDown(NoCluster):
-    """The cluster was ended or disconnected from before."""
+    """This cluster was shut down or disconnected."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class ClusterDown(NoCluster):
 
 
 class ForkedProcess(NoCluster):
-    """This process was forked from the one that has the cluster."""
+    """The cluster belongs to the parent of this forked process."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,9 +115,9 @@ class ForkedProcess(NoCluster):
 
 
 class StartFailed(MpregError, RuntimeError):
-    """A node did not come up in time, or ended while starting.
+    """A node was not ready in time, or ended while it started.
 
-    `node` names it, `log` holds the last lines that it wrote.
+    `node` is its name, `log` are its last log lines.
     """
 
     def __init__(self, node: str, reason: str, log: Sequence[str] = ()) -> None:
@@ -136,8 +136,8 @@ class NoRoute(MpregError, LookupError):
 
     `offers` maps each node that has the function to the resources that it
     offers with it; `held` maps every live node to the resources it holds.
-    `pinned` is the node that the call was narrowed to, if any; `reason` says what
-    else is in the way, and what to do about it.
+    `pinned` is the node that the call was restricted to, if any; `reason` says why
+    else no node can run the call, and what to do.
     """
 
     def __init__(
@@ -223,14 +223,14 @@ def _free_name(taken: Mapping[str, object]) -> str:
 
 
 class RemoteError(MpregError):
-    """The function raised on its node.
+    """The function raised an exception on its node.
 
-    What a caller catches is an instance of a class made from this one and the
-    class that the function raised, so that `except ValueError` works; `.original`
-    is the exception as it was raised, `None` where it could not travel.
-    `.remote_traceback` is the text of the traceback, with the lines of the cell
-    that defined the function. `.argument_types` are the types of the arguments that
-    it was called with, where its node tells them.
+    The caller catches an instance of a class made from this one and the class that
+    the function raised, so that `except ValueError` works. `.original` is the
+    exception itself, or None if it could not be pickled. `.remote_traceback` is the
+    text of the traceback, with the lines of the cell that defined the function.
+    `.argument_types` are the types of the arguments of the call, where its node
+    reports them.
     """
 
     original: BaseException | None
@@ -266,10 +266,10 @@ LONGEST_LINE = 300
 
 
 class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
-    """Some steps of a run failed; one entry per failed step.
+    """Steps of a run failed; one entry per failed step.
 
-    `done`, `failed`, `skipped` and `undone` name the steps, `not_undone` those whose
-    undo failed, each with the reason; `run` gives the rest.
+    `done`, `failed`, `skipped` and `undone` are names of steps; `not_undone` maps
+    steps whose undo failed to the reasons; `run` is the run.
     """
 
     done: tuple[str, ...]
@@ -344,7 +344,8 @@ def _in_a_line(error: Exception) -> str:
 class NodesFailed(MpregError, ExceptionGroup[Exception]):
     """A cell that ran on several nodes failed on some; one entry per failed node.
 
-    `failed` names these, `results` has the values of the others by node.
+    `failed` are the names of these nodes; `results` maps the other nodes to their
+    values.
     """
 
     failed: tuple[str, ...]
@@ -384,22 +385,22 @@ class NodesFailed(MpregError, ExceptionGroup[Exception]):
 
 
 class InvalidWorkflow(MpregError, ValueError):
-    """A workflow was refused before anything ran."""
+    """The workflow was rejected before any step ran."""
 
 
 class NoRun(MpregError, LookupError):
-    """No node of the cluster drives or remembers the run that was asked for."""
+    """No node of the cluster coordinates or remembers this run."""
 
 
 class NoStep(MpregError, KeyError):
-    """A run has no step of the name that was asked for."""
+    """The run has no step of this name."""
 
     def __str__(self) -> str:  # that of KeyError shows the message in quotes
         return str(self.args[0])
 
 
 class StepSkipped(MpregError, LookupError):
-    """`step` did not run because of `cause`, a step that failed."""
+    """`step` did not run because step `cause` did not succeed."""
 
     def __init__(self, step: str, cause: str) -> None:
         super().__init__(
@@ -411,7 +412,7 @@ class StepSkipped(MpregError, LookupError):
 
 
 class CallTimeout(MpregError, TimeoutError):
-    """The deadline passed before a result came."""
+    """The call had no result before its deadline."""
 
     def __init__(
         self, function: str, timeout_s: float, *, executed: Executed = "unknown"
@@ -439,10 +440,11 @@ class CallCancelled(MpregError, CancelledError):
 
 
 class NodeLost(MpregError, ConnectionError):
-    """The node that had the call is gone, or cannot be reached.
+    """The node that ran the call is lost or unreachable.
 
-    `node` is "" where none could be reached, and `at` the addresses that were tried.
-    `reason` says how that was found, `last_lines` what the function printed last.
+    `node` is "" if no node was reachable; `at` lists the addresses that were tried.
+    `reason` says how the loss was detected, `last_lines` are the function's last
+    printed lines, `executed` is "no", "yes" or "unknown".
     """
 
     def __init__(
@@ -498,10 +500,11 @@ class NodeLost(MpregError, ConnectionError):
 
 
 class WorkerCrashed(MpregError, RuntimeError):
-    """The process that ran the function ended before the function did.
+    """The worker process ended while it ran the function.
 
-    `cause` says how ("exit code 3", "signal SIGSEGV"), `memory_mb` what it held
-    when last looked at, `last_lines` what the function printed last.
+    `cause` is its exit code or signal ("exit code 3", "signal SIGSEGV"),
+    `memory_mb` its memory when last measured, `last_lines` are the function's last
+    printed lines.
     """
 
     def __init__(
@@ -530,7 +533,7 @@ class WorkerCrashed(MpregError, RuntimeError):
 
 
 class Overloaded(MpregError, RuntimeError):
-    """Every node that could take the call has a full queue."""
+    """The queue of every node that could run the call is full."""
 
     def __init__(self, function: str, queued: int) -> None:
         super().__init__(function, queued)
@@ -564,7 +567,7 @@ class NotPicklable(MpregError, TypeError):
 
 
 class PayloadTooLarge(MpregError, ValueError):
-    """An object is larger than one call may carry."""
+    """An object is larger than the limit for one call."""
 
     def __init__(self, what: str, size_bytes: int, limit_bytes: int) -> None:
         super().__init__(
@@ -578,7 +581,7 @@ class PayloadTooLarge(MpregError, ValueError):
 
 
 class BadRequest(MpregError, ValueError):
-    """A peer sent what this version does not understand."""
+    """A request is malformed, or not possible in the current state."""
 
 
 class NotTrusted(MpregError, PermissionError):

@@ -19,19 +19,19 @@ def bench(
     only: str = "",
     progress: Callable[[str], object] = print,
 ) -> Bench:
-    """Measure calls, workflows and maps against a bare WebSocket echo.
+    """Measure calls, workflows and maps in units of a bare WebSocket echo.
 
-    Takes some ten seconds, not `quick` a minute or two. Two nodes of its own are
-    started for it, beside what runs, and ended with it.
+    Starts two nodes of its own for the measurement and ends them. Interrupting it
+    ends the measurement and its nodes at once.
 
+    quick: about ten seconds; False repeats more and takes one or two minutes.
     cluster: measure this one instead; functions whose names begin with "bench_" are
-        registered on it. The echo is of this machine in any case.
-    only: rows whose name has this in it.
-    progress: takes a line now and then.
+        registered on it. The echo always runs on this machine.
+    only: measure only rows with this text in their names.
+    progress: called with a line of text from time to time.
 
-    Raises ValueError at once where no row has `only` in its name.
-
-    Interrupting it ends the measurement and its nodes at once.
+    Raises:
+        ValueError: no row has `only` in its name.
     """
     check_only(only, nodes=2 if cluster is None else len(cluster.urls))
     with ExitStack() as stack:

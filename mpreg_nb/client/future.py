@@ -45,8 +45,8 @@ _UNREAD = _Unread()
 class Future(concurrent.futures.Future[T]):
     """A `concurrent.futures.Future` that can also be awaited.
 
-    A result or an error is rebuilt by whoever asks for it first, in that thread.
-    Interrupting `result()` cancels the call; dropping the future does not.
+    The result is unpickled in the thread that first asks for it. Interrupting
+    `result()` cancels the call; dropping the future does not.
     """
 
     def __init__(
@@ -66,10 +66,9 @@ class Future(concurrent.futures.Future[T]):
     # -------------------------------------------------------------- its outcome
 
     def result(self, timeout: float | None = None) -> T:
-        """Return what the function returned, waiting at most `timeout` seconds.
+        """Return the result of the call, or raise its error.
 
-        Raises what the call raised; TimeoutError when there is no outcome yet,
-        and then the call goes on.
+        timeout: seconds to wait; then TimeoutError is raised and the call continues.
         """
         error = self._wait(timeout)
         if error is not None:
@@ -81,7 +80,7 @@ class Future(concurrent.futures.Future[T]):
         return result
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what `result` would raise, None where it would return."""
+        """Return the error that `result` would raise, or None if there is none."""
         return self._wait(timeout)
 
     def _wait(self, timeout: float | None) -> BaseException | None:
@@ -160,10 +159,10 @@ class Future(concurrent.futures.Future[T]):
     def add_done_callback(
         self, fn: Callable[[concurrent.futures.Future[T]], object]
     ) -> None:
-        """Call `fn` with this future once it is over; at once if it is.
+        """Call `fn` with this future when it is done; at once if it is done already.
 
-        Callbacks run on a thread of their own, one after the other, and may do
-        whatever code in a cell may: submit, call, wait.
+        Callbacks run one after another on a separate thread. They may submit, call and
+        wait, as code in a cell may.
         """
         super().add_done_callback(partial(_hand_over, fn))
 
@@ -174,7 +173,7 @@ class Future(concurrent.futures.Future[T]):
     # ------------------------------------------------------------------- ending
 
     def cancel(self) -> bool:
-        """Give the call up and tell the cluster to end it; False if it has ended."""
+        """Cancel the call, also while it runs; False if it has ended."""
         cancelled = super().cancel()
         if cancelled:
             self._cancel_call()
@@ -182,16 +181,16 @@ class Future(concurrent.futures.Future[T]):
 
     @property
     def call_id(self) -> str:
-        """The id of its call, as `cluster.calls()` shows it."""
+        """The id of the call, as in `cluster.calls()`."""
         call_id: bytes = self._call.id
         return call_id.hex()
 
     def running(self) -> bool:
-        """Return whether a node runs it, as far as is known here."""
+        """Return whether a node runs the call, as far as the client knows."""
         return not self.done() and self._call is not None and self._call.is_running
 
     def arrive(self, arrived: Arrived) -> None:
-        """Take the outcome; called once, by the client."""
+        """Set the outcome; called once, by the client."""
         if arrived.was_cancelled and self._call.withdrawn:
             super().cancel()
         if not self.set_running_or_notify_cancel():

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @public
 class AsyncRun(ShownRun):
-    """A run under way or ended; `await run` waits for its end and returns it.
+    """One execution of a workflow; `await run` waits for its end and returns it.
 
-    It belongs to the event loop of its cluster. Cancelling an await leaves the run
-    alone: somebody else may have begun it. `cancel` ends it.
+    It belongs to the event loop of its cluster. Cancelling an await does not cancel
+    the run, since another client may have started it; `cancel` does.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class AsyncRun(ShownRun):
         return self
 
     async def result(self, step: str) -> Any:
-        """Wait for a step and return its value, fetched from where it is.
+        """Wait for a step and return its value, fetched from its node.
 
-        Raises the step's error if it failed, StepSkipped if it did not run.
+        Raises the error of the step if it failed, StepSkipped if it did not run.
         """
         self._check(step)
         record = self._known
@@ -67,21 +67,21 @@ class AsyncRun(ShownRun):
         return (await self._client.runs.fetch(record, step))()
 
     async def outputs(self) -> dict[str, Any]:
-        """Return the values of the steps that no other step waits for."""
+        """Return the values of the steps that no other step uses, by step name."""
         return {step: await self.result(step) for step in self._last}
 
     async def why(self, step: str) -> "Why":
-        """Return who fitted a step and who was chosen; see `Run.why`."""
+        """Return which nodes could run a step and why one was chosen; see `Run.why`."""
         self._check(step)
         return self._why(step, await self._client.runs.why(self._known, step))
 
     async def resume(self) -> "AsyncRun":
-        """Begin a new run of what has no result, and return it; see `Run.resume`."""
+        """Start a new run of the steps without a result; see `Run.resume`."""
         record = await self._client.runs.resume(self._known, current_writer())
         return AsyncRun(self._client, record, self._diagram)
 
     def cancel(self) -> None:
-        """End the run; steps that are under way are cancelled on their nodes."""
+        """Cancel the run, and its running steps on their nodes."""
         self._client.runs.cancel(self._known)
 
     async def _error(self, step: str) -> Exception:

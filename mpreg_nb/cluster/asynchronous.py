@@ -31,10 +31,10 @@ _NOT_CONNECTED = "not connected: async with mp.connect_async(url) as cluster"
 
 @public
 class AsyncCluster:
-    """A cluster that was connected to from async code.
+    """A cluster for async code; `connect_async` makes one.
 
-    Use it as an async context manager on the loop that it shall live on. Cancelling
-    an await cancels the call.
+    Use it as an async context manager, on the event loop that makes the calls.
+    Cancelling an await cancels its call.
     """
 
     def __init__(
@@ -90,19 +90,25 @@ class AsyncCluster:
     async def call(
         self, function: str | Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> Any:
-        """Run `function` (a name or a function) and return what it returned."""
+        """Run `function` (a function, or the name of one) and return its result.
+
+        Raises the errors of `Cluster.call`. Cancelling the await cancels the call.
+        """
         return await self.on().call(function, *args, **kwargs)
 
     def submit(
         self, function: str | Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> "asyncio.Task[Any]":
-        """Run `function`; return a task at once."""
+        """Send a call of `function` and return its task at once."""
         return asyncio.ensure_future(self.call(function, *args, **kwargs))
 
     async def map(
         self, function: str | Callable[..., Any], /, *iterables: Iterable[Any]
     ) -> list[Any]:
-        """Run `function` for each item and return the results in order."""
+        """Run `function` once for each item and return the results in order.
+
+        The first error cancels the remaining calls and is raised.
+        """
         return await self.on().map(function, *iterables)
 
     def on(
@@ -112,7 +118,7 @@ class AsyncCluster:
         timeout: float | None = None,
         wait: float | None = None,
     ) -> "AsyncView":
-        """Narrow where and for how long calls may run; see `Cluster.on`."""
+        """Restrict which nodes may run a call, and for how long; see `Cluster.on`."""
         return AsyncView(self, call_options(resources, node, timeout, wait))
 
     async def register(
@@ -124,7 +130,10 @@ class AsyncCluster:
         idempotent: bool = False,
         isolation: str = "process",
     ) -> Card:
-        """Ship a function to every node that holds `resources`; return its card."""
+        """Ship a function to every node that holds `resources`; return its card.
+
+        The options are those of `Cluster.register`.
+        """
         made = Function(
             function.local if isinstance(function, Function) else function,
             name=name,
@@ -139,7 +148,7 @@ class AsyncCluster:
         return made.card
 
     def workflow(self, name: str) -> AsyncFlow:
-        """Begin a workflow: `flow.step(...)`, then `await flow.run()`.
+        """Create a workflow: add steps with `flow.step(...)`, then `await flow.run()`.
 
         `await flow.start()` returns the run at once; `await run` waits for its end.
         """
@@ -148,7 +157,7 @@ class AsyncCluster:
         return Flow(name, AsyncRunner(self.client, self.callee), draw=Drawing)
 
     async def runs(self) -> "pd.DataFrame":
-        """Return one row a run, newest first; see `Cluster.runs`.
+        """Return one row per run, newest first; see `Cluster.runs`.
 
         Columns: run, workflow, status, steps, done, failed, started_at, duration_s.
         """
@@ -157,11 +166,11 @@ class AsyncCluster:
         return runs_frame(run for _, run in await self.client.runs.everywhere())
 
     async def get_run(self, run: str) -> AsyncRun:
-        """Return a run by id, its beginning or workflow; see `Cluster.get_run`.
+        """Return a run by its id, first characters of its id, or workflow.
 
         Raises:
-            NoRun: there is none, or several begin like that, or the node that drives
-                it cannot be reached.
+            NoRun: no run or several runs match, or the node that coordinates it is
+                unreachable.
         """
         found = await self.client.runs.everywhere()
         wanted = chosen_run(run, [each for _, each in found])
@@ -243,7 +252,10 @@ class AsyncView:
 def connect_async(
     *urls: str, token: str | None = None, direct: bool = True
 ) -> AsyncCluster:
-    """Connect from async code: `async with mp.connect_async(url) as cluster`."""
+    """Connect from async code: `async with mp.connect_async(url) as cluster`.
+
+    The arguments and errors are those of `connect`; errors are raised on entering.
+    """
     if not urls:
         raise TypeError("connect_async needs the URL of a node")
     return AsyncCluster(*urls, token=token, direct=direct)

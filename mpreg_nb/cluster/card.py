@@ -33,7 +33,7 @@ class Replaced:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Card:
-    """One registration. Its `str` is what a cell shows."""
+    """The outcome of one registration; its `str` is what a cell shows."""
 
     function: str
     version: str
@@ -66,7 +66,7 @@ class Card:
 
     @property
     def notice(self) -> str:
-        """What changed against the version before, "" where there was none."""
+        """The change against the version before, "" for a first registration."""
         return "" if self.replaces is None else f"{self.function} {self.replaces}"
 
     def __str__(self) -> str:

@@ -46,9 +46,10 @@ SEEN_TIMEOUT_S = 10.0
 
 @public
 class Cluster(Shown, History, Logs, Watching, Drills, Compared):
-    """Some nodes, and everything that can be asked of them. Blocking; thread-safe.
+    """A cluster of nodes: start and end nodes, call functions, run workflows.
 
-    Made by `up`, `connect` and `adopt`. Frames and figures are in `Shown`.
+    `up`, `connect` and `adopt` make one. Its methods block, except `submit` and
+    `start`, and any thread may call them. After `down` they raise ClusterDown.
     """
 
     def __init__(
@@ -94,12 +95,12 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
 
     @property
     def name(self) -> str:
-        """The name by which `ps`, `adopt` and `down` know it; "" if not ours."""
+        """The name of the cluster for `ps`, `adopt` and `down`; "" if connected to."""
         return self._nodes.name if self._nodes is not None else ""
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """URLs of the nodes that are alive, sorted by node name."""
+        """The URLs of the live nodes, sorted by the names of the nodes."""
         return tuple(
             picture.record.urls[0]
             for picture in self.client.mirror.nodes
@@ -119,10 +120,10 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         return tuple(spec.name for spec in self._nodes.specs)
 
     def grow(self, wanted: Wanted, timeout: float = 20.0) -> bool:
-        """Start what of `wanted` does not run yet; False if there was nothing to do.
+        """Start the nodes of `wanted` that do not run; False if all of them run.
 
         Raises:
-            StartFailed: a node did not come up; those before it stay.
+            StartFailed: a node did not start; nodes started before it continue to run.
         """
         nodes = self._own_nodes("start nodes")
         specs = read_spec(wanted)
@@ -148,12 +149,24 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     def add(
         self, name: str, resources: str | Iterable[str] = (), *, timeout: float = 20.0
     ) -> None:
-        """Start one more node on this machine; it joins and gets its functions."""
+        """Start one more node on this machine; it receives the functions that fit it.
+
+        resources: names of resources that the node holds.
+        timeout: seconds in which the node must be ready.
+
+        Raises:
+            StartFailed: the node did not start; its last log lines are in the message.
+            MpregError: this cluster was only connected to.
+        """
         held = {resources} if isinstance(resources, str) else set(resources)
         self.grow({name: held}, timeout)
 
     def remove(self, *names: str) -> None:
-        """End nodes that this process started, each after what it runs."""
+        """End nodes that this process started; each finishes its running calls first.
+
+        Raises:
+            MpregError: this process did not start a node of that name.
+        """
         nodes = self._own_nodes("end nodes")
         known = {spec.name for spec in nodes.specs}
         unknown = [name for name in names if name not in known]
@@ -169,11 +182,14 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     def wait_for(
         self, *names: str, state: str = "alive", timeout: float = SEEN_TIMEOUT_S
     ) -> None:
-        """Return when the client sees all of these nodes alive, suspect, dead or left.
+        """Wait until all of these nodes are in `state`, as this client sees them.
+
+        state: "alive", "suspect", "dead" or "left".
+        timeout: seconds to wait.
 
         Raises:
-            ValueError: there is no such state, or one was given as a name.
-            TimeoutError: one of them is not so after `timeout` seconds.
+            ValueError: there is no such state, or a state was given as a name.
+            TimeoutError: a node is not in that state after `timeout` seconds.
         """
         known = {node.record.name for node in self.client.mirror.nodes}
         for word in names[1:]:
@@ -185,9 +201,9 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         self._thread.run(seen(self.client, dict.fromkeys(names, state), timeout))
 
     def down(self) -> None:
-        """End the nodes that this process started and disconnect; may be repeated.
+        """End the nodes that this process started, and disconnect. May be repeated.
 
-        Nodes that were only connected to are left alone.
+        Nodes that this process only connected to continue to run.
         """
         if self._down or self._thread.is_of_parent:
             return  # a forked child leaves the nodes of its parent alone
@@ -204,10 +220,10 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             atexit.unregister(self.end_with_process)
 
     def end_with_process(self) -> None:
-        """Disconnect when this process ends; happens by itself.
+        """Disconnect when this process ends; called automatically.
 
-        A script waits for what its executors took, as with those of Python. Of other
-        calls that are still under way it says that they end.
+        A script waits for the calls of its executors, as it does with Python's own.
+        Other calls that still run are cancelled, with a line that lists them.
         """
         try:
             if not _in_kernel():  # Jupyter kills a kernel that does not end at once
@@ -231,7 +247,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         return self.client.calls.functions  # on the loop: after what was just sent
 
     def disconnect(self) -> None:
-        """Disconnect, and leave own nodes running if the cluster is kept."""
+        """Disconnect; nodes of a kept cluster continue to run, others end."""
         if self._nodes is not None and not self._nodes.keep:
             self.down()
             return
@@ -274,11 +290,11 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     ) -> Any:
         """Decorate a function so that it can be called here and on the cluster.
 
-        resources: it runs on nodes that hold all of these.
-        idempotent: running it twice does no harm, so it is tried again when a node
-            is lost under it.
-        isolation: "process" (a worker process), or "thread" (of the node itself,
-            for small trusted functions; it cannot be killed).
+        resources: only nodes that hold all of these run the function.
+        idempotent: running the function twice does no harm, so a call is retried if
+            its node is lost.
+        isolation: "process" runs it in a worker process. "thread" runs it in a thread
+            of the node, which cannot be killed: for small, trusted functions.
         """
 
         @public
@@ -300,11 +316,15 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     ) -> "Function[Any, Any]":
         """Ship a function to every node that holds `resources`, now and later.
 
+        name: the name in the catalog; by default that of the function.
+        resources, idempotent, isolation: as in `function`.
+
         Returns the function object; its repr is the card of the registration. Every
-        call after this runs this version or a newer one.
+        call after this one runs this version or a newer one, on any node.
 
         Raises:
-            NotPicklable: it captures what cannot travel; the path is named.
+            NotPicklable: the function captures an object that cannot be pickled; the
+                message names its path.
         """
         if not isinstance(function, Function):
             function = Function(
@@ -322,25 +342,35 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     # -------------------------------------------------------------------- calls
 
     def call(self, function: Callee, /, *args: Any, **kwargs: Any) -> Any:
-        """Run `function` (a name or a function), wait, return what it returned.
+        """Run `function` (a function, or the name of one) and return its result.
 
-        A function runs as it is now, with its helpers and what they read. Of data
-        above 64 kB that it captures, a change in place is not seen: assign the name
-        anew, or register the function again.
+        A function runs as it is now, with its helpers and what they read. Captured
+        data above 64 kB is compared by identity: after a change in place, assign the
+        name again or register the function again.
 
-        Raises what it raised, as a RemoteError that is also of that class; NoRoute,
-        NodeLost and the others of `mpreg_nb.errors`. Stop cancels it.
+        Interrupting the kernel (Stop) cancels the call.
+
+        Raises:
+            RemoteError: the function raised; also an instance of the class it raised.
+            NoRoute: no live node has the function and all resources.
+            CallTimeout, NodeLost, WorkerCrashed, Overloaded, NotPicklable,
+                PayloadTooLarge: see `mpreg_nb.errors`.
         """
         return self.calling.call(function, args, kwargs, CallOptions())
 
     def submit(self, function: Callee, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run `function`; return a future at once. It can also be awaited."""
+        """Send a call of `function` and return its future at once.
+
+        The future is a `concurrent.futures.Future` that can also be awaited. Its
+        `result` raises the errors that `call` raises.
+        """
         return self.calling.submit(function, args, kwargs, CallOptions())
 
     def map(self, function: Callee, /, *iterables: Iterable[Any]) -> list[Any]:
-        """Run `function` for each item, return the results in order.
+        """Run `function` once for each item and return the results in order.
 
-        The first error ends it and is raised; what is under way is cancelled.
+        Takes several iterables as the builtin `map` does. The first error cancels the
+        remaining calls and is raised. Raises the same errors as `call`.
         """
         return self.calling.map(function, iterables, CallOptions())
 
@@ -351,10 +381,16 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         timeout: float | None = None,
         wait: float | None = None,
     ) -> View:
-        """Narrow where and for how long calls may run: `on("gpu").call("train")`.
+        """Restrict which nodes may run a call, and for how long.
 
-        timeout: seconds from now to the result, queueing included.
-        wait: seconds that a call may wait for a node that fits.
+        Returns a view with `call`, `submit` and `map`: `on("gpu").call("train")`.
+
+        resources: only nodes that hold all of these.
+        node: only the node of this name.
+        timeout: seconds from now to the result, including time in queues; after that
+            the call raises CallTimeout.
+        wait: seconds that a call may wait for a node that fits; 0 by default, which
+            raises NoRoute at once.
         """
         return View(self, call_options(resources, node, timeout, wait))
 
@@ -365,10 +401,13 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> ClusterExecutor:
-        """Return a `concurrent.futures.Executor` over nodes that fit, as `on` does.
+        """Return a `concurrent.futures.Executor` whose calls run on this cluster.
 
-        initializer: called with `initargs` in each worker, before the first of its
-            calls there. A script that ends waits for what its executors took.
+        resources, node: which nodes may run the calls, as in `on`.
+        initializer: called with `initargs` once in each worker, before its first call
+            of this executor.
+
+        A script that ends waits for the calls that its executors accepted.
         """
         options = call_options(resources, node, None, None)
         executor = ClusterExecutor(self, options, initializer, initargs)
@@ -378,13 +417,13 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     # ---------------------------------------------------------------- workflows
 
     def workflow(self, name: str) -> "Flow[Run, Any]":
-        """Begin a workflow: `flow.step(...)`, then `flow.run()`."""
+        """Create a workflow: add steps with `flow.step(...)`, then `flow.run()`."""
         from mpreg_nb.view.drawing import Drawing
 
         return Flow(name, self, draw=Drawing)
 
     def run(self, workflow: Workflow) -> Run:
-        """Execute a workflow and wait for its end. Stop cancels it."""
+        """Execute a workflow and wait for its end; interrupting (Stop) cancels it."""
         run = self.start(workflow)
         try:
             return run.wait()
@@ -393,10 +432,10 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             raise
 
     def start(self, workflow: Workflow) -> Run:
-        """Begin to execute a workflow and return the run at once.
+        """Start a workflow and return its run at once.
 
         Raises:
-            InvalidWorkflow, NoRoute, NotPicklable: before anything runs.
+            InvalidWorkflow, NoRoute, NotPicklable: before any step runs.
         """
         request, parts = self._planner.request(workflow)
         diagram = Diagram.of(workflow.name, workflow.steps, workflow.inputs)

@@ -243,13 +243,14 @@ tell_if(lambda: CONFIG.cwd == "caller")
 
 @public
 def config(key: str | None = None, value: Value | None = None) -> "Config | Value":
-    """Return all values, which show themselves as a table, or that of `key`.
+    """Return all settings, which show themselves as a table, or that of `key`.
 
-    With `value`, set it first; it counts from now on, in this process.
+    value: set `key` to this first, for this process and from now on.
 
     Raises:
         AttributeError: there is no such key.
-        TypeError, ValueError: the key does not accept the value; says what it does.
+        TypeError, ValueError: the key does not accept the value; the message gives
+            the accepted range.
     """
     if key is None:
         return CONFIG

@@ -27,11 +27,11 @@ _of_parent: list["Cluster"] = []
 def current() -> "Cluster":
     """Return the cluster that this process started or connected to last.
 
-    Inside a function that runs on a cluster, that is this cluster.
+    Inside a function that runs on a cluster, it is this cluster.
 
     Raises:
-        NoCluster: there is none (any more); says how to get one.
-        ForkedProcess: the process that this one was forked from has one.
+        NoCluster: there is none, or it was ended; the message says how to get one.
+        ForkedProcess: the cluster belongs to the parent of this forked process.
     """
     if _stack:
         return _stack[-1]

@@ -32,26 +32,27 @@ class Drills:
     def kill(self, node: str) -> None:
         """End a node at once, as a crash would.
 
-        Its workers end with it, calls that it ran are lost, and the others find out
-        by themselves. `grow` or `up` start it again.
+        Its workers end with it, and its running calls are lost. The other nodes are not
+        told: they detect the failure within seconds. `up` starts the node again.
 
         Raises:
-            MpregError: this process started no such node.
+            MpregError: this process did not start a node of that name.
         """
         nodes = self._for_drill(node)
         nodes.kill(node)
 
     def pause(self, node: str, seconds: float) -> None:
-        """Stop a node and its workers as they are, and let them go on later.
+        """Stop the processes of a node, and let them continue after some seconds.
 
-        To the others it is silent: they suspect it, then consider it dead; when it
-        goes on it is alive again within seconds. Again while it stands still: for so
-        long from now.
+        The other nodes get no answer from it: they suspect it, then consider it dead.
+        When it continues, it is alive again within seconds. Pausing a paused node
+        restarts its time.
 
         seconds: above 0, at most 600.
 
         Raises:
-            MpregError: this process started no such node, or it has ended.
+            MpregError: this process did not start a node of that name, or the node has
+                ended.
         """
         nodes = self._for_drill(node)
         nodes.pause(node, _checked(seconds))
@@ -59,23 +60,22 @@ class Drills:
     def partition(
         self, a: str | Iterable[str], b: str | Iterable[str], seconds: float
     ) -> None:
-        """Let the nodes of `a` and those of `b` not hear each other for a while.
+        """Cut the network between two groups of nodes for some seconds.
 
-        As if the cable between them were cut: no link between the sides tells of its
-        end, nothing that was sent meanwhile arrives later. Each side suspects the
-        other, then considers it dead, and goes on by itself; a node that is left alone
-        needs some 10 seconds for that, as nobody confirms what it suspects. Calls from
-        one side to the other are lost. This client still reaches both, and shows what
-        the node that it entered by sees. Afterwards they find each other again within
-        seconds.
+        Nothing sent between the groups arrives, then or later, and no connection
+        reports an error. Each group suspects the other, then considers it dead, and
+        continues on its own; a node that is alone needs about 10 seconds for that,
+        since no other node confirms its suspicion. Calls between the groups are lost.
+        This client still reaches both, and shows the view of the node that it is
+        connected to. Afterwards the groups join again within seconds.
 
-        a, b: names of nodes; a node in neither hears both.
+        a, b: names of nodes; a node in neither group reaches both.
         seconds: above 0, at most 600.
 
         Raises:
-            MpregError: this process started no such node, or one of them does not
-                run now.
-            ValueError: a side is empty, or a node is on both.
+            MpregError: this process did not start a node of that name, or a node does
+                not run now.
+            ValueError: a group is empty, or a node is in both.
         """
         sides = [_names(a), _names(b)]
         nodes = self._for_drill(*sides[0], *sides[1])

@@ -34,10 +34,9 @@ CHUNK = "executor chunk"
 
 @public
 class ClusterExecutor(concurrent.futures.Executor):
-    """Runs what is submitted on nodes of one cluster.
+    """A `concurrent.futures.Executor` whose calls run on nodes of one cluster.
 
-    Ending it does not end the cluster. What it raises is what calls of a cluster
-    raise: errors of the function are also of their own class.
+    Its end does not end the cluster. Its calls raise the errors of `Cluster.call`.
     """
 
     def __init__(
@@ -66,7 +65,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Run `fn(*args, **kwargs)` on a node; return a future at once.
 
-        `cancel` on it also ends a call that runs already.
+        `future.cancel()` also ends a call that already runs.
 
         Raises:
             RuntimeError: after `shutdown`.
@@ -85,12 +84,15 @@ class ClusterExecutor(concurrent.futures.Executor):
         timeout: float | None = None,
         chunksize: int = 1,
     ) -> Iterator[T]:
-        """Return an iterator over `fn` of each item, in order.
+        """Return an iterator over the results of `fn` for each item, in order.
 
-        All calls are sent at once. timeout: seconds from now in which each result
-        must have come, else TimeoutError. chunksize: items in one call, which pays
-        where one takes less than a millisecond. Giving the iterator up cancels what
-        has not ended.
+        All calls are sent at once.
+
+        timeout: seconds from now in which each result must arrive, else TimeoutError.
+        chunksize: items per call; above 1 it is faster if an item takes less than a
+            millisecond.
+
+        Leaving the iterator early cancels the remaining calls.
         """
         if chunksize < 1:
             raise ValueError(f"chunksize is at least 1, not {chunksize}")
@@ -107,10 +109,10 @@ class ClusterExecutor(concurrent.futures.Executor):
         return itertools.chain.from_iterable(_results(futures, end))
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Take nothing more, and wait for what was taken.
+        """Accept no more calls, and wait for the accepted ones.
 
-        cancel_futures: what no node runs yet is cancelled; what runs goes on.
-        wait: return when all has ended, and the callbacks of its futures have run.
+        wait: return when all calls have ended and the callbacks of their futures ran.
+        cancel_futures: cancel the calls that no node runs yet; running ones continue.
         """
         under_way = self._end()
         if self._cluster.calling.is_of_parent:

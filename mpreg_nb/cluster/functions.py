@@ -24,11 +24,11 @@ ISOLATIONS = ("process", "thread")
 
 @public
 class Function(Generic[P, R]):
-    """What `mp.function` makes of a function.
+    """A decorated function: it runs here when called, and on the cluster by its verbs.
 
-    Called plainly it is the local function. `call`, `submit` and `map` run the
-    code that it holds on the cluster, wherever its resources are; it is registered
-    there by the decorator, or at first use.
+    `function(...)` is the plain local call. `call`, `submit` and `map` run the
+    current code on a node that holds the function's resources. The decorator or the
+    first use registers the function on the cluster.
     """
 
     def __init__(
@@ -69,19 +69,29 @@ class Function(Generic[P, R]):
 
     @property
     def local(self) -> Callable[P, R]:
-        """The plain function."""
+        """The undecorated function."""
         return self._function
 
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it on the cluster, wait, and return what it returned."""
+        """Run the function on the cluster and return its result.
+
+        Raises the errors of `Cluster.call`. Interrupting (Stop) cancels the call.
+        """
         return self.on().call(*args, **kwargs)
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run it on the cluster; return a future at once."""
+        """Send a call to the cluster and return its future at once.
+
+        The future is a `concurrent.futures.Future` that can also be awaited.
+        """
         return self.on().submit(*args, **kwargs)
 
     def map(self, *iterables: Iterable[Any]) -> list[R]:
-        """Run it for each item (tuple of items), return the results in order."""
+        """Run the function once for each item and return the results in order.
+
+        Takes several iterables as the builtin `map` does. The first error cancels the
+        remaining calls and is raised.
+        """
         return self.on().map(*iterables)
 
     def on(
@@ -91,9 +101,13 @@ class Function(Generic[P, R]):
         timeout: float | None = None,
         wait: float | None = None,
     ) -> "BoundFunction[P, R]":
-        """Narrow where and for how long it may run; then `call`, `submit`, `map`.
+        """Restrict which nodes may run the calls, and for how long.
 
-        timeout: seconds from now to the result, queueing included.
+        Returns a view of the function with `call`, `submit` and `map`.
+
+        resources: only nodes that hold all of these, besides the function's own.
+        node: only the node of this name.
+        timeout: seconds from now to the result, including time in queues.
         wait: seconds that the call may wait for a node that fits.
         """
         options = call_options(resources, node, timeout, wait)
@@ -169,7 +183,7 @@ def _unfilled() -> Function[..., Any]:
 
 @public
 class BoundFunction(Generic[P, R]):
-    """A function, or a name in the catalog, with options for its calls."""
+    """A function, or the name of one, with options for its calls."""
 
     def __init__(
         self,
@@ -182,19 +196,19 @@ class BoundFunction(Generic[P, R]):
         self._options = options
 
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it on the cluster, wait, and return what it returned."""
+        """Run the function on the cluster and return its result."""
         calling = self._cluster().calling
         result: R = calling.call(self._function, args, kwargs, self._options)
         return result
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
-        """Run it on the cluster; return a future at once."""
+        """Send a call to the cluster and return its future at once."""
         return self._cluster().calling.submit(
             self._function, args, kwargs, self._options
         )
 
     def map(self, *iterables: Iterable[Any]) -> list[R]:
-        """Run it for each item (tuple of items), return the results in order."""
+        """Run the function once for each item and return the results in order."""
         return self._cluster().calling.map(self._function, iterables, self._options)
 
     __call__ = call
@@ -214,25 +228,25 @@ class BoundFunction(Generic[P, R]):
 
 @public
 class View:
-    """A cluster narrowed to some of its nodes; calls go by name."""
+    """A cluster restricted by `on`: its calls go only to nodes that fit."""
 
     def __init__(self, cluster: "Cluster", options: CallOptions) -> None:
         self._cluster = cluster
         self._options = options
 
     def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
-        """Run `function` (a name or a function), wait, return what it returned."""
+        """Run `function` (a function, or the name of one) and return its result."""
         return self._cluster.calling.call(function, args, kwargs, self._options)
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run `function`; return a future at once."""
+        """Send a call of `function` and return its future at once."""
         return self._cluster.calling.submit(function, args, kwargs, self._options)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return View, (self._cluster, self._options)
 
     def map(self, function: Any, /, *iterables: Iterable[Any]) -> list[Any]:
-        """Run `function` for each item, return the results in order."""
+        """Run `function` once for each item and return the results in order."""
         return self._cluster.calling.map(function, iterables, self._options)
 
 

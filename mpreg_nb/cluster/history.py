@@ -37,21 +37,22 @@ class History:
 
     @property
     def own_runs(self) -> tuple[Run, ...]:
-        """The last 50 runs that were begun or taken up here, newest first."""
+        """The last 50 runs started or adopted here, newest first."""
         return self._runs.newest_first
 
     def on_run(self, listener: OnRun) -> Callable[[], None]:
-        """Call `listener` with each run of `own_runs` that begins or changes.
+        """Call `listener` with each run of `own_runs` that starts or changes.
 
-        It is called on a thread of its own and must not block. Returns what ends it.
+        It is called on a separate thread and must not block. Returns a function that
+        ends the subscription.
         """
         return self._runs.listen(listener)
 
     def runs(self) -> "pd.DataFrame":
-        """Return one row a run that a node drives or remembers, newest first.
+        """Return one row per run that a node coordinates or remembers, newest first.
 
         Columns: run, workflow, status, steps, done, failed, started_at, duration_s.
-        A node remembers the last 100 that ended. Runs of all clients are shown.
+        Includes the runs of all clients. Each node remembers its last 100 ended runs.
         """
         from mpreg_nb.view.runs import runs_frame
 
@@ -59,15 +60,15 @@ class History:
         return runs_frame(with_own([run for _, run in found], self.own_runs))
 
     def get_run(self, run: str) -> Run:
-        """Return a run by its id, by 4 or more characters that only its id begins
-        with, or by the name of its workflow: the newest of it.
+        """Return a run by its id, by 4 or more first characters of its id, or by the
+        name of its workflow, which returns the newest.
 
-        It need not have been begun here: its states, results, prints and drawing are
-        fetched, and it is followed while it goes on.
+        Other clients may have started it: its states, results, prints and drawing are
+        fetched, and it is followed until it ends.
 
         Raises:
-            NoRun: there is none, or several begin like that, or the node that drives
-                it cannot be reached.
+            NoRun: no run or several runs match, or the node that coordinates it is
+                unreachable.
         """
         own = {mine.id: mine for mine in self.own_runs}
         if run in own:
@@ -80,7 +81,7 @@ class History:
         return self._take_up(node, wanted.run)
 
     def take_up_newest(self) -> None:
-        """Take the newest runs of the cluster among `own_runs`; see `adopt`."""
+        """Add the newest runs of the cluster to `own_runs`; see `adopt`."""
         writer = current_writer()
         client_runs = self.client.runs
 
@@ -110,7 +111,7 @@ class History:
         return run
 
     def launch(self, diagram: Diagram, request: RunStart, parts: Parts) -> Run:
-        """Hand a run to the node of the link and return it at once."""
+        """Send a run to the connected node and return the run at once."""
         run = Run(self.client, self._thread, diagram, self._runs)
         writer = current_writer()
         begun: list[RunRecord] = []

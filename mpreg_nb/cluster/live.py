@@ -46,10 +46,10 @@ class Sink(Protocol):
 
 @public
 class LiveView:
-    """A panel that shows a cluster; made by `cluster.watch`.
+    """A live panel of a cluster; made by `cluster.watch`.
 
-    It ends by itself when the cluster goes down or can no longer be reached, and
-    keeps showing the last state.
+    It ends when the cluster goes down or becomes unreachable, and keeps showing the
+    last state.
     """
 
     def __init__(self, cluster: "Cluster", views: tuple[str, ...]) -> None:
@@ -66,16 +66,16 @@ class LiveView:
 
     @property
     def views(self) -> tuple[str, ...]:
-        """Names of the views that it shows."""
+        """The names of the views that the panel shows."""
         return self._views
 
     @property
     def closed(self) -> bool:
-        """Whether it shows the last state, and will show no other."""
+        """Whether the view has ended and shows its last state."""
         return self._closed
 
     def to_frame(self, view: str | None = None) -> "pd.DataFrame":
-        """Return what one of its views shows now; without a name the first.
+        """Return the current data of one view as a frame; by default of the first view.
 
         Columns: members as `cluster.nodes()`, routes as `cluster.routes()`, latency
         as `cluster.latency()`, runs as `cluster.runs()`; topology has node, peer,
@@ -93,7 +93,7 @@ class LiveView:
         return panel.frame(name, self._pictures.look([name], at_once=True)[name])
 
     def close(self) -> None:
-        """End it; what it shows stays. May be repeated, on any thread."""
+        """End the view; it keeps showing the last state. May be repeated."""
         self._end()
         _thread.join()
 
@@ -106,7 +106,7 @@ class LiveView:
     # ------------------------------------------------------------------ buttons
 
     def kill(self, node: str) -> None:
-        """Kill a node, as a button of the panel does; it tells how that went."""
+        """Kill a node, as a button of the panel does; the panel shows the outcome."""
         self._do(f"{node} was killed", lambda: self.cluster.kill(node))
 
     def cancel(self, run: str) -> None:
@@ -139,7 +139,7 @@ class LiveView:
     # -------------------------------------------------------------------- sinks
 
     def add(self, sink: Sink) -> None:
-        """Let `sink` hear of changes until the view ends, from what it shows now."""
+        """Send the current state and each change to `sink` until the view ends."""
         with self._lock:
             if self._closed:
                 sink.end(self._last)
@@ -149,14 +149,14 @@ class LiveView:
         _thread.serve(self)
 
     def drop(self, sink: Sink) -> None:
-        """Let a sink hear nothing more; without sinks the view is still again."""
+        """Send nothing more to `sink`."""
         with self._lock:
             if sink in self._sinks:
                 self._sinks.remove(sink)
 
     @property
     def live(self) -> bool:
-        """Whether somebody hears of changes."""
+        """Whether the view sends changes to a sink."""
         return bool(self._sinks)
 
     def current(self, *, at_once: bool = False) -> dict[str, Picture]:
@@ -168,7 +168,7 @@ class LiveView:
             return dict(self._last)
 
     def paint(self) -> None:
-        """Hand what is new to the sinks; called by the thread, again and again."""
+        """Send new data to the sinks; called repeatedly by the thread."""
         with self._lock:
             if self._closed:
                 return
@@ -180,7 +180,7 @@ class LiveView:
                 sink.take(pictures)
 
     def fail(self, error: Exception) -> None:
-        """End it because of an error, and tell that."""
+        """End the view because of an error, and show the error."""
         self._error = _described(error)
         self._end()
 

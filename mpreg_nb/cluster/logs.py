@@ -66,10 +66,10 @@ class Logs:
     _nodes: "LocalNodes | None"
 
     def logs(self, node: str | None = None, lines: int = 50) -> Log:
-        """Return the last lines that `node` wrote, or those of each node.
+        """Return the last lines of the log of `node`, or of all nodes.
 
-        lines: at most so many of each. What functions print is not in the log: it
-            is shown in the cell that called them.
+        lines: at most this many per node. Prints of functions are not in the log: they
+            appear in the cell that called the function.
 
         Raises:
             MpregError: the log is on another machine, or there is no such node.
@@ -84,9 +84,9 @@ class Logs:
         return Log(tuple(source.node for source in sources), found)
 
     def follow_logs(self, node: str | None = None, lines: int = 10) -> Iterator[str]:
-        """Iterate over the last lines, then each line as it comes, as `tail -f` does.
+        """Iterate over the last lines, then over each new line, as `tail -f` does.
 
-        Ends when the nodes have ended. Raises as `logs` does.
+        Ends when the nodes have ended. Raises the errors of `logs`.
         """
         sources = self._sources(node)
         _check_lines(lines)

@@ -33,7 +33,11 @@ T = TypeVar("T")
 
 @public
 class Run(ShownRun):
-    """A run under way or ended. Results stay in the cluster until asked for."""
+    """One execution of a workflow, running or ended.
+
+    `run[step]` is the value of a step. Results stay on their nodes until they are
+    asked for.
+    """
 
     def __init__(
         self,
@@ -63,7 +67,7 @@ class Run(ShownRun):
         return partial(Run, *made)
 
     def changed(self) -> None:
-        """Wake who waits; called on the loop's thread with each change."""
+        """Wake all waiting threads; called on the loop's thread with each change."""
         with self._changed:
             self._changed.notify_all()
         if self._known.ended:
@@ -73,14 +77,14 @@ class Run(ShownRun):
     # ------------------------------------------------------------------ waiting
 
     def wait(self, timeout: float | None = None) -> "Run":
-        """Wait for the end, at most `timeout` seconds, and return the run.
+        """Wait for the end of the run and return it; interrupting (Stop) cancels it.
+
+        timeout: seconds to wait; None waits without limit.
 
         Raises:
-            WorkflowFailed: a step failed for good; an entry for each.
+            WorkflowFailed: steps failed after all retries; one entry per failed step.
             CallCancelled: the run was cancelled.
-            TimeoutError: it is still running; it goes on.
-
-        Stop cancels it.
+            TimeoutError: the run has not ended in time; it continues.
         """
         if not self._known.ended:
             self._thread.check()
@@ -95,7 +99,7 @@ class Run(ShownRun):
         return self
 
     def has_ended(self, seconds: float | None = 0.0) -> bool:
-        """Wait at most so many seconds and say whether it is over. Stop cancels it."""
+        """Wait at most `seconds`; return whether the run has ended. Stop cancels it."""
         try:
             with self._changed:
                 return self._changed.wait_for(lambda: self._known.ended, seconds)
@@ -122,24 +126,25 @@ class Run(ShownRun):
         return self
 
     def cancel(self) -> None:
-        """End the run; steps that are under way are cancelled on their nodes.
+        """Cancel the run, and its running steps on their nodes.
 
-        When they have ended, what was done is undone, where `undo` says how; that
-        cannot be cancelled.
+        Then finished steps that have an `undo` are undone, which cannot be cancelled.
         """
         self._thread.call_soon(self._client.runs.cancel, self._known)
 
     def resume(self) -> "Run":
-        """Begin a new run of what failed, was skipped, cancelled or not run; return it.
+        """Start a new run of the steps that have no result, and return it.
 
-        Steps that are done are not run again: their results are used where they are
-        held. A result that was lost with its node is made again where it is needed.
-        Each function runs in its newest registration, so mend it, register it, and
-        resume. Works for runs that others began too.
+        These are the failed, skipped, cancelled and unstarted steps. Finished steps do
+        not run again: their results are reused where they are. A result that was lost
+        with its node is computed again if a step needs it. Each function runs in its
+        newest registration: fix the function, register it, and resume. Runs that other
+        clients started can be resumed too.
 
         Raises:
-            BadRequest: the run goes on; wait for its end, or cancel it.
-            NoRun: the node that drove it is gone, or has forgotten it.
+            BadRequest: the run has not ended; wait for it, or cancel it.
+            NoRun: the node that coordinated the run is unreachable, or no longer
+                remembers it.
         """
         run = Run(self._client, self._thread, self._diagram, self._own_runs)
         writer = current_writer()
@@ -175,7 +180,7 @@ class Run(ShownRun):
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """The values of the steps that no other step waits for."""
+        """The values of the steps that no other step uses, by step name."""
         return {step: self[step] for step in self._last}
 
     def _raise_for_status(self) -> None:
@@ -205,24 +210,25 @@ class Run(ShownRun):
         return self._thread.run(work)
 
     def why(self, step: str) -> "Why":
-        """Return who fitted a step, how busy they were, and who was chosen and why.
+        """Return which nodes could run a step, their load, and why one was chosen.
 
-        All as it was when the step was sent; one choice for each attempt.
+        All as it was when the step was sent; one choice per attempt.
         `.frame()` has the columns attempt, part, node, fits, reason, running, queued,
         slots, in_flight, score, chosen.
 
         Raises:
             KeyError: the run has no such step.
-            NoRun: the node that drives the run is gone, or has forgotten it.
+            NoRun: the node that coordinates the run is unreachable, or no longer
+                remembers it.
         """
         self._check(step)
         return self._why(step, self._run(self._client.runs.why(self._known, step)))
 
     def report(self, path: str | os.PathLike[str]) -> Path:
-        """Write one self-contained HTML page about the run, and return where.
+        """Write a self-contained HTML page about the run, and return its path.
 
-        It tells of the workflow, its steps, errors, outputs up to 1 MB, prints and
-        nodes. A file that is there is written over.
+        The page shows the workflow, its steps, errors, outputs up to 1 MB, prints and
+        nodes. An existing file is overwritten.
         """
         from mpreg_nb.cluster.reporting import report_of
         from mpreg_nb.view.report import report_page

@@ -33,7 +33,7 @@ class ShownRun:
 
     @property
     def id(self) -> str:
-        """Hexadecimal id, by which `cluster.get_run` finds it."""
+        """The hexadecimal id of the run, for `cluster.get_run`."""
         return self._known.id.hex()
 
     @property
@@ -49,17 +49,17 @@ class ShownRun:
 
     @property
     def steps(self) -> tuple[StepState, ...]:
-        """Where each step is, in the order in which they were written."""
+        """The state of each step, in the order in which the steps were added."""
         return tuple(self._known.steps.values())
 
     @property
     def duration_ms(self) -> float:
-        """Milliseconds from start to end, or to the last news of it."""
+        """Milliseconds from start to end, or to the latest known state."""
         return self._known.duration_ms
 
     @property
     def started_at(self) -> datetime:
-        """When it began, in UTC."""
+        """The time at which the run started, in UTC."""
         return datetime.fromtimestamp(self._known.started_at_s, UTC)
 
     @property
@@ -76,11 +76,11 @@ class ShownRun:
     # -------------------------------------------------------------------- shown
 
     def frame(self) -> Any:
-        """Return one row a step, as a pandas DataFrame.
+        """Return one row per step, as a pandas DataFrame.
 
         Columns: step, function, version, node, status, attempts, queued_ms,
-        run_ms, result_bytes, error (class and first line of why a step failed, of
-        what its fallback covered, or of what it is tried anew for).
+        run_ms, result_bytes, error (class and first line of the error that failed the
+        step, that its fallback replaced, or that caused the current retry).
         """
         from mpreg_nb.view.frames import run_frame
 
@@ -88,10 +88,10 @@ class ShownRun:
         return run_frame(self.steps, functions)
 
     def log(self, step: str | None = None) -> str:
-        """Return what a step printed and logged, each line after its node's name.
+        """Return the prints and logs of a step, each line with the name of its node.
 
-        step: None returns what all steps printed, in the order in which it came.
-        The last 64 KiB of each run are kept, also of runs that others began.
+        step: None returns those of all steps, in the order in which they arrived.
+        The last 64 KiB per run are kept, also for runs that other clients started.
 
         Raises:
             KeyError: the run has no such step.
@@ -112,7 +112,7 @@ class ShownRun:
         return "".join(texts)
 
     def plot(self) -> "Figure":
-        """Return a Gantt chart: which step waited and ran when, by node."""
+        """Return a Gantt chart: when each step waited and ran, by node."""
         from mpreg_nb.view.gantt import gantt_figure
 
         return gantt_figure(self.name, self.steps, self.duration_ms)

@@ -37,8 +37,8 @@ def function(
 def function(local: Any = None, /, **options: Any) -> Any:
     """Decorate a function so that it can be called here and on the cluster.
 
-    It is registered at once where there is a current cluster; else, or on a cluster
-    that is started later, when it is first used. See `Cluster.function`.
+    It is registered at once if there is a current cluster; otherwise, and on a
+    cluster that is started later, at its first use. See `Cluster.function`.
     """
 
     @public
@@ -74,7 +74,7 @@ def call(function: Callee, /, *args: Any, **kwargs: Any) -> Any:
 
 @public
 def submit(function: Callee, /, *args: Any, **kwargs: Any) -> Future[Any]:
-    """Submit to the current cluster; see `Cluster.submit`."""
+    """Submit a call on the current cluster; see `Cluster.submit`."""
     return current().submit(function, *args, **kwargs)
 
 
@@ -91,13 +91,13 @@ def on(
     timeout: float | None = None,
     wait: float | None = None,
 ) -> View:
-    """Narrow calls of the current cluster; see `Cluster.on`."""
+    """Restrict calls on the current cluster; see `Cluster.on`."""
     return current().on(*resources, node=node, timeout=timeout, wait=wait)
 
 
 @public
 def workflow(name: str) -> "Flow[Run, Any]":
-    """Begin a workflow for the current cluster; see `Cluster.workflow`."""
+    """Create a workflow on the current cluster; see `Cluster.workflow`."""
     return current().workflow(name)
 
 

@@ -23,11 +23,11 @@ class Shown:
     _down: bool
 
     def refresh(self) -> Snapshot:
-        """Ask the node of the link for what it knows now."""
+        """Ask the connected node for the current state of the cluster."""
         return self._thread.run(self.client.snapshot())
 
     def nodes(self) -> "pd.DataFrame":
-        """Return one row a node, sorted by name.
+        """Return one row per node, sorted by name.
 
         Columns: node, state, resources, functions, workers, slots, busy, queued,
         rtt_ms, cpu_percent, memory_mb, host, python, uptime_s.
@@ -37,10 +37,10 @@ class Shown:
         return nodes_frame(self.refresh())
 
     def functions(self, pattern: str = "*") -> "pd.DataFrame":
-        """Return one row a function whose name fits `pattern` (as file names do).
+        """Return one row per function whose name matches `pattern`, such as "train*".
 
         Columns: function, version, resources, nodes, calls, errors, p50_ms,
-        signature. Calls and errors are those of all callers, since each node began.
+        signature. Calls and errors count those of all clients since each node started.
         """
         from mpreg_nb.view.frames import functions_frame
 
@@ -48,9 +48,9 @@ class Shown:
         return functions_frame(snapshot, self._counted(), pattern)
 
     def routes(self) -> "pd.DataFrame":
-        """Return one row for each function and node that this client called.
+        """Return one row per function and node that this client called.
 
-        Columns: function, node, calls, errors, share, p50_ms.
+        Columns: function, node, calls, errors, share (of the function's calls), p50_ms.
         """
         from mpreg_nb.view.frames import routes_frame
 
@@ -59,7 +59,7 @@ class Shown:
     def calls(self) -> "pd.DataFrame":
         """Return the last 10,000 calls of this client, newest last.
 
-        Those of steps of its runs are among them.
+        Includes the steps of its runs.
         Columns: call_id, function, run, step, node, via, status (done, failed,
         cancelled, lost), waited_ms (for a node that fits), queued_ms, run_ms,
         network_ms, serialize_ms, total_ms, sent_bytes, received_bytes, started_at.
@@ -69,11 +69,11 @@ class Shown:
         return calls_frame(self.call_rows())
 
     def latency(self, by: "str | tuple[str, ...]" = "function") -> "pd.DataFrame":
-        """Return percentiles of how long calls of this client took.
+        """Return latency percentiles of the calls of this client.
 
         by: "function", "node", or both as a tuple.
-        Columns: those, count, mean_ms, p50_ms, p95_ms, p99_ms, max_ms; from HDR
-        histograms with three digits, over all calls since the client began.
+        Columns: those of `by`, count, mean_ms, p50_ms, p95_ms, p99_ms, max_ms; from HDR
+        histograms with three digits, over all calls since the client connected.
         """
         from mpreg_nb.view.frames import latency_frame
 
@@ -81,25 +81,24 @@ class Shown:
         return latency_frame(self.client.journal.histograms(), keys)
 
     def events(self) -> "pd.DataFrame":
-        """Return what happened to the cluster as the node of the link saw it.
+        """Return the events of the cluster that the connected node saw, oldest first.
 
-        Columns: time, node, event, detail. Oldest first.
+        Columns: time, node (to which it happened), event, detail.
         """
         from mpreg_nb.view.frames import events_frame
 
         return events_frame(self.refresh())
 
     def plot_latency(self) -> "matplotlib.figure.Figure":
-        """Return percentile curves per function, and where the time went."""
+        """Return a figure: latency percentiles by function, and the parts of a call."""
         from mpreg_nb.view.plots import latency_figure
 
         return latency_figure(self.client.journal.histograms(), self.call_rows())
 
     def plot_routes(self) -> "matplotlib.figure.Figure":
-        """Return a heat map: which node took how many calls of which function.
+        """Return a heat map of calls by function and node.
 
-        It shows the same calls as the frame of `routes()`, and a column for each
-        node that is alive.
+        It shows the calls that `routes()` counts, with a column for each live node.
         """
         from mpreg_nb.view.heat import routes_figure
 
@@ -117,7 +116,7 @@ class Shown:
         return StatusCard(self.refresh(), self.client.journal.count)
 
     def call_rows(self) -> tuple[CallRow, ...]:
-        """Return what was noted of each of the last calls, oldest first."""
+        """Return the measurements of each of the last calls, oldest first."""
         return self.client.journal.rows()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:

@@ -46,17 +46,18 @@ def up(
 ) -> Cluster:
     """Start nodes on this machine and return the cluster; idempotent.
 
-    nodes: a number, or a dict of name -> resources, or words as `%mpreg up` takes
-        them. The same again returns the running cluster; more adds nodes; a node
-        that died, or shall hold other resources, is started again.
-    workers: processes per node that run user code; slots: calls at once in each.
+    nodes: a number, a dict of name -> resources, or words as for `%mpreg up`. The
+        same nodes again return the running cluster; more nodes are added; a node that
+        died, or whose resources changed, is started again; fewer change nothing.
+    workers: processes per node that run user code.
+    slots: calls at once in each worker.
     keep: the nodes outlive this process; see `adopt`.
-    fresh: end what runs first.
-    timeout: seconds that a node may take to come up.
-    What of these is not given is as `mp.config()` says.
+    fresh: end running nodes first.
+    timeout: seconds in which each node must be ready.
+    Options that are not given are as in `mp.config()`.
 
     Raises:
-        StartFailed: a node did not come up; its last log lines are in the message.
+        StartFailed: a node did not start; its last log lines are in the message.
     """
     fill_standard_files()
     specs = read_spec(nodes)
@@ -100,15 +101,18 @@ def up(
 
 @public
 def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluster:
-    """Connect to a cluster that runs already, by the URL of any of its nodes.
+    """Connect to a running cluster by the URL of any of its nodes.
 
-    direct: open links to the other nodes too, where they can be reached; False
-        sends everything through the first.
+    urls: tried in order until one answers.
+    token: the cluster's token; by default MPREG_NB_TOKEN, MPREG_NB_TOKEN_FILE or the
+        token file of this user.
+    direct: also open connections to the other nodes that can be reached; False
+        sends everything through the first node.
 
     Raises:
         NotTrusted: the token is not the cluster's.
-        NodeLost: nobody listens at any of `urls`.
-        ValueError: one of them is not the URL of a node.
+        NodeLost: no node answers at any of `urls`.
+        ValueError: one of `urls` is not the URL of a node.
     """
     if not urls:
         raise TypeError("connect needs the URL of a node: mp.connect('ws://HOST:PORT')")
@@ -121,15 +125,18 @@ def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluste
 
 @public
 def adopt(name: str | None = None) -> Cluster:
-    """Take over a cluster that was started with keep=True, with its runs.
+    """Take over a cluster that was started with keep=True, together with its runs.
 
-    Of one that this process holds already, that is returned. `cluster.runs()` lists
-    the runs, also of a process that is gone, `cluster.get_run(id)` returns them;
-    those that go on print here. `cluster.down()` ends the nodes,
-    `cluster.disconnect()` leaves them.
+    `cluster.runs()` lists the runs, including those of ended processes, and
+    `cluster.get_run(id)` returns one; running ones print here. `cluster.down()` ends
+    the nodes, `cluster.disconnect()` lets them run. A cluster that this process
+    already holds is returned as it is.
+
+    name: may be omitted if there is only one kept cluster.
 
     Raises:
-        NoCluster: there is none of that name, or several and no name was given.
+        NoCluster: there is none of that name, or there are several and no name was
+            given.
     """
     entry = Ledger().find(name, only_kept=True)
     for cluster in current.all_clusters():
@@ -143,11 +150,13 @@ def adopt(name: str | None = None) -> Cluster:
 def down(name: str | None = None) -> tuple[str, ...]:
     """End the cluster of this process, or the one of this user that has `name`.
 
-    Without a name, where this process has none: the user's only kept one whose owner
-    has ended. Returns the names of the nodes that ended.
+    Without a name, and without a cluster in this process: the user's kept cluster
+    whose owner has ended, if there is exactly one. Returns the names of the nodes
+    that ended.
 
     Raises:
-        NoCluster: there is none; of those of other programs it says whose they are.
+        NoCluster: there is none to end; the message lists the clusters of other
+            programs with their owners.
     """
     held = current.all_clusters()
     if name is None and held:
@@ -166,7 +175,7 @@ def _end(cluster: Cluster) -> tuple[str, ...]:
 
 @public
 def ps() -> "pd.DataFrame":
-    """Return every node that this user started on this machine.
+    """Return one row per node that this user started on this machine.
 
     Columns: cluster, node, state, resources, pid, notebook, started_at.
     """

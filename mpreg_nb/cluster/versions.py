@@ -33,11 +33,11 @@ class Compared:
     _thread: LoopThread
 
     def versions(self) -> "pd.DataFrame":
-        """Return one row for this process and one for each live node.
+        """Return one row for this process and one per live node.
 
         Columns: node, python, mpreg_nb, cloudpickle, msgspec, numpy, pandas, differs
-        (the names of those that are not as they are here). Of a node that cannot be
-        reached from here only python is known.
+        (names of the packages whose version is not the one here). For a node that
+        cannot be reached from here only python is known.
         """
         here, nodes = used_here(), self._thread.run(node_versions(self.client))
         return versions_frame(here, nodes, differing(here, nodes))
@@ -45,9 +45,9 @@ class Compared:
     def warn_of_versions(self) -> None:
         """Warn, with a table, if a node has other versions than this process.
 
-        What `up`, `connect` and `adopt` do. Of Python the minor version counts. Nodes
-        that this process started import what is on the disk now, so that only what
-        it imported before an installation can differ.
+        `up`, `connect` and `adopt` call it. For Python only the minor version counts.
+        Nodes that this process started import the installed packages, so they differ
+        only in packages that were installed after this process imported them.
         """
         own = self._nodes
         nodes: Mapping[str, Mapping[str, str]]

@@ -32,10 +32,10 @@ class Watching:
         return weakref.WeakSet()
 
     def watch(self, *views: str) -> "LiveView":
-        """Return a panel that shows members, topology, routes, latency and runs.
+        """Return a live panel of members, topology, routes, latency and runs.
 
-        views: only these of them. In a notebook it moves by itself, while cells run
-        too, until it is closed or the cluster goes down; elsewhere it shows the
+        views: show only these. In a notebook the panel updates while cells run, until
+        it is closed or the cluster goes down. Elsewhere it shows the state at the
         moment it is printed.
 
         Raises:
@@ -53,10 +53,10 @@ class Watching:
 
     @property
     def live_views(self) -> "tuple[LiveView, ...]":
-        """The views of this cluster that somebody still holds."""
+        """The views of this cluster that are still in use."""
         return tuple(self._views)
 
     def end_views(self) -> None:
-        """Let all views of this cluster show the last state from now on."""
+        """End all views of this cluster; they keep showing the last state."""
         for view in self.live_views:
             view.close()

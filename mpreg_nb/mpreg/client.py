@@ -33,10 +33,10 @@ CONNECT_S = 5.0
 
 @public
 class MPREGClientAPI:
-    """A link to one node, by which all of its cluster is called.
+    """A connection to one node, through which its whole cluster can be called.
 
     `async with` connects and disconnects; so do the methods of these names. Any
-    number of calls may be under way at once.
+    number of calls may run at once.
     """
 
     def __init__(self, url: str, token: str | None = None) -> None:
@@ -61,11 +61,11 @@ class MPREGClientAPI:
         return f"<MPREGClientAPI {self.url} {state}>"
 
     async def connect(self) -> None:
-        """Open the link; when there is one, nothing happens.
+        """Connect; does nothing if connected.
 
         Raises:
-            NotTrusted: the server does not share this user's token.
-            NodeLost: nobody listens at the URL.
+            NotTrusted: the server has another token than this user.
+            NodeLost: no server answers at the URL.
         """
         if self._caller is not None:
             return
@@ -78,7 +78,7 @@ class MPREGClientAPI:
         self._caller = caller
 
     async def disconnect(self) -> None:
-        """Close the link and end what is under way; again, nothing happens."""
+        """Disconnect and cancel running calls; does nothing if not connected."""
         caller, self._caller = self._caller, None
         if caller is not None:
             await caller.close()
@@ -92,13 +92,13 @@ class MPREGClientAPI:
         timeout: float | None = None,  # noqa: ASYNC109 - MPREG's name, also of its twin
         **kwargs: Any,
     ) -> Any:
-        """Run `function` where all of `locs` are held, and return what it returned.
+        """Run `function` on a node that holds all of `locs`, and return its result.
 
-        timeout: seconds from now to the result; None waits for it.
+        timeout: seconds from now to the result; None waits without limit.
 
         Raises:
-            RemoteError: the function raised; also an instance of what it raised. It
-                tells the command, the error and the types of the arguments.
+            RemoteError: the function raised; also an instance of the class it raised.
+                The message names the command, the error and the types of the arguments.
             NoRoute: no live node has the function together with `locs`.
             CallTimeout: there was no result in time.
 
@@ -114,12 +114,12 @@ class MPREGClientAPI:
     ) -> dict[str, Any]:
         """Run commands that refer to each other's results; see `RPCCommand`.
 
-        Each begins the moment that the results it needs are there. Returns, by
+        Each command starts as soon as the results that it uses are there. Returns, by
         name, the results that no other command uses.
 
-        timeout: seconds from now to the last result; None waits for it.
+        timeout: seconds from now to the last result; None waits without limit.
 
-        Raises what `call` does, at once when one command has failed; the others are
+        Raises the errors of `call` as soon as one command fails; the other commands are
         then cancelled. Also:
             InvalidWorkflow: two commands have one name, or they wait for each other.
         """

@@ -14,14 +14,14 @@ from mpreg_nb.workflow.order import check_order
 
 @dataclass(frozen=True, slots=True)
 class RPCCommand:
-    """Run `fun`, and call the result `name`.
+    """Run the function `fun`, and name the result `name`.
 
-    A string in `args` or `kwargs`, at any depth of lists, tuples, sets and values
-    of dicts, that equals the name of another command of the request is replaced by
-    its result, and "name.field.sub" by that field of it. Where the field is not
-    there, the string stays; the command still waits for the other one. `args` that
-    is neither tuple nor list is one argument. `locs` are resources: the command
-    runs where they are among the function's and its node's.
+    In `args` and `kwargs`, at any depth of lists, tuples, sets and values of dicts,
+    a string that equals the name of another command of the request is replaced by
+    its result, and "name.field.sub" by that field of the result. If the field does
+    not exist, the string stays, and the command still waits for the other one.
+    `args` that is neither a tuple nor a list is one argument. `locs` are resources:
+    the command runs on a node where the function and the node have all of them.
     """
 
     name: str

@@ -17,9 +17,9 @@ from mpreg_nb.wire.function import described
 
 @public
 class MPREGServer:
-    """One member of a cluster, in this process and on the caller's event loop.
+    """One node of a cluster, in this process and on the caller's event loop.
 
-    Several servers may share a loop. A server serves once.
+    Several servers may share a loop. A server can serve only once.
     """
 
     def __init__(self, settings: MPREGSettings | None = None) -> None:
@@ -38,12 +38,12 @@ class MPREGServer:
         function: Callable[..., Any],
         resources: str | Iterable[str] = (),
     ) -> None:
-        """Offer `function` to the cluster as `name`, before or while this serves.
+        """Offer `function` to the cluster as `name`, before or while the server serves.
 
-        It runs in this process: a coroutine function on the server's event loop, any
-        other in one of its threads. `resources` are what a call may ask for by
-        `locs`, beside those of the server. Registered again, the newer one counts.
-        May be called on any thread.
+        The function runs in this process: a coroutine function on the server's event
+        loop, any other in a thread. Calls select it by `locs`, which may name any of
+        `resources` and of the server's resources. Registering a name again replaces its
+        function. May be called from any thread.
         """
         check_name("function", name)
         if not callable(function):
@@ -59,7 +59,7 @@ class MPREGServer:
 
     @property
     def url(self) -> str:
-        """Where clients and peers connect to; an error unless this serves."""
+        """The URL for clients and peers; an error unless the server serves."""
         if self._node is None:
             raise MpregError("the server does not serve yet: await server.started()")
         return self._node.url
@@ -70,7 +70,7 @@ class MPREGServer:
         return str(self.settings.name)
 
     async def started(self) -> str:
-        """Wait until this serves and return its URL, or raise why it could not."""
+        """Wait until the server serves; return its URL, or raise why it failed."""
         await self._started.wait()
         if self._failure is not None:
             raise self._failure
@@ -79,14 +79,15 @@ class MPREGServer:
     async def server(self) -> None:
         """Serve until `shutdown`, or until this is cancelled; then leave the cluster.
 
-        Peers need not be there yet. The port is free from the shutdown on, so that
-        another server can take it while the calls that run here end. Cancelled
-        again, this drops those calls and ends at once.
+        Peers may start later. The port is free as soon as the server shuts down, so
+        that another server can use it while running calls end. A second cancellation
+        drops these calls and ends at once.
 
         Raises:
             OSError: the port is taken.
             MpregError: another live server of the cluster has the same name.
-            NotTrusted: there is no token, or others could reach this in the clear.
+            NotTrusted: there is no token, or the server would listen on a network
+                without TLS.
         """
         with self._lock:
             if self._loop is not None:
@@ -101,8 +102,10 @@ class MPREGServer:
             self._started.set()
 
     def shutdown(self) -> None:
-        """End `server()`. Returns at once; may be called on any thread, in signal
-        handlers, before `server()` and again.
+        """End `server()` and return at once.
+
+        May be called from any thread and from signal handlers, before `server()`, and
+        repeatedly.
         """
         loop = self._loop
         if loop is None:

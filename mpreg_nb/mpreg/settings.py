@@ -17,7 +17,7 @@ DEFAULT_CLUSTER = "default-cluster"
 
 @dataclass(frozen=True)
 class MPREGSettings:
-    """One server. Times in seconds."""
+    """The settings of one server. Times are in seconds."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -102,7 +102,7 @@ class MPREGSettings:
 
     @property
     def node(self) -> NodeSettings:
-        """The same, as a node takes it."""
+        """The same settings, in the form that a node takes."""
         peers = tuple(self.peers or ())
         return NodeSettings(
             name=str(self.name),

@@ -21,7 +21,7 @@ def load_ipython_extension(shell: "InteractiveShell") -> None:
 
 
 def unload_ipython_extension(shell: "InteractiveShell") -> None:
-    """Take the magics away; called by `%unload_ext mpreg_nb`. Nodes run on."""
+    """Remove the magics; called by `%unload_ext mpreg_nb`. Nodes continue to run."""
     for kind in ("line", "cell"):
         shell.magics_manager.magics[kind].pop("mpreg", None)
     end_session()

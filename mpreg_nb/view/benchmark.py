@@ -60,11 +60,11 @@ class RateRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
-    """What calls cost here, in units of a bare WebSocket echo of the same run.
+    """Measured cost of calls, in units of a bare WebSocket echo of the same run.
 
     unit_us: median of the echo, in microseconds.
-    quiet: whether the processors were kept awake meanwhile, so that ratios are of
-        programs and not of a processor that wakes.
+    quiet: whether the processors were kept awake, so that the ratios compare
+        programs and not the wake-up time of a processor.
     """
 
     unit_us: float
@@ -73,11 +73,11 @@ class Bench:
     rates: tuple[RateRow, ...]
 
     def frame(self) -> "pd.DataFrame":
-        """Return one row a measurement, in the order of the table.
+        """Return one row per measurement, in the order of the table.
 
         Columns: row, p50_us, p99_us, p50_echoes, p99_echoes, p50_echoes_min,
         p50_echoes_max, goal_echoes, calls_per_s, calls_per_s_min, calls_per_s_max,
-        goal_calls_per_s. A row is of a latency or of a rate; the others are NaN.
+        goal_calls_per_s. A row has a latency or a rate; its other columns are NaN.
         "echoes" are times in units of the bare echo, which is the first row.
         """
         unit = self.unit_us
@@ -89,7 +89,7 @@ class Bench:
         return frame(COLUMNS, rows)
 
     def plot(self) -> "Figure":
-        """Return bars of the latencies and of the rates, with their goals."""
+        """Return bar charts of the latencies and of the rates, with their goals."""
         lines = max(len(self.latencies), 3 * len(self.rates), 4)
         figure = new_figure(
             figsize=(11, 1.9 + 0.34 * lines), dpi=100, layout="constrained"

@@ -37,7 +37,7 @@ TAKEN, FITS, NOT = ("▶", "#0072b2"), ("○", "#8c959f"), ("✗", "#d55e00")
 
 
 class Why:
-    """The choices for one step of one run, first attempt first; shows itself."""
+    """Which nodes could run a step, their load, and the choice, for each attempt."""
 
     def __init__(
         self,
@@ -57,12 +57,12 @@ class Why:
         self._waits_for = tuple(waits_for)
 
     def frame(self) -> "pd.DataFrame":
-        """Return one row for each attempt and node, those that fitted first.
+        """Return one row per attempt and node, nodes that fit first.
 
         Columns: attempt, part (an item of a map, a fallback, an undo), node, fits,
-        reason (what it lacks), running, queued, slots (by the node's own last
-        account), in_flight (calls that the choosing node had sent there), score
-        (expected wait in arbitrary units, the lower the better), chosen.
+        reason (what the node lacks), running, queued, slots (as the node last
+        reported), in_flight (calls that the choosing node had sent there), score
+        (expected wait in arbitrary units, lower is better), chosen.
         """
         return frame(
             WHY,

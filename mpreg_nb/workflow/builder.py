@@ -30,13 +30,16 @@ PlanT = TypeVar("PlanT")
 
 @public
 def ref(step: str) -> Reference:
-    """Refer to the result of `step`, a step of the same workflow, now or later."""
+    """Return a reference to the result of `step` of the same workflow.
+
+    The step may be added later. `[...]` takes an item or attribute of the result.
+    """
     return Reference(check_name("step", step))
 
 
 @public
 class Flow(Generic[RunT, PlanT]):
-    """A workflow in the making. Shows itself as a drawing."""
+    """A workflow that is being written. Shows itself as a drawing."""
 
     def __init__(
         self, name: str, runner: Runner[RunT, PlanT], *, draw: Draw | None = None
@@ -50,10 +53,10 @@ class Flow(Generic[RunT, PlanT]):
     def step(
         self, name: str, function: Function, /, *args: Any, **kwargs: Any
     ) -> "StepHandle[RunT, PlanT]":
-        """Add a call of `function`, a callable or a name in the catalog.
+        """Add a call of `function`, a callable or the name of a registered function.
 
-        A step object or `ref(name)`, at any depth inside the arguments, stands
-        for the result of that step. A string never does.
+        A step object or `ref(name)`, at any depth inside the arguments, is replaced by
+        the result of that step. A string never is.
 
         Raises:
             InvalidWorkflow: the name is taken, or an argument is a step of
@@ -67,12 +70,12 @@ class Flow(Generic[RunT, PlanT]):
     ) -> "StepHandle[RunT, PlanT]":
         """Add a step that calls `function(item, **kwargs)` for each item of `over`.
 
-        over: what refers to the result of a step or to an input, or any iterable.
-            At most 10,000 items; they run wherever there is a node that fits.
+        over: a step, reference or input whose value has the items, or any iterable.
+            At most 10,000 items; they run in parallel on the nodes that fit.
 
-        Its result is the list of what the calls returned, in the order of the items.
-        An item that fails for good fails the step. `retry` and `timeout` are those
-        of each item. Raises as `step` does.
+        The result of the step is the list of the results, in the order of the items.
+        If an item fails after all retries, the step fails. `retry` and `timeout` apply
+        to each item. Raises the errors of `step`.
         """
         if isinstance(over, str):
             raise TypeError(
@@ -82,9 +85,10 @@ class Flow(Generic[RunT, PlanT]):
         return self._put(self._new(name), function, (), kwargs, Value(over))
 
     def input(self, name: str) -> Hole:
-        """Return what stands for a value that is given later: `flow.run(name=...)`.
+        """Return a placeholder for a value that each run gives: `flow.run(name=...)`.
 
-        It may stand wherever a step may, and `[...]` takes an item or attribute.
+        It can be an argument wherever a step can, and `[...]` on it takes an item or
+        attribute of the value.
         """
         check_name("input", name)
         if name in self._handles:
@@ -97,9 +101,9 @@ class Flow(Generic[RunT, PlanT]):
     def replace(
         self, name: str, function: Function, /, *args: Any, **kwargs: Any
     ) -> "StepHandle[RunT, PlanT]":
-        """Add a step as `step` does, in the place of the one that has this name.
+        """Add a step as `step` does, in place of the step that has this name.
 
-        Whatever refers to that one refers to the new one from then on.
+        References to the old step then refer to the new one.
         """
         if name not in self._handles:
             self._new(name)
@@ -137,29 +141,47 @@ class Flow(Generic[RunT, PlanT]):
         return handle
 
     def freeze(self, /, **inputs: Any) -> Workflow:
-        """Return what was written so far as a checked workflow; `inputs` fill it.
+        """Return the steps so far as a checked workflow, with values for its inputs.
 
         Raises:
-            InvalidWorkflow: some of it could never run, see `Workflow`; or an input
-                has no value, or there is no such input.
+            InvalidWorkflow: a step could never run, see `Workflow`; an input has no
+                value; or there is no input of that name.
         """
         self._check_inputs(inputs)
         return Workflow(self.name, self._steps(), inputs)
 
     def run(self, /, **inputs: Any) -> RunT:
-        """Check it, execute it and wait for the end; return the run."""
+        """Check the workflow, execute it, wait for its end, and return the run.
+
+        inputs: a value for each input of the workflow.
+
+        Raises:
+            InvalidWorkflow: a step could never run, or an input has no value; nothing
+                has run.
+            WorkflowFailed: steps failed after all retries; `.run` is the run.
+        """
         return self._runner.run(self.freeze(**inputs))
 
     def start(self, /, **inputs: Any) -> RunT:
-        """Check it and begin to execute it; return the run at once."""
+        """Check the workflow, start it, and return the run at once.
+
+        Raises:
+            InvalidWorkflow: as `run`.
+        """
         return self._runner.start(self.freeze(**inputs))
 
     def plan(self, /, **inputs: Any) -> PlanT:
-        """Check it and say where each step would run now."""
+        """Check the workflow and return where each step would run now.
+
+        Columns: step, function, version, resources, candidates, rejected, chosen.
+
+        Raises:
+            InvalidWorkflow: a step could never run, or an input has no value.
+        """
         return self._runner.plan(self.freeze(**inputs))
 
     def diagram(self) -> Diagram:
-        """Return what was written so far as boxes and arrows, complete or not."""
+        """Return the steps so far as boxes and arrows, complete or not."""
         return Diagram.of(self.name, self._steps(), self._inputs)
 
     def _steps(self) -> tuple[Step, ...]:

@@ -190,13 +190,13 @@ def type_name(cls: type[BaseException]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Workflow:
-    """Steps that have been checked: each can run once those it waits for have.
+    """A checked workflow: each step can run once the steps that it uses are done.
 
-    `inputs` are values that steps refer to by name, as they do to results.
+    `inputs` are values that steps refer to by name, as they refer to results.
 
     Raises:
-        InvalidWorkflow: there is no step, or more than 10,000; two have one name;
-            one waits for a step that is not there, or in the end for itself.
+        InvalidWorkflow: there is no step, or more than 10,000; two steps have one
+            name; a step refers to a missing step; or steps wait for each other.
     """
 
     name: str

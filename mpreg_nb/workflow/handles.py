@@ -41,10 +41,10 @@ class _Incomparable(Placeholder):
 
 
 class StepHandle(_Incomparable, Generic[RunT, PlanT]):
-    """A step of a flow: stands for its result, and takes the step's modifiers.
+    """A step of a workflow: it stands for its result, and has the step's modifiers.
 
-    Each modifier changes this step and returns it, so that they can be chained;
-    `step`, `run`, `start` and `plan` go on with the flow.
+    Each modifier changes this step and returns it, so calls can be chained; `step`,
+    `map`, `run`, `start` and `plan` are those of the workflow.
     """
 
     __slots__ = ("_args", "_function", "_kwargs", "_options", "_over", "flow", "name")
@@ -67,9 +67,9 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         self._options = Options()
 
     def on(self, *resources: str, node: str | None = None) -> Self:
-        """Run it only where all of `resources` are held, and only on `node`.
+        """Run the step only on nodes that hold all of `resources`, and only on `node`.
 
-        Called again, it narrows further.
+        Further calls restrict it further.
         """
         self._options = self._options.on(resources, node)
         return self
@@ -79,11 +79,11 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         more_attempts: int,
         on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
     ) -> Self:
-        """Try again up to `more_attempts` times (0 to 100) after it failed.
+        """Retry the step up to `more_attempts` times (0 to 100) after it fails.
 
-        on: the exceptions to try again after, with their subclasses; a timeout
-            of the step counts as TimeoutError. The loss of a node or a worker
-            process is tried again after whatever `on` is.
+        on: retry only after these exceptions and their subclasses; a timeout of the
+            step counts as TimeoutError. The loss of a node or a worker process is
+            always retried.
         """
         self._options = self._options.retry(more_attempts, on)
         return self
@@ -91,15 +91,15 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     def timeout(self, seconds: float, /) -> Self:
         """Fail each attempt that has no result `seconds` after it was sent.
 
-        In a map, the time of an item runs from when a node began it.
+        In a map, the time of an item starts when a node starts it.
         """
         self._options = self._options.timeout(seconds)
         return self
 
     def after(self, *steps: "str | Placeholder") -> Self:
-        """Wait also for `steps` (or their names), without taking their results.
+        """Run this step after `steps` (or their names), without using their results.
 
-        If one of them does not succeed, this step is skipped, as for an input.
+        If one of them does not succeed, this step is skipped.
         """
         self.flow.check_owner(self.name, steps)
         names = tuple(
@@ -110,11 +110,11 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         return self
 
     def fallback(self, value_or_function: Any, /) -> Self:
-        """Go on with a value when it failed for good, and count as done so far.
+        """Use this value if the step fails after all retries; the workflow continues.
 
-        A function is called on the cluster, on any node that fits it, with the
-        exception, and what it returns is the value. If that fails too, or takes
-        longer than `timeout`, the step has failed.
+        A function instead of a value is called with the exception, on any node that
+        fits the step, and returns the value. If it fails too, or takes longer than
+        `timeout`, the step fails.
         """
         self._options = self._options.falling_back(value_or_function)
         return self
@@ -122,12 +122,12 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     def undo(self, function: Function, /, *args: Any, **kwargs: Any) -> Self:
         """Call `function` if this step is done and the run fails or is cancelled.
 
-        Undo functions run when all else has ended, that of the step that was done
-        last first, one after another, where this step may run, with its `retry` and
-        `timeout`. They cannot be cancelled. The arguments may refer to results of
-        steps that are done, this one too: `book.undo(cancel, book["id"])`. What
-        fails is listed, in the run and in the error. A step that fell back is not
-        undone: what it was to do it did not do.
+        Undo functions run after all steps have ended, one at a time, the last finished
+        step first. Each runs where its step may run, with the step's `retry` and
+        `timeout`, and cannot be cancelled. The arguments may refer to results of
+        finished steps, including this one: `book.undo(cancel, book["id"])`. The run and
+        its error list the undo functions that failed. A step that used its fallback is
+        not undone.
         """
         self.flow.check_owner(self.name, (args, kwargs))
         self._options = self._options.undoing(function, args, kwargs)
@@ -136,25 +136,25 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     def step(
         self, name: str, function: Function, /, *args: Any, **kwargs: Any
     ) -> "StepHandle[RunT, PlanT]":
-        """Add another step to the same flow; see `Flow.step`."""
+        """Add another step to the same workflow; see `Flow.step`."""
         return self.flow.step(name, function, *args, **kwargs)
 
     def map(
         self, name: str, function: Function, /, *, over: Any, **kwargs: Any
     ) -> "StepHandle[RunT, PlanT]":
-        """Add a step that runs once for each item to the same flow; see `Flow.map`."""
+        """Add a step that runs once per item to the same workflow; see `Flow.map`."""
         return self.flow.map(name, function, over=over, **kwargs)
 
     def run(self, /, **inputs: Any) -> RunT:
-        """Execute the whole flow; see `Flow.run`."""
+        """Execute the whole workflow; see `Flow.run`."""
         return self.flow.run(**inputs)
 
     def start(self, /, **inputs: Any) -> RunT:
-        """Begin to execute the whole flow; see `Flow.start`."""
+        """Start the whole workflow; see `Flow.start`."""
         return self.flow.start(**inputs)
 
     def plan(self, /, **inputs: Any) -> PlanT:
-        """Say where each step of the flow would run now; see `Flow.plan`."""
+        """Return where each step of the workflow would run now; see `Flow.plan`."""
         return self.flow.plan(**inputs)
 
     def __getitem__(self, key: PathItem) -> "Part":
@@ -174,7 +174,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         )
 
     def frozen(self) -> Step:
-        """Return it as it is now."""
+        """Return the step as it is now."""
         return Step(
             name=self.name,
             function=self._function,
@@ -192,7 +192,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         )
 
     def shown(self) -> str:
-        """Return its name, what it waits for and where it may run, in one line."""
+        """Return its name, inputs and resources in one line."""
         needed = ", ".join(sorted(self.frozen().dependencies))
         held = ", ".join(sorted(self._options.resources))
         return (
