@@ -209,6 +209,7 @@ class _Mapping:
         self._changed = threading.Condition()
         self._sent = 0
         self._ended = 0
+        self._failed = 0
 
     def run(self, items: Iterable[tuple[Any, ...]], total: int | None) -> list[Any]:
         """total: how many items there are, None where they do not say."""
@@ -234,7 +235,9 @@ class _Mapping:
 
     def _count(self, total: int | None) -> MapCount:
         active = [call for _, call in list(self._active.values())]
-        return MapCount(ended=self._ended, total=total, active=active)
+        return MapCount(
+            ended=self._ended, failed=self._failed, total=total, active=active
+        )
 
     def _prepare(self, args: tuple[Any, ...]) -> ActiveCall:
         call = self._client.prepare(
@@ -278,6 +281,7 @@ class _Mapping:
         arrived = self._client.arrive(call, outcome, parts)
         self._results[place] = arrived
         self._ended += 1
+        self._failed += arrived.failed
         first_error = arrived.failed and self._first_error is None
         if first_error:
             self._first_error = arrived

@@ -3,7 +3,7 @@
 The thread that waits wakes a few times a second, looks and shows. So nothing is
 started for it, a short wait costs nothing, and whatever ends the wait (a result, an
 error, Stop) ends the showing too. On a terminal one line is written over and over;
-a notebook gives a screen of its own by `set_screen`.
+a notebook gives a screen of its own by `set_screen`. At the end one line is left.
 """
 
 import math
@@ -140,13 +140,17 @@ def wait_shown(watched: Watched, over: "Over", timeout: float | None) -> bool:
         return patience.wait(over, None if timeout is None else timeout - after_s)
 
 
-def in_seconds(seconds: float) -> str:
+def in_seconds(seconds: float, *, whole: bool = False) -> str:
     """Return a time that is read while it runs: without hundredths.
 
-    >>> in_seconds(2.04), in_seconds(83)
-    ('2.0 s', '1 min 23 s')
+    whole: without tenths too, for a time that is only estimated.
+
+    >>> in_seconds(2.04), in_seconds(83), in_seconds(2.04, whole=True)
+    ('2.0 s', '1 min 23 s', '2 s')
     """
-    return f"{seconds:.1f} s" if seconds < 59.95 else duration(seconds * 1e3)
+    if seconds >= 59.5:
+        return duration(seconds * 1e3)
+    return f"{max(1, round(seconds))} s" if whole else f"{seconds:.1f} s"
 
 
 def as_bundle(line: str, share: float | None = None) -> dict[str, str]:
@@ -162,11 +166,20 @@ def as_bundle(line: str, share: float | None = None) -> dict[str, str]:
     return {"text/plain": printable(line), "text/html": html}
 
 
+def folded(line: str, bundle: dict[str, str]) -> dict[str, str]:
+    """Return a line that opens what `bundle` shows, where a front end can do that."""
+    html = (
+        f'<details style="padding:2px 0"><summary>{safe(line)}</summary>'
+        f"{bundle['text/html']}</details>"
+    )
+    return {"text/plain": printable(line), "text/html": html}
+
+
 # ------------------------------------------------------------------- terminal
 
 
 class TerminalLine:
-    """One line at the end of a terminal, written over and over, and gone at the end."""
+    """One line at the end of a terminal, written over and over; its last form stays."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -176,12 +189,7 @@ class TerminalLine:
 
     def show(self, watched: Watched) -> int:
         """Write the line anew."""
-        line = _fitting(printable(watched.line()), _columns(self._stream) - 1)
-        with self._lock:
-            self._stream.write(f"\r{line}\x1b[K")
-            self._stream.flush()
-            self._is_written = True
-        return len(line)
+        return self._write(watched.line())
 
     def clear(self) -> None:
         """Make room for something else."""
@@ -192,10 +200,18 @@ class TerminalLine:
                 self._stream.flush()
 
     def end(self, watched: Watched, ended: str) -> None:
-        """Leave nothing; the result is what counts."""
+        """Leave a line that says how it ended."""
         self._uninterrupted()
-        self.clear()
+        self._write(watched.line(ended), "\n")
         _terminal.release()
+
+    def _write(self, line: str, end: str = "") -> int:
+        line = _fitting(printable(line), _columns(self._stream) - 1)
+        with self._lock:
+            self._stream.write(f"\r{line}\x1b[K{end}")
+            self._stream.flush()
+            self._is_written = not end
+        return len(line)
 
 
 _terminal = threading.Lock()  # held by the one line that there is

@@ -3,14 +3,17 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mpreg_nb.client.calls import ActiveCall
 from mpreg_nb.client.client import Client
-from mpreg_nb.cluster.progress import as_bundle, in_seconds
+from mpreg_nb.cluster.pace import Pace, per_second
+from mpreg_nb.cluster.progress import as_bundle, folded, in_seconds
+from mpreg_nb.view.units import count as counted
 from mpreg_nb.wire.gossip import MemberState
+from mpreg_nb.wire.runs import StepState
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.run import Run
@@ -74,6 +77,7 @@ class MapCount:
     """How far a map is at one moment."""
 
     ended: int
+    failed: int  # of those that ended
     total: int | None  # None where the items do not say
     active: Sequence[ActiveCall]
 
@@ -86,6 +90,7 @@ class MapWatched:
         self._function = function
         self._look = look
         self._began = time.monotonic()
+        self._pace = Pace(self._began)
 
     @property
     def key(self) -> object:
@@ -97,32 +102,38 @@ class MapWatched:
         return False
 
     def line(self, ended: str = "") -> str:
-        """Say `train · 412 of 2,000 · 3 under way · n1 n2 · 5.1 s`."""
-        count = self._look()
-        total = "" if count.total is None else f" of {count.total:,}"
-        parts = [self._function, f"{count.ended:,}{total}"]
-        if ended:
-            parts += [ended] if ended != "done" else []
+        """Say `train · 412 of 2,000 · 5.1 s · 83/s · about 19 s left · 3 under way …`.
+
+        At its end `train · 2,000 calls · 24.1 s · 83/s`.
+        """
+        count, now = self._look(), time.monotonic()
+        self._pace.note(count.ended, now)
+        if count.total is None or (ended and count.ended == count.total):
+            parts = [self._function, counted(count.ended, "call")]
         else:
+            parts = [self._function, f"{count.ended:,} of {count.total:,}"]
+        parts += _told(self._pace, count.total, ended, now - self._began)
+        parts += _failures(count.failed, ended)
+        if not ended:
             begun = [c for c in count.active if c.link is not None and not c.waiting]
-            nodes = sorted({call.at or call.to for call in begun} - {""})
-            parts += [f"{len(begun):,} under way", _listed(nodes, " ")]
-        parts.append(in_seconds(time.monotonic() - self._began))
+            nodes = _listed(sorted({c.at or c.to for c in begun} - {""}), " ")
+            parts.append(f"{len(begun):,} under way" + (f" on {nodes}" * bool(nodes)))
         return " · ".join(filter(None, parts))
 
     def bundle(self, ended: str = "") -> dict[str, str]:
-        """Return the line, with a bar where it is known how many calls there are."""
+        """Return the line; while it goes with a bar, if the whole is known."""
         count = self._look()
         share = None if not count.total else min(1.0, count.ended / count.total)
-        return as_bundle(self.line(ended), share)
+        return as_bundle(self.line(ended), None if ended else share)
 
 
 class RunWatched:
-    """One run: in a line which steps run; for a front end, as it shows itself."""
+    """One run: a line; for a front end a drawing, which is folded at the end."""
 
     def __init__(self, run: "Run") -> None:
         self._run = run
         self._began = time.monotonic()
+        self._pace = Pace(self._began, self._work().over)
 
     @property
     def key(self) -> object:
@@ -134,25 +145,84 @@ class RunWatched:
         return value is self._run
 
     def line(self, ended: str = "") -> str:
-        """Say `report · 3 of 7 steps · clean, stats running · 4.2 s`."""
+        """Say `report · 3 of 7 steps · 4.2 s · 0.8/s · about 5 s left · clean running`.
+
+        Items of maps count for rate and time left like steps.
+        """
         steps = self._run.steps
         states = Counter(step.status for step in steps)
         over = len(steps) - states["waiting"] - states["running"]
-        running = [step.name for step in steps if step.status == "running"]
-        parts = [self._run.name, f"{over:,} of {len(steps):,} steps"]
+        running = [step for step in steps if step.status == "running"]
+        now, work = time.monotonic(), self._work()
+        self._pace.note(work.over, now)
+        if ended and over == len(steps):
+            parts = [self._run.name, counted(len(steps), "step")]
+        else:
+            parts = [self._run.name, f"{over:,} of {len(steps):,} steps"]
+        parts += _told(self._pace, work.total, ended, now - self._began)
+        parts += _failures(states["failed"], ended)
+        retried = sum(bool(step.error) for step in running)
+        parts.append(f"{retried:,} tried again" if retried else "")
         if running and not ended:
-            parts.append(f"{_listed(running, ', ')} running")
-        elif ended and ended != "done":
-            parts.append(ended)
-        parts.append(in_seconds(time.monotonic() - self._began))
-        return " · ".join(parts)
+            parts.append(f"{_listed(list(map(_running, running)), ', ')} running")
+        return " · ".join(filter(None, parts))
 
     def bundle(self, ended: str = "") -> dict[str, str]:
-        """Return the drawing of the run with the state of each step."""
+        """Return the line over the drawing of the run with the state of each step.
+
+        At the end the line is left; it opens the drawing.
+        """
+        from mpreg_nb.view.html import run_bundle
+
         if ended == "stopped":
             self._run.has_ended(CANCELLED_S)
-        shown: dict[str, str] = self._run._repr_mimebundle_()
-        return shown
+        line = self.line(ended)
+        if ended:
+            return folded(line, self._run._repr_mimebundle_())
+        return run_bundle(line, self._run.steps, self._run.diagram())
+
+    def _work(self) -> "_Work":
+        maps = {box.name for box in self._run.diagram().boxes if box.kind == "map"}
+        return _work(self._run.steps, maps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """How much of a run is over: steps, and the items of its maps."""
+
+    over: int
+    total: int | None  # None while it is not known how many items a map will have
+
+
+def _work(steps: Iterable[StepState], maps: Container[str]) -> _Work:
+    over, total, is_known = 0, 0, True
+    for step in steps:
+        is_over = step.status not in ("waiting", "running")
+        total += step.items or 1
+        over += (step.items or 1) if is_over else step.items_done
+        is_known &= is_over or bool(step.items) or step.name not in maps
+    return _Work(over, total if is_known else None)
+
+
+def _running(step: StepState) -> str:
+    of = f" {step.items_done:,} of {step.items:,}" if step.items else ""
+    return f"{step.name}{of}"
+
+
+def _told(pace: Pace, total: int | None, ended: str, spent_s: float) -> list[str]:
+    """Return how it ended, the time so far, the rate, and about how long is left."""
+    if ended:
+        word = "" if ended in ("done", "failed") else ended
+        return [word, in_seconds(spent_s), per_second(pace.mean_per_s)]
+    left_s = None if total is None else pace.left_s(total)
+    left = "" if left_s is None else f"about {in_seconds(left_s, whole=True)} left"
+    return [in_seconds(spent_s), per_second(pace.per_s), left]
+
+
+def _failures(failed: int, ended: str) -> list[str]:
+    if failed:
+        return [f"{failed:,} failed"]
+    return ["failed"] if ended == "failed" else []
 
 
 def _listed(names: Sequence[str], between: str) -> str:

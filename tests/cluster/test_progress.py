@@ -13,6 +13,7 @@ from mpreg_nb.cluster.progress import (
     Patience,
     Watched,
     as_bundle,
+    folded,
     set_screen,
     wait_shown,
 )
@@ -124,7 +125,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_one_line_that_makes_room_for_prints_and_is_gone_at_the_end(
+def test_a_terminal_shows_one_line_that_makes_room_for_prints_and_stays_at_the_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     terminal = Terminal()
@@ -137,7 +138,7 @@ def test_a_terminal_shows_one_line_that_makes_room_for_prints_and_is_gone_at_the
         patience.wait(waited.over)
         write_to_streams("n1", "stdout", "hello\n")
 
-    assert terminal.getvalue() == "\rlook 1\x1b[K\r\x1b[K[n1] hello\n"
+    assert terminal.getvalue() == ("\rlook 1\x1b[K\r\x1b[K[n1] hello\n\rdone\x1b[K\n")
     assert not patience.shows
 
 
@@ -162,3 +163,13 @@ def test_names_of_the_user_are_escaped() -> None:
     assert bundle["text/plain"] == "<b>train\\n</b>"
     assert "&lt;b&gt;train\\n&lt;/b&gt;" in bundle["text/html"]
     assert "width:50.0%" in bundle["text/html"]
+
+
+def test_what_is_folded_is_a_line_of_text_and_opens_in_a_front_end() -> None:
+    bundle = folded("<a> · 3 steps", {"text/plain": "drawing", "text/html": "<svg/>"})
+
+    assert bundle["text/plain"] == "<a> · 3 steps"
+    assert (
+        "<summary>&lt;a&gt; · 3 steps</summary><svg/></details>"
+        in (bundle["text/html"])
+    )
