@@ -75,8 +75,9 @@ class ClientCalls:
 
     @property
     def functions(self) -> tuple[str, ...]:
-        """The functions of the calls that are under way."""
-        return tuple(call.function for call in self._calls.values())
+        """The functions of the calls under way that nobody has cancelled."""
+        calls = self._calls.values()
+        return tuple(call.function for call in calls if not call.cancelled)
 
     def __len__(self) -> int:
         return len(self._calls)

@@ -250,8 +250,9 @@ cluster = mp.up(1)
             "mpreg_nb: the program ended while a call was under way (sleep), which "
             "ends with it. Wait for results before: future.result()\n",
         ),
+        ("cluster.submit(time.sleep, 60).cancel()", False, ""),
     ],
-    ids=["executor", "submit"],
+    ids=["executor", "submit", "cancelled"],
 )
 def test_a_script_that_ends_waits_for_its_executors_and_says_what_it_drops(
     tmp_path: Path, work: str, ran: bool, said: str
