@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 from mpreg_nb.client.output import interrupted_by_prints
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.view import plain
+from mpreg_nb.view.palette import BUSY, IDLE
 from mpreg_nb.view.tables import safe
 from mpreg_nb.view.text import columns, printable
 from mpreg_nb.view.units import duration
@@ -158,8 +159,8 @@ def as_bundle(line: str, share: float | None = None) -> dict[str, str]:
     bar = ""
     if share is not None:
         bar = (
-            '<div style="height:4px;max-width:480px;background:#8c959f40">'
-            f'<div style="height:4px;width:{100 * share:.1f}%;background:#0072b2">'
+            f'<div style="height:4px;max-width:480px;background:{IDLE.mark}40">'
+            f'<div style="height:4px;width:{100 * share:.1f}%;background:{BUSY.mark}">'
             "</div></div>"
         )
     html = f'<div style="padding:2px 0"><div>{safe(line)}</div>{bar}</div>'

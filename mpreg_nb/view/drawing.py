@@ -1,11 +1,10 @@
 """A diagram that shows itself: as a picture in a notebook, as text elsewhere."""
 
-import base64
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from html import escape
 
 from mpreg_nb.view import svg, text
+from mpreg_nb.view.images import FOLLOWS, document_image
 from mpreg_nb.view.steps import counts, details, states
 from mpreg_nb.wire.runs import StepState
 from mpreg_nb.workflow.diagram import Diagram
@@ -42,13 +41,9 @@ class Drawing:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        # As an image it is shown in untrusted notebooks too, and can run nothing.
-        data = base64.b64encode(self.svg.encode()).decode()
-        said = escape(f"Workflow {text.sentence(self.diagram)}")
-        return (
-            '<div style="overflow-x:auto"><img style="max-width:none" '
-            f'alt="{said}" src="data:image/svg+xml;base64,{data}"></div>'
-        )
+        said = f"Workflow {text.sentence(self.diagram)}"
+        drawn = document_image(self.svg, said)
+        return f'{FOLLOWS}<div style="overflow-x:auto">{drawn}</div>'
 
     def _repr_mimebundle_(
         self,

@@ -9,6 +9,7 @@ from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mpreg_nb.cures import list_nodes
+from mpreg_nb.view import palette
 from mpreg_nb.view.drawing import Drawing
 from mpreg_nb.view.frames import served
 from mpreg_nb.view.plain import plain
@@ -30,23 +31,16 @@ MOST_STEPS = 60
 MOST_NODES_OF_STEP = 4
 """What a card shows; frames show all."""
 
-# Colours after Okabe and Ito, "Color Universal Design", 2008; those of them that
-# show on white and on black.
-GREY, GREEN, BLUE, ORANGE, RED = "#8c959f", "#009e73", "#0072b2", "#e69f00", "#d55e00"
-PURPLE = "#cc79a7"
+# Marks on a page of which nobody knows here whether it is light or dark.
+GREY, GREEN, BLUE = palette.IDLE.mark, palette.GOOD.mark, palette.BUSY.mark
+ORANGE, RED = palette.WARN.mark, palette.BAD.mark
 STATES = {
-    "alive": ("●", GREEN),
-    "suspect": ("◐", ORANGE),
-    "dead": ("✗", RED),
-    "left": ("○", GREY),
+    "alive": ("●", palette.NODES["alive"].mark),
+    "suspect": ("◐", palette.NODES["suspect"].mark),
+    "dead": ("✗", palette.NODES["dead"].mark),
+    "left": ("○", palette.NODES["left"].mark),
 }
-INKS = {
-    "running": BLUE,
-    "done": GREEN,
-    "failed": RED,
-    "cancelled": ORANGE,
-    "fallback": PURPLE,
-}
+INKS = {status: tone.mark for status, tone in palette.STATUSES.items()}
 
 WIDE = "overflow-x:auto"
 """What is wider than the page is scrolled, not broken."""

@@ -7,6 +7,7 @@ ground and one for a dark ground; on its ground, text in it has a contrast of at
 word says. The hues follow Okabe and Ito, "Color Universal Design", 2008.
 """
 
+import re
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -126,8 +127,8 @@ PERCENTILES = {
 }
 """Percentiles over time; dashes and labels tell them apart."""
 
-HEAT = BUSY.ink
-"""The strongest colour of a scale; the weakest is the page."""
+HEAT = Colour("#1f83c9", "#1f83c9")
+"""The strongest colour of a scale, mixed with the page by up to 70 percent."""
 
 HUES = (
     Colour("#0067ab", "#6cb8f2"),
@@ -171,3 +172,33 @@ class Hues:
 
 FUNCTIONS = Hues()
 """The hues of functions in this process: the same in the panel and in plots."""
+
+
+# ------------------------------------------------------------------ drawn as SVG
+
+_ALL = (
+    *(PAGE, INK, SOFT, LINE, GRID, CARD),
+    *(colour for tone in TONES.values() for colour in (tone.ink, tone.ground)),
+    *(part.fill for part in PARTS.values()),
+    *PERCENTILES.values(),
+    *HUES,
+)
+_DARK = {colour.light: colour.dark for colour in _ALL}
+
+_PAINTED = re.compile(r'\b(fill|stroke)="(#[0-9a-f]{6})"')
+
+
+def dark_style(drawn: str) -> str:
+    """Return a style element that gives SVG its dark colours on a dark page.
+
+    drawn: SVG elements whose `fill` and `stroke` are light values of this palette.
+    Where a program knows no style sheets, they stay as they are. On paper too.
+    """
+    rules = "".join(
+        f'[{name}="{light}"]{{{name}:{_DARK[light]}}}'
+        for name, light in sorted(set(_PAINTED.findall(drawn)))
+        if light in _DARK
+    )
+    if not rules:
+        return ""
+    return f"<style>@media screen and (prefers-color-scheme:dark){{{rules}}}</style>"

@@ -1,9 +1,8 @@
-"""A diagram as SVG: one self-contained string, without script, style or link.
+"""A diagram as SVG: one self-contained string, without script or link.
 
-All boxes bring their own light ground, and lines are of a grey that shows on white
-and on black, so that the drawing suits light and dark pages. A status is told by
-a mark and a word; its colours (after Okabe and Ito, "Color Universal Design",
-2008) only repeat it.
+It has a style element for dark pages. Where that has no effect it suits them too: all
+boxes bring their own ground, and lines are of a grey that shows on white and on black.
+A status is told by a mark and a word; its colours only repeat it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +10,9 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+from mpreg_nb.view import palette
 from mpreg_nb.view.measure import BOLD, cut, width_px
+from mpreg_nb.view.palette import STATUSES, Tone, dark_style
 from mpreg_nb.view.places import (
     CARD,
     CHIP,
@@ -41,9 +42,8 @@ from mpreg_nb.view.text import function_of, printable, sentence
 from mpreg_nb.workflow.diagram import Diagram
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
-LINE = "#7d8590"
-INK, SOFT_INK = "#1f2328", "#57606a"
-GROUND = "#f6f8fa"
+LINE, INK, SOFT_INK = palette.LINE.light, palette.INK.light, palette.SOFT.light
+GROUND = palette.CARD.light
 ORDER_DASH, UNDO_DASH, MISSING_DASH = "5 4", "3 3", "4 3"
 LEGEND = "only the order, no result"
 LEGEND_WIDTH, LEGEND_HEIGHT = 190.0, 26.0
@@ -54,40 +54,39 @@ class Look:
     """How a status is drawn. `mark` is a path in a square of 12 by 12."""
 
     mark: str
-    ink: str
-    ground: str
+    tone: Tone
     dash: str = ""
     filled: bool = False
 
+    @property
+    def ink(self) -> str:
+        """Colour of border, mark and word."""
+        return self.tone.ink.light
 
-PLAIN = Look(mark="", ink="#57606a", ground=GROUND)
+    @property
+    def ground(self) -> str:
+        """Colour inside."""
+        return self.tone.ground.light
+
+
+PLAIN = Look(mark="", tone=palette.IDLE)
 LOOKS = {
-    "waiting": Look(
-        mark="M6 1.5a4.5 4.5 0 1 0 .01 0z", ink="#57606a", ground="#f6f8fa", dash="5 3"
-    ),
-    "running": Look(
-        mark="M2.5 1l8 5l-8 5z", ink="#005f9e", ground="#e3f1fb", filled=True
-    ),
-    "done": Look(mark="M1.5 6.5l3.2 3.5l6 -8", ink="#00694f", ground="#e2f4ee"),
-    "failed": Look(mark="M2 2l8 8M10 2l-8 8", ink="#b23c00", ground="#fdebe0"),
-    "skipped": Look(
-        mark="M1.5 1.5l4.5 4.5l-4.5 4.5M6.5 1.5l4.5 4.5l-4.5 4.5",
-        ink="#75507b",
-        ground="#f5eff7",
-        dash="2 3",
-    ),
-    "cancelled": Look(
-        mark="M2 2h8v8h-8z", ink="#7a5c00", ground="#fbf3da", filled=True
-    ),
-    "fallback": Look(
-        mark="M2.5 1v6.5h7.5M7 4.5l3 3l-3 3", ink="#8f3a73", ground="#fbeaf4"
-    ),
-    "undone": Look(
-        mark="M4.5 1.5l-3 3l3 3M1.5 4.5h5.5a3 3 0 0 1 0 6h-3",
-        ink="#44546a",
-        ground="#eaeef3",
-        dash="2 3",
-    ),
+    status: Look(mark=mark, tone=STATUSES[status], dash=dash, filled=filled)
+    for status, mark, dash, filled in (
+        ("waiting", "M6 1.5a4.5 4.5 0 1 0 .01 0z", "5 3", False),
+        ("running", "M2.5 1l8 5l-8 5z", "", True),
+        ("done", "M1.5 6.5l3.2 3.5l6 -8", "", False),
+        ("failed", "M2 2l8 8M10 2l-8 8", "", False),
+        (
+            "skipped",
+            "M1.5 1.5l4.5 4.5l-4.5 4.5M6.5 1.5l4.5 4.5l-4.5 4.5",
+            "2 3",
+            False,
+        ),
+        ("cancelled", "M2 2h8v8h-8z", "", True),
+        ("fallback", "M2.5 1v6.5h7.5M7 4.5l3 3l-3 3", "", False),
+        ("undone", "M4.5 1.5l-3 3l3 3M1.5 4.5h5.5a3 3 0 0 1 0 6h-3", "2 3", False),
+    )
 }
 
 
@@ -247,7 +246,7 @@ def _chips(row: Sequence[str], x: float, line: float, inner: float) -> Iterable[
         width = min(width_px(name, CHIP) + CHIP_PADDING, inner)
         yield (
             f'<rect x="{x:.1f}" y="{line - 12.0:.1f}" width="{width:.1f}" '
-            f'height="16" rx="8" fill="#ffffff" stroke="#8c959f"/>'
+            f'height="16" rx="8" fill="{palette.PAGE.light}" stroke="{LINE}"/>'
         )
         text = cut(name, CHIP, width - CHIP_PADDING)
         yield _text(x + width / 2, line - 0.3, text, CHIP, anchor="middle")
@@ -291,12 +290,14 @@ def _legend(drawn: Arranged) -> str:
 def _document(
     diagram: Diagram, parts: Iterable[str], width: float, height: float
 ) -> str:
+    drawn = "".join(parts)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:.0f}" '
         f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'font-family="{FONT}">'
         f"<title>Workflow {_safe(diagram.name)}</title>"
-        f"<desc>{_safe(sentence(diagram))}</desc>{''.join(parts)}</svg>"
+        f"<desc>{_safe(sentence(diagram))}</desc>"
+        f"{dark_style(drawn)}{drawn}</svg>"
     )
 
 

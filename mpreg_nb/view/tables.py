@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias
 
+from mpreg_nb.view.palette import IDLE
 from mpreg_nb.view.terminal import here
 from mpreg_nb.view.text import clipped, columns, printable
 
-LINE = "#8c959f"
+LINE = IDLE.mark
 """Shows on white and on black."""
 
 LEAST_WIDTH = 12

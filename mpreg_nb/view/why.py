@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from mpreg_nb.routing.router import FEW
 from mpreg_nb.view.columns import COUNT, MAYBE, MEASURE, TEXT, frame
 from mpreg_nb.view.html import WIDE, Bundle, chosen
+from mpreg_nb.view.palette import BAD, BUSY, IDLE
 from mpreg_nb.view.plain import plain
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.terminal import shown
@@ -33,7 +34,7 @@ WHY = {
 MOST_ATTEMPTS = 8
 """What is shown, the last; the frame has all."""
 
-TAKEN, FITS, NOT = ("▶", "#0072b2"), ("○", "#8c959f"), ("✗", "#d55e00")
+TAKEN, FITS, NOT = ("▶", BUSY.mark), ("○", IDLE.mark), ("✗", BAD.mark)
 
 
 class Why:

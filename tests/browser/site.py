@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import mpreg_nb
+from mpreg_nb.notebook import esm
 
 JUPYTERLAB = find_spec("jupyterlab")
 assert JUPYTERLAB is not None
@@ -24,7 +25,22 @@ FOLDERS = {
 }
 
 
+STYLE = "/style.css"
+"""The panel's style sheet as the widget sends it, with its colours."""
+
+
 class _Files(SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if self.path != STYLE:
+            super().do_GET()
+            return
+        style = esm.style().encode()
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", "text/css")
+        self.send_header("Content-Length", str(len(style)))
+        self.end_headers()
+        self.wfile.write(style)
+
     def translate_path(self, path: str) -> str:
         first, _, rest = path.lstrip("/").partition("?")[0].partition("/")
         folder = FOLDERS.get(first)

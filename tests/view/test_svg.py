@@ -76,7 +76,7 @@ def test_the_picture_is_self_contained() -> None:
     svg = draw(SENSOR, {"raw": "done"})
 
     tags = {element.tag.removeprefix(SVG) for element in parsed(svg).iter()}
-    assert tags == {"svg", "title", "desc", "g", "rect", "path", "text"}
+    assert tags == {"svg", "title", "desc", "style", "g", "rect", "path", "text"}
     attributes = {name for element in parsed(svg).iter() for name in element.keys()}
     assert attributes.isdisjoint({"style", "class", "id", "href", "onload"})
     assert re.findall(r"https?:[^\"]*|url\(", svg) == ["http://www.w3.org/2000/svg"]
@@ -196,6 +196,16 @@ def contrast(first: str, second: str) -> float:
 def test_text_can_be_read_on_its_ground(look: Look) -> None:
     assert contrast(look.ink, look.ground) >= 4.5
     assert contrast(SOFT_INK, look.ground) >= 4.5
+
+
+def test_every_colour_has_a_value_for_dark_pages() -> None:
+    svg = draw(SENSOR, {"raw": "done", "clean": "failed", "later": "skipped"})
+
+    used = set(re.findall(r'(?:fill|stroke)="(#\w+)"', svg))
+
+    style = parsed(svg).findtext(f"{SVG}style") or ""
+    assert style.startswith("@media screen and (prefers-color-scheme:dark){")
+    assert {light for light in used if f'="{light}"]' not in style} == set()
 
 
 @pytest.mark.parametrize("page", ["#ffffff", "#111111", "#0d1117", "#1e1e1e"])

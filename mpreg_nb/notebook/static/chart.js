@@ -13,7 +13,8 @@ const PERCENTILES = [
 // From the bottom of a bar to its top.
 const PARTS = [
   { key: "run_ms", word: "run", pattern: null },
-  { key: "queue_ms", word: "queue", pattern: "M-1 1l2-2M0 6l6-6M5 7l2-2" },
+  { key: "queued_ms", word: "queued", pattern: "M-1 1l2-2M0 6l6-6M5 7l2-2" },
+  { key: "waited_ms", word: "waited", pattern: "M0 0l6 6M6 0l-6 6" },
   { key: "network_ms", word: "network", pattern: "M0 1.5h6M0 4.5h6" },
   { key: "serialize_ms", word: "serialize", pattern: "M1.5 0v6M4.5 0v6" },
 ];

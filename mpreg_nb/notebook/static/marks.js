@@ -15,9 +15,10 @@ const STEP_LOOKS = {
   running: { path: "M2.5 1l8 5l-8 5z", filled: true, tone: "busy" },
   done: { path: "M1.5 6.5l3.2 3.5l6-8", tone: "good" },
   failed: { path: "M2 2l8 8M10 2l-8 8", tone: "bad" },
+  lost: { path: "M2 2l8 8M10 2l-8 8", tone: "bad" },
   skipped: {
     path: "M1.5 1.5l4.5 4.5l-4.5 4.5M6.5 1.5l4.5 4.5l-4.5 4.5",
-    tone: "odd",
+    tone: "idle",
   },
   cancelled: { path: "M2 2h8v8h-8z", filled: true, tone: "warn" },
   fallback: { path: "M2.5 1v6.5h7.5M7 4.5l3 3l-3 3", tone: "odd" },

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mpreg_nb.view.html import GREY, STATES
-from mpreg_nb.view.live.sparks import image
+from mpreg_nb.view.images import image
 from mpreg_nb.view.measure import width_px
+from mpreg_nb.view.palette import INK, LINE, NODES, PAGE, SOFT
 from mpreg_nb.view.text import clipped, printable
 
 RADIUS = 92.0
@@ -64,7 +64,7 @@ def _line(
     (x, y), (end_x, end_y) = start, end
     width = (THIN + (THICK - THIN) * math.sqrt(share)) * min(1.0, 1.4 * faint)
     return (
-        f'<path d="M{x:.1f},{y:.1f}L{end_x:.1f},{end_y:.1f}" stroke="{GREY}" '
+        f'<path d="M{x:.1f},{y:.1f}L{end_x:.1f},{end_y:.1f}" stroke="{LINE.light}" '
         f'stroke-width="{width:.1f}" stroke-opacity="{faint:.2f}"/>'
     )
 
@@ -84,17 +84,17 @@ def _node(
         name = escape(clipped(printable(node["node"]), 16))
         drawn.append(
             f'<text x="{x + shift:.1f}" y="{y + down:.1f}" font-size="11" '
-            f'fill="{GREY}" text-anchor="{anchor}">{name}</text>'
+            f'fill="{SOFT.light}" text-anchor="{anchor}">{name}</text>'
         )
     return drawn
 
 
 def _mark(state: str, x: float, y: float, radius: float) -> str:
     """Return a disc, a half disc, a cross or a ring: alive, suspect, dead, left."""
-    ink = STATES[state][1]
+    ink = NODES[state].ink.light
     inner = radius * 2 / 3
     ground = (
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="#ffffff" '
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius}" fill="{PAGE.light}" '
         f'stroke="{ink}" stroke-width="{radius / 6:.1f}"/>'
     )
     if state == "alive":
@@ -116,8 +116,8 @@ def _mark(state: str, x: float, y: float, radius: float) -> str:
 
 def _screen(x: float, y: float) -> str:
     return (
-        f'<path d="M{x - 8:.1f},{y - 7:.1f}h16v11h-16zm-3,14h22" fill="#ffffff" '
-        f'stroke="{GREY}" stroke-width="1.5"/>'
+        f'<path d="M{x - 8:.1f},{y - 7:.1f}h16v11h-16zm-3,14h22" fill="{PAGE.light}" '
+        f'stroke="{LINE.light}" stroke-width="1.5"/>'
     )
 
 
@@ -126,7 +126,7 @@ def _sign(name: str, x: float, y: float) -> str:
     width = width_px(name, 10.5) + 10
     return (
         f'<rect x="{x - width / 2:.1f}" y="{y - 11:.1f}" width="{width:.1f}" '
-        f'height="15" rx="4" fill="#ffffff" stroke="{GREY}"/>'
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="10.5" fill="#1f2328" '
+        f'height="15" rx="4" fill="{PAGE.light}" stroke="{LINE.light}"/>'
+        f'<text x="{x:.1f}" y="{y:.1f}" font-size="10.5" fill="{INK.light}" '
         f'text-anchor="middle">{escape(printable(name))}</text>'
     )

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from html import escape
 
-from mpreg_nb.view.live.sparks import image
+from mpreg_nb.view.images import image
+from mpreg_nb.view.palette import PARTS, PERCENTILES, SOFT
 from mpreg_nb.view.units import duration
 
 WIDTH, HEIGHT = 560, 120
 LEFT, TOP, BOTTOM = 58, 18, 14
 
-# After Okabe and Ito, "Color Universal Design", 2008; all show on white and black.
-INKS = ("#e69f00", "#0072b2", "#009e73", "#cc79a7")
-GREY = "#8c959f"
+GREY = SOFT.light
+P95 = PERCENTILES["p95"].light
 
 
 def stacked(
@@ -35,26 +35,26 @@ def stacked(
         f'<path d="M{LEFT},{HEIGHT - BOTTOM}H{WIDTH}" stroke="{GREY}"/>',
     ]
     x = LEFT
-    for name, ink in zip(names, INKS, strict=True):
+    for name, ink in ((name, PARTS[name].fill.light) for name in names):
         drawn.append(f'<rect x="{x}" y="2" width="9" height="9" fill="{ink}"/>')
         drawn.append(_text(x + 13, 10, name))
         x += 26 + 7 * len(name)
-    drawn.append(f'<path d="M{x},7h10" stroke="{GREY}" stroke-width="2"/>')
+    drawn.append(f'<path d="M{x},7h10" stroke="{P95}" stroke-width="2"/>')
     drawn.append(_text(x + 14, 10, "p95"))
     for place, (parts, over) in enumerate(zip(parts_ms, over_ms, strict=True)):
         left, y = LEFT + place * step, float(HEIGHT - BOTTOM)
-        for part, ink in zip(parts, INKS, strict=True):
+        for part, name in zip(parts, names, strict=True):
             high = part / top_ms * room
             if high >= 0.1:
                 y -= high
                 drawn.append(
                     f'<rect x="{left:.1f}" y="{y:.1f}" width="{step * 0.8:.1f}" '
-                    f'height="{high:.1f}" fill="{ink}"/>'
+                    f'height="{high:.1f}" fill="{PARTS[name].fill.light}"/>'
                 )
         if over is not None:
             y = HEIGHT - BOTTOM - over / top_ms * room
             drawn.append(
-                f'<path d="M{left:.1f},{y:.1f}h{step * 0.8:.1f}" stroke="{GREY}" '
+                f'<path d="M{left:.1f},{y:.1f}h{step * 0.8:.1f}" stroke="{P95}" '
                 'stroke-width="2"/>'
             )
     return image("".join(drawn), WIDTH, HEIGHT, title)

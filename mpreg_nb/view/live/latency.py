@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.view import palette
 from mpreg_nb.view.columns import PERCENTILES, TEXT
 from mpreg_nb.view.columns import frame as table_frame
 from mpreg_nb.view.html import WIDE
@@ -30,7 +31,7 @@ MOST_SAMPLES = 5_000
 MOST_ROWS = 40
 """Functions of a still table; the frame has all."""
 
-PARTS = ("queue", "run", "network", "serialize")
+PARTS = tuple(palette.PARTS)
 
 _QUANTILES = {"p50_ms": 0.50, "p95_ms": 0.95, "p99_ms": 0.99}
 
@@ -47,9 +48,8 @@ class _Bucket:
         self.calls += 1
         if len(self.totals_us) < MOST_SAMPLES:
             self.totals_us.append(row.total_us)
-        times = (row.queued_us, row.run_us, row.network_us, row.serialize_us)
-        for place, time_us in enumerate(times):
-            self.parts_us[place] += time_us
+        for place, part in enumerate(PARTS):
+            self.parts_us[place] += getattr(row, f"{part}_us")
 
     def summary(self) -> dict[str, Any]:
         ordered = sorted(self.totals_us)

@@ -5,6 +5,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpreg_nb.names import nearest
+from mpreg_nb.view.images import FOLLOWS
 from mpreg_nb.view.live import head, latency, members, routes, runs, topology
 from mpreg_nb.view.tables import safe
 
@@ -44,7 +45,7 @@ def chosen_views(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def html(pictures: Mapping[str, Picture]) -> str:
-    """Return a panel as HTML without script and style sheet.
+    """Return a panel as HTML without script.
 
     pictures: view -> its picture, and that of the head under "head".
     """
@@ -55,7 +56,7 @@ def html(pictures: Mapping[str, Picture]) -> str:
             title = f'<div style="margin-top:8px"><i>{safe(view)}</i></div>'
             parts += [title] if several else []
             parts.append(_MODULES[view].html(pictures[view]))
-    return f"<div>{''.join(parts)}</div>"
+    return f"{FOLLOWS}<div>{''.join(parts)}</div>"
 
 
 def text(pictures: Mapping[str, Picture]) -> str:

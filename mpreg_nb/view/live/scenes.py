@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from mpreg_nb.view.live.sparks import image
+from mpreg_nb.view.images import image
 from mpreg_nb.view.measure import cut
-from mpreg_nb.view.svg import LOOKS, PLAIN
+from mpreg_nb.view.svg import INK, LINE, LOOKS, PLAIN, SOFT_INK
 from mpreg_nb.view.text import printable
 
-INK, SOFT_INK, LINE = "#1f2328", "#57606a", "#7d8590"
 PADDING = 10.0
 DASHES = {"order": ' stroke-dasharray="5 4"', "undo": ' stroke-dasharray="2 3"'}
 

@@ -1,13 +1,11 @@
 """Small curves of the last minutes, as images that need no script."""
 
-import base64
 from collections.abc import Sequence
-from html import escape
+
+from mpreg_nb.view.images import image
+from mpreg_nb.view.palette import BUSY
 
 WIDTH, HEIGHT = 90, 18
-
-INK = "#0072b2"
-"""Blue of Okabe and Ito, which shows on white and on black."""
 
 
 def spark(values: Sequence[float], title: str, *, most: float = 0.0) -> str:
@@ -24,22 +22,9 @@ def spark(values: Sequence[float], title: str, *, most: float = 0.0) -> str:
         for place, value in enumerate(values)
     )
     return image(
-        f'<polyline points="{points}" fill="none" stroke="{INK}" stroke-width="1.4"/>',
+        f'<polyline points="{points}" fill="none" stroke="{BUSY.ink.light}" '
+        'stroke-width="1.4"/>',
         WIDTH,
         HEIGHT,
         title,
-    )
-
-
-def image(drawn: str, width: float, height: float, title: str) -> str:
-    """Return SVG elements as an image tag with its data, which can run nothing."""
-    document = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" '
-        f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'font-family="sans-serif">{drawn}</svg>'
-    )
-    data = base64.b64encode(document.encode()).decode()
-    return (
-        f'<img alt="{escape(title)}" width="{width:.0f}" height="{height:.0f}" '
-        f'style="max-width:none" src="data:image/svg+xml;base64,{data}">'
     )

@@ -59,6 +59,8 @@ window.panel = {
       link.addEventListener("load", resolve, { once: true });
       link.href = href;
     });
+    // As JupyterLab says which theme it has.
+    document.body.dataset.jpThemeLight = String(!folder.includes("dark"));
   },
 
   // Show a panel of `traits`; a second call with null shows the same model again.
