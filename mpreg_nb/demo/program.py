@@ -40,14 +40,14 @@ def main(folder: Path = Path("build")) -> int:
         print(f"{len(NODES)} nodes up after {time.perf_counter() - began:.1f} s\n")
         flow = build(cluster)
         _show("The workflow", flow)
-        _show("Where each step would run", _text(flow.plan()))
+        _show("Where each step would run", flow.plan())
         run = flow.run()
         _show("What the data say", run["report"])
-        _show("What each step took", _text(run.frame()))
+        _show("What each step took", run.frame())
         for _ in range(200):  # something for the percentiles to be made of
             cluster.call("echo", "hello")
-        _show("The members", _text(cluster.nodes()))
-        _show("How long calls took", _text(cluster.latency()))
+        _show("The members", cluster.nodes())
+        _show("How long calls took", cluster.latency())
         plot = folder / "latency.png"
         cluster.plot_latency().savefig(plot, dpi=120)
     notebook = _execute_notebook(folder)
@@ -58,11 +58,6 @@ def main(folder: Path = Path("build")) -> int:
 
 def _show(title: str, what: object) -> None:
     print(f"— {title}\n\n{what}\n")
-
-
-def _text(frame: Any) -> str:
-    text: str = frame.to_string(index=False, max_colwidth=40, float_format="%.2f")
-    return text
 
 
 def _execute_notebook(folder: Path) -> Path | None:

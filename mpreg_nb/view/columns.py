@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.view.data_frame import frame_class
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -119,4 +121,4 @@ def frame(
         column: pd.Series([row[place] for row in rows], dtype=dtype)
         for place, (column, dtype) in enumerate(columns.items())
     }
-    return pd.DataFrame(series)
+    return frame_class()(series)

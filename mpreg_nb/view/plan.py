@@ -9,6 +9,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mpreg_nb.view.columns import PLAN, frame
+from mpreg_nb.view.data_frame import frame_class
 from mpreg_nb.view.html import BLUE, RED
 from mpreg_nb.view.plain import plain
 from mpreg_nb.view.tables import Cell, Marked, Table
@@ -57,26 +58,17 @@ def plan_frame(rows: "Iterable[PlanRow]") -> "pd.DataFrame":
 
 @cache
 def _plan_class() -> "Any":
-    import pandas as pd
-
-    class Plan(pd.DataFrame):
+    class Plan(frame_class()):  # type: ignore[misc]
         """A frame that shows itself as a table of choices; parts of it do not."""
 
         _metadata: ClassVar = ["_shown"]
         _shown: Table
-
-        @property
-        def _constructor(self) -> Any:
-            return pd.DataFrame
 
         def __repr__(self) -> str:
             return shown(self._shown)
 
         def _repr_html_(self) -> str:
             return f'<div style="overflow-x:auto">{self._shown.html}</div>'
-
-        def __reduce__(self) -> Any:
-            return pd.DataFrame(self).__reduce__()
 
     return Plan
 

@@ -36,7 +36,17 @@ class Marked:
 
     mark: str
     word: str
-    ink: str
+    ink: str  # of six hexadecimal digits
+    is_chip: bool = False  # on a ground of its own
+
+
+@dataclass(frozen=True, slots=True)
+class Long:
+    """A text of which at most `most` letters are shown; a front end shows all of it
+    when the pointer rests there."""
+
+    text: str
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +65,7 @@ class Shaded:
     share: float
 
 
-Cell: TypeAlias = str | Marked | Image | Shaded
+Cell: TypeAlias = str | Marked | Image | Shaded | Long
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +176,8 @@ def _text(cell: Cell) -> str:
         return ""
     if isinstance(cell, Shaded):
         return printable(cell.text)
+    if isinstance(cell, Long):
+        return clipped(printable(cell.text), cell.most)
     if isinstance(cell, Marked):
         return printable(f"{cell.mark} {cell.word}")
     return printable(cell)
@@ -177,11 +189,19 @@ def _html(cell: Cell) -> str:
     if isinstance(cell, Shaded):
         # At most so deep that the page's own ink is read on it, light or dark.
         alpha = 0.04 + 0.36 * min(1.0, max(0.0, cell.share))
-        red, green, blue = bytes.fromhex(cell.ink.removeprefix("#"))
-        ground = f"background-color:rgba({red},{green},{blue},{alpha:.2f})"
-        style = f"{ground};padding:1px 5px;border-radius:3px"
+        style = f"{_ground(cell.ink, alpha)};padding:1px 5px;border-radius:3px"
         return f'<span style="{style}">{safe(cell.text)}</span>'
+    if isinstance(cell, Long):
+        return f'<span title="{safe(cell.text)}">{safe(_text(cell))}</span>'
     if isinstance(cell, Marked):
         mark = f'<span style="color:{cell.ink}">{safe(cell.mark)}</span>'
-        return f"{mark} {safe(cell.word)}"
+        if not cell.is_chip:
+            return f"{mark} {safe(cell.word)}"
+        style = f"{_ground(cell.ink, 0.16)};padding:1px 8px 1px 6px;border-radius:9px"
+        return f'<span style="{style}">{mark} {safe(cell.word)}</span>'
     return safe(cell)
+
+
+def _ground(ink: str, alpha: float) -> str:
+    red, green, blue = bytes.fromhex(ink.removeprefix("#"))
+    return f"background-color:rgba({red},{green},{blue},{alpha:.2f})"

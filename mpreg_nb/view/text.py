@@ -41,6 +41,10 @@ MARKS = {
     "fallback": "↳",
     "undone": "↶",
 }
+"""Status of a step or a run -> its mark."""
+
+STATE_MARKS = {"alive": "●", "suspect": "◐", "dead": "✗", "left": "○"}
+"""State of a node -> its mark."""
 
 
 def printable(text: str) -> str:

@@ -67,7 +67,8 @@ def test_it_is_a_frame_to_compute_with() -> None:
     parts = [plan[["step", "chosen"]], plan[plan["step"] == "b"], plan.copy()]
 
     assert isinstance(plan, pd.DataFrame)
-    assert [type(part) for part in parts] == [pd.DataFrame] * 3
+    assert all(isinstance(part, pd.DataFrame) for part in parts)
+    assert "rejected" in repr(parts[2])  # parts show themselves as other frames do
     assert parts[1]["rejected"].item().startswith("cpu-1: lacks gpu; ")
     assert pickle.loads(pickle.dumps(plan)).equals(pd.DataFrame(plan))
 
