@@ -16,7 +16,7 @@ from mpreg_nb.view.plain import plain
 from mpreg_nb.view.steps import explained, nodes
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.terminal import shown
-from mpreg_nb.view.text import MARKS
+from mpreg_nb.view.text import MARKS, STATE_MARKS
 from mpreg_nb.view.units import count, duration, size
 from mpreg_nb.wire.pictures import NodePicture, Snapshot
 from mpreg_nb.wire.runs import StepState
@@ -35,10 +35,7 @@ MOST_NODES_OF_STEP = 4
 GREY, GREEN, BLUE = palette.IDLE.mark, palette.GOOD.mark, palette.BUSY.mark
 ORANGE, RED = palette.WARN.mark, palette.BAD.mark
 STATES = {
-    "alive": ("●", palette.NODES["alive"].mark),
-    "suspect": ("◐", palette.NODES["suspect"].mark),
-    "dead": ("✗", palette.NODES["dead"].mark),
-    "left": ("○", palette.NODES["left"].mark),
+    state: (STATE_MARKS[state], palette.NODES[state].mark) for state in STATE_MARKS
 }
 INKS = {status: tone.mark for status, tone in palette.STATUSES.items()}
 
