@@ -177,7 +177,7 @@ class ClientCalls:
             call.at = message.node
             if call.prints is None:
                 call.prints = Prints(call.writer)
-            call.prints.add(message)
+            call.prints.add(message, parts)
         elif type(message) is Started:
             call.waiting = False
             call.at = message.node

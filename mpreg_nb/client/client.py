@@ -306,7 +306,7 @@ class Client:
         if type(message) is LoadsTold:
             self.outlook.loads_told(message)
             return
-        if self.runs.receive(message):
+        if self.runs.receive(message, parts):
             return
         _, future = self._asks.get(message.id, (None, None))
         if future is not None and not future.done():

@@ -5,26 +5,33 @@ reach the cell that made it, however much later they come. Of a flood the first
 lines are shown, then one line says how many were left out, here or on the way.
 """
 
+import json
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
-from typing import TYPE_CHECKING, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
+from mpreg_nb.wire.displays import CLEARS, UPDATES, passing_on, text_of
 from mpreg_nb.wire.running import running_call
 
 if TYPE_CHECKING:
+    from mpreg_nb.wire.codec import Parts
     from mpreg_nb.wire.history import Line
     from mpreg_nb.wire.messages import Output
 
 Writer: TypeAlias = Callable[[str, str, str], None]
 """Takes node, stream ("stdout" or "stderr") and text, on any thread.
 
-Text "" says that the call has ended: a line that is unfinished ends too."""
+Text "" says that the call has ended: a line that is unfinished ends too. On the
+stream "display" the text is one display, see `wire.displays`."""
 
 CHARACTERS_PER_LINE = 200
 """A call may print so many for each line that it may print; few lines are longer."""
+
+DISPLAY_BYTES_PER_LINE = 50_000
+"""A call may display so much for each line that it may print; a display is a line."""
 
 LAST_LINES = 10
 """Of a call that is lost with its node, so many are in the error."""
@@ -53,17 +60,30 @@ def prefixed(node: str, text: str, *, continues: bool = False) -> str:
 class Page:
     """Where several calls write at the same time: whole lines, none torn by another.
 
-    `put` takes the stream and the text as it is to be shown.
+    `put` takes the stream and the text as it is to be shown. `show` takes a display
+    and a line that may go before it, and returns False where only text can be shown.
     """
 
-    def __init__(self, put: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        put: Callable[[str, str], None],
+        show: Callable[[dict[str, Any], str], bool] = lambda shown, head: False,
+    ) -> None:
         self._put = put
+        self._show = show
         self._lock = threading.Lock()
         self._unfinished: dict[str, str] = {}  # stream -> node whose line it is
+        self._last = ""  # the node that the reader takes what comes next for
 
     def __call__(self, node: str, stream: str, text: str) -> None:
-        """Write what `node` printed; "" ends its line."""
+        """Write what `node` printed, or show what it displayed; "" ends its line."""
+        if stream == "display":
+            shown = json.loads(text)
+            with self._lock:
+                self._display(node, shown)
+            return
         with self._lock:
+            self._last = node
             before = self._unfinished.get(stream)
             continues = before == node
             if not text:
@@ -77,6 +97,16 @@ class Page:
                 self._unfinished[stream] = node
             gap = "\n" if before is not None and not continues else ""
             self._put(stream, gap + prefixed(node, text, continues=continues))
+
+    def _display(self, node: str, shown: dict[str, Any]) -> None:
+        for stream in tuple(self._unfinished):
+            del self._unfinished[stream]
+            self._put(stream, "\n")
+        is_new = "data" in shown and not shown["update"]
+        head = f"[{node}]\n" if is_new and node != self._last else ""
+        self._last = "" if "clear" in shown else node
+        if not self._show(shown, head) and (text := text_of(shown)):
+            self._put("stdout", prefixed(node, text))
 
 
 def write_at_once(target: TextIO, text: str) -> None:
@@ -100,7 +130,13 @@ def _put(stream: str, text: str) -> None:
     write_at_once(sys.stderr if stream == "stderr" else sys.stdout, text)
 
 
-write_to_streams: Writer = Page(_put)
+def _pass_on(shown: dict[str, Any], head: str) -> bool:
+    """In a worker: show in the cell that its call was made from."""
+    pass_on = passing_on()
+    return pass_on is not None and pass_on(json.dumps(shown), head)
+
+
+write_to_streams: Writer = Page(_put, _pass_on)
 """Writes to this process's own streams; what scripts want."""
 
 
@@ -173,17 +209,65 @@ def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
+class DisplayAllowance:
+    """So much may be displayed. What comes after it is counted.
+
+    What clears the cell gives all of it back, and an update takes nothing: it comes
+    in the place of something.
+    """
+
+    def __init__(self, lines: int) -> None:
+        self._most = self._left = lines * DISPLAY_BYTES_PER_LINE
+        self._number = self._bytes = 0  # of those left out
+
+    def take(self, shown: str) -> bool:
+        """Whether `shown` is to be shown."""
+        if shown.startswith(CLEARS):
+            self._left = self._most
+            return True
+        if self._left <= 0:
+            self.left_out(1, len(shown))
+            return False
+        if not shown.startswith(UPDATES):
+            self._left -= max(len(shown), DISPLAY_BYTES_PER_LINE)
+        return True
+
+    def left_out(self, number: int, size: int) -> None:
+        """Count what was left out, here or on its way here."""
+        self._number += number
+        self._bytes += size
+
+    def told(self) -> str:
+        """Return a line that says what was left out since the last one, or ""."""
+        number, size = self._number, self._bytes
+        self._number = self._bytes = 0
+        if not number:
+            return ""
+        what = _counted(number, "more display")
+        return f"… {what} not shown ({size / 1e6:,.1f} MB)\n"
+
+
 class Prints:
     """What one call prints, or one step of a run. On one thread."""
 
     def __init__(self, write: Writer) -> None:
         self._write = write
         self._allowance = Allowance(most_lines())
+        self._displays: DisplayAllowance | None = None  # from its first display on
         self._places: dict[tuple[str, str], None] = {}  # node, stream; last used last
         self._tail = ""
 
-    def add(self, said: "Output | Line") -> None:
+    def add(self, said: "Output | Line", parts: "Parts" = ()) -> None:
         """Show the text as far as it may be, and count the rest and what was cut."""
+        if said.stream == "display":
+            self._places.setdefault((said.node, "stdout"))
+            if self._displays is None:
+                self._displays = DisplayAllowance(most_lines())
+            self._displays.left_out(said.lines_cut, said.characters_cut)
+            shown = bytes(parts[0]).decode() if parts else said.text
+            if shown and self._displays.take(shown):
+                self._write(said.node, "display", shown)
+            return
         self._places.pop((said.node, said.stream), None)
         self._places[said.node, said.stream] = None
         if said.characters_cut:
@@ -201,6 +285,8 @@ class Prints:
     def end(self) -> None:
         """Say what was left out. Nothing comes any more."""
         told = self._allowance.told()
+        if self._displays is not None:
+            told += self._displays.told()
         for node, stream in self._places:
             self._write(node, stream, "")
         if told:

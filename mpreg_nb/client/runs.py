@@ -235,7 +235,7 @@ class ClientRuns:
             return Fetched(function, parts, answer)
         return Fetched(step, parts or (answer.payload,))
 
-    def receive(self, message: Any) -> bool:
+    def receive(self, message: Any, parts: Parts = ()) -> bool:
         """Take in what a node tells of a run; False if it is of none here."""
         if type(message) is RunTold:
             self._told(message)
@@ -254,10 +254,10 @@ class ClientRuns:
                 record.results.update(message.results)
                 record.status = message.status
             case Printed(line=line):
-                record.lines.add(line)
+                record.lines.add(line, parts)
                 if line.step not in record.prints:
                     record.prints[line.step] = Prints(record.writer)
-                record.prints[line.step].add(line)
+                record.prints[line.step].add(line, parts)
                 return True
             case Failed(failure=failure) if failure.kind == "node_lost":
                 self._follow_again(record, failure.message)

@@ -3,6 +3,7 @@
 import msgspec
 
 from mpreg_nb.node.pending import Source
+from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.history import Line, Printed
 from mpreg_nb.wire.last_lines import LastLines
 from mpreg_nb.wire.messages import Output
@@ -29,12 +30,12 @@ class Audience:
         if source in self._sources:
             self._sources.remove(source)
 
-    def tell(self, message: msgspec.Struct) -> None:
+    def tell(self, message: msgspec.Struct, parts: Parts = ()) -> None:
         """Send `message` to all of them."""
         for source in self._sources:
-            source.send(message)
+            source.send(message, parts)
 
-    def printed(self, step: str, output: Output) -> None:
+    def printed(self, step: str, output: Output, parts: Parts = ()) -> None:
         """Pass on what a step printed, and keep it for who asks later."""
         line = Line(
             step=step,
@@ -44,5 +45,5 @@ class Audience:
             lines_cut=output.lines_cut,
             characters_cut=output.characters_cut,
         )
-        self.lines.add(line)
-        self.tell(Printed(id=self._run_id, line=line))
+        self.lines.add(line, parts)
+        self.tell(Printed(id=self._run_id, line=line), parts)

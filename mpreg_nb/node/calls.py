@@ -158,7 +158,7 @@ class Calls:
                 self.recalls.drop(message.id)
                 pending.source.send(message)
             case Output() if not pending.answered:
-                pending.source.send(message)
+                pending.source.send(message, parts)
             case _:
                 pass
         return True

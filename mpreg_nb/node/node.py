@@ -127,7 +127,7 @@ class Node:
             settings.workers,
             settings.slots,
             self._scratch,
-            lambda message: self.running.printed(message),
+            lambda *printed: self.running.printed(*printed),
             lambda event, detail: self.pictures.happened(name, event, detail),
             max_payload_bytes=settings.limits.max_payload_bytes,
         )

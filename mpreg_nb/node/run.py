@@ -225,7 +225,7 @@ class ActiveRun:
                 node = message.node
                 effects = self.machine.started(step, attempt, node, now, part=part)
             case Output():
-                self.audience.printed(step, message)
+                self.audience.printed(step, message, parts)
                 return
             case _:
                 return

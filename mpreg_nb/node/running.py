@@ -22,7 +22,7 @@ from mpreg_nb.node.placement import Placement
 from mpreg_nb.node.registry import OwnFunction, Registry, ShippedFunction
 from mpreg_nb.node.store import Store
 from mpreg_nb.node.workers import Workers
-from mpreg_nb.wire.codec import Buffer
+from mpreg_nb.wire.codec import Buffer, Parts
 from mpreg_nb.wire.failure_report import execution_failed
 from mpreg_nb.wire.gossip import Load, Offer
 from mpreg_nb.wire.jobs import Done, Job, JobFailed, Printed
@@ -243,8 +243,8 @@ class Running:
 
     # --------------------------------------------------------------------- end
 
-    def printed(self, message: Printed) -> None:
-        """Pass on what a running call wrote."""
+    def printed(self, message: Printed, parts: Parts = ()) -> None:
+        """Pass on what a running call wrote or displayed."""
         pending = self._here.get(message.id)
         if pending is not None and not pending.answered:
             pending.source.send(
@@ -255,7 +255,8 @@ class Running:
                     text=message.text,
                     lines_cut=message.lines_cut,
                     characters_cut=message.characters_cut,
-                )
+                ),
+                parts,
             )
 
     def _job_began(self, call_id: bytes) -> None:

@@ -60,8 +60,8 @@ class Owner(Protocol):
     def answered(self, link: "WorkerLink", answers: list[Received[Answer]]) -> None:
         """Some jobs have an answer."""
 
-    def printed(self, message: Printed) -> None:
-        """A running call has written something."""
+    def printed(self, message: Printed, parts: "Parts" = ()) -> None:
+        """A running call has written or displayed something."""
 
     def became_ready(self, link: "WorkerLink") -> None:
         """The worker takes jobs from now on."""
@@ -206,7 +206,7 @@ class WorkerLink:
                 elif self.take_back(message.id):
                     answers.append((message, parts))
             elif isinstance(message, Printed):
-                self._owner.printed(message)
+                self._owner.printed(message, parts)
             elif isinstance(message, Parked):
                 if message.waits and message.id in self.handed:
                     self.waiting.add(message.id)

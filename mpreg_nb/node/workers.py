@@ -83,7 +83,7 @@ class Workers:
         count: int,
         slots: int,
         scratch: Path,
-        on_output: Callable[[Printed], None],
+        on_output: "Callable[[Printed, Parts], None]",
         on_event: Callable[[str, str], None],
         *,
         max_payload_bytes: int = 1 << 30,
@@ -258,11 +258,11 @@ class Workers:
         self._finished += 1
         item.done(outcome, parts)
 
-    def printed(self, message: Printed) -> None:
+    def printed(self, message: Printed, parts: "Parts" = ()) -> None:
         """Pass on what a call wrote; what `Owner` asks for."""
         item = self._items.get(message.id)
         if item is not None and not item.job.quiet:
-            self._on_output(message)
+            self._on_output(message, parts)
 
     def waits(self, link: WorkerLink) -> None:
         """Find places for what a call that waits is in the way of; for `Owner`."""

@@ -1,4 +1,4 @@
-"""Prints of remote code reach the cell that made the call, however late they come.
+"""Prints and displays of remote code reach the cell that made the call, also late.
 
 In a kernel each text that is printed carries the header of the request that it
 belongs to, and the front end shows it at that cell. A writer takes this header
@@ -12,8 +12,11 @@ from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import Any, TextIO
 
+from IPython.core.displaypub import CapturingDisplayPublisher
+
 from mpreg_nb.client.output import (
     Allowance,
+    DisplayAllowance,
     Page,
     Writer,
     most_lines,
@@ -31,13 +34,23 @@ CALLS_PER_CELL = 20
 More would be cut by the server of the notebook, or make it too large to open."""
 
 
-class CellWriter:
-    """Writes to the streams of the cell that was running when it was made."""
+DISPLAYS_PER_CELL = 2
+"""All calls of a cell together may display as much as so many calls may."""
 
-    def __init__(self) -> None:
+
+class CellWriter:
+    """Writes to the streams of the cell that was running when it was made.
+
+    publisher: that of the shell at this time, which shows displays.
+    """
+
+    def __init__(self, publisher: Any = None) -> None:
         self._streams = _streams()
-        self._page = Page(self._put)
+        self._publisher = publisher
+        self._header = _header(publisher)
+        self._page = Page(self._put, self._show)
         self._allowance = Allowance(CALLS_PER_CELL * most_lines())
+        self._displays = DisplayAllowance(DISPLAYS_PER_CELL * most_lines())
         self._told_to = "", "stdout"  # where the last that was cut came from
         self._lock = threading.Lock()
         self._has_ended = False
@@ -52,6 +65,14 @@ class CellWriter:
 
     def __call__(self, node: str, stream: str, text: str) -> None:
         """Write what `node` printed, prefixed with its name. On any thread."""
+        if stream == "display":
+            with self._lock:
+                is_shown = self._displays.take(text)
+                if not is_shown:
+                    self._told_to = node, "stdout"
+            if is_shown:
+                self._page(node, stream, text)
+            return
         with self._lock:
             shown = self._allowance.take(text)
             if len(shown) < len(text):
@@ -68,9 +89,9 @@ class CellWriter:
 
     def _tell(self) -> None:
         with self._lock:
-            told = self._allowance.told()
-        if told:
-            self._page(*self._told_to, f"{told[:-1]}, of several calls\n")
+            told = (self._allowance.told(), self._displays.told())
+        for line in filter(None, told):
+            self._page(*self._told_to, f"{line[:-1]}, of several calls\n")
 
     def _put(self, stream: str, text: str) -> None:
         target, header = self._streams[stream == "stderr"]
@@ -81,14 +102,48 @@ class CellWriter:
         else:
             Context().run(_write, target, header, text)
 
+    def _show(self, shown: dict[str, Any], head: str) -> bool:
+        """Show a display in this cell; False where it shows only text."""
+        publisher = self._publisher
+        captured = isinstance(publisher, CapturingDisplayPublisher)
+        if self._header is None and not captured:
+            return False
+        if head:
+            self._put("stdout", head)
+        if captured:
+            _publish(publisher, shown)
+        else:
+            Context().run(_publish_for, publisher, self._header, shown)
+        return True
+
+
+def _publish(publisher: Any, shown: dict[str, Any]) -> None:
+    if "clear" in shown:
+        publisher.clear_output(shown["clear"])
+        return
+    publisher.publish(
+        data=shown["data"],
+        metadata=shown["metadata"],
+        transient=shown["transient"],
+        update=shown["update"],
+    )
+
+
+def _publish_for(publisher: Any, header: Any, shown: dict[str, Any]) -> None:
+    publisher._parent_header.set(header)  # of this context, see `_write`
+    _publish(publisher, shown)
+
 
 def _streams() -> tuple[tuple[TextIO, Any], tuple[TextIO, Any]]:
     """Return both streams, each with the header of the running request."""
     return (sys.stdout, _header(sys.stdout)), (sys.stderr, _header(sys.stderr))
 
 
-def _header(stream: TextIO) -> Any:
-    """Return the header of the running request; None where `stream` is no kernel's."""
+def _header(stream: Any) -> Any:
+    """Return the header of the running request; None where `stream` is no kernel's.
+
+    The publisher of displays has one as the streams have.
+    """
     if isinstance(getattr(stream, "_parent_header", None), ContextVar):
         return getattr(stream, "parent_header", None)
     return None
@@ -104,14 +159,16 @@ def _write(stream: Any, header: Any, text: str) -> None:
 class Cells:
     """The writer of the cell that runs; all calls of a cell share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
         self._newest: CellWriter | None = None
 
     def writer(self) -> CellWriter:
         """Return the writer of the cell that runs here now."""
         newest = self._newest
         if newest is None or not newest.is_of_this_cell:
-            newest = self._newest = CellWriter()
+            publisher = getattr(self._shell, "display_pub", None)
+            newest = self._newest = CellWriter(publisher)
         return newest
 
     def cell_begins(self, *_: object) -> None:
@@ -200,7 +257,7 @@ def attach(shell: Any) -> Callable[[], None]:
 
     Returns what ends that.
     """
-    cells = Cells()
+    cells = Cells(shell)
     gathering = Gathering(cells)
     shell.events.register("pre_run_cell", gathering.cell_begins)
     shell.events.register("pre_run_cell", cells.cell_begins)

@@ -122,10 +122,17 @@ class Connection(asyncio.BufferedProtocol):
         if not self._open:
             return 0
         element = encode(message)
-        if parts or len(element) > FRAGMENT_BYTES:
-            return self._outflow.send_stream(element, parts)
-        self._outflow.send(element)
-        return 0
+        outflow = self._outflow
+        if not parts and len(element) <= FRAGMENT_BYTES:
+            if not outflow.streams.is_behind(message):
+                outflow.send(element)
+                return 0
+            return outflow.send_stream(element, parts, message.id)  # type: ignore[attr-defined]
+        if getattr(message, "before_others", False):
+            outflow.flush()  # what was sent before it comes before it
+            return outflow.send_stream(element, parts, message.id)  # type: ignore[attr-defined]
+        key = message.id if outflow.streams.is_behind(message) else None  # type: ignore[attr-defined]
+        return outflow.send_stream(element, parts, key)
 
     def send_text(self, text: str) -> None:
         """Send one text message to a JSON client."""

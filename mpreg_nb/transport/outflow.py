@@ -76,11 +76,16 @@ class Outflow:
         """Begin a turn: the other end said something, most likely an answer."""
         self._at_once = self._single
 
-    def send_stream(self, element: bytes, parts: Parts) -> int:
-        """Queue one encoded message with its parts; return the stream's number."""
+    def send_stream(
+        self, element: bytes, parts: Parts, key: bytes | None = None
+    ) -> int:
+        """Queue one encoded message with its parts; return the stream's number.
+
+        Those of one `key` go one after the other.
+        """
         if len(element) > FRAGMENT_BYTES:
             element, parts = WHOLE, (element, *parts)
-        stream = self.streams.add(element, parts)
+        stream = self.streams.add(element, parts, key)
         self.messages += 1
         self._schedule_pump()
         return stream

@@ -43,27 +43,40 @@ class _Outgoing:
     stream: int
     attach: bytes
     left: deque[memoryview]  # what is still to be sent
+    key: bytes | None = None  # streams of one key go one after the other
 
 
 class OutgoingStreams:
-    """Cuts parts into fragments, one of each stream in turn."""
+    """Cuts parts into fragments, one of each stream in turn.
 
-    __slots__ = ("_next_stream", "_open", "_waiting")
+    Streams of the same key go one after the other: what a call displays must come
+    before its answer, however large it is.
+    """
+
+    __slots__ = ("_behind", "_next_stream", "_open", "_waiting")
 
     def __init__(self, *, dialled: bool) -> None:
         self._next_stream = 2 if dialled else 1
         self._open: deque[_Outgoing] = deque()
         self._waiting: deque[_Outgoing] = deque()
+        # Of each key that is on its way: those whose turn comes after it.
+        self._behind: dict[bytes, deque[_Outgoing]] = {}
 
     def __len__(self) -> int:
+        """How many there are; those of one key count while its first is on its way."""
         return len(self._open) + len(self._waiting)
+
+    def is_behind(self, message: Any) -> bool:
+        """Whether `message` must wait for a stream that has its id as the key."""
+        return bool(self._behind) and getattr(message, "id", None) in self._behind
 
     def clear(self) -> None:
         """Forget all of them."""
         self._open.clear()
         self._waiting.clear()
+        self._behind.clear()
 
-    def add(self, message: bytes, parts: Parts) -> int:
+    def add(self, message: bytes, parts: Parts, key: bytes | None = None) -> int:
         """Queue `parts` of the encoded `message`; return the stream's number."""
         if len(parts) > MOST_PARTS:
             raise ValueError(f"a message has at most {MOST_PARTS} parts")
@@ -76,8 +89,24 @@ class OutgoingStreams:
             message=msgspec.Raw(message),
         )
         left = deque(view for view in views if len(view))
-        self._waiting.append(_Outgoing(stream, encode(attach), left))
+        outgoing = _Outgoing(stream, encode(attach), left, key)
+        if key is not None and key in self._behind:
+            self._behind[key].append(outgoing)
+            return stream
+        if key is not None:
+            self._behind[key] = deque()
+        self._waiting.append(outgoing)
         return stream
+
+    def _over(self, outgoing: _Outgoing) -> None:
+        """Let the next of its key begin."""
+        if outgoing.key is None:
+            return
+        behind = self._behind[outgoing.key]
+        if behind:
+            self._waiting.append(behind.popleft())
+        else:
+            del self._behind[outgoing.key]
 
     def next_element(self) -> list[Buffer]:
         """Return the next element to send, in pieces; nothing if all is sent."""
@@ -85,6 +114,8 @@ class OutgoingStreams:
             begun = self._waiting.popleft()
             if begun.left:
                 self._open.append(begun)
+            else:
+                self._over(begun)
             return [begun.attach]
         if not self._open:
             return []
@@ -92,6 +123,8 @@ class OutgoingStreams:
         pieces = list(_cut(current.left, FRAGMENT_BYTES))
         if current.left:
             self._open.append(current)
+        else:
+            self._over(current)
         size = sum(map(len, pieces))
         if len(pieces) > MOST_PIECES:
             return [_fragment_head(current.stream, size), b"".join(pieces)]
@@ -103,8 +136,14 @@ class OutgoingStreams:
             for outgoing in queue:
                 if outgoing.stream == stream:
                     queue.remove(outgoing)
+                    self._over(outgoing)
                     known = queue is self._open
                     return encode(Abort(stream=stream)) if known else b""
+        for behind in self._behind.values():
+            for outgoing in behind:
+                if outgoing.stream == stream:
+                    behind.remove(outgoing)
+                    return b""
         return b""
 
 

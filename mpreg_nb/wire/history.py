@@ -1,13 +1,13 @@
 """The data lane: what is asked about runs, also by others than who began them."""
 
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import msgspec
 
 from mpreg_nb.wire.message import Count, Message, Name, RequestId, Version
 from mpreg_nb.wire.runs import RunPicture, StepPlan
 
-Stream: TypeAlias = Literal["stdout", "stderr"]
+Stream: TypeAlias = Literal["stdout", "stderr", "display"]
 
 
 class Line(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -22,7 +22,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 class Printed(Message, frozen=True, kw_only=True, array_like=True, tag="run_printed"):
-    """A step of the run `id` printed or logged something."""
+    """A step of the run `id` printed, logged or displayed something, see Output."""
+
+    before_others: ClassVar[bool] = True
 
     id: RequestId
     line: Line

@@ -103,13 +103,18 @@ class JobFailed(
 class Printed(
     msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="printed"
 ):
-    """Job `id` wrote `text`; whole lines where possible."""
+    """Job `id` wrote `text`; whole lines where possible.
+
+    On the stream "display" the text is one display, as JSON; if it is long, it
+    comes as the part beside the message. What was cut are displays and bytes then.
+    """
 
     id: bytes
-    stream: Literal["stdout", "stderr"]
+    stream: Literal["stdout", "stderr", "display"]
     text: str
     lines_cut: int = 0  # left out before the text, since they were too many
     characters_cut: int = 0
+    sizes: tuple[int, ...] = ()
 
 
 class Parked(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="parked"):

@@ -2,6 +2,10 @@
 
 from collections import deque
 
+import msgspec
+
+from mpreg_nb.wire.codec import Parts
+from mpreg_nb.wire.displays import CLEARS, UPDATES, text_of
 from mpreg_nb.wire.history import Line
 
 MOST_CHARACTERS = 64 * 1024
@@ -25,9 +29,22 @@ class LastLines:
         """What is kept."""
         return tuple(self._lines.copy())
 
-    def add(self, line: Line) -> None:
-        """Take in one more; the newest always stays."""
+    def add(self, line: Line, parts: Parts = ()) -> None:
+        """Take in one more; the newest always stays.
+
+        Of a display its text is kept, and nothing of what clears or updates one.
+        """
+        if line.stream == "display":
+            if line.text.startswith((CLEARS, UPDATES)) or not (line.text or parts):
+                return
+            size = sum(map(len, parts))
+            text = f"<a display of {size / 1e6:.1f} MB>\n" if parts else _text(line)
+            line = msgspec.structs.replace(line, stream="stdout", text=text)
         self._lines.append(line)
         self._characters += len(line.text)
         while self._characters > MOST_CHARACTERS and len(self._lines) > 1:
             self._characters -= len(self._lines.popleft().text)
+
+
+def _text(line: Line) -> str:
+    return text_of(msgspec.json.decode(line.text))

@@ -1,6 +1,6 @@
 """What every message of the data lane is made of."""
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -16,3 +16,6 @@ Version: TypeAlias = Annotated[str, Meta(min_length=32, max_length=32)]
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Base of every message of the data lane; never sent by itself."""
+
+    before_others: ClassVar[bool] = False
+    """Whether its parts arrive before all messages with its id that are sent later."""

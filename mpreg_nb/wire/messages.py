@@ -8,7 +8,7 @@ inline when it is a single part of at most `INLINE_BYTES`; otherwise `payload`
 is empty and the parts travel beside the message (`Connection.send`).
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -170,11 +170,17 @@ class Started(Message, frozen=True, kw_only=True, array_like=True, tag="started"
 
 
 class Output(Message, frozen=True, kw_only=True, array_like=True, tag="output"):
-    """What the function printed or logged; whole lines where possible."""
+    """What the function printed or logged; whole lines where possible.
+
+    On the stream "display" the text is one display, as JSON; if it is long, it
+    comes as a part beside the message. What was cut are displays and bytes then.
+    """
+
+    before_others: ClassVar[bool] = True
 
     id: RequestId
     node: Name
-    stream: Literal["stdout", "stderr"]
+    stream: Literal["stdout", "stderr", "display"]
     text: str
     lines_cut: Count = 0  # left out before the text, since they were too many
     characters_cut: Count = 0

@@ -11,21 +11,25 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from time import monotonic
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from mpreg_nb.wire.frames import frame
+from mpreg_nb.wire.displays import CLEARS
+from mpreg_nb.wire.frames import frame, sizes
 from mpreg_nb.wire.jobs import Printed
 from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import RunningCall, running_call
 from mpreg_nb.worker.outbox import Outbox
 
-Stream: TypeAlias = Literal["stdout", "stderr"]
+if TYPE_CHECKING:
+    from mpreg_nb.wire.codec import Buffer
+
+Stream: TypeAlias = Literal["stdout", "stderr", "display"]
 
 Cut: TypeAlias = tuple[int, int]
-"""Lines and characters that were left out."""
+"""Lines and characters that were left out, or displays and bytes."""
 
 NOTHING: Cut = (0, 0)
 
@@ -42,13 +46,67 @@ CHARACTERS_PER_S = 1_000_000
 PIECE = 64 * 1024
 """Longest text in one message."""
 
+SHORT_DISPLAY = 1024
+"""Longest display in a message. Others go beside theirs, as large values do, since a
+link takes these only as fast as they are read."""
+
+DISPLAY_BYTES_PER_S = 8 << 20
+DISPLAY_BYTES_AT_ONCE = 32 << 20
+"""More of what one call displays is counted instead of sent."""
+
+DISPLAY_LEAST = 4096
+"""A display counts as so many bytes at least: each costs the page a place."""
+
+
+class DisplayRate:
+    """How much one call may display now."""
+
+    def __init__(self) -> None:
+        self._left = float(DISPLAY_BYTES_AT_ONCE)
+        self._as_of = monotonic()
+        self._is_cutting = False
+        self._cut = self._bytes_cut = 0
+        self._last = b""  # that was cut
+
+    def take(self, shown: bytes) -> bool:
+        """Whether a display may be shown; counted if not."""
+        now = monotonic()
+        gained = (now - self._as_of) * DISPLAY_BYTES_PER_S
+        self._left = min(self._left + gained, DISPLAY_BYTES_AT_ONCE)
+        self._as_of = now
+        if (self._is_cutting and self._left < DISPLAY_BYTES_PER_S) or self._left <= 0:
+            self._is_cutting = True
+            self._cut += 1
+            self._bytes_cut += len(shown)
+            self._last = shown
+            return False
+        self._is_cutting = False
+        self._last = b""
+        self._left -= max(len(shown), DISPLAY_LEAST)
+        return True
+
+    def last(self) -> bytes:
+        """Return the last display if it was cut: the end is what should be seen."""
+        last, self._last = self._last, b""
+        if last:
+            self._cut -= 1
+            self._bytes_cut -= len(last)
+        return last
+
+    def left_out(self) -> Cut:
+        """Return how many were left out since this was asked, and their bytes."""
+        cut = self._cut, self._bytes_cut
+        self._cut = self._bytes_cut = 0
+        return cut
+
 
 class CallOutput:
     """What one call has printed and is not sent yet."""
 
     def __init__(self, call_id: bytes) -> None:
         self.id = call_id
-        self._pieces: deque[tuple[Stream, str | Cut]] = deque()
+        self._pieces: deque[tuple[Stream, str | Cut | bytes]] = deque()
+        self._displays: DisplayRate | None = None  # from its first display on
         self._since = -math.inf  # when the present second of counting began
         self._lines_left = 0
         self._characters_left = 0
@@ -83,6 +141,27 @@ class CallOutput:
         self._ends_line = text.endswith("\n")
         self._pieces.append((stream, text))
 
+    def show(self, shown: bytes) -> None:
+        """Keep a display in its place among the prints, or count it."""
+        if self._displays is None:
+            self._displays = DisplayRate()
+        if shown.startswith(CLEARS.encode()):  # never cut: the next would be added
+            if not self._pieces or self._pieces[-1] != ("display", shown):
+                self._pieces.append(("display", shown))
+        elif self._displays.take(shown):
+            self._tell_displays()
+            self._pieces.append(("display", shown))
+
+    def _tell_displays(self, *, whole: bool = False) -> None:
+        if self._displays is None:
+            return
+        last = self._displays.last() if whole else b""
+        cut = self._displays.left_out()
+        if cut != NOTHING:
+            self._pieces.append(("display", cut))
+        if last:
+            self._pieces.append(("display", last))
+
     def _is_new_second(self) -> bool:
         now = monotonic()
         if now < self._since + 1.0:
@@ -104,48 +183,56 @@ class CallOutput:
             self._lines_cut = self._characters_cut = 0
             self._pieces.append((stream, cut))
 
-    def frames(self, *, whole: bool) -> list[bytes]:
-        """Return messages for what is kept.
+    def frames(self, *, whole: bool) -> "list[Buffer]":
+        """Return messages for what is kept, with what goes beside them.
 
         Unless `whole`, the end of an unfinished line is kept back, if there are
         finished ones before it.
         """
         if whole:
             self._tell_cut("stdout")
+            self._tell_displays(whole=True)
         taken = []
         while self._pieces:  # others may add while this runs
             taken.append(self._pieces.popleft())
-        runs: list[tuple[Stream, Cut, str]] = []
-        for (stream, is_cut), run in groupby(taken, key=_kind):
-            if is_cut:
-                runs += [
-                    (stream, cut, "") for _, cut in run if not isinstance(cut, str)
-                ]
+        runs: list[tuple[Stream, str | Cut | bytes]] = []
+        for (stream, is_text), run in groupby(taken, key=_kind):
+            if is_text:
+                runs.append((stream, "".join(str(text) for _, text in run)))
             else:
-                runs.append((stream, NOTHING, "".join(str(text) for _, text in run)))
+                runs += run
         if runs and not whole:
-            stream, cut, text = runs[-1]
-            lines, newline, rest = text.rpartition("\n")
-            if newline and rest:
-                runs[-1] = (stream, cut, lines + newline)
-                self._pieces.appendleft((stream, rest))
-        return [
-            frame(
-                Printed(
-                    id=self.id,
-                    stream=stream,
-                    text=piece,
-                    lines_cut=cut[0],
-                    characters_cut=cut[1],
-                )
+            stream, text = runs[-1]
+            if isinstance(text, str):
+                lines, newline, rest = text.rpartition("\n")
+                if newline and rest:
+                    runs[-1] = (stream, lines + newline)
+                    self._pieces.appendleft((stream, rest))
+        return [part for run in runs for part in self._messages(*run)]
+
+    def _messages(self, stream: Stream, said: str | Cut | bytes) -> "Iterator[Buffer]":
+        if isinstance(said, str):
+            for piece in _pieces(said):
+                yield frame(Printed(id=self.id, stream=stream, text=piece))
+        elif isinstance(said, tuple):
+            cut = Printed(
+                id=self.id,
+                stream=stream,
+                text="",
+                lines_cut=said[0],
+                characters_cut=said[1],
             )
-            for stream, cut, text in runs
-            for piece in (_pieces(text) if text else ("",))
-        ]
+            yield frame(cut)
+        elif len(said) <= SHORT_DISPLAY:
+            yield frame(Printed(id=self.id, stream=stream, text=said.decode()))
+        else:
+            beside = sizes((said,))
+            yield frame(Printed(id=self.id, stream=stream, text="", sizes=beside))
+            yield said
 
 
-def _kind(piece: "tuple[Stream, str | Cut]") -> tuple[Stream, bool]:
-    return piece[0], not isinstance(piece[1], str)
+def _kind(piece: "tuple[Stream, str | Cut | bytes]") -> tuple[Stream, bool]:
+    return piece[0], isinstance(piece[1], str)
 
 
 def _pieces(text: str) -> Iterable[str]:
@@ -157,11 +244,12 @@ def _pieces(text: str) -> Iterable[str]:
 class PrintingCall(RunningCall):
     """A call with its prints."""
 
-    __slots__ = ("output",)
+    __slots__ = ("has_figures", "output")
 
     def __init__(self, *told: Any) -> None:
         super().__init__(*told)
         self.output: CallOutput | None = None
+        self.has_figures = False  # of matplotlib, that are open
 
 
 class Capture:
@@ -193,27 +281,40 @@ class Capture:
     def write(self, stream: Stream, text: str) -> None:
         """Note what was written for the call that runs here."""
         self._page.note(text)
-        call = running_call.get()
-        if not isinstance(call, PrintingCall):
-            call = self.sole
+        call = self.call
         if call is None:
             os.write(2, text.encode(errors="backslashreplace"))
             return
+        self._output_of(call).add(stream, text)
+
+    def show(self, shown: bytes) -> None:
+        """Note what the call that runs here displayed; outside of calls nobody sees."""
+        call = self.call
+        if call is not None:
+            self._output_of(call).show(shown)
+
+    @property
+    def call(self) -> PrintingCall | None:
+        """The call that runs here."""
+        call = running_call.get()
+        return call if isinstance(call, PrintingCall) else self.sole
+
+    def _output_of(self, call: PrintingCall) -> CallOutput:
         if call.output is None:
             call.output = CallOutput(call.id)
             self._printing[call.id] = call.output
             self._outbox.call_by(monotonic() + FIRST_FLUSH_S, self._flush)
-        call.output.add(stream, text)
+        return call.output
 
     def _flush(self, now: float) -> float:
         self._outbox.send((), self._unsent)
         return now + FLUSH_S if self._printing else math.inf
 
-    def _unsent(self) -> list[bytes]:
+    def _unsent(self) -> "list[Buffer]":
         outputs = list(self._printing.values())
         return [data for output in outputs for data in output.frames(whole=False)]
 
-    def finish(self, call: PrintingCall) -> list[bytes]:
+    def finish(self, call: PrintingCall) -> "list[Buffer]":
         """Return messages for all that is left of an ended call."""
         output = call.output
         if output is None:

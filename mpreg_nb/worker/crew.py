@@ -42,6 +42,14 @@ _raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
 _NOTHING = ctypes.py_object()
 
 
+def _end_figures(*, are_shown: bool) -> None:
+    call = running_call.get()
+    if isinstance(call, PrintingCall) and call.has_figures:
+        from mpreg_nb.worker.figures import end_figures
+
+        end_figures(call, are_shown=are_shown)
+
+
 def _nothing() -> None:
     """Interrupt a call that has not got its thread yet: it will look itself."""
 
@@ -190,6 +198,7 @@ class Crew:
             value = function(*args, **kwargs)
             if type(value) is CoroutineType:
                 value = asyncio.run_coroutine_threadsafe(value, self._loop).result()
+            _end_figures(are_shown=True)
             return self._answers.done(task.job, value, perf_counter_ns() - started)
         except BaseException as error:  # noqa: BLE001  the border of user code
             return error
@@ -204,6 +213,7 @@ class Crew:
         with self._state:
             interrupted = task.job.id in self._interrupted
             self._interrupted.discard(task.job.id)
+        _end_figures(are_shown=not interrupted)
         if interrupted:
             return self._answers.cancelled(task.job, begun=True)
         return self._answers.failed(task.job, error, given=task.given)
@@ -247,6 +257,7 @@ class Crew:
         started = perf_counter_ns()
         try:
             value = await function(*args, **kwargs)
+            _end_figures(are_shown=True)
         except (SystemExit, KeyboardInterrupt) as error:  # these would end the loop
             return self._broken(task, error)
         return self._answers.done(task.job, value, perf_counter_ns() - started)

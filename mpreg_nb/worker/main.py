@@ -1,6 +1,5 @@
 """From the start of a worker process to its end."""
 
-import builtins
 import importlib
 import os
 import socket
@@ -13,7 +12,7 @@ from mpreg_nb.wire.page import Page
 from mpreg_nb.wire.running import Home, set_home
 from mpreg_nb.wire.working_folder import hide
 from mpreg_nb.worker.capture import Capture
-from mpreg_nb.worker.display import display
+from mpreg_nb.worker.display import install
 from mpreg_nb.worker.execution import Answers
 from mpreg_nb.worker.folder import Folder, Folders
 from mpreg_nb.worker.inbox import Inbox
@@ -46,7 +45,7 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     os.close(shared)
     capture = Capture(outbox, page)
     capture.install()
-    builtins.display = display  # type: ignore[attr-defined]  # as IPython has it
+    install(capture, setup.max_payload_bytes)
     answers = Answers(setup.max_payload_bytes)
     os.chdir(setup.scratch)
     hide(os.getcwdb())

@@ -118,6 +118,7 @@ class Solo:
         value = function(*args, **kwargs)
         if type(value) is CoroutineType:
             value = self._await(value)
+        self._end_figures(are_shown=True)
         return self._answers.done(job, value, perf_counter_ns() - started)
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
@@ -132,9 +133,17 @@ class Solo:
             self._awaited = None
 
     def _broken(self, task: Task, error: BaseException, run_ns: int) -> Frames:
+        self._end_figures(are_shown=not self._interrupted)
         if self._interrupted:
             return self._answers.cancelled(task.job, begun=True, run_ns=run_ns)
         return self._answers.failed(task.job, error, run_ns, given=task.given)
+
+    def _end_figures(self, *, are_shown: bool) -> None:
+        call = self._capture.sole
+        if call is not None and call.has_figures:
+            from mpreg_nb.worker.figures import end_figures
+
+            end_figures(call, are_shown=are_shown)
 
     def _answer(self, frames: Frames, now_ns: int) -> None:
         waiting, outbox = self._inbox.waiting, self._outbox

@@ -123,7 +123,7 @@ def own_costs_us() -> dict[str, float]:
 async def measure() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         begun = time.perf_counter()
-        workers = Workers(1, 1, Path(scratch), lambda _: None, lambda *_: None)
+        workers = Workers(1, 1, Path(scratch), lambda *_: None, lambda *_: None)
         await workers.start()
         bench = Bench(workers)
         await bench.one()

@@ -1,10 +1,21 @@
 """How much of what functions print is shown, and that the count of the rest is true."""
 
+from typing import Any
+
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg_nb.client.output import CHARACTERS_PER_LINE, Allowance, Page, Prints
+from mpreg_nb.client.output import (
+    CHARACTERS_PER_LINE,
+    DISPLAY_BYTES_PER_LINE,
+    Allowance,
+    DisplayAllowance,
+    Page,
+    Prints,
+)
+from mpreg_nb.wire.displays import packed, packed_clear
 from mpreg_nb.wire.messages import Output
 
 
@@ -91,4 +102,74 @@ def test_what_was_cut_on_the_way_is_counted_with_the_rest() -> None:
         "[n1] two",
         "\n",
         "[n1] … 1,000,000 more lines not shown (5,000,000 characters)\n",
+    ]
+
+
+def display(html: str = "", *, update: bool = False, **transient: str) -> str:
+    data = {"text/plain": "a\nb", "text/html": html}
+    return packed(data, {}, transient, update=update)
+
+
+def test_a_script_shows_the_text_of_a_display_and_nothing_of_what_clears() -> None:
+    texts: list[tuple[str, str]] = []
+    page = Page(lambda stream, text: texts.append((stream, text)))
+
+    page("n1", "stderr", "bar 50 %")
+    page("n1", "display", display("<b>"))
+    page("n1", "display", packed_clear(wait=True))
+
+    assert texts == [
+        *(("stderr", "[n1] bar 50 %"), ("stderr", "\n")),
+        ("stdout", "[n1] a\n[n1] b\n"),
+    ]
+
+
+def test_a_display_has_the_name_of_its_node_unless_that_was_the_last() -> None:
+    heads: list[str] = []
+
+    def show(shown: dict[str, Any], head: str) -> bool:
+        heads.append(head)
+        return True
+
+    page = Page(lambda stream, text: None, show)
+
+    page("n1", "display", display())
+    page("n1", "stdout", "text\n")
+    page("n1", "display", display())
+    page("n2", "display", display())
+    page("n1", "display", display(update=True, display_id="x"))
+    page("n1", "display", packed_clear(wait=False))
+    page("n1", "display", display())
+
+    assert heads == ["[n1]\n", "", "[n2]\n", "", "", "[n1]\n"]
+
+
+def test_so_much_is_displayed_and_the_rest_is_counted() -> None:
+    allowance = DisplayAllowance(2)
+    large = display("x" * DISPLAY_BYTES_PER_LINE)
+
+    taken = [allowance.take(one) for one in (display(), large, display(), large)]
+    told = allowance.told()
+    updated = allowance.take(display(update=True, display_id="x"))
+    cleared = allowance.take(packed_clear(wait=True)), allowance.take(display())
+
+    assert taken == [True, True, False, False]
+    assert told == "… 2 more displays not shown (0.1 MB)\n"
+    assert updated is False
+    assert cleared == (True, True)
+
+
+def test_displays_that_were_cut_on_the_way_are_told_at_the_end() -> None:
+    texts: list[str] = []
+    prints = Prints(lambda node, stream, text: texts.append(f"{stream}: {text}"))
+    shown = msgspec.structs.replace(said(""), stream="display")
+
+    prints.add(shown, (display().encode(),))
+    prints.add(msgspec.structs.replace(shown, lines_cut=7, characters_cut=2_000_000))
+    prints.end()
+
+    assert texts == [
+        f"display: {display()}",
+        "stdout: ",
+        "stdout: … 7 more displays not shown (2.0 MB)\n",
     ]

@@ -8,7 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import msgspec
+
 from mpreg_nb.node.workers import Crashed, Outcome, Workers
+from mpreg_nb.wire.codec import Parts
 from mpreg_nb.wire.jobs import Done, Job, Printed
 from mpreg_nb.wire.payload import pack_arguments, pack_function, remote_error, unpack
 
@@ -35,7 +38,9 @@ class Office:
         self._ids = count(1)
         self._heard = asyncio.Event()
 
-    def hear(self, message: Printed) -> None:
+    def hear(self, message: Printed, parts: Parts = ()) -> None:
+        if parts:  # it is long, and comes beside its message
+            message = msgspec.structs.replace(message, text=bytes(parts[0]).decode())
         self.printed.append(message)
         self._heard.set()
 
@@ -115,7 +120,7 @@ async def office(
         count,
         slots,
         scratch / "scratch",
-        lambda message: made[0].hear(message),
+        lambda *printed: made[0].hear(*printed),
         lambda event, detail: made[0].happen(event, detail),
         **options,
     )

@@ -13,6 +13,7 @@ import pytest
 
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
 from mpreg_nb.wire.codec import Abort, Attach, encode, join
+from mpreg_nb.wire.messages import Output, Reply
 from tests.transport.links import linked, numbered
 
 PROGRAM = Path(__file__).with_name("large_program.py")
@@ -205,3 +206,27 @@ def test_a_hundred_megabytes_cost_no_copy_at_the_sender_and_one_at_the_receiver(
 
 def test_fragments_fit_a_frame() -> None:
     assert 2 * FRAGMENT_BYTES < Limits().max_frame_bytes
+
+
+async def test_what_is_said_of_a_call_comes_in_order_however_large_a_display_is() -> (
+    None
+):
+    shown = Output(id=bytes(16), node="n1", stream="display", text="")
+    printed = Output(id=bytes(16), node="n1", stream="stdout", text="after")
+    reply = Reply(id=bytes(16), payload=b"", node="n1")
+    other = Reply(id=bytes(15) + b"1", payload=b"", node="n1")
+    async with linked() as pair:
+        pair.dialled.send(shown, (bytes(5 * MB),))
+        pair.dialled.send(printed)
+        pair.dialled.send(shown, (bytes(1 * MB),))
+        pair.dialled.send(reply, (bytes(2 * MB),))
+        pair.dialled.send(other)
+
+        came = await pair.accepted_ear.heard(pair.accepted_ear.messages, 5)
+
+        assert [message for message, _ in came] == [
+            *(other, shown, printed, shown, reply)
+        ]
+        assert [sum(map(len, parts)) for _, parts in came] == [
+            *(0, 5 * MB, 0, 1 * MB, 2 * MB)
+        ]

@@ -257,3 +257,30 @@ def test_every_kind_of_buffer_is_a_part() -> None:
     _, fragment = elements(outgoing)
 
     assert bytes(fragment.data) == b"onetwothree"
+
+
+def test_streams_of_one_key_go_one_after_the_other_and_hold_up_no_other() -> None:
+    outgoing = OutgoingStreams(dialled=True)
+    incoming = IncomingStreams(max_bytes=2**40)
+    first, behind, other = numbered(1), numbered(2), numbered(3)
+
+    outgoing.add(encode(first), (bytes(3 * FRAGMENT_BYTES),), b"call")
+    outgoing.add(encode(behind), (), b"call")
+    outgoing.add(encode(other), (bytes(FRAGMENT_BYTES),))
+    done = [receive(incoming, element) for element in elements(outgoing)]
+
+    order = [bytes(one.message) for one in done if isinstance(one, Complete)]
+    assert order == [encode(other), encode(first), encode(behind)]
+
+
+def test_a_stream_that_is_given_up_lets_the_next_of_its_key_begin() -> None:
+    outgoing = OutgoingStreams(dialled=True)
+
+    begun = outgoing.add(MESSAGE, (bytes(3 * FRAGMENT_BYTES),), b"call")
+    dropped = outgoing.add(MESSAGE, (b"1",), b"call")
+    last = outgoing.add(MESSAGE, (b"2",), b"call")
+    outgoing.next_element()
+    told = outgoing.abort(begun), outgoing.abort(dropped)
+
+    assert (READ.decode(told[0]), told[1]) == (Abort(stream=begun), b"")
+    assert [element.stream for element in elements(outgoing)] == [last, last]

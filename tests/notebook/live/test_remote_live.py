@@ -1,0 +1,158 @@
+"""What a cell that runs elsewhere shows and does, in a real kernel."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.live.leaks import nothing_left
+from tests.notebook.live.kernel import Cell, Kernel, kernel
+
+pytestmark = pytest.mark.live
+
+SETUP = """
+%load_ext mpreg_nb
+%mpreg up n1 n2 --workers 1
+import mpreg_nb as mp
+from IPython.display import HTML, display
+
+def show(html):
+    display(HTML(html))
+    print("shown")
+    return len(html)
+
+def nested(html):
+    import mpreg_nb as mp
+    return mp.call(show, html)
+"""
+
+
+@pytest.fixture(autouse=True)
+def leaks() -> None:
+    """What is left over is looked for once, when the kernel of all tests has ended."""
+
+
+@pytest.fixture(scope="module")
+def front(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPREG_NB_PLAIN", "0")
+        with nothing_left(tmp_path_factory.mktemp("remote")), kernel() as made:
+            made.set_up(SETUP)
+            yield made
+
+
+def seen(cell: Cell, kind: str = "text/html") -> list[str]:
+    """What a reader sees, in its order: texts, and displays that have this form."""
+    found: list[str] = []
+    for message in cell.messages:
+        content = message["content"]
+        match message["msg_type"]:
+            case "stream":
+                found += content["text"].splitlines()
+            case "display_data" | "update_display_data" | "execute_result":
+                text = content["data"].get(kind)
+                if text is not None and "running" not in text and " · " not in text:
+                    found.append(text)
+            case "clear_output":
+                found.append(f"clear, wait={content['wait']}")
+            case "error":
+                found.append(f"{content['ename']}: {content['evalue']}")
+    return found
+
+
+def test_displays_of_a_remote_cell_come_in_all_their_forms_and_in_order(
+    front: Kernel,
+) -> None:
+    cell = front.run(
+        "%%mpreg remote --node n1\n"
+        "from IPython.display import HTML, Markdown, clear_output\n"
+        "print('one')\n"
+        "display(HTML('<b>two</b>'), metadata={'a': 1})\n"
+        "handle = display(HTML('three'), display_id=True)\n"
+        "handle.update(HTML('four'))\n"
+        "clear_output(wait=True)\n"
+        "display('five', Markdown('six'))\n"
+        "HTML('seven')"
+    )
+
+    assert seen(cell) == [
+        *("[n1] one", "<b>two</b>", "three", "four", "clear, wait=True"),
+        *("[n1] 'five'", "seven"),
+    ]
+    assert seen(cell, "text/markdown")[-1] == "six"
+    three, four = (
+        m["content"]["transient"]["display_id"]
+        for m in cell.messages
+        if m["content"].get("data", {}).get("text/html") in ("three", "four")
+    )
+    assert three == four
+
+
+def test_figures_of_remote_cells_are_shown_as_in_a_notebook(front: Kernel) -> None:
+    cell = front.run(
+        "%%mpreg everywhere\n"
+        "import matplotlib.pyplot as plt\n"
+        "plt.plot([1, 2])\nplt.show()\nprint('between')\nplt.plot([2, 1]);"
+    )
+
+    images = [data for data in cell.data() if "image/png" in data]
+    assert len(images) == 4
+    for node in ("n1", "n2"):
+        assert f"[{node}] between" in cell.stream()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "mp.call(show, '<p>')",
+        "mp.submit(show, '<p>').result()",
+        "await mp.submit(show, '<p>')",
+        "mp.map(show, ['<p>'])[0]",
+        "mp.call(nested, '<p>')",
+        "flow = mp.workflow('shows'); flow.step('s', show, '<p>'); flow.run(); None",
+    ],
+)
+def test_displays_of_functions_come_to_the_cell_that_calls_them(
+    front: Kernel, source: str
+) -> None:
+    cell = front.run(source)
+
+    texts = seen(cell)
+    assert [text.rpartition("] ")[2] for text in texts[1:3]] == ["<p>", "shown"]
+    assert texts[0].startswith("[n")
+
+
+def test_a_large_display_of_a_background_run_comes_to_the_cell_that_began_it(
+    front: Kernel,
+) -> None:
+    begun = front.run(
+        "flow = mp.workflow('late')\n"
+        "flow.step('s', show, '<p>' * 1_000_000)\n"
+        "run = flow.start()"
+    )
+    waited = front.run("run.wait(); None")
+    front.wait_for("shown", begun)
+
+    assert [len(text) for text in seen(begun)] == [4, 3_000_000, len("[n1] shown")]
+    assert "<p>" not in "".join(seen(waited))
+
+
+def test_a_captured_cell_captures_displays(front: Kernel) -> None:
+    front.run("%%capture caught\nmp.call(show, '<p>')")
+
+    cell = front.run("caught.outputs[0].data['text/html'], len(caught.outputs)")
+    assert cell.data()[-1]["text/plain"] == "('<p>', 2)"
+
+
+def test_a_flood_of_displays_is_cut_and_costs_no_node(front: Kernel) -> None:
+    cell = front.run(
+        "%%mpreg remote\n"
+        "for n in range(3000):\n"
+        "    display({'text/html': f'{n} ' + 'x' * 30_000}, raw=True)"
+    )
+
+    shown = [text for text in seen(cell) if text.endswith("xxx")]
+    told = cell.stream().splitlines()[-1]
+    cut = int(told.split(" more")[0].rpartition("… ")[2].replace(",", ""))
+    assert len(shown) + cut == 3000
+    assert len(shown) == 1000
+    assert "error" not in cell.kinds()
