@@ -132,7 +132,8 @@ class ClientCalls:
         self._several = self._direct and len(alive) > 1
         self._only = next(iter(alive)) if len(alive) == 1 else ""
         suspect = self._mirror.resources(MemberState.SUSPECT)
-        self.router.update(alive, suspect, self._mirror.pythons)
+        mirror = self._mirror
+        self.router.update(alive, suspect, mirror.pythons, mirror.workerless)
         for picture in self._mirror.nodes:
             record = picture.record
             if self._epochs.get(record.name, record.epoch) != record.epoch:

@@ -101,6 +101,13 @@ class Mirror:
             for picture in self.nodes
         }
 
+    @property
+    def workerless(self) -> frozenset[str]:
+        """Return the nodes without worker processes."""
+        return frozenset(
+            picture.record.name for picture in self.nodes if not picture.record.workers
+        )
+
     def _add(self, offer: Offer) -> None:
         self._newest.clear()
         pairs = self._offers.setdefault(offer.function, [])

@@ -43,6 +43,7 @@ class Card:
     captures: "tuple[Capture, ...]"
     replaces: "Replaced | None" = None
     python: str = ""  # the only one that runs it, such as "Python 3.11"
+    needs_worker: bool = False
 
     @classmethod
     def of(
@@ -62,6 +63,15 @@ class Card:
             captures=shipped.captures,
             replaces=replaces,
             python=f"Python {offer.python}" if offer.python else "",
+            needs_worker=offer.needs_worker,
+        )
+
+    @property
+    def needs(self) -> str:
+        """What a node must have to serve the function."""
+        worker = "a worker process" if self.needs_worker else ""
+        return ", ".join(self.resources) or " and ".join(
+            need for need in (self.python, worker) if need
         )
 
     @property
@@ -70,9 +80,7 @@ class Card:
         return "" if self.replaces is None else f"{self.function} {self.replaces}"
 
     def __str__(self) -> str:
-        where = ", ".join(self.nodes) or (
-            f"no node yet (needs {', '.join(self.resources) or self.python})"
-        )
+        where = ", ".join(self.nodes) or (f"no node yet (needs {self.needs})")
         parts = [f"{self.function} {self.version[:6]} → {where}", size(self.size_bytes)]
         if self.captures:
             shown = [f"{c.name} ({c.type_name})" for c in self.captures]

@@ -56,6 +56,14 @@ class NodeMembers:
             for member in self._node.gossiping.swim.members
         }
 
+    def workerless(self) -> frozenset[str]:
+        """Return the nodes without worker processes."""
+        return frozenset(
+            member.name
+            for member in self._node.gossiping.swim.members
+            if not member.record.workers
+        )
+
     def changed(self) -> None:
         """Route anew: a member came, went, or is in doubt."""
         suspect = {
@@ -63,7 +71,9 @@ class NodeMembers:
             for member in self._node.gossiping.swim.members
             if member.state is MemberState.SUSPECT
         }
-        self._node.router.update(self.alive(), suspect, self.pythons())
+        self._node.router.update(
+            self.alive(), suspect, self.pythons(), self.workerless()
+        )
         self._node.calls.routes_changed()
         self._node.pictures.changed()
 

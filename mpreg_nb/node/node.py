@@ -139,7 +139,7 @@ class Node:
             asks=self.asks,
             lane=lane,
             alive=self.members.alive,
-            pythons=self.members.pythons,
+            can_run=self.router.can_run,
             announce=lambda delta: self.gossiping.announce(delta),
             on_event=lambda event, detail: self.pictures.happened(name, event, detail),
         )

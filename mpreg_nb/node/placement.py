@@ -27,7 +27,6 @@ from mpreg_nb.wire.messages import (
     Registered,
     Reply,
 )
-from mpreg_nb.wire.versions import PYTHON
 
 PLACE_TIMEOUT_S = 1.0
 """How long a registration waits for nodes that do not confirm; they pull later."""
@@ -46,7 +45,7 @@ class Placement:
         asks: Asks,
         lane: DataLane,
         alive: Callable[[], Mapping[str, frozenset[str]]],
-        pythons: Callable[[], Mapping[str, str]],
+        can_run: Callable[[str, Offer], bool],
         announce: Callable[[tuple[Offer, ...]], None],
         on_event: Callable[[str, str], None],
     ) -> None:
@@ -57,7 +56,7 @@ class Placement:
         self._asks = asks
         self._lane = lane
         self._alive = alive
-        self._pythons = pythons
+        self._can_run = can_run
         self._announce = announce
         self._on_event = on_event
         self._obtaining: dict[str, asyncio.Task[bool]] = {}
@@ -111,11 +110,10 @@ class Placement:
             detail = f"{request.function} {request.version[:6]}"
             self._on_event("function added", detail)
         self._hold(offer, parts or (request.payload,))
-        pythons = self._pythons()
         nodes = [
             node
             for node, held in self._alive().items()
-            if offer.resources <= held and offer.python in ("", pythons[node])
+            if offer.resources <= held and self._can_run(node, offer)
         ]
         others = [node for node in nodes if node != self._me]
         if others:
@@ -171,7 +169,7 @@ class Placement:
     def serve_missing(self) -> None:
         """Pull what this node should serve and lacks."""
         for offer in self._catalog.missing(self._resources):
-            mine = offer.python in ("", PYTHON)
+            mine = self._can_run(self._me, offer)
             if mine and offer.version not in self._obtaining:
                 self._obtain(offer.version, None)
 

@@ -5,7 +5,8 @@ A function that was *placed* is served by every live node that holds the
 resources it was registered with, whether its code is there yet or not: a node
 fetches what it lacks. A function that a program registered in its own process
 is served by that process alone. Code that was shipped runs only on nodes with
-the minor version of Python that compiled it.
+the minor version of Python that compiled it, and a function that runs in a worker
+process only on nodes that have any.
 
 Among the nodes that fit the best one is taken, where they are few; of many two are
 drawn and the better one is taken (power of two choices, Mitzenmacher 2001). The
@@ -69,17 +70,26 @@ class Refused:
     similar: str  # the nearest name that is offered, or ""
     python: str = ""  # the minor version of the code, if all depends on that
     pythons: tuple[tuple[str, str], ...] = ()  # node that would fit, its version
+    workerless: tuple[str, ...] = ()  # nodes that would fit if they had workers
 
     @property
     def reason(self) -> str:
         """What is in the way besides resources, and what to do about it."""
-        if not self.pythons:
-            return ""
-        theirs = ", ".join(f"{node} runs {python}" for node, python in self.pythons)
-        return (
-            f"its code is of Python {self.python}, and {theirs}. Start a node with "
-            f"Python {self.python}, or register it from one of theirs"
-        )
+        reasons = []
+        if self.pythons:
+            theirs = ", ".join(f"{node} runs {python}" for node, python in self.pythons)
+            reasons.append(
+                f"its code is of Python {self.python}, and {theirs}. Start a node with "
+                f"Python {self.python}, or register it from one of theirs"
+            )
+        if self.workerless:
+            have = "has" if len(self.workerless) == 1 else "have"
+            reasons.append(
+                f"it runs in a worker process, and {', '.join(self.workerless)} {have} "
+                "none (workers=0). Start a node with workers=1, or register the "
+                "function with isolation='thread'"
+            )
+        return "; also, ".join(reasons)
 
 
 Choice: TypeAlias = Chosen | UnknownVersion | Refused
@@ -125,6 +135,7 @@ class Router:
         self._alive: dict[str, frozenset[str]] = {}
         self._suspect: dict[str, frozenset[str]] = {}
         self._pythons: Mapping[str, str] = {}
+        self._workerless: Collection[str] = ()
         self._fits: dict[Wanted, _Fit] = {}
         self._reasons: dict[Wanted, tuple[tuple[str, str], ...]] = {}  # node, reason
 
@@ -133,12 +144,15 @@ class Router:
         alive: Mapping[str, frozenset[str]],
         suspect: Mapping[str, frozenset[str]],
         pythons: Mapping[str, str] | None = None,
+        workerless: Collection[str] = (),
     ) -> None:
         """Take the members anew: node -> resources. Call it when any changed.
 
         pythons: node -> minor version; one that is not in it runs any code.
+        workerless: nodes without worker processes.
         """
         self._pythons = pythons or {}
+        self._workerless = workerless
         self._alive = dict(alive)
         self._suspect = dict(suspect)
         self._fits.clear()
@@ -217,7 +231,7 @@ class Router:
             if not offer.placed
         }
         placed = any(offer.placed for _, offer in self._matching(wanted))
-        python, other_python = self._other_python(wanted)
+        python, other_python, workerless = self._only_unable(wanted)
         reasons: list[tuple[str, str]] = []
         for node, held in {**self._suspect, **self._alive}.items():
             lacks = needed - held - own.get(node, frozenset())
@@ -227,6 +241,8 @@ class Router:
                 reason = "lacks " + ", ".join(sorted(lacks))
             elif node in other_python:
                 reason = f"runs Python {self._pythons[node]}, not {python}"
+            elif node in workerless:
+                reason = "has no worker processes"
             elif node not in fits:
                 reason = "another version" if placed else "has no such function"
             elif node in self._suspect and fit.alive:
@@ -274,13 +290,19 @@ class Router:
                     needed = wanted.resources | offer.resources
                     if not offer.placed:
                         needed = wanted.resources - offer.resources
-                    if needed <= held and self._runs(node, offer):
+                    if needed <= held and self.can_run(node, offer):
                         found[node] = Chosen(node, offer.version, offer)
         return _Fit(tuple(alive.values()), tuple(suspect.values()), unknown)
 
-    def _runs(self, node: str, offer: Offer) -> bool:
-        """Whether the Python of `node` is one that runs the code."""
+    def can_run(self, node: str, offer: Offer) -> bool:
+        """Whether `node` has the Python that the code needs, and a worker for it."""
+        return self._has_python(node, offer) and self._has_worker(node, offer)
+
+    def _has_python(self, node: str, offer: Offer) -> bool:
         return offer.python in ("", self._pythons.get(node, offer.python))
+
+    def _has_worker(self, node: str, offer: Offer) -> bool:
+        return not (offer.needs_worker and node in self._workerless)
 
     def _matching(self, wanted: Wanted) -> list[tuple[str, Offer]]:
         """Return the offers of the version that is meant; one of a placed version."""
@@ -325,26 +347,40 @@ class Router:
         if not matching:
             names = {offer.function for _, offer in self._catalog.entries()}
             similar = nearest(wanted.function, names) or ""
-        python, nodes = self._other_python(wanted)
+        python, nodes, workerless = self._only_unable(wanted)
         pythons = tuple((node, self._pythons[node]) for node in nodes)
         return Refused(
-            self.needed(wanted), offers, held, similar, python if nodes else "", pythons
+            self.needed(wanted),
+            offers,
+            held,
+            similar,
+            python if nodes else "",
+            pythons,
+            tuple(workerless),
         )
 
-    def _other_python(self, wanted: Wanted) -> tuple[str, list[str]]:
-        """Return the Python of the code, and the nodes that only lack that."""
+    def _only_unable(self, wanted: Wanted) -> tuple[str, list[str], list[str]]:
+        """Return the nodes that hold all that is asked for, and cannot run the code.
+
+        First the Python of the code, then the nodes with another one, then those of
+        the others that have no worker for it.
+        """
         for _, offer in self._matching(wanted):
             if offer.placed:
                 needed = wanted.resources | offer.resources
                 members = {**self._suspect, **self._alive}
-                return offer.python, [
+                holding = [
                     node
                     for node, held in sorted(members.items())
-                    if needed <= held
-                    and wanted.node in (None, node)
-                    and not self._runs(node, offer)
+                    if needed <= held and wanted.node in (None, node)
                 ]
-        return "", []
+                of_python = [n for n in holding if self._has_python(n, offer)]
+                return (
+                    offer.python,
+                    [n for n in holding if n not in of_python],
+                    [n for n in of_python if not self._has_worker(n, offer)],
+                )
+        return "", [], []
 
 
 def _fitting_first(pair: tuple[str, str]) -> tuple[bool, str]:

@@ -44,7 +44,9 @@ def served(snapshot: Snapshot) -> dict[str, tuple[Offer, tuple[str, ...]]]:
     A node that should serve it and does not have the code yet counts: it pulls the
     code before the first call. So gossip that is on its way changes nothing here.
     """
-    there = {record.name: record.resources for record in _present(snapshot)}
+    present = list(_present(snapshot))
+    there = {record.name: record.resources for record in present}
+    workerless = {record.name for record in present if not record.workers}
     offers: dict[str, list[tuple[str, Offer]]] = {}
     for owner, offer in snapshot.offers:
         if offer.version and not offer.removed:
@@ -54,6 +56,8 @@ def served(snapshot: Snapshot) -> dict[str, tuple[Offer, tuple[str, ...]]]:
         newest = max((o for _, o in offers[function]), key=_rank)
         if newest.placed:
             nodes = {node for node in there if newest.resources <= there[node]}
+            if newest.needs_worker:
+                nodes -= workerless
         else:  # only those that have it, and of the nodes that have it only these
             nodes = {
                 owner
@@ -77,7 +81,7 @@ def nodes_frame(snapshot: Snapshot) -> "pd.DataFrame":
                 _names(record.resources),
                 sum(record.name in nodes for nodes in serving),
                 record.workers,
-                record.slots,
+                record.slots if record.workers else 0,
                 None if load is None else load.running,
                 None if load is None else load.queued,
                 picture.rtt_ms,

@@ -220,9 +220,7 @@ def registration_bundle(
 
 
 def _registration(card: "Card") -> str:
-    where = _listed(card.nodes, MOST_NODES) or (
-        f"no node yet (needs {', '.join(card.resources) or card.python})"
-    )
+    where = _listed(card.nodes, MOST_NODES) or (f"no node yet (needs {card.needs})")
     warnings = str(card).splitlines()[1:]
     captures = ""
     if card.captures:

@@ -113,6 +113,11 @@ class Offer(Told, frozen=True, kw_only=True, tag="offer"):
     removed: bool = False
     python: Annotated[str, Meta(max_length=16)] = ""  # minor version; "": any
 
+    @property
+    def needs_worker(self) -> bool:
+        """Whether it runs in a worker process; a node may have none."""
+        return self.isolation == "process"
+
 
 # ------------------------------------------------------------------- items
 

@@ -2,6 +2,8 @@
 
 import random
 
+import msgspec
+
 from mpreg_nb.routing.breaker import Breakers
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.load import Loads
@@ -280,6 +282,45 @@ def test_refusal_says_when_only_the_python_is_in_the_way() -> None:
     assert of_one.pythons == (("b", "3.12"),)
     assert isinstance(of_more, Refused)
     assert of_more.reason == ""
+
+
+def test_function_that_needs_a_worker_passes_over_nodes_without_any() -> None:
+    room = Room(me=None)
+    room.router.update(room.alive, {}, workerless={"a", "c"})
+    room.offer(placed("train", V1))
+
+    assert room.chosen(Wanted("train")) == {"b"}
+    verdicts = {v.node: v.reason for v in room.router.explain(Wanted("train"), 0.0)}
+    assert verdicts["a"] == verdicts["c"] == "has no worker processes"
+    assert verdicts["b"] == ""
+
+
+def test_function_of_threads_goes_to_nodes_without_workers() -> None:
+    room = Room(me=None)
+    room.router.update(room.alive, {}, workerless=set(room.alive))
+    room.offer(msgspec.structs.replace(placed("train", V1), isolation="thread"))
+
+    assert room.chosen(Wanted("train")) == {"a", "b", "c"}
+
+
+def test_refusal_says_when_only_workers_are_in_the_way() -> None:
+    room = Room(me=None)
+    room.router.update(room.alive, {}, workerless={"a", "b", "c"})
+    room.offer(placed("train", V1, resources=GPU))
+
+    of_gpu = room.router.choose(Wanted("train"), now=0.0)
+    of_one = room.router.choose(Wanted("train", node="b"), now=0.0)
+    of_none = room.router.choose(Wanted("train", node="a"), now=0.0)
+
+    assert isinstance(of_gpu, Refused)
+    assert of_gpu.reason == (
+        "it runs in a worker process, and b, c have none (workers=0). Start a node "
+        "with workers=1, or register the function with isolation='thread'"
+    )
+    assert isinstance(of_one, Refused)
+    assert "b has none" in of_one.reason
+    assert isinstance(of_none, Refused)
+    assert of_none.reason == ""
 
 
 def test_newest_registration_of_one_version_counts() -> None:
