@@ -132,7 +132,11 @@ def _parser() -> argparse.ArgumentParser:
     down.add_argument(
         "name", nargs="?", metavar="CLUSTER", help="its name, as ps shows it"
     )
-    down.add_argument("--all", action="store_true", help="end all of your clusters")
+    down.add_argument(
+        "--all",
+        action="store_true",
+        help="end all of your clusters, but no node started by hand",
+    )
     command("doctor", "check the installation and suggest fixes")
     bench = command("bench", "measure the speed of calls against a bare echo")
     bench.add_argument("--quick", action="store_true", help="fewer repetitions")
@@ -159,35 +163,21 @@ def _bench(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    from mpreg_nb.cluster.by_hand import entered
     from mpreg_nb.node.__main__ import run
 
-    return run(options_of(parser, given))
+    options = options_of(parser, given)
+    with entered(options.settings):
+        return run(options)
 
 
 def _ps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.cluster.ledger import Ledger
+    from mpreg_nb.view.processes import processes
+    from mpreg_nb.view.terminal import shown
 
-    rows = [
-        (
-            row.cluster,
-            row.node,
-            row.state,
-            ",".join(row.resources) or "-",
-            str(row.pid),
-            f"{row.started_at:%Y-%m-%d %H:%M}",
-            row.notebook or "-",
-        )
-        for row in Ledger().rows()
-    ]
-    if not rows:
-        print("no clusters")
-        return 0
-    table = [("cluster", "node", "state", "resources", "pid", "started", "notebook")]
-    table += rows
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for line in table:
-        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
-        print("  ".join(cells).rstrip())
+    rows = Ledger().rows()
+    print(shown(processes(rows)) if rows else "no clusters")
     return 0
 
 
@@ -195,7 +185,9 @@ def _down(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.cluster.ledger import Ledger
 
     ledger = Ledger()
-    names = [entry.cluster for entry in ledger.entries()] if given.all else [given.name]
+    names = [given.name]
+    if given.all:  # a node started by hand is ended by its name, or where it runs
+        names = [e.cluster for e in ledger.entries() if not e.by_hand]
     if not names:
         print("no clusters")
     for name in names:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 import psutil
 from packaging.requirements import Requirement
 
+from mpreg_nb.cluster.entry import Entry, rows_of
 from mpreg_nb.cluster.ledger import Ledger
 from mpreg_nb.cures import start_node
 from mpreg_nb.errors import MpregError
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.view.plain import plain
+from mpreg_nb.view.units import count
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
@@ -188,33 +190,41 @@ def leftovers() -> Iterator[Finding]:
     reading = Ledger().read()
     for problem in reading.problems:
         yield Finding(about="ledger", state="wrong", found=problem)
-    rows = Ledger().rows()
-    clusters: dict[str, list[str]] = {}
-    for row in rows:
-        clusters.setdefault(row.cluster, []).append(row.state)
+    entries = Ledger().entries()
     here = {cluster.name for cluster in _own()}
-    for name, states in clusters.items():
-        if name in here:
-            continue
-        alive = sum(state != "dead" for state in states)
-        yield Finding(
-            about="clusters",
-            state="note",
-            found=f"{name!r} of yours runs: {alive} of {len(states)} nodes",
-            cure=f"mp.adopt({name!r}) takes it over, mp.down({name!r}) ends it",
-        )
-    known = {row.pid for row in rows}
-    stray = [pid for pid in _node_processes() if pid not in known]
-    if stray:
-        pids = "" if plain() else f" ({', '.join(map(str, stray))})"
+    others = [entry for entry in entries if entry.cluster not in here]
+    for entry in others:
+        yield _running(entry)
+    known = {row.pid for entry in entries for row in rows_of(entry)}
+    unknown = [pid for pid in _node_processes() if pid not in known]
+    if unknown:
+        # Whose they are is not known here, so nobody is told to end them.
         yield Finding(
             about="processes",
-            state="note",
-            found=f"{len(stray)} node processes{pids} are in no ledger of yours here",
-            cure="nodes started by hand are fine; others: kill them",
+            found=f"{count(len(unknown), 'node process', 'node processes')} of other "
+            "programs of yours, which keep their notes in another folder",
         )
-    if not set(clusters) - here:
+    if not others:
         yield Finding(about="leftovers", found="no cluster of yours but what is open")
+
+
+def _running(entry: Entry) -> Finding:
+    name = entry.cluster
+    if entry.by_hand:
+        nodes = ", ".join(node.name for node in entry.nodes)
+        return Finding(
+            about="clusters",
+            found=f"node {nodes}, which you started by hand, runs as {name!r}",
+        )
+    rows = rows_of(entry)
+    alive = sum(row.state != "dead" for row in rows)
+    adopt = f"mp.adopt({name!r}) takes it over, " if entry.keep else ""
+    return Finding(
+        about="clusters",
+        state="note",
+        found=f"{name!r} of yours runs: {alive} of {len(rows)} nodes",
+        cure=f"{adopt}mp.down({name!r}) ends it",
+    )
 
 
 def _own() -> "tuple[Cluster, ...]":

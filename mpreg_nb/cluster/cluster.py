@@ -32,6 +32,8 @@ from mpreg_nb.cluster.watching import Watching
 from mpreg_nb.cluster.workflows import Planner
 from mpreg_nb.errors import ClusterDown, MpregError
 from mpreg_nb.transport.token import Token
+from mpreg_nb.view.plain import in_ipython_terminal
+from mpreg_nb.view.units import count
 from mpreg_nb.wire.boundary import public
 from mpreg_nb.workflow.builder import Flow
 from mpreg_nb.workflow.diagram import Diagram
@@ -231,7 +233,19 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
                     executor.shutdown()
                 self._say_what_ends()
         finally:
+            goodbye = self._goodbye() if in_ipython_terminal() else ""
             self.disconnect()
+            sys.stdout.write(goodbye)
+
+    def _goodbye(self) -> str:
+        """Return the line that tells what becomes of the nodes when IPython ends."""
+        if self._nodes is not None and not self._nodes.keep:
+            nodes = count(len(self.own_nodes), "node")
+            return f"mpreg_nb: cluster {self.name} has ended, with its {nodes}\n"
+        if self.name:
+            adopt = f"mp.adopt({self.name!r})"
+            return f"mpreg_nb: cluster {self.name} goes on. Take it over: {adopt}\n"
+        return "mpreg_nb: disconnected; the nodes of the cluster go on\n"
 
     def _say_what_ends(self) -> None:
         calls = self._thread.run(self._under_way())

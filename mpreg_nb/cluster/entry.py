@@ -33,6 +33,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     started_at: Annotated[float, msgspec.Meta(ge=0, le=2.5e11)]  # seconds since 1970
     workers: int = 1
     slots: int = 1
+    by_hand: bool = False  # one node, started with `mpreg-nb node`
     nodes: tuple[RecordedNode, ...] = ()
 
 
@@ -46,6 +47,7 @@ class LedgerRow(NamedTuple):
     pid: int
     notebook: str
     started_at: datetime
+    by_hand: bool
 
 
 def is_here(entry: Entry) -> bool:
@@ -79,6 +81,7 @@ def rows_of(entry: Entry) -> tuple[LedgerRow, ...]:
             pid=node.process.pid,
             notebook=entry.notebook,
             started_at=datetime.fromtimestamp(entry.started_at, UTC),
+            by_hand=entry.by_hand,
         )
         for node in entry.nodes
     )

@@ -74,6 +74,7 @@ class Ledger:
         notebook: str = "",
         workers: int = 1,
         slots: int = 1,
+        by_hand: bool = False,
     ) -> Entry:
         """Enter a cluster of this process that has no nodes yet.
 
@@ -100,6 +101,7 @@ class Ledger:
                 started_at=time.time(),
                 workers=workers,
                 slots=slots,
+                by_hand=by_hand,
             )
             self._write(entry)
         return entry
@@ -329,6 +331,8 @@ def _usable(folders: Sequence[Path]) -> Path:
 def _owner(entry: Entry) -> str:
     if not is_here(entry):
         return f"on {entry.host}"
+    if entry.by_hand:
+        return "a node started by hand"
     if owned(entry):
         return f"in use by {entry.notebook or 'another program that runs'}"
     return "its owner has ended"

@@ -175,7 +175,7 @@ def _end(cluster: Cluster) -> tuple[str, ...]:
 
 @public
 def ps() -> "pd.DataFrame":
-    """Return one row per node that this user started on this machine.
+    """Return one row per node that this user started here, nodes run by hand too.
 
     Columns: cluster, node, state, resources, pid, notebook, started_at.
     """

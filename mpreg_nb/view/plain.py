@@ -30,6 +30,12 @@ def on_terminal() -> bool:
     return not _in_kernel() and sys.stdout.isatty()
 
 
+def in_ipython_terminal() -> bool:
+    """Return whether a person types at IPython in a terminal."""
+    ipython = sys.modules.get("IPython")
+    return on_terminal() and ipython is not None and ipython.get_ipython() is not None
+
+
 def _in_kernel() -> bool:
     # Looked up, not imported: where there is a kernel, it has done that.
     kernel = sys.modules.get("ipykernel.kernelapp")

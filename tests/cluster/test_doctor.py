@@ -12,6 +12,7 @@ import mpreg_nb as mp
 from mpreg_nb.cluster import checks
 from mpreg_nb.cluster.checks import Finding
 from mpreg_nb.cluster.doctor import Findings, examine
+from mpreg_nb.cluster.ledger import Ledger
 from tests.live.leaks import Leaks, nothing_left
 
 
@@ -99,6 +100,22 @@ def test_a_kept_cluster_of_a_process_that_is_gone_is_a_leftover(
     assert "mp.down('left-over')" in finding.cure
     mp.down("left-over")
     assert about("leftovers", examine()).state == "ok"
+
+
+def test_nodes_that_are_no_leftovers_are_nobodys_to_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger = Ledger()
+    entry = ledger.claim("1" * 32, by_hand=True)
+    monkeypatch.setattr(checks, "_node_processes", lambda: iter([1, 2]))
+
+    by_hand, others = [f for f in checks.leftovers() if f.about != "leftovers"]
+
+    assert (by_hand.state, by_hand.cure) == ("ok", "")
+    assert "by hand" in by_hand.found
+    assert others.found.startswith("2 node processes of other programs of yours")
+    assert (others.state, others.cure) == ("ok", "")
+    ledger.remove(entry)
 
 
 def test_a_dead_node_is_named_with_the_line_that_starts_it_again() -> None:

@@ -267,6 +267,7 @@ def test_rows_tell_every_node_of_every_cluster(
         "pid",
         "notebook",
         "started_at",
+        "by_hand",
     )
     assert [tuple(row[:6]) for row in rows] == [
         ("mine", "n1", "alive", ("cpu", "gpu"), sleeper.pid, "/home/me/a.ipynb"),

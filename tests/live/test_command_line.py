@@ -1,6 +1,8 @@
 """Clusters that outlive the script that started them, from the command line."""
 
 import json
+import os
+import pty
 import re
 import signal
 import subprocess
@@ -14,6 +16,7 @@ from mpreg_nb.cli import main
 
 pytestmark = pytest.mark.live
 
+COLUMNS = ("cluster", "node", "state", "resources", "pid", "started", "notebook")
 PROGRAM = str(Path(sys.executable).with_name("mpreg-nb"))
 
 STARTER = """
@@ -102,6 +105,82 @@ def test_node_joins_by_hand_and_leaves_on_sigterm() -> None:
     assert f"mpreg_nb.connect('{ready['url']}')\n" in told
     assert f"%mpreg connect {ready['url']}\n" in told
     assert told.endswith("node gpu-2 has left the cluster and ended\n")
+
+
+def test_node_started_by_hand_is_listed_and_ended_by_its_name_only() -> None:
+    node = subprocess.Popen(
+        [PROGRAM, "node", "--name", "alone", "--resources", "gpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert node.stdout is not None
+        pid = json.loads(node.stdout.readline())["pid"]
+        listed = run("ps").stdout.splitlines()
+        (framed,) = mp.ps().to_dict("records")
+        ended_all = run("down", "--all")
+        misspelt = run("down", f"{framed['cluster']}x")
+        ended = run("down", framed["cluster"])
+        code = node.wait(20)
+    finally:
+        node.kill()
+        node.communicate()
+
+    assert listed[0].split() == [*COLUMNS]
+    assert listed[1].split()[1:6] == ["alone", "●", "alive", "gpu", str(pid)]
+    assert listed[1].endswith("by hand")
+    assert (framed["node"], framed["state"], framed["pid"]) == ("alone", "alive", pid)
+    assert ended_all.stdout == "no clusters\n"
+    assert f"Did you mean '{framed['cluster']}'?" in misspelt.stderr
+    assert ended.stdout == "ended: alone\n"
+    assert code == 0
+    assert run("ps").stdout == "no clusters\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "goodbye"),
+    [
+        ("1", r"cluster \S+ has ended, with its 1 node\r\n"),
+        ("1, keep=True", r"cluster (\S+) goes on. Take it over: mp.adopt\('\1'\)\r\n"),
+    ],
+    ids=["ended", "kept"],
+)
+def test_terminal_says_at_its_end_what_becomes_of_the_nodes(
+    arguments: str, goodbye: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MPREG_NB_PLAIN", raising=False)
+    ours, theirs = pty.openpty()
+    ipython = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "IPython", "--no-banner", "--simple-prompt"),
+            *("-c", f"import mpreg_nb as mp; c = mp.up({arguments})", "-i"),
+        ],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        os.write(ours, b"exit\n")
+        told = b"".join(iter(lambda: read(ours), b"")).decode()
+        code = ipython.wait(20)
+    finally:
+        ipython.kill()
+        ipython.wait()
+        os.close(ours)
+        run("down", "--all")
+
+    assert code == 0
+    assert re.search(f"mpreg_nb: {goodbye}$", told)
+
+
+def read(terminal: int) -> bytes:
+    """Return what was written to a terminal; nothing once nobody has it open."""
+    try:
+        return os.read(terminal, 65_536)
+    except OSError:  # so Linux tells the end of it
+        return b""
 
 
 def test_wrong_options_are_told_in_a_line() -> None:

@@ -309,8 +309,10 @@ def test_processes_are_listed_as_the_ledger_has_them() -> None:
         pid=77,
         notebook="a.ipynb",
         started_at=started_at,
+        by_hand=False,
     )
 
     frame = frames.ps_frame([row])
 
-    assert records(frame) == [{**row._asdict(), "resources": "gpu"}]
+    columns = {k: v for k, v in row._asdict().items() if k != "by_hand"}
+    assert records(frame) == [{**columns, "resources": "gpu"}]

@@ -1,0 +1,33 @@
+"""The nodes of a user on this machine, as a table of text."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from mpreg_nb.view.html import GREY, STATES
+from mpreg_nb.view.tables import Marked, Table
+
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.entry import LedgerRow
+
+MISSING = "\N{EN DASH}"
+_ELSEWHERE = ("○", GREY)  # on another machine, so nobody here knows
+
+
+def processes(rows: "Iterable[LedgerRow]") -> Table:
+    """Return one row a node, with what tells it from others first."""
+    cells = []
+    for row in rows:
+        mark, ink = STATES.get(row.state, _ELSEWHERE)
+        cells.append(
+            (
+                row.cluster,
+                row.node,
+                Marked(mark, row.state, ink),
+                ", ".join(row.resources) or MISSING,
+                str(row.pid),
+                f"{row.started_at.astimezone():%Y-%m-%d %H:%M}",
+                row.notebook or ("by hand" if row.by_hand else MISSING),
+            )
+        )
+    head = ["cluster", "node", "state", "resources", "pid", "started", "notebook"]
+    return Table(head=head, rows=cells, numbers=["pid"])
