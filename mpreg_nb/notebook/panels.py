@@ -1,16 +1,18 @@
 """Shows live views in a notebook: a still picture, and the widget that moves.
 
-The still picture is an output of its own. A saved notebook, or one that is not
-trusted, has it; the script of the widget hides it while the widget is there. Widgets
-are imported when the first view is shown.
+The still picture and the widget are two outputs of the cell. A saved notebook, or
+one that is not trusted, has the still picture; the script of the widget hides it
+while the widget is there. The widget's output is emptied when the view ends, since a
+front end shows an error for a widget that is gone. Widgets are imported when the
+first view is shown.
 """
 
 import time
-import uuid
 from collections.abc import Callable, Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.notebook.place import Place
 from mpreg_nb.view.plain import on_terminal, plain
 
 if TYPE_CHECKING:
@@ -23,6 +25,14 @@ STILL_EVERY_S = 5.0
 
 MOST_PANELS = 12
 """More at once would slow down the front end; the oldest end."""
+
+# A kernel that is killed cannot empty the output of its widget. JupyterLab then writes
+# "Error displaying widget: model not found" into it, or "Loading widget..." for ever.
+_ONLY_WITH_ITS_WIDGET = (
+    "<style>.jp-OutputArea-child:has([data-mpreg-still]) + "
+    ".jp-OutputArea-child:has(> .lm-Panel):not(:has(.mpreg-live))"
+    "{display:none}</style>"
+)
 
 _LIVE_VIEW = ("mpreg_nb.cluster.live", "LiveView")
 
@@ -45,44 +55,45 @@ class Panel:
         self.cell = cell
         self.request = request
         self.ended = False
-        self._publisher = publisher
-        self._id = uuid.uuid4().hex
+        self._still_place = Place(publisher)
+        self._widget_place = Place(publisher)
         self._shown: dict[str, Picture] = {}  # by the still picture
         self._next_still = 0.0
         self._widget: LiveWidget | None = None
 
-    def show(self) -> Any:
-        """Show the still picture; return the MIME bundle of the widget."""
+    def show(self) -> None:
+        """Show the still picture, and the widget after it."""
         from mpreg_nb.notebook.widgets import LiveWidget, of_no_cell
 
         pictures = self.view.current(at_once=True)
-        self._still(pictures, update=False)
+        self._still(pictures)
         widget: LiveWidget = of_no_cell(
             lambda: LiveWidget(
-                repr(self.view), id=self._id, views=list(self.view.views), **pictures
+                id=self._still_place.id, views=list(self.view.views), **pictures
             )
         )
         widget.on_msg(self._asked)
         self._widget = widget
-        bundle = widget._repr_mimebundle_()
+        data, metadata = widget._repr_mimebundle_() or ({}, {})
+        self._widget_place.put({**data, "text/plain": ""}, metadata)
         self.view.add(self)
-        return bundle
 
     def take(self, pictures: "Mapping[str, Picture]") -> None:
         """Draw what is new: at once in the widget, now and then as a still picture."""
         if self._widget is not None:
             self._widget.draw(pictures)
         if self._clock() >= self._next_still and _differ(pictures, self._shown):
-            self._still(pictures, update=True)
+            self._still(pictures)
 
     def end(self, pictures: "Mapping[str, Picture]") -> None:
         """Leave the last state as a still picture, and no widget."""
         from mpreg_nb.notebook.widgets import of_no_cell
 
         self.ended = True
-        self._still(pictures, update=True)
+        self._still(pictures)
         if self._widget is not None:
             self._widget.draw(pictures)
+            self._widget_place.clear()
             of_no_cell(self._widget.close)
 
     def leave(self) -> None:
@@ -91,18 +102,16 @@ class Panel:
         if not self.ended:
             self.end(self.view.current())
 
-    def _still(self, pictures: "Mapping[str, Picture]", *, update: bool) -> None:
+    def _still(self, pictures: "Mapping[str, Picture]") -> None:
         from mpreg_nb.view.live import panel
 
-        html = panel.html(pictures)
-        self._publisher.publish(
-            data={
+        still = escape(self._still_place.id)
+        html = f'<div data-mpreg-still="{still}">{panel.html(pictures)}</div>'
+        self._still_place.put(
+            {
                 "text/plain": panel.text(pictures),
-                "text/html": f'<div data-mpreg-still="{escape(self._id)}">{html}</div>',
-            },
-            metadata={},
-            transient={"display_id": self._id},
-            update=update,
+                "text/html": f"{html}{_ONLY_WITH_ITS_WIDGET}",
+            }
         )
         self._shown = dict(pictures)
         self._next_still = self._clock() + STILL_EVERY_S
@@ -129,10 +138,15 @@ class Panels:
         self._shell = shell
         self._open: list[Panel] = []
 
-    def show(self, view: "LiveView", **asked: Any) -> Any:
-        """Return what a front end shows of `view`; the formatter of live views."""
+    def show(self, view: "LiveView") -> None:
+        """Show `view` in the cell that runs; called by the formatter of live views.
+
+        Raises:
+            NotImplementedError: this view does not move here. The formatter then shows
+                the view's own MIME bundle.
+        """
         if plain() or on_terminal() or view.closed:
-            return view._repr_mimebundle_(**asked)
+            raise NotImplementedError
         parent: dict[str, Any] = getattr(self._shell, "get_parent", dict)()
         cell = parent.get("metadata", {}).get("cellId", "")
         request = parent.get("header", {}).get("msg_id", "")
@@ -145,7 +159,7 @@ class Panels:
             panel.leave()
         panel = Panel(view, self._shell.display_pub, cell=cell, request=request)
         self._open.append(panel)
-        return panel.show()
+        panel.show()
 
     def close(self) -> None:
         """End all panels."""
@@ -157,7 +171,7 @@ class Panels:
 def attach(shell: Any) -> Callable[[], None]:
     """Show live views in the cells of `shell`; returns what ends that."""
     panels = Panels(shell)
-    formatter = shell.display_formatter.mimebundle_formatter
+    formatter = shell.display_formatter.ipython_display_formatter
     formatter.for_type_by_name(*_LIVE_VIEW, panels.show)
 
     def detach() -> None:

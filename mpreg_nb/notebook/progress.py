@@ -4,22 +4,21 @@ It is published by the thread that waits, so it belongs to the cell that waits, 
 nothing can come after the wait has ended.
 """
 
-import uuid
 from collections.abc import Callable
 from typing import Any
 
 from IPython.core.displaypub import CapturingDisplayPublisher
 
 from mpreg_nb.cluster.progress import Screen, Watched, set_screen
+from mpreg_nb.notebook.place import Place
 from mpreg_nb.view.plain import plain
 
 
 class CellDisplay:
     """The place of one wait in a cell, or of several that share it."""
 
-    def __init__(self, shell: Any) -> None:
-        self._shell = shell
-        self._id = uuid.uuid4().hex
+    def __init__(self, publisher: Any) -> None:
+        self._place = Place(publisher)
         self._shown: dict[str, str] | None = None
         self.watched: Watched | None = None
         """What it showed last."""
@@ -34,19 +33,14 @@ class CellDisplay:
         self._update(watched.bundle(ended))
 
     def vanish(self) -> None:
-        """Show nothing any more; no output can be taken back, but it can be empty."""
-        self._update({"text/plain": "", "text/html": ""})
+        """Show nothing any more."""
+        self._place.clear()
 
     def _update(self, bundle: dict[str, str]) -> int:
         if bundle == self._shown:
             return 0
-        is_update, self._shown = self._shown is not None, bundle
-        self._shell.display_pub.publish(
-            data=bundle,
-            metadata={},
-            transient={"display_id": self._id},
-            update=is_update,
-        )
+        self._shown = bundle
+        self._place.put(bundle)
         return sum(map(len, bundle.values()))
 
 
@@ -82,7 +76,7 @@ class Displays:
         """Return the display of what is waited for."""
         display = self._by_key.get(watched.key)
         if display is None:
-            display = self._by_key[watched.key] = CellDisplay(self._shell)
+            display = self._by_key[watched.key] = CellDisplay(self._shell.display_pub)
         return display
 
     def cell_begins(self, *_: object) -> None:

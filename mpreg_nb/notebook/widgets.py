@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextvars import Context, ContextVar
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import anywidget
 import traitlets
@@ -30,14 +30,6 @@ class LiveWidget(anywidget.AnyWidget):
     routes = traitlets.Dict().tag(sync=True)
     latency = traitlets.Dict().tag(sync=True)
     runs = traitlets.Dict().tag(sync=True)
-
-    def __init__(self, said: str, **traits: Any) -> None:
-        """`said` is what is shown where no widget can be."""
-        self._said = said
-        super().__init__(**traits)
-
-    def __repr__(self) -> str:
-        return self._said
 
     def draw(self, pictures: Mapping[str, Picture]) -> None:
         """Send the pictures that changed. On any thread."""

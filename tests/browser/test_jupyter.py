@@ -1,7 +1,9 @@
 """Live views in a real JupyterLab and Notebook 7, from Run All to the saved file."""
 
 import json
+import os
 import re
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from mpreg_nb.cluster.ledger import Ledger
+from mpreg_nb.cluster.process import end_all
 from tests.browser.chromium import chromium
 from tests.browser.ear import Ear
 from tests.browser.jupyter import (
@@ -32,6 +36,13 @@ DEAD_WITHIN_S = 5.0
 
 NODES = {"n1": (), HTML_NAME: "gpu", "n3": ()}
 WATCH = [f"import mpreg_nb as mp\ncluster = mp.up({NODES!r})", "cluster.watch()"]
+WRITE_PID = """\
+import os, pathlib
+
+pathlib.Path("pid").write_text(str(os.getpid()))
+print("written")
+"""
+WIDGET = "application/vnd.jupyter.widget-view+json"
 DOWN = "cluster.down()"
 CALLS_UNTIL_STOPPED = """\
 import pathlib, time
@@ -175,6 +186,14 @@ def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
     wait_for_text(path, "data-mpreg-still")
     page.goto("about:blank")
     server.shut_down_kernels()
+    ear.forget_complaints()
+
+    assert WIDGET not in path.read_text(encoding="utf-8")
+    server.open(page, path, LAB)
+    expect_last_state(page)
+    page.screenshot(path="/tmp/w/run/h5-ended.png")  # noqa: S108
+    page.goto("about:blank")
+    server.shut_down_kernels()
 
     take_away_trust_and_kernel(path)
 
@@ -188,6 +207,44 @@ def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
             ear.forget_complaints()
         expect_last_state(page)
         assert server.sessions() == []
+
+
+def test_a_saved_notebook_whose_kernel_was_killed_shows_the_last_still(
+    server: Server, page: Page, ear: Ear
+) -> None:
+    path = server.write("killed.ipynb", [*WATCH, WRITE_PID])
+    server.open(page, path, LAB)
+    run_all(page)
+    expect(page.locator(".mpreg-live")).to_be_visible()
+    expect(cell(page, 2)).to_contain_text("written")
+    save(page)
+    wait_for_text(path, WIDGET)
+    page.goto("about:blank")
+    os.kill(int((server.folder / "pid").read_text(encoding="utf-8")), signal.SIGKILL)
+    end_cluster_of_killed_kernel()
+    server.shut_down_kernels()
+    ear.forget_complaints()
+
+    with page.expect_console_message(
+        lambda message: "widget model not found" in message.text
+    ):
+        server.open(page, path, LAB)
+
+    ear.forget_complaints()  # of the widget manager, which looked for the widget
+    outputs = cell(page, 1).locator(".jp-OutputArea-child")
+    expect(outputs.nth(0)).to_be_visible()
+    expect(outputs.nth(0)).to_contain_text(HTML_NAME)
+    expect(outputs.nth(1)).to_contain_text("model not found")
+    expect(outputs.nth(1)).to_be_hidden()
+    page.screenshot(path="/tmp/w/run/h5-killed.png")  # noqa: S108
+
+
+def end_cluster_of_killed_kernel() -> None:
+    """Delete the files too, which a killed kernel leaves until the next cluster."""
+    ledger = Ledger()
+    (entry,) = ledger.read().entries
+    end_all((node.process for node in entry.nodes), drain=0.0)
+    ledger.remove(entry)
 
 
 def expect_last_state(page: Page) -> None:

@@ -1,6 +1,6 @@
 """Nodes without worker processes: what they run, and what they refuse at once."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_function_that_needs_a_worker_is_refused_with_cause_and_cure(
 def test_every_verb_refuses_it(cluster: mp.Cluster, verb: str) -> None:
     flow = mp.workflow("doubled")
     flow.step("twice", double, 1)
-    ask = {
+    ask: Callable[[], object] = {
         "map": lambda: list(cluster.map(double, [1, 2])),
         "run": flow.run,
         "on": lambda: cluster.on(node="n2").call(double, 1),

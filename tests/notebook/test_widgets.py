@@ -10,7 +10,9 @@ from typing import Any
 import comm
 import pytest
 from comm.base_comm import BaseComm
+from IPython.core.formatters import DisplayFormatter
 
+from mpreg_nb.cluster.live import LiveView
 from mpreg_nb.notebook import esm, panels
 from mpreg_nb.notebook.panels import Panels
 from mpreg_nb.notebook.widgets import LiveWidget
@@ -82,12 +84,28 @@ def cluster() -> Iterator[Watched]:
     made.end_views()
 
 
-def widget_of(bundle: Any) -> LiveWidget:
+def model_of(display: dict[str, Any]) -> str:
+    model: str = display["data"].get(WIDGET, {}).get("model_id", "")
+    return model
+
+
+def shown(panels: Panels, shell: Shell, view: LiveView) -> LiveWidget:
+    """Show a view, and return its widget: the last that was displayed."""
     from ipywidgets.widgets.widget import _instances
 
-    found = _instances[bundle[0][WIDGET]["model_id"]]
+    panels.show(view)
+
+    found = _instances[model_of(shell.display_pub.shown[-1])]
     assert isinstance(found, LiveWidget)
     return found
+
+
+def formatted(shell: Shell, view: LiveView) -> dict[str, Any]:
+    """Return the MIME bundle that IPython makes of the value of a cell."""
+    formatter: Any = DisplayFormatter()
+    formatter.ipython_display_formatter.for_type(LiveView, Panels(shell).show)
+    bundle: dict[str, Any] = formatter.format(view)[0]
+    return bundle
 
 
 def press(widget: LiveWidget, content: Any) -> None:
@@ -101,12 +119,14 @@ def test_a_view_is_shown_as_a_still_picture_and_a_widget(
 ) -> None:
     view = cluster.watch("members")
 
-    data, _ = Panels(shell).show(view)
+    Panels(shell).show(view)
 
-    (still,) = shell.display_pub.shown
+    still, moving = shell.display_pub.shown
     (state,) = [d["state"] for kind, _, d in sent if "head" in d.get("state", ())]
-    assert data["text/plain"] == "<live view of members: 2 nodes>"
-    assert set(data) == {"text/plain", WIDGET}
+    assert set(moving["data"]) == {"text/plain", WIDGET}
+    assert moving["data"]["text/plain"] == ""  # the still picture has the text
+    assert moving["transient"]["display_id"] not in ("", state["id"])
+    assert not moving["update"]
     assert still["transient"] == {"display_id": state["id"]}
     assert not still["update"]
     html = still["data"]["text/html"]
@@ -121,7 +141,7 @@ def test_a_view_is_shown_as_a_still_picture_and_a_widget(
 
 def test_only_pictures_that_changed_are_sent(shell: Shell, cluster: Watched) -> None:
     view = cluster.watch("members", "routes")
-    widget = widget_of(Panels(shell).show(view))
+    widget = shown(Panels(shell), shell, view)
     pictures = view.current()
     sent.clear()
 
@@ -156,26 +176,30 @@ def test_the_still_picture_follows_slowly(shell: Shell, cluster: Watched) -> Non
     panel.take({**first, **second})
 
     assert (early, len(shell.display_pub.shown)) == (1, 2)
-    assert all(shown["update"] for shown in shell.display_pub.shown)
+    assert [display["update"] for display in shell.display_pub.shown] == [False, True]
 
 
 def test_the_end_leaves_the_last_state_as_a_still_picture_and_no_widget(
     shell: Shell, cluster: Watched
 ) -> None:
     view = cluster.watch("members")
-    bundle = Panels(shell).show(view)
-    model = bundle[0][WIDGET]["model_id"]
+    Panels(shell).show(view)
+    still, moving = shell.display_pub.shown
     cluster.tell("n2")
 
     cluster.end_views()
 
-    last = shell.display_pub.shown[-1]
-    assert last["update"]
-    assert "dead" in last["data"]["text/html"]
-    assert "ended, this is the last state" in last["data"]["text/plain"]
+    last_still, last_moving = shell.display_pub.shown[-2:]
+    assert last_still["update"]
+    assert last_still["transient"] == still["transient"]
+    assert "dead" in last_still["data"]["text/html"]
+    assert "ended, this is the last state" in last_still["data"]["text/plain"]
+    assert last_moving["update"]
+    assert last_moving["transient"] == moving["transient"]
+    assert last_moving["data"] == {"text/plain": "", "text/html": ""}
     closed = {comm_id for kind, comm_id, _ in sent if kind == "comm_close"}
     opened = {comm_id for kind, comm_id, _ in sent if kind == "comm_open"}
-    assert model in closed
+    assert model_of(moving) in closed
     assert closed == opened
 
 
@@ -183,7 +207,7 @@ def test_buttons_act_and_what_else_comes_is_ignored(
     shell: Shell, cluster: Watched
 ) -> None:
     view = cluster.watch("members")
-    widget = widget_of(Panels(shell).show(view))
+    widget = shown(Panels(shell), shell, view)
 
     for content in (
         {"do": "kill", "node": "n2"},
@@ -212,7 +236,7 @@ def test_a_run_is_cancelled_by_its_button(shell: Shell, cluster: Watched) -> Non
             self.cancelled += 1
 
     view = cluster.watch("members")
-    widget = widget_of(Panels(shell).show(view))
+    widget = shown(Panels(shell), shell, view)
     cluster.own_runs = (run := Run(),)
 
     press(widget, {"do": "cancel", "run": "0a" * 16})
@@ -224,15 +248,15 @@ def test_a_run_is_cancelled_by_its_button(shell: Shell, cluster: Watched) -> Non
 def test_a_cell_that_runs_again_ends_the_panels_of_its_last_run(
     shell: Shell, cluster: Watched
 ) -> None:
-    shown = Panels(shell)
+    panels = Panels(shell)
     shell.cell = "cell-1"
     view = cluster.watch("members")
-    old = [widget_of(shown.show(view)), widget_of(shown.show(cluster.watch("routes")))]
+    old = [shown(panels, shell, each) for each in (view, cluster.watch("routes"))]
     shell.cell = "cell-2"
-    other = widget_of(shown.show(view))
+    other = shown(panels, shell, view)
 
     shell.cell, shell.request = "cell-1", "r2"
-    new = widget_of(shown.show(cluster.watch("members")))
+    new = shown(panels, shell, cluster.watch("members"))
 
     assert [widget.comm for widget in old] == [None, None]
     assert other.comm is not None
@@ -241,10 +265,10 @@ def test_a_cell_that_runs_again_ends_the_panels_of_its_last_run(
 
 
 def test_the_oldest_of_very_many_panels_ends(shell: Shell, cluster: Watched) -> None:
-    shown = Panels(shell)
+    opened = Panels(shell)
 
     views = [cluster.watch("members") for _ in range(panels.MOST_PANELS + 2)]
-    widgets = [widget_of(shown.show(view)) for view in views]
+    widgets = [shown(opened, shell, view) for view in views]
 
     alive = [widget.comm is not None for widget in widgets]
     assert alive == [False] * 2 + [True] * panels.MOST_PANELS
@@ -257,7 +281,7 @@ def test_in_plain_mode_a_view_is_still(
     monkeypatch.setenv("MPREG_NB_PLAIN", plain)
     view = cluster.watch("members")
 
-    bundle = Panels(shell).show(view)
+    bundle = formatted(shell, view)
 
     assert set(bundle) == {"text/plain", "text/html"}
     assert bundle["text/plain"].splitlines()[1:] == [
@@ -274,7 +298,7 @@ def test_a_view_that_has_ended_is_shown_still(shell: Shell, cluster: Watched) ->
     view = cluster.watch("members")
     view.close()
 
-    bundle = Panels(shell).show(view)
+    bundle = formatted(shell, view)
 
     assert "ended, this is the last state" in bundle["text/plain"]
     assert sent == []

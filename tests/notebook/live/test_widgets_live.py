@@ -91,9 +91,12 @@ def front(monkeypatch: pytest.MonkeyPatch, leaks: Leaks) -> Any:
 
 
 def model_of(cell: Cell) -> str:
-    data: Any = cell.data()[-1]
-    model: str = data[WIDGET]["model_id"]
-    return model
+    (model,) = (
+        message["content"]["data"][WIDGET]["model_id"]
+        for message in cell.messages
+        if WIDGET in message["content"].get("data", {})
+    )
+    return str(model)
 
 
 def ended(cell: Cell) -> bool:
@@ -124,8 +127,11 @@ def test_a_panel_moves_while_a_cell_runs_and_belongs_to_no_cell(front: Front) ->
 
     assert still_running
     assert {parent for _, _, _, parent in front.comms} == {""}
-    kinds = [message["msg_type"] for message in shown.messages]
-    assert kinds.index("display_data") < kinds.index("execute_result")
+    displays = [m["content"]["data"] for m in shown.messages if "data" in m["content"]]
+    assert ["still" in d.get("text/html", "") for d in displays] == [True, False]
+    assert [WIDGET in d for d in displays] == [False, True]
+    # Nothing can replace the value of a cell, so the widget is not one.
+    assert "execute_result" not in shown.kinds()
     assert "error" not in running.kinds()
 
 
@@ -149,8 +155,8 @@ def test_a_button_acts_while_a_cell_runs(front: Front) -> None:
 def test_the_end_of_a_view_replaces_what_is_shown(front: Front) -> None:
     shown = front.run("view = cluster.watch('members')\nview")
     model = model_of(shown)
-    (display,) = (m for m in shown.messages if m["msg_type"] == "display_data")
-    display_id = display["content"]["transient"]["display_id"]
+    displays = [m["content"] for m in shown.messages if m["msg_type"] == "display_data"]
+    still, moving = [display["transient"]["display_id"] for display in displays]
 
     front.press(model, {"do": "kill", "node": "n2"})
     front.wait_for_state(model, "head", "n2 was killed")
@@ -158,10 +164,10 @@ def test_the_end_of_a_view_replaces_what_is_shown(front: Front) -> None:
     front.run("cluster.down()")
     left = front.run("print([t.name for t in threading.enumerate()])")
 
-    last = front.updates[-1]
-    assert last["transient"]["display_id"] == display_id
-    assert "ended, this is the last state" in last["data"]["text/plain"]
-    assert "dead" in last["data"]["text/html"]
+    last = {one["transient"]["display_id"]: one["data"] for one in front.updates}
+    assert "ended, this is the last state" in last[still]["text/plain"]
+    assert "dead" in last[still]["text/html"]
+    assert last[moving] == {"text/plain": "", "text/html": ""}
     assert ("comm_close", model) in {(kind, comm) for kind, comm, _, _ in front.comms}
     assert "mpreg-live" not in left.stream()
 
