@@ -3,13 +3,13 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from mpreg_nb.view.data_frame import UNKNOWN
 from mpreg_nb.view.html import GREY, STATES
 from mpreg_nb.view.tables import Marked, Table
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.entry import LedgerRow
 
-MISSING = "\N{EN DASH}"
 _ELSEWHERE = ("○", GREY)  # on another machine, so nobody here knows
 
 
@@ -23,10 +23,10 @@ def processes(rows: "Iterable[LedgerRow]") -> Table:
                 row.cluster,
                 row.node,
                 Marked(mark, row.state, ink),
-                ", ".join(row.resources) or MISSING,
+                ", ".join(row.resources) or UNKNOWN,
                 str(row.pid),
                 f"{row.started_at.astimezone():%Y-%m-%d %H:%M}",
-                row.notebook or ("by hand" if row.by_hand else MISSING),
+                row.notebook or ("by hand" if row.by_hand else UNKNOWN),
             )
         )
     head = ["cluster", "node", "state", "resources", "pid", "started", "notebook"]
