@@ -38,14 +38,14 @@ def test_function_that_needs_a_worker_is_refused_with_cause_and_cure(
 def test_every_verb_refuses_it(cluster: mp.Cluster, verb: str) -> None:
     flow = mp.workflow("doubled")
     flow.step("twice", double, 1)
-    ask: Callable[[], object] = {
+    asks: dict[str, Callable[[], object]] = {
         "map": lambda: list(cluster.map(double, [1, 2])),
         "run": flow.run,
         "on": lambda: cluster.on(node="n2").call(double, 1),
-    }[verb]
+    }
 
     with pytest.raises(NoRoute, match=r"none \(workers=0\)"):
-        ask()
+        asks[verb]()
 
 
 def test_function_that_runs_in_a_thread_is_served(cluster: mp.Cluster) -> None:
