@@ -16,9 +16,9 @@ from mpreg_nb.node.options import add_arguments, options_of
 from mpreg_nb.wire.boundary import wants_all_frames, without_ours
 
 _EXAMPLES = """\
-begin with:
+examples:
   mpreg-nb demo                             see what it can do
-  mpreg-nb node --name n1                   run a node here; it says how to join it
+  mpreg-nb node --name n1                   run a node here; prints how to join it
   mpreg-nb call ws://HOST:PORT train 3      call a function, print its result
   mpreg-nb ps                               your nodes on this machine
 
@@ -108,29 +108,33 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", "run a workflow on real data, on three nodes")
     demo.add_argument(
-        "--folder", type=Path, default=Path("build"), help="folder for its files"
+        "--folder", type=Path, default=Path("build"), help="folder for output files"
     )
     node = command("node", "run one node until SIGTERM or Ctrl-C")
     add_arguments(node)
     call = command("call", "call a registered function and print its result")
-    call.add_argument("url", metavar="URL", help="of any node: ws://HOST:PORT")
-    call.add_argument("function", metavar="FUNCTION", help="its name in the catalog")
+    call.add_argument("url", metavar="URL", help="URL of any node: ws://HOST:PORT")
+    call.add_argument("function", metavar="FUNCTION", help="name of the function")
     call.add_argument(
         "arguments",
         nargs="*",
         metavar="ARGUMENT",
-        help="a Python literal, else a string",
+        help="a Python literal; anything else is a string",
     )
     call.add_argument(
         "--on", default="", metavar="A,B", help="only on nodes with these resources"
     )
     call.add_argument(
-        "--timeout", type=float, default=None, metavar="SECONDS", help="give up then"
+        "--timeout",
+        type=float,
+        default=None,
+        metavar="SECONDS",
+        help="cancel it after this time",
     )
     command("ps", "list your nodes on this machine")
-    down = command("down", "end a cluster of yours")
+    down = command("down", "end one of your clusters")
     down.add_argument(
-        "name", nargs="?", metavar="CLUSTER", help="its name, as ps shows it"
+        "name", nargs="?", metavar="CLUSTER", help="its name, see mpreg-nb ps"
     )
     down.add_argument(
         "--all",
@@ -141,11 +145,13 @@ def _parser() -> argparse.ArgumentParser:
     bench = command("bench", "measure the speed of calls against a bare echo")
     bench.add_argument("--quick", action="store_true", help="fewer repetitions")
     bench.add_argument(
-        "--only", default="", metavar="WORD", help="only rows with this in their name"
+        "--only", default="", metavar="WORD", help="only rows whose name contains this"
     )
     token = command("token", "show the token that your clusters use")
     token.add_argument(
-        "action", choices=["show", "path"], help="the token, or the file it is in"
+        "action",
+        choices=["show", "path"],
+        help="print the token, or the path of its file",
     )
     return parser
 
@@ -192,7 +198,7 @@ def _down(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         print("no clusters")
     for name in names:
         ended = ledger.end(name)
-        print(f"ended: {', '.join(ended) or 'no live node was left'}")
+        print(f"ended: {', '.join(ended) or 'no live nodes'}")
     return 0
 
 

@@ -66,7 +66,7 @@ def start_cluster() -> str:
     return cure(
         magic="Start one: %mpreg up, or connect to one: %mpreg connect URL",
         python="Start one: mp.up(3), or connect to one: mp.connect(url)",
-        command="Start a node: mpreg-nb node --name n1, or see what there is: "
+        command="Start a node: mpreg-nb node --name n1, or list your nodes: "
         "mpreg-nb ps",
     )
 

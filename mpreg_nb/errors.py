@@ -108,9 +108,9 @@ class ForkedProcess(NoCluster):
 
     def __str__(self) -> str:
         return (
-            "this process was forked, and the links of the cluster stay with the "
-            "process that it was forked from. Connect here too: "
-            "mp.connect(*cluster.urls), or start another cluster: mp.up(3)"
+            "this process was forked, and the connections of the cluster belong to "
+            "its parent process. Connect here too: mp.connect(*cluster.urls), or "
+            "start another cluster: mp.up(3)"
         )
 
 
@@ -124,7 +124,7 @@ class StartFailed(MpregError, RuntimeError):
         tail = "".join(f"\n  {line}" for line in log)
         super().__init__(
             f"node {node} did not start: {reason}."
-            + (f" Its last lines:{tail}" if tail else " It wrote nothing.")
+            + (f" Its last log lines:{tail}" if tail else " It logged nothing.")
         )
         self.node = node
         self.reason = reason
@@ -186,15 +186,14 @@ class NoRoute(MpregError, LookupError):
             )
         if self.pinned is not None and self.pinned not in self.offers:
             return (
-                f"node {self.pinned!r} does not serve {self.function!r}; it is "
-                f"served by {', '.join(sorted(self.offers))}. Drop node=, or add "
-                f"the resources that the function is registered with: {self._cure()}"
+                f"node {self.pinned!r} does not serve {self.function!r}; it is served "
+                f"by {', '.join(sorted(self.offers))}. Remove node=, or start the "
+                f"node with the resources of the function: {self._cure()}"
             )
         nearest = self._lacking(self.offers)
         if nearest is None or not nearest[1]:
             return (
-                f"no live node can take {self.function!r} now. "
-                f"Start one: {self._cure()}"
+                f"no live node can run {self.function!r} now. Start one: {self._cure()}"
             )
         return (
             f"no live node has {self.function!r} with all of: {wanted}. "
@@ -361,8 +360,8 @@ class NodesFailed(MpregError, ExceptionGroup[Exception]):
     ) -> "NodesFailed":
         """Say where it failed; `errors` maps nodes to errors."""
         kept = (
-            f" (done: {', '.join(results)}). The values of the others are in "
-            "`results` of this error; with -o NAME they are in NAME"
+            f" (done: {', '.join(results)}). The values of the other nodes are in "
+            "`results` of this error; with -o NAME, in NAME"
         )
         group = cls(
             f"the cell failed on {', '.join(errors)}{kept if results else ''}",
@@ -469,15 +468,15 @@ class NodeLost(MpregError, ConnectionError):
         if self.at:
             return (
                 f"no node answers at {self.at}: {self.reason}. Check the URL, and "
-                f"that the node is running. Your nodes here: {list_own()}"
+                f"that the node is running. List your nodes here: {list_own()}"
             )
         if not self.node and not self.function:
             again = cure(
-                magic="%mpreg up starts ended nodes again",
-                python="mp.up(...) starts ended nodes again",
+                magic="%mpreg up restarts ended nodes",
+                python="mp.up(...) restarts ended nodes",
                 command="See which nodes run: mpreg-nb ps",
             )
-            return f"no node of the cluster can be reached: {self.reason}. {again}"
+            return f"no node of the cluster is reachable: {self.reason}. {again}"
         node = f"node {self.node}" if self.node else "the node"
         call = f" during the call of {self.function}" if self.function else ""
         tail = "".join(f"\n  {line}" for line in self.last_lines)
@@ -492,7 +491,7 @@ class NodeLost(MpregError, ConnectionError):
         if self.executed == "yes":
             return f"{what} did run"
         if not self.function:
-            return f"{what} may have run; ask again"
+            return f"{what} may have run; try again"
         return (
             f"{what} may have run: call it again if running it twice is safe, or "
             "register it with idempotent=True so that it is retried automatically"
@@ -517,7 +516,7 @@ class WorkerCrashed(MpregError, RuntimeError):
         last_lines: Sequence[str] = (),
         executed: Executed = "yes",
     ) -> None:
-        held = f", holding {memory_mb:.0f} MB" if memory_mb is not None else ""
+        held = f", using {memory_mb:.0f} MB" if memory_mb is not None else ""
         tail = "".join(f"\n  {line}" for line in last_lines)
         super().__init__(
             f"the worker process on {node} ended while it ran {function}: {cause}"

@@ -24,7 +24,7 @@ def check_name(kind: str, text: object) -> str:
     """
     if not isinstance(text, str):
         raise TypeError(
-            f"a {kind} name is a string, not {type(text).__name__}: {text!r:.80}"
+            f"a {kind} name must be a string, not {type(text).__name__}: {text!r:.80}"
         )
     if (
         1 <= len(text) <= LONGEST_NAME
@@ -55,7 +55,9 @@ def check_url(text: object) -> str:
         ValueError: it is none; the message tells what one looks like.
     """
     if not isinstance(text, str):
-        raise TypeError(f"the URL of a node is a string, not {type(text).__name__}")
+        raise TypeError(
+            f"the URL of a node must be a string, not {type(text).__name__}"
+        )
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -67,7 +69,8 @@ def check_url(text: object) -> str:
         )
     if parts.username is not None or parts.query:
         raise ValueError(
-            "a URL never carries a secret: use a token file or MPREG_NB_TOKEN"
+            "a URL must not contain a password or token: use a token file or "
+            "MPREG_NB_TOKEN"
         )
     return text
 

@@ -18,7 +18,7 @@ def shell() -> InteractiveShell:
 
 
 def test_a_script_gets_python() -> None:
-    assert "Your nodes here: mp.ps()" in str(LOST)
+    assert "List your nodes here: mp.ps()" in str(LOST)
     assert "Start one: cluster.add('n2', {'gpu'})" in str(NO_ROUTE)
     assert "mp.up(3)" in str(errors.NoCluster())
 
@@ -27,7 +27,7 @@ def test_a_shell_gets_commands_only_while_its_command_runs() -> None:
     with cures.in_shell("call"):
         lost, no_route, none = str(LOST), str(NO_ROUTE), str(errors.NoCluster())
 
-    assert "Your nodes here: mpreg-nb ps" in lost
+    assert "List your nodes here: mpreg-nb ps" in lost
     assert "mpreg-nb node --name n2 --resources gpu --join URL" in no_route
     assert "mpreg-nb node --name n1" in none
     assert not any("mp." in text or "%mpreg" in text for text in (lost, no_route, none))
@@ -53,8 +53,9 @@ def test_a_notebook_gets_magics_once_it_has_the_extension(
     [
         (LOST, "no node answers at 10.0.0.5: Connection refused. Check the URL"),
         (
-            errors.NodeLost("", "no link to any node is open", executed="no"),
-            "no node of the cluster can be reached: no link to any node is open. mp.up",
+            errors.NodeLost("", "there is no connection to any node", executed="no"),
+            "no node of the cluster is reachable: there is no connection to any node. "
+            "mp.up",
         ),
         (
             errors.NodeLost("n2", "killed", function="f", executed="no"),
@@ -62,7 +63,7 @@ def test_a_notebook_gets_magics_once_it_has_the_extension(
         ),
         (
             errors.NodeLost("n2", "killed", executed="unknown"),
-            "node n2 was lost (killed). The request may have run; ask again",
+            "node n2 was lost (killed). The request may have run; try again",
         ),
         (
             errors.NodeLost("", "gone", function="f", executed="yes", last_lines=["a"]),

@@ -43,7 +43,7 @@ EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
     (
         errors.WorkerCrashed("f", "n1", "signal SIGSEGV", memory_mb=41.5),
         RuntimeError,
-        "signal SIGSEGV, holding 42 MB",
+        "signal SIGSEGV, using 42 MB",
     ),
     (errors.Overloaded("f", 1024), RuntimeError, "1024 calls wait"),
     (errors.NotPicklable("model.lock", "_thread.lock"), TypeError, "model.lock"),

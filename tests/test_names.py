@@ -21,7 +21,7 @@ def test_other_names_are_refused_with_the_rule(name: str) -> None:
 
 @pytest.mark.parametrize("name", [None, 3, b"gpu", ["gpu"]])
 def test_what_is_no_string_is_no_name(name: object) -> None:
-    with pytest.raises(TypeError, match="is a string"):
+    with pytest.raises(TypeError, match="must be a string"):
         check_name("resource", name)
 
 

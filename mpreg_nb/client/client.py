@@ -346,5 +346,5 @@ class Client:
     def entry_node(self) -> str:
         """Name of the node that this client entered by."""
         if self.links.entry is None:
-            raise MpregError("there is no link to the cluster now; try again")
+            raise MpregError("there is no connection to the cluster now; try again")
         return self.links.entry.peer.name

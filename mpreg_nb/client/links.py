@@ -122,7 +122,7 @@ class Links:
         except TimeoutError:
             pass
         if self.entry is None:
-            raise NodeLost("", "no link to any node is open", executed="no")
+            raise NodeLost("", "there is no connection to any node", executed="no")
         return self.entry
 
     @property

@@ -106,7 +106,7 @@ class ClientRuns:
         """
         entry = self._client.links.entry
         if entry is None:
-            raise NodeLost("", "no link to any node is open", executed="no")
+            raise NodeLost("", "there is no connection to any node", executed="no")
         record = RunRecord(
             id=request.id,
             workflow=request.workflow,
@@ -402,7 +402,7 @@ class ClientRuns:
 
 def _forgotten(node: str, error: NodeLost) -> NoRun:
     return NoRun(
-        f"node {node} coordinated the run, and is no longer reachable "
-        f"({error.reason}). Its steps that are done were done; to do them anew, run "
-        "the workflow again"
+        f"node {node} coordinated the run and is no longer reachable "
+        f"({error.reason}). Finished steps stay finished. To run all steps again, "
+        "start the workflow again"
     )

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-_NOT_CONNECTED = "not connected: async with mp.connect_async(url) as cluster"
+_NOT_CONNECTED = (
+    "not connected. Connect first: async with mp.connect_async(url) as cluster"
+)
 
 
 @public
@@ -70,7 +72,7 @@ class AsyncCluster:
         raise NotPicklable(
             "an AsyncCluster",
             "it belongs to the event loop that opened it",
-            "Inside of the function use the cluster that it runs in: mp.current()",
+            "Inside the function, use the cluster that runs it: mp.current()",
         )
 
     @property

@@ -91,7 +91,7 @@ class Card:
         if self.notice:
             lines.append(f"  {self.notice}")
         lines += [
-            f"  {capture.name} is {size(capture.size_bytes)} and travels to every "
+            f"  {capture.name} is {size(capture.size_bytes)} and is sent to every "
             f"node that serves {self.function}: pass it as an argument, or load it "
             "inside the function"
             for capture in self.captures

@@ -56,12 +56,12 @@ def installation() -> Iterator[Finding]:
     yield from wrong
     if not wrong:
         said = "" if plain() else f" {version('mpreg_nb')}"
-        yield Finding(about="packages", found=f"mpreg_nb{said} and all that it needs")
+        yield Finding(about="packages", found=f"mpreg_nb{said} and all requirements")
     if importlib.util.find_spec("uvloop") is None:
         yield Finding(
             about="event loop",
             state="note",
-            found="asyncio's own: calls take about half as long again",
+            found="that of asyncio; calls take about 50 % longer than with uvloop",
             cure="pip install uvloop",
         )
 
@@ -102,7 +102,7 @@ def notebook() -> Iterator[Finding]:
         yield Finding(
             about="front end",
             state="note",
-            found="plain mode: views do not move",
+            found="plain mode: views do not update",
             cure="unset MPREG_NB_PLAIN and restart the kernel",
         )
         return
@@ -116,7 +116,7 @@ def _front_end() -> str:
     if "COLAB_RELEASE_TAG" in os.environ:
         return "Colab"
     path = os.environ.get("JPY_SESSION_NAME", "")
-    return f"Jupyter, {Path(path).name}" if path else "a kernel of an unknown front end"
+    return f"Jupyter, {Path(path).name}" if path else "an unknown front end"
 
 
 def _widgets() -> Iterator[Finding]:
@@ -142,8 +142,9 @@ def _widgets() -> Iterator[Finding]:
     yield Finding(
         about="widgets",
         state="note",
-        found=f"no scripts of {', '.join(missing)} in this environment",
-        cure=f"where the server runs: pip install {' '.join(missing)}; reload the page",
+        found=f"no front-end files of {', '.join(missing)} in this environment",
+        cure="in the environment of the Jupyter server: pip install "
+        f"{' '.join(missing)}, then reload the page",
     )
 
 
@@ -192,6 +193,7 @@ def leftovers() -> Iterator[Finding]:
         yield Finding(about="ledger", state="wrong", found=problem)
     entries = Ledger().entries()
     here = {cluster.name for cluster in _own()}
+<<<<<<< ours
     others = [entry for entry in entries if entry.cluster not in here]
     for entry in others:
         yield _running(entry)
@@ -206,6 +208,30 @@ def leftovers() -> Iterator[Finding]:
         )
     if not others:
         yield Finding(about="leftovers", found="no cluster of yours but what is open")
+=======
+    for name, states in clusters.items():
+        if name in here:
+            continue
+        alive = sum(state != "dead" for state in states)
+        yield Finding(
+            about="clusters",
+            state="note",
+            found=f"your cluster {name!r} is running: {alive} of {len(states)} nodes",
+            cure=f"mp.adopt({name!r}) takes it over, mp.down({name!r}) ends it",
+        )
+    known = {row.pid for row in rows}
+    stray = [pid for pid in _node_processes() if pid not in known]
+    if stray:
+        pids = "" if plain() else f" ({', '.join(map(str, stray))})"
+        yield Finding(
+            about="processes",
+            state="note",
+            found=f"{len(stray)} node processes{pids} are not in the list of mp.ps()",
+            cure="nodes started by hand are fine; others: kill them",
+        )
+    if not set(clusters) - here:
+        yield Finding(about="leftovers", found="no other cluster of yours is running")
+>>>>>>> theirs
 
 
 def _running(entry: Entry) -> Finding:
@@ -269,8 +295,8 @@ def cluster(cluster: "Cluster") -> Iterator[Finding]:
             yield Finding(
                 about=record.name,
                 state="note",
-                found="is late with everything: its event loop does not get to run",
-                cure="look for a thread function that holds the interpreter",
+                found="answers late: its event loop is blocked",
+                cure="look for a function with isolation='thread' that holds the GIL",
             )
     alive = sum(p.record.state.name == "ALIVE" for p in snapshot.nodes)
     yield Finding(about=name, found=f"{alive} of {len(snapshot.nodes)} nodes alive")

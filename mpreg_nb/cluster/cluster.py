@@ -174,7 +174,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         unknown = [name for name in names if name not in known]
         if unknown:
             raise MpregError(
-                f"this process started no node named {unknown[0]!r}; it started: "
+                f"this process did not start a node named {unknown[0]!r}; it started: "
                 f"{', '.join(sorted(known))}"
             )
         with nodes.changing:
@@ -251,10 +251,12 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         calls = self._thread.run(self._under_way())
         if calls:
             names = ", ".join(sorted(set(calls)))
-            what = "a call was" if len(calls) == 1 else f"{len(calls)} calls were"
+            one = len(calls) == 1
+            what = "a call" if one else f"{len(calls)} calls"
             sys.stderr.write(
-                f"mpreg_nb: the program ended while {what} under way ({names}), "
-                "which ends with it. Wait for results before: future.result()\n"
+                f"mpreg_nb: the program ended while {what} ran ({names}), and "
+                f"cancelled {'it' if one else 'them'}. Wait for results first: "
+                "future.result()\n"
             )
 
     async def _under_way(self) -> tuple[str, ...]:

@@ -63,7 +63,7 @@ class Key:
             TypeError: it is of another type.
             ValueError: it is out of bounds.
         """
-        refusal = f"{self.name} is {self.rule}, not {value!r:.60}"
+        refusal = f"{self.name} must be {self.rule}, not {value!r:.60}"
         if self.choices:
             if not isinstance(value, str):
                 raise TypeError(refusal)
@@ -92,8 +92,8 @@ KEYS: Mapping[str, Key] = {
             default=1,
             most=256,
             unit="processes",
-            title="of each node that up starts, for user code",
-            cost="Each takes about 40 MB; with 0 a node runs nothing and forwards.",
+            title="per node that up starts, for user code",
+            cost="Each takes about 40 MB. With 0, the node only forwards calls.",
         ),
         Key(
             name="slots",
@@ -101,25 +101,25 @@ KEYS: Mapping[str, Key] = {
             least=1,
             most=1024,
             unit="calls",
-            title="at once in each worker that up starts",
-            cost="They run in threads of one process and share its memory: good for "
-            "functions that wait, no gain for those that compute in Python.",
+            title="at once per worker that up starts",
+            cost="They run in threads of one process and share its memory: faster for "
+            "functions that wait, not for functions that compute in Python.",
         ),
         Key(
             name="keep",
             default=False,
             title="nodes that up starts outlive this kernel",
-            cost="Until mp.down() they hold their memory, though nobody looks.",
+            cost="They keep their memory until mp.down().",
         ),
         Key(
             name="cwd",
             default="caller",
             choices=("caller", "scratch"),
-            title="the working folder of calls, to which relative paths lead",
-            cost="'caller' is the folder of this kernel, on nodes of its own machine; "
-            "'scratch' is one of the node's own everywhere. With several slots in a "
-            "worker its async functions share the folder of the call that began last; "
-            "functions with isolation='thread' stay in the folder of their node.",
+            title="the working folder of calls, for relative paths",
+            cost="'caller' is the folder of this kernel, on nodes of the same machine; "
+            "'scratch' is a folder of the node, everywhere. With several slots, the "
+            "async functions of a worker share the folder of the newest call. "
+            "Functions with isolation='thread' use the folder of their node.",
         ),
         Key(
             name="start_timeout_s",
@@ -127,16 +127,16 @@ KEYS: Mapping[str, Key] = {
             least=0.1,
             most=3600,
             unit="seconds",
-            title="that a node may take to come up",
-            cost="More helps on a slow disk; a node that never comes up is reported "
-            "as much later.",
+            title="in which each node must be ready",
+            cost="Increase it for a slow disk. A node that never starts is reported "
+            "only after this time.",
         ),
         Key(
             name="progress_after_s",
             default=2.0,
             unit="seconds",
-            title="until what blocks shows how far it is",
-            cost="With 0 it shows at once, and short calls flicker; inf: never.",
+            title="before a blocking call shows its progress",
+            cost="0 shows it at once, also for short calls; inf never shows it.",
         ),
         Key(
             name="output_lines",
@@ -145,7 +145,7 @@ KEYS: Mapping[str, Key] = {
             most=1_000_000,
             unit="lines",
             title="that one call may print into its cell",
-            cost="What comes after is counted and left out. More makes a notebook "
+            cost="Further lines are counted and left out. A high limit makes notebooks "
             "large and slow to open.",
         ),
     )
@@ -162,7 +162,9 @@ def key_of(name: str) -> Key:
         return KEYS[name]
     meant = nearest(name, KEYS)
     hint = f" Did you mean {meant!r}?" if meant else ""
-    raise AttributeError(f"there is no key {name!r}.{hint} It has: {', '.join(KEYS)}")
+    raise AttributeError(
+        f"there is no key {name!r}.{hint} The keys are: {', '.join(KEYS)}"
+    )
 
 
 @public

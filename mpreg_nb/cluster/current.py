@@ -64,7 +64,7 @@ class CurrentCluster:
         return CurrentCluster, ()
 
     def __repr__(self) -> str:
-        return "<the cluster that this runs in>"
+        return "<the cluster that runs this>"
 
 
 def enter(cluster: "Cluster") -> None:

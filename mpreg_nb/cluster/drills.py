@@ -85,7 +85,9 @@ class Drills:
             raise ValueError(f"node {both[0]!r} cannot be on both sides")
         for state, found in (("has ended", nodes.dead), ("is paused", nodes.paused)):
             if stuck := sorted(found & {*sides[0], *sides[1]}):
-                raise MpregError(f"node {stuck[0]!r} {state}, so it can take no part")
+                raise MpregError(
+                    f"node {stuck[0]!r} {state}, so it cannot be partitioned"
+                )
         for_ms = max(1, round(_checked(seconds) * 1e3))
         self._thread.run(
             self._cut(nodes.urls, (sides[0], sides[1]), for_ms), TOLD_WITHIN_S
@@ -104,7 +106,7 @@ class Drills:
             client.links.is_back(node)  # it runs, whatever was met there before
             links[node] = await client.links.reach(node, (urls[node],))
             if links[node] is None:
-                raise MpregError(f"node {node!r} cannot be reached now; try again")
+                raise MpregError(f"node {node!r} is not reachable now; try again")
         await asyncio.gather(
             *(
                 client.ask(
@@ -127,7 +129,7 @@ class Drills:
             if name not in known:
                 meant = nearest(name, known)
                 raise MpregError(
-                    f"this notebook started no node named {name!r}."
+                    f"this notebook did not start a node named {name!r}."
                     + (f" Did you mean {meant!r}?" if meant else "")
                     + f" It started: {', '.join(sorted(known)) or 'none'}"
                 )
@@ -140,9 +142,9 @@ def _names(side: str | Iterable[str]) -> tuple[str, ...]:
 
 def _checked(seconds: float) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise TypeError(f"seconds is a number, not {seconds!r}")
+        raise TypeError(f"seconds must be a number, not {seconds!r}")
     if not 0 < seconds <= LONGEST_S:
         raise ValueError(
-            f"seconds is above 0 and at most {LONGEST_S:g}, not {seconds:g}"
+            f"seconds must be above 0 and at most {LONGEST_S:g}, not {seconds:g}"
         )
     return seconds

@@ -97,10 +97,10 @@ def read_entry(path: Path) -> Entry:
         entry = msgspec.json.decode(content, type=Entry)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(
-            f"{path} is damaged and is not used ({error}). The next start deletes it"
+            f"{path} is damaged and was ignored ({error}). The next start deletes it"
         ) from None
     if file_stem(entry.cluster) != path.stem:
-        raise ValueError(f"{path} is about another cluster and is not used")
+        raise ValueError(f"{path} belongs to another cluster and was ignored")
     return entry
 
 

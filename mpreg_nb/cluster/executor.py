@@ -95,7 +95,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         Leaving the iterator early cancels the remaining calls.
         """
         if chunksize < 1:
-            raise ValueError(f"chunksize is at least 1, not {chunksize}")
+            raise ValueError(f"chunksize must be at least 1, not {chunksize}")
         end = None if timeout is None else time.monotonic() + timeout
         items = zip(*iterables, strict=False)  # as map of Python
         if chunksize == 1:
@@ -139,7 +139,7 @@ class ClusterExecutor(concurrent.futures.Executor):
     ) -> Future[Any]:
         if self._ended:
             raise RuntimeError(
-                "this executor was shut down; take a new one: cluster.executor()"
+                "this executor was shut down; create a new one: cluster.executor()"
             )
         calling = self._cluster.calling
         future = calling.submit(function, args, kwargs, self._options)

@@ -45,8 +45,8 @@ class Function(Generic[P, R]):
             raise TypeError(f"{function!r:.80} is not a function")
         if isolation not in ISOLATIONS:
             raise ValueError(
-                f"isolation is one of {', '.join(map(repr, ISOLATIONS))}, "
-                f"not {isolation!r}"
+                f"isolation must be one of {', '.join(map(repr, ISOLATIONS))}, not "
+                f"{isolation!r}"
             )
         given = name_of(function) if name is None else name
         if given == "<lambda>":
@@ -265,9 +265,11 @@ def call_options(
         if seconds is None:
             continue
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise TypeError(f"{what} is a number of seconds, not {seconds!r}")
+            raise TypeError(f"{what} must be a number of seconds, not {seconds!r}")
         if not 0 < seconds <= 1e7:
-            raise ValueError(f"{what} is a positive number of seconds, not {seconds!r}")
+            raise ValueError(
+                f"{what} must be a positive number of seconds, not {seconds!r}"
+            )
     return CallOptions(
         resources=check_resources(resources),
         node=None if node is None else check_name("node", node),

@@ -153,12 +153,15 @@ def chosen_run(key: str, runs: Sequence[RunSummary]) -> RunSummary:
         return alike[0]
     if len(key) >= LEAST_PREFIX and alike:
         ids = ", ".join(run.run.hex()[: len(key) + 4] for run in alike)
-        raise NoRun(f"several runs begin with {key!r}: {ids}. Give more of the id")
+        raise NoRun(
+            f"the ids of several runs begin with {key!r}: {ids}. Give more characters "
+            "of the id"
+        )
     if not runs:
         raise NoRun("the cluster has no runs yet. Start one: flow.run()")
     meant = nearest(key, {run.workflow for run in runs})
     hint = f"Did you mean {meant!r}? " if meant else ""
     raise NoRun(
-        f"no run has the id {key!r}, and no workflow of that name was run. {hint}"
-        "All that are known: cluster.runs()"
+        f"no run has the id {key!r}, and no workflow of that name was run. {hint}List "
+        "the known runs: cluster.runs()"
     )

@@ -37,7 +37,7 @@ def node_command() -> list[str]:
     """
     if not sys.executable:
         raise FileNotFoundError(
-            "this Python does not know its own program (sys.executable is empty)"
+            "sys.executable is empty, so no node can be started with this Python"
         )
     flags = ["-P"]
     if sys.flags.optimize:

@@ -118,7 +118,7 @@ class Ledger:
                     and present.cluster_id != entry.cluster_id
                 ):
                     raise FileExistsError(
-                        f"the name {entry.cluster!r} belongs to another cluster by now"
+                        f"the name {entry.cluster!r} now belongs to another cluster"
                     )
             self._write(entry)
 
@@ -185,7 +185,7 @@ class Ledger:
         keep = ", keep=True" if only_kept else ""
         raise NoCluster(
             f"{_listed(kind, names)} "
-            + ("Say which." if names else f"Start one: mp.up(3{keep})")
+            + ("Give its name." if names else f"Start one: mp.up(3{keep})")
         )
 
     def rows(self) -> tuple[LedgerRow, ...]:
@@ -212,9 +212,9 @@ class Ledger:
             command=f"mpreg-nb down {shlex.quote(first)}",
         )
         raise NoCluster(
-            "without a name only a kept cluster whose owner has ended is ended, and "
-            f"{'several are such' if ownerless else 'none is such'}. "
-            f"Your clusters: {listed}. End one by its name: {by_name}"
+            "without a name, only a kept cluster whose owner has ended can be ended, "
+            f"and {'there are several' if ownerless else 'there is none'}. Your "
+            f"clusters: {listed}. End one by its name: {by_name}"
         )
 
     def end(self, name: str | None = None, *, drain: float = 10.0) -> tuple[str, ...]:
@@ -323,8 +323,8 @@ def _usable(folders: Sequence[Path]) -> Path:
         except OSError as error:
             reasons.append(str(error))
     raise PermissionError(
-        f"there is no place to note what is started: {'; '.join(reasons)}. "
-        "Set XDG_STATE_HOME to a folder of yours"
+        f"the list of started nodes cannot be saved: {'; '.join(reasons)}. Set "
+        "XDG_STATE_HOME to a folder that you can write"
     )
 
 
@@ -334,7 +334,7 @@ def _owner(entry: Entry) -> str:
     if entry.by_hand:
         return "a node started by hand"
     if owned(entry):
-        return f"in use by {entry.notebook or 'another program that runs'}"
+        return f"in use by {entry.notebook or 'another running program'}"
     return "its owner has ended"
 
 

@@ -117,7 +117,7 @@ class LiveView:
                 if own.id == run:
                     own.cancel()
                     return
-            raise MpregError("this run is no longer at hand; look: cluster.runs()")
+            raise MpregError("this view no longer knows the run; see cluster.runs()")
 
         self._do("the run is being cancelled", cancel)
 

@@ -35,7 +35,7 @@ class Log:
     def __repr__(self) -> str:
         if self.lines:
             return "\n".join(self.lines)
-        return f"nothing was logged by {', '.join(self.nodes)}"
+        return f"no log lines from {', '.join(self.nodes)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ class Logs:
             return [found[name] for name in sorted(found)]
         whose = f"node {node!r} was" if node is not None else "its nodes were"
         raise MpregError(
-            f"{whose} started by somebody else or on another machine, and logs are "
-            "read where a node runs: look at what `mpreg-nb node` wrote there"
+            f"{whose} started by another program or on another machine, where its "
+            "log is: see the output of `mpreg-nb node` there"
         )
 
     def _all_sources(self) -> Iterator[_Source]:
@@ -148,6 +148,6 @@ def _prefixed(node: str, line: str, sources: list[_Source]) -> str:
 
 def _check_lines(lines: object) -> None:
     if isinstance(lines, bool) or not isinstance(lines, int):
-        raise TypeError(f"lines is a whole number, not {lines!r}")
+        raise TypeError(f"lines must be a whole number, not {lines!r}")
     if lines < 0:
-        raise ValueError(f"lines is 0 or more, not {lines}")
+        raise ValueError(f"lines must be 0 or more, not {lines}")

@@ -77,7 +77,7 @@ class Names:
         if offer is None:
             meant = nearest(name, {o.function for _, o in client.mirror.entries()})
             hint = f" Did you mean {meant!r}?" if meant else ""
-            raise AttributeError(f"nobody has registered a function {name!r}.{hint}")
+            raise AttributeError(f"no function is registered as {name!r}.{hint}")
         found = NamedFunction(lambda: self._cluster, name, CallOptions())
         found.describe(name, offer.doc, _signature(offer.signature))
         return found

@@ -42,7 +42,7 @@ async def seen(
     for state in wanted.values():
         if state not in STATES:
             raise ValueError(
-                f"a node is {', '.join(STATES[:-1])} or {STATES[-1]}, never {state!r}"
+                f"a state is {', '.join(STATES[:-1])} or {STATES[-1]}, not {state!r}"
             )
     reached = asyncio.Event()
     states: dict[str, str] = {}
@@ -73,7 +73,7 @@ async def seen(
                 for node, state in wanted.items()
                 if states.get(node) != state
             )
-            + f" (after {timeout_s:g} s). Look: cluster.events()"
+            + f" (after {timeout_s:g} s). See cluster.events()"
         ) from None
     finally:
         stop()

@@ -31,7 +31,9 @@ def check_private_folder(path: Path) -> None:
     if not stat.S_ISDIR(status.st_mode):
         raise PermissionError(f"{path} is not a folder. Move it away")
     if status.st_mode & 0o077:
-        raise PermissionError(f"others can enter {path}. Close it: chmod 700 '{path}'")
+        raise PermissionError(
+            f"other users can enter {path}. Close it: chmod 700 '{path}'"
+        )
 
 
 def read_private(path: Path) -> bytes:
@@ -50,7 +52,7 @@ def read_private(path: Path) -> bytes:
             raise PermissionError(f"{path} is not a file. Move it away")
         if status.st_mode & 0o077:
             raise PermissionError(
-                f"others can open {path}. Close it: chmod 600 '{path}'"
+                f"other users can open {path}. Close it: chmod 600 '{path}'"
             )
         content = file.read(LARGEST_BYTES + 1)
     if len(content) > LARGEST_BYTES:
@@ -91,6 +93,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def _check_owner(path: Path, status: os.stat_result) -> None:
     if stat.S_ISLNK(status.st_mode):
-        raise PermissionError(f"{path} is a link, which could lead anywhere. Remove it")
+        raise PermissionError(
+            f"{path} is a symbolic link, and links are not followed. Remove it"
+        )
     if status.st_uid != os.geteuid():
         raise PermissionError(f"{path} belongs to another user. Move it away")

@@ -183,8 +183,8 @@ class NodeProcess:
     def _check_owner(self) -> None:
         if os.getpid() != self._owner:
             raise RuntimeError(
-                f"node {self.name} belongs to the process that this one was forked "
-                "from. Connect to it from here: mp.connect(url)"
+                f"node {self.name} belongs to the parent of this forked process. "
+                "Connect to it from here: mp.connect(url)"
             )
 
     def _signal(self, number: signal.Signals) -> None:

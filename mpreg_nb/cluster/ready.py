@@ -35,7 +35,7 @@ class ReadyReader:
         """
         *lines, self._rest = (self._rest + piece).split(b"\n")
         if len(self._rest) > UNREADY_BYTES:
-            raise ValueError("it prints other things than its ready line")
+            raise ValueError("its output is not a ready line")
         for line in lines:
             try:
                 said = msgspec.json.decode(line, type=_Line)
@@ -49,7 +49,7 @@ class ReadyReader:
         if said.name != self._name:
             raise ValueError(f"it calls itself {said.name!r}")
         if self._cluster_id not in {"", said.cluster_id}:
-            raise ValueError("it came up in another cluster")
+            raise ValueError("it started in another cluster")
         return Ready(
             name=said.name, url=said.url, pid=said.pid, cluster_id=said.cluster_id
         )

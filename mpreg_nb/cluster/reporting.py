@@ -77,7 +77,7 @@ def _output(run: "Run", step: StepState) -> Output:
     try:
         value = run[step.name]
     except Exception as error:  # noqa: BLE001 - loading runs code of the value's class
-        return Output(omitted=f"not to be had: {_text(error, str)}")
+        return Output(omitted=f"not available: {_text(error, str)}")
     return Output(type_name=type(value).__name__, text=_text(value, repr))
 
 
@@ -85,7 +85,7 @@ def _text(value: Any, to_text: Any) -> str:
     try:
         return clipped(str(to_text(value)), MOST_CHARACTERS)
     except Exception as error:  # noqa: BLE001 - code of the value's class
-        return f"<{type(value).__name__} that cannot say itself: {error!r}>"
+        return f"<{type(value).__name__} whose repr failed: {error!r}>"
 
 
 def _last_lines(log: str) -> str:

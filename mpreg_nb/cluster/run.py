@@ -92,8 +92,8 @@ class Run(ShownRun):
             ended = wait_shown(RunWatched(self), self.has_ended, timeout)
         if not ended:
             raise TimeoutError(
-                f"workflow {self.name!r} is still running after "
-                f"{timeout:g} s; it goes on. Look: run.frame()"
+                f"workflow {self.name!r} is still running after {timeout:g} s and "
+                "continues. See run.frame()"
             )
         self._raise_for_status()
         return self

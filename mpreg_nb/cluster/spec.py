@@ -94,7 +94,7 @@ def _words(text: str) -> list[str]:
 def _numbered(count: int) -> tuple[NodeSpec, ...]:
     if not 1 <= count <= MOST_NODES:
         raise ValueError(
-            f"cannot start {count} nodes: a number is from 1 to {MOST_NODES}. "
+            f"cannot start {count} nodes: the number must be from 1 to {MOST_NODES}. "
             "To end nodes: cluster.remove(name) or cluster.down()"
         )
     return tuple(NodeSpec(f"n{number}") for number in range(1, count + 1))
@@ -148,7 +148,7 @@ def _read_pair(name: object, held: object) -> NodeSpec:
 
 
 def _not_accepted(given: object) -> TypeError:
-    return TypeError(f"{_shown(given)} does not say which nodes. {ACCEPTED}")
+    return TypeError(f"{_shown(given)} does not describe nodes. {ACCEPTED}")
 
 
 def _shown(given: object) -> str:

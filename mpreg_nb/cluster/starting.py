@@ -198,6 +198,6 @@ def _compared(cluster: Cluster) -> Cluster:
 
 def _check_count(what: str, value: object, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{what} is a whole number, not {value!r}")
+        raise TypeError(f"{what} must be a whole number, not {value!r}")
     if value < least:
-        raise ValueError(f"{what} is at least {least}, not {value}")
+        raise ValueError(f"{what} must be at least {least}, not {value}")

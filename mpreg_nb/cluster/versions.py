@@ -154,8 +154,8 @@ def _told(
     if packages:
         pinned = " ".join(f"{name}=={here[name]}" for name in packages)
         lines.append(
-            "Objects of other versions may not unpickle. Where those nodes run: "
-            f"pip install {pinned}. If other ones were installed after they were "
-            "imported here: restart the kernel."
+            "Objects may fail to unpickle in another version. On those nodes: pip "
+            f"install {pinned}. If a package was upgraded after this kernel imported "
+            "it, restart the kernel."
         )
     return "\n".join(lines)

@@ -51,7 +51,9 @@ class CallWatched:
             word = "" if ended == "done" else f"{ended} after "
             return f"{call.function}{at} · {word}{spent}"
         if call.link is None:
-            return f"{call.function} · waiting for a link to the cluster · {spent}"
+            return (
+                f"{call.function} · waiting for a connection to the cluster · {spent}"
+            )
         if call.waiting:
             queue = f"the queue of {node}" if node else "a queue"
             return f"{call.function} · waiting in {queue} · {spent}"

@@ -119,8 +119,8 @@ class Planner:
             names = {offer.function for _, offer in self._client.mirror.entries()}
             meant = nearest(name, names)
             raise InvalidWorkflow(
-                f"step {step.name!r} of workflow {workflow.name!r} calls "
-                f"{name!r}, which nobody has registered."
+                f"step {step.name!r} of workflow {workflow.name!r} calls {name!r}, "
+                "which is not registered."
                 + (f" Did you mean {meant!r}?" if meant else "")
                 + " Pass the function itself, or register it first"
             )

@@ -36,8 +36,8 @@ class RPCCommand:
         object.__setattr__(self, "locs", check_resources(self.locs))
         if not isinstance(self.kwargs, Mapping):
             raise TypeError(
-                f"kwargs of command {self.name!r} is a dict of keyword arguments, "
-                f"not {type(self.kwargs).__name__}"
+                f"kwargs of command {self.name!r} must be a dict of keyword "
+                f"arguments, not {type(self.kwargs).__name__}"
             )
 
     @property

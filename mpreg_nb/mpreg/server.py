@@ -61,7 +61,9 @@ class MPREGServer:
     def url(self) -> str:
         """The URL for clients and peers; an error unless the server serves."""
         if self._node is None:
-            raise MpregError("the server does not serve yet: await server.started()")
+            raise MpregError(
+                "the server is not serving yet. Wait for it: await server.started()"
+            )
         return self._node.url
 
     @property
@@ -91,7 +93,9 @@ class MPREGServer:
         """
         with self._lock:
             if self._loop is not None:
-                raise MpregError("this server has served. Make a new MPREGServer")
+                raise MpregError(
+                    "this server has already served. Create a new MPREGServer"
+                )
             self._loop = asyncio.get_running_loop()
         try:
             await self._serve()

@@ -68,7 +68,11 @@ class MPREGSettings:
         for given in kwargs:
             if given not in known:
                 meant = nearest(given, known)
-                hint = f"Did you mean {meant!r}?" if meant else f"There are: {known}"
+                hint = (
+                    f"Did you mean {meant!r}?"
+                    if meant
+                    else f"The settings are: {known}"
+                )
                 raise TypeError(f"MPREGSettings has no setting {given!r}. {hint}")
         return super().__new__(cls)
 
@@ -81,11 +85,13 @@ class MPREGSettings:
         if self.connect is not None:
             _urls("connect", self.connect)
         if isinstance(self.port, bool) or not isinstance(self.port, int):
-            raise TypeError(f"port is a number, not {self.port!r}")
+            raise TypeError(f"port must be a number, not {self.port!r}")
         if not 0 <= self.port <= 65_535:
-            raise ValueError(f"{self.port} is no port: they go from 0 to 65535")
+            raise ValueError(f"port must be from 0 to 65535, not {self.port}")
         if self.gossip_interval is not None and not self.gossip_interval > 0:
-            raise ValueError(f"gossip_interval is above 0, not {self.gossip_interval}")
+            raise ValueError(
+                f"gossip_interval must be above 0, not {self.gossip_interval}"
+            )
         if self.log_level is not None:
             self._set("log_level", _level(self.log_level))
 
@@ -158,5 +164,7 @@ def _level(given: str | int) -> int:
         return given
     levels = logging.getLevelNamesMapping()
     if given.upper() not in levels:
-        raise ValueError(f"{given!r} is no log level. There are: {', '.join(levels)}")
+        raise ValueError(
+            f"{given!r} is not a log level. The levels are: {', '.join(levels)}"
+        )
     return levels[given.upper()]

@@ -26,7 +26,7 @@ class Admission:
         """Return why a call is not taken in, if it is not."""
         waiting = len(self._pending)
         if pending.call.id in self._pending:
-            text = "a call with this id is under way"
+            text = "a call with this id is already running"
             return Failure(kind="bad_request", message=text)
         held_bytes = self.held_bytes + pending.size_bytes
         too_much = waiting and held_bytes > self._limits.queued_bytes

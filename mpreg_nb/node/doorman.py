@@ -60,7 +60,7 @@ class Doorman:
                 said.append(message)
                 return
         if not isinstance(message, Hello):
-            link.close(1008, "a node says hello first")
+            link.close(1008, "a node must send Hello first")
             return
         name, epoch = link.peer.name, message.record.epoch
         self._waiting[name, epoch] = (link, [message])

@@ -182,7 +182,10 @@ class OpenRequest:
             self.drop()
 
     def _late(self) -> None:
-        text = f"no result within {self._request.timeout_s:g} s; what was left is ended"
+        text = (
+            f"no result within {self._request.timeout_s:g} s; the remaining commands "
+            "were cancelled"
+        )
         self._refuse(Refused(LATE, text))
 
     def _refuse(self, refused: Refused) -> None:
@@ -214,8 +217,8 @@ class OpenRequest:
 def _too_large(step: str, size_bytes: int) -> Refused:
     return Refused(
         FAILED,
-        f"the result of {step} ({size_bytes / 1e6:.1f} MB) does not fit into one "
-        "answer. Let a last command make something smaller of it",
+        f"the result of {step} ({size_bytes / 1e6:.1f} MB) is too large for one "
+        "answer. Add a last command that reduces it",
         {"command": step, "size_bytes": size_bytes},
     )
 

@@ -51,8 +51,9 @@ class Lifeline:
             mode = os.fstat(descriptor).st_mode
             if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
                 raise ValueError(
-                    f"descriptor {descriptor} is no lifeline: it is not a pipe. "
-                    "Start the node without --lifeline to run it by itself"
+                    f"descriptor {descriptor} is not a pipe, so it cannot be a "
+                    "lifeline. Start the node without --lifeline to run it on "
+                    "its own"
                 )
             self._loop.add_reader(descriptor, self._read, descriptor)
         if parent is not None:
@@ -81,7 +82,7 @@ class Lifeline:
 
     def _look(self) -> None:
         if self._parent_now() != self._parent:
-            self._cut("the process that started it is gone")
+            self._cut("the process that started it has ended")
         else:
             self._timer = self._loop.call_later(self._look_s, self._look)
 

@@ -39,7 +39,7 @@ def read_at_least(least: int) -> Callable[[str], int]:
         except ValueError:
             _refuse(f"{text!r} is not a whole number")
         if number < least:
-            _refuse(f"{number} is too small: the least is {least}")
+            _refuse(f"{number} is too small: the smallest value is {least}")
         return number
 
     return read
@@ -49,7 +49,7 @@ def read_port(text: str) -> int:
     """Read a port; 0 stands for a free one."""
     number = read_at_least(0)(text)
     if number > 65535:
-        _refuse(f"{number} is too large: ports end at 65535")
+        _refuse(f"{number} is too large: the largest port is 65535")
     return number
 
 

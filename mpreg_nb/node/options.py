@@ -81,8 +81,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         type=read_url,
         default=[],
         metavar="URL",
-        help="any node of the cluster to join; may be repeated. Without it the node "
-        "begins a cluster of its own",
+        help="any node of the cluster to join; may be repeated. Without it, the node "
+        "starts a new cluster",
     )
     add(
         "--workers",
@@ -111,8 +111,8 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
     add(
         "--host",
         default=DEFAULTS.host,
-        help="address to listen on (default %(default)s); one that other machines "
-        "reach needs --tls-cert and --tls-key",
+        help="address to listen on (default %(default)s); other addresses need "
+        "--tls-cert and --tls-key",
     )
     add("--tls-cert", default="", metavar="FILE", help="certificate (PEM)")
     add("--tls-key", default="", metavar="FILE", help="its private key (PEM)")
@@ -121,7 +121,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         default="",
         metavar="FILE",
         help="file with the token (default: MPREG_NB_TOKEN, MPREG_NB_TOKEN_FILE, or "
-        "your own token)",
+        "the token of this user)",
     )
     add(
         "--advertise",
@@ -129,7 +129,7 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         type=read_url,
         default=[],
         metavar="URL",
-        help="address that other nodes use, if it is not the one listened on",
+        help="address that other nodes connect to, if not the listening address",
     )
     add(
         "--profile",
@@ -146,32 +146,32 @@ def _add_rare(group: argparse._ArgumentGroup) -> None:
         type=read_cluster_id,
         default=DEFAULTS.cluster_id,
         metavar="ID",
-        help="refuse nodes of other clusters (default: the id of --join, or a new one)",
+        help="reject nodes of other clusters (default: the id of --join, or a new one)",
     )
     add(
         "--json-open",
         action="store_true",
-        help="answer JSON calls without a token; on loopback only",
+        help="accept JSON calls without a token; only on loopback",
     )
     add(
         "--scratch",
         default=DEFAULTS.scratch,
         metavar="FOLDER",
-        help="working folder of the workers (default: one that is removed at the end)",
+        help="working folder of the workers (default: a temporary one)",
     )
     add(
         "--store-bytes",
         type=read_at_least(0),
         default=DEFAULTS.store_bytes,
         metavar="BYTES",
-        help="limit for results of steps kept on this node (default %(default)s)",
+        help="limit for the results of steps on this node (default %(default)s)",
     )
     add(
         "--max-payload-bytes",
         type=read_at_least(1),
         default=DEFAULTS.limits.max_payload_bytes,
         metavar="BYTES",
-        help="limit for arguments or result of one call (default %(default)s)",
+        help="limit for the arguments or the result of a call (default %(default)s)",
     )
     add(
         "--drain-s",
@@ -190,7 +190,7 @@ def _add_rare(group: argparse._ArgumentGroup) -> None:
         "--lifeline",
         type=read_lifeline,
         metavar="FD|stdin",
-        help="end when the other end of this pipe is closed",
+        help="end when the other end of this pipe closes",
     )
     add(
         "--parent",
@@ -207,14 +207,14 @@ def options_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> O
         parser.error("--tls-cert and --tls-key belong together: give both")
     if parsed.json_open and not loopback:
         parser.error(
-            f"--json-open answers without a token, so never on {parsed.host}: "
-            "drop it, or bind with --host 127.0.0.1"
+            f"--json-open accepts calls without a token, so not on {parsed.host}: "
+            "remove it, or use --host 127.0.0.1"
         )
     if not loopback and not parsed.tls_cert:
         parser.error(
-            f"--host {parsed.host} can be reached from other machines, and a token "
-            "must not cross a network in the clear. Add --tls-cert FILE --tls-key "
-            "FILE, or bind with --host 127.0.0.1 and use an ssh tunnel"
+            f"--host {parsed.host} is reachable from other machines, and the "
+            "connection would not be encrypted. Add --tls-cert FILE --tls-key "
+            "FILE, or use --host 127.0.0.1 and use an ssh tunnel"
         )
     return Options(
         settings=NodeSettings(

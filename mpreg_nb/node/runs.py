@@ -77,7 +77,9 @@ class RunBook:
         if old is None:
             return
         if old.machine.status == "running":
-            text = "the run goes on; wait for its end or cancel it, then resume it"
+            text = (
+                "the run has not ended; wait for its end or cancel it, then resume it"
+            )
             failure = Failure(kind="bad_request", message=text)
             source.send(Failed(id=request.id, failure=failure))
             return
@@ -235,7 +237,7 @@ class RunBook:
     ) -> ActiveRun | None:
         run = self._runs.get(run_id)
         if run is None:
-            text = "it does not remember the run, or never knew it"
+            text = "it has no record of the run"
             failure = Failure(kind="gone", message=text, node=self._me)
             source.send(Failed(id=request_id, failure=failure))
         return run

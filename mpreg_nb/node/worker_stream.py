@@ -97,7 +97,7 @@ class WorkerStream:
         try:
             received = self._reader.received(count)
         except (ValueError, msgspec.MsgspecError):
-            self._on_broken("it wrote something else to its channel to the node")
+            self._on_broken("it wrote invalid data to its channel to the node")
             return True
         if received:
             self._on_messages(received)

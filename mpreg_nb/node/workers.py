@@ -122,7 +122,9 @@ class Workers:
         await asyncio.sleep(0)  # until nothing is read from workers any more
         for item in list(self._items.values()):
             begun: Executed = "no" if item.link is None else "unknown"
-            crashed = Crashed(id=item.job.id, cause="the node stops", executed=begun)
+            crashed = Crashed(
+                id=item.job.id, cause="the node is stopping", executed=begun
+            )
             self._end(item, crashed, ())
         await stopping
 

@@ -25,7 +25,8 @@ def _verbs() -> Iterator[Verb]:
     register = _verb(
         "register",
         "Run the cell here and register the functions that it defines.\n\n"
-        "Those whose name begins with _ travel along where they are used.",
+        "Functions whose name begins with _ are not registered; they are sent with\n"
+        "the functions that use them.",
         "register --resources gpu",
     )
     add_registration(register.parser)
@@ -34,14 +35,14 @@ def _verbs() -> Iterator[Verb]:
     remote = _verb(
         "remote",
         "Run the cell once on a node that fits.\n\n"
-        "Its prints come back as they happen, its last expression is the value.\n"
-        "Variables of the notebook that it reads travel along, by value.",
+        "Its prints appear here as they happen; its last expression is the value.\n"
+        "Variables of the notebook that it reads are sent with it, by value.",
         "remote --on gpu -o model",
         "remote --node n2 --timeout 60",
     )
     add = remote.parser.add_argument
     _add_place(remote.parser)
-    add("--node", metavar="NAME", help="on this node and no other")
+    add("--node", metavar="NAME", help="only on this node")
     _add_timeout(remote.parser)
     add_target(remote.parser)
     yield remote
@@ -49,8 +50,8 @@ def _verbs() -> Iterator[Verb]:
     everywhere = _verb(
         "everywhere",
         "Run the cell on every node that fits, at the same time.\n\n"
-        "As remote; the value is a dict of node -> value. Where some nodes fail, the\n"
-        "values of the others are shown before the error, and kept with -o.",
+        "Like remote, but the value is a dict of node -> value. If some nodes fail,\n"
+        "the values of the others are shown before the error, and stored with -o.",
         "everywhere",
         "everywhere --on gpu -o sizes",
     )
@@ -61,26 +62,32 @@ def _verbs() -> Iterator[Verb]:
 
     step = _verb(
         "step",
-        "Make the cell a step of a workflow; run again, it replaces the step.\n\n"
-        "What it reads and other steps made is its input: variables that they\n"
-        "assigned, or their names for their whole results. Other variables of the\n"
-        "notebook travel by value. What it assigns is its output: later step cells\n"
-        "read it by name. Names that begin with _ stay inside. Several outputs make\n"
-        "a dict, none makes its last expression the result.",
+        "Make the cell a step of a workflow. Run again, the cell replaces the step.\n\n"
+        "Inputs: variables that the cell reads and other step cells assign, and names\n"
+        "of steps, which stand for their whole results. Other variables of the\n"
+        "notebook are sent by value.\n"
+        "Outputs: variables that the cell assigns, for later step cells; not those\n"
+        "that begin with _. Several outputs make the result a dict; without outputs,\n"
+        "the last expression is the result.",
         "step clean --flow report --on cpu",
         "step raw --flow report --input sensor,day",
         "step stats --flow report --retry 2 --timeout 30",
     )
     add = step.parser.add_argument
     add("step", metavar="NAME")
-    add("--flow", required=True, metavar="FLOW", help="made if there is none yet")
+    add(
+        "--flow",
+        required=True,
+        metavar="FLOW",
+        help="the workflow; created if there is none",
+    )
     _add_place(step.parser)
     add(
         "--input",
         type=_names,
         default=(),
         metavar="name,name",
-        help="what it reads and %%mpreg run FLOW(name=…) gives",
+        help="names that the cell reads and %%mpreg run FLOW(NAME=…) gives",
     )
     add("--retry", type=int, default=0, metavar="N", help="more attempts if it fails")
     _add_timeout(step.parser)
@@ -89,7 +96,7 @@ def _verbs() -> Iterator[Verb]:
         type=_names,
         default=(),
         metavar="step,step",
-        help="wait for these too",
+        help="run after these steps",
     )
     yield step
 
@@ -104,7 +111,7 @@ def _add_place(parser: LineParser) -> None:
         type=resources,
         default=frozenset(),
         metavar="res,res",
-        help="only where all of these are held",
+        help="only on nodes that hold all of these",
     )
 
 

@@ -33,7 +33,7 @@ def register_names(session: Session, options: Options) -> Any:
     for name, value in found.items():
         if not callable(value):
             raise Misuse(
-                f"{name!r} is no function, it is of type {type(value).__name__}"
+                f"{name!r} is not a function but of type {type(value).__name__}"
             )
     return _register(session, found, options)
 
@@ -46,8 +46,8 @@ def register_cell(session: Session, options: Options, cell: str) -> Any:
     names = [name for name in _defined(ast.parse(source)) if not name.startswith("_")]
     if not names:
         raise Misuse(
-            "the cell defines no function that could be registered: no `def` at its "
-            "left edge with a name that does not begin with _"
+            "the cell defines no function to register. Write a `def` at the left "
+            "edge, with a name that does not begin with _"
         )
     variables = session.shell.user_ns
     exec(compile(source, filename, "exec"), variables)  # noqa: S102 - the user's cell

@@ -75,7 +75,9 @@ def _step(session: Session, text: str) -> tuple[Any, str]:
     pairs = [(text[:place], text[place + 1 :]) for place in places]
     pairs = [(run, step) for run, step in pairs if run and step]
     if not pairs:
-        raise Misuse(f"{text!r} is no step of a run. Write RUN.STEP: %mpreg why run.a")
+        raise Misuse(
+            f"{text!r} is not a step of a run. Write RUN.STEP: %mpreg why run.a"
+        )
     refusals: list[Misuse] = []
     for name, step in pairs:
         try:
@@ -87,6 +89,10 @@ def _step(session: Session, text: str) -> tuple[Any, str]:
         if step in steps:
             return run, step
         meant = nearest(step, steps)
-        hint = f"Did you mean {meant!r}?" if meant else f"It has: {', '.join(steps)}"
+        hint = (
+            f"Did you mean {meant!r}?"
+            if meant
+            else f"The steps are: {', '.join(steps)}"
+        )
         refusals.insert(0, Misuse(f"run {name!r} has no step {step!r}. {hint}"))
     raise refusals[0]

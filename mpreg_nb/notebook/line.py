@@ -136,14 +136,14 @@ def add_registration(parser: LineParser) -> None:
     parser.add_argument(
         "--isolation",
         choices=("process", "thread"),
-        help="thread: in the node itself; it cannot be killed",
+        help="thread: in a thread of the node, which cannot be killed",
     )
 
 
 def add_target(parser: LineParser) -> None:
     """Let `parser` take the name of a variable for the value."""
     parser.add_argument(
-        "-o", dest="target", metavar="NAME", help="keep it in NAME, show nothing"
+        "-o", dest="target", metavar="NAME", help="store it in NAME, show nothing"
     )
 
 
@@ -165,7 +165,7 @@ def sides(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     parts = [tuple(filter(None, part.split(","))) for part in text.split("|")]
     if len(parts) != 2 or not all(parts) or set(parts[0]) & set(parts[1]):
         raise argparse.ArgumentTypeError(
-            f"{text!r} does not say what is on which side, as n1,n2|n3 does"
+            f"{text!r} does not name two groups, as n1,n2|n3 does"
         )
     return parts[0], parts[1]
 

@@ -46,7 +46,8 @@ def _of_nodes() -> Iterator[Verb]:
         "down",
         "down gpu-1",
         twin='mp.down() or cluster.remove("gpu-1")',
-        more="A cluster that was only connected to is disconnected; its nodes go on.",
+        more="A cluster that you only connected to is disconnected; its nodes "
+        "continue to run.",
     )
     down.parser.add_argument("names", nargs="*", metavar="NAME")
     yield down
@@ -93,7 +94,7 @@ def _of_functions() -> Iterator[Verb]:
     call = line_verb(
         FUNCTIONS,
         "call",
-        "Call a function of the cluster; arguments are Python.",
+        "Call a function of the cluster; its arguments are Python expressions.",
         "call train(rows, lr=0.2)",
         twin='cluster.call("train", rows, lr=0.2)',
     )
@@ -136,7 +137,7 @@ def _of_workflows() -> Iterator[Verb]:
         "run flow -a -o nightly",
         'run flow(sensor="s-7")',
         twin='flow.run(sensor="s-7") or, with -a, flow.start()',
-        more="Its inputs are given as in a call, as Python.",
+        more="Inputs are keyword arguments, as in a call in Python.",
     )
     for verb in (plan, draw, run):
         verb.parser.add_argument(
@@ -169,7 +170,7 @@ def _of_workflows() -> Iterator[Verb]:
     cancel = line_verb(
         WORKFLOWS, "cancel", "Cancel a run.", "cancel nightly", twin="run.cancel()"
     )
-    cancel.parser.add_argument("run", metavar="RUN", help="as for why")
+    cancel.parser.add_argument("run", metavar="RUN", help="as for %%mpreg why")
     yield cancel
 
 

@@ -53,7 +53,7 @@ def look_verbs() -> Iterator[Verb]:
     logs = line_verb(
         LOOK,
         "logs",
-        "Show what nodes logged. Prints of functions are in the cells instead.",
+        "Show the logs of nodes. Prints of functions appear in the cells instead.",
         "logs gpu-1",
         "logs -n 200",
         "logs gpu-1 -f",
@@ -64,14 +64,14 @@ def look_verbs() -> Iterator[Verb]:
         "-f", action="store_true", help="follow the logs until Stop"
     )
     logs.parser.add_argument(
-        "-n", dest="lines", type=int, metavar="50", help="number of lines of each node"
+        "-n", dest="lines", type=int, metavar="50", help="lines per node"
     )
     yield logs
 
     bench = line_verb(
         LOOK,
         "bench",
-        "Measure calls, maps and workflows, on nodes of their own.",
+        "Measure calls, maps and workflows, on two separate nodes.",
         "bench",
         "bench --here --only map",
         twin='mp.bench(quick=True, cluster=cluster, only="map")',
@@ -83,7 +83,7 @@ def look_verbs() -> Iterator[Verb]:
         "--here", action="store_true", help="on the current cluster"
     )
     bench.parser.add_argument(
-        "--only", default="", metavar="WORD", help="rows with this in their names"
+        "--only", default="", metavar="WORD", help="only rows whose name contains this"
     )
     yield bench
 

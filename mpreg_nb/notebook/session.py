@@ -107,7 +107,7 @@ class Session:
             if isinstance(found, Flow):
                 return found
             raise Misuse(
-                f"{name!r} is no workflow, it is of type {type(found).__name__}"
+                f"{name!r} is not a workflow but of type {type(found).__name__}"
             )
         flows = {
             id(f): (variable, f) for variable, f in self._flows() if f.name == name
@@ -118,7 +118,7 @@ class Session:
         for _, flow in flows.values():
             return flow
         meant = nearest(name, self.flow_names())
-        hint = f"Did you mean {meant!r}?" if meant else "Make one: mp.workflow(name)"
+        hint = f"Did you mean {meant!r}?" if meant else "Create one: mp.workflow(name)"
         raise Misuse(f"no variable and no workflow is named {name!r}. {hint}")
 
     def flow_or_run(self, name: str) -> "Flow[Any, Any] | Run":
@@ -196,7 +196,7 @@ def check_variable(name: str) -> None:
     from keyword import iskeyword
 
     if not name.isidentifier() or iskeyword(name):
-        raise Misuse(f"{name!r} cannot name a variable")
+        raise Misuse(f"{name!r} is not a name for a variable")
 
 
 def _whole(value: Any) -> Any:

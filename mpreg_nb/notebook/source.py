@@ -107,6 +107,6 @@ def refusal(error: NotPicklable, names: Mapping[str, Any]) -> Misuse | None:
     if variable is None or variable[0] not in names:
         return None
     return Misuse(
-        f"{error.path}, which the cell reads, cannot travel: {error.reason}. "
-        "Make it inside the cell"
+        f"{error.path}, which the cell reads, cannot be sent: {error.reason}. "
+        "Create it inside the cell"
     )

@@ -101,7 +101,9 @@ def _inputs(
     given = {name: known[name] for name in reads(source.text, known)}
     unread = [name for name in options.input if given.get(name) is not _INPUT]
     if unread:
-        reason = "a step sets it" if unread[0] in given else "it reads no such name"
+        reason = (
+            "a step assigns it" if unread[0] in given else "the cell does not read it"
+        )
         raise Misuse(f"{unread[0]!r} cannot be an input of the cell: {reason}")
     return {
         name: flow.input(name) if value is _INPUT else value

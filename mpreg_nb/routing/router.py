@@ -75,6 +75,7 @@ class Refused:
     @property
     def reason(self) -> str:
         """What is in the way besides resources, and what to do about it."""
+<<<<<<< ours
         reasons = []
         if self.pythons:
             theirs = ", ".join(f"{node} runs {python}" for node, python in self.pythons)
@@ -90,6 +91,16 @@ class Refused:
                 "function with isolation='thread'"
             )
         return "; also, ".join(reasons)
+=======
+        if not self.pythons:
+            return ""
+        theirs = ", ".join(f"{node} runs {python}" for node, python in self.pythons)
+        return (
+            f"its code was compiled by Python {self.python}, and {theirs}. Start a "
+            f"node with Python {self.python}, or register the function from the "
+            "Python of the nodes"
+        )
+>>>>>>> theirs
 
 
 Choice: TypeAlias = Chosen | UnknownVersion | Refused
@@ -236,7 +247,7 @@ class Router:
         for node, held in {**self._suspect, **self._alive}.items():
             lacks = needed - held - own.get(node, frozenset())
             if wanted.node is not None and node != wanted.node:
-                reason = f"narrowed to {wanted.node}"
+                reason = f"restricted to {wanted.node}"
             elif lacks:
                 reason = "lacks " + ", ".join(sorted(lacks))
             elif node in other_python:

@@ -148,7 +148,7 @@ class Arrival(asyncio.Protocol):
         try:
             response = self._respond(request)
             if rest:
-                raise Refused(400, "nothing may follow before the answer")
+                raise Refused(400, "data before the answer is not allowed")
         except Refused as refusal:
             self._keeper.refused(self.address, f"{refusal.status} {refusal.text}")
             response = self._websocket.reject(refusal.status, f"{refusal.text}\n")
@@ -182,16 +182,16 @@ class Arrival(asyncio.Protocol):
         if request.path == "/metrics":
             return self._metrics(request)
         if request.path != "/":
-            raise Refused(404, "there is nothing here")
+            raise Refused(404, "not found")
         if door.full:
-            raise Refused(503, "as many links as there may be; try another node")
+            raise Refused(503, "connection limit reached; try another node")
         response = self._websocket.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             return response
         lane = LANES.get(self._websocket.subprotocol, "json")
         if lane == "json":
             if not door.json_open and not door.token.matches(bearer(headers)):
-                raise Refused(401, "the token is needed: Authorization: Bearer")
+                raise Refused(401, "token required: Authorization: Bearer TOKEN")
             return response
         hello = read_hello(headers, lane)
         welcome = Welcome(
@@ -206,9 +206,9 @@ class Arrival(asyncio.Protocol):
 
     def _metrics(self, request: Request) -> Response:
         if not self._door.token.matches(bearer(request.headers)):
-            raise Refused(401, "the token is needed: Authorization: Bearer")
+            raise Refused(401, "token required: Authorization: Bearer TOKEN")
         if self._door.metrics is None:
-            raise Refused(404, "there is nothing here")
+            raise Refused(404, "not found")
         response = self._websocket.reject(HTTPStatus.OK, self._door.metrics())
         del response.headers["Content-Type"]
         response.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
@@ -219,7 +219,7 @@ class Arrival(asyncio.Protocol):
     def _read_proof(self, hello: Hello, welcome: Welcome) -> None:
         received = self._received
         if not PROOF_HEAD.startswith(received[: len(PROOF_HEAD)]):
-            self._refuse_proof("the first frame was no proof")
+            self._refuse_proof("the first frame is not a proof")
             return
         if len(received) < PROOF_FRAME_BYTES:
             return

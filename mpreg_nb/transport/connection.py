@@ -302,7 +302,7 @@ class Connection(asyncio.BufferedProtocol):
     def _strike(self, error: BadRequest) -> None:
         self._strikes += 1
         if self._strikes >= STRIKES:
-            self.close(1008, "too much that makes no sense")
+            self.close(1008, "too many invalid messages")
         elif self.peer.lane == "data":
             self.send(Notice(kind="strike", text=str(error)))
 
@@ -333,7 +333,7 @@ class Connection(asyncio.BufferedProtocol):
         if frame.opcode not in DATA_OPCODES:
             return
         if self.peer.lane != "json" or frame.opcode is Opcode.BINARY:
-            self.close(1003, "not the kind of frame that travels on this lane")
+            self.close(1003, "wrong kind of frame for this lane")
             return
         try:
             text = self._inflow.text(frame)
@@ -369,7 +369,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.abort()
 
     def _cut_off(self, detail: str) -> None:
-        self.close(1013, f"too slow a reader: {detail}")
+        self.close(1013, f"the other end reads too slowly: {detail}")
 
     def _ping(self) -> None:
         self._protocol.send_ping(b"")

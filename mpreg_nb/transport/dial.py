@@ -53,7 +53,7 @@ class DialFailed(MpregError, ConnectionError):
     """There is no link to `url`; `kind` says why, `detail` in words."""
 
     def __init__(self, kind: FailureKind, url: str, detail: str) -> None:
-        super().__init__(f"no link to {shown(url)}: {detail}")
+        super().__init__(f"cannot connect to {shown(url)}: {detail}")
         self.kind: FailureKind = kind
         self.url = url
         self.detail = detail
@@ -122,7 +122,7 @@ async def dial(
         raise DialFailed("timed_out", url, detail) from error
     except ssl.SSLError as error:
         raise NotTrusted(
-            f"{shown(url)} did not show a certificate to trust: {error.reason}"
+            f"the certificate of {shown(url)} is not trusted: {error.reason}"
         ) from error
     except OSError as error:
         if isinstance(error, MpregError):
@@ -142,7 +142,9 @@ def _parse(url: str) -> WebSocketURI:
         ) from error
     if uri.username is not None:
         # Not shown: what stands there may be meant to be secret.
-        raise DialFailed("refused", uri.host, "a URL holds no user or password here")
+        raise DialFailed(
+            "refused", uri.host, "a URL must not contain a user or password"
+        )
     return uri
 
 
@@ -199,7 +201,9 @@ class Departure(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Fail if there was no answer."""
         if not self.opened.done():
-            detail = f"it hung up without an answer{f': {exc}' if exc else ''}"
+            detail = (
+                f"it closed the connection without an answer{f': {exc}' if exc else ''}"
+            )
             self.opened.set_exception(DialFailed("refused", self._url, detail))
 
     def drop_unless_open(self) -> None:
@@ -211,28 +215,29 @@ class Departure(asyncio.Protocol):
     def _check_answer(self, head: bytes, rest: bytes) -> None:
         status = head.split(b" ", 2)[1:2]
         if status == [UNAVAILABLE]:
-            detail = "it has as many links as there may be"
+            detail = "its connection limit is reached"
             raise DialFailed("refused", self._url, detail)
         self._websocket.receive_data(head)
         answers = self._websocket.events_received()
         if self._websocket.handshake_exc is not None or not answers or rest:
             code = ascii(status[0].decode("latin-1"))[:5] if status else "none"
             raise NotTrusted(
-                f"what answers at {shown(self._url)} did not let us in as a node would "
-                f"(HTTP status {code}). Is that a node, and may this role dial it?"
+                f"the server at {shown(self._url)} is not a node, or rejects this "
+                f"kind of client (HTTP status {code}). Check the URL"
             )
         answer = cast(Response, answers[0])  # what a dialler gets first
         try:
             welcome = read_welcome(answer.headers)
         except Refused as error:
             raise NotTrusted(
-                f"what answers at {shown(self._url)} gave no proof of the token"
+                f"the server at {shown(self._url)} did not prove that it knows "
+                "the token"
             ) from error
         right = listener_proof(self._token, self._hello, replace(welcome, proof=b""))
         if not proves(welcome.proof, right):
             raise NotTrusted(
-                f"the node at {shown(self._url)} has another token than "
-                f"{self._token.source}. Carry its token here: mpreg-nb token show"
+                f"the node at {shown(self._url)} has a different token than "
+                f"{self._token.source}. Copy its token to here: mpreg-nb token show"
             )
         self._check_expected("cluster", self._hello.cluster_id, welcome.cluster_id)
         self._check_expected("node", self._hello.node_name, welcome.node_name)

@@ -19,5 +19,5 @@ def why_ended(protocol: Protocol, error: Exception | None) -> str:
         reason = goodbye.reason if goodbye.reason.isprintable() else ""
         return f"closed by the other end: {goodbye.code} {reason}".rstrip()
     if broken is not None and not isinstance(broken, EOFError):
-        return f"the other end broke the protocol: {broken}"
+        return f"the other end violated the protocol: {broken}"
     return f"the connection was lost: {error or 'it ended without a goodbye'}"

@@ -165,7 +165,7 @@ def check_origin_and_host(headers: Headers, hosts: frozenset[str]) -> None:
     if len(origins) > 1:
         raise Refused(400, "more than one Origin header")
     if origins:
-        raise Refused(403, "requests of web pages are not served")
+        raise Refused(403, "requests from web pages are rejected")
     names = headers.get_all("Host")
     if len(names) != 1:
         raise Refused(400, "exactly one Host header is needed")

@@ -69,7 +69,7 @@ class Inflow:
                 whole = element.message == _WHOLE
                 message = None if whole else self._decoder.one(element.message)
                 if type(message) in STREAM_ELEMENTS or (whole and not element.sizes):
-                    raise BadRequest("an attachment to no message")
+                    raise BadRequest("an attachment without a message")
                 refused = self.streams.attach(stream, element.sizes, message)
                 if isinstance(refused, TooLarge):
                     return refused

@@ -125,9 +125,9 @@ class Listener:
             )
         except OSError as error:
             cause = os.strerror(error.errno) if error.errno else str(error)
-            cure = "Give another with port=, or port=0 for a free one"
+            cure = "Choose another with port=, or port=0 for a free one"
             if error.errno != errno.EADDRINUSE:
-                cure = "Give an address of this machine with host="
+                cure = "Set host= to an address of this machine"
             raise OSError(
                 error.errno, f"cannot listen on {host} port {port}: {cause}. {cure}"
             ) from error
@@ -269,13 +269,15 @@ async def listen(
     if host != "localhost" and not is_loopback(host):
         if ssl_context is None:
             raise NotTrusted(
-                f"a node on {host} would take commands over a network in the clear. "
-                "Bind 127.0.0.1, or give it a certificate: --tls-cert and --tls-key"
+                f"a node on {host} would receive commands over an unencrypted "
+                "network connection. Use host 127.0.0.1, or add a certificate: "
+                "--tls-cert and --tls-key"
             )
         if json_open:
             raise NotTrusted(
-                f"a node on {host} would take calls from anyone. Open JSON calls are "
-                "for loopback: drop --json-open, or bind 127.0.0.1"
+                f"a node on {host} would accept calls from anyone. Open JSON "
+                "calls are for loopback only: remove --json-open, or use host "
+                "127.0.0.1"
             )
     door = Door(
         token=token,

@@ -143,9 +143,9 @@ class Peers:
             return
         attempt = self._attempts.get((node, lane))
         if attempt is None:
-            self._on_unsent(node, lane, message, parts, "there is no link")
+            self._on_unsent(node, lane, message, parts, "there is no connection")
         elif len(attempt.queue) >= LONGEST_QUEUE:
-            reason = f"{LONGEST_QUEUE} messages wait for the link already"
+            reason = f"{LONGEST_QUEUE} messages already wait for the connection"
             self._on_unsent(node, lane, message, parts, reason)
         else:
             attempt.queue.append((message, parts))
@@ -243,7 +243,7 @@ class Peers:
         del self._attempts[attempt.key]
         error: BaseException = DialFailed("refused", node, "no address is known")
         if task.cancelled():
-            error = DialFailed("refused", node, "the dial was given up")
+            error = DialFailed("refused", node, "the connection attempt was abandoned")
         elif fault := task.exception():  # of ours or the owner's, not of the node
             error = fault
             context = {"message": f"the dial to {node} failed", "exception": fault}
@@ -303,7 +303,7 @@ class Peers:
         if connection is None:
             return
         if key[1] == "control":
-            connection.close(1000, "another link is used")
+            connection.close(1000, "another connection is used")
         else:
             self._spares.setdefault(key, []).append(connection)
 

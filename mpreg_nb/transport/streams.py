@@ -198,7 +198,7 @@ class IncomingStreams:
             BadRequest: the stream is open already, or one too many.
         """
         if stream in self._open or stream in self._refused:
-            raise BadRequest(f"stream {stream} was begun twice")
+            raise BadRequest(f"stream {stream} was started twice")
         if len(self._open) + len(self._refused) > 2 * OPEN_AT_ONCE:
             raise BadRequest("too many streams at once")
         total = sum(sizes)
@@ -231,7 +231,7 @@ class IncomingStreams:
         incoming.missing -= len(data)
         if incoming.missing < 0:
             del self._open[stream]
-            raise BadRequest(f"stream {stream} brought more than it announced")
+            raise BadRequest(f"stream {stream} sent more than it announced")
         rooms = incoming.rooms
         while len(data):
             room = rooms[0]

@@ -109,8 +109,8 @@ def load_token(
         raise
     except OSError as error:
         raise NotTrusted(
-            f"no token can be kept in {path}: {error.strerror}. Set MPREG_NB_TOKEN, "
-            "or XDG_STATE_HOME to a folder of yours"
+            f"the token cannot be saved in {path}: {error.strerror}. Set "
+            "MPREG_NB_TOKEN, or XDG_STATE_HOME to a folder that you can write"
         ) from error
     return read_token(path)
 
@@ -129,17 +129,19 @@ def read_token(path: Path) -> Token:
     except OSError as error:
         if path.is_symlink():
             raise NotTrusted(
-                f"{path} is a symbolic link, so another file would be read. Put the "
-                "token there itself, or name its real path in MPREG_NB_TOKEN_FILE"
+                f"{path} is a symbolic link, and links are not followed. Put the "
+                "token in that file itself, or set MPREG_NB_TOKEN_FILE to the "
+                "real path"
             ) from error
         raise NotTrusted(
-            f"the token file {path} cannot be read: {error.strerror}. Name one that "
-            "can be in MPREG_NB_TOKEN_FILE, or unset that to use your own"
+            f"the token file {path} cannot be read: {error.strerror}. Set "
+            "MPREG_NB_TOKEN_FILE to a readable file, or unset it to use your own "
+            "token"
         ) from error
     try:
         about = os.fstat(handle)
         if not stat.S_ISREG(about.st_mode):
-            raise NotTrusted(f"{path} is not a file; a token is kept in one")
+            raise NotTrusted(f"{path} is not a file, so it cannot hold a token")
         _check_owner(path, about)
         _check_closed_to_others(path, about, cure_mode=0o600)
         content = os.read(handle, LONGEST_SECRET + 1)
@@ -148,7 +150,7 @@ def read_token(path: Path) -> Token:
     secret = content.decode("ascii", "replace").strip()
     if not secret or len(content) > LONGEST_SECRET or not secret.isascii():
         raise NotTrusted(
-            f"{path} holds no token. Remove it, and a new one is made on next use"
+            f"{path} holds no token. Remove it; the next use creates a new one"
         )
     return Token(secret, source=str(path))
 
@@ -157,7 +159,7 @@ def _check_owner(path: Path, about: os.stat_result) -> None:
     if about.st_uid != os.geteuid():
         raise NotTrusted(
             f"{path} belongs to user {about.st_uid}, not to you, so its owner knows "
-            "the token. Use one of your own: unset MPREG_NB_TOKEN_FILE, or remove it"
+            "the token. Use your own: unset MPREG_NB_TOKEN_FILE, or remove it"
         )
 
 
@@ -166,7 +168,7 @@ def _check_closed_to_others(
 ) -> None:
     if about.st_mode & 0o077:
         raise NotTrusted(
-            f"{path} is open to other users (mode {about.st_mode & 0o777:04o}). "
+            f"{path} can be read by other users (mode {about.st_mode & 0o777:04o}). "
             f"Close it: chmod {cure_mode:o} {path}"
         )
 
@@ -174,7 +176,7 @@ def _check_closed_to_others(
 def _check_folder(folder: Path) -> None:
     about = os.lstat(folder)
     if stat.S_ISLNK(about.st_mode):
-        raise NotTrusted(f"{folder} is a symbolic link. Make it a folder of its own")
+        raise NotTrusted(f"{folder} is a symbolic link. Replace it by a folder")
     _check_owner(folder, about)
     _check_closed_to_others(folder, about, cure_mode=0o700)
 

@@ -106,7 +106,7 @@ def not_begun(steps: Iterable[StepState]) -> str:
         return ""
     more = len(idle) - MOST_NAMED
     said = ", ".join(idle[:MOST_NAMED]) + (f" and {more:,} more" if more > 0 else "")
-    return f"not begun: {said}"
+    return f"not started: {said}"
 
 
 def unit_of(most_ms: float) -> tuple[float, str]:

@@ -45,7 +45,7 @@ def gantt_figure(
     idle = not_begun(steps).replace("$", r"\$")
     title = f"Run of {short(workflow, 60)} by node"
     subtitle(axes, title, "; ".join(filter(None, (said, idle))))
-    axes.set_xlabel(f"time since the run began, {sign}")
+    axes.set_xlabel(f"time since the run started, {sign}")
     axes.set_ylabel("node")
     _draw(axes, lanes, unit_ms)
     furthest = [end for row in lanes.values() for lane in row for _, end in lane]
@@ -73,7 +73,7 @@ def _draw(axes: "Axes", lanes: dict[str, list[Lane]], unit_ms: float) -> None:
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(max(place, 1) - 0.5, -0.5)
     if not lanes:
-        say_empty(axes, "no step has begun")
+        say_empty(axes, "no step has started")
 
 
 def _draw_bar(axes: "Axes", bar: Bar, place: int, unit_ms: float) -> None:

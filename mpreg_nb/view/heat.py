@@ -49,9 +49,9 @@ def routes_figure(rows: "Iterable[CallRow]", nodes: Collection[str] = ()) -> "Fi
     width = max(6.5, 3.4 + (0.95 if written else 0.3) * len(columns))
     figure = new_figure(figsize=(width, height), dpi=100, layout="constrained")
     axes = figure.subplots()
-    said = ["in each cell: calls, and the median of their time"] if written else []
+    said = ["in each cell: calls and their median time"] if written else []
     if len(busiest) > len(functions):
-        said.append(f"the {len(functions)} called most of {len(busiest)} functions")
+        said.append(f"the {len(functions)} most called of {len(busiest)} functions")
     subtitle(axes, "Calls by function and node", "; ".join(said) if taken else "")
     axes.set_xlabel("node")
     axes.set_ylabel("function")

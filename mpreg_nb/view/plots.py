@@ -47,7 +47,7 @@ def latency_figure(
     shown = sorted(busiest[:MOST_FUNCTIONS])
     title = "function (calls)"
     if len(busiest) > len(shown):
-        title += f", the {len(shown)} called most of {len(busiest)}"
+        title += f", the {len(shown)} most called of {len(busiest)}"
     columns = 2 if max(map(len, shown), default=0) > 14 else 3
     legend_inches = 0.45 + 0.2 * max(-(-len(shown) // columns), 2)
     height = 3.9 + legend_inches

@@ -132,7 +132,7 @@ def _head(report: Report) -> Iterator[str]:
         f"{count(len(report.steps), 'step')}: {safe(said)}</p>"
     )
     yield (
-        f'<p class="soft">Run {safe(report.run)}, begun '
+        f'<p class="soft">Run {safe(report.run)}, started '
         f"{report.started_at:%Y-%m-%d %H:%M:%S %Z}</p>"
     )
 
@@ -196,7 +196,7 @@ def _failures(report: Report) -> Iterator[str]:
         return
     yield "<h2>Errors</h2>"
     for step in stay:
-        yield f"<h3>{safe(step.name)}: its effects could not be undone</h3>"
+        yield f"<h3>{safe(step.name)}: its undo failed</h3>"
         yield f'<p class="bad">{_lines(step.undo_error)}</p>'
     for name, failure in report.failures.items():
         yield f"<h3>{safe(name)}</h3>"

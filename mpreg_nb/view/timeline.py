@@ -62,7 +62,7 @@ def _axis(most_ms: float, px_per_ms: float, height: float) -> Iterator[str]:
         yield _text(x, height + 15.0, f"{number * step:g}", anchor="middle")
     middle = NAMES + (WIDTH - NAMES) / 2
     yield _text(
-        middle, height + 33.0, f"time since the run began, {sign}", anchor="middle"
+        middle, height + 33.0, f"time since the run started, {sign}", anchor="middle"
     )
 
 

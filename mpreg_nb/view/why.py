@@ -128,29 +128,29 @@ class Why:
     def _unsent(self) -> str:
         step = self.step
         if step.status == "skipped":
-            return f"was not sent: it was skipped, because {step.cause} failed"
+            return f"was not sent: it was skipped because step {step.cause} failed"
         if step.status == "cancelled" and not step.attempts:
-            return "was not sent: the run was cancelled before"
+            return "was not sent: the run was cancelled first"
         if step.status == "done" and not step.attempts:
-            return "was not sent in this run: its result is that of an earlier one"
+            return "was not sent: this run uses the result of an earlier run"
         if step.status == "waiting":
             names = ", ".join(self._waits_for)
-            return f"is not sent yet: it waits for {names or 'room'}"
-        return f"is {step.status}; what there was to choose from is forgotten"
+            return f"was not sent yet: it waits for {names or 'a free slot'}"
+        return f"is {step.status}; its candidates are no longer recorded"
 
     @property
     def _rest(self) -> list[str]:
         lines = []
         if self.choices and not plain():
-            lines.append("score: expected wait, the lower the better")
+            lines.append("score: expected wait, lower is better")
         whole = [choice for choice in self.choices if not choice.part]
         last = whole[-1] if whole else None
         ran_on = self.step.node
         if last is not None and last.chosen and ran_on not in ("", last.chosen):
-            lines.append(f"It ran on {ran_on}: {last.chosen} could not begin it.")
+            lines.append(f"It ran on {ran_on}: {last.chosen} could not start it.")
         hidden = len(self.choices) - len(self._shown)
         if hidden:
-            lines.append(f"… and {count(hidden, 'choice')} before: why.frame()")
+            lines.append(f"… and {count(hidden, 'earlier choice')}: why.frame()")
         return lines
 
     def _heading(self, choice: StepChoice) -> str:
@@ -166,18 +166,18 @@ class Why:
     def _because(self, choice: StepChoice) -> str:
         fitting = [node.node for node in choice.nodes if not node.reason]
         if not choice.chosen:
-            return "a node that fits was not there" if not fitting else "refused"
+            return "no node that fits" if not fitting else "refused"
         if len(fitting) == 1:
             return "the only one that fits"
         own = next((n for n in choice.nodes if n.node == self._driver), None)
         if choice.chosen == self._driver and own is not None and _has_room(own):
-            return "it drives the run and had a free slot"
+            return "it coordinates the run and had a free slot"
         number = len(fitting) + choice.more_nodes
         if number == 2:
             return "the better of the two that fit"
         if number <= FEW:
             return f"the best of the {number} that fit"
-        return "two of those that fit were drawn, and the better one taken"
+        return "the better of two that were drawn at random"
 
 
 def _has_room(node: NodeChance) -> bool:

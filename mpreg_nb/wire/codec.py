@@ -139,7 +139,9 @@ def _decoded(decoder: "msgspec.msgpack.Decoder[Any]", data: Any) -> Any:
         reason = str(error).replace("\n", " ")[:200]
         raise BadRequest(f"not a message of this lane: {reason}") from error
     except MemoryError as error:
-        raise BadRequest("a message claims more memory than there is") from error
+        raise BadRequest(
+            "a message declares more bytes than this machine has"
+        ) from error
 
 
 def data_decoder() -> "Decoder[DataElement]":

@@ -91,12 +91,15 @@ def _plain_error(
             return CallCancelled(function, executed=failure.executed)
         case "draining":
             return NodeLost(
-                failure.node, "it is leaving", function=function, executed="no"
+                failure.node,
+                "it is leaving the cluster",
+                function=function,
+                executed="no",
             )
         case "node_lost":
             return NodeLost(
                 failure.node,
-                failure.message or "the link was lost",
+                failure.message or "the connection was lost",
                 function=function,
                 executed=failure.executed,
             )

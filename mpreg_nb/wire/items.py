@@ -43,15 +43,15 @@ def take_apart(over: Iterable[Any], step: str) -> list[Any]:
         iterator = iter(over)
     except TypeError:
         raise TypeError(
-            f"map step {step!r} goes over the items of a value, and what it got has "
-            f"none: it is of type {type(over).__name__}. Give it something iterable"
+            f"map step {step!r} iterates over a value of type {type(over).__name__}, "
+            "which is not iterable. Give it a list or another iterable"
         ) from None
     items = list(islice(iterator, MOST_ITEMS + 1))
     if len(items) > MOST_ITEMS:
         known = f"{len(over):,}" if isinstance(over, Sized) else "more"
         raise InvalidWorkflow(
-            f"map step {step!r} goes over {known} items, and at most {MOST_ITEMS:,} "
-            "are allowed. Let each item be a batch"
+            f"map step {step!r} iterates over {known} items, and the limit is "
+            f"{MOST_ITEMS:,}. Make each item a batch"
         )
     return items
 

@@ -190,10 +190,10 @@ def _strings(value: Any) -> Iterator[str]:
             yield inner
         elif isinstance(inner, list | tuple | dict):
             if depth > DEEPEST:
-                raise ValueError(f"more than {DEEPEST} lists and dicts in each other")
+                raise ValueError(f"lists and dicts nested more than {DEEPEST} deep")
             items = inner.values() if isinstance(inner, dict) else inner
             pending.extend((item, depth + 1) for item in items)
         elif isinstance(inner, float) and not math.isfinite(inner):
-            raise ValueError(f"{inner} is no JSON number")
+            raise ValueError(f"{inner} is not a JSON number")
         elif isinstance(inner, int) and not -(2**63) <= inner < 2**64:
             raise ValueError("an integer of more than 64 bits. Send it as a string")

@@ -209,7 +209,7 @@ class Flow(Generic[RunT, PlanT]):
             if name not in self._inputs:
                 meant = nearest(name, self._inputs)
                 has = ", ".join(map(repr, sorted(self._inputs))) or "none"
-                cure = f"Did you mean {meant!r}?" if meant else f"It has: {has}"
+                cure = f"Did you mean {meant!r}?" if meant else f"Its inputs are: {has}"
                 faults.append(f"it has no input {name!r}. {cure}")
         faults += [
             f"input {name!r} has no value. Give it one: flow.run({name}=...)"

@@ -32,23 +32,23 @@ class Placeholder:
 
     def __bool__(self) -> NoReturn:
         raise TypeError(
-            f"{self!r} is neither true nor false: its result is there only when the "
-            "workflow runs. Test it inside of a function that gets it, or ask whether "
-            "there is a step: step is not None"
+            f"{self!r} has no truth value: its result exists only when the "
+            "workflow runs. Test the result inside a function that receives it. "
+            "To test whether a step exists: step is not None"
         )
 
     def __iter__(self) -> NoReturn:
         # Without this, Python would iterate by [0], [1], ... and never end.
         raise TypeError(
-            f"{self!r} cannot be iterated: the result is there only when the "
-            "workflow runs. Take parts by key, as in step[0], or iterate inside "
-            "the function that gets it"
+            f"{self!r} cannot be iterated: the result exists only when the workflow "
+            "runs. Take parts by key, as in step[0], or iterate inside the function "
+            "that receives it"
         )
 
     def __contains__(self, item: object) -> NoReturn:
         raise TypeError(
-            f"{self!r} cannot be searched with `in`: the result is there only "
-            "when the workflow runs. Look inside the function that gets it"
+            f"{self!r} cannot be searched with `in`: the result exists only when the "
+            "workflow runs. Search inside the function that receives it"
         )
 
 
@@ -68,7 +68,7 @@ class Reference(Placeholder):
         if isinstance(key, Placeholder):
             raise TypeError(
                 f"{key!r} cannot be a key of {self!r}: keys are plain values. "
-                "Look the item up inside the function that gets both"
+                "Take the item inside a function that receives both"
             )
         return Reference(self.step, (*self.path, key))
 

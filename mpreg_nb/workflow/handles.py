@@ -32,9 +32,9 @@ class _Incomparable(Placeholder):
     def __eq__(self, other: object) -> bool:
         # Lists and dicts ask only where the two are not one object.
         raise TypeError(
-            f"{self!r} cannot be compared: its result is there only when the workflow "
-            "runs. Compare inside of a function that gets it, or ask whether two "
-            "names are one step: a is b"
+            f"{self!r} cannot be compared: its result exists only when the "
+            "workflow runs. Compare inside a function that receives it. To test "
+            "whether two names are one step: a is b"
         )
 
     __hash__ = object.__hash__
@@ -168,8 +168,8 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     def __reduce__(self) -> NoReturn:
         raise NotPicklable(
             f"step {self.name!r} of workflow {self.flow.name!r}",
-            "it stands for a result that is not there yet",
-            "Pass it as an argument of flow.step(...); outside of the workflow use "
+            "it stands for a result that does not exist yet",
+            "Pass it as an argument to flow.step(...); outside the workflow use "
             f"run[{self.name!r}]",
         )
 
@@ -235,8 +235,8 @@ class Hole(_Incomparable):
     def __reduce__(self) -> NoReturn:
         raise NotPicklable(
             f"input {self.name!r} of workflow {self.flow.name!r}",
-            "it stands for a value that is given when the workflow is run",
-            "Pass it as an argument of flow.step(...)",
+            "it stands for a value that each run of the workflow gives",
+            "Pass it as an argument to flow.step(...)",
         )
 
     def __repr__(self) -> str:

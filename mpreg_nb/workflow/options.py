@@ -38,7 +38,7 @@ class Options:
         """Return these with `more_attempts` after exceptions of the classes `on`."""
         if isinstance(more_attempts, bool) or not isinstance(more_attempts, int):
             raise TypeError(
-                "retry takes how many more attempts, a whole number, not "
+                "retry takes the number of further attempts, a whole number, not "
                 f"{type(more_attempts).__name__}: .retry(2)"
             )
         if not 0 <= more_attempts <= MOST_RETRIES:
@@ -83,8 +83,8 @@ class Options:
             return replace(self, fallback=on)
         if any(True for _ in placeholders(on)):
             raise TypeError(
-                "the value of fallback cannot refer to results. Give a function: it "
-                "gets the exception and returns what to go on with"
+                "a fallback value cannot refer to results of steps. Give a "
+                "function: it receives the exception and returns the value"
             )
         return replace(self, fallback=Value(on))
 

@@ -54,11 +54,11 @@ def _faults(waits: Sequence[Waits], mentions: Sequence[Waits]) -> Iterable[str]:
     if known:
         cycle = find_cycle(dict(waits))
         if len(cycle) == 2:
-            yield f"step {cycle[0]!r} waits for itself. Take the result of another"
+            yield f"step {cycle[0]!r} waits for itself. Use the result of another step"
         elif cycle:
             yield (
-                f"steps wait for each other in a circle: {_shown(cycle)} "
-                "(each gives to the next). Take one of these references out"
+                f"steps wait for each other in a cycle: {_shown(cycle)} (each "
+                "gives its result to the next). Remove one of these references"
             )
 
 
@@ -75,8 +75,11 @@ def unknown_step(missing: str, known: Collection[str], *, asker: str) -> str:
         cure = f"Did you mean {close!r}?"
     else:
         shown = ", ".join(sorted(known)[:6]) + (", …" if len(known) > 6 else "")
-        cure = f"There are: {shown}"
-    return f"step {asker!r} refers to {missing!r}, which is no step of it. {cure}"
+        cure = f"The steps are: {shown}"
+    return (
+        f"step {asker!r} refers to {missing!r}, which is not a step of this workflow. "
+        f"{cure}"
+    )
 
 
 def find_cycle(dependencies: Mapping[str, Set[str]]) -> tuple[str, ...]:

@@ -46,12 +46,12 @@ def test_a_number_of_seconds_may_be_whole_and_without_end() -> None:
     ("key", "value", "error", "said"),
     [
         ("wrkers", 1, AttributeError, "Did you mean 'workers'?"),
-        ("xyzzy", 1, AttributeError, "It has: workers, slots"),
+        ("xyzzy", 1, AttributeError, "The keys are: workers, slots"),
         ("workers", -1, ValueError, "a whole number of processes, 0 to 256, not -1"),
         ("workers", 2.0, TypeError, "not 2.0"),
         ("workers", True, TypeError, "not True"),
         ("slots", 0, ValueError, "1 to 1,024"),
-        ("keep", 1, TypeError, "keep is True or False, not 1"),
+        ("keep", 1, TypeError, "keep must be True or False, not 1"),
         ("start_timeout_s", "soon", TypeError, "not 'soon'"),
         ("progress_after_s", float("nan"), ValueError, "0 or more, not nan"),
     ],
@@ -94,7 +94,8 @@ def test_a_word_is_set_only_if_it_is_among_the_choices() -> None:
     values.cwd = "scratch"
 
     assert values.cwd == "scratch"
-    with pytest.raises(ValueError, match="cwd is 'caller' or 'scratch', not 'home'"):
+    accepted = "cwd must be 'caller' or 'scratch'"
+    with pytest.raises(ValueError, match=f"{accepted}, not 'home'"):
         values.cwd = "home"
-    with pytest.raises(TypeError, match="cwd is 'caller' or 'scratch', not 1"):
+    with pytest.raises(TypeError, match=f"{accepted}, not 1"):
         values.cwd = 1  # type: ignore[assignment]

@@ -96,7 +96,7 @@ def test_a_kept_cluster_of_a_process_that_is_gone_is_a_leftover(
     finding = about("clusters", examine())
 
     assert finding.state == "note"
-    assert finding.found == "'left-over' of yours runs: 1 of 1 nodes"
+    assert finding.found == "your cluster 'left-over' is running: 1 of 1 nodes"
     assert "mp.down('left-over')" in finding.cure
     mp.down("left-over")
     assert about("leftovers", examine()).state == "ok"

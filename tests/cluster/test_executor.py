@@ -247,8 +247,8 @@ cluster = mp.up(1)
         (
             "cluster.submit(time.sleep, 60)",
             False,
-            "mpreg_nb: the program ended while a call was under way (sleep), which "
-            "ends with it. Wait for results before: future.result()\n",
+            "mpreg_nb: the program ended while a call ran (sleep), and cancelled it. "
+            "Wait for results first: future.result()\n",
         ),
         ("cluster.submit(time.sleep, 60).cancel()", False, ""),
     ],

@@ -155,7 +155,7 @@ def test_a_cluster_whose_name_went_to_another_changes_nothing(ledger: Ledger) ->
     ledger.record(abandoned(first))
     second = ledger.claim(OTHER_ID, name="mine")
 
-    with pytest.raises(FileExistsError, match="'mine' belongs to another cluster"):
+    with pytest.raises(FileExistsError, match="'mine' now belongs to another cluster"):
         ledger.record(first)
     ledger.remove(first)
 
@@ -247,7 +247,7 @@ def test_a_file_under_another_name_is_not_used(ledger: Ledger, folder: Path) -> 
     (folder / "mine.json").rename(folder / "yours.json")
 
     assert ledger.entries() == ()
-    assert "yours.json is about another cluster" in ledger.read().problems[0]
+    assert "yours.json belongs to another cluster" in ledger.read().problems[0]
 
 
 def test_rows_tell_every_node_of_every_cluster(
@@ -282,7 +282,7 @@ def test_no_cluster_and_several_are_told_apart(ledger: Ledger) -> None:
     ledger.claim(ID, name="one")
     ledger.claim(OTHER_ID, name="two", keep=True)
 
-    with pytest.raises(NoCluster, match=r"Your clusters: one, two. Say which"):
+    with pytest.raises(NoCluster, match=r"Your clusters: one, two. Give its name"):
         ledger.find()
     with pytest.raises(NoCluster, match=r"no cluster named 'on'. Did you mean 'one'"):
         ledger.find("on")

@@ -40,7 +40,7 @@ def test_a_link_is_refused(ledger: Ledger, folder: Path, tmp_path: Path) -> None
     (folder / "mine.json").symlink_to(tmp_path / "aside.json")
 
     assert ledger.entries() == ()
-    assert "mine.json is a link" in ledger.read().problems[0]
+    assert "mine.json is a symbolic link" in ledger.read().problems[0]
 
 
 def test_a_file_of_another_user_is_refused(

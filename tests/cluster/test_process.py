@@ -103,8 +103,8 @@ def test_one_failure_ends_all_that_started_with_it(start: Start) -> None:
     ("manner", "reason"),
     [
         ("impostor", "it calls itself 'somebody else'"),
-        ("stranger", "it came up in another cluster"),
-        ("babbles", "it prints other things than its ready line"),
+        ("stranger", "it started in another cluster"),
+        ("babbles", "its output is not a ready line"),
     ],
 )
 def test_a_node_that_is_not_the_expected_one_is_ended(

@@ -132,7 +132,7 @@ def test_workflow_is_checked_before_anything_runs(cluster: mp.Cluster) -> None:
     flow = cluster.workflow("cycle")
     flow.step("a", note, mp.ref("b"))
     flow.step("b", note, mp.ref("a"))
-    with pytest.raises(mp.errors.InvalidWorkflow, match="circle"):
+    with pytest.raises(mp.errors.InvalidWorkflow, match="cycle"):
         flow.run()
 
     flow = cluster.workflow("unknown step")

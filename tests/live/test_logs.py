@@ -27,7 +27,7 @@ def test_a_log_tells_what_happened_to_the_cluster(cluster: mp.Cluster) -> None:
     assert repr(one) == "\n".join(one.lines)
     assert both.nodes == ("n1", "n2")
     assert both.lines[0] == f"[n1] {one.lines[0]}"
-    assert repr(cluster.logs("n1", lines=0)) == "nothing was logged by n1"
+    assert repr(cluster.logs("n1", lines=0)) == "no log lines from n1"
 
 
 def test_a_log_is_followed_until_its_nodes_have_ended(cluster: mp.Cluster) -> None:
@@ -69,9 +69,13 @@ def test_where_there_is_no_log_it_says_what_to_do(
     monkeypatch.setattr(Ledger, "entries", lambda self: ())
     with mp.connect(*cluster.urls) as joined:
         for node in ("n1", None):
-            with pytest.raises(mp.errors.MpregError, match="read where a node runs"):
+            with pytest.raises(
+                mp.errors.MpregError, match="on another machine, where its log is"
+            ):
                 joined.logs(node)
-            with pytest.raises(mp.errors.MpregError, match="read where a node runs"):
+            with pytest.raises(
+                mp.errors.MpregError, match="on another machine, where its log is"
+            ):
                 joined.follow_logs(node)
 
     with pytest.raises(mp.errors.MpregError, match=r"no node 'm1'\. Did you mean"):

@@ -57,7 +57,7 @@ def test_a_report_of_a_failed_run_is_one_page_with_all_that_is_known(
     assert "[n1] reading 3 rows" in page
     assert "skipped (because of model)" in page
     assert "1.0 MB, kept on " in page
-    assert "&lt;Silent that cannot say itself: RuntimeError(" in page
+    assert "&lt;Silent whose repr failed: RuntimeError(" in page
     assert run.plot().axes[0].get_title(loc="left") == "Run of sensor-report by node"
 
 

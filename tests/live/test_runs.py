@@ -254,7 +254,7 @@ def test_mended_run_is_resumed_also_by_another_client(
     assert resumed.outputs == {"after": 100_000.0}
     attempts = resumed.frame().set_index("step")["attempts"].to_dict()
     assert attempts == {"rows": 0, "sum": 1, "after": 1}
-    assert "its result is that of an earlier one" in str(resumed.why("rows"))
+    assert "this run uses the result of an earlier run" in str(resumed.why("rows"))
     assert len(resumed["rows"]) == len(run["rows"]) == 50_000
 
 
@@ -319,7 +319,7 @@ def test_run_is_lost_with_the_node_that_drives_it(tmp_path: Path) -> None:
             run.wait(20)
         with pytest.raises(mp.errors.NoRun, match=f"node {driver} coordinated the run"):
             run.why("wait")
-        with pytest.raises(mp.errors.NoRun, match="run the workflow again"):
+        with pytest.raises(mp.errors.NoRun, match="start the workflow again"):
             run.resume()
         listed = cluster.runs()
         assert listed[["run", "status"]].to_numpy().tolist() == [[run.id[:8], "failed"]]

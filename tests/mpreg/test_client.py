@@ -201,7 +201,7 @@ async def test_a_request_is_checked_before_anything_runs() -> None:
     ran: list[int] = []
 
     async with served({"note": ran.append}) as (_, client):
-        with pytest.raises(InvalidWorkflow, match="circle"):
+        with pytest.raises(InvalidWorkflow, match="cycle"):
             await client.request(
                 [RPCCommand("a", "note", ("b",)), RPCCommand("b", "note", ("a",))]
             )

@@ -160,7 +160,7 @@ def test_the_last_commands_are_those_that_nobody_uses() -> None:
 
 
 def test_circles_and_equal_names_are_refused() -> None:
-    with pytest.raises(InvalidWorkflow, match="circle"):
+    with pytest.raises(InvalidWorkflow, match="cycle"):
         pack_commands([RPCCommand("a", "f", "b.x"), RPCCommand("b", "f", ["a"])])
     with pytest.raises(InvalidWorkflow, match="2 steps are named 'a'"):
         pack_commands([RPCCommand("a", "f"), RPCCommand("a", "g")])

@@ -134,7 +134,7 @@ def test_a_large_result_is_sent_where_it_fits() -> None:
             assert fits["r"] == {"big": "x" * 90_000}
             for answer in (more, all_of_them):
                 assert answer["error"]["code"] == 1003
-                assert "does not fit into one answer" in answer["error"]["message"]
+                assert "is too large for one answer" in answer["error"]["message"]
             assert at.node.store.statistics().results == 0
 
     run(test())

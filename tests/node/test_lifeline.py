@@ -100,7 +100,7 @@ def test_another_parent_cuts_once_at_the_next_look() -> None:
         await cut.seen.wait()
         await turns()
 
-        assert cut.reasons == ["the process that started it is gone"]
+        assert cut.reasons == ["the process that started it has ended"]
         assert parents == [1, 1]
 
     run(scenario)
@@ -115,7 +115,7 @@ def test_a_parent_that_went_before_the_first_look_is_noticed() -> None:
         await cut.seen.wait()
 
         lifeline.close()
-        assert cut.reasons == ["the process that started it is gone"]
+        assert cut.reasons == ["the process that started it has ended"]
 
     run(scenario)
 
@@ -157,7 +157,7 @@ def test_a_file_is_no_lifeline(tmp_path: Path) -> None:
     async def scenario() -> None:
         path = tmp_path / "file"
         path.touch()
-        with path.open() as file, pytest.raises(ValueError, match="it is not a pipe"):
+        with path.open() as file, pytest.raises(ValueError, match="is not a pipe"):
             Lifeline(Cut(), descriptor=file.fileno())
 
     run(scenario)

@@ -265,7 +265,7 @@ async def test_run_that_goes_on_is_not_resumed(shell: Shell) -> None:
     _, caller = await shell.resume(run)
 
     assert caller.last(Failed).failure.kind == "bad_request"
-    assert "goes on" in caller.last(Failed).failure.message
+    assert "has not ended" in caller.last(Failed).failure.message
 
 
 @in_loop

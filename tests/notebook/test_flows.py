@@ -83,10 +83,10 @@ def test_a_step_is_found_whatever_names_have_dots(
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("nightly", "'nightly' is no step of a run. Write RUN.STEP"),
-        (".load", "'.load' is no step of a run"),
+        ("nightly", "'nightly' is not a step of a run. Write RUN.STEP"),
+        (".load", "'.load' is not a step of a run"),
         ("nightly.laod", "run 'nightly' has no step 'laod'. Did you mean 'load'?"),
-        ("nightly.xyz", "run 'nightly' has no step 'xyz'. It has: load, v1.2"),
+        ("nightly.xyz", "run 'nightly' has no step 'xyz'. The steps are: load, v1.2"),
         ("weekly.load", "no run 'weekly'"),
         ("a.b.x", "run 'a.b' has no step 'x'"),
     ],

@@ -90,5 +90,5 @@ def test_variables_of_the_user_are_told_from_those_of_ipython(
 def test_a_value_is_kept_only_under_what_can_name_a_variable(
     session: Session, name: str
 ) -> None:
-    with pytest.raises(Misuse, match="cannot name a variable"):
+    with pytest.raises(Misuse, match="is not a name for a variable"):
         session.keep(name, 1)

@@ -146,7 +146,7 @@ def test_steps_that_read_each_other_are_found_before_anything_runs(
     add(session, "b", "y = x")
     add(session, "a", "x = y")
 
-    with pytest.raises(InvalidWorkflow, match="circle"):
+    with pytest.raises(InvalidWorkflow, match="cycle"):
         flow.freeze()
 
 
@@ -155,8 +155,12 @@ def test_steps_that_read_each_other_are_found_before_anything_runs(
     [
         ("a/b", "1", "cannot name a step"),
         ("a --retry 1000", "1", "0 to 100"),
-        ("b --input a", "a", "'a' cannot be an input of the cell: a step sets it"),
-        ("b --input c", "rows", "'c' cannot be an input of the cell: it reads no"),
+        ("b --input a", "a", "'a' cannot be an input of the cell: a step assigns it"),
+        (
+            "b --input c",
+            "rows",
+            "'c' cannot be an input of the cell: the cell does not",
+        ),
         ("a --timeout -1", "1", "above 0"),
         ("a", "1\n2 +", "line 2 of the cell: invalid syntax\n    2 +\n       ^"),
         ("a", "x = 1\n!ls", "no IPython"),

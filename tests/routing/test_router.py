@@ -275,8 +275,9 @@ def test_refusal_says_when_only_the_python_is_in_the_way() -> None:
 
     assert isinstance(of_python_only, Refused)
     assert of_python_only.reason == (
-        "its code is of Python 3.11, and b runs 3.12, c runs 3.13. "
-        "Start a node with Python 3.11, or register it from one of theirs"
+        "its code was compiled by Python 3.11, and b runs 3.12, c runs 3.13. "
+        "Start a node with Python 3.11, or register the function from the Python "
+        "of the nodes"
     )
     assert isinstance(of_one, Refused)
     assert of_one.pythons == (("b", "3.12"),)

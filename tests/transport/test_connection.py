@@ -402,7 +402,7 @@ async def test_what_breaks_the_protocol_closes_with_its_code(
         write_raw(pair.dialled, data)
 
         assert f": {code} " in await pair.dialled_ear.lost()
-        assert "broke the protocol" in await pair.accepted_ear.lost()
+        assert "violated the protocol" in await pair.accepted_ear.lost()
 
 
 # ------------------------------------------------------------ slow and silent peers
@@ -421,7 +421,7 @@ async def test_a_peer_that_does_not_read_is_cut_off_when_too_much_waits() -> Non
             await asyncio.sleep(0)
 
         assert (await pair.dialled_ear.lost()).startswith(
-            "closed here: 1013 too slow a reader"
+            "closed here: 1013 the other end reads too slowly"
         )
         assert peak < 2 << 20
 
@@ -434,8 +434,9 @@ async def test_a_peer_that_takes_nothing_for_too_long_is_cut_off() -> None:
 
         reason = await pair.dialled_ear.lost()
 
-        assert (
-            reason == "closed here: 1013 too slow a reader: nothing was read for 0.1 s"
+        assert reason == (
+            "closed here: 1013 the other end reads too slowly: "
+            "nothing was read for 0.1 s"
         )
 
 

@@ -124,7 +124,7 @@ async def impostor(
 async def test_a_node_with_another_token_is_told_nothing() -> None:
     async with house(token=OTHER_TOKEN) as home, wiretap(home.listener.port) as tap:
         ear = Ear()
-        with pytest.raises(NotTrusted, match="another token"):
+        with pytest.raises(NotTrusted, match="a different token"):
             await open_link(tap.url, ear)
 
         sent = b"".join(tap.sent)

@@ -184,7 +184,7 @@ async def test_without_a_link_or_a_dial_a_message_is_reported_at_once() -> None:
     async with members("a") as (a,):
         a.peers.send("b", "data", numbered(1))
 
-        assert a.unsent == [("b", numbered(1), "there is no link")]
+        assert a.unsent == [("b", numbered(1), "there is no connection")]
 
 
 async def test_what_waits_for_a_dial_is_bounded() -> None:
@@ -255,7 +255,7 @@ async def test_a_lost_link_is_reported_and_dialled_again() -> None:
         second = await a.peers.dial("b", b.urls, "data")
 
         assert a.lost == [("b", "closed by the other end: 1001 bye")]
-        assert a.unsent == [("b", numbered(1), "there is no link")]
+        assert a.unsent == [("b", numbered(1), "there is no connection")]
         assert second is not first
         assert a.peers.get("b", "data") is second
 
@@ -383,7 +383,7 @@ async def test_giving_up_a_node_ends_its_dial_and_reports_what_waited() -> None:
             await asyncio.sleep(0.01)
 
             a.peers.close_link("b")
-            with pytest.raises(DialFailed, match="given up"):
+            with pytest.raises(DialFailed, match="abandoned"):
                 await waiter
 
             assert [message for _, message, _ in a.unsent] == [numbered(1)]

@@ -85,7 +85,7 @@ def test_the_figure_has_a_title_and_units() -> None:
 
         axes = axes_of(figure)
         assert axes.get_title(loc="left") == "Run of w by node"
-        assert axes.get_xlabel() == f"time since the run began, {unit}"
+        assert axes.get_xlabel() == f"time since the run started, {unit}"
         assert axes.get_ylabel() == "node"
         assert axes.get_xlim()[1] * {"ms": 1, "s": 1e3, "min": 6e4}[unit] >= ends_ms
 
@@ -135,7 +135,7 @@ def test_steps_that_did_not_begin_are_named() -> None:
     )
 
     assert said(figure)[0] == (
-        "9 steps, 5.00 ms; not begun: s0 (skipped), s1 (skipped), s2 (skipped), "
+        "9 steps, 5.00 ms; not started: s0 (skipped), s1 (skipped), s2 (skipped), "
         "s3 (skipped), s4 (skipped), s5 (skipped) and 2 more"
     )
 
@@ -143,7 +143,7 @@ def test_steps_that_did_not_begin_are_named() -> None:
 def test_a_run_that_has_not_begun_says_so() -> None:
     figure = gantt_figure("w", [step("a", status="waiting")], 0.0)
 
-    assert said(figure)[1] == "no step has begun"
+    assert said(figure)[1] == "no step has started"
     assert bars(figure) == []
 
 

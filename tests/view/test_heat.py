@@ -71,7 +71,7 @@ def test_of_many_functions_those_called_most_are_shown_and_it_says_so() -> None:
     figure = routes_figure(rows)
 
     assert len(shares(figure)) == MOST_FUNCTIONS
-    assert said(figure)[0].endswith(f"the {MOST_FUNCTIONS} called most of 32 functions")
+    assert said(figure)[0].endswith(f"the {MOST_FUNCTIONS} most called of 32 functions")
 
 
 def test_calls_that_no_node_took_are_as_in_the_frame() -> None:

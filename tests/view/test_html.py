@@ -186,7 +186,7 @@ def test_a_registration_names_version_nodes_and_captures_and_warns() -> None:
     assert first == (
         "train 3f2a91 → gpu-1, gpu-2 · 0.8 kB · captures: SCALE (int), DATA (ndarray)"
     )
-    assert "DATA is 8.0 MB and travels to every node" in warning
+    assert "DATA is 8.0 MB and is sent to every node" in warning
     html = bundle["text/html"]
     assert_sound(html)
     assert "<b>train</b> <code>3f2a91</code> → gpu-1, gpu-2 · 0.8 kB" in html

@@ -68,7 +68,7 @@ def test_of_many_functions_those_called_most_are_shown_and_it_says_so() -> None:
     labels = [str(line.get_label()) for line in shown.axes[0].lines]
     assert [label.split()[0] for label in labels] == names[3:]
     title = shown.legends[0].get_title().get_text()
-    assert title == "function (calls), the 8 called most of 11"
+    assert title == "function (calls), the 8 most called of 11"
 
 
 def test_a_name_is_no_formula() -> None:

@@ -116,13 +116,13 @@ def test_the_page_tells_what_happened() -> None:
     said = read(report_page(REPORT)).said
 
     assert "✗ failed · 470 ms · 3 steps: 1 done, 1 failed, 1 skipped" in said
-    assert "Run 0a1b, begun 2026-11-23 14:05:06 UTC" in said
+    assert "Run 0a1b, started 2026-11-23 14:05:06 UTC" in said
     assert "ValueError: no rows" in said
     assert '  File "cell", line 2, in train\n\traise it' in said
     assert "{'rows': [1, 2]}" in said
     assert "3.2 GB, kept on n1" in said
     assert "[n1] reading\n[n1] done" in said
-    assert "not begun: report (skipped)" in said
+    assert "not started: report (skipped)" in said
     assert "skipped (because of model)" in said
     assert "abcdef" in said
     assert said.rstrip().endswith("Made by mpreg_nb 1.0 on Python 3.11")
@@ -187,7 +187,7 @@ def test_what_could_not_be_undone_is_an_error() -> None:
 
     page = report_page(dataclasses.replace(REPORT, steps=steps, failures={}))
 
-    assert "raw: its effects could not be undone" in page
+    assert "raw: its undo failed" in page
     assert "OSError: disk &amp; full" in page
     assert "done, NOT undone" in page
 
@@ -212,7 +212,7 @@ def test_a_page_of_a_run_that_has_just_begun() -> None:
 
     headings = re.findall("<h2>([^<]*)</h2>", page)
     assert headings == ["Workflow", "Which step ran when", "Steps"]
-    assert "not begun: a (waiting)" in page
+    assert "not started: a (waiting)" in page
 
 
 # -------------------------------------------------------------------- timeline
@@ -232,7 +232,7 @@ def test_the_axis_has_a_unit_and_few_round_numbers() -> None:
     root = ET.fromstring(timeline(STEPS, 47_000.0))  # noqa: S314 - our own drawing
 
     texts = [text.text or "" for text in root.iter(f"{SVG}text")]
-    assert "time since the run began, s" in texts
+    assert "time since the run started, s" in texts
     assert [t for t in texts if t.isdigit()] == ["0", "10", "20", "30", "40"]
 
 

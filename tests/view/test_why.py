@@ -56,11 +56,19 @@ def test_loads_and_times_are_shown_where_they_may_differ(
 @pytest.mark.parametrize(
     ("chosen", "nodes", "reason"),
     [
-        ("n1", (chance("n1"), chance("n2")), "it drives the run and had a free slot"),
+        (
+            "n1",
+            (chance("n1"), chance("n2")),
+            "it coordinates the run and had a free slot",
+        ),
         ("n1", (chance("n1", in_flight=1), chance("n2")), "better of the two that fit"),
         ("n2", (chance("n1"), chance("n2")), "better of the two that fit"),
         ("n2", tuple(map(chance, ("n1", "n2", "n3"))), "the best of the 3 that fit"),
-        ("n2", tuple(chance(f"n{n}") for n in range(9)), "the better one taken"),
+        (
+            "n2",
+            tuple(chance(f"n{n}") for n in range(9)),
+            "the better of two that were drawn",
+        ),
         ("", (chance("n1", "lacks gpu"),), "attempt 1 → nowhere"),
     ],
 )
@@ -90,7 +98,7 @@ def test_each_attempt_is_shown_and_a_node_that_took_over() -> None:
 
     assert "attempt 1 → n2" in said
     assert "attempt 2 → n2" in said
-    assert said.endswith("It ran on n3: n2 could not begin it.")
+    assert said.endswith("It ran on n3: n2 could not start it.")
 
 
 def test_of_many_attempts_the_last_are_shown_and_all_are_in_the_frame() -> None:
@@ -100,7 +108,7 @@ def test_of_many_attempts_the_last_are_shown_and_all_are_in_the_frame() -> None:
 
     assert "attempt 30" in str(said)
     assert "attempt 22 " not in str(said)
-    assert "… and 22 choices before: why.frame()" in str(said)
+    assert "… and 22 earlier choices: why.frame()" in str(said)
     assert said.frame()["attempt"].tolist() == list(range(1, 31))
 
 
@@ -109,21 +117,21 @@ def test_of_many_attempts_the_last_are_shown_and_all_are_in_the_frame() -> None:
     [
         (
             StepState(name="fit", status="skipped", cause="load"),
-            "step fit was not sent: it was skipped, because load failed",
+            "step fit was not sent: it was skipped because step load failed",
         ),
         (
             StepState(name="fit", status="waiting"),
-            "step fit is not sent yet: it waits for load",
+            "step fit was not sent yet: it waits for load",
         ),
         (
             StepState(name="fit", status="cancelled"),
-            "step fit was not sent: the run was cancelled before",
+            "step fit was not sent: the run was cancelled first",
         ),
         (
             StepState(name="fit", status="done", node="n2"),
-            "step fit was not sent in this run: its result is that of an earlier one",
+            "step fit was not sent: this run uses the result of an earlier run",
         ),
-        (DONE, "step fit is done; what there was to choose from is forgotten"),
+        (DONE, "step fit is done; its candidates are no longer recorded"),
     ],
 )
 def test_a_step_without_a_choice_says_why(step: StepState, text: str) -> None:

@@ -104,5 +104,7 @@ def test_what_has_no_items_is_refused_with_its_type() -> None:
     ("over", "count"), [(range(20_000), "20,000"), (itertools.count(), "more")]
 )
 def test_too_many_items_are_refused_even_without_end(over: Any, count: str) -> None:
-    with pytest.raises(InvalidWorkflow, match=f"{count} items, and at most 10,000"):
+    with pytest.raises(
+        InvalidWorkflow, match=f"{count} items, and the limit is 10,000"
+    ):
         take_apart(over, "m")

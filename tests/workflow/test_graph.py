@@ -82,7 +82,7 @@ def test_a_reference_cannot_be_iterated_or_searched() -> None:
         list(Reference("raw"))
     with pytest.raises(TypeError, match="<ref raw> cannot be searched with `in`"):
         _ = 3 in Reference("raw")
-    with pytest.raises(TypeError, match="<ref raw> is neither true nor false"):
+    with pytest.raises(TypeError, match="<ref raw> has no truth value"):
         bool(Reference("raw"))
 
 

@@ -33,15 +33,15 @@ def test_an_unknown_step_is_refused_with_the_nearest_name() -> None:
     message = refusal(("clean", set()), ("stats", {"claen"}))
 
     assert message == (
-        "workflow 'w' cannot run: step 'stats' refers to 'claen', which is no step "
-        "of it. Did you mean 'clean'?"
+        "workflow 'w' cannot run: step 'stats' refers to 'claen', which is not a "
+        "step of this workflow. Did you mean 'clean'?"
     )
 
 
 def test_an_unknown_step_unlike_any_other_is_refused_with_all_names() -> None:
     message = refusal(("clean", set()), ("stats", {"zzz"}))
 
-    assert message.endswith("There are: clean, stats")
+    assert message.endswith("The steps are: clean, stats")
 
 
 def test_a_step_that_waits_for_itself_is_refused() -> None:
@@ -51,7 +51,7 @@ def test_a_step_that_waits_for_itself_is_refused() -> None:
 def test_a_cycle_is_shown() -> None:
     message = refusal(("c", {"b"}), ("a", {"c"}), ("b", {"a"}), ("d", {"a"}))
 
-    assert "in a circle: a → b → c → a (each gives to the next)" in message
+    assert "in a cycle: a → b → c → a (each gives its result to the next)" in message
 
 
 def test_a_very_long_cycle_is_shown_in_part() -> None:
@@ -62,15 +62,15 @@ def test_a_very_long_cycle_is_shown_in_part() -> None:
 
     assert "s0000 → s0001 → s0002 → s0003 → s0004 → s0005 → … 8,992 more …" in message
     assert message.endswith(
-        "s8998 → s8999 → s0000 (each gives to the next). "
-        "Take one of these references out"
+        "s8998 → s8999 → s0000 (each gives its result to the next). "
+        "Remove one of these references"
     )
 
 
 def test_all_faults_are_told_at_once_up_to_five() -> None:
     message = refusal(*((f"s{i}", {f"x{i}"}) for i in range(7)))
 
-    assert message.count("which is no step of it") == 5
+    assert message.count("which is not a step of this workflow") == 5
     assert message.endswith("(and 2 more)")
 
 

@@ -76,7 +76,8 @@ def test_an_undo_of_a_step_that_is_not_there_is_refused(flow: Flow[str, int]) ->
     flow.step("hotel", book, "x").undo(cancel, ref("hotle"))
 
     with pytest.raises(
-        InvalidWorkflow, match=r"'hotle', which is no step of it\. Did you mean 'hotel'"
+        InvalidWorkflow,
+        match=r"'hotle', which is not a step of this workflow\. Did you mean 'hotel'",
     ):
         flow.freeze()
 
@@ -122,7 +123,7 @@ def test_a_chain_takes_inputs_too(flow: Flow[str, int], runner: Recorder) -> Non
     [
         ({}, r"input 'sensor' has no value. Give it one: flow.run\(sensor=...\)"),
         ({"sensor": 1, "senser": 2}, "no input 'senser'. Did you mean 'sensor'"),
-        ({"sensor": 1, "zzz": 2}, "no input 'zzz'. It has: 'sensor'"),
+        ({"sensor": 1, "zzz": 2}, "no input 'zzz'. Its inputs are: 'sensor'"),
     ],
 )
 def test_unfilled_and_unknown_inputs_are_refused(

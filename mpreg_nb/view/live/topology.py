@@ -203,7 +203,7 @@ def _said(picture: dict[str, Any]) -> str:
     said = count(len(nodes), "node")
     if plain():  # where it entered, and who is linked, differs from run to run
         return said
-    through = f", entered by {entry[0]}" if entry else ""
+    through = f", connected through {entry[0]}" if entry else ""
     return f"{said}, {count(len(picture['links']), 'link')} known{through}"
 
 
@@ -226,7 +226,9 @@ def _table(picture: dict[str, Any]) -> Table | None:
             for link in links[:MOST_ROWS]
         ],
         numbers=["traffic", "messages/s"],
-        more=f"… and {more:,} with less: view.to_frame('topology')" if more > 0 else "",
+        more=f"… and {more:,} with less traffic: view.to_frame('topology')"
+        if more > 0
+        else "",
     )
 
 

@@ -129,7 +129,7 @@ def test_a_crashed_worker_is_told_with_cause_and_last_lines(front: Kernel) -> No
 
     name, text = ended.error()
     assert name == "WorkerCrashed"
-    assert re.search(r"ended while it ran crash: exit code 3, holding \d+ MB", text)
+    assert re.search(r"ended while it ran crash: exit code 3, using \d+ MB", text)
     assert text.endswith("Last printed:\n  about to end")
     assert has_no_frame_of_ours(text)
     name, text = violated.error()

@@ -173,7 +173,7 @@ def test_what_cannot_travel_to_a_remote_cell_is_named(
 
     error = capsys.readouterr().err
     assert error.startswith("UsageError: lock: _thread.lock, which the cell reads")
-    assert error.endswith("Make it inside the cell\n")
+    assert error.endswith("Create it inside the cell\n")
 
     run_cell("%%mpreg remote\nimport threading as t\nt.Lock()")
 
@@ -190,7 +190,7 @@ MISTAKES = {
     "%%mpreg register\nx = 1": "the cell defines no function",
     "f = lambda: 1\n%mpreg register f": "a lambda has no name of its own",
     "%mpreg call nobody()": "no live node has a function 'nobody'",
-    "%mpreg down moon": "this process started no node named 'moon'",
+    "%mpreg down moon": "this process did not start a node named 'moon'",
 }
 
 

@@ -238,7 +238,7 @@ def test_a_value_is_configured_for_this_kernel(front: Kernel) -> None:
     wrong = front.run("%mpreg config slots 0")
 
     assert (before, after, read) == ("1", "4", "4")
-    assert "slots is a whole number of calls, 1 to 1,024, not 0" in refused(wrong)
+    assert "slots must be a whole number of calls, 1 to 1,024, not 0" in refused(wrong)
 
 
 def test_drills_disturb_nodes_and_the_cluster_gets_over_them(front: Kernel) -> None:
@@ -455,7 +455,7 @@ def test_a_step_cell_that_makes_no_sense_is_one_line(front: Kernel) -> None:
 
     assert "'a/b' cannot name a step" in refused(name)
     assert "0 to 100" in refused(retry)
-    assert "'rows' is no workflow, it is of type list" in refused(flow)
+    assert "'rows' is not a workflow but of type list" in refused(flow)
     assert "error" not in after.kinds()
     assert "nobody" in refused(run)
 

@@ -147,7 +147,7 @@ def test_links_are_told_as_text_html_and_frame() -> None:
 
     text, html = topology.text(picture), topology.html(picture)
 
-    assert f"2 nodes, 2 links known, entered by {evil}" in text
+    assert f"2 nodes, 2 links known, connected through {evil}" in text
     assert "2.5 kB/s" in text
     assert evil not in html
     assert 'src="data:image/svg+xml;base64,' in html
