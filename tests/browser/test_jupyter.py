@@ -133,7 +133,7 @@ def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
     expect(panel.get_by_role("tab", selected=True)).to_have_text("Latency")
     expect(panel.get_by_role("tabpanel")).to_contain_text("p99")
     panel.get_by_role("button", name="Pause").press("Enter")
-    expect(panel).to_have_attribute("data-state", "frozen")
+    expect(panel).to_have_attribute("data-state", "paused")
     stop.touch()
     expect(cell(page, 2)).to_contain_text("stopped")
     # The panel gives way to the still when the cluster goes down.

@@ -64,7 +64,7 @@ export function render({ model, el }) {
     type: "button",
     class: "mpreg-button",
     text: "Close",
-    title: "End this live view; its last state stays",
+    title: "End the live updates; the last state stays",
     onclick: () => model.send({ do: "close" }),
   });
   const note = make("div", { class: "mpreg-note", role: "status" });
@@ -140,15 +140,15 @@ export function render({ model, el }) {
   function drawHead() {
     const head = headNow();
     const live = head.state === "live";
-    const shown = live && kept.frozen ? "frozen" : head.state;
+    const shown = live && kept.frozen ? "paused" : head.state;
     state.update(shown);
     put(root, "data-state", shown);
     write(line, kept.frozen && live ? `${kept.frozen.head.line ?? ""}` : (head.line ?? ""));
     write(freeze, kept.frozen ? "Continue" : "Pause");
-    put(freeze, "title", kept.frozen ? "Show what happens again" : "Stop the picture, to read it");
+    put(freeze, "title", kept.frozen ? "Show live updates again" : "Stop updates, to read the panel");
     freeze.hidden = close.hidden = !live;
     const said = head.error || head.note || "";
-    const lost = "The kernel of this view is gone. This is the last state that came.";
+    const lost = "The kernel of this view is gone. This is the last state that it sent.";
     write(note, kept.lost ? lost : said);
     put(note, "data-error", Boolean(head.error) || kept.lost);
     note.hidden = note.textContent === "";
@@ -164,7 +164,7 @@ export function render({ model, el }) {
   function turnFrozen() {
     kept.frozen = kept.frozen ? null : copyOfPictures();
     for (const name of ["head", ...views]) mark(name);
-    speak(kept.frozen ? "The picture is frozen" : "The picture is live again");
+    speak(kept.frozen ? "Updates are paused" : "Updates continue");
   }
 
   function copyOfPictures() {

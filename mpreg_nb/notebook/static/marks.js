@@ -27,7 +27,7 @@ const STEP_LOOKS = {
 
 const VIEW_LOOKS = {
   live: { path: "M6 2a4 4 0 1 1-.01 0z", filled: true, tone: "good" },
-  frozen: { path: "M3 2h2v8h-2zM7 2h2v8h-2z", filled: true, tone: "busy" },
+  paused: { path: "M3 2h2v8h-2zM7 2h2v8h-2z", filled: true, tone: "busy" },
   ended: { path: "M2.5 2.5h7v7h-7z", filled: true, tone: "idle" },
   lost: { path: "M2.5 2.5l7 7M9.5 2.5l-7 7", tone: "bad" },
 };

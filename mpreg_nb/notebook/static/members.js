@@ -26,14 +26,14 @@ export function membersView({ tip, kept, send, redraw }) {
     {
       key: "state",
       word: "State",
-      hint: "Sort by state, the broken ones first",
+      hint: "Sort by state, failed nodes first",
       sort: (row) => STATE_ORDER.indexOf(row.state),
       cell: stateCell,
     },
     {
       key: "busy",
       word: "Busy",
-      hint: "Calls that run now, of all slots",
+      hint: "Running calls, of all slots",
       sort: (row) => (row.slots ? row.busy / row.slots : null),
       cell: busyCell,
     },
@@ -48,7 +48,7 @@ export function membersView({ tip, kept, send, redraw }) {
     {
       key: "rtt",
       word: "RTT",
-      hint: "Round trip from the node that this notebook entered by",
+      hint: "Round-trip time from the node that this notebook is connected to",
       number: true,
       sort: (row) => row.rtt_ms,
       cell: () => textCell((row) => milliseconds(row.rtt_ms)),
@@ -56,7 +56,7 @@ export function membersView({ tip, kept, send, redraw }) {
     {
       key: "cpu",
       word: "CPU",
-      hint: "Of one core: the node and its workers",
+      hint: "Percent of one core, used by the node and its workers",
       number: true,
       sort: (row) => row.cpu_percent,
       cell: () =>
@@ -72,7 +72,7 @@ export function membersView({ tip, kept, send, redraw }) {
     {
       key: "memory",
       word: "Memory",
-      hint: "Resident: the node and its workers",
+      hint: "Resident memory of the node and its workers",
       number: true,
       sort: (row) => row.memory_mb,
       cell: () =>
@@ -88,12 +88,12 @@ export function membersView({ tip, kept, send, redraw }) {
     {
       key: "functions",
       word: "Functions",
-      hint: "Functions that it offers",
+      hint: "Functions that the node serves",
       number: true,
       sort: (row) => row.functions,
       cell: () => textCell((row) => count(row.functions)),
     },
-    { key: "resources", word: "Resources", hint: "Names that it holds", cell: chipsCell },
+    { key: "resources", word: "Resources", hint: "Resources that the node holds", cell: chipsCell },
     {
       key: "uptime",
       word: "Uptime",
@@ -102,7 +102,7 @@ export function membersView({ tip, kept, send, redraw }) {
       sort: (row) => row.uptime_s,
       cell: () => textCell((row) => seconds(row.uptime_s)),
     },
-    { key: "drill", word: "Test failure", hint: "Only nodes of this notebook", cell: killCell },
+    { key: "drill", word: "Test failure", hint: "For nodes that this notebook started", cell: killCell },
   ];
   const table = makeTable({
     label: "Members of the cluster",

@@ -199,7 +199,7 @@ export function topologyView({ tip, kept, redraw }) {
         ["messages", `${short(own.messages)}/s`],
         ...busiest,
       ],
-      note: node.entry ? "This notebook is connected through it." : "",
+      note: node.entry ? "This notebook is connected through this node." : "",
     };
   }
 
@@ -298,7 +298,7 @@ function makeLegend() {
       draw("svg", { viewBox: "0 0 12 12" }, arc),
       make("span", { text: "busy slots" }),
     ),
-    make("span", { class: "mpreg-badge" }, make("span", { text: "wider link: more bytes a second" })),
+    make("span", { class: "mpreg-badge" }, make("span", { text: "wider link: more bytes per second" })),
   );
   return element;
 }

@@ -155,7 +155,7 @@ def test_nodes_are_added_and_ended_by_name(front: Kernel) -> None:
 
     assert added == "(True, ('gpu-1', 'cpu-1', 'n3', 'extra'))"
     assert ended == "('extra',)"
-    assert "no node named 'extra'" in refused(missing)
+    assert "not start a node named 'extra'" in refused(missing)
 
 
 def test_a_cluster_is_joined_by_url_and_left_alone_by_down(front: Kernel) -> None:
@@ -249,7 +249,7 @@ def test_drills_disturb_nodes_and_the_cluster_gets_over_them(front: Kernel) -> N
     unknown = front.run("%mpreg pause moon 1")
 
     assert paused.kinds() == cut.kinds() == spaced.kinds() == []
-    assert "no node named 'moon'" in refused(unknown)
+    assert "not start a node named 'moon'" in refused(unknown)
 
 
 def test_a_killed_node_is_dead_and_up_starts_it_again(front: Kernel) -> None:
