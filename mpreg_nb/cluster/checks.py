@@ -193,7 +193,6 @@ def leftovers() -> Iterator[Finding]:
         yield Finding(about="ledger", state="wrong", found=problem)
     entries = Ledger().entries()
     here = {cluster.name for cluster in _own()}
-<<<<<<< ours
     others = [entry for entry in entries if entry.cluster not in here]
     for entry in others:
         yield _running(entry)
@@ -204,34 +203,10 @@ def leftovers() -> Iterator[Finding]:
         yield Finding(
             about="processes",
             found=f"{count(len(unknown), 'node process', 'node processes')} of other "
-            "programs of yours, which keep their notes in another folder",
+            "programs of yours, which mp.ps() does not list",
         )
     if not others:
-        yield Finding(about="leftovers", found="no cluster of yours but what is open")
-=======
-    for name, states in clusters.items():
-        if name in here:
-            continue
-        alive = sum(state != "dead" for state in states)
-        yield Finding(
-            about="clusters",
-            state="note",
-            found=f"your cluster {name!r} is running: {alive} of {len(states)} nodes",
-            cure=f"mp.adopt({name!r}) takes it over, mp.down({name!r}) ends it",
-        )
-    known = {row.pid for row in rows}
-    stray = [pid for pid in _node_processes() if pid not in known]
-    if stray:
-        pids = "" if plain() else f" ({', '.join(map(str, stray))})"
-        yield Finding(
-            about="processes",
-            state="note",
-            found=f"{len(stray)} node processes{pids} are not in the list of mp.ps()",
-            cure="nodes started by hand are fine; others: kill them",
-        )
-    if not set(clusters) - here:
         yield Finding(about="leftovers", found="no other cluster of yours is running")
->>>>>>> theirs
 
 
 def _running(entry: Entry) -> Finding:
@@ -240,7 +215,7 @@ def _running(entry: Entry) -> Finding:
         nodes = ", ".join(node.name for node in entry.nodes)
         return Finding(
             about="clusters",
-            found=f"node {nodes}, which you started by hand, runs as {name!r}",
+            found=f"node {nodes}, started by hand, is running as {name!r}",
         )
     rows = rows_of(entry)
     alive = sum(row.state != "dead" for row in rows)
@@ -248,7 +223,7 @@ def _running(entry: Entry) -> Finding:
     return Finding(
         about="clusters",
         state="note",
-        found=f"{name!r} of yours runs: {alive} of {len(rows)} nodes",
+        found=f"your cluster {name!r} is running: {alive} of {len(rows)} nodes",
         cure=f"{adopt}mp.down({name!r}) ends it",
     )
 

@@ -75,13 +75,13 @@ class Refused:
     @property
     def reason(self) -> str:
         """What is in the way besides resources, and what to do about it."""
-<<<<<<< ours
         reasons = []
         if self.pythons:
             theirs = ", ".join(f"{node} runs {python}" for node, python in self.pythons)
             reasons.append(
-                f"its code is of Python {self.python}, and {theirs}. Start a node with "
-                f"Python {self.python}, or register it from one of theirs"
+                f"its code was compiled by Python {self.python}, and {theirs}. Start a "
+                f"node with Python {self.python}, or register the function from the "
+                "Python of the nodes"
             )
         if self.workerless:
             have = "has" if len(self.workerless) == 1 else "have"
@@ -91,16 +91,6 @@ class Refused:
                 "function with isolation='thread'"
             )
         return "; also, ".join(reasons)
-=======
-        if not self.pythons:
-            return ""
-        theirs = ", ".join(f"{node} runs {python}" for node, python in self.pythons)
-        return (
-            f"its code was compiled by Python {self.python}, and {theirs}. Start a "
-            f"node with Python {self.python}, or register the function from the "
-            "Python of the nodes"
-        )
->>>>>>> theirs
 
 
 Choice: TypeAlias = Chosen | UnknownVersion | Refused
