@@ -29,7 +29,7 @@ from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.token import Token
 from mpreg_nb.wire.codec import Buffer, Parts
 from mpreg_nb.wire.failures import error_of
-from mpreg_nb.wire.gossip import Offer
+from mpreg_nb.wire.gossip import MemberState, Offer
 from mpreg_nb.wire.ids import Ids
 from mpreg_nb.wire.messages import CodePush, Failed, Failure, Leave, Notice, Reply
 from mpreg_nb.wire.payload import pack_arguments, size_bytes
@@ -252,15 +252,22 @@ class Client:
 
     async def snapshot_of(self, node: str) -> Snapshot | None:
         """Return what `node` itself knows; None where it does not answer directly."""
-        link = self.links.direct(node, ())
-        if link is None:
-            return None
+        record = self.mirror.record(node)
+        is_there = record is not None and record.state <= MemberState.SUSPECT
+        urls = record.urls if record is not None and is_there and self.direct else ()
+
+        async def ask() -> Snapshot | None:
+            link = await self.links.reach(node, urls)
+            if link is None:
+                return None
+            request = Watch(id=self._ids.next())
+            snapshot: Snapshot = (await self.ask(request, link=link))[0]
+            return snapshot
+
         try:
-            asked = self.ask(Watch(id=self._ids.next()), link=link)
-            snapshot: Snapshot = (await asyncio.wait_for(asked, NODE_ANSWERS_S))[0]
+            return await asyncio.wait_for(ask(), NODE_ANSWERS_S)
         except (TimeoutError, NodeLost):
             return None
-        return snapshot
 
     async def ask_to_leave(self, node: str) -> bool:
         """Ask a node to drain and leave; False where it cannot be reached."""

@@ -81,13 +81,16 @@ class Shown:
         return latency_frame(self.client.journal.histograms(), keys)
 
     def events(self) -> "pd.DataFrame":
-        """Return the events of the cluster that the connected node saw, oldest first.
+        """Return the events of the cluster, oldest first.
+
+        Nodes that come, fail or leave are shown as the connected node saw them, all
+        else as the nodes noted it that still run.
 
         Columns: time, node (to which it happened), event, detail.
         """
         from mpreg_nb.view.frames import events_frame
 
-        return events_frame(self.refresh())
+        return events_frame(self.refresh(), self._snapshots())
 
     def plot_latency(self) -> "matplotlib.figure.Figure":
         """Return a figure: latency percentiles by function, and the parts of a call."""
@@ -135,6 +138,12 @@ class Shown:
 
     def _counted(self) -> tuple[FunctionPicture, ...]:
         """Return what all nodes that can be reached counted of their functions."""
+        return tuple(
+            picture for snapshot in self._snapshots() for picture in snapshot.functions
+        )
+
+    def _snapshots(self) -> tuple[Snapshot, ...]:
+        """Return what each node that can be reached knows now."""
 
         async def gather() -> list[Snapshot | None]:
             nodes = [picture.record.name for picture in self.client.mirror.nodes]
@@ -142,9 +151,4 @@ class Shown:
             return await asyncio.gather(*asked)
 
         answers = self._thread.run(gather())
-        return tuple(
-            picture
-            for snapshot in answers
-            if snapshot is not None
-            for picture in snapshot.functions
-        )
+        return tuple(snapshot for snapshot in answers if snapshot is not None)

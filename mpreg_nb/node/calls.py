@@ -64,8 +64,10 @@ class Calls:
         running: Running,
         measure: Callable[[], Load],
         limits: Limits,
+        on_event: Callable[[str, str, str], None],
     ) -> None:
         self._me = me
+        self._on_event = on_event  # of a node: what, and details
         self.router = router
         self._loads = loads
         self._breakers = breakers
@@ -263,7 +265,8 @@ class Calls:
         self, pending: Pending, node: str, reason: str, *, executed: Any
     ) -> None:
         now = time.monotonic()
-        self._breakers.failed(node, pending.call.function, now)
+        if self._breakers.failed(node, pending.call.function, now):
+            self._breaker_changed("breaker open", node, pending.call.function)
         lost = Failure(kind="node_lost", message=reason, node=node, executed=executed)
         again = executed == "no" and pending.reroutes < MOST_REROUTES
         if again and not pending.cancelled:
@@ -331,8 +334,13 @@ class Calls:
         self._loads.answered(pending.node, now - pending.sent - elsewhere_s, now)
         if outcome.load is not None:
             self._loads.report(pending.node, outcome.load, now)
-        if self._breakers:
-            self._breakers.succeeded(pending.node, pending.call.function)
+        if self._breakers and self._breakers.succeeded(
+            pending.node, pending.call.function
+        ):
+            self._breaker_changed("breaker closed", pending.node, pending.call.function)
+
+    def _breaker_changed(self, event: str, node: str, function: str) -> None:
+        self._on_event(node, event, f"for {function}, in calls that {self._me} routes")
 
     # ------------------------------------------------------------------- timers
 

@@ -172,6 +172,7 @@ class Node:
             running=self.running,
             measure=self.vitals.measure,
             limits=settings.limits,
+            on_event=lambda node, *event: self.pictures.happened(node, *event),
         )
         self.runs = RunBook(
             name, calls=self.calls, asks=self.asks, store=self.store, lane=lane
@@ -243,12 +244,15 @@ class Node:
             ssl_context=self.tls.accept if self.tls else None,
             limits=settings.limits,
         )
-        self._build(settings.advertised or (self._listener.url,))
+        urls = settings.advertised or (self._listener.url,)
+        self._build(urls)
         self.workers.tell_home(self._listener.url, self._token.reveal())
         await self.workers.start()
         self.placement.offer_builtins()
         self.members.changed()
         self._loads.report(self.name, self.vitals.measure(), time.monotonic())
+        # Membership tells of others only.
+        self.pictures.happened(self.name, "joined", ", ".join(sorted(urls)))
         self.gossiping.start(settings.join)
         if join_timeout_s is None:
             return self.url

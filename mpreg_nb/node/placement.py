@@ -67,6 +67,7 @@ class Placement:
         """Offer a function of this very process."""
         self._registry.add(function)
         self._announce(self._catalog.publish(offer))
+        self._on_event("function added", _named(offer.function, offer.version))
 
     def offer_builtins(self) -> None:
         """Offer the functions that every node has."""
@@ -106,9 +107,6 @@ class Placement:
         )
         if newest is not None and _same(newest, offer):
             offer = newest
-        else:
-            detail = f"{request.function} {request.version[:6]}"
-            self._on_event("function added", detail)
         self._hold(offer, parts or (request.payload,))
         nodes = [
             node
@@ -207,9 +205,16 @@ class Placement:
         if offer.version not in self._registry:
             function = ShippedFunction(offer.function, offer.version, parts)
             gone = self._registry.add(function)
-        if self._own_offer(offer.function, offer.version) != offer:
+        known = self._own_offer(offer.function, offer.version)
+        if known != offer:
             self._announce(self._catalog.publish(offer))
+            # A node that only passes code on to others does not serve the function.
+            serves = offer.resources <= self._resources
+            is_new = known is None or not _same(known, offer)
+            if is_new and serves and self._can_run(self._me, offer):
+                self._on_event("function added", _named(offer.function, offer.version))
         for old in gone:
+            self._on_event("function removed", _named(old.name, old.version))
             delta = self._catalog.withdraw(old.name, old.version)
             if delta is not None:
                 self._announce(delta)
@@ -219,6 +224,10 @@ class Placement:
             if owner == self._me and offer.version == version:
                 return offer
         return None
+
+
+def _named(function: str, version: str) -> str:
+    return f"{function} {version[:6]}"
 
 
 def _same(old: Offer, new: Offer) -> bool:

@@ -126,11 +126,22 @@ def functions_frame(
     return frame(FUNCTIONS, rows)
 
 
-def events_frame(snapshot: Snapshot) -> "pd.DataFrame":
-    """Return one row an event, oldest first."""
+_OF_MEMBERSHIP = frozenset({"joined", "suspect", "alive", "dead", "left"})
+"""Events that every node sees, each in its own way."""
+
+
+def events_frame(snapshot: Snapshot, others: Iterable[Snapshot] = ()) -> "pd.DataFrame":
+    """Return one row an event, oldest first.
+
+    others: what other nodes know. Of that are taken the events that only they saw.
+    """
+    events = list(snapshot.events)
+    for other in others:
+        if other.node != snapshot.node:
+            events += [e for e in other.events if e.event not in _OF_MEMBERSHIP]
     rows = [
         (_time(event.at_s), event.node, event.event, event.detail)
-        for event in sorted(snapshot.events, key=lambda event: event.at_s)
+        for event in sorted(events, key=lambda event: event.at_s)
     ]
     return frame(EVENTS, rows)
 

@@ -10,7 +10,11 @@ import pytest
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.pending import Pending
 from mpreg_nb.node.running import Running
-from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.routing.breaker import (
+    FAILURES_TO_OPEN,
+    SUCCESSES_TO_CLOSE,
+    Breakers,
+)
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
@@ -118,6 +122,7 @@ class House:
         offer = Offer(function="f", version="v" * 32, counter=1, origin="n1")
         catalog.publish(offer)
         self.loads, breakers = Loads(), Breakers()
+        self.events: list[tuple[str, ...]] = []
         router = Router("n1", catalog, self.loads, breakers, FirstTwo())
         nothing: frozenset[str] = frozenset()
         router.update({"n1": nothing, "n2": nothing, "n3": nothing}, {})
@@ -134,6 +139,7 @@ class House:
             running=slot,
             measure=lambda: Load(running=1, queued=self.slot.queued),
             limits=Limits(),
+            on_event=lambda *event: self.events.append(event),
         )
         self.client = End()
 
@@ -405,5 +411,27 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
         await asyncio.sleep(0)  # the search for the code ends
         assert ended == []
         assert len(asyncio.all_tasks()) == 1
+
+    run(scenario)
+
+
+def test_breaker_that_opens_and_closes_is_an_event_of_the_node_it_is_about() -> None:
+    async def scenario(house: House) -> None:
+        def call() -> bytes:
+            call_id = IDS.next()
+            call = Call(id=call_id, function="f", payload=b"", hops_left=1, node="n2")
+            house.calls.receive(house.client, call)
+            return call_id
+
+        for _ in range(FAILURES_TO_OPEN):
+            call()
+            house.calls.peer_lost("n2", "gone")
+        opened = list(house.events)
+        for _ in range(SUCCESSES_TO_CLOSE):
+            house.say(Reply(id=call(), payload=b"", node="n2"))
+
+        assert opened == [("n2", "breaker open", "for f, in calls that n1 routes")]
+        closed = [event[:2] for event in house.events[1:]]
+        assert closed == [("n2", "breaker closed")]
 
     run(scenario)

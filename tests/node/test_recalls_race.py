@@ -66,6 +66,7 @@ class Shop:
             running=me,
             measure=lambda: Load(running=len(self.current), queued=self.queued),
             limits=Limits(),
+            on_event=lambda *event: None,
         )
 
     def send(self, node: str, message: Any, parts: Any = ()) -> None:

@@ -1,6 +1,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import pandas as pd
 import pytest
 from hdrh.histogram import HdrHistogram
@@ -238,6 +239,18 @@ def test_events_come_oldest_first() -> None:
 
     assert list(frame.event) == ["joined", "dead"]
     assert frame.time[0] == datetime.fromtimestamp(10, UTC)
+
+
+def test_events_that_only_other_nodes_saw_are_there_too() -> None:
+    joined = EventPicture(at_s=10.0, node="b", event="joined")
+    died = EventPicture(at_s=15.0, node="b", event="worker died")
+    late = EventPicture(at_s=11.0, node="b", event="joined")
+    mine = snapshot(events=(joined, EventPicture(at_s=20.0, node="b", event="dead")))
+    its = msgspec.structs.replace(snapshot(events=(late, died)), node="b")
+
+    frame = frames.events_frame(mine, [mine, its])
+
+    assert list(frame.event) == ["joined", "worker died", "dead"]
 
 
 def test_steps_keep_their_order_and_what_has_not_happened_is_missing() -> None:
