@@ -191,7 +191,6 @@ def test_a_saved_notebook_without_kernel_and_trust_shows_the_last_state(
     assert WIDGET not in path.read_text(encoding="utf-8")
     server.open(page, path, LAB)
     expect_last_state(page)
-    page.screenshot(path="/tmp/w/run/h5-ended.png")  # noqa: S108
     page.goto("about:blank")
     server.shut_down_kernels()
 
@@ -236,7 +235,6 @@ def test_a_saved_notebook_whose_kernel_was_killed_shows_the_last_still(
     expect(outputs.nth(0)).to_contain_text(HTML_NAME)
     expect(outputs.nth(1)).to_contain_text("model not found")
     expect(outputs.nth(1)).to_be_hidden()
-    page.screenshot(path="/tmp/w/run/h5-killed.png")  # noqa: S108
 
 
 def end_cluster_of_killed_kernel() -> None:
