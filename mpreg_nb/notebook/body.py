@@ -7,10 +7,15 @@ loads, so that it imports nothing dear either.
 import ast
 from collections.abc import Callable, Coroutine
 from types import CodeType
-from typing import Any
+from typing import Any, TypeAlias
+
+from mpreg_nb.notebook.ipython_lines import LINES, expanded, has_lines
 
 _VALUE = "__mpreg_value__"
 """The variable that holds the value of the last expression while a body runs."""
+
+_Outcome: TypeAlias = Callable[[dict[str, Any], Any], Any]
+"""Makes the result of a body, of its variables and the value of its last expression."""
 
 _COROUTINE = 0x80  # as `inspect` has it; importing it costs more than all else here
 
@@ -51,17 +56,39 @@ def run_step(
     return _run(source, filename, names, outcome)
 
 
+def parsed(source: str, filename: str = "<cell>") -> ast.Module:
+    """Return the tree of a body, with lines of IPython as what they do on a node.
+
+    Raises:
+        SyntaxError: it is no Python.
+        ipython_lines.Refused: it has a line that makes no sense there.
+    """
+    tree = ast.parse(source, filename)
+    if has_lines(source):
+        tree = expanded(tree)
+    return tree
+
+
+def _is_timed(block: ast.With) -> bool:
+    """Whether `%time` has made a block; its last expression is the value then."""
+    called = block.items[0].context_expr
+    return ast.unparse(called) == f"{LINES}.timed()"
+
+
 def compiled(source: str, filename: str) -> CodeType:
     """Return the code of a body, which keeps the value of its last expression.
 
     Raises:
         SyntaxError: it is no Python; `await` at its own level is.
     """
-    tree = ast.parse(source, filename)
-    last = tree.body[-1] if tree.body else None
+    tree = parsed(source, filename)
+    body = tree.body
+    while body and isinstance(body[-1], ast.With) and _is_timed(body[-1]):
+        body = body[-1].body
+    last = body[-1] if body else None
     if isinstance(last, ast.Expr):
         kept = ast.Assign([ast.Name(_VALUE, ast.Store())], last.value)
-        tree.body[-1] = ast.fix_missing_locations(ast.copy_location(kept, last))
+        body[-1] = ast.fix_missing_locations(ast.copy_location(kept, last))
     code: CodeType = compile(
         tree, filename, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
     )
@@ -72,7 +99,7 @@ def _run(
     source: str,
     filename: str,
     names: dict[str, Any],
-    outcome: Callable[[dict[str, Any], Any], Any],
+    outcome: _Outcome,
 ) -> Any:
     """Run `source`; return what `outcome` makes of the variables and the value."""
     from mpreg_nb.wire.tracebacks import learn_sources
@@ -81,6 +108,34 @@ def _run(
     code = compiled(source, filename)
     # As in the notebook: classes that it makes are pickled by value on the way back.
     namespace: dict[str, Any] = {"__name__": "__main__", **names}
+    if has_lines(source):
+        return _with_lines(code, namespace, outcome)
+    return _executed(code, namespace, outcome)
+
+
+def _with_lines(code: CodeType, namespace: dict[str, Any], outcome: _Outcome) -> Any:
+    """Run code that has lines of IPython."""
+    from mpreg_nb.notebook.lines_there import Lines
+
+    namespace[LINES] = lines = Lines(namespace)
+    if code.co_flags & _COROUTINE:
+        return _ended_after(lines.end, _executed(code, namespace, outcome))
+    try:
+        return _executed(code, namespace, outcome)
+    finally:
+        lines.end()
+
+
+async def _ended_after(
+    end: Callable[[], None], running: Coroutine[Any, Any, Any]
+) -> Any:
+    try:
+        return await running
+    finally:
+        end()
+
+
+def _executed(code: CodeType, namespace: dict[str, Any], outcome: _Outcome) -> Any:
     running = eval(code, namespace)  # noqa: S307 - what it is for
     if code.co_flags & _COROUTINE:
         return _awaited(running, namespace, outcome)
@@ -90,7 +145,7 @@ def _run(
 async def _awaited(
     running: Coroutine[Any, Any, None],
     namespace: dict[str, Any],
-    outcome: Callable[[dict[str, Any], Any], Any],
+    outcome: _Outcome,
 ) -> Any:
     await running
     return outcome(namespace, namespace.pop(_VALUE, None))

@@ -35,8 +35,13 @@ def _verbs() -> Iterator[Verb]:
     remote = _verb(
         "remote",
         "Run the cell once on a node that fits.\n\n"
-        "Its prints appear here as they happen; its last expression is the value.\n"
-        "Variables of the notebook that it reads are sent with it, by value.",
+        "Its prints and displays appear here as they happen; its last expression is\n"
+        "the value. Variables of the notebook that it reads are sent with it, by\n"
+        "value.\n\n"
+        "These lines of IPython run on the node: !command, names = !command, %time,\n"
+        "%timeit, %cd, %pwd, %env, %pip (of the Python of the node), %conda, and\n"
+        "%%time, %%timeit, %%bash, %%sh or %%writefile as the next line. All other\n"
+        "magics raise a usage error before anything runs.",
         "remote --on gpu -o model",
         "remote --node n2 --timeout 60",
     )

@@ -1,5 +1,6 @@
 """A cell that shall run elsewhere: its Python, its name, what it reads."""
 
+import ast
 import functools
 import re
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.errors import NotPicklable
-from mpreg_nb.notebook.body import compiled
+from mpreg_nb.notebook.body import compiled, parsed
+from mpreg_nb.notebook.ipython_lines import Refused, has_lines
 from mpreg_nb.notebook.line import Misuse
 from mpreg_nb.notebook.reads import reads
 from mpreg_nb.notebook.session import Session
@@ -32,19 +34,21 @@ class Source:
         """Take what the user wrote.
 
         Raises:
-            Misuse: it is no Python, or has lines that only IPython runs.
+            Misuse: it is no Python, or has lines of IPython that make no sense there.
         """
-        shell: Any = session.shell
-        text: str = shell.transform_cell(cell)
-        if "get_ipython()" in text and "get_ipython()" not in cell:
-            raise Misuse(
-                "the cell runs where there is no IPython, so its lines cannot begin "
-                "with % or !, nor end with ?"
-            )
+        text = _python(session.shell, cell)
         filename = f"<{name} {sha256(text.encode()).hexdigest()[:8]}>"
-        with misuse_of_syntax():
-            compiled(text, filename)  # found here, not there
+        try:
+            with misuse_of_syntax():
+                compiled(text, filename)  # found here, not there
+        except Refused as error:
+            raise Misuse(str(error)) from None
         return cls(text, filename)
+
+    @property
+    def code(self) -> str:
+        """What runs, with lines of IPython as what they do."""
+        return ast.unparse(parsed(self.text)) if has_lines(self.text) else self.text
 
     @property
     def is_silent(self) -> bool:
@@ -58,7 +62,23 @@ class Source:
     def variables(self, session: Session) -> dict[str, Any]:
         """Return those variables of the notebook that it reads."""
         known = session.variables
-        return {name: known[name] for name in reads(self.text, known.keys())}
+        return {name: known[name] for name in reads(self.code, known.keys())}
+
+
+def _python(shell: Any, cell: str) -> str:
+    """Return the Python of `cell`, as IPython has it.
+
+    What `%%time` or `%%timeit` times stays code of the cell, below that line.
+    """
+    text: str = shell.transform_cell(cell)
+    first, _, rest = cell.lstrip("\n").partition("\n")
+    timed = re.match(r"%%(time|timeit)\b[ \t]*(.*)", first)
+    if timed is None:
+        return text
+    name, line = timed.groups()
+    above = "\n" * (len(cell) - len(cell.lstrip("\n")))
+    below: str = shell.transform_cell(rest)
+    return f"{above}get_ipython().run_cell_magic({name!r}, {line!r})\n{below}"
 
 
 def check_syntax(text: str, filename: str) -> None:

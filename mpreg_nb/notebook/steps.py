@@ -38,7 +38,7 @@ def step(session: Session, options: Options, cell: str) -> Any:
     """
     source = Source.of(session, cell, f"step {options.step}")
     flow, is_new = _flow(session, options.flow)
-    outputs = assigned(source.text)
+    outputs = assigned(source.code)
     with arguments():
         _check(options)
         given = _inputs(session, flow, options, source)
@@ -98,7 +98,7 @@ def _inputs(
         names = made.get(other, ())
         for name in names:
             known[name] = ref(other)[name] if len(names) > 1 else ref(other)
-    given = {name: known[name] for name in reads(source.text, known)}
+    given = {name: known[name] for name in reads(source.code, known)}
     unread = [name for name in options.input if given.get(name) is not _INPUT]
     if unread:
         reason = (

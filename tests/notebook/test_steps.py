@@ -163,8 +163,8 @@ def test_steps_that_read_each_other_are_found_before_anything_runs(
         ),
         ("a --timeout -1", "1", "above 0"),
         ("a", "1\n2 +", "line 2 of the cell: invalid syntax\n    2 +\n       ^"),
-        ("a", "x = 1\n!ls", "no IPython"),
-        ("a", "%time x = 1", "no IPython"),
+        ("a", "x = 1\n!ls &", "Leave out the &"),
+        ("a", "x = 1\n%who", "%who does not run on a node"),
     ],
 )
 def test_what_makes_no_sense_changes_nothing(

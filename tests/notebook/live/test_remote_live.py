@@ -156,3 +156,37 @@ def test_a_flood_of_displays_is_cut_and_costs_no_node(front: Kernel) -> None:
     assert len(shown) + cut == 3000
     assert len(shown) == 1000
     assert "error" not in cell.kinds()
+
+
+def test_commands_of_a_remote_cell_run_on_its_node(front: Kernel) -> None:
+    cell = front.run(
+        "word = 'there'\n"
+        "get_ipython().run_cell_magic('mpreg', 'everywhere -o found', "
+        "'names = !echo $word; pwd\\n!echo {len(names)}\\n%time names[0]')\n"
+        "found"
+    )
+    value = front.run("[names == 'there' for names in found.values()]")
+
+    assert {"[n1] 2", "[n2] 2"} < set(seen(cell))
+    assert value.data()[-1]["text/plain"] == "[True, True]"
+
+
+def test_a_step_cell_has_commands_too(front: Kernel) -> None:
+    front.run("%%mpreg step words --flow shell\nwords = !printf 'a\\nb'")
+    front.run("%%mpreg step count --flow shell\n%time count = len(words)")
+
+    cell = front.run("run = shell.run(); run['count']")
+
+    assert cell.data()[-1]["text/plain"] == "2"
+
+
+def test_stop_ends_a_command_with_all_that_it_started(front: Kernel) -> None:
+    cell = front.start("%%mpreg remote --node n1\n!echo begun; sleep 4321; echo never")
+    front.wait_for("begun", cell)
+    front.interrupt()
+    front.wait(cell)
+
+    # Its one worker begins the next cell when it has ended this one.
+    left = front.run("%%mpreg remote --node n1\n!ps -eo args | grep -c '[s]leep 4321'")
+    assert cell.error()[0] == "KeyboardInterrupt"
+    assert left.stream() == "[n1] 0\n"
