@@ -231,6 +231,9 @@ class Calls:
     def _forward(self, pending: Pending, node: str, now: float) -> None:
         call = pending.call
         pending.sent = now
+        if pending.waiting_told:  # that node reports only what waits in its queue
+            pending.waiting_told = False
+            pending.source.send(Started(id=call.id, node=node))
         onward = _replace(
             call,
             hops_left=call.hops_left - 1,
@@ -244,6 +247,9 @@ class Calls:
         left_s = call.wait_ms / 1e3 - (now - pending.arrived)
         if left_s > 0 and call.hops_left > 0:
             pending.node = ""
+            if not pending.waiting_told:
+                pending.waiting_told = True
+                pending.source.send(Waiting(ids=(call.id,)))
             self._parked[call.id] = None
             self._waits.add(call.id, now + left_s)
             self._alarm.set(now + left_s)

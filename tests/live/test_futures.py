@@ -1,6 +1,8 @@
 """What a future says of a call while it goes on."""
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,35 @@ def test_a_future_names_the_only_node_that_can_run_its_call(tmp_path: Path) -> N
 
     assert running == (True, "<Future hold: running on gpu-1>")
     assert (future.running(), repr(future)) == (False, "<Future hold: done>")
+
+
+def test_a_call_that_waits_for_a_node_that_fits_is_not_said_to_run(
+    tmp_path: Path,
+) -> None:
+    begun, goes_on = tmp_path / "begun", tmp_path / "goes_on"
+    os.mkfifo(begun)
+    os.mkfifo(goes_on)
+
+    with mp.up({"lab": ()}, fresh=True) as cluster:
+        cluster.register(hold, resources={"gpu"})
+        future = cluster.on("gpu", wait=60).submit("hold", str(begun), str(goes_on))
+        until(lambda: not future.running())
+        waiting = repr(future)
+        cluster.add("gpu-1", {"gpu"})
+        begun.read_text(encoding="utf-8")
+        until(future.running)
+        running = repr(future)
+        goes_on.write_text("over", encoding="utf-8")
+
+        assert future.result(30) == "over"
+
+    assert waiting == "<Future hold: waiting>"
+    assert running == "<Future hold: running on gpu-1>"
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what the client only hears of."""
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
