@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from mpreg_nb.view.palette import STATUSES
 from mpreg_nb.view.steps import status
 from mpreg_nb.view.text import MARKS, clipped, printable
 from mpreg_nb.wire.runs import StepState
@@ -20,16 +21,10 @@ TOUCHING_MS = 0.01
 """Bars that overlap by less follow each other: times are of several clocks."""
 
 LOOKS = {
-    "done": ("#0072b2", "white"),
-    "running": ("#56b4e9", "black"),
-    "failed": ("#d55e00", "black"),
-    "cancelled": ("#e69f00", "black"),
-    "fallback": ("#cc79a7", "black"),
-    "undone": ("#7f7f7f", "black"),
+    status: STATUSES[status].ink
+    for status in ("done", "running", "failed", "cancelled", "fallback", "undone")
 }
-"""Status -> colour of the bar, and of what is written in it.
-
-After Okabe and Ito, "Color Universal Design", 2008."""
+"""Status -> colour of the bar; what is written in it has the colour of the page."""
 
 UNITS = ((1_500.0, 1.0, "ms"), (90_000.0, 1e3, "s"), (float("inf"), 60e3, "min"))
 """Until how many milliseconds, milliseconds of one, and its sign."""

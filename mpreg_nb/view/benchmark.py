@@ -5,8 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.view.columns import MEASURE, TEXT, frame
-from mpreg_nb.view.figures import COLOURS, GRID, new_figure, say_empty, subtitle
+from mpreg_nb.view.figures import (
+    GRID,
+    INK,
+    new_axes,
+    new_figure,
+    say_empty,
+    subtitle,
+)
 from mpreg_nb.view.html import chosen
+from mpreg_nb.view.palette import BAD, BUSY
 from mpreg_nb.view.plain import asked
 from mpreg_nb.view.tables import safe
 
@@ -29,7 +37,7 @@ COLUMNS = {
     "calls_per_s_max": MEASURE,
     "goal_calls_per_s": MEASURE,
 }
-SKY, VERMILION = COLOURS[4], COLOURS[3]
+MEDIANS, TAILS = (BUSY.ink.middle, 0.55), BAD.ink.middle
 MEDIAN = "median, and its spread over the rounds"
 
 
@@ -94,7 +102,7 @@ class Bench:
         figure = new_figure(
             figsize=(11, 1.9 + 0.34 * lines), dpi=100, layout="constrained"
         )
-        left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+        left, right = new_axes(figure, 2, width_ratios=(3, 2))
         _latencies(left, self.latencies, self.unit_us)
         _rates(right, self.rates)
         handles, labels = left.get_legend_handles_labels()
@@ -105,6 +113,7 @@ class Bench:
             ncols=3,
             frameon=False,
             fontsize=9,
+            labelcolor=INK,
         )
         return figure
 
@@ -168,18 +177,16 @@ def _latencies(axes: "Axes", rows: Sequence[LatencyRow], unit_us: float) -> None
         places,
         medians,
         height=0.6,
-        color=SKY,
+        color=MEDIANS,
         xerr=spread,
-        ecolor="black",
+        ecolor=INK,
         capsize=3,
         label=MEDIAN,
     )
     tails = [row.p99_echoes for row in rows]
-    axes.plot(tails, places, "D", color=VERMILION, markersize=5, label="p99")
+    axes.plot(tails, places, "D", color=TAILS, markersize=5, label="p99")
     goals = [row.goal_echoes for row in rows]
-    axes.plot(
-        goals, places, "|", color="black", markersize=15, label="goal of the median"
-    )
+    axes.plot(goals, places, "|", color=INK, markersize=15, label="goal of the median")
     axes.set_xscale("log")
     axes.set_xlim(left=min(0.5, *medians, *goals))
     _name(axes, [row.row for row in rows])
@@ -200,13 +207,13 @@ def _rates(axes: "Axes", rows: Sequence[RateRow]) -> None:
         places,
         [row.calls_per_s for row in rows],
         height=0.5,
-        color=SKY,
+        color=MEDIANS,
         xerr=spread,
-        ecolor="black",
+        ecolor=INK,
         capsize=3,
     )
     goals = [row.goal_calls_per_s for row in rows]
-    axes.plot(goals, places, "|", color="black", markersize=26)
+    axes.plot(goals, places, "|", color=INK, markersize=26)
     _name(axes, [row.row.replace(", ", ",\n") for row in rows])
     axes.set_xlim(left=0)
     axes.locator_params(axis="x", nbins=4)

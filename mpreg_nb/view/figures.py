@@ -1,6 +1,7 @@
 """What all figures of matplotlib share. None touches pyplot or its settings.
 
-So a cell shows a figure when it ends with one, and never twice.
+So a cell shows a figure when it ends with one, and never twice. Their ground is
+transparent, and their colours show on light pages and on dark ones.
 """
 
 import warnings
@@ -8,33 +9,46 @@ from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.view import palette
 from mpreg_nb.view.text import clipped, printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito, "Color Universal Design", 2008, darkest and lightest left out.
-COLOURS = (
-    "#0072b2",
-    "#e69f00",
-    "#009e73",
-    "#d55e00",
-    "#56b4e9",
-    "#cc79a7",
-    "#7f7f7f",
-    "#b2a100",
-)
-SOFT = "#57606a"
-"""Ink of what is said beside the data."""
+INK, SOFT = palette.INK.middle, palette.SOFT.middle
+"""Ink of titles and names, and of what is said beside the data."""
 
-GRID = "#d0d7de"
+GRID = (palette.LINE.middle, 0.3)
+"""Ink of lines that help to read: colour and opacity."""
+
+IN_BAR = "#ffffff"
+"""Ink of what is written in a filled bar."""
 
 
 def new_figure(**options: Any) -> "Figure":
     """Return a figure that shows itself, with and without pyplot."""
-    made: Figure = _figure_class()(**options)
+    made: Figure = _figure_class()(facecolor="none", **options)
     return made
+
+
+def new_axes(figure: "Figure", columns: int = 1, **options: Any) -> "list[Axes]":
+    """Return so many axes side by side, in colours that show on every page."""
+    grid = figure.subplots(1, columns, squeeze=False, **options)
+    made: list[Axes] = list(grid[0])
+    for axes in made:
+        dress(axes)
+    return made
+
+
+def dress(axes: "Axes") -> None:
+    """Give `axes` colours that show on every page, and only the lines it needs."""
+    axes.set_facecolor("none")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(palette.LINE.middle)
+    axes.tick_params(which="both", color=palette.LINE.middle, labelcolor=INK)
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_color(SOFT)
 
 
 def say_empty(axes: "Axes", text: str) -> None:
@@ -60,7 +74,8 @@ def short(name: str, most: int = 20) -> str:
 
 def subtitle(axes: "Axes", title: str, more: str) -> None:
     """Set the title of `axes`, and below it in smaller letters what else to know."""
-    axes.set_title(title, loc="left", pad=22 if more else 8, fontsize=12)
+    pad = 22 if more else 8
+    axes.set_title(title, loc="left", pad=pad, fontsize=12, color=INK)
     if more:
         axes.annotate(
             more,
@@ -84,7 +99,7 @@ def _figure_class() -> "type[Figure]":
                 # A box stands for a letter that the font lacks; a warning for each
                 # letter of each name would bury the figure.
                 warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
-                self.savefig(file, format="png", facecolor="white")
+                self.savefig(file, format="png")
             return file.getvalue()
 
     Shown.__name__ = Shown.__qualname__ = "Figure"  # which is what its repr says

@@ -4,7 +4,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mpreg_nb.view.bars import LOOKS, Bar, Lane, bars_of, lanes_of, not_begun, unit_of
-from mpreg_nb.view.figures import GRID, SOFT, new_figure, say_empty, short, subtitle
+from mpreg_nb.view.figures import (
+    GRID,
+    IN_BAR,
+    INK,
+    SOFT,
+    new_axes,
+    new_figure,
+    say_empty,
+    short,
+    subtitle,
+)
 from mpreg_nb.view.text import MARKS
 from mpreg_nb.view.units import count, duration
 from mpreg_nb.wire.runs import StepState
@@ -18,8 +28,6 @@ LANE_INCHES = 0.3
 TALLEST_INCHES = 16.0
 DPI = 100
 LETTERS = 128.0  # how many the axis has room for, rather too few
-DARK_BLUE = "#003a5d"
-WAITING = "#7f7f7f"  # edge of what waits
 
 
 def gantt_figure(
@@ -38,7 +46,7 @@ def gantt_figure(
     number = sum(map(len, lanes.values()))
     height = min(TALLEST_INCHES, 1.75 + LANE_INCHES * max(number, 2))
     figure = new_figure(figsize=(INCHES, height), dpi=DPI, layout="constrained")
-    axes = figure.subplots()
+    (axes,) = new_axes(figure)
     said = count(len(steps), "step")
     if bars:
         said += f", {duration(duration_ms)}"
@@ -62,7 +70,7 @@ def _draw(axes: "Axes", lanes: dict[str, list[Lane]], unit_ms: float) -> None:
     for node, row in lanes.items():
         ticks.append((place + (len(row) - 1) / 2, short(node)))
         if place:
-            axes.axhline(place - 0.5, color=SOFT, linewidth=0.6)
+            axes.axhline(place - 0.5, color=GRID, linewidth=0.8)
         for lane in row:
             for bar, end_ms in lane:
                 _draw_bar(axes, bar, place, unit_ms)
@@ -77,15 +85,15 @@ def _draw(axes: "Axes", lanes: dict[str, list[Lane]], unit_ms: float) -> None:
 
 
 def _draw_bar(axes: "Axes", bar: Bar, place: int, unit_ms: float) -> None:
-    colour, _ = LOOKS[bar.status]
+    colour = LOOKS[bar.status].middle
     if bar.begin_ms > bar.sent_ms:
         axes.barh(
             place,
             (bar.begin_ms - bar.sent_ms) / unit_ms,
             left=bar.sent_ms / unit_ms,
             height=0.62,
-            facecolor="#ffffff",
-            edgecolor=WAITING,
+            facecolor="none",
+            edgecolor=SOFT,
             hatch="/////",
             linewidth=0.8,
         )
@@ -95,7 +103,7 @@ def _draw_bar(axes: "Axes", bar: Bar, place: int, unit_ms: float) -> None:
         left=bar.begin_ms / unit_ms,
         height=0.62,
         color=colour,
-        edgecolor=DARK_BLUE if bar.status == "done" else "black",
+        edgecolor=colour,
         linewidth=0.8,  # so that what took no time is a line at least
     )
 
@@ -108,7 +116,7 @@ def _label(axes: "Axes", bar: Bar, place: int, unit_ms: float, *, inside: bool) 
         textcoords="offset points",
         va="center_baseline",
         fontsize=9,
-        color=LOOKS[bar.status][1] if inside else "black",
+        color=IN_BAR if inside else INK,
     )
 
 
@@ -117,14 +125,14 @@ def _legend(figure: "Figure", bars: Sequence[Bar]) -> None:
 
     shown = {bar.status for bar in bars}
     patches = [
-        Patch(facecolor=colour, label=f"{MARKS[status]} {status}")
-        for status, (colour, _) in LOOKS.items()
+        Patch(facecolor=colour.middle, label=f"{MARKS[status]} {status}")
+        for status, colour in LOOKS.items()
         if status in shown
     ]
     if any(bar.begin_ms > bar.sent_ms for bar in bars):
         waited = "waited on its node"
         patches.append(
-            Patch(facecolor="white", edgecolor=WAITING, hatch="/////", label=waited)
+            Patch(facecolor="none", edgecolor=SOFT, hatch="/////", label=waited)
         )
     if patches:
         figure.legend(
@@ -133,4 +141,5 @@ def _legend(figure: "Figure", bars: Sequence[Bar]) -> None:
             ncols=len(patches),
             frameon=False,
             fontsize=9,
+            labelcolor=INK,
         )

@@ -23,6 +23,46 @@ class Colour:
         """Return the value for a light ground or for a dark ground."""
         return self.dark if dark else self.light
 
+    @property
+    def middle(self) -> str:
+        """A mix of both for a picture whose ground is not known: 3 to 1 on each.
+
+        As near as the two allow to what has 4.4 to 1 on white and on #111111.
+        """
+        light, dark = _linear(self.light), _linear(self.dark)
+        lightest, darkest = _luminance(light), _luminance(dark)
+        share = 0.0
+        if lightest != darkest:
+            share = (_MIDDLE - lightest) / (darkest - lightest)
+        share = min(1.0, max(0.0, share))
+        mixed = (
+            one + share * (other - one) for one, other in zip(light, dark, strict=True)
+        )
+        return "#" + "".join(f"{_byte(part):02x}" for part in mixed)
+
+
+_MIDDLE = 0.192
+"""Luminance with the same contrast on white and on #111111."""
+
+
+def _linear(colour: str) -> tuple[float, ...]:
+    """Return red, green and blue as shares of light (sRGB, IEC 61966-2-1)."""
+    return tuple(
+        share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4
+        for share in (byte / 255 for byte in bytes.fromhex(colour.removeprefix("#")))
+    )
+
+
+def _byte(light: float) -> int:
+    share = 12.92 * light if light <= 0.0031308 else 1.055 * light ** (1 / 2.4) - 0.055
+    return round(255 * share)
+
+
+def _luminance(linear: tuple[float, ...]) -> float:
+    """As WCAG 2.2 defines it."""
+    red, green, blue = linear
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tone:

@@ -4,8 +4,19 @@ from collections.abc import Sequence
 from math import log10
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.view.figures import COLOURS, new_figure, say_empty, short
+from mpreg_nb.view.figures import (
+    GRID,
+    IN_BAR,
+    INK,
+    new_axes,
+    new_figure,
+    say_empty,
+    short,
+    subtitle,
+)
+from mpreg_nb.view.labels import BESIDE, Label, placed
 from mpreg_nb.view.measured import merged
+from mpreg_nb.view.palette import FUNCTIONS, PARTS
 from mpreg_nb.view.units import duration
 
 if TYPE_CHECKING:
@@ -14,22 +25,24 @@ if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     from mpreg_nb.client.journal import CallRow
 
 MOST_FUNCTIONS = 8
 """Curves in one plot; more could not be told apart."""
 
+FEW = 30
+"""Fewer calls are drawn as points, one for each: they have no percentiles."""
+
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (7, 2)), (0, (1, 3)), "-", "--")
-PARTS = (
-    ("queue", "queued_us", "#e69f00", ""),
-    ("run", "run_us", "#0072b2", ""),
-    ("network", "network_us", "#56b4e9", "///"),
-    ("serialize", "serialize_us", "#cc79a7", "..."),
-)
+MARKERS = "osD^vP*X"
 PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 STEPS_PER_TEN = 12
 """Points of a curve on the way from 90 to 99 percent, and on each such way."""
+
+LABEL_POINTS = 9.0
+"""Size of the letters of a label."""
 
 
 def latency_figure(
@@ -37,90 +50,152 @@ def latency_figure(
 ) -> "Figure":
     """Return percentile curves per function, and bars of where the time went.
 
+    The calls of a function with few of them are points.
     histograms: (function, node) -> microseconds of all calls.
     rows: the calls that the bars are means of.
     """
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
     by_function = {k[0]: h for k, h in merged(histograms, ("function",)).items()}
     busiest = sorted(by_function, key=lambda f: (-by_function[f].get_total_count(), f))
     shown = sorted(busiest[:MOST_FUNCTIONS])
-    title = "function (calls)"
+    said = []
     if len(busiest) > len(shown):
-        title += f", the {len(shown)} most called of {len(busiest)}"
-    columns = 2 if max(map(len, shown), default=0) > 14 else 3
-    legend_inches = 0.45 + 0.2 * max(-(-len(shown) // columns), 2)
-    height = 3.9 + legend_inches
-    bottom = legend_inches / height
-    layout = ConstrainedLayoutEngine(rect=(0, bottom, 1, 1 - bottom))
-    figure = new_figure(figsize=(11, height), dpi=100, layout=layout)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    _curves(left, [(name, by_function[name]) for name in shown])
+        said.append(f"the {len(shown)} most called of {len(busiest)} functions")
+    if any(by_function[name].get_total_count() < FEW for name in shown):
+        said.append(f"fewer than {FEW} calls: a point each")
+    figure = new_figure(figsize=(11, 4.6), dpi=100, layout="constrained")
+    left, right = new_axes(figure, 2, width_ratios=(3, 2))
+    lines = _curves(left, [(name, by_function[name]) for name in shown])
+    subtitle(left, "Latency of calls by percentile", "; ".join(said))
     _bars(right, shown, rows)
-    _legend(figure, left, title, columns, place=(0.04, bottom))
-    _legend(figure, right, "part", 2, place=(0.68, bottom))
+    mean = "mean of each function" if shown else ""
+    subtitle(right, "Where the time of a call goes", mean)
+    handles, labels = right.get_legend_handles_labels()
+    if handles:
+        figure.legend(
+            handles,
+            labels,
+            loc="outside lower right",
+            ncols=len(handles),
+            frameon=False,
+            fontsize=9,
+            labelcolor=INK,
+            handlelength=1.4,
+            columnspacing=1.2,
+        )
+    if lines:
+        _label(figure, left, lines)
     return figure
 
 
-def _legend(
-    figure: "Figure",
-    axes: "Axes",
-    title: str,
-    columns: int,
-    *,
-    place: tuple[float, float],
-) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
-        return
-    legend = figure.legend(
-        handles,
-        labels,
-        title=title,
-        frameon=False,
-        ncols=columns,
-        loc="upper left",
-        bbox_to_anchor=place,
-        fontsize=9,
-        title_fontsize=9,
-        alignment="left",
-    )
-    legend.set_in_layout(False)  # its room is kept free; it must not squeeze the plots
-
-
-def _curves(axes: "Axes", named: "Sequence[tuple[str, HdrHistogram]]") -> None:
-    axes.set_title("Latency of calls by percentile")
+def _curves(
+    axes: "Axes", named: "Sequence[tuple[str, HdrHistogram]]"
+) -> "list[Line2D]":
     axes.set_xlabel("percentile of calls, %")
     axes.set_ylabel("latency, ms")
     if not named:
         say_empty(axes, "no calls yet")
-        return
+        return []
     axes.set_yscale("log")
     furthest = 1.0
+    lines = []
     for place, (name, histogram) in enumerate(named):
         count = histogram.get_total_count()
-        # Of 99 calls each is one percent: beyond that there is nothing to know.
-        ticks = range(round(STEPS_PER_TEN * log10(count + 1)) + 1)
-        percentiles = [100 - 100 * 10 ** (-tick / STEPS_PER_TEN) for tick in ticks]
-        known = histogram.get_percentile_to_value_dict(percentiles)
-        axes.plot(
-            [_tens(percentile) for percentile in known],
-            [value_us / 1e3 for value_us in known.values()],
+        few = count < FEW
+        known = _each(histogram) if few else _percentiles(histogram)
+        lines += axes.plot(
+            [_tens(percentile) for percentile, _ in known],
+            [value_us / 1e3 for _, value_us in known],
             label=f"{short(name)} ({count:,})",
-            color=COLOURS[place],
-            linestyle=DASHES[place],
+            color=FUNCTIONS.of(name).middle,
+            linestyle="" if few else DASHES[place],
             linewidth=2,
-            marker="o" if count < 5 else "",
+            marker=MARKERS[place] if few else "",
+            markersize=5,
         )
-        furthest = max(furthest, len(ticks) / STEPS_PER_TEN)
+        furthest = max(furthest, _tens(known[-1][0]))
     marked = [p for p in PERCENTILES if _tens(p) <= furthest + 0.05]
     axes.set_xticks([_tens(p) for p in marked], [f"{p:g}" for p in marked])
+    axes.set_xlim(0, furthest)
     _number_decades(axes)
-    axes.grid(color="#d0d7de", linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    return lines
+
+
+def _each(histogram: "HdrHistogram") -> list[tuple[float, float]]:
+    """Return (percentile, microseconds) of each call, in the middle of its share."""
+    values: list[float] = []
+    for item in histogram.get_recorded_iterator():
+        values += [item.value_iterated_to] * item.count_at_value_iterated_to
+    return [
+        (100 * (number + 0.5) / len(values), value_us)
+        for number, value_us in enumerate(values)
+    ]
+
+
+def _percentiles(histogram: "HdrHistogram") -> list[tuple[float, float]]:
+    """Return (percentile, microseconds), as far as there is something to know."""
+    count = histogram.get_total_count()
+    # Of 99 calls each is one percent: beyond that there is nothing to know.
+    ticks = range(round(STEPS_PER_TEN * log10(count + 1)) + 1)
+    percentiles = [100 - 100 * 10 ** (-tick / STEPS_PER_TEN) for tick in ticks]
+    return list(histogram.get_percentile_to_value_dict(percentiles).items())
+
+
+def _label(figure: "Figure", axes: "Axes", lines: "Sequence[Line2D]") -> None:
+    """Write the name of each function at the end of its curve."""
+    import numpy as np
+    from matplotlib.textpath import TextPath
+
+    names = [str(line.get_label()) for line in lines]
+    points = figure.dpi / 72
+    widths = [
+        TextPath((0, 0), name, size=LABEL_POINTS).get_extents().width * points
+        for name in names
+    ]
+    figure.draw_without_rendering()  # so that the size of the axes is known
+    box = axes.get_window_extent()
+    # As much longer as the labels behind the ends of the curves need.
+    ends = [np.asarray(line.get_xydata(), dtype=float)[-1, 0] for line in lines]
+    room = [box.width - BESIDE - 4 - width for width in widths]
+    axes.set_xlim(
+        0, max(end * box.width / has for end, has in zip(ends, room, strict=True))
+    )
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.08)  # labels may stand over curves
+    curves = []
+    for line in lines:
+        pixels = axes.transData.transform(line.get_xydata())
+        curves.append([(x - box.x0, y - box.y0) for x, y in pixels.tolist()])
+    where = placed(curves, widths, high=LABEL_POINTS * 1.35 * points, top=box.height)
+    for line, name, curve, label in zip(lines, names, curves, where, strict=True):
+        _write(axes, line, name, curve[-1], label, points)
+
+
+def _write(
+    axes: "Axes",
+    line: "Line2D",
+    name: str,
+    end: tuple[float, float],
+    label: Label,
+    points: float,
+) -> None:
+    colour = line.get_color()
+    moved = (label.y - end[1]) / points
+    leader = {"arrowstyle": "-", "color": colour, "linewidth": 0.7, "shrinkA": 0}
+    axes.annotate(
+        name,
+        line.get_xydata()[-1],  # type: ignore[index,arg-type]
+        xytext=((label.x - end[0]) / points, moved),
+        textcoords="offset points",
+        va="center",
+        fontsize=LABEL_POINTS,
+        color=colour,
+        arrowprops=leader if abs(moved) > LABEL_POINTS else None,
+    ).set_in_layout(False)
 
 
 def _bars(axes: "Axes", functions: "Sequence[str]", rows: "Sequence[CallRow]") -> None:
-    axes.set_title("Where the time of a call goes")
     axes.set_xlabel("share of the mean time, %")
     calls = {name: [row for row in rows if row.function == name] for name in functions}
     calls = {name: taken for name, taken in calls.items() if taken}
@@ -129,30 +204,31 @@ def _bars(axes: "Axes", functions: "Sequence[str]", rows: "Sequence[CallRow]") -
         return
     means_ms = {
         name: [
-            sum(getattr(row, field) for row in taken) / len(taken) / 1e3
-            for _, field, _, _ in PARTS
+            sum(getattr(row, f"{part}_us") for row in taken) / len(taken) / 1e3
+            for part in PARTS
         ]
         for name, taken in calls.items()
     }
     places = range(len(calls))
     begin = [0.0] * len(calls)
-    for part, (label, _, colour, hatch) in enumerate(PARTS):
-        shares = [100 * m[part] / (sum(m) or 1.0) for m in means_ms.values()]
+    for at, (name, part) in enumerate(PARTS.items()):
+        shares = [100 * m[at] / (sum(m) or 1.0) for m in means_ms.values()]
         axes.barh(
             places,
             shares,
             left=begin,
             height=0.6,
-            label=label,
-            color=colour,
-            hatch=hatch,
-            edgecolor="white",
-            linewidth=0.5,
+            label=name,
+            color=part.fill.middle,
+            hatch=part.hatch,
+            edgecolor=(IN_BAR, 0.6),
+            linewidth=0.0,
         )
         begin = [done + share for done, share in zip(begin, shares, strict=True)]
     axes.set_yticks(
         places, [f"{short(name)}\n{duration(sum(m))}" for name, m in means_ms.items()]
     )
+    axes.tick_params(axis="y", length=0)
     axes.set_ylim(max(len(calls), 3) - 0.5, -0.5)  # one bar alone is not a wall
     axes.set_xlim(0, 100)
 

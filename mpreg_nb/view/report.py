@@ -151,9 +151,8 @@ def _timeline(report: Report) -> Iterator[str]:
     if chart:
         shown = {bar.status for bar in bars_of(report.steps, report.duration_ms)}
         keys = "".join(
-            f'<span><i class="key" style="background:{ground}"></i>'
-            f"{MARKS[status]} {status}</span>"
-            for status, (ground, _) in LOOKS.items()
+            f'<span><i class="key {status}"></i>{MARKS[status]} {status}</span>'
+            for status in LOOKS
             if status in shown
         )
         keys += '<span><i class="key waited"></i>waited on its node</span>'

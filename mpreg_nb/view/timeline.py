@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from mpreg_nb.view.bars import LOOKS, Bar, Lane, bars_of, lanes_of, unit_of
 from mpreg_nb.view.measure import cut, width_px
+from mpreg_nb.view.palette import PAGE, dark_style
 from mpreg_nb.view.steps import nodes
 from mpreg_nb.view.tables import safe
 from mpreg_nb.view.units import duration
@@ -35,10 +36,9 @@ def timeline(steps: Sequence[StepState], duration_ms: float) -> str:
     furthest = max(end for row in lanes.values() for lane in row for _, end in lane)
     px_per_ms = (WIDTH - NAMES - 4.0) / max(most_ms, furthest)
     height = LANE * sum(map(len, lanes.values()))
-    parts = [
-        *_axis(most_ms, px_per_ms, height),
-        *_rows(lanes, px_per_ms),
-    ]
+    drawn = "".join(
+        (*_axis(most_ms, px_per_ms, height), *_rows(lanes, px_per_ms)),
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" '
         f'viewBox="0 0 {WIDTH:.0f} {height + AXIS:.0f}" width="{WIDTH:.0f}" '
@@ -47,7 +47,7 @@ def timeline(steps: Sequence[StepState], duration_ms: float) -> str:
         '<pattern id="waited" width="5" height="5" patternUnits="userSpaceOnUse" '
         'patternTransform="rotate(45)"><path d="M0,0V5" stroke="currentColor" '
         'stroke-width="1.6" opacity="0.6"/></pattern></defs>'
-        f"{''.join(parts)}</svg>"
+        f"{dark_style(drawn)}{drawn}</svg>"
     )
 
 
@@ -90,7 +90,7 @@ def _rows(lanes: Mapping[str, Sequence[Lane]], px_per_ms: float) -> Iterator[str
 
 
 def _bar(bar: Bar, y: float, px_per_ms: float, *, inside: bool) -> str:
-    ground, ink = LOOKS[bar.status]
+    ground, ink = LOOKS[bar.status].light, PAGE.light
     sent, begin, end = (
         NAMES + ms * px_per_ms for ms in (bar.sent_ms, bar.begin_ms, bar.end_ms)
     )
@@ -104,8 +104,7 @@ def _bar(bar: Bar, y: float, px_per_ms: float, *, inside: bool) -> str:
         )
     parts.append(
         f'<rect x="{begin:.1f}" y="{top:.1f}" width="{max(end - begin, 1.0):.1f}" '
-        f'height="{BAR:g}" fill="{ground}" stroke="currentColor" '
-        'stroke-width="0.7"/>'
+        f'height="{BAR:g}" fill="{ground}" stroke="{ground}" stroke-width="0.7"/>'
     )
     if bar.label:
         x = begin + 5.0 if inside else end + 5.0

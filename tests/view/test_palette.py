@@ -45,6 +45,25 @@ def test_text_of_each_tone_can_be_read_on_the_page_and_on_its_own_ground(
         assert min(both_contrasts(one, other)) >= TEXT_CONTRAST
 
 
+@pytest.mark.parametrize(
+    "colour",
+    [
+        *(tone.ink for tone in palette.TONES.values()),
+        *(part.fill for part in palette.PARTS.values()),
+        *HUES,
+        *(INK, SOFT, palette.LINE),
+    ],
+    ids=str,
+)
+def test_the_middle_of_a_colour_shows_on_white_and_on_black(colour: Colour) -> None:
+    assert contrast(colour.middle, "#ffffff") >= SHAPE_CONTRAST
+    assert contrast(colour.middle, "#111111") >= SHAPE_CONTRAST
+
+
+def test_hues_differ_in_their_middle_too() -> None:
+    assert len({hue.middle for hue in HUES}) == len(HUES)
+
+
 @pytest.mark.parametrize("tone", palette.TONES.values(), ids=palette.TONES)
 def test_a_mark_shows_on_white_and_on_black(tone: Tone) -> None:
     assert contrast(tone.mark, "#ffffff") >= MARK_CONTRAST
