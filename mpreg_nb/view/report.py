@@ -4,13 +4,15 @@ It asks for nothing from anywhere, has no script, follows the light or dark them
 of whoever reads it, and can be printed. Every text is escaped.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from mpreg_nb.view import svg
+from mpreg_nb.view import palette, svg
 from mpreg_nb.view.bars import LOOKS, bars_of, not_begun
-from mpreg_nb.view.html import GREY, INKS, MOST_NODES_OF_STEP
+from mpreg_nb.view.html import GREY, INKS, MOST_NODES_OF_STEP, STATES
+from mpreg_nb.view.palette import Colour
 from mpreg_nb.view.steps import counts, details, explained, nodes, states
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.text import MARKS
@@ -20,14 +22,41 @@ from mpreg_nb.wire.gossip import MemberRecord
 from mpreg_nb.wire.runs import StepState
 from mpreg_nb.workflow.diagram import Diagram
 
-STYLE = """
-:root { color-scheme: light dark; --ground: #ffffff; --ink: #1f2328;
-  --soft: #57606a; --line: #d0d7de; --card: #f6f8fa; --bad: #b23c00; }
-@media (prefers-color-scheme: dark) { :root { --ground: #0d1117; --ink: #e6edf3;
-  --soft: #9aa4af; --line: #30363d; --card: #161b22; --bad: #ff9e64; } }
+LEAST_SCALE = 0.6
+"""Of the drawing of a workflow; its letters are small already."""
+
+
+def _colours() -> str:
+    """Return rules that name the colours of a light page, of a dark one, of paper."""
+    named = {
+        "ground": Colour("#ffffff", "#0d1117"),
+        "ink": palette.INK,
+        "soft": palette.SOFT,
+        "line": palette.GRID,
+        "card": palette.CARD,
+        "bad": palette.BAD.ink,
+        **LOOKS,
+    }
+
+    def values(*, dark: bool) -> str:
+        return " ".join(f"--{name}: {c.on(dark=dark)};" for name, c in named.items())
+
+    keys = " ".join(
+        f".key.{status} {{ background: var(--{status}); }}" for status in LOOKS
+    )
+    return (
+        f":root {{ color-scheme: light dark; {values(dark=False)} }}\n"
+        "@media screen and (prefers-color-scheme: dark) { :root { "
+        f"{values(dark=True)} }} }}\n{keys}"
+    )
+
+
+STYLE = (
+    _colours()
+    + """
 * { box-sizing: border-box; }
 body { background: var(--ground); color: var(--ink); margin: 0 auto;
-  max-width: 1040px; padding: 28px 24px 48px; line-height: 1.45;
+  max-width: 1240px; padding: 28px 24px 48px; line-height: 1.45;
   font: 15px/1.45 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 h1 { font-size: 26px; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 32px 0 10px; padding-bottom: 4px;
@@ -36,7 +65,9 @@ h3 { font-size: 15px; margin: 18px 0 6px; overflow-wrap: anywhere; }
 p { margin: 4px 0; }
 .soft { color: var(--soft); }
 .wide { overflow-x: auto; }
-.wide svg { display: block; max-width: none; }
+.wide { font-size: 14px; }
+@media (max-width: 1000px) { .wide { font-size: 12.5px; } }
+.fit svg { display: block; max-width: 100%; height: auto; }
 .key { display: inline-block; width: 22px; height: 12px; margin: 0 6px 0 0;
   vertical-align: -1px; border: 1px solid var(--soft); }
 .keys span { margin-right: 18px; white-space: nowrap; }
@@ -48,15 +79,14 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 6px
   monospace; tab-size: 4; }
 .bad { color: var(--bad); }
 footer { margin-top: 36px; color: var(--soft); font-size: 13px; }
-@media print { :root { --ground: #ffffff; --ink: #000000; --soft: #444444;
-  --line: #bbbbbb; --card: #ffffff; --bad: #8a2f00; }
-  body { max-width: none; padding: 0; } pre { max-height: none;
+@media print { body { max-width: none; padding: 0; } pre { max-height: none;
   white-space: pre-wrap; overflow-wrap: anywhere; }
-  .wide { overflow: visible; } .wide svg { max-width: 100%; height: auto; }
-  .wide { font-size: 11.5px; }
+  .wide { overflow: visible; font-size: 10.5px; }
+  .fit { min-width: 0 !important; }
   h2, h3 { break-after: avoid; } tr, svg { break-inside: avoid; }
   * { print-color-adjust: exact; } }
 """
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +161,10 @@ def _head(report: Report) -> Iterator[str]:
         f"{safe(duration(report.duration_ms))} · "
         f"{count(len(report.steps), 'step')}: {safe(said)}</p>"
     )
+    for step in report.steps:
+        if step.status == "failed":
+            why = f"{step.name}: {step.error}" if step.error else f"{step.name} failed"
+            yield f'<p class="bad">{safe(why)}</p>'
     yield (
         f'<p class="soft">Run {safe(report.run)}, started '
         f"{report.started_at:%Y-%m-%d %H:%M:%S %Z}</p>"
@@ -142,7 +176,11 @@ def _workflow(report: Report) -> Iterator[str]:
     drawing = svg.draw(
         report.diagram, states(steps), details(steps, timed=True), counts(steps)
     )
-    yield f'<h2>Workflow</h2><div class="wide">{drawing}</div>'
+    # It shrinks with the page; when it could not be read any more, it is scrolled.
+    wide = re.search(r' width="(\d+)', drawing)
+    least = LEAST_SCALE * float(wide[1]) if wide else 0.0
+    inner = f'<div class="fit" style="min-width:{least:.0f}px">{drawing}</div>'
+    yield f'<h2>Workflow</h2><div class="wide">{inner}</div>'
 
 
 def _timeline(report: Report) -> Iterator[str]:
@@ -156,7 +194,7 @@ def _timeline(report: Report) -> Iterator[str]:
             if status in shown
         )
         keys += '<span><i class="key waited"></i>waited on its node</span>'
-        yield f'<div class="wide">{chart}</div><p class="soft keys">{keys}</p>'
+        yield f'<div class="fit">{chart}</div><p class="soft keys">{keys}</p>'
     idle = not_begun(report.steps)
     if idle:
         yield f'<p class="soft">{safe(idle)}</p>'
@@ -186,7 +224,7 @@ def _steps(report: Report) -> Iterator[str]:
     head = ["step", "function", "status", "node", "version", "attempts"]
     numbers = ["attempts", "queued", "run", "result"]
     table = Table(head=[*head, *numbers[1:]], rows=rows, numbers=numbers)
-    yield f'<h2>Steps</h2><div class="wide">{table.html}</div>'
+    yield f'<h2>Steps</h2><div class="wide">{table.wrapped_html}</div>'
 
 
 def _failures(report: Report) -> Iterator[str]:
@@ -234,7 +272,7 @@ def _nodes(report: Report) -> Iterator[str]:
         rows=[
             (
                 node.name,
-                node.state.name.lower(),
+                _state(node.state.name.lower()),
                 ", ".join(sorted(node.resources)),
                 str(node.workers),
                 str(node.slots),
@@ -246,8 +284,13 @@ def _nodes(report: Report) -> Iterator[str]:
     )
     yield (
         '<h2>Cluster</h2><p class="soft">as it was when this page was written</p>'
-        f'<div class="wide">{table.html}</div>'
+        f'<div class="wide">{table.wrapped_html}</div>'
     )
+
+
+def _state(state: str) -> Marked:
+    mark, ink = STATES[state]
+    return Marked(mark, state, ink)
 
 
 def _lines(text: str) -> str:

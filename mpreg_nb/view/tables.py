@@ -24,7 +24,10 @@ LEAST_WIDTH = 12
 _TABLE = "border-collapse:collapse;margin:4px 0;color:inherit;font-size:inherit"
 _HEAD = f"border:none;border-bottom:1px solid {LINE};font-weight:600"
 _CELL = "border:none"
-_PLACE = "padding:2px 14px 2px 0;white-space:nowrap"
+_PADDING = "padding:2px 14px 2px 0"
+
+LONGEST_LINE = 14
+"""Letters of a text that is kept on one line where others are wrapped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +120,18 @@ class Table:
 
     @property
     def html(self) -> str:
-        """The table as HTML."""
+        """The table as HTML, each row on one line."""
+        return self._as_html(wraps=False)
+
+    @property
+    def wrapped_html(self) -> str:
+        """The table as HTML for a page of any width: long texts take several lines."""
+        return self._as_html(wraps=True)
+
+    def _as_html(self, *, wraps: bool) -> str:
         sides = ["right" if name in self.numbers else "left" for name in self.head]
-        head = _row("th", _HEAD, sides, self.head)
-        body = "".join(_row("td", _CELL, sides, row) for row in self.rows)
+        head = _row("th", _HEAD, sides, self.head, wraps=False)
+        body = "".join(_row("td", _CELL, sides, row, wraps=wraps) for row in self.rows)
         more = f"<div>{safe(self.more)}</div>" if self.more else ""
         return (
             f'<table style="{_TABLE}"><thead>{head}</thead>'
@@ -162,13 +173,25 @@ def safe(text: str) -> str:
     return escape(printable(text))
 
 
-def _row(tag: str, style: str, sides: Sequence[str], cells: Sequence[Cell]) -> str:
+def _row(
+    tag: str, style: str, sides: Sequence[str], cells: Sequence[Cell], *, wraps: bool
+) -> str:
     inner = "".join(
-        f'<{tag} style="{style};{_PLACE};text-align:{side}">{_html(cell)}</{tag}>'
+        f'<{tag} style="{style};{_place(cell, wraps=wraps)};text-align:{side}">'
+        f"{_html(cell)}</{tag}>"
         for cell, side in zip(cells, sides, strict=True)
     )
     # A row's ground is the page's: some pages stripe tables, in their own colours.
     return f"<tr>{inner}</tr>"
+
+
+def _place(cell: Cell, *, wraps: bool) -> str:
+    if not wraps:
+        return f"{_PADDING};white-space:nowrap"
+    if len(_text(cell)) <= LONGEST_LINE:
+        return f"{_PADDING};white-space:nowrap;vertical-align:top"
+    wide = "white-space:normal;overflow-wrap:anywhere;min-width:6.5em"
+    return f"{_PADDING};{wide};vertical-align:top"
 
 
 def _text(cell: Cell) -> str:

@@ -128,6 +128,44 @@ def test_the_page_tells_what_happened() -> None:
     assert said.rstrip().endswith("Made by mpreg_nb 1.0 on Python 3.11")
 
 
+def test_the_head_of_the_page_says_why_the_run_failed() -> None:
+    steps = (
+        STEPS[0],
+        msgspec.structs.replace(STEPS[1], error="ValueError: no <rows>"),
+        STEPS[2],
+    )
+
+    page = report_page(dataclasses.replace(REPORT, steps=steps))
+
+    head = page[: page.index("<h2>")]
+    assert '<p class="bad">model: ValueError: no &lt;rows&gt;</p>' in head
+    assert "report" not in head.replace("sensor-report", "")  # it was only skipped
+
+
+def test_long_texts_of_tables_take_several_lines_and_short_ones_one() -> None:
+    error = "ValueError: " + "no rows " * 20
+    steps = (STEPS[0], msgspec.structs.replace(STEPS[1], error=error), STEPS[2])
+
+    page = report_page(dataclasses.replace(REPORT, steps=steps))
+
+    cells = dict(
+        (re.sub("<[^>]*>", "", inner), style)
+        for style, inner in re.findall(r'<td style="([^"]*)">(.*?)</td>', page)
+    )
+    assert "white-space:normal" in cells[f"✗ failed: {error}"]
+    assert "overflow-wrap:anywhere" in cells[f"✗ failed: {error}"]
+    assert "white-space:nowrap" in cells["model"]
+
+
+def test_a_drawing_shrinks_with_the_page_until_it_could_not_be_read() -> None:
+    page = report_page(REPORT)
+
+    (least,) = re.findall(r'class="fit" style="min-width:(\d+)px"><svg', page)
+    (wide,) = re.findall(r"<svg[^>]* width=\"(\d+)[^>]*>\s*<title>Workflow", page)
+    assert int(least) == round(0.6 * int(wide))
+    assert ".fit svg { display: block; max-width: 100%; height: auto; }" in page
+
+
 def test_the_page_holds_the_drawing_and_the_bars() -> None:
     page = report_page(REPORT)
 
