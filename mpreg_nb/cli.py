@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=None,
         metavar="SECONDS",
-        help="cancel it after this time",
+        help="cancel the call after this time",
     )
     command("ps", "list your nodes on this machine")
     down = command("down", "end one of your clusters")

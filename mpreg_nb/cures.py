@@ -61,6 +61,13 @@ def start_node(name: str, resources: Iterable[str] = ()) -> str:
     )
 
 
+def register(function: str) -> str:
+    """Return the line that registers a function of this name."""
+    line = f"cluster.register({function})"
+    magic = f"%mpreg register {function}"
+    return cure(magic=magic, python=line, command=f"in Python, {line}")
+
+
 def start_cluster() -> str:
     """Return how to get a cluster."""
     return cure(

@@ -34,7 +34,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
 from typing import Any, Literal, Self
 
-from mpreg_nb.cures import cure, list_nodes, list_own, start_cluster, start_node
+from mpreg_nb.cures import (
+    cure,
+    list_nodes,
+    list_own,
+    register,
+    start_cluster,
+    start_node,
+)
 
 Executed = Literal["no", "yes", "unknown"]
 """Whether the function of a failed call was run, as far as can be known."""
@@ -182,7 +189,7 @@ class NoRoute(MpregError, LookupError):
             meant = f" Did you mean {self.similar!r}?" if self.similar else ""
             return (
                 f"no live node has a function {self.function!r}.{meant} "
-                f"Register it first: cluster.register({self.function})"
+                f"Register it first: {register(self.function)}"
             )
         if self.pinned is not None and self.pinned not in self.offers:
             return (
@@ -190,6 +197,8 @@ class NoRoute(MpregError, LookupError):
                 f"by {', '.join(sorted(self.offers))}. Remove node=, or start the "
                 f"node with the resources of the function: {self._cure()}"
             )
+        if self.pinned is not None and self.resources - self.offers[self.pinned]:
+            return self._unfit(self.pinned)
         nearest = self._lacking(self.offers)
         if nearest is None or not nearest[1]:
             return (
@@ -209,6 +218,15 @@ class NoRoute(MpregError, LookupError):
             return None
         name = min(lacks, key=lambda node: (len(lacks[node]), node))
         return name, lacks[name]
+
+    def _unfit(self, node: str) -> str:
+        lacks = ", ".join(sorted(self.resources - self.offers[node]))
+        fitting = [n for n, held in self.offers.items() if self.resources <= held]
+        return f"node {node!r} cannot run {self.function!r}: it lacks {lacks}. " + (
+            f"Remove node=, or choose one of: {', '.join(sorted(fitting))}"
+            if fitting
+            else f"Remove node=, and start a node that fits: {self._cure()}"
+        )
 
     def _cure(self, name: str = "") -> str:
         return start_node(name or _free_name(self.held), self.resources)

@@ -6,6 +6,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from mpreg_nb import cures, errors
 
 LOST = errors.NodeLost("", "Connection refused", executed="no", at="10.0.0.5")
+UNKNOWN = errors.NoRoute("f", frozenset(), {})
 NO_ROUTE = errors.NoRoute("train", frozenset({"gpu"}), {}, held={"n1": frozenset()})
 
 
@@ -21,13 +22,16 @@ def test_a_script_gets_python() -> None:
     assert "List your nodes here: mp.ps()" in str(LOST)
     assert "Start one: cluster.add('n2', {'gpu'})" in str(NO_ROUTE)
     assert "mp.up(3)" in str(errors.NoCluster())
+    assert "Register it first: cluster.register(f)" in str(UNKNOWN)
 
 
 def test_a_shell_gets_commands_only_while_its_command_runs() -> None:
     with cures.in_shell("call"):
         lost, no_route, none = str(LOST), str(NO_ROUTE), str(errors.NoCluster())
+        unknown = str(UNKNOWN)
 
     assert "List your nodes here: mpreg-nb ps" in lost
+    assert "Register it first: in Python, cluster.register(f)" in unknown
     assert "mpreg-nb node --name n2 --resources gpu --join URL" in no_route
     assert "mpreg-nb node --name n1" in none
     assert not any("mp." in text or "%mpreg" in text for text in (lost, no_route, none))

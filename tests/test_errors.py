@@ -116,8 +116,20 @@ def test_failed_workflow_is_a_group_that_knows_its_steps() -> None:
             errors.NoRoute("f", NONE, {"n1": NONE}, held={"n1": NONE}, pinned="n9"),
             "no live node is named 'n9'; live nodes: n1. Start it: cluster.add('n9')",
         ),
+        (
+            errors.NoRoute(
+                "f", GPU, {"n1": NONE, "n2": GPU}, held={"n1": NONE}, pinned="n1"
+            ),
+            "node 'n1' cannot run 'f': it lacks gpu. "
+            "Remove node=, or choose one of: n2",
+        ),
+        (
+            errors.NoRoute("f", GPU, {"n1": NONE}, held={"n1": NONE}, pinned="n1"),
+            "it lacks gpu. Remove node=, and start a node that fits: "
+            "cluster.add('n2', {'gpu'})",
+        ),
     ],
-    ids=["unknown function", "unknown node"],
+    ids=["unknown function", "unknown node", "unfit node", "no fit node"],
 )
 def test_missing_route_names_the_nearest_and_the_cure(
     error: errors.NoRoute, text: str

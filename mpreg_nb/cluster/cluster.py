@@ -127,7 +127,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         Raises:
             StartFailed: a node did not start; nodes started before it continue to run.
         """
-        nodes = self._own_nodes("start nodes")
+        nodes = self._own_nodes("start nodes", "mpreg-nb node --name NAME --join URL")
         specs = read_spec(wanted)
         with nodes.changing:
             nodes.end_silent()
@@ -169,7 +169,9 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         Raises:
             MpregError: this process did not start a node of that name.
         """
-        nodes = self._own_nodes("end nodes")
+        nodes = self._own_nodes(
+            "end nodes", "mpreg-nb down CLUSTER, or end its process"
+        )
         known = {spec.name for spec in nodes.specs}
         unknown = [name for name in names if name not in known]
         if unknown:
@@ -194,11 +196,12 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             TimeoutError: a node is not in that state after `timeout` seconds.
         """
         known = {node.record.name for node in self.client.mirror.nodes}
-        for word in names[1:]:
+        for word in names:
             if word in STATES and word not in known:
+                node = next((name for name in names if name not in STATES), "NODE")
                 raise ValueError(
                     f"no node is named {word!r}. To wait for that state: "
-                    f"cluster.wait_for({names[0]!r}, state={word!r})"
+                    f"cluster.wait_for({node!r}, state={word!r})"
                 )
         self._thread.run(seen(self.client, dict.fromkeys(names, state), timeout))
 
@@ -276,13 +279,13 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
     def __exit__(self, *error: object) -> None:
         self.down()
 
-    def _own_nodes(self, what: str) -> LocalNodes:
+    def _own_nodes(self, what: str, elsewhere: str) -> LocalNodes:
         if self._down:
             raise ClusterDown
         if self._nodes is None:
             raise MpregError(
-                f"this cluster was only connected to, so it cannot {what}. On the "
-                "machine in question: mpreg-nb node --name NAME --join URL"
+                f"this process only connected to the cluster, so it cannot {what}. "
+                f"On the machine of the node: {elsewhere}"
             )
         return self._nodes
 

@@ -7,7 +7,7 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.cluster.pausing import LONGEST_S
-from mpreg_nb.cures import start_cluster
+from mpreg_nb.cures import cure
 from mpreg_nb.errors import MpregError
 from mpreg_nb.names import nearest
 from mpreg_nb.wire.boundary import public
@@ -121,8 +121,9 @@ class Drills:
     def _for_drill(self, *names: str) -> LocalNodes:
         if self._nodes is None:
             raise MpregError(
-                "failures can be tested only on clusters that this notebook started; "
-                f"this one was connected to. {start_cluster()}"
+                "failures can be tested only on clusters that this notebook started, "
+                "and this notebook only connected to this one. Start one: "
+                + cure(magic="%mpreg up", python="mp.up(3)", command="mp.up(3)")
             )
         known = [spec.name for spec in self._nodes.specs]
         for name in names:

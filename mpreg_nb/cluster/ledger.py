@@ -178,7 +178,7 @@ class Ledger:
             raise NoCluster(
                 f"you have no {kind} named {name!r}."
                 + (f" Did you mean {meant!r}?" if meant else "")
-                + f" {_listed(kind, names)}"
+                + (f" {_listed(kind, names)}" if names else "")
             )
         if len(entries) == 1:
             return entries[0]
@@ -203,7 +203,7 @@ class Ledger:
         if len(ownerless) == 1:
             return ownerless[0]
         if not entries:
-            raise NoCluster("You have no cluster that runs.")
+            raise NoCluster("you have no running cluster")
         listed = "; ".join(f"{e.cluster} ({_owner(e)})" for e in entries)
         first = (ownerless or entries)[0].cluster
         by_name = cure(
@@ -340,7 +340,7 @@ def _owner(entry: Entry) -> str:
 
 def _listed(kind: str, names: list[str]) -> str:
     if not names:
-        return f"You have no {kind}."
+        return f"you have no {kind}."
     if len(names) == 1:
         return f"Your {kind}: {names[0]}."
     return f"Your {kind}s: {', '.join(names)}."

@@ -136,8 +136,9 @@ class ShownRun:
     def _check(self, step: str) -> None:
         if step not in self._known.steps:
             meant = nearest(str(step), self._known.steps)
-            hint = f" Did you mean {meant!r}?" if meant else ""
-            raise NoStep(f"the run has no step {step!r}.{hint}")
+            known = ", ".join(tuple(self._known.steps)[:10])
+            hint = f"Did you mean {meant!r}?" if meant else f"It has: {known}"
+            raise NoStep(f"the run has no step {step!r}. {hint}")
 
     @property
     def _last(self) -> list[str]:

@@ -115,7 +115,12 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         "--tls-cert and --tls-key",
     )
     add("--tls-cert", default="", metavar="FILE", help="certificate (PEM)")
-    add("--tls-key", default="", metavar="FILE", help="its private key (PEM)")
+    add(
+        "--tls-key",
+        default="",
+        metavar="FILE",
+        help="private key of the certificate (PEM)",
+    )
     add(
         "--token-file",
         default="",

@@ -134,9 +134,9 @@ def read_token(path: Path) -> Token:
                 "real path"
             ) from error
         raise NotTrusted(
-            f"the token file {path} cannot be read: {error.strerror}. Set "
-            "MPREG_NB_TOKEN_FILE to a readable file, or unset it to use your own "
-            "token"
+            f"the token file {path} cannot be read: {error.strerror}. Name a "
+            "readable file with --token-file or MPREG_NB_TOKEN_FILE, or neither "
+            "to use your own token"
         ) from error
     try:
         about = os.fstat(handle)

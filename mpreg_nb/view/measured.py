@@ -78,8 +78,8 @@ def latencies(
     """
     if not keys or not set(keys) <= set(KEYS) or len(set(keys)) < len(keys):
         raise ValueError(
-            "latency is by 'function', by 'node' or by both, ('function', 'node'), "
-            f"not by {', '.join(map(repr, keys)) or 'nothing'}"
+            "by must be 'function', 'node' or ('function', 'node'), "
+            f"not {', '.join(map(repr, keys)) or 'empty'}"
         )
     for key, histogram in sorted(merged(histograms, keys).items()):
         percentiles = histogram.get_percentile_to_value_dict([50, 95, 99, 100])

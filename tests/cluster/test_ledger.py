@@ -277,7 +277,7 @@ def test_rows_tell_every_node_of_every_cluster(
 
 
 def test_no_cluster_and_several_are_told_apart(ledger: Ledger) -> None:
-    with pytest.raises(NoCluster, match=r"You have no cluster\. Start one"):
+    with pytest.raises(NoCluster, match=r"you have no cluster\. Start one"):
         ledger.find()
     ledger.claim(ID, name="one")
     ledger.claim(OTHER_ID, name="two", keep=True)
@@ -294,7 +294,7 @@ def test_no_cluster_and_several_are_told_apart(ledger: Ledger) -> None:
 def test_without_a_name_only_a_kept_cluster_whose_owner_is_gone_is_ended(
     ledger: Ledger,
 ) -> None:
-    with pytest.raises(NoCluster, match=r"You have no cluster that runs"):
+    with pytest.raises(NoCluster, match="you have no running cluster"):
         ledger.end()
     ledger.claim(ID, name="busy", keep=True, notebook="/home/me/a.ipynb")
     with pytest.raises(NoCluster) as refused:

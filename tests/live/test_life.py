@@ -122,5 +122,7 @@ def test_a_call_that_nobody_took_is_on_no_node_and_a_state_is_no_node() -> None:
         assert calls[["node", "status"]].values.tolist() == [["", "failed"]]
         with pytest.raises(ValueError, match=r"wait_for\('n1', state='dead'\)"):
             cluster.wait_for("n1", "dead")
+        with pytest.raises(ValueError, match=r"wait_for\('NODE', state='dead'\)"):
+            cluster.wait_for("dead")
         assert cluster.routes()["node"].tolist() == [""]
         assert cluster.latency().empty

@@ -71,7 +71,7 @@ def test_without_a_cluster_one_line_says_how_to_get_one(
         ("f = 3\n%mpreg register f", "'f' is not a function but of type int"),
         ("%mpreg run flow", "no variable and no workflow is named 'flow'"),
         ("flow = 3\n%mpreg plan flow", "'flow' is not a workflow but of type int"),
-        ("%mpreg adopt", "You have no kept cluster"),
+        ("%mpreg adopt", "you have no kept cluster"),
         ("%mpreg connect nowhere", "nowhere"),
         ("%mpreg why step", "'step' is not a step of a run. Write RUN.STEP"),
         ("%mpreg partition n1 5", "as n1,n2|n3 does"),
