@@ -223,7 +223,7 @@ def test_latencies_are_merged_over_what_they_are_not_grouped_by(
 
 @pytest.mark.parametrize("keys", [(), ("version",), ("node", "node")])
 def test_latencies_by_anything_else_are_refused(keys: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="by 'function', by 'node' or by both"):
+    with pytest.raises(ValueError, match="by must be 'function', 'node' or"):
         frames.latency_frame({}, keys)
 
 
