@@ -67,7 +67,7 @@ def test_a_fork_of_the_kernel_does_not_keep_its_nodes(tmp_path: Path) -> None:
     fork.kill()
     kernel.process.communicate()
 
-    assert words.startswith("node n1 belongs to the process that this one was forked")
+    assert words.startswith("node n1 belongs to the parent of this forked process")
     assert held == set()
     assert ended
 

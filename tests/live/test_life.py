@@ -39,7 +39,7 @@ def test_node_that_is_removed_leaves_and_the_others_go_on() -> None:
         assert states == {"n1": "alive", "n2": "left", "n3": "alive"}
         assert "suspect" not in set(events["event"])
         assert cluster.map(len, ["a", "ab", "abc"]) == [1, 2, 3]
-        with pytest.raises(mp.errors.MpregError, match="did not start a node named 'n2'"):
+        with pytest.raises(mp.errors.MpregError, match="start a node named 'n2'"):
             cluster.remove("n2")
 
 
