@@ -182,10 +182,14 @@ class Ledger:
             )
         if len(entries) == 1:
             return entries[0]
-        keep = ", keep=True" if only_kept else ""
+        start = cure(
+            magic="%mpreg up --keep" if only_kept else "%mpreg up",
+            python="mp.up(3, keep=True)" if only_kept else "mp.up(3)",
+            command="mpreg-nb node --name n1",
+        )
         raise NoCluster(
             f"{_listed(kind, names)} "
-            + ("Give its name." if names else f"Start one: mp.up(3{keep})")
+            + ("Give its name." if names else f"Start one: {start}")
         )
 
     def rows(self) -> tuple[LedgerRow, ...]:

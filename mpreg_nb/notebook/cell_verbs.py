@@ -79,7 +79,7 @@ def _verbs() -> Iterator[Verb]:
         "step stats --flow report --retry 2 --timeout 30",
     )
     add = step.parser.add_argument
-    add("step", metavar="NAME")
+    add("step", metavar="NAME", help="name of the step")
     add(
         "--flow",
         required=True,

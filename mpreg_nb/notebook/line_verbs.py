@@ -49,7 +49,9 @@ def _of_nodes() -> Iterator[Verb]:
         more="A cluster that you only connected to is disconnected; its nodes "
         "continue to run.",
     )
-    down.parser.add_argument("names", nargs="*", metavar="NAME")
+    down.parser.add_argument(
+        "names", nargs="*", metavar="NAME", help="only these nodes"
+    )
     yield down
 
     yield line_verb(
@@ -87,7 +89,9 @@ def _of_functions() -> Iterator[Verb]:
         "register load clean --idempotent",
         twin='cluster.register(train, resources={"gpu"})',
     )
-    register.parser.add_argument("names", nargs="+", metavar="NAME")
+    register.parser.add_argument(
+        "names", nargs="+", metavar="NAME", help="variables that hold functions"
+    )
     add_registration(register.parser)
     yield register
 
@@ -194,7 +198,9 @@ def _of_drills() -> Iterator[Verb]:
         twin='cluster.pause("gpu-1", 5)',
     )
     pause.parser.add_argument("node", metavar="NODE")
-    pause.parser.add_argument("seconds", type=float, metavar="SECONDS")
+    pause.parser.add_argument(
+        "seconds", type=float, metavar="SECONDS", help="how long, at most 600"
+    )
     yield pause
 
     partition = line_verb(
@@ -207,7 +213,9 @@ def _of_drills() -> Iterator[Verb]:
     partition.parser.add_argument(
         "sides", type=sides, metavar="A|B", help="nodes, with commas: n1,n2|n3"
     )
-    partition.parser.add_argument("seconds", type=float, metavar="SECONDS")
+    partition.parser.add_argument(
+        "seconds", type=float, metavar="SECONDS", help="how long, at most 600"
+    )
     yield partition
 
 

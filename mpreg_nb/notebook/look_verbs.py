@@ -6,7 +6,7 @@ from textwrap import fill
 from mpreg_nb.cluster.config import KEYS, Key
 from mpreg_nb.notebook.line import Verb, keys, line_verb
 
-LOOK = "look"
+LOOK = "inspect"
 VIEWS = ("members", "topology", "routes", "latency", "runs")
 
 

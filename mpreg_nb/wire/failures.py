@@ -127,6 +127,7 @@ def _plain_error(
             )
         case "not_picklable":
             reason, _, cure = failure.message.partition("\n")
+            cure = cure or "Return what it is created from, or plain data"
             return NotPicklable(f"the result of {function}", reason, cure)
         case "bad_request":
             return BadRequest(failure.message)
