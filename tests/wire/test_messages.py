@@ -406,7 +406,14 @@ JOBS: list[Any] = [
         run_us=9,
         argument_types=("builtins.int",),
     ),
-    Printed(id=ID, stream="stderr", text="ü\n", lines_cut=9, characters_cut=99),
+    Printed(
+        id=ID,
+        stream="stderr",
+        text="ü\n",
+        lines_cut=9,
+        characters_cut=99,
+        sizes=(300,),
+    ),
     Parked(id=ID, waits=True),
 ]
 
