@@ -40,6 +40,7 @@ class ActiveCall:
     link: Connection | None = None
     to: str = ""  # the node it was sent to directly, "" through the entry
     sent: float = 0.0
+    started: float = 0.0  # when a node said that it left the queue
     waiting: bool = False
     cancelled: bool = False
     withdrawn: bool = False  # it is to end unless it runs

@@ -79,6 +79,11 @@ class ClientCalls:
         calls = self._calls.values()
         return tuple(call.function for call in calls if not call.cancelled)
 
+    @property
+    def active(self) -> tuple[ActiveCall, ...]:
+        """The calls that are under way. May be read on any thread."""
+        return tuple(self._calls.values())
+
     def __len__(self) -> int:
         return len(self._calls)
 
@@ -182,7 +187,8 @@ class ClientCalls:
         elif type(message) is Started:
             call.waiting = False
             call.at = message.node
-            self._stealing.drop(call.id, time.monotonic())
+            call.started = time.monotonic()
+            self._stealing.drop(call.id, call.started)
         return True
 
     def link_lost(self, link: Connection, reason: str) -> None:
@@ -270,6 +276,7 @@ class ClientCalls:
             remaining_ms = max(0, int((call.began + call.timeout_s - now) * 1e3))
         call.attempts += 1
         call.waiting = False
+        call.started = 0.0
         call.link = link
         call.sent = now
         link.send(

@@ -125,6 +125,11 @@ class ClientRuns:
         entry.send(request, parts)
         return record
 
+    @property
+    def open(self) -> tuple[RunRecord, ...]:
+        """What is known of the runs that are under way. May be read on any thread."""
+        return tuple(self._open.values())
+
     async def everywhere(self) -> tuple[tuple[str, RunSummary], ...]:
         """Return (node that drives it, run) of all that nodes remember, newest first.
 

@@ -79,7 +79,8 @@ class LiveView:
 
         Columns: members as `cluster.nodes()`, routes as `cluster.routes()`, latency
         as `cluster.latency()`, runs as `cluster.runs()`; topology has node, peer,
-        bytes_per_s, messages_per_s.
+        bytes_per_s, messages_per_s; calls has node, slot, function, run, step,
+        status, calls, failed, started_at, run_ms.
 
         Raises:
             ValueError: there is no view of that name.

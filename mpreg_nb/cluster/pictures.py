@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.traffic import TrafficPoll
-from mpreg_nb.view.live import head, latency, members, routes, runs, topology
+from mpreg_nb.client.under_way import under_way
+from mpreg_nb.view.live import calls, head, latency, members, routes, runs, topology
+from mpreg_nb.view.live.lanes import Lanes
+from mpreg_nb.view.live.pace import Pace
 from mpreg_nb.view.live.panel import Picture
 from mpreg_nb.view.measured import latencies
 from mpreg_nb.wire.pictures import Snapshot
@@ -25,6 +28,9 @@ PERIOD_S = 0.25
 
 SHARE = 40
 """A picture is made at most once in so many times what it costs: 2.5 % of a core."""
+
+LESS_OFTEN_S = {"calls": 1.0}
+"""Of a view whose picture is large, and where a second is little."""
 
 TABLE = "latency by function"
 """Not a view: part of one that costs more than the rest, and is made less often."""
@@ -63,6 +69,8 @@ class Pictures:
         self._round = 0
         self._rates = topology.Rates(cluster.client.links.name)
         self._course = latency.Course()
+        self._pace = Pace()
+        self._lanes = Lanes()
         self._makers: dict[str, Callable[[], _Origin]] = {
             "head": self._head,
             "members": self._members,
@@ -70,6 +78,7 @@ class Pictures:
             "routes": self._routes,
             "latency": self._latency,
             TABLE: self._table,
+            "calls": self._calls,
             "runs": self._runs,
         }
 
@@ -104,7 +113,8 @@ class Pictures:
         picture = make()
         if made is not None and made.picture == picture:
             picture = made.picture
-        pause_s = max(PERIOD_S, SHARE * (time.thread_time() - began))
+        least_s = LESS_OFTEN_S.get(view, PERIOD_S)
+        pause_s = max(least_s, SHARE * (time.thread_time() - began))
         self._made[view] = _Made(picture, origin, now + pause_s)
         return picture
 
@@ -124,10 +134,11 @@ class Pictures:
     # ------------------------------------------------------------------ origins
 
     def _head(self) -> _Origin:
-        snapshot, calls = self._snapshot, self._cluster.client.journal.count
-        drills = self._cluster.started_here
-        origin = (snapshot, calls, drills)
-        return origin, lambda: head.picture(snapshot, calls, drills=drills)
+        snapshot, journal = self._snapshot, self._cluster.client.journal
+        count, drills = journal.count, self._cluster.started_here
+        self._pace.take(journal.rows, count, time.time())
+        origin = (snapshot, count, drills, self._pace.origin)
+        return origin, lambda: head.picture(snapshot, count, self._pace, drills=drills)
 
     def _members(self) -> _Origin:
         snapshot, own = self._snapshot, self._cluster.own_nodes
@@ -168,6 +179,16 @@ class Pictures:
             return {"rows": latency.table(found)}
 
         return journal.last, make
+
+    def _calls(self) -> _Origin:
+        client, snapshot, now = self._cluster.client, self._snapshot, time.time()
+        running = under_way(
+            client.calls.active, client.runs.open, now - time.monotonic()
+        )
+        rows = client.journal.rows()
+        self._lanes.take(rows, running, calls.slots_of(snapshot), now)
+        origin = (snapshot, self._lanes.origin)
+        return origin, lambda: calls.picture(self._lanes, snapshot, now)
 
     def _runs(self) -> _Origin:
         own, now = self._cluster.own_runs, time.time()

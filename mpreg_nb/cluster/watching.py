@@ -32,11 +32,12 @@ class Watching:
         return weakref.WeakSet()
 
     def watch(self, *views: str) -> "LiveView":
-        """Return a live panel of members, topology, routes, latency and runs.
+        """Return a live panel: members, topology, routes, latency, calls and runs.
 
-        views: show only these. In a notebook the panel updates while cells run, until
-        it is closed or the cluster goes down. Elsewhere it shows the state at the
-        moment it is printed.
+        views: show only these. "calls" is the task stream: what each slot of each node
+        ran in the last minute, coloured by function. In a notebook the panel updates
+        while cells run, until it is closed or the cluster goes down. Elsewhere it shows
+        the state at the moment it is printed.
 
         Raises:
             ValueError: there is no view of such a name.

@@ -7,7 +7,7 @@ from mpreg_nb.cluster.config import KEYS, Key
 from mpreg_nb.notebook.line import Verb, keys, line_verb
 
 LOOK = "inspect"
-VIEWS = ("members", "topology", "routes", "latency", "runs")
+VIEWS = ("members", "topology", "routes", "latency", "calls", "runs")
 
 
 def look_verbs() -> Iterator[Verb]:
@@ -44,6 +44,7 @@ def look_verbs() -> Iterator[Verb]:
         "Watch the cluster live, while cells run.",
         "watch",
         "watch members topology",
+        "watch calls",
         twin='cluster.watch("members", "topology")',
         more="Without a name it shows all views: " + ", ".join(VIEWS) + ".",
     )

@@ -29,6 +29,7 @@ class LiveWidget(anywidget.AnyWidget):
     topology = traitlets.Dict().tag(sync=True)
     routes = traitlets.Dict().tag(sync=True)
     latency = traitlets.Dict().tag(sync=True)
+    calls = traitlets.Dict().tag(sync=True)
     runs = traitlets.Dict().tag(sync=True)
 
     def draw(self, pictures: Mapping[str, Picture]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 Picture: TypeAlias = dict[str, Any]
 
-VIEWS = ("members", "topology", "routes", "latency", "runs")
+VIEWS = ("members", "topology", "routes", "latency", "calls", "runs")
 HTML_NAME = "<img src=x onerror=alert(1)>"
 LONG_NAME = "a-node-with-a-name-that-nobody-would-type-" + "x" * 80
 CLIENT = "this notebook"
@@ -33,6 +33,7 @@ def panel(
         "topology": topology(names, lots),
         "routes": routes([*FUNCTIONS, HTML_NAME], names, lots),
         "latency": latency(lots),
+        "calls": calls(names, lots),
         "runs": runs(names),
     }
 
@@ -47,13 +48,22 @@ def nothing() -> Picture:
         "topology": {"nodes": [], "links": [], "window_s": 10},
         "routes": {"functions": [], "nodes": [], "cells": []},
         "latency": {"bucket_s": 2, "buckets": [], "functions": []},
+        "calls": {"window_s": 60, "now_s": 0.0, "functions": [], "nodes": []},
         "runs": {"runs": []},
     }
 
 
 def head(line: str, *, state: str = "live", note: str = "", error: str = "") -> Picture:
     """The head line and what it says."""
-    return {"line": line, "state": state, "note": note, "error": error, "drills": True}
+    return {
+        "line": line,
+        "calls_per_s": 12.4,
+        "course": [float(second * second % 23) for second in range(60)],
+        "state": state,
+        "note": note,
+        "error": error,
+        "drills": True,
+    }
 
 
 RESOURCES = (
@@ -212,6 +222,54 @@ def latency(lots: random.Random, *, number: int = 60) -> Picture:
         for place, name in enumerate((*FUNCTIONS, HTML_NAME))
     ]
     return {"bucket_s": 2, "buckets": buckets, "functions": functions}
+
+
+def calls(names: Sequence[str], lots: random.Random) -> Picture:
+    """A minute of calls: long ones, short ones in a row, one that runs, some failed."""
+    functions = [*FUNCTIONS, HTML_NAME]
+    nodes: list[Picture] = []
+    for place, name in enumerate(names):
+        slots: list[list[Picture]] = []
+        for slot in range(1 + place % 4):
+            bars, at_ms = [], -60_000.0
+            while at_ms < -200:
+                short = lots.random() < 0.4
+                long_ms = lots.uniform(100, 900) if short else lots.uniform(200, 9_000)
+                end_ms = min(0.0, at_ms + long_ms)
+                number = lots.randint(2, 90) if short else 1
+                status = lots.choice(["done"] * 8 + ["failed", "cancelled"])
+                bars.append(
+                    {
+                        "function": lots.randrange(len(functions)),
+                        "others": 1 if short and lots.random() < 0.2 else 0,
+                        "status": "running" if end_ms == 0.0 else status,
+                        "start_ms": round(at_ms, 1),
+                        "end_ms": round(end_ms, 1),
+                        "busy_ms": round((end_ms - at_ms) * lots.uniform(0.4, 1), 1),
+                        "calls": number,
+                        "failed": 1 if status == "failed" and end_ms < 0 else 0,
+                        "run": "",
+                        "step": "",
+                    }
+                )
+                at_ms = end_ms + lots.uniform(20, 4_000)
+            slots.append(bars if slot < 3 else [])
+        nodes.append({"node": name, "state": "alive", "slots": slots})
+    return {
+        "window_s": 60,
+        "now_s": 1_750_000_000.0,
+        "functions": [
+            {
+                "function": name,
+                "hue": place,
+                "calls": 400 // (place + 1),
+                "failed": place,
+                "busy_ms": 21_400.0 / (place + 1),
+            }
+            for place, name in enumerate(functions)
+        ],
+        "nodes": nodes,
+    }
 
 
 STATUSES = ("done", "done", "running", "failed", "skipped", "waiting", "fallback")

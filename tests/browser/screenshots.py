@@ -17,7 +17,16 @@ from tests.browser.jupyter import LAB, Server, jupyter_server, run_all
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 THEME_SETTING = "@jupyterlab/apputils-extension:themes"
 PATIENCE_MS = 60_000
-LIVELY_MS = 25_000
+WINDOWS_PX = (900, 1600)
+TIPPED = {
+    "members": ".mpreg-name",
+    "topology": ".mpreg-node",
+    "calls": ".mpreg-scroll .mpreg-call",
+    "runs": ".mpreg-box",
+}
+"""View -> what is pointed at there, so that its figures show."""
+
+LIVELY_MS = 40_000
 """So long the cluster works before pictures are taken: the curves need some past."""
 
 CELLS = [
@@ -78,6 +87,9 @@ while not pathlib.Path("stop").exists():
     for future in waiting:
         future.exception()
     time.sleep(random.uniform(0, 0.15))""",
+    "cluster.down()",
+    "flow",
+    "run",
 ]
 
 
@@ -96,7 +108,7 @@ def main(folder: Path) -> None:
 
 
 def take(server: Server, browser: Browser, theme: str, folder: Path) -> None:
-    """Take one picture of each view, and one of the whole window."""
+    """Take pictures of each view, narrow and wide, of tips, and of the end."""
     expect.set_options(timeout=PATIENCE_MS)
     context = browser.new_context(viewport={"width": 1280, "height": 1500})
     context.set_default_timeout(PATIENCE_MS)
@@ -109,16 +121,26 @@ def take(server: Server, browser: Browser, theme: str, folder: Path) -> None:
     panel = page.locator(".mpreg-live")
     panel.wait_for()
     page.wait_for_timeout(LIVELY_MS)
-    for tab in panel.get_by_role("tab").all():
-        tab.click()
-        word = (tab.text_content() or "").lower()
-        view = panel.get_by_role("tabpanel")
-        view.locator("svg, table").first.wait_for()
-        page.mouse.move(0, 0)
-        panel.screenshot(path=folder / f"{word}-{theme}.png")
-        page.screenshot(path=folder / f"window-{word}-{theme}.png")
+    for width in WINDOWS_PX:
+        page.set_viewport_size({"width": width, "height": 1500})
+        for tab in panel.get_by_role("tab").all():
+            tab.click()
+            word = (tab.text_content() or "").lower()
+            view = panel.get_by_role("tabpanel")
+            view.locator("svg, table").first.wait_for()
+            page.mouse.move(0, 0)
+            panel.screenshot(path=folder / f"{word}-{theme}-{width}.png")
+            if word in TIPPED:
+                view.locator(TIPPED[word]).last.hover()
+                panel.get_by_role("tooltip").wait_for()
+                panel.screenshot(path=folder / f"{word}-tip-{theme}-{width}.png")
+        page.screenshot(path=folder / f"window-{theme}-{width}.png")
     stop.touch()
     server.wait_idle(page, path)
+    still = page.locator("[data-mpreg-still]")
+    still.wait_for()
+    page.screenshot(path=folder / f"end-{theme}.png")
+    still.screenshot(path=folder / f"still-{theme}.png")
     context.close()
     server.shut_down_kernels()
 

@@ -9,11 +9,14 @@ from typing import Any, Literal, TypeAlias
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from mpreg_nb.view.live.panel import HEIGHT_PX
 from tests.browser import pictures
 from tests.browser.ear import Ear
 from tests.browser.pictures import HTML_NAME, Picture
 
 pytestmark = pytest.mark.browser
+
+WORDS = ("Members", "Topology", "Routes", "Latency", "Calls", "Runs")
 
 ShowPanel: TypeAlias = Callable[[Picture], Locator]
 
@@ -124,15 +127,13 @@ def test_a_view_alone_has_no_tabs(show: ShowPanel, page: Page) -> None:
 def test_a_view_without_data_says_what_to_do(show: ShowPanel, page: Page) -> None:
     show(pictures.nothing())
 
-    said = {
-        word: open_view(page, word).inner_text()
-        for word in ("Members", "Topology", "Routes", "Latency", "Runs")
-    }
+    said = {word: open_view(page, word).inner_text() for word in WORDS}
 
     assert "No node is known yet" in said["Members"]
     assert "No node is known yet" in said["Topology"]
     assert "train.call(rows)" in said["Routes"]
     assert "train.call(rows)" in said["Latency"]
+    assert "train.call(rows)" in said["Calls"]
     assert "flow.start()" in said["Runs"]
 
 
@@ -455,6 +456,98 @@ def test_the_crosshair_reads_a_moment_by_keys(show: ShowPanel, page: Page) -> No
     expect(page.get_by_role("tooltip")).to_contain_text("No calls.")
 
 
+def bar(start_ms: float, end_ms: float, **more: Any) -> Picture:
+    values = {"function": 0, "others": 0, "status": "done", "calls": 1, "failed": 0}
+    values |= {"busy_ms": end_ms - start_ms, "run": "", "step": ""}
+    return {"start_ms": start_ms, "end_ms": end_ms, **values, **more}
+
+
+def two_slots() -> Picture:
+    """Two functions on two slots of one node, one call of them failed."""
+    first = [bar(-50_000, -40_000), bar(-20_000, -8_000, function=1)]
+    failed = {"status": "failed", "failed": 1, "step": "fit"}
+    second = [bar(-45_000, -30_000, **failed), bar(-2_000, 0, status="running")]
+    functions = [
+        {"function": name, "hue": hue, "calls": 2, "failed": hue, "busy_ms": 9.0}
+        for hue, name in enumerate(("train", HTML_NAME))
+    ]
+    nodes = [{"node": "n1", "state": "alive", "slots": [first, second]}]
+    return {"window_s": 60, "now_s": 1e9, "functions": functions, "nodes": nodes}
+
+
+def test_calls_are_walked_by_arrow_keys_and_told(show: ShowPanel, page: Page) -> None:
+    show({**pictures.panel(["n1"]), "calls": two_slots()})
+    chart = open_view(page, "Calls").get_by_role("slider")
+    chart.focus()
+
+    heard = [chart.get_attribute("aria-valuetext") or ""]
+    for key in ("ArrowLeft", "ArrowDown", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+        heard.append(chart.get_attribute("aria-valuetext") or "")
+
+    now = "runs for 2.0 s, began 2.0 s ago"
+    assert heard == [
+        f"{HTML_NAME}: node n1, slot 1, status done, ran 12 s, began 20 s ago",
+        "train: node n1, slot 1, status done, ran 10 s, began 50 s ago",
+        "train: step fit, node n1, slot 2, status failed, ran 15 s, began 45 s ago",
+        *[f"train: node n1, slot 2, status running, {now}"] * 2,
+    ]
+    expect(page.get_by_role("tooltip")).to_contain_text("running")
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("tooltip")).to_be_hidden()
+
+
+def test_a_call_tells_its_figures_to_the_pointer_also_in_the_next_picture(
+    show: ShowPanel, page: Page
+) -> None:
+    show({**pictures.panel(["n1"]), "calls": two_slots()})
+    view = open_view(page, "Calls")
+    tip = page.get_by_role("tooltip")
+
+    view.locator(".mpreg-call[data-status=failed]").hover()
+    expect(tip).to_contain_text("fit")
+    later = two_slots()
+    later["now_s"] += 1.0
+    for slot in later["nodes"][0]["slots"]:
+        for one in slot:
+            one["start_ms"] -= 1000
+            one["end_ms"] -= 1000
+    change(page, calls=later)
+
+    expect(tip).to_contain_text("46 s ago")
+    expect(tip).to_contain_text("fit")
+
+
+def test_functions_have_the_colour_that_the_legend_says(
+    show: ShowPanel, page: Page
+) -> None:
+    show({**pictures.panel(["n1"]), "calls": two_slots()})
+    view = open_view(page, "Calls")
+
+    legend = view.locator(".mpreg-legend")
+    fills = "parts => parts.map(part => getComputedStyle(part).fill)"
+    keys = legend.locator(".mpreg-call").evaluate_all(fills)
+    bars = view.locator(".mpreg-scroll .mpreg-call").evaluate_all(fills)
+
+    words = legend.locator(".mpreg-badge").all_text_contents()
+    assert words == ["train", HTML_NAME, "failed", "running"]
+    assert bars[:3] == [keys[0], keys[1], keys[0]]
+    assert len({*keys[:2], bars[3]}) == 3  # what runs is paler
+    assert view.locator(".mpreg-scroll .mpreg-call-failed").count() == 1
+
+
+def test_the_head_tells_calls_a_second(show: ShowPanel, page: Page) -> None:
+    panel = show(pictures.panel(["n1"]))
+    rate = panel.locator(".mpreg-rate")
+
+    change(page, head={**pictures.head("1 node"), "calls_per_s": 1234.0})
+    page.keyboard.press("Shift")  # so that a focus counts as one by keyboard
+    rate.focus()
+
+    expect(rate).to_have_text("1,234 calls/s")
+    expect(page.get_by_role("tooltip")).to_contain_text("most in a second")
+
+
 def test_a_running_run_can_be_cancelled_after_a_question(
     show: ShowPanel, page: Page
 ) -> None:
@@ -575,7 +668,7 @@ def test_a_narrow_output_never_makes_the_page_scroll_sideways(
     )
 
     wide = []
-    for word in ("Members", "Topology", "Routes", "Latency", "Runs"):
+    for word in WORDS:
         open_view(page, word)
         over = page.evaluate(
             """() => {
@@ -586,3 +679,75 @@ def test_a_narrow_output_never_makes_the_page_scroll_sideways(
         wide += [(word, over)] if over > 0 else []
 
     assert wide == []
+
+
+def height(panel: Locator) -> int:
+    pixels: int = panel.evaluate("panel => panel.offsetHeight")
+    return pixels
+
+
+@pytest.mark.parametrize("traits", [pictures.nothing, lambda: pictures.panel(["n1"])])
+def test_a_panel_keeps_its_height_from_view_to_view(
+    show: ShowPanel, page: Page, traits: Callable[[], Picture]
+) -> None:
+    panel = show(traits())
+
+    heights = {}
+    for word in WORDS:
+        open_view(page, word)
+        heights[word] = height(panel)
+    change(page, members=pictures.members(pictures.node_names(60), random.Random(1)))
+    open_view(page, "Members")
+
+    assert {*heights.values(), height(panel)} == {HEIGHT_PX}
+
+
+@pytest.mark.parametrize("width", [900, 1600])
+def test_a_panel_is_as_wide_as_its_output(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width + 50, "height": 900})
+    ask(
+        page,
+        "([traits, width]) => panel.show(traits, width)",
+        [pictures.panel(["n1", "n2"]), width],
+    )
+
+    wide = {
+        word: open_view(page, word).evaluate(
+            "view => Math.max(...[...view.children].map(part => part.clientWidth))"
+        )
+        for word in ("Members", "Latency", "Calls")
+    }
+    page.set_viewport_size({"width": 1100, "height": 900})
+
+    assert min(wide.values()) >= width - 30
+
+
+def test_what_scrolls_says_so_and_is_reached_by_keyboard(
+    show: ShowPanel, page: Page
+) -> None:
+    show(pictures.panel([f"n{number}" for number in range(40)]))
+    table = page.locator(".mpreg-view-members .mpreg-scroll")
+    hint = page.locator(".mpreg-more")
+
+    before = hint.text_content()
+    table.focus()
+    page.keyboard.press("End")
+
+    assert before == "more below ↓"
+    expect(hint).to_be_hidden()
+    assert table.evaluate("table => table.scrollTop") > 0
+    change(page, members=pictures.members(["n1"], random.Random(1)))
+    expect(table).not_to_have_attribute("tabindex", "0")
+
+
+def test_a_wide_map_says_that_there_is_more_to_the_right(
+    show: ShowPanel, page: Page
+) -> None:
+    show(pictures.panel([f"node-number-{number}" for number in range(60)]))
+
+    open_view(page, "Routes")
+
+    expect(page.locator(".mpreg-more")).to_contain_text("more to the right →")
+    expect(page.locator(".mpreg-view-routes .mpreg-scroll")).to_have_attribute(
+        "tabindex", "0"
+    )

@@ -38,6 +38,8 @@ class Watched(Watching):
             journal=Journal(),
             links=SimpleNamespace(lost=False, entry=None, name="client-1-1"),
             now=lambda: 0.0,
+            calls=SimpleNamespace(active=()),
+            runs=SimpleNamespace(open=()),
         )
         self.names = names
         self.own_nodes = names

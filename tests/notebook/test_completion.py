@@ -81,6 +81,7 @@ def offered(completion: Completion, line: str) -> list[str]:
         ("%mpreg register compute --resources gpu,cp", ["cpu"]),
         ("%mpreg latency --by f", ["function", "function,node"]),
         ("%mpreg watch t", ["topology"]),
+        ("%mpreg watch c", ["calls"]),
         ("%mpreg watch topology m", ["members"]),
         ("%mpreg config out", ["output_lines"]),
         ("%%mpreg everywhere --on g", ["gpu"]),

@@ -13,7 +13,10 @@ import { membersView } from "./members.js";
 import { topologyView } from "./topology.js";
 import { routesView } from "./routes.js";
 import { latencyView } from "./latency.js";
+import { callsView } from "./calls.js";
 import { runsView } from "./runs.js";
+import { makeRate } from "./rate.js";
+import { makeScrolls } from "./scrolls.js";
 import { hideStill } from "./still.js";
 import { keepKeys } from "./keys.js";
 
@@ -22,6 +25,7 @@ const VIEW_WORDS = {
   topology: "Topology",
   routes: "Routes",
   latency: "Latency",
+  calls: "Calls",
   runs: "Runs",
 };
 
@@ -46,6 +50,7 @@ function keptOf(model) {
       topology: { node: null },
       routes: { measure: "calls", cell: null },
       latency: { axis: "log", sort: null },
+      calls: { at: null },
       runs: { run: null, bar: null },
     });
   }
@@ -57,6 +62,8 @@ export function render({ model, el }) {
   const views = (model.get("views") ?? []).filter((view) => view in VIEW_WORDS);
   if (!views.includes(kept.tab)) kept.tab = views[0] ?? null;
   const root = make("section", { class: "mpreg-live", "aria-label": "Live view of the cluster" });
+  const tip = makeTip(root);
+  const rate = makeRate({ tip });
   const state = viewBadge();
   const line = make("span", { class: "mpreg-head-line" });
   const freeze = make("button", { type: "button", class: "mpreg-button", onclick: turnFrozen });
@@ -75,20 +82,22 @@ export function render({ model, el }) {
   );
   const buttons = make("span", { class: "mpreg-buttons" }, freeze, close);
   root.append(
-    make("header", { class: "mpreg-head" }, state.element, line, buttons),
+    make("header", { class: "mpreg-head" }, state.element, line, rate.element, buttons),
     note,
     tabs.list,
     tabs.panels,
     spoken,
   );
+  put(root, "data-several", views.length > 1);
   el.append(root);
 
-  const tip = makeTip(root);
+  const scrolls = makeScrolls(tabs.panels);
   const makers = {
     members: membersView,
     topology: topologyView,
     routes: routesView,
     latency: latencyView,
+    calls: callsView,
     runs: runsView,
   };
   const drawn = new Map();
@@ -128,6 +137,7 @@ export function render({ model, el }) {
     if (stale.delete("head")) drawHead();
     if (kept.tab !== null && stale.delete(kept.tab)) {
       viewOf(kept.tab).update(pictureOf(kept.tab), headNow());
+      scrolls.check();
       tip.refresh();
     }
   }
@@ -144,6 +154,7 @@ export function render({ model, el }) {
     state.update(shown);
     put(root, "data-state", shown);
     write(line, kept.frozen && live ? `${kept.frozen.head.line ?? ""}` : (head.line ?? ""));
+    rate.update(kept.frozen && live ? kept.frozen.head : head);
     write(freeze, kept.frozen ? "Continue" : "Pause");
     put(freeze, "title", kept.frozen ? "Show live updates again" : "Stop updates, to read the panel");
     freeze.hidden = close.hidden = !live;

@@ -34,7 +34,7 @@ export function routesView({ tip, kept, redraw }) {
     make("thead", {}, headRow),
     body,
   );
-  const element = make("div", { class: "mpreg-scroll" }, table);
+  const element = make("div", { class: "mpreg-scroll", role: "group", "aria-label": "Heat map" }, table);
   const headLayer = keyedList(headRow, (name) => ({
     element: make(
       "th",

@@ -21,7 +21,7 @@ export function makeScene({ tip }) {
     arrowLayer,
     boxLayer,
   );
-  const element = make("div", { class: "mpreg-scroll mpreg-figure" }, image);
+  const element = make("div", { class: "mpreg-scroll mpreg-figure", role: "group", "aria-label": "Drawing" }, image);
   const boxes = keyedList(boxLayer, () => makeStepBox(tip, step));
   const arrows = keyedList(arrowLayer, () => makeArrow());
   let statuses = new Map();

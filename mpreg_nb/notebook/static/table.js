@@ -32,7 +32,7 @@ export function makeTable({ label, columns, keyOf, kept, redraw }) {
   const caption = make("caption", { class: "mpreg-hidden", text: label });
   const table = make("table", { class: "mpreg-table" }, caption, make("thead", {}, headRow));
   table.append(body);
-  const element = make("div", { class: "mpreg-scroll" }, table);
+  const element = make("div", { class: "mpreg-scroll", role: "group", "aria-label": label }, table);
   const rows = keyedList(body, () => makeRow(columns));
   let held = "";
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpreg_nb.names import nearest
 from mpreg_nb.view.images import FOLLOWS
-from mpreg_nb.view.live import head, latency, members, routes, runs, topology
+from mpreg_nb.view.live import calls, head, latency, members, routes, runs, topology
+from mpreg_nb.view.palette import LINE
+from mpreg_nb.view.plain import plain
 from mpreg_nb.view.tables import safe
 
 if TYPE_CHECKING:
@@ -20,11 +22,34 @@ _MODULES: dict[str, ModuleType] = {
     "topology": topology,
     "routes": routes,
     "latency": latency,
+    "calls": calls,
     "runs": runs,
 }
 
 VIEWS = tuple(_MODULES)
 """The views that there are, in the order in which a panel shows them."""
+
+HEIGHT_PX = 562
+"""Of a panel of several views in a front end, live or ended: nothing below it jumps."""
+
+BOX_CLASS = "mpreg-still"
+BOX = (
+    f"box-sizing:border-box;height:{HEIGHT_PX}px;overflow:auto;padding:8px 12px;"
+    f"border:1px solid {LINE.light};border-radius:8px"
+)
+STYLE = f"{FOLLOWS}<style>@media print{{.{BOX_CLASS}{{height:auto!important}}}}</style>"
+"""What inline styles cannot say: the theme of images, and no box on paper."""
+
+ALSO_CALLED = {
+    "stream": "calls",
+    "tasks": "calls",
+    "task stream": "calls",
+    "task_stream": "calls",
+    "nodes": "members",
+    "workers": "members",
+    "graph": "runs",
+}
+"""What other programs call a view -> its name here."""
 
 
 def chosen_views(names: Iterable[str]) -> tuple[str, ...]:
@@ -36,7 +61,7 @@ def chosen_views(names: Iterable[str]) -> tuple[str, ...]:
     asked = tuple(names)
     for name in asked:
         if name not in VIEWS:
-            meant = nearest(str(name), VIEWS)
+            meant = ALSO_CALLED.get(str(name)) or nearest(str(name), VIEWS)
             hint = f"Did you mean {meant!r}? " if meant else ""
             raise ValueError(
                 f"there is no view {name!r}. {hint}The views are: {', '.join(VIEWS)}"
@@ -51,12 +76,17 @@ def html(pictures: Mapping[str, Picture]) -> str:
     """
     several = len(pictures) > 2
     parts = [head.html(pictures["head"])]
+    if several:
+        shown = ", ".join(view for view in VIEWS if view in pictures)
+        parts.append(f"<div>{shown}: scroll to see all</div>" if not plain() else "")
     for view in VIEWS:
         if view in pictures:
             title = f'<div style="margin-top:8px"><i>{safe(view)}</i></div>'
             parts += [title] if several else []
             parts.append(_MODULES[view].html(pictures[view]))
-    return f"{FOLLOWS}<div>{''.join(parts)}</div>"
+    box = f'class="{BOX_CLASS}" tabindex="0" style="{BOX}"'
+    boxed = several and not plain()
+    return f"{STYLE}<div{' ' + box if boxed else ''}>{''.join(parts)}</div>"
 
 
 def text(pictures: Mapping[str, Picture]) -> str:

@@ -4,8 +4,18 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.view.images import FOLLOWS
-from mpreg_nb.view.live import head, latency, members, panel, routes, runs, topology
+from mpreg_nb.view.live import (
+    calls,
+    head,
+    latency,
+    members,
+    panel,
+    routes,
+    runs,
+    topology,
+)
+from mpreg_nb.view.live.lanes import Lanes
+from mpreg_nb.view.live.pace import Pace
 from mpreg_nb.wire.gossip import MemberState
 from tests.view.pictures import call, node, offer, snapshot
 
@@ -37,11 +47,12 @@ def pictures() -> dict[str, Any]:
         offers=(("n2", offer("echo")),),
     )
     return {
-        "head": head.picture(cluster, 1_234, drills=True),
+        "head": head.picture(cluster, 1_234, Pace(), drills=True),
         "members": members.picture(cluster, members.Readings(), ()),
         "topology": topology.picture(cluster, EVIL, {}),
         "routes": routes.picture([call(EVIL, EVIL)]),
         "latency": latency.picture(latency.Course(), []),
+        "calls": calls.picture(Lanes(), cluster, 0.0),
         "runs": runs.picture([], 0.0),
     }
 
@@ -49,7 +60,7 @@ def pictures() -> dict[str, Any]:
 def test_a_panel_shows_all_its_views_without_script_and_style_sheet() -> None:
     shown = pictures()
 
-    tags = _Tags(panel.html(shown).replace(FOLLOWS, ""))
+    tags = _Tags(panel.html(shown).replace(panel.STYLE, ""))
     text = panel.text(shown)
 
     assert tags.opened - tags.closed == Counter(img=tags.opened["img"])
@@ -58,6 +69,43 @@ def test_a_panel_shows_all_its_views_without_script_and_style_sheet() -> None:
     assert [line for line in text.splitlines() if line in panel.VIEWS] == list(
         panel.VIEWS
     )
+
+
+def test_several_views_are_as_high_as_the_live_panel_and_say_that_they_scroll(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = pictures()
+
+    html = panel.html(shown)
+    alone = panel.html({name: shown[name] for name in ("head", "routes")})
+    monkeypatch.setenv("MPREG_NB_PLAIN", "1")
+    plain = panel.html(shown)
+
+    assert f"height:{panel.HEIGHT_PX}px;overflow:auto" in html
+    assert "members, topology, routes, latency, calls, runs: scroll to see all" in html
+    assert "px;overflow:auto" not in alone
+    assert "px;overflow:auto" not in plain
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"),
+    [("stream", "calls"), ("task stream", "calls"), ("workers", "members")],
+)
+def test_the_words_of_other_programs_lead_to_a_view(asked: str, meant: str) -> None:
+    with pytest.raises(ValueError, match=f"Did you mean '{meant}'"):
+        panel.chosen_views([asked])
+
+
+def test_the_head_tells_calls_a_second_while_there_are_some() -> None:
+    cluster, pace = snapshot(node("n1")), Pace()
+    pace.take(tuple, 0, 1_000.0)
+    idle = head.picture(cluster, 0, pace, drills=True)
+    pace.take(tuple, 60, 1_005.0)
+    busy = head.picture(cluster, 60, pace, drills=True)
+
+    assert "calls/s" not in head.text(idle)
+    assert head.text(busy).endswith("60 calls from here · 12 calls/s")
+    assert "<img" in head.html(busy)
 
 
 def test_one_view_has_no_title_of_its_own() -> None:
@@ -99,4 +147,11 @@ def test_every_view_has_a_frame() -> None:
 
     sizes = {view: len(panel.frame(view, shown[view])) for view in panel.VIEWS}
 
-    assert sizes == {"members": 2, "topology": 1, "routes": 1, "latency": 0, "runs": 0}
+    assert sizes == {
+        "members": 2,
+        "topology": 1,
+        "routes": 1,
+        "latency": 0,
+        "calls": 0,
+        "runs": 0,
+    }
