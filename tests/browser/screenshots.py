@@ -20,9 +20,9 @@ PATIENCE_MS = 60_000
 WINDOWS_PX = (900, 1600)
 TIPPED = {
     "members": ".mpreg-name",
-    "topology": ".mpreg-node",
+    "topology": ".mpreg-node-ground",
     "calls": ".mpreg-scroll .mpreg-call",
-    "runs": ".mpreg-box",
+    "runs": ".mpreg-box-ground",
 }
 """View -> what is pointed at there, so that its figures show."""
 
@@ -131,7 +131,7 @@ def take(server: Server, browser: Browser, theme: str, folder: Path) -> None:
             page.mouse.move(0, 0)
             panel.screenshot(path=folder / f"{word}-{theme}-{width}.png")
             if word in TIPPED:
-                view.locator(TIPPED[word]).last.hover()
+                view.locator(TIPPED[word]).last.hover(force=True)
                 panel.get_by_role("tooltip").wait_for()
                 panel.screenshot(path=folder / f"{word}-tip-{theme}-{width}.png")
         page.screenshot(path=folder / f"window-{theme}-{width}.png")

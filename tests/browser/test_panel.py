@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, TypeAlias
 
 import pytest
@@ -21,8 +22,7 @@ WORDS = ("Members", "Topology", "Routes", "Latency", "Calls", "Runs")
 ShowPanel: TypeAlias = Callable[[Picture], Locator]
 
 FRAME_BUDGET_MS = 250.0
-"""What one update of 100 nodes may take: at most four come a second. The quickest of
-some counts: others use the machine too."""
+"""What one update of 100 nodes may take: at most four come a second."""
 
 
 @pytest.fixture(scope="module")
@@ -357,7 +357,25 @@ def test_cells_change_in_place_and_the_focus_stays(show: ShowPanel, page: Page) 
     assert names_in_order(page) == wanted
 
 
-@pytest.mark.parametrize("view", ["members", "topology", "routes"])
+@contextmanager
+def processor_time(page: Page) -> Iterator[Callable[[], float]]:
+    """Give what tells how long the page's thread had a processor until now.
+
+    Others use the processors too: the time that went by says little.
+    """
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def seconds() -> float:
+        metrics = session.send("Performance.getMetrics")["metrics"]
+        (value,) = [m["value"] for m in metrics if m["name"] == "TaskDuration"]
+        return float(value)
+
+    yield seconds
+    session.detach()
+
+
+@pytest.mark.parametrize("view", ["members", "topology", "routes", "calls"])
 def test_a_hundred_nodes_are_drawn_within_the_budget(
     show: ShowPanel, page: Page, view: str
 ) -> None:
@@ -367,15 +385,16 @@ def test_a_hundred_nodes_are_drawn_within_the_budget(
         "members": lambda lots: pictures.members(names, lots),
         "topology": lambda lots: pictures.topology(names, lots),
         "routes": lambda lots: pictures.routes(pictures.FUNCTIONS, names, lots),
+        "calls": lambda lots: pictures.calls(names, lots),
     }
 
-    times = ask(
-        page,
-        "([name, pictures]) => panel.time(name, pictures)",
-        [view, [made[view](random.Random(seed)) for seed in range(4)]],
-    )
+    updates = [made[view](random.Random(seed)) for seed in range(4)]
+    with processor_time(page) as seconds:
+        before_s = seconds()
+        ask(page, "([name, all]) => panel.draw(name, all)", [view, updates])
+        taken_ms = (seconds() - before_s) * 1e3 / len(updates)
 
-    assert min(times) < FRAME_BUDGET_MS
+    assert 0.0 < taken_ms < FRAME_BUDGET_MS
 
 
 # ---------------------------------------------------------------- other views

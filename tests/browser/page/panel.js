@@ -91,18 +91,13 @@ window.panel = {
     await this.theme("theme-light-extension");
   },
 
-  // Milliseconds that drawing each of `pictures` of one trait took, layout included.
-  async time(name, pictures) {
-    const times = [];
+  // Draw `pictures` of one trait one after the other, layout included.
+  async draw(name, pictures) {
     for (const picture of pictures) {
-      await frames(1);
       this.model.set(name, picture);
-      const start = performance.now();
-      await frames(1);
+      await frames(2);
       document.body.getBoundingClientRect();
-      times.push(performance.now() - start);
     }
-    return times;
   },
 
   frames,
