@@ -248,7 +248,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         if self.name:
             adopt = f"mp.adopt({self.name!r})"
             return f"mpreg_nb: cluster {self.name} goes on. Take it over: {adopt}\n"
-        return "mpreg_nb: disconnected; the nodes of the cluster go on\n"
+        return "mpreg_nb: disconnected; the nodes of the cluster continue to run\n"
 
     def _say_what_ends(self) -> None:
         calls = self._thread.run(self._under_way())

@@ -98,7 +98,9 @@ class _Expander(ast.NodeTransformer):
                 kept = ast.copy_location(ast.Assign(node.targets, body[0].value), node)
                 return self._expand(_timed([kept], node))
             if name == "timeit":
-                raise Refused("%timeit has no value on a node: let it stand by itself")
+                raise Refused(
+                    "%timeit has no value on a node: write it on its own line"
+                )
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> Any:
@@ -149,14 +151,14 @@ def _check(method: str, given: tuple[str, ...]) -> None:
     name, line = given[0], given[1]
     if name.startswith("pinfo"):
         raise Refused(
-            f"{line}? asks for help, which is here: run it in a cell of its own"
+            f"{line}? asks for help, which is shown here: run it in a cell of its own"
         )
     known = _LINE_MAGICS if method == "run_line_magic" else _CELL_MAGICS
     mark = "%" if method == "run_line_magic" else "%%"
     if name not in known:
         raise Refused(
             f"{mark}{name} does not run on a node: run it here, in a cell of its own. "
-            f"In a remote cell work {WORK_THERE}"
+            f"A remote cell can use {WORK_THERE}"
         )
     if name == "matplotlib" and line.split() not in ([], ["inline"], ["agg"]):
         raise Refused(
