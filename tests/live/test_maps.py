@@ -154,7 +154,10 @@ def test_each_item_is_tried_again_and_timed_by_itself(cluster: mp.Cluster) -> No
 
 @pytest.mark.parametrize(
     ("over", "message"),
-    [(5, "a value of type int"), (range(10_001), "10,001 items, and the limit is 10,000")],
+    [
+        (5, "a value of type int"),
+        (range(10_001), "10,001 items, and the limit is 10,000"),
+    ],
 )
 def test_what_cannot_be_gone_over_is_refused(
     cluster: mp.Cluster, over: Any, message: str
