@@ -6,11 +6,19 @@ STAMP := $(VENV)/installed
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	&& echo $$python && break; done)
+# The newest Python of this machine: on PATH, then among those of pyenv, whose shims
+# on PATH may stand for a version that was not chosen: only what runs counts.
+NEWEST ?= $(shell for minor in 14 13 12; do \
+	for python in python3.$$minor \
+		$${PYENV_ROOT:-$$HOME/.pyenv}/versions/3.$$minor.*/bin/python; do \
+		$$python -c '' 2>/dev/null && echo $$python && exit; done; done)
+TAG := import sys; print(sys.implementation.cache_tag)
+EXTRA ?= dev
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # Plain mode leaves times, ports and pids out of what notebooks show.
 PLAIN := MPREG_NB_PLAIN=1
 
-.PHONY: venv demo test lint lab notebooks bench dist constraints
+.PHONY: venv demo test test-newest test-versions lint lab notebooks bench dist constraints
 
 venv: $(STAMP)
 
@@ -20,7 +28,7 @@ $(BIN)/uv:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv -c constraints.txt
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]' -c constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[$(EXTRA)]' -c constraints.txt
 	@touch $@
 
 demo: $(STAMP)
@@ -36,6 +44,22 @@ test: $(STAMP)
 	$(BIN)/pytest
 	$(PLAIN) $(BIN)/pytest notebooks --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout=60
+
+# What depends on the version of Python, on the newest one of this machine: how
+# functions and values travel, tracebacks, cells that are read as code, processes.
+test-newest: $(STAMP)
+	@tag=$$($(or $(NEWEST),$(BIN)/python) -c '$(TAG)'); \
+	if [ "$$tag" = "$$($(BIN)/python -c '$(TAG)')" ]; then \
+		echo "test-newest: no other Python than $$tag to test on; make test runs there"; \
+	else \
+		$(MAKE) --no-print-directory test-versions EXTRA=test \
+			PYTHON=$(NEWEST) VENV=build/$$tag; \
+	fi
+
+# Left out: browsers, notebooks and kernels, the membership protocol (arithmetic
+# that no version changes), the command line, and the long drills of whole clusters.
+test-versions: $(STAMP)
+	$(BIN)/pytest mpreg_nb $(VERSIONED)
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -72,9 +72,6 @@ class Nowhere(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Drop `data`."""
 
-    def writelines(self, list_of_data: object) -> None:
-        """Drop all of it."""
-
     def get_write_buffer_size(self) -> int:
         """Return that nothing waits."""
         return 0

@@ -179,7 +179,10 @@ class Outflow:
         frame = self._writer.frame_of(pieces)
         self.frames += 1
         self.bytes += sum(map(len, frame))
-        self._transport.writelines(frame)
+        # Not writelines: asyncio's does not always pause at the high-water mark
+        # (Python 3.12 to 3.13.0), and all of a large part would be written ahead.
+        for piece in frame:
+            self._transport.write(piece)
         self._schedule_pump()
 
     def _wake(self) -> None:

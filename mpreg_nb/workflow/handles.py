@@ -30,7 +30,9 @@ class _Incomparable(Placeholder):
     __slots__ = ()
 
     def __eq__(self, other: object) -> bool:
-        # Lists and dicts ask only where the two are not one object.
+        # Lists and dicts take one object for equal by themselves; dataclasses ask.
+        if self is other:
+            return True
         raise TypeError(
             f"{self!r} cannot be compared: its result exists only when the "
             "workflow runs. Compare inside a function that receives it. To test "

@@ -127,14 +127,20 @@ def test_workers_share_the_cores_unless_the_user_has_said_otherwise(
 
 
 SCRIPT = """
-import os, sys
+import os, sys, traceback
 if sys.argv[2] == "gone":
     os.rmdir(os.getcwd())
 import mpreg_nb as mp
-with mp.up(1) as cluster:
-    cluster.call(print, "said")
-    made = cluster.call(lambda: open("relative", "w").name)
-    open(sys.argv[1], "w").write(made + str(cluster.call(abs, -5)))
+try:
+    with mp.up(1) as cluster:
+        cluster.call(print, "said")
+        made = cluster.call(lambda: open("relative", "w").name)
+        out = made + str(cluster.call(abs, -5))
+except BaseException:
+    out = traceback.format_exc()  # there may be no standard error
+    raise
+finally:
+    open(sys.argv[1], "w").write(out)
 """
 
 
@@ -157,9 +163,11 @@ def test_a_program_whose_folder_was_removed_starts_nodes(tmp_path: Path) -> None
 
 def started(folder: Path, how: str, before: Callable[[], None] | None = None) -> str:
     """Run SCRIPT in a folder of its own; return what it wrote."""
-    out, inside = folder / "out", folder / "inside"
+    out, inside, script = folder / "out", folder / "inside", folder / "script.py"
     inside.mkdir()
-    command = [sys.executable, "-c", SCRIPT, str(out), how]
+    # In a file: in a folder that is gone, `python3.13.0 -c` cannot import socket.
+    script.write_text(SCRIPT, encoding="utf-8")
+    command = [sys.executable, str(script), str(out), how]
     subprocess.run(command, preexec_fn=before, cwd=inside, timeout=60, check=False)
     return out.read_text()
 

@@ -191,18 +191,20 @@ def test_loading_starts_nothing_and_imports_little() -> None:
 
 
 def test_loading_costs_little() -> None:
+    # 150 ms where IPython itself takes 300: a busy machine is slower with both.
     program = (
-        "import time; from IPython.core.interactiveshell import InteractiveShell; "
+        "import time; began = time.process_time(); "
+        "from IPython.core.interactiveshell import InteractiveShell; "
         "shell = InteractiveShell.instance(); shell.history_manager.enabled = False; "
-        "began = time.process_time(); shell.run_line_magic('load_ext', 'mpreg_nb'); "
-        "print((time.process_time() - began) * 1e3)"
+        "ready = time.process_time(); shell.run_line_magic('load_ext', 'mpreg_nb'); "
+        "print((time.process_time() - ready) / (ready - began))"
     )
 
-    took_ms = []
+    shares = []
     for _ in range(3):
         run = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True
         )
-        took_ms.append(float(run.stdout.splitlines()[-1]))
+        shares.append(float(run.stdout.splitlines()[-1]))
 
-    assert min(took_ms) <= 150
+    assert min(shares) <= 0.5

@@ -91,6 +91,7 @@ async def send(url: str) -> dict[str, float]:
 
     def open_link(link: Connection) -> None:
         link.on_message = hear
+        link.on_lost = lambda _, reason: sys.exit(f"the link was lost: {reason}")
 
     link = await dial(
         url, token=TOKEN, role="client", lane="data", name="c", on_open=open_link
@@ -108,6 +109,7 @@ async def send(url: str) -> dict[str, float]:
     found["sender_grew_mb"] = peak_mb() - before
     link.send(Notice(kind="draining"))
     await done.wait()
+    link.on_lost = lambda *_: None  # as it should be
     link.close()
     await link.wait_closed()
     taken.sort()

@@ -9,6 +9,7 @@ from websockets.frames import Frame, Opcode
 
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
 from mpreg_nb.transport.connection import STRIKES, Connection
+from mpreg_nb.transport.outflow import HIGH_WATER_BYTES
 from mpreg_nb.transport.terms import Patience
 from mpreg_nb.wire.codec import Attach, Buffer, Fragment, encode, join
 from mpreg_nb.wire.messages import Notice, Output
@@ -424,6 +425,22 @@ async def test_a_peer_that_does_not_read_is_cut_off_when_too_much_waits() -> Non
             "closed here: 1013 the other end reads too slowly"
         )
         assert peak < 2 << 20
+
+
+async def test_of_a_large_part_little_is_written_ahead_of_its_reader() -> None:
+    part = bytes(32 << 20)
+    async with linked() as pair:
+        pair.accepted._transport.pause_reading()
+        pair.dialled.send(numbered(1), (part,))
+        peak = 0
+
+        for _ in range(2 * len(part) // FRAGMENT_BYTES):
+            await asyncio.sleep(0)
+            peak = max(peak, pair.dialled.statistics().backlog_bytes)
+
+        assert 0 < peak <= HIGH_WATER_BYTES + 2 * FRAGMENT_BYTES
+        pair.accepted._transport.resume_reading()
+        await pair.accepted_ear.heard(pair.accepted_ear.messages, 1)
 
 
 async def test_a_peer_that_takes_nothing_for_too_long_is_cut_off() -> None:

@@ -11,7 +11,7 @@ import pytest
 from mpreg_nb.errors import InvalidWorkflow, NotPicklable
 from mpreg_nb.workflow.builder import Flow, StepHandle, ref
 from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
-from mpreg_nb.workflow.graph import Reference, Workflow
+from mpreg_nb.workflow.graph import Reference, Value, Workflow
 from tests.workflow.recorder import Recorder
 
 
@@ -292,6 +292,7 @@ def test_a_step_has_no_truth_value_and_is_not_compared(
     with pytest.raises(TypeError, match="cannot be compared"):
         _ = asked != "raw"
     assert asked in [asked]
+    assert Value(asked) == Value(asked)  # a dataclass asks each field by itself
 
 
 @pytest.mark.parametrize("take", [lambda step: step, lambda step: step["x"]])
