@@ -56,10 +56,16 @@ test-newest: $(STAMP)
 			PYTHON=$(NEWEST) VENV=build/$$tag; \
 	fi
 
-# Left out: browsers, notebooks and kernels, the membership protocol (arithmetic
-# that no version changes), the command line, and the long drills of whole clusters.
+# Left out: browsers, notebooks and their kernels, the protocols of membership and
+# routing (arithmetic that no version changes), the rules of the house, and the
+# tests of whole clusters but for those of functions, values, forks and Stop.
+VERSIONED := mpreg_nb $(addprefix tests/,wire worker node client transport calls \
+	workflow notebook cluster mpreg view $(addprefix test_,cures.py errors.py \
+	names.py packaging.py) $(addprefix live/test_,forks.py interrupts.py \
+	named_in_functions.py present_code.py values.py versions.py))
+
 test-versions: $(STAMP)
-	$(BIN)/pytest mpreg_nb $(VERSIONED)
+	$(BIN)/pytest $(VERSIONED) --ignore=tests/notebook/live -m 'not browser'
 
 lint: $(STAMP)
 	$(BIN)/ruff check

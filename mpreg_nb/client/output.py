@@ -109,8 +109,14 @@ class Page:
             self._put("stdout", prefixed(node, text))
 
 
-def write_at_once(target: TextIO, text: str) -> None:
-    """Write to a stream of this process, after what stands in the way is cleared."""
+def write_at_once(target: TextIO | None, text: str) -> None:
+    """Write to a stream of this process, after what stands in the way is cleared.
+
+    Without a stream (the standard files may be closed) nothing is written, as `print`
+    does it.
+    """
+    if target is None:
+        return
     for clear in tuple(_in_the_way):
         clear()
     target.write(text)

@@ -11,6 +11,7 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.options import CallOptions
+from mpreg_nb.client.output import write_at_once
 from mpreg_nb.cluster import current, joblib_backend
 from mpreg_nb.cluster.calling import Callee, Calling
 from mpreg_nb.cluster.drills import Drills
@@ -256,10 +257,11 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             names = ", ".join(sorted(set(calls)))
             one = len(calls) == 1
             what = "a call" if one else f"{len(calls)} calls"
-            sys.stderr.write(
+            write_at_once(
+                sys.stderr,
                 f"mpreg_nb: the program ended while {what} ran ({names}), and "
                 f"cancelled {'it' if one else 'them'}. Wait for results first: "
-                "future.result()\n"
+                "future.result()\n",
             )
 
     async def _under_way(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import sys
 from typing import Any
 
+from mpreg_nb.client.output import write_at_once
 from mpreg_nb.cluster.functions import Function
 
 
@@ -13,4 +14,4 @@ def tell_stale(function: Function[Any, Any]) -> None:
     """
     card = function.card
     if card is not None and card.replaces is not None and card.replaces.results:
-        sys.stdout.write(f"{card.notice}\n")
+        write_at_once(sys.stdout, f"{card.notice}\n")

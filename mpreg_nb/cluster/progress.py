@@ -219,7 +219,9 @@ _terminal = threading.Lock()  # held by the one line that there is
 
 
 def _make_terminal_line() -> Screen | None:
-    if plain.asked() or not sys.stderr.isatty() or not _terminal.acquire(False):
+    if plain.asked() or not plain.is_terminal(sys.stderr):
+        return None
+    if not _terminal.acquire(False):
         return None
     return TerminalLine(sys.stderr)
 

@@ -6,6 +6,7 @@ nothing is updated live. Frames keep their columns.
 
 import os
 import sys
+from typing import TextIO
 
 VARIABLE = "MPREG_NB_PLAIN"
 
@@ -22,12 +23,20 @@ def plain() -> bool:
     """
     if os.environ.get(VARIABLE, ""):
         return asked()
-    return not _in_kernel() and not sys.stdout.isatty()
+    return not _in_kernel() and not is_terminal(sys.stdout)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a standard stream leads to a terminal.
+
+    It is None in a process that was started with its standard files closed.
+    """
+    return stream is not None and stream.isatty()
 
 
 def on_terminal() -> bool:
     """Return whether things are shown on a terminal, which takes text only."""
-    return not _in_kernel() and sys.stdout.isatty()
+    return not _in_kernel() and is_terminal(sys.stdout)
 
 
 def in_ipython_terminal() -> bool:

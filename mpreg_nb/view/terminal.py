@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from mpreg_nb.view.plain import asked
+from mpreg_nb.view.plain import asked, is_terminal
 
 _RESET = "\x1b[0m"
 
@@ -54,7 +54,7 @@ def found() -> Terminal | None:
 
     There is none in plain mode. NO_COLOR and TERM=dumb are heeded.
     """
-    if asked() or not sys.stdout.isatty():
+    if asked() or not is_terminal(sys.stdout):
         return None
     dull = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     return Terminal(shutil.get_terminal_size().columns, colours=not dull)

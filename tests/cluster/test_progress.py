@@ -17,6 +17,8 @@ from mpreg_nb.cluster.progress import (
     set_screen,
     wait_shown,
 )
+from mpreg_nb.view import plain
+from mpreg_nb.view.terminal import found
 
 
 @dataclass
@@ -118,6 +120,22 @@ def test_progress_can_be_switched_off(screen: Shown) -> None:
     assert wait_shown(waited, waited.over, None)
 
     assert waited.pauses == [None]
+
+
+def test_without_standard_files_a_wait_and_a_print_show_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stderr", None)
+    monkeypatch.setattr("sys.stdout", None)
+    waited = Waited(looks=3)
+
+    with Patience(waited, after_s=0.0) as patience:
+        patience.wait(waited.over)
+    write_to_streams("n1", "stdout", "hello\n")
+
+    assert len(waited.pauses) == 4
+    assert not plain.on_terminal()
+    assert found() is None
 
 
 class Terminal(io.StringIO):
