@@ -172,9 +172,13 @@ class NoRoute(MpregError, LookupError):
             return f"no live node can run {self.function!r}: {self.reason}"
         wanted = ", ".join(sorted(self.resources))
         if self.pinned is not None and self.pinned not in self.held:
+            from difflib import get_close_matches
+
             known = ", ".join(sorted(self.held)) or "none"
+            close = get_close_matches(self.pinned, sorted(self.held), n=1)
+            hint = f"Did you mean {close[0]!r}? " if close else ""
             return (
-                f"no live node is named {self.pinned!r}; live nodes: {known}. "
+                f"no live node is named {self.pinned!r}; live nodes: {known}. {hint}"
                 f"Start it: {self._cure(self.pinned)}"
             )
         if not self.offers and not self.similar and self.resources:
@@ -516,6 +520,13 @@ class NodeLost(MpregError, ConnectionError):
         )
 
 
+LOST_SPACE = "the worker that kept its names is gone"
+"""How the reason of `NodeLost` begins where a node has not what a call needs of it."""
+
+REPLACED = " The node has started a new worker process."
+"""What `WorkerCrashed` says of the node."""
+
+
 class WorkerCrashed(MpregError, RuntimeError):
     """The worker process ended while it ran the function.
 
@@ -538,8 +549,7 @@ class WorkerCrashed(MpregError, RuntimeError):
         tail = "".join(f"\n  {line}" for line in last_lines)
         super().__init__(
             f"the worker process on {node} ended while it ran {function}: {cause}"
-            f"{held}. The node has started a new worker process."
-            + (f" Last printed:{tail}" if tail else "")
+            f"{held}.{REPLACED}" + (f" Last printed:{tail}" if tail else "")
         )
         self.function = function
         self.node = node

@@ -32,6 +32,7 @@ class ActiveCall:
     idempotent: bool = False
     json: bool = False
     folder: bytes = b""  # that the caller works in
+    space: bytes = b""
     prints: Prints | None = None  # from its first print on
     at: str = ""  # the node that runs it, where that is known
     began: float = 0.0  # on the monotonic clock

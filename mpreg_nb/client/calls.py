@@ -294,6 +294,7 @@ class ClientCalls:
                 attempt=min(call.attempts - 1, 255),
                 json=call.json,
                 folder=call.folder,
+                space=call.space,
             ),
             call.parts,
         )

@@ -23,6 +23,7 @@ from mpreg_nb.client.output import current_writer
 from mpreg_nb.client.registrations import Registrations
 from mpreg_nb.client.runs import ClientRuns
 from mpreg_nb.client.settling import Arrived, arrive, awaited
+from mpreg_nb.client.ways import addressed
 from mpreg_nb.errors import MpregError, NodeLost, PayloadTooLarge
 from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
@@ -31,7 +32,16 @@ from mpreg_nb.wire.codec import Buffer, Parts
 from mpreg_nb.wire.failures import error_of
 from mpreg_nb.wire.gossip import MemberState, Offer
 from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import CodePush, Failed, Failure, Leave, Notice, Reply
+from mpreg_nb.wire.messages import (
+    CodePush,
+    Failed,
+    Failure,
+    Leave,
+    Notice,
+    Reply,
+    SpaceClose,
+    SpaceOpen,
+)
 from mpreg_nb.wire.payload import pack_arguments, size_bytes
 from mpreg_nb.wire.pictures import LoadsTold, Snapshot, Watch
 from mpreg_nb.wire.working_folder import here
@@ -136,6 +146,7 @@ class Client:
             shipment=options.shipment,
             writer=current_writer(),
             folder=here(),
+            space=options.space,
             pack_us=int((time.perf_counter() - began) * 1e6),
         )
 
@@ -268,6 +279,25 @@ class Client:
             return await asyncio.wait_for(ask(), NODE_ANSWERS_S)
         except (TimeoutError, NodeLost):
             return None
+
+    async def open_space(self, node: str) -> bytes:
+        """Have `node` start a worker for calls that keep something; return its id.
+
+        Raises:
+            NodeLost: the node cannot be reached, or is leaving.
+        """
+        request = SpaceOpen(id=self._ids.next())
+        await self.runs.ways.ask(node, request, function="the worker that keeps names")
+        return request.id
+
+    async def close_space(self, node: str, space: bytes) -> None:
+        """End such a worker with all that it keeps.
+
+        Raises:
+            NodeLost: the node cannot be reached.
+        """
+        link = await self.runs.ways.to(node)
+        link.send(addressed(SpaceClose(id=space), node, link))
 
     async def ask_to_leave(self, node: str) -> bool:
         """Ask a node to drain and leave; False where it cannot be reached."""

@@ -15,6 +15,7 @@ class CallOptions:
     version: str | None = None
     holder: str | None = None
     idempotent: bool = False
+    space: bytes = b""  # in whose worker it runs
     # Held, so that it can be registered again for as long as somebody may call it.
     shipment: object = field(default=None, repr=False, compare=False)
 

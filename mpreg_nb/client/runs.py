@@ -86,7 +86,7 @@ class ClientRuns:
 
     def __init__(self, client: "Client") -> None:
         self._client = client
-        self._ways = Ways(client)
+        self.ways = Ways(client)
         self._again: set[asyncio.Task[None]] = set()
         self._open: dict[bytes, RunRecord] = {}
         self._asked: dict[bytes, _Asked] = {}  # by the id of the question
@@ -148,7 +148,7 @@ class ClientRuns:
         request = RunList(id=self._client.new_id())
         try:
             async with asyncio.timeout(PATIENCE_S):
-                answer, _ = await self._ways.ask(node, request)
+                answer, _ = await self.ways.ask(node, request)
         except (NodeLost, TimeoutError):  # the others answer for themselves
             return []
         return [(node, run) for run in answer.runs]
@@ -187,10 +187,10 @@ class ClientRuns:
     async def _taken_up(
         self, request: RunWatch | RunResume, node: str, writer: Writer
     ) -> RunRecord:
-        link = await self._ways.to(node)
+        link = await self.ways.to(node)
         asked = self._asked[request.id] = _Asked(node, link, writer)
         try:
-            await self._ways.ask(node, request, link=link)
+            await self.ways.ask(node, request, link=link)
         except NodeLost as error:
             raise _forgotten(node, error) from error
         finally:
@@ -207,7 +207,7 @@ class ClientRuns:
         """
         request = WhyAsk(id=self._client.new_id(), run=record.id, step=step)
         try:
-            answer, _ = await self._ways.ask(record.node, request)
+            answer, _ = await self.ways.ask(record.node, request)
         except NodeLost as error:
             raise _forgotten(record.node, error) from error
         choices: tuple[StepChoice, ...] = answer.choices
@@ -233,7 +233,7 @@ class ClientRuns:
             raise record.lost
         fetch = StepFetch(id=self._client.new_id(), run=record.id, step=step)
         function = record.functions.get(step, step)
-        answer, parts = await self._ways.ask(
+        answer, parts = await self.ways.ask(
             record.node, fetch, function=function, whole=True
         )
         if isinstance(answer, Failed):

@@ -85,6 +85,22 @@ class Calling:
         after_s = CONFIG.progress_after_s
         return None if after_s == math.inf else after_s
 
+    def open_space(self, node: str) -> bytes:
+        """Start a worker on `node` for calls that keep something; return its id.
+
+        Raises:
+            NodeLost: the node cannot be reached, or is leaving.
+        """
+        return self._thread.run(self._client.open_space(node))
+
+    def close_space(self, node: str, space: bytes) -> None:
+        """End such a worker with all that it keeps.
+
+        Raises:
+            NodeLost: the node cannot be reached.
+        """
+        self._thread.run(self._client.close_space(node, space))
+
     def check(self) -> None:
         """Raise ForkedProcess where nothing would ever come."""
         self._thread.check()

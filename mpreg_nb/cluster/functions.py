@@ -4,6 +4,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from mpreg_nb.client.future import Future
@@ -194,6 +195,11 @@ class BoundFunction(Generic[P, R]):
         self._cluster = cluster
         self._function = function
         self._options = options
+
+    def in_space(self, space: bytes) -> "BoundFunction[P, R]":
+        """Return a view whose calls run in the worker of this space."""
+        options = replace(self._options, space=space)
+        return type(self)(self._cluster, self._function, options)
 
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function on the cluster and return its result."""

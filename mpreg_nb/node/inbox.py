@@ -34,6 +34,8 @@ from mpreg_nb.wire.messages import (
     Relay,
     Release,
     Reply,
+    SpaceClose,
+    SpaceOpen,
     Started,
     Waiting,
 )
@@ -103,11 +105,24 @@ class Inbox:
             case Release():
                 for key in message.ids:
                     node.store.release(key)
+            case SpaceOpen():
+                self._spawn(self._open_space(link, message))
+            case SpaceClose():
+                node.spaces.close(message.id)
             case Leave():
                 link.send(Reply(id=message.id, payload=b"", node=node.name))
                 self._spawn(node.stop())
             case _:
                 self._not_understood(link, message)
+
+    async def _open_space(self, link: Connection, message: SpaceOpen) -> None:
+        node = self._node
+        if node.calls.admission.draining:
+            failure = Failure(kind="draining", node=node.name)
+            link.send(Failed(id=message.id, failure=failure))
+        elif link.is_open:  # else nobody would ever close it
+            await node.spaces.open(link, message.id)
+            link.send(Reply(id=message.id, payload=b"", node=node.name))
 
     def from_node(self, link: Connection, message: Any, parts: Parts) -> None:
         """Take in what another node sent."""

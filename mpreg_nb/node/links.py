@@ -89,6 +89,7 @@ class NodeLinks:
         self._node.calls.source_lost(connection)
         self._node.runs.source_lost(connection)
         self._node.pictures.source_lost(connection)
+        self._node.spaces.source_lost(connection)
 
     def peer_lost(self, connection: Connection, reason: str) -> None:
         """Tell all who waited for something over a link that is gone."""

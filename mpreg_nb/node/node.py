@@ -38,6 +38,7 @@ from mpreg_nb.node.placement import Placement
 from mpreg_nb.node.registry import OwnFunction, Registry, own_version
 from mpreg_nb.node.running import Running
 from mpreg_nb.node.runs import RunBook
+from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.store import Store
 from mpreg_nb.node.tls import Tls
 from mpreg_nb.node.vitals import Vitals
@@ -131,6 +132,7 @@ class Node:
             lambda event, detail: self.pictures.happened(name, event, detail),
             max_payload_bytes=settings.limits.max_payload_bytes,
         )
+        self.spaces = Spaces(self._space_worker, self.spawn, self._happened)
         self.placement = Placement(
             name,
             settings.resources,
@@ -150,6 +152,7 @@ class Node:
             placement=self.placement,
             asks=self.asks,
             workers=self.workers,
+            spaces=self.spaces,
             has_workers=settings.workers > 0,
             counters=self.counters,
             news=lambda: self.vitals.news(),
@@ -214,6 +217,24 @@ class Node:
         self.links.open_inbox()
 
     # --------------------------------------------------------------- life cycle
+
+    def _happened(self, event: str, detail: str) -> None:
+        self.pictures.happened(self.name, event, detail)
+
+    def _space_worker(self, happened: Callable[[str, str], None]) -> Workers:
+        """Return the one worker of a space."""
+        made = Workers(
+            1,
+            1,
+            self._scratch,
+            lambda *printed: self.running.printed(*printed),
+            happened,
+            max_payload_bytes=self.settings.limits.max_payload_bytes,
+            lends=False,  # what it keeps is in no other
+        )
+        if self._listener is not None:
+            made.tell_home(self._listener.url, self._token.reveal())
+        return made
 
     def _code_gone(self, version: str) -> None:
         self.running.forget_code(version)
@@ -298,6 +319,7 @@ class Node:
             self.gossiping.leave(drain_s, "stopped")
             await self._drain(drain_s)
             self._stop_parts()
+            await self.spaces.stop()
             await self.workers.stop()
             self.vitals.stop()
             self.links.wall.stop()
@@ -315,6 +337,7 @@ class Node:
         if self._listener is not None:
             if hasattr(self, "gossiping"):
                 self._stop_parts()
+                self.spaces.kill()
                 self.workers.kill()
                 self.links.wall.stop()
                 self.peers.drop()

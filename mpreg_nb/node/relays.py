@@ -10,7 +10,14 @@ from mpreg_nb.node.lane import DataLane
 from mpreg_nb.node.pending import Source
 from mpreg_nb.wire.codec import Buffer
 from mpreg_nb.wire.history import RunResume, RunTold, RunWatch
-from mpreg_nb.wire.messages import Cancel, Failed, Failure, Relay
+from mpreg_nb.wire.messages import (
+    Cancel,
+    Failed,
+    Failure,
+    Relay,
+    SpaceClose,
+    SpaceOpen,
+)
 from mpreg_nb.wire.runs import RunState
 
 
@@ -20,14 +27,19 @@ class Relays:
     def __init__(self, lane: DataLane) -> None:
         self._lane = lane
         self._asked: dict[bytes, tuple[str, Source]] = {}  # question -> node, who
+        self._spaces: dict[bytes, tuple[str, Source]] = {}  # space -> node, whose
         self._followed: dict[bytes, tuple[str, list[Source]]] = {}  # run -> node, who
 
     def pass_on(self, source: Source, relay: Relay) -> None:
         """Send what a client said to the node that it is for."""
         message = relay.message
-        if not isinstance(message, Cancel):
+        if not isinstance(message, Cancel | SpaceClose):
             self._asked[message.id] = (relay.node, source)
         match message:
+            case SpaceOpen(id=space):
+                self._spaces[space] = (relay.node, source)
+            case SpaceClose(id=space):
+                self._spaces.pop(space, None)
             case RunWatch(run=run) | RunResume(new=run):
                 _, sources = self._followed.setdefault(run, (relay.node, []))
                 if source not in sources:
@@ -53,6 +65,10 @@ class Relays:
         self._asked = {
             key: pair for key, pair in self._asked.items() if pair[1] is not source
         }
+        for space, (node, owner) in list(self._spaces.items()):
+            if owner is source:
+                del self._spaces[space]
+                self._lane.send(node, SpaceClose(id=space))
         for run, (_, sources) in list(self._followed.items()):
             if source in sources:
                 sources.remove(source)
@@ -66,5 +82,7 @@ class Relays:
         followed = [run for run, (to, _) in self._followed.items() if to == node]
         for key in (*asked, *followed):
             self.answered(Failed(id=key, failure=failure), ())
+        for space in [key for key, (to, _) in self._spaces.items() if to == node]:
+            del self._spaces[space]
         for run in followed:
             self._followed.pop(run, None)

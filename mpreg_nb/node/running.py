@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+from mpreg_nb.errors import LOST_SPACE
 from mpreg_nb.node.asks import Asks
 from mpreg_nb.node.counters import Counters
 from mpreg_nb.node.endings import Crashed
@@ -20,6 +21,7 @@ from mpreg_nb.node.own import OwnRunner
 from mpreg_nb.node.pending import Outcome, Pending
 from mpreg_nb.node.placement import Placement
 from mpreg_nb.node.registry import OwnFunction, Registry, ShippedFunction
+from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.store import Store
 from mpreg_nb.node.workers import Workers
 from mpreg_nb.wire.codec import Buffer, Parts
@@ -45,6 +47,7 @@ class Running:
         placement: Placement,
         asks: Asks,
         workers: Workers,
+        spaces: Spaces,
         has_workers: bool,
         counters: Counters,
         news: Callable[[], Load | None],
@@ -57,6 +60,7 @@ class Running:
         self._placement = placement
         self._inputs = Inputs(me, store, asks, shares=True)
         self._workers = workers
+        self._spaces = spaces
         self._has_workers = has_workers
         self._counters = counters
         self._news = news
@@ -124,7 +128,7 @@ class Running:
         if task is not None:
             task.cancel()
             self._fail(pending, Failure(kind="cancelled", executed="no"))
-        elif not self._own.cancel(call_id):
+        elif not (self._own.cancel(call_id) or self._spaces.cancel(call_id)):
             self._workers.cancel(call_id)
 
     @property
@@ -141,7 +145,7 @@ class Running:
         task = self._tasks.pop(call_id, None)
         if task is not None:
             task.cancel()
-        else:
+        elif not self._spaces.cancel(call_id):
             self._workers.cancel(call_id)
         return True
 
@@ -217,6 +221,10 @@ class Running:
         inputs: tuple[bytes | tuple[Buffer, ...], ...],
     ) -> None:
         call = pending.call
+        if call.space and (end := self._spaces.end_of(call.space)) is not None:
+            reason = f"{LOST_SPACE}: {end}"
+            self._fail(pending, Failure(kind="gone", message=reason, node=self._me))
+            return
         if not self._workers.has_code(function.version):
             self._workers.add_code(function.version, function.name, function.parts)
         parts = pending.parts
@@ -239,7 +247,12 @@ class Running:
             split=call.split,
             folder=call.folder,
         )
-        self._workers.submit(job, parts, self._job_ended, self._job_began)
+        if call.space:
+            self._spaces.submit(
+                call.space, function, job, parts, self._job_ended, self._job_began
+            )
+        else:
+            self._workers.submit(job, parts, self._job_ended, self._job_began)
 
     # --------------------------------------------------------------------- end
 

@@ -88,7 +88,10 @@ class Workers:
         *,
         max_payload_bytes: int = 1 << 30,
         environment: Mapping[str, str] = os.environ,
+        lends: bool = True,
     ) -> None:
+        """`lends`: others help out while calls of a worker wait for the cluster."""
+        self._lends = lends
         self.count = count
         self.slots = slots
         self._setup = Setup(
@@ -116,15 +119,15 @@ class Workers:
         """Start the processes; returns when they run, not yet when they are ready."""
         self._staff.start(self._setup)
 
-    async def stop(self, timeout_s: float = 2.0) -> None:
+    async def stop(
+        self, timeout_s: float = 2.0, *, cause: str = "the node is stopping"
+    ) -> None:
         """End all processes; jobs that are left get a Crashed. Kills after timeout."""
         stopping = asyncio.ensure_future(self._staff.stop(timeout_s))
         await asyncio.sleep(0)  # until nothing is read from workers any more
         for item in list(self._items.values()):
             begun: Executed = "no" if item.link is None else "unknown"
-            crashed = Crashed(
-                id=item.job.id, cause="the node is stopping", executed=begun
-            )
+            crashed = Crashed(id=item.job.id, cause=cause, executed=begun)
             self._end(item, crashed, ())
         await stopping
 
@@ -206,6 +209,8 @@ class Workers:
                 self._queue.popleft()
                 continue
             link = self._place(item.job.version)
+            if link is None and not self._lends:
+                return
             if link is None:
                 self._staff.lend()
                 if self._staff.is_stuck:

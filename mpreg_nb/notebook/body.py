@@ -5,6 +5,7 @@ loads, so that it imports nothing dear either.
 """
 
 import ast
+import os
 from collections.abc import Callable, Coroutine
 from types import CodeType
 from typing import Any, TypeAlias
@@ -56,6 +57,49 @@ def run_step(
     return _run(source, filename, names, outcome)
 
 
+_here: dict[str, Any] = {"__name__": "__main__"}
+"""The variables of the cells that this process keeps for each other."""
+
+_sent: dict[str, Any] = {}
+"""Those of them that the notebook has sent, and no cell has set since."""
+
+_folder: list[str] = []
+"""Where the last of these cells was when it ended, if it had gone elsewhere."""
+
+
+def run_kept(
+    source: str, filename: str, is_silent: bool, /, **names: Any
+) -> Any | Coroutine[Any, Any, Any]:
+    """Run `source` with what such cells before it have left in this process.
+
+    Returns the value of its last expression, or None, and the names that cells have
+    set so far. A coroutine that does so, where `source` awaits at its own level.
+    """
+    _notice_own()
+    for name, value in names.items():
+        if name not in _here or name in _sent:
+            _here[name] = _sent[name] = value
+    if _folder:
+        os.chdir(_folder[0])
+    began_in = os.getcwd()
+
+    def outcome(found: dict[str, Any], value: Any) -> Any:
+        if os.getcwd() != began_in:
+            _folder[:] = [os.getcwd()]
+        _notice_own()
+        own = (n for n in found if not n.startswith("__") and n not in _sent)
+        return None if is_silent else value, tuple(own)
+
+    return _run(source, filename, _here, outcome, keeps=True)
+
+
+def _notice_own() -> None:
+    """Count what cells have set or deleted as theirs, whatever the notebook sent."""
+    for name, value in list(_sent.items()):
+        if _here.get(name, _sent) is not value:
+            del _sent[name]
+
+
 def parsed(source: str, filename: str = "<cell>") -> ast.Module:
     """Return the tree of a body, with lines of IPython as what they do on a node.
 
@@ -100,6 +144,8 @@ def _run(
     filename: str,
     names: dict[str, Any],
     outcome: _Outcome,
+    *,
+    keeps: bool = False,
 ) -> Any:
     """Run `source`; return what `outcome` makes of the variables and the value."""
     from mpreg_nb.wire.tracebacks import learn_sources
@@ -107,17 +153,21 @@ def _run(
     learn_sources({filename: source})
     code = compiled(source, filename)
     # As in the notebook: classes that it makes are pickled by value on the way back.
-    namespace: dict[str, Any] = {"__name__": "__main__", **names}
+    namespace = names if keeps else {"__name__": "__main__", **names}
     if has_lines(source):
-        return _with_lines(code, namespace, outcome)
+        return _with_lines(code, namespace, outcome, keeps=keeps)
     return _executed(code, namespace, outcome)
 
 
-def _with_lines(code: CodeType, namespace: dict[str, Any], outcome: _Outcome) -> Any:
+def _with_lines(
+    code: CodeType, namespace: dict[str, Any], outcome: _Outcome, *, keeps: bool
+) -> Any:
     """Run code that has lines of IPython."""
     from mpreg_nb.notebook.lines_there import Lines
 
     namespace[LINES] = lines = Lines(namespace)
+    if keeps:  # the environment too
+        return _executed(code, namespace, outcome)
     if code.co_flags & _COROUTINE:
         return _ended_after(lines.end, _executed(code, namespace, outcome))
     try:

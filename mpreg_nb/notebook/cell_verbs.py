@@ -44,10 +44,16 @@ def _verbs() -> Iterator[Verb]:
         "magics raise a usage error before anything runs.",
         "remote --on gpu -o model",
         "remote --node n2 --timeout 60",
+        "remote --keep work",
     )
     add = remote.parser.add_argument
     _add_place(remote.parser)
     add("--node", metavar="NAME", help="only on this node")
+    add(
+        "--keep",
+        metavar="NAME",
+        help="share names with all cells that keep NAME: one process on one node",
+    )
     _add_timeout(remote.parser)
     add_target(remote.parser)
     yield remote

@@ -16,6 +16,7 @@ from IPython.core.completer import SimpleCompletion, context_matcher
 
 from mpreg_nb.cluster.config import KEYS
 from mpreg_nb.notebook.cell_verbs import CELL_VERBS
+from mpreg_nb.notebook.kept import names_of
 from mpreg_nb.notebook.line import Verb
 from mpreg_nb.notebook.line_verbs import LINE_VERBS
 from mpreg_nb.notebook.look_verbs import VIEWS
@@ -52,6 +53,7 @@ class Completion:
             "--after": ("step", known.steps),
             "--by": ("grouping", lambda: ("function", "node", "function,node")),
             "--flow": ("workflow", known.flows),
+            "--keep": ("kept names", lambda: names_of(session)),
             "--isolation": ("isolation", lambda: ("process", "thread")),
             "--node": ("node", known.nodes),
             "--on": ("resource", known.resources),
@@ -69,6 +71,7 @@ class Completion:
                 "workflow or run",
                 lambda: {*known.flows(), *known.runs()},
             ),
+            "forget": ("kept names", lambda: names_of(session)),
             "functions": ("function", known.functions),
             "help": ("verb", lambda: (*LINE_VERBS, *CELL_VERBS)),
             "kill": ("node", known.own_nodes),
@@ -115,7 +118,7 @@ class Completion:
         last = before[-1]
         joined = last.endswith((",", "|", ":")) and len(before) > 1
         flag = before[-2] if joined else last
-        if flag in self._of_flag and flag in verb.flags:
+        if flag in self._of_flag and verb.takes_value(flag):
             yield from _all(self._of_flag[flag])
             return
         if verb.takes_value(flag):

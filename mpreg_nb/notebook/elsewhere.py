@@ -1,16 +1,15 @@
 """Runs a cell on one node, or on every node that fits."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from IPython.display import display
 
-from mpreg_nb.errors import NodesFailed, NoRoute, NotPicklable
+from mpreg_nb.errors import NodesFailed, NoRoute
+from mpreg_nb.notebook import kept
 from mpreg_nb.notebook.body import run_body
 from mpreg_nb.notebook.line import Options, arguments
 from mpreg_nb.notebook.session import Session, check_variable
-from mpreg_nb.notebook.source import Source, refusal, shipped
+from mpreg_nb.notebook.source import Source, shipped, travelling
 
 NAME = "remote cell"
 """Under this name bodies of cells are in the tables of functions and calls."""
@@ -22,6 +21,10 @@ def remote(session: Session, options: Options, cell: str) -> Any:
     if options.target is not None:
         check_variable(options.target)
     _ = session.cluster
+    if options.keep is not None:
+        source = Source.of(session, cell, NAME)
+        silent = source.is_silent and options.target is None
+        return _kept(session, options, kept.run(session, options, source, silent))
     with arguments():
         view = shipped(NAME, run_body).on(
             *options.on, node=options.node, timeout=options.timeout
@@ -29,7 +32,7 @@ def remote(session: Session, options: Options, cell: str) -> Any:
     source = Source.of(session, cell, NAME)
     names = source.variables(session)
     silent = source.is_silent and options.target is None
-    with _travelling(names):
+    with travelling(names):
         value = view.call(source.text, source.filename, silent, **names)
     return _kept(session, options, value)
 
@@ -55,7 +58,7 @@ def everywhere(session: Session, options: Options, cell: str) -> Any:
     values: dict[str, Any] = {}
     errors: dict[str, Exception] = {}
     try:
-        with _travelling(names):
+        with travelling(names):
             for node, view in views.items():
                 calls[node] = view.submit(source.text, source.filename, silent, **names)
         for node, call in calls.items():
@@ -92,17 +95,6 @@ def _fitting(session: Session, options: Options) -> list[str]:
     if not nodes:
         raise NoRoute(NAME, wanted, held, held=held)
     return nodes
-
-
-@contextmanager
-def _travelling(names: dict[str, Any]) -> Iterator[None]:
-    try:
-        yield
-    except NotPicklable as error:
-        refused = refusal(error, names)
-        if refused is None:
-            raise
-        raise refused from error
 
 
 def _kept(session: Session, options: Options, value: Any) -> Any:

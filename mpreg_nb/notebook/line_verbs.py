@@ -105,6 +105,20 @@ def _of_functions() -> Iterator[Verb]:
     call.parser.usage = "%%mpreg call FUNCTION(ARGUMENTS)"
     yield call
 
+    yield line_verb(
+        FUNCTIONS,
+        "kept",
+        "List what remote cells keep on nodes: names, and where.",
+        more="Made by %%mpreg remote --keep NAME. It ends with its node, its process, "
+        "this kernel, or by %mpreg forget NAME.",
+    )
+
+    forget = line_verb(
+        FUNCTIONS, "forget", "Drop what remote cells keep on a node.", "forget work"
+    )
+    forget.parser.add_argument("names", nargs="+", metavar="NAME", help="see kept")
+    yield forget
+
     functions = line_verb(
         FUNCTIONS,
         "functions",

@@ -16,7 +16,7 @@ from mpreg_nb.errors import (
     WorkerCrashed,
     WorkflowFailed,
 )
-from mpreg_nb.notebook import flows, life, looking
+from mpreg_nb.notebook import flows, kept, life, looking
 from mpreg_nb.notebook.calls import call
 from mpreg_nb.notebook.cell_verbs import CELL_VERBS, overview, split_verb
 from mpreg_nb.notebook.cells import register_cell, register_names
@@ -36,6 +36,8 @@ OF_LINE: Mapping[str, Callable[[Session, Options], Any]] = {
     "adopt": life.adopt,
     "connect": life.connect,
     "register": register_names,
+    "kept": kept.kept,
+    "forget": kept.forget,
     "functions": looking.functions,
     "plan": flows.plan,
     "draw": flows.draw,
@@ -120,6 +122,9 @@ class MpregMagics(Magics):
             %%mpreg remote --on gpu -o model
             model = fit(rows)                 runs there, with `rows` of this notebook
             model                             the value; kept in `model` here
+
+            %%mpreg remote --keep work        later cells with --keep work find its
+            data = load()                     names; %mpreg kept lists, forget drops
 
             %%mpreg everywhere                on every node, at the same time
             import psutil

@@ -130,3 +130,15 @@ def refusal(error: NotPicklable, names: Mapping[str, Any]) -> Misuse | None:
         f"{error.path}, which the cell reads, cannot be sent: {error.reason}. "
         "Create it inside the cell"
     )
+
+
+@contextmanager
+def travelling(names: dict[str, Any]) -> Iterator[None]:
+    """Say which variable of the cell it is that cannot travel."""
+    try:
+        yield
+    except NotPicklable as error:
+        refused = refusal(error, names)
+        if refused is None:
+            raise
+        raise refused from error

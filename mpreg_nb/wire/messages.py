@@ -73,6 +73,7 @@ class Call(Message, frozen=True, kw_only=True, array_like=True, tag="call"):
     quiet: bool = False  # prints are not sent back
     split: bool = False  # do not call it, but take its first argument apart
     folder: bytes = b""  # of the caller, see wire.working_folder
+    space: bytes = b""  # run it in the worker of this space, or refuse
 
 
 class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):
@@ -205,7 +206,33 @@ class Release(Message, frozen=True, kw_only=True, array_like=True, tag="release"
     ids: tuple[RequestId, ...]
 
 
-Relayed: TypeAlias = RunWatch | RunResume | RunList | StepFetch | WhyAsk | Cancel
+class SpaceOpen(Message, frozen=True, kw_only=True, array_like=True, tag="space_open"):
+    """Start a worker for the calls that name the space `id`; answered by Reply.
+
+    It lasts until it is closed, or until the link of its caller is lost.
+    """
+
+    id: RequestId
+
+
+class SpaceClose(
+    Message, frozen=True, kw_only=True, array_like=True, tag="space_close"
+):
+    """End the space `id` with its worker; no answer."""
+
+    id: RequestId
+
+
+Relayed: TypeAlias = (
+    RunWatch
+    | RunResume
+    | RunList
+    | StepFetch
+    | WhyAsk
+    | Cancel
+    | SpaceOpen
+    | SpaceClose
+)
 """What a node passes on to another, for a client without a link to that."""
 
 
@@ -285,6 +312,8 @@ Data: TypeAlias = (
     | Cancel
     | Fetch
     | Release
+    | SpaceOpen
+    | SpaceClose
     | Register
     | Registered
     | CodePull

@@ -10,6 +10,7 @@ import pytest
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.pending import Pending
 from mpreg_nb.node.running import Running
+from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.routing.breaker import (
     FAILURES_TO_OPEN,
     SUCCESSES_TO_CLOSE,
@@ -386,6 +387,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
                 raise AssertionError("no worker has it")
 
         stubs: Any = Placement(), Nothing()
+        spaces = Spaces(stubs[1], stubs[1], stubs[1])
         running = Running(
             "n1",
             registry=stubs[1],
@@ -393,6 +395,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
             placement=stubs[0],
             asks=stubs[1],
             workers=stubs[1],
+            spaces=spaces,
             has_workers=True,
             counters=stubs[1],
             news=lambda: None,

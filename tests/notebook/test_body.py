@@ -1,8 +1,12 @@
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mpreg_nb.notebook.body import run_body, run_step
+from mpreg_nb.notebook import body
+from mpreg_nb.notebook.body import run_body, run_kept, run_step
 
 
 @pytest.mark.parametrize(
@@ -75,3 +79,51 @@ def test_a_step_gives_what_it_sets_or_else_its_last_expression(
     source: str, outputs: tuple[str, ...], value: object
 ) -> None:
     assert run_step(source, "<cell>", outputs, rows=3) == value
+
+
+@pytest.fixture
+def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Run a cell after those before it, as a process of kept names does."""
+    for name in ("_sent", "_here"):
+        monkeypatch.setattr(
+            body, name, {"__name__": "__main__"} if name == "_here" else {}
+        )
+    monkeypatch.setattr(body, "_folder", [])
+
+    def run(source: str, **names: Any) -> Any:
+        made = run_kept(source, "<cell>", False, **names)
+        return asyncio.run(made) if asyncio.iscoroutine(made) else made
+
+    return run
+
+
+def test_kept_cells_find_what_those_before_them_have_set(
+    kept: Callable[..., Any],
+) -> None:
+    first = kept("x = rows + 1\ndef f(): return x", rows=1)
+    second = kept("import asyncio\nx += 1\nawait asyncio.sleep(0, f())")
+
+    assert first == (None, ("x", "f"))
+    assert second == (3, ("x", "f", "asyncio"))
+
+
+def test_a_kept_cell_reads_the_notebook_unless_a_cell_has_set_the_name(
+    kept: Callable[..., Any],
+) -> None:
+    kept("y = x", x=1, y=0)
+    again = kept("x, y", x=2, y=0)
+    with pytest.raises(ZeroDivisionError):
+        kept("x = 7\n1 / 0", x=3)
+    last = kept("x, y", x=4, y=0)
+
+    assert (again[0], last[0]) == ((2, 1), (7, 1))
+
+
+def test_a_kept_cell_goes_on_in_the_folder_of_the_one_before(
+    kept: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir("/")
+    kept("import os\nos.chdir(folder)", folder=str(tmp_path))
+    monkeypatch.chdir("/")  # as a worker does before each call
+
+    assert kept("os.getcwd()")[0] == str(tmp_path)

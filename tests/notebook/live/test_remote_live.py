@@ -190,3 +190,116 @@ def test_stop_ends_a_command_with_all_that_it_started(front: Kernel) -> None:
     left = front.run("%%mpreg remote --node n1\n!ps -eo args | grep -c '[s]leep 4321'")
     assert cell.error()[0] == "KeyboardInterrupt"
     assert left.stream() == "[n1] 0\n"
+
+
+def value(cell: Cell) -> str:
+    """The value of a cell; what it says instead, if it has none."""
+    found = [m for m in cell.messages if m["msg_type"] == "execute_result"]
+    assert found, seen(cell)
+    text: str = found[0]["content"]["data"]["text/plain"]
+    return text
+
+
+def test_kept_cells_share_their_names_in_one_process_of_one_node(
+    front: Kernel,
+) -> None:
+    front.run("rate = 1")
+    begun = front.run(
+        "%%mpreg remote --keep work --node n2\n"
+        "import os\nmade = [rate]\nfirst = os.getpid()\n%cd /\n%env LAB_KEPT=1"
+    )
+    front.run("rate = 2")
+    front.run(
+        "%%mpreg remote --keep work -o seen_there\n(made, rate, os.getpid() == first)"
+    )
+    there = front.run("%%mpreg remote --keep work\nos.getcwd(), os.environ['LAB_KEPT']")
+    elsewhere = front.run("%%mpreg remote --keep work --node n1\n1")
+    listed = front.run("%mpreg kept")
+
+    assert "[n2] keeps 'work' from now on" in begun.stream()
+    assert value(front.run("seen_there")) == "([1], 2, True)"
+    assert value(there) == "('/', '1')"
+    assert "'work' is kept on n2, so the cell cannot run on n1" in elsewhere.stream(
+        "stderr"
+    )
+    assert value(listed) == "work on n2: os, made, first"
+
+
+def test_what_is_kept_takes_no_slot_and_its_cells_may_call_their_own_node(
+    front: Kernel,
+) -> None:
+    front.run("%%mpreg remote --keep other --node n1\nlength = 3")
+
+    beside = front.run("mp.on(node='n1').call(len, 'abcd')")
+    nested = front.run(
+        "%%mpreg remote --keep other\n"
+        "import mpreg_nb as mp\nmp.on(node='n1').call(len, 'x' * length)"
+    )
+
+    assert (value(beside), value(nested)) == ("4", "3")
+
+
+def test_names_are_kept_when_a_cell_fails_or_is_stopped(front: Kernel) -> None:
+    front.run("%%mpreg remote --keep firm\nn = 1")
+    failed = front.run("%%mpreg remote --keep firm\nn = 2\n1 / 0")
+    stopped = front.start(
+        "%%mpreg remote --keep firm\nimport time\nprint('begun')\ntime.sleep(1000)"
+    )
+    front.wait_for("begun", stopped)
+    front.interrupt()
+    front.wait(stopped)
+
+    assert failed.error()[0] == "ZeroDivisionError"
+    assert stopped.error()[0] == "KeyboardInterrupt"
+    assert value(front.run("%%mpreg remote --keep firm\nn")) == "2"
+
+
+def test_the_loss_of_what_was_kept_is_told_and_the_next_cell_begins_anew(
+    front: Kernel,
+) -> None:
+    front.run("%%mpreg remote --keep frail -o pid\nimport os\nn = 1\nos.getpid()")
+    front.run(
+        "import psutil\nprocess = psutil.Process(pid)\n"
+        "process.kill()\nprocess.wait(30)\nmp.current().nodes()"
+    )
+
+    # Its node hears of the end a moment later; then the cell is told how it ended.
+    lost = front.run("%%mpreg remote --keep frail\nn")
+    told = lost.stream("stderr") or lost.error()[1]
+    anew = front.run("%%mpreg remote --keep frail\n'n' in dir()")
+    crashed = front.run("%%mpreg remote --keep frail\nimport os\nos._exit(3)")
+
+    assert "is lost" in told
+    assert "signal SIGKILL" in told
+    assert "with --keep frail: they begin anew" in told.replace("\n", " ")
+    assert value(anew) == "False"
+    name, text = crashed.error()
+    assert name == "WorkerCrashed"
+    assert "exit code 3" in text
+    assert "What was kept as 'frail' is lost with it" in text
+    assert "started a new worker" not in text
+    assert "frail" not in value(front.run("%mpreg kept"))
+
+
+def test_what_is_forgotten_ends_with_its_process(front: Kernel) -> None:
+    front.run("%%mpreg remote --keep brief -o pid\nimport os\nn = 1\nos.getpid()")
+
+    unknown = front.run("%mpreg forget brif")
+    front.run("%mpreg forget brief")
+    front.set_up(
+        "import psutil\nif psutil.pid_exists(pid): psutil.Process(pid).wait(30)"
+    )
+
+    assert "Did you mean 'brief'?" in unknown.stream("stderr")
+    again = front.run("%%mpreg remote --keep brief\n'n' in dir()")
+    assert value(again) == "False"
+
+
+@pytest.mark.parametrize("keep", ["", " --keep nowhere"])
+def test_a_node_that_is_none_is_refused_with_the_one_that_was_meant(
+    front: Kernel, keep: str
+) -> None:
+    refused = front.run(f"%%mpreg remote --node n22{keep}\n1")
+
+    assert "no live node is named 'n22'" in refused.stream("stderr")
+    assert "Did you mean 'n2'?" in refused.stream("stderr")

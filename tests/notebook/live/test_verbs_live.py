@@ -65,6 +65,13 @@ LINES = {
         "sorted(_.frame().node)",
         "['cpu-1', 'gpu-1', 'n3']",
     ),
+    "kept": ("%mpreg kept", "list(_)", "[]"),
+    "forget": (
+        "get_ipython().run_cell_magic('mpreg', 'remote --keep work', 'x = 1')\n"
+        "%mpreg forget work",
+        "_",
+        "('work',)",
+    ),
     "status": ("%mpreg status", "str(_)[:29]", "'Cluster of 3 nodes: 3 alive ·'"),
     "nodes": ("%mpreg nodes", "list(_.resources)", "['cpu', 'gpu', '']"),
     "routes": (
