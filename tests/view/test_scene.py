@@ -151,9 +151,11 @@ def test_two_hundred_steps_are_drawn_in_a_tenth_of_a_second() -> None:
     )
     states = dict.fromkeys(names, "done")
 
-    # Time of this process alone, and a wide bound: other programs run here too.
-    began = time.process_time()
-    svg.draw(diagram, states)
-    taken_s = time.process_time() - began
+    def drawn_in_s() -> float:
+        began = time.process_time()
+        svg.draw(diagram, states)
+        return time.process_time() - began
 
-    assert taken_s < 0.3  # a tenth of a second on an idle machine of today
+    # Of this process alone, the best of several, and a wide bound: other programs
+    # run here too. It is a tenth of a second on an idle machine of today.
+    assert min(drawn_in_s() for _ in range(5)) < 0.3
