@@ -81,7 +81,7 @@ class AsyncCluster:
 
         Raises:
             NoCluster: outside of `async with`.
-            ForkedProcess: in a child that was forked inside of it.
+            ForkedProcess: in a child process that was forked from this one.
         """
         if os.getpid() != self._process:
             raise ForkedProcess

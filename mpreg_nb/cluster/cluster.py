@@ -248,7 +248,10 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             return f"mpreg_nb: cluster {self.name} has ended, with its {nodes}\n"
         if self.name:
             adopt = f"mp.adopt({self.name!r})"
-            return f"mpreg_nb: cluster {self.name} goes on. Take it over: {adopt}\n"
+            return (
+                f"mpreg_nb: cluster {self.name} continues to run. "
+                f"Take it over: {adopt}\n"
+            )
         return "mpreg_nb: disconnected; the nodes of the cluster continue to run\n"
 
     def _say_what_ends(self) -> None:

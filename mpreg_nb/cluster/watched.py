@@ -57,7 +57,7 @@ class CallWatched:
         if call.waiting:
             queue = f"the queue of {node}" if node else "a queue"
             return f"{call.function} · waiting in {queue} · {spent}"
-        return f"{call.function}{at} · {'running' if node else 'under way'} {spent}"
+        return f"{call.function}{at} · {'running' if node else 'in progress'} {spent}"
 
     def bundle(self, ended: str = "") -> dict[str, str]:
         """Return the line."""
@@ -104,7 +104,7 @@ class MapWatched:
         return False
 
     def line(self, ended: str = "") -> str:
-        """Say `train · 412 of 2,000 · 5.1 s · 83/s · about 19 s left · 3 under way …`.
+        """Say `train · 412 of 2,000 · 5.1 s · 83/s · about 19 s left · 3 in progress`.
 
         At its end `train · 2,000 calls · 24.1 s · 83/s`.
         """
@@ -119,7 +119,7 @@ class MapWatched:
         if not ended:
             begun = [c for c in count.active if c.link is not None and not c.waiting]
             nodes = _listed(sorted({c.at or c.to for c in begun} - {""}), " ")
-            parts.append(f"{len(begun):,} under way" + (f" on {nodes}" * bool(nodes)))
+            parts.append(f"{len(begun):,} in progress" + (f" on {nodes}" * bool(nodes)))
         return " · ".join(filter(None, parts))
 
     def bundle(self, ended: str = "") -> dict[str, str]:

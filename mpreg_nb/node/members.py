@@ -116,7 +116,7 @@ class NodeMembers:
                 note(name, "left", reason)
                 self._forget(name, "left")
             case Restarted(name):
-                self._forget(name, "started anew")
+                self._forget(name, "restarted")
             case JoinCompleted():
                 self.joined.set()
             case LeaveSpread():

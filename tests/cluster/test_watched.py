@@ -84,7 +84,7 @@ def test_a_map_tells_rate_and_time_left(clock: Clock) -> None:
     line = waits.line()
 
     assert line == (
-        "train · 500 of 2,000 · 5.0 s · 100/s · about 15 s left · 0 under way"
+        "train · 500 of 2,000 · 5.0 s · 100/s · about 15 s left · 0 in progress"
     )
     assert "width:25.0%" in waits.bundle()["text/html"]
 
@@ -95,7 +95,7 @@ def test_a_map_that_does_not_know_its_end_tells_no_time_left(clock: Clock) -> No
 
     clock.now, looks.ended = 104.0, 10
 
-    assert waits.line() == "train · 10 calls · 4.0 s · 2.5/s · 0 under way"
+    assert waits.line() == "train · 10 calls · 4.0 s · 2.5/s · 0 in progress"
 
 
 def test_of_a_map_one_short_line_is_left(clock: Clock) -> None:

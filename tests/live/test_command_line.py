@@ -142,7 +142,10 @@ def test_node_started_by_hand_is_listed_and_ended_by_its_name_only() -> None:
     ("arguments", "goodbye"),
     [
         ("1", r"cluster \S+ has ended, with its 1 node\r\n"),
-        ("1, keep=True", r"cluster (\S+) goes on. Take it over: mp.adopt\('\1'\)\r\n"),
+        (
+            "1, keep=True",
+            r"cluster (\S+) continues to run. Take it over: mp.adopt\('\1'\)\r\n",
+        ),
     ],
     ids=["ended", "kept"],
 )
