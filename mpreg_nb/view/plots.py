@@ -144,7 +144,6 @@ def _percentiles(histogram: "HdrHistogram") -> list[tuple[float, float]]:
 
 def _label(figure: "Figure", axes: "Axes", lines: "Sequence[Line2D]") -> None:
     """Write the name of each function at the end of its curve."""
-    import numpy as np
     from matplotlib.textpath import TextPath
 
     names = [str(line.get_label()) for line in lines]
@@ -156,7 +155,7 @@ def _label(figure: "Figure", axes: "Axes", lines: "Sequence[Line2D]") -> None:
     figure.draw_without_rendering()  # so that the size of the axes is known
     box = axes.get_window_extent()
     # As much longer as the labels behind the ends of the curves need.
-    ends = [np.asarray(line.get_xydata(), dtype=float)[-1, 0] for line in lines]
+    ends = [line.get_path().get_extents().x1 for line in lines]
     room = [box.width - BESIDE - 4 - width for width in widths]
     axes.set_xlim(
         0, max(end * box.width / has for end, has in zip(ends, room, strict=True))
