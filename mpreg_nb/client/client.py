@@ -230,6 +230,11 @@ class Client:
         """Return the newest registration of a name that this client knows of."""
         return self.mirror.newest(function)
 
+    def resources(self, function: str) -> frozenset[str]:
+        """Return the resources that a name was registered with, as far as known."""
+        offer = self.offer(function)
+        return frozenset() if offer is None else offer.resources
+
     async def ask(
         self,
         message: Any,

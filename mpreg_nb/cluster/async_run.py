@@ -31,7 +31,9 @@ class AsyncRun(ShownRun):
         """Made by `AsyncCluster.get_run` or a flow of it, on the loop."""
         self._client = client
         self._record = record
-        self._diagram = diagram or planned_diagram(record.workflow, record.plans)
+        self._diagram = diagram or planned_diagram(
+            record.workflow, record.plans, client.resources
+        )
         self._news = asyncio.Event()
         record.listeners.append(self._changed)
 

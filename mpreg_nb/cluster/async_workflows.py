@@ -11,7 +11,7 @@ from mpreg_nb.cluster.async_run import AsyncRun
 from mpreg_nb.cluster.shipping import unwrapped
 from mpreg_nb.cluster.workflows import Planner
 from mpreg_nb.workflow.builder import Flow
-from mpreg_nb.workflow.diagram import Diagram
+from mpreg_nb.workflow.diagram import Diagram, Needs
 from mpreg_nb.workflow.graph import Function, Workflow
 
 if TYPE_CHECKING:
@@ -28,8 +28,9 @@ AsyncFlow: TypeAlias = Flow[
 class AsyncRunner:
     """Executes workflows for async code, on the loop of its cluster."""
 
-    def __init__(self, client: Client, callee: Callee) -> None:
+    def __init__(self, client: Client, callee: Callee, needs: Needs) -> None:
         self._client = client
+        self._needs = needs
         self._callee = callee
 
     async def run(self, workflow: Workflow) -> AsyncRun:
@@ -54,7 +55,9 @@ class AsyncRunner:
         """
         planner = await self._planner(workflow)
         request, parts = planner.request(workflow)
-        diagram = Diagram.of(workflow.name, workflow.steps, workflow.inputs)
+        diagram = Diagram.of(
+            workflow.name, workflow.steps, workflow.inputs, self._needs
+        )
         record = self._client.runs.start(request, parts, writer=current_writer())
         return AsyncRun(self._client, record, diagram)
 

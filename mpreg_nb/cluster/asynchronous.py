@@ -156,7 +156,9 @@ class AsyncCluster:
         """
         from mpreg_nb.view.drawing import Drawing
 
-        return Flow(name, AsyncRunner(self.client, self.callee), draw=Drawing)
+        needs = self._shipped.needs
+        runner = AsyncRunner(self.client, self.callee, needs)
+        return Flow(name, runner, draw=Drawing, needs=needs)
 
     async def runs(self) -> "pd.DataFrame":
         """Return one row per run, newest first; see `Cluster.runs`.

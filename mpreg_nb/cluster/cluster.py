@@ -78,6 +78,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             self._thread.stop()
             raise
         shipping = Shipping(self.client, lambda: self)
+        self._needs = shipping.needs
         self.calling = Calling(self.client, self._thread, shipping)
         self._runs = OwnRuns()
         self._planner = Planner(
@@ -444,7 +445,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         """Create a workflow: add steps with `flow.step(...)`, then `flow.run()`."""
         from mpreg_nb.view.drawing import Drawing
 
-        return Flow(name, self, draw=Drawing)
+        return Flow(name, self, draw=Drawing, needs=self._needs)
 
     def run(self, workflow: Workflow) -> Run:
         """Execute a workflow and wait for its end; interrupting (Stop) cancels it."""
@@ -462,7 +463,9 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
             InvalidWorkflow, NoRoute, NotPicklable: before any step runs.
         """
         request, parts = self._planner.request(workflow)
-        diagram = Diagram.of(workflow.name, workflow.steps, workflow.inputs)
+        diagram = Diagram.of(
+            workflow.name, workflow.steps, workflow.inputs, self._needs
+        )
         return self.launch(diagram, request, parts)
 
     def plan(self, workflow: Workflow) -> Any:

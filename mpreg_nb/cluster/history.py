@@ -105,7 +105,7 @@ class History:
         return self._thread.run(take_up())
 
     def _taken_up(self, record: RunRecord) -> Run:
-        diagram = planned_diagram(record.workflow, record.plans)
+        diagram = planned_diagram(record.workflow, record.plans, self.client.resources)
         run = Run(self.client, self._thread, diagram, self._runs)
         run.started(record)
         return run

@@ -1,26 +1,34 @@
 """The drawing of a run that somebody else began: made of what its node was asked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from mpreg_nb.wire.runs import Given, SideCall, StepPlan
 from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
 
 
-def planned_diagram(workflow: str, plans: Sequence[StepPlan]) -> Diagram:
-    """Return the workflow of a run as boxes and arrows."""
+def planned_diagram(
+    workflow: str,
+    plans: Sequence[StepPlan],
+    needs: Callable[[str], frozenset[str]],
+) -> Diagram:
+    """Return the workflow of a run as boxes and arrows.
+
+    needs: returns the resources that the function of a name was registered with.
+    """
     arrows = tuple(arrow for plan in plans for arrow in _arrows(plan))
     steps = {plan.name for plan in plans}
     inputs = dict.fromkeys(a.source for a in arrows if a.source not in steps)
+    boxes = (_box(plan, needs(plan.function)) for plan in plans)
     given = (Box(name=name, kind="input") for name in inputs)
-    return Diagram(name=workflow, boxes=(*given, *map(_box, plans)), arrows=arrows)
+    return Diagram(name=workflow, boxes=(*given, *boxes), arrows=arrows)
 
 
-def _box(plan: StepPlan) -> Box:
+def _box(plan: StepPlan, needs: frozenset[str]) -> Box:
     return Box(
         name=plan.name,
         kind="step" if plan.split is None else "map",
         function=plan.function,
-        resources=tuple(sorted(plan.resources)),
+        resources=tuple(sorted(plan.resources | needs)),
         notes=tuple(_notes(plan)),
         undo="" if plan.undo is None else plan.undo.function,
     )

@@ -73,6 +73,16 @@ class Shipping:
             name = ANONYMOUS
         return Function(function, name=name, cluster=self._cluster)
 
+    def needs(self, function: Any) -> frozenset[str]:
+        """Return the resources that a function, or a name, was declared with."""
+        function, _, _ = unwrapped(function, (), {})
+        if isinstance(function, str):
+            return self._client.resources(function)
+        if isinstance(function, Function):
+            return function.resources
+        known = self._known.get(_key(function))
+        return frozenset() if known is None else known.registered["resources"]
+
     def pack(self, function: "Function[Any, Any]") -> "Shipped":
         """Return the code that `function` holds. May run on any thread.
 

@@ -7,6 +7,7 @@ from typing import Any
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.options import CallOptions
 from mpreg_nb.cluster.packing import Packed, Packer
+from mpreg_nb.cluster.shipping import unwrapped
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.routing.router import Refused, Router, Verdict, Wanted
@@ -103,6 +104,7 @@ class Planner:
         return tuple(rows)
 
     def _callee(self, function: Function) -> tuple[str, CallOptions]:
+        function, _, _ = unwrapped(function, (), {})
         if isinstance(function, str):
             return function, CallOptions()
         return self._registered(function)

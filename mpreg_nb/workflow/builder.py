@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.names import check_name, nearest
 from mpreg_nb.wire.boundary import public
-from mpreg_nb.workflow.diagram import Diagram
+from mpreg_nb.workflow.diagram import Diagram, Needs, no_needs
 from mpreg_nb.workflow.graph import (
     Function,
     Reference,
@@ -42,8 +42,14 @@ class Flow(Generic[RunT, PlanT]):
     """A workflow that is being written. Shows itself as a drawing."""
 
     def __init__(
-        self, name: str, runner: Runner[RunT, PlanT], *, draw: Draw | None = None
+        self,
+        name: str,
+        runner: Runner[RunT, PlanT],
+        *,
+        draw: Draw | None = None,
+        needs: Needs = no_needs,
     ) -> None:
+        self.needs = needs
         self.name = check_name("workflow", name)
         self._runner = runner
         self._draw = draw
@@ -182,7 +188,7 @@ class Flow(Generic[RunT, PlanT]):
 
     def diagram(self) -> Diagram:
         """Return the steps so far as boxes and arrows, complete or not."""
-        return Diagram.of(self.name, self._steps(), self._inputs)
+        return Diagram.of(self.name, self._steps(), self._inputs, self.needs)
 
     def _steps(self) -> tuple[Step, ...]:
         return tuple(handle.frozen() for handle in self._handles.values())

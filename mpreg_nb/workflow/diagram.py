@@ -1,13 +1,21 @@
 """A workflow as boxes and arrows: plain data, for whoever draws it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from mpreg_nb.workflow.graph import Step, Value, label
+from mpreg_nb.workflow.graph import Function, Step, Value, label
 
 BoxKind: TypeAlias = Literal["step", "map", "input"]
 """A map runs its function once for each item; an input is a hole to be filled."""
+
+Needs: TypeAlias = Callable[[Function], frozenset[str]]
+"""Returns the resources that a function was declared or registered with."""
+
+
+def no_needs(function: Function) -> frozenset[str]:
+    """Return the resources of a function where there is no cluster to ask."""
+    return frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,7 +25,7 @@ class Box:
     name: str
     kind: BoxKind = "step"
     function: str = ""
-    resources: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()  # of the step and of its function
     notes: tuple[str, ...] = ()  # such as "retry 2"
     undo: str = ""  # what takes its effects back when a later step fails
     missing: bool = False  # referred to, and not there (yet)
@@ -42,14 +50,18 @@ class Diagram:
 
     @classmethod
     def of(
-        cls, name: str, steps: Sequence[Step], inputs: Iterable[str] = ()
+        cls,
+        name: str,
+        steps: Sequence[Step],
+        inputs: Iterable[str] = (),
+        needs: Needs = no_needs,
     ) -> "Diagram":
         """Make the picture of `steps`, checked or not, in the order they have.
 
         inputs: names of what is given to the whole workflow.
         """
         boxes = {given: Box(name=given, kind="input") for given in inputs}
-        boxes |= {step.name: _box(step) for step in steps}
+        boxes |= {step.name: _box(step, needs) for step in steps}
         for step in steps:
             for source in sorted(n for n in step.dependencies if n not in boxes):
                 boxes[source] = Box(name=source, missing=True)
@@ -62,12 +74,12 @@ class Diagram:
         return cls(name=name, boxes=tuple(boxes.values()), arrows=tuple(arrows))
 
 
-def _box(step: Step) -> Box:
+def _box(step: Step, needs: Needs) -> Box:
     return Box(
         name=step.name,
         kind="step" if step.over is None else "map",
         function=step.label,
-        resources=tuple(sorted(step.resources)),
+        resources=tuple(sorted(step.resources | needs(step.function))),
         notes=tuple(_notes(step)),
         undo="" if step.undo is None else label(step.undo.function),
     )

@@ -196,7 +196,8 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     def shown(self) -> str:
         """Return its name, inputs and resources in one line."""
         needed = ", ".join(sorted(self.frozen().dependencies))
-        held = ", ".join(sorted(self._options.resources))
+        needed_of_node = self._options.resources | self.flow.needs(self._function)
+        held = ", ".join(sorted(needed_of_node))
         return (
             self.name
             + (" (map)" if self._over is not None else "")

@@ -191,7 +191,8 @@ def test_drawing_of_a_run_is_made_of_what_its_node_was_asked() -> None:
         StepPlan(name="mail", function="send", payload=b"", after=("fit",)),
     )
 
-    drawn = planned_diagram("w", plans)
+    declared = {"train": frozenset({"mnist"})}
+    drawn = planned_diagram("w", plans, lambda name: declared.get(name, frozenset()))
 
     assert [(box.name, box.kind) for box in drawn.boxes] == [
         ("sensor", "input"),
@@ -199,7 +200,7 @@ def test_drawing_of_a_run_is_made_of_what_its_node_was_asked() -> None:
         ("fit", "step"),
         ("mail", "step"),
     ]
-    assert drawn.boxes[2].resources == ("gpu",)
+    assert drawn.boxes[2].resources == ("gpu", "mnist")
     assert drawn.boxes[2].notes == ("retry 2",)
     assert [(a.source, a.target, a.order_only) for a in drawn.arrows] == [
         ("sensor", "raw", False),

@@ -1,5 +1,6 @@
 """Workflows on a real cluster, against what they give when run here."""
 
+import functools
 import random
 import time
 from collections.abc import Iterator
@@ -269,3 +270,35 @@ def test_steps_and_stopped_calls_are_among_the_calls(cluster: mp.Cluster) -> Non
     routes = cluster.routes().query("function == 'odd'")
     assert (routes.calls.sum(), routes.errors.sum()) == (5, 1)
     assert cluster.latency().set_index("function")["count"]["odd"] == 5
+
+
+def test_resources_of_decorated_and_registered_functions_are_drawn(
+    cluster: mp.Cluster,
+) -> None:
+    decorated = mp.function(resources={"gpu"})(given_back)
+    cluster.register(combine, name="named", resources={"cpu", "gpu"})
+    flow = cluster.workflow("declared")
+    flow.step("decorated", decorated, 1)
+    flow.step("partial", functools.partial(decorated, 1))
+    flow.step("named", "named", "x").on("cpu")
+    flow.step("plain", len, "abc")
+
+    before = {box.name: box.resources for box in flow.diagram().boxes}
+    run = flow.run()
+    planned = dict(zip(*(flow.plan()[c] for c in ("step", "resources")), strict=True))
+
+    assert before == {
+        "decorated": ("gpu",),
+        "partial": ("gpu",),
+        "named": ("cpu", "gpu"),
+        "plain": (),
+    }
+    assert {box.name: box.resources for box in run.diagram().boxes} == before
+    shown = {step: ", ".join(resources) for step, resources in before.items()}
+    assert planned == shown
+    assert "on gpu" in repr(flow)
+
+
+def given_back(x: int) -> int:
+    """Return what it was given."""
+    return x

@@ -378,6 +378,24 @@ def test_a_flow_and_a_chain_show_themselves_as_the_drawing(runner: Recorder) -> 
     assert repr(step) == "<step a>"
 
 
+def test_what_a_function_needs_is_shown_with_what_its_step_needs(
+    runner: Recorder,
+) -> None:
+    declared = {"train": frozenset({"gpu", "mnist"})}
+    flow = Flow("w", runner, needs=lambda name: declared.get(str(name), frozenset()))
+
+    step = flow.step("fit", "train").on("gpu", "big")
+    other = flow.step("echo", "echo").on("cpu")
+
+    assert [box.resources for box in flow.diagram().boxes] == [
+        ("big", "gpu", "mnist"),
+        ("cpu",),
+    ]
+    assert step.shown() == "fit on big, gpu, mnist"
+    assert other.shown() == "echo on cpu"
+    assert step.frozen().resources == {"gpu", "big"}  # what it asks for itself
+
+
 def test_the_diagram_has_boxes_arrows_and_what_is_missing(
     flow: Flow[str, int],
 ) -> None:
