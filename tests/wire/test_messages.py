@@ -60,6 +60,8 @@ from mpreg_nb.wire.messages import (
     Relay,
     Release,
     Reply,
+    SpaceClose,
+    SpaceOpen,
     Started,
     Waiting,
 )
@@ -174,6 +176,7 @@ SAMPLES: list[Any] = [
         quiet=True,
         split=True,
         folder=b"mark:/home/me",
+        space=ID,
     ),
     Call(id=ID, function="f", payload=b""),
     Reply(
@@ -225,6 +228,8 @@ SAMPLES: list[Any] = [
     Cancel(id=ID),
     Fetch(id=ID, kept=KEPT),
     Release(ids=(ID,)),
+    SpaceOpen(id=ID),
+    SpaceClose(id=ID),
     Register(
         id=ID,
         function="f",
