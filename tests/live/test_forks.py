@@ -148,7 +148,9 @@ def test_a_child_that_ends_as_programs_do_ends(cluster: Cluster) -> None:
     child = os.fork()
     if child == 0:
         import atexit
+        import faulthandler
 
+        faulthandler.dump_traceback_later(TIMEOUT_S, exit=True)  # shows what hangs
         try:
             atexit._run_exitfuncs()
         finally:
