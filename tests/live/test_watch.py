@@ -1,7 +1,9 @@
 """Live views of real clusters."""
 
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -51,6 +53,41 @@ def test_views_agree_with_the_frames(cluster: mp.Cluster) -> None:
     assert members.node.tolist() == nodes.node.tolist()
     assert frames["topology"].node.tolist().count("this notebook") >= 1
     view.close()
+
+
+def hold(folder: str) -> None:
+    while not Path(folder, "go").exists():
+        time.sleep(0.01)
+
+
+def slots_used(pictures: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (node, status) of each bar."""
+    return [
+        (node["node"], bar["status"])
+        for node in pictures["calls"]["nodes"]
+        for slot in node["slots"]
+        for bar in slot
+    ]
+
+
+def test_a_call_is_in_a_slot_of_its_node_while_it_runs_and_afterwards(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    front = Drawn()
+    with cluster.watch("calls") as view:
+        view.add(front)
+        future = cluster.on(node="n2").submit(hold, str(tmp_path))
+
+        runs = front.wait(lambda pictures: bool(slots_used(pictures)))
+        (tmp_path / "go").touch()
+        future.result(WAIT_S)
+        ended = front.wait(lambda pictures: slots_used(pictures) == [("n2", "done")])
+        frame = view.to_frame()
+
+    assert slots_used(runs) == [("n2", "running")]
+    assert [f["function"] for f in ended["calls"]["functions"]] == ["hold"]
+    took_ms = cluster.calls().run_ms.tolist()
+    assert frame.run_ms.tolist() == pytest.approx(took_ms, abs=0.1)
 
 
 def test_a_killed_node_is_shown_as_dead_and_the_view_goes_on(

@@ -158,7 +158,7 @@ def _table(picture: dict[str, Any]) -> Table:
     shown = sorted(sorted(range(len(slots)), key=lambda at: not used[at])[:MOST_ROWS])
     rows = []
     for node, slot, bars in (slots[at] for at in shown):
-        busy_ms = sum(min(bar["busy_ms"], _in_window(bar)) for bar in bars)
+        busy_ms = sum(map(_busy_ms, bars))
         taken: dict[str, float] = {}
         for bar in bars:
             name = names[bar["function"]]
@@ -190,5 +190,8 @@ def _table(picture: dict[str, Any]) -> Table:
     )
 
 
-def _in_window(bar: dict[str, Any]) -> float:
-    return float(bar["end_ms"] - max(bar["start_ms"], -WINDOW_S * 1e3))
+def _busy_ms(bar: dict[str, Any]) -> float:
+    """Return how long a bar was busy within the window."""
+    if bar["start_ms"] >= -WINDOW_S * 1e3:
+        return float(bar["busy_ms"])
+    return float(min(bar["busy_ms"], bar["end_ms"] + WINDOW_S * 1e3))

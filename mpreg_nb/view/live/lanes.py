@@ -27,8 +27,10 @@ MOST_BARS = 1_500
 MOST_LANES = 64
 """Of one node."""
 
-SLACK_S = 0.05
-"""When a call began and ended is estimated: overlaps up to this are none."""
+SLACK_S = 0.005
+FULL_SLACK_S = 0.5
+"""When a call began and ended is estimated: overlaps up to this are none, where there
+is a lane to choose, and where all slots of the node have one."""
 
 
 @dataclass(slots=True)
@@ -110,7 +112,10 @@ class Lanes:
         """Return the bars of each lane of a node, oldest first; those that run last."""
         shown = {id(lane): bar for lane, bar in self._running.values()}
         return [
-            [*lane.bars, *([shown[id(lane)]] if id(lane) in shown else [])]
+            [
+                *sorted(lane.bars, key=lambda bar: bar.begin),
+                *([shown[id(lane)]] if id(lane) in shown else []),
+            ]
             for lane in self._nodes.get(node, ())
         ]
 
@@ -164,7 +169,8 @@ class Lanes:
         )
         own = seen[0] if seen is not None else None
         lane = self._lane(row.node, bar, slots) if own is None else own
-        bar.begin = min(max(bar.begin, lane.free_at), bar.end)
+        if lane is None:
+            raise AssertionError("a call that has ended always finds a lane")
         lane.free_at = max(lane.free_at, bar.end)
         if not (lane.bars and self._joined(lane.bars[-1], bar)):
             lane.bars.append(bar)
@@ -186,6 +192,8 @@ class Lanes:
             step=call.step,
         )
         lane = self._lane(call.node, bar, slots)
+        if lane is None:
+            return  # it waits for a slot
         bar.begin = max(bar.begin, min(lane.free_at, self._now))
         lane.taken_by = key
         self._running[key] = (lane, bar)
@@ -195,26 +203,41 @@ class Lanes:
         if seen is not None:
             seen[0].taken_by = ""
 
-    def _lane(self, node: str, bar: Bar, slots: int) -> _Lane:
-        """Return a lane that was free when the bar began.
+    def _lane(self, node: str, bar: Bar, slots: int) -> _Lane | None:
+        """Return a lane that was free when the bar began; None if all are taken.
 
         Of several the one that was free for the shortest time: so each call finds one,
-        if there is a way to give one to all.
+        if there is a way to give one to all. A node has no more lanes than slots,
+        unless calls overlap by more than the estimates of their times may be wrong by:
+        threads of the node itself need no slot.
         """
         lanes = self._nodes.setdefault(node, [])
         idle = [lane for lane in lanes if not lane.taken_by]
-        free = [lane for lane in idle if lane.free_at <= bar.begin + SLACK_S / 10]
+        free = [lane for lane in idle if lane.free_at <= bar.begin + SLACK_S]
         if free:
             return max(free, key=lambda lane: lane.free_at)
-        soonest = min(idle, key=lambda lane: lane.free_at, default=None)
-        full = len(lanes) >= (slots or MOST_LANES)
-        near = soonest is not None and soonest.free_at <= bar.begin + SLACK_S
-        if soonest is not None and full and (near or len(lanes) >= MOST_LANES):
-            return soonest
-        if len(lanes) >= MOST_LANES:
+        if len(lanes) < (slots or MOST_LANES):
+            lanes.append(_Lane())
             return lanes[-1]
-        lanes.append(_Lane())
+        soonest = min(idle, key=lambda lane: lane.free_at, default=None)
+        if bar.status == "running":
+            return soonest
+        nearest = min(
+            lanes, key=lambda lane: (bool(lane.taken_by), _overlap(lane, bar))
+        )
+        if _overlap(nearest, bar) <= FULL_SLACK_S:
+            self._began_after(nearest, bar.end)
+            return nearest
+        if len(lanes) < MOST_LANES:
+            lanes.append(_Lane())
         return lanes[-1]
+
+    def _began_after(self, lane: _Lane, ended: float) -> None:
+        """Let what runs in a lane begin later: until then it waited for the slot."""
+        if lane.taken_by:
+            bar = self._running[lane.taken_by][1]
+            bar.begin = max(bar.begin, ended)
+            bar.end = max(bar.end, ended)
 
     def _joined(self, last: Bar, bar: Bar) -> bool:
         """Make one bar of two short ones that follow each other."""
@@ -234,7 +257,7 @@ class Lanes:
         if not alike:
             last.of = last.of or {last.function: last.busy_s}
             last.of[bar.function] = last.of.get(bar.function, 0.0) + bar.busy_s
-        last.end = bar.end
+        last.begin, last.end = min(last.begin, bar.begin), max(last.end, bar.end)
         last.busy_s += bar.busy_s
         last.calls += bar.calls
         last.failed += bar.failed
@@ -251,6 +274,16 @@ class Lanes:
                 lanes.pop()
             if not lanes:
                 del self._nodes[node]
+
+
+def _overlap(lane: _Lane, bar: Bar) -> float:
+    """Return for how many seconds a lane was busy while a bar ran."""
+    busy_s = 0.0
+    for other in reversed(lane.bars):
+        if other.end <= bar.begin:
+            break
+        busy_s += max(0.0, min(other.end, bar.end) - max(other.begin, bar.begin))
+    return busy_s
 
 
 def _span(row: "CallRow", seen_at: float | None) -> tuple[float, float]:

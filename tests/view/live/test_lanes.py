@@ -110,6 +110,41 @@ def test_a_failed_call_is_not_hidden_among_others() -> None:
     assert [(bar.calls, bar.failed) for bar in bars] == [(4, 0), (1, 1), (4, 0)]
 
 
+def test_a_node_has_no_more_lanes_than_slots_though_times_are_estimated() -> None:
+    lots = random.Random(3)
+    rows = []
+    for place in range(200):  # one after the other, noted up to 0.2 s late
+        begin = -40 + place * 0.15 + lots.uniform(0.0, 0.2)
+        rows.append(ran(begin, begin + 0.12))
+
+    lanes = lanes_of(rows, slots=1)
+
+    assert len(lanes.of("n1")) == 1
+    assert lanes.functions()["f"][0] == 200
+
+
+def test_a_long_call_that_is_noted_late_is_shown_in_full() -> None:
+    lanes = lanes_of([ran(-0.01, 0.02), ran(-3.0, 0.0)], slots=1, now=0.1)
+
+    assert spans(lanes) == [[(-3.0, 0.0), (-0.01, 0.02)]]
+
+
+def test_a_call_that_waits_for_the_only_slot_takes_none() -> None:
+    lanes = lanes_of([ran(-9, -3)], [runs("aa", -8.0), runs("bb", -7.0)], slots=1)
+    waited = spans(lanes)
+
+    lanes.take([ran(-3, 1)], [runs("aa", -8.0)], {"n1": 1}, NOW + 2.0)
+
+    assert waited == [[(-9.0, -3.0), (-3.0, 0.0)]]
+    assert spans(lanes) == [[(-9.0, -3.0), (-3.0, 1.0), (1.0, 2.0)]]
+
+
+def test_threads_of_the_node_need_no_slot() -> None:
+    lanes = lanes_of([ran(-9, -3), ran(-8, -2), ran(-7, -1)], slots=1)
+
+    assert len(lanes.of("n1")) == 3
+
+
 def test_a_call_that_runs_keeps_its_lane_until_its_row_comes() -> None:
     lanes = lanes_of([], [runs("aa", -3.0)])
     first = spans(lanes)
