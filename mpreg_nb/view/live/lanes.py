@@ -222,10 +222,9 @@ class Lanes:
         soonest = min(idle, key=lambda lane: lane.free_at, default=None)
         if bar.status == "running":
             return soonest
-        nearest = min(
-            lanes, key=lambda lane: (bool(lane.taken_by), _overlap(lane, bar))
-        )
-        if _overlap(nearest, bar) <= FULL_SLACK_S:
+        near = [lane for lane in lanes if _overlap(lane, bar) <= FULL_SLACK_S]
+        if near:
+            nearest = min(near, key=lambda lane: (bool(lane.taken_by), lane.free_at))
             self._began_after(nearest, bar.end)
             return nearest
         if len(lanes) < MOST_LANES:
