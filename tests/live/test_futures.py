@@ -27,6 +27,7 @@ def test_a_future_names_the_only_node_that_can_run_its_call(tmp_path: Path) -> N
     with mp.up({"gpu-1": "gpu"}) as cluster:
         future = cluster.submit(hold, str(begun), str(goes_on))
         begun.read_text(encoding="utf-8")
+        until(future.running)  # it may begin a moment before the client hears of it
         running = future.running(), repr(future)
         goes_on.write_text("over", encoding="utf-8")
 
