@@ -46,6 +46,11 @@ class Watched(Protocol):
         """Waits of one cell with the same key share a place on the screen."""
         ...
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether its end is shown on a page, too, that is loaded again meanwhile."""
+        ...
+
     def shows(self, value: object) -> bool:
         """Say whether `value`, when it is shown, shows the same as this at its end."""
         ...

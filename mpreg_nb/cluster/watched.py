@@ -37,6 +37,11 @@ class CallWatched:
         """Calls that one thread waits for, one after the other, share a place."""
         return "call", threading.get_ident()
 
+    @property
+    def is_kept(self) -> bool:
+        """Its result is lost with the page."""
+        return False
+
     def shows(self, value: object) -> bool:
         """No value says where a call was."""
         return False
@@ -99,6 +104,11 @@ class MapWatched:
         """Each map has a place of its own."""
         return self
 
+    @property
+    def is_kept(self) -> bool:
+        """Its results are lost with the page."""
+        return False
+
     def shows(self, value: object) -> bool:
         """No value says how far a map came."""
         return False
@@ -141,6 +151,11 @@ class RunWatched:
     def key(self) -> object:
         """Whoever waits for a run again, finds it in the same place."""
         return "run", self._run.id
+
+    @property
+    def is_kept(self) -> bool:
+        """A run is the cluster's, and goes on."""
+        return True
 
     def shows(self, value: object) -> bool:
         """The run shows itself."""

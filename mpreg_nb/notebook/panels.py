@@ -9,10 +9,9 @@ first view is shown.
 
 import time
 from collections.abc import Callable, Mapping
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.notebook.place import Place
+from mpreg_nb.notebook.place import Place, still
 from mpreg_nb.view.plain import on_terminal, plain
 
 if TYPE_CHECKING:
@@ -25,14 +24,6 @@ STILL_EVERY_S = 5.0
 
 MOST_PANELS = 12
 """More at once would slow down the front end; the oldest end."""
-
-# A kernel that is killed cannot empty the output of its widget. JupyterLab then writes
-# "Error displaying widget: model not found" into it, or "Loading widget..." for ever.
-_ONLY_WITH_ITS_WIDGET = (
-    "<style>.jp-OutputArea-child:has([data-mpreg-still]) + "
-    ".jp-OutputArea-child:has(> .lm-Panel):not(:has(.mpreg-live))"
-    "{display:none}</style>"
-)
 
 _LIVE_VIEW = ("mpreg_nb.cluster.live", "LiveView")
 
@@ -105,14 +96,8 @@ class Panel:
     def _still(self, pictures: "Mapping[str, Picture]") -> None:
         from mpreg_nb.view.live import panel
 
-        still = escape(self._still_place.id)
-        html = f'<div data-mpreg-still="{still}">{panel.html(pictures)}</div>'
-        self._still_place.put(
-            {
-                "text/plain": panel.text(pictures),
-                "text/html": f"{html}{_ONLY_WITH_ITS_WIDGET}",
-            }
-        )
+        html = still(self._still_place.id, panel.html(pictures))
+        self._still_place.put({"text/plain": panel.text(pictures), "text/html": html})
         self._shown = dict(pictures)
         self._next_still = self._clock() + STILL_EVERY_S
 

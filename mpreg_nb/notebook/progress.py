@@ -10,15 +10,19 @@ from typing import Any
 from IPython.core.displaypub import CapturingDisplayPublisher
 
 from mpreg_nb.cluster.progress import Screen, Watched, set_screen
-from mpreg_nb.notebook.place import Place
+from mpreg_nb.notebook.place import Place, still
+from mpreg_nb.notebook.reloaded import LateEnd, LateEnds
 from mpreg_nb.view.plain import plain
 
 
 class CellDisplay:
     """The place of one wait in a cell, or of several that share it."""
 
-    def __init__(self, publisher: Any) -> None:
+    def __init__(self, publisher: Any, late_ends: LateEnds) -> None:
+        self._publisher = publisher
         self._place = Place(publisher)
+        self._late_ends = late_ends
+        self._late_end: LateEnd | None = None
         self._shown: dict[str, str] | None = None
         self.watched: Watched | None = None
         """What it showed last."""
@@ -26,11 +30,17 @@ class CellDisplay:
     def show(self, watched: Watched) -> int:
         """Update the display, if there is anything new."""
         self.watched = watched
-        return self._update(watched.bundle())
+        sent = self._update(watched.bundle())
+        if watched.is_kept and self._late_end is None:
+            self._late_end = self._late_ends.make(self._publisher, self._place.id)
+        return sent
 
     def end(self, watched: Watched, ended: str) -> None:
         """Show how it ended; that stays."""
-        self._update(watched.bundle(ended))
+        bundle = watched.bundle(ended)
+        self._update(bundle)
+        if self._late_end is not None:
+            self._late_end.show(bundle["text/html"])
 
     def vanish(self) -> None:
         """Show nothing any more."""
@@ -40,7 +50,11 @@ class CellDisplay:
         if bundle == self._shown:
             return 0
         self._shown = bundle
-        self._place.put(bundle)
+        if self.watched is not None and self.watched.is_kept:
+            html = still(self._place.id, bundle["text/html"])
+            self._place.put({**bundle, "text/html": html})
+        else:
+            self._place.put(bundle)
         return sum(map(len, bundle.values()))
 
 
@@ -65,6 +79,7 @@ class Displays:
     def __init__(self, shell: Any) -> None:
         self._shell = shell
         self._by_key: dict[object, CellDisplay] = {}
+        self._late_ends = LateEnds()
 
     def screen(self) -> Screen | None:
         """Return a screen for one wait; None where nobody would see it."""
@@ -76,8 +91,13 @@ class Displays:
         """Return the display of what is waited for."""
         display = self._by_key.get(watched.key)
         if display is None:
-            display = self._by_key[watched.key] = CellDisplay(self._shell.display_pub)
+            display = CellDisplay(self._shell.display_pub, self._late_ends)
+            self._by_key[watched.key] = display
         return display
+
+    def close(self) -> None:
+        """Let go of what pages that are loaded again would show."""
+        self._late_ends.close()
 
     def cell_begins(self, *_: object) -> None:
         """Let the displays of the cell before stay as they are."""
@@ -100,6 +120,7 @@ def attach(shell: Any, displays: Displays) -> Callable[[], None]:
 
     def detach() -> None:
         set_screen(None)
+        displays.close()
         shell.events.unregister("pre_run_cell", displays.cell_begins)
 
     return detach

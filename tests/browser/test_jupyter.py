@@ -36,6 +36,19 @@ DEAD_WITHIN_S = 5.0
 
 NODES = {"n1": (), HTML_NAME: "gpu", "n3": ()}
 WATCH = [f"import mpreg_nb as mp\ncluster = mp.up({NODES!r})", "cluster.watch()"]
+RUN_UNTIL_STOPPED = """\
+import pathlib, time
+
+def wait():
+    deadline = time.monotonic() + 120
+    while not pathlib.Path("stop").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+flow = mp.workflow("report")
+flow.step("waits", wait)
+mp.config("progress_after_s", 0.2)
+flow.run();
+"""
 WRITE_PID = """\
 import os, pathlib
 
@@ -235,6 +248,31 @@ def test_a_saved_notebook_whose_kernel_was_killed_shows_the_last_still(
     expect(outputs.nth(0)).to_contain_text(HTML_NAME)
     expect(outputs.nth(1)).to_contain_text("model not found")
     expect(outputs.nth(1)).to_be_hidden()
+
+
+def test_a_page_that_is_loaded_again_during_a_run_shows_its_end(
+    server: Server, page: Page, ear: Ear
+) -> None:
+    path = server.write("reloaded.ipynb", [*WATCH[:1], RUN_UNTIL_STOPPED])
+    stop = server.folder / "stop"
+    stop.unlink(missing_ok=True)
+    server.open(page, path, LAB)
+    run_all(page)
+    output = cell(page, 1).locator(".jp-Cell-outputArea")
+    expect(output).to_contain_text("0 of 1 steps")
+    expect(output.locator(".jupyter-widgets")).to_have_count(1)
+    save(page)
+    wait_for_text(path, WIDGET)
+    page.goto("about:blank")
+    ear.forget_complaints()
+
+    server.open(page, path, LAB, kernel=False)
+    expect(output).to_contain_text("0 of 1 steps")
+    stop.touch()
+
+    expect(output.locator(".mpreg-end")).to_contain_text("1 step")
+    expect(output.locator("[data-mpreg-still]")).to_be_hidden()
+    expect(output).not_to_contain_text("model not found")
 
 
 def end_cluster_of_killed_kernel() -> None:

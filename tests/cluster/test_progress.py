@@ -39,6 +39,8 @@ class Waited:
     def shows(self, value: object) -> bool:
         return False
 
+    is_kept = False
+
     def line(self, ended: str = "") -> str:
         return ended or f"look {len(self.pauses)}"
 

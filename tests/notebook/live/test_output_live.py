@@ -12,6 +12,7 @@ import pytest
 from tests.live.leaks import nothing_left
 from tests.notebook.live.kernel import Cell, Kernel, kernel
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 pytestmark = pytest.mark.live
 
 SETUP = """%load_ext mpreg_nb
@@ -190,9 +191,15 @@ def test_a_run_is_drawn_while_it_runs_and_is_a_line_or_the_value_at_the_end(
     shown = "run" if is_value else "None"
     cell = front.run(f"run = flow_of('drawn', tell, 'x', 40).run()\n{shown}")
 
-    first, *results = cell.data()
-    last = [m for m in cell.messages if m["msg_type"] == "update_display_data"][-1]
-    left = last["content"]["data"]["text/plain"]
+    first, late_end, *results = cell.data()
+    place, *_ = [m for m in cell.messages if m["msg_type"] == "display_data"]
+    picture = place["content"]["transient"]
+    updates = [m for m in cell.messages if m["msg_type"] == "update_display_data"]
+    contents = [m["content"] for m in updates]
+    left = [c["data"] for c in contents if c["transient"] == picture][-1]["text/plain"]
+    emptied = [c["data"] for c in contents if c["transient"] != picture]
+    assert WIDGET in late_end  # for a page that is loaded again; else it is nothing
+    assert emptied == [{"text/plain": "", "text/html": ""}]
     assert first["text/plain"].startswith("drawn · 0 of 2 steps · 0.")
     assert "first" in first["text/plain"]
     assert "<img " in first["text/html"]
