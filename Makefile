@@ -58,11 +58,11 @@ test-newest: $(STAMP)
 
 # Left out: browsers, notebooks and their kernels, the protocols of membership and
 # routing (arithmetic that no version changes), drawings and tables, the rules of the
-# house, and the tests of whole clusters but for those of functions, values and Stop.
-VERSIONED := mpreg_nb $(addprefix tests/,wire worker node transport client calls \
-	workflow notebook $(addprefix test_,cures.py errors.py names.py packaging.py) \
-	$(addprefix live/test_,interrupts.py named_in_functions.py present_code.py \
-	values.py versions.py))
+# house, nodes and clients, and the tests of whole clusters but for those of functions
+# and values.
+VERSIONED := mpreg_nb $(addprefix tests/,wire worker transport workflow notebook \
+	$(addprefix test_,cures.py errors.py names.py packaging.py) \
+	$(addprefix live/test_,named_in_functions.py present_code.py values.py))
 
 test-versions: $(STAMP)
 	$(BIN)/pytest $(VERSIONED) --ignore=tests/notebook/live -m 'not browser'

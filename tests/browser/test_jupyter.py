@@ -143,6 +143,8 @@ def test_the_panel_moves_and_its_button_kills_while_a_cell_runs(
     # Its keys are its own: in command mode an arrow would leave the cell.
     panel.get_by_role("tab", name="Members").press("End")
     page.keyboard.press("ArrowLeft")
+    expect(panel.get_by_role("tab", selected=True)).to_have_text("Calls")
+    page.keyboard.press("ArrowLeft")
     expect(panel.get_by_role("tab", selected=True)).to_have_text("Latency")
     expect(panel.get_by_role("tabpanel")).to_contain_text("p99")
     panel.get_by_role("button", name="Pause").press("Enter")
