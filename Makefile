@@ -60,7 +60,7 @@ test-newest: $(STAMP)
 # routing (arithmetic that no version changes), drawings and tables, the rules of the
 # house, nodes and clients, and the tests of whole clusters but for those of functions
 # and values.
-VERSIONED := mpreg_nb $(addprefix tests/,wire worker transport workflow notebook \
+VERSIONED := mpreg_nb $(addprefix tests/,protocol serialize worker transport workflows notebook \
 	$(addprefix test_,cures.py errors.py names.py packaging.py) \
 	$(addprefix live/test_,named_in_functions.py present_code.py values.py))
 

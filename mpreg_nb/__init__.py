@@ -22,63 +22,63 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mpreg_nb import errors as errors
-    from mpreg_nb.bench.program import bench as bench
+    from mpreg_nb.benchmark.program import bench as bench
     from mpreg_nb.client.future import Future as Future
-    from mpreg_nb.cluster.asynchronous import AsyncCluster as AsyncCluster
-    from mpreg_nb.cluster.asynchronous import connect_async as connect_async
+    from mpreg_nb.cluster.api import adopt as adopt
+    from mpreg_nb.cluster.api import call as call
+    from mpreg_nb.cluster.api import connect as connect
+    from mpreg_nb.cluster.api import doctor as doctor
+    from mpreg_nb.cluster.api import down as down
+    from mpreg_nb.cluster.api import function as function
+    from mpreg_nb.cluster.api import map as map
+    from mpreg_nb.cluster.api import on as on
+    from mpreg_nb.cluster.api import ps as ps
+    from mpreg_nb.cluster.api import register as register
+    from mpreg_nb.cluster.api import submit as submit
+    from mpreg_nb.cluster.api import up as up
+    from mpreg_nb.cluster.api import workflow as workflow
+    from mpreg_nb.cluster.async_cluster import AsyncCluster as AsyncCluster
+    from mpreg_nb.cluster.async_cluster import connect_async as connect_async
     from mpreg_nb.cluster.cluster import Cluster as Cluster
     from mpreg_nb.cluster.config import config as config
     from mpreg_nb.cluster.current import current as current
-    from mpreg_nb.cluster.functions import Function as Function
+    from mpreg_nb.cluster.function import Function as Function
     from mpreg_nb.cluster.run import Run as Run
-    from mpreg_nb.cluster.shortcuts import call as call
-    from mpreg_nb.cluster.shortcuts import doctor as doctor
-    from mpreg_nb.cluster.shortcuts import function as function
-    from mpreg_nb.cluster.shortcuts import map as map
-    from mpreg_nb.cluster.shortcuts import on as on
-    from mpreg_nb.cluster.shortcuts import register as register
-    from mpreg_nb.cluster.shortcuts import submit as submit
-    from mpreg_nb.cluster.shortcuts import workflow as workflow
-    from mpreg_nb.cluster.starting import adopt as adopt
-    from mpreg_nb.cluster.starting import connect as connect
-    from mpreg_nb.cluster.starting import down as down
-    from mpreg_nb.cluster.starting import ps as ps
-    from mpreg_nb.cluster.starting import up as up
-    from mpreg_nb.notebook.extension import (
+    from mpreg_nb.notebook.magics import (
         load_ipython_extension as load_ipython_extension,
     )
-    from mpreg_nb.notebook.extension import (
+    from mpreg_nb.notebook.magics import (
         unload_ipython_extension as unload_ipython_extension,
     )
-    from mpreg_nb.workflow.builder import ref as ref
+    from mpreg_nb.workflows.builder import ref as ref
 
 _HOMES = {
-    "AsyncCluster": "cluster.asynchronous",
+    "AsyncCluster": "cluster.async_cluster",
     "Cluster": "cluster.cluster",
-    "Function": "cluster.functions",
+    "Function": "cluster.function",
     "Future": "client.future",
     "Run": "cluster.run",
-    "adopt": "cluster.starting",
-    "bench": "bench.program",
-    "call": "cluster.shortcuts",
+    "adopt": "cluster.api",
+    "bench": "benchmark.program",
+    "call": "cluster.api",
     "config": "cluster.config",
-    "connect": "cluster.starting",
-    "connect_async": "cluster.asynchronous",
+    "connect": "cluster.api",
+    "connect_async": "cluster.async_cluster",
     "current": "cluster.current",
-    "doctor": "cluster.shortcuts",
-    "down": "cluster.starting",
+    "doctor": "cluster.api",
+    "down": "cluster.api",
     "errors": "errors",
-    "function": "cluster.shortcuts",
-    "load_ipython_extension": "notebook.extension",
-    "map": "cluster.shortcuts",
-    "on": "cluster.shortcuts",
-    "ps": "cluster.starting",
-    "ref": "workflow.builder",
-    "register": "cluster.shortcuts",
-    "submit": "cluster.shortcuts",
-    "unload_ipython_extension": "notebook.extension",
-    "up": "cluster.starting",
-    "workflow": "cluster.shortcuts",
+    "function": "cluster.api",
+    "load_ipython_extension": "notebook.magics",
+    "map": "cluster.api",
+    "on": "cluster.api",
+    "ps": "cluster.api",
+    "ref": "workflows.builder",
+    "register": "cluster.api",
+    "submit": "cluster.api",
+    "unload_ipython_extension": "notebook.magics",
+    "up": "cluster.api",
+    "workflow": "cluster.api",
 }
 
 __all__ = sorted(_HOMES)
@@ -95,7 +95,7 @@ def __getattr__(name: str) -> Any:
             raise AttributeError(f"module 'mpreg_nb' has no attribute {name!r}")
         except AttributeError as error:
             # Here, since importing the package imports nothing else of it.
-            from mpreg_nb.wire.boundary import leave
+            from mpreg_nb.boundary import leave
 
             leave(error)
             raise

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mpreg_nb.boundary import wants_all_frames, without_ours
 from mpreg_nb.cures import in_shell
 from mpreg_nb.errors import MpregError, RemoteError
 from mpreg_nb.names import meant_by
 from mpreg_nb.node.options import add_arguments, options_of
-from mpreg_nb.wire.boundary import wants_all_frames, without_ours
 
 _EXAMPLES = """\
 examples:
@@ -163,13 +163,13 @@ def _demo(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _bench(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.bench.program import main as bench
+    from mpreg_nb.benchmark.program import main as bench
 
     return bench(quick=given.quick, only=given.only)
 
 
 def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.cluster.by_hand import entered
+    from mpreg_nb.launcher.cluster_files import entered
     from mpreg_nb.node.__main__ import run
 
     options = options_of(parser, given)
@@ -178,7 +178,7 @@ def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _ps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.cluster.ledger import Ledger
+    from mpreg_nb.launcher.cluster_files import Ledger
     from mpreg_nb.view.processes import processes
     from mpreg_nb.view.terminal import shown
 
@@ -188,7 +188,7 @@ def _ps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _down(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.cluster.ledger import Ledger
+    from mpreg_nb.launcher.cluster_files import Ledger
 
     ledger = Ledger()
     names = [given.name]
@@ -218,7 +218,7 @@ def _doctor(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _call(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.cluster.starting import connect
+    from mpreg_nb.cluster.api import connect
 
     resources = [name for name in given.on.split(",") if name]
     arguments = [_literal(text) for text in given.arguments]

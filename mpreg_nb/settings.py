@@ -1,6 +1,6 @@
 """Every figure that can be turned, with its unit, default and reason.
 
-The figures of membership are in `mpreg_nb.membership.knobs`.
+The figures of membership are in `mpreg_nb.membership.config`.
 """
 
 from dataclasses import dataclass, field

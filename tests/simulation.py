@@ -22,7 +22,8 @@ from typing import Any
 
 import msgspec
 
-from mpreg_nb.membership.effects import (
+from mpreg_nb.membership.config import PROFILES, ProfileName, SwimSettings
+from mpreg_nb.membership.events import (
     CatalogAnnounced,
     Close,
     Dial,
@@ -42,11 +43,8 @@ from mpreg_nb.membership.effects import (
     Suspected,
     Tell,
 )
-from mpreg_nb.membership.knobs import PROFILES, ProfileName, SwimSettings
 from mpreg_nb.membership.swim import Swim
-from mpreg_nb.routing.catalog import Catalog
-from mpreg_nb.transport.peers import keeps_new_link
-from mpreg_nb.wire.gossip import (
+from mpreg_nb.protocol.gossip import (
     CatalogPull,
     CatalogPush,
     Control,
@@ -55,6 +53,8 @@ from mpreg_nb.wire.gossip import (
     MemberState,
     Offer,
 )
+from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.transport.pool import keeps_new_link
 
 START_S = 1000.0
 FRAME_BYTES = 40 + 4  # TCP and IP, WebSocket

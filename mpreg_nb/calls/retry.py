@@ -7,7 +7,7 @@ a call that has not run. Otherwise three tries at each of three hops would be 27
 from collections import deque
 from typing import Literal, Protocol, TypeAlias
 
-from mpreg_nb.wire.messages import Failure
+from mpreg_nb.protocol.messages import Failure
 
 MOST_ATTEMPTS = 3
 """Of a call that may run twice."""

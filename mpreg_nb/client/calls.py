@@ -1,4 +1,4 @@
-"""The caller's side of a call: where it is sent, when again, how it ends.
+"""Calls of this client: where each is sent, when it is retried, how it ends.
 
 The client owns its calls: it keeps the request until there is an outcome, and
 only it tries again. A call goes straight to a node that fits where there is a
@@ -9,24 +9,19 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
 from mpreg_nb.calls.deadlines import Deadlines
 from mpreg_nb.calls.retry import OVERLOAD_PATIENCE_S, RetryBudget, backoff_s, judge
-from mpreg_nb.client.active_call import ActiveCall, Outcome
-from mpreg_nb.client.links import Links
-from mpreg_nb.client.mirror import Mirror
-from mpreg_nb.client.output import Prints
-from mpreg_nb.errors import Executed
-from mpreg_nb.routing.breaker import Breakers
-from mpreg_nb.routing.load import Loads
-from mpreg_nb.routing.router import Chosen, Router, Wanted
-from mpreg_nb.routing.stealing import Stealing
-from mpreg_nb.transport.alarm import Alarm
-from mpreg_nb.transport.connection import Connection
-from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.gossip import Load, MemberState
-from mpreg_nb.wire.messages import (
+from mpreg_nb.calls.work_stealing import Stealing
+from mpreg_nb.client.cluster_view import Mirror
+from mpreg_nb.client.connections import Links
+from mpreg_nb.client.output import Prints, Writer
+from mpreg_nb.errors import Executed, PayloadTooLarge
+from mpreg_nb.protocol.codec import Buffer, Parts
+from mpreg_nb.protocol.gossip import Load, MemberState
+from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
     Failed,
@@ -37,14 +32,94 @@ from mpreg_nb.wire.messages import (
     Started,
     Waiting,
 )
+from mpreg_nb.routing.circuit_breaker import Breakers
+from mpreg_nb.routing.load import Loads
+from mpreg_nb.routing.router import Chosen, Router, Wanted
+from mpreg_nb.serialize.pickle import size_bytes
+from mpreg_nb.settings import INLINE_BYTES, Limits
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.timer import Alarm
 
-__all__ = ["ActiveCall", "ClientCalls", "Outcome"]
+Outcome: TypeAlias = Reply | Failed
+
+
+@dataclass(slots=True, eq=False)
+class ActiveCall:
+    """One call of this client, until its outcome."""
+
+    id: bytes
+    function: str
+    payload: bytes
+    parts: tuple[Buffer, ...]
+    done: Callable[["ActiveCall", Outcome, tuple[Buffer, ...]], None]
+    writer: Writer
+    version: str | None = None
+    resources: frozenset[str] = frozenset()
+    node: str | None = None
+    holder: str | None = None
+    timeout_s: float | None = None
+    wait_s: float = 0.0
+    idempotent: bool = False
+    json: bool = False
+    folder: bytes = b""  # that the caller works in
+    space: bytes = b""
+    prints: Prints | None = None  # from its first print on
+    at: str = ""  # the node that runs it, where that is known
+    began: float = 0.0  # on the monotonic clock
+    attempts: int = 0
+    crashes: int = 0
+    link: Connection | None = None
+    to: str = ""  # the node it was sent to directly, "" through the entry
+    sent: float = 0.0
+    started: float = 0.0  # when a node said that it left the queue
+    waiting: bool = False
+    cancelled: bool = False
+    withdrawn: bool = False  # it is to end unless it runs
+    pack_us: int = 0
+    avoid: tuple[str, ...] = ()
+    shipment: object = None  # of its function: held until it has ended
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it asks of a node."""
+        return Wanted(self.function, self.version, self.resources, self.node)
+
+    def let_go(self) -> None:
+        """Hold neither the arguments nor who waited, now that it has ended."""
+        self.payload, self.parts, self.done = b"", (), _ended
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a node runs it: nobody says that it waits in a queue."""
+        return self.link is not None and not self.waiting
+
+
+def _ended(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
+    """Stand for who waited for a call that has its one outcome."""
+    raise AssertionError(f"the call {call.id.hex()} has ended already")
+
 
 _ASK_ENTRY = ("no_route", "no_code", "draining", "overloaded", "node_lost")
 """Refusals of a node that was called directly, after which the entry is asked."""
 
 Reregister: TypeAlias = Callable[[str], Awaitable[bool]]
 """Registers a version again that a cluster has lost, and says whether it could."""
+
+
+def inline(parts: Parts, limits: Limits) -> tuple[bytes, tuple[Buffer, ...]]:
+    """Return (payload, ()) for what travels inside a message, else (b"", parts).
+
+    Raises:
+        PayloadTooLarge: the parts are larger than one message may carry.
+    """
+    if len(parts) == 1:
+        part = parts[0]
+        if type(part) is bytes and len(part) <= INLINE_BYTES:
+            return part, ()
+    size = size_bytes(parts)
+    if size > limits.max_payload_bytes:
+        raise PayloadTooLarge("what is sent", size, limits.max_payload_bytes)
+    return b"", tuple(parts)
 
 
 class ClientCalls:
@@ -399,3 +474,33 @@ class ClientCalls:
             executed: Executed = "no" if idle else "unknown"
             self._end(call, Failure(kind="deadline", executed=executed))
         self._alarm.set(self._deadlines.next)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What narrows a call. Times in seconds; None: no limit."""
+
+    resources: frozenset[str] = frozenset()
+    node: str | None = None
+    timeout_s: float | None = None
+    wait_s: float = 0.0
+    version: str | None = None
+    holder: str | None = None
+    idempotent: bool = False
+    space: bytes = b""  # in whose worker it runs
+    # Held, so that it can be registered again for as long as somebody may call it.
+    shipment: object = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Elsewhere nobody needs the code of a function to narrow a call.
+        values = [getattr(self, each.name) for each in fields(self)]
+        return _remade, (*values[:-1],)
+
+
+def _remade(*values: Any) -> CallOptions:
+    return CallOptions(
+        **{each.name: v for each, v in zip(fields(CallOptions), values, strict=False)}
+    )
+
+
+PLAIN = CallOptions()

@@ -12,39 +12,43 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
+from mpreg_nb.client.calls import (
+    PLAIN,
+    ActiveCall,
+    CallOptions,
+    ClientCalls,
+    Outcome,
+    inline,
+)
+from mpreg_nb.client.cluster_view import Mirror, Outlook
+from mpreg_nb.client.connections import Links, Requests, addressed
 from mpreg_nb.client.future import Future
-from mpreg_nb.client.journal import Journal
-from mpreg_nb.client.links import Links
-from mpreg_nb.client.mirror import Mirror
-from mpreg_nb.client.options import PLAIN, CallOptions
-from mpreg_nb.client.outlook import Outlook
+from mpreg_nb.client.outcome import Arrived, arrive, awaited
 from mpreg_nb.client.output import current_writer
 from mpreg_nb.client.registrations import Registrations
 from mpreg_nb.client.runs import ClientRuns
-from mpreg_nb.client.settling import Arrived, arrive, awaited
-from mpreg_nb.client.ways import addressed
-from mpreg_nb.errors import MpregError, NodeLost, PayloadTooLarge
-from mpreg_nb.settings import INLINE_BYTES, Limits
-from mpreg_nb.transport.connection import Connection
-from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.codec import Buffer, Parts
-from mpreg_nb.wire.failures import error_of
-from mpreg_nb.wire.gossip import MemberState, Offer
-from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import (
+from mpreg_nb.client.statistics import Journal
+from mpreg_nb.errors import MpregError, NodeLost
+from mpreg_nb.protocol.codec import Buffer, Parts
+from mpreg_nb.protocol.gossip import MemberState, Offer
+from mpreg_nb.protocol.messages import (
     CodePush,
     Failed,
     Failure,
     Leave,
+    LoadsTold,
     Notice,
     Reply,
+    Snapshot,
     SpaceClose,
     SpaceOpen,
+    Watch,
 )
-from mpreg_nb.wire.payload import pack_arguments, size_bytes
-from mpreg_nb.wire.pictures import LoadsTold, Snapshot, Watch
-from mpreg_nb.wire.working_folder import here
+from mpreg_nb.serialize.pickle import pack_arguments
+from mpreg_nb.settings import Limits
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.token import Token
+from mpreg_nb.working_folder import here
 
 FIRST_LINK_S = 2.0
 """How long a first link is tried for: a node may be starting at this moment."""
@@ -73,9 +77,6 @@ class Client:
         self.journal = Journal()
         self.mirror = Mirror()
         self._limits = limits or Limits()
-        self._ids = Ids()
-        self._asks: dict[bytes, tuple[Connection, asyncio.Future[Any]]] = {}
-        self.outlook = Outlook(self)
         self.links = Links(
             token,
             name=f"client-{os.getpid()}-{next(_number)}",
@@ -86,11 +87,31 @@ class Client:
             on_cut_off=self._cut_off,
             known_urls=self._known_urls,
         )
+        self.requests = Requests(self.links, self.mirror.urls_of if direct else None)
         self.calls = ClientCalls(
             self.links, self.mirror, direct=direct, reregister=self._register_again
         )
-        self.runs = ClientRuns(self)
-        self.registrations = Registrations(self)
+        self.outlook = Outlook(
+            self.links,
+            self.requests,
+            self.mirror,
+            routes_changed=self.calls.routes_changed,
+            loads_changed=self.calls.loads_told,
+        )
+        self.registrations = Registrations(
+            self.requests,
+            self.mirror,
+            self._limits,
+            snapshot=self.outlook.ask,
+            routes_changed=self.calls.routes_changed,
+        )
+        self.runs = ClientRuns(
+            self.links,
+            self.requests,
+            self.mirror,
+            self.journal,
+            snapshot=self.outlook.ask,
+        )
 
     # --------------------------------------------------------------- life cycle
 
@@ -128,10 +149,10 @@ class Client:
             PayloadTooLarge: the arguments are larger than one call may carry.
         """
         began = time.perf_counter()
-        payload, parts = self.inline(pack_arguments(args, dict(kwargs)))
+        payload, parts = inline(pack_arguments(args, dict(kwargs)), self._limits)
         options = self.registrations.newest(function, options)
         return ActiveCall(
-            id=self._ids.next(),
+            id=self.requests.new_id(),
             function=function,
             payload=payload,
             parts=parts,
@@ -211,15 +232,12 @@ class Client:
         return arrive(self.journal, call, outcome, parts, stopped=stopped)
 
     def inline(self, parts: Parts) -> tuple[bytes, tuple[Buffer, ...]]:
-        """Return (payload, ()) for what travels inside a message, else (b"", parts)."""
-        if len(parts) == 1:
-            part = parts[0]
-            if type(part) is bytes and len(part) <= INLINE_BYTES:
-                return part, ()
-        size = size_bytes(parts)
-        if size > self._limits.max_payload_bytes:
-            raise PayloadTooLarge("what is sent", size, self._limits.max_payload_bytes)
-        return b"", tuple(parts)
+        """Return (payload, ()) for what travels inside a message, else (b"", parts).
+
+        Raises:
+            PayloadTooLarge: the parts are larger than this client sends.
+        """
+        return inline(parts, self._limits)
 
     # ---------------------------------------------------------------- questions
 
@@ -235,33 +253,6 @@ class Client:
         offer = self.offer(function)
         return frozenset() if offer is None else offer.resources
 
-    async def ask(
-        self,
-        message: Any,
-        parts: Parts = (),
-        link: Connection | None = None,
-        *,
-        function: str = "",
-        whole: bool = False,
-    ) -> tuple[Any, tuple[Buffer, ...]]:
-        """Send a request with an `id` and return its answer, with the parts.
-
-        Raises the error that the node answered with, as one of `function`, or
-        NodeLost. whole: return that answer too, for who rebuilds the error.
-        """
-        link = link or await self.links.any_entry()
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._asks[message.id] = (link, future)
-        link.send(message, parts)
-        try:
-            answer, answer_parts = await future
-        finally:
-            self._asks.pop(message.id, None)
-        if isinstance(answer, Failed) and not whole:
-            name = function or getattr(message, "function", type(message).__name__)
-            raise error_of(answer, answer_parts, function=name)
-        return answer, answer_parts
-
     async def snapshot(self) -> Snapshot:
         """Return what the node of the entry knows now."""
         return await self.outlook.ask()
@@ -276,8 +267,8 @@ class Client:
             link = await self.links.reach(node, urls)
             if link is None:
                 return None
-            request = Watch(id=self._ids.next())
-            snapshot: Snapshot = (await self.ask(request, link=link))[0]
+            request = Watch(id=self.requests.new_id())
+            snapshot: Snapshot = (await self.requests.ask(request, link=link))[0]
             return snapshot
 
         try:
@@ -291,8 +282,10 @@ class Client:
         Raises:
             NodeLost: the node cannot be reached, or is leaving.
         """
-        request = SpaceOpen(id=self._ids.next())
-        await self.runs.ways.ask(node, request, function="the worker that keeps names")
+        request = SpaceOpen(id=self.requests.new_id())
+        await self.requests.ask_node(
+            node, request, function="the worker that keeps names"
+        )
         return request.id
 
     async def close_space(self, node: str, space: bytes) -> None:
@@ -301,7 +294,7 @@ class Client:
         Raises:
             NodeLost: the node cannot be reached.
         """
-        link = await self.runs.ways.to(node)
+        link = await self.requests.link_to(node)
         link.send(addressed(SpaceClose(id=space), node, link))
 
     async def ask_to_leave(self, node: str) -> bool:
@@ -309,7 +302,7 @@ class Client:
         link = self.links.direct(node, ())
         if link is None:
             return False
-        await self.ask(Leave(id=self._ids.next()), link=link)
+        await self.requests.ask(Leave(id=self.requests.new_id()), link=link)
         return True
 
     def on_snapshot(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
@@ -319,10 +312,6 @@ class Client:
     def now(self) -> float:
         """Return the clock that loads and breakers are kept by."""
         return time.monotonic()
-
-    def new_id(self) -> bytes:
-        """Return an id for a request."""
-        return self._ids.next()
 
     # -------------------------------------------------------------------- links
 
@@ -342,7 +331,7 @@ class Client:
             return
         if self.calls.receive(link, message, parts):
             return
-        if type(message) is Snapshot and message.id not in self._asks:
+        if type(message) is Snapshot and not self.requests.is_open(message.id):
             self.outlook.receive(message)
             return
         if type(message) is LoadsTold:
@@ -350,9 +339,7 @@ class Client:
             return
         if self.runs.receive(message, parts):
             return
-        _, future = self._asks.get(message.id, (None, None))
-        if future is not None and not future.done():
-            future.set_result((message, parts))
+        self.requests.receive(message, parts)
 
     def _refused(self, link: Connection, message: Any, size: int) -> None:
         """End a call whose result is larger than this client takes."""
@@ -368,10 +355,7 @@ class Client:
         self.outlook.lost(link)
         self.calls.link_lost(link, reason)
         self.runs.link_lost(link, reason)
-        lost = NodeLost(link.peer.name, reason, executed="unknown")
-        for asked, future in list(self._asks.values()):
-            if asked is link and not future.done():
-                future.set_exception(lost)
+        self.requests.link_lost(link, reason)
 
     def _cut_off(self, reason: str) -> None:
         self.calls.cut_off(reason)

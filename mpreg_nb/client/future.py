@@ -6,11 +6,11 @@ from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+from mpreg_nb.boundary import public
+from mpreg_nb.call_context import waiting_elsewhere
 from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.client.loop_thread import is_loop_thread
-from mpreg_nb.client.settling import Arrived, awaited
-from mpreg_nb.wire.boundary import public
-from mpreg_nb.wire.running import waiting_elsewhere
+from mpreg_nb.client.outcome import Arrived, awaited
 
 T = TypeVar("T")
 

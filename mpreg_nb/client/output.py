@@ -13,19 +13,19 @@ from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
-from mpreg_nb.wire.displays import CLEARS, UPDATES, passing_on, text_of
-from mpreg_nb.wire.running import running_call
+from mpreg_nb.call_context import running_call
+from mpreg_nb.protocol.displays import CLEARS, UPDATES, passing_on, text_of
 
 if TYPE_CHECKING:
-    from mpreg_nb.wire.codec import Parts
-    from mpreg_nb.wire.history import Line
-    from mpreg_nb.wire.messages import Output
+    from mpreg_nb.protocol.codec import Parts
+    from mpreg_nb.protocol.messages import Line, Output
+
 
 Writer: TypeAlias = Callable[[str, str, str], None]
 """Takes node, stream ("stdout" or "stderr") and text, on any thread.
 
 Text "" says that the call has ended: a line that is unfinished ends too. On the
-stream "display" the text is one display, see `wire.displays`."""
+stream "display" the text is one display, see `protocol.displays`."""
 
 CHARACTERS_PER_LINE = 200
 """A call may print so many for each line that it may print; few lines are longer."""

@@ -1,5 +1,6 @@
-"""What this client registered, so that none of its calls runs anything older."""
+"""Functions that this client registered, and the card that describes each."""
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -7,14 +8,18 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from mpreg_nb.client.options import CallOptions
-from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.digest import VERSION_DIGITS
-from mpreg_nb.wire.messages import Register, Registered
+from mpreg_nb.client.calls import CallOptions, inline
+from mpreg_nb.client.cluster_view import Mirror
+from mpreg_nb.client.connections import Requests
+from mpreg_nb.protocol.codec import Parts
+from mpreg_nb.protocol.messages import Register, Registered, Snapshot
+from mpreg_nb.serialize.code import VERSION_DIGITS
+from mpreg_nb.settings import Limits
+from mpreg_nb.units import count, size
 
 if TYPE_CHECKING:
-    from mpreg_nb.client.client import Client
-    from mpreg_nb.wire.payload import Shipped
+    from mpreg_nb.serialize.code import Capture, Shipped
+
 
 _replace: Any = msgspec.structs.replace
 
@@ -35,8 +40,21 @@ class Registrations:
     function lives that they were made from, or a call of them is under way.
     """
 
-    def __init__(self, client: "Client") -> None:
-        self._client = client
+    def __init__(
+        self,
+        requests: Requests,
+        mirror: Mirror,
+        limits: Limits,
+        *,
+        snapshot: Callable[[], Awaitable[Snapshot]],
+        routes_changed: Callable[[], object],
+    ) -> None:
+        """snapshot: asks the cluster. routes_changed: called after a registration."""
+        self._requests = requests
+        self._mirror = mirror
+        self._limits = limits
+        self._snapshot = snapshot
+        self._routes_changed = routes_changed
         self._newest: dict[str, Shipment] = {}  # by name
         self._shipped: WeakValueDictionary[str, Shipment] = WeakValueDictionary()
 
@@ -51,7 +69,7 @@ class Registrations:
     ) -> Register:
         """Return what registers a function. Its payload is still to be filled in."""
         return Register(
-            id=self._client.new_id(),
+            id=self._requests.new_id(),
             function=name,
             version=named_version(shipped.version, name),
             payload=b"",
@@ -76,7 +94,7 @@ class Registrations:
 
         When this returns, no later call of this client runs an older version.
         """
-        payload, more = self._client.inline(parts)
+        payload, more = inline(parts, self._limits)
         return await self._send(_replace(request, payload=payload), more)
 
     async def renew(self, version: str) -> bool:
@@ -84,7 +102,9 @@ class Registrations:
         known = self._shipped.get(version)
         if known is None:
             return False
-        await self._send(_replace(known.request, id=self._client.new_id()), known.parts)
+        await self._send(
+            _replace(known.request, id=self._requests.new_id()), known.parts
+        )
         return True
 
     async def restore(self, *, without: frozenset[str]) -> None:
@@ -92,7 +112,7 @@ class Registrations:
 
         without: nodes that were started again; what they held is gone.
         """
-        snapshot = await self._client.snapshot()
+        snapshot = await self._snapshot()
         held = {
             offer.function
             for owner, offer in snapshot.offers
@@ -110,7 +130,7 @@ class Registrations:
         """
         if options.version is not None or not self._newest:
             return options
-        newest = self._client.mirror.newest(function)
+        newest = self._mirror.newest(function)
         shipment = None if newest is None else self._shipped.get(newest.version)
         if newest is None or shipment is None:
             return options
@@ -123,13 +143,13 @@ class Registrations:
         )
 
     async def _send(self, request: Register, parts: Parts) -> Shipment:
-        answer, _ = await self._client.ask(request, parts)
+        answer, _ = await self._requests.ask(request, parts)
         registered: Registered = answer
         shipment = Shipment(request, parts, registered)
         self._shipped[request.version] = shipment
         self._newest[request.function] = shipment
-        self._client.mirror.registered(registered.offer)
-        self._client.calls.routes_changed()
+        self._mirror.registered(registered.offer)
+        self._routes_changed()
         return shipment
 
 
@@ -142,3 +162,94 @@ def named_version(content: str, name: str) -> str:
     32
     """
     return sha256(f"{content}\0{name}".encode()).hexdigest()[:VERSION_DIGITS]
+
+
+LARGE_BYTES = 1_000_000
+"""From here on a capture is worth a warning: it travels to every node."""
+
+SHOWN_CAPTURES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replaced:
+    """A version that another took the place of, both numbered as they came here."""
+
+    before: int
+    now: int
+    results: int  # that this process got of the version before
+
+    def __str__(self) -> str:
+        text = f"v{self.before} → v{self.now}"
+        if self.results:
+            stale = "is" if self.results == 1 else "are"
+            text += f", {count(self.results, 'result')} {stale} now stale"
+        return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """The outcome of one registration; its `str` is what a cell shows."""
+
+    function: str
+    version: str
+    nodes: tuple[str, ...]
+    resources: tuple[str, ...]
+    size_bytes: int
+    captures: "tuple[Capture, ...]"
+    replaces: "Replaced | None" = None
+    python: str = ""  # the only one that runs it, such as "Python 3.11"
+    needs_worker: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        shipped: "Shipped",
+        registered: "Registered",
+        replaces: "Replaced | None" = None,
+    ) -> "Card":
+        """Put the card together from what was sent and what was answered."""
+        offer = registered.offer
+        return cls(
+            function=offer.function,
+            version=offer.version,
+            nodes=registered.nodes,
+            resources=tuple(sorted(offer.resources)),
+            size_bytes=shipped.size_bytes,
+            captures=shipped.captures,
+            replaces=replaces,
+            python=f"Python {offer.python}" if offer.python else "",
+            needs_worker=offer.needs_worker,
+        )
+
+    @property
+    def needs(self) -> str:
+        """What a node must have to serve the function."""
+        worker = "a worker process" if self.needs_worker else ""
+        return ", ".join(self.resources) or " and ".join(
+            need for need in (self.python, worker) if need
+        )
+
+    @property
+    def notice(self) -> str:
+        """The change against the version before, "" for a first registration."""
+        return "" if self.replaces is None else f"{self.function} {self.replaces}"
+
+    def __str__(self) -> str:
+        where = ", ".join(self.nodes) or (f"no node yet (needs {self.needs})")
+        parts = [f"{self.function} {self.version[:6]} → {where}", size(self.size_bytes)]
+        if self.captures:
+            shown = [f"{c.name} ({c.type_name})" for c in self.captures]
+            more = len(shown) - SHOWN_CAPTURES
+            text = ", ".join(shown[:SHOWN_CAPTURES])
+            parts.append(f"captures: {text}{f', {more} more' if more > 0 else ''}")
+        lines = [" · ".join(parts)]
+        if self.notice:
+            lines.append(f"  {self.notice}")
+        lines += [
+            f"  {capture.name} is {size(capture.size_bytes)} and is sent to every "
+            f"node that serves {self.function}: pass it as an argument, or load it "
+            "inside the function"
+            for capture in self.captures
+            if capture.size_bytes > LARGE_BYTES
+        ]
+        return "\n".join(lines)

@@ -1,44 +1,103 @@
-"""The client's side of runs: what the driving node tells of each step."""
+"""Runs that this client follows: states and results that nodes report."""
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from mpreg_nb.client.journal import CallRow
+from mpreg_nb.client.cluster_view import Mirror
+from mpreg_nb.client.connections import Links, Requests, addressed
+from mpreg_nb.client.outcome import rebuilt
 from mpreg_nb.client.output import Prints, Writer
-from mpreg_nb.client.run_record import RunRecord, mendable
-from mpreg_nb.client.settling import rebuilt
-from mpreg_nb.client.ways import Ways, addressed
+from mpreg_nb.client.statistics import CallRow, Journal
 from mpreg_nb.errors import MpregError, NodeLost, NoRun
-from mpreg_nb.transport.connection import Connection
-from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.failures import error_of
-from mpreg_nb.wire.gossip import MemberState
-from mpreg_nb.wire.history import (
+from mpreg_nb.protocol.codec import Parts
+from mpreg_nb.protocol.gossip import MemberState
+from mpreg_nb.protocol.messages import (
+    SHOWN,
+    Cancel,
+    Failed,
     Printed,
-    RunResume,
-    RunTold,
-    RunWatch,
-    StepChoice,
-    WhyAsk,
-)
-from mpreg_nb.wire.ids import SHOWN, run_id
-from mpreg_nb.wire.last_lines import LastLines
-from mpreg_nb.wire.messages import Cancel, Failed
-from mpreg_nb.wire.runs import (
     RunList,
+    RunPicture,
+    RunResume,
     RunStart,
     RunState,
     RunSummary,
+    RunTold,
+    RunWatch,
+    SideCall,
     StepCall,
+    StepChoice,
     StepFetch,
-    StepState,
+    StepPlan,
+    StepSnapshot,
+    WhyAsk,
+    run_id,
 )
+from mpreg_nb.protocol.output_tail import LastLines
+from mpreg_nb.serialize.exceptions import error_of
+from mpreg_nb.transport.connection import Connection
 
-if TYPE_CHECKING:
-    from mpreg_nb.client.client import Client
+RunStatus = Literal["running", "done", "failed", "cancelled"]
+
+
+@dataclass(slots=True, eq=False)
+class RunRecord:
+    """What is known of one run. Written on the loop's thread only."""
+
+    id: bytes
+    workflow: str
+    steps: dict[str, StepSnapshot]
+    node: str  # that drives it
+    link: Connection  # over which it is followed, perhaps by way of the entry
+    writer: Writer
+    listeners: list[Callable[["RunRecord"], None]] = field(default_factory=list)
+    functions: dict[str, str] = field(default_factory=dict)  # step -> its function
+    status: RunStatus = "running"
+    duration_ms: float = 0.0
+    started_at_s: float = field(default_factory=time.time)  # wall clock
+    lost: Exception | None = None  # why nothing more will be heard of it
+    results: dict[str, bytes] = field(default_factory=dict)  # small outputs
+    lines: LastLines = field(default_factory=LastLines)
+    prints: dict[str, Prints] = field(default_factory=dict)  # of steps that run
+    plans: tuple[StepPlan, ...] = ()  # without arguments, where others began it
+    mendable: frozenset[str] = frozenset()  # functions that may be registered anew
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen, as far as this client can know."""
+        return self.status != "running" or self.lost is not None
+
+    def changed(self) -> None:
+        """Tell who listens that something happened."""
+        for listener in self.listeners:
+            listener(self)
+
+    @property
+    def picture(self) -> RunPicture:
+        """The run as the node would tell of it, without its graph."""
+        return RunPicture(
+            run=self.id,
+            workflow=self.workflow,
+            status=self.status if self.lost is None else "failed",
+            steps=tuple(self.steps.values()),
+            edges=(),
+            started_at_s=self.started_at_s,
+            duration_ms=self.duration_ms,
+        )
+
+
+def mendable(plans: Iterable[StepPlan]) -> frozenset[str]:
+    """Return the names of all functions that a workflow calls."""
+    calls: set[str] = set()
+    for plan in plans:
+        calls.add(plan.function)
+        sides = (plan.split, plan.fallback, plan.undo)
+        calls.update(side.function for side in sides if isinstance(side, SideCall))
+    return frozenset(calls)
+
 
 PATIENCE_S = 2.0
 """How long a node may take to say which runs it remembers."""
@@ -84,9 +143,21 @@ class _Asked:
 class ClientRuns:
     """The runs that this client started, by id, while they are under way."""
 
-    def __init__(self, client: "Client") -> None:
-        self._client = client
-        self.ways = Ways(client)
+    def __init__(
+        self,
+        links: Links,
+        requests: Requests,
+        mirror: Mirror,
+        journal: Journal,
+        *,
+        snapshot: Callable[[], Awaitable[object]],
+    ) -> None:
+        """snapshot: brings `mirror` up to date."""
+        self._links = links
+        self._requests = requests
+        self._mirror = mirror
+        self._journal = journal
+        self._snapshot = snapshot
         self._again: set[asyncio.Task[None]] = set()
         self._open: dict[bytes, RunRecord] = {}
         self._asked: dict[bytes, _Asked] = {}  # by the id of the question
@@ -104,14 +175,14 @@ class ClientRuns:
         Raises:
             NodeLost: there is no link now.
         """
-        entry = self._client.links.entry
+        entry = self._links.entry
         if entry is None:
             raise NodeLost("", "there is no connection to any node", executed="no")
         record = RunRecord(
             id=request.id,
             workflow=request.workflow,
             steps={
-                plan.name: StepState(name=plan.name, status="waiting")
+                plan.name: StepSnapshot(name=plan.name, status="waiting")
                 for plan in request.steps
             },
             node=entry.peer.name,
@@ -137,7 +208,7 @@ class ClientRuns:
         """
         nodes = [
             picture.record.name
-            for picture in self._client.mirror.nodes
+            for picture in self._mirror.nodes
             if picture.record.state <= MemberState.SUSPECT
         ]
         answers = await asyncio.gather(*map(self._of, nodes))
@@ -145,10 +216,10 @@ class ClientRuns:
         return tuple(sorted(found, key=lambda pair: -pair[1].started_at_s))
 
     async def _of(self, node: str) -> list[tuple[str, RunSummary]]:
-        request = RunList(id=self._client.new_id())
+        request = RunList(id=self._requests.new_id())
         try:
             async with asyncio.timeout(PATIENCE_S):
-                answer, _ = await self.ways.ask(node, request)
+                answer, _ = await self._requests.ask_node(node, request)
         except (NodeLost, TimeoutError):  # the others answer for themselves
             return []
         return [(node, run) for run in answer.runs]
@@ -159,7 +230,7 @@ class ClientRuns:
         Raises:
             NoRun: it cannot be reached, or does not remember the run.
         """
-        request = RunWatch(id=self._client.new_id(), run=run_id)
+        request = RunWatch(id=self._requests.new_id(), run=run_id)
         return await self._taken_up(request, node, writer)
 
     async def resume(self, record: RunRecord, writer: Writer) -> RunRecord:
@@ -169,9 +240,9 @@ class ClientRuns:
             BadRequest: it goes on.
             NoRun: the node that drove it is gone, or has forgotten it.
         """
-        await self._client.snapshot()  # to know the newest of each function
+        await self._snapshot()  # to know the newest of each function
         request = RunResume(
-            id=self._client.new_id(),
+            id=self._requests.new_id(),
             run=record.id,
             new=run_id(),
             versions=tuple(self._versions(record)),
@@ -180,17 +251,17 @@ class ClientRuns:
 
     def _versions(self, record: RunRecord) -> Iterator[tuple[str, str]]:
         for function in sorted(record.mendable):
-            offer = self._client.mirror.newest(function)
+            offer = self._mirror.newest(function)
             if offer is not None and offer.placed:
                 yield function, offer.version
 
     async def _taken_up(
         self, request: RunWatch | RunResume, node: str, writer: Writer
     ) -> RunRecord:
-        link = await self.ways.to(node)
+        link = await self._requests.link_to(node)
         asked = self._asked[request.id] = _Asked(node, link, writer)
         try:
-            await self.ways.ask(node, request, link=link)
+            await self._requests.ask_node(node, request, link=link)
         except NodeLost as error:
             raise _forgotten(node, error) from error
         finally:
@@ -205,9 +276,9 @@ class ClientRuns:
         Raises:
             NoRun: it is gone, or has forgotten the run.
         """
-        request = WhyAsk(id=self._client.new_id(), run=record.id, step=step)
+        request = WhyAsk(id=self._requests.new_id(), run=record.id, step=step)
         try:
-            answer, _ = await self.ways.ask(record.node, request)
+            answer, _ = await self._requests.ask_node(record.node, request)
         except NodeLost as error:
             raise _forgotten(record.node, error) from error
         choices: tuple[StepChoice, ...] = answer.choices
@@ -231,9 +302,9 @@ class ClientRuns:
             return Fetched(step, (record.results[step],))
         if record.lost is not None:
             raise record.lost
-        fetch = StepFetch(id=self._client.new_id(), run=record.id, step=step)
+        fetch = StepFetch(id=self._requests.new_id(), run=record.id, step=step)
         function = record.functions.get(step, step)
-        answer, parts = await self.ways.ask(
+        answer, parts = await self._requests.ask_node(
             record.node, fetch, function=function, whole=True
         )
         if isinstance(answer, Failed):
@@ -280,10 +351,10 @@ class ClientRuns:
         record.changed()
         return True
 
-    def _count(self, record: RunRecord, state: StepState) -> None:
+    def _count(self, record: RunRecord, state: StepSnapshot) -> None:
         if state.status == "done" and record.steps[state.name].status != "done":
             function = record.functions.get(state.name, "")
-            self._client.journal.add_result(function, state.version)
+            self._journal.add_result(function, state.version)
 
         if state.status == "cancelled" and state.attempts:
             before = record.steps[state.name]
@@ -292,7 +363,7 @@ class ClientRuns:
 
     def _note(self, record: RunRecord, call: StepCall) -> None:
         """Note a call of a step as one of this client's own."""
-        self._client.journal.add(
+        self._journal.add(
             CallRow(
                 call_id=call.id.hex(),
                 function=call.function,
@@ -312,7 +383,7 @@ class ClientRuns:
             )
         )
 
-    def _note_cancelled(self, record: RunRecord, state: StepState) -> None:
+    def _note_cancelled(self, record: RunRecord, state: StepSnapshot) -> None:
         run_us = int((state.run_ms or 0.0) * 1e3)
         queued_us = int((state.queued_ms or 0.0) * 1e3)
         call = StepCall(

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mpreg_nb.client.active_call import ActiveCall
-from mpreg_nb.client.run_record import RunRecord
-from mpreg_nb.wire.ids import SHOWN
+from mpreg_nb.client.calls import ActiveCall
+from mpreg_nb.client.runs import RunRecord
+from mpreg_nb.protocol.messages import SHOWN
 
 
 class UnderWay(NamedTuple):

@@ -9,14 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mpreg_nb.boundary import public
 from mpreg_nb.names import nearest
-from mpreg_nb.wire.boundary import public
-from mpreg_nb.wire.working_folder import tell_if
+from mpreg_nb.working_folder import tell_if
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mpreg_nb.view.tables import Table
+
 
 Value: TypeAlias = bool | int | float | str
 
@@ -198,7 +199,7 @@ class Config:
 
         Columns: key, value, default, accepted, meaning.
         """
-        from mpreg_nb.view.columns import TEXT, frame
+        from mpreg_nb.view.frames import TEXT, frame
 
         # Values are of several types; the column says so.
         columns = {"key": TEXT, "value": "object", "default": "object"}

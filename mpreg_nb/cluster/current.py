@@ -5,14 +5,15 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.boundary import public
+from mpreg_nb.call_context import home
 from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.errors import ForkedProcess, NoCluster
 from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.boundary import public
-from mpreg_nb.wire.running import home
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
+
 
 _connecting = threading.Lock()
 

@@ -1,20 +1,286 @@
 """`%mpreg doctor`: checks the installation and the clusters, and suggests fixes."""
 
+import importlib.util
+import os
+import platform
+import resource
+import socket
+import sys
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from mpreg_nb.cluster import checks
+import psutil
+from packaging.requirements import Requirement
+
 from mpreg_nb.cluster.current import all_clusters
+from mpreg_nb.cures import start_node
+from mpreg_nb.errors import MpregError
+from mpreg_nb.launcher.cluster_files import Entry, Ledger, rows_of
+from mpreg_nb.transport.token import load_token
+from mpreg_nb.units import count
 from mpreg_nb.view.html import GREEN, ORANGE, RED, chosen
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import Marked, Table, safe
 from mpreg_nb.view.terminal import shown
-from mpreg_nb.view.units import count
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mpreg_nb.cluster.checks import Finding
+    from mpreg_nb.cluster.cluster import Cluster
+
+
+FEW_FILES = 512
+"""Open files that a node may need: links to some hundreds of nodes and clients."""
+
+NODE_MODULE = "mpreg_nb.node"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    about: str
+    state: "State" = "ok"
+    found: str
+    cure: str = ""
+
+
+# ------------------------------------------------------------------ installation
+
+
+def check_installation() -> Iterator[Finding]:
+    """Look at Python and at the packages that this one needs."""
+    here = f"{platform.python_implementation()} {platform.python_version()}"
+    if plain():
+        here = platform.python_implementation()
+    yield Finding(about="Python", found=here)
+    wrong = list(_wrong_packages())
+    yield from wrong
+    if not wrong:
+        said = "" if plain() else f" {version('mpreg_nb')}"
+        yield Finding(about="packages", found=f"mpreg_nb{said} and all requirements")
+    if importlib.util.find_spec("uvloop") is None:
+        yield Finding(
+            about="event loop",
+            state="note",
+            found="that of asyncio; calls take about 50 % longer than with uvloop",
+            cure="pip install uvloop",
+        )
+
+
+def _wrong_packages() -> Iterator[Finding]:
+    for line in requires("mpreg_nb") or ():
+        requirement = Requirement(line)
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            installed = ""
+        if requirement.specifier.contains(installed or "0", prereleases=True):
+            continue
+        yield Finding(
+            about=requirement.name,
+            state="wrong",
+            found=f"{installed or 'not installed'}, needs {requirement.specifier}",
+            cure=f"pip install '{requirement}'",
+        )
+
+
+# ---------------------------------------------------------------------- notebook
+
+
+def check_notebook() -> Iterator[Finding]:
+    """Look at where this runs, and whether live views can be shown there."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    if shell is None:
+        yield Finding(about="front end", found="a plain script: views are text")
+        return
+    if not hasattr(shell, "kernel"):
+        yield Finding(about="front end", found="a terminal: views are text")
+        return
+    if plain():
+        yield Finding(
+            about="front end",
+            state="note",
+            found="plain mode: views do not update",
+            cure="unset MPREG_NB_PLAIN and restart the kernel",
+        )
+        return
+    yield Finding(about="front end", found=_front_end())
+    yield from _widgets()
+
+
+def _front_end() -> str:
+    if "VSCODE_PID" in os.environ or "VSCODE_CWD" in os.environ:
+        return "VS Code"
+    if "COLAB_RELEASE_TAG" in os.environ:
+        return "Colab"
+    path = os.environ.get("JPY_SESSION_NAME", "")
+    return f"Jupyter, {Path(path).name}" if path else "an unknown front end"
+
+
+def _widgets() -> Iterator[Finding]:
+    """Look for the scripts by which JupyterLab and Notebook show widgets.
+
+    They are looked for where this kernel's environment has them. A server of another
+    environment has its own.
+    """
+    missing = [
+        name
+        for name, parts in (
+            ("jupyterlab_widgets", ("@jupyter-widgets", "jupyterlab-manager")),
+            ("anywidget", ("anywidget",)),
+        )
+        if not any(
+            Path(prefix, "share", "jupyter", "labextensions", *parts).is_dir()
+            for prefix in {sys.prefix, sys.base_prefix, "/usr/local", "/usr"}
+        )
+    ]
+    if not missing:
+        yield Finding(about="widgets", found="live views can be shown")
+        return
+    yield Finding(
+        about="widgets",
+        state="note",
+        found=f"no front-end files of {', '.join(missing)} in this environment",
+        cure="in the environment of the Jupyter server: pip install "
+        f"{' '.join(missing)}, then reload the page",
+    )
+
+
+# ----------------------------------------------------------------------- machine
+
+
+def check_machine() -> Iterator[Finding]:
+    """Look at ports of the loopback address and at limits of this process."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            with socket.create_connection(server.getsockname(), timeout=2.0):
+                yield Finding(about="loopback", found="ports can be opened and reached")
+    except OSError as error:
+        yield Finding(
+            about="loopback",
+            state="wrong",
+            found=f"a port on 127.0.0.1 cannot be used: {error.strerror or error}",
+            cure="allow connections to 127.0.0.1 in the firewall or the sandbox",
+        )
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files != resource.RLIM_INFINITY and files < FEW_FILES:
+        cure = f"ulimit -n {FEW_FILES if most < 0 else min(most, 4096)}, then restart"
+        yield Finding(
+            about="open files", state="note", found=f"at most {files}", cure=cure
+        )
+
+
+# ------------------------------------------------------------- trust and leftovers
+
+
+def check_trust() -> Iterator[Finding]:
+    """Look at the token."""
+    try:
+        token = load_token()
+    except (MpregError, OSError) as error:
+        yield Finding(about="token", state="wrong", found=str(error))
+        return
+    where = "yours" if plain() else f"from {token.source}"
+    yield Finding(about="token", found=where)
+
+
+def check_leftovers() -> Iterator[Finding]:
+    """Look for clusters and nodes that run, and for what outlived them."""
+    reading = Ledger().read()
+    for problem in reading.problems:
+        yield Finding(about="ledger", state="wrong", found=problem)
+    entries = Ledger().entries()
+    here = {cluster.name for cluster in _own()}
+    others = [entry for entry in entries if entry.cluster not in here]
+    for entry in others:
+        yield _running(entry)
+    known = {row.pid for entry in entries for row in rows_of(entry)}
+    unknown = [pid for pid in _node_processes() if pid not in known]
+    if unknown:
+        # Whose they are is not known here, so nobody is told to end them.
+        yield Finding(
+            about="processes",
+            found=f"{count(len(unknown), 'node process', 'node processes')} of other "
+            "programs of yours, which mp.ps() does not list",
+        )
+    if not others:
+        yield Finding(about="leftovers", found="no other cluster of yours is running")
+
+
+def _running(entry: Entry) -> Finding:
+    name = entry.cluster
+    if entry.by_hand:
+        nodes = ", ".join(node.name for node in entry.nodes)
+        return Finding(
+            about="clusters",
+            found=f"node {nodes}, started by hand, is running as {name!r}",
+        )
+    rows = rows_of(entry)
+    alive = sum(row.state != "dead" for row in rows)
+    adopt = f"mp.adopt({name!r}) takes it over, " if entry.keep else ""
+    return Finding(
+        about="clusters",
+        state="note",
+        found=f"your cluster {name!r} is running: {alive} of {len(rows)} nodes",
+        cure=f"{adopt}mp.down({name!r}) ends it",
+    )
+
+
+def _own() -> "tuple[Cluster, ...]":
+    from mpreg_nb.cluster.current import all_clusters
+
+    return all_clusters()
+
+
+def _node_processes() -> Iterator[int]:
+    me = psutil.Process().uids().real
+    for process in psutil.process_iter(["cmdline", "uids"]):
+        words, uids = process.info["cmdline"] or (), process.info["uids"]
+        # Workers are children of nodes and begin with another module.
+        if uids is not None and uids.real == me and NODE_MODULE in words:
+            yield process.pid
+
+
+# ----------------------------------------------------------------------- clusters
+
+
+def check_cluster(cluster: "Cluster") -> Iterator[Finding]:
+    """Look at a cluster that is open here."""
+    name = cluster.name or "cluster"
+    try:
+        snapshot = cluster.refresh()
+    except MpregError as error:
+        yield Finding(about=name, state="wrong", found=str(error))
+        return
+    for picture in snapshot.nodes:
+        record, load = picture.record, picture.load
+        state = record.state.name.lower()
+        if state in ("dead", "suspect"):
+            again = start_node(record.name, record.resources)
+            own = record.name in cluster.own_nodes
+            yield Finding(
+                about=record.name,
+                state="note" if state == "suspect" else "wrong",
+                found=f"is {state}",
+                cure=f"{again} starts it again" if own else "",
+            )
+        elif load is not None and load.degraded:
+            yield Finding(
+                about=record.name,
+                state="note",
+                found="answers late: its event loop is blocked",
+                cure="look for a function with isolation='thread' that holds the GIL",
+            )
+    alive = sum(p.record.state.name == "ALIVE" for p in snapshot.nodes)
+    yield Finding(about=name, found=f"{alive} of {len(snapshot.nodes)} nodes alive")
+
 
 State: TypeAlias = Literal["ok", "note", "wrong"]
 
@@ -37,7 +303,7 @@ class Findings:
 
         Columns: about, state (ok, note, wrong), found, cure.
         """
-        from mpreg_nb.view.columns import FINDINGS, frame
+        from mpreg_nb.view.frames import FINDINGS, frame
 
         return frame(
             FINDINGS, [(f.about, f.state, f.found, f.cure) for f in self.found]
@@ -104,10 +370,10 @@ def examine() -> Findings:
 
 
 def _everything() -> "Iterator[Finding]":
-    yield from checks.installation()
-    yield from checks.notebook()
-    yield from checks.machine()
-    yield from checks.trust()
-    yield from checks.leftovers()
+    yield from check_installation()
+    yield from check_notebook()
+    yield from check_machine()
+    yield from check_trust()
+    yield from check_leftovers()
     for cluster in all_clusters():
-        yield from checks.cluster(cluster)
+        yield from check_cluster(cluster)

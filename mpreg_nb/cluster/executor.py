@@ -13,15 +13,16 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from mpreg_nb.boundary import public
+from mpreg_nb.call_context import waiting_elsewhere
+from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
-from mpreg_nb.client.options import CallOptions
-from mpreg_nb.cluster.functions import Function
-from mpreg_nb.wire.boundary import public
-from mpreg_nb.wire.running import waiting_elsewhere
-from mpreg_nb.worker.apply import Initializer, apply, apply_each
+from mpreg_nb.cluster.function import Function
+from mpreg_nb.serialize.pickle import Initializer, apply, apply_each
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
+
 
 T = TypeVar("T")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mpreg_nb.cluster.executor import ClusterExecutor
 
+
 NAME = "mpreg"
 _MODULE = "joblib.parallel"
 _OPTIONS = frozenset({"initializer", "initargs", "inner_max_num_threads"})

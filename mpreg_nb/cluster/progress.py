@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Protocol, TextIO
 
 from mpreg_nb.client.output import interrupted_by_prints
 from mpreg_nb.cluster.config import CONFIG
-from mpreg_nb.view import plain
+from mpreg_nb.units import duration
+from mpreg_nb.view import plain_mode
+from mpreg_nb.view.diagram_text import columns, printable
 from mpreg_nb.view.palette import BUSY, IDLE
 from mpreg_nb.view.tables import safe
-from mpreg_nb.view.text import columns, printable
-from mpreg_nb.view.units import duration
 
 if TYPE_CHECKING:
     from mpreg_nb.client.future import Over
+
 
 EVERY_S = 0.25
 """Between two pictures, at least."""
@@ -224,7 +225,7 @@ _terminal = threading.Lock()  # held by the one line that there is
 
 
 def _make_terminal_line() -> Screen | None:
-    if plain.asked() or not plain.is_terminal(sys.stderr):
+    if plain_mode.asked() or not plain_mode.is_terminal(sys.stderr):
         return None
     if not _terminal.acquire(False):
         return None

@@ -6,15 +6,21 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mpreg_nb.boundary import levels_to_user, public
 from mpreg_nb.client.client import NODE_ANSWERS_S, Client
 from mpreg_nb.client.loop_thread import LoopThread
-from mpreg_nb.cluster.nodes import LocalNodes
 from mpreg_nb.errors import MpregError
-from mpreg_nb.view.versions import versions_frame, versions_table
-from mpreg_nb.wire.boundary import levels_to_user, public
-from mpreg_nb.wire.gossip import MemberState
-from mpreg_nb.wire.pictures import NodePicture
-from mpreg_nb.wire.versions import PYTHON, Versions, VersionsAsk, installed, minor_of
+from mpreg_nb.launcher.local_nodes import LocalNodes
+from mpreg_nb.protocol.gossip import MemberState
+from mpreg_nb.protocol.messages import (
+    PYTHON,
+    NodePicture,
+    Versions,
+    VersionsAsk,
+    installed,
+    minor_of,
+)
+from mpreg_nb.view.frames import versions_frame, versions_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,8 +85,8 @@ async def _versions_of(client: Client, picture: NodePicture) -> dict[str, str]:
             urls = record.urls if client.direct else ()
             link = await client.links.reach(record.name, urls)
             if link is not None:
-                ask = VersionsAsk(id=client.new_id())
-                answer, _ = await client.ask(ask, link=link)
+                ask = VersionsAsk(id=client.requests.new_id())
+                answer, _ = await client.requests.ask(ask, link=link)
                 said: Versions = answer
                 return dict(said.versions)
     except (TimeoutError, MpregError):

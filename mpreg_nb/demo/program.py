@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from mpreg_nb.cluster.api import up
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.run import Run
-from mpreg_nb.cluster.starting import up
 from mpreg_nb.demo import climate
-from mpreg_nb.workflow.builder import Flow
+from mpreg_nb.workflows.builder import Flow
 
 NODES = {
     "archive": {"raw-data"},

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from mpreg_nb.wire.gossip import Announce, Item, LoadNews, NodeName, Verdict
+from mpreg_nb.protocol.gossip import Announce, Item, LoadNews, NodeName, Verdict
 
 Key: TypeAlias = tuple[str, NodeName, int]
 

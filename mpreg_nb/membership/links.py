@@ -7,9 +7,9 @@ keeps a few, opens others where it probes or syncs, and closes the idle ones.
 import math
 from collections.abc import Sequence
 
-from mpreg_nb.membership.effects import Close, Dial, Effect
-from mpreg_nb.membership.knobs import SwimSettings
-from mpreg_nb.wire.gossip import Control, NodeName
+from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.events import Close, Dial, Effect
+from mpreg_nb.protocol.gossip import Control, NodeName
 
 LOST_S = 30.0
 """A dial whose outcome was not reported for so long may be made again."""

@@ -15,13 +15,7 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
-from mpreg_nb.wire.gossip import (
-    Load,
-    MemberRecord,
-    MemberState,
-    NodeName,
-    Verdict,
-)
+from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, NodeName, Verdict
 
 Precedence: TypeAlias = tuple[int, bytes, bool, int, MemberState]
 

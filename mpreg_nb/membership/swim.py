@@ -1,4 +1,4 @@
-"""Membership as one machine: what came in, what to do, until when to sleep.
+"""The SWIM state machine: receives messages, does periodic work, returns effects.
 
 It joins the parts of this folder:
 
@@ -12,50 +12,601 @@ Rules for the driver:
 - Carry out effects in their order. After each call read `deadline` again and
   sleep until it, then call `tick`. A late tick is harmless.
 - One control link per peer, by the name that the handshake told. Report every
-  change of it by `link`; `transport.peers` says which of two to keep, and a
+  change of it by `link`; `transport.pool` says which of two to keep, and a
   link that takes the place of another is reported as UP alone.
 - Give every message that comes on a control link to `receive`, in order; those
   about catalogs are not membership's and give no effects.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 
-from mpreg_nb.membership.awareness import Awareness
-from mpreg_nb.membership.beliefs import Beliefs
-from mpreg_nb.membership.broadcast import size_bytes
-from mpreg_nb.membership.claims import Claims
-from mpreg_nb.membership.detector import Detector
-from mpreg_nb.membership.duties import Duties
-from mpreg_nb.membership.effects import (
+from msgspec.structs import replace
+
+from mpreg_nb.membership import anti_entropy
+from mpreg_nb.membership.broadcast import size_bytes, subject
+from mpreg_nb.membership.config import SwimSettings, retransmits, stretched_sync_s
+from mpreg_nb.membership.events import (
+    Dial,
+    Died,
     Effect,
+    JoinCompleted,
+    Joined,
     LeaveSpread,
+    Left,
     LinkEvent,
     NameFree,
     Paused,
+    Restarted,
     Send,
     Tell,
 )
-from mpreg_nb.membership.inbox import Inbox
-from mpreg_nb.membership.knobs import SwimSettings
+from mpreg_nb.membership.failure_detector import Detector, Dice
+from mpreg_nb.membership.join import FIRST_SEQ, Claims, Seeds
 from mpreg_nb.membership.links import Links
 from mpreg_nb.membership.member import Member
-from mpreg_nb.membership.post import Post
-from mpreg_nb.membership.rotation import Dice
-from mpreg_nb.membership.seeds import Seeds
-from mpreg_nb.membership.table import Entry
-from mpreg_nb.wire.gossip import (
+from mpreg_nb.membership.state import Beliefs, Entry
+from mpreg_nb.membership.suspicion import Awareness
+from mpreg_nb.protocol.gossip import (
+    Ack,
     Announce,
+    CatalogPull,
+    CatalogPush,
     Control,
+    Digest,
     Gossip,
     Hello,
+    IndirectAck,
+    Item,
     Leave,
     Load,
+    LoadNews,
     MemberRecord,
     MemberState,
+    Nack,
     NodeName,
     Offer,
+    Ping,
+    PingReq,
+    SyncDigest,
+    SyncPull,
+    SyncPush,
+    Verdict,
+    YouAreDead,
 )
+
+
+class Post:
+    """Turns what the parts want into what the driver must do."""
+
+    def __init__(
+        self,
+        settings: SwimSettings,
+        beliefs: Beliefs,
+        links: Links,
+        detector: Detector,
+        health: Awareness,
+    ) -> None:
+        self.load: Load | None = None
+        self._settings = settings
+        self._beliefs = beliefs
+        self._links = links
+        self._detector = detector
+        self._health = health
+
+    def deliver(self, effects: Iterable[Effect], now: float) -> list[Effect]:
+        """Return the effects for the driver, those that follow from them included."""
+        done: list[Effect] = []
+        waiting = deque(effects)
+        while waiting:
+            effect = waiting.popleft()
+            match effect:
+                case Send(peer, message):
+                    done += self.send(peer, message, now)
+                case Tell(event):
+                    done.append(effect)
+                    match event:
+                        case Joined(member):
+                            waiting.extendleft(reversed(self._met(member.record, now)))
+                        case Died(name):
+                            waiting.extendleft(reversed(self._lost(name)))
+                        case Left(name):
+                            self._detector.probes.drop(name)
+                        case Restarted(name):
+                            waiting.extendleft(self._replaced(name))
+                case _:
+                    done.append(effect)
+        return done
+
+    def send(self, peer: NodeName, message: Control, now: float) -> list[Effect]:
+        """Send `message`, or dial first where that is worth it."""
+        if peer in self._links:
+            self._links.touch(peer, now)
+            return [Send(peer, self._with_news(peer, message))]
+        if not isinstance(message, Ping | SyncDigest | YouAreDead):
+            return []  # stale before a link would be up
+        entry = self._beliefs.table.get(peer)
+        if entry is None:
+            return []
+        self._links.wait(peer, message)
+        return self._links.dial(peer, entry.record.urls, now)
+
+    def items_for(self, peer: NodeName) -> tuple[Item, ...]:
+        """Return the news for one message to `peer`."""
+        settings = self._settings
+        return self._beliefs.news.take(
+            settings.gossip_bytes,
+            retransmits(self._beliefs.size, settings.retransmit_mult),
+            to=peer,
+        )
+
+    def _with_news(self, peer: NodeName, message: Control) -> Control:
+        match message:
+            case Ping():
+                items = self.items_for(peer)
+                entry = self._beliefs.table.get(peer)
+                if entry is not None and entry.suspicion is not None:
+                    # The suspect must be the first to know.
+                    others = [item for item in items if subject(item) != peer]
+                    items = (self._beliefs.verdict_on(entry), *others)
+                return replace(message, items=items, load=self._own_load())
+            case Ack():
+                return replace(
+                    message, items=self.items_for(peer), load=self._own_load()
+                )
+            case PingReq() | IndirectAck() | Nack():
+                items = self.items_for(peer)
+                return replace(message, items=(*message.items, *items))
+            case _:
+                return message
+
+    def _own_load(self) -> Load | None:
+        is_poorly = self._health.score >= self._settings.degraded_health
+        if self.load is None or not is_poorly or self.load.degraded:
+            return self.load
+        return replace(self.load, degraded=True)
+
+    def _met(self, record: MemberRecord, now: float) -> list[Effect]:
+        self._detector.rotation.add(record.name)
+        has_mesh = self._beliefs.size <= self._settings.mesh_limit
+        # The smaller name dials at once; the larger only if that comes to nothing.
+        if has_mesh and self._beliefs.own.record.name < record.name:
+            return self._links.dial(record.name, record.urls, now)
+        return []
+
+    def _replaced(self, name: NodeName) -> list[Effect]:
+        """Close a link to the process before; it may never tell that it is gone."""
+        self._detector.probes.drop(name)
+        epoch = self._beliefs.table.entries[name].record.epoch
+        return [] if self._links.is_to(name, epoch) else self._links.close(name)
+
+    def _lost(self, name: NodeName) -> list[Effect]:
+        self._detector.probes.drop(name)
+        entry = self._beliefs.table.entries[name]
+        if name not in self._links:
+            return []
+        farewell = Send(name, YouAreDead(verdict=self._beliefs.verdict_on(entry)))
+        return [farewell, *self._links.close(name)]
+
+
+EARLY_SYNCS = 3
+"""Comparisons soon after the join: its first partner may have been as new."""
+
+
+class Duties:
+    """The clockwork of one node, apart from probes and suspicions."""
+
+    def __init__(
+        self,
+        settings: SwimSettings,
+        beliefs: Beliefs,
+        links: Links,
+        post: Post,
+        seeds: Seeds,
+        dice: Dice,
+        now: float,
+    ) -> None:
+        self._settings = settings
+        self._beliefs = beliefs
+        self._links = links
+        self._post = post
+        self._seeds = seeds
+        self._dice = dice
+        self._gossip_at_s = now
+        self._sync_at_s = now + settings.sync_interval_s * dice.random()
+        self._early_syncs = 0
+        self._redial_at_s = now + settings.dead_redial_s * dice.random()
+        self._house_at_s = now + settings.period_s * dice.random()
+        self._told_load: Load | None = None
+        self._told_load_at_s = -math.inf
+        self._load_serial = 0
+        self._root: tuple[int, MemberRecord, bytes] | None = None
+
+    @property
+    def deadline(self) -> float:
+        """When something is due."""
+        due_s = self._house_at_s
+        if not self._beliefs.own.is_leaving:
+            due_s = min(due_s, self._sync_at_s, self._redial_at_s, self._seeds.deadline)
+        if len(self._links) and len(self._beliefs.news):
+            return min(due_s, self._gossip_at_s)
+        return due_s
+
+    def tick(self, now: float) -> list[Effect]:
+        """Do what is due."""
+        effects: list[Effect] = []
+        if self._house_at_s <= now:
+            self._house_at_s = now + self._settings.period_s
+            self._tell_load(now)
+            if not self._beliefs.own.is_leaving:
+                effects += self._keep_links(now)
+                effects += self._beliefs.remind_suspects(now)
+                effects += self._keep_joining()
+        if self._gossip_at_s <= now and len(self._beliefs.news):
+            effects += self._gossip(now)
+        if self._beliefs.own.is_leaving:
+            return effects
+        if self._sync_at_s <= now:
+            effects += self.compare(now)
+        if self._redial_at_s <= now:
+            effects += self._redial(now)
+        if self._seeds.deadline <= now:
+            effects += self.dial_seeds(now)
+        return effects
+
+    def settle(self, now: float) -> None:
+        """Compare with some others soon: the join is complete, and may be partial."""
+        self._early_syncs = EARLY_SYNCS
+        self._sync_at_s = now + self._settings.period_s
+
+    # ----------------------------------------------------------------- compare
+
+    def records(self, now: float) -> Sequence[MemberRecord]:
+        """Return all records that others should have, the own one first."""
+        memory_s = self._settings.dead_memory_s
+        told = self._beliefs.table.told(now, memory_s)
+        return (self._beliefs.own.record, *told)
+
+    def lines(self, now: float) -> tuple[Digest, ...]:
+        """Return one line for each of the records."""
+        return tuple(anti_entropy.digest(record) for record in self.records(now))
+
+    def root(self, now: float) -> bytes:
+        """Return the hash of all lines, worked out anew only when one changed."""
+        revision, me = self._beliefs.table.revision, self._beliefs.own.record
+        if self._root is None or self._root[:2] != (revision, me):
+            self._root = (revision, me, anti_entropy.root(self.lines(now)))
+        return self._root[2]
+
+    def digest(self, now: float, *, whole: bool) -> SyncDigest:
+        """Return what starts a comparison (the root) or goes on with it (whole)."""
+        entries = self.lines(now) if whole else None
+        return SyncDigest(root=self.root(now), entries=entries)
+
+    def compare(self, now: float) -> list[Effect]:
+        """Compare tables with a random member."""
+        settings, table = self._settings, self._beliefs.table
+        pause_s = stretched_sync_s(self._beliefs.size, settings.sync_interval_s)
+        if self._early_syncs:
+            self._early_syncs -= 1
+            pause_s = 2 * settings.period_s
+        self._sync_at_s = now + pause_s
+        for name in table.forget_old(
+            now, memory_s=settings.dead_memory_s, mult=settings.dead_memory_mult
+        ):
+            self._links.forget(name)
+        peers = [peer for peer in table.alive if peer in self._links] or table.alive
+        if not peers:
+            return []
+        peer = peers[self._dice.randrange(len(peers))]
+        return [Send(peer, self.digest(now, whole=False))]
+
+    def _keep_joining(self) -> list[Effect]:
+        """Ask again for the first exchange, should its answer have been lost."""
+        if self._beliefs.own.joined:
+            return []
+        me = anti_entropy.digest(self._beliefs.own.record)
+        digest = SyncDigest(root=anti_entropy.root([me]), entries=(me,))
+        return [Send(peer, digest) for peer in self._links.peers[:1]]
+
+    # ----------------------------------------------------------------- pass on
+
+    def _gossip(self, now: float) -> list[Effect]:
+        self._gossip_at_s = now + self._settings.gossip_interval_s
+        active = self._beliefs.table.active
+        peers = [peer for peer in self._links.peers if peer in active]
+        count = min(self._settings.gossip_fanout, len(peers))
+        effects: list[Effect] = []
+        for peer in self._dice.sample(peers, count):
+            items = self._post.items_for(peer)
+            if items:
+                effects.append(Send(peer, Gossip(items=items)))
+        return effects
+
+    def _tell_load(self, now: float) -> None:
+        load = self._post.load
+        least_s = max(self._settings.load_interval_s, self._beliefs.size / 50)
+        if load is None or now - self._told_load_at_s < least_s:
+            return
+        told = self._told_load
+        if told is not None and not _differs(load, told, self._settings.load_change):
+            return
+        self._told_load, self._told_load_at_s = load, now
+        me = self._beliefs.own.record
+        if told is not None and self._beliefs.own.joined:
+            self._load_serial += 1
+            news = LoadNews(
+                name=me.name,
+                generation=me.generation,
+                serial=self._load_serial,
+                load=load,
+            )
+            self._beliefs.news.put(news)
+
+    # ------------------------------------------------------------------ redial
+
+    def _keep_links(self, now: float) -> list[Effect]:
+        settings, table, links = self._settings, self._beliefs.table, self._links
+        me = self._beliefs.own.record.name
+        if self._beliefs.size <= settings.mesh_limit:
+            wanted = [
+                name
+                for name in table.alive
+                if links.may_dial(name, now)
+                and (
+                    me < name or now - table.entries[name].since_s >= settings.period_s
+                )
+            ]
+            return self._dial(wanted, now)
+        free = [name for name in table.alive if links.may_dial(name, now)]
+        count = min(max(0, settings.kept_links - len(links)), len(free))
+        return [
+            *self._dial(self._dice.sample(free, count), now),
+            *links.close_idle(now),
+        ]
+
+    def _dial(self, names: Sequence[NodeName], now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for name in names:
+            urls = self._beliefs.table.entries[name].record.urls
+            effects += self._links.dial(name, urls, now)
+        return effects
+
+    def _redial(self, now: float) -> list[Effect]:
+        """Dial one of the dead: that a partition has healed shows nowhere else."""
+        self._redial_at_s = now + self._settings.dead_redial_s
+        dead = self._beliefs.table.dead()
+        if not dead:
+            return []
+        longest_ago_s = min(entry.dialled_at_s for entry in dead)
+        due = [entry for entry in dead if entry.dialled_at_s == longest_ago_s]
+        entry = due[self._dice.randrange(len(due))]
+        entry.dialled_at_s = now
+        return self._links.dial(entry.record.name, entry.record.urls, now)
+
+    def dial_seeds(self, now: float) -> list[Effect]:
+        """Dial the seeds that are due and not represented by a member."""
+        table = self._beliefs.table
+        known = dict.fromkeys(
+            url
+            for record in (
+                self._beliefs.own.record,
+                *(table.entries[name].record for name in table.active),
+            )
+            for url in record.urls
+        )
+        return [Dial(url, (url,)) for url in self._seeds.due(now, known)]
+
+
+def _differs(load: Load, told: Load, share: float) -> bool:
+    change = abs(load.running + load.queued - told.running - told.queued)
+    return load.degraded != told.degraded or change >= share * max(1, told.slots)
+
+
+class Inbox:
+    """Gives each message to the part of the node that it is for."""
+
+    def __init__(
+        self,
+        beliefs: Beliefs,
+        detector: Detector,
+        claims: Claims,
+        duties: Duties,
+        links: Links,
+        seeds: Seeds,
+    ) -> None:
+        self._beliefs = beliefs
+        self._detector = detector
+        self._claims = claims
+        self._duties = duties
+        self._links = links
+        self._seeds = seeds
+
+    def receive(self, message: Control, sender: NodeName, now: float) -> list[Effect]:
+        """Take in `message`, and tell the sender if it is mistaken about itself."""
+        entry = self._beliefs.table.get(sender)
+        was_dead = entry is not None and entry.record.state is MemberState.DEAD
+        effects = self._dispatch(message, sender, now)
+        if entry is None or self._beliefs.own.is_leaving:
+            return effects
+        state = entry.record.state
+        if state is MemberState.SUSPECT or state is MemberState.DEAD:
+            effects += self._beliefs.contradict(entry, now)
+        elif was_dead and state is MemberState.ALIVE:
+            # It was out of reach, and others with it: compare all at once.
+            effects.append(Send(sender, self._duties.digest(now, whole=True)))
+        return effects
+
+    def _dispatch(self, message: Control, sender: NodeName, now: float) -> list[Effect]:
+        match message:
+            case Ping():
+                return self._ping(message, sender, now)
+            case Ack(seq=seq):
+                effects = self._hear(message.items, sender, now)
+                effects += self._beliefs.reports.load(sender, message.load)
+                if seq >= FIRST_SEQ:
+                    return effects + self._claims.ack(seq, sender)
+                return effects + self._detector.follow(
+                    self._detector.probes.ack(seq, sender, now), now
+                )
+            case Gossip(items=items):
+                effects = self._hear(items, sender, now)
+                return effects + self._beliefs.reports.load(sender, message.load)
+            case PingReq():
+                return self._ping_request(message, sender, now)
+            case IndirectAck(seq=seq, items=items):
+                effects = self._hear(items, sender, now)
+                steps = self._detector.probes.indirect_ack(seq, sender)
+                return effects + self._detector.follow(steps, now)
+            case Nack(seq=seq, items=items):
+                effects = self._hear(items, sender, now)
+                return effects + self._detector.follow(
+                    self._detector.probes.nack(seq, sender), now
+                )
+            case SyncDigest():
+                return self._compare(message, sender, now)
+            case SyncPull(names=names):
+                return self._push(names, sender, now)
+            case SyncPush():
+                return self._pushed(message, sender, now)
+            case YouAreDead(verdict=verdict):
+                return self._beliefs.hear_verdict(verdict, sender, now)
+            case Hello(record=record, joined=joined):
+                if record.name != sender:
+                    return []
+                self._links.greeted(sender, record.epoch)
+                if not joined:
+                    return []
+                return self._beliefs.hear_record(record, sender, now)
+            case Leave():
+                return self._leave(message, sender, now)
+            case CatalogPull() | CatalogPush():
+                return []  # not membership's
+
+    # ----------------------------------------------------------- kinds of message
+
+    def _hear(
+        self, items: Sequence[Item], sender: NodeName, now: float
+    ) -> list[Effect]:
+        effects: list[Effect] = []
+        for item in items:
+            effects += self._beliefs.hear(item, sender, now)
+        return effects
+
+    def _ping(self, message: Ping, sender: NodeName, now: float) -> list[Effect]:
+        me = self._beliefs.own.record
+        effects: list[Effect] = []
+        if message.epoch == me.epoch:
+            effects.append(Send(sender, Ack(seq=message.seq)))
+        elif self._beliefs.own.joined:
+            # It is looking for the process that had this name before.
+            effects.append(Send(sender, Gossip(items=(me,))))
+        effects += self._hear(message.items, sender, now)
+        effects += self._beliefs.reports.load(sender, message.load)
+        return effects
+
+    def _ping_request(
+        self, message: PingReq, sender: NodeName, now: float
+    ) -> list[Effect]:
+        effects = self._hear(message.items, sender, now)
+        own = self._beliefs.own.record
+        if message.target == own.name:
+            if message.epoch == own.epoch:
+                effects.append(Send(sender, IndirectAck(seq=message.seq)))
+            return effects
+        entry = self._beliefs.table.get(message.target)
+        if entry is None:
+            return effects
+        record = entry.record
+        if record.epoch != message.epoch or record.state > MemberState.SUSPECT:
+            # The asker has not heard yet what became of the process it looks for.
+            is_gone = record.state > MemberState.SUSPECT
+            item: Item = self._beliefs.verdict_on(entry) if is_gone else record
+            effects.append(Send(sender, Nack(seq=message.seq, items=(item,))))
+            return effects
+        if self._detector.is_refused(entry):
+            effects.append(Send(sender, Nack(seq=message.seq)))
+            return effects
+        return effects + self._detector.help(message, sender, now)
+
+    def _compare(
+        self, message: SyncDigest, sender: NodeName, now: float
+    ) -> list[Effect]:
+        if message.entries is None:
+            if message.root == self._duties.root(now):
+                return []
+            return [Send(sender, self._duties.digest(now, whole=True))]
+        records = {record.name: record for record in self._duties.records(now)}
+        found = anti_entropy.differences(records, message.entries)
+        effects: list[Effect] = []
+        for line in found.catalogs:
+            effects += self._catalog_line(line, sender)
+        effects += self._push(found.push, sender, now)
+        if found.pull:
+            effects.append(Send(sender, SyncPull(names=found.pull)))
+        return effects
+
+    def _catalog_line(self, line: Digest, sender: NodeName) -> list[Effect]:
+        return self._beliefs.reports.catalog(
+            line.name, line.generation, line.catalog_version, sender
+        )
+
+    def _push(
+        self, names: Sequence[NodeName], sender: NodeName, now: float
+    ) -> list[Effect]:
+        """Send the records of `names`; an empty row too, it ends a comparison."""
+        own, table = self._beliefs.own.record, self._beliefs.table
+        records = []
+        for name in names:
+            entry = table.get(name)
+            if name == own.name:
+                records.append(own)
+            elif entry is not None and entry.record.state > MemberState.SUSPECT:
+                age_s = int(max(0.0, now - entry.since_s))
+                records.append(replace(entry.record, age_s=age_s))
+            elif entry is not None:
+                verdict = self._beliefs.verdict_on(entry)
+                records.append(replace(entry.record, by=verdict.by))
+        return [Send(sender, push) for push in anti_entropy.pushes(records)]
+
+    def _pushed(self, message: SyncPush, sender: NodeName, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        for record in message.records:
+            effects += self._beliefs.hear_record(
+                record, sender, now, synced=record.name != sender
+            )
+        if message.last and not self._beliefs.own.joined:
+            effects += self.complete_join(sender, now)
+        return effects
+
+    def complete_join(self, through: NodeName, now: float) -> list[Effect]:
+        """Make this node known: it knows what `through` knows."""
+        own = self._beliefs.own
+        own.join(now)
+        self._seeds.settle(now)
+        self._duties.settle(now)
+        completed = Tell(JoinCompleted(through, own.record.generation))
+        if through == own.record.name:
+            return [completed]
+        return [Send(through, Gossip(items=(own.record,))), completed]
+
+    def _leave(self, message: Leave, sender: NodeName, now: float) -> list[Effect]:
+        farewell = Verdict(
+            name=sender,
+            generation=message.generation,
+            epoch=message.epoch,
+            incarnation=message.incarnation,
+            state=MemberState.LEFT,
+            by=(sender,),
+        )
+        effects = self._beliefs.hear_verdict(farewell, sender, now)
+        return [
+            Tell(Left(sender, message.reason))
+            if isinstance(effect, Tell) and isinstance(effect.event, Left)
+            else effect
+            for effect in effects
+        ]
 
 
 class Swim:

@@ -12,9 +12,7 @@ In commands, unlike in the workflows of `mpreg_nb`, a string that names another
 command stands for its result.
 """
 
-from mpreg_nb.mpreg.client import MPREGClientAPI
-from mpreg_nb.mpreg.commands import RPCCommand
-from mpreg_nb.mpreg.server import MPREGServer
-from mpreg_nb.mpreg.settings import MPREGSettings
+from mpreg_nb.mpreg.client import MPREGClientAPI, RPCCommand
+from mpreg_nb.mpreg.server import MPREGServer, MPREGSettings
 
 __all__ = ["MPREGClientAPI", "MPREGServer", "MPREGSettings", "RPCCommand"]

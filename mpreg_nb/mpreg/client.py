@@ -1,14 +1,22 @@
-"""Calls functions of a cluster by MPREG's names, on the caller's event loop."""
+"""`MPREGClientAPI`, commands of one request, and the errors that it reports.
+
+The error stays what it is, an instance of the class that was raised too; only what
+it says changes. `.original` has what it said before.
+"""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+import copy
+import weakref
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+from mpreg_nb.boundary import public
+from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.client import Client
-from mpreg_nb.client.options import CallOptions
 from mpreg_nb.client.output import current_writer
-from mpreg_nb.client.run_record import RunRecord
+from mpreg_nb.client.runs import RunRecord
 from mpreg_nb.errors import (
     CallCancelled,
     CallTimeout,
@@ -17,15 +25,203 @@ from mpreg_nb.errors import (
     NoRoute,
     RemoteError,
 )
-from mpreg_nb.mpreg.commands import Packed, RPCCommand, last_commands, pack_commands
-from mpreg_nb.mpreg.reported import report
 from mpreg_nb.names import check_name, check_resources
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.messages import RunStart, StepPlan
 from mpreg_nb.routing.router import Refused, Wanted
+from mpreg_nb.serialize.classes import make
+from mpreg_nb.serialize.exceptions import execution_failed, message_of
+from mpreg_nb.serialize.json_rpc import Others, mention
+from mpreg_nb.serialize.pickle import pack_call
 from mpreg_nb.transport.token import load_token
-from mpreg_nb.wire.boundary import public
-from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.runs import RunStart, StepPlan
-from mpreg_nb.wire.working_folder import here
+from mpreg_nb.workflows.graph import check_order
+from mpreg_nb.working_folder import here
+
+
+@dataclass(frozen=True, slots=True)
+class RPCCommand:
+    """Run the function `fun`, and name the result `name`.
+
+    In `args` and `kwargs`, at any depth of lists, tuples, sets and values of dicts,
+    a string that equals the name of another command of the request is replaced by
+    its result, and "name.field.sub" by that field of the result. If the field does
+    not exist, the string stays, and the command still waits for the other one.
+    `args` that is neither a tuple nor a list is one argument. `locs` are resources:
+    the command runs on a node where the function and the node have all of them.
+    """
+
+    name: str
+    fun: str
+    args: Any = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    locs: Iterable[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        check_name("command", self.name)
+        check_name("function", self.fun)
+        object.__setattr__(self, "locs", check_resources(self.locs))
+        if not isinstance(self.kwargs, Mapping):
+            raise TypeError(
+                f"kwargs of command {self.name!r} must be a dict of keyword "
+                f"arguments, not {type(self.kwargs).__name__}"
+            )
+
+    @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The positional arguments."""
+        args = self.args
+        return tuple(args) if isinstance(args, tuple | list) else (args,)
+
+    @property
+    def resources(self) -> frozenset[str]:
+        """The `locs`, checked."""
+        return frozenset(self.locs)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A command, ready to be sent."""
+
+    command: RPCCommand
+    parts: tuple[Buffer, ...]
+    inputs: tuple[str, ...]  # commands whose results the parts refer to
+
+
+def pack_commands(commands: Sequence[RPCCommand]) -> list[Packed]:
+    """Find what refers to what, and pickle the arguments.
+
+    Raises:
+        InvalidWorkflow: two commands have one name, or they wait for each other.
+        NotPicklable: an argument cannot travel.
+    """
+    names = [command.name for command in commands]
+    check_order("of commands", [(name, frozenset()) for name in names])
+    known = frozenset(names)
+    packed = [_packed(command, Others(known, command.name)) for command in commands]
+    waits = [(one.command.name, frozenset(one.inputs)) for one in packed]
+    check_order("of commands", waits)
+    return packed
+
+
+def last_commands(packed: Iterable[Packed]) -> list[str]:
+    """Return the names of the commands whose results no other command uses."""
+    used = {name for one in packed for name in one.inputs}
+    return [one.command.name for one in packed if one.command.name not in used]
+
+
+def _packed(command: RPCCommand, others: Container[str]) -> Packed:
+    put = _References(others)
+    args = tuple(map(put, command.arguments))
+    kwargs = {key: put(value) for key, value in command.kwargs.items()}
+    parts, inputs = pack_call(args, kwargs)
+    return Packed(command, parts, inputs)
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOf:
+    """Stands for the result of command `step`, or the field that `path` leads to."""
+
+    step: str
+    path: tuple[str, ...]
+    literal: str  # meant where there is no such field
+
+    def __mpreg_reference__(self) -> "ResultOf":
+        """Return itself: it has all that a worker must know."""
+        return self
+
+
+class _References:
+    """Puts references in the place of strings that are some.
+
+    Containers without any are passed on as they are.
+    """
+
+    def __init__(self, names: Container[str]) -> None:
+        self._names = names
+        self._inside: set[int] = set()  # ids of the containers around a value
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, str):
+            found = mention(value, self._names)
+            return value if found is None else ResultOf(*found, str(value))
+        if not isinstance(value, list | tuple | dict | set | frozenset):
+            return value
+        if id(value) in self._inside:
+            return value  # a container that holds itself
+        self._inside.add(id(value))
+        filled = self._filled(value)
+        self._inside.discard(id(value))
+        return filled
+
+    def _filled(self, value: Any) -> Any:
+        before = list(value.values() if isinstance(value, dict) else value)
+        after = list(map(self, before))
+        if all(one is other for one, other in zip(before, after, strict=True)):
+            return value
+        if isinstance(value, tuple):
+            named = getattr(value, "_make", tuple)  # of a named tuple
+            return named(after)
+        if isinstance(value, set | frozenset):
+            return type(value)(after)
+        twin = copy.copy(value)  # keeps the order, the default, the class
+        if isinstance(value, dict):
+            twin.update(zip(value, after, strict=True))
+        else:
+            twin[:] = after
+        return twin
+
+
+_classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
+
+
+def report(error: RemoteError) -> None:
+    """Let `error` say what MPREG says of a function that failed."""
+    if "_line" in vars(error):
+        return
+    told = message_of(error)
+    name = error.type_name.removeprefix("builtins.")
+    if not told.startswith(name):  # else its class is not here, and it says so itself
+        told = f"{name.rpartition('.')[2]}: {told}"
+    line = execution_failed(error.function, told, error.argument_types)
+    _speaking(error, line)
+
+
+def _speaking(error: RemoteError, line: str) -> RemoteError:
+    vars(error)["_line"] = line
+    error.__class__ = _class(type(error))
+    return error
+
+
+def _class(cls: type[RemoteError]) -> type[RemoteError]:
+    speaking = _classes.get(cls)
+    if speaking is None:
+        body = {
+            "__module__": cls.__module__,
+            "__qualname__": cls.__qualname__,
+            "__doc__": cls.__doc__,
+            "__str__": _line,
+            "__reduce__": _reduce,
+            "__reduce_ex__": lambda self, _protocol: _reduce(self),
+        }
+        speaking = _classes[cls] = make(type(cls), cls.__name__, (cls,), body)
+    return speaking
+
+
+def _line(error: RemoteError) -> str:
+    return str(vars(error)["_line"])
+
+
+def _reduce(error: RemoteError) -> tuple[Any, ...]:
+    """Travel as the error before, whose class can be found or made anew."""
+    cls: Any = type(error).__bases__[0]
+    make, args = cls.__reduce__(error)
+    args = tuple(cls if arg is type(error) else arg for arg in args)
+    return _again, (make, args, _line(error))
+
+
+def _again(make: Callable[..., RemoteError], args: Any, line: str) -> RemoteError:
+    return _speaking(make(*args), line)
+
 
 CONNECT_S = 5.0
 """How long `connect` looks for a server that may just be starting."""
@@ -232,7 +428,10 @@ def _run_start(
         plans.append(plan)
         beside.extend(parts)
     start = RunStart(
-        id=caller.new_id(), workflow="commands", steps=tuple(plans), folder=here()
+        id=caller.requests.new_id(),
+        workflow="commands",
+        steps=tuple(plans),
+        folder=here(),
     )
     return start, tuple(beside)
 

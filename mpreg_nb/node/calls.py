@@ -1,4 +1,11 @@
-"""Every call that is under way on this node: where it goes, what became of it.
+"""Calls that this node accepted: admission, routing, outcomes, and work stealing.
+
+A node is asked for calls by those who sent them. For the calls that it may send
+elsewhere itself, because they came through it or are steps of its runs, it looks
+for idle nodes: whether they wait here or where it sent them.
+
+A call that is known to wait has not run, so when this node is lost it can be sent
+elsewhere without a doubt. Calls that wait only for a moment are not worth a word.
 
 A call comes from a link or from a run of this node. It is run here, passed on to
 a node that fits (one hop), or refused with the reason. Until it runs, it may
@@ -8,37 +15,239 @@ exactly one outcome, sent to where it came from.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from mpreg_nb.calls.deadlines import Deadlines
+from mpreg_nb.calls.work_stealing import Stealing
 from mpreg_nb.errors import Executed
-from mpreg_nb.node.admission import Admission
-from mpreg_nb.node.lane import DataLane
-from mpreg_nb.node.outcomes import no_route
-from mpreg_nb.node.pending import Outcome, Pending, Source
-from mpreg_nb.node.recalls import Recalls
-from mpreg_nb.node.running import Running
-from mpreg_nb.node.waiting import WaitingReports
-from mpreg_nb.routing.breaker import Breakers
-from mpreg_nb.routing.load import Loads
-from mpreg_nb.routing.router import Chosen, Refused, Router, UnknownVersion, Wanted
-from mpreg_nb.settings import Limits
-from mpreg_nb.transport.alarm import Alarm
-from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.gossip import Load
-from mpreg_nb.wire.messages import (
+from mpreg_nb.node.executor import Running
+from mpreg_nb.node.peer_requests import DataLane
+from mpreg_nb.node.pending_call import Outcome, Pending, Source, no_route
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.gossip import Load
+from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
     Failed,
     Failure,
     Output,
+    Recall,
     Reply,
     Started,
     Waiting,
 )
+from mpreg_nb.routing.circuit_breaker import Breakers
+from mpreg_nb.routing.load import Loads
+from mpreg_nb.routing.router import Chosen, Refused, Router, UnknownVersion, Wanted
+from mpreg_nb.settings import Limits
+from mpreg_nb.transport.timer import Alarm
+
+LEAST_TIME_MS = 5
+"""A call with less time left than this is refused: it could not be answered."""
+
+
+class Admission:
+    """The limits of one node, and what it holds."""
+
+    def __init__(
+        self, me: str, pending: Mapping[bytes, Pending], limits: Limits
+    ) -> None:
+        self._me = me
+        self._pending = pending
+        self._limits = limits
+        self.held_bytes = 0  # arguments of all calls under way
+        self.draining = False
+
+    def refusal(self, pending: Pending) -> Failure | None:
+        """Return why a call is not taken in, if it is not."""
+        waiting = len(self._pending)
+        if pending.call.id in self._pending:
+            text = "a call with this id is already running"
+            return Failure(kind="bad_request", message=text)
+        held_bytes = self.held_bytes + pending.size_bytes
+        too_much = waiting and held_bytes > self._limits.queued_bytes
+        if too_much or waiting >= self._limits.calls_per_node:
+            return Failure(
+                kind="overloaded", node=self._me, size_bytes=waiting, retry_after_ms=50
+            )
+        left_ms = pending.call.remaining_ms
+        if left_ms is not None and left_ms <= LEAST_TIME_MS:
+            return Failure(kind="deadline", node=self._me)
+        return Failure(kind="draining", node=self._me) if self.draining else None
+
+
+Route = Callable[[Pending, float, Chosen], None]
+
+
+class Recalls:
+    """The waiting calls of one node."""
+
+    def __init__(
+        self,
+        me: str,
+        pending: Mapping[bytes, Pending],
+        router: Router,
+        loads: Loads,
+        lane: DataLane,
+        running: Running,
+    ) -> None:
+        self._me = me
+        self._pending = pending
+        self._loads = loads
+        self._lane = lane
+        self._running = running
+        self.stealing = Stealing(router, loads)
+
+    def bind(self, route: Route, finish: Callable[[Pending, Failed], None]) -> None:
+        """Say who sends a call to a node, and who ends it."""
+        self._route = route
+        self._finish = finish
+
+    def give_back(self, source: Source, message: Recall) -> None:
+        """End those calls of `source` that no node runs yet."""
+        for call_id in message.ids:
+            pending = self._pending.get(call_id)
+            if pending is None or pending.source is not source or pending.cancelled:
+                continue
+            if pending.node not in ("", self._me):  # that node knows whether it runs
+                pending.withdrawn = True
+                self._lane.send(pending.node, Recall(ids=(call_id,)))
+            elif not pending.node or self._running.withdraw(pending):
+                failure = Failure(kind="overloaded", node=self._me)
+                self._finish(pending, pending.failed(failure, self._running.news))
+
+    def told_waiting(self, message: Waiting) -> None:
+        """Pass on that calls wait where they were sent, and look for other nodes."""
+        now = time.monotonic()
+        movable: list[Pending] = []
+        for call_id in message.ids:
+            pending = self._pending.get(call_id)
+            if pending is None or pending.waiting_told:
+                continue
+            pending.waiting_told = True
+            pending.source.send(Waiting(ids=(call_id,)))
+            if message.load is not None and not movable:
+                self._loads.report(pending.node, message.load, now)
+            movable.append(pending)
+        # Where nothing is queued, a call waits for data, and would elsewhere too.
+        if message.load is not None and message.load.queued:
+            self.wait(movable)
+
+    def wait(self, calls: list[Pending]) -> None:
+        """Look for idle nodes for calls that wait in a queue, here or elsewhere."""
+        for pending in calls:
+            call = pending.call
+            if call.hops_left and call.node is None and not pending.cancelled:
+                wanted = Wanted(call.function, call.version, call.resources)
+                self.stealing.waits(call.id, wanted, pending.node, pending.avoid)
+        self.look()
+
+    def look(self, target: str = "") -> None:
+        """Ask for what idle nodes could do; `target`: only for what this one could."""
+        if not self.stealing.waiters:
+            return
+        now = time.monotonic()
+        for node, call_ids in self.stealing.recalls(now, target).items():
+            if node != self._me:
+                self._lane.send(node, Recall(ids=tuple(call_ids)))
+                continue
+            for call_id in call_ids:
+                self._move(self._pending[call_id], now)
+
+    def came_back(self, pending: Pending, outcome: Failed) -> bool:
+        """Send a call on that was asked back; False if `outcome` is its end."""
+        failure = outcome.failure
+        if failure.kind != "overloaded" or failure.executed != "no":
+            return False
+        if pending.cancelled:
+            cancelled = Failure(kind="cancelled", node=failure.node)
+            self._finish(pending, pending.failed(cancelled))
+            return True
+        now = time.monotonic()
+        target = self.stealing.given_back(pending.call.id, now)
+        if target is not None:
+            self._send_on(pending, target, now)
+        return target is not None
+
+    def drop(self, call_id: bytes) -> None:
+        """Forget a call that has begun, has ended, or is not to be moved."""
+        self.stealing.drop(call_id, time.monotonic())
+
+    def _move(self, pending: Pending, now: float) -> None:
+        """Send a call on that waits here."""
+        target = self.stealing.given_back(pending.call.id, now)
+        if target is not None and self._running.withdraw(pending):
+            self._loads.answered(self._me, None, now)
+            self._send_on(pending, target, now)
+
+    def _send_on(self, pending: Pending, target: Chosen, now: float) -> None:
+        if pending.waiting_told:  # it may begin there without another word
+            pending.source.send(Started(id=pending.call.id, node=target.node))
+        pending.waiting_told = pending.started = False
+        self._route(pending, now, target)
+
+
+SWEEP_S = 0.02
+"""A call that is in the queue this long is reported to its caller."""
+
+
+class WaitingReports:
+    """Looks at the queue every now and then, while there is one."""
+
+    def __init__(
+        self,
+        me: str,
+        pending: Mapping[bytes, Pending],
+        *,
+        running: Running,
+        recalls: Recalls,
+        measure: Callable[[], Load],
+    ) -> None:
+        self._me = me
+        self._pending = pending
+        self._running = running
+        self._recalls = recalls
+        self._measure = measure
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def look_soon(self) -> None:
+        """Look at the queue in a while, if there is one and no look is due."""
+        if self._timer is None and self._running.queued:
+            self._timer = self._loop.call_later(SWEEP_S, self._look)
+
+    def stop(self) -> None:
+        """Set no timer any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        edge = time.monotonic() - SWEEP_S
+        by_source: dict[Source, list[bytes]] = {}
+        waiting: list[Pending] = []
+        for pending in self._pending.values():
+            if (
+                pending.node == self._me
+                and not pending.started
+                and not pending.waiting_told
+                and not pending.answered
+                and pending.arrived <= edge
+            ):
+                pending.waiting_told = True
+                waiting.append(pending)
+                by_source.setdefault(pending.source, []).append(pending.call.id)
+        if waiting:
+            load = self._measure()
+            for source, ids in by_source.items():
+                source.send(Waiting(ids=tuple(ids), load=load))
+            if load.queued:
+                self._recalls.wait(waiting)
+        self.look_soon()
+
 
 MOST_REROUTES = 3
 """Of a call that has not run; after that its caller hears why."""

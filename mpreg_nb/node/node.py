@@ -1,4 +1,4 @@
-"""The shell of a node: owns its parts and carries messages between them.
+"""The node: makes its parts, starts and stops them; its TLS contexts and metrics text.
 
 One event loop, no user code. Each part is in a file of its own:
 
@@ -16,43 +16,108 @@ import platform
 import random
 import shutil
 import socket
+import ssl
 import tempfile
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mpreg_nb.errors import MpregError
-from mpreg_nb.membership.knobs import PROFILES
+from mpreg_nb.membership.config import PROFILES
 from mpreg_nb.membership.swim import Swim
-from mpreg_nb.node.asks import Asks
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.counters import Counters
-from mpreg_nb.node.gossiping import Gossiping
-from mpreg_nb.node.lane import DataLane
-from mpreg_nb.node.links import NodeLinks
-from mpreg_nb.node.members import NodeMembers
-from mpreg_nb.node.metrics import metrics_text
-from mpreg_nb.node.pictures import Pictures
-from mpreg_nb.node.placement import Placement
-from mpreg_nb.node.registry import OwnFunction, Registry, own_version
-from mpreg_nb.node.running import Running
-from mpreg_nb.node.runs import RunBook
+from mpreg_nb.node.dispatch import NodeLinks
+from mpreg_nb.node.executor import Running
+from mpreg_nb.node.functions import OwnFunction, Placement, Registry, own_version
+from mpreg_nb.node.membership import Gossiping, NodeMembers
+from mpreg_nb.node.monitor import Counters, Pictures, Vitals
+from mpreg_nb.node.peer_requests import Asks, DataLane
+from mpreg_nb.node.results import Store
 from mpreg_nb.node.spaces import Spaces
-from mpreg_nb.node.store import Store
-from mpreg_nb.node.tls import Tls
-from mpreg_nb.node.vitals import Vitals
-from mpreg_nb.node.workers import Workers
-from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.node.worker_pool import Workers
+from mpreg_nb.node.workflows import RunBook
+from mpreg_nb.protocol.gossip import MemberRecord, Offer
 from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.dial import shown
 from mpreg_nb.transport.listener import Listener, listen
-from mpreg_nb.transport.peers import Peers
+from mpreg_nb.transport.pool import Peers
 from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.gossip import MemberRecord, Offer
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """The two sides of TLS; both ends still prove the token inside of it."""
+
+    accept: ssl.SSLContext
+    dial: ssl.SSLContext
+
+
+def read_tls(certificate: str, key: str) -> Tls:
+    """Return what the two PEM files say.
+
+    Raises:
+        OSError: they cannot be read, or do not belong together.
+    """
+    accept = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    accept.load_cert_chain(certificate, key)
+    dial = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    dial.load_verify_locations(certificate)  # a private one may be its own root
+    return Tls(accept, dial)
+
+
+def metrics_text(node: "Node") -> str:
+    """Return the body of GET /metrics."""
+    load = node.vitals.measure()
+    workers = node.workers.statistics()
+    store = node.store.statistics()
+    lines = [
+        *_gauge(
+            "mpreg_calls_pending", "Calls in progress on this node", len(node.calls)
+        ),
+        *_gauge("mpreg_jobs_running", "Calls that run in a slot", load.running),
+        *_gauge("mpreg_jobs_queued", "Calls that wait for a slot", load.queued),
+        *_gauge("mpreg_slots", "Calls that can run at once", load.slots),
+        *_gauge("mpreg_loop_lag_ms", "Lag of the event loop", load.loop_lag_ms),
+        *_gauge(
+            "mpreg_memory_mb",
+            "Resident memory of the node and its workers",
+            load.memory_mb,
+        ),
+        *_gauge("mpreg_store_bytes", "Results of steps held here", store.held_bytes),
+        *_gauge("mpreg_members_alive", "Live nodes", len(node.gossiping.swim.alive)),
+        "# HELP mpreg_worker_deaths_total Worker processes that died",
+        "# TYPE mpreg_worker_deaths_total counter",
+        f"mpreg_worker_deaths_total {workers.deaths}",
+        "# HELP mpreg_calls_total Calls that ended on this node",
+        "# TYPE mpreg_calls_total counter",
+    ]
+    pictures = node.counters.pictures()
+    for kind in ("calls", "errors"):
+        if kind == "errors":
+            lines += [
+                "# HELP mpreg_errors_total Calls that ended with an error on this node",
+                "# TYPE mpreg_errors_total counter",
+            ]
+        for one in pictures:
+            labels = f'function="{_escaped(one.function)}",version="{one.version}"'
+            count = one.calls if kind == "calls" else one.errors
+            lines.append(f"mpreg_{kind}_total{{{labels}}} {count}")
+    return "\n".join(lines) + "\n"
+
+
+def _gauge(name: str, text: str, value: float) -> list[str]:
+    return [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value:g}"]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
 
 JOIN_TIMEOUT_S = 15.0
 

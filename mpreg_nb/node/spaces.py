@@ -11,11 +11,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from mpreg_nb.node.pending import Source
-from mpreg_nb.node.registry import ShippedFunction
-from mpreg_nb.node.workers import DoneCallback, Workers
-from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.jobs import Job
+from mpreg_nb.node.functions import ShippedFunction
+from mpreg_nb.node.pending_call import Source
+from mpreg_nb.node.worker_pool import DoneCallback, Workers
+from mpreg_nb.protocol.codec import Parts
+from mpreg_nb.protocol.worker import Job
 
 MOST_ENDS = 1000
 """Spaces whose end is remembered, so that callers can be told the reason."""

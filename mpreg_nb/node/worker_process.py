@@ -1,5 +1,7 @@
-"""One worker process as the operating system has it: start, signals, end."""
+"""One worker process as its node sees it: process, socket, jobs and log."""
 
+import asyncio
+import codecs
 import contextlib
 import os
 import resource
@@ -8,14 +10,39 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock, Thread
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+import msgspec
 import psutil
 
-from mpreg_nb.wire.page import PAGE_BYTES, Page
+from mpreg_nb.protocol.worker import (
+    PAGE_BYTES,
+    RECALL,
+    Code,
+    Done,
+    FrameReader,
+    FromWorker,
+    Job,
+    JobFailed,
+    Page,
+    Parked,
+    Printed,
+    Ready,
+    Received,
+    Recent,
+    Setup,
+    frame,
+    sizes,
+)
+
+if TYPE_CHECKING:
+    from mpreg_nb.protocol.codec import Buffer, Parts
+
 
 SOCKET_BYTES = 1 << 20
 """Asked for in both directions; the system may give less."""
@@ -195,3 +222,524 @@ def _without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
         for name, value in environment.items()
         if not name.startswith(SECRETS)
     }
+
+
+READS = 4
+"""Receptions of a large answer before others have their turn."""
+
+_BUFFERS = 512  # given to one sendmsg; the system takes at most 1024
+
+
+class WorkerStream:
+    """Frames out, messages in.
+
+    `on_messages` gets what one reception completed. `on_broken` is called when
+    nothing more will come, with the reason if it is not that the end was closed.
+    """
+
+    def __init__(
+        self,
+        end: socket.socket,
+        on_messages: Callable[[list[Received[FromWorker]]], None],
+        on_broken: Callable[[str], None],
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._end = end
+        self._on_messages = on_messages
+        self._on_broken = on_broken
+        self._reader: FrameReader[FromWorker] = FrameReader(FromWorker)
+        self._unsent: deque[Buffer] = deque()
+        self._is_sending = False  # a write is scheduled, or waits for room
+        self._is_full = False  # it waits for room
+        self._is_closed = False
+        self._loop.add_reader(end.fileno(), self._receive)
+
+    def write(self, frames: "list[Buffer]") -> None:
+        """Send frames, with all else of this turn of the loop."""
+        self._unsent.extend(frames)
+        if not self._is_sending:
+            self._is_sending = True
+            self._loop.call_soon(self._send)
+
+    def _send(self) -> None:
+        if self._is_closed:
+            return
+        while self._unsent:
+            batch = [self._unsent.popleft()]
+            while self._unsent and len(batch) < _BUFFERS:
+                batch.append(self._unsent.popleft())
+            try:
+                sent = self._end.sendmsg(batch)
+            except BlockingIOError:
+                sent = 0
+            except (BrokenPipeError, ConnectionResetError):
+                self._unsent.clear()
+                return  # the reading side tells
+            left = _after(batch, sent)
+            if left:
+                self._unsent.extendleft(reversed(left))
+                if not self._is_full:
+                    self._is_full = True
+                    self._loop.add_writer(self._end.fileno(), self._send)
+                return
+        self._is_sending = False
+        if self._is_full:
+            self._is_full = False
+            self._loop.remove_writer(self._end.fileno())
+
+    def _receive(self) -> None:
+        for _ in range(READS):
+            try:
+                count = self._end.recv_into(self._reader.space())
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                count = 0
+            if not count:
+                self._loop.remove_reader(self._end.fileno())
+                self._on_broken("")
+                return
+            if self._take(count) or self._is_closed:
+                return
+
+    def _take(self, count: int) -> bool:
+        """Pass on what came; False while a large answer is coming in."""
+        try:
+            received = self._reader.received(count)
+        except (ValueError, msgspec.MsgspecError):
+            self._on_broken("it wrote invalid data to its channel to the node")
+            return True
+        if received:
+            self._on_messages(received)
+        return bool(received)
+
+    def drain(self) -> None:
+        """Take what a worker had written before it ended."""
+        try:
+            while count := self._end.recv_into(self._reader.space()):
+                self._take(count)
+        except (BlockingIOError, ConnectionResetError):
+            return
+
+    def close(self) -> None:
+        """Neither read nor write any more."""
+        self._is_closed = True
+        self._loop.remove_reader(self._end.fileno())
+        self._loop.remove_writer(self._end.fileno())
+
+
+def _after(batch: "list[Buffer]", sent: int) -> "list[Buffer]":
+    """Return what is left of `batch` when its first `sent` bytes are gone."""
+    for number, part in enumerate(batch):
+        length = len(part)
+        if sent < length:
+            return [memoryview(part)[sent:], *batch[number + 1 :]]
+        sent -= length
+    return []
+
+
+KEPT_LENGTH = 8 * 1024
+"""How much of it is kept, for the report of a death."""
+
+LAST_LINES = 15
+"""Lines of it in such a report."""
+
+BYTES_PER_S = 1 << 20
+"""More is counted instead of passed on."""
+
+PAUSE_S = 0.02
+"""Between looks at a flood: who writes faster than a pipe can be read so, waits."""
+
+FLOOD_READS = 8
+"""Of a pipe's length each, at one look at a flood."""
+
+HELD_S = 1.0
+"""How long after a fatal error its process may still live."""
+
+FATAL = "Fatal Python error"
+_LENGTH = 1 << 16
+
+
+class WorkerLog:
+    """Reads the pipe that is the worker's standard output and error.
+
+    `on_text` gets the text, and how many lines and bytes were left out before it.
+    """
+
+    def __init__(self, pipe: int, on_text: Callable[[str, int, int], None]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pipe = pipe
+        self._on_text = on_text
+        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._kept = ""
+        self._second = 0.0  # when the present second of counting began
+        self._bytes_left = 0
+        self._lines_cut = self._bytes_cut = 0
+        self._held = ""  # from the first word of a death on
+        self._pause: asyncio.TimerHandle | None = None
+        self._loop.add_reader(pipe, self._look)
+
+    def _look(self) -> None:
+        self._read_once()
+        if self._bytes_cut and self._pause is None:
+            self._loop.remove_reader(self._pipe)
+            self._pause = self._loop.call_later(PAUSE_S, self._look_again)
+
+    def _look_again(self) -> None:
+        self._pause = None
+        reads = FLOOD_READS
+        while reads and self._read_once():
+            reads -= 1
+        if self._pipe < 0:
+            return
+        if reads:  # the flood is over, at least for now
+            self._loop.add_reader(self._pipe, self._look)
+        else:
+            self._pause = self._loop.call_later(PAUSE_S, self._look_again)
+
+    def read(self) -> None:
+        """Pass on what is there, and say what was left out so far."""
+        self._read_once()
+        self._release()
+        if self._bytes_cut:
+            self._pass_on("")
+
+    def _read_once(self) -> bool:
+        if self._pipe < 0:
+            return False
+        try:
+            data = os.read(self._pipe, _LENGTH)
+        except BlockingIOError:
+            return False
+        if not data:
+            self.close()
+            return False
+        if self._is_within_limit(len(data)):
+            text = self._decode(data)
+            self._kept = (self._kept + text)[-KEPT_LENGTH:]
+            self._hold_or_pass_on(text)
+        else:
+            self._lines_cut += data.count(b"\n")
+            self._bytes_cut += len(data)
+        return True
+
+    def _hold_or_pass_on(self, text: str) -> None:
+        """Hold back what a dying process says; the report of its death has it."""
+        if not self._held:
+            start = text.find(FATAL)
+            if start >= 0:
+                text, self._held = text[:start], text[start:]
+                self._loop.call_later(HELD_S, self._release)
+            if text:
+                self._pass_on(text)
+        else:
+            self._held += text
+
+    def _release(self) -> None:
+        held, self._held = self._held, ""
+        if held and self._pipe >= 0:  # it was another process that died
+            self._pass_on(held)
+
+    def _pass_on(self, text: str) -> None:
+        lines, size = self._lines_cut, self._bytes_cut
+        self._lines_cut = self._bytes_cut = 0
+        self._on_text(text, lines, size)
+
+    def _is_within_limit(self, count: int) -> bool:
+        now = self._loop.time()
+        if now > self._second + 1.0:
+            self._second, self._bytes_left = now, BYTES_PER_S
+        self._bytes_left -= count
+        return self._bytes_left > 0
+
+    def add(self, line: str) -> None:
+        """Add a line of the node's own."""
+        self._kept += f"{line}\n"
+
+    def drain(self) -> None:
+        """Take what a worker had written before it ended."""
+        reads = 16  # a pipe holds 64 KiB, unless others write to it too
+        while reads and self._read_once():
+            reads -= 1
+
+    def last_lines(self) -> list[str]:
+        """Return the last lines that tell something."""
+        return _telling(self._kept.splitlines())[-LAST_LINES:]
+
+    def close(self) -> None:
+        """Read no more."""
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._pipe >= 0:
+            self._loop.remove_reader(self._pipe)
+            self._pipe = -1
+
+
+def _telling(log: list[str]) -> list[str]:
+    """Return the lines that tell something: of faulthandler's dump, few.
+
+    It shows all threads. The one that failed is told last and ends at a blank line.
+    """
+    fatal = [n for n, line in enumerate(log) if line.startswith(FATAL)]
+    if fatal:
+        log = log[fatal[-1] :]
+        current = [n for n, line in enumerate(log) if line.startswith("Current thread")]
+        start = current[0] + 1 if current else 1
+        ours = f"{os.sep}mpreg_nb{os.sep}worker{os.sep}"
+        own = [n for n in range(start, len(log)) if ours in log[n]]
+        log = [log[0], *log[start : own[0] if own else start + LAST_LINES]]
+    return [line for line in log if line.strip()]
+
+
+PRINTED_LINES = 10
+"""Last lines of functions that are kept for the report of a death."""
+
+SAMPLE_S = 1.0
+"""Between looks at the memory of a worker that runs something."""
+
+RECALL_S = 0.001
+"""Between looks whether a worker has heard which jobs it is not to begin."""
+
+BROKEN_S = 0.5
+"""How long a worker has to end by itself when its channel is closed."""
+
+Answer: TypeAlias = Done | JobFailed
+
+
+@dataclass(slots=True)
+class Handed:
+    """A job that a worker has."""
+
+    job: Job
+    number: int  # counted per worker, in the order of handing
+    cost_s: float  # how long it is expected to take
+
+
+class Owner(Protocol):
+    """Whom a link tells what its worker does."""
+
+    def answered(self, link: "WorkerLink", answers: list[Received[Answer]]) -> None:
+        """Some jobs have an answer."""
+
+    def printed(self, message: Printed, parts: "Parts" = ()) -> None:
+        """A running call has written or displayed something."""
+
+    def became_ready(self, link: "WorkerLink") -> None:
+        """The worker takes jobs from now on."""
+
+    def waits(self, link: "WorkerLink") -> None:
+        """`link.waiting` has changed."""
+
+    def died(self, link: "WorkerLink", end: End) -> None:
+        """The worker is gone; `link.handed` are the jobs without an answer."""
+
+
+class WorkerLink:
+    """One worker, from its start to its end."""
+
+    def __init__(
+        self, owner: Owner, setup: Setup, environment: Mapping[str, str]
+    ) -> None:
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self.slots = setup.slots
+        self.handed: dict[bytes, Handed] = {}
+        self.waiting: set[bytes] = set()  # of those, calls that wait for the cluster
+        self._recalled: set[bytes] = set()  # taken back; the answer is still to come
+        self.backlog_s = 0.0  # expected time of all that is handed
+        self.is_ready = False
+        self.gone = asyncio.Event()
+        self._count = 0
+        self._codes = Recent()  # the versions that the worker has
+        self._is_sampling = False
+        self._is_closed = False
+        self.process = WorkerProcess(
+            Path(setup.scratch),
+            environment,
+            lambda end: self._call_in_loop(lambda: self._ended(end)),
+        )
+        self._stream = WorkerStream(self.process.stream, self._received, self._broken)
+        self._log = WorkerLog(self.process.log, self._logged)
+        self._stream.write([frame(setup)])
+
+    def _call_in_loop(self, action: Callable[[], None]) -> None:
+        try:
+            self._loop.call_soon_threadsafe(action)
+        except RuntimeError:  # the loop was closed before its workers had ended
+            return
+
+    # --------------------------------------------------------------------- jobs
+
+    @property
+    def free_slots(self) -> int:
+        """How many more jobs would begin at once; below 0, so many wait there."""
+        lent = len(self.waiting) if self.slots > 1 else 0
+        return self.slots + lent - len(self.handed)
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether what is handed now would wait for a call that itself waits."""
+        return self.slots == 1 and bool(self.waiting)
+
+    @property
+    def load(self) -> tuple[int, float]:
+        """How much it has; the worker with less gets the next job."""
+        return -self.free_slots, self.backlog_s
+
+    def needs_code(self, version: str) -> bool:
+        """Whether `give_code` must come before a job of this version."""
+        return version not in self._codes
+
+    def give_code(self, code: Code, parts: "Parts") -> None:
+        """Send a version; the one that was not used for longest is forgotten."""
+        self._codes.add(code.version, len(code.payload) + sum(map(len, parts)))
+        self._stream.write([frame(_sized(code, parts)), *parts])
+
+    def hand(self, job: Job, parts: "Parts", cost_s: float) -> None:
+        """Send a job; from now on it may begin."""
+        self._codes.use(job.version)
+        self._count += 1
+        self.handed[job.id] = Handed(job, self._count, cost_s)
+        self.backlog_s += cost_s
+        if not self._is_sampling:
+            self._is_sampling = True
+            self._loop.call_later(SAMPLE_S, self._sample)
+        if parts:
+            self._stream.write([frame(_sized(job, parts)), *parts])
+        else:
+            self._stream.write([frame(job)])
+
+    def take_back(self, call_id: bytes) -> bool:
+        """Count a job as not handed any more; False if it was not."""
+        handed = self.handed.pop(call_id, None)
+        if handed is None:
+            return False
+        self.waiting.discard(call_id)
+        # Sums of fractions drift, so they begin anew.
+        self.backlog_s = self.backlog_s - handed.cost_s if self.handed else 0.0
+        return True
+
+    def has_begun(self, call_id: bytes) -> bool:
+        """Whether a handed job has begun."""
+        return self.handed[call_id].number <= self.process.page.begun
+
+    def recall(self, then: Callable[[list[bytes]], None]) -> None:
+        """Have jobs back that have not begun; `then` is told which never will."""
+        begun = self.process.page.begun
+        wanted = [h for h in self.handed.values() if h.number > begun]
+        if wanted:
+            words = [word for handed in wanted for word in (RECALL, handed.job.id)]
+            self.process.interrupt(*words)
+            self._look_for_recalled(wanted, self.process.told, then)
+
+    def _look_for_recalled(
+        self, wanted: list[Handed], told: int, then: Callable[[list[bytes]], None]
+    ) -> None:
+        if self._is_closed:
+            return
+        page = self.process.page
+        if page.heard < told:
+            again = self._look_for_recalled
+            self._loop.call_later(RECALL_S, again, wanted, told, then)
+            return
+        begun = page.begun  # read after `heard`: what has not begun now never will
+        ids = [handed.job.id for handed in wanted if handed.number > begun]
+        back = [call_id for call_id in ids if self.take_back(call_id)]
+        self._recalled.update(back)
+        then(back)
+
+    def _sample(self) -> None:
+        self._is_sampling = bool(self.handed) and not self._is_closed
+        if self._is_sampling:
+            self.process.sample()
+            self._loop.call_later(SAMPLE_S, self._sample)
+
+    # ------------------------------------------------------------------ answers
+
+    def _received(self, received: list[Received[FromWorker]]) -> None:
+        answers: list[Received[Answer]] = []
+        for message, parts in received:
+            if isinstance(message, Done | JobFailed):
+                if message.run_us > 1000:
+                    self._log.read()  # while it is the call's that wrote it
+                if message.id in self._recalled and was_dropped(message):
+                    self._recalled.discard(message.id)
+                elif self.take_back(message.id):
+                    answers.append((message, parts))
+            elif isinstance(message, Printed):
+                self._owner.printed(message, parts)
+            elif isinstance(message, Parked):
+                if message.waits and message.id in self.handed:
+                    self.waiting.add(message.id)
+                else:
+                    self.waiting.discard(message.id)
+                self._owner.waits(self)
+            elif isinstance(message, Ready):
+                self.is_ready = True
+                self.process.sample()
+                self._owner.became_ready(self)
+        if answers:
+            self._owner.answered(self, answers)
+
+    def _logged(self, text: str, lines_cut: int, bytes_cut: int) -> None:
+        """Give what went past Python to the call that runs, where only one can."""
+        first = next(iter(self.handed.values()), None)
+        if (
+            first is not None
+            and self.slots == 1
+            and first.number <= self.process.page.begun
+        ):
+            self._owner.printed(
+                Printed(
+                    id=first.job.id,
+                    stream="stdout",
+                    text=text,
+                    lines_cut=lines_cut,
+                    characters_cut=bytes_cut,
+                )
+            )
+
+    def last_lines(self) -> tuple[str, ...]:
+        """Return what the worker printed last."""
+        printed = self.process.page.last_lines(PRINTED_LINES)
+        return (*printed, *self._log.last_lines())
+
+    # ---------------------------------------------------------------------- end
+
+    def _broken(self, reason: str) -> None:
+        """End a worker that has lost its channel, if it is not just ending."""
+        if reason:
+            self._log.add(reason)
+        self._loop.call_later(BROKEN_S, self.process.kill, signal.SIGKILL)
+
+    def _ended(self, end: End) -> None:
+        if not self._is_closed:
+            self._stream.drain()
+            self._log.drain()
+            self._owner.died(self, end)
+            self.close()
+        self.gone.set()
+
+    def close(self) -> None:
+        """Let go of the worker; one that still runs ends itself."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._stream.close()
+            self._log.close()
+            self.process.close()
+
+
+def _sized(message: "Code | Job", parts: "Parts") -> "Code | Job":
+    """Return the message with the sizes of its parts."""
+    if not parts or message.sizes:
+        return message
+    return msgspec.structs.replace(message, sizes=sizes(parts))
+
+
+def was_dropped(answer: "Done | JobFailed") -> bool:
+    """Return whether a worker says that it dropped a job before it began."""
+    return (
+        isinstance(answer, JobFailed)
+        and answer.kind == "cancelled"
+        and answer.executed == "no"
+    )

@@ -1,4 +1,7 @@
-"""Prints and displays of remote code reach the cell that made the call, also late.
+"""Prints and progress of remote code in the cell that made the call.
+
+It is published by the thread that waits, so it belongs to the cell that waits, and
+nothing can come after the wait has ended.
 
 In a kernel each text that is printed carries the header of the request that it
 belongs to, and the front end shows it at that cell. A writer takes this header
@@ -24,9 +27,123 @@ from mpreg_nb.client.output import (
     write_at_once,
     write_to_streams,
 )
-from mpreg_nb.notebook import progress
-from mpreg_nb.notebook.progress import Displays
-from mpreg_nb.view import plain
+from mpreg_nb.cluster.progress import Screen, Watched, set_screen
+from mpreg_nb.notebook.reloaded_page import LateEnd, LateEnds
+from mpreg_nb.notebook.replaceable_output import Place, still
+from mpreg_nb.view import plain_mode
+from mpreg_nb.view.plain_mode import plain
+
+
+class CellDisplay:
+    """The place of one wait in a cell, or of several that share it."""
+
+    def __init__(self, publisher: Any, late_ends: LateEnds) -> None:
+        self._publisher = publisher
+        self._place = Place(publisher)
+        self._late_ends = late_ends
+        self._late_end: LateEnd | None = None
+        self._shown: dict[str, str] | None = None
+        self.watched: Watched | None = None
+        """What it showed last."""
+
+    def show(self, watched: Watched) -> int:
+        """Update the display, if there is anything new."""
+        self.watched = watched
+        sent = self._update(watched.bundle())
+        if watched.is_kept and self._late_end is None:
+            self._late_end = self._late_ends.make(self._publisher, self._place.id)
+        return sent
+
+    def end(self, watched: Watched, ended: str) -> None:
+        """Show how it ended; that stays."""
+        bundle = watched.bundle(ended)
+        self._update(bundle)
+        if self._late_end is not None:
+            self._late_end.show(bundle["text/html"])
+
+    def vanish(self) -> None:
+        """Show nothing any more."""
+        self._place.clear()
+
+    def _update(self, bundle: dict[str, str]) -> int:
+        if bundle == self._shown:
+            return 0
+        self._shown = bundle
+        if self.watched is not None and self.watched.is_kept:
+            html = still(self._place.id, bundle["text/html"])
+            self._place.put({**bundle, "text/html": html})
+        else:
+            self._place.put(bundle)
+        return sum(map(len, bundle.values()))
+
+
+class CellScreen:
+    """Finds the place of what is waited for among the displays of the cell."""
+
+    def __init__(self, displays: "Displays") -> None:
+        self._displays = displays
+
+    def show(self, watched: Watched) -> int:
+        """Update its display."""
+        return self._displays.of(watched).show(watched)
+
+    def end(self, watched: Watched, ended: str) -> None:
+        """Show how it ended."""
+        self._displays.of(watched).end(watched, ended)
+
+
+class Displays:
+    """The displays of the cell that runs, by what they show."""
+
+    def __init__(self, shell: Any) -> None:
+        self._shell = shell
+        self._by_key: dict[object, CellDisplay] = {}
+        self._late_ends = LateEnds()
+
+    def screen(self) -> Screen | None:
+        """Return a screen for one wait; None where nobody would see it."""
+        if plain() or isinstance(self._shell.display_pub, CapturingDisplayPublisher):
+            return None
+        return CellScreen(self)
+
+    def of(self, watched: Watched) -> CellDisplay:
+        """Return the display of what is waited for."""
+        display = self._by_key.get(watched.key)
+        if display is None:
+            display = CellDisplay(self._shell.display_pub, self._late_ends)
+            self._by_key[watched.key] = display
+        return display
+
+    def close(self) -> None:
+        """Let go of what pages that are loaded again would show."""
+        self._late_ends.close()
+
+    def cell_begins(self, *_: object) -> None:
+        """Let the displays of the cell before stay as they are."""
+        self._by_key = {}
+
+    def before_value(self, value: object) -> None:
+        """Let a display vanish that shows the same as the value that comes now."""
+        for key, display in list(self._by_key.items()):
+            if display.watched is not None and display.watched.shows(value):
+                display.vanish()
+                del self._by_key[key]
+
+
+def attach_progress(shell: Any, displays: Displays) -> Callable[[], None]:
+    """Show waits of a kernel in its cells; in a terminal, a line. Returns the end."""
+    if getattr(shell, "kernel", None) is None:
+        return lambda: None
+    shell.events.register("pre_run_cell", displays.cell_begins)
+    set_screen(displays.screen)
+
+    def detach() -> None:
+        set_screen(None)
+        displays.close()
+        shell.events.unregister("pre_run_cell", displays.cell_begins)
+
+    return detach
+
 
 CALLS_PER_CELL = 20
 """All calls of a cell together may print as much as so many calls may.
@@ -252,7 +369,7 @@ class _Held:
         self._texts.clear()
 
 
-def attach(shell: Any) -> Callable[[], None]:
+def attach_output(shell: Any) -> Callable[[], None]:
     """Let the calls of a kernel print in the cells that make them.
 
     Returns what ends that.
@@ -264,7 +381,7 @@ def attach(shell: Any) -> Callable[[], None]:
     shell.events.register("post_run_cell", gathering.cell_ended)
     shell.events.register("post_run_cell", cells.cell_ended)
     displays = Displays(shell)
-    end_progress = progress.attach(shell, displays)
+    end_progress = attach_progress(shell, displays)
     display = shell.display_trap.hook
 
     def display_after_prints(value: object) -> object:
@@ -273,7 +390,7 @@ def attach(shell: Any) -> Callable[[], None]:
         return display(value)
 
     def make() -> Writer:
-        return gathering.writer() if plain.asked() else cells.writer()
+        return gathering.writer() if plain_mode.asked() else cells.writer()
 
     shell.display_trap.hook = display_after_prints
 

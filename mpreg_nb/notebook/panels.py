@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.notebook.place import Place, still
-from mpreg_nb.view.plain import on_terminal, plain
+from mpreg_nb.notebook.replaceable_output import Place, still
+from mpreg_nb.view.plain_mode import on_terminal, plain
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.live import LiveView
     from mpreg_nb.notebook.widgets import LiveWidget
     from mpreg_nb.view.live.panel import Picture
+
 
 STILL_EVERY_S = 5.0
 """The still picture is replaced at most so often, and at the end."""

@@ -1,34 +1,105 @@
-"""The state of this kernel: its shell, and where remote code prints.
+"""The state of this kernel: its shell, where remote code prints, interrupts of cells.
+
+A kernel answers Stop during such a cell by cancelling it, but from a handler of
+the signal, which runs while its event loop sleeps: without something to wake it the
+loop sleeps on, and the cell with it. Python itself can wake it: it writes a byte for
+each signal to a socket that the loop reads.
 
 Clusters are kept by `cluster.current`; a session only finds what a line names.
 """
 
+import asyncio
+import signal
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.names import nearest
-from mpreg_nb.notebook import interrupts, output, panels, tracebacks
-from mpreg_nb.notebook.line import Misuse
+from mpreg_nb.notebook.parser import Misuse
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from mpreg_nb.cluster.cluster import Cluster
     from mpreg_nb.cluster.run import Run
-    from mpreg_nb.workflow.builder import Flow
+    from mpreg_nb.workflows.builder import Flow
+
+
+_NONE = -1  # as Python says that nobody is woken
+
+
+class Alarm:
+    """Wakes the loop of a kernel at signals, as soon as there is that loop."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ends: tuple[socket.socket, socket.socket] | None = None
+
+    def set(self, *_: object) -> None:
+        """Begin, where a loop runs in the main thread and nothing wakes it yet."""
+        if self._ends or threading.current_thread() is not threading.main_thread():
+            return
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:  # a terminal: each cell has a loop, and Stop ends it
+            return
+        read, write = socket.socketpair()
+        for end in (read, write):
+            end.setblocking(False)
+        before = signal.set_wakeup_fd(write.fileno(), warn_on_full_buffer=False)
+        if before != _NONE:
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+            read.close()
+            write.close()
+            return
+        self._ends = read, write
+        self._loop.add_reader(read.fileno(), read.recv, 512)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._ends is None or self._loop is None:
+            return
+        (read, write), self._ends = self._ends, None
+        if threading.current_thread() is threading.main_thread():
+            found = signal.set_wakeup_fd(_NONE)
+            if found not in (_NONE, write.fileno()):
+                signal.set_wakeup_fd(found, warn_on_full_buffer=False)
+        if not self._loop.is_closed():
+            self._loop.remove_reader(read.fileno())
+        read.close()
+        write.close()
+
+
+def attach_interrupts(shell: Any) -> Callable[[], None]:
+    """Let Stop reach awaiting cells of a kernel; return what ends that."""
+    if getattr(shell, "kernel", None) is None:
+        return lambda: None
+    alarm = Alarm()
+    alarm.set()
+    shell.events.register("pre_run_cell", alarm.set)
+
+    def detach() -> None:
+        shell.events.unregister("pre_run_cell", alarm.set)
+        alarm.stop()
+
+    return detach
 
 
 class Session:
     """One shell. Until it is closed, what comes from nodes reads well in its cells."""
 
     def __init__(self, shell: "InteractiveShell") -> None:
+        # Here, since they load the client: loading the extension costs little.
+        from mpreg_nb.notebook import output, panels, tracebacks
+
         self.shell = shell
         self._attached = [
-            output.attach(shell),
+            output.attach_output(shell),
             tracebacks.attach(shell),
-            interrupts.attach(shell),
+            attach_interrupts(shell),
             panels.attach(shell),
         ]
 
@@ -100,7 +171,7 @@ class Session:
         Raises:
             Misuse: there is none, or more than one.
         """
-        from mpreg_nb.workflow.builder import Flow
+        from mpreg_nb.workflows.builder import Flow
 
         if name in self.shell.user_ns:
             found = _whole(self.shell.user_ns[name])
@@ -154,7 +225,7 @@ class Session:
         """
         from mpreg_nb.cluster.run import Run
         from mpreg_nb.errors import NoRun
-        from mpreg_nb.workflow.builder import Flow
+        from mpreg_nb.workflows.builder import Flow
 
         found = _whole(self.shell.user_ns.get(name))
         if isinstance(found, Run):
@@ -183,7 +254,7 @@ class Session:
         return sorted({name for v, flow in self._flows() for name in (v, flow.name)})
 
     def _flows(self) -> "Iterator[tuple[str, Flow[Any, Any]]]":
-        from mpreg_nb.workflow.builder import Flow
+        from mpreg_nb.workflows.builder import Flow
 
         for variable, value in self.variables.items():
             flow = _whole(value)
@@ -201,7 +272,7 @@ def check_variable(name: str) -> None:
 
 def _whole(value: Any) -> Any:
     """Return the flow of a step: a chain that ends in a step stands for its flow."""
-    from mpreg_nb.workflow.handles import StepHandle
+    from mpreg_nb.workflows.builder import StepHandle
 
     return value.flow if isinstance(value, StepHandle) else value
 

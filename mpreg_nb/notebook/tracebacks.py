@@ -9,8 +9,7 @@ from traceback import format_exception
 from types import TracebackType
 from typing import Any
 
-from mpreg_nb.errors import MpregError, NodesFailed, RemoteError, WorkflowFailed
-from mpreg_nb.wire.boundary import (
+from mpreg_nb.boundary import (
     PACKAGE,
     cut,
     ended_a_wait,
@@ -19,6 +18,7 @@ from mpreg_nb.wire.boundary import (
     wants_all_frames,
     without_ours,
 )
+from mpreg_nb.errors import MpregError, NodesFailed, RemoteError, WorkflowFailed
 
 MOST_PARTS = 3
 """Failed steps of a workflow, or nodes of a cell, whose tracebacks are shown."""

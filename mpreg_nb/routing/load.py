@@ -9,7 +9,7 @@ Twitter's Finagle), so that a node that turns slow is avoided within one answer.
 import math
 from dataclasses import dataclass
 
-from mpreg_nb.wire.gossip import Load
+from mpreg_nb.protocol.gossip import Load
 
 NEUTRAL_LATENCY_S = 0.001
 """Assumed of a node that has not answered yet; less would flood a newcomer."""

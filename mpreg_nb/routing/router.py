@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
 from mpreg_nb.names import nearest
-from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.protocol.gossip import Load, Offer
 from mpreg_nb.routing.catalog import Offers
+from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
-from mpreg_nb.wire.gossip import Load, Offer
 
 FEW = 8
 """So many nodes that fit are all compared, so that no idle one is passed over."""

@@ -1,4 +1,22 @@
-"""One link between two processes: messages in, messages out.
+"""One link between two processes: reads, writes, keepalive, close reasons, faults.
+
+A turn is one round of the event loop. Small messages are written at its end,
+whatever else is queued; fragments of large parts only while the transport holds
+less than the high-water mark, one per turn, so that neither delays the other.
+
+The end of a turn is one more round away, 2 us. Who asks, waits for the answer and
+asks again, sends one message per turn: that one is written at once, as long as
+the turn before had no more than one.
+
+A machine that loses power or a cable sends no goodbye. One timer per link looks
+every `ping_s` whether anything came; if not it pings, and if there is nothing
+by the next look either, the link is dead.
+
+What is sent on it vanishes, what arrives is dropped unread, and that the other
+end has closed is not told: a dead cable tells nothing. Since messages were lost,
+and maybe half of one was read, a cut link is never used again: when the cable is
+mended it ends as one that was lost, and its owner dials anew. So nothing that was
+said before or during the cut arrives after it.
 
 `websockets`' Sans-I/O protocol object decides what the WebSocket protocol asks
 for; this class moves bytes between it and an asyncio transport. The frames that
@@ -10,25 +28,520 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import OPEN, Protocol
 
 from mpreg_nb.errors import BadRequest
-from mpreg_nb.settings import FRAGMENT_BYTES
-from mpreg_nb.transport.cut import Cut, Nowhere
-from mpreg_nb.transport.facts import LinkStatistics, PeerFacts
-from mpreg_nb.transport.framing import FrameReader, Scratch
-from mpreg_nb.transport.goodbye import short_reason, why_ended
-from mpreg_nb.transport.inflow import STREAM_ELEMENTS, Inflow, StreamElement
-from mpreg_nb.transport.outflow import Outflow
-from mpreg_nb.transport.pulse import Pulse
-from mpreg_nb.transport.streams import TooLarge
-from mpreg_nb.transport.terms import Terms
-from mpreg_nb.wire.codec import Abort, Buffer, Parts, encode
-from mpreg_nb.wire.messages import Notice
+from mpreg_nb.protocol.codec import (
+    Abort,
+    Attach,
+    Buffer,
+    Decoder,
+    Fragment,
+    Parts,
+    control_decoder,
+    data_decoder,
+    encode,
+    join,
+)
+from mpreg_nb.protocol.messages import Notice
+from mpreg_nb.settings import FRAGMENT_BYTES, Limits
+from mpreg_nb.transport.framing import FrameReader, FrameWriter, Scratch
+from mpreg_nb.transport.streams import (
+    WHOLE,
+    Complete,
+    IncomingStreams,
+    OutgoingStreams,
+    TooLarge,
+)
+
+LONGEST_REASON = 120
+"""Bytes of a close frame's reason; the protocol allows 123."""
+
+
+def short_reason(reason: str) -> str:
+    """Return as much of `reason` as a close frame takes."""
+    return reason.encode()[:LONGEST_REASON].decode(errors="ignore")
+
+
+def why_ended(protocol: Protocol, error: Exception | None) -> str:
+    """Return what the other end said, or else what befell the connection."""
+    goodbye = protocol.close_rcvd
+    broken = protocol.parser_exc
+    if goodbye is not None:
+        reason = goodbye.reason if goodbye.reason.isprintable() else ""
+        return f"closed by the other end: {goodbye.code} {reason}".rstrip()
+    if broken is not None and not isinstance(broken, EOFError):
+        return f"the other end violated the protocol: {broken}"
+    return f"the connection was lost: {error or 'it ended without a goodbye'}"
+
+
+Role: TypeAlias = Literal["client", "node"]
+"""What the dialling side is. Each role proves itself with a key of its own."""
+
+Lane: TypeAlias = Literal["control", "data", "json"]
+"""What may travel: `protocol.gossip`, `protocol.messages`, or JSON text."""
+
+FailureKind: TypeAlias = Literal[
+    "refused", "timed_out", "not_trusted", "wrong_cluster", "wrong_node"
+]
+"""Why a dial led to no link."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeerFacts:
+    """Who is at the other end of a link; all of it was part of the proof.
+
+    For a JSON client, which only shows its token, `name` is empty.
+    """
+
+    role: Role
+    """What the other end is. The side that was dialled is always a node."""
+
+    name: str
+    cluster_id: str
+    lane: Lane
+    address: str
+    """Host and port of the socket's other end; no name to rely on."""
+
+    dialled: bool
+    """Whether this side opened the link."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinkStatistics:
+    """What went through one link since it opened."""
+
+    bytes_in: int
+    bytes_out: int
+    frames_in: int
+    frames_out: int
+    messages_in: int
+    messages_out: int
+    strikes: int
+    """Batches or messages that could not be understood."""
+
+    unknown: int
+    """Messages of a kind that this version does not know; they are ignored."""
+
+    backlog_bytes: int
+    """Handed to the transport and not yet taken by the system."""
+
+    streams_in: int
+    streams_out: int
+    """Payloads under way that are too large to travel inside their message."""
+
+
+StreamElement: TypeAlias = Attach | Fragment | Abort
+
+STREAM_ELEMENTS = frozenset((Attach, Fragment, Abort))
+"""Types that `Inflow.batch` returns among the messages, to be given to `place`."""
+
+_DECODERS: dict[Lane, Decoder[Any]] = {
+    "control": control_decoder(),
+    "data": data_decoder(),
+    "json": data_decoder(),  # never asked: its messages are text
+}
+_WHOLE = msgspec.Raw(WHOLE)
+
+
+class Inflow:
+    """Decodes what a peer sent, counts it, and completes its large payloads."""
+
+    def __init__(self, lane: Lane, *, max_payload_bytes: int) -> None:
+        self.streams = IncomingStreams(max_bytes=max_payload_bytes)
+        self.frames = self.messages = 0
+        self.unknown = 0  # messages of a kind that only newer versions know
+        self.wrong: list[BadRequest] = []  # not yet heeded
+        self._decoder = _DECODERS[lane]
+        self._text: list[bytes] = []  # of a text message that came in part
+
+    def batch(self, payload: Buffer) -> list[Any]:
+        """Return the messages in `payload`; what was bad is left in `wrong`."""
+        self.frames += 1
+        try:
+            batch = self._decoder.batch(payload)
+        except BadRequest:
+            batch, unknown, wrong = self._decoder.salvage(payload)
+            self.unknown += unknown
+            self.wrong += wrong
+        self.messages += len(batch)
+        return batch
+
+    def place(self, element: StreamElement) -> Complete | TooLarge | None:
+        """Return the message that `element` completed, or that is refused for it.
+
+        Raises:
+            BadRequest: the element belongs to nothing.
+        """
+        self.messages -= 1  # its message counts, when it is complete
+        stream = element.stream
+        match element:
+            case Fragment():
+                done = self.streams.fragment(stream, element.data)
+            case Attach():
+                whole = element.message == _WHOLE
+                message = None if whole else self._decoder.one(element.message)
+                if type(message) in STREAM_ELEMENTS or (whole and not element.sizes):
+                    raise BadRequest("an attachment without a message")
+                refused = self.streams.attach(stream, element.sizes, message)
+                if isinstance(refused, TooLarge):
+                    return refused
+                done = refused
+            case Abort():
+                self.streams.abort(stream)
+                return None
+        if done is None:
+            return None
+        self.messages += 1
+        if done.message is None:
+            message = self._decoder.one(done.parts[0])
+            return Complete(message, done.parts[1:])
+        return done
+
+    def text(self, frame: Frame) -> str | None:
+        """Return the text message that `frame` completed.
+
+        Raises:
+            UnicodeDecodeError: it is not UTF-8.
+        """
+        self.frames += 1
+        self._text.append(bytes(frame.data))
+        if not frame.fin:
+            return None
+        received, self._text = b"".join(self._text), []
+        self.messages += 1
+        return received.decode()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Patience:
+    """Seconds that a link waits for its other end before it acts."""
+
+    ping_s: float = 20.0
+    """Silence before a ping, and again before the link is given up. A dead
+    machine sends no goodbye: this bounds how long its links seem alive."""
+
+    drain_s: float = 10.0
+    """A peer that takes nothing for so long is cut off with code 1013."""
+
+    close_s: float = 2.0
+    """From our goodbye to the peer's; then the socket is dropped."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Terms:
+    """What one side of a link holds the other to."""
+
+    limits: Limits = field(default_factory=Limits)
+    patience: Patience = field(default_factory=Patience)
+
+
+HIGH_WATER_BYTES = 512 * 1024
+"""Unsent bytes from which on fragments wait; small messages still go."""
+
+LOW_WATER_BYTES = 128 * 1024
+
+
+class Outflow:
+    """Writes encoded messages to `transport`; `on_stuck` hears if none are taken."""
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        *,
+        dialled: bool,
+        terms: Terms,
+        on_stuck: Callable[[str], None],
+    ) -> None:
+        self.streams = OutgoingStreams(dialled=dialled)
+        self.bytes = self.frames = self.messages = 0  # written so far
+        self.holds = False  # True while the caller will `flush` by itself
+        self._single = False  # whether the last turn that sent had one message
+        self._at_once = False  # whether the next message is written at once
+        self._transport = transport
+        self._writer = FrameWriter(masked=dialled)
+        self._on_stuck = on_stuck
+        self._backlog_bytes = terms.limits.backlog_bytes
+        self._frame_bytes = terms.limits.max_frame_bytes
+        self._drain_s = terms.patience.drain_s
+        self._loop = asyncio.get_running_loop()
+        self._outbox: list[bytes] = []  # encoded messages of this turn
+        self._stopped = False
+        self._paused = False  # the transport is above its high-water mark
+        self._drain_timer: asyncio.TimerHandle | None = None
+        self._pumping = False  # `_pump` is scheduled
+        self._waiters: list[asyncio.Future[None]] = []
+        transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that the system has not taken yet."""
+        return 0 if self._stopped else self._transport.get_write_buffer_size()
+
+    def send(self, element: bytes) -> None:
+        """Queue one encoded message for the end of this turn."""
+        outbox = self._outbox
+        outbox.append(element)
+        if len(outbox) > 1 or self.holds:
+            return
+        if self._at_once:
+            self._at_once = False
+            self.flush()
+        else:
+            self._loop.call_soon(self.flush)
+
+    def heard(self) -> None:
+        """Begin a turn: the other end said something, most likely an answer."""
+        self._at_once = self._single
+
+    def send_stream(
+        self, element: bytes, parts: Parts, key: bytes | None = None
+    ) -> int:
+        """Queue one encoded message with its parts; return the stream's number.
+
+        Those of one `key` go one after the other.
+        """
+        if len(element) > FRAGMENT_BYTES:
+            element, parts = WHOLE, (element, *parts)
+        stream = self.streams.add(element, parts, key)
+        self.messages += 1
+        self._schedule_pump()
+        return stream
+
+    def flush(self) -> None:
+        """Write the messages of this turn."""
+        elements, self._outbox = self._outbox, []
+        if elements and not self._stopped:
+            count = len(elements)
+            self._single = count == 1
+            self.messages += count
+            self._write(elements)
+            if self._paused and self.backlog_bytes > self._backlog_bytes:
+                self._on_stuck(f"{self.backlog_bytes} bytes wait to be read")
+
+    def write(self, data: bytes) -> None:
+        """Write what websockets made by itself; no bytes mean the end of all."""
+        if self._transport.is_closing():
+            return
+        if data:
+            self.bytes += len(data)
+            self._transport.write(data)
+        elif self._transport.can_write_eof():
+            self._transport.write_eof()  # a close could cut off what went before
+        else:  # TLS has no half-closed state
+            self._transport.close()
+
+    def lead_to(self, transport: asyncio.Transport) -> None:
+        """Write what comes from now on to `transport`."""
+        self._transport = transport
+
+    def stop(self) -> None:
+        """Write nothing any more and let go of all that waits."""
+        self._stopped = True
+        self._outbox.clear()
+        self.streams.clear()
+        self._cancel_drain_timer()
+        self._wake()
+
+    def pause(self) -> None:
+        """Hold fragments back; the transport has enough."""
+        self._paused = True
+        if self._stopped:
+            return
+        self._drain_timer = self._loop.call_later(self._drain_s, self._stuck)
+
+    def resume(self) -> None:
+        """Go on; the transport has taken most of it."""
+        self._paused = False
+        self._cancel_drain_timer()
+        if self.streams:
+            self._schedule_pump()
+        else:
+            self._wake()
+
+    async def drained(self) -> None:
+        """Return when all parts are written and little is left, or on `stop`."""
+        self.flush()
+        while (self._paused or self.streams) and not self._stopped:
+            waiter = self._loop.create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def _write(self, elements: list[bytes]) -> None:
+        body = join(elements)
+        if len(body) > self._frame_bytes and len(elements) > 1:
+            half = len(elements) // 2
+            self._write(elements[:half])
+            self._write(elements[half:])
+            return
+        frame = self._writer.frame(body)
+        self.frames += 1
+        self.bytes += len(frame)
+        self._transport.write(frame)
+
+    def _schedule_pump(self) -> None:
+        if not self._pumping and not self._paused and not self._stopped:
+            self._pumping = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        """Write one element of a stream and come again in the next turn."""
+        self._pumping = False
+        if self._paused or self._stopped:
+            return
+        pieces = self.streams.next_element()
+        if not pieces:
+            self._wake()
+            return
+        pieces[0] = b"\x91" + pieces[0]  # an array of one, as `join` would make it
+        frame = self._writer.frame_of(pieces)
+        self.frames += 1
+        self.bytes += sum(map(len, frame))
+        # Not writelines: asyncio's does not always pause at the high-water mark
+        # (Python 3.12 to 3.13.0), and all of a large part would be written ahead.
+        for piece in frame:
+            self._transport.write(piece)
+        self._schedule_pump()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _stuck(self) -> None:
+        self._drain_timer = None
+        self._on_stuck(f"nothing was read for {self._drain_s:g} s")
+
+    def _cancel_drain_timer(self) -> None:
+        if self._drain_timer is not None:
+            self._drain_timer.cancel()
+            self._drain_timer = None
+
+
+class Pulse:
+    """Watches one link from `start` to `stop`."""
+
+    def __init__(
+        self,
+        ping_s: float,
+        *,
+        bytes_in: Callable[[], int],
+        ping: Callable[[], None],
+        on_dead: Callable[[str], None],
+    ) -> None:
+        self._ping_s = ping_s
+        self._bytes_in = bytes_in
+        self._ping = ping
+        self._on_dead = on_dead
+        self._loop = asyncio.get_running_loop()
+        self._seen = 0
+        self._pinged = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._seen = self._bytes_in()
+        self._timer = self._loop.call_later(self._ping_s, self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        seen, self._seen = self._seen, self._bytes_in()
+        silent = seen == self._seen
+        if silent and self._pinged:
+            self._on_dead(f"no sign of life for {2 * self._ping_s:g} s")
+            return
+        if silent:
+            self._ping()
+        self._pinged = silent
+        self._timer = self._loop.call_later(self._ping_s, self._look)
+
+
+class Cut(asyncio.BufferedProtocol):
+    """Stands between the transport and the link from the cut until `mend`."""
+
+    def __init__(
+        self,
+        link: asyncio.BufferedProtocol,
+        *,
+        is_open: Callable[[], bool],
+        give_up: Callable[[str], None],
+    ) -> None:
+        """`is_open` tells whether the owner has not ended the link itself."""
+        self._link = link
+        self._is_open = is_open
+        self._give_up = give_up
+        self._room = memoryview(bytearray(64 * 1024))
+        self._lost = False  # the transport is gone, and the link was not told
+        self._over = False
+
+    def mend(self) -> None:
+        """End the link as one that was lost; again does nothing."""
+        if self._over:
+            return
+        self._over = True
+        if self._is_open():
+            self._give_up("the connection was lost: it had been cut off")
+        if self._lost:
+            self._link.connection_lost(None)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where to put what nobody will read."""
+        return self._room
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Drop what came."""
+
+    def eof_received(self) -> None:
+        """Let the transport close."""
+
+    def pause_writing(self) -> None:
+        """Pass on what concerns writes from before the cut."""
+        self._link.pause_writing()
+
+    def resume_writing(self) -> None:
+        """Pass on what concerns writes from before the cut."""
+        self._link.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the link, unless only the other end can have ended it."""
+        if self._over or not self._is_open():
+            self._over = True
+            self._link.connection_lost(exc)
+        else:
+            self._lost = True
+
+
+class Nowhere(asyncio.Transport):
+    """Takes what is written and passes nothing on."""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Drop `data`."""
+
+    def get_write_buffer_size(self) -> int:
+        """Return that nothing waits."""
+        return 0
+
+    def is_closing(self) -> bool:
+        """Return that it can be written to."""
+        return False
+
+    def can_write_eof(self) -> bool:
+        """Return that an end may be told; it is dropped too."""
+        return True
+
+    def write_eof(self) -> None:
+        """Drop the end."""
+
 
 _RESET = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: end the link with a reset, without TIME_WAIT."""

@@ -15,9 +15,15 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from mpreg_nb.errors import MpregError, NotTrusted
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.arrival import END_OF_REQUEST, LONGEST_REQUEST, QUIET
-from mpreg_nb.transport.connection import Connection
-from mpreg_nb.transport.facts import FailureKind, Lane, PeerFacts, Role
+from mpreg_nb.transport.connection import (
+    Connection,
+    FailureKind,
+    Lane,
+    Patience,
+    PeerFacts,
+    Role,
+    Terms,
+)
 from mpreg_nb.transport.framing import Scratch
 from mpreg_nb.transport.handshake import (
     NONCE_BYTES,
@@ -31,7 +37,7 @@ from mpreg_nb.transport.handshake import (
     proves,
     read_welcome,
 )
-from mpreg_nb.transport.terms import Patience, Terms
+from mpreg_nb.transport.listener import END_OF_REQUEST, LONGEST_REQUEST, QUIET
 from mpreg_nb.transport.token import Token
 
 CONNECT_TIMEOUT_S = 3.0

@@ -14,12 +14,13 @@ import os
 
 from websockets.protocol import Protocol
 
+from mpreg_nb.protocol.codec import Buffer
+
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a build of websockets without its C part
     from websockets.utils import apply_mask
 
-from mpreg_nb.wire.codec import Buffer
 
 BINARY = 0x82  # FIN, opcode 2
 PING, PONG = 0x89, 0x8A  # FIN, opcodes 9 and 10

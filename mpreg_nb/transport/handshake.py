@@ -23,7 +23,7 @@ from websockets.datastructures import Headers
 from websockets.typing import Subprotocol
 
 from mpreg_nb.names import check_name
-from mpreg_nb.transport.facts import Lane, Role
+from mpreg_nb.transport.connection import Lane, Role
 from mpreg_nb.transport.token import Token
 
 T = TypeVar("T")

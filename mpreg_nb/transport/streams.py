@@ -19,8 +19,8 @@ from typing import Any
 import msgspec
 
 from mpreg_nb.errors import BadRequest
+from mpreg_nb.protocol.codec import Abort, Attach, Buffer, Fragment, Parts, encode
 from mpreg_nb.settings import FRAGMENT_BYTES
-from mpreg_nb.wire.codec import Abort, Attach, Buffer, Fragment, Parts, encode
 
 OPEN_AT_ONCE = 16
 """Streams of one direction whose fragments are mixed; more wait their turn."""

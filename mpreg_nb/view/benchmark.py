@@ -4,24 +4,18 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.view.columns import MEASURE, TEXT, frame
-from mpreg_nb.view.figures import (
-    GRID,
-    INK,
-    new_axes,
-    new_figure,
-    say_empty,
-    subtitle,
-)
+from mpreg_nb.view.figures import GRID, INK, new_axes, new_figure, say_empty, subtitle
+from mpreg_nb.view.frames import MEASURE, TEXT, frame
 from mpreg_nb.view.html import chosen
 from mpreg_nb.view.palette import BAD, BUSY
-from mpreg_nb.view.plain import asked
+from mpreg_nb.view.plain_mode import asked
 from mpreg_nb.view.tables import safe
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 COLUMNS = {
     "row": TEXT,

@@ -12,13 +12,14 @@ from functools import cache
 from math import floor, log10
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.view.diagram_text import MARKS, STATE_MARKS
 from mpreg_nb.view.palette import NODES, STATUSES, TONES
 from mpreg_nb.view.tables import Cell, Long, Marked, Table
 from mpreg_nb.view.terminal import shown
-from mpreg_nb.view.text import MARKS, STATE_MARKS
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 UNKNOWN = "–"  # noqa: RUF001 - the sign for what is not known
 

@@ -9,21 +9,21 @@ from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mpreg_nb.cures import list_nodes
+from mpreg_nb.protocol.messages import NodePicture, Snapshot, StepSnapshot
+from mpreg_nb.units import count, duration, size
 from mpreg_nb.view import palette
-from mpreg_nb.view.drawing import Drawing
+from mpreg_nb.view.diagram_svg import Drawing
+from mpreg_nb.view.diagram_text import MARKS, STATE_MARKS
+from mpreg_nb.view.format import explained, nodes
 from mpreg_nb.view.frames import served
-from mpreg_nb.view.plain import plain
-from mpreg_nb.view.steps import explained, nodes
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
 from mpreg_nb.view.terminal import shown
-from mpreg_nb.view.text import MARKS, STATE_MARKS
-from mpreg_nb.view.units import count, duration, size
-from mpreg_nb.wire.pictures import NodePicture, Snapshot
-from mpreg_nb.wire.runs import StepState
-from mpreg_nb.workflow.diagram import Diagram
+from mpreg_nb.workflows.graph import Diagram
 
 if TYPE_CHECKING:
-    from mpreg_nb.cluster.card import Card
+    from mpreg_nb.client.registrations import Card
+
 
 MOST_NODES = 20
 MOST_FUNCTIONS = 12
@@ -155,7 +155,7 @@ def _listed(names: Iterable[str], most: int) -> str:
 
 def run_bundle(
     text: str,
-    steps: Sequence[StepState],
+    steps: Sequence[StepSnapshot],
     diagram: Diagram,
     include: Container[str] | None = None,
     exclude: Container[str] | None = None,
@@ -170,7 +170,7 @@ def run_bundle(
     return chosen(bundle, include, exclude)
 
 
-def _steps(steps: Sequence[StepState], diagram: Diagram) -> Table:
+def _steps(steps: Sequence[StepSnapshot], diagram: Diagram) -> Table:
     functions = {box.name: box.function for box in diagram.boxes}
     hidden = plain()
     rows = []
@@ -197,7 +197,7 @@ def _steps(steps: Sequence[StepState], diagram: Diagram) -> Table:
     )
 
 
-def _status(step: StepState) -> Marked:
+def _status(step: StepSnapshot) -> Marked:
     return Marked(
         MARKS.get(step.status, "○"), explained(step), INKS.get(step.status, GREY)
     )

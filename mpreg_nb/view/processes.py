@@ -8,7 +8,8 @@ from mpreg_nb.view.html import GREY, STATES
 from mpreg_nb.view.tables import Marked, Table
 
 if TYPE_CHECKING:
-    from mpreg_nb.cluster.entry import LedgerRow
+    from mpreg_nb.launcher.cluster_files import LedgerRow
+
 
 _ELSEWHERE = ("○", GREY)  # on another machine, so nobody here knows
 

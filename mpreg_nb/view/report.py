@@ -9,18 +9,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from mpreg_nb.view import palette, svg
-from mpreg_nb.view.bars import LOOKS, bars_of, not_begun
+from mpreg_nb.protocol.gossip import MemberRecord
+from mpreg_nb.protocol.messages import StepSnapshot
+from mpreg_nb.units import count, duration, size
+from mpreg_nb.view import diagram_svg, palette
+from mpreg_nb.view.diagram_text import MARKS
+from mpreg_nb.view.format import counts, details, explained, nodes, states
 from mpreg_nb.view.html import GREY, INKS, MOST_NODES_OF_STEP, STATES
 from mpreg_nb.view.palette import Colour
-from mpreg_nb.view.steps import counts, details, explained, nodes, states
 from mpreg_nb.view.tables import Cell, Marked, Table, safe
-from mpreg_nb.view.text import MARKS
-from mpreg_nb.view.timeline import timeline
-from mpreg_nb.view.units import count, duration, size
-from mpreg_nb.wire.gossip import MemberRecord
-from mpreg_nb.wire.runs import StepState
-from mpreg_nb.workflow.diagram import Diagram
+from mpreg_nb.view.timeline import LOOKS, bars_of, not_begun, timeline
+from mpreg_nb.workflows.graph import Diagram
 
 LEAST_SCALE = 0.6
 """Of the drawing of a workflow; its letters are small already."""
@@ -116,7 +115,7 @@ class Report:
     status: str
     started_at: datetime
     duration_ms: float
-    steps: tuple[StepState, ...]
+    steps: tuple[StepSnapshot, ...]
     diagram: Diagram
     failures: Mapping[str, Failure]
     outputs: Mapping[str, Output]
@@ -173,7 +172,7 @@ def _head(report: Report) -> Iterator[str]:
 
 def _workflow(report: Report) -> Iterator[str]:
     steps = report.steps
-    drawing = svg.draw(
+    drawing = diagram_svg.draw(
         report.diagram, states(steps), details(steps, timed=True), counts(steps)
     )
     # It shrinks with the page; when it could not be read any more, it is scrolled.

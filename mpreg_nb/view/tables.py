@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias
 
+from mpreg_nb.view.diagram_text import clipped, columns, printable
 from mpreg_nb.view.palette import IDLE
 from mpreg_nb.view.terminal import here
-from mpreg_nb.view.text import clipped, columns, printable
 
 LINE = IDLE.mark
 """Shows on white and on black."""

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from mpreg_nb.view.plain import asked, is_terminal
+from mpreg_nb.view.plain_mode import asked, is_terminal
 
 _RESET = "\x1b[0m"
 

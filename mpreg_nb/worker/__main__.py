@@ -1,7 +1,7 @@
 """Start of a worker: `python -P -m mpreg_nb.worker SOCKET CANCELS PAGE PARENT`.
 
 The first three are file descriptors that the node left open, the last is its
-process id. See `wire.jobs`.
+process id. See `protocol.worker`.
 """
 
 import sys

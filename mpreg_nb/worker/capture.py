@@ -16,15 +16,14 @@ from itertools import groupby
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from mpreg_nb.wire.displays import CLEARS
-from mpreg_nb.wire.frames import frame, sizes
-from mpreg_nb.wire.jobs import Printed
-from mpreg_nb.wire.page import Page
-from mpreg_nb.wire.running import RunningCall, running_call
-from mpreg_nb.worker.outbox import Outbox
+from mpreg_nb.call_context import RunningCall, running_call
+from mpreg_nb.protocol.displays import CLEARS
+from mpreg_nb.protocol.worker import Page, Printed, frame, sizes
+from mpreg_nb.worker.channel import Outbox
 
 if TYPE_CHECKING:
-    from mpreg_nb.wire.codec import Buffer
+    from mpreg_nb.protocol.codec import Buffer
+
 
 Stream: TypeAlias = Literal["stdout", "stderr", "display"]
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from mpreg_nb.wire.displays import packed, packed_clear, set_passing_on
+from mpreg_nb.protocol.displays import packed, packed_clear, set_passing_on
 from mpreg_nb.worker.capture import Capture, PrintingCall
 
 Bundle: TypeAlias = dict[str, Any]

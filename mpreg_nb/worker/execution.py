@@ -5,24 +5,24 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from mpreg_nb.errors import MpregError, NotPicklable
-from mpreg_nb.settings import INLINE_BYTES
-from mpreg_nb.wire.failure_report import argument_types, unpicklable
-from mpreg_nb.wire.frames import frame, sizes
-from mpreg_nb.wire.items import pack_items
-from mpreg_nb.wire.jobs import Done, Job, JobFailed
-from mpreg_nb.wire.json_values import pack_json, unpack_json_call
-from mpreg_nb.wire.payload import (
-    pack,
-    pack_exception,
-    unpack,
-    unpack_call,
+from mpreg_nb.protocol.worker import Done, Job, JobFailed, frame, sizes
+from mpreg_nb.serialize.exceptions import (
+    argument_types,
+    message_of,
+    raised_class,
+    type_names,
+    unpicklable,
 )
-from mpreg_nb.wire.raised import message_of, raised_class, type_names
+from mpreg_nb.serialize.items import pack_items
+from mpreg_nb.serialize.json_rpc import pack_json, unpack_json_call
+from mpreg_nb.serialize.pickle import pack, pack_exception, unpack, unpack_call
+from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.worker.capture import PrintingCall
-from mpreg_nb.worker.inbox import Arguments, Task
+from mpreg_nb.worker.channel import Arguments, Task
 
 if TYPE_CHECKING:
-    from mpreg_nb.wire.codec import Parts
+    from mpreg_nb.protocol.codec import Parts
+
 
 Frames: TypeAlias = list[bytes | bytearray | memoryview]
 """A message and its parts, ready to be written."""

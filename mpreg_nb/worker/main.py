@@ -6,20 +6,16 @@ import socket
 import sys
 from collections.abc import Callable
 
-from mpreg_nb.wire.frames import frame
-from mpreg_nb.wire.jobs import Ready, Setup
-from mpreg_nb.wire.page import Page
-from mpreg_nb.wire.running import Home, set_home
-from mpreg_nb.wire.working_folder import hide
+from mpreg_nb.call_context import Home, set_home
+from mpreg_nb.protocol.worker import Page, Ready, Setup, frame
 from mpreg_nb.worker.capture import Capture
+from mpreg_nb.worker.channel import Inbox, Outbox
+from mpreg_nb.worker.cleanup import Folder, Folders, Tidy
 from mpreg_nb.worker.display import install
 from mpreg_nb.worker.execution import Answers
-from mpreg_nb.worker.folder import Folder, Folders
-from mpreg_nb.worker.inbox import Inbox
-from mpreg_nb.worker.outbox import Outbox
-from mpreg_nb.worker.solo import Solo
-from mpreg_nb.worker.tidy import Tidy
-from mpreg_nb.worker.watch import die_with, essential, watch
+from mpreg_nb.worker.lifetime import die_with, essential, watch
+from mpreg_nb.worker.sequential import Solo
+from mpreg_nb.working_folder import hide
 
 
 def main(channel: int, cancels: int, shared: int, parent: int) -> None:
@@ -55,7 +51,7 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
         folder = Folder(setup.scratch)
         run = Solo(inbox, outbox, page, capture, answers, tidy, folder).run
     else:
-        from mpreg_nb.worker.crew import Crew  # brings asyncio with it
+        from mpreg_nb.worker.concurrent import Crew  # brings asyncio with it
 
         slots = setup.slots
         folders = Folders(setup.scratch)

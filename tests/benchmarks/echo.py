@@ -27,12 +27,12 @@ import uvloop
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.messages import Call, Reply
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.dial import dial
 from mpreg_nb.transport.listener import listen
 from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.messages import Call, Reply
 
 TOKEN = Token("a-token-for-benchmarks-only")
 PAYLOAD = os.urandom(100)

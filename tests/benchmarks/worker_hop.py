@@ -22,9 +22,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from mpreg_nb.node.workers import Outcome, Workers
-from mpreg_nb.wire.jobs import Job
-from mpreg_nb.wire.payload import pack, pack_function, unpack
+from mpreg_nb.node.worker_pool import Outcome, Workers
+from mpreg_nb.protocol.worker import Job
+from mpreg_nb.serialize.pickle import pack, pack_function, unpack
 
 LATENCY_JOBS = 5_000
 RATE_JOBS = 50_000

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import mpreg_nb
-from mpreg_nb.notebook import esm
+from mpreg_nb.notebook import widgets
 
 JUPYTERLAB = find_spec("jupyterlab")
 assert JUPYTERLAB is not None
@@ -34,7 +34,7 @@ class _Files(SimpleHTTPRequestHandler):
         if self.path != STYLE:
             super().do_GET()
             return
-        style = esm.style().encode()
+        style = widgets.style_source().encode()
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/css")
         self.send_header("Content-Length", str(len(style)))

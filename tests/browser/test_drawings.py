@@ -6,9 +6,9 @@ import pytest
 from matplotlib.image import imread
 from playwright.sync_api import Page
 
-from mpreg_nb.view.drawing import Drawing
+from mpreg_nb.view.diagram_svg import Drawing
 from mpreg_nb.view.palette import GOOD, IDLE
-from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+from mpreg_nb.workflows.graph import Arrow, Box, Diagram
 
 pytestmark = pytest.mark.browser
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from mpreg_nb.cluster.identity import end_all
-from mpreg_nb.cluster.ledger import Ledger
+from mpreg_nb.launcher.cluster_files import Ledger
+from mpreg_nb.launcher.pid import end_all
 from tests.browser.chromium import chromium
 from tests.browser.ear import Ear
 from tests.browser.jupyter import (

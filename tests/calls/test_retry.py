@@ -12,7 +12,7 @@ from mpreg_nb.calls.retry import (
     backoff_s,
     judge,
 )
-from mpreg_nb.wire.messages import Failure
+from mpreg_nb.protocol.messages import Failure
 
 
 @pytest.mark.parametrize(

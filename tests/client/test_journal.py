@@ -1,6 +1,6 @@
 import threading
 
-from mpreg_nb.client.journal import KEPT_CALLS, Journal
+from mpreg_nb.client.statistics import KEPT_CALLS, Journal
 from tests.view.pictures import call
 
 

@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from mpreg_nb.wire.messages import Notice
+from mpreg_nb.protocol.messages import Notice
 from tests.client.test_outlook import run, speakers
 
 

@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mpreg_nb.client import outlook
+from mpreg_nb.client import cluster_view
 from mpreg_nb.client.client import Client
-from mpreg_nb.transport.connection import Connection
-from mpreg_nb.transport.cut import Cut
-from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.gossip import MemberRecord, MemberState
-from mpreg_nb.wire.messages import Cancel
-from mpreg_nb.wire.pictures import NodePicture, Snapshot, Watch
+from mpreg_nb.protocol.codec import Parts
+from mpreg_nb.protocol.gossip import MemberRecord, MemberState
+from mpreg_nb.protocol.messages import Cancel, NodePicture, Snapshot, Watch
+from mpreg_nb.transport.connection import Connection, Cut
 from tests.transport.links import TOKEN, house
 
 PULSE_S = 0.05
@@ -97,9 +95,9 @@ def run(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outlook, "ENTRY_PULSE_S", PULSE_S)
-    monkeypatch.setattr(outlook, "DOUBT_PULSE_S", PULSE_S)
-    monkeypatch.setattr(outlook, "ANSWER_S", 4 * PULSE_S)
+    monkeypatch.setattr(cluster_view, "ENTRY_PULSE_S", PULSE_S)
+    monkeypatch.setattr(cluster_view, "DOUBT_PULSE_S", PULSE_S)
+    monkeypatch.setattr(cluster_view, "ANSWER_S", 4 * PULSE_S)
 
 
 def test_client_looks_through_another_node_when_the_entry_is_silent() -> None:

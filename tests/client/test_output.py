@@ -15,8 +15,8 @@ from mpreg_nb.client.output import (
     Page,
     Prints,
 )
-from mpreg_nb.wire.displays import packed, packed_clear
-from mpreg_nb.wire.messages import Output
+from mpreg_nb.protocol.displays import packed, packed_clear
+from mpreg_nb.protocol.messages import Output
 
 
 def said(text: str, lines_cut: int = 0, characters_cut: int = 0) -> Output:

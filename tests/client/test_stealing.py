@@ -13,21 +13,21 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpreg_nb.client.active_call import ActiveCall, Outcome
-from mpreg_nb.client.calls import ClientCalls
-from mpreg_nb.client.mirror import Mirror
-from mpreg_nb.wire.gossip import Load, MemberRecord, Offer
-from mpreg_nb.wire.messages import (
+from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
+from mpreg_nb.client.cluster_view import Mirror
+from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
+from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
     Failed,
     Failure,
+    NodePicture,
     Recall,
     Reply,
+    Snapshot,
     Started,
     Waiting,
 )
-from mpreg_nb.wire.pictures import NodePicture, Snapshot
 
 NODES = ("n1", "n2", "n3")
 STRANGER = b"a call of another"

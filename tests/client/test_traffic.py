@@ -1,9 +1,9 @@
 import asyncio
 from typing import Any
 
-from mpreg_nb.client.traffic import EVERY_S, PATIENCE_S, TrafficPoll
+from mpreg_nb.client.statistics import EVERY_S, PATIENCE_S, TrafficPoll
 from mpreg_nb.errors import NodeLost
-from mpreg_nb.wire.pictures import Traffic, TrafficAsk
+from mpreg_nb.protocol.messages import Traffic, TrafficAsk
 
 
 class Links:
@@ -24,9 +24,6 @@ class Client:
         self.asked: list[str] = []
         self.now_s = 100.0
 
-    def now(self) -> float:
-        return self.now_s
-
     def new_id(self) -> bytes:
         return b"i" * 16
 
@@ -40,7 +37,7 @@ class Client:
 
 
 def poll_of(client: Client) -> TrafficPoll:
-    return TrafficPoll(client)  # type: ignore[arg-type]
+    return TrafficPoll(client.links, client, lambda: client.now_s)  # type: ignore[arg-type]
 
 
 def test_all_nodes_that_can_be_reached_are_asked() -> None:

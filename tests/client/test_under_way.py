@@ -3,9 +3,9 @@
 from types import SimpleNamespace
 from typing import Any
 
-from mpreg_nb.client.active_call import ActiveCall
+from mpreg_nb.client.calls import ActiveCall
 from mpreg_nb.client.under_way import UnderWay, under_way
-from mpreg_nb.wire.runs import StepState
+from mpreg_nb.protocol.messages import StepSnapshot
 
 OFFSET_S = 1_000.0
 RUN = b"\xab" * 16
@@ -46,10 +46,10 @@ def test_what_waits_or_runs_nobody_knows_where_is_left_out() -> None:
 
 def test_steps_that_run_are_there_and_maps_are_not() -> None:
     steps = (
-        StepState(name="raw", status="done", node="n1", started_ms=1.0),
-        StepState(name="fit", status="running", node="n2", started_ms=2_000.0),
-        StepState(name="each", status="running", node="n1", started_ms=3.0, items=9),
-        StepState(name="later", status="running", node="n1"),
+        StepSnapshot(name="raw", status="done", node="n1", started_ms=1.0),
+        StepSnapshot(name="fit", status="running", node="n2", started_ms=2_000.0),
+        StepSnapshot(name="each", status="running", node="n1", started_ms=3.0, items=9),
+        StepSnapshot(name="later", status="running", node="n1"),
     )
     record: Any = SimpleNamespace(
         id=RUN,

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from mpreg_nb.cluster.process import NodeProcess, wait_all_ready
+from mpreg_nb.launcher.process import NodeProcess, wait_all_ready
 from mpreg_nb.node.options import Options
 from mpreg_nb.settings import NodeSettings
 

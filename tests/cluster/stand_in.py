@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from mpreg_nb.node.lifeline import Lifeline
+from mpreg_nb.node.__main__ import Lifeline
 from mpreg_nb.node.options import Options, read_options
 
 WORKER = [sys.executable, "-S", "-c", "import time; time.sleep(300)"]

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 from typing import Self
 
-from mpreg_nb.cluster.identity import Stamp, await_end, stamp
-from mpreg_nb.cluster.process import NodeProcess, end_now
+from mpreg_nb.launcher.pid import Stamp, await_end, stamp
+from mpreg_nb.launcher.process import NodeProcess, end_now
 from mpreg_nb.node.options import Options
 from mpreg_nb.settings import NodeSettings
 

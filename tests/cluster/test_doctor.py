@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.cluster import checks
-from mpreg_nb.cluster.checks import Finding
-from mpreg_nb.cluster.doctor import Findings, examine
-from mpreg_nb.cluster.ledger import Ledger
+from mpreg_nb.cluster import doctor
+from mpreg_nb.cluster.doctor import Finding, Findings, examine
+from mpreg_nb.launcher.cluster_files import Ledger
 from tests.live.leaks import Leaks, nothing_left
 
 
@@ -41,9 +40,9 @@ def test_a_missing_and_an_old_package_are_named_with_what_to_type(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     needed = ["nowhere-to-be-had>=1.2", "msgspec>=999", "absent>=1; extra == 'x'"]
-    monkeypatch.setattr(checks, "requires", lambda _: needed)
+    monkeypatch.setattr(doctor, "requires", lambda _: needed)
 
-    found = {finding.about: finding for finding in checks.installation()}
+    found = {finding.about: finding for finding in doctor.check_installation()}
 
     assert found["nowhere-to-be-had"].found == "not installed, needs >=1.2"
     assert found["nowhere-to-be-had"].cure == "pip install 'nowhere-to-be-had>=1.2'"
@@ -107,9 +106,9 @@ def test_nodes_that_are_no_leftovers_are_nobodys_to_end(
 ) -> None:
     ledger = Ledger()
     entry = ledger.claim("1" * 32, by_hand=True)
-    monkeypatch.setattr(checks, "_node_processes", lambda: iter([1, 2]))
+    monkeypatch.setattr(doctor, "_node_processes", lambda: iter([1, 2]))
 
-    by_hand, others = [f for f in checks.leftovers() if f.about != "leftovers"]
+    by_hand, others = [f for f in doctor.check_leftovers() if f.about != "leftovers"]
 
     assert (by_hand.state, by_hand.cure) == ("ok", "")
     assert "by hand" in by_hand.found

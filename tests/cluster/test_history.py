@@ -7,19 +7,19 @@ from weakref import ref
 
 import pytest
 
-from mpreg_nb.cluster.history import chosen_run, with_own
-from mpreg_nb.cluster.own_runs import OWN_RUNS, OwnRuns
-from mpreg_nb.cluster.planned import planned_diagram
+from mpreg_nb.cluster.cluster import chosen_run, with_own
+from mpreg_nb.cluster.planner import planned_diagram
+from mpreg_nb.cluster.run import OWN_RUNS, OwnRuns
 from mpreg_nb.errors import NoRun
-from mpreg_nb.view.runs import RUNS, runs_frame
-from mpreg_nb.wire.runs import (
+from mpreg_nb.protocol.messages import (
     RunPicture,
     RunSummary,
     StepPlan,
-    StepState,
+    StepSnapshot,
     StepStatus,
     summary_of,
 )
+from mpreg_nb.view.frames import RUNS, runs_frame
 
 
 def run(first: str, workflow: str = "w", **changed: Any) -> RunSummary:
@@ -89,7 +89,9 @@ def picture(first: str, *statuses: StepStatus, started_at_s: float) -> RunPictur
         run=bytes.fromhex(first.ljust(32, "0")),
         workflow="w",
         status="failed",
-        steps=tuple(StepState(name=f"s{n}", status=s) for n, s in enumerate(statuses)),
+        steps=tuple(
+            StepSnapshot(name=f"s{n}", status=s) for n, s in enumerate(statuses)
+        ),
         edges=(),
         started_at_s=started_at_s,
         duration_ms=5.0,

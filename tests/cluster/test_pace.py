@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpreg_nb.cluster.pace import NOTES, Pace
+from mpreg_nb.cluster.call_progress import NOTES, Pace
 
 
 def noted(*notes: tuple[float, int]) -> Pace:

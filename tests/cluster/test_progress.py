@@ -17,7 +17,7 @@ from mpreg_nb.cluster.progress import (
     set_screen,
     wait_shown,
 )
-from mpreg_nb.view import plain
+from mpreg_nb.view import plain_mode
 from mpreg_nb.view.terminal import found
 
 
@@ -136,7 +136,7 @@ def test_without_standard_files_a_wait_and_a_print_show_nothing(
     write_to_streams("n1", "stdout", "hello\n")
 
     assert len(waited.pauses) == 4
-    assert not plain.on_terminal()
+    assert not plain_mode.on_terminal()
     assert found() is None
 
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.cluster import watched
-from mpreg_nb.cluster.watched import MapCount, MapWatched, RunWatched
+from mpreg_nb.cluster import call_progress
+from mpreg_nb.cluster.call_progress import MapCount, MapWatched, RunWatched
+from mpreg_nb.protocol.messages import StepSnapshot, StepStatus
 from mpreg_nb.view.html import run_bundle
-from mpreg_nb.wire.runs import StepState, StepStatus
-from mpreg_nb.workflow.diagram import Box, Diagram
+from mpreg_nb.workflows.graph import Box, Diagram
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    monkeypatch.setattr(watched, "time", made)
+    monkeypatch.setattr(call_progress, "time", made)
     return made
 
 
@@ -47,7 +47,7 @@ class Looks:
 class StandIn:
     """As much of a run as its wait needs."""
 
-    steps: tuple[StepState, ...]
+    steps: tuple[StepSnapshot, ...]
     kinds: dict[str, Any] = field(default_factory=dict)
     id: str = "0a1b"
     name: str = "report"
@@ -65,8 +65,8 @@ class StandIn:
         return run_bundle("<run of report>", self.steps, self.diagram())
 
 
-def step(name: str, status: StepStatus, **more: Any) -> StepState:
-    return StepState(name=name, status=status, **more)
+def step(name: str, status: StepStatus, **more: Any) -> StepSnapshot:
+    return StepSnapshot(name=name, status=status, **more)
 
 
 def waited(run: StandIn) -> RunWatched:

@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from mpreg_nb.client.journal import Journal
-from mpreg_nb.client.mirror import Mirror
-from mpreg_nb.cluster.watching import Watching
+from mpreg_nb.client.cluster_view import Mirror
+from mpreg_nb.client.statistics import Journal
+from mpreg_nb.cluster.cluster import Watching
 from mpreg_nb.errors import MpregError
+from mpreg_nb.protocol.gossip import MemberState
+from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.view.live.panel import Picture
-from mpreg_nb.wire.gossip import MemberState
-from mpreg_nb.wire.pictures import Snapshot
 from tests.view.pictures import node, snapshot
 
 WAIT_S = 10.0

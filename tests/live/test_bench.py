@@ -79,7 +79,7 @@ def test_the_command_prints_the_table_and_nothing_else() -> None:
 
 
 def test_the_function_is_a_function_also_when_its_folder_was_imported() -> None:
-    import mpreg_nb.bench.rows  # noqa: F401 - sets an attribute of the package
+    import mpreg_nb.benchmark.rows  # noqa: F401 - sets an attribute of the package
 
     assert callable(mp.bench)
 

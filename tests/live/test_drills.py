@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.cluster.launch import node_environment
+from mpreg_nb.launcher.process import node_environment
 from tests.live.leaks import Leaks
 
 pytestmark = pytest.mark.live

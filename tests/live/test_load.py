@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.wire.pictures import Snapshot
+from mpreg_nb.protocol.messages import Snapshot
 
 pytestmark = pytest.mark.live
 

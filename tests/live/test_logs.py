@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.cluster.ledger import Ledger
+from mpreg_nb.launcher.cluster_files import Ledger
 
 pytestmark = pytest.mark.live
 

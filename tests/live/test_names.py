@@ -6,9 +6,9 @@ import pytest
 
 from mpreg_nb.errors import MpregError
 from mpreg_nb.node.node import Node
+from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.token import load_token
-from mpreg_nb.wire.gossip import MemberState
 
 pytestmark = pytest.mark.live
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.cluster.reporting import MOST_OUTPUT_BYTES
+from mpreg_nb.cluster.run import MOST_OUTPUT_BYTES
 from mpreg_nb.errors import WorkflowFailed
 
 pytestmark = pytest.mark.live

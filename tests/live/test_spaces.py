@@ -8,7 +8,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cluster.cluster import Cluster
-from mpreg_nb.cluster.functions import Function
+from mpreg_nb.cluster.function import Function
 from mpreg_nb.errors import LOST_SPACE, NodeLost
 from tests.live.leaks import nothing_left
 

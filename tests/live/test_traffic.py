@@ -3,7 +3,7 @@
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.wire.pictures import LinkPicture, Traffic, TrafficAsk
+from mpreg_nb.protocol.messages import LinkPicture, Traffic, TrafficAsk
 
 pytestmark = pytest.mark.live
 
@@ -16,7 +16,9 @@ def traffic(cluster: mp.Cluster, node: str) -> dict[tuple[str, str], LinkPicture
         record = client.mirror.record(node)
         assert record is not None
         link = await client.links.reach(node, record.urls)
-        answer, _ = await client.ask(TrafficAsk(id=client.new_id()), link=link)
+        answer, _ = await client.requests.ask(
+            TrafficAsk(id=client.requests.new_id()), link=link
+        )
         assert isinstance(answer, Traffic)
         return answer
 

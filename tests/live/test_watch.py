@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.client.links import Links
+from mpreg_nb.client.connections import Links
 from tests.cluster.watched import WAIT_S, Drawn
 
 pytestmark = pytest.mark.live

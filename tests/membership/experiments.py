@@ -7,8 +7,8 @@ nodes agree; infinity if they never do.
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from mpreg_nb.membership.effects import Suspected
-from mpreg_nb.wire.gossip import MemberState, Offer
+from mpreg_nb.membership.events import Suspected
+from mpreg_nb.protocol.gossip import MemberState, Offer
 from tests.simulation import SimNode, Simulation
 
 LIMIT_S = 120.0

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from mpreg_nb.membership.knobs import ProfileName
+from mpreg_nb.membership.config import ProfileName
 from tests.membership.experiments import BOUNDS_S, EXPERIMENTS
 from tests.simulation import settled
 

@@ -1,5 +1,5 @@
 from mpreg_nb.membership.broadcast import Broadcasts, size_bytes
-from mpreg_nb.wire.gossip import (
+from mpreg_nb.protocol.gossip import (
     Announce,
     Item,
     Load,

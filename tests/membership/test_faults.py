@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from mpreg_nb.membership.effects import (
+from mpreg_nb.membership.config import PROFILES, ProfileName
+from mpreg_nb.membership.events import (
     Confirmed,
     Died,
     Joined,
@@ -16,9 +17,8 @@ from mpreg_nb.membership.effects import (
     Replaced,
     Suspected,
 )
-from mpreg_nb.membership.identity import Identity
-from mpreg_nb.membership.knobs import PROFILES, ProfileName
-from mpreg_nb.wire.gossip import MemberState, Offer
+from mpreg_nb.membership.state import Identity
+from mpreg_nb.protocol.gossip import MemberState, Offer
 from tests.membership.experiments import EXPERIMENTS, Split, Ways
 from tests.simulation import Simulation, settled
 

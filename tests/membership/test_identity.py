@@ -3,12 +3,12 @@ import random
 import pytest
 from msgspec.structs import replace
 
-from mpreg_nb.membership.awareness import Awareness
 from mpreg_nb.membership.broadcast import Broadcasts
-from mpreg_nb.membership.effects import Replaced, Send, Tell
-from mpreg_nb.membership.identity import Identity
+from mpreg_nb.membership.events import Replaced, Send, Tell
 from mpreg_nb.membership.member import verdict_of
-from mpreg_nb.wire.gossip import Gossip, MemberRecord, MemberState, Verdict
+from mpreg_nb.membership.state import Identity
+from mpreg_nb.membership.suspicion import Awareness
+from mpreg_nb.protocol.gossip import Gossip, MemberRecord, MemberState, Verdict
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 EPOCH, LOW, HIGH = b"m" * 16, b"a" * 16, b"z" * 16

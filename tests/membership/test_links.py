@@ -1,9 +1,9 @@
 import pytest
 
-from mpreg_nb.membership.effects import Close, Dial
-from mpreg_nb.membership.knobs import SwimSettings
+from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.events import Close, Dial
 from mpreg_nb.membership.links import LOST_S, Links
-from mpreg_nb.wire.gossip import Ack
+from mpreg_nb.protocol.gossip import Ack
 
 URLS = ("ws://h:1",)
 

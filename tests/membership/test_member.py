@@ -14,7 +14,7 @@ from mpreg_nb.membership.member import (
     verdict_of,
     without_hearsay,
 )
-from mpreg_nb.wire.gossip import MemberRecord, MemberState, Verdict
+from mpreg_nb.protocol.gossip import MemberRecord, MemberState, Verdict
 
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 OLD, NEW = bytes(16), bytes(15) + b"\x01"

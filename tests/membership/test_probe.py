@@ -3,10 +3,10 @@ import random
 
 import pytest
 
-from mpreg_nb.membership.effects import Send
-from mpreg_nb.membership.knobs import SwimSettings
-from mpreg_nb.membership.probe import Answered, Probes, Silent, Step
-from mpreg_nb.wire.gossip import IndirectAck, Nack, Ping, PingReq
+from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.events import Send
+from mpreg_nb.membership.failure_detector import Answered, Probes, Silent, Step
+from mpreg_nb.protocol.gossip import IndirectAck, Nack, Ping, PingReq
 
 EPOCH = bytes(16)
 POOL = ("b", "c", "d", "e", "f")

@@ -3,7 +3,7 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg_nb.membership.rotation import Rotation
+from mpreg_nb.membership.failure_detector import Rotation
 
 
 @given(count=st.integers(1, 20), seed=st.integers(0, 100))

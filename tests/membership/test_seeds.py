@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from mpreg_nb.membership.knobs import SwimSettings
-from mpreg_nb.membership.seeds import Seeds
+from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.join import Seeds
 
 A, B = "ws://a:1", "ws://b:1"
 

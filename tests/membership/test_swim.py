@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mpreg_nb.membership.effects import (
+from mpreg_nb.membership.config import PROFILES, SwimSettings
+from mpreg_nb.membership.events import (
     CatalogAnnounced,
     Close,
     Confirmed,
@@ -28,9 +29,8 @@ from mpreg_nb.membership.effects import (
     Suspected,
     Tell,
 )
-from mpreg_nb.membership.knobs import PROFILES, SwimSettings
 from mpreg_nb.membership.swim import Swim
-from mpreg_nb.wire.gossip import (
+from mpreg_nb.protocol.gossip import (
     Ack,
     Announce,
     Gossip,

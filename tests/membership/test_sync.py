@@ -2,15 +2,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mpreg_nb.membership.member import precedence
-from mpreg_nb.membership.sync import (
+from mpreg_nb.membership.anti_entropy import (
     PUSH_RECORDS,
     differences,
     digest,
     pushes,
     root,
 )
-from mpreg_nb.wire.gossip import MemberRecord, MemberState
+from mpreg_nb.membership.member import precedence
+from mpreg_nb.protocol.gossip import MemberRecord, MemberState
 
 records = st.builds(
     MemberRecord,

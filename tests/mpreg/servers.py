@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings
-from mpreg_nb.wire.gossip import MemberState
+from mpreg_nb.protocol.gossip import MemberState
 
 
 @asynccontextmanager

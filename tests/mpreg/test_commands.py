@@ -8,8 +8,8 @@ import pytest
 
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.mpreg import RPCCommand
-from mpreg_nb.mpreg.commands import Packed, last_commands, pack_commands
-from mpreg_nb.wire.payload import pack, unpack_call
+from mpreg_nb.mpreg.client import Packed, last_commands, pack_commands
+from mpreg_nb.serialize.pickle import pack, unpack_call
 
 
 class Point(NamedTuple):

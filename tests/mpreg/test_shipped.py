@@ -7,9 +7,9 @@ import pytest
 from websockets.asyncio.client import connect
 
 from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings, RPCCommand
-from mpreg_nb.wire.payload import pack_function
+from mpreg_nb.serialize.pickle import pack_function
 from tests.mpreg.servers import serving
-from tests.wire.cells import run_cell
+from tests.serialize.cells import run_cell
 
 pytestmark = pytest.mark.live
 

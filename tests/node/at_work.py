@@ -10,10 +10,15 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from mpreg_nb.node.workers import Crashed, Outcome, Workers
-from mpreg_nb.wire.codec import Parts
-from mpreg_nb.wire.jobs import Done, Job, Printed
-from mpreg_nb.wire.payload import pack_arguments, pack_function, remote_error, unpack
+from mpreg_nb.node.worker_pool import Crashed, Outcome, Workers
+from mpreg_nb.protocol.codec import Parts
+from mpreg_nb.protocol.worker import Done, Job, Printed
+from mpreg_nb.serialize.exceptions import remote_error
+from mpreg_nb.serialize.pickle import (
+    pack_arguments,
+    pack_function,
+    unpack,
+)
 
 Ended: TypeAlias = "asyncio.Future[tuple[Outcome, tuple[Any, ...]]]"
 

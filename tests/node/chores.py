@@ -81,7 +81,7 @@ def wait_elsewhere(gate: str, number: int) -> int:
     import sys
     import time
 
-    from mpreg_nb.wire.running import waiting_elsewhere
+    from mpreg_nb.call_context import waiting_elsewhere
 
     with waiting_elsewhere():
         sys.stdout.write(f"waits {number}\n")
@@ -95,7 +95,7 @@ async def wait_elsewhere_async(gate: str, number: int) -> int:
     import os
     import sys
 
-    from mpreg_nb.wire.running import waiting_elsewhere
+    from mpreg_nb.call_context import waiting_elsewhere
 
     with waiting_elsewhere():
         sys.stdout.write(f"waits {number}\n")

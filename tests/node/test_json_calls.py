@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.node.json_calls import JsonCalls
+from mpreg_nb.node.json_rpc import JsonCalls
 from mpreg_nb.node.node import Node
+from mpreg_nb.protocol.messages import RunList, Runs
 from mpreg_nb.settings import Limits, NodeSettings
 from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.runs import RunList, Runs
 
 LIMITS = Limits(max_frame_bytes=100_000, calls_per_node=3)
 

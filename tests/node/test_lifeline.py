@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mpreg_nb.node.lifeline import Lifeline
+from mpreg_nb.node.__main__ import Lifeline
 
 SOON_S = 5.0
 

@@ -8,30 +8,30 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.pending import Pending
-from mpreg_nb.node.running import Running
+from mpreg_nb.node.executor import Running
+from mpreg_nb.node.pending_call import Pending
 from mpreg_nb.node.spaces import Spaces
-from mpreg_nb.routing.breaker import (
-    FAILURES_TO_OPEN,
-    SUCCESSES_TO_CLOSE,
-    Breakers,
-)
-from mpreg_nb.routing.catalog import Catalog
-from mpreg_nb.routing.load import Loads
-from mpreg_nb.routing.router import Router
-from mpreg_nb.settings import Limits
-from mpreg_nb.wire.gossip import Load, Offer
-from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import (
+from mpreg_nb.protocol.gossip import Load, Offer
+from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
     Failed,
     Failure,
+    Ids,
     Recall,
     Reply,
     Started,
     Waiting,
 )
+from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.routing.circuit_breaker import (
+    FAILURES_TO_OPEN,
+    SUCCESSES_TO_CLOSE,
+    Breakers,
+)
+from mpreg_nb.routing.load import Loads
+from mpreg_nb.routing.router import Router
+from mpreg_nb.settings import Limits
 
 IDS = Ids()
 BUSY, FULL, IDLE = Load(running=1), Load(running=1, queued=9), Load()

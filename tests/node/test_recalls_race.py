@@ -13,20 +13,27 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpreg_nb.client.active_call import ActiveCall, Outcome
-from mpreg_nb.client.calls import ClientCalls
-from mpreg_nb.client.mirror import Mirror
-from mpreg_nb.node import waiting
+from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
+from mpreg_nb.client.cluster_view import Mirror
+from mpreg_nb.node import calls
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.pending import Pending
-from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.node.pending_call import Pending
+from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
+from mpreg_nb.protocol.messages import (
+    Call,
+    Cancel,
+    Failed,
+    Failure,
+    NodePicture,
+    Recall,
+    Reply,
+    Snapshot,
+)
 from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router, Wanted
 from mpreg_nb.settings import Limits
-from mpreg_nb.wire.gossip import Load, MemberRecord, Offer
-from mpreg_nb.wire.messages import Call, Cancel, Failed, Failure, Recall, Reply
-from mpreg_nb.wire.pictures import NodePicture, Snapshot
 
 NODES = ("n1", "n2", "n3")
 ALIVE = {name: frozenset[str]() for name in NODES}
@@ -212,7 +219,7 @@ EVENTS = st.lists(
 def test_each_call_ends_once_and_runs_at_most_once(
     monkeypatch: pytest.MonkeyPatch, seed: int, events: list[tuple[str, int]]
 ) -> None:
-    monkeypatch.setattr(waiting, "SWEEP_S", 0.0)
+    monkeypatch.setattr(calls, "SWEEP_S", 0.0)
 
     async def scenario() -> Town:
         town = Town(seed)

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.node import recent
-from mpreg_nb.node.recent import Found, Recent
-from mpreg_nb.wire.messages import Failure, Kept
+from mpreg_nb.node import results
+from mpreg_nb.node.results import Found, Recent
+from mpreg_nb.protocol.messages import Failure, Kept
 
 ONE = Kept("n2", b"1" * 16, 5)
 OTHER = Kept("n2", b"2" * 16, 5)
@@ -102,7 +102,7 @@ async def test_a_call_that_is_cancelled_takes_it_away_from_no_other() -> None:
 async def test_no_more_is_held_than_there_is_room_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recent, "MOST_BYTES", 9)
+    monkeypatch.setattr(results, "MOST_BYTES", 9)
     owner = Owner()
     shared = Recent(owner.fetch)
 
@@ -120,7 +120,7 @@ async def test_no_more_is_held_than_there_is_room_for(
 async def test_what_is_not_used_any_more_is_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(recent, "HOLD_S", 0.01)
+    monkeypatch.setattr(results, "HOLD_S", 0.01)
     owner = Owner()
     shared = Recent(owner.fetch)
     await ask_together(owner, shared, ONE, times=2)

@@ -1,7 +1,12 @@
 """Functions by version."""
 
-from mpreg_nb.node.registry import KEPT_VERSIONS, Registry, ShippedFunction, own_version
-from mpreg_nb.wire.recent import CODE_BYTES
+from mpreg_nb.node.functions import (
+    KEPT_VERSIONS,
+    Registry,
+    ShippedFunction,
+    own_version,
+)
+from mpreg_nb.protocol.worker import CODE_BYTES
 
 
 def shipped(number: int, name: str = "f") -> ShippedFunction:

@@ -4,11 +4,20 @@ from typing import Any
 
 import msgspec
 
-from mpreg_nb.node.relays import Relays
-from mpreg_nb.wire.history import RunTold, RunWatch
-from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.messages import Cancel, Failed, Relay, Relayed
-from mpreg_nb.wire.runs import RunList, RunPicture, Runs, RunState
+from mpreg_nb.node.workflows import Relays
+from mpreg_nb.protocol.messages import (
+    Cancel,
+    Failed,
+    Ids,
+    Relay,
+    Relayed,
+    RunList,
+    RunPicture,
+    Runs,
+    RunState,
+    RunTold,
+    RunWatch,
+)
 
 IDS = Ids()
 

@@ -1,10 +1,16 @@
 """Steps between the wire and the machine of a run."""
 
-from mpreg_nb.node.run_step import bare, deal, failed_of, needs, run_step, state_of
-from mpreg_nb.wire.messages import Failed, Failure
-from mpreg_nb.wire.runs import Given, RunStart, SideCall, StepPlan
-from mpreg_nb.workflow.run_steps import FallbackCall, FallbackResult, Undo
-from mpreg_nb.workflow.states import LacksResult, StepRow, TimedOut
+from mpreg_nb.node.workflow_run import bare, deal, failed_of, needs, run_step, state_of
+from mpreg_nb.protocol.messages import (
+    Failed,
+    Failure,
+    Given,
+    RunStart,
+    SideCall,
+    StepPlan,
+)
+from mpreg_nb.workflows.run import FallbackCall, FallbackResult, Undo
+from mpreg_nb.workflows.state import LacksResult, StepRow, TimedOut
 
 ID = b"0123456789abcdef"
 MAP = StepPlan(

@@ -7,24 +7,33 @@ from typing import Any
 import msgspec
 import pytest
 
-from mpreg_nb.node import choices as choices_module
-from mpreg_nb.node import runs as runs_module
-from mpreg_nb.node.runs import RunBook
-from mpreg_nb.node.store import Store
-from mpreg_nb.routing.router import Verdict
-from mpreg_nb.wire.history import (
+from mpreg_nb.node import workflows as choices_module
+from mpreg_nb.node import workflows as runs_module
+from mpreg_nb.node.results import Store
+from mpreg_nb.node.workflows import RunBook
+from mpreg_nb.protocol.messages import (
+    Call,
+    Failed,
+    Failure,
     HeldAsk,
+    Ids,
+    Kept,
+    Output,
     Printed,
+    Reply,
     RunResume,
+    RunStart,
+    RunState,
     RunTold,
     RunWatch,
+    SideCall,
+    StepFetch,
+    StepPlan,
     WhyAsk,
     WhyTold,
 )
-from mpreg_nb.wire.ids import Ids
-from mpreg_nb.wire.last_lines import MOST_CHARACTERS
-from mpreg_nb.wire.messages import Call, Failed, Failure, Kept, Output, Reply
-from mpreg_nb.wire.runs import RunStart, RunState, SideCall, StepFetch, StepPlan
+from mpreg_nb.protocol.output_tail import MOST_CHARACTERS
+from mpreg_nb.routing.router import Verdict
 
 OLD, NEW = "0" * 32, "1" * 32
 IDS = Ids()

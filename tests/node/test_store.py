@@ -1,6 +1,6 @@
 """Results that stay on a node, and what goes when there are too many."""
 
-from mpreg_nb.node.store import Store
+from mpreg_nb.node.results import Store
 
 
 def test_result_is_held_until_it_is_released() -> None:

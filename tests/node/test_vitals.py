@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.node import vitals
-from mpreg_nb.node.counters import Counters
-from mpreg_nb.node.vitals import Vitals
-from mpreg_nb.wire.gossip import Load
+from mpreg_nb.node import monitor
+from mpreg_nb.node.monitor import Counters, Vitals
+from mpreg_nb.protocol.gossip import Load
 
 LONG_S = 1000.0
 
@@ -43,7 +42,7 @@ def run(scene: Callable[[Desk], Coroutine[Any, Any, None]]) -> None:
 
 @pytest.fixture(autouse=True)
 def _seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vitals, "NEWS_EVERY_S", LONG_S)
+    monkeypatch.setattr(monitor, "NEWS_EVERY_S", LONG_S)
 
 
 def test_answer_that_leaves_the_node_idle_says_so_at_once() -> None:

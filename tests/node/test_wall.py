@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.node import wall as wall_module
-from mpreg_nb.node.inbox import Inbox
-from mpreg_nb.node.wall import Wall
+from mpreg_nb.node import dispatch as wall_module
+from mpreg_nb.node.dispatch import Inbox, Wall
+from mpreg_nb.protocol.messages import Failed, Partition, Reply
 from mpreg_nb.transport.dial import DialFailed
-from mpreg_nb.wire.drills import Partition
-from mpreg_nb.wire.messages import Failed, Reply
 from tests.transport.links import NODE, linked, numbered
 
 URL = "ws://127.0.0.1:7400"

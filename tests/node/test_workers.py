@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.node.workers import Crashed
+from mpreg_nb.node.worker_pool import Crashed
 from tests.node.at_work import Crash, Office, is_alive, run, value_of
 from tests.node.chores import echo, fault, kill_self, leave, pid, sleep
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.wire.jobs import JobFailed
+from mpreg_nb.protocol.worker import JobFailed
 from tests.node.at_work import Office, run, value_of
 from tests.node.chores import (
     echo,

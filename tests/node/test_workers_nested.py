@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.node import staff
-from mpreg_nb.wire.jobs import JobFailed
+from mpreg_nb.node import worker_pool
+from mpreg_nb.protocol.worker import JobFailed
 from tests.node.at_work import Office, run, value_of
 from tests.node.chores import echo, wait_elsewhere, wait_elsewhere_async
-from tests.wire.cells import run_cell
+from tests.serialize.cells import run_cell
 
 pytestmark = pytest.mark.live
 
@@ -61,7 +61,7 @@ def test_jobs_handed_ahead_are_called_back_from_a_worker_that_waits(
         "def work(gate):\n"
         "    if not gate: return 'done'\n"
         "    import os, time\n"
-        "    from mpreg_nb.wire.running import waiting_elsewhere\n"
+        "    from mpreg_nb.call_context import waiting_elsewhere\n"
         "    with waiting_elsewhere():\n"
         "        while not os.path.exists(gate): time.sleep(0.01)\n"
         "    return 'waited'\n"
@@ -95,7 +95,7 @@ def test_a_call_that_waits_can_be_cancelled(tmp_path: Path) -> None:
 def test_lent_workers_go_when_they_are_not_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staff, "LENT_IDLE_S", 0.1)
+    monkeypatch.setattr(worker_pool, "LENT_IDLE_S", 0.1)
 
     async def scenario(here: Office) -> tuple[int, int]:
         gate = tmp_path / "gate"
@@ -114,7 +114,7 @@ def test_lent_workers_go_when_they_are_not_needed(
 def test_calls_are_refused_when_no_more_workers_can_be_lent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(staff, "LENT", 1)
+    monkeypatch.setattr(worker_pool, "LENT", 1)
 
     async def scenario(here: Office) -> Any:
         gate = tmp_path / "gate"
@@ -137,13 +137,13 @@ def test_calls_are_refused_when_no_more_workers_can_be_lent(
 def test_functions_know_their_node_and_other_processes_have_none(
     tmp_path: Path,
 ) -> None:
-    from mpreg_nb.wire.running import home
+    from mpreg_nb.call_context import home
 
     async def scenario(here: Office) -> Any:
         return await here.call(where)
 
     def where() -> Any:
-        from mpreg_nb.wire.running import home
+        from mpreg_nb.call_context import home
 
         found = home()
         return None if found is None else (found.url, found.token, repr(found))

@@ -11,10 +11,9 @@ from IPython.core.completer import provisionalcompleter
 from IPython.core.interactiveshell import InteractiveShell
 
 from mpreg_nb.cluster import current
-from mpreg_nb.notebook.cell_verbs import CELL_VERBS
-from mpreg_nb.notebook.completion import Completion
-from mpreg_nb.notebook.line_verbs import LINE_VERBS
+from mpreg_nb.notebook.magics import Completion
 from mpreg_nb.notebook.session import session_of
+from mpreg_nb.notebook.verbs import CELL_VERBS, LINE_VERBS
 
 
 def cluster_of(nodes: dict[str, set[str]], functions: list[str]) -> Any:
@@ -106,7 +105,7 @@ def test_workflows_their_steps_and_their_runs_are_offered(
     completion: Completion, shell: InteractiveShell
 ) -> None:
     from mpreg_nb.cluster.run import Run
-    from mpreg_nb.workflow.builder import Flow
+    from mpreg_nb.workflows.builder import Flow
 
     flow: Flow[None, None] = Flow("sensors", None)  # type: ignore[arg-type]
     flow.step("load", "echo", 1)
@@ -147,7 +146,7 @@ def test_the_first_tab_of_a_kernel_imports_nothing() -> None:
         "import sys; from IPython.core.interactiveshell import InteractiveShell; "
         "shell = InteractiveShell.instance(); shell.history_manager.enabled = False; "
         "shell.run_line_magic('load_ext', 'mpreg_nb'); "
-        "from mpreg_nb.notebook.completion import Completion; "
+        "from mpreg_nb.notebook.magics import Completion; "
         "from mpreg_nb.notebook.session import session_of; "
         "offer = Completion(session_of(shell)).offer; before = set(sys.modules); "
         "verbs = ['kill', 'call', 'run', 'why', 'watch', 'register', 'logs', 'up x:']; "

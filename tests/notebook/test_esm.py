@@ -2,13 +2,13 @@
 
 import re
 
-from mpreg_nb.notebook import esm
+from mpreg_nb.notebook import widgets
 from mpreg_nb.view import palette
 
 
 def tones(table: str) -> dict[str, str]:
     """Return state -> tone, as the script has them in one of its tables."""
-    script = esm.script()
+    script = widgets.script_source()
     text = script[script.index(f"const {table} = {{") :]
     text = text[: text.index("\n};")]
     return dict(re.findall(r'(\w+): \{[^}]*?tone: "(\w+)"', text, re.DOTALL))
@@ -25,7 +25,7 @@ def test_states_and_statuses_have_the_tones_of_the_palette() -> None:
 
 
 def test_every_colour_that_the_style_sheet_names_has_a_value() -> None:
-    style = esm.style()
+    style = widgets.style_source()
 
     named = set(re.findall(r"var\((--mpreg-[\w-]+)\)", style))
     set_by_script = {"--mpreg-heat"}
@@ -34,7 +34,7 @@ def test_every_colour_that_the_style_sheet_names_has_a_value() -> None:
 
 
 def test_dark_pages_have_the_dark_values() -> None:
-    light, dark, system = esm.style().splitlines()[:3]
+    light, dark, system = widgets.style_source().splitlines()[:3]
 
     assert f"--mpreg-good:{palette.GOOD.ink.light};" in light
     assert dark.startswith('[data-jp-theme-light="false"] .mpreg-live')

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from mpreg_nb.notebook import flows
-from mpreg_nb.notebook.line import Misuse
+from mpreg_nb.notebook import verbs
+from mpreg_nb.notebook.parser import Misuse
 from mpreg_nb.notebook.session import Session, session_of
 
 
@@ -39,7 +39,7 @@ def test_inputs_stand_in_brackets_after_the_workflow(
 ) -> None:
     shell.user_ns["rows"] = [4]
 
-    assert flows.inputs_of(session, "run", line) == (rest, inputs)
+    assert verbs.inputs_of(session, "run", line) == (rest, inputs)
 
 
 def options(step: str) -> Any:
@@ -77,7 +77,7 @@ def runs(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_step_is_found_whatever_names_have_dots(
     session: Session, runs: None, text: str, step: str
 ) -> None:
-    assert flows.why(session, options(text)) == step
+    assert verbs.why(session, options(text)) == step
 
 
 @pytest.mark.parametrize(
@@ -95,6 +95,6 @@ def test_a_step_that_is_not_there_is_refused_with_what_is(
     session: Session, runs: None, text: str, said: str
 ) -> None:
     with pytest.raises(Misuse) as refused:
-        flows.why(session, options(text))
+        verbs.why(session, options(text))
 
     assert said in str(refused.value)

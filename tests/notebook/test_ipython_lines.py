@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
-from mpreg_nb.notebook.body import run_body
 from mpreg_nb.notebook.ipython_lines import filled
-from mpreg_nb.notebook.line import Misuse
-from mpreg_nb.notebook.source import Source
+from mpreg_nb.notebook.parser import Misuse
+from mpreg_nb.notebook.remote_cell import Source, run_body
 
 
 class Shell:

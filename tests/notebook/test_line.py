@@ -1,8 +1,7 @@
 import pytest
 
-from mpreg_nb.notebook.cell_verbs import CELL_VERBS, overview, split_verb
-from mpreg_nb.notebook.line import Misuse
-from mpreg_nb.notebook.line_verbs import LINE_VERBS
+from mpreg_nb.notebook.parser import Misuse
+from mpreg_nb.notebook.verbs import CELL_VERBS, LINE_VERBS, overview, split_verb
 
 
 def read(line: str, *, of_cell: bool = False) -> dict[str, object]:

@@ -8,8 +8,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import mpreg_nb as mp
 from mpreg_nb.cluster.config import KEYS
-from mpreg_nb.notebook.cell_verbs import CELL_VERBS
-from mpreg_nb.notebook.line_verbs import LINE_VERBS
+from mpreg_nb.notebook.verbs import CELL_VERBS, LINE_VERBS
 from tests.notebook.conftest import RunCell
 
 NO_CLUSTER = (

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.client.output import current_writer, limit_lines
-from mpreg_nb.notebook.output import CALLS_PER_CELL, attach
+from mpreg_nb.notebook.output import CALLS_PER_CELL, attach_output
 
 
 class Events:
@@ -43,7 +43,7 @@ class Shell:
 def shell(monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
     monkeypatch.setenv("MPREG_NB_PLAIN", "0")
     made = Shell()
-    detach = attach(made)
+    detach = attach_output(made)
     yield made
     detach()
     limit_lines(lambda: 1000)

@@ -20,11 +20,11 @@ def loaded_by(program: str) -> set[str]:
 
 
 def test_the_verb_workflow_is_not_hidden_by_the_folder_of_that_name() -> None:
-    from mpreg_nb.workflow import builder
+    from mpreg_nb.workflows import builder
 
     assert callable(mp.workflow)
-    assert mp.workflow.__module__ == "mpreg_nb.cluster.shortcuts"
-    assert builder.__name__ == "mpreg_nb.workflow.builder"
+    assert mp.workflow.__module__ == "mpreg_nb.cluster.api"
+    assert builder.__name__ == "mpreg_nb.workflows.builder"
 
 
 def test_the_package_itself_travels_with_functions_that_read_it() -> None:
@@ -42,7 +42,7 @@ def test_importing_the_package_imports_nothing_else_of_it() -> None:
 def test_names_that_are_used_import_what_they_need_and_no_tables() -> None:
     loaded = loaded_by("import mpreg_nb as mp; mp.up; mp.function")
 
-    assert "mpreg_nb.cluster.starting" in loaded
+    assert "mpreg_nb.cluster.api" in loaded
     assert loaded & {"pandas", "matplotlib", "IPython"} == set()
 
 

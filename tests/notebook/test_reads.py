@@ -1,6 +1,6 @@
 import pytest
 
-from mpreg_nb.notebook.reads import assigned, reads
+from mpreg_nb.notebook.remote_cell import assigned, reads
 
 KNOWN = {"a", "b", "c", "i", "np"}
 

@@ -3,9 +3,9 @@ from typing import Any
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from mpreg_nb.notebook.line import Misuse
+from mpreg_nb.notebook.parser import Misuse
 from mpreg_nb.notebook.session import Session, session_of
-from mpreg_nb.workflow.builder import Flow
+from mpreg_nb.workflows.builder import Flow
 from tests.notebook.conftest import RunCell
 
 

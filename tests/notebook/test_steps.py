@@ -6,12 +6,12 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from mpreg_nb.errors import InvalidWorkflow
-from mpreg_nb.notebook.cell_verbs import CELL_VERBS
-from mpreg_nb.notebook.line import Misuse
+from mpreg_nb.notebook.parser import Misuse
+from mpreg_nb.notebook.remote_cell import step
 from mpreg_nb.notebook.session import Session, session_of
-from mpreg_nb.notebook.steps import step
-from mpreg_nb.workflow.builder import Flow
-from mpreg_nb.workflow.graph import Reference
+from mpreg_nb.notebook.verbs import CELL_VERBS
+from mpreg_nb.workflows.builder import Flow
+from mpreg_nb.workflows.graph import Reference
 
 
 class Nowhere:

@@ -7,11 +7,11 @@ from types import TracebackType
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
+from mpreg_nb.boundary import without_ours
 from mpreg_nb.client.future import Future
 from mpreg_nb.errors import MpregError, NotPicklable, WorkflowFailed
-from mpreg_nb.notebook.body import run_body
+from mpreg_nb.notebook.remote_cell import run_body
 from mpreg_nb.notebook.tracebacks import MOST_PARTS, show_error
-from mpreg_nb.wire.boundary import without_ours
 from tests.notebook.conftest import RunCell
 
 

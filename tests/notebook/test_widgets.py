@@ -13,7 +13,8 @@ from comm.base_comm import BaseComm
 from IPython.core.formatters import DisplayFormatter
 
 from mpreg_nb.cluster.live import LiveView
-from mpreg_nb.notebook import esm, panels
+from mpreg_nb.notebook import panels
+from mpreg_nb.notebook import widgets as esm
 from mpreg_nb.notebook.panels import Panels
 from mpreg_nb.notebook.widgets import LiveWidget
 from mpreg_nb.view.live.panel import VIEWS
@@ -319,7 +320,7 @@ def test_pictures_are_json_as_they_are(shell: Shell, cluster: Watched) -> None:
 
 
 def test_the_script_is_one_module_with_each_part_once() -> None:
-    script = esm.script()
+    script = esm.script_source()
 
     parts = re.findall(r"^// (\S+\.js)$", script, re.MULTILINE)
     assert sorted(parts) == sorted(path.name for path in esm.STATIC.glob("*.js"))
@@ -333,7 +334,7 @@ def test_the_script_is_one_module_with_each_part_once() -> None:
 def test_no_two_parts_of_the_script_declare_the_same_name() -> None:
     declared = re.findall(
         r"^(?:async )?(?:function\*?|const|let|class) (\w+)",
-        esm.script(),
+        esm.script_source(),
         re.MULTILINE,
     )
 
@@ -343,7 +344,7 @@ def test_no_two_parts_of_the_script_declare_the_same_name() -> None:
 
 
 def test_script_and_style_ask_no_other_host() -> None:
-    text = esm.script() + esm.style()
+    text = esm.script_source() + esm.style_source()
 
     addresses = set(re.findall(r"https?://[^\s\"'`)]+", text))
 

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from mpreg_nb.routing.catalog import Catalog
-from mpreg_nb.routing.log import HISTORY, PART_BYTES, RETRY_S
-from mpreg_nb.wire.gossip import CatalogPull, Offer
+from mpreg_nb.protocol.gossip import CatalogPull, Offer
+from mpreg_nb.routing.catalog import HISTORY, PART_BYTES, RETRY_S, Catalog
 
 V1, V2 = "1" * 32, "2" * 32
 NOTHING: frozenset[str] = frozenset()

@@ -1,7 +1,7 @@
 """Which of two nodes should get the next call."""
 
+from mpreg_nb.protocol.gossip import Load
 from mpreg_nb.routing.load import STALE_S, Loads
-from mpreg_nb.wire.gossip import Load
 
 
 def test_node_with_fewer_own_calls_is_better() -> None:

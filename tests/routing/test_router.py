@@ -4,18 +4,11 @@ import random
 
 import msgspec
 
-from mpreg_nb.routing.breaker import Breakers
+from mpreg_nb.protocol.gossip import Load, Offer
 from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
-from mpreg_nb.routing.router import (
-    FEW,
-    Chosen,
-    Refused,
-    Router,
-    UnknownVersion,
-    Wanted,
-)
-from mpreg_nb.wire.gossip import Load, Offer
+from mpreg_nb.routing.router import FEW, Chosen, Refused, Router, UnknownVersion, Wanted
 
 GPU = frozenset({"gpu"})
 NONE: frozenset[str] = frozenset()

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import uvloop
 
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.messages import Cancel, Notice
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.dial import dial
 from mpreg_nb.transport.listener import listen
 from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.messages import Cancel, Notice
 
 TOKEN = Token("a-token-for-tests-0123456789abcdef")
 PART_MB = 100

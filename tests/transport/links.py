@@ -6,15 +6,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.messages import Cancel
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.connection import Connection, Lane, Patience, Role
 from mpreg_nb.transport.dial import dial
-from mpreg_nb.transport.facts import Lane, Role
 from mpreg_nb.transport.listener import Listener, listen
-from mpreg_nb.transport.terms import Patience
 from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.codec import Buffer
-from mpreg_nb.wire.messages import Cancel
 
 TOKEN = Token("a-token-for-tests-0123456789abcdef")
 OTHER_TOKEN = Token("another-token-0123456789abcdefghij")

@@ -7,13 +7,15 @@ import msgspec
 import pytest
 from websockets.frames import Frame, Opcode
 
+from mpreg_nb.protocol.codec import Attach, Buffer, Fragment, encode, join
+from mpreg_nb.protocol.messages import Notice, Output, RunList
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
-from mpreg_nb.transport.connection import STRIKES, Connection
-from mpreg_nb.transport.outflow import HIGH_WATER_BYTES
-from mpreg_nb.transport.terms import Patience
-from mpreg_nb.wire.codec import Attach, Buffer, Fragment, encode, join
-from mpreg_nb.wire.messages import Notice, Output
-from mpreg_nb.wire.runs import RunList
+from mpreg_nb.transport.connection import (
+    HIGH_WATER_BYTES,
+    STRIKES,
+    Connection,
+    Patience,
+)
 from tests.transport.links import CLUSTER, ME, NODE, Ear, linked, numbered, open_link
 
 # What the tests below do by hand to one end: bytes that no `send` would write.

@@ -8,11 +8,10 @@ import msgspec
 import pytest
 from websockets.frames import Frame, Opcode
 
+from mpreg_nb.protocol.codec import Abort, Attach, Fragment, encode, join
+from mpreg_nb.protocol.messages import Call, Kept, Notice, Reply
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import STRIKES
-from mpreg_nb.transport.terms import Patience
-from mpreg_nb.wire.codec import Abort, Attach, Fragment, encode, join
-from mpreg_nb.wire.messages import Call, Kept, Notice, Reply
+from mpreg_nb.transport.connection import STRIKES, Patience
 from tests.transport.links import (
     TOKEN,
     Pair,

@@ -11,9 +11,9 @@ import msgspec
 import numpy as np
 import pytest
 
+from mpreg_nb.protocol.codec import Abort, Attach, encode, join
+from mpreg_nb.protocol.messages import Output, Reply
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
-from mpreg_nb.wire.codec import Abort, Attach, encode, join
-from mpreg_nb.wire.messages import Output, Reply
 from tests.transport.links import linked, numbered
 
 PROGRAM = Path(__file__).with_name("large_program.py")

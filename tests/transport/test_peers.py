@@ -12,14 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpreg_nb.errors import NotTrusted
-from mpreg_nb.transport import peers as peers_module
-from mpreg_nb.transport.connection import Connection
+from mpreg_nb.protocol.codec import Parts
+from mpreg_nb.transport import pool as peers_module
+from mpreg_nb.transport.connection import Connection, FailureKind, Lane
 from mpreg_nb.transport.dial import DialFailed
-from mpreg_nb.transport.facts import FailureKind, Lane
 from mpreg_nb.transport.listener import Listener, listen
-from mpreg_nb.transport.peers import LONGEST_QUEUE, Peers, keeps_new_link
+from mpreg_nb.transport.pool import LONGEST_QUEUE, Peers, keeps_new_link
 from mpreg_nb.transport.token import Token
-from mpreg_nb.wire.codec import Parts
 from tests.transport.links import CLUSTER, OTHER_TOKEN, TOKEN, house, numbered
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpreg_nb.errors import BadRequest
+from mpreg_nb.protocol.codec import Abort, Attach, Buffer, Fragment, encode
 from mpreg_nb.settings import FRAGMENT_BYTES
 from mpreg_nb.transport.streams import (
     OPEN_AT_ONCE,
@@ -17,7 +18,6 @@ from mpreg_nb.transport.streams import (
     OutgoingStreams,
     TooLarge,
 )
-from mpreg_nb.wire.codec import Abort, Attach, Buffer, Fragment, encode
 from tests.transport.links import numbered
 
 LIMIT = 10 * FRAGMENT_BYTES

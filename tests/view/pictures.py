@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from mpreg_nb.client.journal import CallRow
-from mpreg_nb.wire.gossip import Load, MemberRecord, MemberState, Offer
-from mpreg_nb.wire.pictures import EventPicture, NodePicture, Snapshot
+from mpreg_nb.client.statistics import CallRow
+from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, Offer
+from mpreg_nb.protocol.messages import EventPicture, NodePicture, Snapshot
 
 V1, V2 = "1" * 32, "2" * 32
 

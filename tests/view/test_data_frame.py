@@ -10,18 +10,17 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.view import frames
-from mpreg_nb.view.columns import NODES, frame
 from mpreg_nb.view.data_frame import MOST_COLUMNS, UNKNOWN
-from mpreg_nb.view.runs import RUNS
-from mpreg_nb.wire.runs import StepState
+from mpreg_nb.view.frames import NODES, RUNS, frame
 from tests.view.pictures import call
 
 LONG = "ValueError: " + "no rows " * 20
 STEPS = (
-    StepState(name="raw", status="done", node="n1", attempts=1, run_ms=1234.5),
-    StepState(name="fit", status="failed", node="n2", attempts=2, error=LONG),
-    StepState(name="late", status="waiting"),
+    StepSnapshot(name="raw", status="done", node="n1", attempts=1, run_ms=1234.5),
+    StepSnapshot(name="fit", status="failed", node="n2", attempts=2, error=LONG),
+    StepSnapshot(name="late", status="waiting"),
 )
 
 

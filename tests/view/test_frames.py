@@ -6,14 +6,12 @@ import pandas as pd
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from mpreg_nb.client.journal import Journal
-from mpreg_nb.cluster.entry import LedgerRow
-from mpreg_nb.cluster.workflows import PlanRow
-from mpreg_nb.view import columns, frames
-from mpreg_nb.view.plan import plan_frame
-from mpreg_nb.wire.gossip import Load, MemberState
-from mpreg_nb.wire.pictures import EventPicture, FunctionPicture
-from mpreg_nb.wire.runs import StepState
+from mpreg_nb.client.statistics import Journal
+from mpreg_nb.launcher.cluster_files import LedgerRow
+from mpreg_nb.protocol.gossip import Load, MemberState
+from mpreg_nb.protocol.messages import EventPicture, FunctionPicture, StepSnapshot
+from mpreg_nb.view import frames
+from mpreg_nb.view.explain import PlanRow, plan_frame
 from tests.view.pictures import V1, V2, call, node, offer, snapshot
 
 BUSY = Load(running=1, queued=2, cpu_percent=12.5, memory_mb=60, uptime_s=9)
@@ -29,17 +27,17 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("empty", "expected"),
     [
-        (frames.nodes_frame(snapshot()), columns.NODES),
-        (frames.functions_frame(snapshot(), ()), columns.FUNCTIONS),
-        (frames.events_frame(snapshot()), columns.EVENTS),
-        (frames.routes_frame(()), columns.ROUTES),
-        (frames.calls_frame(()), columns.CALLS),
-        (frames.run_frame((), {}), columns.STEPS),
-        (plan_frame(()), columns.PLAN),
-        (frames.ps_frame(()), columns.PROCESSES),
+        (frames.nodes_frame(snapshot()), frames.NODES),
+        (frames.functions_frame(snapshot(), ()), frames.FUNCTIONS),
+        (frames.events_frame(snapshot()), frames.EVENTS),
+        (frames.routes_frame(()), frames.ROUTES),
+        (frames.calls_frame(()), frames.CALLS),
+        (frames.run_frame((), {}), frames.STEPS),
+        (plan_frame(()), frames.PLAN),
+        (frames.ps_frame(()), frames.PROCESSES),
         (
             frames.latency_frame({}, ("node", "function")),
-            {"node": "str", "function": "str", **columns.PERCENTILES},
+            {"node": "str", "function": "str", **frames.PERCENTILES},
         ),
     ],
     ids=str,
@@ -255,10 +253,10 @@ def test_events_that_only_other_nodes_saw_are_there_too() -> None:
 
 def test_steps_keep_their_order_and_what_has_not_happened_is_missing() -> None:
     steps = (
-        StepState(
+        StepSnapshot(
             name="raw", status="done", node="n1", version=V1, attempts=2, result_bytes=7
         ),
-        StepState(name="clean", status="failed", error="ValueError: no"),
+        StepSnapshot(name="clean", status="failed", error="ValueError: no"),
     )
 
     frame = frames.run_frame(steps, {"raw": "ingest", "clean": "clean_data"})

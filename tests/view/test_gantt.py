@@ -3,9 +3,9 @@
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mpreg_nb.view.bars import MOST_LABELS
-from mpreg_nb.view.gantt import gantt_figure
-from mpreg_nb.wire.runs import StepState, StepStatus
+from mpreg_nb.protocol.messages import StepSnapshot, StepStatus
+from mpreg_nb.view.figures import gantt_figure
+from mpreg_nb.view.timeline import MOST_LABELS
 
 
 def step(
@@ -18,8 +18,8 @@ def step(
     status: StepStatus = "done",
     items: int = 0,
     items_done: int = 0,
-) -> StepState:
-    return StepState(
+) -> StepSnapshot:
+    return StepSnapshot(
         name=name,
         status=status,
         node=node,

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from mpreg_nb.client.journal import CallRow
+from mpreg_nb.client.statistics import CallRow
+from mpreg_nb.view.figures import MOST_FUNCTIONS, routes_figure
 from mpreg_nb.view.frames import routes_frame
-from mpreg_nb.view.heat import MOST_FUNCTIONS, routes_figure
 from tests.view.pictures import call
 
 ROWS = [

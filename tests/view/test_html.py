@@ -4,21 +4,20 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.cluster.card import Card
+from mpreg_nb.client.registrations import Card
+from mpreg_nb.protocol.gossip import Load, MemberState
+from mpreg_nb.protocol.messages import Snapshot, StepSnapshot
+from mpreg_nb.serialize.code import Capture
 from mpreg_nb.view.html import StatusCard, registration_bundle, run_bundle
 from mpreg_nb.view.images import FOLLOWS
-from mpreg_nb.view.plain import plain
-from mpreg_nb.wire.function import Capture
-from mpreg_nb.wire.gossip import Load, MemberState
-from mpreg_nb.wire.pictures import Snapshot
-from mpreg_nb.wire.runs import StepState
-from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+from mpreg_nb.view.plain_mode import plain
+from mpreg_nb.workflows.graph import Arrow, Box, Diagram
 from tests.view.pictures import V1, node, offer, snapshot
 
 EVIL = "<script>alert(1)</script>"
 LOAD = Load(running=1, slots=2, queued=3, memory_mb=61, uptime_s=77)
 STEPS = (
-    StepState(
+    StepSnapshot(
         name="raw",
         status="done",
         node="n1",
@@ -27,8 +26,8 @@ STEPS = (
         run_ms=1234.0,
         result_bytes=812,
     ),
-    StepState(name="clean", status="failed", node="n2", attempts=3, run_ms=5.0),
-    StepState(name="report", status="skipped", cause="clean"),
+    StepSnapshot(name="clean", status="failed", node="n2", attempts=3, run_ms=5.0),
+    StepSnapshot(name="report", status="skipped", cause="clean"),
 )
 DIAGRAM = Diagram(
     name="sensor-report",
@@ -201,7 +200,7 @@ def test_a_registration_that_no_node_can_serve_says_what_is_needed() -> None:
 
 def test_no_name_becomes_html() -> None:
     named = snapshot(node(EVIL, EVIL), offers=((EVIL, offer(EVIL)),))
-    steps = (StepState(name=EVIL, status="failed", node=EVIL, cause=EVIL),)
+    steps = (StepSnapshot(name=EVIL, status="failed", node=EVIL, cause=EVIL),)
     diagram = Diagram(name=EVIL, boxes=(Box(name=EVIL, function=EVIL),), arrows=())
     evil_card = card(function=EVIL, nodes=(EVIL,), captures=(captured(EVIL, EVIL, 9),))
 
@@ -231,9 +230,9 @@ def test_plain_mode_is_asked_for_or_there_is_no_front_end(
 
 def test_a_card_of_a_run_tells_of_maps_fallbacks_and_what_was_undone() -> None:
     steps = (
-        StepState(name="raw", status="undone", cause="report"),
-        StepState(name="clean", status="fallback", node="n1"),
-        StepState(name="report", status="running", items=12, items_done=7),
+        StepSnapshot(name="raw", status="undone", cause="report"),
+        StepSnapshot(name="clean", status="fallback", node="n1"),
+        StepSnapshot(name="report", status="running", items=12, items_done=7),
     )
 
     text = run_bundle("run", steps, DIAGRAM)["text/plain"]

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from mpreg_nb.view.labels import BESIDE, placed
+from mpreg_nb.view.curve_labels import BESIDE, placed
 
 HIGH = 16.0
 

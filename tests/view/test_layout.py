@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpreg_nb.view.layers import MOST_BENDS, Layers
-from mpreg_nb.view.layout import Layout, Size, arrange
+from mpreg_nb.view.graph_layout import MOST_BENDS, Layers, Layout, Size, arrange
 
 BOX = Size(along=60.0, across=100.0)
 

@@ -3,8 +3,8 @@
 import pytest
 
 from mpreg_nb.view import palette
+from mpreg_nb.view.diagram_text import MARKS
 from mpreg_nb.view.palette import HUES, INK, PAGE, SOFT, Colour, Hues, Tone
-from mpreg_nb.view.text import MARKS
 
 TEXT_CONTRAST, SHAPE_CONTRAST = 4.5, 3.0  # WCAG 2.2, 1.4.3 and 1.4.11
 MARK_CONTRAST = 3.5

@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mpreg_nb.cluster.workflows import PlanRow
-from mpreg_nb.view.plan import plan_frame
+from mpreg_nb.view.explain import PlanRow, plan_frame
 
 
 def row(step: str = "fit", **changed: object) -> PlanRow:

@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from mpreg_nb.client.journal import CallRow, Journal
+from mpreg_nb.client.statistics import CallRow, Journal
+from mpreg_nb.view.figures import FEW, MOST_CURVES, latency_figure
 from mpreg_nb.view.palette import PARTS
-from mpreg_nb.view.plots import FEW, MOST_FUNCTIONS, latency_figure
 from tests.view.pictures import call
 
 
@@ -128,7 +128,7 @@ def test_a_figure_brings_no_ground_and_its_ink_shows_on_white_and_on_black() -> 
 
 
 def test_of_many_functions_those_called_most_are_shown_and_it_says_so() -> None:
-    names = [f"f{number:02}" for number in range(MOST_FUNCTIONS + 3)]
+    names = [f"f{number:02}" for number in range(MOST_CURVES + 3)]
 
     shown = figure(journal(*names))
 
@@ -155,7 +155,7 @@ def test_calls_that_took_no_time_at_all_can_be_drawn() -> None:
 
 def test_pyplot_is_left_alone() -> None:
     program = (
-        "import sys; from mpreg_nb.view.plots import latency_figure;"
+        "import sys; from mpreg_nb.view.figures import latency_figure;"
         "latency_figure({}, ())._repr_png_(); print('matplotlib.pyplot' in sys.modules)"
     )
 

@@ -9,16 +9,16 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
+from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.view.report import Failure, Output, Report, report_page
 from mpreg_nb.view.timeline import timeline
-from mpreg_nb.wire.runs import StepState
-from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+from mpreg_nb.workflows.graph import Arrow, Box, Diagram
 from tests.view.pictures import node
 
 EVIL = "<script>alert('1')</script>&\"\u202e"
 SVG = "{http://www.w3.org/2000/svg}"
 STEPS = (
-    StepState(
+    StepSnapshot(
         name="raw",
         status="done",
         node="n1",
@@ -29,7 +29,7 @@ STEPS = (
         started_ms=20.0,
         result_bytes=4_000,
     ),
-    StepState(
+    StepSnapshot(
         name="model",
         status="failed",
         node="n2",
@@ -38,7 +38,7 @@ STEPS = (
         run_ms=50.0,
         started_ms=420.0,
     ),
-    StepState(name="report", status="skipped", cause="model"),
+    StepSnapshot(name="report", status="skipped", cause="model"),
 )
 DIAGRAM = Diagram(
     name="sensor-report",
@@ -238,7 +238,7 @@ def test_a_page_of_a_run_that_has_just_begun() -> None:
             status="running",
             started_at=REPORT.started_at,
             duration_ms=0.0,
-            steps=(StepState(name="a", status="waiting"),),
+            steps=(StepSnapshot(name="a", status="waiting"),),
             diagram=Diagram(name="w", boxes=(Box(name="a"),), arrows=()),
             failures={},
             outputs={},
@@ -275,7 +275,7 @@ def test_the_axis_has_a_unit_and_few_round_numbers() -> None:
 
 
 def test_a_step_that_took_no_time_still_shows() -> None:
-    step = StepState(
+    step = StepSnapshot(
         name="a", status="done", node="n1", started_ms=0.0, queued_ms=0.0, run_ms=0.0
     )
 

@@ -7,10 +7,9 @@ from itertools import pairwise
 
 import pytest
 
-from mpreg_nb.view import svg
-from mpreg_nb.view.places import MARGIN, MOST_BOXES, arrange_diagram
-from mpreg_nb.view.scene import scene
-from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+from mpreg_nb.view import diagram_svg
+from mpreg_nb.view.diagram_svg import MARGIN, MOST_BOXES, arrange_diagram, scene
+from mpreg_nb.workflows.graph import Arrow, Box, Diagram
 
 DIAGRAM = Diagram(
     name="w",
@@ -153,7 +152,7 @@ def test_two_hundred_steps_are_drawn_in_a_tenth_of_a_second() -> None:
 
     def drawn_in_s() -> float:
         began = time.process_time()
-        svg.draw(diagram, states)
+        diagram_svg.draw(diagram, states)
         return time.process_time() - began
 
     # Of this process alone, the best of several, and a wide bound: other programs

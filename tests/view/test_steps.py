@@ -2,20 +2,20 @@
 
 import pytest
 
-from mpreg_nb.view.steps import counts, details, nodes, states, status
-from mpreg_nb.wire.runs import StepState
+from mpreg_nb.protocol.messages import StepSnapshot
+from mpreg_nb.view.format import counts, details, nodes, states, status
 
 STEPS = (
-    StepState(name="raw", status="done", node="n1", run_ms=1_200.0),
-    StepState(name="fits", status="running", node="n1, n2", items=12, items_done=7),
-    StepState(name="all", status="done", node="a, b, c", items=3, items_done=3),
-    StepState(name="mail", status="done", node="n1", undo_error="OSError: gone"),
-    StepState(name="late", status="skipped", cause="fits"),
-    StepState(name="back", status="undone", cause="fits"),
-    StepState(name="else", status="fallback", node="n2", cause="fits"),
-    StepState(name="bad", status="failed", node="n2", error="ValueError: no"),
-    StepState(name="saved", status="fallback", node="n2", error="KeyError: 'a'"),
-    StepState(name="again", status="waiting", error="OSError: busy"),
+    StepSnapshot(name="raw", status="done", node="n1", run_ms=1_200.0),
+    StepSnapshot(name="fits", status="running", node="n1, n2", items=12, items_done=7),
+    StepSnapshot(name="all", status="done", node="a, b, c", items=3, items_done=3),
+    StepSnapshot(name="mail", status="done", node="n1", undo_error="OSError: gone"),
+    StepSnapshot(name="late", status="skipped", cause="fits"),
+    StepSnapshot(name="back", status="undone", cause="fits"),
+    StepSnapshot(name="else", status="fallback", node="n2", cause="fits"),
+    StepSnapshot(name="bad", status="failed", node="n2", error="ValueError: no"),
+    StepSnapshot(name="saved", status="fallback", node="n2", error="KeyError: 'a'"),
+    StepSnapshot(name="again", status="waiting", error="OSError: busy"),
 )
 
 

@@ -7,13 +7,22 @@ from typing import Any, cast, get_args
 
 import pytest
 
-from mpreg_nb.view.drawing import Drawing
-from mpreg_nb.view.places import MOST_BOXES, WIDEST
-from mpreg_nb.view.svg import LINE, LOOKS, PLAIN, SOFT_INK, UNDO_DASH, Look, draw
-from mpreg_nb.view.text import MARKS
-from mpreg_nb.wire.runs import StepStatus
-from mpreg_nb.workflow.builder import Flow, ref
-from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+from mpreg_nb.protocol.messages import StepStatus
+from mpreg_nb.view.diagram_svg import (
+    LINE,
+    LOOKS,
+    MOST_BOXES,
+    PLAIN,
+    SOFT_INK,
+    UNDO_DASH,
+    WIDEST,
+    Drawing,
+    Look,
+    draw,
+)
+from mpreg_nb.view.diagram_text import MARKS
+from mpreg_nb.workflows.builder import Flow, ref
+from mpreg_nb.workflows.graph import Arrow, Box, Diagram
 
 SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "<script>alert('1')</script>&\"]]>\u202e\x00"

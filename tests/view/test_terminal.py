@@ -6,7 +6,7 @@ from contextlib import redirect_stdout
 
 import pytest
 
-from mpreg_nb.view.plain import on_terminal, plain
+from mpreg_nb.view.plain_mode import on_terminal, plain
 from mpreg_nb.view.tables import Marked, Table
 from mpreg_nb.view.terminal import Terminal, found, shown, writing_to
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from mpreg_nb.view.text import clipped, columns, draw, printable, sentence
-from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+from mpreg_nb.view.diagram_text import clipped, columns, draw, printable, sentence
+from mpreg_nb.workflows.graph import Arrow, Box, Diagram
 
 
 def diagram(*edges: tuple[str, str], alone: Sequence[str] = ()) -> Diagram:

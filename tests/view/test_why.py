@@ -2,9 +2,8 @@
 
 import pytest
 
-from mpreg_nb.view.why import WHY, Why
-from mpreg_nb.wire.history import NodeChance, StepChoice
-from mpreg_nb.wire.runs import StepState
+from mpreg_nb.protocol.messages import NodeChance, StepChoice, StepSnapshot
+from mpreg_nb.view.explain import WHY, Why
 
 
 def chance(node: str, reason: str = "", **load: int) -> NodeChance:
@@ -23,11 +22,13 @@ def choice(chosen: str, *nodes: NodeChance, attempt: int = 1) -> StepChoice:
     )
 
 
-def why(step: StepState, *choices: StepChoice, waits_for: tuple[str, ...] = ()) -> Why:
+def why(
+    step: StepSnapshot, *choices: StepChoice, waits_for: tuple[str, ...] = ()
+) -> Why:
     return Why(step, choices, driver="n1", waits_for=waits_for)
 
 
-DONE = StepState(name="fit", status="done", node="n2", attempts=1)
+DONE = StepSnapshot(name="fit", status="done", node="n2", attempts=1)
 
 
 def test_the_choice_and_what_others_lack_are_said_node_by_node() -> None:
@@ -92,7 +93,7 @@ def test_the_chosen_node_comes_first_and_who_does_not_fit_has_no_score(
 
 def test_each_attempt_is_shown_and_a_node_that_took_over() -> None:
     tried = [choice("n2", chance("n2"), attempt=number) for number in (1, 2)]
-    moved = StepState(name="fit", status="done", node="n3", attempts=2)
+    moved = StepSnapshot(name="fit", status="done", node="n3", attempts=2)
 
     said = str(why(moved, *tried))
 
@@ -116,25 +117,25 @@ def test_of_many_attempts_the_last_are_shown_and_all_are_in_the_frame() -> None:
     ("step", "text"),
     [
         (
-            StepState(name="fit", status="skipped", cause="load"),
+            StepSnapshot(name="fit", status="skipped", cause="load"),
             "step fit was not sent: it was skipped because step load failed",
         ),
         (
-            StepState(name="fit", status="waiting"),
+            StepSnapshot(name="fit", status="waiting"),
             "step fit was not sent yet: it waits for load",
         ),
         (
-            StepState(name="fit", status="cancelled"),
+            StepSnapshot(name="fit", status="cancelled"),
             "step fit was not sent: the run was cancelled first",
         ),
         (
-            StepState(name="fit", status="done", node="n2"),
+            StepSnapshot(name="fit", status="done", node="n2"),
             "step fit was not sent: this run uses the result of an earlier run",
         ),
         (DONE, "step fit is done; its candidates are no longer recorded"),
     ],
 )
-def test_a_step_without_a_choice_says_why(step: StepState, text: str) -> None:
+def test_a_step_without_a_choice_says_why(step: StepSnapshot, text: str) -> None:
     assert text in str(why(step, waits_for=("load",)))
 
 

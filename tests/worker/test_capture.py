@@ -8,7 +8,7 @@ import pytest
 
 from mpreg_nb.worker.capture import LINES_PER_S
 from tests.node.at_work import Crash, Office, run, value_of
-from tests.wire.cells import run_cell
+from tests.serialize.cells import run_cell
 
 pytestmark = pytest.mark.live
 

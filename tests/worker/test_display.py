@@ -10,7 +10,7 @@ import pytest
 from mpreg_nb.worker import capture
 from mpreg_nb.worker.capture import DisplayRate
 from tests.node.at_work import Office, run, value_of
-from tests.wire.cells import run_cell
+from tests.serialize.cells import run_cell
 
 pytestmark = pytest.mark.live
 

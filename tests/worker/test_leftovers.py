@@ -7,7 +7,7 @@ import pytest
 
 from mpreg_nb.errors import RemoteError
 from tests.node.at_work import Office, run, value_of
-from tests.wire.cells import run_cell
+from tests.serialize.cells import run_cell
 
 pytestmark = pytest.mark.live
 

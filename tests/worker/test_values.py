@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from mpreg_nb.errors import NotPicklable
-from mpreg_nb.wire.jobs import Done, Job
-from mpreg_nb.wire.json_values import pack_json_call
-from mpreg_nb.wire.payload import pack, pack_call, pack_function
+from mpreg_nb.protocol.worker import Done, Job
+from mpreg_nb.serialize.json_rpc import pack_json_call
+from mpreg_nb.serialize.pickle import pack, pack_call, pack_function
 from tests.node.at_work import Ended, Office, office, run, value_of
-from tests.wire.cells import run_cell
+from tests.serialize.cells import run_cell
 
 pytestmark = pytest.mark.live
 

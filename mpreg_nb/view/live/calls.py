@@ -8,20 +8,21 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.view.columns import COUNT, MEASURE, TEXT, TIME
-from mpreg_nb.view.columns import frame as table_frame
+from mpreg_nb.protocol.gossip import MemberState
+from mpreg_nb.protocol.messages import Snapshot
+from mpreg_nb.units import count, duration
+from mpreg_nb.view.frames import COUNT, MEASURE, TEXT, TIME
+from mpreg_nb.view.frames import frame as table_frame
 from mpreg_nb.view.html import WIDE
 from mpreg_nb.view.live.lanes import WINDOW_S, Bar, Lanes
 from mpreg_nb.view.live.stream import stream
 from mpreg_nb.view.palette import FUNCTIONS
-from mpreg_nb.view.plain import plain
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import Table
-from mpreg_nb.view.units import count, duration
-from mpreg_nb.wire.gossip import MemberState
-from mpreg_nb.wire.pictures import Snapshot
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 MOST_SLOTS = 96
 """With more slots in all, only those are shown that ran something."""

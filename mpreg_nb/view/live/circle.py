@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from mpreg_nb.view.diagram_text import clipped, printable
+from mpreg_nb.view.format import width_px
 from mpreg_nb.view.images import image
-from mpreg_nb.view.measure import width_px
 from mpreg_nb.view.palette import INK, LINE, NODES, PAGE, SOFT
-from mpreg_nb.view.text import clipped, printable
 
 RADIUS = 92.0
 PER_NODE = 10.0

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from html import escape
 
+from mpreg_nb.units import duration
 from mpreg_nb.view.images import image
 from mpreg_nb.view.palette import PARTS, PERCENTILES, SOFT
-from mpreg_nb.view.units import duration
 
 WIDTH, HEIGHT = 560, 120
 LEFT, TOP, BOTTOM = 58, 18, 14

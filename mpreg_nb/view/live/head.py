@@ -2,13 +2,13 @@
 
 from typing import Any
 
+from mpreg_nb.protocol.messages import Snapshot
+from mpreg_nb.view.diagram_text import printable
 from mpreg_nb.view.html import outline
 from mpreg_nb.view.live.pace import Pace
 from mpreg_nb.view.live.sparks import spark
-from mpreg_nb.view.plain import plain
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import safe
-from mpreg_nb.view.text import printable
-from mpreg_nb.wire.pictures import Snapshot
 
 
 def picture(

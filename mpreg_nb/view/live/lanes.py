@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mpreg_nb.client.journal import CallRow
+    from mpreg_nb.client.statistics import CallRow
     from mpreg_nb.client.under_way import UnderWay
+
 
 WINDOW_S = 60.0
 

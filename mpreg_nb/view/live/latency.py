@@ -6,20 +6,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.units import duration
 from mpreg_nb.view import palette
-from mpreg_nb.view.columns import PERCENTILES, TEXT
-from mpreg_nb.view.columns import frame as table_frame
+from mpreg_nb.view.frames import PERCENTILES, TEXT, Figures
+from mpreg_nb.view.frames import frame as table_frame
 from mpreg_nb.view.html import WIDE
 from mpreg_nb.view.live.curves import stacked
-from mpreg_nb.view.measured import Figures
-from mpreg_nb.view.plain import plain
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import Cell, Table
-from mpreg_nb.view.units import duration
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mpreg_nb.client.journal import CallRow
+    from mpreg_nb.client.statistics import CallRow
+
 
 BUCKET_S = 2
 KEPT = 60

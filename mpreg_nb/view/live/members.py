@@ -5,18 +5,18 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.view.columns import NODES
-from mpreg_nb.view.columns import frame as table_frame
-from mpreg_nb.view.frames import served
+from mpreg_nb.protocol.gossip import Load, MemberState
+from mpreg_nb.protocol.messages import NodePicture, Snapshot
+from mpreg_nb.view.frames import NODES, served
+from mpreg_nb.view.frames import frame as table_frame
 from mpreg_nb.view.html import STATES, WIDE
 from mpreg_nb.view.live.sparks import spark
-from mpreg_nb.view.plain import plain
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import Cell, Image, Marked, Table
-from mpreg_nb.wire.gossip import Load, MemberState
-from mpreg_nb.wire.pictures import NodePicture, Snapshot
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 EVERY_S = 2.0
 """Between two readings; nodes tell of their loads no more often."""

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mpreg_nb.client.journal import CallRow
+    from mpreg_nb.client.statistics import CallRow
+
 
 KEPT_S = 60
 NOW_S = 5

@@ -8,11 +8,12 @@ from mpreg_nb.names import nearest
 from mpreg_nb.view.images import FOLLOWS
 from mpreg_nb.view.live import calls, head, latency, members, routes, runs, topology
 from mpreg_nb.view.palette import LINE
-from mpreg_nb.view.plain import plain
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import safe
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 Picture: TypeAlias = dict[str, Any]
 """What one view shows at one moment; all of it can be JSON. Never changed."""

@@ -3,19 +3,19 @@
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.view.columns import ROUTES
-from mpreg_nb.view.columns import frame as table_frame
+from mpreg_nb.units import count, duration
+from mpreg_nb.view.diagram_text import clipped
+from mpreg_nb.view.frames import ROUTES, routes
+from mpreg_nb.view.frames import frame as table_frame
 from mpreg_nb.view.html import BLUE, WIDE
-from mpreg_nb.view.measured import routes
-from mpreg_nb.view.plain import plain
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import Cell, Shaded, Table
-from mpreg_nb.view.text import clipped
-from mpreg_nb.view.units import count, duration
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mpreg_nb.client.journal import CallRow
+    from mpreg_nb.client.statistics import CallRow
+
 
 MOST_ROWS = 30
 MOST_NODES = 12

@@ -4,22 +4,22 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mpreg_nb.view.columns import frame as table_frame
+from mpreg_nb.protocol.messages import SHOWN, RunPicture, StepSnapshot, summary_of
+from mpreg_nb.units import duration
+from mpreg_nb.view.diagram_svg import scene
+from mpreg_nb.view.diagram_text import MARKS
+from mpreg_nb.view.format import counts, details, states
+from mpreg_nb.view.frames import RUNS
+from mpreg_nb.view.frames import frame as table_frame
 from mpreg_nb.view.html import GREY, INKS, WIDE
 from mpreg_nb.view.live.scenes import drawn
-from mpreg_nb.view.plain import plain
-from mpreg_nb.view.runs import RUNS
-from mpreg_nb.view.scene import scene
-from mpreg_nb.view.steps import counts, details, states
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import Cell, Marked, Table
-from mpreg_nb.view.text import MARKS
-from mpreg_nb.view.units import duration
-from mpreg_nb.wire.ids import SHOWN
-from mpreg_nb.wire.runs import RunPicture, StepState, summary_of
-from mpreg_nb.workflow.diagram import Diagram
+from mpreg_nb.workflows.graph import Diagram
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 MOST_RUNS = 5
 """Runs that are shown, the newest."""
@@ -80,7 +80,7 @@ def _run(run: Shown, now: float) -> dict[str, Any]:
     }
 
 
-def _bar(step: StepState) -> dict[str, Any]:
+def _bar(step: StepSnapshot) -> dict[str, Any]:
     """Return when a step ran, in milliseconds since the run began."""
     start_ms = step.started_ms or 0.0
     ended = step.status not in ("waiting", "running")

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from mpreg_nb.view.diagram_svg import INK, LINE, LOOKS, PLAIN, SOFT_INK
+from mpreg_nb.view.diagram_text import printable
+from mpreg_nb.view.format import cut
 from mpreg_nb.view.images import image
-from mpreg_nb.view.measure import cut
-from mpreg_nb.view.svg import INK, LINE, LOOKS, PLAIN, SOFT_INK
-from mpreg_nb.view.text import printable
 
 PADDING = 10.0
 DASHES = {"order": ' stroke-dasharray="5 4"', "undo": ' stroke-dasharray="2 3"'}

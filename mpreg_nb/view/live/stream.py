@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from mpreg_nb.view.format import cut, width_px
 from mpreg_nb.view.images import image
-from mpreg_nb.view.measure import cut, width_px
 from mpreg_nb.view.palette import BAD, CARD, HUES, INK, PAGE, SOFT
 
 WIDTH = 760.0

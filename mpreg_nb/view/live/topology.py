@@ -5,18 +5,19 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpreg_nb.view.columns import MEASURE, TEXT
-from mpreg_nb.view.columns import frame as table_frame
+from mpreg_nb.protocol.gossip import MemberState
+from mpreg_nb.protocol.messages import NodePicture, Snapshot, Traffic
+from mpreg_nb.units import count, size
+from mpreg_nb.view.frames import MEASURE, TEXT
+from mpreg_nb.view.frames import frame as table_frame
 from mpreg_nb.view.html import STATES, WIDE
 from mpreg_nb.view.live.circle import circle
-from mpreg_nb.view.plain import plain
+from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import Cell, Marked, Table
-from mpreg_nb.view.units import count, size
-from mpreg_nb.wire.gossip import MemberState
-from mpreg_nb.wire.pictures import NodePicture, Snapshot, Traffic
 
 if TYPE_CHECKING:
     import pandas as pd
+
 
 WINDOW_S = 10
 """Rates are of so many last seconds."""

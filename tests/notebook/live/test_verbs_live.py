@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.notebook.cell_verbs import CELL_VERBS
-from mpreg_nb.notebook.line_verbs import LINE_VERBS
+from mpreg_nb.notebook.verbs import CELL_VERBS, LINE_VERBS
 from tests.live.leaks import Leaks, nothing_left
 from tests.notebook.live.kernel import Cell, Kernel, kernel
 

@@ -8,12 +8,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mpreg_nb.client.journal import CallRow
+from mpreg_nb.client.statistics import CallRow
+from mpreg_nb.protocol.gossip import MemberState
+from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.view.live import calls
 from mpreg_nb.view.live.lanes import Lanes
 from mpreg_nb.view.palette import BAD, FUNCTIONS
-from mpreg_nb.wire.gossip import MemberState
-from mpreg_nb.wire.pictures import Snapshot
 from tests.view.live.test_lanes import NOW, ran, runs
 from tests.view.pictures import node, snapshot
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.client.journal import CallRow
+from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.client.under_way import UnderWay
 from mpreg_nb.view.live.lanes import LONGEST_CHAIN_S, MOST_BARS, WINDOW_S, Lanes
 from tests.view.pictures import call

@@ -4,11 +4,10 @@ import pandas as pd
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from mpreg_nb.client.journal import CallRow
-from mpreg_nb.view.frames import latency_frame
+from mpreg_nb.client.statistics import CallRow
+from mpreg_nb.view.frames import latencies, latency_frame
 from mpreg_nb.view.live import latency
 from mpreg_nb.view.live.latency import BUCKET_S, KEPT, PARTS, Course
-from mpreg_nb.view.measured import latencies
 from tests.view.pictures import call
 
 NOW = 1_750_000_000.0  # the beginning of a bucket

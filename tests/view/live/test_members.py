@@ -4,10 +4,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from mpreg_nb.protocol.gossip import Load, MemberState
+from mpreg_nb.protocol.messages import NodePicture, Snapshot
 from mpreg_nb.view.frames import nodes_frame
 from mpreg_nb.view.live import members
-from mpreg_nb.wire.gossip import Load, MemberState
-from mpreg_nb.wire.pictures import NodePicture, Snapshot
 from tests.view.pictures import V1, node, offer, snapshot
 
 LOAD = Load(running=1, slots=6, queued=3, memory_mb=61, cpu_percent=12.5, uptime_s=77)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.view.live import (
     calls,
     head,
@@ -16,7 +17,6 @@ from mpreg_nb.view.live import (
 )
 from mpreg_nb.view.live.lanes import Lanes
 from mpreg_nb.view.live.pace import Pace
-from mpreg_nb.wire.gossip import MemberState
 from tests.view.pictures import call, node, offer, snapshot
 
 EVIL = "<script>alert(1)</script>"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 import pandas as pd
 import pytest
 
-from mpreg_nb.client.journal import CallRow
+from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.view.frames import routes_frame
 from mpreg_nb.view.live import routes
 from mpreg_nb.view.palette import BUSY

@@ -2,10 +2,10 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from mpreg_nb.protocol.messages import RunPicture, StepSnapshot, summary_of
+from mpreg_nb.view.frames import runs_frame
 from mpreg_nb.view.live import runs
-from mpreg_nb.view.runs import runs_frame
-from mpreg_nb.wire.runs import RunPicture, StepState, summary_of
-from mpreg_nb.workflow.diagram import Arrow, Box, Diagram
+from mpreg_nb.workflows.graph import Arrow, Box, Diagram
 
 EVIL = "<b onclick=alert(1)>"
 
@@ -36,7 +36,7 @@ NOW = STARTED + 0.01  # before the last news
 
 def run(number: int = 1, *, workflow: str = "report", **changed: Any) -> Flow:
     steps = (
-        StepState(
+        StepSnapshot(
             name="raw",
             status="done",
             node="n1",
@@ -44,8 +44,8 @@ def run(number: int = 1, *, workflow: str = "report", **changed: Any) -> Flow:
             run_ms=30.0,
             started_ms=3.0,
         ),
-        StepState(name="clean", status="running", node="n2", started_ms=33.0),
-        StepState(name="stats", status="waiting"),
+        StepSnapshot(name="clean", status="running", node="n2", started_ms=33.0),
+        StepSnapshot(name="stats", status="waiting"),
     )
     values: dict[str, Any] = {
         "run": bytes([number]) * 16,

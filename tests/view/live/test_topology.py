@@ -3,10 +3,10 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpreg_nb.protocol.gossip import Load, MemberState
+from mpreg_nb.protocol.messages import LinkPicture, Traffic
 from mpreg_nb.view.live import topology
 from mpreg_nb.view.live.topology import HERE, OWN, Rates
-from mpreg_nb.wire.gossip import Load, MemberState
-from mpreg_nb.wire.pictures import LinkPicture, Traffic
 from tests.view.pictures import node, snapshot
 
 CLIENT = "client-17-1"

@@ -1,0 +1,354 @@
+"""Measures all rows of the benchmark, beside a bare echo that gives the unit.
+
+A virtual processor that has halted takes tens of microseconds to wake, which
+would be most of what an echo costs. A process of the lowest class that spins on
+each processor keeps them awake and gives way to everything else.
+
+Latencies are taken while idle spinners keep the processors awake, rates without
+them. Rows are interleaved and repeated; each repetition is divided by the bare
+echo of the same round, and the median of these ratios is told.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import queue
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import ServerConnection, serve
+
+from mpreg_nb.benchmark.rows import (
+    LATENCY_ROWS,
+    TWO_NODES,
+    Lab,
+    blocking_latencies_us,
+    calls_per_s,
+    latencies_us,
+    mapped_per_s,
+    opened,
+    prepare,
+)
+from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.view.benchmark import Bench, LatencyRow, RateRow
+
+PAYLOAD = bytes(range(120))
+
+
+class BareEcho:
+    """A server in a process of its own, and a client on an event loop here."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "mpreg_nb.benchmark.measure"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if self._server.stdout is None:
+            raise AssertionError("the server was started with a pipe")
+        self._url = f"ws://127.0.0.1:{int(self._server.stdout.readline())}"
+        self._loop = asyncio.new_event_loop()
+        self._link: Any = self._loop.run_until_complete(
+            connect(self._url, compression=None, ping_interval=None, proxy=None)
+        )
+
+    def latencies_us(self, count: int) -> list[float]:
+        """Return how long each of `count` echoes took, one after the other."""
+        return self._loop.run_until_complete(self._measure(count))
+
+    async def _measure(self, count: int) -> list[float]:
+        link, clock = self._link, time.perf_counter
+        taken = []
+        for _ in range(count):
+            began = clock()
+            await link.send(PAYLOAD)
+            await link.recv()
+            taken.append((clock() - began) * 1e6)
+        return taken
+
+    def close(self) -> None:
+        """End the link and the server."""
+        self._loop.run_until_complete(self._link.close())
+        self._loop.close()
+        self._server.communicate()
+
+
+async def _serve() -> None:
+    async def echo(link: ServerConnection) -> None:
+        async for message in link:
+            await link.send(message)
+
+    async with serve(
+        echo, "127.0.0.1", 0, compression=None, ping_interval=None
+    ) as server:
+        (listening,) = server.sockets
+        sys.stdout.write(f"{listening.getsockname()[1]}\n")
+        sys.stdout.flush()
+        # Standard input ends when whoever measures has ended.
+        await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())
+
+
+_SPIN = """
+import os, sys
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+os.sched_setaffinity(0, {int(sys.argv[1])})
+parent = os.getppid()
+while os.getppid() == parent:
+    for _ in range(200_000):
+        pass
+"""
+
+
+@contextlib.contextmanager
+def awake() -> Iterator[bool]:
+    """Keep all processors awake inside; yields whether this system can."""
+    if not hasattr(os, "SCHED_IDLE"):
+        yield False
+        return
+    spinners = [
+        subprocess.Popen([sys.executable, "-S", "-c", _SPIN, str(processor)])  # noqa: S603
+        for processor in sorted(os.sched_getaffinity(0))
+    ]
+    try:
+        yield True
+    finally:
+        for spinner in spinners:
+            spinner.kill()
+        for spinner in spinners:
+            spinner.wait()
+
+
+T = TypeVar("T")
+
+BLOCKING = "call, blocking"
+BLOCKING_GOAL = 2.3
+IN_FLIGHT = "64 in flight, one worker"
+IN_FLIGHT_GOAL_PER_S = 30_000
+MAPPED = "map of 2,000"
+MAPPED_GOAL_PER_S = 15_000
+COUNTS = {1: "one node", 2: "two nodes"}
+
+Taken = tuple[float, float, float, float]
+"""p50 and p99 of one round, in microseconds, then both in bare echoes of the round."""
+
+
+def check_only(only: str, *, nodes: int = 2) -> None:
+    """Refuse `only` if no row that can be measured on so many nodes has it in its name.
+
+    Raises:
+        ValueError: there is none; the message names all.
+    """
+    rows = [name for name in LATENCY_ROWS if nodes > 1 or name not in TWO_NODES]
+    rows += [BLOCKING, IN_FLIGHT, mapped_row(nodes)]
+    if not any(only in row for row in rows):
+        few = " of one node" if nodes == 1 else ""
+        raise ValueError(
+            f"no row{few} has {only!r} in its name. The rows are: {'; '.join(rows)}"
+        )
+
+
+def mapped_row(nodes: int) -> str:
+    """Return the name of the row of `map` on so many nodes."""
+    return f"{MAPPED}, {COUNTS.get(nodes, f'{nodes} nodes')}"
+
+
+class Stopped(Exception):
+    """The measurement was told to stop."""
+
+
+class Measurement:
+    """One run of the bench. `said` has lines of progress, then how it ended."""
+
+    def __init__(self, cluster: Cluster, *, quick: bool, only: str) -> None:
+        self.said: queue.SimpleQueue[str | Bench | BaseException] = queue.SimpleQueue()
+        self._cluster = cluster
+        self._rounds, self._count, self._seconds = (
+            (3, 300, 0.5) if quick else (7, 1000, 1.0)
+        )
+        self._only = only
+        self._stopping = threading.Event()
+        self._loop = _new_loop()
+        self._task: asyncio.Task[Any] | None = None
+        self._thread = threading.Thread(
+            target=self._work, name="mpreg-bench", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin; returns at once."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End what is being measured, within a fraction of a second."""
+        self._stopping.set()
+        self._loop.call_soon_threadsafe(self._cancel)
+        self.join()
+
+    def join(self) -> None:
+        """Return when nothing of it is left."""
+        self._thread.join()
+        self._loop.close()
+
+    # --------------------------------------------------------- in its own thread
+
+    def _work(self) -> None:
+        try:
+            self.said.put(self._measure())
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+            self.said.put(error)
+
+    def _measure(self) -> Bench:
+        first, second = prepare(self._cluster)
+        stack = AsyncExitStack()
+        bare = BareEcho()
+        try:
+            # Entered in one task and left in another: it is of no task.
+            lab = self._run(
+                stack.enter_async_context(opened(self._cluster, first, second))
+            )
+            bench = self._all_rows(lab, bare)
+        finally:
+            bare.close()
+            self._loop.run_until_complete(stack.aclose())
+        return bench
+
+    def _all_rows(self, lab: Lab, bare: BareEcho) -> Bench:
+        gc.freeze()
+        try:
+            with awake() as quiet:
+                units_us, taken = self._latencies(lab, bare)
+            rates = tuple(self._rates(lab))
+        finally:
+            gc.unfreeze()
+        goals = {name: goal for name, (_, goal) in LATENCY_ROWS.items()}
+        goals[BLOCKING] = BLOCKING_GOAL
+        latencies = (_row(name, taken[name], goals[name]) for name in taken)
+        return Bench(
+            unit_us=statistics.median(units_us),
+            quiet=quiet,
+            latencies=tuple(latencies),
+            rates=rates,
+        )
+
+    def _latencies(
+        self, lab: Lab, bare: BareEcho
+    ) -> tuple[list[float], dict[str, list[Taken]]]:
+        rows = {
+            name: once
+            for name, (once, _) in LATENCY_ROWS.items()
+            if self._only in name and not (lab.alone and name in TWO_NODES)
+        }
+        blocking = self._only in BLOCKING
+        taken: dict[str, list[Taken]] = {}
+        units_us: list[float] = []
+        bare.latencies_us(300)
+        for once in rows.values():
+            self._run(latencies_us(lab, once, 50))
+        for number in range(1, self._rounds + 1):
+            unit_us = statistics.median(bare.latencies_us(self._count))
+            units_us.append(unit_us)
+            self._say(
+                f"latencies, round {number} of {self._rounds}: "
+                f"a bare echo takes {unit_us:.0f} µs"
+            )
+            for name, once in rows.items():
+                count = self._count if "of" not in name else self._count // 4
+                us = self._run(latencies_us(lab, once, count))
+                taken.setdefault(name, []).append(_taken(us, unit_us))
+            if blocking:
+                us = self._checked(lambda: blocking_latencies_us(lab, self._count))
+                taken.setdefault(BLOCKING, []).append(_taken(us, unit_us))
+        return units_us, taken
+
+    def _rates(self, lab: Lab) -> Iterable[RateRow]:
+        if self._only in IN_FLIGHT:
+            self._say(f"rates: {IN_FLIGHT}")
+            rates = [
+                self._run(calls_per_s(lab, 64, self._seconds))
+                for _ in range(self._rounds)
+            ]
+            yield _rate(IN_FLIGHT, rates, IN_FLIGHT_GOAL_PER_S)
+        mapped = mapped_row(len(lab.cluster.urls))
+        if self._only in mapped:
+            self._say(f"rates: {mapped}")
+            rates = [
+                self._checked(lambda: mapped_per_s(lab, 2000))
+                for _ in range(self._rounds)
+            ]
+            yield _rate(mapped, rates, MAPPED_GOAL_PER_S)
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run `work` on the loop; `stop` ends it."""
+        self._task = self._loop.create_task(work)
+        if self._stopping.is_set():
+            self._task.cancel()
+        try:
+            result: T = self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            raise Stopped from None
+        finally:
+            self._task = None
+        return result
+
+    def _checked(self, work: Callable[[], T]) -> T:
+        """Do what blocks for a fraction of a second."""
+        if self._stopping.is_set():
+            raise Stopped
+        return work()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    def _say(self, text: str) -> None:
+        self.said.put(text)
+
+
+def _taken(us: Sequence[float], unit_us: float) -> Taken:
+    ordered = sorted(us)
+    p50_us, p99_us = statistics.median(ordered), ordered[int(len(ordered) * 0.99)]
+    return p50_us, p99_us, p50_us / unit_us, p99_us / unit_us
+
+
+def _row(name: str, taken: Sequence[Taken], goal: float) -> LatencyRow:
+    p50_us, p99_us, p50_echoes, p99_echoes = zip(*taken, strict=True)
+    return LatencyRow(
+        row=name,
+        p50_us=statistics.median(p50_us),
+        p99_us=statistics.median(p99_us),
+        p50_echoes=statistics.median(p50_echoes),
+        p99_echoes=statistics.median(p99_echoes),
+        p50_echoes_min=min(p50_echoes),
+        p50_echoes_max=max(p50_echoes),
+        goal_echoes=goal,
+    )
+
+
+def _rate(name: str, rates: Sequence[float], goal: float) -> RateRow:
+    return RateRow(
+        row=name,
+        calls_per_s=statistics.median(rates),
+        calls_per_s_min=min(rates),
+        calls_per_s_max=max(rates),
+        goal_calls_per_s=goal,
+    )
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop
+    except ImportError:  # there is none for this platform
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()

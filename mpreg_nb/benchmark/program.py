@@ -1,0 +1,67 @@
+"""`mp.bench()` and `mpreg-nb bench`: what calls cost on this machine."""
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from mpreg_nb.benchmark.measure import Measurement, check_only
+from mpreg_nb.benchmark.rows import own_nodes
+from mpreg_nb.boundary import public
+from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.view.benchmark import Bench
+
+
+@public
+def bench(
+    quick: bool = True,
+    cluster: Cluster | None = None,
+    *,
+    only: str = "",
+    progress: Callable[[str], object] = print,
+) -> Bench:
+    """Measure calls, workflows and maps in units of a bare WebSocket echo.
+
+    Starts two nodes of its own for the measurement and ends them. Interrupting it
+    ends the measurement and its nodes at once.
+
+    quick: about ten seconds; False repeats more and takes one or two minutes.
+    cluster: measure this one instead; functions whose names begin with "bench_" are
+        registered on it. The echo always runs on this machine.
+    only: measure only rows with this text in their names.
+    progress: called with a line of text from time to time.
+
+    Raises:
+        ValueError: no row has `only` in its name.
+    """
+    check_only(only, nodes=2 if cluster is None else len(cluster.urls))
+    with ExitStack() as stack:
+        if cluster is None:
+            progress("starting two nodes")
+            cluster = stack.enter_context(own_nodes())
+        return _measured(Measurement(cluster, quick=quick, only=only), progress)
+
+
+def main(*, quick: bool = False, only: str = "") -> int:
+    """Measure and print the table, progress to standard error; return 0."""
+    measured = bench(quick, only=only, progress=_to_stderr)
+    sys.stdout.write(f"{measured}\n")
+    return 0
+
+
+def _measured(measurement: Measurement, progress: Callable[[str], object]) -> Bench:
+    measurement.start()
+    try:
+        while isinstance(said := measurement.said.get(), str):
+            progress(said)
+    except BaseException:  # most likely an interrupt
+        measurement.stop()
+        raise
+    measurement.join()
+    if isinstance(said, BaseException):
+        raise said
+    return said
+
+
+def _to_stderr(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

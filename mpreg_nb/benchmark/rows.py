@@ -1,0 +1,304 @@
+"""The rows of the benchmark, the clusters and functions that they measure."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mpreg_nb.client.calls import CallOptions
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.output import write_to_streams
+from mpreg_nb.cluster import current
+from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.errors import MpregError
+from mpreg_nb.launcher.local_nodes import LocalNodes, read_spec
+from mpreg_nb.protocol.messages import RunStart, StepPlan
+from mpreg_nb.serialize.pickle import pack_call
+from mpreg_nb.transport.token import load_token
+from mpreg_nb.workflows.graph import Reference
+
+# Names under which they are registered, on a cluster of the user perhaps.
+SAME = "bench_same"
+SAME_THREAD = "bench_same_thread"
+GATHER = "bench_gather"
+
+
+def same(value: Any) -> Any:
+    """Return `value`; what a call costs beyond this is ours."""
+    return value
+
+
+def gather(*values: Any) -> int:
+    """Return how many values there are."""
+    return len(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Lab:
+    """A blocking cluster, and clients of an event loop: what rows measure with."""
+
+    cluster: Cluster
+    direct: Client
+    through_first: Client
+    options: CallOptions  # name the version of `same`
+    gather_options: CallOptions
+    first: str  # node of the link of `through_first`
+    second: str  # the same one, where there is no other
+
+    @property
+    def alone(self) -> bool:
+        """Whether there is only one node to measure with."""
+        return self.first == self.second
+
+
+@contextlib.contextmanager
+def own_nodes() -> Iterator[Cluster]:
+    """Start two nodes, and end them in the end.
+
+    The current cluster stays the current one, and `up` and `down` do not see this.
+    """
+    secret = load_token()
+    nodes = LocalNodes(secret, name="", keep=False, notebook="", workers=1, slots=1)
+    specs = read_spec({"b1": "first", "b2": "second"})
+    try:
+        nodes.start(specs, CONFIG.start_timeout_s)
+        cluster = Cluster(tuple(nodes.urls.values()), secret, nodes=nodes)
+    except BaseException:
+        nodes.close()
+        raise
+    current.leave(cluster)
+    with cluster:
+        cluster.wait_for(*(spec.name for spec in specs))
+        yield cluster
+
+
+def prepare(cluster: Cluster) -> tuple[str, str]:
+    """Register what is called; return the names of the nodes to measure with.
+
+    Raises:
+        MpregError: no node of the cluster is alive.
+    """
+    alive = sorted(
+        picture.record.name
+        for picture in cluster.refresh().nodes
+        if picture.record.state.name == "ALIVE" and picture.record.urls
+    )
+    if not alive:
+        raise MpregError("no node is alive to measure with. Start some: mp.up(2)")
+    cluster.register(same, name=SAME_THREAD, isolation="thread")
+    cluster.register(same, name=SAME)
+    cluster.register(gather, name=GATHER)
+    return alive[0], alive[1] if len(alive) > 1 else alive[0]
+
+
+@contextlib.asynccontextmanager
+async def opened(cluster: Cluster, first: str, second: str) -> AsyncIterator[Lab]:
+    """Open clients of the running loop to two nodes that `prepare` named."""
+    urls = {
+        picture.record.name: picture.record.urls[0]
+        for picture in cluster.client.mirror.nodes
+        if picture.record.urls
+    }
+    token = cluster.client.links.token
+    direct = Client([urls[first]], token)
+    through_first = Client([urls[first]], token, direct=False)
+    try:
+        await direct.open()
+        await through_first.open()
+        await direct.snapshot()  # tells it of the functions, at once
+        yield Lab(
+            cluster=cluster,
+            direct=direct,
+            through_first=through_first,
+            options=_version(cluster, SAME),
+            gather_options=_version(cluster, GATHER),
+            first=first,
+            second=second,
+        )
+    finally:
+        await direct.close()
+        await through_first.close()
+
+
+def _version(cluster: Cluster, function: str) -> CallOptions:
+    offer = cluster.client.offer(function)
+    if offer is None:
+        raise AssertionError(f"{function} was registered just now")
+    return CallOptions(version=offer.version, holder=offer.origin)
+
+
+VALUE = {
+    "name": "alice",
+    "value": 42,
+    "tags": ["a", "b", "c"],
+    "score": 3.25,
+    "ok": True,
+    "note": "hello",
+}
+
+
+Once = Callable[[Lab], Awaitable[Any]]
+
+
+def narrowed(options: CallOptions, node: str) -> CallOptions:
+    """Return `options` for one node only."""
+    return CallOptions(node=node, version=options.version, holder=options.holder)
+
+
+async def one_call(lab: Lab) -> Any:
+    """Call a function in a worker process of the node of the link."""
+    options = narrowed(lab.options, lab.first)
+    return await lab.through_first.call(SAME, (VALUE,), None, options)
+
+
+async def builtin_echo(lab: Lab) -> Any:
+    """Call the builtin `echo` of the node of the link."""
+    options = CallOptions(node=lab.first)
+    return await lab.through_first.call("echo", (VALUE,), None, options)
+
+
+async def thread_call(lab: Lab) -> Any:
+    """Call a function that runs in a thread of the node."""
+    options = CallOptions(node=lab.first)
+    return await lab.through_first.call(SAME_THREAD, (VALUE,), None, options)
+
+
+async def forwarded(lab: Lab) -> Any:
+    """Call through one node a function in a worker of another."""
+    options = narrowed(lab.options, lab.second)
+    return await lab.through_first.call(SAME, (VALUE,), None, options)
+
+
+async def direct_call(lab: Lab) -> Any:
+    """Call a worker of the second node over a link to it."""
+    options = narrowed(lab.options, lab.second)
+    return await lab.direct.call(SAME, (VALUE,), None, options)
+
+
+async def chain_one_node(lab: Lab) -> Any:
+    """Run a chain of 8 steps on the node of the link."""
+    return await _run(lab, _chain(lab, [lab.first] * 8))
+
+
+async def chain_alternating(lab: Lab) -> Any:
+    """Run a chain of 8 steps that goes from node to node."""
+    return await _run(lab, _chain(lab, [lab.first, lab.second] * 4))
+
+
+async def fan_in(lab: Lab) -> Any:
+    """Run three independent steps over two nodes and one that takes all."""
+    nodes = [lab.first, lab.second, lab.first]
+    plans = [
+        _plan(f"s{number}", SAME, lab.options, (VALUE,), node)
+        for number, node in enumerate(nodes)
+    ]
+    references = tuple(Reference(plan.name) for plan in plans)
+    last = _plan("all", GATHER, lab.gather_options, references, lab.first)
+    return await _run(lab, [*plans, last])
+
+
+LATENCY_ROWS: dict[str, tuple[Once, float]] = {
+    "call, worker process": (one_call, 1.5),
+    "builtin echo": (builtin_echo, 0.8),
+    "call, thread of the node": (thread_call, 1.4),
+    "call, forwarded": (forwarded, 2.5),
+    "call, direct link": (direct_call, 1.6),
+    "chain of 8, one node": (chain_one_node, 7.0),
+    "chain of 8, alternating": (chain_alternating, 10.0),
+    "fan-in of 3 and 1": (fan_in, 5.0),
+}
+"""Name -> what is awaited once, and the goal in bare echoes."""
+
+TWO_NODES = {"call, forwarded", "call, direct link", "chain of 8, alternating"}
+"""Rows that mean nothing where there is one node only."""
+
+
+def blocking_latencies_us(lab: Lab, count: int) -> list[float]:
+    """Return how long calls took that block a thread, as cells do."""
+    view = lab.cluster.on(node=lab.first)
+    call, clock, taken = view.call, time.perf_counter, []
+    for _ in range(count):
+        began = clock()
+        call(SAME, VALUE)
+        taken.append((clock() - began) * 1e6)
+    return taken
+
+
+async def latencies_us(lab: Lab, once: Once, count: int) -> list[float]:
+    """Return how long each of `count` runs of `once` took, one after the other."""
+    clock, taken = time.perf_counter, []
+    for _ in range(count):
+        began = clock()
+        await once(lab)
+        taken.append((clock() - began) * 1e6)
+    return taken
+
+
+async def calls_per_s(lab: Lab, in_flight: int, seconds: float) -> float:
+    """Return the rate with `in_flight` coroutines that call without a pause."""
+    options = narrowed(lab.options, lab.first)
+    call = lab.through_first.call
+    finished = 0
+    end = time.perf_counter() + seconds
+
+    async def caller() -> None:
+        nonlocal finished
+        while time.perf_counter() < end:
+            await call(SAME, (VALUE,), None, options)
+            finished += 1
+
+    began = time.perf_counter()
+    await asyncio.gather(*(caller() for _ in range(in_flight)))
+    return finished / (time.perf_counter() - began)
+
+
+def mapped_per_s(lab: Lab, items: int) -> float:
+    """Return the rate of one `map` of small calls over all nodes."""
+    began = time.perf_counter()
+    lab.cluster.map(SAME, itertools.repeat(VALUE, items))
+    return items / (time.perf_counter() - began)
+
+
+def _chain(lab: Lab, nodes: Sequence[str]) -> list[StepPlan]:
+    plans = []
+    for number, node in enumerate(nodes):
+        value: Any = Reference(f"s{number - 1}") if number else VALUE
+        plans.append(_plan(f"s{number}", SAME, lab.options, (value,), node))
+    return plans
+
+
+def _plan(
+    name: str, function: str, options: CallOptions, args: tuple[Any, ...], node: str
+) -> StepPlan:
+    parts, inputs = pack_call(args, {}, ())
+    payload = bytes(parts[0])
+    return StepPlan(
+        name=name,
+        function=function,
+        payload=payload,
+        version=options.version,
+        node=node,
+        inputs=inputs,
+    )
+
+
+async def _run(lab: Lab, plans: Sequence[StepPlan]) -> Any:
+    client = lab.through_first
+    ended = asyncio.Event()
+    request = RunStart(
+        id=client.requests.new_id(), workflow="bench", steps=tuple(plans)
+    )
+    record = client.runs.start(
+        request,
+        (),
+        writer=write_to_streams,
+        on_change=lambda record: ended.set() if record.ended else None,
+    )
+    await ended.wait()
+    if record.status != "done":
+        raise AssertionError(f"the measured workflow ended as {record.status}")
+    return (await client.runs.fetch(record, plans[-1].name))()

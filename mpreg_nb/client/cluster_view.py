@@ -1,0 +1,375 @@
+"""The client's cached view of the cluster, and which node it subscribes to.
+
+The node of the entry sends a snapshot after each change. A node that hangs sends
+none and says nothing of it, so its pulse is felt: when it is silent, all others
+are asked, and the first that answers becomes the entry. The silent one keeps its
+link, as calls may be under way there; that ends when the node is declared dead and
+is silent on the link too.
+
+It may be late; what it leads to wrongly is refused by the node and sent through
+the node of the link. What this client registered itself is never forgotten.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from msgspec.structs import replace
+
+from mpreg_nb.client.connections import Links, Requests
+from mpreg_nb.errors import MpregError, NodeLost
+from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, Offer
+from mpreg_nb.protocol.messages import (
+    Cancel,
+    LoadsTold,
+    NodePicture,
+    Snapshot,
+    Watch,
+    minor_of,
+)
+from mpreg_nb.transport.connection import Connection, Pulse
+
+WATCH_PERIOD_MS = 250
+"""The node of the entry tells of changes at most this often."""
+
+ENTRY_PULSE_S = 1.0
+"""Silence of the entry before a ping, and again before another is looked for."""
+
+DOUBT_PULSE_S = 0.5
+"""The same for a node that others hold suspect or dead."""
+
+ASKED_AT_ONCE = 8
+"""Nodes of which the first to answer becomes the entry."""
+
+ANSWER_S = 3.0
+"""How long those have to answer; the old entry may have come back by then."""
+
+
+class Outlook:
+    """The newest snapshot, where it comes from, and who wants to hear of it."""
+
+    def __init__(
+        self,
+        links: Links,
+        requests: Requests,
+        mirror: "Mirror",
+        *,
+        routes_changed: Callable[[], Mapping[str, Load]],
+        loads_changed: Callable[[Iterable[tuple[str, Load]]], Mapping[str, Load]],
+    ) -> None:
+        """Both callables take what changed, and return the newest load of nodes."""
+        self._links = links
+        self._requests = requests
+        self._mirror = mirror
+        self._routes_changed = routes_changed
+        self._loads_changed = loads_changed
+        self._listeners: list[Callable[[Snapshot], None]] = []
+        self._watch_id = b""
+        self._entry: Connection | None = None
+        self._entry_pulse: Pulse | None = None
+        self._doubted: dict[Connection, Pulse] = {}
+        self._absent: frozenset[str] = frozenset()  # nodes that are not alive
+        self._search: asyncio.Task[None] | None = None
+        self._moved = asyncio.Event()  # replaced each time that the entry changes
+        self.first = asyncio.Event()
+        """Set once there is a snapshot."""
+
+    def listen(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
+        """Call `listener` with each new snapshot; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    def entered(self, link: Connection) -> None:
+        """Look through the node at the other end of `link` from now on."""
+        if self._entry is not None and self._entry.is_open:
+            self._entry.send(Cancel(id=self._watch_id))
+        self._entry = link
+        self._watch_id = self._requests.new_id()
+        link.send(Watch(id=self._watch_id, period_ms=WATCH_PERIOD_MS))
+        self._feel(link)
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def lost(self, link: Connection) -> None:
+        """Forget a link that is gone."""
+        if link is self._entry:
+            self._entry = None
+            self._stop_feeling()
+        pulse = self._doubted.pop(link, None)
+        if pulse is not None:
+            pulse.stop()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop_feeling()
+        for pulse in self._doubted.values():
+            pulse.stop()
+        if self._search is not None:
+            self._search.cancel()
+
+    async def ask(self) -> Snapshot:
+        """Return what the node of the entry knows now, whichever node that is.
+
+        Raises:
+            NodeLost: no node can be reached.
+        """
+        snapshot = None
+        for _ in range(2):
+            try:
+                snapshot = await self._ask_unless_moved()
+            except NodeLost:
+                continue  # the next node knows as much
+            if snapshot is not None:
+                break
+        return self.take(snapshot or await self._ask_entry())
+
+    def receive(self, snapshot: Snapshot) -> None:
+        """Take in a snapshot that nobody asked for, if it is from the entry."""
+        if snapshot.id == self._watch_id:
+            self.take(snapshot)
+
+    def loads_told(self, told: LoadsTold) -> None:
+        """Take in how busy nodes are, as the entry says."""
+        if told.id != self._watch_id:
+            return
+        snapshot = self._mirror.loads_told(self._loads_changed(told.loads))
+        if snapshot is not None:
+            self._tell(snapshot)
+
+    def take(self, snapshot: Snapshot) -> Snapshot:
+        """Make `snapshot` the newest, return it with loads that are newer here."""
+        self._mirror.update(snapshot)
+        said = self._routes_changed()
+        newest = self._mirror.loads_told(said) or snapshot
+        self._doubt(newest.nodes)
+        self.first.set()
+        self._tell(newest)
+        return newest
+
+    def _tell(self, snapshot: Snapshot) -> None:
+        for listener in tuple(self._listeners):
+            listener(snapshot)
+
+    async def _ask_unless_moved(self) -> Snapshot | None:
+        """Return what the entry knows; None if it was given up before it answered."""
+        asked = asyncio.ensure_future(self._ask_entry())
+        moved = asyncio.ensure_future(self._moved.wait())
+        try:
+            waits = (asked, moved)
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return asked.result() if asked.done() else None
+        finally:
+            asked.cancel()
+            moved.cancel()
+
+    async def _ask_entry(self, link: Connection | None = None) -> Snapshot:
+        request = Watch(id=self._requests.new_id())
+        answer, _ = await self._requests.ask(request, link=link)
+        snapshot: Snapshot = answer
+        return snapshot
+
+    # ---------------------------------------------------------- the entry's pulse
+
+    def _feel(self, link: Connection) -> None:
+        self._stop_feeling()
+        self._entry_pulse = link.pulse(ENTRY_PULSE_S, lambda reason: self._silent(link))
+        self._entry_pulse.start()
+
+    def _stop_feeling(self) -> None:
+        if self._entry_pulse is not None:
+            self._entry_pulse.stop()
+
+    def _silent(self, link: Connection) -> None:
+        self._search = asyncio.ensure_future(self._look_elsewhere(link))
+
+    async def _look_elsewhere(self, silent: Connection) -> None:
+        """Make the first node that answers the entry, or go on with the silent one."""
+        tries = {
+            asyncio.ensure_future(self._try(picture))
+            for picture in self._others(silent)[:ASKED_AT_ONCE]
+        }
+        try:
+            for first in asyncio.as_completed(tries, timeout=ANSWER_S):
+                found = await first
+                if found is not None and self._entry is silent:
+                    self._links.enter(found)
+                    return
+        except TimeoutError:
+            pass  # none answers; the silent one may yet
+        finally:
+            for one in tries:
+                one.cancel()
+        if self._entry is silent:
+            self._feel(silent)
+
+    def _others(self, silent: Connection) -> list[NodePicture]:
+        """Return whom to ask, the likeliest first."""
+        linked = self._links.open_links
+        found = [
+            picture
+            for picture in self._mirror.nodes
+            if picture.record.name != silent.peer.name
+            and picture.record.state <= MemberState.SUSPECT
+        ]
+        found.sort(key=lambda one: (one.record.state, one.record.name not in linked))
+        return found
+
+    async def _try(self, picture: NodePicture) -> Connection | None:
+        record = picture.record
+        link = await self._links.reach(record.name, record.urls)
+        if link is not None:
+            try:
+                await self._ask_entry(link)
+            except MpregError:
+                return None  # another may answer
+        return link
+
+    # --------------------------------------------------- nodes that others doubt
+
+    def _doubt(self, nodes: tuple[NodePicture, ...]) -> None:
+        """Feel the pulse of links to nodes that are suspect or dead; end the dead."""
+        before, self._absent = (
+            self._absent,
+            frozenset(
+                one.record.name
+                for one in nodes
+                if one.record.state is not MemberState.ALIVE
+            ),
+        )
+        for name in before - self._absent:
+            self._links.is_back(name)
+        for picture in nodes:
+            link = self._links.get(picture.record.name)
+            if link is None:
+                continue
+            if picture.record.state is MemberState.ALIVE:
+                pulse = self._doubted.pop(link, None)
+                if pulse is not None:
+                    pulse.stop()
+            elif link not in self._doubted:
+                self._feel_doubted(link)
+
+    def _feel_doubted(self, link: Connection) -> None:
+        def silent(reason: str) -> None:
+            record = self._mirror.record(link.peer.name)
+            if record is None or record.state > MemberState.SUSPECT:
+                link.give_up("it was declared dead and does not answer")
+            else:
+                self._feel_doubted(link)
+
+        self._doubted[link] = link.pulse(DOUBT_PULSE_S, silent)
+        self._doubted[link].start()
+
+
+class Mirror:
+    """The newest snapshot, with the own registrations on top."""
+
+    def __init__(self) -> None:
+        self.snapshot: Snapshot | None = None
+        self._offers: dict[str, list[tuple[str, Offer]]] = {}
+        self._own: dict[str, Offer] = {}  # newest own registration of each name
+        self._newest: dict[str, Offer | None] = {}
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Take a newer snapshot."""
+        self.snapshot = snapshot
+        offers: dict[str, list[tuple[str, Offer]]] = {}
+        for owner, offer in snapshot.offers:
+            offers.setdefault(offer.function, []).append((owner, offer))
+        self._offers = offers
+        self._newest.clear()
+        for offer in self._own.values():
+            self._add(offer)
+
+    def loads_told(self, loads: Mapping[str, Load]) -> Snapshot | None:
+        """Return the snapshot with newer loads of some nodes; it is the newest now."""
+        if self.snapshot is not None:
+            nodes = tuple(_with(picture, loads) for picture in self.snapshot.nodes)
+            self.snapshot = replace(self.snapshot, nodes=nodes)
+        return self.snapshot
+
+    def registered(self, offer: Offer) -> None:
+        """Note an own registration, of which no snapshot may tell yet."""
+        self._own[offer.function] = offer
+        self._add(offer)
+
+    def offers(self, function: str) -> Iterable[tuple[str, Offer]]:
+        """Return (owner, offer) of every version of `function`."""
+        return self._offers.get(function, ())
+
+    def entries(self) -> Iterable[tuple[str, Offer]]:
+        """Return (owner, offer) of all that is offered."""
+        return [pair for pairs in self._offers.values() for pair in pairs]
+
+    def newest(self, function: str) -> Offer | None:
+        """Return the newest registration of a name that was ever heard of."""
+        if function not in self._newest:
+            self._newest[function] = max(
+                (offer for _, offer in self.offers(function)),
+                key=lambda offer: (offer.counter, offer.origin),
+                default=None,
+            )
+        return self._newest[function]
+
+    @property
+    def nodes(self) -> tuple[NodePicture, ...]:
+        """The members, sorted by name, also those that are dead or left."""
+        return () if self.snapshot is None else self.snapshot.nodes
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Return where members that may still live can be reached, suspects last."""
+        return tuple(
+            url
+            for picture in sorted(self.nodes, key=lambda one: one.record.state)
+            if picture.record.state <= MemberState.SUSPECT
+            for url in picture.record.urls
+        )
+
+    def record(self, node: str) -> MemberRecord | None:
+        """Return what is known of `node`."""
+        for picture in self.nodes:
+            if picture.record.name == node:
+                return picture.record
+        return None
+
+    def urls_of(self, node: str) -> tuple[str, ...]:
+        """Return where `node` can be reached."""
+        record = self.record(node)
+        return () if record is None else record.urls
+
+    def resources(self, state: MemberState) -> dict[str, frozenset[str]]:
+        """Return node -> resources of the members in `state`."""
+        return {
+            picture.record.name: picture.record.resources
+            for picture in self.nodes
+            if picture.record.state is state
+        }
+
+    @property
+    def pythons(self) -> dict[str, str]:
+        """Return node -> minor version of its Python."""
+        return {
+            picture.record.name: minor_of(picture.record.python)
+            for picture in self.nodes
+        }
+
+    @property
+    def workerless(self) -> frozenset[str]:
+        """Return the nodes without worker processes."""
+        return frozenset(
+            picture.record.name for picture in self.nodes if not picture.record.workers
+        )
+
+    def _add(self, offer: Offer) -> None:
+        self._newest.clear()
+        pairs = self._offers.setdefault(offer.function, [])
+        if (offer.origin, offer) not in pairs:
+            pairs.append((offer.origin, offer))
+
+
+def _with(picture: NodePicture, loads: Mapping[str, Load]) -> NodePicture:
+    """Return the picture with a newer load, unless the node is gone."""
+    load = loads.get(picture.record.name)
+    if load is None or picture.record.state > MemberState.SUSPECT:
+        return picture
+    return replace(picture, load=load)

@@ -1,0 +1,330 @@
+"""The client's connections: its entry node, and direct ones to other nodes.
+
+When the entry is lost, another link takes its place; when there is none, every
+URL that is known is dialled again until the patience is at its end.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mpreg_nb.errors import NodeLost, NotTrusted
+from mpreg_nb.protocol.codec import Buffer, Parts
+from mpreg_nb.protocol.messages import Failed, Ids, Relay, Relayed
+from mpreg_nb.serialize.exceptions import error_of
+from mpreg_nb.settings import Limits
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.dial import DialFailed, dial, shown
+from mpreg_nb.transport.token import Token
+
+RECONNECT_S = 10.0
+"""How long a client without any link looks for a node."""
+
+REDIAL_S = 0.1
+"""Between two rounds over all known URLs."""
+
+AGAIN_S = 5.0
+"""Before a node that could not be reached directly is tried again."""
+
+
+class Links:
+    """Open links by node name."""
+
+    def __init__(
+        self,
+        token: Token,
+        *,
+        name: str,
+        limits: Limits,
+        on_open: Callable[[Connection], None],
+        on_lost: Callable[[Connection, str], None],
+        on_entry: Callable[[Connection], None],
+        on_cut_off: Callable[[str], None],
+        known_urls: Callable[[], Sequence[str]],
+    ) -> None:
+        self.token = token
+        self._name = name
+        self._limits = limits
+        self._on_open = on_open
+        self._on_lost = on_lost
+        self._on_entry = on_entry
+        self._on_cut_off = on_cut_off
+        self._known_urls = known_urls
+        self._links: dict[str, Connection] = {}
+        self._dials: dict[str, asyncio.Task[None]] = {}
+        self._unreachable: dict[str, float] = {}  # node -> when to try again
+        self._reconnect: asyncio.Task[None] | None = None
+        self._cluster_id = ""
+        self._closed = False
+        self._entry_there = asyncio.Event()
+        self.entry: Connection | None = None
+
+    async def open(self, urls: Sequence[str], timeout_s: float = RECONNECT_S) -> None:
+        """Open the first link, trying `urls` until `timeout_s` have passed.
+
+        Raises:
+            NotTrusted: a node was found that does not share the token.
+            NodeLost: there is no node at any of `urls`.
+        """
+        until = time.monotonic() + timeout_s
+        reason = ""
+        while True:
+            for url in urls:
+                try:
+                    link = await self._dial(url)
+                except DialFailed as error:
+                    reason = error.detail
+                    continue
+                self._make_entry(link)
+                return
+            if time.monotonic() >= until:
+                raise NodeLost(
+                    "", reason, executed="no", at=", ".join(map(shown, urls))
+                )
+            await asyncio.sleep(REDIAL_S)  # between rounds; nothing tells of a start
+
+    def direct(self, node: str, urls: Sequence[str]) -> Connection | None:
+        """Return the link to `node`; without one, begin to dial it and return None."""
+        link = self._links.get(node)
+        if link is not None or self._closed or node in self._dials or not urls:
+            return link
+        if time.monotonic() >= self._unreachable.get(node, 0.0):
+            task = asyncio.ensure_future(self._reach(node, tuple(urls)))
+            self._dials[node] = task
+        return None
+
+    async def reach(self, node: str, urls: Sequence[str]) -> Connection | None:
+        """Return the link to `node`, dialling it first; None: there is no way."""
+        link = self.direct(node, urls)
+        dialling = self._dials.get(node)
+        if link is None and dialling is not None:
+            await asyncio.wait([dialling])
+        return self._links.get(node)
+
+    def get(self, node: str) -> Connection | None:
+        """Return the link to `node`, if there is one."""
+        return self._links.get(node)
+
+    def is_back(self, node: str) -> None:
+        """Let `node` be dialled again at once: it is known to run."""
+        self._unreachable.pop(node, None)
+
+    def enter(self, link: Connection) -> None:
+        """Make `link` the entry; the one before it stays open."""
+        if link.is_open:
+            self._make_entry(link)
+
+    async def any_entry(self) -> Connection:
+        """Return the link of the entry, waiting a while if it is looked for.
+
+        Raises:
+            NodeLost: there is none in time.
+        """
+        try:
+            await asyncio.wait_for(self._entry_there.wait(), RECONNECT_S)
+        except TimeoutError:
+            pass
+        if self.entry is None:
+            raise NodeLost("", "there is no connection to any node", executed="no")
+        return self.entry
+
+    @property
+    def open_links(self) -> tuple[str, ...]:
+        """Names of the nodes that there is a link to."""
+        return tuple(self._links)
+
+    @property
+    def name(self) -> str:
+        """What this client calls itself to the nodes."""
+        return self._name
+
+    @property
+    def lost(self) -> bool:
+        """Whether there is no link, and none is looked for any more."""
+        return self.entry is None and self._reconnect is None
+
+    async def close(self) -> None:
+        """Close all links."""
+        self._closed = True
+        for task in (*self._dials.values(), self._reconnect):
+            if task is not None:
+                task.cancel()
+        links = list(self._links.values())
+        for link in links:
+            link.close(1001, "the client is closed")
+        for link in links:
+            await link.wait_closed()
+
+    async def _dial(self, url: str, node: str = "") -> Connection:
+        return await dial(
+            url,
+            token=self.token,
+            role="client",
+            lane="data",
+            name=self._name,
+            cluster_id=self._cluster_id,
+            node_name=node,
+            on_open=self._opened,
+            limits=self._limits,
+        )
+
+    async def _reach(self, node: str, urls: tuple[str, ...]) -> None:
+        try:
+            for url in urls:
+                try:
+                    await self._dial(url, node)
+                except (DialFailed, NotTrusted):
+                    continue  # the entry serves as well; looked at again later
+                else:
+                    self._unreachable.pop(node, None)
+                    return
+            self._unreachable[node] = time.monotonic() + AGAIN_S
+        finally:
+            self._dials.pop(node, None)
+
+    def _opened(self, link: Connection) -> None:
+        node = link.peer.name
+        self._cluster_id = link.peer.cluster_id
+        link.on_lost = self._lost
+        self._on_open(link)
+        old = self._links.get(node)
+        self._links[node] = link
+        if old is not None:
+            old.close(1000, "replaced")
+
+    def _lost(self, link: Connection, reason: str) -> None:
+        node = link.peer.name
+        if self._links.get(node) is link:
+            del self._links[node]
+        # First another entry, then the loss: what is sent again needs a link.
+        if link is self.entry:
+            self.entry = None
+            self._entry_there.clear()
+            if self._links and not self._closed:
+                self._make_entry(next(iter(self._links.values())))
+        self._on_lost(link, reason)
+        if self._reconnect is None:
+            self.look_again()
+
+    def look_again(self) -> None:
+        """Dial all URLs that are known by now, if there is no entry."""
+        if self.entry is not None or self._closed:
+            return
+        if self._reconnect is not None:
+            self._reconnect.cancel()
+        self._reconnect = asyncio.ensure_future(self._look())
+
+    async def _look(self) -> None:
+        try:
+            await self.open(self._known_urls())
+        except (NodeLost, NotTrusted) as error:
+            self._on_cut_off(str(error))
+        finally:
+            if self._reconnect is asyncio.current_task():
+                self._reconnect = None
+
+    def _make_entry(self, link: Connection) -> None:
+        self.entry = link
+        self._entry_there.set()
+        self._on_entry(link)
+
+
+class Requests:
+    """Requests of this client to nodes, each with one answer."""
+
+    def __init__(
+        self, links: Links, urls_of: Callable[[str], Sequence[str]] | None = None
+    ) -> None:
+        """urls_of: where a node can be dialled; None: only the entry is dialled."""
+        self._links = links
+        self._urls_of = urls_of
+        self._ids = Ids()
+        self._open: dict[bytes, tuple[Connection, asyncio.Future[Any]]] = {}
+
+    def new_id(self) -> bytes:
+        """Return an id for a request."""
+        return self._ids.next()
+
+    async def ask(
+        self,
+        message: Any,
+        parts: Parts = (),
+        link: Connection | None = None,
+        *,
+        function: str = "",
+        whole: bool = False,
+    ) -> tuple[Any, tuple[Buffer, ...]]:
+        """Send a request with an `id` and return its answer, with the parts.
+
+        link: where to send it; None: to the entry.
+        function: what an error of the node is about.
+        whole: return an error too, for who rebuilds it.
+
+        Raises:
+            NodeLost: the link was lost before the answer came.
+            MpregError: the error that the node answered with.
+        """
+        link = link or await self._links.any_entry()
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._open[message.id] = (link, future)
+        link.send(message, parts)
+        try:
+            answer, answer_parts = await future
+        finally:
+            self._open.pop(message.id, None)
+        if isinstance(answer, Failed) and not whole:
+            name = function or getattr(message, "function", type(message).__name__)
+            raise error_of(answer, answer_parts, function=name)
+        return answer, answer_parts
+
+    async def link_to(self, node: str) -> Connection:
+        """Return the link for messages to `node`, dialling it where that is allowed.
+
+        Raises:
+            NodeLost: not even the entry can be reached.
+        """
+        urls = self._urls_of(node) if self._urls_of is not None else ()
+        link = await self._links.reach(node, urls)
+        return link or await self._links.any_entry()
+
+    async def ask_node(
+        self,
+        node: str,
+        message: Relayed,
+        *,
+        link: Connection | None = None,
+        function: str = "run",
+        whole: bool = False,
+    ) -> tuple[Any, tuple[Buffer, ...]]:
+        """Send a request to `node`, through the entry where there is no direct link.
+
+        The arguments, result and errors are those of `ask`.
+        """
+        link = link or await self.link_to(node)
+        request = addressed(message, node, link)
+        return await self.ask(request, link=link, function=function, whole=whole)
+
+    def is_open(self, request_id: bytes) -> bool:
+        """Whether somebody waits for the answer to this request."""
+        return request_id in self._open
+
+    def receive(self, message: Any, parts: tuple[Buffer, ...]) -> None:
+        """Give an answer to whoever waits for it, if anybody does."""
+        _, future = self._open.get(message.id, (None, None))
+        if future is not None and not future.done():
+            future.set_result((message, parts))
+
+    def link_lost(self, link: Connection, reason: str) -> None:
+        """End the requests that were sent on a link that is gone."""
+        lost = NodeLost(link.peer.name, reason, executed="unknown")
+        for asked, future in list(self._open.values()):
+            if asked is link and not future.done():
+                future.set_exception(lost)
+
+
+def addressed(message: Relayed, node: str, link: Connection) -> Relayed | Relay:
+    """Return what to send on `link` so that `message` comes to `node`."""
+    if link.peer.name == node:
+        return message
+    return Relay(id=message.id, node=node, message=message)

@@ -1,0 +1,167 @@
+"""What has arrived of a call: noted at once, rebuilt where it is asked for.
+
+Rebuilding a value or an exception runs code of users: imports, `__setstate__`,
+whatever a pickle calls. That never happens on the loop of a client, where it could
+hold up or end the calls of others.
+"""
+
+import threading
+import time
+from typing import Any, TypeAlias
+
+from mpreg_nb.client.calls import ActiveCall, Outcome
+from mpreg_nb.client.statistics import CallRow, Journal
+from mpreg_nb.errors import NodeLost, NotPicklable, RemoteError
+from mpreg_nb.protocol.codec import Buffer, Parts
+from mpreg_nb.protocol.messages import Failed, Reply
+from mpreg_nb.serialize.code import BUILTINS
+from mpreg_nb.serialize.exceptions import call_status, error_of
+from mpreg_nb.serialize.pickle import size_bytes, unpack
+
+Rebuilt: TypeAlias = tuple[Any, BaseException | None]
+"""A value and None, or None and the error to raise."""
+
+
+class Arrived:
+    """The outcome of one call, as the bytes that came."""
+
+    __slots__ = ("_call", "_outcome", "_parts", "_rebuilding", "_rebuilt", "_row")
+
+    def __init__(
+        self,
+        call: ActiveCall,
+        outcome: Outcome,
+        parts: tuple[Buffer, ...],
+        row: CallRow,
+    ) -> None:
+        self._call = call
+        self._outcome = outcome
+        self._parts = parts
+        self._row = row
+        self._rebuilt: Rebuilt | None = None
+        self._rebuilding = threading.Lock()
+
+    @property
+    def failed(self) -> bool:
+        """Whether an error has arrived. Costs nothing: no byte is looked at."""
+        return type(self._outcome) is Failed
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether the call ended because it was cancelled."""
+        outcome = self._outcome
+        return type(outcome) is Failed and outcome.failure.kind == "cancelled"
+
+    def rebuild(self) -> Rebuilt:
+        """Return the value or the error; the same objects each time.
+
+        An error in rebuilding is the error of this call. KeyboardInterrupt alone is
+        raised: it is Stop, and the next who asks rebuilds again.
+        """
+        if self._rebuilt is None:
+            with self._rebuilding:
+                if self._rebuilt is None:
+                    self._rebuilt = self._rebuild()
+                    self._parts = ()
+        return self._rebuilt
+
+    def _rebuild(self) -> Rebuilt:
+        outcome = self._outcome
+        if type(outcome) is Failed:
+            return None, self._error(outcome)
+        began = time.perf_counter()
+        reply: Reply = outcome  # type: ignore[assignment]
+        value, error = rebuilt(self._parts or (reply.payload,), name="result")
+        if error is not None:
+            self._row.status = "failed"
+        elif reply.builtin:
+            value = BUILTINS[self._call.function](*value[0], **value[1])
+        self._row.add_unpacking(int((time.perf_counter() - began) * 1e6))
+        return value, error
+
+    def _error(self, failed: Failed) -> Exception:
+        call = self._call
+        error = error_of(
+            failed,
+            self._parts,
+            function=call.function,
+            resources=call.resources,
+            node=call.node,
+            timeout_s=call.timeout_s or 0.0,
+        )
+        if isinstance(error, NodeLost) and call.prints is not None:
+            return NodeLost(
+                error.node,
+                error.reason,
+                function=error.function,
+                executed=error.executed,
+                last_lines=call.prints.last_lines,
+            )
+        return error
+
+
+def rebuilt(parts: Parts, *, name: str) -> Rebuilt:
+    """Return what `parts` hold, or the error that rebuilding it ended in.
+
+    Raises KeyboardInterrupt, which is Stop, and nothing else.
+    """
+    try:
+        return unpack(parts, name=name), None
+    except NotPicklable as error:
+        return None, error
+
+
+def awaited(error: BaseException) -> BaseException:
+    """Return `error` as an await can raise it.
+
+    It would take a StopIteration for the end of the coroutine, and return.
+    """
+    if not isinstance(error, StopIteration):
+        return error
+    plain = RemoteError(f"StopIteration: {error}")
+    plain.__dict__.update(error.__dict__)
+    return plain
+
+
+def arrive(
+    journal: Journal,
+    call: ActiveCall,
+    outcome: Outcome,
+    parts: tuple[Buffer, ...],
+    *,
+    stopped: bool = False,
+) -> Arrived:
+    """Note in the journal what a call took, and return what has arrived of it.
+
+    What went by before it was last sent is a wait. stopped: its caller no longer
+    waits for it.
+    """
+    total_us = int((time.monotonic() - call.began) * 1e6) + call.pack_us
+    status, node = "done", ""
+    if type(outcome) is Reply:
+        node = outcome.node
+        if outcome.version and not stopped:
+            journal.add_result(call.function, outcome.version)
+    else:
+        failed: Failed = outcome  # type: ignore[assignment]
+        status = call_status(failed.failure)
+        # Who says that nobody fits has not taken the call.
+        node = "" if failed.failure.kind == "no_route" else failed.failure.node
+    entry = "" if call.to or call.link is None else call.link.peer.name
+    row = CallRow(
+        call_id=call.id.hex(),
+        function=call.function,
+        node=node,
+        via="" if entry == node else entry,
+        status="cancelled" if stopped else status,
+        waited_us=outcome.waited_us + max(0, int((call.sent - call.began) * 1e6)),
+        queued_us=outcome.queued_us,
+        run_us=outcome.run_us,
+        serialize_us=call.pack_us,
+        total_us=total_us,
+        sent_bytes=len(call.payload) + size_bytes(call.parts),
+        received_bytes=len(outcome.payload) + size_bytes(parts),
+        started_at=time.time() - total_us / 1e6,
+    )
+    journal.add(row)
+    return Arrived(call, outcome, parts, row)

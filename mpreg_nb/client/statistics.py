@@ -1,0 +1,186 @@
+"""Statistics of this client: a row and histograms for its calls, traffic of links.
+
+Nodes count it anyway and are asked only while somebody looks, so that it costs
+nothing else. Belongs to the loop of its client.
+"""
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+from hdrh.histogram import HdrHistogram
+
+from mpreg_nb.client.connections import Links, Requests
+from mpreg_nb.errors import MpregError
+from mpreg_nb.protocol.messages import Traffic, TrafficAsk
+
+KEPT_CALLS = 10_000
+
+LONGEST_US = 24 * 3600 * 1_000_000
+"""Histograms end here; a longer call counts as this long."""
+
+DIGITS = 3
+"""Decimal digits that a percentile is right to."""
+
+
+class CallRow(msgspec.Struct, gc=False):
+    """One call that has ended. Times in microseconds."""
+
+    call_id: str
+    function: str
+    node: str  # that took it, "" if none did
+    via: str  # the node of the link that it went through, "" if directly
+    status: str  # done, failed, cancelled or lost
+    queued_us: int
+    run_us: int
+    serialize_us: int
+    total_us: int
+    sent_bytes: int
+    received_bytes: int
+    started_at: float  # wall clock
+    waited_us: int = 0  # for a node that fits, or that has room
+    run: str = ""  # of which run, if it was a call of a step
+    step: str = ""
+
+    @property
+    def network_us(self) -> int:
+        """What is left when waits, queue, run and serialisation are taken off."""
+        known_us = self.waited_us + self.queued_us + self.run_us + self.serialize_us
+        return max(0, self.total_us - known_us)
+
+    def add_unpacking(self, unpack_us: int) -> None:
+        """Count the time in which the result was rebuilt, where it was asked for."""
+        self.serialize_us += unpack_us
+        self.total_us += unpack_us
+
+
+class Journal:
+    """The last calls, and a histogram per function and node."""
+
+    def __init__(self) -> None:
+        self._rows: deque[CallRow] = deque(maxlen=KEPT_CALLS)
+        self._fresh: list[CallRow] = []
+        self._histograms: dict[tuple[str, str], HdrHistogram] = {}
+        self._digesting = threading.Lock()  # two threads may ask at the same time
+        self._digested = 0
+        self.results: dict[tuple[str, str], int] = {}
+        """How many results came of each (function, version), steps of runs included."""
+        self.wall_offset_s = time.time() - time.perf_counter()
+        """Added to a reading of perf_counter, gives the wall time of a row."""
+
+    def add(self, row: CallRow) -> None:
+        """Note a call that has ended."""
+        self._rows.append(row)
+        self._fresh.append(row)
+        if len(self._fresh) >= KEPT_CALLS:
+            self._digest()
+
+    def add_result(self, function: str, version: str) -> None:
+        """Count one result of one version of a function."""
+        key = (function, version)
+        self.results[key] = self.results.get(key, 0) + 1
+
+    def rows(self) -> tuple[CallRow, ...]:
+        """Return the last calls, oldest first."""
+        return tuple(self._rows)
+
+    @property
+    def count(self) -> int:
+        """How many calls were noted since the beginning, those not kept included."""
+        with self._digesting:
+            return self._digested + len(self._fresh)
+
+    @property
+    def last(self) -> CallRow | None:
+        """The call that ended last."""
+        return self._rows[-1] if self._rows else None
+
+    def histograms(self) -> dict[tuple[str, str], HdrHistogram]:
+        """Return (function, node) -> histogram of total microseconds."""
+        self._digest()
+        return dict(self._histograms)
+
+    def _digest(self) -> None:
+        with self._digesting:
+            fresh, self._fresh = self._fresh, []
+            self._digested += len(fresh)
+            for row in fresh:
+                if not row.node:
+                    continue
+                key = (row.function, row.node)
+                histogram = self._histograms.get(key)
+                if histogram is None:
+                    histogram = HdrHistogram(1, LONGEST_US, DIGITS)
+                    self._histograms[key] = histogram
+                histogram.record_value(min(max(1, row.total_us), LONGEST_US))
+
+
+EVERY_S = 2.0
+"""Nodes are asked at most so often."""
+
+PER_NODE_S = 0.05
+"""And more seldom if there are many: a hundred nodes every five seconds."""
+
+PATIENCE_S = 2.0
+"""A node that is paused or lost does not answer; it is left out."""
+
+
+class TrafficPoll:
+    """Asks all nodes that can be reached, and keeps what they told last."""
+
+    def __init__(
+        self,
+        links: Links,
+        requests: Requests,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._links = links
+        self._requests = requests
+        self._now = now
+        self._asking: asyncio.Task[None] | None = None
+        self._due = -math.inf
+        self.round = 0
+        """How often they were asked; what they told is of the last round."""
+        self.told: tuple[Traffic, ...] = ()
+        self.told_at = -math.inf
+        """When the last round ended, by its clock."""
+
+    def begin(self) -> None:
+        """Begin to ask, unless that was done just before. Returns at once."""
+        now = self._now()
+        if self._asking is None and now >= self._due:
+            nodes = len(self._links.open_links)
+            self._due = now + max(EVERY_S, PER_NODE_S * nodes)
+            self._asking = asyncio.ensure_future(self._ask())
+
+    async def ask(self) -> None:
+        """Ask all nodes, and return when all that will answer have done so."""
+        self.begin()
+        if self._asking is not None:
+            await self._asking
+
+    async def _ask(self) -> None:
+        try:
+            nodes = self._links.open_links
+            answers = await asyncio.gather(*map(self._ask_node, nodes))
+            self.told = tuple(answer for answer in answers if answer is not None)
+            self.told_at = self._now()
+            self.round += 1
+        finally:
+            self._asking = None
+
+    async def _ask_node(self, node: str) -> Traffic | None:
+        link = self._links.direct(node, ())
+        if link is None:
+            return None
+        request = TrafficAsk(id=self._requests.new_id())
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                answer, _ = await self._requests.ask(request, link=link)
+        except (MpregError, TimeoutError):
+            return None
+        return answer if isinstance(answer, Traffic) else None

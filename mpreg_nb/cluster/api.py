@@ -1,0 +1,304 @@
+"""`up`, `connect`, `adopt`, `down`, `ps`, and the verbs of the current cluster."""
+
+import os
+import threading
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from mpreg_nb.boundary import public
+from mpreg_nb.client.future import Future
+from mpreg_nb.cluster import current as open_clusters
+from mpreg_nb.cluster.cluster import AdoptedCluster, Callee, Cluster
+from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.cluster.current import all_clusters, current
+from mpreg_nb.cluster.function import Function, View
+from mpreg_nb.cluster.registration import tell_stale
+from mpreg_nb.launcher.cluster_files import Ledger
+from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, read_spec
+from mpreg_nb.names import check_url
+from mpreg_nb.node.environment import fill_standard_files
+from mpreg_nb.transport.token import load_token
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mpreg_nb.cluster.doctor import Findings
+    from mpreg_nb.cluster.run import Run
+    from mpreg_nb.workflows.builder import Flow
+
+
+_starting = threading.RLock()
+
+
+def _start_anew() -> None:
+    """Replace the lock in a forked child: who held it is not there."""
+    global _starting
+    _starting = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_start_anew)
+
+
+@public
+def up(
+    nodes: Wanted = 3,
+    *,
+    workers: int | None = None,
+    slots: int | None = None,
+    keep: bool | None = None,
+    fresh: bool = False,
+    name: str = "",
+    token: str | None = None,
+    timeout: float | None = None,
+) -> Cluster:
+    """Start nodes on this machine and return the cluster; idempotent.
+
+    nodes: a number, a dict of name -> resources, or words as for `%mpreg up`. The
+        same nodes again return the running cluster; more nodes are added; a node that
+        died, or whose resources changed, is started again; fewer change nothing.
+    workers: processes per node that run user code.
+    slots: calls at once in each worker.
+    keep: the nodes outlive this process; see `adopt`.
+    fresh: end running nodes first.
+    timeout: seconds in which each node must be ready.
+    Options that are not given are as in `mp.config()`.
+
+    Raises:
+        StartFailed: a node did not start; its last log lines are in the message.
+    """
+    fill_standard_files()
+    specs = read_spec(nodes)
+    workers = CONFIG.workers if workers is None else workers
+    slots = CONFIG.slots if slots is None else slots
+    timeout = CONFIG.start_timeout_s if timeout is None else timeout
+    _check_count("workers", workers, 0)
+    _check_count("slots", slots, 1)
+    with _starting:  # of several threads one starts the cluster, the others find it
+        running = [c for c in open_clusters.all_clusters() if c.started_here]
+        if fresh:
+            for cluster in running:
+                cluster.down()
+        elif running:
+            cluster = running[-1]
+            cluster.grow(specs, timeout)
+            open_clusters.enter(cluster)
+            return cluster
+        secret = load_token(token)
+        local = LocalNodes(
+            secret,
+            name=name,
+            keep=CONFIG.keep if keep is None else keep,
+            notebook=os.environ.get("JPY_SESSION_NAME", ""),
+            workers=workers,
+            slots=slots,
+        )
+        try:
+            local.start(specs, timeout)
+            cluster = Cluster(tuple(local.urls.values()), secret, nodes=local)
+        except BaseException:
+            local.close()
+            raise
+        try:
+            cluster.wait_for(*(spec.name for spec in specs))
+        except BaseException:
+            cluster.down()
+            raise
+        return _compared(cluster)
+
+
+@public
+def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluster:
+    """Connect to a running cluster by the URL of any of its nodes.
+
+    urls: tried in order until one answers.
+    token: the cluster's token; by default MPREG_NB_TOKEN, MPREG_NB_TOKEN_FILE or the
+        token file of this user.
+    direct: also open connections to the other nodes that can be reached; False
+        sends everything through the first node.
+
+    Raises:
+        NotTrusted: the token is not the cluster's.
+        NodeLost: no node answers at any of `urls`.
+        ValueError: one of `urls` is not the URL of a node.
+    """
+    if not urls:
+        raise TypeError("connect needs the URL of a node: mp.connect('ws://HOST:PORT')")
+    for url in urls:
+        check_url(url)
+    fill_standard_files()
+    cluster = Cluster(urls, load_token(token), direct=direct)
+    return _compared(cluster)
+
+
+@public
+def adopt(name: str | None = None) -> Cluster:
+    """Take over a cluster that was started with keep=True, together with its runs.
+
+    `cluster.runs()` lists the runs, including those of ended processes, and
+    `cluster.get_run(id)` returns one; running ones print here. `cluster.down()` ends
+    the nodes, `cluster.disconnect()` lets them run. A cluster that this process
+    already holds is returned as it is.
+
+    name: may be omitted if there is only one kept cluster.
+
+    Raises:
+        NoCluster: there is none of that name, or there are several and no name was
+            given.
+    """
+    entry = Ledger().find(name, only_kept=True)
+    for cluster in open_clusters.all_clusters():
+        if cluster.name == entry.cluster:
+            open_clusters.enter(cluster)
+            return cluster
+    return _compared(AdoptedCluster(entry))
+
+
+@public
+def down(name: str | None = None) -> tuple[str, ...]:
+    """End the cluster of this process, or the one of this user that has `name`.
+
+    Without a name, and without a cluster in this process: the user's kept cluster
+    whose owner has ended, if there is exactly one. Returns the names of the nodes
+    that ended.
+
+    Raises:
+        NoCluster: there is none to end; the message lists the clusters of other
+            programs with their owners.
+    """
+    held = open_clusters.all_clusters()
+    if name is None and held:
+        return _end(open_clusters.current())
+    for cluster in held:
+        if name is not None and cluster.name == name:
+            return _end(cluster)
+    return Ledger().end(name)
+
+
+def _end(cluster: Cluster) -> tuple[str, ...]:
+    nodes = cluster.own_nodes
+    cluster.down()
+    return cluster.ended_nodes if isinstance(cluster, AdoptedCluster) else nodes
+
+
+@public
+def ps() -> "pd.DataFrame":
+    """Return one row per node that this user started here, nodes run by hand too.
+
+    Columns: cluster, node, state, resources, pid, notebook, started_at.
+    """
+    from mpreg_nb.view.frames import ps_frame
+
+    return ps_frame(Ledger().rows())
+
+
+def _compared(cluster: Cluster) -> Cluster:
+    try:
+        cluster.warn_of_versions()
+    except BaseException:  # interrupted, or warnings are errors
+        if cluster.started_here:
+            cluster.down()
+        else:
+            cluster.disconnect()
+        raise
+    return cluster
+
+
+def _check_count(what: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} must be a whole number, not {value!r}")
+    if value < least:
+        raise ValueError(f"{what} must be at least {least}, not {value}")
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def function(local: Callable[P, R], /) -> Function[P, R]: ...
+
+
+@overload
+def function(
+    *,
+    name: str | None = None,
+    resources: str | Iterable[str] = (),
+    idempotent: bool = False,
+    isolation: str = "process",
+) -> Callable[[Callable[P, R]], Function[P, R]]: ...
+
+
+@public
+def function(local: Any = None, /, **options: Any) -> Any:
+    """Decorate a function so that it can be called here and on the cluster.
+
+    It is registered at once if there is a current cluster; otherwise, and on a
+    cluster that is started later, at its first use. See `Cluster.function`.
+    """
+
+    @public
+    def decorate(plain: Callable[P, R]) -> Function[P, R]:
+        made = Function(plain, **options, cluster=current)
+        if all_clusters():
+            tell_stale(current().register(made))
+        return made
+
+    return decorate if local is None else decorate(local)
+
+
+@public
+def register(
+    function: Any,
+    name: str | None = None,
+    resources: str | Iterable[str] = (),
+    *,
+    idempotent: bool = False,
+    isolation: str = "process",
+) -> "Function[Any, Any]":
+    """Register on the current cluster; see `Cluster.register`."""
+    return current().register(
+        function, name, resources, idempotent=idempotent, isolation=isolation
+    )
+
+
+@public
+def call(function: Callee, /, *args: Any, **kwargs: Any) -> Any:
+    """Call on the current cluster; see `Cluster.call`."""
+    return current().call(function, *args, **kwargs)
+
+
+@public
+def submit(function: Callee, /, *args: Any, **kwargs: Any) -> Future[Any]:
+    """Submit a call on the current cluster; see `Cluster.submit`."""
+    return current().submit(function, *args, **kwargs)
+
+
+@public
+def map(function: Callee, /, *iterables: Iterable[Any]) -> list[Any]:
+    """Map on the current cluster; see `Cluster.map`."""
+    return current().map(function, *iterables)
+
+
+@public
+def on(
+    *resources: str,
+    node: str | None = None,
+    timeout: float | None = None,
+    wait: float | None = None,
+) -> View:
+    """Restrict calls on the current cluster; see `Cluster.on`."""
+    return current().on(*resources, node=node, timeout=timeout, wait=wait)
+
+
+@public
+def workflow(name: str) -> "Flow[Run, Any]":
+    """Create a workflow on the current cluster; see `Cluster.workflow`."""
+    return current().workflow(name)
+
+
+@public
+def doctor() -> "Findings":
+    """Check this installation and its clusters, and suggest fixes."""
+    from mpreg_nb.cluster.doctor import examine
+
+    return examine()

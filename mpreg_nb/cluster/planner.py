@@ -1,0 +1,380 @@
+"""Turns a workflow into messages for a node, and plans where steps would run."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, TypeAlias
+
+import msgspec
+
+from mpreg_nb.client.calls import CallOptions
+from mpreg_nb.client.client import Client
+from mpreg_nb.cluster.registration import unwrapped
+from mpreg_nb.errors import InvalidWorkflow, NoRoute
+from mpreg_nb.names import nearest
+from mpreg_nb.protocol.codec import Buffer, Parts
+from mpreg_nb.protocol.messages import Given, RunStart, SideCall, StepPlan, run_id
+from mpreg_nb.routing.router import Refused, Router, Verdict, Wanted
+from mpreg_nb.serialize.pickle import pack, pack_call, size_bytes
+from mpreg_nb.settings import INLINE_BYTES
+from mpreg_nb.view.explain import PlanRow
+from mpreg_nb.workflows.graph import (
+    Arrow,
+    Box,
+    Diagram,
+    Reference,
+    Step,
+    StepFunction,
+    Value,
+    Workflow,
+    type_name,
+)
+from mpreg_nb.working_folder import here
+
+Callee: TypeAlias = Callable[[StepFunction], tuple[str, CallOptions]]
+"""Gives the name under which a function is registered, and how to call just that."""
+
+Inline: TypeAlias = Callable[[Parts], tuple[bytes, tuple[Buffer, ...]]]
+"""Parts as payload and parts of a message: one of both is empty."""
+
+
+@dataclass(slots=True)
+class Packed:
+    """A step, the parts of all its calls, and the steps that they refer to."""
+
+    plan: StepPlan
+    parts: tuple[Buffer, ...] = ()
+    inputs: tuple[str, ...] = ()
+    undo_inputs: tuple[str, ...] = ()
+    callees: tuple[tuple[StepFunction, SideCall], ...] = ()
+    """Functions that are called besides that of the step."""
+    given: tuple[tuple[Given, Parts], ...] = ()
+    """Large arguments that all items of a map share; they travel as inputs do."""
+
+
+class Packer:
+    """Pickles the arguments of steps, and registers their functions."""
+
+    def __init__(self, callee: Callee, inline: Inline) -> None:
+        self._callee = callee
+        self._inline = inline
+        self._number = count()  # for names of shared arguments
+
+    def step(self, step: Step) -> Packed:
+        """Return what travels of `step`.
+
+        Raises:
+            NotPicklable: an argument cannot travel.
+            PayloadTooLarge: nor can so much.
+        """
+        function, args, kwargs = unwrapped(step.function, step.args, step.kwargs)
+        name, options = self._callee(function)
+        item = f"{step.name}/item"
+        if step.over is not None:
+            before = len(args) - len(step.args)  # those that a partial brings
+            args = (*args[:before], Reference(item), *args[before:])
+            found: tuple[str, ...] = (item,)
+        else:
+            found = step.inputs
+        packed, found = pack_call(args, dict(kwargs), found)
+        given: tuple[tuple[Given, Parts], ...] = ()
+        if step.over is not None and size_bytes(packed) > INLINE_BYTES:
+            kwargs, given = self._shared(kwargs)
+            packed, found = pack_call(args, kwargs, (item,))
+        payload, parts = self._inline(packed)
+        plan = StepPlan(
+            name=step.name,
+            function=name,
+            payload=payload,
+            parts=len(parts),
+            version=options.version,
+            resources=step.resources,
+            node=step.node,
+            inputs=found if step.over is None else found[1:],
+            after=step.after,
+            attempts=step.more_attempts + 1,
+            retry_on=tuple(type_name(cls) for cls in step.retry_on),
+            timeout_ms=None if step.timeout_s is None else int(step.timeout_s * 1e3),
+            idempotent=options.idempotent,
+        )
+        if step.over is None and step.fallback is None and step.undo is None:
+            return Packed(plan, parts, plan.inputs)
+        made = self._with_sides(step, plan, parts)
+        made.given = given
+        shared = {value.name for value, _ in given}
+        made.inputs = tuple(name for name in made.inputs if name not in shared)
+        return made
+
+    def given(self, inputs: Mapping[str, Any]) -> Iterator[tuple[Given, Parts]]:
+        """Return the inputs of a workflow, each with its parts.
+
+        Raises:
+            NotPicklable: one cannot travel.
+        """
+        for name, value in inputs.items():
+            yield self._value(value, name=name, what=f"input {name!r}")
+
+    def _shared(
+        self, all_given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], tuple[tuple[Given, Parts], ...]]:
+        """Take the large arguments out of a map: they would travel with each item."""
+        kwargs = dict(all_given)
+        given: list[tuple[Given, Parts]] = []
+        for key, value in all_given.items():
+            packed, refers = pack_call((), {key: value})
+            if not refers and size_bytes(packed) > INLINE_BYTES:
+                name = f"/{next(self._number)}"  # no name of a step has a slash
+                given.append(self._value(value, name=name, what=key))
+                kwargs[key] = Reference(name)
+        return kwargs, tuple(given)
+
+    def _with_sides(
+        self, step: Step, plan: StepPlan, parts: tuple[Buffer, ...]
+    ) -> Packed:
+        made = Packed(plan, parts, plan.inputs)
+        split: SideCall | None = None
+        fallback: SideCall | Given | None = None
+        undo: SideCall | None = None
+        if step.over is not None:
+            kwargs = {"over": step.over.value, "step": step.name}
+            function, _, _ = unwrapped(step.function, (), {})
+            split = self._call(made, function, (), kwargs)
+            made.inputs = (*split.inputs, *made.inputs)
+        if isinstance(step.fallback, Value):
+            what = f"the fallback of step {step.name!r}"
+            fallback, more = self._value(step.fallback.value, name="", what=what)
+            made.parts = (*made.parts, *more)
+        elif step.fallback is not None:
+            failure = (Reference(f"{step.name}/failure"),)
+            fallback = self._call(made, step.fallback, failure, {}, inputs=())
+            made.callees = (*made.callees, (step.fallback, fallback))
+        if step.undo is not None:
+            takes_back = step.undo
+            function = takes_back.function
+            undo = self._call(made, function, takes_back.args, takes_back.kwargs)
+            made.undo_inputs = undo.inputs
+            made.callees = (*made.callees, (function, undo))
+        made.plan = msgspec.structs.replace(
+            plan, split=split, fallback=fallback, undo=undo
+        )
+        return made
+
+    def _call(
+        self,
+        made: Packed,
+        function: StepFunction,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        inputs: tuple[str, ...] | None = None,
+    ) -> SideCall:
+        function, args, kwargs = unwrapped(function, args, kwargs)
+        name, options = self._callee(function)
+        packed, found = pack_call(args, kwargs)
+        payload, parts = self._inline(packed)
+        made.parts = (*made.parts, *parts)
+        return SideCall(
+            function=name,
+            payload=payload,
+            parts=len(parts),
+            version=options.version,
+            inputs=found if inputs is None else inputs,
+            idempotent=options.idempotent,
+        )
+
+    def _value(self, value: Any, *, name: str, what: str) -> tuple[Given, Parts]:
+        payload, parts = self._inline(pack(value, name=what))
+        return Given(name=name, payload=payload, parts=len(parts)), parts
+
+
+class Planner:
+    """Prepares workflows for one cluster."""
+
+    def __init__(
+        self,
+        client: Client,
+        router: Callable[[], Router],
+        registered: Callable[[Any], tuple[str, CallOptions]],
+    ) -> None:
+        self._client = client
+        self._router = router
+        self._registered = registered
+        self._packer = Packer(self._callee, client.inline)
+
+    def request(self, workflow: Workflow) -> tuple[RunStart, tuple[Buffer, ...]]:
+        """Register its functions, pickle its arguments, check it against the cluster.
+
+        Raises:
+            InvalidWorkflow: a function is not in the catalog.
+            NoRoute: no live node holds what a step asks for.
+            NotPicklable: an argument cannot travel.
+        """
+        packed = {step.name: self._packer.step(step) for step in workflow.steps}
+        _check_found(workflow, packed)
+        for step in workflow.steps:
+            made = packed[step.name]
+            self._check(workflow, step, step.function, made.plan)
+            for function, side in made.callees:
+                self._check(workflow, step, function, side)
+        parts: list[Buffer] = []
+        for made in packed.values():
+            parts.extend(made.parts)
+        inputs: list[Given] = []
+        shared = [pair for made in packed.values() for pair in made.given]
+        for given, given_parts in (*shared, *self._packer.given(workflow.inputs)):
+            inputs.append(given)
+            parts.extend(given_parts)
+        request = RunStart(
+            id=run_id(),
+            workflow=workflow.name,
+            steps=tuple(made.plan for made in packed.values()),
+            inputs=tuple(inputs),
+            folder=here(),
+        )
+        return request, tuple(parts)
+
+    def rows(self, workflow: Workflow) -> tuple[PlanRow, ...]:
+        """Return where each step would run now. Registers the functions."""
+        rows = []
+        for step in workflow.steps:
+            name, options = self._callee(step.function)
+            verdicts = self._verdicts(step, name, options)
+            fitting = [verdict for verdict in verdicts if not verdict.reason]
+            best = min(fitting, key=lambda v: (v.score, v.node), default=None)
+            newest = self._client.offer(name)
+            version = options.version or (newest.version if newest else "")
+            resources = step.resources | (newest.resources if newest else frozenset())
+            rows.append(
+                PlanRow(
+                    step=step.name,
+                    function=name,
+                    version=version[:6],
+                    resources=tuple(sorted(resources)),
+                    candidates=tuple(verdict.node for verdict in fitting),
+                    rejected=tuple((v.node, v.reason) for v in verdicts if v.reason),
+                    chosen=best.node if best is not None else "",
+                    loads=tuple((v.node, _load(v)) for v in fitting),
+                )
+            )
+        return tuple(rows)
+
+    def _callee(self, function: StepFunction) -> tuple[str, CallOptions]:
+        function, _, _ = unwrapped(function, (), {})
+        if isinstance(function, str):
+            return function, CallOptions()
+        return self._registered(function)
+
+    def _check(
+        self,
+        workflow: Workflow,
+        step: Step,
+        function: StepFunction,
+        call: StepPlan | SideCall,
+    ) -> None:
+        name = call.function
+        if isinstance(function, str) and self._client.offer(name) is None:
+            names = {offer.function for _, offer in self._client.mirror.entries()}
+            meant = nearest(name, names)
+            raise InvalidWorkflow(
+                f"step {step.name!r} of workflow {workflow.name!r} calls {name!r}, "
+                "which is not registered."
+                + (f" Did you mean {meant!r}?" if meant else "")
+                + " Pass the function itself, or register it first"
+            )
+        if function is step.fallback:  # it runs wherever its function can
+            step = replace(step, resources=frozenset(), node=None)
+        verdicts = self._verdicts(step, name, CallOptions(version=call.version))
+        if any(not verdict.reason for verdict in verdicts):
+            return
+        newest = self._client.offer(name)
+        wanted = step.resources | (newest.resources if newest else frozenset())
+        held = {
+            picture.record.name: picture.record.resources
+            for picture in self._client.mirror.nodes
+            if picture.record.name in {verdict.node for verdict in verdicts}
+        }
+        choice = self._router().choose(
+            Wanted(name, call.version, step.resources, step.node), self._client.now()
+        )
+        reason = choice.reason if isinstance(choice, Refused) else ""
+        raise NoRoute(name, wanted, held, held=held, pinned=step.node, reason=reason)
+
+    def _verdicts(
+        self, step: Step, function: str, options: CallOptions
+    ) -> tuple[Verdict, ...]:
+        wanted = Wanted(function, options.version, step.resources, step.node)
+        return self._router().explain(wanted, self._client.now())
+
+
+def _check_found(workflow: Workflow, packed: Mapping[str, Packed]) -> None:
+    """Check again, if pickling found references inside of other objects."""
+    hidden = any(
+        not set(packed[step.name].inputs) <= set(step.inputs)
+        or (
+            step.undo
+            and not set(packed[step.name].undo_inputs) <= set(step.undo.inputs)
+        )
+        for step in workflow.steps
+    )
+    if hidden:
+        complete = workflow.including({name: p.inputs for name, p in packed.items()})
+        complete.check_mentions({name: p.undo_inputs for name, p in packed.items()})
+
+
+def _load(verdict: Verdict) -> str:
+    load = verdict.reported
+    if load is None:
+        return ""
+    queued = f", {load.queued} queued" if load.queued else ""
+    return f"{load.running} of {load.slots} busy{queued}"
+
+
+def planned_diagram(
+    workflow: str,
+    plans: Sequence[StepPlan],
+    needs: Callable[[str], frozenset[str]],
+) -> Diagram:
+    """Return the workflow of a run as boxes and arrows.
+
+    needs: returns the resources that the function of a name was registered with.
+    """
+    arrows = tuple(arrow for plan in plans for arrow in _arrows(plan))
+    steps = {plan.name for plan in plans}
+    inputs = dict.fromkeys(a.source for a in arrows if a.source not in steps)
+    boxes = (_box(plan, needs(plan.function)) for plan in plans)
+    given = (Box(name=name, kind="input") for name in inputs)
+    return Diagram(name=workflow, boxes=(*given, *boxes), arrows=arrows)
+
+
+def _box(plan: StepPlan, needs: frozenset[str]) -> Box:
+    return Box(
+        name=plan.name,
+        kind="step" if plan.split is None else "map",
+        function=plan.function,
+        resources=tuple(sorted(plan.resources | needs)),
+        notes=tuple(_notes(plan)),
+        undo="" if plan.undo is None else plan.undo.function,
+    )
+
+
+def _arrows(plan: StepPlan) -> Iterator[Arrow]:
+    split = () if plan.split is None else plan.split.inputs
+    inputs = dict.fromkeys((*split, *plan.inputs))
+    for source in inputs:
+        yield Arrow(source=source, target=plan.name)
+    for source in plan.after:
+        if source not in inputs:
+            yield Arrow(source=source, target=plan.name, order_only=True)
+
+
+def _notes(plan: StepPlan) -> Iterator[str]:
+    if plan.node is not None:
+        yield f"only on {plan.node}"
+    if plan.attempts > 1:
+        yield f"retry {plan.attempts - 1}"
+    if plan.timeout_ms is not None:
+        yield f"within {plan.timeout_ms / 1e3:g} s"
+    match plan.fallback:
+        case Given():
+            yield "fallback: a value"
+        case SideCall(function=function):
+            yield f"fallback: {function}"

@@ -1,0 +1,1 @@
+"""Starts nodes on this machine, and keeps record of who started what."""

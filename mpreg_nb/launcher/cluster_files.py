@@ -1,0 +1,640 @@
+"""Files of this user's clusters: who started what, kept private to the user.
+
+A cluster is entered before its first node starts and struck out after its last
+has ended, so that whatever happens in between, `mp.ps()` can list its nodes and
+`mp.down()` can end them.
+
+Each is an entry of its own, with the process of the node as its owner. So `ps` lists
+it, `down NAME` ends it, and what a killed one leaves is deleted like that of others.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import platform
+import secrets
+import shlex
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+from urllib.parse import quote, unquote
+
+import msgspec
+
+from mpreg_nb.cures import cure
+from mpreg_nb.errors import NoCluster
+from mpreg_nb.launcher.pid import Stamp, end_all, is_alive, stamp
+from mpreg_nb.names import check_name, nearest
+from mpreg_nb.settings import NodeSettings
+
+LONGEST_STEM = 100
+"""Bytes; most systems end file names at 255, and suffixes come on top."""
+
+
+def state_folder() -> Path:
+    """Return `$XDG_STATE_HOME/mpreg_nb`, else `~/.local/state/mpreg_nb`."""
+    base = _absolute("XDG_STATE_HOME")
+    if base is None:
+        base = Path(os.path.expanduser("~"), ".local", "state")
+    return base / "mpreg_nb"
+
+
+def ledger_folders() -> tuple[Path, ...]:
+    """Return where ledger files may be; the first is where new ones are written.
+
+    Both are read, since a user's kernel and terminal may differ in whether they
+    have a folder for run-time files. After `su` it may be another user's.
+    """
+    runtime = _absolute("XDG_RUNTIME_DIR")
+    own = (
+        runtime is not None
+        and os.access(runtime, os.W_OK | os.X_OK)
+        and runtime.stat().st_uid == os.geteuid()
+    )
+    fallback = state_folder() / "clusters"
+    return (runtime / "mpreg_nb", fallback) if runtime and own else (fallback,)
+
+
+def file_stem(name: str) -> str:
+    """Return a file name for `name`, whatever is in it; no two share one.
+
+    >>> file_stem("calm-otter"), file_stem(".."), file_stem("ß")
+    ('calm-otter', '%2E%2E', '%C3%9F')
+    """
+    # Without dots it is no hidden file, no way up, and its suffix is ours.
+    stem = quote(name, safe=" ").replace(".", "%2E")
+    if len(stem) <= LONGEST_STEM:
+        return stem
+    return hashlib.sha256(name.encode()).hexdigest()
+
+
+def _absolute(variable: str) -> Path | None:
+    # Relative ones are to be ignored, says the XDG base directory specification.
+    value = os.environ.get(variable, "")
+    return Path(value) if os.path.isabs(value) else None
+
+
+LARGEST_BYTES = 4 << 20
+"""Of a file that is read whole; the files of this package are far smaller."""
+
+
+def private_folder(path: Path) -> Path:
+    """Return `path`, made with mode 0700 if it is not there.
+
+    Raises PermissionError, with the cure, when it is there and others may enter
+    it, somebody else owns it, or it is a link; OSError when it cannot be made.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    check_private_folder(path)
+    return path
+
+
+def check_private_folder(path: Path) -> None:
+    """Raise what `private_folder` raises, but make nothing."""
+    status = path.lstat()
+    _check_owner(path, status)
+    if not stat.S_ISDIR(status.st_mode):
+        raise PermissionError(f"{path} is not a folder. Move it away")
+    if status.st_mode & 0o077:
+        raise PermissionError(
+            f"other users can enter {path}. Close it: chmod 700 '{path}'"
+        )
+
+
+def read_private(path: Path) -> bytes:
+    """Return the content of a file that only its user can have written.
+
+    Raises FileNotFoundError, and PermissionError, with the cure, as
+    `private_folder` does; ValueError when it is far too large.
+    """
+    _check_owner(path, path.lstat())
+    # Not blocking: in place of a file there may be a pipe.
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+    with open(os.open(path, flags), "rb") as file:
+        status = os.fstat(file.fileno())
+        _check_owner(path, status)
+        if not stat.S_ISREG(status.st_mode):
+            raise PermissionError(f"{path} is not a file. Move it away")
+        if status.st_mode & 0o077:
+            raise PermissionError(
+                f"other users can open {path}. Close it: chmod 600 '{path}'"
+            )
+        content = file.read(LARGEST_BYTES + 1)
+    if len(content) > LARGEST_BYTES:
+        raise ValueError(f"{path} is too large to be one of this package's files")
+    return content
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Replace the file `path` as a whole: a reader sees the old or the new one."""
+    # The hidden name is never taken for a file that is ready.
+    unready = path.with_name(f".{path.name[:64]}.{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with open(os.open(unready, flags, 0o600), "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unready, path)
+    except BaseException:
+        unready.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let nobody else of this user into the same block, in any process or thread.
+
+    Blocks until the others are out; the system frees what a dead process held.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(folder / ".lock", flags, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISLNK(status.st_mode):
+        raise PermissionError(
+            f"{path} is a symbolic link, and links are not followed. Remove it"
+        )
+    if status.st_uid != os.geteuid():
+        raise PermissionError(f"{path} belongs to another user. Move it away")
+
+
+class RecordedNode(msgspec.Struct, frozen=True, kw_only=True):
+    """One node process of a cluster."""
+
+    name: str
+    resources: tuple[str, ...]
+    url: str
+    process: Stamp
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One cluster; replace it as a whole with `Ledger.record`."""
+
+    cluster: str
+    cluster_id: str
+    host: str  # whose process ids these are: homes are shared between machines
+    owner: Stamp  # the process that started it
+    keep: bool
+    notebook: str  # path, or "" if it was no notebook
+    started_at: Annotated[float, msgspec.Meta(ge=0, le=2.5e11)]  # seconds since 1970
+    workers: int = 1
+    slots: int = 1
+    by_hand: bool = False  # one node, started with `mpreg-nb node`
+    nodes: tuple[RecordedNode, ...] = ()
+
+
+class LedgerRow(NamedTuple):
+    """One node, as `mp.ps()` shows it."""
+
+    cluster: str
+    node: str
+    state: Literal["alive", "dead", "elsewhere"]  # elsewhere: on another machine
+    resources: tuple[str, ...]
+    pid: int
+    notebook: str
+    started_at: datetime
+    by_hand: bool
+
+
+def is_here(entry: Entry) -> bool:
+    """Return whether the processes of `entry` are on this machine."""
+    return entry.host == platform.node()
+
+
+def owned(entry: Entry) -> bool:
+    """Return whether the process that started the cluster still runs; if it is here."""
+    return is_alive(entry.owner)
+
+
+def stale(entry: Entry) -> bool:
+    """Return whether `entry` has outlived its cluster.
+
+    Then no node runs any more, nor the process that would start them again. Of
+    another machine's clusters that cannot be known.
+    """
+    processes = (entry.owner, *(node.process for node in entry.nodes))
+    return is_here(entry) and not any(is_alive(process) for process in processes)
+
+
+def rows_of(entry: Entry) -> tuple[LedgerRow, ...]:
+    """Return every node of a cluster, in the order of its start."""
+    return tuple(
+        LedgerRow(
+            cluster=entry.cluster,
+            node=node.name,
+            state=_state(entry, node),
+            resources=node.resources,
+            pid=node.process.pid,
+            notebook=entry.notebook,
+            started_at=datetime.fromtimestamp(entry.started_at, UTC),
+            by_hand=entry.by_hand,
+        )
+        for node in entry.nodes
+    )
+
+
+def read_entry(path: Path) -> Entry:
+    """Return what is in a ledger file.
+
+    Raises OSError when it must not be used, ValueError when it makes no sense.
+    """
+    content = read_private(path)
+    try:
+        entry = msgspec.json.decode(content, type=Entry)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} is damaged and was ignored ({error}). The next start deletes it"
+        ) from None
+    if file_stem(entry.cluster) != path.stem:
+        raise ValueError(f"{path} belongs to another cluster and was ignored")
+    return entry
+
+
+def _state(entry: Entry, node: RecordedNode) -> Literal["alive", "dead", "elsewhere"]:
+    if not is_here(entry):
+        return "elsewhere"
+    return "alive" if is_alive(node.process) else "dead"
+
+
+_FIRST = (
+    "amber brave bright calm clear clever cosy crisp eager early fair fond gentle "
+    "glad golden green keen kind lively lucky mellow merry misty noble patient plain "
+    "proud quick quiet rapid silver steady sunny swift tidy warm wise young"
+).split()
+_SECOND = (
+    "badger beaver bison crane curlew deer dove falcon finch fox gecko gull hare "
+    "heron ibis jay kestrel lark lynx marten mole newt otter owl panda pike plover "
+    "puffin raven robin seal shrew sparrow stork swan tern trout vole wren yak"
+).split()
+
+
+def free_name(
+    taken: Collection[str], *, choose: Callable[[list[str]], str] = secrets.choice
+) -> str:
+    """Return a name of two words that is not among `taken`.
+
+    >>> free_name({"amber-badger"}, choose=lambda words: words[0])[:13]
+    'amber-badger-'
+    """
+    name = ""
+    for _ in range(20):
+        name = f"{choose(_FIRST)}-{choose(_SECOND)}"
+        if name not in taken:
+            return name
+    return f"{name}-{secrets.token_hex(2)}"
+
+
+_LOG = logging.getLogger(__name__)
+
+
+class Reading(NamedTuple):
+    """All that the ledger says, and what of it could not be used."""
+
+    entries: tuple[Entry, ...]
+    problems: tuple[str, ...]  # one sentence each, with the file's name
+
+
+class Ledger:
+    """The files in `folders`; new ones go to the first.
+
+    Safe for any number of processes and threads at once. A file that cannot be
+    used is reported in the log and never stops anything.
+
+    Everything that writes raises OSError, with the cure, where neither folder is
+    the user's own and private.
+    """
+
+    def __init__(self, folders: tuple[Path, ...] | None = None) -> None:
+        """Use the user's own folders, unless given others."""
+        self._folders = ledger_folders() if folders is None else folders
+
+    def claim(
+        self,
+        cluster_id: str,
+        *,
+        name: str = "",
+        keep: bool = False,
+        notebook: str = "",
+        workers: int = 1,
+        slots: int = 1,
+        by_hand: bool = False,
+    ) -> Entry:
+        """Enter a cluster of this process that has no nodes yet.
+
+        Without `name` it gets one that is free. Of several processes that claim
+        the same name one gets it, for the others FileExistsError says what to do.
+        """
+        if name:
+            check_name("cluster", name)
+        with self._lock():
+            self._prune()
+            taken = {entry.cluster for entry in self.read().entries}
+            if name in taken:
+                raise FileExistsError(
+                    f"a cluster named {name!r} runs already. Take it over: "
+                    f"mp.adopt({name!r}); or end it: mp.down({name!r})"
+                )
+            entry = Entry(
+                cluster=name or free_name(taken),
+                cluster_id=cluster_id,
+                host=platform.node(),
+                owner=stamp(os.getpid()),
+                keep=keep,
+                notebook=notebook,
+                started_at=time.time(),
+                workers=workers,
+                slots=slots,
+                by_hand=by_hand,
+            )
+            self._write(entry)
+        return entry
+
+    def record(self, entry: Entry) -> None:
+        """Write down what `entry` says now.
+
+        Raises FileExistsError when its name has gone to another cluster.
+        """
+        with self._lock():
+            for present in self.read().entries:
+                if (
+                    present.cluster == entry.cluster
+                    and present.cluster_id != entry.cluster_id
+                ):
+                    raise FileExistsError(
+                        f"the name {entry.cluster!r} now belongs to another cluster"
+                    )
+            self._write(entry)
+
+    def remove(self, entry: Entry) -> None:
+        """Strike out `entry` and delete its folder; again changes nothing.
+
+        Not done where its name has gone to another cluster by now.
+        """
+        with self._lock():
+            self._remove(entry)
+
+    def prune(self) -> tuple[str, ...]:
+        """Strike out stale clusters and unusable files; return their names."""
+        with self._lock():
+            return self._prune()
+
+    def read(self) -> Reading:
+        """Return what all files say, oldest cluster first; raises nothing."""
+        entries, problems = [], []
+        for folder in self._folders:
+            try:
+                paths = _files(folder)
+            except OSError as error:
+                problems.append(str(error))
+                continue
+            for path in paths:
+                try:
+                    entries.append(read_entry(path))
+                except FileNotFoundError:
+                    continue  # struck out while we read
+                except (OSError, ValueError) as error:
+                    problems.append(str(error))
+        entries.sort(key=lambda entry: (entry.started_at, entry.cluster))
+        return Reading(tuple(entries), tuple(problems))
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Return the clusters that are not stale, oldest first."""
+        reading = self.read()
+        for problem in reading.problems:
+            _LOG.warning("%s", problem)
+        return tuple(entry for entry in reading.entries if not stale(entry))
+
+    def find(self, name: str | None = None, *, only_kept: bool = False) -> Entry:
+        """Return the cluster of this name, or the only one there is.
+
+        Raises NoCluster, which lists what there is, when there is none or, without
+        a name, several.
+        """
+        entries = [e for e in self.entries() if e.keep or not only_kept]
+        names = [entry.cluster for entry in entries]
+        kind = "kept cluster" if only_kept else "cluster"
+        if name is not None:
+            for entry in entries:
+                if entry.cluster == name:
+                    return entry
+            meant = nearest(name, names)
+            raise NoCluster(
+                f"you have no {kind} named {name!r}."
+                + (f" Did you mean {meant!r}?" if meant else "")
+                + (f" {_listed(kind, names)}" if names else "")
+            )
+        if len(entries) == 1:
+            return entries[0]
+        start = cure(
+            magic="%mpreg up --keep" if only_kept else "%mpreg up",
+            python="mp.up(3, keep=True)" if only_kept else "mp.up(3)",
+            command="mpreg-nb node --name n1",
+        )
+        raise NoCluster(
+            f"{_listed(kind, names)} "
+            + ("Give its name." if names else f"Start one: {start}")
+        )
+
+    def rows(self) -> tuple[LedgerRow, ...]:
+        """Return every node of this user, oldest cluster first."""
+        return tuple(row for entry in self.entries() for row in rows_of(entry))
+
+    def abandoned(self) -> Entry:
+        """Return the only cluster that may be ended without its name.
+
+        That is the only kept one whose owner has ended. Raises NoCluster, which
+        says whose the others are, when there is none or several.
+        """
+        entries = self.entries()
+        ownerless = [e for e in entries if e.keep and is_here(e) and not owned(e)]
+        if len(ownerless) == 1:
+            return ownerless[0]
+        if not entries:
+            raise NoCluster("you have no running cluster")
+        listed = "; ".join(f"{e.cluster} ({_owner(e)})" for e in entries)
+        first = (ownerless or entries)[0].cluster
+        by_name = cure(
+            magic=f"mp.down({first!r})",
+            python=f"mp.down({first!r})",
+            command=f"mpreg-nb down {shlex.quote(first)}",
+        )
+        raise NoCluster(
+            "without a name, only a kept cluster whose owner has ended can be ended, "
+            f"and {'there are several' if ownerless else 'there is none'}. Your "
+            f"clusters: {listed}. End one by its name: {by_name}"
+        )
+
+    def end(self, name: str | None = None, *, drain: float = 10.0) -> tuple[str, ...]:
+        """End the cluster of this name, else `abandoned`; return its live nodes.
+
+        Each node gets `drain` seconds to finish what it runs, then it and its
+        workers are killed. Blocks until they are gone.
+
+        Raises NoCluster as `find` and `abandoned` do, or when it runs on another
+        machine.
+        """
+        entry = self.abandoned() if name is None else self.find(name)
+        if not is_here(entry):
+            raise NoCluster(
+                f"cluster {entry.cluster!r} runs on {entry.host}. End it there: "
+                f"mpreg-nb down '{entry.cluster}'"
+            )
+        ended = end_all((node.process for node in entry.nodes), drain=drain)
+        self.remove(entry)
+        return tuple(node.name for node in entry.nodes if node.process in ended)
+
+    def folder(self, cluster: str) -> Path:
+        """Return the folder for the files of a cluster; `remove` deletes it."""
+        # The last first: logs grow, and a folder for run-time files is in memory.
+        return private_folder(_usable(self._folders[::-1]) / file_stem(cluster))
+
+    def log_path(self, cluster: str, node: str) -> Path:
+        """Return the file for the standard error of a node, in a folder that is."""
+        return self.folder(cluster) / f"{file_stem(node)}.log"
+
+    def _lock(self) -> AbstractContextManager[None]:
+        return locked(_usable(self._folders))
+
+    def _write(self, entry: Entry) -> None:
+        path = _usable(self._folders) / f"{file_stem(entry.cluster)}.json"
+        write_private(path, msgspec.json.encode(entry))
+        for folder in self._folders:
+            other = folder / path.name
+            if other != path:
+                other.unlink(missing_ok=True)
+
+    def _remove(self, entry: Entry) -> None:
+        name = f"{file_stem(entry.cluster)}.json"
+        for folder in self._folders:
+            try:
+                if read_entry(folder / name).cluster_id != entry.cluster_id:
+                    return
+            except (OSError, ValueError):
+                continue  # gone already, or of no use to anybody
+        for folder in self._folders:
+            self._delete(folder / name)
+
+    def _delete(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        for folder in self._folders:
+            if (folder / path.stem).is_dir():
+                # What cannot be deleted now is found again under the same name.
+                shutil.rmtree(folder / path.stem, ignore_errors=True)
+
+    def _prune(self) -> tuple[str, ...]:
+        pruned = []
+        for path in self._own_files():
+            try:
+                if not stale(read_entry(path)):
+                    continue
+            except FileNotFoundError:
+                continue
+            except OSError as error:  # not ours to delete
+                _LOG.warning("%s", error)
+                continue
+            except ValueError as error:
+                _LOG.warning("%s", error)
+            self._delete(path)
+            pruned.append(unquote(path.stem))
+        for unready in _usable(self._folders).glob(".*.tmp"):
+            unready.unlink(missing_ok=True)  # who held the lock has died over it
+        return tuple(pruned)
+
+    def _own_files(self) -> list[Path]:
+        found = []
+        for folder in self._folders:
+            try:
+                found.extend(_files(folder))
+            except OSError as error:
+                _LOG.warning("%s", error)
+        return found
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the ledger files in `folder`.
+
+    Raises PermissionError when others could have put them there.
+    """
+    if not os.path.lexists(folder):
+        return []
+    check_private_folder(folder)
+    return sorted(folder.glob("[!.]*.json"))
+
+
+def _usable(folders: Sequence[Path]) -> Path:
+    """Return the first of `folders` that is, or can be made, private."""
+    reasons = []
+    for folder in folders:
+        try:
+            return private_folder(folder)
+        except OSError as error:
+            reasons.append(str(error))
+    raise PermissionError(
+        f"the list of started nodes cannot be saved: {'; '.join(reasons)}. Set "
+        "XDG_STATE_HOME to a folder that you can write"
+    )
+
+
+def _owner(entry: Entry) -> str:
+    if not is_here(entry):
+        return f"on {entry.host}"
+    if entry.by_hand:
+        return "a node started by hand"
+    if owned(entry):
+        return f"in use by {entry.notebook or 'another running program'}"
+    return "its owner has ended"
+
+
+def _listed(kind: str, names: list[str]) -> str:
+    if not names:
+        return f"you have no {kind}."
+    if len(names) == 1:
+        return f"Your {kind}: {names[0]}."
+    return f"Your {kind}s: {', '.join(names)}."
+
+
+@contextmanager
+def entered(settings: NodeSettings) -> Iterator[None]:
+    """Keep an entry for the node that this process runs, until the block ends.
+
+    A node runs without an entry where the user has no place for a ledger.
+    """
+    ledger = Ledger()
+    try:
+        entry = ledger.claim(
+            settings.cluster_id or f"of {settings.name}",
+            workers=settings.workers,
+            slots=settings.slots,
+            by_hand=True,
+        )
+        node = RecordedNode(
+            name=settings.name,
+            resources=tuple(sorted(settings.resources)),
+            url="",  # its port is known once it listens; only `adopt` asks for it
+            process=stamp(os.getpid()),
+        )
+        entry = msgspec.structs.replace(entry, nodes=(node,))
+        ledger.record(entry)
+    except OSError as error:
+        sys.stderr.write(f"mpreg-nb ps will not list this node: {error}\n")
+        yield
+        return
+    try:
+        yield
+    finally:
+        ledger.remove(entry)

@@ -1,0 +1,592 @@
+"""One node process of this machine: started, its ready line, its log, its end.
+
+A node leads a session of its own, so that no terminal and no Stop button
+reaches it, and its workers are in its process group, so that none survives it.
+Standard error is the log file itself: a kernel that is busy or stopped never
+holds up its nodes.
+"""
+
+import concurrent.futures
+import math
+import os
+import signal
+import site
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, Self
+
+import msgspec
+
+import mpreg_nb
+from mpreg_nb.errors import StartFailed
+from mpreg_nb.launcher.pid import KILLED_S, WATCHER, Stamp, is_alive, open_pidfd, stamp
+from mpreg_nb.node.environment import share_cores
+from mpreg_nb.node.options import STDIN, Options, arguments_of
+
+TOKEN_VARIABLE = "MPREG_NB_TOKEN"  # noqa: S105 - its name, not a token
+
+PACKAGE_ROOT = str(Path(mpreg_nb.__file__).resolve().parent.parent)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Launched:
+    """One child, and our ends of its pipes."""
+
+    popen: subprocess.Popen[bytes]
+    output: int  # what it prints
+    lifeline: int  # never written to; -1 for a child that outlives us
+    log_start_bytes: int  # where in the log file its lines begin
+
+
+def node_command() -> list[str]:
+    """Return the words that start a node with the interpreter that runs this.
+
+    Flags that change what user code means are handed on; those that only make
+    this process talk or wait, as -v, -i and -X importtime do, are not. -P keeps
+    the folder that a node starts in from hiding modules.
+    """
+    if not sys.executable:
+        raise FileNotFoundError(
+            "sys.executable is empty, so no node can be started with this Python"
+        )
+    flags = ["-P"]
+    if sys.flags.optimize:
+        flags.append("-" + "O" * sys.flags.optimize)
+    if sys.flags.dont_write_bytecode:
+        flags.append("-B")
+    if sys.flags.no_user_site:
+        flags.append("-s")
+    if sys.flags.dev_mode:
+        flags.extend(("-X", "dev"))
+    if sys.flags.utf8_mode:
+        flags.extend(("-X", "utf8"))
+    return [sys.executable, *flags, "-m", "mpreg_nb.node"]
+
+
+def node_environment(token: str = "", workers: int = 0) -> dict[str, str]:
+    """Return the variables of a node that this process starts.
+
+    The node imports what this process can import: folders that were added to
+    `sys.path`, a source checkout among them, go first. The current folder is left
+    out, since notebooks are named freely and modules beside them travel by value.
+
+    workers: of all nodes that share the cores of this machine, where that is known.
+    """
+    environment = dict(os.environ)
+    if sys.flags.ignore_environment:
+        for name in list(environment):
+            if name.startswith("PYTHON"):
+                del environment[name]
+    environment["PYTHONPATH"] = os.pathsep.join(_import_path())
+    if environment.get("MPLBACKEND", "").startswith("module://"):
+        # A backend that draws into the notebook has nothing to draw into there.
+        environment["MPLBACKEND"] = "agg"
+    if workers:
+        share_cores(environment, workers)
+    if token:
+        environment[TOKEN_VARIABLE] = token
+    return environment
+
+
+def launch(
+    command: Sequence[str],
+    *,
+    log: Path,
+    environment: Mapping[str, str],
+    keep: bool,
+    inherited: Sequence[int] = (),
+) -> Launched:
+    """Start `command` in a session of its own, in the folder of `log`.
+
+    It has three descriptors and those `inherited`: standard error goes to the end
+    of `log`, standard output to `output`, and standard input is a pipe that closes
+    when this process ends, or nothing with `keep`.
+
+    Raises OSError when it cannot be started.
+    """
+    with ExitStack() as ours, ExitStack() as theirs:
+        # Interrupted anywhere, both sides close, and the lifeline ends the child.
+        errors, log_start_bytes = _open_log(log)
+        theirs.callback(os.close, errors)
+        output, written = os.pipe()
+        ours.callback(os.close, output)
+        theirs.callback(os.close, written)
+        if keep:
+            read, lifeline = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
+        else:
+            read, lifeline = os.pipe()
+            ours.callback(os.close, lifeline)
+        theirs.callback(os.close, read)
+        os.set_blocking(output, False)
+        popen = subprocess.Popen(  # noqa: S603 - our own program, no shell
+            command,
+            stdin=read,
+            stdout=written,
+            stderr=errors,
+            env=environment,
+            cwd=log.parent,
+            start_new_session=True,
+            pass_fds=inherited,
+        )
+        ours.pop_all()
+        return Launched(
+            popen=popen,
+            output=output,
+            lifeline=lifeline,
+            log_start_bytes=log_start_bytes,
+        )
+
+
+def _open_log(log: Path) -> tuple[int, int]:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(log, flags, 0o600)
+    return descriptor, os.fstat(descriptor).st_size
+
+
+def _import_path() -> list[str]:
+    usual = {os.path.realpath(path) for path in _usual_path()}
+    try:
+        here = os.path.realpath(os.getcwd())
+    except OSError:  # the folder of this process was removed: nothing to leave out
+        here = ""
+    added = [
+        path
+        for path in sys.path
+        if os.path.isabs(path)
+        and os.path.realpath(path) not in usual
+        and os.path.realpath(path) != here
+        and os.path.exists(path)
+        and os.pathsep not in path
+    ]
+    if os.path.realpath(PACKAGE_ROOT) not in usual:
+        added.insert(0, PACKAGE_ROOT)
+    return list(dict.fromkeys(added))
+
+
+def _usual_path() -> list[str]:
+    """Return the folders that any start of this interpreter imports from."""
+    paths = sysconfig.get_paths()
+    standard = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    digits = f"{sys.version_info.major}{sys.version_info.minor}"
+    return [
+        *standard,
+        os.path.join(paths["platstdlib"], "lib-dynload"),
+        os.path.join(sys.base_prefix, "lib", f"python{digits}.zip"),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    ]
+
+
+UNREADY_BYTES = 64 * 1024
+"""Longest line on standard output; start-up files of a site may print there too."""
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node says of itself."""
+
+    name: str
+    url: str
+    pid: int
+    cluster_id: str
+
+
+class _Line(Ready, frozen=True, kw_only=True):
+    ready: bool
+
+
+class ReadyReader:
+    """Finds the ready line in what a node prints; other lines are passed over."""
+
+    def __init__(self, name: str, cluster_id: str) -> None:
+        """Expect this node; an empty `cluster_id` takes any cluster."""
+        self._name = name
+        self._cluster_id = cluster_id
+        self._rest = b""  # of a line whose end has not come
+
+    def receive(self, piece: bytes) -> Ready | None:
+        """Return what the node says, once its line is complete.
+
+        Raises ValueError, with the reason, when it is not the expected node.
+        """
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        if len(self._rest) > UNREADY_BYTES:
+            raise ValueError("its output is not a ready line")
+        for line in lines:
+            try:
+                said = msgspec.json.decode(line, type=_Line)
+            except (msgspec.MsgspecError, UnicodeDecodeError):
+                continue
+            if said.ready:
+                return self._checked(said)
+        return None
+
+    def _checked(self, said: _Line) -> Ready:
+        if said.name != self._name:
+            raise ValueError(f"it calls itself {said.name!r}")
+        if self._cluster_id not in {"", said.cluster_id}:
+            raise ValueError("it started in another cluster")
+        return Ready(
+            name=said.name, url=said.url, pid=said.pid, cluster_id=said.cluster_id
+        )
+
+
+TAIL_BYTES = 64 * 1024
+"""Read from the end of a log file at most; bounds what one look costs."""
+
+
+class LogFile:
+    """Lines of one file, control characters escaped. Remembers how far it has read."""
+
+    def __init__(self, path: Path, start_bytes: int = 0) -> None:
+        """Begin at `start_bytes`; what is before it was written by others."""
+        self._path = path
+        self._start_bytes = start_bytes
+        self._at = start_bytes
+        self._unfinished = b""
+
+    def last(self, lines: int) -> tuple[str, ...]:
+        """Return the last lines that are there; `more` goes on after them.
+
+        Raises:
+            OSError: the file is gone.
+        """
+        with self._path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            self._at = max(self._start_bytes, size - TAIL_BYTES)
+            file.seek(self._at)
+            found = self._split(file.read(TAIL_BYTES), whole=True)
+        return found[-lines:] if lines else ()
+
+    def more(self) -> tuple[str, ...]:
+        """Return the lines that were finished since it was read last.
+
+        Raises:
+            OSError: the file is gone.
+        """
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            return self._split(file.read(TAIL_BYTES), whole=False)
+
+    def _split(self, piece: bytes, *, whole: bool) -> tuple[str, ...]:
+        """Return the lines in `piece`; one that has no end yet waits, or is shown."""
+        self._at += len(piece)
+        *finished, rest = (self._unfinished + piece).split(b"\n")
+        self._unfinished = b"" if whole else rest
+        if whole and rest:
+            finished.append(rest)
+        return tuple(map(_shown, finished))
+
+
+def _shown(line: bytes) -> str:
+    return "".join(
+        letter if letter.isprintable() or letter == "\t" else ascii(letter)[1:-1]
+        for letter in line.decode(errors="replace").removesuffix("\r")
+    )
+
+
+ORDERLY_S = 0.5
+"""Even without a drain a node has this long to leave by itself."""
+
+HURRY_S = 1.0
+"""From the second SIGTERM, which ends a drain, to SIGKILL."""
+
+LOOK_S = 0.2
+"""Between two looks where the system cannot tell that a child has ended."""
+
+LOG_LINES = 20
+"""Last lines of the log that an error carries."""
+
+
+class NodeProcess:
+    """One node process; every method may be called from any thread.
+
+    `ready` becomes what the node said, or StartFailed if it ended before that.
+    `ended` becomes its exit code, minus the signal's number if one ended it; by
+    then its workers have been killed. Neither can be cancelled.
+    """
+
+    def __init__(self, name: str, cluster_id: str, log: Path, child: Launched) -> None:
+        """Take over a child; use `start` to make one."""
+        self.name = name
+        self.pid = child.popen.pid
+        self.log_path = log
+        self.stamp: Stamp = stamp(self.pid)  # before anybody waits for the child
+        self.ready: Future[Ready] = Future()
+        self.ended: Future[int] = Future()
+        self.ready.set_running_or_notify_cancel()
+        self.ended.set_running_or_notify_cancel()
+        self._child = child
+        self._owner = os.getpid()
+        self._lock = threading.Lock()  # an id is signalled only before it is freed
+        self._reaped = False
+        self._hurry_at = math.inf
+        self._kill_at = math.inf
+        self._reader = ReadyReader(name, cluster_id)
+        self._last_lines: tuple[str, ...] = ()
+        self._pidfd = open_pidfd(self.pid)
+        self._output_open = True
+
+    @classmethod
+    def start(
+        cls,
+        options: Options,
+        *,
+        log: Path,
+        token: str = "",
+        keep: bool = False,
+        listening: socket.socket | None = None,
+        workers: int = 0,
+        command: Sequence[str] = (),
+    ) -> Self:
+        """Start a node and return at once; `wait_ready` tells whether it came up.
+
+        log: file that its standard error is added to, in a folder that exists.
+        token: handed over in the environment; none lets the node find its own.
+        keep: the node outlives this process.
+        listening: the node accepts on this socket, of which it gets a copy, so that
+            its URL is known before it runs.
+        workers: of all nodes that share the cores of this machine; 0 counts only its
+            own.
+        command: replaces the interpreter and module in tests.
+
+        Raises StartFailed when the system refuses to start a process.
+        """
+        name = options.settings.name
+        inherited = () if listening is None else (listening.fileno(),)
+        bound = replace(
+            options,
+            listening=inherited[0] if inherited else None,
+            lifeline=None if keep else STDIN,
+            parent=None if keep else os.getpid(),
+        )
+        try:
+            child = launch(
+                [*(command or node_command()), *arguments_of(bound)],
+                log=log,
+                environment=node_environment(token, workers),
+                keep=keep,
+                inherited=inherited,
+            )
+        except OSError as error:
+            raise StartFailed(name, str(error)) from error
+        try:
+            process = cls(name, options.settings.cluster_id, log, child)
+            WATCHER.watch(process)
+        except BaseException:  # interrupted: nobody would ever end it
+            os.killpg(child.popen.pid, signal.SIGKILL)
+            raise
+        return process
+
+    def __repr__(self) -> str:
+        if not self.ended.done():
+            state = "ready" if self.ready.done() else "starting"
+        else:
+            state = ending(self.ended.result())
+        return f"<NodeProcess {self.name} {state}>"
+
+    def wait_ready(self, timeout: float = 20.0) -> Ready:
+        """Return what the node says of itself, once it does.
+
+        Raises StartFailed, with the last lines of its log, when it ended instead
+        or `timeout` seconds passed; then it has been killed.
+        """
+        return wait_all_ready((self,), timeout)[0]
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the node runs."""
+        return self.ended.result() if self.ended.done() else None
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Return the exit code once the node has ended, or None after `timeout`."""
+        try:
+            return self.ended.result(timeout)
+        except TimeoutError:
+            return None
+
+    def terminate(self, drain: float = 10.0) -> None:
+        """Ask the node to drain and leave, or with drain=0 to leave at once.
+
+        After `drain` seconds, at the least half a second, it is asked to hurry, and
+        a second later it and its workers are killed. Asking again can only shorten
+        that.
+        """
+        self._check_owner()
+        hurry_at = time.monotonic() + max(drain, ORDERLY_S)
+        with self._lock:
+            self._hurry_at = min(self._hurry_at, hurry_at)
+            self._kill_at = min(self._kill_at, hurry_at + HURRY_S)
+            # SIGINT asks a node to leave at once, without a drain.
+            self._signal(signal.SIGTERM if drain > 0 else signal.SIGINT)
+        WATCHER.wake()
+
+    def kill(self) -> None:
+        """End the node and its workers without asking; returns at once."""
+        self._check_owner()
+        with self._lock:
+            self._kill_group()
+
+    def log(self, lines: int = 50) -> tuple[str, ...]:
+        """Return the last lines that this node wrote, control characters escaped."""
+        try:
+            return self.log_file().last(lines)
+        except OSError:  # the folder went with the cluster
+            return self._last_lines[-lines:] if lines else ()
+
+    def log_file(self) -> LogFile:
+        """Return what reads the lines of this node, from the first on."""
+        return LogFile(self.log_path, self._child.log_start_bytes)
+
+    def _check_owner(self) -> None:
+        if os.getpid() != self._owner:
+            raise RuntimeError(
+                f"node {self.name} belongs to the parent of this forked process. "
+                "Connect to it from here: mp.connect(url)"
+            )
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self._reaped:
+            os.kill(self.pid, number)
+
+    def _kill_group(self) -> None:
+        if not self._reaped:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                return  # only remains are left; macOS says EPERM for these
+
+    # What follows is called by the watching thread only.
+
+    def descriptors(self) -> set[int]:
+        """Return what becomes readable when `step` has something to do."""
+        if self.ended.done():
+            return set()
+        pidfd = {self._pidfd} if self._pidfd >= 0 else set()
+        return pidfd | ({self._child.output} if self._output_open else set())
+
+    def step(self, now: float) -> float:
+        """Do what is due; return when to come again, at the latest."""
+        remains = _remains(self.stamp)
+        self._read_output()
+        if remains != "none":
+            self._settle(reaped=remains == "taken")
+            return math.inf
+        with self._lock:
+            if now >= self._kill_at:
+                self._kill_at = math.inf
+                self._kill_group()
+            elif now >= self._hurry_at:
+                self._hurry_at = math.inf
+                self._signal(signal.SIGTERM)
+            look_at = math.inf if self._pidfd >= 0 else now + LOOK_S
+            return min(self._hurry_at, self._kill_at, look_at)
+
+    def _read_output(self) -> None:
+        while self._output_open:
+            try:
+                piece = os.read(self._child.output, 4096)
+            except BlockingIOError:
+                return
+            self._output_open = bool(piece)
+            if self.ready.done():
+                continue
+            try:
+                ready = self._reader.receive(piece)
+            except ValueError as error:
+                self._fail(str(error))
+            else:
+                if ready is not None:
+                    self.ready.set_result(ready)
+
+    def _fail(self, reason: str) -> None:
+        self.ready.set_exception(StartFailed(self.name, reason, self.log(LOG_LINES)))
+        with self._lock:
+            self._kill_group()
+
+    def _settle(self, *, reaped: bool) -> None:
+        with self._lock:
+            self._reaped = reaped
+            # Workers first: until the leader is reaped nobody else gets its id.
+            self._kill_group()
+            code = self._child.popen.wait()
+            self._reaped = True
+        self._last_lines = self.log()
+        if not self.ready.done():
+            self._fail(f"it ended with {ending(code)}")
+        self.ended.set_result(code)
+
+    def close(self) -> None:
+        """Give back the descriptors: the node has ended, or this is a fork."""
+        for descriptor in (self._child.output, self._child.lifeline, self._pidfd):
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def wait_all_ready(
+    processes: Sequence[NodeProcess], timeout: float = 20.0
+) -> tuple[Ready, ...]:
+    """Return what each of `processes` says of itself, in their order.
+
+    When one ends instead, or `timeout` seconds pass, or the wait is interrupted,
+    all of them are killed and waited for.
+
+    Raises StartFailed, with the last lines of the log of the node at fault.
+    """
+    waited = [process.ready for process in processes]
+    try:
+        concurrent.futures.wait(
+            waited, timeout, return_when=concurrent.futures.FIRST_EXCEPTION
+        )
+        # A failure before a silence: the silent one may wait for the failed one.
+        for future in waited:
+            if future.done():
+                future.result()
+        for process in processes:
+            if not process.ready.done():
+                reason = f"it was not ready within {timeout:g} s"
+                raise StartFailed(process.name, reason, process.log(LOG_LINES))
+        return tuple(future.result() for future in waited)
+    except BaseException:
+        end_now(processes)
+        raise
+
+
+def end_now(processes: Sequence[NodeProcess]) -> None:
+    """Kill all of `processes` with their workers, and wait until they are gone."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.wait(KILLED_S)
+
+
+def ending(code: int) -> str:
+    """Return how a process ended, in words.
+
+    >>> ending(3), ending(-9)
+    ('exit code 3', 'signal SIGKILL')
+    """
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"signal {signal.Signals(-code).name}"
+    except ValueError:  # real-time signals have no name
+        return f"signal {-code}"
+
+
+def _remains(child: Stamp) -> Literal["none", "there", "taken"]:
+    """Return what is left of a child to wait for; none while it runs."""
+    if not hasattr(os, "waitid"):  # macOS before Python 3.13
+        return "none" if is_alive(child) else "there"
+    try:
+        found = os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # somebody else waits for every child there is
+        return "taken"
+    return "none" if found is None else "there"

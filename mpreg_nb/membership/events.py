@@ -1,0 +1,221 @@
+"""What membership asks of its driver, what it tells it, and what it must hear.
+
+A driver carries out `Effect`s in the order in which they come. It reports every
+change of a control link by `LinkEvent`, including the outcome of each `Dial`.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mpreg_nb.membership.member import Member
+from mpreg_nb.protocol.gossip import Control, Load, NodeName, Offer
+
+
+class LinkEvent(enum.Enum):
+    """What became of the control link to a peer."""
+
+    UP = "up"
+    """Both have proven themselves; the handshake told the peer's name."""
+
+    DOWN = "down"
+    """Gone without a goodbye: reset, end of stream, broken frame."""
+
+    CLOSED = "closed"
+    """Closed in order by either side (idle, duplicate, leaving): no evidence."""
+
+    REFUSED = "refused"
+    """A dial was refused at every url: nobody listens there."""
+
+    TIMED_OUT = "timed out"
+    """A dial got no answer in time; proves nothing about the peer."""
+
+
+# ----------------------------------------------------------------- effects
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Send `message` on the control link to `peer`; without a link, drop it."""
+
+    peer: NodeName
+    message: Control
+
+
+@dataclass(frozen=True, slots=True)
+class Dial:
+    """Open a control link, trying `urls` in order.
+
+    `to` is a node's name, or the url itself for a seed (names hold no colon).
+    Success is reported as UP of the name that the handshake told; failure as
+    REFUSED or TIMED_OUT of `to`. A dial to a name that is being dialled already
+    is not asked for again before its outcome was reported.
+    """
+
+    to: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Close the control link to `peer` in order (code 1000); report nothing."""
+
+    peer: NodeName
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Something the rest of the node may want to know."""
+
+    event: "Event"
+
+
+Effect: TypeAlias = Send | Dial | Close | Tell
+
+
+# ------------------------------------------------------- events of members
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A node that was unknown, dead or gone is now a member."""
+
+    member: Member
+
+
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """A new process has taken over the name; `Joined` follows.
+
+    Calls that ran on the process before it are lost.
+    """
+
+    name: NodeName
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspected:
+    """The member does not answer those in `by`; use it only if nothing else fits."""
+
+    name: NodeName
+    by: tuple[NodeName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """The member has refuted the suspicion against it."""
+
+    name: NodeName
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The member is gone: nothing may be sent to it, its offers are void."""
+
+    name: NodeName
+    by: tuple[NodeName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """The member said goodbye."""
+
+    name: NodeName
+    reason: str = ""  # where it told this node directly
+
+
+@dataclass(frozen=True, slots=True)
+class RttMeasured:
+    """A direct ping took `rtt_s` there and back; dials are not counted."""
+
+    name: NodeName
+    rtt_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LoadChanged:
+    """The member told its load."""
+
+    name: NodeName
+    load: Load
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogAnnounced:
+    """The catalog of `owner` has reached `version`.
+
+    `delta` leads there from version - 1; None: pull it from the owner, or from
+    `heard_from` if the owner cannot be reached.
+    """
+
+    owner: NodeName
+    generation: int
+    version: int
+    delta: tuple[Offer, ...] | None
+    heard_from: NodeName
+
+
+# ---------------------------------------------------- events of this node
+
+
+@dataclass(frozen=True, slots=True)
+class JoinCompleted:
+    """The first full exchange with a member is done; others now know this node."""
+
+    through: NodeName
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaveSpread:
+    """All have had time to hear the goodbye: links may be closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameFree:
+    """The process that claimed `name` may have it: register its link."""
+
+    name: NodeName
+    epoch: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NameTaken:
+    """Another live process has `name`: refuse the link of this one."""
+
+    name: NodeName
+    epoch: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """Another process holds this node's name with a higher generation: exit."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """This process stood still for `gap_s`; what it waited for proves nothing."""
+
+    gap_s: float
+
+
+Event: TypeAlias = (
+    Joined
+    | Restarted
+    | Suspected
+    | Confirmed
+    | Died
+    | Left
+    | RttMeasured
+    | LoadChanged
+    | CatalogAnnounced
+    | JoinCompleted
+    | LeaveSpread
+    | NameFree
+    | NameTaken
+    | Replaced
+    | Paused
+)

@@ -1,0 +1,445 @@
+"""Failure detection: the order of probes, direct and indirect probes, their outcomes.
+
+One round: `Ping`; no `Ack` in time, so some others are asked to ping (`PingReq`);
+if neither it nor any of them has an answer by the end, the target was silent. A
+helper that gets no answer says so (`Nack`), which tells the asker that its own
+ears are well.
+
+Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 3.1; the Nack is from
+Dadgar, Phillips, Currey, "Lifeguard", arXiv 1707.00788, 2018.
+
+Here nothing is decided about a member: facts (`Answered`, `Silent`) come out.
+"""
+
+import math
+from collections.abc import Container, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias, TypeVar
+
+from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.events import Effect, RttMeasured, Send, Tell
+from mpreg_nb.membership.links import Links
+from mpreg_nb.membership.state import Beliefs, Entry
+from mpreg_nb.membership.suspicion import Awareness
+from mpreg_nb.protocol.gossip import (
+    IndirectAck,
+    MemberState,
+    Nack,
+    NodeName,
+    Ping,
+    PingReq,
+)
+
+T = TypeVar("T")
+
+
+class Dice(Protocol):
+    """The source of randomness; `random.Random` is one."""
+
+    def random(self) -> float:
+        """Return a number in [0, 1)."""
+        ...
+
+    def randrange(self, stop: int, /) -> int:
+        """Return a whole number in [0, stop)."""
+        ...
+
+    def shuffle(self, items: list[NodeName], /) -> None:
+        """Put `items` in a random order."""
+        ...
+
+    def sample(self, items: Sequence[T], k: int, /) -> list[T]:
+        """Return `k` different ones of `items`."""
+        ...
+
+
+class Rotation:
+    """A shuffled round robin: every member comes once before any comes twice.
+
+    So a crash is noticed after at most two rounds. A newcomer goes to a random
+    place, lest all that join together be probed together.
+    Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 4.3.
+    """
+
+    def __init__(self, dice: Dice) -> None:
+        self._dice = dice
+        self._order: list[NodeName] = []
+        self._next = 0
+
+    def add(self, name: NodeName) -> None:
+        """Add `name`, unless it is in already."""
+        if name not in self._order:
+            place = self._dice.randrange(len(self._order) + 1)
+            self._order.insert(place, name)
+            if place < self._next:
+                self._next += 1
+
+    def take(self, fit: Container[NodeName]) -> NodeName | None:
+        """Return whose turn it is among those in `fit`; None if there is none."""
+        for _ in range(2):
+            while self._next < len(self._order):
+                name = self._order[self._next]
+                self._next += 1
+                if name in fit:
+                    return name
+            # A round is over: those that are gone fall out, a new order is drawn.
+            self._order = [name for name in self._order if name in fit]
+            self._dice.shuffle(self._order)
+            self._next = 0
+        return None
+
+
+NACK_SHARE = 0.8
+"""Of the ack timeout: a helper's no must be there before the round ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The target is there."""
+
+    target: NodeName
+    is_direct: bool  # it said so itself
+    rtt_s: float | None  # if on a link that was up when it was asked
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """Nobody had an answer of the target."""
+
+    target: NodeName
+    refused: bool  # the dial was refused at every url
+    helpers: int  # that were asked
+    missing: int  # of them, without even a Nack
+
+
+Step: TypeAlias = Send | Answered | Silent
+
+
+@dataclass(slots=True)
+class _Round:
+    target: NodeName
+    epoch: bytes
+    seq: int
+    started_s: float
+    ask_at_s: float  # when to ask others; infinity once they have been asked
+    end_at_s: float
+    patience_s: float  # for the answers of those asked after a refusal
+    linked: bool  # the ping went out at once, so that its way back can be timed
+    refused: bool = False
+    helpers: dict[NodeName, bool] = field(default_factory=dict)  # -> said Nack
+
+    @property
+    def deadline(self) -> float:
+        return min(self.ask_at_s, self.end_at_s)
+
+
+@dataclass(slots=True)
+class _Relay:
+    asker: NodeName
+    asked_seq: int
+    target: NodeName
+    nack_at_s: float  # infinity once it was said
+    end_at_s: float
+
+
+class Probes:
+    """All rounds under way here, and those in which this node helps another.
+
+    Invariant: at most one round for each target.
+    """
+
+    def __init__(self, settings: SwimSettings, dice: Dice) -> None:
+        self._settings = settings
+        self._dice = dice
+        self._seq = 0
+        self._rounds: dict[NodeName, _Round] = {}
+        self._relays: dict[int, _Relay] = {}  # by the seq of our ping
+
+    @property
+    def deadline(self) -> float:
+        """When the next round or relay is due; infinity if there is none."""
+        due = [probe.deadline for probe in self._rounds.values()]
+        due += [min(r.nack_at_s, r.end_at_s) for r in self._relays.values()]
+        return min(due, default=math.inf)
+
+    def is_probing(self, target: NodeName) -> bool:
+        """Whether a round for `target` is under way."""
+        return target in self._rounds
+
+    def start(
+        self,
+        target: NodeName,
+        epoch: bytes,
+        now: float,
+        *,
+        ack_timeout_s: float,
+        period_s: float,
+        linked: bool,
+    ) -> list[Step]:
+        """Ping `target`, unless a round for it is under way.
+
+        linked: False if it has to be dialled first; then the dial is the probe.
+        """
+        if target in self._rounds:
+            return []
+        self._seq += 1
+        self._rounds[target] = _Round(
+            target,
+            epoch,
+            self._seq,
+            started_s=now,
+            ask_at_s=now + ack_timeout_s,
+            end_at_s=now + period_s,
+            patience_s=ack_timeout_s,
+            linked=linked,
+        )
+        return [Send(target, Ping(seq=self._seq, epoch=epoch))]
+
+    def help(self, request: PingReq, asker: NodeName, now: float) -> list[Step]:
+        """Ping the target of `request` for `asker`."""
+        self._seq += 1
+        timeout_s = self._settings.ack_timeout_s
+        self._relays[self._seq] = _Relay(
+            asker,
+            request.seq,
+            request.target,
+            nack_at_s=now + NACK_SHARE * timeout_s,
+            end_at_s=now + 2 * timeout_s,
+        )
+        return [Send(request.target, Ping(seq=self._seq, epoch=request.epoch))]
+
+    def ack(self, seq: int, sender: NodeName, now: float) -> list[Step]:
+        """Take in an `Ack`; one that answers nothing changes nothing."""
+        relay = self._relays.get(seq)
+        if relay is not None and relay.target == sender:
+            del self._relays[seq]
+            return [Send(relay.asker, IndirectAck(seq=relay.asked_seq))]
+        probe = self._rounds.get(sender)
+        if probe is None or probe.seq != seq:
+            return []
+        del self._rounds[sender]
+        rtt_s = now - probe.started_s if probe.linked else None
+        return [Answered(sender, True, rtt_s)]
+
+    def indirect_ack(self, seq: int, sender: NodeName) -> list[Step]:
+        """Take in the yes of a helper."""
+        probe = self._round_of(seq, sender)
+        if probe is None:
+            return []
+        del self._rounds[probe.target]
+        return [Answered(probe.target, False, None)]
+
+    def nack(self, seq: int, sender: NodeName) -> list[Step]:
+        """Take in the no of a helper."""
+        probe = self._round_of(seq, sender)
+        if probe is None:
+            return []
+        probe.helpers[sender] = True
+        return self._end_if_refused_by_all(probe)
+
+    def unreachable(
+        self, target: NodeName, now: float, pool: Sequence[NodeName], *, refused: bool
+    ) -> list[Step]:
+        """Take in that a dial of `target` failed; others may still reach it."""
+        steps: list[Step] = []
+        if refused:
+            for relay in self._relays.values():
+                if relay.target == target and relay.nack_at_s < math.inf:
+                    relay.nack_at_s = math.inf
+                    steps.append(Send(relay.asker, Nack(seq=relay.asked_seq)))
+        probe = self._rounds.get(target)
+        if probe is not None and refused and not probe.refused:
+            probe.refused = True
+            probe.end_at_s = min(probe.end_at_s, now + probe.patience_s)
+            if probe.ask_at_s < math.inf:
+                steps += self._ask_others(probe, pool)
+            steps += self._end_if_refused_by_all(probe)
+        return steps
+
+    def tick(self, now: float, pool: Sequence[NodeName]) -> list[Step]:
+        """Ask others, give up, say no: what is due. `pool`: whom to ask."""
+        steps: list[Step] = []
+        for probe in list(self._rounds.values()):
+            if probe.end_at_s <= now:
+                steps.append(self._end(probe))
+            elif probe.ask_at_s <= now:
+                steps += self._ask_others(probe, pool)
+        for seq, relay in list(self._relays.items()):
+            if relay.nack_at_s <= now:
+                relay.nack_at_s = math.inf
+                steps.append(Send(relay.asker, Nack(seq=relay.asked_seq)))
+            if relay.end_at_s <= now:
+                del self._relays[seq]
+        return steps
+
+    def drop(self, target: NodeName) -> None:
+        """End the round for a process that is known to be gone."""
+        self._rounds.pop(target, None)
+
+    def clear(self) -> None:
+        """End everything without a result: this process stood still meanwhile."""
+        self._rounds.clear()
+        self._relays.clear()
+
+    def postpone(self, until: float) -> None:
+        """Let nothing fall due before `until`: answers may wait in our buffers."""
+        for probe in self._rounds.values():
+            if probe.ask_at_s < math.inf:
+                probe.ask_at_s = max(probe.ask_at_s, until)
+            probe.end_at_s = max(probe.end_at_s, until)
+
+    def _round_of(self, seq: int, helper: NodeName) -> _Round | None:
+        for probe in self._rounds.values():
+            if probe.seq == seq and helper in probe.helpers:
+                return probe
+        return None
+
+    def _ask_others(self, probe: _Round, pool: Sequence[NodeName]) -> list[Step]:
+        probe.ask_at_s = math.inf
+        others = [name for name in pool if name != probe.target]
+        count = min(self._settings.indirect_probes, len(others))
+        chosen = self._dice.sample(others, count)
+        probe.helpers = dict.fromkeys(chosen, False)
+        request = PingReq(seq=probe.seq, target=probe.target, epoch=probe.epoch)
+        return [Send(helper, request) for helper in chosen]
+
+    def _end_if_refused_by_all(self, probe: _Round) -> list[Step]:
+        if probe.refused and all(probe.helpers.values()):
+            return [self._end(probe)]
+        return []
+
+    def _end(self, probe: _Round) -> Silent:
+        del self._rounds[probe.target]
+        asked = len(probe.helpers)
+        missing = asked - sum(probe.helpers.values())
+        return Silent(probe.target, probe.refused, asked, missing)
+
+
+DEAF_ROUNDS = 3
+"""Rounds in a row in which only others had an answer: the link is half open."""
+
+
+class Detector:
+    """The failure detector of one node: a probe each period, more on evidence."""
+
+    def __init__(
+        self,
+        settings: SwimSettings,
+        beliefs: Beliefs,
+        links: Links,
+        health: Awareness,
+        dice: Dice,
+        now: float,
+    ) -> None:
+        self.probes = Probes(settings, dice)
+        self.rotation = Rotation(dice)
+        self._settings = settings
+        self._beliefs = beliefs
+        self._links = links
+        self._health = health
+        self._next_at_s = now + settings.period_s * dice.random()
+
+    @property
+    def deadline(self) -> float:
+        """When a probe begins, goes on or ends."""
+        return min(self._next_at_s, self.probes.deadline)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Go on with the probes under way; begin the next if its time has come."""
+        effects = self.follow(self.probes.tick(now, self._helpers()), now)
+        if self._next_at_s <= now:
+            self._next_at_s = now + self._health.stretched_s(self._settings.period_s)
+            table = self._beliefs.table
+            target = self.rotation.take(table.active)
+            if target is not None:
+                effects += self.follow(self._start(table.entries[target], now), now)
+        return effects
+
+    def restart(self, now: float) -> None:
+        """Forget what is under way; begin anew after one period."""
+        self.probes.clear()
+        self._next_at_s = now + self._settings.period_s
+
+    def lost(self, name: NodeName, now: float) -> list[Effect]:
+        """Probe a member at once: its link broke without a goodbye."""
+        entry = self._beliefs.table.get(name)
+        if entry is None or self._is_doubted_enough(entry):
+            return []  # gone, or accused by so many that one more changes nothing
+        return self.follow(self._start(entry, now), now)
+
+    def reached(self, name: NodeName) -> None:
+        """Take in that a link to `name` is up: refusals are a thing of the past."""
+        entry = self._beliefs.table.get(name)
+        if entry is not None:
+            entry.refused = None
+
+    def is_refused(self, entry: Entry) -> bool:
+        """Whether this process refused a dial from here, and has not refuted since."""
+        return entry.refused == (entry.record.epoch, entry.record.incarnation)
+
+    def unreachable(self, name: NodeName, now: float, *, refused: bool) -> list[Effect]:
+        """Take in that a dial of `name` failed; a refusal is evidence."""
+        entry = self._beliefs.table.get(name)
+        if refused and entry is not None and not self.is_refused(entry):
+            entry.refused = entry.record.epoch, entry.record.incarnation
+            if not self._is_doubted_enough(entry):
+                # A ping would be refused as well: the round begins with the others.
+                self._start(entry, now)
+        steps = self.probes.unreachable(name, now, self._helpers(), refused=refused)
+        return self.follow(steps, now)
+
+    def help(self, request: PingReq, asker: NodeName, now: float) -> list[Effect]:
+        """Ping the target of `request` for `asker`."""
+        return self.follow(self.probes.help(request, asker, now), now)
+
+    def follow(self, steps: Sequence[Step], now: float) -> list[Effect]:
+        """Turn what the probes found out into effects."""
+        effects: list[Effect] = []
+        for step in steps:
+            match step:
+                case Send():
+                    effects.append(step)
+                case Answered(target, is_direct, rtt_s):
+                    self._health.improve()
+                    effects += self._answered(target, is_direct, rtt_s)
+                case Silent(target, refused, helpers, missing):
+                    if helpers or not refused:
+                        self._health.worsen(missing if helpers else 1)
+                    effects += self._beliefs.accuse(target, now, refused=refused)
+        return effects
+
+    def _answered(
+        self, target: NodeName, is_direct: bool, rtt_s: float | None
+    ) -> list[Effect]:
+        entry = self._beliefs.table.get(target)
+        if entry is None:
+            return []
+        entry.deaf_rounds = 0 if is_direct else entry.deaf_rounds + 1
+        if entry.deaf_rounds == DEAF_ROUNDS:
+            entry.deaf_rounds = 0
+            return self._links.close(target)  # the next probe dials
+        if rtt_s is None:
+            return []
+        entry.rtt_s = rtt_s
+        return [Tell(RttMeasured(target, rtt_s))]
+
+    def _start(self, entry: Entry, now: float) -> list[Step]:
+        return self.probes.start(
+            entry.record.name,
+            entry.record.epoch,
+            now,
+            ack_timeout_s=self._health.stretched_s(self._settings.ack_timeout_s),
+            period_s=self._health.stretched_s(self._settings.period_s),
+            linked=entry.record.name in self._links,
+        )
+
+    def _is_doubted_enough(self, entry: Entry) -> bool:
+        """Whether it is no member any more, or nearly so."""
+        if entry.record.state > MemberState.SUSPECT:
+            return True
+        return entry.suspicion is not None and entry.suspicion.is_near_its_end
+
+    def _helpers(self) -> Sequence[NodeName]:
+        alive = self._beliefs.table.alive
+        linked = [name for name in alive if name in self._links]
+        return linked if len(linked) > self._settings.indirect_probes else alive

@@ -1,0 +1,149 @@
+"""How a node joins: its seed URLs, and who may use a name that two processes claim.
+
+The older one keeps it if it still answers; otherwise the newcomer is the same
+node, started again. Cassandra and memberlist make the newcomer wait instead.
+"""
+
+import math
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+
+from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.events import Effect, NameFree, NameTaken, Tell
+from mpreg_nb.protocol.gossip import NodeName, Ping
+
+FIRST_RETRY_S = 0.1
+LONGEST_RETRY_S = 2.0
+"""Between dials of a seed before the join is complete: nodes that are started
+together find each other soon, a wrong url costs little."""
+
+LOST_S = 10.0
+"""A dial whose outcome was not reported for so long is tried again."""
+
+
+@dataclass(slots=True)
+class _Seed:
+    url: str
+    dial_at_s: float
+    failures: int = 0
+
+
+class Seeds:
+    """Seeds of one node; all are tried until the join is complete.
+
+    Later one that is no member is dialled now and then: two halves of a cluster
+    that have forgotten each other meet again.
+    """
+
+    def __init__(self, settings: SwimSettings) -> None:
+        self._settings = settings
+        self._seeds: list[_Seed] = []
+        self._again_at_s = math.inf  # once the join is complete
+        self._dialled_at_s = -math.inf  # after the join
+        self._turn = 0
+
+    def __len__(self) -> int:
+        return len(self._seeds)
+
+    def start(self, urls: Sequence[str], now: float) -> None:
+        """Dial `urls`, one after the other."""
+        stagger_s = self._settings.seed_stagger_s
+        self._seeds = [
+            _Seed(url, now + place * stagger_s)
+            for place, url in enumerate(dict.fromkeys(urls))
+        ]
+        self._again_at_s = math.inf
+
+    def settle(self, now: float) -> None:
+        """Slow down: the join is complete."""
+        if self._seeds:
+            self._again_at_s = now + self._settings.seed_redial_s
+
+    def failed(self, url: str, now: float) -> bool:
+        """Note that a dial failed; return whether `url` is a seed at all."""
+        for seed in self._seeds:
+            if seed.url == url:
+                pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0**seed.failures)
+                seed.failures = min(seed.failures + 1, 10)
+                seed.dial_at_s = now + pause_s
+                return True
+        return False
+
+    @property
+    def deadline(self) -> float:
+        """When to ask for `due` again."""
+        if self._again_at_s < math.inf:
+            return self._again_at_s
+        return min((seed.dial_at_s for seed in self._seeds), default=math.inf)
+
+    def due(self, now: float, members: Container[str]) -> list[str]:
+        """Return the urls to dial now; `members`: urls of members that need none."""
+        if self._again_at_s < math.inf:
+            if now < self._again_at_s:
+                return []
+            self._again_at_s = now + self._settings.seed_redial_s
+            self._turn = (self._turn + 1) % len(self._seeds)
+            url = self._seeds[self._turn].url
+            if url in members:
+                return []
+            self._dialled_at_s = now
+            return [url]
+        due = [seed for seed in self._seeds if seed.dial_at_s <= now]
+        for seed in due:
+            seed.dial_at_s = now + LOST_S
+        return [seed.url for seed in due]
+
+    def just_dialled(self, now: float) -> bool:
+        """Whether a stranger who comes up now may be a seed, found again."""
+        return now - self._dialled_at_s < LOST_S
+
+
+FIRST_SEQ = 1 << 52
+"""Above all sequence numbers of probes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    name: NodeName
+    epoch: bytes  # of the newcomer
+    until_s: float
+
+
+class Claims:
+    """Names whose holder has been pinged, by the number of that ping."""
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._claims: dict[int, _Claim] = {}
+        self._seq = FIRST_SEQ
+
+    def ask(self, name: NodeName, newcomer: bytes, holder: bytes, now: float) -> Ping:
+        """Return the ping that the holder must answer to keep the name."""
+        self._seq += 1
+        self._claims[self._seq] = _Claim(name, newcomer, now + self._patience_s)
+        return Ping(seq=self._seq, epoch=holder)
+
+    def ack(self, seq: int, sender: NodeName) -> list[Effect]:
+        """Take in an answer: the holder lives."""
+        claim = self._claims.get(seq)
+        if claim is None or claim.name != sender:
+            return []
+        del self._claims[seq]
+        return [Tell(NameTaken(claim.name, claim.epoch))]
+
+    @property
+    def deadline(self) -> float:
+        """When the first holder will have been silent for too long."""
+        return min((c.until_s for c in self._claims.values()), default=math.inf)
+
+    def tick(self, now: float) -> list[Effect]:
+        """Give the names of silent holders to those who claim them."""
+        due = [seq for seq, claim in self._claims.items() if claim.until_s <= now]
+        claims = [self._claims.pop(seq) for seq in due]
+        return [Tell(NameFree(claim.name, claim.epoch)) for claim in claims]
+
+    def postpone(self, until: float) -> None:
+        """Judge no holder before `until`: its answer may wait in our buffers."""
+        for seq, claim in self._claims.items():
+            if claim.until_s < until:
+                self._claims[seq] = _Claim(claim.name, claim.epoch, until)

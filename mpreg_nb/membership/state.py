@@ -1,0 +1,637 @@
+"""The membership table: the node's own record, the records of others, and their merge.
+
+Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 4.2 (incarnations); the
+generation of a name is Cassandra's.
+
+Everything that is heard (records, verdicts, announcements, loads) ends here; what
+comes out is events, news to pass on, and answers to those who are mistaken.
+
+Source: Das, Gupta, Motivala, "SWIM", DSN 2002, sections 4.2 and 4.4.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from msgspec.structs import replace
+
+from mpreg_nb.membership.broadcast import Broadcasts
+from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.events import (
+    CatalogAnnounced,
+    Confirmed,
+    Died,
+    Effect,
+    Joined,
+    Left,
+    LoadChanged,
+    Replaced,
+    Restarted,
+    Send,
+    Suspected,
+    Tell,
+)
+from mpreg_nb.membership.member import (
+    Member,
+    apply_verdict,
+    is_own_farewell,
+    is_same_process,
+    merge,
+    precedence,
+    verdict_of,
+    without_hearsay,
+)
+from mpreg_nb.membership.suspicion import Awareness, Suspicion
+from mpreg_nb.protocol.gossip import (
+    Announce,
+    Gossip,
+    Item,
+    Load,
+    LoadNews,
+    MemberRecord,
+    MemberState,
+    NodeName,
+    Verdict,
+    YouAreDead,
+)
+
+LEAST_REMEMBERED = 64
+"""Dead and gone records that are kept in any case, as long as they are young."""
+
+MOST_REMEMBERED = 10_000
+
+
+@dataclass(slots=True)
+class Entry:
+    """One other node."""
+
+    record: MemberRecord
+    since_s: float  # when it came into its state
+    suspicion: Suspicion | None = None  # while SUSPECT
+    rtt_s: float | None = None
+    load: Load | None = None
+    load_serial: int = -1
+    contradicted_at_s: float = -math.inf  # when it was last told what we hold of it
+    dialled_at_s: float = -math.inf  # when it was last dialled as a dead member
+    deaf_rounds: int = 0  # in a row, in which it answered others but not us
+    refused: tuple[bytes, int] | None = None  # epoch, incarnation when it refused us
+
+
+class Table:
+    """Entries by name, in the order in which they were met."""
+
+    def __init__(self) -> None:
+        self.entries: dict[NodeName, Entry] = {}
+        self.suspects: dict[NodeName, Suspicion] = {}
+        self.revision = 0
+        """Rises with every change of a record."""
+        self._active: dict[NodeName, None] | None = None
+        self._alive: tuple[NodeName, ...] | None = None
+
+    def get(self, name: NodeName) -> Entry | None:
+        """Return the entry of `name`."""
+        return self.entries.get(name)
+
+    def add(self, record: MemberRecord, since_s: float) -> Entry:
+        """Enter a node that was unknown."""
+        entry = self.entries[record.name] = Entry(record, since_s)
+        self._changed()
+        return entry
+
+    def replace(self, entry: Entry, record: MemberRecord) -> None:
+        """Put a newer record in place of the one in `entry`."""
+        moved = entry.record.state is not record.state
+        entry.record = record
+        self.revision += 1
+        if moved:
+            self._changed()
+
+    def doubt(self, entry: Entry, suspicion: Suspicion | None) -> None:
+        """Set or end the suspicion of a node."""
+        entry.suspicion = suspicion
+        if suspicion is None:
+            self.suspects.pop(entry.record.name, None)
+        else:
+            self.suspects[entry.record.name] = suspicion
+
+    @property
+    def active(self) -> dict[NodeName, None]:
+        """Names that are ALIVE or SUSPECT."""
+        if self._active is None:
+            self._active = {
+                name: None
+                for name, entry in self.entries.items()
+                if entry.record.state <= MemberState.SUSPECT
+            }
+        return self._active
+
+    @property
+    def alive(self) -> tuple[NodeName, ...]:
+        """Names that are ALIVE."""
+        if self._alive is None:
+            self._alive = tuple(
+                name
+                for name, entry in self.entries.items()
+                if entry.record.state is MemberState.ALIVE
+            )
+        return self._alive
+
+    @property
+    def deadline(self) -> float:
+        """When the first suspicion ends."""
+        return min((s.deadline for s in self.suspects.values()), default=math.inf)
+
+    def dead(self) -> list[Entry]:
+        """Return the entries that are DEAD, not those that LEFT."""
+        return [
+            entry
+            for entry in self.entries.values()
+            if entry.record.state is MemberState.DEAD
+        ]
+
+    def told(self, now: float, memory_s: float) -> Sequence[MemberRecord]:
+        """Return the records that others should have too, gone ones not too old."""
+        return [
+            entry.record
+            for entry in self.entries.values()
+            if entry.record.state <= MemberState.SUSPECT
+            or now - entry.since_s < memory_s
+        ]
+
+    def forget_old(self, now: float, *, memory_s: float, mult: int) -> list[NodeName]:
+        """Drop records of the dead and the gone that are too old or too many.
+
+        Returns whose they were.
+        """
+        gone = [
+            (entry.since_s, name)
+            for name, entry in self.entries.items()
+            if entry.record.state > MemberState.SUSPECT
+        ]
+        cap = min(MOST_REMEMBERED, max(LEAST_REMEMBERED, mult * (len(self.active) + 1)))
+        gone.sort()
+        dropped = [
+            name
+            for place, (since_s, name) in enumerate(gone)
+            if now - since_s > memory_s or len(gone) - place > cap
+        ]
+        for name in dropped:
+            del self.entries[name]
+            self._changed()
+        return dropped
+
+    def _changed(self) -> None:
+        self.revision += 1
+        self._active = None
+        self._alive = None
+
+
+SETTLING_PERIODS = 10
+"""For so long after its join a process is a newcomer to its name."""
+
+NEWCOMER_RAISES, SETTLED_RAISES = 2, 3
+"""How often a process outbids another of its name. The dead do not bid again: who
+does is alive, and the one that has bid most often without success gives way."""
+
+
+class Identity:
+    """The own record, which no other node writes.
+
+    Invariant: it is never SUSPECT or DEAD, and its incarnation is above that of
+    every accusation that has come in.
+    """
+
+    def __init__(
+        self,
+        record: MemberRecord,
+        news: Broadcasts,
+        health: Awareness,
+        *,
+        period_s: float,
+    ) -> None:
+        self.record = record
+        self.joined_at_s = math.inf
+        self._news = news
+        self._health = health
+        self._settling_s = SETTLING_PERIODS * period_s
+        self._raises: dict[bytes, int] = {}  # against which epoch, how often
+
+    @property
+    def joined(self) -> bool:
+        """Whether the join is complete, so that others may know of this process."""
+        return self.joined_at_s < math.inf
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether this node has said goodbye."""
+        return self.record.state is MemberState.LEFT
+
+    def join(self, now: float) -> None:
+        """Make the record known, from now on."""
+        self.joined_at_s = now
+        self._news.put(self.record)
+
+    def leave(self) -> None:
+        """Say goodbye with an incarnation that is above all accusations."""
+        self.record = replace(
+            self.record,
+            state=MemberState.LEFT,
+            incarnation=self.record.incarnation + 1,
+            by=(self.record.name,),
+        )
+        self._news.put(verdict_of(self.record))
+
+    def set_catalog_version(self, version: int) -> None:
+        """Note how far the own catalog has come; the announcement tells it."""
+        self.record = replace(self.record, catalog_version=version)
+
+    def hear(self, verdict: Verdict, sender: NodeName, now: float) -> list[Effect]:
+        """Take in what is said of a process with this node's name.
+
+        Of this process: refute it. Of another: outrank it, since mostly that is
+        dead; if it keeps outranking this one it is alive, and has the name.
+        """
+        me = self.record
+        if is_same_process(me, verdict):
+            if verdict.state is MemberState.ALIVE or self.is_leaving:
+                return []
+            if verdict.incarnation >= me.incarnation:
+                self._health.worsen()
+                self._raise(incarnation=verdict.incarnation + 1)
+            return self._show(sender)
+        if precedence(verdict) < precedence(me):
+            return self._show(sender)
+        if verdict.state <= MemberState.SUSPECT:
+            raises = self._raises.get(verdict.epoch, 0)
+            is_settled = now - self.joined_at_s >= self._settling_s
+            if raises >= (SETTLED_RAISES if is_settled else NEWCOMER_RAISES):
+                return [Tell(Replaced(verdict.generation))]
+            self._raises[verdict.epoch] = raises + 1
+        self._raise(generation=verdict.generation + 1)
+        return self._show(sender)
+
+    def _raise(self, **larger: int) -> None:
+        self.record = replace(self.record, **larger)
+        if self.joined:
+            self._news.put(self.record)
+
+    def _show(self, sender: NodeName) -> list[Effect]:
+        return [Send(sender, Gossip(items=(self.record,)))] if self.joined else []
+
+
+class Reports:
+    """Follows the versions of all catalogs and the last load of each node."""
+
+    def __init__(self, table: Table, news: Broadcasts) -> None:
+        self._table = table
+        self._news = news
+
+    def announced(self, item: Announce, sender: NodeName) -> list[Effect]:
+        """Take in the next version of a catalog, and pass it on."""
+        effects = self.catalog(item.owner, item.generation, item.version, sender, item)
+        if effects:
+            self._news.put(item)
+        return effects
+
+    def catalog(
+        self,
+        owner: NodeName,
+        generation: int,
+        version: int,
+        sender: NodeName,
+        item: Announce | None = None,
+    ) -> list[Effect]:
+        """Take in how far the catalog of `owner` has come."""
+        entry = self._table.get(owner)
+        if (
+            entry is None
+            or entry.record.generation != generation
+            or entry.record.state > MemberState.SUSPECT
+            or entry.record.catalog_version >= version
+        ):
+            return []
+        record = replace(entry.record, catalog_version=version)
+        self._table.replace(entry, record)
+        return [told_catalog(record, sender, item)]
+
+    def busy(self, item: LoadNews) -> list[Effect]:
+        """Take in a load that was passed on, and pass it on."""
+        entry = self._table.get(item.name)
+        if (
+            entry is None
+            or entry.record.generation != item.generation
+            or entry.load_serial >= item.serial
+        ):
+            return []
+        entry.load_serial = item.serial
+        self._news.put(item)
+        return self.load(item.name, item.load)
+
+    def load(self, name: NodeName, load: Load | None) -> list[Effect]:
+        """Take in a load that its node told this one, if it did."""
+        entry = self._table.get(name)
+        if entry is None or load is None:
+            return []
+        entry.load = load
+        return [Tell(LoadChanged(name, load))]
+
+
+def told_catalog(
+    record: MemberRecord, heard_from: NodeName, item: Announce | None = None
+) -> Tell:
+    """Return the event that the catalog of `record` is at its version."""
+    return Tell(
+        CatalogAnnounced(
+            record.name,
+            record.generation,
+            record.catalog_version,
+            None if item is None else item.delta,
+            heard_from,
+        )
+    )
+
+
+ALIVE, SUSPECT, DEAD, LEFT = MemberState
+
+MOST_HEARSAY = 1024
+"""Verdicts on unknown nodes that are remembered as passed on."""
+
+
+class Beliefs:
+    """The own record, the table of the others, and the news about them."""
+
+    def __init__(
+        self, settings: SwimSettings, me: MemberRecord, health: Awareness
+    ) -> None:
+        self.table = Table()
+        self.news = Broadcasts()
+        self.own = Identity(me, self.news, health, period_s=settings.period_s)
+        self.reports = Reports(self.table, self.news)
+        self._me = me.name
+        self._settings = settings
+        self._hearsay: dict[Verdict, None] = {}
+
+    @property
+    def size(self) -> int:
+        """Members that are alive or suspect, this node included."""
+        return len(self.table.active) + 1
+
+    # ------------------------------------------------------------ what is heard
+
+    def hear(self, item: Item, sender: NodeName, now: float) -> list[Effect]:
+        """Take in one item of gossip."""
+        match item:
+            case MemberRecord():
+                return self.hear_record(item, sender, now)
+            case Verdict():
+                return self.hear_verdict(item, sender, now)
+            case Announce():
+                return self.reports.announced(item, sender)
+            case LoadNews():
+                return self.reports.busy(item)
+
+    def hear_record(
+        self,
+        record: MemberRecord,
+        sender: NodeName,
+        now: float,
+        *,
+        synced: bool = False,
+    ) -> list[Effect]:
+        """Take in a full record; a synced one is not the latest news."""
+        if record.name == self._me:
+            return self.own.hear(verdict_of(record), sender, now)
+        if not _is_credible(record):
+            return []
+        entry = self.table.get(record.name)
+        if entry is None:
+            return self._meet(record, sender, now, synced)
+        known = entry.record
+        if synced and known.state is not DEAD:
+            record = without_hearsay(record)
+        if precedence(record) == precedence(known) and record.state is SUSPECT:
+            return self._confirm(entry, verdict_of(record), now)
+        merged = merge(known, record)
+        if merged is known:
+            if sender == record.name and precedence(record) < precedence(known):
+                return self.contradict(entry, now)
+            return []
+        return self._change(entry, merged, sender, now, synced=synced)
+
+    def hear_verdict(
+        self, verdict: Verdict, sender: NodeName, now: float
+    ) -> list[Effect]:
+        """Take in what somebody says of the state of a member."""
+        if verdict.name == self._me:
+            return self.own.hear(verdict, sender, now)
+        if verdict.state is ALIVE or not _is_credible(verdict):
+            return []
+        entry = self.table.get(verdict.name)
+        if entry is None:
+            self._pass_on_once(verdict)
+            return []
+        known = entry.record
+        if precedence(verdict) < precedence(known):
+            # The sender has missed that this was refuted, or that it is history.
+            return (
+                [Send(sender, Gossip(items=(known,)))] if known.state is ALIVE else []
+            )
+        if not is_same_process(known, verdict):
+            self._pass_on_once(verdict)
+            return []
+        if precedence(verdict) == precedence(known) and verdict.state is SUSPECT:
+            return self._confirm(entry, verdict, now)
+        merged = apply_verdict(known, verdict)
+        if merged is known:
+            return []
+        return self._change(entry, merged, sender, now, refused=verdict.refused)
+
+    # ------------------------------------------------------ what follows from it
+
+    def accuse(self, name: NodeName, now: float, *, refused: bool) -> list[Effect]:
+        """Suspect `name` on the strength of this node's own probe.
+
+        The suspect is told first, so that it can refute before others believe it.
+        """
+        entry = self.table.get(name)
+        if entry is None or entry.record.state > SUSPECT:
+            return []
+        me = (self._me,)
+        verdict = replace(
+            verdict_of(entry.record, me if refused else ()), state=SUSPECT, by=me
+        )
+        return [
+            Send(name, YouAreDead(verdict=verdict)),
+            *self.hear_verdict(verdict, self._me, now),
+        ]
+
+    def remind_suspects(self, now: float) -> list[Effect]:
+        """Tell those whom this node itself accuses once more, lest that was lost."""
+        effects: list[Effect] = []
+        for name, suspicion in self.table.suspects.items():
+            if self._me in suspicion.accusers:
+                effects += self.contradict(self.table.entries[name], now)
+        return effects
+
+    def bury_overdue(self, now: float) -> list[Effect]:
+        """Declare dead whoever has not refuted in time."""
+        effects: list[Effect] = []
+        for name, suspicion in list(self.table.suspects.items()):
+            if suspicion.deadline <= now:
+                entry = self.table.entries[name]
+                dead = replace(entry.record, state=DEAD, by=(self._me,))
+                effects += self._change(entry, dead, self._me, now)
+        return effects
+
+    def doubt_anew(self, now: float) -> None:
+        """Start all suspicions again: while this process stood still none could be
+        refuted here."""
+        for name in list(self.table.suspects):
+            self.table.doubt(self.table.entries[name], self._suspicion(now))
+
+    def postpone(self, until: float) -> None:
+        """Let no suspicion end before `until`."""
+        for suspicion in self.table.suspects.values():
+            suspicion.postpone(until)
+
+    def contradict(self, entry: Entry, now: float) -> list[Effect]:
+        """Tell a node what is held of it, if it has not just been told."""
+        if now - entry.contradicted_at_s < self._settings.ack_timeout_s:
+            return []
+        entry.contradicted_at_s = now
+        return [Send(entry.record.name, YouAreDead(verdict=self.verdict_on(entry)))]
+
+    def verdict_on(self, entry: Entry) -> Verdict:
+        """Return what is held here of a node, with all accusers known."""
+        suspicion = entry.suspicion
+        if suspicion is None:
+            return verdict_of(entry.record)
+        return replace(
+            verdict_of(entry.record, suspicion.refused), by=suspicion.accusers
+        )
+
+    def _meet(
+        self, record: MemberRecord, sender: NodeName, now: float, synced: bool
+    ) -> list[Effect]:
+        if record.age_s > self._settings.dead_memory_s:
+            return []
+        entry = self.table.add(replace(record, age_s=0), now - record.age_s)
+        if record.state > SUSPECT:
+            # Nobody here ever counted on it: remembered for redials, not announced.
+            if not synced:
+                self.news.put(verdict_of(record))
+            return []
+        entry.since_s = now
+        return self._welcome(entry, None, sender, now, synced=synced)
+
+    def _change(
+        self,
+        entry: Entry,
+        record: MemberRecord,
+        sender: NodeName,
+        now: float,
+        *,
+        synced: bool = False,
+        refused: tuple[NodeName, ...] = (),
+    ) -> list[Effect]:
+        """Put `record`, which outranks the known one, in its place."""
+        old = entry.record
+        record = replace(record, age_s=0)
+        self.table.replace(entry, record)
+        is_new_process = not is_same_process(old, record)
+        if precedence(old) == precedence(record):
+            # Nothing but the version of its catalog can have changed.
+            return [told_catalog(record, sender)] if record.state <= SUSPECT else []
+        if is_new_process or old.state is not record.state:
+            entry.since_s = now
+        effects: list[Effect] = []
+        if is_new_process:
+            entry.rtt_s, entry.load, entry.load_serial = None, None, -1
+            self.news.drop(record.name)
+            effects.append(Tell(Restarted(record.name, record.generation)))
+        if record.state <= SUSPECT:
+            before = None if is_new_process or old.state > SUSPECT else old
+            effects += self._welcome(
+                entry, before, sender, now, synced=synced, refused=refused
+            )
+            return effects
+        self.table.doubt(entry, None)
+        self.news.drop(record.name)
+        self.news.put(verdict_of(record))
+        if old.state <= SUSPECT:
+            if record.state is DEAD:
+                effects.append(Tell(Died(record.name, record.by)))
+            else:
+                effects.append(Tell(Left(record.name)))
+        return effects
+
+    def _welcome(
+        self,
+        entry: Entry,
+        before: MemberRecord | None,  # of the same process, if it was a member
+        sender: NodeName,
+        now: float,
+        *,
+        synced: bool,
+        refused: tuple[NodeName, ...] = (),
+    ) -> list[Effect]:
+        """Take up a record that is ALIVE or SUSPECT."""
+        record = entry.record
+        effects: list[Effect] = []
+        if before is None:
+            effects.append(Tell(Joined(Member(record=record, since_s=now))))
+        if record.catalog_version > (before.catalog_version if before else 0):
+            effects.append(told_catalog(record, sender))
+        was_suspect = before is not None and before.state is SUSPECT
+        if record.state is ALIVE:
+            self.table.doubt(entry, None)
+            if was_suspect:
+                effects.append(Tell(Confirmed(record.name)))
+            if self.own.joined:
+                self.news.put(record)
+            return effects
+        suspicion = self._suspicion(now)
+        for name in record.by or (sender,):
+            suspicion.accuse(name, now, refused=name in refused)
+        self.table.doubt(entry, suspicion)
+        if not was_suspect:
+            effects.append(Tell(Suspected(record.name, suspicion.accusers)))
+        verdict = self.verdict_on(entry)
+        if synced:
+            # Old news: the suspect can answer before others need to hear of it.
+            effects.append(Send(record.name, YouAreDead(verdict=verdict)))
+        else:
+            self.news.put(verdict)
+        return effects
+
+    def _confirm(self, entry: Entry, verdict: Verdict, now: float) -> list[Effect]:
+        """Add accusers to a suspicion that is held here already."""
+        suspicion = entry.suspicion
+        if suspicion is not None:
+            fresh = [
+                suspicion.accuse(name, now, refused=name in verdict.refused)
+                for name in verdict.by
+            ]
+            if any(fresh):
+                self.news.put(self.verdict_on(entry))
+        return []
+
+    def _suspicion(self, now: float) -> Suspicion:
+        return Suspicion(
+            self.size,
+            now,
+            mult=self._settings.suspicion_mult,
+            max_mult=self._settings.suspicion_max_mult,
+            period_s=self._settings.period_s,
+        )
+
+    def _pass_on_once(self, verdict: Verdict) -> None:
+        if verdict not in self._hearsay:
+            self._hearsay[verdict] = None
+            if len(self._hearsay) > MOST_HEARSAY:
+                del self._hearsay[next(iter(self._hearsay))]
+            self.news.put(verdict)
+
+
+def _is_credible(said: MemberRecord | Verdict) -> bool:
+    return said.state is not LEFT or is_own_farewell(said)

@@ -1,0 +1,587 @@
+"""Runs calls on this node: in worker processes, or in the node's own process.
+
+These are functions that a program registered in its own process, where nothing
+is pickled on the way in, and shipped ones that were registered for a thread.
+Pickles are opened here, so the module that does it is imported with the first
+such call and not before.
+
+Shipped code runs in worker processes, or in a thread of this one if it was
+registered so. Functions of this very process run in it. Builtins are answered
+at once.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+import msgspec
+
+from mpreg_nb.errors import LOST_SPACE, NotPicklable
+from mpreg_nb.node.functions import OwnFunction, Placement, Registry, ShippedFunction
+from mpreg_nb.node.monitor import Counters
+from mpreg_nb.node.peer_requests import Asks
+from mpreg_nb.node.pending_call import Outcome, Pending, failure_of
+from mpreg_nb.node.results import InputParts, Inputs, Store
+from mpreg_nb.node.spaces import Spaces
+from mpreg_nb.node.worker_pool import Crashed, Workers
+from mpreg_nb.protocol.codec import Buffer, Parts
+from mpreg_nb.protocol.gossip import Load, Offer
+from mpreg_nb.protocol.messages import Call, Failed, Failure, Output, Reply
+from mpreg_nb.protocol.worker import Done, Job, JobFailed, Printed
+from mpreg_nb.serialize.exceptions import (
+    argument_types,
+    execution_failed,
+    message_of,
+    raised_class,
+    type_names,
+    unpicklable,
+)
+from mpreg_nb.serialize.items import pack_items, take_apart
+from mpreg_nb.serialize.json_rpc import pack_json, unpack_json_call
+from mpreg_nb.settings import INLINE_BYTES
+
+THREADS = 32
+"""Sync functions that run here at the same time; more wait."""
+
+Ended: TypeAlias = tuple[Done | JobFailed, tuple[Buffer, ...]]
+Find: TypeAlias = Callable[[], Callable[..., Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A coroutine function and what to call it with, on the event loop."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+class OwnRunner:
+    """The calls that run in this process."""
+
+    def __init__(
+        self, ended: Callable[[Pending, Done | JobFailed, tuple[Buffer, ...]], None]
+    ) -> None:
+        self._ended = ended
+        self._threads: ThreadPoolExecutor | None = None
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._shipped: dict[str, Callable[..., Any]] = {}
+
+    @property
+    def running(self) -> int:
+        """Calls that run here now."""
+        return len(self._tasks)
+
+    def run(
+        self, pending: Pending, function: Callable[..., Any], inputs: InputParts
+    ) -> None:
+        """Run a function of this process; its end is told as a worker's would be."""
+        self._begin(pending, lambda: function, inputs)
+
+    def run_shipped(
+        self, pending: Pending, shipped: ShippedFunction, inputs: InputParts
+    ) -> None:
+        """Run code that came over the wire, in a thread of this process."""
+        self._begin(pending, partial(self._open, shipped), inputs)
+
+    def forget_code(self, version: str) -> None:
+        """Let go of a function that came over the wire."""
+        self._shipped.pop(version, None)
+
+    def cancel(self, call_id: bytes) -> bool:
+        """Stop waiting for a call; False if it does not run here.
+
+        A coroutine is cancelled. A thread cannot be: it runs on, unheard.
+        """
+        task = self._tasks.get(call_id)
+        if task is None:
+            return False
+        task.cancel()
+        return True
+
+    def stop(self) -> None:
+        """Cancel all that runs here; threads that do not end are left alone."""
+        for task in self._tasks.values():
+            task.cancel()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _begin(self, pending: Pending, find: Find, inputs: InputParts) -> None:
+        call_id = pending.call.id
+        self._tasks[call_id] = asyncio.ensure_future(self._run(pending, find, inputs))
+
+    async def _run(self, pending: Pending, find: Find, inputs: InputParts) -> None:
+        call = pending.call
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
+        try:
+            ended, parts = await self._course(call, pending.parts, find, inputs)
+        except asyncio.CancelledError:
+            text = "cancelled while it ran"
+            ended, parts = JobFailed(id=call.id, kind="cancelled", message=text), ()
+        finally:
+            self._tasks.pop(call.id, None)
+        run_us = int((loop.time() - began_s) * 1e6)
+        self._ended(pending, msgspec.structs.replace(ended, run_us=run_us), parts)
+
+    async def _course(
+        self, call: Call, parts: tuple[Buffer, ...], find: Find, inputs: InputParts
+    ) -> Ended:
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(THREADS, "mpreg-function")
+        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._threads)
+        begun = await in_thread(_run_or_begin, call, parts, find, inputs)
+        if not isinstance(begun, _Begun):
+            return begun
+        try:
+            value = await begun.function(*begun.args, **begun.kwargs)
+        except BaseException as error:  # the border of user code
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
+                raise  # the call was cancelled, and not by the function itself
+            return _failed(call, error, begun.args, begun.kwargs)
+        return await in_thread(_packed, call, value)
+
+    def _open(self, shipped: ShippedFunction) -> Callable[..., Any]:
+        from mpreg_nb.serialize.pickle import unpack_function
+
+        function = self._shipped.get(shipped.version)
+        if function is None:
+            function = self._shipped[shipped.version] = unpack_function(shipped.parts)
+        return function
+
+
+def _run_or_begin(
+    call: Call, parts: tuple[Buffer, ...], find: Find, inputs: InputParts
+) -> Ended | _Begun:
+    """Run a function to its end; one that wants the event loop is given back."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
+    try:
+        function = take_apart if call.split else find()
+        args, kwargs = _arguments(call, parts, inputs)
+        if asyncio.iscoroutinefunction(function):
+            return _Begun(function, args, kwargs)
+        value = function(*args, **kwargs)
+    except BaseException as error:  # noqa: BLE001 - the border of user code
+        return _failed(call, error, args, kwargs)
+    return _packed(call, value)
+
+
+def _arguments(
+    call: Call, parts: tuple[Buffer, ...], inputs: InputParts
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    whole = parts or (call.payload,)
+    given = tuple((i,) if isinstance(i, bytes) else i for i in inputs)
+    if call.json:
+        return unpack_json_call(whole, given)
+    from mpreg_nb.serialize.pickle import unpack_call
+
+    return unpack_call(whole, given)
+
+
+def _packed(call: Call, value: object) -> Ended:
+    from mpreg_nb.serialize.pickle import pack
+
+    parts: tuple[Buffer, ...]
+    try:
+        if call.json:
+            parts = (pack_json(value),)
+        elif call.split and isinstance(value, list):
+            parts = pack_items(value)
+        else:
+            parts = pack(value, name="result")
+    except NotPicklable as error:
+        text = unpicklable(error)
+        failed = JobFailed(id=call.id, kind="not_picklable", message=text)
+        return failed, ()
+    except BaseException as error:  # noqa: BLE001 - pickling runs user code
+        return _failed(call, error, (), {})
+    if _travels_inline(parts):
+        return Done(id=call.id, payload=bytes(parts[0])), ()
+    return Done(id=call.id), parts
+
+
+def _failed(
+    call: Call,
+    error: BaseException,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+) -> Ended:
+    from mpreg_nb.serialize.pickle import pack_exception
+
+    cls = raised_class(error)
+    parts = pack_exception(error)
+    inline = _travels_inline(parts)
+    failed = JobFailed(
+        id=call.id,
+        kind="application",
+        message=f"{cls.__name__}: {message_of(error)}",
+        types=type_names(cls),
+        payload=bytes(parts[0]) if inline else b"",
+        argument_types=argument_types(args, kwargs),
+    )
+    return failed, () if inline else parts
+
+
+def _travels_inline(parts: tuple[Buffer, ...]) -> bool:
+    return len(parts) == 1 and len(parts[0]) <= INLINE_BYTES
+
+
+LOG = logging.getLogger("mpreg_nb.node")
+
+Finish = Callable[[Pending, Outcome, tuple[Buffer, ...]], None]
+
+
+class Running:
+    """The calls that run here."""
+
+    def __init__(
+        self,
+        me: str,
+        *,
+        registry: Registry,
+        store: Store,
+        placement: Placement,
+        asks: Asks,
+        workers: Workers,
+        spaces: Spaces,
+        has_workers: bool,
+        counters: Counters,
+        news: Callable[[], Load | None],
+        changed: Callable[[], None],
+    ) -> None:
+        """`changed` hears of each call that comes or goes here."""
+        self._me = me
+        self._registry = registry
+        self._store = store
+        self._placement = placement
+        self._inputs = Inputs(me, store, asks, shares=True)
+        self._workers = workers
+        self._spaces = spaces
+        self._has_workers = has_workers
+        self._counters = counters
+        self._news = news
+        self._changed = changed
+        self._own = OwnRunner(self._own_ended)
+        self._here: dict[bytes, Pending] = {}
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}  # calls that wait for data
+
+    def bind(
+        self,
+        finish: Finish,
+        began: Callable[[Pending], None],
+        elsewhere: Callable[[Pending], None],
+    ) -> None:
+        """Say whom to tell of outcomes, of beginnings, and of what cannot run here."""
+        self._finish = finish
+        self._began = began
+        self._elsewhere = elsewhere
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait for a free slot."""
+        return self._workers.queued
+
+    @property
+    def running(self) -> int:
+        """Calls that have a slot."""
+        return self._workers.running + self._own.running
+
+    # ------------------------------------------------------------------- begin
+
+    def run(self, pending: Pending, offer: Offer) -> None:
+        """Run the call; its end is told to `finish`."""
+        self._here[pending.call.id] = pending
+        self._changed()
+        pending.isolation = offer.isolation
+        function = self._registry.get(pending.version)
+        inputs = self._inputs.at_hand(pending.call.inputs)
+        if function is None:
+            self._spawn(pending, self._obtain_and_run(pending, offer))
+        elif inputs is None:
+            self._spawn(pending, self._gather_and_run(pending, function))
+        else:
+            self._start(pending, function, inputs)
+
+    def obtain_then_route(
+        self, pending: Pending, then: Callable[[Pending, bool], None]
+    ) -> None:
+        """Look for a version that the catalog does not have; say if it was found."""
+
+        async def look() -> None:
+            call = pending.call
+            found = call.version is not None and await self._placement.obtain(
+                call.version, call.holder
+            )
+            self._tasks.pop(call.id, None)
+            then(pending, found)
+
+        self._spawn(pending, look())
+
+    def cancel(self, pending: Pending) -> None:
+        """Stop a call that is here; its end is told to `finish`."""
+        call_id = pending.call.id
+        task = self._tasks.pop(call_id, None)
+        if task is not None:
+            task.cancel()
+            self._fail(pending, Failure(kind="cancelled", executed="no"))
+        elif not (self._own.cancel(call_id) or self._spaces.cancel(call_id)):
+            self._workers.cancel(call_id)
+
+    @property
+    def news(self) -> Load | None:
+        """The load for an answer that ends a call which was here."""
+        return self._news()
+
+    def withdraw(self, pending: Pending) -> bool:
+        """Forget a call that has not begun, and never begin it; False: too late."""
+        call_id = pending.call.id
+        if pending.started or self._here.pop(call_id, None) is None:
+            return False
+        self._changed()
+        task = self._tasks.pop(call_id, None)
+        if task is not None:
+            task.cancel()
+        elif not self._spaces.cancel(call_id):
+            self._workers.cancel(call_id)
+        return True
+
+    def forget_code(self, version: str) -> None:
+        """Let go of code that the registry holds no longer; queued calls have it."""
+        self._workers.forget_code(version)
+        self._own.forget_code(version)
+
+    def stop(self) -> None:
+        """Cancel what waits for data and what runs in this process."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._inputs.stop()
+        self._own.stop()
+
+    def _spawn(self, pending: Pending, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks[pending.call.id] = asyncio.ensure_future(work)
+
+    async def _obtain_and_run(self, pending: Pending, offer: Offer) -> None:
+        found = await self._placement.obtain(offer.version, pending.call.holder)
+        function = self._registry.get(offer.version)
+        if not found or function is None:
+            self._tasks.pop(pending.call.id, None)
+            self._fail(pending, Failure(kind="no_code", node=self._me))
+        else:
+            await self._gather_and_run(pending, function)
+
+    async def _gather_and_run(
+        self, pending: Pending, function: ShippedFunction | OwnFunction
+    ) -> None:
+        inputs = await self._inputs.gather(pending.call.inputs)
+        self._tasks.pop(pending.call.id, None)
+        if isinstance(inputs, Failure):
+            self._fail(pending, inputs)
+        else:
+            self._start(pending, function, inputs)
+
+    def _start(
+        self,
+        pending: Pending,
+        function: ShippedFunction | OwnFunction,
+        inputs: tuple[bytes | tuple[Buffer, ...], ...],
+    ) -> None:
+        call = pending.call
+        if isinstance(function, OwnFunction):
+            if function.where == "inline" and not (call.keep or call.json or inputs):
+                reply = Reply(
+                    id=call.id,
+                    payload=call.payload,
+                    node=self._me,
+                    version=pending.version,
+                    builtin=True,
+                    load=self._news(),
+                )
+                self._end(pending, reply, pending.parts, queued_us=0, run_us=0)
+                return
+            self._began(pending)
+            self._own.run(pending, function.function, inputs)
+        elif pending.isolation == "thread":
+            self._began(pending)
+            self._own.run_shipped(pending, function, inputs)
+        elif not self._has_workers:
+            self._here.pop(call.id, None)
+            self._changed()
+            self._elsewhere(pending)
+        else:
+            self._submit(pending, function, inputs)
+
+    def _submit(
+        self,
+        pending: Pending,
+        function: ShippedFunction,
+        inputs: tuple[bytes | tuple[Buffer, ...], ...],
+    ) -> None:
+        call = pending.call
+        if call.space and (end := self._spaces.end_of(call.space)) is not None:
+            reason = f"{LOST_SPACE}: {end}"
+            self._fail(pending, Failure(kind="gone", message=reason, node=self._me))
+            return
+        if not self._workers.has_code(function.version):
+            self._workers.add_code(function.version, function.name, function.parts)
+        parts = pending.parts
+        described: tuple[bytes | int, ...] = ()
+        if inputs:
+            described = tuple(i if isinstance(i, bytes) else len(i) for i in inputs)
+            for item in inputs:
+                if not isinstance(item, bytes):
+                    parts = (*parts, *item)
+        job = Job(
+            id=call.id,
+            version=function.version,
+            function=call.function,
+            payload=call.payload,
+            sizes=tuple(map(len, parts)) if parts else (),
+            inputs=described,
+            json=call.json,
+            quiet=call.quiet,
+            remaining_ms=call.remaining_ms and pending.remaining_ms(time.monotonic()),
+            split=call.split,
+            folder=call.folder,
+        )
+        if call.space:
+            self._spaces.submit(
+                call.space, function, job, parts, self._job_ended, self._job_began
+            )
+        else:
+            self._workers.submit(job, parts, self._job_ended, self._job_began)
+
+    # --------------------------------------------------------------------- end
+
+    def printed(self, message: Printed, parts: Parts = ()) -> None:
+        """Pass on what a running call wrote or displayed."""
+        pending = self._here.get(message.id)
+        if pending is not None and not pending.answered:
+            pending.source.send(
+                Output(
+                    id=message.id,
+                    node=self._me,
+                    stream=message.stream,
+                    text=message.text,
+                    lines_cut=message.lines_cut,
+                    characters_cut=message.characters_cut,
+                ),
+                parts,
+            )
+
+    def _job_began(self, call_id: bytes) -> None:
+        pending = self._here.get(call_id)
+        if pending is not None:
+            self._began(pending)
+
+    def _job_ended(
+        self, ended: Done | JobFailed | Crashed, parts: tuple[Buffer, ...]
+    ) -> None:
+        pending = self._here.get(ended.id)
+        if pending is None:
+            return
+        match ended:
+            case Done(run_us=run_us):
+                self._returned(pending, ended.payload, parts, run_us)
+            case JobFailed(run_us=run_us):
+                self._raised(pending, ended, parts)
+            case Crashed():
+                self._fail(pending, failure_of(ended, self._me))
+
+    def _own_ended(
+        self, pending: Pending, ended: Done | JobFailed, parts: tuple[Buffer, ...]
+    ) -> None:
+        if isinstance(ended, Done):
+            self._returned(pending, ended.payload, parts, ended.run_us)
+        else:
+            self._raised(pending, ended, parts)
+
+    def _returned(
+        self,
+        pending: Pending,
+        payload: bytes,
+        parts: tuple[Buffer, ...],
+        run_us: int,
+    ) -> None:
+        call = pending.call
+        queued_us, kept = self._queued_us(pending, run_us), None
+        if call.keep:
+            kept, payload, parts = self._store.keep(self._me, call, payload, parts)
+        reply = Reply(
+            id=call.id,
+            payload=payload,
+            node=self._me,
+            version=pending.version,
+            queued_us=queued_us,
+            run_us=run_us,
+            kept=kept,
+            load=self._news(),
+        )
+        self._end(pending, reply, parts, queued_us=queued_us, run_us=run_us)
+
+    def _raised(
+        self, pending: Pending, ended: JobFailed, parts: tuple[Buffer, ...]
+    ) -> None:
+        queued_us = self._queued_us(pending, ended.run_us)
+        failure = failure_of(ended, self._me)
+        if ended.kind == "application":
+            self._log(pending, failure)
+        failed = Failed(
+            id=pending.call.id,
+            failure=failure,
+            payload=ended.payload,
+            version=pending.version,
+            queued_us=queued_us,
+            run_us=ended.run_us,
+            load=self._news(),
+        )
+        self._end(pending, failed, parts, queued_us=queued_us, run_us=ended.run_us)
+
+    def _log(self, pending: Pending, failure: Failure) -> None:
+        """Note the failure of a program's own function, or of a foreign program's call.
+
+        A notebook shows its failures itself; they would only drown the rest here.
+        """
+        own = isinstance(self._registry.get(pending.version), OwnFunction)
+        if own or pending.call.json:
+            types = failure.argument_types
+            name = pending.call.function
+            LOG.error("%s", execution_failed(name, failure.message, types))
+
+    def _fail(self, pending: Pending, failure: Failure) -> None:
+        self._here.pop(pending.call.id, None)
+        self._changed()
+        self._finish(pending, pending.failed(failure, self._news()), ())
+
+    def _end(
+        self,
+        pending: Pending,
+        outcome: Outcome,
+        parts: tuple[Buffer, ...],
+        *,
+        queued_us: int,
+        run_us: int,
+    ) -> None:
+        call = pending.call
+        self._here.pop(call.id, None)
+        self._changed()
+        if not call.split:  # it did not call the function
+            self._counters.count(
+                call.function,
+                pending.version,
+                run_us=run_us,
+                queued_us=queued_us,
+                failed=isinstance(outcome, Failed)
+                and outcome.failure.kind != "cancelled",
+            )
+        self._finish(pending, outcome, parts)
+
+    def _queued_us(self, pending: Pending, run_us: int) -> int:
+        here_us = int((time.monotonic() - pending.arrived) * 1e6)
+        return max(0, here_us - pending.waited_us - run_us)

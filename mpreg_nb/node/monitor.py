@@ -1,0 +1,348 @@
+"""Statistics of a node: load, counters, snapshots for clients, traffic of its links."""
+
+import asyncio
+import logging
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import psutil
+
+from mpreg_nb.membership.member import Member
+from mpreg_nb.node.pending_call import Source
+from mpreg_nb.protocol.gossip import Load, MemberState
+from mpreg_nb.protocol.messages import (
+    EventPicture,
+    FunctionPicture,
+    LinkPicture,
+    LoadsTold,
+    NodePicture,
+    Snapshot,
+    Traffic,
+    Watch,
+)
+from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.transport.connection import Connection, LinkStatistics, Role
+
+RECENT_CALLS = 512
+"""Run times that are kept per function, for the median."""
+
+
+@dataclass(slots=True)
+class FunctionCounter:
+    """One version of one function."""
+
+    calls: int = 0
+    errors: int = 0
+    run_us: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_CALLS))
+
+
+class Counters:
+    """Counts by (function, version)."""
+
+    def __init__(self, me: str) -> None:
+        self._me = me
+        self._functions: dict[tuple[str, str], FunctionCounter] = {}
+        self.latency_us = 0.0  # moving average of queue and run, all functions
+
+    def count(
+        self, function: str, version: str, *, run_us: int, queued_us: int, failed: bool
+    ) -> None:
+        """Count one call that ran to its end, well or badly."""
+        key = (function, version)
+        counter = self._functions.get(key)
+        if counter is None:
+            counter = self._functions[key] = FunctionCounter()
+        counter.calls += 1
+        counter.errors += failed
+        counter.run_us.append(run_us)
+        self.latency_us += 0.1 * (run_us + queued_us - self.latency_us)
+
+    def pictures(self) -> tuple[FunctionPicture, ...]:
+        """Return what was counted so far."""
+        return tuple(
+            FunctionPicture(
+                function=function,
+                version=version,
+                node=self._me,
+                calls=counter.calls,
+                errors=counter.errors,
+                p50_ms=statistics.median(counter.run_us) / 1e3,
+            )
+            for (function, version), counter in self._functions.items()
+        )
+
+
+NEWS_EVERY_S = 0.05
+"""How often an answer also carries how busy this node is. One that leaves it idle
+always does, where others were told that it is busy."""
+
+TELL_S, TELL_PEER_S = 0.1, 0.004
+"""So long after a change all are told; more seldom where many peers are to be told."""
+
+SAMPLE_S = 1.0
+"""How often processor and memory are looked at; a look costs about 0.2 ms."""
+
+
+class Vitals:
+    """Measures the load that is told to others."""
+
+    def __init__(
+        self,
+        *,
+        running: Callable[[], int],
+        queued: Callable[[], int],
+        slots: int,
+        counters: Counters,
+        tell: Callable[[Load], int],
+    ) -> None:
+        """`tell` tells the cluster, and returns how many peers heard of it."""
+        self._running = running
+        self._queued = queued
+        self._slots = slots
+        self._counters = counters
+        self._process = psutil.Process()
+        self._started = time.monotonic()
+        self._sampled_at = -SAMPLE_S
+        self._cpu_percent = 0.0
+        self._memory_mb = 0
+        self._news_due = 0.0
+        self._tell = tell
+        self._tell_s = TELL_S
+        # Running and queued, where all that were told anything were told the same.
+        self._told: tuple[int, int] | None = (0, 0)
+        self._told_busy = False  # somebody was, and not yet that it is idle
+        self._serial = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self.degraded = False
+        self.loop_lag_ms = 0.0
+
+    def measure(self) -> Load:
+        """Return the load of this moment."""
+        now = time.monotonic()
+        if now - self._sampled_at >= SAMPLE_S:
+            self._sampled_at = now
+            self._sample()
+        self._serial += 1
+        running, queued = self._running(), self._queued()
+        if (running, queued) != self._told:
+            self._told = None  # whoever it is for knows more than others
+        return Load(
+            running=running,
+            queued=queued,
+            slots=self._slots,
+            latency_ms=round(self._counters.latency_us / 1e3, 3),
+            loop_lag_ms=self.loop_lag_ms,
+            degraded=self.degraded,
+            cpu_percent=self._cpu_percent,
+            memory_mb=self._memory_mb,
+            uptime_s=int(now - self._started),
+            serial=self._serial,
+        )
+
+    def news(self) -> Load | None:
+        """Return the load for an answer, unless it was told and is not over."""
+        now = time.monotonic()
+        if now < self._news_due:
+            if not self._told_busy or self._queued() or self._running():
+                return None
+        self._news_due = now + NEWS_EVERY_S
+        load = self.measure()
+        self._told_busy = load.running + load.queued > 0
+        return load
+
+    def changed(self) -> None:
+        """Note that a call came or went; the cluster is told of it soon."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._tell_s, self._tell_change)
+
+    def stop(self) -> None:
+        """Tell nothing any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _tell_change(self) -> None:
+        self._timer = None
+        told, load = self._told, self.measure()
+        if told == (load.running, load.queued):
+            return
+        self._told = load.running, load.queued
+        self._told_busy = load.running + load.queued > 0
+        self._tell_s = max(TELL_S, TELL_PEER_S * self._tell(load))
+
+    def _sample(self) -> None:
+        """Add up this process and its workers."""
+        cpu_percent, memory = 0.0, 0
+        for process in (self._process, *self._process.children()):
+            try:
+                with process.oneshot():
+                    cpu_percent += process.cpu_percent()
+                    memory += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue  # it ended between the list and the look
+        self._cpu_percent = round(cpu_percent, 1)
+        self._memory_mb = memory // 1_000_000
+
+
+LOG = logging.getLogger("mpreg_nb.node")
+
+REMEMBERED_EVENTS = 1000
+
+LOADS_EVERY_S = 0.1
+"""Loads alone are sent by themselves, at most this often."""
+
+WHOLE_EVERY_S = 2.0
+"""Round trips change all the time, with the loads; all is sent again this often."""
+
+
+class Pictures:
+    """Makes snapshots, and sends them to watchers at their pace."""
+
+    def __init__(
+        self,
+        me: str,
+        *,
+        members: Callable[[], Iterable[Member]],
+        own_load: Callable[[], Load],
+        load_of: Callable[[str], Load | None],
+        catalog: Catalog,
+        counters: Counters,
+    ) -> None:
+        self._me = me
+        self._members = members
+        self._own_load = own_load
+        self._load_of = load_of
+        self._catalog = catalog
+        self._counters = counters
+        self._events: deque[EventPicture] = deque(maxlen=REMEMBERED_EVENTS)
+        self._watchers: dict[Source, Watch] = {}
+        self._timers: dict[Source, asyncio.TimerHandle] = {}
+        self._loads_timer: asyncio.TimerHandle | None = None
+        self._whole_timer: asyncio.TimerHandle | None = None
+        self._loads_of: set[str] = set()  # nodes whose loads are to be sent
+        self._loop = asyncio.get_running_loop()
+
+    def happened(self, node: str, event: str, detail: str = "") -> None:
+        """Note an event of the cluster, with the wall time that people read."""
+        picture = EventPicture(
+            at_s=time.time(), node=node, event=event, detail=detail[:500]
+        )
+        self._events.append(picture)
+        LOG.info("%s: %s %s", node, event, " ".join(picture.detail.split()))
+        self.changed()
+
+    def watch(self, source: Source, request: Watch) -> None:
+        """Send a snapshot now, and again after changes if that was asked."""
+        if request.period_ms:
+            self._watchers[source] = request
+        source.send(self.take(request.id, whole=not request.period_ms))
+
+    def cancel(self, source: Source, request_id: bytes) -> None:
+        """Send no more to a watcher that looks elsewhere now."""
+        request = self._watchers.get(source)
+        if request is not None and request.id == request_id:
+            self.source_lost(source)
+
+    def source_lost(self, source: Source) -> None:
+        """Stop sending to a link that is gone."""
+        self._watchers.pop(source, None)
+        timer = self._timers.pop(source, None)
+        if timer is not None:
+            timer.cancel()
+
+    def changed(self) -> None:
+        """Let every watcher see what changed, each at its own pace."""
+        for source, request in self._watchers.items():
+            if source not in self._timers:
+                self._timers[source] = self._loop.call_later(
+                    request.period_ms / 1e3, self._send, source
+                )
+
+    def loads_changed(self, node: str) -> None:
+        """Let every watcher see soon how busy `node` is."""
+        if not self._watchers:
+            return
+        self._loads_of.add(node)
+        later = self._loop.call_later
+        if self._loads_timer is None:
+            self._loads_timer = later(LOADS_EVERY_S, self._send_loads)
+        if self._whole_timer is None:
+            self._whole_timer = later(WHOLE_EVERY_S, self._send_whole)
+
+    def take(self, request_id: bytes, *, whole: bool) -> Snapshot:
+        """Return what this node knows now; `whole` with counts and events."""
+        nodes = [self._node(member) for member in self._members()]
+        return Snapshot(
+            id=request_id,
+            node=self._me,
+            nodes=tuple(sorted(nodes, key=lambda node: node.record.name)),
+            offers=self._catalog.entries(),
+            functions=self._counters.pictures() if whole else (),
+            events=tuple(self._events) if whole else (),
+        )
+
+    def _node(self, member: Member) -> NodePicture:
+        record = member.record
+        if record.state > MemberState.SUSPECT:  # what it said last is no news of it
+            return NodePicture(record=record)
+        return NodePicture(
+            record=record,
+            load=self._load(member.name),
+            rtt_ms=None if not member.rtt_s else member.rtt_s * 1e3,
+        )
+
+    def _load(self, node: str) -> Load | None:
+        return self._own_load() if node == self._me else self._load_of(node)
+
+    def stop(self) -> None:
+        """Send nothing any more."""
+        for source in list(self._watchers):
+            self.source_lost(source)
+        for timer in (self._loads_timer, self._whole_timer):
+            if timer is not None:
+                timer.cancel()
+
+    def _send_loads(self) -> None:
+        self._loads_timer = None
+        nodes, self._loads_of = sorted(self._loads_of), set()
+        known = ((node, self._load(node)) for node in nodes)
+        loads = tuple((node, load) for node, load in known if load is not None)
+        for source, request in self._watchers.items():
+            source.send(LoadsTold(id=request.id, loads=loads))
+
+    def _send_whole(self) -> None:
+        self._whole_timer = None
+        self.changed()
+
+    def _send(self, source: Source) -> None:
+        self._timers.pop(source, None)
+        request = self._watchers.get(source)
+        if request is not None:
+            source.send(self.take(request.id, whole=False))
+
+
+def traffic_of(request_id: bytes, node: str, links: Iterable[Connection]) -> Traffic:
+    """Return one row for each peer; JSON clients, which have no name, have none."""
+    counts: dict[tuple[Role, str], list[LinkStatistics]] = {}
+    for link in links:
+        if link.peer.name:
+            key = (link.peer.role, link.peer.name)
+            counts.setdefault(key, []).append(link.statistics())
+    return Traffic(
+        id=request_id,
+        node=node,
+        links=tuple(
+            LinkPicture(
+                peer=peer,
+                role=role,
+                sent_bytes=sum(one.bytes_out for one in each),
+                received_bytes=sum(one.bytes_in for one in each),
+                sent_messages=sum(one.messages_out for one in each),
+                received_messages=sum(one.messages_in for one in each),
+            )
+            for (role, peer), each in sorted(counts.items())
+        ),
+    )

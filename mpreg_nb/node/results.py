@@ -1,0 +1,282 @@
+"""Results that stay on nodes: the store, fetched copies, and inputs of calls.
+
+The node never opens them. Those that nobody asked for longest go first when the
+limit is reached; whoever asks for one that went is told that it is gone.
+
+The items of a map often share an argument, such as a model. A result that only one
+call asks for is not held: it would be memory for nothing.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgspec
+
+from mpreg_nb.node.peer_requests import Asks
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.messages import Call, Failed, Failure, Gathered, Kept, Result
+from mpreg_nb.serialize.items import gather
+from mpreg_nb.settings import RIDE_ALONG_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatistics:
+    """What is held, and what had to go."""
+
+    results: int
+    held_bytes: int
+    evicted: int
+
+
+class Store:
+    """Payloads by the id of the call that made them."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self._held_bytes = 0
+        self._evicted = 0
+        self._results: OrderedDict[bytes, tuple[Buffer, ...]] = OrderedDict()
+
+    def put(self, key: bytes, parts: tuple[Buffer, ...]) -> int:
+        """Hold `parts` and return their size; the newest result always stays."""
+        self.release(key)
+        size_bytes = sum(map(len, parts))
+        self._results[key] = parts
+        self._held_bytes += size_bytes
+        while self._held_bytes > self._limit_bytes and len(self._results) > 1:
+            _, old = self._results.popitem(last=False)
+            self._held_bytes -= sum(map(len, old))
+            self._evicted += 1
+        return size_bytes
+
+    def get(self, key: bytes) -> tuple[Buffer, ...] | None:
+        """Return the parts of a result, or None when it is not held."""
+        parts = self._results.get(key)
+        if parts is not None:
+            self._results.move_to_end(key)
+        return parts
+
+    def find(self, kept: Kept) -> tuple[Buffer, ...] | None:
+        """Return the parts that `kept` names, or None when they are not held."""
+        parts = self.get(kept.id)
+        if parts is None or not kept.count:
+            return parts
+        return parts[kept.first : kept.first + kept.count]
+
+    def hold(
+        self, me: str, key: bytes, payload: bytes, parts: tuple[Buffer, ...]
+    ) -> bytes | Kept:
+        """Return a value as those get it who refer to it: itself, or where it is.
+
+        me: the name of this node.
+        """
+        whole = parts or (payload,)
+        if len(whole) == 1 and len(whole[0]) <= RIDE_ALONG_BYTES:
+            return bytes(whole[0])
+        return Kept(me, key, self.put(key, whole))
+
+    def keep(
+        self, me: str, call: Call, payload: bytes, parts: tuple[Buffer, ...]
+    ) -> tuple[Kept | None, bytes, tuple[Buffer, ...]]:
+        """Hold what `call` gave, if large; return where, and what is to be sent.
+
+        Of a value that was taken apart the head is sent: to who deals out the items.
+        """
+        if call.split:
+            if len(parts) < 2:
+                return None, payload, parts
+            return Kept(me, call.id, self.put(call.id, parts[1:])), b"", parts[:1]
+        result = self.hold(me, call.id, payload, parts)
+        return (result, b"", ()) if isinstance(result, Kept) else (None, result, ())
+
+    def release(self, key: bytes) -> None:
+        """Let a result go; unknown keys are no error."""
+        parts = self._results.pop(key, None)
+        if parts is not None:
+            self._held_bytes -= sum(map(len, parts))
+
+    def statistics(self) -> StoreStatistics:
+        """Return what is held now."""
+        return StoreStatistics(len(self._results), self._held_bytes, self._evicted)
+
+
+HOLD_S = 5.0
+"""After its last use; items of one map follow each other faster than that."""
+
+MOST_BYTES = 256 << 20
+"""Of all that is held. Those that were not used for longest go first."""
+
+Found: TypeAlias = bytes | tuple[Buffer, ...]
+Fetch: TypeAlias = Callable[[Kept], Coroutine[Any, Any, Found | Failure]]
+
+
+@dataclass(slots=True)
+class _Held:
+    found: Found
+    size_bytes: int
+    used_at_s: float
+
+
+class Recent:
+    """What was fetched a moment ago, by the id of the call that made it."""
+
+    def __init__(self, fetch: Fetch) -> None:
+        self._fetch = fetch
+        self._asked: dict[bytes, asyncio.Task[Found | Failure]] = {}
+        self._askers: dict[bytes, int] = {}  # of what is on its way
+        self._held: OrderedDict[bytes, _Held] = OrderedDict()
+        self._held_bytes = 0
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def get(self, kept: Kept) -> Found | Failure:
+        """Return a result, or why it is not to be had."""
+        loop = asyncio.get_running_loop()
+        held = self._held.get(kept.id)
+        if held is not None:
+            held.used_at_s = loop.time()
+            self._held.move_to_end(kept.id)
+            return held.found
+        task = self._asked.get(kept.id)
+        if task is None:
+            task = self._asked[kept.id] = loop.create_task(self._fetch(kept))
+            task.add_done_callback(lambda done: self._came(kept, done))
+        self._askers[kept.id] = self._askers.get(kept.id, 0) + 1
+        # A call that is cancelled takes it away from none of the others.
+        return await asyncio.shield(task)
+
+    def stop(self) -> None:
+        """Fetch and hold nothing any more."""
+        for task in self._asked.values():
+            task.cancel()
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._held.clear()
+
+    def _came(self, kept: Kept, task: "asyncio.Task[Found | Failure]") -> None:
+        del self._asked[kept.id]
+        several = self._askers.pop(kept.id) > 1
+        if not several or task.cancelled() or task.exception() is not None:
+            return
+        found = task.result()
+        if isinstance(found, Failure):
+            return
+        size = len(found) if isinstance(found, bytes) else sum(map(len, found))
+        loop = asyncio.get_running_loop()
+        self._held[kept.id] = _Held(found, size, loop.time())
+        self._held_bytes += size
+        while self._held_bytes > MOST_BYTES:
+            self._drop(next(iter(self._held)))
+        if self._sweep is None:
+            self._sweep = loop.call_later(HOLD_S, self._drop_old)
+
+    def _drop_old(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep = None
+        for key, held in list(self._held.items()):
+            if held.used_at_s + HOLD_S <= loop.time():
+                self._drop(key)
+        if self._held:
+            self._sweep = loop.call_later(HOLD_S, self._drop_old)
+
+    def _drop(self, key: bytes) -> None:
+        self._held_bytes -= self._held.pop(key).size_bytes
+
+
+InputParts: TypeAlias = tuple[bytes | tuple[Buffer, ...], ...]
+
+
+class Inputs:
+    """Takes inputs from the message, from the store here, or from their owner.
+
+    What several calls want at about the same time is fetched once for all, if
+    `shares`; then `stop` is to be called at the end.
+    """
+
+    def __init__(
+        self, me: str, store: Store, asks: Asks, *, shares: bool = False
+    ) -> None:
+        self._me = me
+        self._store = store
+        self._asks = asks
+        self._recent = Recent(self._fetch) if shares else None
+
+    def stop(self) -> None:
+        """Fetch nothing any more."""
+        if self._recent is not None:
+            self._recent.stop()
+
+    def at_hand(self, wanted: tuple[Result, ...]) -> InputParts | None:
+        """Return all of `wanted` if none has to be fetched; costs no task."""
+        found: list[Found] = []
+        for one in wanted:
+            if isinstance(one, bytes):
+                found.append(one)
+                continue
+            if isinstance(one, Gathered) or one.owner != self._me:
+                return None
+            held = self._store.find(one)
+            if held is None:
+                return None
+            found.append(held)
+        return tuple(found)
+
+    async def gather(self, wanted: tuple[Result, ...]) -> InputParts | Failure:
+        """Return all of `wanted` in their order, or why one of them is not to be had.
+
+        Those of other nodes are fetched at the same time.
+        """
+        found = await asyncio.gather(*map(self.one, wanted))
+        inputs: list[Found] = []
+        for one in found:
+            if isinstance(one, Failure):
+                return one
+            inputs.append(one)
+        return tuple(inputs)
+
+    async def one(self, wanted: Result) -> Found | Failure:
+        """Return one result, or why it is not to be had."""
+        if isinstance(wanted, bytes):
+            return wanted
+        if isinstance(wanted, Gathered):
+            return await self._list(wanted)
+        if wanted.owner == self._me:
+            held = self._store.find(wanted)
+            return Failure(kind="gone", node=self._me) if held is None else held
+        if self._recent is not None and not wanted.count:
+            return await self._recent.get(wanted)
+        return await self._fetch(wanted)
+
+    async def _fetch(self, wanted: Kept) -> Found | Failure:
+        answer, parts = await self._asks.result(wanted)
+        if isinstance(answer, Failed):
+            return answer.failure
+        return parts or (answer.payload,)
+
+    async def _list(self, wanted: Gathered) -> Found | Failure:
+        """Return the list of results, those that are held together fetched as one."""
+        wholes: dict[bytes, Kept] = {}
+        for item in wanted.items:
+            if isinstance(item, Kept):
+                whole = msgspec.structs.replace(item, first=0, count=0)
+                wholes[item.id] = whole if item.count else item
+        found = await self.gather(tuple(wholes.values()))
+        if isinstance(found, Failure):
+            return found
+        held = dict(zip(wholes, map(_parts, found), strict=True))
+        return gather(
+            [
+                (item,)
+                if isinstance(item, bytes)
+                else held[item.id][item.first : item.first + item.count]
+                if item.count
+                else held[item.id]
+                for item in wanted.items
+            ]
+        )
+
+
+def _parts(found: Found) -> tuple[Buffer, ...]:
+    return (found,) if isinstance(found, bytes) else found

@@ -1,0 +1,896 @@
+"""One run of a workflow that this node coordinates, and the calls of its steps.
+
+A small result travels with the calls that refer to it; a large one stays where it
+was made, and calls say where that is. Nothing is unpickled here.
+
+The machine says which step to send when; each step is a call like any other, but
+its large result stays where it was made, and its arguments name the results
+that they refer to. What is small travels with the call.
+"""
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, TypeAlias, assert_never
+
+import msgspec
+from msgspec.structs import replace
+
+from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.pending_call import Source
+from mpreg_nb.node.results import Store
+from mpreg_nb.protocol.codec import Buffer, Parts
+from mpreg_nb.protocol.messages import (
+    Call,
+    Failed,
+    Failure,
+    Gathered,
+    Given,
+    Ids,
+    Kept,
+    Line,
+    Output,
+    Printed,
+    Reply,
+    Result,
+    RunPicture,
+    RunStart,
+    RunState,
+    SideCall,
+    Started,
+    StepCall,
+    StepPlan,
+    StepSnapshot,
+)
+from mpreg_nb.protocol.output_tail import LastLines
+from mpreg_nb.serialize.exceptions import (
+    call_status,
+    error_line,
+    failure_line,
+    pack_error,
+)
+from mpreg_nb.serialize.items import gather, read_head
+from mpreg_nb.settings import INLINE_BYTES
+from mpreg_nb.workflows.run import (
+    FallbackCall,
+    FallbackResult,
+    RunMachine,
+    RunStep,
+    Undo,
+)
+from mpreg_nb.workflows.state import (
+    Cancelled,
+    CancelStep,
+    Done,
+    Effect,
+    Execution,
+    FallingBack,
+    Items,
+    LacksResult,
+    Part,
+    Resting,
+    RunEnded,
+    Running,
+    Sent,
+    StartStep,
+    StepRow,
+    StepState,
+    TimedOut,
+    Waiting,
+)
+from mpreg_nb.workflows.state import Failed as StepFailed
+
+LOST_ATTEMPTS = 2
+"""More tries of an idempotent step whose node or worker was lost."""
+
+
+class StepSource:
+    """Where one attempt of one call of a step reports to."""
+
+    __slots__ = (
+        "_run",
+        "attempt",
+        "call_id",
+        "function",
+        "given",
+        "part",
+        "sent_s",
+        "step",
+    )
+
+    def __init__(
+        self, run: "ActiveRun", step: str, attempt: int, part: Part, call_id: bytes
+    ) -> None:
+        self._run = run
+        self.step = step
+        self.attempt = attempt
+        self.part = part
+        self.call_id = call_id
+        self.given = False  # to the node, which will say what became of it
+        self.function = ""
+        self.sent_s = 0.0
+
+    def send(self, message: msgspec.Struct, parts: Parts = ()) -> None:
+        """Hand the message to the run."""
+        self._run.said(self, message, tuple(parts))
+
+
+Dealt = dict[tuple[str, Part], tuple[Buffer, ...]]
+"""The parts of calls that have some, by step and part."""
+
+HandOver: TypeAlias = Callable[
+    ["ActiveRun", StepSource, Call, tuple[Buffer, ...]], None
+]
+"""How a run gives the call of a step to the node."""
+
+
+def deal(
+    request: RunStart, parts: tuple[Buffer, ...]
+) -> tuple[Dealt, dict[str, tuple[bytes, tuple[Buffer, ...]]]]:
+    """Return the parts of each call, and payload and parts of each input by name."""
+    dealt: Dealt = {}
+    first = 0
+    for plan in request.steps if parts else ():
+        sides: tuple[tuple[Part, StepPlan | SideCall | Given | None], ...] = (
+            ("call", plan),
+            ("split", plan.split),
+            ("fallback", plan.fallback),
+            ("undo", plan.undo),
+        )
+        for part, side in sides:
+            if side is not None and side.parts:
+                dealt[plan.name, part] = parts[first : first + side.parts]
+                first += side.parts
+    given: dict[str, tuple[bytes, tuple[Buffer, ...]]] = {}
+    for value in request.inputs:
+        given[value.name] = value.payload, parts[first : first + value.parts]
+        first += value.parts
+    return dealt, given
+
+
+def needs(plan: StepPlan, given: Collection[str]) -> tuple[str, ...]:
+    """Return the steps that a step waits for, without the inputs in `given`."""
+    names = (*plan.inputs, *plan.after)
+    if plan.split is not None:
+        names = (*plan.split.inputs, *names)
+    if not names:
+        return ()
+    return tuple(name for name in dict.fromkeys(names) if name not in given)
+
+
+def run_step(
+    plan: StepPlan,
+    waits_for: Collection[str],
+    given: Collection[str],
+    fallback: FallbackResult | None,
+) -> RunStep:
+    """Return what the machine has to know of a step.
+
+    waits_for: what `needs` says. given: names of inputs, there from the start.
+    """
+    more, retry_on = _attempts(plan, idempotent=plan.idempotent)
+    undo = None
+    if plan.undo is not None:
+        undo_more, undo_on = _attempts(plan, idempotent=plan.undo.idempotent)
+        undo = Undo(
+            inputs=frozenset(plan.undo.inputs).difference(given),
+            more_attempts=undo_more,
+            retry_on=undo_on,
+        )
+    return RunStep(
+        name=plan.name,
+        dependencies=frozenset(waits_for),
+        more_attempts=more,
+        retry_on=retry_on,
+        timeout_s=None if plan.timeout_ms is None else plan.timeout_ms / 1e3,
+        is_map=plan.split is not None,
+        fallback=FallbackCall() if isinstance(plan.fallback, SideCall) else fallback,
+        undo=undo,
+    )
+
+
+def bare(plan: StepPlan) -> StepPlan:
+    """Return a step as it was asked for, without the arguments of its calls."""
+    sides = {"split": plan.split, "fallback": plan.fallback, "undo": plan.undo}
+    without: dict[str, Any] = {
+        name: side and replace(side, payload=b"", parts=0)
+        for name, side in sides.items()
+    }
+    # Large arguments of a map travel as inputs that nobody gave a name.
+    named = tuple(name for name in plan.inputs if not name.startswith("/"))
+    return replace(plan, payload=b"", parts=0, inputs=named, **without)
+
+
+def _attempts(plan: StepPlan, *, idempotent: bool) -> tuple[int, tuple[str, ...]]:
+    if plan.attempts == 1 and idempotent:
+        return LOST_ATTEMPTS, ()
+    return plan.attempts - 1, plan.retry_on
+
+
+def failed_of(failure: object, run_id: bytes) -> tuple[Failed, tuple[Buffer, ...]]:
+    """Return a failure that the machine keeps as the message of a node would be."""
+    match failure:
+        case (Failed() as failed, tuple() as parts):
+            return failed, parts
+        case TimedOut(timeout_s, part):
+            said = Failure(
+                kind="deadline",
+                executed="unknown",
+                where=where(part),
+                timeout_ms=int(timeout_s * 1e3),
+            )
+        case LacksResult(step):
+            text = f"it refers to the result of step {step!r}, which has none"
+            said = Failure(kind="bad_request", message=text)
+        case _:
+            raise AssertionError(f"a run does not fail with {failure!r}")
+    return Failed(id=run_id, failure=said), ()
+
+
+def where(part: Part, state: object = None) -> str:
+    """Say which call of a step failed, if it is not its own, and what went before.
+
+    >>> where(3), where("fallback"), where("call")
+    ('item [3]', 'the fallback', '')
+    """
+    if isinstance(part, int):
+        return f"item [{part}]"
+    if part != "fallback":
+        return ""
+    if not isinstance(state, FallingBack):
+        return "the fallback"
+    failed, _ = failed_of(state.failure, b"")
+    return f"the fallback, after {failure_line(failed.failure)}"
+
+
+def call_of(source: StepSource, outcome: Reply | Failed, now: float) -> StepCall:
+    """Return what the tables of callers note of a call that has ended."""
+    failed = outcome if isinstance(outcome, Failed) else None
+    kept = None if isinstance(outcome, Failed) else outcome.kept
+    node = outcome.failure.node if isinstance(outcome, Failed) else outcome.node
+    if failed is not None and failed.failure.kind == "no_route":
+        node = ""  # who says that nobody fits has not taken it
+    return StepCall(
+        id=source.call_id,
+        step=source.step,
+        function=source.function,
+        node=node,
+        status="done" if failed is None else call_status(failed.failure),
+        waited_us=outcome.waited_us,
+        queued_us=outcome.queued_us,
+        run_us=outcome.run_us,
+        total_us=max(0, int((now - source.sent_s) * 1e6)),
+        received_bytes=len(outcome.payload) if kept is None else kept.size_bytes,
+        ended_at_s=time.time(),
+    )
+
+
+def execution(outcome: Reply | Failed, node: str) -> Execution:
+    """Return where an attempt ran and how long."""
+    return Execution(
+        node=node,
+        version=outcome.version,
+        queued_s=outcome.queued_us / 1e6,
+        run_s=outcome.run_us / 1e6 if outcome.run_us else None,
+    )
+
+
+def state_of(row: StepRow) -> StepSnapshot:
+    """Return the row of a step as it travels."""
+    return StepSnapshot(
+        name=row.step,
+        status=row.status,
+        node=row.node,
+        version=row.version,
+        attempts=row.attempts,
+        queued_ms=_ms(row.queued_s),
+        run_ms=_ms(row.run_s),
+        started_ms=_ms(row.started_s),
+        result_bytes=row.result_bytes,
+        cause=row.cause,
+        items=row.items,
+        items_done=row.items_done,
+        undo_error=_undo_error(row),
+        error=_error(row.failure),
+    )
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else seconds * 1e3
+
+
+def _error(failure: object) -> str:
+    if failure is None:
+        return ""
+    failed, _ = failed_of(failure, b"")
+    return error_line(failed.failure)
+
+
+def _undo_error(row: StepRow) -> str:
+    if row.undo_failure is None:
+        return ""
+    failed, _ = failed_of(row.undo_failure, b"")
+    return failure_line(failed.failure)
+
+
+MOST_UNDER_WAY = 512
+"""Calls of one run at once, half of what a node takes; others are held back here."""
+
+AGAIN_S = 0.05
+"""Before the next call, when nodes had no room and nothing else is under way."""
+
+LONGEST_FULL_S = 30.0
+"""After so long without an outcome, a call that nodes have no room for fails."""
+
+NOTED_ITEMS = 8
+"""Items of a map of which it is noted why they went where they went."""
+
+Key = tuple[str, Part]
+
+
+class RunCalls:
+    """The calls of one run, by step and part."""
+
+    def __init__(
+        self,
+        run: "ActiveRun",
+        request: RunStart,
+        parts: tuple[Buffer, ...],
+        *,
+        me: str,
+        calls: Calls,
+        store: Store,
+        hand_over: "HandOver",
+        ids: Ids,
+    ) -> None:
+        self._run = run
+        self._me = me
+        self._calls = calls
+        self._store = store
+        self._give = hand_over
+        self._ids = ids
+        self._quiet = request.quiet
+        self._folder = request.folder
+        self._plans: Mapping[str, StepPlan] = {s.name: s for s in request.steps}
+        self._under_way: dict[Key, StepSource] = {}
+        self._held: dict[Key, int] = {}  # -> attempt, in the order to send them
+        self._ending: set[bytes] = set()  # ids of cancelled calls, until they end
+        self._room = MOST_UNDER_WAY  # less while nodes are full
+        self._full_since = math.inf
+        self._pause: asyncio.TimerHandle | None = None
+        self._items: dict[str, list[bytes | Kept]] = {}  # of the maps under way
+        self._gathered: dict[str, Result] = {}
+        self._own: list[Kept] = []  # what is held only for this run
+        self._loop = asyncio.get_running_loop()
+        self._parts, given = deal(request, parts)
+        self._given = {name: self._hold(*value) for name, value in given.items()}
+        self.fallbacks = {
+            plan.name: self._fallback(plan.name, plan.fallback)
+            for plan in request.steps
+            if isinstance(plan.fallback, Given)
+        }
+        """The results of steps for which a value was given, should they fail."""
+
+    # ------------------------------------------------------------------- calls
+
+    def start(self, effect: StartStep) -> None:
+        """Put a call in line; `flush` sends it."""
+        self._held[effect.step, effect.part] = effect.attempt
+
+    def cancel(self, effect: CancelStep) -> None:
+        """End a call, or do not begin it."""
+        key = (effect.step, effect.part)
+        self._held.pop(key, None)
+        source = self._under_way.pop(key, None)
+        if source is not None and source.given:
+            self._ending.add(source.call_id)
+            self._calls.cancel(source.call_id)
+
+    def flush(self) -> None:
+        """Send what is in line, as far as there is room.
+
+        What was done is undone only when nothing of the run runs any more.
+        """
+        while self._held and len(self._under_way) < self._room and not self._pause:
+            key = next(iter(self._held))
+            if key[1] == "undo" and self._ending:
+                return
+            self._send(key, self._held.pop(key))
+
+    def over(self, source: StepSource, *, refused: bool = False) -> bool:
+        """Note that a call has ended, wanted or not; False: it is to be sent again.
+
+        refused: no node had room for it. Then fewer calls are under way at once,
+            until there is room again. JSON clients hear of it instead.
+        """
+        self._ending.discard(source.call_id)
+        key = (source.step, source.part)
+        wanted = self._under_way.get(key) is source
+        if wanted:
+            del self._under_way[key]
+        if not refused or self._plans[source.step].json:
+            self._room = min(self._room + 1, MOST_UNDER_WAY)
+            self._full_since = math.inf
+            return True
+        now = self._loop.time()
+        self._full_since = min(self._full_since, now)
+        if not wanted or now - self._full_since > LONGEST_FULL_S:
+            return True
+        self._room = max(1, len(self._under_way))
+        self._held[key] = source.attempt
+        if not self._under_way and self._pause is None:
+            self._pause = self._loop.call_later(AGAIN_S, self._go_on)
+        return False
+
+    def stop(self) -> None:
+        """Send nothing any more."""
+        if self._pause is not None:
+            self._pause.cancel()
+
+    def _go_on(self) -> None:
+        self._pause = None
+        self.flush()
+
+    def _send(self, key: Key, attempt: int) -> None:
+        step, part = key
+        call = self._call(step, part, attempt)
+        source = StepSource(self._run, step, attempt, part, call.id)
+        self._under_way[key] = source
+        # In a turn of its own: the call may end at once, and the machine must be
+        # done with the event that led here before it hears of the next.
+        self._loop.call_soon(self._hand_over, key, source, call)
+
+    def _hand_over(self, key: Key, source: StepSource, call: Call) -> None:
+        if self._under_way.get(key) is not source:
+            return  # it was cancelled
+        source.given = True
+        source.function, source.sent_s = call.function, time.monotonic()
+        step, part = key
+        parts = self._parts.get((step, "call" if isinstance(part, int) else part), ())
+        if isinstance(part, int) and part >= NOTED_ITEMS:
+            self._calls.receive(source, call, parts)
+        else:
+            self._give(self._run, source, call, parts)
+
+    def _call(self, step: str, part: Part, attempt: int) -> Call:
+        plan = self._plans[step]
+        made: StepPlan | SideCall = plan
+        resources, node = plan.resources, plan.node
+        if part == "call":
+            inputs = tuple(map(self.result, plan.inputs))
+        elif isinstance(part, int):
+            inputs = (self._items[step][part], *map(self.result, plan.inputs))
+        else:
+            made = _side_call(plan, part)
+            if part == "fallback":
+                resources, node = frozenset(), None
+                inputs = (self._error(step),)
+            else:
+                inputs = tuple(map(self.result, made.inputs))
+        return Call(
+            id=self._ids.next(),
+            function=made.function,
+            payload=made.payload,
+            version=made.version,
+            resources=resources,
+            node=node,
+            attempt=min(attempt, 255),
+            inputs=inputs,
+            keep=True,
+            json=plan.json,
+            quiet=self._quiet,
+            split=part == "split",
+            folder=self._folder,
+        )
+
+    def _error(self, step: str) -> bytes:
+        state = self._run.machine.state(step)
+        if not isinstance(state, FallingBack):
+            raise AssertionError(f"step {step} did not fail and falls back")
+        failed, parts = failed_of(state.failure, self._run.id)
+        function = self._plans[step].function
+        return pack_error(failed, parts or (failed.payload,), function=function)
+
+    # ----------------------------------------------------------------- results
+
+    def result(self, name: str) -> Result:
+        """Return the result of a step that is done, or an input."""
+        given = self._given.get(name)
+        if given is not None:
+            return given
+        state = self._run.machine.state(name)
+        if not isinstance(state, Done):
+            raise AssertionError(f"the result of {name} is not there yet")
+        if not isinstance(state.result, Items):
+            result: Result = state.result
+            return result
+        if name not in self._gathered:
+            self._gathered[name] = self._gather(state.result.results)
+        return self._gathered[name]
+
+    def deal_out(self, step: str, reply: Reply, parts: tuple[Buffer, ...]) -> int:
+        """Take in the items of a map and return how many there are."""
+        items: list[bytes | Kept] = []
+        first = 0
+        for entry in read_head(parts[0] if parts else reply.payload):
+            if isinstance(entry, bytes):
+                items.append(entry)
+            elif reply.kept is not None:
+                where = reply.kept
+                items.append(Kept(where.owner, where.id, 0, first, entry))
+                first += entry
+        if reply.kept is not None:
+            self._own.append(reply.kept)
+        self._items[step] = items
+        return len(items)
+
+    def gone(self, step: str) -> None:
+        """Forget the items of a map that has ended."""
+        self._items.pop(step, None)
+
+    def kept(self, states: Mapping[str, StepState]) -> list[Kept]:
+        """Return all that nodes hold for this run."""
+        held: list[object] = [*self._own]
+        for state in states.values():
+            if isinstance(state, Done):
+                result = state.result
+                held += result.results if isinstance(result, Items) else (result,)
+        found = {result.id: result for result in held if isinstance(result, Kept)}
+        return list(found.values())
+
+    def _gather(self, results: tuple[bytes | Kept, ...]) -> Result:
+        small = [result for result in results if isinstance(result, bytes)]
+        if sum(map(len, small)) > INLINE_BYTES:
+            key = self._ids.next()
+            blob = Kept(self._me, key, self._store.put(key, tuple(small)))
+            self._own.append(blob)
+            places = iter(range(len(small)))
+            return Gathered(
+                tuple(
+                    Kept(self._me, key, len(result), next(places), 1)
+                    if isinstance(result, bytes)
+                    else result
+                    for result in results
+                )
+            )
+        if len(small) < len(results):
+            return Gathered(results)
+        return self._hold(b"", gather([(result,) for result in small]))
+
+    def _hold(self, payload: bytes, parts: tuple[Buffer, ...]) -> bytes | Kept:
+        result = self._store.hold(self._me, self._ids.next(), payload, parts)
+        if isinstance(result, Kept):
+            self._own.append(result)
+        return result
+
+    def _fallback(self, step: str, given: Given) -> FallbackResult:
+        result = self._hold(given.payload, self._parts.get((step, "fallback"), ()))
+        return FallbackResult(result=result, result_bytes=size_bytes(result))
+
+
+def size_bytes(result: bytes | Kept) -> int:
+    """Return how large a result is, wherever it is."""
+    return result.size_bytes if isinstance(result, Kept) else len(result)
+
+
+def _side_call(plan: StepPlan, part: Part) -> SideCall:
+    sides = {"split": plan.split, "fallback": plan.fallback, "undo": plan.undo}
+    side = sides[str(part)]
+    if not isinstance(side, SideCall):
+        raise AssertionError(f"step {plan.name} has no call to {part}")
+    return side
+
+
+class Audience:
+    """The callers that are told of one run; anybody may join and leave."""
+
+    def __init__(self, run_id: bytes, source: Source) -> None:
+        self._run_id = run_id
+        self._sources = [source]
+        self.lines = LastLines()
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def add(self, source: Source) -> None:
+        """Tell `source` too from now on; again changes nothing."""
+        if source not in self._sources:
+            self._sources.append(source)
+
+    def drop(self, source: Source) -> None:
+        """Tell `source` nothing more."""
+        if source in self._sources:
+            self._sources.remove(source)
+
+    def tell(self, message: msgspec.Struct, parts: Parts = ()) -> None:
+        """Send `message` to all of them."""
+        for source in self._sources:
+            source.send(message, parts)
+
+    def printed(self, step: str, output: Output, parts: Parts = ()) -> None:
+        """Pass on what a step printed, and keep it for who asks later."""
+        line = Line(
+            step=step,
+            node=output.node,
+            stream=output.stream,
+            text=output.text,
+            lines_cut=output.lines_cut,
+            characters_cut=output.characters_cut,
+        )
+        self.lines.add(line, parts)
+        self.tell(Printed(id=self._run_id, line=line), parts)
+
+
+TELL_EVERY_S = 0.1
+"""How often changes of a run that goes on are told; failures and its end at once."""
+
+
+class ActiveRun:
+    """One execution: the machine, the calls under way, the results so far."""
+
+    def __init__(
+        self,
+        request: RunStart,
+        parts: tuple[Buffer, ...],
+        source: Source,
+        *,
+        me: str,
+        calls: Calls,
+        store: Store,
+        hand_over: HandOver,
+        ids: Ids,
+        on_end: Callable[["ActiveRun"], None],
+        done: Mapping[str, Done] | None = None,
+    ) -> None:
+        """`done` is what need not run, for it has a result from an earlier run."""
+        self.id = request.id
+        self.request = request
+        self.parts = parts
+        self.workflow = request.workflow
+        self.started_at_s = time.time()
+        self.audience = Audience(request.id, source)
+        self._on_end = on_end
+        self._plans = {plan.name: plan for plan in request.steps}
+        self.began_s = time.monotonic()
+        self._ended = math.inf
+        self._call_rows: list[StepCall] = []  # of calls that ended, not yet told
+        self._told = 0  # revision of the machine that the caller knows
+        self._loop = asyncio.get_running_loop()
+        self._tell_timer: asyncio.TimerHandle | None = None
+        self._alarm: asyncio.TimerHandle | None = None
+        self._step_ended: dict[str, asyncio.Event] = {}
+        given = {value.name for value in request.inputs}
+        self._calls = RunCalls(
+            self,
+            request,
+            parts,
+            me=me,
+            calls=calls,
+            store=store,
+            hand_over=hand_over,
+            ids=ids,
+        )
+        self._needs = {plan.name: needs(plan, given) for plan in request.steps}
+        fallbacks = self._calls.fallbacks
+        self.machine = RunMachine(
+            request.workflow,
+            [
+                run_step(plan, self._needs[plan.name], given, fallbacks.get(plan.name))
+                for plan in request.steps
+            ],
+            rng=random.Random(),  # noqa: S311 - spreads retries, guards nothing
+            done=done,
+        )
+        used = {name for names in self._needs.values() for name in names}
+        self.outputs = [plan.name for plan in request.steps if plan.name not in used]
+        """Names of the steps that no other step waits for."""
+
+    def start(self) -> None:
+        """Send the steps that wait for nothing."""
+        self._perform(self.machine.start(time.monotonic()))
+
+    def cancel(self) -> None:
+        """Cancel what is under way, and with it the run."""
+        self._perform(self.machine.cancel(time.monotonic()))
+
+    def source_lost(self, source: Source) -> None:
+        """Tell a caller that is gone nothing more; the run itself goes on."""
+        self.audience.drop(source)
+
+    async def ended(self, step: str) -> Result | tuple[Failed, tuple[Buffer, ...]]:
+        """Wait for the end of `step` and return its result, or how it failed."""
+        while not self._has_ended(step):
+            await self._step_ended.setdefault(step, asyncio.Event()).wait()
+        state = self.machine.state(step)
+        match state:
+            case Done():
+                return self._calls.result(step)
+            case StepFailed():
+                return failed_of(state.failure, self.id)
+            case _:
+                failure = Failure(kind="cancelled", cause=self._row(step).cause)
+        return Failed(id=self.id, failure=failure), ()
+
+    def kept(self) -> list[Kept]:
+        """Return the results that other nodes, or this one, hold for this run."""
+        return self._calls.kept({s: self.machine.state(s) for s in self._plans})
+
+    def picture(self) -> RunPicture:
+        """Return the run as a row of a table, with its graph."""
+        return RunPicture(
+            run=self.id,
+            workflow=self.workflow,
+            status=self.machine.status,
+            steps=tuple(map(state_of, self.machine.rows())),
+            edges=tuple(
+                (needed, step)
+                for step, names in self._needs.items()
+                for needed in names
+            ),
+            started_at_s=self.started_at_s,
+            duration_ms=self._duration_ms(),
+        )
+
+    def bare_plans(self) -> tuple[StepPlan, ...]:
+        """Return the steps as they were asked for, without their arguments."""
+        return tuple(map(bare, self._plans.values()))
+
+    # ----------------------------------------------------------------- the work
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case StartStep():
+                    self._calls.start(effect)
+                case CancelStep():
+                    self._calls.cancel(effect)
+                case RunEnded():
+                    self._finish()
+                case _:
+                    assert_never(effect)
+        self._calls.flush()
+        for step in [step for step in self._step_ended if self._has_ended(step)]:
+            self._step_ended.pop(step).set()
+        if self.machine.status == "running":
+            self._set_alarm()
+            if self._tell_timer is None:
+                self._tell_timer = self._loop.call_later(TELL_EVERY_S, self._tell)
+
+    def said(self, source: StepSource, message: Any, parts: tuple[Buffer, ...]) -> None:
+        """Take in what became of one attempt of one call of a step."""
+        now = time.monotonic()
+        step, attempt, part = source.step, source.attempt, source.part
+        match message:
+            case Reply():
+                self._note(source, message, now)
+                self._calls.over(source)
+                effects = self._returned(source, message, parts, now)
+            case Failed(failure=failure):
+                refused = failure.kind == "overloaded"
+                if not self._calls.over(source, refused=refused):
+                    self._perform(())
+                    return
+                self._note(source, message, now)
+                if part != "call":
+                    named = where(part, self.machine.state(step))
+                    failure = msgspec.structs.replace(failure, where=named)
+                    message = msgspec.structs.replace(message, failure=failure)
+                effects = self.machine.failed(
+                    step,
+                    attempt,
+                    (message, parts),
+                    now,
+                    types=failure.types,
+                    retryable=failure.kind in ("node_lost", "worker_crashed"),
+                    execution=execution(message, failure.node),
+                    part=part,
+                )
+            case Started():
+                node = message.node
+                effects = self.machine.started(step, attempt, node, now, part=part)
+            case Output():
+                self.audience.printed(step, message, parts)
+                return
+            case _:
+                return
+        self._perform(effects)
+        if part != "call" and self._has_ended(step):
+            self._calls.gone(step)
+        self._tell_failures((step,))
+
+    def _note(self, source: StepSource, outcome: Reply | Failed, now: float) -> None:
+        """Keep what callers' tables note of a call; a cancelled run says it itself."""
+        cancelled = isinstance(self.machine.state(source.step), Cancelled)
+        if self.audience and source.part != "split" and not cancelled:
+            self._call_rows.append(call_of(source, outcome, now))
+
+    def _returned(
+        self, source: StepSource, reply: Reply, parts: tuple[Buffer, ...], now: float
+    ) -> list[Effect]:
+        step, attempt, part = source.step, source.attempt, source.part
+        said = execution(reply, reply.node)
+        if part == "split":
+            items = self._calls.deal_out(step, reply, parts)
+            return self.machine.divided(step, attempt, items, now, execution=said)
+        result = reply.kept or reply.payload
+        return self.machine.finished(
+            step,
+            attempt,
+            result,
+            now,
+            execution=said,
+            result_bytes=size_bytes(result),
+            part=part,
+        )
+
+    def _finish(self) -> None:
+        self._ended = time.monotonic()
+        for timer in (self._tell_timer, self._alarm):
+            if timer is not None:
+                timer.cancel()
+        self._calls.stop()
+        self._tell()
+        self._on_end(self)
+
+    def _tell_failures(self, steps: Iterable[str]) -> None:
+        """Tell at once that one of `steps` failed for good; the run may take long."""
+        if self.machine.status == "running" and any(
+            isinstance(self.machine.state(step), StepFailed) for step in steps
+        ):
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._tell_timer is not None:
+            self._tell_timer.cancel()
+            self._tell_timer = None
+        rows = self.machine.changed_since(self._told)
+        status = self.machine.status
+        self._told = self.machine.revision
+        if not self.audience or (not rows and status == "running"):
+            return
+        calls, self._call_rows = tuple(self._call_rows), []
+        results: tuple[tuple[str, bytes], ...] = ()
+        if status != "running":
+            ended = {step: self.machine.state(step) for step in self.outputs}
+            done = [step for step, state in ended.items() if isinstance(state, Done)]
+            found = [(step, self._calls.result(step)) for step in done]
+            results = tuple((step, r) for step, r in found if isinstance(r, bytes))
+        self.audience.tell(
+            RunState(
+                id=self.id,
+                status=status,
+                steps=tuple(map(state_of, rows)),
+                duration_ms=self._duration_ms(),
+                results=results,
+                calls=calls,
+            )
+        )
+
+    def _set_alarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
+        if self.machine.deadline < math.inf:
+            delay_s = max(0.0, self.machine.deadline - time.monotonic())
+            self._alarm = self._loop.call_later(delay_s, self._ring)
+
+    def _ring(self) -> None:
+        self._alarm = None
+        effects = self.machine.tick(time.monotonic())
+        self._perform(effects)
+        self._tell_failures(
+            effect.step for effect in effects if isinstance(effect, CancelStep)
+        )
+
+    def _has_ended(self, step: str) -> bool:
+        return not isinstance(
+            self.machine.state(step), (Waiting, Sent, Running, Resting, FallingBack)
+        )
+
+    def _duration_ms(self) -> float:
+        return (min(self._ended, time.monotonic()) - self.began_s) * 1e3
+
+    def _row(self, step: str) -> StepRow:
+        return next(row for row in self.machine.rows() if row.step == step)

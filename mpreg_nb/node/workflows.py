@@ -1,0 +1,551 @@
+"""All runs of this node: started, resumed, followed by clients, explained, relayed.
+
+Ids are unique in the world, so nothing is renamed on the way: an answer goes to who
+asked with its id, news of a run to all who follow it through here.
+"""
+
+import asyncio
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from mpreg_nb.errors import InvalidWorkflow
+from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.peer_requests import Asks, DataLane
+from mpreg_nb.node.pending_call import Source
+from mpreg_nb.node.results import Inputs, Store
+from mpreg_nb.node.workflow_run import ActiveRun, HandOver, StepSource
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.messages import (
+    Call,
+    Cancel,
+    Failed,
+    Failure,
+    Gathered,
+    Ids,
+    Kept,
+    NodeChance,
+    Relay,
+    Release,
+    Reply,
+    RunList,
+    RunResume,
+    Runs,
+    RunStart,
+    RunState,
+    RunTold,
+    RunWatch,
+    SideCall,
+    SpaceClose,
+    SpaceOpen,
+    StepChoice,
+    StepFetch,
+    StepPlan,
+    WhyAsk,
+    WhyTold,
+    summary_of,
+)
+from mpreg_nb.routing.router import Verdict, Wanted
+from mpreg_nb.workflows.state import Attempt, Done, Items, NotUndone, Part, Undone
+
+_replace: Any = msgspec.structs.replace
+
+
+def kept_by(state: Done) -> tuple[Kept, ...]:
+    """Return the results of one step that nodes hold; of a map there may be many."""
+    result = state.result
+    results = result.results if isinstance(result, Items) else (result,)
+    return tuple(one for one in results if isinstance(one, Kept))
+
+
+def finished(run: ActiveRun) -> dict[str, Done]:
+    """Return the steps of `run` that have a result which still holds.
+
+    What was undone does not, nor what was made of it.
+    """
+    states = {plan.name: run.machine.state(plan.name) for plan in run.request.steps}
+    pending = [step for step, state in states.items() if isinstance(state, Undone)]
+    stale = set(pending)
+    users: dict[str, list[str]] = {}
+    for plan in run.request.steps:
+        for needed in (*_used(plan), *plan.after):
+            users.setdefault(needed, []).append(plan.name)
+    while pending:
+        more = set(users.get(pending.pop(), ())) - stale
+        stale |= more
+        pending += more
+    return {
+        step: state
+        for step, state in states.items()
+        if isinstance(state, Done) and step not in stale
+    }
+
+
+def reusable(
+    run: ActiveRun, done: Mapping[str, Done], held: Collection[bytes]
+) -> dict[str, Done]:
+    """Return those of `done` that need not run again.
+
+    A result that no node holds any more is made again where a step that will run
+    needs it, or where it is one of the last of the workflow.
+
+    held: ids of the results that are still there.
+    """
+    gone = {
+        step
+        for step, state in done.items()
+        if any(kept.id not in held for kept in kept_by(state))
+    }
+    plans = {plan.name: plan for plan in run.request.steps}
+    again = [step for step in plans if step not in done]
+    again += [step for step in run.outputs if step in gone]
+    will_run = set(again)
+    while again:
+        for needed in _used(plans[again.pop()]):
+            if needed in gone and needed not in will_run:
+                will_run.add(needed)
+                again.append(needed)
+    return {step: _earlier(done[step]) for step in done if step not in will_run}
+
+
+def newest(
+    plans: Iterable[StepPlan], versions: Mapping[str, str]
+) -> tuple[StepPlan, ...]:
+    """Return `plans` with the versions of the functions that `versions` names."""
+
+    def renewed(call: Any) -> Any:
+        if not isinstance(call, StepPlan | SideCall):
+            return call
+        return _replace(call, version=versions.get(call.function, call.version))
+
+    return tuple(
+        _replace(
+            renewed(plan), fallback=renewed(plan.fallback), undo=renewed(plan.undo)
+        )
+        for plan in plans
+    )
+
+
+def _used(plan: StepPlan) -> tuple[str, ...]:
+    """Return the steps whose results a step takes."""
+    return plan.inputs if plan.split is None else (*plan.split.inputs, *plan.inputs)
+
+
+def _earlier(state: Done) -> Done:
+    """Return the end of a step as that of an earlier run: here it was not sent."""
+    if isinstance(state, NotUndone):
+        state = Done(state.attempt, state.result, state.result_bytes)
+    attempt: Attempt = state.attempt
+    return replace(state, attempt=replace(attempt, number=0, started_at_s=None))
+
+
+MOST_NODES = 20
+"""Nodes that are noted of one choice, those that fit first."""
+
+MOST_CHANCES = 20_000
+"""Nodes that are noted in all, some 3 MB; the oldest choices go first."""
+
+MOMENT_S = 0.005
+"""Steps that are sent within it share what was known, where nodes are many."""
+
+
+class Choices:
+    """The last choices for the steps of all runs of this node."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self._choices: OrderedDict[tuple[bytes, str], list[StepChoice]] = OrderedDict()
+        self._chances = 0
+        self._last: tuple[Wanted, float, tuple[Verdict, ...]] | None = None
+
+    def hand_over(
+        self,
+        run: "ActiveRun",
+        source: StepSource,
+        call: Call,
+        parts: tuple[Buffer, ...],
+    ) -> None:
+        """Give the call of a step to the node, and note where it goes and why."""
+        now = time.monotonic()
+        wanted = Wanted(call.function, call.version, call.resources, call.node)
+        # Before the call is taken in: it would count itself.
+        verdicts = self._verdicts(wanted, now)
+        resources = self._calls.router.needed(wanted)
+        node = self._calls.receive(source, call, parts)
+        choice = StepChoice(
+            attempt=source.attempt,
+            sent_ms=(now - run.began_s) * 1e3,
+            function=call.function,
+            chosen=node,
+            nodes=_chances(verdicts, node),
+            version=call.version or "",
+            resources=resources,
+            more_nodes=max(0, len(verdicts) - MOST_NODES),
+            part=_said(source.part),
+        )
+        self._note((run.id, source.step), choice)
+
+    def of(self, run_id: bytes, step: str) -> tuple[StepChoice, ...]:
+        """Return what is remembered of a step, in the order of being sent."""
+        return tuple(self._choices.get((run_id, step), ()))
+
+    def _verdicts(self, wanted: Wanted, now: float) -> tuple[Verdict, ...]:
+        """Return what the router knows; of many nodes, as it was a moment ago."""
+        if self._last is not None:
+            asked, at, verdicts = self._last
+            if asked == wanted and now - at < MOMENT_S and len(verdicts) > MOST_NODES:
+                return verdicts
+        self._calls.look_at_own_load(now)
+        verdicts = self._calls.router.explain(wanted, now)
+        self._last = (wanted, now, verdicts)
+        return verdicts
+
+    def _note(self, key: tuple[bytes, str], choice: StepChoice) -> None:
+        self._choices.setdefault(key, []).append(choice)
+        self._chances += len(choice.nodes)
+        while self._chances > MOST_CHANCES:
+            oldest, choices = next(iter(self._choices.items()))
+            self._chances -= len(choices.pop(0).nodes)
+            if not choices:
+                del self._choices[oldest]
+
+
+def _said(part: Part) -> str:
+    if isinstance(part, int):
+        return f"item [{part}]"
+    return {"call": "", "split": "taking apart"}.get(part, f"the {part}")
+
+
+def _chances(verdicts: tuple[Verdict, ...], chosen: str) -> tuple[NodeChance, ...]:
+    shown = verdicts[:MOST_NODES]
+    if len(verdicts) > MOST_NODES:
+        left_out = [v for v in verdicts[MOST_NODES:] if v.node == chosen]
+        shown = (*shown[: MOST_NODES - len(left_out)], *left_out)
+    return tuple(map(_chance, shown))
+
+
+def _chance(verdict: Verdict) -> NodeChance:
+    report = verdict.reported
+    return NodeChance(
+        node=verdict.node,
+        reason=verdict.reason,
+        in_flight=verdict.in_flight,
+        score=verdict.score,
+        running=None if report is None else report.running,
+        queued=None if report is None else report.queued,
+        slots=None if report is None else report.slots,
+    )
+
+
+class Relays:
+    """The questions that are under way through this node, and the runs followed."""
+
+    def __init__(self, lane: DataLane) -> None:
+        self._lane = lane
+        self._asked: dict[bytes, tuple[str, Source]] = {}  # question -> node, who
+        self._spaces: dict[bytes, tuple[str, Source]] = {}  # space -> node, whose
+        self._followed: dict[bytes, tuple[str, list[Source]]] = {}  # run -> node, who
+
+    def pass_on(self, source: Source, relay: Relay) -> None:
+        """Send what a client said to the node that it is for."""
+        message = relay.message
+        if not isinstance(message, Cancel | SpaceClose):
+            self._asked[message.id] = (relay.node, source)
+        match message:
+            case SpaceOpen(id=space):
+                self._spaces[space] = (relay.node, source)
+            case SpaceClose(id=space):
+                self._spaces.pop(space, None)
+            case RunWatch(run=run) | RunResume(new=run):
+                _, sources = self._followed.setdefault(run, (relay.node, []))
+                if source not in sources:
+                    sources.append(source)
+            case _:
+                pass
+        self._lane.send(relay.node, message)
+
+    def answered(self, message: Any, parts: tuple[Buffer, ...]) -> bool:
+        """Pass on what a node said; False if nobody waits for it here."""
+        _, followers = self._followed.get(message.id, ("", []))
+        _, asker = self._asked.pop(message.id, ("", None))
+        for source in followers if asker is None else (asker,):
+            source.send(message, parts)
+        if isinstance(message, RunTold) and message.run.status != "running":
+            self._followed.pop(message.run.run, None)
+        elif isinstance(message, RunState) and message.status != "running":
+            self._followed.pop(message.id, None)
+        return asker is not None or bool(followers)
+
+    def source_lost(self, source: Source) -> None:
+        """Tell a client that is gone nothing more."""
+        self._asked = {
+            key: pair for key, pair in self._asked.items() if pair[1] is not source
+        }
+        for space, (node, owner) in list(self._spaces.items()):
+            if owner is source:
+                del self._spaces[space]
+                self._lane.send(node, SpaceClose(id=space))
+        for run, (_, sources) in list(self._followed.items()):
+            if source in sources:
+                sources.remove(source)
+            if not sources:
+                del self._followed[run]
+
+    def node_gone(self, node: str, reason: str) -> None:
+        """Answer all that `node` was asked, and all who follow its runs."""
+        failure = Failure(kind="node_lost", message=reason, node=node)
+        asked = [key for key, (to, _) in self._asked.items() if to == node]
+        followed = [run for run, (to, _) in self._followed.items() if to == node]
+        for key in (*asked, *followed):
+            self.answered(Failed(id=key, failure=failure), ())
+        for space in [key for key, (to, _) in self._spaces.items() if to == node]:
+            del self._spaces[space]
+        for run in followed:
+            self._followed.pop(run, None)
+
+
+REMEMBERED_RUNS = 100
+"""Ended runs whose results can still be fetched; the oldest go first."""
+
+
+class RunBook:
+    """All runs of one node, by id, oldest first."""
+
+    def __init__(
+        self, me: str, *, calls: Calls, asks: Asks, store: Store, lane: DataLane
+    ) -> None:
+        self._me = me
+        self._calls = calls
+        self._choices = Choices(calls)
+        self._asks = asks
+        self._store = store
+        self._lane = lane
+        self._inputs = Inputs(me, store, asks)
+        self._ids = Ids()
+        self.relays = Relays(lane)
+        self._runs: OrderedDict[bytes, ActiveRun] = OrderedDict()
+        self._ended: OrderedDict[bytes, None] = OrderedDict()
+        self._uses: Counter[bytes] = Counter()  # of a result, by runs after the first
+
+    @property
+    def under_way(self) -> int:
+        """Runs that have not ended."""
+        return len(self._runs) - len(self._ended)
+
+    def start(
+        self, source: Source, request: RunStart, parts: tuple[Buffer, ...]
+    ) -> None:
+        """Check the workflow and begin to execute it."""
+        try:
+            run = self._made(
+                source, request, parts, self._choices.hand_over, self._remember
+            )
+        except InvalidWorkflow as error:
+            failure = Failure(kind="bad_request", message=str(error))
+            source.send(Failed(id=request.id, failure=failure))
+            return
+        self._runs[request.id] = run
+        run.start()
+
+    async def resume(self, source: Source, request: RunResume) -> None:
+        """Begin a run of what has no result in another, which must have ended."""
+        old = self._known(source, request.id, request.run)
+        if old is None:
+            return
+        if old.machine.status == "running":
+            text = (
+                "the run has not ended; wait for its end or cancel it, then resume it"
+            )
+            failure = Failure(kind="bad_request", message=text)
+            source.send(Failed(id=request.id, failure=failure))
+            return
+        done = finished(old)
+        shared = {kept.id: kept for one in done.values() for kept in kept_by(one)}
+        self._uses.update(shared.keys())  # `old` may be forgotten meanwhile
+        held = await self._held(shared.values())
+        start = _replace(
+            old.request,
+            id=request.new,
+            steps=newest(old.request.steps, dict(request.versions)),
+        )
+        run = self._made(
+            source,
+            start,
+            old.parts,
+            self._choices.hand_over,
+            self._remember,
+            reusable(old, done, held),
+        )
+        reused = {kept.id for kept in run.kept()}
+        for kept in shared.values():
+            if kept.id not in reused:
+                self._let_go(kept)
+        self._runs[run.id] = run
+        source.send(_told(request.id, run))
+        run.start()
+
+    async def _held(self, kept: Iterable[Kept]) -> frozenset[bytes]:
+        """Return the ids of those results that are still held, by whatever node."""
+        by_owner: dict[str, list[Kept]] = {}
+        for one in kept:
+            by_owner.setdefault(one.owner, []).append(one)
+        own = by_owner.pop(self._me, ())
+        answers = await asyncio.gather(
+            *(self._asks.held(owner, each) for owner, each in by_owner.items())
+        )
+        mine = {one.id for one in own if self._store.get(one.id) is not None}
+        return frozenset(mine).union(*answers)
+
+    def prepare(self, source: Source, request: RunStart) -> ActiveRun:
+        """Return a run of this process's own, to be started and released by it.
+
+        It is in no list of runs, and nobody else can ask for its results.
+
+        Raises:
+            InvalidWorkflow: its steps could never all be run.
+        """
+        return self._made(source, request, (), self._unnoted, lambda run: None)
+
+    def _made(
+        self,
+        source: Source,
+        request: RunStart,
+        parts: tuple[Buffer, ...],
+        hand_over: HandOver,
+        on_end: Callable[[ActiveRun], None],
+        done: Mapping[str, Done] | None = None,
+    ) -> ActiveRun:
+        return ActiveRun(
+            request,
+            parts,
+            source,
+            me=self._me,
+            calls=self._calls,
+            store=self._store,
+            hand_over=hand_over,
+            ids=self._ids,
+            on_end=on_end,
+            done=done,
+        )
+
+    def _unnoted(
+        self,
+        run: ActiveRun,
+        source: StepSource,
+        call: Call,
+        parts: tuple[Buffer, ...],
+    ) -> None:
+        self._calls.receive(source, call, parts)
+
+    def cancel(self, run_id: bytes) -> bool:
+        """Cancel a run; False if there is none of this id."""
+        run = self._runs.get(run_id)
+        if run is None:
+            return False
+        run.cancel()
+        return True
+
+    def list(self, source: Source, request: RunList) -> None:
+        """Answer with all runs, newest first."""
+        runs = (summary_of(run.picture()) for run in reversed(self._runs.values()))
+        source.send(Runs(id=request.id, runs=tuple(runs)))
+
+    def watch(self, source: Source, request: RunWatch) -> None:
+        """Answer with all that is known of a run, and tell `source` of it from now."""
+        run = self._known(source, request.id, request.run)
+        if run is not None:
+            source.send(_told(request.id, run))
+            if run.machine.status == "running":
+                run.audience.add(source)
+
+    def why(self, source: Source, request: WhyAsk) -> None:
+        """Answer with what there was to choose from for a step."""
+        run = self._known(source, request.id, request.run)
+        if run is None:
+            return
+        choices = self._choices.of(request.run, request.step)
+        source.send(WhyTold(id=request.id, choices=choices))
+
+    async def fetch(self, source: Source, request: StepFetch) -> None:
+        """Answer with the result or the failure of a step, once it has ended."""
+        run = self._known(source, request.id, request.run)
+        if run is None:
+            return
+        try:
+            answer, parts = await self.outcome(run, request.step, request.id)
+        except KeyError:
+            text = f"the run has no step {request.step!r}"
+            failure = Failure(kind="bad_request", message=text)
+            answer, parts = Failed(id=request.id, failure=failure), ()
+        source.send(answer, parts)
+
+    async def outcome(
+        self, run: ActiveRun, step: str, answer_id: bytes
+    ) -> tuple[Reply | Failed, tuple[Buffer, ...]]:
+        """Wait for the end of a step; return its result or failure as an answer."""
+        end = await run.ended(step)
+        if isinstance(end, bytes):
+            return Reply(id=answer_id, payload=end, node=self._me), ()
+        if isinstance(end, Kept | Gathered):
+            return await self._found(end, answer_id)
+        failed, parts = end
+        return msgspec.structs.replace(failed, id=answer_id), parts
+
+    async def _found(
+        self, result: Kept | Gathered, answer_id: bytes
+    ) -> tuple[Reply | Failed, tuple[Buffer, ...]]:
+        found = await self._inputs.one(result)
+        if isinstance(found, Failure):
+            return Failed(id=answer_id, failure=found), ()
+        node = result.owner if isinstance(result, Kept) else self._me
+        if isinstance(found, bytes):
+            return Reply(id=answer_id, payload=found, node=node), ()
+        return Reply(id=answer_id, payload=b"", node=node), found
+
+    def source_lost(self, source: Source) -> None:
+        """Tell a caller that is gone nothing more; its runs go on."""
+        self.relays.source_lost(source)
+        for run in self._runs.values():
+            run.source_lost(source)
+
+    def _known(
+        self, source: Source, request_id: bytes, run_id: bytes
+    ) -> ActiveRun | None:
+        run = self._runs.get(run_id)
+        if run is None:
+            text = "it has no record of the run"
+            failure = Failure(kind="gone", message=text, node=self._me)
+            source.send(Failed(id=request_id, failure=failure))
+        return run
+
+    def _remember(self, run: ActiveRun) -> None:
+        self._ended[run.id] = None
+        while len(self._ended) > REMEMBERED_RUNS:
+            old_id, _ = self._ended.popitem(last=False)
+            self.release(self._runs.pop(old_id))
+
+    def release(self, run: ActiveRun) -> None:
+        """Let go of the results that are held for a run, on whatever node."""
+        for kept in run.kept():
+            self._let_go(kept)
+
+    def _let_go(self, kept: Kept) -> None:
+        if self._uses[kept.id]:  # a run that was resumed, or another that resumed it
+            self._uses -= Counter((kept.id,))
+        elif kept.owner == self._me:
+            self._store.release(kept.id)
+        else:
+            self._lane.send(kept.owner, Release(ids=(kept.id,)))
+
+
+def _told(request_id: bytes, run: ActiveRun) -> RunTold:
+    return RunTold(
+        id=request_id,
+        run=run.picture(),
+        plans=run.bare_plans(),
+        lines=run.audience.lines.all,
+    )

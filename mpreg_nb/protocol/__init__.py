@@ -1,0 +1,1 @@
+"""Messages between processes, and the codec that turns them into bytes."""

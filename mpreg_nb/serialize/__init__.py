@@ -1,0 +1,1 @@
+"""Values, functions, classes and exceptions to bytes and back."""

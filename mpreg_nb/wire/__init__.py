@@ -1,1 +1,0 @@
-"""What travels between processes, and how it becomes bytes."""

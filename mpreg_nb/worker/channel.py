@@ -1,0 +1,327 @@
+"""The worker's end of its socket: jobs in, answers and prints out, code cache.
+
+Answers of short jobs are held while further short jobs wait, and written
+together: one system call and one wake-up of the node for many. A thread writes
+them when a job takes longer than expected, so that no answer waits for another.
+"""
+
+import inspect
+import math
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from threading import Lock, RLock
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from mpreg_nb.protocol.worker import (
+    ID_BYTES,
+    Code,
+    FrameReader,
+    Job,
+    Received,
+    Recent,
+    Room,
+    Setup,
+    ToWorker,
+)
+from mpreg_nb.serialize.items import take_apart
+from mpreg_nb.serialize.pickle import unpack_function
+from mpreg_nb.worker.lifetime import start_essential
+
+if TYPE_CHECKING:
+    from mpreg_nb.protocol.codec import Buffer
+
+
+HOLD_S = 0.002
+"""Longest time that an answer is held."""
+
+HOLD_BYTES = 64 * 1024
+_IDLE_TICKS = 10
+_BUFFERS = 512  # given to one sendmsg; the system takes at most 1024
+
+
+class Outbox:
+    """Frames to the node; complete frames, whichever thread sends them."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._stream = stream
+        self._lock = Lock()
+        self._held: list[Buffer] = []
+        self._held_bytes = 0
+        self._held_since = math.inf
+        self._idle_ticks = 0
+        self._alarm = _Alarm()
+
+    def send(
+        self,
+        frames: "Sequence[Buffer]",
+        before: "Callable[[], Sequence[Buffer]] | None" = None,
+    ) -> None:
+        """Write what is held, then what `before` returns, then `frames`.
+
+        `before` is called when nobody else writes, so that what it takes from
+        somewhere and what others take from there are written in that order.
+        """
+        with self._lock:
+            if before is not None:
+                frames = (*before(), *frames)
+            if self._held:
+                frames = (*self._held, *frames)
+                self._held = []
+                self._held_bytes = 0
+                self._held_since = math.inf
+            if frames:
+                self._write(frames)
+
+    def hold(self, frame: "Buffer") -> None:
+        """Write `frame` soon, if nothing else is written before; waits for nothing."""
+        with self._lock:
+            self._held.append(frame)
+            self._held_bytes += len(frame)
+            if len(self._held) == 1:
+                self._held_since = now = monotonic()
+                self._alarm.set(now + HOLD_S, self._flush_due)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether so much is held that it should be written now."""
+        return self._held_bytes > HOLD_BYTES
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether something is held."""
+        return bool(self._held)
+
+    def flush(self) -> None:
+        """Write what is held."""
+        if self._held:
+            self.send(())
+
+    def _flush_due(self, now: float) -> float:
+        if self._held:
+            self._idle_ticks = 0
+            if self._held_since + HOLD_S <= now:
+                self.flush()
+        else:
+            self._idle_ticks += 1
+        # To keep ticking for a while is cheaper than to be woken for each batch.
+        return now + HOLD_S if self._idle_ticks < _IDLE_TICKS else math.inf
+
+    def call_by(self, when: float, tick: Callable[[float], float]) -> None:
+        """Have `tick(now)` called in a thread by `when`; it returns when again."""
+        self._alarm.set(when, tick)
+
+    def _write(self, frames: "Sequence[Buffer]") -> None:
+        if len(frames) == 1:
+            self._stream.sendall(frames[0])
+            return
+        if sum(map(len, frames)) <= HOLD_BYTES:
+            self._stream.sendall(b"".join(frames))
+            return
+        views = [memoryview(part).cast("B") for part in frames if len(part)]
+        while views:
+            sent = self._stream.sendmsg(views[:_BUFFERS])
+            while views and sent >= len(views[0]):
+                sent -= len(views.pop(0))
+            if sent:
+                views[0] = views[0][sent:]
+
+
+class _Alarm:
+    """A thread that calls functions at their times; it starts with the first."""
+
+    def __init__(self) -> None:
+        self._due: dict[Callable[[float], float], float] = {}
+        self._next = math.inf  # when the thread wakes by itself
+        self._changing = RLock()  # a signal handler may come upon itself
+        self._asleep = Lock()  # held, but for a moment in which the thread is woken
+        self._started = False
+
+    def set(self, when: float, tick: Callable[[float], float]) -> None:
+        """Call `tick` by `when`, or before if it is due before."""
+        with self._changing:
+            self._due[tick] = min(when, self._due.get(tick, math.inf))
+            if when >= self._next:
+                return
+            self._next = when
+            if not self._started:
+                self._started = True
+                self._asleep.acquire()
+                start_essential(self._run, "alarm")
+            elif self._asleep.locked():
+                self._asleep.release()
+
+    def _run(self) -> None:
+        while True:
+            now = monotonic()
+            for tick in [tick for tick, due in self._due.items() if due <= now]:
+                with self._changing:
+                    self._due[tick] = math.inf
+                again = tick(now)
+                with self._changing:
+                    self._due[tick] = min(again, self._due[tick])
+            with self._changing:
+                self._next = min(self._due.values())
+                pause = self._next - monotonic()
+            if pause > 0:
+                self._asleep.acquire(timeout=min(pause, 3600.0))
+
+
+RISE = 0.5
+FALL = 0.1
+"""How fast the expected time of a function follows longer and shorter runs."""
+
+
+class KeptCode:
+    """One version of a function."""
+
+    def __init__(self, code: Code, parts: tuple[Room, ...]) -> None:
+        self._code = code
+        self._parts = parts
+        self._opening = Lock()
+        self._function: Callable[..., Any] | None = None
+        self.is_async = False
+        self.expected_ns = float("inf")  # nothing is known before it has run
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function; raises NotPicklable where it cannot be rebuilt here."""
+        return self._function or self._open()
+
+    def _open(self) -> Callable[..., Any]:
+        with self._opening:
+            if self._function is None:
+                opened = unpack_function(self._parts or (self._code.payload,))
+                self.is_async = _is_async(opened)
+                self._function = opened
+                self._parts = ()
+        return self._function
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> "KeptCode":
+        """Return a function of ours as if it had been sent here."""
+        made = cls(Code(version="", function=function.__name__), ())
+        made._function = function
+        return made
+
+    def took(self, run_ns: int) -> None:
+        """Take a run into account."""
+        if self.expected_ns == float("inf"):
+            self.expected_ns = run_ns
+        weight = RISE if run_ns > self.expected_ns else FALL
+        self.expected_ns += weight * (run_ns - self.expected_ns)
+
+
+def _is_async(function: Any) -> bool:
+    while isinstance(function, partial):
+        function = function.func
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004  an object with async __call__
+    )
+
+
+class Codes:
+    """The versions that this worker has; the node knows them by the same rule."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, KeptCode] = {}
+        self._recent = Recent()
+
+    def add(self, code: Code, parts: tuple[Room, ...]) -> None:
+        """Keep a version, and forget those that were not used for longest."""
+        size_bytes = len(code.payload) + sum(map(len, parts))
+        for version in self._recent.add(code.version, size_bytes):
+            del self._kept[version]
+        self._kept[code.version] = KeptCode(code, parts)
+
+    def used(self, version: str) -> KeptCode:
+        """Return a version for a job that has come."""
+        self._recent.use(version)
+        return self._kept[version]
+
+
+TAKE_APART = KeptCode.of(take_apart)
+"""What runs in place of a function whose argument is to be taken apart."""
+
+Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Task:
+    """A job with its parts and its code."""
+
+    __slots__ = ("code", "given", "job", "number", "parts")
+
+    def __init__(
+        self, job: Job, parts: tuple[Room, ...], code: KeptCode, number: int
+    ) -> None:
+        self.job = job
+        self.parts = parts
+        self.code = code
+        self.number = number
+        self.given: Arguments = ((), {})  # once they are unpacked
+
+
+class Inbox:
+    """Tasks in the order in which they came. Only the main thread reads."""
+
+    def __init__(self, stream: socket.socket, cancels: int) -> None:
+        self._receive = stream.recv_into
+        self._cancels = cancels
+        self._reader: FrameReader[ToWorker] = FrameReader(ToWorker)
+        self._codes = Codes()
+        self._tasks = 0  # that have come so far
+        self.waiting: deque[Task] = deque()
+
+    def first(self) -> ToWorker:
+        """Return the first message; what came with it waits."""
+        while True:
+            received = self._read()
+            if received:
+                first, *others = received
+                self._sort(others)
+                return first[0]
+
+    def wait(self) -> None:
+        """Read until there is a task.
+
+        Raises:
+            ConnectionAbortedError: the node has closed its end.
+        """
+        while not self.waiting:
+            self.read()
+
+    def read(self) -> None:
+        """Read once: what comes may be no task, or several.
+
+        Raises:
+            ConnectionAbortedError: the node has closed its end.
+        """
+        self._sort(self._read())
+
+    def _read(self) -> list[Received[ToWorker]]:
+        count = self._receive(self._reader.space())
+        if not count:
+            raise ConnectionAbortedError("the node has closed its end")
+        return self._reader.received(count)
+
+    def _sort(self, received: list[Received[ToWorker]]) -> None:
+        for message, parts in received:
+            if isinstance(message, Job):
+                code = self._codes.used(message.version)
+                if message.split:
+                    code = TAKE_APART
+                self._tasks += 1
+                self.waiting.append(Task(message, parts, code, self._tasks))
+            elif not isinstance(message, Setup):
+                self._codes.add(message, parts)
+
+    def cancels(self) -> list[bytes]:
+        """Return ids of jobs to interrupt; may be called in a signal handler."""
+        try:
+            data = os.read(self._cancels, 4096)
+        except BlockingIOError:
+            return []
+        return [data[at : at + ID_BYTES] for at in range(0, len(data), ID_BYTES)]

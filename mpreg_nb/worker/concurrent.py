@@ -1,0 +1,303 @@
+"""Several calls at a time: sync functions in threads, async ones in one loop.
+
+The main thread reads. Jobs begin in the order in which they came, so that a
+number tells which have begun.
+"""
+
+import asyncio
+import ctypes
+import math
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from functools import partial
+from queue import SimpleQueue
+from time import monotonic, perf_counter_ns
+from types import CoroutineType, FrameType
+from typing import Any, TypeAlias
+
+from mpreg_nb.call_context import running_call
+from mpreg_nb.protocol.worker import Page, Parked, frame
+from mpreg_nb.worker.capture import Capture, PrintingCall
+from mpreg_nb.worker.channel import Inbox, Outbox, Task
+from mpreg_nb.worker.cleanup import LONG_NS, Folders, Tidy, is_importing
+from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
+from mpreg_nb.worker.lifetime import essential, start_essential
+
+IMPORT_S = 0.02
+"""Before the next try to interrupt a function that imports a module."""
+
+CANCELS = 4096
+"""Ids of calls to cancel that are remembered; late ones have no call any more."""
+
+Interrupt: TypeAlias = Callable[[], object]
+
+_raise_in_thread = ctypes.pythonapi.PyThreadState_SetAsyncExc
+_raise_in_thread.argtypes = (ctypes.c_ulong, ctypes.py_object)
+_NOTHING = ctypes.py_object()
+
+
+def _end_figures(*, are_shown: bool) -> None:
+    call = running_call.get()
+    if isinstance(call, PrintingCall) and call.has_figures:
+        from mpreg_nb.worker.figures import end_figures
+
+        end_figures(call, are_shown=are_shown)
+
+
+def _nothing() -> None:
+    """Interrupt a call that has not got its thread yet: it will look itself."""
+
+
+class Crew:
+    """The threads and the loop of a worker with several slots."""
+
+    def __init__(
+        self,
+        slots: int,
+        inbox: Inbox,
+        outbox: Outbox,
+        page: Page,
+        capture: Capture,
+        answers: Answers,
+        tidy: Tidy,
+        folders: Folders,
+    ) -> None:
+        self._inbox = inbox
+        self._outbox = outbox
+        self._page = page
+        self._capture = capture
+        self._answers = answers
+        self._tidy = tidy
+        self._folders = folders
+        self._slots = slots
+        self._state = threading.RLock()  # of all that follows
+        self._busy: set[bytes] = set()  # calls that have begun and not ended
+        self._elsewhere: set[bytes] = set()  # those of them that need no slot now
+        self._running: dict[bytes, Interrupt] = {}  # call -> how to interrupt it
+        self._interrupted: set[bytes] = set()
+        self._early: dict[bytes, None] = {}  # cancelled before they were read
+        self._threads = 0
+        self._for_threads: SimpleQueue[Task] = SimpleQueue()
+        # What signal handlers and functions may not do themselves: they could be
+        # interrupted half-way, or hold up the call that they came upon.
+        self._chores: SimpleQueue[Callable[[], object]] = SimpleQueue()
+        self._to_retry: list[bytes] = []  # calls that import something just now
+        self._loop = asyncio.new_event_loop()
+
+    def run(self) -> None:
+        """Run jobs until the node is gone, which raises ConnectionError."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        self._tidy.begin()
+        start_essential(self._loop.run_forever, "loop")
+        start_essential(self._do_chores, "chores")
+        while True:
+            self._inbox.read()
+            self._begin_what_fits()
+
+    @property
+    def _has_free_slot(self) -> bool:
+        return len(self._busy) - len(self._elsewhere) < self._slots
+
+    def _begin_what_fits(self) -> None:
+        with self._state:
+            while self._has_free_slot and self._inbox.waiting:
+                task = self._inbox.waiting.popleft()
+                if self._early and self._early.pop(task.job.id, 0) is None:
+                    self._outbox.send(self._answers.cancelled(task.job, begun=False))
+                    continue
+                self._busy.add(task.job.id)
+                self._page.begin(task.number)
+                self._running[task.job.id] = _nothing
+                if task.code.is_async:
+                    self._start_async(task)
+                else:
+                    self._hand_to_thread(task)
+
+    def _hand_to_thread(self, task: Task) -> None:
+        if self._threads < len(self._running):
+            self._threads += 1
+            start_essential(self._serve, f"slot-{self._threads}")
+        self._for_threads.put(task)
+
+    def _tell_waiting(self, call_id: bytes, waits: bool) -> None:
+        """Let another call have the slot of one that waits for the cluster."""
+        with self._state:
+            if waits and call_id in self._busy:
+                self._elsewhere.add(call_id)
+            else:
+                self._elsewhere.discard(call_id)
+        self._outbox.hold(frame(Parked(id=call_id, waits=waits)))
+        self._chores.put(self._begin_what_fits)
+
+    def _ended(self, call: PrintingCall, frames: Frames) -> None:
+        self._outbox.send(frames, lambda: self._capture.finish(call))
+        with self._state:
+            self._busy.discard(call.id)
+            self._interrupted.discard(call.id)
+            self._elsewhere.discard(call.id)
+            if not self._busy:
+                self._tidy.after(LONG_NS)
+        self._begin_what_fits()
+
+    # ------------------------------------------------------------------ threads
+
+    def _serve(self) -> None:
+        while True:
+            task = self._for_threads.get()
+            try:
+                function = task.code.function
+            except Exception as error:  # noqa: BLE001  user code runs in there
+                answer = self._answers.unusable(task.job, error)
+                with self._state:
+                    self._running.pop(task.job.id)
+                self._ended(call_of(task.job, self._tell_waiting), answer)
+                continue
+            if task.code.is_async:  # known only now that it is opened
+                self._start_async(task)
+            else:
+                self._perform(task, function)
+
+    def _perform(self, task: Task, function: Callable[..., Any]) -> None:
+        call = call_of(task.job, self._tell_waiting)
+        running_call.set(call)
+        me = threading.get_ident()
+        try:
+            outcome = self._attempt(task, function, me)
+        except BaseException as error:  # noqa: BLE001  interrupted as it handled another
+            outcome = error
+        try:
+            self._close(task.job.id, me)
+        except KeyboardInterrupt:  # interrupted just before it could not be any more
+            self._close(task.job.id, me)
+        self._tidy.leave_copy()
+        if isinstance(outcome, BaseException):
+            outcome = self._broken(task, outcome)
+        running_call.set(None)
+        self._ended(call, outcome)
+
+    def _attempt(
+        self, task: Task, function: Callable[..., Any], me: int
+    ) -> Frames | BaseException:
+        try:
+            with self._state:
+                if task.job.id in self._interrupted:
+                    raise KeyboardInterrupt
+                self._running[task.job.id] = partial(self._raise, task.job.id, me)
+            self._folders.enter(task.job.folder)
+            started = perf_counter_ns()
+            try:
+                args, kwargs = arguments(task)
+            except Exception as error:  # noqa: BLE001  user code runs in there
+                return self._answers.unusable(task.job, error)
+            value = function(*args, **kwargs)
+            if type(value) is CoroutineType:
+                value = asyncio.run_coroutine_threadsafe(value, self._loop).result()
+            _end_figures(are_shown=True)
+            return self._answers.done(task.job, value, perf_counter_ns() - started)
+        except BaseException as error:  # noqa: BLE001  the border of user code
+            return error
+
+    def _close(self, call_id: bytes, me: int) -> None:
+        """Let the call not be interrupted any more."""
+        with self._state:
+            if self._running.pop(call_id, None) is not None:
+                _raise_in_thread(me, _NOTHING)  # takes back what is not raised yet
+
+    def _broken(self, task: Task, error: BaseException) -> Frames:
+        with self._state:
+            interrupted = task.job.id in self._interrupted
+            self._interrupted.discard(task.job.id)
+        _end_figures(are_shown=not interrupted)
+        if interrupted:
+            return self._answers.cancelled(task.job, begun=True)
+        return self._answers.failed(task.job, error, given=task.given)
+
+    # --------------------------------------------------------------------- loop
+
+    def _start_async(self, task: Task) -> None:
+        course = asyncio.run_coroutine_threadsafe(self._course(task), self._loop)
+        course.add_done_callback(lambda done: essential(done.result))
+
+    async def _course(self, task: Task) -> None:
+        call = call_of(task.job, self._tell_waiting)
+        running_call.set(call)
+        user = asyncio.ensure_future(self._user(task))
+        with self._state:
+            if task.job.id in self._interrupted:
+                user.cancel()
+            self._running[task.job.id] = lambda: self._loop.call_soon_threadsafe(
+                user.cancel
+            )
+        await asyncio.wait((user,))
+        with self._state:
+            self._running.pop(task.job.id)
+        if user.cancelled():
+            frames = self._broken(task, asyncio.CancelledError())
+        else:
+            error = user.exception()
+            frames = user.result() if error is None else self._broken(task, error)
+        if len(frames) == 1:
+            self._ended(call, frames)
+        else:  # large, and the node may take its time
+            await asyncio.to_thread(self._ended, call, frames)
+
+    async def _user(self, task: Task) -> Frames:
+        try:
+            self._folders.enter(task.job.folder)
+            function: Callable[..., Awaitable[Any]] = task.code.function
+            args, kwargs = arguments(task)
+        except Exception as error:  # noqa: BLE001  user code runs in there
+            return self._answers.unusable(task.job, error)
+        started = perf_counter_ns()
+        try:
+            value = await function(*args, **kwargs)
+            _end_figures(are_shown=True)
+        except (SystemExit, KeyboardInterrupt) as error:  # these would end the loop
+            return self._broken(task, error)
+        return self._answers.done(task.job, value, perf_counter_ns() - started)
+
+    # ------------------------------------------------------------------- cancel
+
+    def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
+        """Pass on which calls are cancelled; a signal handler may take no lock."""
+        cancels = self._inbox.cancels()
+        for call_id in cancels:
+            self._chores.put(partial(self._cancel, call_id))
+        self._page.hear(len(cancels))
+
+    def _do_chores(self) -> None:
+        while True:
+            self._chores.get()()
+
+    def _raise(self, call_id: bytes, thread: int) -> None:
+        """Raise KeyboardInterrupt in a thread, but not while it imports a module."""
+        if is_importing(sys._current_frames().get(thread)):
+            self._to_retry.append(call_id)
+            self._outbox.call_by(monotonic() + IMPORT_S, self._retry)
+        else:
+            _raise_in_thread(thread, ctypes.py_object(KeyboardInterrupt))
+
+    def _retry(self, _now: float) -> float:
+        while self._to_retry:
+            self._chores.put(partial(self._cancel, self._to_retry.pop()))
+        return math.inf
+
+    def _cancel(self, call_id: bytes) -> None:
+        with self._state:
+            interrupt = self._running.get(call_id)
+            if interrupt is not None:
+                self._interrupted.add(call_id)
+                interrupt()
+                return
+            waiting = self._inbox.waiting
+            dropped = [task for task in list(waiting) if task.job.id == call_id]
+            for task in dropped:
+                waiting.remove(task)
+            if not dropped:
+                self._early[call_id] = None
+            while len(self._early) > CANCELS:
+                del self._early[next(iter(self._early))]
+        for task in dropped:
+            self._outbox.send(self._answers.cancelled(task.job, begun=False))

@@ -1,0 +1,203 @@
+"""One call at a time, in the main thread: the shortest way from job to answer."""
+
+import math
+import os
+import signal
+from collections.abc import Callable, Coroutine
+from functools import partial
+from time import monotonic, perf_counter_ns
+from types import CoroutineType, FrameType
+from typing import TYPE_CHECKING, Any
+
+from mpreg_nb.call_context import running_call
+from mpreg_nb.protocol.worker import RECALL, Page, Parked, frame
+from mpreg_nb.worker.capture import Capture
+from mpreg_nb.worker.channel import Inbox, Outbox, Task
+from mpreg_nb.worker.cleanup import Folder, Tidy, is_importing
+from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
+
+if TYPE_CHECKING:
+    import asyncio
+
+
+SHORT_NS = 300_000
+"""An answer is held only while the next job is expected to take less than this."""
+
+HOLD_NS = 1_000_000
+"""And only for so long, as seen from the job that was answered first."""
+
+IMPORT_S = 0.02
+"""Before the next try to interrupt a function that imports a module."""
+
+CANCELS = 4096
+"""Ids of calls to cancel that are remembered; late ones have no call any more."""
+
+
+class Solo:
+    """The loop of a worker with one slot."""
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        outbox: Outbox,
+        page: Page,
+        capture: Capture,
+        answers: Answers,
+        tidy: Tidy,
+        folder: Folder,
+    ) -> None:
+        self._inbox = inbox
+        self._outbox = outbox
+        self._page = page
+        self._capture = capture
+        self._answers = answers
+        self._tidy = tidy
+        self._folder = folder
+        self._cancelled: dict[bytes, None] = {}
+        self._running: bytes | None = None  # set while a call can be interrupted
+        self._interrupted = False
+        self._recalls = False  # the next id is to be dropped, not interrupted
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._awaited: asyncio.Task[Any] | None = None
+        self._holding_since_ns = 0
+
+    def run(self) -> None:
+        """Run jobs until the node is gone, which raises ConnectionError."""
+        signal.signal(signal.SIGINT, self._on_interrupt)
+        self._tidy.begin()
+        waiting = self._inbox.waiting
+        while True:
+            if not waiting:
+                self._outbox.flush()
+                self._inbox.wait()
+            self._perform(waiting.popleft())
+
+    def _perform(self, task: Task) -> None:
+        job = task.job
+        self._page.begin(task.number)
+        call = call_of(job, self._tell_waiting)
+        self._capture.sole = call
+        running_call.set(call)
+        self._interrupted = False
+        started = perf_counter_ns()
+        try:
+            try:
+                self._running = job.id
+                frames = self._work(task, started)
+            finally:
+                self._running = None
+        except BaseException as error:  # noqa: BLE001  the border of user code
+            self._running = None
+            frames = self._broken(task, error, perf_counter_ns() - started)
+        self._capture.sole = None
+        if self._cancelled:
+            self._cancelled.pop(job.id, None)  # it came too late
+        ended = perf_counter_ns()
+        task.code.took(ended - started)
+        self._page.end(task.number)
+        self._tidy.after(ended - started)
+        if call.output is not None:
+            self._outbox.send(frames, lambda: self._capture.finish(call))
+        else:
+            self._answer(frames, ended)
+
+    def _work(self, task: Task, started: int) -> Frames:
+        job = task.job
+        if self._cancelled and job.id in self._cancelled:
+            del self._cancelled[job.id]
+            return self._answers.cancelled(job, begun=False)
+        try:
+            self._folder.enter(job.folder)
+            function = task.code.function
+            args, kwargs = arguments(task)
+        except Exception as error:  # noqa: BLE001  user code runs in there
+            return self._answers.unusable(job, error)
+        value = function(*args, **kwargs)
+        if type(value) is CoroutineType:
+            value = self._await(value)
+        self._end_figures(are_shown=True)
+        return self._answers.done(job, value, perf_counter_ns() - started)
+
+    def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        if self._loop is None:
+            import asyncio  # a third of a worker's memory, for those that need it
+
+            self._loop = asyncio.new_event_loop()
+        self._awaited = self._loop.create_task(coroutine)
+        try:
+            return self._loop.run_until_complete(self._awaited)
+        finally:
+            self._awaited = None
+
+    def _broken(self, task: Task, error: BaseException, run_ns: int) -> Frames:
+        self._end_figures(are_shown=not self._interrupted)
+        if self._interrupted:
+            return self._answers.cancelled(task.job, begun=True, run_ns=run_ns)
+        return self._answers.failed(task.job, error, run_ns, given=task.given)
+
+    def _end_figures(self, *, are_shown: bool) -> None:
+        call = self._capture.sole
+        if call is not None and call.has_figures:
+            from mpreg_nb.worker.figures import end_figures
+
+            end_figures(call, are_shown=are_shown)
+
+    def _answer(self, frames: Frames, now_ns: int) -> None:
+        waiting, outbox = self._inbox.waiting, self._outbox
+        if (
+            waiting
+            and len(frames) == 1
+            and waiting[0].code.expected_ns < SHORT_NS
+            and (not outbox.is_holding or now_ns < self._holding_since_ns + HOLD_NS)
+            and not outbox.is_full
+        ):
+            if not outbox.is_holding:
+                self._holding_since_ns = now_ns
+            outbox.hold(frames[0])
+        else:
+            outbox.send(frames)
+
+    def _tell_waiting(self, call_id: bytes, waits: bool) -> None:
+        # Only held: a write from here could be interrupted half-way.
+        self._outbox.hold(frame(Parked(id=call_id, waits=waits)))
+
+    def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
+        """Note which calls are cancelled; interrupt the one that runs, if it is one.
+
+        A signal handler: it comes between any two instructions of the main thread.
+        """
+        cancels = self._inbox.cancels()
+        for call_id in cancels:
+            if call_id == RECALL:
+                self._recalls = True
+                continue
+            let_be = self._recalls and call_id == self._running
+            self._recalls = False
+            if not let_be:
+                self._cancelled[call_id] = None
+        self._page.hear(len(cancels))
+        while len(self._cancelled) > CANCELS:
+            del self._cancelled[next(iter(self._cancelled))]
+        if self._running is None or self._running not in self._cancelled:
+            return
+        if self._loop is not None and self._awaited is not None:
+            interrupt: Callable[[], object] = partial(
+                self._loop.call_soon_threadsafe, self._awaited.cancel
+            )
+        elif is_importing(frame):
+            self._outbox.call_by(monotonic() + IMPORT_S, _signal_again)
+            return
+        else:
+            interrupt = _interrupt
+        del self._cancelled[self._running]
+        self._interrupted = True
+        interrupt()
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+def _signal_again(_now: float) -> float:
+    os.kill(os.getpid(), signal.SIGINT)
+    return math.inf

@@ -1,0 +1,542 @@
+"""The fluent builder: `flow.step(...)`, `.on(...)`, `.run()`, and its handles.
+
+A `Flow` is filled step by step and may be incomplete in between. `freeze()`
+turns it into a `Workflow`, which is complete and checked. What then happens to
+it is up to the `Runner` that the flow was made with.
+"""
+
+from collections.abc import Callable, Container, Mapping
+from typing import (
+    Any,
+    Generic,
+    NoReturn,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypeVar,
+)
+
+from mpreg_nb.boundary import public
+from mpreg_nb.errors import InvalidWorkflow, NotPicklable
+from mpreg_nb.names import check_name, nearest
+from mpreg_nb.workflows.graph import (
+    Diagram,
+    Needs,
+    Options,
+    PathItem,
+    Placeholder,
+    Reference,
+    Step,
+    StepFunction,
+    Value,
+    Workflow,
+    no_needs,
+    placeholders,
+    shown_path,
+)
+
+RunT = TypeVar("RunT")
+PlanT = TypeVar("PlanT")
+
+
+@public
+class _Incomparable(Placeholder):
+    """A placeholder that equals nothing: each stands for a result of its own."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        # Lists and dicts take one object for equal by themselves; dataclasses ask.
+        if self is other:
+            return True
+        raise TypeError(
+            f"{self!r} cannot be compared: its result exists only when the "
+            "workflow runs. Compare inside a function that receives it. To test "
+            "whether two names are one step: a is b"
+        )
+
+    __hash__ = object.__hash__
+
+
+class StepHandle(_Incomparable, Generic[RunT, PlanT]):
+    """A step of a workflow: it stands for its result, and has the step's modifiers.
+
+    Each modifier changes this step and returns it, so calls can be chained; `step`,
+    `map`, `run`, `start` and `plan` are those of the workflow.
+    """
+
+    __slots__ = ("_args", "_function", "_kwargs", "_options", "_over", "flow", "name")
+
+    def __init__(
+        self,
+        flow: "Flow[RunT, PlanT]",
+        name: str,
+        function: StepFunction,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        over: Value | None = None,
+    ) -> None:
+        self.flow = flow
+        self.name = name
+        self._function = function
+        self._args = args
+        self._kwargs = kwargs
+        self._over = over
+        self._options = Options()
+
+    def on(self, *resources: str, node: str | None = None) -> Self:
+        """Run the step only on nodes that hold all of `resources`, and only on `node`.
+
+        Further calls restrict it further.
+        """
+        self._options = self._options.on(resources, node)
+        return self
+
+    def retry(
+        self,
+        more_attempts: int,
+        on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+    ) -> Self:
+        """Retry the step up to `more_attempts` times (0 to 100) after it fails.
+
+        on: retry only after these exceptions and their subclasses; a timeout of the
+            step counts as TimeoutError. The loss of a node or a worker process is
+            always retried.
+        """
+        self._options = self._options.retry(more_attempts, on)
+        return self
+
+    def timeout(self, seconds: float, /) -> Self:
+        """Fail each attempt that has no result `seconds` after it was sent.
+
+        In a map, the time of an item starts when a node starts it.
+        """
+        self._options = self._options.timeout(seconds)
+        return self
+
+    def after(self, *steps: "str | Placeholder") -> Self:
+        """Run this step after `steps` (or their names), without using their results.
+
+        If one of them does not succeed, this step is skipped.
+        """
+        self.flow.check_owner(self.name, steps)
+        names = tuple(
+            step.__mpreg_reference__().step if isinstance(step, Placeholder) else step
+            for step in steps
+        )
+        self._options = self._options.waiting_for(names)
+        return self
+
+    def fallback(self, value_or_function: Any, /) -> Self:
+        """Use this value if the step fails after all retries; the workflow continues.
+
+        A function instead of a value is called with the exception, on any node that
+        fits the step, and returns the value. If it fails too, or takes longer than
+        `timeout`, the step fails.
+        """
+        self._options = self._options.falling_back(value_or_function)
+        return self
+
+    def undo(self, function: StepFunction, /, *args: Any, **kwargs: Any) -> Self:
+        """Call `function` if this step is done and the run fails or is cancelled.
+
+        Undo functions run after all steps have ended, one at a time, the last finished
+        step first. Each runs where its step may run, with the step's `retry` and
+        `timeout`, and cannot be cancelled. The arguments may refer to results of
+        finished steps, including this one: `book.undo(cancel, book["id"])`. The run and
+        its error list the undo functions that failed. A step that used its fallback is
+        not undone.
+        """
+        self.flow.check_owner(self.name, (args, kwargs))
+        self._options = self._options.undoing(function, args, kwargs)
+        return self
+
+    def step(
+        self, name: str, function: StepFunction, /, *args: Any, **kwargs: Any
+    ) -> "StepHandle[RunT, PlanT]":
+        """Add another step to the same workflow; see `Flow.step`."""
+        return self.flow.step(name, function, *args, **kwargs)
+
+    def map(
+        self, name: str, function: StepFunction, /, *, over: Any, **kwargs: Any
+    ) -> "StepHandle[RunT, PlanT]":
+        """Add a step that runs once per item to the same workflow; see `Flow.map`."""
+        return self.flow.map(name, function, over=over, **kwargs)
+
+    def run(self, /, **inputs: Any) -> RunT:
+        """Execute the whole workflow; see `Flow.run`."""
+        return self.flow.run(**inputs)
+
+    def start(self, /, **inputs: Any) -> RunT:
+        """Start the whole workflow; see `Flow.start`."""
+        return self.flow.start(**inputs)
+
+    def plan(self, /, **inputs: Any) -> PlanT:
+        """Return where each step of the workflow would run now; see `Flow.plan`."""
+        return self.flow.plan(**inputs)
+
+    def __getitem__(self, key: PathItem) -> "Part":
+        """Refer to an item of the result, or where there is none, an attribute."""
+        return Part(self, Reference(self.name)[key])
+
+    def __mpreg_reference__(self) -> Reference:
+        """Return the reference to send in place of this object."""
+        return Reference(self.name)
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklable(
+            f"step {self.name!r} of workflow {self.flow.name!r}",
+            "it stands for a result that does not exist yet",
+            "Pass it as an argument to flow.step(...); outside the workflow use "
+            f"run[{self.name!r}]",
+        )
+
+    def frozen(self) -> Step:
+        """Return the step as it is now."""
+        return Step(
+            name=self.name,
+            function=self._function,
+            args=self._args,
+            kwargs=self._kwargs,
+            resources=self._options.resources,
+            node=self._options.node,
+            more_attempts=self._options.more_attempts,
+            retry_on=self._options.retry_on,
+            timeout_s=self._options.timeout_s,
+            after=self._options.after,
+            over=self._over,
+            fallback=self._options.fallback,
+            undo=self._options.undo,
+        )
+
+    def shown(self) -> str:
+        """Return its name, inputs and resources in one line."""
+        needed = ", ".join(sorted(self.frozen().dependencies))
+        needed_of_node = self._options.resources | self.flow.needs(self._function)
+        held = ", ".join(sorted(needed_of_node))
+        return (
+            self.name
+            + (" (map)" if self._over is not None else "")
+            + (f" ← {needed}" if needed else "")
+            + (f" on {held}" if held else "")
+        )
+
+    def __repr__(self) -> str:
+        return f"<step {self.shown()}>"
+
+    def _repr_mimebundle_(
+        self,
+        include: Container[str] | None = None,
+        exclude: Container[str] | None = None,
+    ) -> Mapping[str, str]:
+        # A chain ends in its last step: shown in a notebook, it is the flow.
+        return self.flow._repr_mimebundle_(include, exclude)
+
+
+@public
+class Hole(_Incomparable):
+    """An input of a whole flow: stands for the value that it is run with."""
+
+    __slots__ = ("flow", "name")
+
+    def __init__(self, flow: "Flow[Any, Any]", name: str) -> None:
+        self.flow = flow
+        self.name = name
+
+    def __getitem__(self, key: PathItem) -> "Part":
+        """Refer to an item of the value, or where there is none, an attribute."""
+        return Part(self, Reference(self.name)[key])
+
+    def __mpreg_reference__(self) -> Reference:
+        """Return the reference to send in place of this object."""
+        return Reference(self.name)
+
+    def __reduce__(self) -> NoReturn:
+        raise NotPicklable(
+            f"input {self.name!r} of workflow {self.flow.name!r}",
+            "it stands for a value that each run of the workflow gives",
+            "Pass it as an argument to flow.step(...)",
+        )
+
+    def __repr__(self) -> str:
+        return f"<input {self.name}>"
+
+
+@public
+class Part(_Incomparable):
+    """An item or attribute of the result of a step or of an input, at any depth."""
+
+    __slots__ = ("_reference", "whole")
+
+    def __init__(
+        self, whole: StepHandle[Any, Any] | Hole, reference: Reference
+    ) -> None:
+        self.whole = whole
+        self._reference = reference
+
+    def __getitem__(self, key: PathItem) -> "Part":
+        """Refer to an item of it, or where there is none, an attribute."""
+        return Part(self.whole, self._reference[key])
+
+    def __mpreg_reference__(self) -> Reference:
+        """Return the reference to send in place of this object."""
+        return self._reference
+
+    def __reduce__(self) -> NoReturn:
+        self.whole.__reduce__()
+
+    def __repr__(self) -> str:
+        kind = "input" if isinstance(self.whole, Hole) else "step"
+        return f"<{kind} {self.whole.name}{shown_path(self._reference.path)}>"
+
+
+RunT_co = TypeVar("RunT_co", covariant=True)
+PlanT_co = TypeVar("PlanT_co", covariant=True)
+
+
+class Runner(Protocol[RunT_co, PlanT_co]):
+    """What can execute a workflow: a cluster, or a stand-in for one."""
+
+    def run(self, workflow: Workflow) -> RunT_co:
+        """Execute it, wait for the end, and raise if it failed."""
+        ...
+
+    def start(self, workflow: Workflow) -> RunT_co:
+        """Begin to execute it and return at once."""
+        ...
+
+    def plan(self, workflow: Workflow) -> PlanT_co:
+        """Say where each step would run now."""
+        ...
+
+
+class Drawing(Protocol):
+    """A diagram made visible. Its `str` is a drawing in text."""
+
+    def __str__(self) -> str: ...
+
+    def _repr_mimebundle_(
+        self,
+        include: Container[str] | None = None,
+        exclude: Container[str] | None = None,
+    ) -> Mapping[str, str]: ...
+
+
+Draw: TypeAlias = Callable[[Diagram], Drawing]
+"""How a flow shows itself in a notebook, such as `mpreg_nb.view.diagram_svg`."""
+
+
+@public
+def ref(step: str) -> Reference:
+    """Return a reference to the result of `step` of the same workflow.
+
+    The step may be added later. `[...]` takes an item or attribute of the result.
+    """
+    return Reference(check_name("step", step))
+
+
+@public
+class Flow(Generic[RunT, PlanT]):
+    """A workflow that is being written. Shows itself as a drawing."""
+
+    def __init__(
+        self,
+        name: str,
+        runner: Runner[RunT, PlanT],
+        *,
+        draw: Draw | None = None,
+        needs: Needs = no_needs,
+    ) -> None:
+        self.needs = needs
+        self.name = check_name("workflow", name)
+        self._runner = runner
+        self._draw = draw
+        self._handles: dict[str, StepHandle[RunT, PlanT]] = {}  # by name, as added
+        self._inputs: dict[str, Hole] = {}  # likewise
+
+    def step(
+        self, name: str, function: StepFunction, /, *args: Any, **kwargs: Any
+    ) -> "StepHandle[RunT, PlanT]":
+        """Add a call of `function`, a callable or the name of a registered function.
+
+        A step object or `ref(name)`, at any depth inside the arguments, is replaced by
+        the result of that step. A string never is.
+
+        Raises:
+            InvalidWorkflow: the name is taken, or an argument is a step of
+                another workflow.
+            TypeError: `function` is neither a callable nor a name.
+        """
+        return self._put(self._new(name), function, args, kwargs)
+
+    def map(
+        self, name: str, function: StepFunction, /, *, over: Any, **kwargs: Any
+    ) -> "StepHandle[RunT, PlanT]":
+        """Add a step that calls `function(item, **kwargs)` for each item of `over`.
+
+        over: a step, reference or input whose value has the items, or any iterable.
+            At most 10,000 items; they run in parallel on the nodes that fit.
+
+        The result of the step is the list of the results, in the order of the items.
+        If an item fails after all retries, the step fails. `retry` and `timeout` apply
+        to each item. Raises the errors of `step`.
+        """
+        if isinstance(over, str):
+            raise TypeError(
+                "map(over=...) takes a step, a reference or an iterable, not a "
+                f"string: over=mp.ref({over!r})"
+            )
+        return self._put(self._new(name), function, (), kwargs, Value(over))
+
+    def input(self, name: str) -> Hole:
+        """Return a placeholder for a value that each run gives: `flow.run(name=...)`.
+
+        It can be an argument wherever a step can, and `[...]` on it takes an item or
+        attribute of the value.
+        """
+        check_name("input", name)
+        if name in self._handles:
+            raise InvalidWorkflow(
+                f"workflow {self.name!r} has a step {name!r}, so no input can have "
+                "that name. Use another"
+            )
+        return self._inputs.setdefault(name, Hole(self, name))
+
+    def replace(
+        self, name: str, function: StepFunction, /, *args: Any, **kwargs: Any
+    ) -> "StepHandle[RunT, PlanT]":
+        """Add a step as `step` does, in place of the step that has this name.
+
+        References to the old step then refer to the new one.
+        """
+        if name not in self._handles:
+            self._new(name)
+        return self._put(name, function, args, kwargs)
+
+    def _new(self, name: str) -> str:
+        check_name("step", name)
+        for a_kind, names in (("a step", self._handles), ("an input", self._inputs)):
+            if name in names:
+                raise InvalidWorkflow(
+                    f"workflow {self.name!r} has {a_kind} {name!r} already. Use "
+                    "another name, or start a new workflow: mp.workflow(...)"
+                )
+        return name
+
+    def _put(
+        self,
+        name: str,
+        function: StepFunction,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        over: Value | None = None,
+    ) -> "StepHandle[RunT, PlanT]":
+        if isinstance(function, str):
+            check_name("function", function)
+        elif not callable(function):
+            raise TypeError(
+                f"step {name!r} needs a function or the name of one, not "
+                f"{type(function).__name__}. Its arguments come after it: "
+                f"flow.step({name!r}, function, ...)"
+            )
+        self.check_owner(name, (args, kwargs, over and over.value))
+        handle = StepHandle(self, name, function, args, kwargs, over)
+        self._handles[name] = handle
+        return handle
+
+    def freeze(self, /, **inputs: Any) -> Workflow:
+        """Return the steps so far as a checked workflow, with values for its inputs.
+
+        Raises:
+            InvalidWorkflow: a step could never run, see `Workflow`; an input has no
+                value; or there is no input of that name.
+        """
+        self._check_inputs(inputs)
+        return Workflow(self.name, self._steps(), inputs)
+
+    def run(self, /, **inputs: Any) -> RunT:
+        """Check the workflow, execute it, wait for its end, and return the run.
+
+        inputs: a value for each input of the workflow.
+
+        Raises:
+            InvalidWorkflow: a step could never run, or an input has no value; nothing
+                has run.
+            WorkflowFailed: steps failed after all retries; `.run` is the run.
+        """
+        return self._runner.run(self.freeze(**inputs))
+
+    def start(self, /, **inputs: Any) -> RunT:
+        """Check the workflow, start it, and return the run at once.
+
+        Raises:
+            InvalidWorkflow: as `run`.
+        """
+        return self._runner.start(self.freeze(**inputs))
+
+    def plan(self, /, **inputs: Any) -> PlanT:
+        """Check the workflow and return where each step would run now.
+
+        Columns: step, function, version, resources, candidates, rejected, chosen.
+
+        Raises:
+            InvalidWorkflow: a step could never run, or an input has no value.
+        """
+        return self._runner.plan(self.freeze(**inputs))
+
+    def diagram(self) -> Diagram:
+        """Return the steps so far as boxes and arrows, complete or not."""
+        return Diagram.of(self.name, self._steps(), self._inputs, self.needs)
+
+    def _steps(self) -> tuple[Step, ...]:
+        return tuple(handle.frozen() for handle in self._handles.values())
+
+    def check_owner(self, step: str, arguments: object) -> None:
+        """Refuse arguments of `step` that belong to another flow.
+
+        Raises:
+            InvalidWorkflow: one is a step or an input of another.
+        """
+        for found in placeholders(arguments):
+            owner = found.whole if isinstance(found, Part) else found
+            if isinstance(owner, StepHandle | Hole) and owner.flow is not self:
+                raise InvalidWorkflow(
+                    f"step {step!r} refers to {owner.name!r} of another workflow "
+                    f"({owner.flow.name!r}, perhaps made by an earlier run of the "
+                    f"cell). Add {owner.name!r} to this one first, or refer to it by "
+                    f"name: mp.ref({owner.name!r})"
+                )
+
+    def _check_inputs(self, given: Mapping[str, Any]) -> None:
+        faults: list[str] = []
+        for name in given:
+            if name not in self._inputs:
+                meant = nearest(name, self._inputs)
+                has = ", ".join(map(repr, sorted(self._inputs))) or "none"
+                cure = f"Did you mean {meant!r}?" if meant else f"Its inputs are: {has}"
+                faults.append(f"it has no input {name!r}. {cure}")
+        faults += [
+            f"input {name!r} has no value. Give it one: flow.run({name}=...)"
+            for name in self._inputs
+            if name not in given
+        ]
+        if faults:
+            raise InvalidWorkflow(
+                f"workflow {self.name!r} cannot run: {'; '.join(faults)}"
+            )
+
+    def __repr__(self) -> str:
+        if self._draw is not None:
+            return str(self._draw(self.diagram()))
+        steps = [handle.shown() for handle in self._handles.values()]
+        more = f"; … {len(steps) - 12} more" if len(steps) > 12 else ""
+        return f"<workflow {self.name}: {'; '.join(steps[:12]) or 'no steps'}{more}>"
+
+    def _repr_mimebundle_(
+        self,
+        include: Container[str] | None = None,
+        exclude: Container[str] | None = None,
+    ) -> Mapping[str, str]:
+        if self._draw is None:
+            return {"text/plain": repr(self)}
+        return self._draw(self.diagram())._repr_mimebundle_(include, exclude)

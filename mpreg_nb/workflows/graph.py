@@ -1,0 +1,562 @@
+"""The graph of a workflow: steps, references, options, validation, and its diagram.
+
+A reference may stand anywhere inside the arguments of a step. Those inside
+lists, tuples, dicts and sets are found here, by looking; those inside other
+objects are found when the arguments are pickled, by the method
+`__mpreg_reference__` that all placeholders have; see `Workflow.including`. Results
+are put in their places where the step runs, by `serialize.references`.
+"""
+
+import math
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+    Set,
+)
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn, TypeAlias
+
+from mpreg_nb.errors import InvalidWorkflow
+from mpreg_nb.names import check_name, nearest
+
+MOST_STEPS = 10_000
+"""In one workflow: a run of so many is still started, shown and kept with ease."""
+
+Waits = tuple[str, Set[str]]
+"""The name of a step, and the names of the steps that it waits for."""
+
+
+def check_order(
+    workflow: str, waits: Sequence[Waits], *, mentions: Sequence[Waits] = ()
+) -> None:
+    """Refuse steps of which some could never run.
+
+    mentions: steps that refer to others without waiting for them, as undo does.
+
+    Raises:
+        InvalidWorkflow: there is no step, or more than 10,000; two have one name;
+            one waits for a step that is not there, or in the end for itself.
+    """
+    faults = list(_faults(waits, mentions))
+    if faults:
+        more = f" (and {len(faults) - 5} more)" if len(faults) > 5 else ""
+        raise InvalidWorkflow(
+            f"workflow {workflow!r} cannot run: {'; '.join(faults[:5])}{more}"
+        )
+
+
+def _faults(waits: Sequence[Waits], mentions: Sequence[Waits]) -> Iterable[str]:
+    if not waits:
+        yield "it has no steps. Add one: flow.step(name, function, ...)"
+        return
+    if len(waits) > MOST_STEPS:
+        yield (
+            f"it has {len(waits):,} steps, and a workflow may have {MOST_STEPS:,}. "
+            "Give each step more to do, or map() a function over the data"
+        )
+        return
+    counted = Counter(name for name, _ in waits)
+    for name, count in counted.items():
+        if count > 1:
+            yield f"{count} steps are named {name!r}. Give each its own name"
+    known = True
+    for name, dependencies in (*waits, *mentions):
+        for missing in sorted(n for n in dependencies if n not in counted):
+            known = False
+            yield unknown_step(missing, counted, asker=name)
+    if known:
+        cycle = find_cycle(dict(waits))
+        if len(cycle) == 2:
+            yield f"step {cycle[0]!r} waits for itself. Use the result of another step"
+        elif cycle:
+            yield (
+                f"steps wait for each other in a cycle: {_shown(cycle)} (each "
+                "gives its result to the next). Remove one of these references"
+            )
+
+
+def _shown(cycle: Sequence[str]) -> str:
+    if len(cycle) > 12:
+        cycle = [*cycle[:6], f"… {len(cycle) - 9:,} more …", *cycle[-3:]]
+    return " → ".join(cycle)
+
+
+def unknown_step(missing: str, known: Collection[str], *, asker: str) -> str:
+    """Say that `asker` refers to a step that is not there, and what is."""
+    close = nearest(missing, known)
+    if close is not None:
+        cure = f"Did you mean {close!r}?"
+    else:
+        shown = ", ".join(sorted(known)[:6]) + (", …" if len(known) > 6 else "")
+        cure = f"The steps are: {shown}"
+    return (
+        f"step {asker!r} refers to {missing!r}, which is not a step of this workflow. "
+        f"{cure}"
+    )
+
+
+def find_cycle(dependencies: Mapping[str, Set[str]]) -> tuple[str, ...]:
+    """Return one cycle, its first step again at its end, or () where there is none.
+
+    Each step of the answer is waited for by the next. Takes away the steps that
+    wait for nothing until none is left (Kahn, CACM 5(11), 1962), without
+    recursion: chains may be as long as a workflow.
+
+    >>> find_cycle({"a": {"c"}, "b": {"a"}, "c": {"b"}, "d": {"c"}})
+    ('a', 'b', 'c', 'a')
+    """
+    open_inputs = {name: len(needed) for name, needed in dependencies.items()}
+    dependents = dependents_of(dependencies)
+    ready = [name for name, count in open_inputs.items() if count == 0]
+    while ready:
+        name = ready.pop()
+        del open_inputs[name]
+        for dependent in dependents[name]:
+            open_inputs[dependent] -= 1
+            if open_inputs[dependent] == 0:
+                ready.append(dependent)
+    if not open_inputs:
+        return ()
+    # Whatever is left waits for something that is left: going from step to
+    # dependency must come back to a step that was passed.
+    passed: dict[str, int] = {}
+    trail: list[str] = []
+    name = next(iter(open_inputs))
+    while name not in passed:
+        passed[name] = len(trail)
+        trail.append(name)
+        name = min(needed for needed in dependencies[name] if needed in open_inputs)
+    circle = trail[passed[name] :][::-1]
+    first = circle.index(min(circle))
+    circle = circle[first:] + circle[:first]
+    return (*circle, circle[0])
+
+
+def dependents_of(dependencies: Mapping[str, Set[str]]) -> dict[str, list[str]]:
+    """Turn what each step waits for into who waits for each step."""
+    dependents: dict[str, list[str]] = {name: [] for name in dependencies}
+    for name, needed in dependencies.items():
+        for dependency in needed:
+            dependents[dependency].append(name)
+    return dependents
+
+
+PathItem: TypeAlias = Any
+"""Taken of a result: the key of an item, or the name of an attribute."""
+
+StepFunction: TypeAlias = Callable[..., Any] | str
+"""What a step runs: a callable, or a name in the catalog."""
+
+
+class Placeholder:
+    """Stands for a result, or a part of one, that is not there yet."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __mpreg_reference__(self) -> "Reference":
+        """Return the reference to send in place of this object."""
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} has no truth value: its result exists only when the "
+            "workflow runs. Test the result inside a function that receives it. "
+            "To test whether a step exists: step is not None"
+        )
+
+    def __iter__(self) -> NoReturn:
+        # Without this, Python would iterate by [0], [1], ... and never end.
+        raise TypeError(
+            f"{self!r} cannot be iterated: the result exists only when the workflow "
+            "runs. Take parts by key, as in step[0], or iterate inside the function "
+            "that receives it"
+        )
+
+    def __contains__(self, item: object) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be searched with `in`: the result exists only when the "
+            "workflow runs. Search inside the function that receives it"
+        )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Reference(Placeholder):
+    """The result of `step`, or what `path` leads to inside it."""
+
+    step: str  # or the name of an input of the whole workflow
+    path: tuple[PathItem, ...] = ()
+
+    def __mpreg_reference__(self) -> "Reference":
+        """Return this reference."""
+        return self
+
+    def __getitem__(self, key: PathItem) -> "Reference":
+        """Refer to an item of it, or where it has no such item, an attribute."""
+        if isinstance(key, Placeholder):
+            raise TypeError(
+                f"{key!r} cannot be a key of {self!r}: keys are plain values. "
+                "Take the item inside a function that receives both"
+            )
+        return Reference(self.step, (*self.path, key))
+
+    def __repr__(self) -> str:
+        return f"<ref {self.step}{shown_path(self.path)}>"
+
+
+def shown_path(path: Iterable[PathItem]) -> str:
+    """Write `path` as it is written in code.
+
+    >>> shown_path(("rows", 0))
+    "['rows'][0]"
+    """
+    return "".join(f"[{key!r}]" for key in path)
+
+
+def placeholders(value: Any) -> Iterator[Placeholder]:
+    """Yield every placeholder inside `value`, each as often as it stands there.
+
+    Looks into lists, tuples, dicts (their keys too), sets and frozensets, at any
+    depth, into each object once, so that cycles end. Strings are never references.
+    """
+    seen: set[int] = set()  # ids; all stay alive, being inside of `value`
+    pending = [value]
+    while pending:
+        inner = pending.pop()
+        if isinstance(inner, Placeholder):
+            yield inner
+        elif isinstance(inner, (list, tuple, set, frozenset, dict)):
+            if id(inner) in seen:
+                continue
+            seen.add(id(inner))
+            if isinstance(inner, dict):
+                pending.extend(inner.values())
+            pending.extend(inner)
+
+
+def references(value: Any) -> tuple[Reference, ...]:
+    """Return the references inside `value`, as `placeholders` finds them."""
+    return tuple(found.__mpreg_reference__() for found in placeholders(value))
+
+
+@dataclass(frozen=True, slots=True)
+class Undo:
+    """A call that takes back what a step did."""
+
+    function: StepFunction
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The steps and inputs that its arguments refer to, sorted."""
+        return tuple(sorted({r.step for r in references((self.args, self.kwargs))}))
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A value that is given; in a type of its own, for it may be None."""
+
+    value: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One call of a workflow. `inputs` and `after` are what it waits for.
+
+    A map makes the call once for each item of `over`, with the item before `args`.
+    """
+
+    name: str
+    function: StepFunction
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    resources: frozenset[str] = frozenset()
+    node: str | None = None  # the only node that may run it
+    more_attempts: int = 0  # after the first
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    timeout_s: float | None = None  # of each attempt, queueing included
+    after: tuple[str, ...] = ()  # steps to wait for without taking their results
+    inputs: tuple[str, ...] = ()  # sorted; those found in the arguments are added
+    over: Value | None = None  # None: no map
+    fallback: Value | Callable[..., Any] | None = None  # a callable gets the exception
+    undo: Undo | None = None
+
+    def __post_init__(self) -> None:
+        over = None if self.over is None else self.over.value
+        found = {r.step for r in references((self.args, dict(self.kwargs), over))}
+        inputs = tuple(sorted(found.union(self.inputs)))
+        object.__setattr__(self, "inputs", inputs)
+
+    @property
+    def dependencies(self) -> frozenset[str]:
+        """The names of all steps that have to be done before this one begins."""
+        return frozenset((*self.inputs, *self.after))
+
+    @property
+    def label(self) -> str:
+        """What to call the function in a drawing."""
+        return label(self.function)
+
+
+def label(function: StepFunction) -> str:
+    """Return the name of `function`, or of its type where it has none."""
+    if isinstance(function, str):
+        return function
+    inner = getattr(function, "func", function)  # functools.partial has no name
+    return str(getattr(inner, "__name__", type(function).__name__))
+
+
+def type_name(cls: type[BaseException]) -> str:
+    """Return the name by which `retry(on=...)` compares classes across processes.
+
+    >>> type_name(ValueError)
+    'builtins.ValueError'
+    """
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+@dataclass(frozen=True, slots=True)
+class Workflow:
+    """A checked workflow: each step can run once the steps that it uses are done.
+
+    `inputs` are values that steps refer to by name, as they refer to results.
+
+    Raises:
+        InvalidWorkflow: there is no step, or more than 10,000; two steps have one
+            name; a step refers to a missing step; or steps wait for each other.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        undos = {step.name: step.undo for step in self.steps}
+        self.check_mentions({step: undo.inputs for step, undo in undos.items() if undo})
+
+    @property
+    def last_steps(self) -> tuple[str, ...]:
+        """The names of the steps that no other step waits for."""
+        needed = frozenset[str]().union(*(step.dependencies for step in self.steps))
+        return tuple(step.name for step in self.steps if step.name not in needed)
+
+    def check_mentions(self, found: Mapping[str, Iterable[str]]) -> None:
+        """Refuse what could never run; `found` maps steps to what undo refers to.
+
+        Raises:
+            InvalidWorkflow: as the making of a workflow does.
+        """
+        given = self.inputs.keys()
+        check_order(
+            self.name,
+            [(step.name, step.dependencies - given) for step in self.steps],
+            mentions=[
+                (step, frozenset(names) - given) for step, names in found.items()
+            ],
+        )
+
+    def including(self, found: Mapping[str, Iterable[str]]) -> "Workflow":
+        """Return this workflow with inputs that only pickling could find.
+
+        `found` maps names of steps to the names of the steps that their arguments
+        refer to. Raises InvalidWorkflow as the making of a workflow does.
+        """
+        steps = (
+            replace(step, inputs=(*step.inputs, *found[step.name]))
+            if step.name in found
+            else step
+            for step in self.steps
+        )
+        return Workflow(self.name, tuple(steps), self.inputs)
+
+
+MOST_RETRIES = 100
+"""More would hide a fault instead of riding it out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Where a step may run, how often, how long, after what, and what if it fails."""
+
+    resources: frozenset[str] = frozenset()
+    node: str | None = None
+    more_attempts: int = 0
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    timeout_s: float | None = None
+    after: tuple[str, ...] = ()  # in the order given, each once
+    fallback: Value | Callable[..., Any] | None = None
+    undo: Undo | None = None
+
+    def on(self, resources: tuple[str, ...], node: str | None) -> "Options":
+        """Return these narrowed to nodes with `resources`, and to `node`."""
+        names = frozenset(check_name("resource", name) for name in resources)
+        return replace(
+            self,
+            resources=self.resources | names,
+            node=self.node if node is None else check_name("node", node),
+        )
+
+    def retry(self, more_attempts: object, on: object) -> "Options":
+        """Return these with `more_attempts` after exceptions of the classes `on`."""
+        if isinstance(more_attempts, bool) or not isinstance(more_attempts, int):
+            raise TypeError(
+                "retry takes the number of further attempts, a whole number, not "
+                f"{type(more_attempts).__name__}: .retry(2)"
+            )
+        if not 0 <= more_attempts <= MOST_RETRIES:
+            raise ValueError(
+                f"retry takes 0 to {MOST_RETRIES} more attempts, not {more_attempts}"
+            )
+        given = on if isinstance(on, tuple) else (on,)
+        types = tuple(
+            cls
+            for cls in given
+            if isinstance(cls, type) and issubclass(cls, BaseException)
+        )
+        if not types or len(types) < len(given):
+            raise TypeError(
+                "retry(on=...) takes an exception class or a tuple of them, not "
+                f"{on!r:.80}: .retry(2, on=ValueError)"
+            )
+        return replace(self, more_attempts=more_attempts, retry_on=types)
+
+    def timeout(self, seconds: object) -> "Options":
+        """Return these with at most `seconds` for each attempt."""
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
+            raise TypeError(
+                f"timeout takes seconds, a number, not {type(seconds).__name__}: "
+                ".timeout(5)"
+            )
+        if not 0 < seconds < math.inf:
+            raise ValueError(
+                f"timeout takes seconds above 0 and finite, not {seconds!r}. "
+                "Leave .timeout() out for no limit"
+            )
+        return replace(self, timeout_s=float(seconds))
+
+    def waiting_for(self, steps: tuple[str, ...]) -> "Options":
+        """Return these with `steps` added to what has to be done before."""
+        names = (check_name("step", step) for step in steps)
+        return replace(self, after=tuple(dict.fromkeys((*self.after, *names))))
+
+    def falling_back(self, on: object) -> "Options":
+        """Return these with a value, or what a callable returns, after a failure."""
+        if callable(on):
+            return replace(self, fallback=on)
+        if any(True for _ in placeholders(on)):
+            raise TypeError(
+                "a fallback value cannot refer to results of steps. Give a "
+                "function: it receives the exception and returns the value"
+            )
+        return replace(self, fallback=Value(on))
+
+    def undoing(
+        self, function: StepFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> "Options":
+        """Return these with a call that takes back what the step did."""
+        if isinstance(function, str):
+            check_name("function", function)
+        elif not callable(function):
+            raise TypeError(
+                "undo takes a function or the name of one, then its arguments, not "
+                f"{type(function).__name__}: .undo(cancel_booking, step)"
+            )
+        return replace(self, undo=Undo(function, args, kwargs))
+
+
+BoxKind: TypeAlias = Literal["step", "map", "input"]
+"""A map runs its function once for each item; an input is a hole to be filled."""
+
+Needs: TypeAlias = Callable[[StepFunction], frozenset[str]]
+"""Returns the resources that a function was declared or registered with."""
+
+
+def no_needs(function: StepFunction) -> frozenset[str]:
+    """Return the resources of a function where there is no cluster to ask."""
+    return frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Box:
+    """One step, or one input of the whole workflow, as a drawing shows it."""
+
+    name: str
+    kind: BoxKind = "step"
+    function: str = ""
+    resources: tuple[str, ...] = ()  # of the step and of its function
+    notes: tuple[str, ...] = ()  # such as "retry 2"
+    undo: str = ""  # what takes its effects back when a later step fails
+    missing: bool = False  # referred to, and not there (yet)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrow:
+    """`target` waits for `source`, and takes its result unless `order_only`."""
+
+    source: str
+    target: str
+    order_only: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diagram:
+    """What to draw. It need not be a valid workflow: it may be in the making."""
+
+    name: str
+    boxes: tuple[Box, ...]
+    arrows: tuple[Arrow, ...]
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        steps: Sequence[Step],
+        inputs: Iterable[str] = (),
+        needs: Needs = no_needs,
+    ) -> "Diagram":
+        """Make the picture of `steps`, checked or not, in the order they have.
+
+        inputs: names of what is given to the whole workflow.
+        """
+        boxes = {given: Box(name=given, kind="input") for given in inputs}
+        boxes |= {step.name: _box(step, needs) for step in steps}
+        for step in steps:
+            for source in sorted(n for n in step.dependencies if n not in boxes):
+                boxes[source] = Box(name=source, missing=True)
+        places = {name: place for place, name in enumerate(boxes)}
+        arrows = (
+            Arrow(source=source, target=step.name, order_only=source not in step.inputs)
+            for step in steps
+            for source in sorted(step.dependencies, key=places.__getitem__)
+        )
+        return cls(name=name, boxes=tuple(boxes.values()), arrows=tuple(arrows))
+
+
+def _box(step: Step, needs: Needs) -> Box:
+    return Box(
+        name=step.name,
+        kind="step" if step.over is None else "map",
+        function=step.label,
+        resources=tuple(sorted(step.resources | needs(step.function))),
+        notes=tuple(_notes(step)),
+        undo="" if step.undo is None else label(step.undo.function),
+    )
+
+
+def _notes(step: Step) -> Iterator[str]:
+    if step.node is not None:
+        yield f"only on {step.node}"
+    if step.more_attempts:
+        yield f"retry {step.more_attempts}"
+    if step.timeout_s is not None:
+        yield f"within {step.timeout_s:g} s"
+    if isinstance(step.fallback, Value):
+        yield "fallback: a value"
+    elif step.fallback is not None:
+        yield f"fallback: {label(step.fallback)}"

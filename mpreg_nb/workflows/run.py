@@ -1,0 +1,612 @@
+"""The state machine of one run: which calls to send, when to retry, what to undo.
+
+Source: Garcia-Molina, Salem, "Sagas", SIGMOD 1987: compensating transactions run
+in the reverse order of the transactions that they undo.
+
+A step is sent the moment that all it waits for is done; there are no levels.
+When one fails for good, its fallback gives the result; where there is none, what
+depends on it is skipped and all else goes on. A map is sent as a split, then as
+one call for each item; an item that fails for good fails the map. Once no step is
+open any more, and not all went well, the steps that are done are undone, the last
+first, one after another. Then the run ends, once.
+
+Every method takes `now`, seconds on any monotonic clock, and returns what the
+caller must do. The caller sleeps until `deadline`, then calls `tick`. Events
+about an attempt that is over, or of an unknown step, change nothing. All events
+together cost as much as there are calls and dependencies, and timers their heap.
+
+The time of an attempt runs from being sent; that of an item from when a node began
+it, since the items of a map queue behind each other.
+"""
+
+import heapq
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from mpreg_nb.errors import CallTimeout
+from mpreg_nb.workflows.graph import check_order, dependents_of, type_name
+from mpreg_nb.workflows.state import (
+    UNSAID,
+    Attempt,
+    Cancelled,
+    CancelStep,
+    Done,
+    Effect,
+    Execution,
+    Failed,
+    FallingBack,
+    FellBack,
+    Items,
+    LacksResult,
+    NotUndone,
+    Part,
+    Resting,
+    RunEnded,
+    Running,
+    RunStatus,
+    Sent,
+    Skipped,
+    StartStep,
+    StepTable,
+    TableReads,
+    TimedOut,
+    Undone,
+    Waiting,
+)
+
+SPLIT_ATTEMPTS = 2
+"""More tries to take items apart when a node or worker is lost: that does no harm."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackCall:
+    """When the step failed for good, a call gives its result."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FallbackResult:
+    """When the step failed for good, this is its result."""
+
+    result: Any  # a handle that the machine does not look into
+    result_bytes: int | None = None
+
+
+Fallback: TypeAlias = FallbackCall | FallbackResult
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Undo:
+    """A call that takes back what the step did; `inputs` are steps it refers to."""
+
+    inputs: frozenset[str] = frozenset()
+    more_attempts: int = 0
+    retry_on: tuple[str, ...] = ("builtins.Exception",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStep:
+    """One step. For a map, attempts and time are those of each item."""
+
+    name: str
+    dependencies: frozenset[str] = frozenset()
+    more_attempts: int = 0
+    retry_on: tuple[str, ...] = ("builtins.Exception",)  # see graph.type_name
+    timeout_s: float | None = None  # of each attempt, from being sent; see run.py
+    is_map: bool = False
+    fallback: Fallback | None = None
+    undo: Undo | None = None
+
+    def more(self, part: Part, types: Iterable[str], *, retryable: bool) -> int:
+        """Return how many more attempts a failure of this kind may lead to.
+
+        types: the names of the exception's classes, its own first.
+        retryable: the node or its worker was lost.
+        """
+        match part:
+            case "fallback":
+                return 0
+            case "undo":
+                undo = self.undo or Undo()
+                more, retry_on = undo.more_attempts, undo.retry_on
+            case "split" if retryable:
+                return max(self.more_attempts, SPLIT_ATTEMPTS)
+            case _:
+                more, retry_on = self.more_attempts, self.retry_on
+        return more if retryable or not set(retry_on).isdisjoint(types) else 0
+
+
+class Rng(Protocol):
+    """The part of random.Random that is used."""
+
+    def random(self) -> float:
+        """Return a number from 0 up to, not including, 1."""
+        ...
+
+
+def backoff_s(failures: int, draw: float) -> float:
+    """Seconds to rest after the `failures`-th failure; `draw` is from [0, 1).
+
+    draw * min(2 s, 50 ms * 2^(failures - 1)), called full jitter.
+    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture
+    Blog, 2015.
+
+    >>> backoff_s(1, 0.5), backoff_s(2, 0.5), backoff_s(100, 0.5)
+    (0.025, 0.05, 1.0)
+    """
+    return draw * min(2.0, 0.05 * 2.0 ** min(failures - 1, 10))
+
+
+class Undoing:
+    """Which steps are to be undone once nothing else of the run is open.
+
+    A step that fell back is not: what it was to do, it did not do.
+    """
+
+    def __init__(self, table: StepTable, undos: Mapping[str, Undo | None]) -> None:
+        self._table = table
+        self._undos = {step: undo for step, undo in undos.items() if undo is not None}
+        self._todo: list[str] = []  # the step that was done last comes last
+        self.has_begun = False
+        self.run_status: RunStatus = "done"
+        """How the run ends when all is undone that can be."""
+
+    def done(self, step: str, state: Done) -> None:
+        """Note that there may be something to undo."""
+        if step in self._undos and not isinstance(state, FellBack):
+            self._todo.append(step)
+
+    def begin(self, status: RunStatus) -> None:
+        """Note that all steps have ended and how; if all went well, forget them."""
+        self.has_begun = True
+        self.run_status = status
+        if status == "done":
+            self._todo.clear()
+
+    def next(self) -> str | None:
+        """Return the step to undo now; None when there is none any more.
+
+        Those that refer to a result that there is not are passed over.
+        """
+        while self._todo:
+            step = self._todo.pop()
+            lacking = [
+                needed
+                for needed in sorted(self._undos[step].inputs)
+                if not isinstance(self._table[needed], Done)
+            ]
+            if not lacking:
+                return step
+            self.not_undone(step, LacksResult(lacking[0]))
+        return None
+
+    def undone(self, step: str) -> None:
+        """Note that what `step` did was taken back."""
+        done = self._done(step)
+        state = Undone(done.attempt, done.result, done.result_bytes)
+        self._table.change(step, state)
+
+    def not_undone(self, step: str, failure: Any) -> None:
+        """Note that what `step` did stays, and why."""
+        done = self._done(step)
+        state = NotUndone(done.attempt, done.result, done.result_bytes, failure)
+        self._table.change(step, state)
+
+    def _done(self, step: str) -> Done:
+        state = self._table[step]
+        if not isinstance(state, Done):
+            raise AssertionError(f"step {step} was not done and cannot be undone")
+        return state
+
+
+NAMED_NODES = 3
+"""How many of the nodes that ran items are named where there are more."""
+
+
+class FanOut:
+    """Results of the items by their places, and which nodes they came from."""
+
+    def __init__(self, items: int) -> None:
+        self._results: list[Any] = [None] * items
+        self._open = items
+        self._size_bytes = 0
+        self._nodes: dict[str, None] = {}
+        self._version = ""
+        self.execution = Execution()
+
+    @property
+    def done(self) -> int:
+        """How many items have a result."""
+        return len(self._results) - self._open
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all items have one."""
+        return self._open == 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all results so far."""
+        return self._size_bytes
+
+    def finished(
+        self, item: int, result: Any, result_bytes: int | None, said: Execution
+    ) -> None:
+        """Note the result of an item; to be called once for each."""
+        self._results[item] = result
+        self._open -= 1
+        self._size_bytes += result_bytes or 0
+        if said.node not in self._nodes or said.version != self._version:
+            self._nodes[said.node] = None
+            self._version = said.version
+            self.execution = Execution(node=shown(self._nodes), version=said.version)
+
+    def gathered(self) -> Items:
+        """Return all results in the order of the items."""
+        return Items(tuple(self._results))
+
+
+def shown(nodes: dict[str, None]) -> str:
+    """Name the nodes that ran items.
+
+    >>> shown(dict.fromkeys(["n2", "n1"]))
+    'n1, n2'
+    >>> shown(dict.fromkeys(["n1", "n2", "n3", "n4", "n5"]))
+    'n1, n2, n3 and 2 more'
+    """
+    names = sorted(filter(None, nodes))
+    more = len(names) - NAMED_NODES
+    listed = ", ".join(names[:NAMED_NODES])
+    return f"{listed} and {more} more" if more > 0 else listed
+
+
+class Timer(NamedTuple):
+    """Compared by its first two fields; `order` is never the same twice."""
+
+    at_s: float
+    order: int
+    step: str
+    attempt: int
+    after_s: float
+    rested: bool  # the next attempt may be sent; else: the time of this one is up
+    part: Part = "call"
+
+
+class Timers:
+    """Timers of attempts. `still_wanted` says which of them have not been overtaken.
+
+    An attempt that ends leaves its timer behind, to be dropped when it comes up:
+    that costs nothing at the end of the attempt.
+    """
+
+    def __init__(self, still_wanted: Callable[[Timer], bool]) -> None:
+        self._still_wanted = still_wanted
+        self._heap: list[Timer] = []
+        self._order = count()
+
+    def add(
+        self,
+        now: float,
+        after_s: float,
+        step: str,
+        attempt: int,
+        *,
+        rested: bool,
+        part: Part = "call",
+    ) -> None:
+        """Wake `after_s` from now."""
+        order = next(self._order)
+        timer = Timer(now + after_s, order, step, attempt, after_s, rested, part)
+        heapq.heappush(self._heap, timer)
+
+    @property
+    def deadline(self) -> float:
+        """When the next one is due; infinity where there is none."""
+        while self._heap and not self._still_wanted(self._heap[0]):
+            heapq.heappop(self._heap)
+        return self._heap[0].at_s if self._heap else math.inf
+
+    def pop(self) -> Timer:
+        """Take the next one, as of the `deadline` that was read last."""
+        return heapq.heappop(self._heap)
+
+
+TIMEOUT_TYPES = tuple(type_name(cls) for cls in CallTimeout.__mro__[:-1])
+"""The classes of a timeout, as `failed` takes them: what retries compare."""
+
+
+class RunMachine(TableReads):
+    """The states of all steps of one run; see the head of this file.
+
+    Invariant: `status` is "running" exactly while a step has no end yet, or one is
+    being undone.
+    """
+
+    def __init__(
+        self,
+        workflow: str,
+        steps: Sequence[RunStep],
+        *,
+        rng: Rng,
+        done: Mapping[str, Done] | None = None,
+    ) -> None:
+        """Take steps in any order; `rng` spreads retries.
+
+        done: what is not to be run, for it has a result from an earlier run.
+
+        Raises:
+            InvalidWorkflow: these steps could never all be run.
+        """
+        check_order(
+            workflow,
+            [(step.name, step.dependencies) for step in steps],
+            mentions=[(step.name, step.undo.inputs) for step in steps if step.undo],
+        )
+        self.workflow = workflow
+        self.status: RunStatus = "running"
+        self._rng = rng
+        self._steps = {step.name: step for step in steps}
+        self._table = StepTable(self._steps)
+        self._fans: dict[str, FanOut] = {}  # of the maps under way
+        self._dependents = dependents_of(
+            {step.name: step.dependencies for step in steps}
+        )
+        self._missing = {step.name: len(step.dependencies) for step in steps}
+        self._undoing = Undoing(self._table, {s.name: s.undo for s in steps})
+        self._timers = Timers(self._still_wanted)
+        for step, state in (done or {}).items():
+            self._complete(step, state)
+
+    # ------------------------------------------------------------ what happens
+
+    def start(self, now: float) -> list[Effect]:
+        """Send the steps that wait for nothing; a second time, nothing."""
+        if self._table.started_at_s != math.inf or self.status != "running":
+            return []
+        self._table.started_at_s = now
+        ready = [
+            step
+            for step, state in self._table.items()
+            if self._missing[step] == 0 and isinstance(state, Waiting)
+        ]
+        effects: list[Effect] = [self._begin(step, now) for step in ready]
+        return effects + self._end(now)
+
+    def started(
+        self,
+        step: str,
+        attempt: int,
+        node: str,
+        now: float,
+        *,
+        version: str = "",
+        part: Part = "call",
+    ) -> list[Effect]:
+        """Note that `node` began the attempt."""
+        if self._table.begun(step, part, attempt, node, version, now):
+            timeout_s = self._steps[step].timeout_s
+            if isinstance(part, int) and timeout_s is not None:
+                self._timers.add(now, timeout_s, step, attempt, rested=False, part=part)
+        return []
+
+    def divided(
+        self,
+        step: str,
+        attempt: int,
+        items: int,
+        now: float,
+        *,
+        execution: Execution = UNSAID,
+    ) -> list[Effect]:
+        """Note that the split of a map gave so many items, and send them all."""
+        if self._table.under_way(step, "split", attempt) is None:
+            return []
+        self._table.drop(step, "split")
+        fan = self._fans[step] = FanOut(items)
+        whole = replace(self._table.whole(step), items=items)
+        if fan.is_done:
+            return self._gather(step, whole.ended(now, execution), now)
+        self._table.change_whole(step, whole)
+        return [self._send(step, 1, now, item) for item in range(items)]
+
+    def finished(
+        self,
+        step: str,
+        attempt: int,
+        result: Any,
+        now: float,
+        *,
+        execution: Execution = UNSAID,
+        result_bytes: int | None = None,
+        part: Part = "call",
+    ) -> list[Effect]:
+        """Note that the attempt gave `result`, and send what waited only for it."""
+        under_way = self._table.under_way(step, part, attempt)
+        if under_way is None or part == "split":
+            return []
+        if part == "call":
+            ended = under_way.ended(now, execution)
+            self._complete(step, Done(ended, result, result_bytes))
+            return self._release(step, now)
+        self._table.drop(step, part)
+        if isinstance(part, int):
+            fan = self._fans[step]
+            fan.finished(part, result, result_bytes, execution)
+            whole = replace(self._table.whole(step), items_done=fan.done)
+            if fan.is_done:
+                return self._gather(step, whole.ended(now, fan.execution), now)
+            self._table.change_whole(step, whole)
+            return []
+        if part == "undo":
+            self._undoing.undone(step)
+            return self._undo_next(now)
+        state, ended = self._table[step], under_way.ended(now, execution)
+        if isinstance(state, FallingBack):
+            ended = replace(ended, number=state.attempt.number + ended.number)
+            self._complete(step, FellBack(ended, result, result_bytes, state.failure))
+        return self._release(step, now)
+
+    def failed(
+        self,
+        step: str,
+        attempt: int,
+        failure: Any,
+        now: float,
+        *,
+        types: Iterable[str] = (),
+        retryable: bool = False,
+        execution: Execution = UNSAID,
+        part: Part = "call",
+    ) -> list[Effect]:
+        """Note that the attempt failed: try again, fall back, or give up.
+
+        types: the names of the exception's classes, its own first, each as
+            `graph.type_name` gives it; one of them in the step's `retry_on`
+            spends one of its retries.
+        retryable: the node or its worker was lost, which is no fault of the
+            function: spends a retry whatever `retry_on` is.
+        """
+        under_way = self._table.under_way(step, part, attempt)
+        if under_way is None:
+            return []
+        ended = under_way.ended(now, execution)
+        if attempt <= self._steps[step].more(part, types, retryable=retryable):
+            self._table.set(step, part, Resting(ended, failure))
+            rest_s = backoff_s(attempt, self._rng.random())
+            self._timers.add(now, rest_s, step, attempt, rested=True, part=part)
+            return []
+        if part != "call":
+            self._table.drop(step, part)
+        if part == "undo":
+            self._undoing.not_undone(step, failure)
+            return self._undo_next(now)
+        if part == "fallback":
+            return self._give_up(step, Failed(ended, failure), now)
+        effects: list[Effect] = []
+        if part != "call":  # nobody waits for the other items of the map any more
+            ended = self._table.whole(step).ended(now, ended.execution)
+            effects += self._table.stop(step)
+        return effects + self._fall_back(step, ended, failure, now)
+
+    def cancel(self, now: float) -> list[Effect]:
+        """Cancel every step that is still open, then undo what is done.
+
+        Once steps are being undone it is too late to cancel: nothing changes.
+        """
+        if self.status != "running" or self._undoing.has_begun:
+            return []
+        effects: list[Effect] = []
+        for step, state in self._table.items():
+            match state:
+                case Sent(attempt) | Resting(attempt) | FallingBack(attempt):
+                    effects += self._table.stop(step)
+                    self._table.close(step, Cancelled(attempt))
+                case Running(attempt):
+                    effects += self._table.stop(step)
+                    self._table.close(step, Cancelled(attempt.ended(now, UNSAID)))
+                case Waiting():
+                    self._table.close(step, Cancelled(None))
+                case Done() | Failed() | Skipped() | Cancelled():
+                    pass
+        return effects + self._end(now, "cancelled")
+
+    def tick(self, now: float) -> list[Effect]:
+        """End the attempts whose time is up; send those that have rested."""
+        effects: list[Effect] = []
+        while self.deadline <= now:
+            _, _, step, attempt, after_s, rested, part = self._timers.pop()
+            if rested:
+                effects.append(self._send(step, attempt + 1, now, part))
+                continue
+            effects.append(CancelStep(step, attempt, part))
+            late, types = TimedOut(after_s, part), TIMEOUT_TYPES
+            effects += self.failed(step, attempt, late, now, types=types, part=part)
+        return effects
+
+    @property
+    def deadline(self) -> float:
+        """When `tick` has something to do next; infinity: not before an event."""
+        return self._timers.deadline
+
+    # --------------------------------------------------------------- decisions
+
+    def _begin(self, step: str, now: float) -> StartStep:
+        if not self._steps[step].is_map:
+            return self._send(step, 1, now, "call")
+        self._table.change(step, Sent(Attempt(number=1, sent_at_s=now)))
+        return self._send(step, 1, now, "split")
+
+    def _send(self, step: str, attempt: int, now: float, part: Part) -> StartStep:
+        self._table.set(step, part, Sent(Attempt(number=attempt, sent_at_s=now)))
+        if isinstance(part, int):
+            whole = self._table.whole(step)
+            if attempt > whole.number:
+                self._table.change_whole(step, replace(whole, number=attempt))
+        elif (timeout_s := self._steps[step].timeout_s) is not None:
+            self._timers.add(now, timeout_s, step, attempt, rested=False, part=part)
+        return StartStep(step, attempt, part)
+
+    def _still_wanted(self, timer: Timer) -> bool:
+        step, part, attempt = timer.step, timer.part, timer.attempt
+        if timer.rested:
+            return self._table.rests(step, part, attempt)
+        return self._table.under_way(step, part, attempt) is not None
+
+    def _gather(self, step: str, ended: Attempt, now: float) -> list[Effect]:
+        fan = self._fans.pop(step)
+        self._complete(step, Done(ended, fan.gathered(), fan.size_bytes))
+        return self._release(step, now)
+
+    def _complete(self, step: str, state: Done) -> None:
+        self._table.close(step, state)
+        self._undoing.done(step, state)
+        for dependent in self._dependents[step]:
+            self._missing[dependent] -= 1
+
+    def _release(self, step: str, now: float) -> list[Effect]:
+        """Begin the steps that waited for `step` only, unless they were done before."""
+        effects: list[Effect] = []
+        for dependent in self._dependents[step]:
+            waits = isinstance(self._table[dependent], Waiting)
+            if waits and self._missing[dependent] == 0:
+                effects.append(self._begin(dependent, now))
+        return effects if self._table.open else effects + self._end(now)
+
+    def _fall_back(
+        self, step: str, ended: Attempt, failure: Any, now: float
+    ) -> list[Effect]:
+        self._fans.pop(step, None)
+        fallback = self._steps[step].fallback
+        if fallback is None:
+            return self._give_up(step, Failed(ended, failure), now)
+        if isinstance(fallback, FallbackResult):
+            result, result_bytes = fallback.result, fallback.result_bytes
+            self._complete(step, FellBack(ended, result, result_bytes, failure))
+            return self._release(step, now)
+        self._table.change(step, FallingBack(ended, failure))
+        return [self._send(step, 1, now, "fallback")]
+
+    def _give_up(self, step: str, state: Failed, now: float) -> list[Effect]:
+        self._table.close(step, state)
+        pending = [step]
+        while pending:
+            for dependent in self._dependents[pending.pop()]:
+                if isinstance(self._table[dependent], Waiting):
+                    self._table.close(dependent, Skipped(step))
+                    pending.append(dependent)
+        return self._end(now)
+
+    def _end(self, now: float, status: RunStatus | None = None) -> list[Effect]:
+        if self._table.open or self.status != "running":
+            return []
+        self._undoing.begin(status or ("failed" if self.failures() else "done"))
+        return self._undo_next(now)
+
+    def _undo_next(self, now: float) -> list[Effect]:
+        step = self._undoing.next()
+        if step is not None:
+            return [self._send(step, 1, now, "undo")]
+        self.status = self._undoing.run_status
+        return [RunEnded(self.status)]

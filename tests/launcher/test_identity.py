@@ -1,0 +1,58 @@
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+from mpreg_nb.launcher import pid as identity
+from mpreg_nb.launcher.pid import Stamp, is_alive, stamp
+
+SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+GONE = Stamp(pid=2**22 + 1, started_s=1.0)  # beyond the ids that Linux gives
+
+
+@pytest.fixture
+def sleeper() -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen(SLEEP, start_new_session=True) as process:
+        yield process
+        process.kill()
+
+
+def test_remains_of_a_process_are_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
+    process = stamp(sleeper.pid)
+    sleeper.kill()
+    os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
+
+    assert not is_alive(process)
+
+
+def test_setting_the_clock_changes_no_identity(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = stamp(sleeper.pid)
+    boot_time, create_time = psutil.boot_time, psutil.Process.create_time
+
+    monkeypatch.setattr(psutil, "boot_time", lambda: boot_time() + 3600)
+    monkeypatch.setattr(
+        psutil.Process, "create_time", lambda self: create_time(self) + 3600
+    )
+
+    assert is_alive(process)
+
+
+def test_waiting_for_an_end_is_bounded_also_where_it_is_not_told(
+    sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "open_pidfd", lambda pid: -1)
+    process = stamp(sleeper.pid)
+
+    assert not identity.await_end([process], timeout=0.1)
+    sleeper.kill()
+    assert identity.await_end([process], timeout=5.0)
+
+
+def test_a_process_that_is_not_there_has_no_identity() -> None:
+    with pytest.raises(ProcessLookupError):
+        stamp(GONE.pid)

@@ -1,0 +1,532 @@
+"""The bytes of each message, so that a change of the wire shows as a change here.
+
+Every field has a value that is not its default: one that moves or vanishes is
+seen. The bytes are in messages.golden. After a change that is meant, write them
+anew: python tests/wire/test_messages.py
+"""
+
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pytest
+
+from mpreg_nb.errors import BadRequest
+from mpreg_nb.protocol.codec import data_decoder, encode, join
+from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
+from mpreg_nb.protocol.messages import (
+    Call,
+    Cancel,
+    CodePull,
+    CodePush,
+    Data,
+    EventPicture,
+    Failed,
+    Failure,
+    Fetch,
+    FunctionPicture,
+    Gathered,
+    Given,
+    HeldAsk,
+    HeldTold,
+    Kept,
+    Leave,
+    Line,
+    LinkPicture,
+    LoadsTold,
+    NodeChance,
+    NodePicture,
+    Notice,
+    Output,
+    Partition,
+    Recall,
+    Register,
+    Registered,
+    Relay,
+    Release,
+    Reply,
+    RunList,
+    RunPicture,
+    RunResume,
+    Runs,
+    RunStart,
+    RunState,
+    RunSummary,
+    RunTold,
+    RunWatch,
+    SideCall,
+    Snapshot,
+    SpaceClose,
+    SpaceOpen,
+    Started,
+    StepCall,
+    StepChoice,
+    StepFetch,
+    StepPlan,
+    StepSnapshot,
+    Traffic,
+    TrafficAsk,
+    Versions,
+    VersionsAsk,
+    Waiting,
+    Watch,
+    WhyAsk,
+    WhyTold,
+)
+from mpreg_nb.protocol.messages import Printed as RunPrinted
+from mpreg_nb.protocol.worker import (
+    Code,
+    Done,
+    FromWorker,
+    Job,
+    JobFailed,
+    Parked,
+    Printed,
+    Ready,
+    Setup,
+    ToWorker,
+)
+
+ID = bytes(range(16))
+VERSION = "0123456789abcdef" * 2
+KEPT = Kept("n2", ID, 70_000, 2, 3)
+LOAD = Load(running=1, queued=2, slots=3, latency_ms=0.5, uptime_s=9, serial=4)
+OFFER = Offer(
+    function="f", version=VERSION, resources=frozenset({"gpu"}), counter=4, origin="n1"
+)
+STEP = StepSnapshot(
+    name="s",
+    status="skipped",
+    node="n1",
+    version=VERSION,
+    attempts=2,
+    queued_ms=0.5,
+    run_ms=1.5,
+    started_ms=2.5,
+    result_bytes=300,
+    cause="r",
+    items=12,
+    items_done=7,
+    undo_error="OSError: no",
+    error="ValueError: no",
+)
+
+SIDE = SideCall(
+    function="g",
+    payload=b"more",
+    parts=1,
+    version=VERSION,
+    inputs=("s",),
+    idempotent=True,
+)
+
+PLAN = StepPlan(
+    name="s",
+    function="f",
+    payload=b"arguments",
+    parts=2,
+    version=VERSION,
+    resources=frozenset({"gpu"}),
+    node="n1",
+    inputs=("r",),
+    after=("q",),
+    attempts=3,
+    retry_on=("builtins.OSError",),
+    timeout_ms=400,
+    idempotent=True,
+    json=True,
+    split=SIDE,
+    fallback=Given(name="i", payload=b"value", parts=1),
+    undo=SIDE,
+)
+PICTURE = RunPicture(
+    run=ID,
+    workflow="w",
+    status="done",
+    steps=(STEP,),
+    edges=(("r", "s"),),
+    started_at_s=1.5,
+    duration_ms=2.5,
+)
+LINE = Line(
+    step="s", node="n1", stream="stderr", text="ü\n", lines_cut=9, characters_cut=99
+)
+
+SAMPLES: list[Any] = [
+    Call(
+        id=ID,
+        function="f",
+        payload=b"arguments",
+        version=VERSION,
+        resources=frozenset({"gpu"}),
+        node="n1",
+        remaining_ms=5000,
+        wait_ms=7,
+        hops_left=2,
+        holder="n3",
+        attempt=1,
+        inputs=(b"small", KEPT, Gathered((b"item", KEPT))),
+        keep=True,
+        json=True,
+        quiet=True,
+        split=True,
+        folder=b"mark:/home/me",
+        space=ID,
+    ),
+    Call(id=ID, function="f", payload=b""),
+    Reply(
+        id=ID,
+        payload=b"result",
+        node="n1",
+        version=VERSION,
+        queued_us=8,
+        run_us=9,
+        kept=KEPT,
+        builtin=True,
+        load=LOAD,
+        waited_us=10,
+    ),
+    Failed(
+        id=ID,
+        failure=Failure(
+            kind="application",
+            message="no",
+            executed="yes",
+            node="n1",
+            types=("builtins.ValueError",),
+            cause="exit code 3",
+            size_bytes=10,
+            limit_bytes=11,
+            memory_mb=1.5,
+            lines=("last",),
+            offers=(("n1", frozenset({"gpu"})),),
+            held=(("n2", frozenset({"cpu"})),),
+            similar="g",
+            retry_after_ms=12,
+            argument_types=("builtins.int",),
+            where="item [3]",
+            timeout_ms=13,
+        ),
+        payload=b"exception",
+        version=VERSION,
+        queued_us=8,
+        run_us=9,
+        load=LOAD,
+        waited_us=10,
+    ),
+    Waiting(ids=(ID, ID), load=LOAD),
+    Recall(ids=(ID, ID)),
+    Started(id=ID, node="n1"),
+    Output(
+        id=ID, node="n1", stream="stderr", text="ü\n", lines_cut=9, characters_cut=99
+    ),
+    Cancel(id=ID),
+    Fetch(id=ID, kept=KEPT),
+    Release(ids=(ID,)),
+    SpaceOpen(id=ID),
+    SpaceClose(id=ID),
+    Register(
+        id=ID,
+        function="f",
+        version=VERSION,
+        payload=b"code",
+        resources=frozenset({"gpu"}),
+        idempotent=True,
+        isolation="thread",
+        signature="(x)",
+        doc="Do it.",
+        python="3.11",
+    ),
+    Registered(id=ID, offer=OFFER, nodes=("n1", "n2")),
+    CodePull(id=ID, version=VERSION),
+    CodePush(id=ID, offer=OFFER, payload=b"code"),
+    Watch(id=ID, period_ms=250),
+    Snapshot(
+        id=ID,
+        node="n1",
+        nodes=(
+            NodePicture(
+                record=MemberRecord(name="n1", generation=1, epoch=ID),
+                load=LOAD,
+                rtt_ms=0.25,
+            ),
+        ),
+        offers=(("n1", OFFER),),
+        functions=(
+            FunctionPicture(
+                function="f",
+                version=VERSION,
+                node="n1",
+                calls=3,
+                errors=1,
+                p50_ms=0.5,
+            ),
+        ),
+        events=(EventPicture(at_s=1.5, node="n1", event="left", detail="bye"),),
+    ),
+    LoadsTold(id=ID, loads=(("n1", LOAD),)),
+    TrafficAsk(id=ID),
+    Traffic(
+        id=ID,
+        node="n1",
+        links=(
+            LinkPicture(
+                peer="n2",
+                role="node",
+                sent_bytes=1,
+                received_bytes=2,
+                sent_messages=3,
+                received_messages=4,
+            ),
+        ),
+    ),
+    RunStart(
+        id=ID,
+        workflow="w",
+        steps=(PLAN, StepPlan(name="t", function="f", payload=b"", fallback=SIDE)),
+        quiet=True,
+        inputs=(Given(name="i", payload=b"", parts=2),),
+        folder=b"mark:/home/me",
+    ),
+    RunState(
+        id=ID,
+        status="failed",
+        steps=(STEP,),
+        duration_ms=2.5,
+        results=(("s", b"result"),),
+        calls=(
+            StepCall(
+                id=ID,
+                step="s",
+                function="f",
+                node="n1",
+                status="lost",
+                waited_us=1,
+                queued_us=2,
+                run_us=3,
+                total_us=4,
+                received_bytes=5,
+                ended_at_s=1.5,
+            ),
+        ),
+    ),
+    StepFetch(id=ID, run=ID, step="s"),
+    RunList(id=ID),
+    Runs(
+        id=ID,
+        runs=(
+            RunSummary(
+                run=ID,
+                workflow="w",
+                status="done",
+                steps=3,
+                done=2,
+                failed=1,
+                started_at_s=1.5,
+                duration_ms=2.5,
+            ),
+        ),
+    ),
+    RunWatch(id=ID, run=ID),
+    RunTold(id=ID, run=PICTURE, plans=(PLAN,), lines=(LINE,)),
+    RunResume(id=ID, run=ID, new=ID, versions=(("f", VERSION),)),
+    RunPrinted(id=ID, line=LINE),
+    WhyAsk(id=ID, run=ID, step="s"),
+    WhyTold(
+        id=ID,
+        choices=(
+            StepChoice(
+                attempt=2,
+                sent_ms=1.5,
+                function="f",
+                chosen="n1",
+                nodes=(
+                    NodeChance(
+                        node="n1",
+                        reason="lacks gpu",
+                        in_flight=1,
+                        score=0.5,
+                        running=1,
+                        queued=2,
+                        slots=3,
+                    ),
+                ),
+                version=VERSION,
+                resources=frozenset({"gpu"}),
+                more_nodes=7,
+                part="item [3]",
+            ),
+        ),
+    ),
+    HeldAsk(id=ID, ids=(ID,)),
+    HeldTold(id=ID, ids=(ID,)),
+    Relay(id=ID, node="n2", message=RunWatch(id=ID, run=ID)),
+    Leave(id=ID),
+    Partition(id=ID, nodes=("n2",), for_ms=1500),
+    VersionsAsk(id=ID),
+    Versions(id=ID, node="n1", versions=(("python", "3.11.7"),)),
+    Notice(kind="draining", text="soon"),
+]
+
+
+JOBS: list[Any] = [
+    Setup(
+        scratch="/data/n1",
+        slots=2,
+        max_payload_bytes=1 << 30,
+        home_url="ws://n1",
+        home_token="secret",
+    ),
+    Code(version=VERSION, function="f", payload=b"code", sizes=(1, 2)),
+    Job(
+        id=ID,
+        version=VERSION,
+        function="f",
+        payload=b"arguments",
+        sizes=(3, 70_000),
+        inputs=(b"small", 2),
+        json=True,
+        quiet=True,
+        remaining_ms=5000,
+        split=True,
+        folder=b"mark:/home/me",
+    ),
+    Ready(pid=4711),
+    Done(id=ID, payload=b"result", sizes=(4,), run_us=9),
+    JobFailed(
+        id=ID,
+        kind="application",
+        message="no",
+        executed="no",
+        types=("builtins.ValueError",),
+        payload=b"exception",
+        sizes=(5,),
+        size_bytes=10,
+        limit_bytes=11,
+        run_us=9,
+        argument_types=("builtins.int",),
+    ),
+    Printed(
+        id=ID,
+        stream="stderr",
+        text="ü\n",
+        lines_cut=9,
+        characters_cut=99,
+        sizes=(300,),
+    ),
+    Parked(id=ID, waits=True),
+]
+
+GOLDEN = Path(__file__).with_name("messages.golden")
+
+
+def name(message: Any) -> str:
+    return type(message).__name__
+
+
+def golden_lines() -> list[str]:
+    return GOLDEN.read_text(encoding="ascii").splitlines()
+
+
+def in_bytes(message: Any) -> str:
+    return f"{name(message)} {encode(message)!r}"
+
+
+@pytest.mark.parametrize(
+    ("message", "golden"),
+    list(zip(SAMPLES + JOBS, golden_lines(), strict=False)),
+)
+def test_a_message_has_these_bytes(message: Any, golden: str) -> None:
+    assert in_bytes(message) == golden
+
+
+@pytest.mark.parametrize("message", SAMPLES, ids=name)
+def test_a_message_reads_back_as_it_was(message: Any) -> None:
+    assert data_decoder().batch(join([encode(message)])) == [message]
+
+
+@pytest.mark.parametrize("message", JOBS, ids=name)
+def test_a_message_of_the_worker_lane_reads_back_as_it_was(message: Any) -> None:
+    lane = msgspec.msgpack.Decoder(
+        ToWorker if isinstance(message, get_args(ToWorker)) else FromWorker
+    )
+
+    assert lane.decode(encode(message)) == message
+
+
+def test_every_message_of_the_lanes_is_among_them() -> None:
+    assert len(golden_lines()) == len(SAMPLES + JOBS)
+    assert {type(message) for message in SAMPLES} == set(get_args(Data))
+    assert {type(message) for message in JOBS} == {
+        *get_args(ToWorker),
+        *get_args(FromWorker),
+    }
+
+
+def test_every_field_of_every_message_is_shown_with_a_value() -> None:
+    shown: dict[type, set[str]] = {}
+
+    def look(value: Any) -> None:
+        if isinstance(value, tuple):
+            for one in value:
+                look(one)
+        if not isinstance(value, msgspec.Struct):
+            return
+        for field in msgspec.structs.fields(value):
+            found = getattr(value, field.name)
+            if found != field.default:
+                shown.setdefault(type(value), set()).add(field.name)
+            look(found)
+
+    look(tuple(SAMPLES + JOBS))
+    missing = {
+        kind.__name__: {field.name for field in msgspec.structs.fields(kind)} - names
+        for kind, names in shown.items()
+        if kind.__module__ != "mpreg_nb.protocol.gossip"
+    }
+
+    assert {kind: names for kind, names in missing.items() if names} == {}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"id": b"short"},
+        {"function": ""},
+        {"function": "f" * 129},
+        {"version": "tooshort"},
+        {"remaining_ms": -1},
+        {"hops_left": 9},
+        {"hops_left": -1},
+        {"attempt": 256},
+        {"wait_ms": 2**60},
+        {"payload": "text"},
+        {"inputs": ("text",)},
+    ],
+)
+def test_values_out_of_bounds_are_bad_requests(changed: dict[str, Any]) -> None:
+    fields = {"id": ID, "function": "f", "payload": b""} | changed
+    batch = join([encode(Call(**fields))])
+
+    with pytest.raises(BadRequest):
+        data_decoder().batch(batch)
+
+
+def test_a_newer_peer_may_add_fields_at_the_end() -> None:
+    fields = msgspec.msgpack.decode(encode(Cancel(id=ID)))
+    longer = msgspec.msgpack.encode([*fields, "of next year"])
+
+    assert data_decoder().batch(join([longer])) == [Cancel(id=ID)]
+
+
+def test_an_older_peer_may_leave_out_fields_at_the_end() -> None:
+    shorter = msgspec.msgpack.encode(["call", ID, "f", b"arguments"])
+
+    [call] = data_decoder().batch(join([shorter]))
+
+    assert call == Call(id=ID, function="f", payload=b"arguments")
+
+
+if __name__ == "__main__":
+    lines = "".join(f"{in_bytes(message)}\n" for message in SAMPLES + JOBS)
+    GOLDEN.write_text(lines, encoding="ascii")
