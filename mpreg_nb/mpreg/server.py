@@ -283,10 +283,12 @@ class MPREGServer:
         settings = self.settings
         if settings.log_level is not None:
             logging.getLogger("mpreg_nb").setLevel(settings.log_level)
-        node = Node(settings.node, load_token(settings.token))
-        if not settings.cluster_id:
+        node = Node(
+            settings.node,
+            load_token(settings.token),
             # The same for all: two that name each other as peers may meet unjoined.
-            node.cluster_id = hashed(DEFAULT_CLUSTER)
+            first_cluster_id=hashed(DEFAULT_CLUSTER),
+        )
         try:
             await node.start(join_timeout_s=None)
             with self._lock:
@@ -332,7 +334,7 @@ def _soon(
 
 async def _refusal(node: Node) -> None:
     """Return when the peers have said that they do not take `node` in."""
-    await node.members.joined.wait()
+    await node.joined.wait()
     if not node.refused:
         await node.ended.wait()
 

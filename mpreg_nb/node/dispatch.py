@@ -1,5 +1,8 @@
 """Links of a node and the messages on them: who may enter, which part gets what.
 
+Parts of the node tell `Dispatcher` which messages they handle, and subscribe to the
+events of `NodeLinks`; neither knows any of them.
+
 A control link whose name belongs to a member that is thought alive waits at the
 door until the first message tells which process it is of: the one that is known,
 or another. Then membership asks the holder of the name.
@@ -11,216 +14,160 @@ dials go on, and membership finds the others again by its ordinary means.
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+import os
+import ssl
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from mpreg_nb.errors import NotTrusted
-from mpreg_nb.node.json_rpc import JsonCalls
+from mpreg_nb.node.events import Event
+from mpreg_nb.node.membership import Members
 from mpreg_nb.node.monitor import traffic_of
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Hello
 from mpreg_nb.protocol.messages import (
     Call,
-    Cancel,
-    CodePull,
     CodePush,
     Failed,
     Failure,
-    Fetch,
-    HeldAsk,
-    HeldTold,
-    Leave,
-    Output,
     Partition,
-    Printed,
-    Recall,
-    Register,
-    Relay,
-    Release,
     Reply,
-    RunList,
-    RunResume,
-    Runs,
-    RunStart,
-    RunState,
-    RunTold,
-    RunWatch,
-    SpaceClose,
-    SpaceOpen,
-    Started,
-    StepFetch,
     TrafficAsk,
-    Versions,
-    VersionsAsk,
-    Waiting,
-    Watch,
-    WhyAsk,
-    WhyTold,
-    installed,
 )
+from mpreg_nb.settings import Limits, NodeSettings
 from mpreg_nb.transport.connection import Connection, Cut, FailureKind, Lane
 from mpreg_nb.transport.dial import CONNECT_TIMEOUT_S, DialFailed, dial
+from mpreg_nb.transport.pool import Peers
 from mpreg_nb.transport.token import Token
 
-if TYPE_CHECKING:
-    from mpreg_nb.node.node import Node
+Payload: TypeAlias = tuple[Buffer, ...]
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], None]
 
 
-Payload = tuple[Buffer, ...]
-Spawn = Callable[[Coroutine[Any, Any, None]], None]
+Handler: TypeAlias = Callable[
+    [Connection, Any, Payload], Coroutine[Any, Any, None] | None
+]
+"""Takes a message of a link, with its parts. A coroutine that it returns is run."""
+
+Taker: TypeAlias = Callable[[Any, Payload], bool]
+"""Takes an answer and its parts; False if nobody here waits for it."""
 
 
-class Inbox:
-    """Sorts what comes over links of clients and of nodes."""
+class Dispatcher:
+    """Gives each message of the data lane to the part that handles its type.
 
-    def __init__(self, node: "Node", spawn: Spawn) -> None:
-        self._node = node
+    The parts register what they handle, before the first link is accepted.
+    """
+
+    def __init__(self, name: str, limits: Limits, spawn: Spawn) -> None:
+        self._name = name
+        self._limits = limits
         self._spawn = spawn
-        self._receive_call = node.calls.receive
-        self._json = JsonCalls(node)
+        self._call: Callable[[Connection, Any, Payload], object] = self._reject
+        self._text: Callable[[Connection, str], None] = _hang_up
+        self._clients: dict[type, Handler] = {}
+        self._nodes: dict[type, Handler] = {}
+        self._answers: dict[type, list[Taker]] = {}
+
+    def handle_calls(
+        self, handler: Callable[[Connection, Any, Payload], object]
+    ) -> None:
+        """Give calls to `handler`: apart from all else, since they are the hot path."""
+        self._call = handler
+
+    def handle_text(self, handler: Callable[[Connection, str], None]) -> None:
+        """Give messages of JSON clients to `handler`."""
+        self._text = handler
+
+    def handle(
+        self,
+        handlers: Mapping[type, Handler],
+        *,
+        clients: bool = True,
+        nodes: bool = True,
+    ) -> None:
+        """Give messages of these types to their handlers.
+
+        clients, nodes: who may send them; the messages of others are rejected.
+        """
+        if clients:
+            self._clients.update(handlers)
+        if nodes:
+            self._nodes.update(handlers)
+
+    def handle_answers(self, taker: Taker, *types: type) -> None:
+        """Offer answers of these types to `taker`, after those that came before it."""
+        for kind in types:
+            self._answers.setdefault(kind, []).append(taker)
 
     def from_client(self, link: Connection, message: Any, parts: Payload) -> None:
-        """Take in what a client sent."""
+        """Dispatch what a client sent."""
         if type(message) is Call:
-            self._receive_call(link, message, parts)
-            return
-        node = self._node
-        match message:
-            case Cancel():
-                if not node.runs.cancel(message.id):
-                    node.calls.cancel(message.id)
-                node.pictures.cancel(link, message.id)
-            case Recall():
-                node.calls.recalls.give_back(link, message)
-            case Register():
-                self._spawn(self._register(link, message, parts))
-            case Watch():
-                node.pictures.watch(link, message)
-            case TrafficAsk():
-                link.send(traffic_of(message.id, node.name, node.links.all()))
-            case Partition() if link.peer.role == "client":
-                node.links.wall.bar(message.nodes, message.for_ms / 1e3)
-                link.send(Reply(id=message.id, payload=b"", node=node.name))
-            case VersionsAsk():
-                self._spawn(self._versions(link, message))
-            case RunStart():
-                node.runs.start(link, message, parts)
-            case StepFetch():
-                self._spawn(node.runs.fetch(link, message))
-            case RunWatch():
-                node.runs.watch(link, message)
-            case RunResume():
-                self._spawn(node.runs.resume(link, message))
-            case Relay() if link.peer.role == "client":
-                node.runs.relays.pass_on(link, message)
-            case HeldAsk():
-                held = tuple(key for key in message.ids if node.store.get(key))
-                link.send(HeldTold(id=message.id, ids=held))
-            case WhyAsk():
-                node.runs.why(link, message)
-            case RunList():
-                node.runs.list(link, message)
-            case Fetch():
-                self._fetch(link, message)
-            case Release():
-                for key in message.ids:
-                    node.store.release(key)
-            case SpaceOpen():
-                self._spawn(self._open_space(link, message))
-            case SpaceClose():
-                node.spaces.close(message.id)
-            case Leave():
-                link.send(Reply(id=message.id, payload=b"", node=node.name))
-                self._spawn(node.stop())
-            case _:
-                self._not_understood(link, message)
-
-    async def _open_space(self, link: Connection, message: SpaceOpen) -> None:
-        node = self._node
-        if node.calls.admission.draining:
-            failure = Failure(kind="draining", node=node.name)
-            link.send(Failed(id=message.id, failure=failure))
-        elif link.is_open:  # else nobody would ever close it
-            await node.spaces.open(link, message.id)
-            link.send(Reply(id=message.id, payload=b"", node=node.name))
+            self._call(link, message, parts)
+        else:
+            self._dispatch(self._clients, link, message, parts)
 
     def from_node(self, link: Connection, message: Any, parts: Payload) -> None:
-        """Take in what another node sent."""
-        if type(message) is Call:
-            self._receive_call(link, message, parts)
-            return
-        node = self._node
-        match message:
-            case Reply() | Failed():
-                if not (
-                    node.calls.peer_said(message, parts)
-                    or node.asks.answered(message, parts)
-                ):
-                    node.runs.relays.answered(message, parts)
-            case RunTold() | RunState() | Runs() | WhyTold() | Printed():
-                node.runs.relays.answered(message, parts)
-            case HeldTold():
-                node.asks.answered(message, parts)
-            case Output() | Started() | Waiting():
-                node.calls.peer_said(message, parts)
-            case CodePush():
-                if not node.asks.answered(message, parts):
-                    node.placement.receive(link.peer.name, message, parts)
-            case CodePull():
-                node.placement.receive(link.peer.name, message, parts)
-            case _:
-                self.from_client(link, message, parts)
+        """Dispatch what another node sent."""
+        kind = type(message)
+        if kind is Call:
+            self._call(link, message, parts)
+        elif not self.answered(message, parts) and (
+            kind in self._nodes or kind not in self._answers
+        ):
+            self._dispatch(self._nodes, link, message, parts)
+
+    def answered(self, message: Any, parts: Payload) -> bool:
+        """Give an answer to the part that waits for it; False if none does."""
+        takers = self._answers.get(type(message), ())
+        return any(taker(message, parts) for taker in takers)
 
     def refused(self, link: Connection, message: Any, size_bytes: int) -> None:
         """Answer a request whose payload is larger than this node takes."""
+        failure = Failure(
+            kind="too_large",
+            node=self._name,
+            size_bytes=size_bytes,
+            limit_bytes=self._limits.max_payload_bytes,
+        )
         if isinstance(message, Reply | Failed | CodePush):
-            failure = self._too_large(size_bytes)
-            answer = Failed(id=message.id, failure=failure)
-            if not self._node.calls.peer_said(answer, ()):
-                self._node.asks.answered(answer, ())
+            self.answered(Failed(id=message.id, failure=failure), ())
         elif hasattr(message, "id"):
-            failure = self._too_large(size_bytes)
             link.send(Failed(id=message.id, failure=failure))
 
     def text(self, link: Connection, text: str) -> None:
-        """Take in a message of a JSON client."""
-        self._json.receive(link, text)
+        """Dispatch a message of a JSON client."""
+        self._text(link, text)
 
-    def _too_large(self, size_bytes: int) -> Failure:
-        return Failure(
-            kind="too_large",
-            node=self._node.name,
-            size_bytes=size_bytes,
-            limit_bytes=self._node.settings.limits.max_payload_bytes,
-        )
-
-    async def _versions(self, link: Connection, message: VersionsAsk) -> None:
-        # Looking them up reads files.
-        found = await asyncio.to_thread(installed)
-        versions = tuple(found.items())
-        link.send(Versions(id=message.id, node=self._node.name, versions=versions))
-
-    async def _register(
-        self, link: Connection, message: Register, parts: Payload
+    def _dispatch(
+        self,
+        handlers: Mapping[type, Handler],
+        link: Connection,
+        message: Any,
+        parts: Payload,
     ) -> None:
-        link.send(await self._node.placement.register(message, parts))
+        work = handlers.get(type(message), self._reject)(link, message, parts)
+        if work is not None:
+            self._spawn(work)
 
-    def _fetch(self, link: Connection, message: Fetch) -> None:
-        node = self._node
-        held = node.store.find(message.kept)
-        if held is None:
-            failure = Failure(kind="gone", node=node.name)
-            link.send(Failed(id=message.id, failure=failure))
-        else:
-            link.send(Reply(id=message.id, payload=b"", node=node.name), held)
-
-    def _not_understood(self, link: Connection, message: Any) -> None:
+    def _reject(self, link: Connection, message: Any, parts: Payload) -> None:
         call_id = getattr(message, "id", None)
         if call_id is not None and not isinstance(message, Reply | Failed):
             text = f"a client may not send {type(message).__name__}"
             failure = Failure(kind="bad_request", message=text)
             link.send(Failed(id=call_id, failure=failure))
+
+
+def _hang_up(link: Connection, text: str) -> None:
+    link.close(1003, "this node does not speak JSON")
+
+
+def without_parts(
+    handler: Callable[[Connection, Any], Coroutine[Any, Any, None] | None],
+) -> Handler:
+    """Return the handler of messages that have no parts."""
+    return lambda link, message, parts: handler(link, message)
 
 
 TAKEN = "the name is taken"
@@ -233,7 +180,7 @@ class Doorman:
     def __init__(
         self,
         holder: Callable[[str], bytes | None],
-        claim: Callable[[str, bytes], None],
+        claim: Callable[[str, bytes], object],
         let_in: Callable[[Connection], object],
     ) -> None:
         """`holder` tells the epoch of the live process that has a name, if any."""
@@ -379,46 +326,109 @@ LOG = logging.getLogger("mpreg_nb.node")
 
 
 class NodeLinks:
-    """Sorts links by who is at the other end, and messages by their lane."""
+    """The links of this node, sorted by who is at the other end and by their lane.
 
-    def __init__(self, node: "Node", token: Token) -> None:
-        self._node = node
+    What happens to them is published as events, to which other parts subscribe.
+    """
+
+    def __init__(
+        self,
+        settings: NodeSettings,
+        token: Token,
+        *,
+        cluster: "ClusterId",
+        dispatcher: Dispatcher,
+        members: Members,
+        spawn: Spawn,
+        ssl_context: ssl.SSLContext | None,
+    ) -> None:
+        self._name = settings.name
+        self._limits = settings.limits
         self._token = token
+        self._cluster = cluster
+        self._dispatcher = dispatcher
+        self._spawn = spawn
+        self._ssl_context = ssl_context
         self._clients: set[Connection] = set()
+        self.control_opened: Event[str] = Event()
+        self.control_received: Event[Any, str] = Event()
+        """Of a message, with the name of the node that sent it."""
+        self.control_lost: Event[str, bool] = Event()
+        """Of a node's name, with whether its link was closed in order."""
+        self.dial_failed: Event[str, FailureKind] = Event()
+        """Of a control link: the node's name, or the URL of a seed."""
+        self.node_lost: Event[str, str] = Event()
+        """Of a node whose data link is gone, with the reason."""
+        self.source_lost: Event[Connection] = Event()
+        """Of a data link that is gone, for those who answer on it."""
+        self.unsent: Event[str, Any, str] = Event()
+        """Of a node, a message that cannot be sent to it, and the reason."""
+        self.claimed: Event[str, bytes] = Event()
+        """Of a name that a second process wants, with its epoch."""
+        self.name_refused: Event[()] = Event()
+        """Another live node has this node's name."""
+        self.peers = Peers(
+            token=token,
+            role="node",
+            name=settings.name,
+            cluster_id=cluster.get,
+            on_open=self._peer_open,
+            on_lost=self._peer_lost,
+            on_failed=self._dial_failed,
+            on_unsent=self._unsent,
+            before_dial=self._before_dial,
+            ssl_context=ssl_context,
+            limits=settings.limits,
+        )
+        self.doorman = Doorman(members.holder, self.claimed, self.peers.accept)
+        self.wall = Wall(self.peers.links, members.urls_of)
 
     def all(self) -> Iterator[Connection]:
         """Yield every link, those of clients too."""
-        yield from self._node.peers.links()
+        yield from self.peers.links()
         yield from self._clients
 
-    def open_inbox(self) -> None:
-        """Begin to take in messages; all parts of the node are there."""
-        members = self._node.members
-        self.doorman = Doorman(
-            members.holder, members.claim, lambda link: self._node.peers.accept(link)
-        )
-        self.wall = Wall(self._node.peers.links, members.urls_of)
-        self._inbox = Inbox(self._node, self._node.spawn)
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers of messages about links."""
+        return {TrafficAsk: without_parts(self._tell_traffic)}
+
+    def client_handlers(self) -> dict[type, Handler]:
+        """Return the handlers of messages about links that only clients may send."""
+        return {Partition: without_parts(self._partition)}
 
     def accepted(self, connection: Connection) -> None:
         """Take in a link that was opened to this node."""
         if connection.peer.role == "node":
-            if connection.peer.name == self._node.name:
+            if connection.peer.name == self._name:
                 connection.close(1008, TAKEN)
             elif self.wall.bars(connection.peer.name):
                 self.wall.cut(connection)
             elif connection.peer.lane == "control":
                 self.doorman.arrived(connection)
             else:
-                self._node.peers.accept(connection)
+                self.peers.accept(connection)
             return
         self._clients.add(connection)
-        connection.on_message = self._inbox.from_client
-        connection.on_refused = self._inbox.refused
-        connection.on_text = self._inbox.text
+        connection.on_message = self._dispatcher.from_client
+        connection.on_refused = self._dispatcher.refused
+        connection.on_text = self._dispatcher.text
         connection.on_lost = self._client_lost
 
-    def peer_open(self, connection: Connection) -> None:
+    def dial_seed(self, url: str) -> None:
+        """Dial a URL whose node is not known by name."""
+        self._spawn(self._join_through(url))
+
+    def _tell_traffic(self, link: Connection, message: TrafficAsk) -> None:
+        link.send(traffic_of(message.id, self._name, self.all()))
+
+    def _partition(self, link: Connection, message: Partition) -> None:
+        self.wall.bar(message.nodes, message.for_ms / 1e3)
+        link.send(Reply(id=message.id, payload=b"", node=self._name))
+
+    async def _before_dial(self, node: str) -> None:
+        await self.wall.pass_to(node)
+
+    def _peer_open(self, connection: Connection) -> None:
         """Say where messages of a link between nodes go."""
         name = connection.peer.name
         if self.wall.bars(name):  # since it was dialled
@@ -427,70 +437,42 @@ class NodeLinks:
             self.wall.cut(connection)
         elif connection.peer.lane == "control":
             connection.on_message = self._control_message
-            self._node.gossiping.link_up(name)
+            self.control_opened(name)
         else:
-            connection.on_message = self._inbox.from_node
-            connection.on_refused = self._inbox.refused
+            connection.on_message = self._dispatcher.from_node
+            connection.on_refused = self._dispatcher.refused
 
     def _control_message(
         self, connection: Connection, message: Any, parts: Parts
     ) -> None:
-        self._node.gossiping.receive(message, connection.peer.name)
+        self.control_received(message, connection.peer.name)
 
     def _client_lost(self, connection: Connection, reason: str) -> None:
         self._clients.discard(connection)
-        self._source_lost(connection)
+        self.source_lost(connection)
 
-    def _source_lost(self, connection: Connection) -> None:
-        self._node.calls.source_lost(connection)
-        self._node.runs.source_lost(connection)
-        self._node.pictures.source_lost(connection)
-        self._node.spaces.source_lost(connection)
-
-    def peer_lost(self, connection: Connection, reason: str) -> None:
-        """Tell all who waited for something over a link that is gone."""
+    def _peer_lost(self, connection: Connection, reason: str) -> None:
         name = connection.peer.name
         if connection.peer.lane == "control":
             if TAKEN in reason:
-                self._node.refused = f"another live node is named {self._node.name!r}"
-                self._node.members.joined.set()
-            if self._node.peers.get(name, "control") is None:
-                in_order = reason.startswith("closed")
-                self._node.gossiping.link_lost(name, in_order=in_order)
+                self.name_refused()
+            if self.peers.get(name, "control") is None:
+                self.control_lost(name, reason.startswith("closed"))
             return
-        self.node_gone(name, reason)
-        self._source_lost(connection)
+        self.node_lost(name, reason)
+        self.source_lost(connection)
 
-    def node_gone(self, name: str, reason: str) -> None:
-        """End or move what another node was asked to do."""
-        self._node.calls.peer_lost(name, reason)
-        self._node.asks.lost(name, reason)
-        self._node.runs.relays.node_gone(name, reason)
-
-    def dial_failed(
+    def _dial_failed(
         self, node: str, lane: Lane, kind: FailureKind, detail: str
     ) -> None:
-        """Tell membership of a dial that led to nothing."""
         if lane == "control":
-            self._node.gossiping.dial_failed(node, kind)
+            self.dial_failed(node, kind)
 
-    def unsent(
+    def _unsent(
         self, node: str, lane: Lane, message: Any, parts: Parts, reason: str
     ) -> None:
-        """Find another way for a message that could not be sent."""
-        if lane != "data":
-            return
-        if isinstance(message, Call):
-            self._node.calls.unsent(message.id, node, reason)
-        elif hasattr(message, "id"):
-            failure = Failure(kind="node_lost", message=reason, node=node)
-            failed = Failed(id=message.id, failure=failure)
-            if not self._node.asks.answered(failed, ()):
-                self._node.runs.relays.answered(failed, ())
-
-    def dial_seed(self, url: str) -> None:
-        """Dial a URL whose node is not known by name."""
-        self._node.spawn(self._join_through(url))
+        if lane == "data":
+            self.unsent(node, message, reason)
 
     async def _join_through(self, url: str) -> None:
         try:
@@ -500,23 +482,44 @@ class NodeLinks:
                 token=self._token,
                 role="node",
                 lane="control",
-                name=self._node.name,
-                cluster_id=self._node.settings.cluster_id,
+                name=self._name,
+                cluster_id=self._cluster.required,
                 on_open=self._seed_open,
-                ssl_context=self._node.tls.dial if self._node.tls else None,
-                limits=self._node.settings.limits,
+                ssl_context=self._ssl_context,
+                limits=self._limits,
             )
         except DialFailed as error:
             if error.kind in ("wrong_cluster", "wrong_node"):
-                LOG.warning("node %s cannot join: %s", self._node.name, error)
-            self._node.gossiping.dial_failed(url, error.kind)
+                LOG.warning("node %s cannot join: %s", self._name, error)
+            self.dial_failed(url, error.kind)
         except NotTrusted as error:
-            LOG.warning("node %s cannot join: %s", self._node.name, error)
-            self._node.gossiping.dial_failed(url, "not_trusted")
+            LOG.warning("node %s cannot join: %s", self._name, error)
+            self.dial_failed(url, "not_trusted")
         else:
-            self._node.cluster_id = connection.peer.cluster_id
+            self._cluster.join(connection.peer.cluster_id)
 
     def _seed_open(self, connection: Connection) -> None:
-        if not self._node.settings.cluster_id:
-            self._node.cluster_id = connection.peer.cluster_id
-        self._node.peers.accept(connection)
+        if not self._cluster.required:
+            self._cluster.join(connection.peer.cluster_id)
+        self.peers.accept(connection)
+
+
+class ClusterId:
+    """The id of the cluster that this node belongs to."""
+
+    def __init__(self, required: str, first: str = "") -> None:
+        """Begin with an id of its own, until this node has joined others.
+
+        required: the only cluster that this node may join, "" for any.
+        first: that id of its own, "" for a random one.
+        """
+        self.required = required
+        self._id = required or first or os.urandom(16).hex()
+
+    def get(self) -> str:
+        """Return the id, in hex digits."""
+        return self._id
+
+    def join(self, cluster_id: str) -> None:
+        """Belong to the cluster of this id from now on."""
+        self._id = cluster_id

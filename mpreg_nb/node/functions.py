@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from mpreg_nb.node.dispatch import Handler
 from mpreg_nb.node.peer_requests import Asks, DataLane
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.gossip import Offer
@@ -33,6 +34,7 @@ from mpreg_nb.protocol.messages import (
 from mpreg_nb.protocol.worker import Recent
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.serialize.code import BUILTIN_VERSIONS, BUILTINS
+from mpreg_nb.transport.connection import Connection
 
 KEPT_VERSIONS = 64
 """Of one function. Function objects hold on to old versions; not for ever."""
@@ -183,6 +185,24 @@ class Placement:
                 )
             )
         self._announce(self._catalog.publish(*offers))
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers of registrations."""
+        return {Register: self._register}
+
+    def node_handlers(self) -> dict[type, Handler]:
+        """Return the handlers of messages that only nodes may send."""
+        return {CodePush: self._receive, CodePull: self._receive}
+
+    async def _register(
+        self, link: Connection, request: Register, parts: tuple[Buffer, ...]
+    ) -> None:
+        link.send(await self.register(request, parts))
+
+    def _receive(
+        self, link: Connection, message: CodePull | CodePush, parts: tuple[Buffer, ...]
+    ) -> None:
+        self.receive(link.peer.name, message, parts)
 
     async def register(
         self, request: Register, parts: tuple[Buffer, ...]

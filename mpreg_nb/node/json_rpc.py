@@ -7,8 +7,8 @@ left of it is cancelled. Nothing is pickled on the way.
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import msgspec
 
@@ -20,6 +20,7 @@ from mpreg_nb.errors import (
     WorkerCrashed,
 )
 from mpreg_nb.node.workflow_run import ActiveRun
+from mpreg_nb.node.workflows import RunBook
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.messages import (
     Failed,
@@ -29,8 +30,9 @@ from mpreg_nb.protocol.messages import (
     RunState,
     StepPlan,
 )
+from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.router import Refused as NowhereToGo
-from mpreg_nb.routing.router import Wanted
+from mpreg_nb.routing.router import Router, Wanted
 from mpreg_nb.serialize.exceptions import execution_failed
 from mpreg_nb.serialize.json_rpc import (
     FAILED,
@@ -43,17 +45,29 @@ from mpreg_nb.serialize.json_rpc import (
     read_request,
     results_answer,
 )
+from mpreg_nb.settings import Limits
 from mpreg_nb.transport.connection import Connection
-
-if TYPE_CHECKING:
-    from mpreg_nb.node.node import Node
 
 
 class JsonCalls:
     """The requests of JSON clients that are under way on one node."""
 
-    def __init__(self, node: "Node") -> None:
-        self._node = node
+    def __init__(
+        self,
+        name: str,
+        limits: Limits,
+        *,
+        runs: RunBook,
+        catalog: Catalog,
+        router: Router,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+    ) -> None:
+        self._name = name
+        self._limits = limits
+        self._runs = runs
+        self._catalog = catalog
+        self._router = router
+        self._spawn = spawn
         self._ids = Ids()
         self._open: dict[Connection, set[OpenRequest]] = {}
 
@@ -76,13 +90,19 @@ class JsonCalls:
         if not request.steps:
             link.send_text(results_answer(request.u, {}))
             return
-        most = self._node.settings.limits.calls_per_node
+        most = self._limits.calls_per_node
         if len(self) >= most:
             raise Refused(FAILED, str(Overloaded("requests", most)))
         if link not in self._open:
             self._open[link] = set()
-            self._node.spawn(self._await_end(link))
-        opened = OpenRequest(self._node, request, self._answerer(link))
+            self._spawn(self._await_end(link))
+        opened = OpenRequest(
+            request,
+            self._answerer(link),
+            runs=self._runs,
+            spawn=self._spawn,
+            limits=self._limits,
+        )
         start = RunStart(
             id=self._ids.next(),
             workflow=f"request {request.u}",
@@ -90,7 +110,7 @@ class JsonCalls:
             quiet=True,
         )
         try:
-            run = self._node.runs.prepare(opened, start)
+            run = self._runs.prepare(opened, start)
         except InvalidWorkflow as error:
             raise Refused(MALFORMED, f"malformed request: {error}") from error
         for step in request.steps:
@@ -106,7 +126,7 @@ class JsonCalls:
         return answer
 
     def _plan(self, step: JsonStep) -> StepPlan:
-        offer = self._node.catalog.newest(step.function)
+        offer = self._catalog.newest(step.function)
         return StepPlan(
             name=step.name,
             function=step.function,
@@ -120,11 +140,11 @@ class JsonCalls:
     def _check(self, step: JsonStep) -> None:
         """Refuse, before anything runs, what no live node could run."""
         wanted = Wanted(step.function, resources=step.resources)
-        choice = self._node.router.choose(wanted, time.monotonic())
+        choice = self._router.choose(wanted, time.monotonic())
         if isinstance(choice, NowhereToGo):
             failure = Failure(
                 kind="no_route",
-                node=self._node.name,
+                node=self._name,
                 offers=choice.offers,
                 held=choice.held,
                 similar=choice.similar,
@@ -146,11 +166,16 @@ class OpenRequest:
 
     def __init__(
         self,
-        node: "Node",
         request: JsonRequest,
         answer: Callable[["OpenRequest", str], None],
+        *,
+        runs: RunBook,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        limits: Limits,
     ) -> None:
-        self._node = node
+        self._runs = runs
+        self._spawn = spawn
+        self._limits = limits
         self._request = request
         self._answer = answer
         self._functions = {step.name: step.function for step in request.steps}
@@ -172,14 +197,14 @@ class OpenRequest:
         if failed or message.status != "running":
             self._concluding = True
             work = self._tell_failure(failed[0]) if failed else self._tell_results()
-            self._node.spawn(work)
+            self._spawn(work)
 
     def drop(self) -> None:
         """End the work; there is nobody to answer."""
         self._concluding = self._ended = True
         self._timer.cancel()
         self._run.cancel()
-        self._node.runs.release(self._run)
+        self._runs.release(self._run)
 
     def _end(self, text: str) -> None:
         if not self._ended:  # a result may still be fetched when the time is up
@@ -198,15 +223,15 @@ class OpenRequest:
         self._end(refused.answer)
 
     async def _tell_failure(self, step: str) -> None:
-        answer, _ = await self._node.runs.outcome(self._run, step, self._run.id)
+        answer, _ = await self._runs.outcome(self._run, step, self._run.id)
         if isinstance(answer, Failed):
             self._refuse(_refusal(step, self._functions[step], answer.failure))
 
     async def _tell_results(self) -> None:
         results: dict[str, bytes] = {}
-        room = self._node.settings.limits.max_frame_bytes
+        room = self._limits.max_frame_bytes
         for step in self._run.outputs:
-            answer, parts = await self._node.runs.outcome(self._run, step, self._run.id)
+            answer, parts = await self._runs.outcome(self._run, step, self._run.id)
             if isinstance(answer, Failed):
                 self._refuse(_refusal(step, self._functions[step], answer.failure))
                 return

@@ -8,8 +8,9 @@ which are followed here.
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import Any, assert_never
 
+from mpreg_nb.membership import events as membership_events
 from mpreg_nb.membership.events import (
     CatalogAnnounced,
     Close,
@@ -17,7 +18,6 @@ from mpreg_nb.membership.events import (
     Dial,
     Died,
     Effect,
-    Event,
     JoinCompleted,
     Joined,
     LeaveSpread,
@@ -33,17 +33,13 @@ from mpreg_nb.membership.events import (
     Tell,
 )
 from mpreg_nb.membership.swim import Swim
+from mpreg_nb.node.events import Event
 from mpreg_nb.protocol.gossip import CatalogPull, CatalogPush, Load, MemberState, Offer
 from mpreg_nb.protocol.messages import minor_of
 from mpreg_nb.routing.catalog import Catalog
-from mpreg_nb.routing.load import Loads
 from mpreg_nb.transport.connection import FailureKind
 from mpreg_nb.transport.pool import Peers
 from mpreg_nb.transport.timer import Alarm
-
-if TYPE_CHECKING:
-    from mpreg_nb.node.node import Node
-
 
 LAG_SAMPLE_S = 0.5
 """How often the lateness of the event loop is measured."""
@@ -59,7 +55,7 @@ class Gossiping:
         peers: Peers,
         *,
         dial_seed: Callable[[str], None],
-        on_event: Callable[[Event], None],
+        on_event: Callable[[membership_events.Event], None],
         on_catalog: Callable[[], None],
         measure: Callable[[], Load],
     ) -> None:
@@ -100,7 +96,7 @@ class Gossiping:
         """Say that the control link to `peer` is proven and open."""
         self.perform(self.swim.link(peer, LinkEvent.UP, time.monotonic()))
 
-    def link_lost(self, peer: str, *, in_order: bool) -> None:
+    def link_lost(self, peer: str, in_order: bool) -> None:
         """Say that the control link to `peer` is gone."""
         event = LinkEvent.CLOSED if in_order else LinkEvent.DOWN
         self.perform(self.swim.link(peer, event, time.monotonic()))
@@ -119,6 +115,10 @@ class Gossiping:
     def tell_load(self, load: Load) -> None:
         """Tell all that calls came or went here."""
         self.perform(self.swim.tell_load(load, time.monotonic()))
+
+    def claim(self, name: str, epoch: bytes) -> None:
+        """Ask the process that has `name` whether it lives, for one that wants it."""
+        self.perform(self.swim.claim(name, epoch, time.monotonic()))
 
     def leave(self, drain_s: float, reason: str) -> None:
         """Say goodbye to all."""
@@ -152,7 +152,7 @@ class Gossiping:
                     assert_never(effect)
         self._set_alarm()
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: membership_events.Event) -> None:
         now = time.monotonic()
         match event:
             case CatalogAnnounced(owner, generation, version, delta, heard_from):
@@ -206,125 +206,111 @@ class Gossiping:
         self._set_alarm()
 
 
-class NodeMembers:
-    """Follows membership and the catalog for routing, placement and pictures."""
+class Members:
+    """What the membership machine knows now, as the parts of this node ask for it."""
 
-    def __init__(self, node: "Node", loads: Loads) -> None:
-        self._node = node
-        self._loads = loads
-        self.joined = asyncio.Event()
-        self.spread = asyncio.Event()
+    def __init__(self, swim: Swim) -> None:
+        self._swim = swim
 
     def urls_of(self, node: str) -> tuple[str, ...]:
         """Return where `node` can be reached."""
-        member = self._node.gossiping.swim.member(node)
+        member = self._swim.member(node)
         return member.record.urls if member is not None else ()
 
     def alive(self) -> dict[str, frozenset[str]]:
         """Return node -> resources of the members that are alive."""
-        return {
-            member.name: member.record.resources
-            for member in self._node.gossiping.swim.members
-            if member.state is MemberState.ALIVE
-        }
+        return self._resources(MemberState.ALIVE)
+
+    def suspect(self) -> dict[str, frozenset[str]]:
+        """Return node -> resources of the members that are suspect."""
+        return self._resources(MemberState.SUSPECT)
 
     def pythons(self) -> dict[str, str]:
         """Return node -> minor version of its Python."""
         return {
-            member.name: minor_of(member.record.python)
-            for member in self._node.gossiping.swim.members
+            member.name: minor_of(member.record.python) for member in self._swim.members
         }
 
     def workerless(self) -> frozenset[str]:
         """Return the nodes without worker processes."""
         return frozenset(
-            member.name
-            for member in self._node.gossiping.swim.members
-            if not member.record.workers
+            member.name for member in self._swim.members if not member.record.workers
         )
-
-    def changed(self) -> None:
-        """Route anew: a member came, went, or is in doubt."""
-        suspect = {
-            member.name: member.record.resources
-            for member in self._node.gossiping.swim.members
-            if member.state is MemberState.SUSPECT
-        }
-        self._node.router.update(
-            self.alive(), suspect, self.pythons(), self.workerless()
-        )
-        self._node.calls.routes_changed()
-        self._node.pictures.changed()
-
-    def catalog_changed(self) -> None:
-        """Route anew: what nodes offer has changed."""
-        self._node.router.catalog_changed()
-        self._node.placement.serve_missing()
-        self._node.calls.routes_changed()
-        self._node.pictures.changed()
 
     def holder(self, name: str) -> bytes | None:
         """Return the epoch of the process that has `name`, if it is thought alive."""
-        member = self._node.gossiping.swim.member(name)
+        member = self._swim.member(name)
         if member is None or member.state > MemberState.SUSPECT:
             return None
         return member.record.epoch
 
-    def claim(self, name: str, epoch: bytes) -> None:
-        """Ask the process that has `name` whether it lives, for one that wants it."""
-        gossiping = self._node.gossiping
-        gossiping.perform(gossiping.swim.claim(name, epoch, time.monotonic()))
+    def _resources(self, state: MemberState) -> dict[str, frozenset[str]]:
+        return {
+            member.name: member.record.resources
+            for member in self._swim.members
+            if member.state is state
+        }
 
-    def happened(self, event: Event) -> None:
-        """Take in what membership tells."""
-        note = self._node.pictures.happened
+
+class MembershipEvents:
+    """Events of membership, in the words of the parts that subscribe to them."""
+
+    def __init__(self) -> None:
+        self.joined = asyncio.Event()
+        """Set once this node has joined others."""
+        self.spread = asyncio.Event()
+        """Set once others know that this node leaves."""
+        self.members_changed: Event[()] = Event()
+        """A member came, went, or is in doubt."""
+        self.catalog_changed: Event[()] = Event()
+        """What nodes offer has changed."""
+        self.node_gone: Event[str, str] = Event()
+        """A node is dead, has left or was started again, with the reason."""
+        self.load_changed: Event[str, Load] = Event()
+        """A node reported its load."""
+        self.happened: Event[str, str, str] = Event()
+        """For people: the node, what happened to it, and details."""
+        self.name_free: Event[str, bytes] = Event()
+        """The process of this epoch may have the name."""
+        self.name_taken: Event[str, bytes] = Event()
+        """Another live process has the name."""
+        self.replaced: Event[()] = Event()
+        """Another process has taken this node's name."""
+
+    def publish(self, event: membership_events.Event) -> None:
+        """Publish what the membership machine tells."""
         match event:
             case LoadChanged(name, load):
-                self._load_changed(name, load)
+                self.load_changed(name, load)
                 return
             case Joined(member):
-                note(member.name, "joined", ", ".join(sorted(member.record.urls)))
+                urls = ", ".join(sorted(member.record.urls))
+                self.happened(member.name, "joined", urls)
             case Suspected(name, by):
-                note(name, "suspect", "by " + ", ".join(by))
+                self.happened(name, "suspect", "by " + ", ".join(by))
             case Confirmed(name):
-                note(name, "alive")
+                self.happened(name, "alive", "")
             case Died(name, by):
-                note(name, "dead", "by " + ", ".join(by))
-                self._forget(name, "declared dead")
+                self.happened(name, "dead", "by " + ", ".join(by))
+                self.node_gone(name, "declared dead")
             case Left(name, reason):
-                note(name, "left", reason)
-                self._forget(name, "left")
+                self.happened(name, "left", reason)
+                self.node_gone(name, "left")
             case Restarted(name):
-                self._forget(name, "restarted")
+                self.node_gone(name, "restarted")
             case JoinCompleted():
                 self.joined.set()
             case LeaveSpread():
                 self.spread.set()
             case NameFree(name, epoch):
-                self._node.links.doorman.free(name, epoch)
+                self.name_free(name, epoch)
                 return
             case NameTaken(name, epoch):
-                self._node.links.doorman.taken(name, epoch)
+                self.name_taken(name, epoch)
                 return
             case Replaced():
-                self._node.spawn(self._node.stop(drain_s=0))
+                self.replaced()
                 return
             case _:
                 return
-        self.changed()
-
-    def _forget(self, name: str, reason: str) -> None:
-        self._node.links.node_gone(name, reason)
-        self._loads.forget(name)
-
-    def _load_changed(self, name: str, load: Load) -> None:
-        self._loads.report(name, load, time.monotonic())
-        self._node.calls.recalls.look()
-        self._node.pictures.loads_changed(name)
-
-    def own_load_changed(self, load: Load) -> int:
-        """Tell all that calls came or went here; return how many peers were told."""
-        self._loads.report(self._node.name, load, time.monotonic())
-        self._node.gossiping.tell_load(load)
-        self._node.pictures.loads_changed(self._node.name)
-        return len(self._node.gossiping.swim.alive) - 1
+        self.members_changed()

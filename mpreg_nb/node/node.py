@@ -1,13 +1,7 @@
 """The node: makes its parts, starts and stops them; its TLS contexts and metrics text.
 
-One event loop, no user code. Each part is in a file of its own:
-
-    gossiping   who is there, what they offer          (control lane)
-    calls       where each call goes, what became of it
-    running     runs calls here, in workers or in this process
-    placement   gets code to where it may run
-    runs        workflows that this node drives
-    pictures    what others want to see
+One event loop, no user code. The parts do not know each other: what happens in one
+reaches the others as an event, a handled message, or a callback given at their making.
 """
 
 import asyncio
@@ -19,8 +13,9 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +23,53 @@ from mpreg_nb.errors import MpregError
 from mpreg_nb.membership.config import PROFILES
 from mpreg_nb.membership.swim import Swim
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.dispatch import NodeLinks
+from mpreg_nb.node.dispatch import ClusterId, Dispatcher, NodeLinks, without_parts
 from mpreg_nb.node.executor import Running
 from mpreg_nb.node.functions import OwnFunction, Placement, Registry, own_version
-from mpreg_nb.node.membership import Gossiping, NodeMembers
+from mpreg_nb.node.json_rpc import JsonCalls
+from mpreg_nb.node.membership import Gossiping, Members, MembershipEvents
 from mpreg_nb.node.monitor import Counters, Pictures, Vitals
 from mpreg_nb.node.peer_requests import Asks, DataLane
-from mpreg_nb.node.results import Store
+from mpreg_nb.node.results import ResultRequests, Store, StoreStatistics
 from mpreg_nb.node.spaces import Spaces
-from mpreg_nb.node.worker_pool import Workers
+from mpreg_nb.node.worker_pool import Workers, WorkersStatistics
 from mpreg_nb.node.workflows import RunBook
-from mpreg_nb.protocol.gossip import MemberRecord, Offer
+from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
+from mpreg_nb.protocol.messages import (
+    Call,
+    Cancel,
+    CodePush,
+    Failed,
+    Failure,
+    FunctionPicture,
+    HeldTold,
+    Leave,
+    Output,
+    Printed,
+    Recall,
+    Relay,
+    Reply,
+    Runs,
+    RunState,
+    RunTold,
+    SpaceClose,
+    SpaceOpen,
+    Started,
+    Versions,
+    VersionsAsk,
+    Waiting,
+    Watch,
+    WhyTold,
+    installed,
+)
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import NodeSettings
+from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.dial import shown
 from mpreg_nb.transport.listener import Listener, listen
-from mpreg_nb.transport.pool import Peers
 from mpreg_nb.transport.token import Token
 
 
@@ -71,15 +94,18 @@ def read_tls(certificate: str, key: str) -> Tls:
     return Tls(accept, dial)
 
 
-def metrics_text(node: "Node") -> str:
-    """Return the body of GET /metrics."""
-    load = node.vitals.measure()
-    workers = node.workers.statistics()
-    store = node.store.statistics()
+def metrics_text(
+    *,
+    pending_calls: int,
+    load: Load,
+    workers: WorkersStatistics,
+    store: StoreStatistics,
+    alive_members: int,
+    functions: Iterable[FunctionPicture],
+) -> str:
+    """Return statistics of a node in the text format of Prometheus."""
     lines = [
-        *_gauge(
-            "mpreg_calls_pending", "Calls in progress on this node", len(node.calls)
-        ),
+        *_gauge("mpreg_calls_pending", "Calls in progress on this node", pending_calls),
         *_gauge("mpreg_jobs_running", "Calls that run in a slot", load.running),
         *_gauge("mpreg_jobs_queued", "Calls that wait for a slot", load.queued),
         *_gauge("mpreg_slots", "Calls that can run at once", load.slots),
@@ -90,14 +116,14 @@ def metrics_text(node: "Node") -> str:
             load.memory_mb,
         ),
         *_gauge("mpreg_store_bytes", "Results of steps held here", store.held_bytes),
-        *_gauge("mpreg_members_alive", "Live nodes", len(node.gossiping.swim.alive)),
+        *_gauge("mpreg_members_alive", "Live nodes", alive_members),
         "# HELP mpreg_worker_deaths_total Worker processes that died",
         "# TYPE mpreg_worker_deaths_total counter",
         f"mpreg_worker_deaths_total {workers.deaths}",
         "# HELP mpreg_calls_total Calls that ended on this node",
         "# TYPE mpreg_calls_total counter",
     ]
-    pictures = node.counters.pictures()
+    pictures = tuple(functions)
     for kind in ("calls", "errors"):
         if kind == "errors":
             lines += [
@@ -135,19 +161,22 @@ class Node:
         *,
         listening: socket.socket | None = None,
         tls: Tls | None = None,
+        first_cluster_id: str = "",
     ) -> None:
-        """`listening` is a socket that listens already, in place of host and port."""
-        self.tls = tls
+        """Take settings; nothing runs before `start`.
+
+        listening: a socket that listens already, in place of host and port.
+        first_cluster_id: id of the cluster until this node has joined others, in
+            32 hex digits; "" for a random one.
+        """
         self.settings = settings
         self.name = settings.name
-        self.cluster_id = settings.cluster_id or os.urandom(16).hex()
+        self._tls = tls
+        self._cluster = ClusterId(settings.cluster_id, first_cluster_id)
         self._token = token
         self._listening = listening
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._loads = Loads()
-        self.links = NodeLinks(self, token)
-        self.members = NodeMembers(self, self._loads)
         self._hurry = asyncio.Event()
         self._stopping = False
         self.refused = ""
@@ -161,11 +190,27 @@ class Node:
     # -------------------------------------------------------------------- parts
 
     def _build(self, urls: tuple[str, ...]) -> None:
+        """Make the parts, each after those that it needs; then connect their events."""
         settings, name = self.settings, self.name
+        swim = self._swim(urls)
+        self.members = Members(swim)
+        self._membership = MembershipEvents()
+        self.dispatcher = Dispatcher(name, settings.limits, self.spawn)
+        self.links = NodeLinks(
+            settings,
+            self._token,
+            cluster=self._cluster,
+            dispatcher=self.dispatcher,
+            members=self.members,
+            spawn=self.spawn,
+            ssl_context=self._tls.dial if self._tls else None,
+        )
+        lane = DataLane(self.links.peers, self.members.urls_of)
+        self.asks = Asks(lane)
         self.catalog = Catalog(name)
         self.counters = Counters(name)
-        self.registry = Registry(self._code_gone)
         self.store = Store(settings.store_bytes)
+        self._loads = Loads()
         breakers = Breakers()
         self.router = Router(
             name,
@@ -174,93 +219,12 @@ class Node:
             breakers,
             random.Random(),  # noqa: S311 - spreads load, guards nothing
         )
-        self.peers = Peers(
-            token=self._token,
-            role="node",
-            name=name,
-            cluster_id=lambda: self.cluster_id,
-            on_open=self.links.peer_open,
-            on_lost=self.links.peer_lost,
-            on_failed=self.links.dial_failed,
-            on_unsent=self.links.unsent,
-            before_dial=lambda to: self.links.wall.pass_to(to),
-            ssl_context=self.tls.dial if self.tls else None,
-            limits=settings.limits,
-        )
-        lane = DataLane(self.peers, self.members.urls_of)
-        self.asks = Asks(lane)
-        self.workers = Workers(
-            settings.workers,
-            settings.slots,
-            self._scratch,
-            lambda *printed: self.running.printed(*printed),
-            lambda event, detail: self.pictures.happened(name, event, detail),
-            max_payload_bytes=settings.limits.max_payload_bytes,
-        )
-        self.spaces = Spaces(self._space_worker, self.spawn, self._happened)
-        self.placement = Placement(
-            name,
-            settings.resources,
-            registry=self.registry,
-            catalog=self.catalog,
-            asks=self.asks,
-            lane=lane,
-            alive=self.members.alive,
-            can_run=self.router.can_run,
-            announce=lambda delta: self.gossiping.announce(delta),
-            on_event=lambda event, detail: self.pictures.happened(name, event, detail),
-        )
-        self.running = Running(
-            name,
-            registry=self.registry,
-            store=self.store,
-            placement=self.placement,
-            asks=self.asks,
-            workers=self.workers,
-            spaces=self.spaces,
-            has_workers=settings.workers > 0,
-            counters=self.counters,
-            news=lambda: self.vitals.news(),
-            changed=lambda: self.vitals.changed(),
-        )
-        slots = max(1, settings.workers * settings.slots)
         self.vitals = Vitals(
             running=lambda: self.running.running,
             queued=lambda: self.running.queued,
-            slots=slots,
+            slots=max(1, settings.workers * settings.slots),
             counters=self.counters,
-            tell=self.members.own_load_changed,
-        )
-        self.calls = Calls(
-            name,
-            router=self.router,
-            loads=self._loads,
-            breakers=breakers,
-            lane=lane,
-            running=self.running,
-            measure=self.vitals.measure,
-            limits=settings.limits,
-            on_event=lambda node, *event: self.pictures.happened(node, *event),
-        )
-        self.runs = RunBook(
-            name, calls=self.calls, asks=self.asks, store=self.store, lane=lane
-        )
-        record = MemberRecord(
-            name=name,
-            generation=1,
-            epoch=os.urandom(16),
-            urls=urls,
-            resources=settings.resources,
-            workers=settings.workers,
-            slots=settings.slots,
-            host=socket.gethostname(),
-            python=platform.python_version(),
-        )
-        swim = Swim(
-            PROFILES[settings.profile],  # type: ignore[index]  # argparse checked it
-            record,
-            random.Random(),  # noqa: S311 - spreads probes, guards nothing
-            time.monotonic(),
+            tell=self._tell_load,
         )
         self.pictures = Pictures(
             name,
@@ -273,18 +237,190 @@ class Node:
         self.gossiping = Gossiping(
             swim,
             self.catalog,
-            self.peers,
+            self.links.peers,
             dial_seed=self.links.dial_seed,
-            on_event=self.members.happened,
-            on_catalog=self.members.catalog_changed,
+            on_event=self._membership.publish,
+            on_catalog=self._membership.catalog_changed,
             measure=self.vitals.measure,
         )
-        self.links.open_inbox()
+        happened_here = partial(self.pictures.happened, name)
+        self.registry = Registry(self._code_gone)
+        self.workers = Workers(
+            settings.workers,
+            settings.slots,
+            self._scratch,
+            lambda *printed: self.running.printed(*printed),
+            happened_here,
+            max_payload_bytes=settings.limits.max_payload_bytes,
+        )
+        self.spaces = Spaces(self._space_worker, self.spawn, happened_here)
+        self.placement = Placement(
+            name,
+            settings.resources,
+            registry=self.registry,
+            catalog=self.catalog,
+            asks=self.asks,
+            lane=lane,
+            alive=self.members.alive,
+            can_run=self.router.can_run,
+            announce=self.gossiping.announce,
+            on_event=happened_here,
+        )
+        self.running = Running(
+            name,
+            registry=self.registry,
+            store=self.store,
+            placement=self.placement,
+            asks=self.asks,
+            workers=self.workers,
+            spaces=self.spaces,
+            has_workers=settings.workers > 0,
+            counters=self.counters,
+            news=self.vitals.news,
+            changed=self.vitals.changed,
+        )
+        self.calls = Calls(
+            name,
+            router=self.router,
+            loads=self._loads,
+            breakers=breakers,
+            lane=lane,
+            running=self.running,
+            measure=self.vitals.measure,
+            limits=settings.limits,
+            on_event=self.pictures.happened,
+        )
+        self.runs = RunBook(
+            name, calls=self.calls, asks=self.asks, store=self.store, lane=lane
+        )
+        self._handle_messages()
+        self._follow_members()
+        self._follow_links()
 
-    # --------------------------------------------------------------- life cycle
+    def _swim(self, urls: tuple[str, ...]) -> Swim:
+        settings = self.settings
+        record = MemberRecord(
+            name=self.name,
+            generation=1,
+            epoch=os.urandom(16),
+            urls=urls,
+            resources=settings.resources,
+            workers=settings.workers,
+            slots=settings.slots,
+            host=socket.gethostname(),
+            python=platform.python_version(),
+        )
+        return Swim(
+            PROFILES[settings.profile],  # type: ignore[index]  # argparse checked it
+            record,
+            random.Random(),  # noqa: S311 - spreads probes, guards nothing
+            time.monotonic(),
+        )
 
-    def _happened(self, event: str, detail: str) -> None:
-        self.pictures.happened(self.name, event, detail)
+    def _handle_messages(self) -> None:
+        """Say which part handles which message of the data lane."""
+        json_calls = JsonCalls(
+            self.name,
+            self.settings.limits,
+            runs=self.runs,
+            catalog=self.catalog,
+            router=self.router,
+            spawn=self.spawn,
+        )
+        dispatcher, relays = self.dispatcher, self.runs.relays
+        dispatcher.handle_calls(self.calls.receive)
+        dispatcher.handle_text(json_calls.receive)
+        dispatcher.handle(
+            {
+                Cancel: without_parts(self._cancel),
+                Recall: without_parts(self.calls.recalls.give_back),
+                Watch: without_parts(self.pictures.watch),
+                VersionsAsk: without_parts(self._tell_versions),
+                Leave: without_parts(self._leave),
+                SpaceOpen: without_parts(self._open_space),
+                SpaceClose: without_parts(self._close_space),
+                **self.links.handlers(),
+                **self.placement.handlers(),
+                **self.runs.handlers(),
+                **ResultRequests(self.name, self.store).handlers(),
+            }
+        )
+        dispatcher.handle(self.links.client_handlers(), nodes=False)
+        dispatcher.handle({Relay: without_parts(relays.pass_on)}, nodes=False)
+        dispatcher.handle(self.placement.node_handlers(), clients=False)
+        dispatcher.handle_answers(
+            self.calls.peer_said, Reply, Failed, Output, Started, Waiting
+        )
+        dispatcher.handle_answers(self.asks.answered, Reply, Failed, HeldTold, CodePush)
+        dispatcher.handle_answers(
+            relays.answered, Reply, Failed, RunTold, RunState, Runs, WhyTold, Printed
+        )
+
+    def _follow_members(self) -> None:
+        """Subscribe the parts to what happens to members."""
+        events = self._membership
+        events.happened.subscribe(self.pictures.happened)
+        events.node_gone.subscribe(self._node_gone, self._forget_load)
+        events.members_changed.subscribe(self._route_again)
+        events.catalog_changed.subscribe(
+            self.router.catalog_changed,
+            self.placement.serve_missing,
+            self.calls.routes_changed,
+            self.pictures.changed,
+        )
+        events.load_changed.subscribe(self._load_changed)
+        events.name_free.subscribe(self.links.doorman.free)
+        events.name_taken.subscribe(self.links.doorman.taken)
+        events.replaced.subscribe(self._replaced)
+
+    def _follow_links(self) -> None:
+        """Subscribe the parts to what happens to links."""
+        links = self.links
+        links.control_opened.subscribe(self.gossiping.link_up)
+        links.control_received.subscribe(self.gossiping.receive)
+        links.control_lost.subscribe(self.gossiping.link_lost)
+        links.dial_failed.subscribe(self.gossiping.dial_failed)
+        links.claimed.subscribe(self.gossiping.claim)
+        links.name_refused.subscribe(self._name_refused)
+        links.node_lost.subscribe(self._node_gone)
+        links.source_lost.subscribe(
+            self.calls.source_lost,
+            self.runs.source_lost,
+            self.pictures.source_lost,
+            self.spaces.source_lost,
+        )
+        links.unsent.subscribe(self._unsent)
+
+    # ------------------------------------------------------------------- events
+
+    def _code_gone(self, version: str) -> None:
+        self.running.forget_code(version)
+
+    def _cancel(self, link: Connection, message: Cancel) -> None:
+        if not self.runs.cancel(message.id):
+            self.calls.cancel(message.id)
+        self.pictures.cancel(link, message.id)
+
+    async def _tell_versions(self, link: Connection, message: VersionsAsk) -> None:
+        # Looking them up reads files.
+        found = await asyncio.to_thread(installed)
+        versions = tuple(found.items())
+        link.send(Versions(id=message.id, node=self.name, versions=versions))
+
+    async def _leave(self, link: Connection, message: Leave) -> None:
+        link.send(Reply(id=message.id, payload=b"", node=self.name))
+        await self.stop()
+
+    async def _open_space(self, link: Connection, message: SpaceOpen) -> None:
+        if self.calls.admission.draining:
+            failure = Failure(kind="draining", node=self.name)
+            link.send(Failed(id=message.id, failure=failure))
+        elif link.is_open:  # else nobody would ever close it
+            await self.spaces.open(link, message.id)
+            link.send(Reply(id=message.id, payload=b"", node=self.name))
+
+    def _close_space(self, link: Connection, message: SpaceClose) -> None:
+        self.spaces.close(message.id)
 
     def _space_worker(self, happened: Callable[[str, str], None]) -> Workers:
         """Return the one worker of a space."""
@@ -292,7 +428,7 @@ class Node:
             1,
             1,
             self._scratch,
-            lambda *printed: self.running.printed(*printed),
+            self.running.printed,
             happened,
             max_payload_bytes=self.settings.limits.max_payload_bytes,
             lends=False,  # what it keeps is in no other
@@ -301,8 +437,67 @@ class Node:
             made.tell_home(self._listener.url, self._token.reveal())
         return made
 
-    def _code_gone(self, version: str) -> None:
-        self.running.forget_code(version)
+    def _route_again(self) -> None:
+        members = self.members
+        self.router.update(
+            members.alive(),
+            members.suspect(),
+            members.pythons(),
+            members.workerless(),
+        )
+        self.calls.routes_changed()
+        self.pictures.changed()
+
+    def _node_gone(self, name: str, reason: str) -> None:
+        """End or move what another node was asked to do."""
+        self.calls.peer_lost(name, reason)
+        self.asks.lost(name, reason)
+        self.runs.relays.node_gone(name, reason)
+
+    def _forget_load(self, name: str, reason: str) -> None:
+        self._loads.forget(name)
+
+    def _load_changed(self, name: str, load: Load) -> None:
+        self._loads.report(name, load, time.monotonic())
+        self.calls.recalls.look()
+        self.pictures.loads_changed(name)
+
+    def _tell_load(self, load: Load) -> int:
+        """Tell all that calls came or went here; return how many peers were told."""
+        self._loads.report(self.name, load, time.monotonic())
+        self.gossiping.tell_load(load)
+        self.pictures.loads_changed(self.name)
+        return len(self.gossiping.swim.alive) - 1
+
+    def _name_refused(self) -> None:
+        self.refused = f"another live node is named {self.name!r}"
+        self._membership.joined.set()
+
+    def _replaced(self) -> None:
+        self.spawn(self.stop(drain_s=0))
+
+    def _unsent(self, node: str, message: Any, reason: str) -> None:
+        """Find another way for a message that could not be sent."""
+        if isinstance(message, Call):
+            self.calls.unsent(message.id, node, reason)
+        elif hasattr(message, "id"):
+            failure = Failure(kind="node_lost", message=reason, node=node)
+            self.dispatcher.answered(Failed(id=message.id, failure=failure), ())
+
+    def _metrics(self) -> str:
+        return metrics_text(
+            pending_calls=len(self.calls),
+            load=self.vitals.measure(),
+            workers=self.workers.statistics(),
+            store=self.store.statistics(),
+            alive_members=len(self.gossiping.swim.alive),
+            functions=self.counters.pictures(),
+        )
+
+    def _accepted(self, connection: Connection) -> None:
+        self.links.accepted(connection)
+
+    # --------------------------------------------------------------- life cycle
 
     async def start(self, join_timeout_s: float | None = JOIN_TIMEOUT_S) -> str:
         """Listen, start workers, join; return the URL that clients connect to.
@@ -320,22 +515,27 @@ class Node:
         self._listener = await listen(
             token=self._token,
             node_name=self.name,
-            cluster_id=lambda: self.cluster_id,
-            on_connection=self.links.accepted,
+            cluster_id=self._cluster.get,
+            on_connection=self._accepted,
             host=settings.host,
             port=settings.port,
             listening=self._listening,
             json_open=settings.json_open,
-            metrics=lambda: metrics_text(self),
-            ssl_context=self.tls.accept if self.tls else None,
+            metrics=self._metrics,
+            ssl_context=self._tls.accept if self._tls else None,
             limits=settings.limits,
         )
         urls = settings.advertised or (self._listener.url,)
-        self._build(urls)
+        try:
+            self._build(urls)
+        except BaseException:
+            self._listener.drop()
+            self._listener = None
+            raise
         self.workers.tell_home(self._listener.url, self._token.reveal())
         await self.workers.start()
         self.placement.offer_builtins()
-        self.members.changed()
+        self._route_again()
         self._loads.report(self.name, self.vitals.measure(), time.monotonic())
         # Membership tells of others only.
         self.pictures.happened(self.name, "joined", ", ".join(sorted(urls)))
@@ -343,7 +543,7 @@ class Node:
         if join_timeout_s is None:
             return self.url
         try:
-            await asyncio.wait_for(self.members.joined.wait(), join_timeout_s)
+            await asyncio.wait_for(self._membership.joined.wait(), join_timeout_s)
         except TimeoutError:
             self.refused = f"no answer from {', '.join(map(shown, settings.join))}"
         if self.refused:
@@ -362,6 +562,16 @@ class Node:
             else (self._listener.url)
         )
 
+    @property
+    def cluster_id(self) -> str:
+        """Id of the cluster that this node belongs to, in hex digits."""
+        return self._cluster.get()
+
+    @property
+    def joined(self) -> asyncio.Event:
+        """Set once this node has joined others; there after `start`."""
+        return self._membership.joined
+
     async def stop(
         self, drain_s: float | None = None, *, free_port: bool = False
     ) -> None:
@@ -378,7 +588,7 @@ class Node:
         listener = self._listener
         if listener is not None and free_port:
             listener.stop_accepting()
-        if listener is not None and hasattr(self, "gossiping"):
+        if listener is not None:
             listener.draining = True
             self.calls.admission.draining = True
             self.gossiping.leave(drain_s, "stopped")
@@ -388,8 +598,7 @@ class Node:
             await self.workers.stop()
             self.vitals.stop()
             self.links.wall.stop()
-            await self.peers.close()
-        if listener is not None:
+            await self.links.peers.close()
             await listener.close()
         self._end()
 
@@ -400,12 +609,11 @@ class Node:
         """
         self._stopping = True
         if self._listener is not None:
-            if hasattr(self, "gossiping"):
-                self._stop_parts()
-                self.spaces.kill()
-                self.workers.kill()
-                self.links.wall.stop()
-                self.peers.drop()
+            self._stop_parts()
+            self.spaces.kill()
+            self.workers.kill()
+            self.links.wall.stop()
+            self.links.peers.drop()
             self._listener.drop()
         self._end()
 
@@ -429,7 +637,7 @@ class Node:
         async def all_done() -> None:
             await self.calls.idle.wait()
             if len(self.members.alive()) > 1:
-                await self.members.spread.wait()
+                await self._membership.spread.wait()
 
         waits = [
             asyncio.ensure_future(all_done()),

@@ -15,11 +15,25 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from mpreg_nb.node.dispatch import Handler, without_parts
 from mpreg_nb.node.peer_requests import Asks
 from mpreg_nb.protocol.codec import Buffer
-from mpreg_nb.protocol.messages import Call, Failed, Failure, Gathered, Kept, Result
+from mpreg_nb.protocol.messages import (
+    Call,
+    Failed,
+    Failure,
+    Gathered,
+    HeldAsk,
+    HeldTold,
+    Kept,
+    Release,
+    Reply,
+    Result,
+)
+from mpreg_nb.protocol.messages import Fetch as FetchRequest
 from mpreg_nb.serialize.items import gather
 from mpreg_nb.settings import RIDE_ALONG_BYTES
+from mpreg_nb.transport.connection import Connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +200,38 @@ class Recent:
 
 
 InputParts: TypeAlias = tuple[bytes | tuple[Buffer, ...], ...]
+
+
+class ResultRequests:
+    """Answers requests of other nodes and of clients about results held here."""
+
+    def __init__(self, me: str, store: Store) -> None:
+        self._me = me
+        self._store = store
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers of messages about results."""
+        return {
+            FetchRequest: without_parts(self._fetch),
+            HeldAsk: without_parts(self._tell_held),
+            Release: without_parts(self._release),
+        }
+
+    def _fetch(self, link: Connection, message: FetchRequest) -> None:
+        held = self._store.find(message.kept)
+        if held is None:
+            failure = Failure(kind="gone", node=self._me)
+            link.send(Failed(id=message.id, failure=failure))
+        else:
+            link.send(Reply(id=message.id, payload=b"", node=self._me), held)
+
+    def _tell_held(self, link: Connection, message: HeldAsk) -> None:
+        held = tuple(key for key in message.ids if self._store.get(key))
+        link.send(HeldTold(id=message.id, ids=held))
+
+    def _release(self, link: Connection, message: Release) -> None:
+        for key in message.ids:
+            self._store.release(key)
 
 
 class Inputs:

@@ -15,6 +15,7 @@ import msgspec
 
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.dispatch import Handler, without_parts
 from mpreg_nb.node.peer_requests import Asks, DataLane
 from mpreg_nb.node.pending_call import Source
 from mpreg_nb.node.results import Inputs, Store
@@ -440,6 +441,17 @@ class RunBook:
         parts: tuple[Buffer, ...],
     ) -> None:
         self._calls.receive(source, call, parts)
+
+    def handlers(self) -> dict[type, Handler]:
+        """Return the handlers of messages about runs."""
+        return {
+            RunStart: self.start,
+            RunResume: without_parts(self.resume),
+            RunWatch: without_parts(self.watch),
+            RunList: without_parts(self.list),
+            StepFetch: without_parts(self.fetch),
+            WhyAsk: without_parts(self.why),
+        }
 
     def cancel(self, run_id: bytes) -> bool:
         """Cancel a run; False if there is none of this id."""

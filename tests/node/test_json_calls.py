@@ -45,7 +45,14 @@ class Desk:
 
     def __init__(self, node: Node) -> None:
         self.node = node
-        self.calls = JsonCalls(node)
+        self.calls = JsonCalls(
+            node.name,
+            LIMITS,
+            runs=node.runs,
+            catalog=node.catalog,
+            router=node.router,
+            spawn=node.spawn,
+        )
         self.link = Link()
 
     def send(self, *commands: tuple[Any, ...], **fields: Any) -> None:

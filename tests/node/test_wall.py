@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node import dispatch as wall_module
-from mpreg_nb.node.dispatch import Inbox, Wall
+from mpreg_nb.node.dispatch import ClusterId, Dispatcher, NodeLinks, Wall
+from mpreg_nb.node.membership import Members
 from mpreg_nb.protocol.messages import Failed, Partition, Reply
+from mpreg_nb.settings import Limits, NodeSettings
 from mpreg_nb.transport.dial import DialFailed
-from tests.transport.links import NODE, linked, numbered
+from tests.transport.links import NODE, TOKEN, linked, numbered
 
 URL = "ws://127.0.0.1:7400"
 ENDS_S = 0.05
@@ -125,20 +127,26 @@ def test_node_that_stops_leaves_no_link_behind_its_wall() -> None:
 def test_only_clients_may_cut_a_node_off(
     role: str, answer: type, barred: list[str]
 ) -> None:
-    told: list[Any] = []
-    cut_off: list[str] = []
-    node: Any = SimpleNamespace(
-        name="n1",
-        calls=SimpleNamespace(receive=None),
-        links=SimpleNamespace(
-            wall=SimpleNamespace(bar=lambda nodes, for_s: cut_off.extend(nodes))
-        ),
-    )
-    link: Any = SimpleNamespace(peer=SimpleNamespace(role=role), send=told.append)
-    inbox = Inbox(node, lambda work: None)
-    hear = inbox.from_client if role == "client" else inbox.from_node
+    async def scene() -> None:
+        told: list[Any] = []
+        dispatcher = Dispatcher("n1", Limits(), lambda work: None)
+        links = NodeLinks(
+            NodeSettings(name="n1"),
+            TOKEN,
+            cluster=ClusterId(""),
+            dispatcher=dispatcher,
+            members=Members(SimpleNamespace(member=lambda name: None)),  # type: ignore[arg-type]
+            spawn=lambda work: None,
+            ssl_context=None,
+        )
+        dispatcher.handle(links.client_handlers(), nodes=False)
+        link: Any = SimpleNamespace(peer=SimpleNamespace(role=role), send=told.append)
+        hear = dispatcher.from_client if role == "client" else dispatcher.from_node
 
-    hear(link, Partition(id=bytes(16), nodes=("n2",), for_ms=1500), ())
+        hear(link, Partition(id=bytes(16), nodes=("n2",), for_ms=1500), ())
 
-    assert [type(one) for one in told] == [answer]
-    assert cut_off == barred
+        assert [type(one) for one in told] == [answer]
+        assert [name for name in ("n1", "n2") if links.wall.bars(name)] == barred
+        links.wall.stop()
+
+    asyncio.run(scene())
