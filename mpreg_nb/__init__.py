@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mpreg_nb.cluster.api import adopt as adopt
     from mpreg_nb.cluster.api import call as call
     from mpreg_nb.cluster.api import connect as connect
+    from mpreg_nb.cluster.api import current as current
     from mpreg_nb.cluster.api import doctor as doctor
     from mpreg_nb.cluster.api import down as down
     from mpreg_nb.cluster.api import function as function
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from mpreg_nb.cluster.async_cluster import connect_async as connect_async
     from mpreg_nb.cluster.cluster import Cluster as Cluster
     from mpreg_nb.cluster.config import config as config
-    from mpreg_nb.cluster.current import current as current
     from mpreg_nb.cluster.function import Function as Function
     from mpreg_nb.cluster.run import Run as Run
     from mpreg_nb.notebook.magics import (
@@ -64,7 +64,7 @@ _HOMES = {
     "config": "cluster.config",
     "connect": "cluster.api",
     "connect_async": "cluster.async_cluster",
-    "current": "cluster.current",
+    "current": "cluster.api",
     "doctor": "cluster.api",
     "down": "cluster.api",
     "errors": "errors",

@@ -10,7 +10,6 @@ from mpreg_nb.client.future import Future
 from mpreg_nb.cluster import current as open_clusters
 from mpreg_nb.cluster.cluster import AdoptedCluster, Callee, Cluster
 from mpreg_nb.cluster.config import CONFIG
-from mpreg_nb.cluster.current import all_clusters, current
 from mpreg_nb.cluster.function import Function, View
 from mpreg_nb.cluster.registration import tell_stale
 from mpreg_nb.launcher.cluster_files import Ledger
@@ -37,6 +36,20 @@ def _start_anew() -> None:
 
 
 os.register_at_fork(after_in_child=_start_anew)
+
+
+@public
+def current() -> Cluster:
+    """Return the cluster that this process started or connected to last.
+
+    Inside a function that runs on a cluster, it is this cluster.
+
+    Raises:
+        NoCluster: there is none, or it was ended; the message says how to get one.
+        ForkedProcess: the cluster belongs to the parent of this forked process.
+    """
+    cluster: Cluster = open_clusters.current()
+    return cluster
 
 
 @public
@@ -74,7 +87,9 @@ def up(
     _check_count("workers", workers, 0)
     _check_count("slots", slots, 1)
     with _starting:  # of several threads one starts the cluster, the others find it
-        running = [c for c in open_clusters.all_clusters() if c.started_here]
+        running: list[Cluster] = [
+            c for c in open_clusters.all_clusters() if c.started_here
+        ]
         if fresh:
             for cluster in running:
                 cluster.down()
@@ -146,6 +161,7 @@ def adopt(name: str | None = None) -> Cluster:
             given.
     """
     entry = Ledger().find(name, only_kept=True)
+    cluster: Cluster
     for cluster in open_clusters.all_clusters():
         if cluster.name == entry.cluster:
             open_clusters.enter(cluster)
@@ -167,7 +183,7 @@ def down(name: str | None = None) -> tuple[str, ...]:
     """
     held = open_clusters.all_clusters()
     if name is None and held:
-        return _end(open_clusters.current())
+        return _end(current())
     for cluster in held:
         if name is not None and cluster.name == name:
             return _end(cluster)
@@ -239,7 +255,7 @@ def function(local: Any = None, /, **options: Any) -> Any:
     @public
     def decorate(plain: Callable[P, R]) -> Function[P, R]:
         made = Function(plain, **options, cluster=current)
-        if all_clusters():
+        if open_clusters.all_clusters():
             tell_stale(current().register(made))
         return made
 

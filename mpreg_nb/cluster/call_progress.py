@@ -5,7 +5,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mpreg_nb.client.calls import ActiveCall
 from mpreg_nb.client.client import Client
@@ -15,7 +15,8 @@ from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.units import count as counted
 
 if TYPE_CHECKING:
-    from mpreg_nb.cluster.run import Run
+    from mpreg_nb.protocol.messages import StepSnapshot
+    from mpreg_nb.workflows.graph import Diagram
 
 
 RECENT_SHARE = 0.5
@@ -208,10 +209,34 @@ class MapWatched:
         return as_bundle(self.line(ended), None if ended else share)
 
 
+class ShownRun(Protocol):
+    """A run, as its progress needs it."""
+
+    @property
+    def id(self) -> str:
+        """Its id."""
+
+    @property
+    def name(self) -> str:
+        """The name of its workflow."""
+
+    @property
+    def steps(self) -> "Sequence[StepSnapshot]":
+        """The states of its steps."""
+
+    def diagram(self) -> "Diagram":
+        """What it executes."""
+
+    def has_ended(self, timeout_s: float) -> bool:
+        """Wait for its end; whether it has come."""
+
+    def _repr_mimebundle_(self) -> dict[str, str]: ...
+
+
 class RunWatched:
     """One run: a line; for a front end a drawing, which is folded at the end."""
 
-    def __init__(self, run: "Run") -> None:
+    def __init__(self, run: ShownRun) -> None:
         self._run = run
         self._began = time.monotonic()
         self._pace = Pace(self._began, self._work().over)

@@ -11,18 +11,15 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from mpreg_nb.boundary import public
 from mpreg_nb.call_context import waiting_elsewhere
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
+from mpreg_nb.cluster.current import OpenCluster
 from mpreg_nb.cluster.function import Function
 from mpreg_nb.serialize.pickle import Initializer, apply, apply_each
-
-if TYPE_CHECKING:
-    from mpreg_nb.cluster.cluster import Cluster
-
 
 T = TypeVar("T")
 
@@ -42,7 +39,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def __init__(
         self,
-        cluster: "Cluster",
+        cluster: OpenCluster,
         options: CallOptions,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),

@@ -5,18 +5,15 @@ import inspect
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from mpreg_nb.boundary import public
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.registrations import Card
+from mpreg_nb.cluster.current import OpenCluster, current
 from mpreg_nb.names import check_name, check_resources, nearest
 from mpreg_nb.serialize.code import name_of
-
-if TYPE_CHECKING:
-    from mpreg_nb.cluster.cluster import Cluster
-
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,7 +38,7 @@ class Function(Generic[P, R]):
         resources: str | Iterable[str] = (),
         idempotent: bool = False,
         isolation: str = "process",
-        cluster: "Callable[[], Cluster]",
+        cluster: Callable[[], OpenCluster],
     ) -> None:
         if not callable(function):
             raise TypeError(f"{function!r:.80} is not a function")
@@ -143,8 +140,6 @@ class Function(Generic[P, R]):
 
         So functions that run on nodes can use it as the notebook does.
         """
-        from mpreg_nb.cluster.current import current
-
         self.__init__(**state, cluster=current)  # type: ignore[misc]
 
     def __mpreg_parts__(self) -> tuple[Any, ...]:
@@ -189,7 +184,7 @@ class BoundFunction(Generic[P, R]):
 
     def __init__(
         self,
-        cluster: "Callable[[], Cluster]",
+        cluster: Callable[[], OpenCluster],
         function: "Function[P, R] | str",
         options: CallOptions,
     ) -> None:
@@ -221,8 +216,6 @@ class BoundFunction(Generic[P, R]):
     __call__ = call
 
     def __reduce__(self) -> tuple[Any, ...]:
-        from mpreg_nb.cluster.current import current
-
         return type(self), (current, self._function, self._options)
 
     def __repr__(self) -> str:
@@ -237,7 +230,7 @@ class BoundFunction(Generic[P, R]):
 class View:
     """A cluster restricted by `on`: its calls go only to nodes that fit."""
 
-    def __init__(self, cluster: "Cluster", options: CallOptions) -> None:
+    def __init__(self, cluster: OpenCluster, options: CallOptions) -> None:
         self._cluster = cluster
         self._options = options
 
@@ -322,7 +315,7 @@ class NamedFunction(BoundFunction[..., Any]):
 class Names:
     """Functions by name, for tab completion. `cluster.fn["any name"]` as well."""
 
-    def __init__(self, cluster: "Cluster") -> None:
+    def __init__(self, cluster: OpenCluster) -> None:
         self._cluster = cluster
 
     def __dir__(self) -> list[str]:

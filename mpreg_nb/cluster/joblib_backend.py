@@ -133,7 +133,8 @@ def _slots(resources: Sequence[str]) -> int:
         if picture.record.state.name == "ALIVE"
         and picture.record.resources >= set(resources)
     ]
-    return max(1, sum(slots))
+    total: int = sum(slots)
+    return max(1, total)
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):

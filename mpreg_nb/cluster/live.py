@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from mpreg_nb.boundary import public
+from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.statistics import TrafficPoll
 from mpreg_nb.client.under_way import under_way
+from mpreg_nb.cluster.run import Run
 from mpreg_nb.errors import MpregError
 from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.units import count
@@ -40,8 +42,6 @@ from mpreg_nb.view.terminal import found, writing_to
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from mpreg_nb.cluster.cluster import Cluster
 
 
 PERIOD_S = 0.25
@@ -72,10 +72,40 @@ class _Made:
     not_before: float
 
 
+class ViewSource(Protocol):
+    """A cluster, as its live views need it."""
+
+    @property
+    def client(self) -> Client:
+        """Its client."""
+
+    @property
+    def started_here(self) -> bool:
+        """Whether this process started its nodes, and may kill them."""
+
+    @property
+    def own_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that this process started."""
+
+    @property
+    def own_runs(self) -> tuple[Run, ...]:
+        """Runs that are at hand in this process."""
+
+    @property
+    def live_pictures(self) -> "Pictures":
+        """What all its views show, made once for all."""
+
+    def refresh(self) -> Snapshot:
+        """Ask the cluster for its current state."""
+
+    def kill(self, node: str) -> None:
+        """Kill a node that this process started."""
+
+
 class Pictures:
     """Makes the pictures of one cluster. One thread at a time; others wait."""
 
-    def __init__(self, cluster: "Cluster", thread: LoopThread) -> None:
+    def __init__(self, cluster: ViewSource, thread: LoopThread) -> None:
         """`thread` is that of the cluster's client."""
         self._cluster = cluster
         self._thread = thread
@@ -244,7 +274,7 @@ class LiveView:
     last state.
     """
 
-    def __init__(self, cluster: "Cluster", views: tuple[str, ...]) -> None:
+    def __init__(self, cluster: ViewSource, views: tuple[str, ...]) -> None:
         self.cluster = cluster
         self._views = views
         self._pictures = cluster.live_pictures

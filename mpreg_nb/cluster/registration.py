@@ -22,11 +22,11 @@ from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.output import write_at_once
 from mpreg_nb.client.registrations import Card, Replaced
+from mpreg_nb.cluster.current import OpenCluster
 from mpreg_nb.cluster.function import Function
 from mpreg_nb.serialize.code import name_of
 
 if TYPE_CHECKING:
-    from mpreg_nb.cluster.cluster import Cluster
     from mpreg_nb.serialize.change_detection import Witnesses
     from mpreg_nb.serialize.code import Shipped
 
@@ -115,7 +115,7 @@ class _Known:
 class Shipping:
     """The functions that one cluster object has registered, by object."""
 
-    def __init__(self, client: Client, cluster: "Callable[[], Cluster]") -> None:
+    def __init__(self, client: Client, cluster: Callable[[], OpenCluster]) -> None:
         self._client = client
         self._cluster = cluster
         # By id, or by the ids of object and function for a method.

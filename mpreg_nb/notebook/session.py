@@ -119,7 +119,7 @@ class Session:
         Raises:
             NoCluster: there is none.
         """
-        from mpreg_nb.cluster.current import current
+        from mpreg_nb.cluster.api import current
 
         return current()
 

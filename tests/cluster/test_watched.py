@@ -70,7 +70,7 @@ def step(name: str, status: StepStatus, **more: Any) -> StepSnapshot:
 
 
 def waited(run: StandIn) -> RunWatched:
-    return RunWatched(run)  # type: ignore[arg-type]
+    return RunWatched(run)
 
 
 # ------------------------------------------------------------------------ maps

@@ -37,6 +37,7 @@ class Watched(Watching):
             mirror=Mirror(),
             journal=Journal(),
             links=SimpleNamespace(lost=False, entry=None, name="client-1-1"),
+            requests=None,
             now=lambda: 0.0,
             calls=SimpleNamespace(active=()),
             runs=SimpleNamespace(open=()),
