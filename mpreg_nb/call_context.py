@@ -1,7 +1,7 @@
 """What code in a worker can know of the call that it runs for.
 
 A function may ask the cluster for something and wait. While it does, it holds a
-slot that its own request may need, so it says so: `waiting_elsewhere`. Outside of
+slot that its own request may need, so it says so: `blocked_on_cluster`. Outside of
 workers all of this is there and says nothing.
 """
 
@@ -19,7 +19,7 @@ class Home:
     token: str = field(repr=False)
 
 
-class RunningCall:
+class CallContext:
     """One call while its function runs."""
 
     __slots__ = ("_tell", "_waits", "deadline_s", "function", "id")
@@ -45,7 +45,7 @@ class RunningCall:
             self._tell(self.id, bool(self._waits))
 
 
-running_call: ContextVar[RunningCall | None] = ContextVar("mpreg_call", default=None)
+running_call: ContextVar[CallContext | None] = ContextVar("mpreg_call", default=None)
 
 _home: list[Home] = []
 
@@ -61,7 +61,7 @@ def set_home(found: Home) -> None:
 
 
 @contextlib.contextmanager
-def waiting_elsewhere() -> Iterator[None]:
+def blocked_on_cluster() -> Iterator[None]:
     """Give up the slot of this call while it waits for what the cluster does.
 
     To be put around every wait of a client, in threads and in coroutines.

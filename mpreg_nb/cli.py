@@ -178,19 +178,19 @@ def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _ps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.launcher.cluster_files import Ledger
+    from mpreg_nb.launcher.cluster_files import ClusterFiles
     from mpreg_nb.view.processes import processes
     from mpreg_nb.view.terminal import shown
 
-    rows = Ledger().rows()
+    rows = ClusterFiles().rows()
     print(shown(processes(rows)) if rows else "no clusters")
     return 0
 
 
 def _down(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.launcher.cluster_files import Ledger
+    from mpreg_nb.launcher.cluster_files import ClusterFiles
 
-    ledger = Ledger()
+    ledger = ClusterFiles()
     names = [given.name]
     if given.all:  # a node started by hand is ended by its name, or where it runs
         names = [e.cluster for e in ledger.entries() if not e.by_hand]

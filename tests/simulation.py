@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from mpreg_nb.membership.config import PROFILES, ProfileName, SwimSettings
+from mpreg_nb.membership.config import PROFILES, ProfileName, SwimConfig
 from mpreg_nb.membership.events import (
     CatalogAnnounced,
     Close,
@@ -35,13 +35,13 @@ from mpreg_nb.membership.events import (
     LinkEvent,
     LoadChanged,
     NameFree,
+    NameReplaced,
     NameTaken,
-    Replaced,
+    Notify,
     Restarted,
     RttMeasured,
     Send,
     Suspected,
-    Tell,
 )
 from mpreg_nb.membership.swim import Swim
 from mpreg_nb.protocol.gossip import (
@@ -91,7 +91,7 @@ class SimNode:
         sim: "Simulation",
         name: str,
         url: str,
-        settings: SwimSettings,
+        settings: SwimConfig,
         resources: frozenset[str],
     ) -> None:
         self.sim = sim
@@ -212,7 +212,7 @@ class SimNode:
                     link = self.links.pop(peer, None)
                     if link is not None:
                         self.sim.close(link, self, LinkEvent.CLOSED)
-                case Tell(event):
+                case Notify(event):
                     self._on_event(event)
 
     def send(self, peer: str, message: Control) -> None:
@@ -253,7 +253,7 @@ class SimNode:
                     held.link.is_open = False
                     newcomer = self.sim.processes[held.newcomer]
                     self.sim.at(now + self.sim.latency(), newcomer, "on_name_taken")
-            case LeaveSpread() | Replaced():
+            case LeaveSpread() | NameReplaced():
                 self.sim.stop(self)
         self.sim.note(self, event)
 
@@ -297,7 +297,7 @@ class SimNode:
 class Simulation:
     """Processes, the network between them, and the clock."""
 
-    def __init__(self, seed: int, settings: SwimSettings) -> None:
+    def __init__(self, seed: int, settings: SwimConfig) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.settings = settings
@@ -506,7 +506,7 @@ class Simulation:
 
 
 @cache
-def _settled(count: int, settings: SwimSettings) -> bytes:
+def _settled(count: int, settings: SwimConfig) -> bytes:
     sim = Simulation(0, settings)
     seed_url = sim.start("n000").url
     for number in range(1, count):
@@ -520,7 +520,7 @@ def _settled(count: int, settings: SwimSettings) -> bytes:
 
 
 def settled(
-    count: int, profile: ProfileName | SwimSettings = "lan", seed: int = 0
+    count: int, profile: ProfileName | SwimConfig = "lan", seed: int = 0
 ) -> Simulation:
     """Return a quiet cluster of `count` nodes, whose dice are those of `seed`."""
     settings = PROFILES[profile] if isinstance(profile, str) else profile

@@ -29,7 +29,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from mpreg_nb.benchmark.rows import (
     LATENCY_ROWS,
     TWO_NODES,
-    Lab,
+    Testbed,
     blocking_latencies_us,
     calls_per_s,
     latencies_us,
@@ -43,7 +43,7 @@ from mpreg_nb.view.benchmark import Bench, LatencyRow, RateRow
 PAYLOAD = bytes(range(120))
 
 
-class BareEcho:
+class Baseline:
     """A server in a process of its own, and a client on an event loop here."""
 
     def __init__(self) -> None:
@@ -212,7 +212,7 @@ class Measurement:
     def _measure(self) -> Bench:
         first, second = prepare(self._cluster)
         stack = AsyncExitStack()
-        bare = BareEcho()
+        bare = Baseline()
         try:
             # Entered in one task and left in another: it is of no task.
             lab = self._run(
@@ -224,7 +224,7 @@ class Measurement:
             self._loop.run_until_complete(stack.aclose())
         return bench
 
-    def _all_rows(self, lab: Lab, bare: BareEcho) -> Bench:
+    def _all_rows(self, lab: Testbed, bare: Baseline) -> Bench:
         gc.freeze()
         try:
             with awake() as quiet:
@@ -243,7 +243,7 @@ class Measurement:
         )
 
     def _latencies(
-        self, lab: Lab, bare: BareEcho
+        self, lab: Testbed, bare: Baseline
     ) -> tuple[list[float], dict[str, list[Taken]]]:
         rows = {
             name: once
@@ -272,7 +272,7 @@ class Measurement:
                 taken.setdefault(BLOCKING, []).append(_taken(us, unit_us))
         return units_us, taken
 
-    def _rates(self, lab: Lab) -> Iterable[RateRow]:
+    def _rates(self, lab: Testbed) -> Iterable[RateRow]:
         if self._only in IN_FLIGHT:
             self._say(f"rates: {IN_FLIGHT}")
             rates = [

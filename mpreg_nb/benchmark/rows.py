@@ -38,7 +38,7 @@ def gather(*values: Any) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Lab:
+class Testbed:
     """A blocking cluster, and clients of an event loop: what rows measure with."""
 
     cluster: Cluster
@@ -96,7 +96,7 @@ def prepare(cluster: Cluster) -> tuple[str, str]:
 
 
 @contextlib.asynccontextmanager
-async def opened(cluster: Cluster, first: str, second: str) -> AsyncIterator[Lab]:
+async def opened(cluster: Cluster, first: str, second: str) -> AsyncIterator[Testbed]:
     """Open clients of the running loop to two nodes that `prepare` named."""
     urls = {
         picture.record.name: picture.record.urls[0]
@@ -110,7 +110,7 @@ async def opened(cluster: Cluster, first: str, second: str) -> AsyncIterator[Lab
         await direct.open()
         await through_first.open()
         await direct.snapshot()  # tells it of the functions, at once
-        yield Lab(
+        yield Testbed(
             cluster=cluster,
             direct=direct,
             through_first=through_first,
@@ -141,7 +141,7 @@ VALUE = {
 }
 
 
-Once = Callable[[Lab], Awaitable[Any]]
+Once = Callable[[Testbed], Awaitable[Any]]
 
 
 def narrowed(options: CallOptions, node: str) -> CallOptions:
@@ -149,47 +149,47 @@ def narrowed(options: CallOptions, node: str) -> CallOptions:
     return CallOptions(node=node, version=options.version, holder=options.holder)
 
 
-async def one_call(lab: Lab) -> Any:
+async def one_call(lab: Testbed) -> Any:
     """Call a function in a worker process of the node of the link."""
     options = narrowed(lab.options, lab.first)
     return await lab.through_first.call(SAME, (VALUE,), None, options)
 
 
-async def builtin_echo(lab: Lab) -> Any:
+async def builtin_echo(lab: Testbed) -> Any:
     """Call the builtin `echo` of the node of the link."""
     options = CallOptions(node=lab.first)
     return await lab.through_first.call("echo", (VALUE,), None, options)
 
 
-async def thread_call(lab: Lab) -> Any:
+async def thread_call(lab: Testbed) -> Any:
     """Call a function that runs in a thread of the node."""
     options = CallOptions(node=lab.first)
     return await lab.through_first.call(SAME_THREAD, (VALUE,), None, options)
 
 
-async def forwarded(lab: Lab) -> Any:
+async def forwarded(lab: Testbed) -> Any:
     """Call through one node a function in a worker of another."""
     options = narrowed(lab.options, lab.second)
     return await lab.through_first.call(SAME, (VALUE,), None, options)
 
 
-async def direct_call(lab: Lab) -> Any:
+async def direct_call(lab: Testbed) -> Any:
     """Call a worker of the second node over a link to it."""
     options = narrowed(lab.options, lab.second)
     return await lab.direct.call(SAME, (VALUE,), None, options)
 
 
-async def chain_one_node(lab: Lab) -> Any:
+async def chain_one_node(lab: Testbed) -> Any:
     """Run a chain of 8 steps on the node of the link."""
     return await _run(lab, _chain(lab, [lab.first] * 8))
 
 
-async def chain_alternating(lab: Lab) -> Any:
+async def chain_alternating(lab: Testbed) -> Any:
     """Run a chain of 8 steps that goes from node to node."""
     return await _run(lab, _chain(lab, [lab.first, lab.second] * 4))
 
 
-async def fan_in(lab: Lab) -> Any:
+async def fan_in(lab: Testbed) -> Any:
     """Run three independent steps over two nodes and one that takes all."""
     nodes = [lab.first, lab.second, lab.first]
     plans = [
@@ -217,7 +217,7 @@ TWO_NODES = {"call, forwarded", "call, direct link", "chain of 8, alternating"}
 """Rows that mean nothing where there is one node only."""
 
 
-def blocking_latencies_us(lab: Lab, count: int) -> list[float]:
+def blocking_latencies_us(lab: Testbed, count: int) -> list[float]:
     """Return how long calls took that block a thread, as cells do."""
     view = lab.cluster.on(node=lab.first)
     call, clock, taken = view.call, time.perf_counter, []
@@ -228,7 +228,7 @@ def blocking_latencies_us(lab: Lab, count: int) -> list[float]:
     return taken
 
 
-async def latencies_us(lab: Lab, once: Once, count: int) -> list[float]:
+async def latencies_us(lab: Testbed, once: Once, count: int) -> list[float]:
     """Return how long each of `count` runs of `once` took, one after the other."""
     clock, taken = time.perf_counter, []
     for _ in range(count):
@@ -238,7 +238,7 @@ async def latencies_us(lab: Lab, once: Once, count: int) -> list[float]:
     return taken
 
 
-async def calls_per_s(lab: Lab, in_flight: int, seconds: float) -> float:
+async def calls_per_s(lab: Testbed, in_flight: int, seconds: float) -> float:
     """Return the rate with `in_flight` coroutines that call without a pause."""
     options = narrowed(lab.options, lab.first)
     call = lab.through_first.call
@@ -256,14 +256,14 @@ async def calls_per_s(lab: Lab, in_flight: int, seconds: float) -> float:
     return finished / (time.perf_counter() - began)
 
 
-def mapped_per_s(lab: Lab, items: int) -> float:
+def mapped_per_s(lab: Testbed, items: int) -> float:
     """Return the rate of one `map` of small calls over all nodes."""
     began = time.perf_counter()
     lab.cluster.map(SAME, itertools.repeat(VALUE, items))
     return items / (time.perf_counter() - began)
 
 
-def _chain(lab: Lab, nodes: Sequence[str]) -> list[StepPlan]:
+def _chain(lab: Testbed, nodes: Sequence[str]) -> list[StepPlan]:
     plans = []
     for number, node in enumerate(nodes):
         value: Any = Reference(f"s{number - 1}") if number else VALUE
@@ -286,7 +286,7 @@ def _plan(
     )
 
 
-async def _run(lab: Lab, plans: Sequence[StepPlan]) -> Any:
+async def _run(lab: Testbed, plans: Sequence[StepPlan]) -> Any:
     client = lab.through_first
     ended = asyncio.Event()
     request = RunStart(

@@ -24,7 +24,7 @@ FIRST_BACKOFF_S = 0.05
 Verdict: TypeAlias = Literal["give up", "again", "again later", "register first"]
 
 
-class Chance(Protocol):
+class Jitter(Protocol):
     """The one thing that is asked of a source of randomness."""
 
     def random(self) -> float:
@@ -32,7 +32,7 @@ class Chance(Protocol):
         ...
 
 
-def backoff_s(attempt: int, chance: Chance) -> float:
+def backoff_s(attempt: int, chance: Jitter) -> float:
     """Return the pause before try `attempt` (1 is the second try), full jitter.
 
     Uniform in [0, min(2 s, 50 ms * 2**attempt)). Source: M. Brooker, "Exponential

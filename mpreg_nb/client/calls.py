@@ -15,9 +15,9 @@ from typing import Any, TypeAlias
 from mpreg_nb.calls.deadlines import Deadlines
 from mpreg_nb.calls.retry import OVERLOAD_PATIENCE_S, RetryBudget, backoff_s, judge
 from mpreg_nb.calls.work_stealing import Stealing
-from mpreg_nb.client.cluster_view import Mirror
-from mpreg_nb.client.connections import Links
-from mpreg_nb.client.output import Prints, Writer
+from mpreg_nb.client.cluster_view import ClusterState
+from mpreg_nb.client.connections import Connections
+from mpreg_nb.client.output import OutputBuffer, Writer
 from mpreg_nb.errors import Executed, PayloadTooLarge
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Load, MemberState
@@ -38,7 +38,7 @@ from mpreg_nb.routing.router import Chosen, Router, Wanted
 from mpreg_nb.serialize.pickle import size_bytes
 from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
-from mpreg_nb.transport.timer import Alarm
+from mpreg_nb.transport.timer import DeadlineTimer
 
 Outcome: TypeAlias = Reply | Failed
 
@@ -63,7 +63,7 @@ class ActiveCall:
     json: bool = False
     folder: bytes = b""  # that the caller works in
     space: bytes = b""
-    prints: Prints | None = None  # from its first print on
+    prints: OutputBuffer | None = None  # from its first print on
     at: str = ""  # the node that runs it, where that is known
     began: float = 0.0  # on the monotonic clock
     attempts: int = 0
@@ -126,7 +126,12 @@ class ClientCalls:
     """The calls of one client, by id. Everything here runs on the loop's thread."""
 
     def __init__(
-        self, links: Links, mirror: Mirror, *, direct: bool, reregister: Reregister
+        self,
+        links: Connections,
+        mirror: ClusterState,
+        *,
+        direct: bool,
+        reregister: Reregister,
     ) -> None:
         self._links = links
         self._mirror = mirror
@@ -145,7 +150,7 @@ class ClientCalls:
         self._stealing = Stealing(self.router, self._loads)
         self._waiters = self._stealing.waiters
         self._loop = asyncio.get_running_loop()
-        self._alarm = Alarm(self._ring)
+        self._alarm = DeadlineTimer(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -257,7 +262,7 @@ class ClientCalls:
         elif type(message) is Output:
             call.at = message.node
             if call.prints is None:
-                call.prints = Prints(call.writer)
+                call.prints = OutputBuffer(call.writer)
             call.prints.add(message, parts)
         elif type(message) is Started:
             call.waiting = False

@@ -20,14 +20,14 @@ from mpreg_nb.client.calls import (
     Outcome,
     inline,
 )
-from mpreg_nb.client.cluster_view import Mirror, Outlook
-from mpreg_nb.client.connections import Links, Requests, addressed
+from mpreg_nb.client.cluster_view import ClusterState, ClusterView
+from mpreg_nb.client.connections import Connections, Requests, addressed
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.outcome import Arrived, arrive, awaited
 from mpreg_nb.client.output import current_writer
 from mpreg_nb.client.registrations import Registrations
 from mpreg_nb.client.runs import ClientRuns
-from mpreg_nb.client.statistics import Journal
+from mpreg_nb.client.statistics import CallLog
 from mpreg_nb.errors import MpregError, NodeLost
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import MemberState, Offer
@@ -35,8 +35,8 @@ from mpreg_nb.protocol.messages import (
     CodePush,
     Failed,
     Failure,
-    Leave,
-    LoadsTold,
+    LeaveRequest,
+    LoadsReport,
     Notice,
     Reply,
     Snapshot,
@@ -74,10 +74,10 @@ class Client:
     ) -> None:
         self.urls = tuple(urls)
         self.direct = direct
-        self.journal = Journal()
-        self.mirror = Mirror()
+        self.journal = CallLog()
+        self.mirror = ClusterState()
         self._limits = limits or Limits()
-        self.links = Links(
+        self.links = Connections(
             token,
             name=f"client-{os.getpid()}-{next(_number)}",
             limits=self._limits,
@@ -91,7 +91,7 @@ class Client:
         self.calls = ClientCalls(
             self.links, self.mirror, direct=direct, reregister=self._register_again
         )
-        self.outlook = Outlook(
+        self.outlook = ClusterView(
             self.links,
             self.requests,
             self.mirror,
@@ -302,7 +302,7 @@ class Client:
         link = self.links.direct(node, ())
         if link is None:
             return False
-        await self.requests.ask(Leave(id=self.requests.new_id()), link=link)
+        await self.requests.ask(LeaveRequest(id=self.requests.new_id()), link=link)
         return True
 
     def on_snapshot(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
@@ -334,7 +334,7 @@ class Client:
         if type(message) is Snapshot and not self.requests.is_open(message.id):
             self.outlook.receive(message)
             return
-        if type(message) is LoadsTold:
+        if type(message) is LoadsReport:
             self.outlook.loads_told(message)
             return
         if self.runs.receive(message, parts):

@@ -15,18 +15,18 @@ from collections.abc import Callable, Iterable, Mapping
 
 from msgspec.structs import replace
 
-from mpreg_nb.client.connections import Links, Requests
+from mpreg_nb.client.connections import Connections, Requests
 from mpreg_nb.errors import MpregError, NodeLost
 from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, Offer
 from mpreg_nb.protocol.messages import (
     Cancel,
-    LoadsTold,
-    NodePicture,
+    LoadsReport,
+    NodeSnapshot,
     Snapshot,
     Watch,
     minor_of,
 )
-from mpreg_nb.transport.connection import Connection, Pulse
+from mpreg_nb.transport.connection import Connection, Keepalive
 
 WATCH_PERIOD_MS = 250
 """The node of the entry tells of changes at most this often."""
@@ -44,14 +44,14 @@ ANSWER_S = 3.0
 """How long those have to answer; the old entry may have come back by then."""
 
 
-class Outlook:
+class ClusterView:
     """The newest snapshot, where it comes from, and who wants to hear of it."""
 
     def __init__(
         self,
-        links: Links,
+        links: Connections,
         requests: Requests,
-        mirror: "Mirror",
+        mirror: "ClusterState",
         *,
         routes_changed: Callable[[], Mapping[str, Load]],
         loads_changed: Callable[[Iterable[tuple[str, Load]]], Mapping[str, Load]],
@@ -65,8 +65,8 @@ class Outlook:
         self._listeners: list[Callable[[Snapshot], None]] = []
         self._watch_id = b""
         self._entry: Connection | None = None
-        self._entry_pulse: Pulse | None = None
-        self._doubted: dict[Connection, Pulse] = {}
+        self._entry_pulse: Keepalive | None = None
+        self._doubted: dict[Connection, Keepalive] = {}
         self._absent: frozenset[str] = frozenset()  # nodes that are not alive
         self._search: asyncio.Task[None] | None = None
         self._moved = asyncio.Event()  # replaced each time that the entry changes
@@ -127,7 +127,7 @@ class Outlook:
         if snapshot.id == self._watch_id:
             self.take(snapshot)
 
-    def loads_told(self, told: LoadsTold) -> None:
+    def loads_told(self, told: LoadsReport) -> None:
         """Take in how busy nodes are, as the entry says."""
         if told.id != self._watch_id:
             return
@@ -201,7 +201,7 @@ class Outlook:
         if self._entry is silent:
             self._feel(silent)
 
-    def _others(self, silent: Connection) -> list[NodePicture]:
+    def _others(self, silent: Connection) -> list[NodeSnapshot]:
         """Return whom to ask, the likeliest first."""
         linked = self._links.open_links
         found = [
@@ -213,7 +213,7 @@ class Outlook:
         found.sort(key=lambda one: (one.record.state, one.record.name not in linked))
         return found
 
-    async def _try(self, picture: NodePicture) -> Connection | None:
+    async def _try(self, picture: NodeSnapshot) -> Connection | None:
         record = picture.record
         link = await self._links.reach(record.name, record.urls)
         if link is not None:
@@ -225,7 +225,7 @@ class Outlook:
 
     # --------------------------------------------------- nodes that others doubt
 
-    def _doubt(self, nodes: tuple[NodePicture, ...]) -> None:
+    def _doubt(self, nodes: tuple[NodeSnapshot, ...]) -> None:
         """Feel the pulse of links to nodes that are suspect or dead; end the dead."""
         before, self._absent = (
             self._absent,
@@ -260,7 +260,7 @@ class Outlook:
         self._doubted[link].start()
 
 
-class Mirror:
+class ClusterState:
     """The newest snapshot, with the own registrations on top."""
 
     def __init__(self) -> None:
@@ -311,7 +311,7 @@ class Mirror:
         return self._newest[function]
 
     @property
-    def nodes(self) -> tuple[NodePicture, ...]:
+    def nodes(self) -> tuple[NodeSnapshot, ...]:
         """The members, sorted by name, also those that are dead or left."""
         return () if self.snapshot is None else self.snapshot.nodes
 
@@ -367,7 +367,7 @@ class Mirror:
             pairs.append((offer.origin, offer))
 
 
-def _with(picture: NodePicture, loads: Mapping[str, Load]) -> NodePicture:
+def _with(picture: NodeSnapshot, loads: Mapping[str, Load]) -> NodeSnapshot:
     """Return the picture with a newer load, unless the node is gone."""
     load = loads.get(picture.record.name)
     if load is None or picture.record.state > MemberState.SUSPECT:

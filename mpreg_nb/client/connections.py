@@ -28,7 +28,7 @@ AGAIN_S = 5.0
 """Before a node that could not be reached directly is tried again."""
 
 
-class Links:
+class Connections:
     """Open links by node name."""
 
     def __init__(
@@ -234,7 +234,7 @@ class Requests:
     """Requests of this client to nodes, each with one answer."""
 
     def __init__(
-        self, links: Links, urls_of: Callable[[str], Sequence[str]] | None = None
+        self, links: Connections, urls_of: Callable[[str], Sequence[str]] | None = None
     ) -> None:
         """urls_of: where a node can be dialled; None: only the entry is dialled."""
         self._links = links

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from mpreg_nb.boundary import public
-from mpreg_nb.call_context import waiting_elsewhere
+from mpreg_nb.call_context import blocked_on_cluster
 from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.client.loop_thread import is_loop_thread
 from mpreg_nb.client.outcome import Arrived, awaited
@@ -18,7 +18,7 @@ Over: TypeAlias = Callable[[float | None], bool]
 """Waits at most so many seconds, None: without end, and says whether it is over."""
 
 
-class Waiting(Protocol):
+class WaitsForCalls(Protocol):
     """Waits for a call, and shows how far it is once that takes long."""
 
     @property
@@ -52,7 +52,7 @@ class Future(concurrent.futures.Future[T]):
     def __init__(
         self,
         cancel_call: Callable[[], None],
-        waiting: Waiting | None = None,
+        waiting: WaitsForCalls | None = None,
         call: Any = None,
     ) -> None:
         """call: what `waiting` is told to wait for."""
@@ -87,7 +87,7 @@ class Future(concurrent.futures.Future[T]):
         """Wait for the end, rebuild what has arrived, return the error if it is one."""
         try:
             if not self.done():
-                with waiting_elsewhere():
+                with blocked_on_cluster():
                     self._wait_for_end(timeout)
             if self._arrived is not None:
                 self._rebuild(self._arrived)
@@ -137,7 +137,7 @@ class Future(concurrent.futures.Future[T]):
                 over.set_result(None)
 
         self.when_over(ended)
-        with waiting_elsewhere():
+        with blocked_on_cluster():
             try:
                 yield from over
             except asyncio.CancelledError:

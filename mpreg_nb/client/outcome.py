@@ -10,7 +10,7 @@ import time
 from typing import Any, TypeAlias
 
 from mpreg_nb.client.calls import ActiveCall, Outcome
-from mpreg_nb.client.statistics import CallRow, Journal
+from mpreg_nb.client.statistics import CallLog, CallRow
 from mpreg_nb.errors import NodeLost, NotPicklable, RemoteError
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import Failed, Reply
@@ -124,7 +124,7 @@ def awaited(error: BaseException) -> BaseException:
 
 
 def arrive(
-    journal: Journal,
+    journal: CallLog,
     call: ActiveCall,
     outcome: Outcome,
     parts: tuple[Buffer, ...],

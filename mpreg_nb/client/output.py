@@ -57,7 +57,7 @@ def prefixed(node: str, text: str, *, continues: bool = False) -> str:
     return ("" if continues else head) + body.replace("\r", f"\r{head}") + end
 
 
-class Page:
+class PrintState:
     """Where several calls write at the same time: whole lines, none torn by another.
 
     `put` takes the stream and the text as it is to be shown. `show` takes a display
@@ -142,11 +142,11 @@ def _pass_on(shown: dict[str, Any], head: str) -> bool:
     return pass_on is not None and pass_on(json.dumps(shown), head)
 
 
-write_to_streams: Writer = Page(_put, _pass_on)
+write_to_streams: Writer = PrintState(_put, _pass_on)
 """Writes to this process's own streams; what scripts want."""
 
 
-class Allowance:
+class OutputQuota:
     """So many lines may be shown. What comes after them is counted."""
 
     def __init__(self, lines: int) -> None:
@@ -253,12 +253,12 @@ class DisplayAllowance:
         return f"… {what} not shown ({size / 1e6:,.1f} MB)\n"
 
 
-class Prints:
+class OutputBuffer:
     """What one call prints, or one step of a run. On one thread."""
 
     def __init__(self, write: Writer) -> None:
         self._write = write
-        self._allowance = Allowance(most_lines())
+        self._allowance = OutputQuota(most_lines())
         self._displays: DisplayAllowance | None = None  # from its first display on
         self._places: dict[tuple[str, str], None] = {}  # node, stream; last used last
         self._tail = ""

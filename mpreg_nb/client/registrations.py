@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from mpreg_nb.client.calls import CallOptions, inline
-from mpreg_nb.client.cluster_view import Mirror
+from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.connections import Requests
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.messages import Register, Registered, Snapshot
@@ -43,7 +43,7 @@ class Registrations:
     def __init__(
         self,
         requests: Requests,
-        mirror: Mirror,
+        mirror: ClusterState,
         limits: Limits,
         *,
         snapshot: Callable[[], Awaitable[Snapshot]],
@@ -171,7 +171,7 @@ SHOWN_CAPTURES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replaced:
+class ReplacedVersion:
     """A version that another took the place of, both numbered as they came here."""
 
     before: int
@@ -196,7 +196,7 @@ class Card:
     resources: tuple[str, ...]
     size_bytes: int
     captures: "tuple[Capture, ...]"
-    replaces: "Replaced | None" = None
+    replaces: "ReplacedVersion | None" = None
     python: str = ""  # the only one that runs it, such as "Python 3.11"
     needs_worker: bool = False
 
@@ -205,7 +205,7 @@ class Card:
         cls,
         shipped: "Shipped",
         registered: "Registered",
-        replaces: "Replaced | None" = None,
+        replaces: "ReplacedVersion | None" = None,
     ) -> "Card":
         """Put the card together from what was sent and what was answered."""
         offer = registered.offer

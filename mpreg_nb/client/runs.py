@@ -6,26 +6,27 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from mpreg_nb.client.cluster_view import Mirror
-from mpreg_nb.client.connections import Links, Requests, addressed
+from mpreg_nb.client.cluster_view import ClusterState
+from mpreg_nb.client.connections import Connections, Requests, addressed
 from mpreg_nb.client.outcome import rebuilt
-from mpreg_nb.client.output import Prints, Writer
-from mpreg_nb.client.statistics import CallRow, Journal
+from mpreg_nb.client.output import OutputBuffer, Writer
+from mpreg_nb.client.statistics import CallLog, CallRow
 from mpreg_nb.errors import MpregError, NodeLost, NoRun
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.protocol.messages import (
     SHOWN,
     Cancel,
+    ExplainStep,
     Failed,
     Printed,
+    RunFollowed,
     RunList,
-    RunPicture,
     RunResume,
+    RunSnapshot,
     RunStart,
     RunState,
     RunSummary,
-    RunTold,
     RunWatch,
     SideCall,
     StepCall,
@@ -33,10 +34,9 @@ from mpreg_nb.protocol.messages import (
     StepFetch,
     StepPlan,
     StepSnapshot,
-    WhyAsk,
     run_id,
 )
-from mpreg_nb.protocol.output_tail import LastLines
+from mpreg_nb.protocol.output_tail import OutputTail
 from mpreg_nb.serialize.exceptions import error_of
 from mpreg_nb.transport.connection import Connection
 
@@ -60,8 +60,8 @@ class RunRecord:
     started_at_s: float = field(default_factory=time.time)  # wall clock
     lost: Exception | None = None  # why nothing more will be heard of it
     results: dict[str, bytes] = field(default_factory=dict)  # small outputs
-    lines: LastLines = field(default_factory=LastLines)
-    prints: dict[str, Prints] = field(default_factory=dict)  # of steps that run
+    lines: OutputTail = field(default_factory=OutputTail)
+    prints: dict[str, OutputBuffer] = field(default_factory=dict)  # of steps that run
     plans: tuple[StepPlan, ...] = ()  # without arguments, where others began it
     mendable: frozenset[str] = frozenset()  # functions that may be registered anew
 
@@ -76,9 +76,9 @@ class RunRecord:
             listener(self)
 
     @property
-    def picture(self) -> RunPicture:
+    def picture(self) -> RunSnapshot:
         """The run as the node would tell of it, without its graph."""
-        return RunPicture(
+        return RunSnapshot(
             run=self.id,
             workflow=self.workflow,
             status=self.status if self.lost is None else "failed",
@@ -145,10 +145,10 @@ class ClientRuns:
 
     def __init__(
         self,
-        links: Links,
+        links: Connections,
         requests: Requests,
-        mirror: Mirror,
-        journal: Journal,
+        mirror: ClusterState,
+        journal: CallLog,
         *,
         snapshot: Callable[[], Awaitable[object]],
     ) -> None:
@@ -276,7 +276,7 @@ class ClientRuns:
         Raises:
             NoRun: it is gone, or has forgotten the run.
         """
-        request = WhyAsk(id=self._requests.new_id(), run=record.id, step=step)
+        request = ExplainStep(id=self._requests.new_id(), run=record.id, step=step)
         try:
             answer, _ = await self._requests.ask_node(record.node, request)
         except NodeLost as error:
@@ -313,7 +313,7 @@ class ClientRuns:
 
     def receive(self, message: Any, parts: Parts = ()) -> bool:
         """Take in what a node tells of a run; False if it is of none here."""
-        if type(message) is RunTold:
+        if type(message) is RunFollowed:
             self._told(message)
             return False  # somebody waits for it as the answer
         record = self._open.get(getattr(message, "id", b""))
@@ -332,7 +332,7 @@ class ClientRuns:
             case Printed(line=line):
                 record.lines.add(line, parts)
                 if line.step not in record.prints:
-                    record.prints[line.step] = Prints(record.writer)
+                    record.prints[line.step] = OutputBuffer(record.writer)
                 record.prints[line.step].add(line, parts)
                 return True
             case Failed(failure=failure) if failure.kind == "node_lost":
@@ -399,7 +399,7 @@ class ClientRuns:
         )
         self._note(record, call)
 
-    def _told(self, message: RunTold) -> None:
+    def _told(self, message: RunFollowed) -> None:
         # At once and not where the answer is awaited: news may follow in this turn.
         asked = self._asked.get(message.id)
         if asked is None:
@@ -429,7 +429,7 @@ class ClientRuns:
             status=run.status,
             duration_ms=run.duration_ms,
             started_at_s=run.started_at_s,
-            lines=LastLines(message.lines),
+            lines=OutputTail(message.lines),
             plans=message.plans,
             mendable=mendable(message.plans),
         )

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import msgspec
 from hdrh.histogram import HdrHistogram
 
-from mpreg_nb.client.connections import Links, Requests
+from mpreg_nb.client.connections import Connections, Requests
 from mpreg_nb.errors import MpregError
-from mpreg_nb.protocol.messages import Traffic, TrafficAsk
+from mpreg_nb.protocol.messages import Traffic, TrafficRequest
 
 KEPT_CALLS = 10_000
 
@@ -58,7 +58,7 @@ class CallRow(msgspec.Struct, gc=False):
         self.total_us += unpack_us
 
 
-class Journal:
+class CallLog:
     """The last calls, and a histogram per function and node."""
 
     def __init__(self) -> None:
@@ -129,12 +129,12 @@ PATIENCE_S = 2.0
 """A node that is paused or lost does not answer; it is left out."""
 
 
-class TrafficPoll:
+class LinkStatsPoll:
     """Asks all nodes that can be reached, and keeps what they told last."""
 
     def __init__(
         self,
-        links: Links,
+        links: Connections,
         requests: Requests,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -177,7 +177,7 @@ class TrafficPoll:
         link = self._links.direct(node, ())
         if link is None:
             return None
-        request = TrafficAsk(id=self._requests.new_id())
+        request = TrafficRequest(id=self._requests.new_id())
         try:
             async with asyncio.timeout(PATIENCE_S):
                 answer, _ = await self._requests.ask(request, link=link)

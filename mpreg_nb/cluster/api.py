@@ -11,8 +11,8 @@ from mpreg_nb.cluster import current as open_clusters
 from mpreg_nb.cluster.cluster import AdoptedCluster, Callee, Cluster
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.function import Function, View
-from mpreg_nb.cluster.registration import tell_stale
-from mpreg_nb.launcher.cluster_files import Ledger
+from mpreg_nb.cluster.registration import warn_stale_results
+from mpreg_nb.launcher.cluster_files import ClusterFiles
 from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, read_spec
 from mpreg_nb.names import check_url
 from mpreg_nb.node.environment import fill_standard_files
@@ -160,7 +160,7 @@ def adopt(name: str | None = None) -> Cluster:
         NoCluster: there is none of that name, or there are several and no name was
             given.
     """
-    entry = Ledger().find(name, only_kept=True)
+    entry = ClusterFiles().find(name, only_kept=True)
     cluster: Cluster
     for cluster in open_clusters.all_clusters():
         if cluster.name == entry.cluster:
@@ -187,7 +187,7 @@ def down(name: str | None = None) -> tuple[str, ...]:
     for cluster in held:
         if name is not None and cluster.name == name:
             return _end(cluster)
-    return Ledger().end(name)
+    return ClusterFiles().end(name)
 
 
 def _end(cluster: Cluster) -> tuple[str, ...]:
@@ -204,7 +204,7 @@ def ps() -> "pd.DataFrame":
     """
     from mpreg_nb.view.frames import ps_frame
 
-    return ps_frame(Ledger().rows())
+    return ps_frame(ClusterFiles().rows())
 
 
 def _compared(cluster: Cluster) -> Cluster:
@@ -256,7 +256,7 @@ def function(local: Any = None, /, **options: Any) -> Any:
     def decorate(plain: Callable[P, R]) -> Function[P, R]:
         made = Function(plain, **options, cluster=current)
         if open_clusters.all_clusters():
-            tell_stale(current().register(made))
+            warn_stale_results(current().register(made))
         return made
 
     return decorate if local is None else decorate(local)

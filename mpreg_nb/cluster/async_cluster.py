@@ -14,7 +14,7 @@ from mpreg_nb.cluster.cluster import chosen_run
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.function import Function, call_options
 from mpreg_nb.cluster.planner import Planner
-from mpreg_nb.cluster.registration import Shipping, narrowed, unwrapped
+from mpreg_nb.cluster.registration import FunctionRegistry, narrowed, unwrapped
 from mpreg_nb.cluster.run import AsyncRun
 from mpreg_nb.cluster.versions import node_versions, warn_of
 from mpreg_nb.errors import ForkedProcess, NoCluster, NotPicklable
@@ -119,7 +119,7 @@ class AsyncCluster:
         self._direct = direct
         self._client: Client | None = None
         self._process = os.getpid()
-        self._shipping: Shipping | None = None
+        self._shipping: FunctionRegistry | None = None
 
     async def __aenter__(self) -> "AsyncCluster":
         limit_lines(lambda: CONFIG.output_lines)
@@ -131,7 +131,7 @@ class AsyncCluster:
             await client.close()
             raise
         self._client = client
-        self._shipping = Shipping(client, _blocking)
+        self._shipping = FunctionRegistry(client, _blocking)
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -273,7 +273,7 @@ class AsyncCluster:
         return await shipping.send(function, shipped, stands_for=stands_for)
 
     @property
-    def _shipped(self) -> Shipping:
+    def _shipped(self) -> FunctionRegistry:
         if self._shipping is None:
             raise NoCluster(_NOT_CONNECTED)
         return self._shipping

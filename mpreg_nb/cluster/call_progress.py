@@ -95,7 +95,7 @@ CANCELLED_S = 0.3
 """How long Stop waits for the end of a run, which most steps come to at once."""
 
 
-class CallWatched:
+class CallProgress:
     """One call: where it is, and for how long."""
 
     def __init__(self, client: Client, call: ActiveCall) -> None:
@@ -159,7 +159,7 @@ class MapCount:
     active: Sequence[ActiveCall]
 
 
-class MapWatched:
+class MapProgress:
     """One map: how many of its calls have ended, and where the others are."""
 
     def __init__(self, function: str, look: Callable[[], MapCount]) -> None:
@@ -209,7 +209,7 @@ class MapWatched:
         return as_bundle(self.line(ended), None if ended else share)
 
 
-class ShownRun(Protocol):
+class FollowedRun(Protocol):
     """A run, as its progress needs it."""
 
     @property
@@ -233,10 +233,10 @@ class ShownRun(Protocol):
     def _repr_mimebundle_(self) -> dict[str, str]: ...
 
 
-class RunWatched:
+class RunProgress:
     """One run: a line; for a front end a drawing, which is folded at the end."""
 
-    def __init__(self, run: ShownRun) -> None:
+    def __init__(self, run: FollowedRun) -> None:
         self._run = run
         self._began = time.monotonic()
         self._pace = Pace(self._began, self._work().over)

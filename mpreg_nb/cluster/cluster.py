@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar, overload
 from weakref import WeakSet
 
 from mpreg_nb.boundary import public
-from mpreg_nb.call_context import waiting_elsewhere
+from mpreg_nb.call_context import blocked_on_cluster
 from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.client.calls import ActiveCall, CallOptions, Outcome
 from mpreg_nb.client.client import Client
@@ -31,26 +31,31 @@ from mpreg_nb.client.output import current_writer, limit_lines, write_at_once
 from mpreg_nb.client.runs import RunRecord
 from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.cluster import current, joblib_backend
-from mpreg_nb.cluster.call_progress import CallWatched, MapCount, MapWatched
+from mpreg_nb.cluster.call_progress import CallProgress, MapCount, MapProgress
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.executor import ClusterExecutor
-from mpreg_nb.cluster.function import Function, Names, View, call_options
+from mpreg_nb.cluster.function import Function, FunctionNamespace, View, call_options
 from mpreg_nb.cluster.planner import Planner, planned_diagram
-from mpreg_nb.cluster.progress import Patience
-from mpreg_nb.cluster.registration import Shipping, narrowed, tell_stale, unwrapped
-from mpreg_nb.cluster.run import OnRun, OwnRuns, Run
+from mpreg_nb.cluster.progress import ProgressReporter
+from mpreg_nb.cluster.registration import (
+    FunctionRegistry,
+    narrowed,
+    unwrapped,
+    warn_stale_results,
+)
+from mpreg_nb.cluster.run import OnRun, RecentRuns, Run
 from mpreg_nb.cluster.versions import Compared
 from mpreg_nb.cures import cure
 from mpreg_nb.errors import ClusterDown, MpregError, NoCluster, NoRun
-from mpreg_nb.launcher.cluster_files import Entry, Ledger, is_here
+from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, is_here
 from mpreg_nb.launcher.fault_injection import LONGEST_S
 from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, difference, read_spec
-from mpreg_nb.launcher.pid import Stamp, is_alive
+from mpreg_nb.launcher.pid import ProcessId, is_alive
 from mpreg_nb.launcher.process import LogFile
 from mpreg_nb.names import check_name, nearest
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import (
-    FunctionPicture,
+    FunctionSnapshot,
     Partition,
     RunStart,
     RunSummary,
@@ -67,7 +72,7 @@ if TYPE_CHECKING:
     import matplotlib.figure
     import pandas as pd
 
-    from mpreg_nb.cluster.live import LiveView, Pictures
+    from mpreg_nb.cluster.live import LiveView, ViewModels
 
 
 Callee: TypeAlias = "Function[Any, Any] | Callable[..., Any] | str"
@@ -86,7 +91,7 @@ class Calling:
         self,
         client: Client,
         thread: LoopThread,
-        shipping: Shipping,
+        shipping: FunctionRegistry,
     ) -> None:
         self._client = client
         self._thread = thread
@@ -172,7 +177,9 @@ class Calling:
 
     def wait(self, call: ActiveCall, over: Over, timeout: float | None) -> bool:
         """Wait for a call that takes long, and show where it is."""
-        with Patience(CallWatched(self._client, call), after_s=0.0) as patience:
+        with ProgressReporter(
+            CallProgress(self._client, call), after_s=0.0
+        ) as patience:
             return patience.wait(over, timeout)
 
     def _prepare(
@@ -213,7 +220,7 @@ class Calling:
         name, options = self._callee(function, options)
         sized = [len(items) for items in iterables if isinstance(items, Sized)]
         given = first, dict(kwargs)
-        return _Mapping(self._client, self._thread, name, options, given).run(
+        return _MapCall(self._client, self._thread, name, options, given).run(
             zip(*iterables, strict=False),  # as map of Python
             total=min(sized) if len(sized) == len(iterables) else None,
         )
@@ -239,7 +246,7 @@ class Calling:
     def ship(
         self, function: "Function[Any, Any]", *, stands_for: Any = None
     ) -> tuple[str, CallOptions]:
-        """Register the code that `function` holds now; see `Shipping.send`."""
+        """Register the code that `function` holds now; see `FunctionRegistry.send`."""
         shipped = self._shipping.pack(function)  # in the thread of the caller
         sending = self._shipping.send(function, shipped, stands_for=stands_for)
         return self._thread.run(sending)
@@ -249,7 +256,7 @@ _PENDING: Any = None
 """In the place of a result that has not come."""
 
 
-class _Mapping:
+class _MapCall:
     """One `map`: results by place, a window of calls under way."""
 
     def __init__(
@@ -275,16 +282,18 @@ class _Mapping:
 
     def run(self, items: Iterable[tuple[Any, ...]], total: int | None) -> list[Any]:
         """total: how many items there are, None where they do not say."""
-        watched = MapWatched(self._name, lambda: self._count(total))
+        watched = MapProgress(self._name, lambda: self._count(total))
         try:
-            with Patience(watched) as patience:
+            with ProgressReporter(watched) as patience:
                 self._send_all(items, patience)
         except BaseException:
             self._thread.call_soon(self._cancel)
             raise
         return list(map(_value, self._results))
 
-    def _send_all(self, items: Iterable[tuple[Any, ...]], patience: Patience) -> None:
+    def _send_all(
+        self, items: Iterable[tuple[Any, ...]], patience: ProgressReporter
+    ) -> None:
         batch: list[ActiveCall] = []
         for args in items:
             batch.append(self._prepare(args))
@@ -321,7 +330,7 @@ class _Mapping:
         for call in batch:
             self._client.calls.start(call)
 
-    def _wait(self, most: int, patience: Patience) -> None:
+    def _wait(self, most: int, patience: ProgressReporter) -> None:
         """Return when at most `most` calls are under way; raise the first error."""
 
         def is_over() -> bool:
@@ -331,7 +340,7 @@ class _Mapping:
             with self._changed:
                 return self._changed.wait_for(is_over, seconds)
 
-        with waiting_elsewhere():
+        with blocked_on_cluster():
             patience.wait(over)
         if self._first_error is not None:
             _value(self._first_error)
@@ -369,7 +378,7 @@ def _value(arrived: Arrived) -> Any:
 
 
 @public
-class Shown:
+class ClusterFrames:
     """The frames of a cluster. Each is a picture of the moment it is asked for."""
 
     client: Client
@@ -490,7 +499,7 @@ class Shown:
         alive = sum(node.record.state.name == "ALIVE" for node in nodes)
         return f"<Cluster {alive} of {len(nodes)} nodes alive>"
 
-    def _counted(self) -> tuple[FunctionPicture, ...]:
+    def _counted(self) -> tuple[FunctionSnapshot, ...]:
         """Return what all nodes that can be reached counted of their functions."""
         return tuple(
             picture for snapshot in self._snapshots() for picture in snapshot.functions
@@ -516,11 +525,11 @@ class Watching:
     _down: bool
 
     @cached_property
-    def live_pictures(self) -> "Pictures":
+    def live_pictures(self) -> "ViewModels":
         """What all its views show, made once for all."""
-        from mpreg_nb.cluster.live import Pictures
+        from mpreg_nb.cluster.live import ViewModels
 
-        return Pictures(self, self._thread)  # type: ignore[arg-type]
+        return ViewModels(self, self._thread)  # type: ignore[arg-type]
 
     @cached_property
     def _views(self) -> "weakref.WeakSet[LiveView]":
@@ -572,7 +581,7 @@ async def open_client(urls: Sequence[str], token: Token, direct: bool) -> Client
 STATES = ("alive", "suspect", "dead", "left")
 
 
-async def seen(
+async def wait_for_states(
     client: Client,
     wanted: dict[str, str],
     timeout_s: float,
@@ -635,7 +644,7 @@ LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class Log:
+class NodeLog:
     """Lines that nodes wrote; shows itself as text."""
 
     nodes: tuple[str, ...]
@@ -651,7 +660,7 @@ class Log:
 class _Source:
     node: str
     file: LogFile
-    process: Stamp
+    process: ProcessId
     kept: Callable[[int], tuple[str, ...]]  # the last lines, where the file is gone
 
     def last(self, lines: int) -> tuple[str, ...]:
@@ -674,7 +683,7 @@ class Logs:
     client: Client
     _nodes: "LocalNodes | None"
 
-    def logs(self, node: str | None = None, lines: int = 50) -> Log:
+    def logs(self, node: str | None = None, lines: int = 50) -> NodeLog:
         """Return the last lines of the log of `node`, or of all nodes.
 
         lines: at most this many per node. Prints of functions are not in the log: they
@@ -690,7 +699,7 @@ class Logs:
             for source in sources
             for line in source.last(lines)
         )
-        return Log(tuple(source.node for source in sources), found)
+        return NodeLog(tuple(source.node for source in sources), found)
 
     def follow_logs(self, node: str | None = None, lines: int = 10) -> Iterator[str]:
         """Iterate over the last lines, then over each new line, as `tail -f` does.
@@ -726,7 +735,7 @@ class Logs:
                 yield _Source(spec.name, log, process.stamp, process.log)
             return
         # Adopted, or joined by URL: perhaps another process of this user began it.
-        ledger = Ledger()
+        ledger = ClusterFiles()
         urls = {url for p in self.client.mirror.nodes for url in p.record.urls}
         for entry in ledger.entries():
             for recorded in entry.nodes:
@@ -913,7 +922,7 @@ class History:
 
     client: Client
     _thread: LoopThread
-    _runs: OwnRuns
+    _runs: RecentRuns
 
     @property
     def own_runs(self) -> tuple[Run, ...]:
@@ -1055,7 +1064,7 @@ SEEN_TIMEOUT_S = 10.0
 
 
 @public
-class Cluster(Shown, History, Logs, Watching, Drills, Compared):
+class Cluster(ClusterFrames, History, Logs, Watching, Drills, Compared):
     """A cluster of nodes: start and end nodes, call functions, run workflows.
 
     `up`, `connect` and `adopt` make one. Its methods block, except `submit` and
@@ -1084,14 +1093,14 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         except BaseException:
             self._thread.stop()
             raise
-        shipping = Shipping(self.client, lambda: self)
+        shipping = FunctionRegistry(self.client, lambda: self)
         self._needs = shipping.needs
         self.calling = Calling(self.client, self._thread, shipping)
-        self._runs = OwnRuns()
+        self._runs = RecentRuns()
         self._planner = Planner(
             self.client, lambda: self.client.calls.router, self.calling.registered
         )
-        self.fn = Names(self)
+        self.fn = FunctionNamespace(self)
         """Functions of the catalog by name, with tab completion: `cluster.fn.train`."""
         self._executors: WeakSet[ClusterExecutor] = WeakSet()
         atexit.register(self.end_with_process)
@@ -1125,7 +1134,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
 
     @property
     def own_nodes(self) -> tuple[str, ...]:
-        """Names of the nodes that this process started."""
+        """FunctionNamespace of the nodes that this process started."""
         if self._nodes is None:
             return ()
         return tuple(spec.name for spec in self._nodes.specs)
@@ -1154,7 +1163,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         """Return when the client sees the nodes at `urls`, and functions are back."""
         self.client.reach_also(tuple(urls.values()))
         states = dict.fromkeys(urls, "alive")
-        await seen(self.client, states, SEEN_TIMEOUT_S, urls=urls)
+        await wait_for_states(self.client, states, SEEN_TIMEOUT_S, urls=urls)
         await self.client.registrations.restore(without=frozenset(urls))
 
     def add(
@@ -1212,7 +1221,9 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
                     f"no node is named {word!r}. To wait for that state: "
                     f"cluster.wait_for({node!r}, state={word!r})"
                 )
-        self._thread.run(seen(self.client, dict.fromkeys(names, state), timeout))
+        self._thread.run(
+            wait_for_states(self.client, dict.fromkeys(names, state), timeout)
+        )
 
     def down(self) -> None:
         """End the nodes that this process started, and disconnect. May be repeated.
@@ -1332,7 +1343,7 @@ class Cluster(Shown, History, Logs, Watching, Drills, Compared):
         @public
         def decorate(local: Callable[P, R]) -> Function[P, R]:
             made: Function[P, R] = self.register(local, **options)
-            tell_stale(made)
+            warn_stale_results(made)
             return made
 
         return decorate if function is None else decorate(function)
@@ -1503,7 +1514,7 @@ class AdoptedCluster(Cluster):
     process, leave them running.
     """
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: ClusterRecord) -> None:
         """Connect to a cluster of this machine, and take up its newest runs.
 
         Raises:
@@ -1537,8 +1548,8 @@ class AdoptedCluster(Cluster):
         if self._down:
             return
         super().down()
-        if self._entry.cluster in {entry.cluster for entry in Ledger().entries()}:
-            self._ended = Ledger().end(self._entry.cluster, drain=DRAIN_S)
+        if self._entry.cluster in {entry.cluster for entry in ClusterFiles().entries()}:
+            self._ended = ClusterFiles().end(self._entry.cluster, drain=DRAIN_S)
 
     def disconnect(self) -> None:
         """Disconnect and leave its nodes running."""

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from mpreg_nb.cluster.current import all_clusters
 from mpreg_nb.cures import start_node
 from mpreg_nb.errors import MpregError
-from mpreg_nb.launcher.cluster_files import Entry, Ledger, rows_of
+from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, rows_of
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.units import count
 from mpreg_nb.view.html import GREEN, ORANGE, RED, chosen
@@ -193,10 +193,10 @@ def check_trust() -> Iterator[Finding]:
 
 def check_leftovers() -> Iterator[Finding]:
     """Look for clusters and nodes that run, and for what outlived them."""
-    reading = Ledger().read()
+    reading = ClusterFiles().read()
     for problem in reading.problems:
         yield Finding(about="ledger", state="wrong", found=problem)
-    entries = Ledger().entries()
+    entries = ClusterFiles().entries()
     here = {cluster.name for cluster in _own()}
     others = [entry for entry in entries if entry.cluster not in here]
     for entry in others:
@@ -214,7 +214,7 @@ def check_leftovers() -> Iterator[Finding]:
         yield Finding(about="leftovers", found="no other cluster of yours is running")
 
 
-def _running(entry: Entry) -> Finding:
+def _running(entry: ClusterRecord) -> Finding:
     name = entry.cluster
     if entry.by_hand:
         nodes = ", ".join(node.name for node in entry.nodes)

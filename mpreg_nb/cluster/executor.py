@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from mpreg_nb.boundary import public
-from mpreg_nb.call_context import waiting_elsewhere
+from mpreg_nb.call_context import blocked_on_cluster
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
 from mpreg_nb.cluster.current import OpenCluster
@@ -118,7 +118,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         if cancel_futures and under_way:
             self._cluster.calling.withdraw(under_way)
         if wait:
-            with waiting_elsewhere():
+            with blocked_on_cluster():
                 concurrent.futures.wait(under_way)
                 self._cluster.calling.wait_for_callbacks(self)
 

@@ -312,7 +312,7 @@ class NamedFunction(BoundFunction[..., Any]):
 
 
 @public
-class Names:
+class FunctionNamespace:
     """Functions by name, for tab completion. `cluster.fn["any name"]` as well."""
 
     def __init__(self, cluster: OpenCluster) -> None:
@@ -349,7 +349,7 @@ class Names:
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Names, (self._cluster,)
+        return FunctionNamespace, (self._cluster,)
 
     def __repr__(self) -> str:
         return f"<functions: {', '.join(dir(self)) or 'none'}>"

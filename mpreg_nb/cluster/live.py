@@ -4,7 +4,7 @@ Whether something changed is seen by comparing what a picture was made from, so
 that an idle cluster costs next to nothing, and the call path nothing at all.
 
 A view by itself is still: it shows the moment it is asked for. A front end that
-can draw it anew adds a `Sink`; from then on one thread of this process, which all
+can draw it anew adds a `Display`; from then on one thread of this process, which all
 live views share, looks for changes and hands them to it, whatever the cells do.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 from mpreg_nb.boundary import public
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
-from mpreg_nb.client.statistics import TrafficPoll
+from mpreg_nb.client.statistics import LinkStatsPoll
 from mpreg_nb.client.under_way import under_way
 from mpreg_nb.cluster.run import Run
 from mpreg_nb.errors import MpregError
@@ -35,7 +35,7 @@ from mpreg_nb.view.live import (
     topology,
 )
 from mpreg_nb.view.live.lanes import Lanes
-from mpreg_nb.view.live.pace import Pace
+from mpreg_nb.view.live.pace import CallRate
 from mpreg_nb.view.live.panel import Picture
 from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.terminal import found, writing_to
@@ -64,7 +64,7 @@ _Origin: TypeAlias = tuple[object, Callable[[], Picture]]
 
 
 @dataclass(slots=True)
-class _Made:
+class _ViewModel:
     """A picture, what it was made from, and when it may be made again."""
 
     picture: Picture
@@ -92,7 +92,7 @@ class ViewSource(Protocol):
         """Runs that are at hand in this process."""
 
     @property
-    def live_pictures(self) -> "Pictures":
+    def live_pictures(self) -> "ViewModels":
         """What all its views show, made once for all."""
 
     def refresh(self) -> Snapshot:
@@ -102,7 +102,7 @@ class ViewSource(Protocol):
         """Kill a node that this process started."""
 
 
-class Pictures:
+class ViewModels:
     """Makes the pictures of one cluster. One thread at a time; others wait."""
 
     def __init__(self, cluster: ViewSource, thread: LoopThread) -> None:
@@ -111,16 +111,16 @@ class Pictures:
         self._thread = thread
         self._at_once = False
         self._lock = threading.Lock()
-        self._made: dict[str, _Made] = {}
+        self._made: dict[str, _ViewModel] = {}
         self._readings = members.Readings()
         self._reading = 0
         self._read_from = NOTHING
         self._read_at = 0.0
-        self._poll = TrafficPoll(cluster.client.links, cluster.client.requests)
+        self._poll = LinkStatsPoll(cluster.client.links, cluster.client.requests)
         self._round = 0
         self._rates = topology.Rates(cluster.client.links.name)
         self._course = latency.Course()
-        self._pace = Pace()
+        self._pace = CallRate()
         self._lanes = Lanes()
         self._makers: dict[str, Callable[[], _Origin]] = {
             "head": self._head,
@@ -166,7 +166,7 @@ class Pictures:
             picture = made.picture
         least_s = LESS_OFTEN_S.get(view, PERIOD_S)
         pause_s = max(least_s, SHARE * (time.thread_time() - began))
-        self._made[view] = _Made(picture, origin, now + pause_s)
+        self._made[view] = _ViewModel(picture, origin, now + pause_s)
         return picture
 
     def _read(self, now: float) -> None:
@@ -256,7 +256,7 @@ JOIN_S = 2.0
 _NO_HEAD: Picture = {"line": "nothing could be shown", "drills": False}
 
 
-class Sink(Protocol):
+class Display(Protocol):
     """Draws a view in some front end. Called on the thread of live views."""
 
     def take(self, pictures: Mapping[str, Picture]) -> None:
@@ -279,7 +279,7 @@ class LiveView:
         self._views = views
         self._pictures = cluster.live_pictures
         self._lock = threading.RLock()
-        self._sinks: list[Sink] = []
+        self._sinks: list[Display] = []
         self._last: dict[str, Picture] = {}
         self._head: Picture = {}
         self._note = self._error = ""
@@ -361,7 +361,7 @@ class LiveView:
 
     # -------------------------------------------------------------------- sinks
 
-    def add(self, sink: Sink) -> None:
+    def add(self, sink: Display) -> None:
         """Send the current state and each change to `sink` until the view ends."""
         with self._lock:
             if self._closed:
@@ -371,7 +371,7 @@ class LiveView:
             self._sinks.append(sink)
         _thread.serve(self)
 
-    def drop(self, sink: Sink) -> None:
+    def drop(self, sink: Display) -> None:
         """Send nothing more to `sink`."""
         with self._lock:
             if sink in self._sinks:

@@ -14,7 +14,7 @@ from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import Given, RunStart, SideCall, StepPlan, run_id
-from mpreg_nb.routing.router import Refused, Router, Verdict, Wanted
+from mpreg_nb.routing.router import CandidateVerdict, NoCandidate, Router, Wanted
 from mpreg_nb.serialize.pickle import pack, pack_call, size_bytes
 from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.view.explain import PlanRow
@@ -39,7 +39,7 @@ Inline: TypeAlias = Callable[[Parts], tuple[bytes, tuple[Buffer, ...]]]
 
 
 @dataclass(slots=True)
-class Packed:
+class PackedStep:
     """A step, the parts of all its calls, and the steps that they refer to."""
 
     plan: StepPlan
@@ -52,7 +52,7 @@ class Packed:
     """Large arguments that all items of a map share; they travel as inputs do."""
 
 
-class Packer:
+class StepSerializer:
     """Pickles the arguments of steps, and registers their functions."""
 
     def __init__(self, callee: Callee, inline: Inline) -> None:
@@ -60,7 +60,7 @@ class Packer:
         self._inline = inline
         self._number = count()  # for names of shared arguments
 
-    def step(self, step: Step) -> Packed:
+    def step(self, step: Step) -> PackedStep:
         """Return what travels of `step`.
 
         Raises:
@@ -98,7 +98,7 @@ class Packer:
             idempotent=options.idempotent,
         )
         if step.over is None and step.fallback is None and step.undo is None:
-            return Packed(plan, parts, plan.inputs)
+            return PackedStep(plan, parts, plan.inputs)
         made = self._with_sides(step, plan, parts)
         made.given = given
         shared = {value.name for value, _ in given}
@@ -130,8 +130,8 @@ class Packer:
 
     def _with_sides(
         self, step: Step, plan: StepPlan, parts: tuple[Buffer, ...]
-    ) -> Packed:
-        made = Packed(plan, parts, plan.inputs)
+    ) -> PackedStep:
+        made = PackedStep(plan, parts, plan.inputs)
         split: SideCall | None = None
         fallback: SideCall | Given | None = None
         undo: SideCall | None = None
@@ -161,7 +161,7 @@ class Packer:
 
     def _call(
         self,
-        made: Packed,
+        made: PackedStep,
         function: StepFunction,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
@@ -198,7 +198,7 @@ class Planner:
         self._client = client
         self._router = router
         self._registered = registered
-        self._packer = Packer(self._callee, client.inline)
+        self._packer = StepSerializer(self._callee, client.inline)
 
     def request(self, workflow: Workflow) -> tuple[RunStart, tuple[Buffer, ...]]:
         """Register its functions, pickle its arguments, check it against the cluster.
@@ -295,17 +295,17 @@ class Planner:
         choice = self._router().choose(
             Wanted(name, call.version, step.resources, step.node), self._client.now()
         )
-        reason = choice.reason if isinstance(choice, Refused) else ""
+        reason = choice.reason if isinstance(choice, NoCandidate) else ""
         raise NoRoute(name, wanted, held, held=held, pinned=step.node, reason=reason)
 
     def _verdicts(
         self, step: Step, function: str, options: CallOptions
-    ) -> tuple[Verdict, ...]:
+    ) -> tuple[CandidateVerdict, ...]:
         wanted = Wanted(function, options.version, step.resources, step.node)
         return self._router().explain(wanted, self._client.now())
 
 
-def _check_found(workflow: Workflow, packed: Mapping[str, Packed]) -> None:
+def _check_found(workflow: Workflow, packed: Mapping[str, PackedStep]) -> None:
     """Check again, if pickling found references inside of other objects."""
     hidden = any(
         not set(packed[step.name].inputs) <= set(step.inputs)
@@ -320,7 +320,7 @@ def _check_found(workflow: Workflow, packed: Mapping[str, Packed]) -> None:
         complete.check_mentions({name: p.undo_inputs for name, p in packed.items()})
 
 
-def _load(verdict: Verdict) -> str:
+def _load(verdict: CandidateVerdict) -> str:
     load = verdict.reported
     if load is None:
         return ""

@@ -39,7 +39,7 @@ CHARACTERS_PER_S = 300_000
 _WIDTH = 80  # of a terminal that does not say
 
 
-class Watched(Protocol):
+class Progress(Protocol):
     """Something that is waited for."""
 
     @property
@@ -71,19 +71,19 @@ class Watched(Protocol):
 class Screen(Protocol):
     """Where it is shown. One for each wait."""
 
-    def show(self, watched: Watched) -> int:
+    def show(self, watched: Progress) -> int:
         """Show it as it is now; return how many characters were sent."""
         ...
 
-    def end(self, watched: Watched, ended: str) -> None:
+    def end(self, watched: Progress, ended: str) -> None:
         """Show it for the last time."""
         ...
 
 
-class Patience:
+class ProgressReporter:
     """Shows what is waited for inside, once `after_s` seconds have passed."""
 
-    def __init__(self, watched: Watched, after_s: float | None = None) -> None:
+    def __init__(self, watched: Progress, after_s: float | None = None) -> None:
         """after_s: by default what the user has set."""
         self._watched = watched
         self._screen: Screen | None = None
@@ -91,7 +91,7 @@ class Patience:
             CONFIG.progress_after_s if after_s is None else after_s
         )
 
-    def __enter__(self) -> "Patience":
+    def __enter__(self) -> "ProgressReporter":
         return self
 
     @property
@@ -136,14 +136,14 @@ class Patience:
             screen.end(self._watched, ended)
 
 
-def wait_shown(watched: Watched, over: "Over", timeout: float | None) -> bool:
+def wait_shown(watched: Progress, over: "Over", timeout: float | None) -> bool:
     """Wait as `over` does, with progress; costs a short wait next to nothing."""
     after_s = CONFIG.progress_after_s
     if timeout is not None and timeout <= after_s:
         return over(timeout)
     if over(None if after_s == math.inf else after_s):
         return True
-    with Patience(watched, after_s=0.0) as patience:
+    with ProgressReporter(watched, after_s=0.0) as patience:
         return patience.wait(over, None if timeout is None else timeout - after_s)
 
 
@@ -194,7 +194,7 @@ class TerminalLine:
         self._is_written = False
         self._uninterrupted = interrupted_by_prints(self.clear)
 
-    def show(self, watched: Watched) -> int:
+    def show(self, watched: Progress) -> int:
         """Write the line anew."""
         return self._write(watched.line())
 
@@ -206,7 +206,7 @@ class TerminalLine:
                 self._stream.write("\r\x1b[K")
                 self._stream.flush()
 
-    def end(self, watched: Watched, ended: str) -> None:
+    def end(self, watched: Progress, ended: str) -> None:
         """Leave a line that says how it ended."""
         self._uninterrupted()
         self._write(watched.line(ended), "\n")

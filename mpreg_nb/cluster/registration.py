@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.output import write_at_once
-from mpreg_nb.client.registrations import Card, Replaced
+from mpreg_nb.client.registrations import Card, ReplacedVersion
 from mpreg_nb.cluster.current import OpenCluster
 from mpreg_nb.cluster.function import Function
 from mpreg_nb.serialize.code import name_of
@@ -35,7 +35,7 @@ _NOTHING: Any = object()
 
 
 @contextmanager
-def bound_to_itself(function: Function[..., Any]) -> Iterator[None]:
+def recursive_reference(function: Function[..., Any]) -> Iterator[None]:
     """Let the own name of `function` stand for it in the block.
 
     Where the name stands for something else than an older registered function, that
@@ -112,7 +112,7 @@ class _Known:
     registered: dict[str, Any]  # with these options
 
 
-class Shipping:
+class FunctionRegistry:
     """The functions that one cluster object has registered, by object."""
 
     def __init__(self, client: Client, cluster: Callable[[], OpenCluster]) -> None:
@@ -165,7 +165,7 @@ class Shipping:
 
         for known in tuple(self._known.values()):
             known.witnesses.let_go()
-        with bound_to_itself(function):
+        with recursive_reference(function):
             return pack_function(function.local)
 
     async def send(
@@ -238,7 +238,7 @@ class Shipping:
         known = _Known(references, witnesses, name, options, registered)
         self._known[key] = known
 
-    def _replaced(self, name: str, version: str) -> Replaced | None:
+    def _replaced(self, name: str, version: str) -> ReplacedVersion | None:
         """Note that `version` is the newest of `name`; return what it replaces."""
         before = self._newest.get(name, version)
         self._newest[name] = version
@@ -247,7 +247,7 @@ class Shipping:
             versions.append(version)
         if before == version:
             return None
-        return Replaced(
+        return ReplacedVersion(
             before=versions.index(before) + 1,
             now=versions.index(version) + 1,
             results=self._client.journal.results.get((name, before), 0),
@@ -291,7 +291,7 @@ def narrowed(options: CallOptions, known: CallOptions) -> CallOptions:
     )
 
 
-def tell_stale(function: Function[Any, Any]) -> None:
+def warn_stale_results(function: Function[Any, Any]) -> None:
     """Write one line where results of an older version are about: nothing else does.
 
     A cell that ends in a `def` shows no card.

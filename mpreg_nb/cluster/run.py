@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import ref
 
 from mpreg_nb.boundary import public
-from mpreg_nb.call_context import waiting_elsewhere
+from mpreg_nb.call_context import blocked_on_cluster
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
-from mpreg_nb.client.output import Page, current_writer
+from mpreg_nb.client.output import PrintState, current_writer
 from mpreg_nb.client.runs import RunRecord
-from mpreg_nb.cluster.call_progress import RunWatched
+from mpreg_nb.cluster.call_progress import RunProgress
 from mpreg_nb.cluster.planner import planned_diagram
 from mpreg_nb.cluster.progress import wait_shown
 from mpreg_nb.errors import (
@@ -30,10 +30,10 @@ from mpreg_nb.errors import (
     WorkflowFailed,
 )
 from mpreg_nb.names import nearest
-from mpreg_nb.protocol.messages import RunPicture, Snapshot, StepChoice, StepSnapshot
+from mpreg_nb.protocol.messages import RunSnapshot, Snapshot, StepChoice, StepSnapshot
 from mpreg_nb.units import size
 from mpreg_nb.view.diagram_text import clipped
-from mpreg_nb.view.report import Failure, Output, Report
+from mpreg_nb.view.report import FailureSection, OutputSection, RunReport
 from mpreg_nb.workflows.graph import Diagram
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class ShownRun:
         return datetime.fromtimestamp(self._known.started_at_s, UTC)
 
     @property
-    def picture(self) -> RunPicture:
+    def picture(self) -> RunSnapshot:
         """The run as a row of `cluster.runs()`."""
         return self._known.picture
 
@@ -123,7 +123,7 @@ class ShownRun:
         if step is not None:
             self._check(step)
         texts: list[str] = []
-        page = Page(lambda _, text: texts.append(text))
+        page = PrintState(lambda _, text: texts.append(text))
         for line in self._known.lines.all:
             if step in (None, line.step):
                 if line.characters_cut:
@@ -293,7 +293,7 @@ OnRun: TypeAlias = Callable[["Run"], None]
 """Hears of a run; called on the client's own thread, so it must be quick."""
 
 
-class OwnRuns:
+class RecentRuns:
     """The last runs that this client began or took up, and who hears of them.
 
     What is known of them is kept, not the values that a `Run` has fetched: these go
@@ -301,7 +301,7 @@ class OwnRuns:
     """
 
     def __init__(self) -> None:
-        self._runs: deque[_Held] = deque(maxlen=OWN_RUNS)
+        self._runs: deque[_StartedRun] = deque(maxlen=OWN_RUNS)
         self._listeners: tuple[OnRun, ...] = ()
 
     @property
@@ -324,12 +324,12 @@ class OwnRuns:
 
     def add(self, run: "Run", record: "RunRecord") -> None:
         """Take in a run that has just begun, and follow what its record tells."""
-        held = _Held(run, run.revival())
+        held = _StartedRun(run, run.revival())
         self._runs.append(held)
         record.listeners.append(lambda _: self._changed(held))
         self._tell(run)
 
-    def _changed(self, held: "_Held") -> None:
+    def _changed(self, held: "_StartedRun") -> None:
         if held.is_used:
             held.run.changed()
         if self._listeners:
@@ -340,7 +340,7 @@ class OwnRuns:
             listener(run)
 
 
-class _Held:
+class _StartedRun:
     """A run that is made again from what is known of it, when nobody holds it."""
 
     def __init__(self, run: "Run", revive: "Callable[[], Run]") -> None:
@@ -376,7 +376,7 @@ class Run(ShownRun):
         client: Client,
         thread: LoopThread,
         diagram: Diagram,
-        own_runs: OwnRuns,
+        own_runs: RecentRuns,
         record: RunRecord | None = None,
     ) -> None:
         self._client = client
@@ -420,8 +420,8 @@ class Run(ShownRun):
         """
         if not self._known.ended:
             self._thread.check()
-        with waiting_elsewhere():
-            ended = wait_shown(RunWatched(self), self.has_ended, timeout)
+        with blocked_on_cluster():
+            ended = wait_shown(RunProgress(self), self.has_ended, timeout)
         if not ended:
             raise TimeoutError(
                 f"workflow {self.name!r} is still running after {timeout:g} s and "
@@ -581,7 +581,7 @@ MOST_LOG_LINES = 400
 """Of what one step printed; the last ones."""
 
 
-def report_of(run: "Run", snapshot: Snapshot | None) -> Report:
+def report_of(run: "Run", snapshot: Snapshot | None) -> RunReport:
     """Return all that the page about `run` tells, fetching small outputs.
 
     snapshot: the newest picture of the cluster, None if there is none.
@@ -591,7 +591,7 @@ def report_of(run: "Run", snapshot: Snapshot | None) -> Report:
     finished = [step for step in run.steps if step.status in ("done", "fallback")]
     logs = {step.name: _last_lines(run.log(step.name)) for step in run.steps}
     nodes = () if snapshot is None else snapshot.nodes
-    return Report(
+    return RunReport(
         workflow=run.name,
         run=run.id,
         status=run.status,
@@ -611,16 +611,16 @@ def report_of(run: "Run", snapshot: Snapshot | None) -> Report:
     )
 
 
-def _failure(run: "Run", step: str) -> Failure:
+def _failure(run: "Run", step: str) -> FailureSection:
     try:
         run[step]
     except Exception as error:  # noqa: BLE001 - it is the step's own outcome
-        return Failure(
+        return FailureSection(
             type_name=_type_name(error),
             message=_text(error, str),
             traceback=getattr(error, "remote_traceback", ""),
         )
-    return Failure(type_name="", message="it failed and gave a value after all")
+    return FailureSection(type_name="", message="it failed and gave a value after all")
 
 
 def _type_name(error: Exception) -> str:
@@ -628,15 +628,15 @@ def _type_name(error: Exception) -> str:
     return name.removeprefix("builtins.")
 
 
-def _output(run: "Run", step: StepSnapshot) -> Output:
+def _output(run: "Run", step: StepSnapshot) -> OutputSection:
     if (step.result_bytes or 0) > MOST_OUTPUT_BYTES:
         large = size(step.result_bytes or 0)
-        return Output(omitted=f"{large}, kept on {step.node or 'its node'}")
+        return OutputSection(omitted=f"{large}, kept on {step.node or 'its node'}")
     try:
         value = run[step.name]
     except Exception as error:  # noqa: BLE001 - loading runs code of the value's class
-        return Output(omitted=f"not available: {_text(error, str)}")
-    return Output(type_name=type(value).__name__, text=_text(value, repr))
+        return OutputSection(omitted=f"not available: {_text(error, str)}")
+    return OutputSection(type_name=type(value).__name__, text=_text(value, repr))
 
 
 def _text(value: Any, to_text: Any) -> str:

@@ -14,9 +14,9 @@ from mpreg_nb.launcher.local_nodes import LocalNodes
 from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.protocol.messages import (
     PYTHON,
-    NodePicture,
+    NodeSnapshot,
     Versions,
-    VersionsAsk,
+    VersionsRequest,
     installed,
     minor_of,
 )
@@ -78,14 +78,14 @@ async def node_versions(client: Client) -> dict[str, dict[str, str]]:
     }
 
 
-async def _versions_of(client: Client, picture: NodePicture) -> dict[str, str]:
+async def _versions_of(client: Client, picture: NodeSnapshot) -> dict[str, str]:
     record = picture.record
     try:
         async with asyncio.timeout(NODE_ANSWERS_S):
             urls = record.urls if client.direct else ()
             link = await client.links.reach(record.name, urls)
             if link is not None:
-                ask = VersionsAsk(id=client.requests.new_id())
+                ask = VersionsRequest(id=client.requests.new_id())
                 answer, _ = await client.requests.ask(ask, link=link)
                 said: Versions = answer
                 return dict(said.versions)

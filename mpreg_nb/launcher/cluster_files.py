@@ -30,7 +30,7 @@ import msgspec
 
 from mpreg_nb.cures import cure
 from mpreg_nb.errors import NoCluster
-from mpreg_nb.launcher.pid import Stamp, end_all, is_alive, stamp
+from mpreg_nb.launcher.pid import ProcessId, end_all, is_alive, stamp
 from mpreg_nb.names import check_name, nearest
 from mpreg_nb.settings import NodeSettings
 
@@ -179,16 +179,16 @@ class RecordedNode(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     resources: tuple[str, ...]
     url: str
-    process: Stamp
+    process: ProcessId
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """One cluster; replace it as a whole with `Ledger.record`."""
+class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One cluster; replace it as a whole with `ClusterFiles.record`."""
 
     cluster: str
     cluster_id: str
     host: str  # whose process ids these are: homes are shared between machines
-    owner: Stamp  # the process that started it
+    owner: ProcessId  # the process that started it
     keep: bool
     notebook: str  # path, or "" if it was no notebook
     started_at: Annotated[float, msgspec.Meta(ge=0, le=2.5e11)]  # seconds since 1970
@@ -211,17 +211,17 @@ class LedgerRow(NamedTuple):
     by_hand: bool
 
 
-def is_here(entry: Entry) -> bool:
+def is_here(entry: ClusterRecord) -> bool:
     """Return whether the processes of `entry` are on this machine."""
     return entry.host == platform.node()
 
 
-def owned(entry: Entry) -> bool:
+def owned(entry: ClusterRecord) -> bool:
     """Return whether the process that started the cluster still runs; if it is here."""
     return is_alive(entry.owner)
 
 
-def stale(entry: Entry) -> bool:
+def stale(entry: ClusterRecord) -> bool:
     """Return whether `entry` has outlived its cluster.
 
     Then no node runs any more, nor the process that would start them again. Of
@@ -231,7 +231,7 @@ def stale(entry: Entry) -> bool:
     return is_here(entry) and not any(is_alive(process) for process in processes)
 
 
-def rows_of(entry: Entry) -> tuple[LedgerRow, ...]:
+def rows_of(entry: ClusterRecord) -> tuple[LedgerRow, ...]:
     """Return every node of a cluster, in the order of its start."""
     return tuple(
         LedgerRow(
@@ -248,14 +248,14 @@ def rows_of(entry: Entry) -> tuple[LedgerRow, ...]:
     )
 
 
-def read_entry(path: Path) -> Entry:
+def read_entry(path: Path) -> ClusterRecord:
     """Return what is in a ledger file.
 
     Raises OSError when it must not be used, ValueError when it makes no sense.
     """
     content = read_private(path)
     try:
-        entry = msgspec.json.decode(content, type=Entry)
+        entry = msgspec.json.decode(content, type=ClusterRecord)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} is damaged and was ignored ({error}). The next start deletes it"
@@ -265,7 +265,9 @@ def read_entry(path: Path) -> Entry:
     return entry
 
 
-def _state(entry: Entry, node: RecordedNode) -> Literal["alive", "dead", "elsewhere"]:
+def _state(
+    entry: ClusterRecord, node: RecordedNode
+) -> Literal["alive", "dead", "elsewhere"]:
     if not is_here(entry):
         return "elsewhere"
     return "alive" if is_alive(node.process) else "dead"
@@ -283,12 +285,12 @@ _SECOND = (
 ).split()
 
 
-def free_name(
+def petname(
     taken: Collection[str], *, choose: Callable[[list[str]], str] = secrets.choice
 ) -> str:
     """Return a name of two words that is not among `taken`.
 
-    >>> free_name({"amber-badger"}, choose=lambda words: words[0])[:13]
+    >>> petname({"amber-badger"}, choose=lambda words: words[0])[:13]
     'amber-badger-'
     """
     name = ""
@@ -305,11 +307,11 @@ _LOG = logging.getLogger(__name__)
 class Reading(NamedTuple):
     """All that the ledger says, and what of it could not be used."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[ClusterRecord, ...]
     problems: tuple[str, ...]  # one sentence each, with the file's name
 
 
-class Ledger:
+class ClusterFiles:
     """The files in `folders`; new ones go to the first.
 
     Safe for any number of processes and threads at once. A file that cannot be
@@ -333,7 +335,7 @@ class Ledger:
         workers: int = 1,
         slots: int = 1,
         by_hand: bool = False,
-    ) -> Entry:
+    ) -> ClusterRecord:
         """Enter a cluster of this process that has no nodes yet.
 
         Without `name` it gets one that is free. Of several processes that claim
@@ -349,8 +351,8 @@ class Ledger:
                     f"a cluster named {name!r} runs already. Take it over: "
                     f"mp.adopt({name!r}); or end it: mp.down({name!r})"
                 )
-            entry = Entry(
-                cluster=name or free_name(taken),
+            entry = ClusterRecord(
+                cluster=name or petname(taken),
                 cluster_id=cluster_id,
                 host=platform.node(),
                 owner=stamp(os.getpid()),
@@ -364,7 +366,7 @@ class Ledger:
             self._write(entry)
         return entry
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: ClusterRecord) -> None:
         """Write down what `entry` says now.
 
         Raises FileExistsError when its name has gone to another cluster.
@@ -380,7 +382,7 @@ class Ledger:
                     )
             self._write(entry)
 
-    def remove(self, entry: Entry) -> None:
+    def remove(self, entry: ClusterRecord) -> None:
         """Strike out `entry` and delete its folder; again changes nothing.
 
         Not done where its name has gone to another cluster by now.
@@ -412,14 +414,16 @@ class Ledger:
         entries.sort(key=lambda entry: (entry.started_at, entry.cluster))
         return Reading(tuple(entries), tuple(problems))
 
-    def entries(self) -> tuple[Entry, ...]:
+    def entries(self) -> tuple[ClusterRecord, ...]:
         """Return the clusters that are not stale, oldest first."""
         reading = self.read()
         for problem in reading.problems:
             _LOG.warning("%s", problem)
         return tuple(entry for entry in reading.entries if not stale(entry))
 
-    def find(self, name: str | None = None, *, only_kept: bool = False) -> Entry:
+    def find(
+        self, name: str | None = None, *, only_kept: bool = False
+    ) -> ClusterRecord:
         """Return the cluster of this name, or the only one there is.
 
         Raises NoCluster, which lists what there is, when there is none or, without
@@ -454,7 +458,7 @@ class Ledger:
         """Return every node of this user, oldest cluster first."""
         return tuple(row for entry in self.entries() for row in rows_of(entry))
 
-    def abandoned(self) -> Entry:
+    def abandoned(self) -> ClusterRecord:
         """Return the only cluster that may be ended without its name.
 
         That is the only kept one whose owner has ended. Raises NoCluster, which
@@ -510,7 +514,7 @@ class Ledger:
     def _lock(self) -> AbstractContextManager[None]:
         return locked(_usable(self._folders))
 
-    def _write(self, entry: Entry) -> None:
+    def _write(self, entry: ClusterRecord) -> None:
         path = _usable(self._folders) / f"{file_stem(entry.cluster)}.json"
         write_private(path, msgspec.json.encode(entry))
         for folder in self._folders:
@@ -518,7 +522,7 @@ class Ledger:
             if other != path:
                 other.unlink(missing_ok=True)
 
-    def _remove(self, entry: Entry) -> None:
+    def _remove(self, entry: ClusterRecord) -> None:
         name = f"{file_stem(entry.cluster)}.json"
         for folder in self._folders:
             try:
@@ -590,7 +594,7 @@ def _usable(folders: Sequence[Path]) -> Path:
     )
 
 
-def _owner(entry: Entry) -> str:
+def _owner(entry: ClusterRecord) -> str:
     if not is_here(entry):
         return f"on {entry.host}"
     if entry.by_hand:
@@ -614,7 +618,7 @@ def entered(settings: NodeSettings) -> Iterator[None]:
 
     A node runs without an entry where the user has no place for a ledger.
     """
-    ledger = Ledger()
+    ledger = ClusterFiles()
     try:
         entry = ledger.claim(
             settings.cluster_id or f"of {settings.name}",

@@ -2,7 +2,7 @@
 
 What this process's parent stopped by itself would stay stopped if the parent were
 killed. So the parent only holds a pipe: when it closes it, or ends in any way, or
-the time is over, the node goes on. Started by `Pause`, as
+the time is over, the node goes on. Started by `PausedNode`, as
 
     python -m mpreg_nb.launcher.fault_injection PID STARTED_S SECONDS PARENT_PID
 
@@ -24,7 +24,7 @@ from pathlib import Path
 import psutil
 
 from mpreg_nb.errors import MpregError
-from mpreg_nb.launcher.pid import WATCHER, Stamp, is_alive, send, session_of
+from mpreg_nb.launcher.pid import WATCHER, ProcessId, is_alive, send, session_of
 from mpreg_nb.launcher.process import launch, node_environment
 
 STOPPED = b"stopped\n"
@@ -46,7 +46,7 @@ STOPS_WITHIN_S = 2.0
 """A process that waits for a disk stops only when it has its answer."""
 
 
-def halt(node: Stamp) -> bool:
+def halt(node: ProcessId) -> bool:
     """Stop a node and all processes of its session; False if it is gone.
 
     The node first, so that it starts none meanwhile. Returns when they stand still.
@@ -54,7 +54,7 @@ def halt(node: Stamp) -> bool:
     if not is_alive(node):
         return False
     send(node, signal.SIGSTOP)
-    stopped: set[Stamp] = set()
+    stopped: set[ProcessId] = set()
     while running := session_of(node) - stopped:
         for process in running:
             send(process, signal.SIGSTOP)
@@ -65,7 +65,7 @@ def halt(node: Stamp) -> bool:
     return True
 
 
-def _runs(process: Stamp) -> bool:
+def _runs(process: ProcessId) -> bool:
     try:
         status = psutil.Process(process.pid).status()
     except psutil.Error:
@@ -73,7 +73,7 @@ def _runs(process: Stamp) -> bool:
     return status not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
 
 
-def release(node: Stamp) -> None:
+def release(node: ProcessId) -> None:
     """Let a node and all processes of its session go on, the node last."""
     for process in session_of(node) - {node}:
         send(process, signal.SIGCONT)
@@ -83,7 +83,7 @@ def release(node: Stamp) -> None:
 def main(words: list[str]) -> int:
     """Stop the node that `words` name, and release it in time; return 0."""
     pid, started_s, seconds, parent = words
-    node = Stamp(pid=int(pid), started_s=float(started_s))
+    node = ProcessId(pid=int(pid), started_s=float(started_s))
     until = time.monotonic() + float(seconds)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(0))
@@ -98,7 +98,7 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _stand(node: Stamp, until: float, parent: int) -> bool:
+def _stand(node: ProcessId, until: float, parent: int) -> bool:
     """Return when the pause is over; True if another process watches the node."""
     heard = select.poll()
     heard.register(sys.stdin.fileno(), select.POLLIN)
@@ -128,13 +128,13 @@ STOPPED_WITHIN_S = 10.0
 GOES_ON_WITHIN_S = 5.0
 
 
-class Pause:
+class PausedNode:
     """One node that stands still, until `end` or until its time is over.
 
     Every method but those of the watching thread may be called from any thread.
     """
 
-    def __init__(self, name: str, node: Stamp, seconds: float, log: Path) -> None:
+    def __init__(self, name: str, node: ProcessId, seconds: float, log: Path) -> None:
         """Stop `node`; when this returns it stands still.
 
         log: where the process that stops it writes what goes wrong.
@@ -182,7 +182,7 @@ class Pause:
         self._hang_up()
         self._over.wait(GOES_ON_WITHIN_S)
 
-    def take_over_from(self, older: "Pause") -> None:
+    def take_over_from(self, older: "PausedNode") -> None:
         """End an older pause of the same node; it stands still all the while."""
         older._hand_over()
         # The time of the older one may have been over just now.

@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mpreg_nb.cures import cure
-from mpreg_nb.launcher.cluster_files import Entry, Ledger, RecordedNode
-from mpreg_nb.launcher.fault_injection import Pause
+from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, RecordedNode
+from mpreg_nb.launcher.fault_injection import PausedNode
 from mpreg_nb.launcher.pid import is_alive
 from mpreg_nb.launcher.process import NodeProcess, end_now, wait_all_ready
 from mpreg_nb.names import check_name, check_resources
-from mpreg_nb.node.options import Options
+from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.token import Token
 
@@ -283,16 +283,16 @@ class LocalNodes:
         self.cluster_id = os.urandom(16).hex()
         self.keep = keep
         self._token = token
-        self._ledger = Ledger()
+        self._ledger = ClusterFiles()
         self._processes: dict[str, NodeProcess] = {}
-        self._pauses: dict[str, Pause] = {}
+        self._pauses: dict[str, PausedNode] = {}
         self._pausing = threading.Lock()  # of `_pauses`
         self.changing = threading.RLock()
         """Held by whoever looks which nodes there are, then starts or ends some."""
 
         self._resources: dict[str, frozenset[str]] = {}
         self._urls: dict[str, str] = {}
-        self._entry: Entry = self._ledger.claim(
+        self._entry: ClusterRecord = self._ledger.claim(
             self.cluster_id,
             name=name,
             keep=keep,
@@ -394,7 +394,7 @@ class LocalNodes:
             slots=self._slots,
         )
         return NodeProcess.start(
-            Options(settings=settings),
+            NodeOptions(settings=settings),
             log=log,
             token=self._token.reveal(),
             keep=self.keep,
@@ -415,7 +415,7 @@ class LocalNodes:
         """
         process = self._processes[name]
         with self._pausing:
-            pause = Pause(name, process.stamp, seconds, process.log_path)
+            pause = PausedNode(name, process.stamp, seconds, process.log_path)
             if name in self._pauses:
                 pause.take_over_from(self._pauses[name])
             self._pauses[name] = pause

@@ -29,7 +29,7 @@ LOOK_S = 0.05
 """Between two looks where the system cannot tell that a process has ended."""
 
 
-class Stamp(msgspec.Struct, frozen=True, kw_only=True):
+class ProcessId(msgspec.Struct, frozen=True, kw_only=True):
     """One process of this machine, for ever."""
 
     # Zero and less mean groups of processes to the system, never one.
@@ -37,7 +37,7 @@ class Stamp(msgspec.Struct, frozen=True, kw_only=True):
     started_s: float  # from boot to start
 
 
-def stamp(pid: int) -> Stamp:
+def stamp(pid: int) -> ProcessId:
     """Return who the process with this id is now; its remains count too.
 
     Raises ProcessLookupError when there is none.
@@ -46,10 +46,10 @@ def stamp(pid: int) -> Stamp:
         started_s = psutil.Process(pid).create_time() - psutil.boot_time()
     except psutil.NoSuchProcess:
         raise ProcessLookupError(f"there is no process {pid}") from None
-    return Stamp(pid=pid, started_s=round(started_s, 2))
+    return ProcessId(pid=pid, started_s=round(started_s, 2))
 
 
-def is_alive(known: Stamp) -> bool:
+def is_alive(known: ProcessId) -> bool:
     """Return whether that very process still runs; remains do not."""
     try:
         remains = psutil.Process(known.pid).status() == psutil.STATUS_ZOMBIE
@@ -58,7 +58,7 @@ def is_alive(known: Stamp) -> bool:
     return not remains and not _is_replaced(known)
 
 
-def end_all(known: Iterable[Stamp], *, drain: float) -> tuple[Stamp, ...]:
+def end_all(known: Iterable[ProcessId], *, drain: float) -> tuple[ProcessId, ...]:
     """End these session leaders and their sessions; return those that were alive.
 
     Each leader gets SIGTERM and `drain` seconds; then all that is left of its
@@ -82,7 +82,7 @@ def end_all(known: Iterable[Stamp], *, drain: float) -> tuple[Stamp, ...]:
     return alive
 
 
-def await_end(known: Collection[Stamp], *, timeout: float) -> bool:
+def await_end(known: Collection[ProcessId], *, timeout: float) -> bool:
     """Wait until all of `known` have ended; False when some outlive `timeout`."""
     deadline = time.monotonic() + timeout
     for one in known:
@@ -117,7 +117,7 @@ def open_pidfd(pid: int) -> int:
         return -1
 
 
-def send(known: Stamp, number: signal.Signals) -> None:
+def send(known: ProcessId, number: signal.Signals) -> None:
     """Send a signal to that very process; nothing happens where it has ended."""
     if is_alive(known):
         try:
@@ -126,12 +126,12 @@ def send(known: Stamp, number: signal.Signals) -> None:
             return
 
 
-def session_of(leader: Stamp) -> set[Stamp]:
+def session_of(leader: ProcessId) -> set[ProcessId]:
     """Return the processes of the session that `leader` leads, or has led."""
     return _sessions((leader,))
 
 
-def _sessions(leaders: Collection[Stamp]) -> set[Stamp]:
+def _sessions(leaders: Collection[ProcessId]) -> set[ProcessId]:
     # An id is not given out again while a session bears it, so members of the
     # session of a dead leader are its own unless the id has a new owner.
     ids = {one.pid for one in leaders if not _is_replaced(one)}
@@ -145,7 +145,7 @@ def _sessions(leaders: Collection[Stamp]) -> set[Stamp]:
     return found
 
 
-def _is_replaced(known: Stamp) -> bool:
+def _is_replaced(known: ProcessId) -> bool:
     try:
         now = stamp(known.pid)
     except (ProcessLookupError, psutil.AccessDenied):
@@ -153,7 +153,7 @@ def _is_replaced(known: Stamp) -> bool:
     return abs(now.started_s - known.started_s) >= TOLERANCE_S
 
 
-class Watched(Protocol):
+class Child(Protocol):
     """Something with descriptors and deadlines; called by one thread only."""
 
     def descriptors(self) -> set[int]:
@@ -166,7 +166,7 @@ class Watched(Protocol):
         """Give back the descriptors, in a fork too: nobody waits for them here."""
 
 
-class Watcher:
+class ChildReaper:
     """Steps each of its children whenever one has news or a deadline passes.
 
     A step looks by itself at what there is to do, so that an event too many is
@@ -178,11 +178,11 @@ class Watcher:
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
-        self._new: deque[Watched] = deque()
-        self._children: dict[Watched, set[int]] = {}  # and what is registered
+        self._new: deque[Child] = deque()
+        self._children: dict[Child, set[int]] = {}  # and what is registered
         self._wake = -1  # written to; -1 while no thread runs
 
-    def watch(self, child: Watched) -> None:
+    def watch(self, child: Child) -> None:
         """Step `child` from now on, until it has no descriptors."""
         with self._lock:
             self._new.append(child)
@@ -252,7 +252,7 @@ class Watcher:
         self._reset()
 
 
-WATCHER = Watcher()
+WATCHER = ChildReaper()
 """The one of this process, for all its nodes."""
 
 os.register_at_fork(after_in_child=WATCHER.forget)

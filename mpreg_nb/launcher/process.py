@@ -28,9 +28,16 @@ import msgspec
 
 import mpreg_nb
 from mpreg_nb.errors import StartFailed
-from mpreg_nb.launcher.pid import KILLED_S, WATCHER, Stamp, is_alive, open_pidfd, stamp
+from mpreg_nb.launcher.pid import (
+    KILLED_S,
+    WATCHER,
+    ProcessId,
+    is_alive,
+    open_pidfd,
+    stamp,
+)
 from mpreg_nb.node.environment import share_cores
-from mpreg_nb.node.options import STDIN, Options, arguments_of
+from mpreg_nb.node.options import STDIN, NodeOptions, arguments_of
 
 TOKEN_VARIABLE = "MPREG_NB_TOKEN"  # noqa: S105 - its name, not a token
 
@@ -190,7 +197,7 @@ UNREADY_BYTES = 64 * 1024
 """Longest line on standard output; start-up files of a site may print there too."""
 
 
-class Ready(msgspec.Struct, frozen=True, kw_only=True):
+class ReadyLine(msgspec.Struct, frozen=True, kw_only=True):
     """What a node says of itself."""
 
     name: str
@@ -199,7 +206,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     cluster_id: str
 
 
-class _Line(Ready, frozen=True, kw_only=True):
+class _Line(ReadyLine, frozen=True, kw_only=True):
     ready: bool
 
 
@@ -212,7 +219,7 @@ class ReadyReader:
         self._cluster_id = cluster_id
         self._rest = b""  # of a line whose end has not come
 
-    def receive(self, piece: bytes) -> Ready | None:
+    def receive(self, piece: bytes) -> ReadyLine | None:
         """Return what the node says, once its line is complete.
 
         Raises ValueError, with the reason, when it is not the expected node.
@@ -229,12 +236,12 @@ class ReadyReader:
                 return self._checked(said)
         return None
 
-    def _checked(self, said: _Line) -> Ready:
+    def _checked(self, said: _Line) -> ReadyLine:
         if said.name != self._name:
             raise ValueError(f"it calls itself {said.name!r}")
         if self._cluster_id not in {"", said.cluster_id}:
             raise ValueError("it started in another cluster")
-        return Ready(
+        return ReadyLine(
             name=said.name, url=said.url, pid=said.pid, cluster_id=said.cluster_id
         )
 
@@ -319,8 +326,8 @@ class NodeProcess:
         self.name = name
         self.pid = child.popen.pid
         self.log_path = log
-        self.stamp: Stamp = stamp(self.pid)  # before anybody waits for the child
-        self.ready: Future[Ready] = Future()
+        self.stamp: ProcessId = stamp(self.pid)  # before anybody waits for the child
+        self.ready: Future[ReadyLine] = Future()
         self.ended: Future[int] = Future()
         self.ready.set_running_or_notify_cancel()
         self.ended.set_running_or_notify_cancel()
@@ -338,7 +345,7 @@ class NodeProcess:
     @classmethod
     def start(
         cls,
-        options: Options,
+        options: NodeOptions,
         *,
         log: Path,
         token: str = "",
@@ -393,7 +400,7 @@ class NodeProcess:
             state = ending(self.ended.result())
         return f"<NodeProcess {self.name} {state}>"
 
-    def wait_ready(self, timeout: float = 20.0) -> Ready:
+    def wait_ready(self, timeout: float = 20.0) -> ReadyLine:
         """Return what the node says of itself, once it does.
 
         Raises StartFailed, with the last lines of its log, when it ended instead
@@ -532,7 +539,7 @@ class NodeProcess:
 
 def wait_all_ready(
     processes: Sequence[NodeProcess], timeout: float = 20.0
-) -> tuple[Ready, ...]:
+) -> tuple[ReadyLine, ...]:
     """Return what each of `processes` says of itself, in their order.
 
     When one ends instead, or `timeout` seconds pass, or the wait is interrupted,
@@ -581,7 +588,7 @@ def ending(code: int) -> str:
         return f"signal {-code}"
 
 
-def _remains(child: Stamp) -> Literal["none", "there", "taken"]:
+def _remains(child: ProcessId) -> Literal["none", "there", "taken"]:
     """Return what is left of a child to wait for; none while it runs."""
     if not hasattr(os, "waitid"):  # macOS before Python 3.13
         return "none" if is_alive(child) else "there"

@@ -12,7 +12,7 @@ ProfileName: TypeAlias = Literal["local", "lan", "wan"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class SwimSettings:
+class SwimConfig:
     """How fast a node notices, how sure it must be, how much it may send."""
 
     period_s: float = 1.0
@@ -113,8 +113,8 @@ class SwimSettings:
             raise ValueError("gossip_interval_s and sync_interval_s must be above 0")
 
 
-PROFILES: dict[ProfileName, SwimSettings] = {
-    "local": SwimSettings(
+PROFILES: dict[ProfileName, SwimConfig] = {
+    "local": SwimConfig(
         period_s=0.5,
         ack_timeout_s=0.2,
         suspicion_mult=3,
@@ -124,8 +124,8 @@ PROFILES: dict[ProfileName, SwimSettings] = {
         seed_redial_s=15.0,
         leave_spread_s=0.6,
     ),
-    "lan": SwimSettings(),
-    "wan": SwimSettings(
+    "lan": SwimConfig(),
+    "wan": SwimConfig(
         period_s=5.0,
         ack_timeout_s=3.0,
         suspicion_mult=6,

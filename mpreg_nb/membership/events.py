@@ -64,13 +64,13 @@ class Close:
 
 
 @dataclass(frozen=True, slots=True)
-class Tell:
+class Notify:
     """Something the rest of the node may want to know."""
 
     event: "Event"
 
 
-Effect: TypeAlias = Send | Dial | Close | Tell
+Effect: TypeAlias = Send | Dial | Close | Notify
 
 
 # ------------------------------------------------------- events of members
@@ -189,7 +189,7 @@ class NameTaken:
 
 
 @dataclass(frozen=True, slots=True)
-class Replaced:
+class NameReplaced:
     """Another process holds this node's name with a higher generation: exit."""
 
     generation: int
@@ -216,6 +216,6 @@ Event: TypeAlias = (
     | LeaveSpread
     | NameFree
     | NameTaken
-    | Replaced
+    | NameReplaced
     | Paused
 )

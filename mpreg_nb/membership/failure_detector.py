@@ -16,10 +16,10 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
 
-from mpreg_nb.membership.config import SwimSettings
-from mpreg_nb.membership.events import Effect, RttMeasured, Send, Tell
-from mpreg_nb.membership.links import Links
-from mpreg_nb.membership.state import Beliefs, Entry
+from mpreg_nb.membership.config import SwimConfig
+from mpreg_nb.membership.events import Effect, Notify, RttMeasured, Send
+from mpreg_nb.membership.links import ControlLinks
+from mpreg_nb.membership.state import MemberEntry, MembershipState
 from mpreg_nb.membership.suspicion import Awareness
 from mpreg_nb.protocol.gossip import (
     IndirectAck,
@@ -33,7 +33,7 @@ from mpreg_nb.protocol.gossip import (
 T = TypeVar("T")
 
 
-class Dice(Protocol):
+class Shuffler(Protocol):
     """The source of randomness; `random.Random` is one."""
 
     def random(self) -> float:
@@ -53,7 +53,7 @@ class Dice(Protocol):
         ...
 
 
-class Rotation:
+class ProbeOrder:
     """A shuffled round robin: every member comes once before any comes twice.
 
     So a crash is noticed after at most two rounds. A newcomer goes to a random
@@ -61,7 +61,7 @@ class Rotation:
     Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 4.3.
     """
 
-    def __init__(self, dice: Dice) -> None:
+    def __init__(self, dice: Shuffler) -> None:
         self._dice = dice
         self._order: list[NodeName] = []
         self._next = 0
@@ -148,7 +148,7 @@ class Probes:
     Invariant: at most one round for each target.
     """
 
-    def __init__(self, settings: SwimSettings, dice: Dice) -> None:
+    def __init__(self, settings: SwimConfig, dice: Shuffler) -> None:
         self._settings = settings
         self._dice = dice
         self._seq = 0
@@ -324,15 +324,15 @@ class Detector:
 
     def __init__(
         self,
-        settings: SwimSettings,
-        beliefs: Beliefs,
-        links: Links,
+        settings: SwimConfig,
+        beliefs: MembershipState,
+        links: ControlLinks,
         health: Awareness,
-        dice: Dice,
+        dice: Shuffler,
         now: float,
     ) -> None:
         self.probes = Probes(settings, dice)
-        self.rotation = Rotation(dice)
+        self.rotation = ProbeOrder(dice)
         self._settings = settings
         self._beliefs = beliefs
         self._links = links
@@ -373,7 +373,7 @@ class Detector:
         if entry is not None:
             entry.refused = None
 
-    def is_refused(self, entry: Entry) -> bool:
+    def is_refused(self, entry: MemberEntry) -> bool:
         """Whether this process refused a dial from here, and has not refuted since."""
         return entry.refused == (entry.record.epoch, entry.record.incarnation)
 
@@ -421,9 +421,9 @@ class Detector:
         if rtt_s is None:
             return []
         entry.rtt_s = rtt_s
-        return [Tell(RttMeasured(target, rtt_s))]
+        return [Notify(RttMeasured(target, rtt_s))]
 
-    def _start(self, entry: Entry, now: float) -> list[Step]:
+    def _start(self, entry: MemberEntry, now: float) -> list[Step]:
         return self.probes.start(
             entry.record.name,
             entry.record.epoch,
@@ -433,7 +433,7 @@ class Detector:
             linked=entry.record.name in self._links,
         )
 
-    def _is_doubted_enough(self, entry: Entry) -> bool:
+    def _is_doubted_enough(self, entry: MemberEntry) -> bool:
         """Whether it is no member any more, or nearly so."""
         if entry.record.state > MemberState.SUSPECT:
             return True

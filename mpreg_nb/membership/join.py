@@ -8,8 +8,8 @@ import math
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from mpreg_nb.membership.config import SwimSettings
-from mpreg_nb.membership.events import Effect, NameFree, NameTaken, Tell
+from mpreg_nb.membership.config import SwimConfig
+from mpreg_nb.membership.events import Effect, NameFree, NameTaken, Notify
 from mpreg_nb.protocol.gossip import NodeName, Ping
 
 FIRST_RETRY_S = 0.1
@@ -35,7 +35,7 @@ class Seeds:
     that have forgotten each other meet again.
     """
 
-    def __init__(self, settings: SwimSettings) -> None:
+    def __init__(self, settings: SwimConfig) -> None:
         self._settings = settings
         self._seeds: list[_Seed] = []
         self._again_at_s = math.inf  # once the join is complete
@@ -109,7 +109,7 @@ class _Claim:
     until_s: float
 
 
-class Claims:
+class NameClaims:
     """Names whose holder has been pinged, by the number of that ping."""
 
     def __init__(self, patience_s: float) -> None:
@@ -129,7 +129,7 @@ class Claims:
         if claim is None or claim.name != sender:
             return []
         del self._claims[seq]
-        return [Tell(NameTaken(claim.name, claim.epoch))]
+        return [Notify(NameTaken(claim.name, claim.epoch))]
 
     @property
     def deadline(self) -> float:
@@ -140,7 +140,7 @@ class Claims:
         """Give the names of silent holders to those who claim them."""
         due = [seq for seq, claim in self._claims.items() if claim.until_s <= now]
         claims = [self._claims.pop(seq) for seq in due]
-        return [Tell(NameFree(claim.name, claim.epoch)) for claim in claims]
+        return [Notify(NameFree(claim.name, claim.epoch)) for claim in claims]
 
     def postpone(self, until: float) -> None:
         """Judge no holder before `until`: its answer may wait in our buffers."""

@@ -7,7 +7,7 @@ keeps a few, opens others where it probes or syncs, and closes the idle ones.
 import math
 from collections.abc import Sequence
 
-from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.config import SwimConfig
 from mpreg_nb.membership.events import Close, Dial, Effect
 from mpreg_nb.protocol.gossip import Control, NodeName
 
@@ -20,10 +20,10 @@ OUTBOX = 8
 LONGEST_BACKOFF_S = 60.0
 
 
-class Links:
+class ControlLinks:
     """The control links of one node, as its driver reported them."""
 
-    def __init__(self, settings: SwimSettings) -> None:
+    def __init__(self, settings: SwimConfig) -> None:
         self._settings = settings
         self._up: dict[NodeName, float] = {}  # -> when it was last used
         self._epochs: dict[NodeName, bytes] = {}  # of the process at the other end

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from mpreg_nb.membership.broadcast import Broadcasts
-from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.config import SwimConfig
 from mpreg_nb.membership.events import (
     CatalogAnnounced,
     Confirmed,
@@ -25,11 +25,11 @@ from mpreg_nb.membership.events import (
     Joined,
     Left,
     LoadChanged,
-    Replaced,
+    NameReplaced,
+    Notify,
     Restarted,
     Send,
     Suspected,
-    Tell,
 )
 from mpreg_nb.membership.member import (
     Member,
@@ -62,7 +62,7 @@ MOST_REMEMBERED = 10_000
 
 
 @dataclass(slots=True)
-class Entry:
+class MemberEntry:
     """One other node."""
 
     record: MemberRecord
@@ -77,28 +77,28 @@ class Entry:
     refused: tuple[bytes, int] | None = None  # epoch, incarnation when it refused us
 
 
-class Table:
+class MemberTable:
     """Entries by name, in the order in which they were met."""
 
     def __init__(self) -> None:
-        self.entries: dict[NodeName, Entry] = {}
+        self.entries: dict[NodeName, MemberEntry] = {}
         self.suspects: dict[NodeName, Suspicion] = {}
         self.revision = 0
         """Rises with every change of a record."""
         self._active: dict[NodeName, None] | None = None
         self._alive: tuple[NodeName, ...] | None = None
 
-    def get(self, name: NodeName) -> Entry | None:
+    def get(self, name: NodeName) -> MemberEntry | None:
         """Return the entry of `name`."""
         return self.entries.get(name)
 
-    def add(self, record: MemberRecord, since_s: float) -> Entry:
+    def add(self, record: MemberRecord, since_s: float) -> MemberEntry:
         """Enter a node that was unknown."""
-        entry = self.entries[record.name] = Entry(record, since_s)
+        entry = self.entries[record.name] = MemberEntry(record, since_s)
         self._changed()
         return entry
 
-    def replace(self, entry: Entry, record: MemberRecord) -> None:
+    def replace(self, entry: MemberEntry, record: MemberRecord) -> None:
         """Put a newer record in place of the one in `entry`."""
         moved = entry.record.state is not record.state
         entry.record = record
@@ -106,7 +106,7 @@ class Table:
         if moved:
             self._changed()
 
-    def doubt(self, entry: Entry, suspicion: Suspicion | None) -> None:
+    def doubt(self, entry: MemberEntry, suspicion: Suspicion | None) -> None:
         """Set or end the suspicion of a node."""
         entry.suspicion = suspicion
         if suspicion is None:
@@ -141,7 +141,7 @@ class Table:
         """When the first suspicion ends."""
         return min((s.deadline for s in self.suspects.values()), default=math.inf)
 
-    def dead(self) -> list[Entry]:
+    def dead(self) -> list[MemberEntry]:
         """Return the entries that are DEAD, not those that LEFT."""
         return [
             entry
@@ -194,7 +194,7 @@ NEWCOMER_RAISES, SETTLED_RAISES = 2, 3
 does is alive, and the one that has bid most often without success gives way."""
 
 
-class Identity:
+class LocalMember:
     """The own record, which no other node writes.
 
     Invariant: it is never SUSPECT or DEAD, and its incarnation is above that of
@@ -265,7 +265,7 @@ class Identity:
             raises = self._raises.get(verdict.epoch, 0)
             is_settled = now - self.joined_at_s >= self._settling_s
             if raises >= (SETTLED_RAISES if is_settled else NEWCOMER_RAISES):
-                return [Tell(Replaced(verdict.generation))]
+                return [Notify(NameReplaced(verdict.generation))]
             self._raises[verdict.epoch] = raises + 1
         self._raise(generation=verdict.generation + 1)
         return self._show(sender)
@@ -279,10 +279,10 @@ class Identity:
         return [Send(sender, Gossip(items=(self.record,)))] if self.joined else []
 
 
-class Reports:
+class MemberReports:
     """Follows the versions of all catalogs and the last load of each node."""
 
-    def __init__(self, table: Table, news: Broadcasts) -> None:
+    def __init__(self, table: MemberTable, news: Broadcasts) -> None:
         self._table = table
         self._news = news
 
@@ -333,14 +333,14 @@ class Reports:
         if entry is None or load is None:
             return []
         entry.load = load
-        return [Tell(LoadChanged(name, load))]
+        return [Notify(LoadChanged(name, load))]
 
 
 def told_catalog(
     record: MemberRecord, heard_from: NodeName, item: Announce | None = None
-) -> Tell:
+) -> Notify:
     """Return the event that the catalog of `record` is at its version."""
-    return Tell(
+    return Notify(
         CatalogAnnounced(
             record.name,
             record.generation,
@@ -357,16 +357,16 @@ MOST_HEARSAY = 1024
 """Verdicts on unknown nodes that are remembered as passed on."""
 
 
-class Beliefs:
+class MembershipState:
     """The own record, the table of the others, and the news about them."""
 
     def __init__(
-        self, settings: SwimSettings, me: MemberRecord, health: Awareness
+        self, settings: SwimConfig, me: MemberRecord, health: Awareness
     ) -> None:
-        self.table = Table()
+        self.table = MemberTable()
         self.news = Broadcasts()
-        self.own = Identity(me, self.news, health, period_s=settings.period_s)
-        self.reports = Reports(self.table, self.news)
+        self.own = LocalMember(me, self.news, health, period_s=settings.period_s)
+        self.reports = MemberReports(self.table, self.news)
         self._me = me.name
         self._settings = settings
         self._hearsay: dict[Verdict, None] = {}
@@ -466,7 +466,7 @@ class Beliefs:
         ]
 
     def remind_suspects(self, now: float) -> list[Effect]:
-        """Tell those whom this node itself accuses once more, lest that was lost."""
+        """Notify those whom this node itself accuses once more, lest that was lost."""
         effects: list[Effect] = []
         for name, suspicion in self.table.suspects.items():
             if self._me in suspicion.accusers:
@@ -494,14 +494,14 @@ class Beliefs:
         for suspicion in self.table.suspects.values():
             suspicion.postpone(until)
 
-    def contradict(self, entry: Entry, now: float) -> list[Effect]:
-        """Tell a node what is held of it, if it has not just been told."""
+    def contradict(self, entry: MemberEntry, now: float) -> list[Effect]:
+        """Notify a node what is held of it, if it has not just been told."""
         if now - entry.contradicted_at_s < self._settings.ack_timeout_s:
             return []
         entry.contradicted_at_s = now
         return [Send(entry.record.name, YouAreDead(verdict=self.verdict_on(entry)))]
 
-    def verdict_on(self, entry: Entry) -> Verdict:
+    def verdict_on(self, entry: MemberEntry) -> Verdict:
         """Return what is held here of a node, with all accusers known."""
         suspicion = entry.suspicion
         if suspicion is None:
@@ -526,7 +526,7 @@ class Beliefs:
 
     def _change(
         self,
-        entry: Entry,
+        entry: MemberEntry,
         record: MemberRecord,
         sender: NodeName,
         now: float,
@@ -548,7 +548,7 @@ class Beliefs:
         if is_new_process:
             entry.rtt_s, entry.load, entry.load_serial = None, None, -1
             self.news.drop(record.name)
-            effects.append(Tell(Restarted(record.name, record.generation)))
+            effects.append(Notify(Restarted(record.name, record.generation)))
         if record.state <= SUSPECT:
             before = None if is_new_process or old.state > SUSPECT else old
             effects += self._welcome(
@@ -560,14 +560,14 @@ class Beliefs:
         self.news.put(verdict_of(record))
         if old.state <= SUSPECT:
             if record.state is DEAD:
-                effects.append(Tell(Died(record.name, record.by)))
+                effects.append(Notify(Died(record.name, record.by)))
             else:
-                effects.append(Tell(Left(record.name)))
+                effects.append(Notify(Left(record.name)))
         return effects
 
     def _welcome(
         self,
-        entry: Entry,
+        entry: MemberEntry,
         before: MemberRecord | None,  # of the same process, if it was a member
         sender: NodeName,
         now: float,
@@ -579,14 +579,14 @@ class Beliefs:
         record = entry.record
         effects: list[Effect] = []
         if before is None:
-            effects.append(Tell(Joined(Member(record=record, since_s=now))))
+            effects.append(Notify(Joined(Member(record=record, since_s=now))))
         if record.catalog_version > (before.catalog_version if before else 0):
             effects.append(told_catalog(record, sender))
         was_suspect = before is not None and before.state is SUSPECT
         if record.state is ALIVE:
             self.table.doubt(entry, None)
             if was_suspect:
-                effects.append(Tell(Confirmed(record.name)))
+                effects.append(Notify(Confirmed(record.name)))
             if self.own.joined:
                 self.news.put(record)
             return effects
@@ -595,7 +595,7 @@ class Beliefs:
             suspicion.accuse(name, now, refused=name in refused)
         self.table.doubt(entry, suspicion)
         if not was_suspect:
-            effects.append(Tell(Suspected(record.name, suspicion.accusers)))
+            effects.append(Notify(Suspected(record.name, suspicion.accusers)))
         verdict = self.verdict_on(entry)
         if synced:
             # Old news: the suspect can answer before others need to hear of it.
@@ -604,7 +604,9 @@ class Beliefs:
             self.news.put(verdict)
         return effects
 
-    def _confirm(self, entry: Entry, verdict: Verdict, now: float) -> list[Effect]:
+    def _confirm(
+        self, entry: MemberEntry, verdict: Verdict, now: float
+    ) -> list[Effect]:
         """Add accusers to a suspicion that is held here already."""
         suspicion = entry.suspicion
         if suspicion is not None:

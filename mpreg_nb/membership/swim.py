@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from mpreg_nb.membership import anti_entropy
 from mpreg_nb.membership.broadcast import size_bytes, subject
-from mpreg_nb.membership.config import SwimSettings, retransmits, stretched_sync_s
+from mpreg_nb.membership.config import SwimConfig, retransmits, stretched_sync_s
 from mpreg_nb.membership.events import (
     Dial,
     Died,
@@ -37,16 +37,16 @@ from mpreg_nb.membership.events import (
     Left,
     LinkEvent,
     NameFree,
+    Notify,
     Paused,
     Restarted,
     Send,
-    Tell,
 )
-from mpreg_nb.membership.failure_detector import Detector, Dice
-from mpreg_nb.membership.join import FIRST_SEQ, Claims, Seeds
-from mpreg_nb.membership.links import Links
+from mpreg_nb.membership.failure_detector import Detector, Shuffler
+from mpreg_nb.membership.join import FIRST_SEQ, NameClaims, Seeds
+from mpreg_nb.membership.links import ControlLinks
 from mpreg_nb.membership.member import Member
-from mpreg_nb.membership.state import Beliefs, Entry
+from mpreg_nb.membership.state import MemberEntry, MembershipState
 from mpreg_nb.membership.suspicion import Awareness
 from mpreg_nb.protocol.gossip import (
     Ack,
@@ -77,14 +77,14 @@ from mpreg_nb.protocol.gossip import (
 )
 
 
-class Post:
+class OutgoingMessages:
     """Turns what the parts want into what the driver must do."""
 
     def __init__(
         self,
-        settings: SwimSettings,
-        beliefs: Beliefs,
-        links: Links,
+        settings: SwimConfig,
+        beliefs: MembershipState,
+        links: ControlLinks,
         detector: Detector,
         health: Awareness,
     ) -> None:
@@ -104,7 +104,7 @@ class Post:
             match effect:
                 case Send(peer, message):
                     done += self.send(peer, message, now)
-                case Tell(event):
+                case Notify(event):
                     done.append(effect)
                     match event:
                         case Joined(member):
@@ -194,17 +194,17 @@ EARLY_SYNCS = 3
 """Comparisons soon after the join: its first partner may have been as new."""
 
 
-class Duties:
+class PeriodicWork:
     """The clockwork of one node, apart from probes and suspicions."""
 
     def __init__(
         self,
-        settings: SwimSettings,
-        beliefs: Beliefs,
-        links: Links,
-        post: Post,
+        settings: SwimConfig,
+        beliefs: MembershipState,
+        links: ControlLinks,
+        post: OutgoingMessages,
         seeds: Seeds,
-        dice: Dice,
+        dice: Shuffler,
         now: float,
     ) -> None:
         self._settings = settings
@@ -404,16 +404,16 @@ def _differs(load: Load, told: Load, share: float) -> bool:
     return load.degraded != told.degraded or change >= share * max(1, told.slots)
 
 
-class Inbox:
+class MessageHandlers:
     """Gives each message to the part of the node that it is for."""
 
     def __init__(
         self,
-        beliefs: Beliefs,
+        beliefs: MembershipState,
         detector: Detector,
-        claims: Claims,
-        duties: Duties,
-        links: Links,
+        claims: NameClaims,
+        duties: PeriodicWork,
+        links: ControlLinks,
         seeds: Seeds,
     ) -> None:
         self._beliefs = beliefs
@@ -586,7 +586,7 @@ class Inbox:
         own.join(now)
         self._seeds.settle(now)
         self._duties.settle(now)
-        completed = Tell(JoinCompleted(through, own.record.generation))
+        completed = Notify(JoinCompleted(through, own.record.generation))
         if through == own.record.name:
             return [completed]
         return [Send(through, Gossip(items=(own.record,))), completed]
@@ -602,8 +602,8 @@ class Inbox:
         )
         effects = self._beliefs.hear_verdict(farewell, sender, now)
         return [
-            Tell(Left(sender, message.reason))
-            if isinstance(effect, Tell) and isinstance(effect.event, Left)
+            Notify(Left(sender, message.reason))
+            if isinstance(effect, Notify) and isinstance(effect.event, Left)
             else effect
             for effect in effects
         ]
@@ -617,26 +617,26 @@ class Swim:
     """
 
     def __init__(
-        self, settings: SwimSettings, me: MemberRecord, rng: Dice, now: float
+        self, settings: SwimConfig, me: MemberRecord, rng: Shuffler, now: float
     ) -> None:
         self._settings = settings
         self._health = Awareness(settings.health_max)
-        self._beliefs = Beliefs(settings, me, self._health)
+        self._beliefs = MembershipState(settings, me, self._health)
         self._own = self._beliefs.own
         self._table = self._beliefs.table
-        self._links = Links(settings)
+        self._links = ControlLinks(settings)
         self._detector = Detector(
             settings, self._beliefs, self._links, self._health, rng, now
         )
         self._seeds = Seeds(settings)
-        self._claims = Claims(settings.claim_patience_s)
-        self._post = Post(
+        self._claims = NameClaims(settings.claim_patience_s)
+        self._post = OutgoingMessages(
             settings, self._beliefs, self._links, self._detector, self._health
         )
-        self._duties = Duties(
+        self._duties = PeriodicWork(
             settings, self._beliefs, self._links, self._post, self._seeds, rng, now
         )
-        self._inbox = Inbox(
+        self._inbox = MessageHandlers(
             self._beliefs,
             self._detector,
             self._claims,
@@ -707,7 +707,7 @@ class Swim:
         effects += self._claims.tick(now)
         if self._leave_at_s <= now:
             self._leave_at_s = math.inf
-            effects.append(Tell(LeaveSpread()))
+            effects.append(Notify(LeaveSpread()))
         return self._done(effects, now)
 
     def announce(
@@ -799,7 +799,7 @@ class Swim:
             or (self._links.is_lost(name) and name not in self._links)
         )
         if entry is None or is_free:
-            effects.append(Tell(NameFree(name, epoch)))
+            effects.append(Notify(NameFree(name, epoch)))
         else:
             ping = self._claims.ask(name, epoch, entry.record.epoch, now)
             effects.append(Send(name, ping))
@@ -849,7 +849,7 @@ class Swim:
         entry = self._table.get(name)
         return None if entry is None else self._member(entry)
 
-    def _member(self, entry: Entry) -> Member:
+    def _member(self, entry: MemberEntry) -> Member:
         return Member(
             record=entry.record,
             since_s=entry.since_s,
@@ -885,7 +885,7 @@ class Swim:
             self._beliefs.doubt_anew(now)
             self._health.worsen()
             self._claims.postpone(now + self._settings.claim_patience_s)
-            return [Tell(Paused(gap_s)), *self._duties.compare(now)]
+            return [Notify(Paused(gap_s)), *self._duties.compare(now)]
         if late_s > self._settings.lag_share * self._settings.ack_timeout_s:
             self._lagged(now)
             until = now + self._settings.ack_timeout_s

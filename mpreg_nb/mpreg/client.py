@@ -28,7 +28,7 @@ from mpreg_nb.errors import (
 from mpreg_nb.names import check_name, check_resources
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import RunStart, StepPlan
-from mpreg_nb.routing.router import Refused, Wanted
+from mpreg_nb.routing.router import NoCandidate, Wanted
 from mpreg_nb.serialize.classes import make
 from mpreg_nb.serialize.exceptions import execution_failed, message_of
 from mpreg_nb.serialize.json_rpc import Others, mention
@@ -79,7 +79,7 @@ class RPCCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedCommand:
     """A command, ready to be sent."""
 
     command: RPCCommand
@@ -87,7 +87,7 @@ class Packed:
     inputs: tuple[str, ...]  # commands whose results the parts refer to
 
 
-def pack_commands(commands: Sequence[RPCCommand]) -> list[Packed]:
+def pack_commands(commands: Sequence[RPCCommand]) -> list[PackedCommand]:
     """Find what refers to what, and pickle the arguments.
 
     Raises:
@@ -103,18 +103,18 @@ def pack_commands(commands: Sequence[RPCCommand]) -> list[Packed]:
     return packed
 
 
-def last_commands(packed: Iterable[Packed]) -> list[str]:
+def last_commands(packed: Iterable[PackedCommand]) -> list[str]:
     """Return the names of the commands whose results no other command uses."""
     used = {name for one in packed for name in one.inputs}
     return [one.command.name for one in packed if one.command.name not in used]
 
 
-def _packed(command: RPCCommand, others: Container[str]) -> Packed:
+def _packed(command: RPCCommand, others: Container[str]) -> PackedCommand:
     put = _References(others)
     args = tuple(map(put, command.arguments))
     kwargs = {key: put(value) for key, value in command.kwargs.items()}
     parts, inputs = pack_call(args, kwargs)
-    return Packed(command, parts, inputs)
+    return PackedCommand(command, parts, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +380,7 @@ class MPREGClientAPI:
             raise
 
 
-async def _check(caller: Client, packed: Sequence[Packed]) -> None:
+async def _check(caller: Client, packed: Sequence[PackedCommand]) -> None:
     """Raise NoRoute, before anything runs, for what no live node could run."""
     if _nowhere_to_go(caller, packed) is not None:
         await caller.snapshot()  # what this client knew may be old
@@ -398,18 +398,18 @@ async def _check(caller: Client, packed: Sequence[Packed]) -> None:
 
 
 def _nowhere_to_go(
-    caller: Client, packed: Sequence[Packed]
-) -> tuple[str, Refused] | None:
+    caller: Client, packed: Sequence[PackedCommand]
+) -> tuple[str, NoCandidate] | None:
     for one in packed:
         wanted = Wanted(one.command.fun, resources=one.command.resources)
         choice = caller.calls.router.choose(wanted, caller.now())
-        if isinstance(choice, Refused):
+        if isinstance(choice, NoCandidate):
             return one.command.fun, choice
     return None
 
 
 def _run_start(
-    caller: Client, packed: Sequence[Packed]
+    caller: Client, packed: Sequence[PackedCommand]
 ) -> tuple[RunStart, tuple[Buffer, ...]]:
     plans: list[StepPlan] = []
     beside: list[Buffer] = []

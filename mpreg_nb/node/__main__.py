@@ -22,7 +22,7 @@ from pathlib import Path
 from mpreg_nb.errors import MpregError
 from mpreg_nb.node.environment import have_standard_files
 from mpreg_nb.node.node import Node, read_tls
-from mpreg_nb.node.options import Options, read_options
+from mpreg_nb.node.options import NodeOptions, read_options
 from mpreg_nb.transport.token import load_token, read_token
 
 LOOK_S = 1.0
@@ -31,7 +31,7 @@ LOOK_S = 1.0
 CHUNK_BYTES = 4096
 
 
-class Lifeline:
+class ParentWatch:
     """Calls `on_cut` once, with the reason, when the parent is gone.
 
     Lives on the event loop that runs when it is made; `close` ends it without a
@@ -114,7 +114,7 @@ GARBAGE = (10_000, 20, 20)
 """New objects before the youngest are looked through; see `gc.set_threshold`."""
 
 
-async def serve(options: Options) -> int:
+async def serve(options: NodeOptions) -> int:
     """Start the node, say that it is ready, and return when it has stopped."""
     if options.token_file:
         token = read_token(Path(options.token_file))
@@ -150,7 +150,7 @@ async def serve(options: Options) -> int:
         last.daemon = True
         last.start()
 
-    lifeline = Lifeline(
+    lifeline = ParentWatch(
         parent_gone,
         descriptor=options.lifeline,
         parent=options.parent,
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     return run(read_options(arguments))
 
 
-def run(options: Options) -> int:
+def run(options: NodeOptions) -> int:
     """Run a node until it has stopped; return the exit code."""
     have_standard_files()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")

@@ -23,9 +23,9 @@ import msgspec
 from mpreg_nb.calls.deadlines import Deadlines
 from mpreg_nb.calls.work_stealing import Stealing
 from mpreg_nb.errors import Executed
-from mpreg_nb.node.executor import Running
-from mpreg_nb.node.peer_requests import DataLane
-from mpreg_nb.node.pending_call import Outcome, Pending, Source, no_route
+from mpreg_nb.node.executor import Executor
+from mpreg_nb.node.peer_requests import PeerSender
+from mpreg_nb.node.pending_call import Outcome, PendingCall, Sink, no_route
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.gossip import Load
 from mpreg_nb.protocol.messages import (
@@ -41,9 +41,9 @@ from mpreg_nb.protocol.messages import (
 )
 from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
-from mpreg_nb.routing.router import Chosen, Refused, Router, UnknownVersion, Wanted
+from mpreg_nb.routing.router import Chosen, NoCandidate, Router, UnknownVersion, Wanted
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.timer import Alarm
+from mpreg_nb.transport.timer import DeadlineTimer
 
 LEAST_TIME_MS = 5
 """A call with less time left than this is refused: it could not be answered."""
@@ -53,7 +53,7 @@ class Admission:
     """The limits of one node, and what it holds."""
 
     def __init__(
-        self, me: str, pending: Mapping[bytes, Pending], limits: Limits
+        self, me: str, pending: Mapping[bytes, PendingCall], limits: Limits
     ) -> None:
         self._me = me
         self._pending = pending
@@ -61,7 +61,7 @@ class Admission:
         self.held_bytes = 0  # arguments of all calls under way
         self.draining = False
 
-    def refusal(self, pending: Pending) -> Failure | None:
+    def refusal(self, pending: PendingCall) -> Failure | None:
         """Return why a call is not taken in, if it is not."""
         waiting = len(self._pending)
         if pending.call.id in self._pending:
@@ -79,20 +79,20 @@ class Admission:
         return Failure(kind="draining", node=self._me) if self.draining else None
 
 
-Route = Callable[[Pending, float, Chosen], None]
+Route = Callable[[PendingCall, float, Chosen], None]
 
 
-class Recalls:
+class StealCoordinator:
     """The waiting calls of one node."""
 
     def __init__(
         self,
         me: str,
-        pending: Mapping[bytes, Pending],
+        pending: Mapping[bytes, PendingCall],
         router: Router,
         loads: Loads,
-        lane: DataLane,
-        running: Running,
+        lane: PeerSender,
+        running: Executor,
     ) -> None:
         self._me = me
         self._pending = pending
@@ -101,12 +101,12 @@ class Recalls:
         self._running = running
         self.stealing = Stealing(router, loads)
 
-    def bind(self, route: Route, finish: Callable[[Pending, Failed], None]) -> None:
+    def bind(self, route: Route, finish: Callable[[PendingCall, Failed], None]) -> None:
         """Say who sends a call to a node, and who ends it."""
         self._route = route
         self._finish = finish
 
-    def give_back(self, source: Source, message: Recall) -> None:
+    def give_back(self, source: Sink, message: Recall) -> None:
         """End those calls of `source` that no node runs yet."""
         for call_id in message.ids:
             pending = self._pending.get(call_id)
@@ -122,7 +122,7 @@ class Recalls:
     def told_waiting(self, message: Waiting) -> None:
         """Pass on that calls wait where they were sent, and look for other nodes."""
         now = time.monotonic()
-        movable: list[Pending] = []
+        movable: list[PendingCall] = []
         for call_id in message.ids:
             pending = self._pending.get(call_id)
             if pending is None or pending.waiting_told:
@@ -136,7 +136,7 @@ class Recalls:
         if message.load is not None and message.load.queued:
             self.wait(movable)
 
-    def wait(self, calls: list[Pending]) -> None:
+    def wait(self, calls: list[PendingCall]) -> None:
         """Look for idle nodes for calls that wait in a queue, here or elsewhere."""
         for pending in calls:
             call = pending.call
@@ -157,7 +157,7 @@ class Recalls:
             for call_id in call_ids:
                 self._move(self._pending[call_id], now)
 
-    def came_back(self, pending: Pending, outcome: Failed) -> bool:
+    def came_back(self, pending: PendingCall, outcome: Failed) -> bool:
         """Send a call on that was asked back; False if `outcome` is its end."""
         failure = outcome.failure
         if failure.kind != "overloaded" or failure.executed != "no":
@@ -176,14 +176,14 @@ class Recalls:
         """Forget a call that has begun, has ended, or is not to be moved."""
         self.stealing.drop(call_id, time.monotonic())
 
-    def _move(self, pending: Pending, now: float) -> None:
+    def _move(self, pending: PendingCall, now: float) -> None:
         """Send a call on that waits here."""
         target = self.stealing.given_back(pending.call.id, now)
         if target is not None and self._running.withdraw(pending):
             self._loads.answered(self._me, None, now)
             self._send_on(pending, target, now)
 
-    def _send_on(self, pending: Pending, target: Chosen, now: float) -> None:
+    def _send_on(self, pending: PendingCall, target: Chosen, now: float) -> None:
         if pending.waiting_told:  # it may begin there without another word
             pending.source.send(Started(id=pending.call.id, node=target.node))
         pending.waiting_told = pending.started = False
@@ -194,16 +194,16 @@ SWEEP_S = 0.02
 """A call that is in the queue this long is reported to its caller."""
 
 
-class WaitingReports:
+class QueueNotifier:
     """Looks at the queue every now and then, while there is one."""
 
     def __init__(
         self,
         me: str,
-        pending: Mapping[bytes, Pending],
+        pending: Mapping[bytes, PendingCall],
         *,
-        running: Running,
-        recalls: Recalls,
+        running: Executor,
+        recalls: StealCoordinator,
         measure: Callable[[], Load],
     ) -> None:
         self._me = me
@@ -227,8 +227,8 @@ class WaitingReports:
     def _look(self) -> None:
         self._timer = None
         edge = time.monotonic() - SWEEP_S
-        by_source: dict[Source, list[bytes]] = {}
-        waiting: list[Pending] = []
+        by_source: dict[Sink, list[bytes]] = {}
+        waiting: list[PendingCall] = []
         for pending in self._pending.values():
             if (
                 pending.node == self._me
@@ -269,8 +269,8 @@ class Calls:
         router: Router,
         loads: Loads,
         breakers: Breakers,
-        lane: DataLane,
-        running: Running,
+        lane: PeerSender,
+        running: Executor,
         measure: Callable[[], Load],
         limits: Limits,
         on_event: Callable[[str, str, str], None],
@@ -283,16 +283,16 @@ class Calls:
         self._lane = lane
         self._running = running
         self._measure = measure
-        self._pending: dict[bytes, Pending] = {}
+        self._pending: dict[bytes, PendingCall] = {}
         self.admission = Admission(me, self._pending, limits)
         self._parked: dict[bytes, None] = {}  # ids that wait for a node that fits
         self._deadlines = Deadlines()
         self._waits = Deadlines()
-        self._alarm = Alarm(self._ring)
-        self.recalls = Recalls(me, self._pending, router, loads, lane, running)
+        self._alarm = DeadlineTimer(self._ring)
+        self.recalls = StealCoordinator(me, self._pending, router, loads, lane, running)
         self.recalls.bind(self._route, self.finish)
         self._waiters = self.recalls.stealing.waiters
-        self._waiting = WaitingReports(
+        self._waiting = QueueNotifier(
             me, self._pending, running=running, recalls=self.recalls, measure=measure
         )
         self.idle = asyncio.Event()
@@ -304,12 +304,10 @@ class Calls:
 
     # ------------------------------------------------------------ what happens
 
-    def receive(
-        self, source: Source, call: Call, parts: tuple[Buffer, ...] = ()
-    ) -> str:
+    def receive(self, source: Sink, call: Call, parts: tuple[Buffer, ...] = ()) -> str:
         """Take in a call, return the node it went to; its outcome goes to `source`."""
         now = time.monotonic()
-        pending = Pending(call, parts, source, now)
+        pending = PendingCall(call, parts, source, now)
         refusal = self.admission.refusal(pending)
         if refusal is not None:
             source.send(pending.failed(refusal))
@@ -339,7 +337,7 @@ class Calls:
         else:
             self._end(pending, Failure(kind="cancelled", executed="no"))
 
-    def source_lost(self, source: Source) -> None:
+    def source_lost(self, source: Sink) -> None:
         """Cancel what came over a link that is gone: nobody waits for it."""
         gone = [p for p in self._pending.values() if p.source is source]
         for pending in gone:
@@ -404,7 +402,7 @@ class Calls:
     # --------------------------------------------------------------- the course
 
     def _route(
-        self, pending: Pending, now: float, target: Chosen | None = None
+        self, pending: PendingCall, now: float, target: Chosen | None = None
     ) -> None:
         call = pending.call
         node = self._me if call.hops_left == 0 else call.node
@@ -428,16 +426,16 @@ class Calls:
             case UnknownVersion():
                 pending.sought = True
                 self._running.obtain_then_route(pending, self._route_again)
-            case Refused() as refused:
+            case NoCandidate() as refused:
                 self._refuse(pending, refused, now)
 
-    def _route_again(self, pending: Pending, found: bool) -> None:
+    def _route_again(self, pending: PendingCall, found: bool) -> None:
         if not found:
             self._end(pending, Failure(kind="no_code", node=self._me))
         elif pending.call.id in self._pending:  # else it was cancelled meanwhile
             self._route(pending, time.monotonic())
 
-    def _forward(self, pending: Pending, node: str, now: float) -> None:
+    def _forward(self, pending: PendingCall, node: str, now: float) -> None:
         call = pending.call
         pending.sent = now
         if pending.waiting_told:  # that node reports only what waits in its queue
@@ -451,7 +449,7 @@ class Calls:
         )
         self._lane.send(node, onward, pending.parts)
 
-    def _refuse(self, pending: Pending, refused: Refused, now: float) -> None:
+    def _refuse(self, pending: PendingCall, refused: NoCandidate, now: float) -> None:
         call = pending.call
         left_s = call.wait_ms / 1e3 - (now - pending.arrived)
         if left_s > 0 and call.hops_left > 0:
@@ -466,7 +464,7 @@ class Calls:
         self._end(pending, no_route(refused, self._me))
 
     def _peer_failed(
-        self, pending: Pending, message: Failed, parts: tuple[Buffer, ...]
+        self, pending: PendingCall, message: Failed, parts: tuple[Buffer, ...]
     ) -> None:
         if self.recalls.came_back(pending, message):
             return
@@ -477,7 +475,7 @@ class Calls:
             self.finish(pending, message, parts)
 
     def _failed_there(
-        self, pending: Pending, node: str, reason: str, *, executed: Any
+        self, pending: PendingCall, node: str, reason: str, *, executed: Any
     ) -> None:
         now = time.monotonic()
         if self._breakers.failed(node, pending.call.function, now):
@@ -489,12 +487,12 @@ class Calls:
         else:
             self._end(pending, lost)
 
-    def retry_elsewhere(self, pending: Pending) -> None:
+    def retry_elsewhere(self, pending: PendingCall) -> None:
         """Route a call anew that could not begin here after all."""
         self._loads.answered(self._me, None, time.monotonic())
         self._try_elsewhere(pending, self._me)
 
-    def _try_elsewhere(self, pending: Pending, not_at: str) -> None:
+    def _try_elsewhere(self, pending: PendingCall, not_at: str) -> None:
         self.recalls.drop(pending.call.id)
         if pending.waiting_told:  # it may begin elsewhere without another word
             pending.source.send(Started(id=pending.call.id, node=not_at))
@@ -504,7 +502,7 @@ class Calls:
         pending.avoid = (*pending.avoid, not_at)
         self._route(pending, time.monotonic())
 
-    def began(self, pending: Pending) -> None:
+    def began(self, pending: PendingCall) -> None:
         """Note that a call has left the queue and runs."""
         pending.started = True
         if self._waiters:
@@ -513,7 +511,7 @@ class Calls:
             pending.source.send(Started(id=pending.call.id, node=self._me))
 
     def finish(
-        self, pending: Pending, outcome: Outcome, parts: tuple[Buffer, ...] = ()
+        self, pending: PendingCall, outcome: Outcome, parts: tuple[Buffer, ...] = ()
     ) -> None:
         """Deliver the outcome of a call and forget it."""
         call = pending.call
@@ -540,10 +538,10 @@ class Calls:
         if not self._pending:
             self.idle.set()
 
-    def _end(self, pending: Pending, failure: Failure) -> None:
+    def _end(self, pending: PendingCall, failure: Failure) -> None:
         self.finish(pending, pending.failed(failure))
 
-    def _count_answer(self, pending: Pending, outcome: Outcome) -> None:
+    def _count_answer(self, pending: PendingCall, outcome: Outcome) -> None:
         now = time.monotonic()
         elsewhere_s = (outcome.queued_us + outcome.run_us) / 1e6
         self._loads.answered(pending.node, now - pending.sent - elsewhere_s, now)
@@ -568,7 +566,7 @@ class Calls:
                 self._route(self._pending[call_id], now)
         self._alarm.set(min(self._deadlines.next, self._waits.next))
 
-    def _deadline_passed(self, pending: Pending) -> None:
+    def _deadline_passed(self, pending: PendingCall) -> None:
         begun = bool(pending.node) and (pending.started or not pending.waiting_told)
         executed: Executed = "unknown" if begun else "no"
         if not pending.answered:

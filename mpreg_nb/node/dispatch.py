@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.node.events import Event
 from mpreg_nb.node.membership import Members
-from mpreg_nb.node.monitor import traffic_of
+from mpreg_nb.node.monitor import link_statistics
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Hello
 from mpreg_nb.protocol.messages import (
@@ -33,12 +33,12 @@ from mpreg_nb.protocol.messages import (
     Failure,
     Partition,
     Reply,
-    TrafficAsk,
+    TrafficRequest,
 )
 from mpreg_nb.settings import Limits, NodeSettings
-from mpreg_nb.transport.connection import Connection, Cut, FailureKind, Lane
+from mpreg_nb.transport.connection import Connection, FailureKind, Lane, LinkFault
 from mpreg_nb.transport.dial import CONNECT_TIMEOUT_S, DialFailed, dial
-from mpreg_nb.transport.pool import Peers
+from mpreg_nb.transport.pool import ConnectionPool
 from mpreg_nb.transport.token import Token
 
 Payload: TypeAlias = tuple[Buffer, ...]
@@ -174,7 +174,7 @@ TAKEN = "the name is taken"
 """Told to a process whose name another one has; it cannot join."""
 
 
-class Doorman:
+class JoinGate:
     """The control links that wait for a decision."""
 
     def __init__(
@@ -239,11 +239,11 @@ class _Barred:
 
     until_s: float  # on the clock of the event loop
     timer: asyncio.TimerHandle
-    cuts: list[Cut] = field(default_factory=list)
+    cuts: list[LinkFault] = field(default_factory=list)
     passable: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Wall:
+class PartitionFault:
     """Who is cut off from this node now, and for how long."""
 
     def __init__(
@@ -278,7 +278,7 @@ class Wall:
         return node in self._barred
 
     def cut(self, link: Connection) -> None:
-        """Cut a link to a node that is cut off."""
+        """LinkFault a link to a node that is cut off."""
         self._barred[link.peer.name].cuts.append(link.cut())
 
     async def pass_to(self, node: str) -> None:
@@ -367,7 +367,7 @@ class NodeLinks:
         """Of a name that a second process wants, with its epoch."""
         self.name_refused: Event[()] = Event()
         """Another live node has this node's name."""
-        self.peers = Peers(
+        self.peers = ConnectionPool(
             token=token,
             role="node",
             name=settings.name,
@@ -380,8 +380,8 @@ class NodeLinks:
             ssl_context=ssl_context,
             limits=settings.limits,
         )
-        self.doorman = Doorman(members.holder, self.claimed, self.peers.accept)
-        self.wall = Wall(self.peers.links, members.urls_of)
+        self.doorman = JoinGate(members.holder, self.claimed, self.peers.accept)
+        self.wall = PartitionFault(self.peers.links, members.urls_of)
 
     def all(self) -> Iterator[Connection]:
         """Yield every link, those of clients too."""
@@ -390,7 +390,7 @@ class NodeLinks:
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about links."""
-        return {TrafficAsk: without_parts(self._tell_traffic)}
+        return {TrafficRequest: without_parts(self._tell_traffic)}
 
     def client_handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about links that only clients may send."""
@@ -418,8 +418,8 @@ class NodeLinks:
         """Dial a URL whose node is not known by name."""
         self._spawn(self._join_through(url))
 
-    def _tell_traffic(self, link: Connection, message: TrafficAsk) -> None:
-        link.send(traffic_of(message.id, self._name, self.all()))
+    def _tell_traffic(self, link: Connection, message: TrafficRequest) -> None:
+        link.send(link_statistics(message.id, self._name, self.all()))
 
     def _partition(self, link: Connection, message: Partition) -> None:
         self.wall.bar(message.nodes, message.for_ms / 1e3)

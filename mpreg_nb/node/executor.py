@@ -22,17 +22,22 @@ from typing import Any, TypeAlias
 import msgspec
 
 from mpreg_nb.errors import LOST_SPACE, NotPicklable
-from mpreg_nb.node.functions import OwnFunction, Placement, Registry, ShippedFunction
+from mpreg_nb.node.functions import (
+    CodeDistributor,
+    OwnFunction,
+    Registry,
+    ShippedFunction,
+)
 from mpreg_nb.node.monitor import Counters
-from mpreg_nb.node.peer_requests import Asks
-from mpreg_nb.node.pending_call import Outcome, Pending, failure_of
-from mpreg_nb.node.results import InputParts, Inputs, Store
+from mpreg_nb.node.peer_requests import PeerRequests
+from mpreg_nb.node.pending_call import Outcome, PendingCall, failure_of
+from mpreg_nb.node.results import InputParts, InputResolver, ResultStore
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.worker_pool import Crashed, Workers
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Load, Offer
 from mpreg_nb.protocol.messages import Call, Failed, Failure, Output, Reply
-from mpreg_nb.protocol.worker import Done, Job, JobFailed, Printed
+from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted
 from mpreg_nb.serialize.exceptions import (
     argument_types,
     execution_failed,
@@ -48,7 +53,7 @@ from mpreg_nb.settings import INLINE_BYTES
 THREADS = 32
 """Sync functions that run here at the same time; more wait."""
 
-Ended: TypeAlias = tuple[Done | JobFailed, tuple[Buffer, ...]]
+Ended: TypeAlias = tuple[JobDone | JobFailed, tuple[Buffer, ...]]
 Find: TypeAlias = Callable[[], Callable[..., Any]]
 
 
@@ -61,11 +66,12 @@ class _Begun:
     kwargs: Mapping[str, Any]
 
 
-class OwnRunner:
+class InProcessExecutor:
     """The calls that run in this process."""
 
     def __init__(
-        self, ended: Callable[[Pending, Done | JobFailed, tuple[Buffer, ...]], None]
+        self,
+        ended: Callable[[PendingCall, JobDone | JobFailed, tuple[Buffer, ...]], None],
     ) -> None:
         self._ended = ended
         self._threads: ThreadPoolExecutor | None = None
@@ -78,13 +84,13 @@ class OwnRunner:
         return len(self._tasks)
 
     def run(
-        self, pending: Pending, function: Callable[..., Any], inputs: InputParts
+        self, pending: PendingCall, function: Callable[..., Any], inputs: InputParts
     ) -> None:
         """Run a function of this process; its end is told as a worker's would be."""
         self._begin(pending, lambda: function, inputs)
 
     def run_shipped(
-        self, pending: Pending, shipped: ShippedFunction, inputs: InputParts
+        self, pending: PendingCall, shipped: ShippedFunction, inputs: InputParts
     ) -> None:
         """Run code that came over the wire, in a thread of this process."""
         self._begin(pending, partial(self._open, shipped), inputs)
@@ -111,11 +117,11 @@ class OwnRunner:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, pending: Pending, find: Find, inputs: InputParts) -> None:
+    def _begin(self, pending: PendingCall, find: Find, inputs: InputParts) -> None:
         call_id = pending.call.id
         self._tasks[call_id] = asyncio.ensure_future(self._run(pending, find, inputs))
 
-    async def _run(self, pending: Pending, find: Find, inputs: InputParts) -> None:
+    async def _run(self, pending: PendingCall, find: Find, inputs: InputParts) -> None:
         call = pending.call
         loop = asyncio.get_running_loop()
         began_s = loop.time()
@@ -203,8 +209,8 @@ def _packed(call: Call, value: object) -> Ended:
     except BaseException as error:  # noqa: BLE001 - pickling runs user code
         return _failed(call, error, (), {})
     if _travels_inline(parts):
-        return Done(id=call.id, payload=bytes(parts[0])), ()
-    return Done(id=call.id), parts
+        return JobDone(id=call.id, payload=bytes(parts[0])), ()
+    return JobDone(id=call.id), parts
 
 
 def _failed(
@@ -235,10 +241,10 @@ def _travels_inline(parts: tuple[Buffer, ...]) -> bool:
 
 LOG = logging.getLogger("mpreg_nb.node")
 
-Finish = Callable[[Pending, Outcome, tuple[Buffer, ...]], None]
+Finish = Callable[[PendingCall, Outcome, tuple[Buffer, ...]], None]
 
 
-class Running:
+class Executor:
     """The calls that run here."""
 
     def __init__(
@@ -246,9 +252,9 @@ class Running:
         me: str,
         *,
         registry: Registry,
-        store: Store,
-        placement: Placement,
-        asks: Asks,
+        store: ResultStore,
+        placement: CodeDistributor,
+        asks: PeerRequests,
         workers: Workers,
         spaces: Spaces,
         has_workers: bool,
@@ -261,22 +267,22 @@ class Running:
         self._registry = registry
         self._store = store
         self._placement = placement
-        self._inputs = Inputs(me, store, asks, shares=True)
+        self._inputs = InputResolver(me, store, asks, shares=True)
         self._workers = workers
         self._spaces = spaces
         self._has_workers = has_workers
         self._counters = counters
         self._news = news
         self._changed = changed
-        self._own = OwnRunner(self._own_ended)
-        self._here: dict[bytes, Pending] = {}
+        self._own = InProcessExecutor(self._own_ended)
+        self._here: dict[bytes, PendingCall] = {}
         self._tasks: dict[bytes, asyncio.Task[None]] = {}  # calls that wait for data
 
     def bind(
         self,
         finish: Finish,
-        began: Callable[[Pending], None],
-        elsewhere: Callable[[Pending], None],
+        began: Callable[[PendingCall], None],
+        elsewhere: Callable[[PendingCall], None],
     ) -> None:
         """Say whom to tell of outcomes, of beginnings, and of what cannot run here."""
         self._finish = finish
@@ -295,7 +301,7 @@ class Running:
 
     # ------------------------------------------------------------------- begin
 
-    def run(self, pending: Pending, offer: Offer) -> None:
+    def run(self, pending: PendingCall, offer: Offer) -> None:
         """Run the call; its end is told to `finish`."""
         self._here[pending.call.id] = pending
         self._changed()
@@ -310,7 +316,7 @@ class Running:
             self._start(pending, function, inputs)
 
     def obtain_then_route(
-        self, pending: Pending, then: Callable[[Pending, bool], None]
+        self, pending: PendingCall, then: Callable[[PendingCall, bool], None]
     ) -> None:
         """Look for a version that the catalog does not have; say if it was found."""
 
@@ -324,7 +330,7 @@ class Running:
 
         self._spawn(pending, look())
 
-    def cancel(self, pending: Pending) -> None:
+    def cancel(self, pending: PendingCall) -> None:
         """Stop a call that is here; its end is told to `finish`."""
         call_id = pending.call.id
         task = self._tasks.pop(call_id, None)
@@ -339,7 +345,7 @@ class Running:
         """The load for an answer that ends a call which was here."""
         return self._news()
 
-    def withdraw(self, pending: Pending) -> bool:
+    def withdraw(self, pending: PendingCall) -> bool:
         """Forget a call that has not begun, and never begin it; False: too late."""
         call_id = pending.call.id
         if pending.started or self._here.pop(call_id, None) is None:
@@ -364,10 +370,10 @@ class Running:
         self._inputs.stop()
         self._own.stop()
 
-    def _spawn(self, pending: Pending, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, pending: PendingCall, work: Coroutine[Any, Any, None]) -> None:
         self._tasks[pending.call.id] = asyncio.ensure_future(work)
 
-    async def _obtain_and_run(self, pending: Pending, offer: Offer) -> None:
+    async def _obtain_and_run(self, pending: PendingCall, offer: Offer) -> None:
         found = await self._placement.obtain(offer.version, pending.call.holder)
         function = self._registry.get(offer.version)
         if not found or function is None:
@@ -377,7 +383,7 @@ class Running:
             await self._gather_and_run(pending, function)
 
     async def _gather_and_run(
-        self, pending: Pending, function: ShippedFunction | OwnFunction
+        self, pending: PendingCall, function: ShippedFunction | OwnFunction
     ) -> None:
         inputs = await self._inputs.gather(pending.call.inputs)
         self._tasks.pop(pending.call.id, None)
@@ -388,7 +394,7 @@ class Running:
 
     def _start(
         self,
-        pending: Pending,
+        pending: PendingCall,
         function: ShippedFunction | OwnFunction,
         inputs: tuple[bytes | tuple[Buffer, ...], ...],
     ) -> None:
@@ -419,7 +425,7 @@ class Running:
 
     def _submit(
         self,
-        pending: Pending,
+        pending: PendingCall,
         function: ShippedFunction,
         inputs: tuple[bytes | tuple[Buffer, ...], ...],
     ) -> None:
@@ -459,7 +465,7 @@ class Running:
 
     # --------------------------------------------------------------------- end
 
-    def printed(self, message: Printed, parts: Parts = ()) -> None:
+    def printed(self, message: JobPrinted, parts: Parts = ()) -> None:
         """Pass on what a running call wrote or displayed."""
         pending = self._here.get(message.id)
         if pending is not None and not pending.answered:
@@ -481,13 +487,13 @@ class Running:
             self._began(pending)
 
     def _job_ended(
-        self, ended: Done | JobFailed | Crashed, parts: tuple[Buffer, ...]
+        self, ended: JobDone | JobFailed | Crashed, parts: tuple[Buffer, ...]
     ) -> None:
         pending = self._here.get(ended.id)
         if pending is None:
             return
         match ended:
-            case Done(run_us=run_us):
+            case JobDone(run_us=run_us):
                 self._returned(pending, ended.payload, parts, run_us)
             case JobFailed(run_us=run_us):
                 self._raised(pending, ended, parts)
@@ -495,16 +501,19 @@ class Running:
                 self._fail(pending, failure_of(ended, self._me))
 
     def _own_ended(
-        self, pending: Pending, ended: Done | JobFailed, parts: tuple[Buffer, ...]
+        self,
+        pending: PendingCall,
+        ended: JobDone | JobFailed,
+        parts: tuple[Buffer, ...],
     ) -> None:
-        if isinstance(ended, Done):
+        if isinstance(ended, JobDone):
             self._returned(pending, ended.payload, parts, ended.run_us)
         else:
             self._raised(pending, ended, parts)
 
     def _returned(
         self,
-        pending: Pending,
+        pending: PendingCall,
         payload: bytes,
         parts: tuple[Buffer, ...],
         run_us: int,
@@ -526,7 +535,7 @@ class Running:
         self._end(pending, reply, parts, queued_us=queued_us, run_us=run_us)
 
     def _raised(
-        self, pending: Pending, ended: JobFailed, parts: tuple[Buffer, ...]
+        self, pending: PendingCall, ended: JobFailed, parts: tuple[Buffer, ...]
     ) -> None:
         queued_us = self._queued_us(pending, ended.run_us)
         failure = failure_of(ended, self._me)
@@ -543,7 +552,7 @@ class Running:
         )
         self._end(pending, failed, parts, queued_us=queued_us, run_us=ended.run_us)
 
-    def _log(self, pending: Pending, failure: Failure) -> None:
+    def _log(self, pending: PendingCall, failure: Failure) -> None:
         """Note the failure of a program's own function, or of a foreign program's call.
 
         A notebook shows its failures itself; they would only drown the rest here.
@@ -554,14 +563,14 @@ class Running:
             name = pending.call.function
             LOG.error("%s", execution_failed(name, failure.message, types))
 
-    def _fail(self, pending: Pending, failure: Failure) -> None:
+    def _fail(self, pending: PendingCall, failure: Failure) -> None:
         self._here.pop(pending.call.id, None)
         self._changed()
         self._finish(pending, pending.failed(failure, self._news()), ())
 
     def _end(
         self,
-        pending: Pending,
+        pending: PendingCall,
         outcome: Outcome,
         parts: tuple[Buffer, ...],
         *,
@@ -582,6 +591,6 @@ class Running:
             )
         self._finish(pending, outcome, parts)
 
-    def _queued_us(self, pending: Pending, run_us: int) -> int:
+    def _queued_us(self, pending: PendingCall, run_us: int) -> int:
         here_us = int((time.monotonic() - pending.arrived) * 1e6)
         return max(0, here_us - pending.waited_us - run_us)

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 
 from mpreg_nb.node.dispatch import Handler
-from mpreg_nb.node.peer_requests import Asks, DataLane
+from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.gossip import Offer
 from mpreg_nb.protocol.messages import (
@@ -31,7 +31,7 @@ from mpreg_nb.protocol.messages import (
     Registered,
     Reply,
 )
-from mpreg_nb.protocol.worker import Recent
+from mpreg_nb.protocol.worker import ByteLimitedCache
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.serialize.code import BUILTIN_VERSIONS, BUILTINS
 from mpreg_nb.transport.connection import Connection
@@ -82,7 +82,7 @@ class Registry:
         self._on_gone = on_gone
         self._by_version: dict[str, ShippedFunction | OwnFunction] = {}
         self._versions: dict[str, list[str]] = {}  # name -> versions, oldest first
-        self._older = Recent()
+        self._older = ByteLimitedCache()
 
     def __contains__(self, version: str) -> bool:
         return version in self._by_version
@@ -131,7 +131,7 @@ PLACE_TIMEOUT_S = 1.0
 """How long a registration waits for nodes that do not confirm; they pull later."""
 
 
-class Placement:
+class CodeDistributor:
     """The code that this node holds, and what it tells others about it."""
 
     def __init__(
@@ -141,8 +141,8 @@ class Placement:
         *,
         registry: Registry,
         catalog: Catalog,
-        asks: Asks,
-        lane: DataLane,
+        asks: PeerRequests,
+        lane: PeerSender,
         alive: Callable[[], Mapping[str, frozenset[str]]],
         can_run: Callable[[str, Offer], bool],
         announce: Callable[[tuple[Offer, ...]], None],

@@ -19,8 +19,8 @@ from mpreg_nb.errors import (
     Overloaded,
     WorkerCrashed,
 )
-from mpreg_nb.node.workflow_run import ActiveRun
-from mpreg_nb.node.workflows import RunBook
+from mpreg_nb.node.workflow_run import WorkflowRun
+from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.messages import (
     Failed,
@@ -31,7 +31,7 @@ from mpreg_nb.protocol.messages import (
     StepPlan,
 )
 from mpreg_nb.routing.catalog import Catalog
-from mpreg_nb.routing.router import Refused as NowhereToGo
+from mpreg_nb.routing.router import NoCandidate as NowhereToGo
 from mpreg_nb.routing.router import Router, Wanted
 from mpreg_nb.serialize.exceptions import execution_failed
 from mpreg_nb.serialize.json_rpc import (
@@ -39,9 +39,9 @@ from mpreg_nb.serialize.json_rpc import (
     LATE,
     MALFORMED,
     NOT_FOUND,
+    JsonRefused,
     JsonRequest,
     JsonStep,
-    Refused,
     read_request,
     results_answer,
 )
@@ -57,7 +57,7 @@ class JsonCalls:
         name: str,
         limits: Limits,
         *,
-        runs: RunBook,
+        runs: WorkflowService,
         catalog: Catalog,
         router: Router,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
@@ -80,10 +80,10 @@ class JsonCalls:
             request = read_request(text)
             try:
                 self._begin(link, request)
-            except Refused as refused:
+            except JsonRefused as refused:
                 refused.u = request.u
                 raise
-        except Refused as refused:
+        except JsonRefused as refused:
             link.send_text(refused.answer)
 
     def _begin(self, link: Connection, request: JsonRequest) -> None:
@@ -92,7 +92,7 @@ class JsonCalls:
             return
         most = self._limits.calls_per_node
         if len(self) >= most:
-            raise Refused(FAILED, str(Overloaded("requests", most)))
+            raise JsonRefused(FAILED, str(Overloaded("requests", most)))
         if link not in self._open:
             self._open[link] = set()
             self._spawn(self._await_end(link))
@@ -112,7 +112,7 @@ class JsonCalls:
         try:
             run = self._runs.prepare(opened, start)
         except InvalidWorkflow as error:
-            raise Refused(MALFORMED, f"malformed request: {error}") from error
+            raise JsonRefused(MALFORMED, f"malformed request: {error}") from error
         for step in request.steps:
             self._check(step)
         self._open[link].add(opened)
@@ -169,7 +169,7 @@ class OpenRequest:
         request: JsonRequest,
         answer: Callable[["OpenRequest", str], None],
         *,
-        runs: RunBook,
+        runs: WorkflowService,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         limits: Limits,
     ) -> None:
@@ -182,7 +182,7 @@ class OpenRequest:
         self._concluding = False  # what the run says is of no interest any more
         self._ended = False
 
-    def begin(self, run: ActiveRun) -> None:
+    def begin(self, run: WorkflowRun) -> None:
         """Start the run and the clock."""
         self._run = run
         timeout_s = self._request.timeout_s
@@ -216,9 +216,9 @@ class OpenRequest:
             f"no result within {self._request.timeout_s:g} s; the remaining commands "
             "were cancelled"
         )
-        self._refuse(Refused(LATE, text))
+        self._refuse(JsonRefused(LATE, text))
 
-    def _refuse(self, refused: Refused) -> None:
+    def _refuse(self, refused: JsonRefused) -> None:
         refused.u = self._request.u
         self._end(refused.answer)
 
@@ -244,8 +244,8 @@ class OpenRequest:
         self._end(results_answer(self._request.u, results))
 
 
-def _too_large(step: str, size_bytes: int) -> Refused:
-    return Refused(
+def _too_large(step: str, size_bytes: int) -> JsonRefused:
+    return JsonRefused(
         FAILED,
         f"the result of {step} ({size_bytes / 1e6:.1f} MB) is too large for one "
         "answer. Add a last command that reduces it",
@@ -253,7 +253,7 @@ def _too_large(step: str, size_bytes: int) -> Refused:
     )
 
 
-def _refusal(step: str, function: str, failure: Failure) -> Refused:
+def _refusal(step: str, function: str, failure: Failure) -> JsonRefused:
     """Return what to answer when `step` failed."""
     details = {
         "command": step,
@@ -267,14 +267,14 @@ def _refusal(step: str, function: str, failure: Failure) -> Refused:
             types = list(failure.argument_types)
             details |= {"type": failure.types[0] if failure.types else ""}
             line = execution_failed(function, failure.message, types)
-            return Refused(FAILED, line, {**details, "args_types": types})
+            return JsonRefused(FAILED, line, {**details, "args_types": types})
         case "no_route" | "no_code":
-            return Refused(NOT_FOUND, _words(function, failure), details)
+            return JsonRefused(NOT_FOUND, _words(function, failure), details)
         case "deadline":
-            return Refused(LATE, f"{function} gave no result in time", details)
+            return JsonRefused(LATE, f"{function} gave no result in time", details)
         case "bad_request":
-            return Refused(MALFORMED, failure.message, details)
-    return Refused(FAILED, _words(function, failure), details)
+            return JsonRefused(MALFORMED, failure.message, details)
+    return JsonRefused(FAILED, _words(function, failure), details)
 
 
 def _words(function: str, failure: Failure) -> str:

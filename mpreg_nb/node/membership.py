@@ -25,12 +25,12 @@ from mpreg_nb.membership.events import (
     LinkEvent,
     LoadChanged,
     NameFree,
+    NameReplaced,
     NameTaken,
-    Replaced,
+    Notify,
     Restarted,
     Send,
     Suspected,
-    Tell,
 )
 from mpreg_nb.membership.swim import Swim
 from mpreg_nb.node.events import Event
@@ -38,21 +38,21 @@ from mpreg_nb.protocol.gossip import CatalogPull, CatalogPush, Load, MemberState
 from mpreg_nb.protocol.messages import minor_of
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.transport.connection import FailureKind
-from mpreg_nb.transport.pool import Peers
-from mpreg_nb.transport.timer import Alarm
+from mpreg_nb.transport.pool import ConnectionPool
+from mpreg_nb.transport.timer import DeadlineTimer
 
 LAG_SAMPLE_S = 0.5
 """How often the lateness of the event loop is measured."""
 
 
-class Gossiping:
+class MembershipDriver:
     """The control lane of one node."""
 
     def __init__(
         self,
         swim: Swim,
         catalog: Catalog,
-        peers: Peers,
+        peers: ConnectionPool,
         *,
         dial_seed: Callable[[str], None],
         on_event: Callable[[membership_events.Event], None],
@@ -66,7 +66,7 @@ class Gossiping:
         self._on_event = on_event
         self._on_catalog = on_catalog
         self._measure = measure
-        self._alarm = Alarm(self._ring)
+        self._alarm = DeadlineTimer(self._ring)
         self._sample_due = 0.0
         self._stopped = False
 
@@ -113,7 +113,7 @@ class Gossiping:
         self._on_catalog()
 
     def tell_load(self, load: Load) -> None:
-        """Tell all that calls came or went here."""
+        """Notify all that calls came or went here."""
         self.perform(self.swim.tell_load(load, time.monotonic()))
 
     def claim(self, name: str, epoch: bytes) -> None:
@@ -146,7 +146,7 @@ class Gossiping:
                         self._peers.reach(to, urls, "control")
                 case Close(peer):
                     self._peers.close_link(peer)
-                case Tell(event):
+                case Notify(event):
                     self._tell(event)
                 case _:
                     assert_never(effect)
@@ -308,7 +308,7 @@ class MembershipEvents:
             case NameTaken(name, epoch):
                 self.name_taken(name, epoch)
                 return
-            case Replaced():
+            case NameReplaced():
                 self.replaced()
                 return
             case _:

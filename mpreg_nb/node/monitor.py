@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 import psutil
 
 from mpreg_nb.membership.member import Member
-from mpreg_nb.node.pending_call import Source
+from mpreg_nb.node.pending_call import Sink
 from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import (
     EventPicture,
-    FunctionPicture,
-    LinkPicture,
-    LoadsTold,
-    NodePicture,
+    FunctionSnapshot,
+    LinkSnapshot,
+    LoadsReport,
+    NodeSnapshot,
     Snapshot,
     Traffic,
     Watch,
@@ -60,10 +60,10 @@ class Counters:
         counter.run_us.append(run_us)
         self.latency_us += 0.1 * (run_us + queued_us - self.latency_us)
 
-    def pictures(self) -> tuple[FunctionPicture, ...]:
+    def pictures(self) -> tuple[FunctionSnapshot, ...]:
         """Return what was counted so far."""
         return tuple(
-            FunctionPicture(
+            FunctionSnapshot(
                 function=function,
                 version=version,
                 node=self._me,
@@ -86,7 +86,7 @@ SAMPLE_S = 1.0
 """How often processor and memory are looked at; a look costs about 0.2 ms."""
 
 
-class Vitals:
+class LoadMonitor:
     """Measures the load that is told to others."""
 
     def __init__(
@@ -198,7 +198,7 @@ WHOLE_EVERY_S = 2.0
 """Round trips change all the time, with the loads; all is sent again this often."""
 
 
-class Pictures:
+class SnapshotPublisher:
     """Makes snapshots, and sends them to watchers at their pace."""
 
     def __init__(
@@ -218,8 +218,8 @@ class Pictures:
         self._catalog = catalog
         self._counters = counters
         self._events: deque[EventPicture] = deque(maxlen=REMEMBERED_EVENTS)
-        self._watchers: dict[Source, Watch] = {}
-        self._timers: dict[Source, asyncio.TimerHandle] = {}
+        self._watchers: dict[Sink, Watch] = {}
+        self._timers: dict[Sink, asyncio.TimerHandle] = {}
         self._loads_timer: asyncio.TimerHandle | None = None
         self._whole_timer: asyncio.TimerHandle | None = None
         self._loads_of: set[str] = set()  # nodes whose loads are to be sent
@@ -234,19 +234,19 @@ class Pictures:
         LOG.info("%s: %s %s", node, event, " ".join(picture.detail.split()))
         self.changed()
 
-    def watch(self, source: Source, request: Watch) -> None:
+    def watch(self, source: Sink, request: Watch) -> None:
         """Send a snapshot now, and again after changes if that was asked."""
         if request.period_ms:
             self._watchers[source] = request
         source.send(self.take(request.id, whole=not request.period_ms))
 
-    def cancel(self, source: Source, request_id: bytes) -> None:
+    def cancel(self, source: Sink, request_id: bytes) -> None:
         """Send no more to a watcher that looks elsewhere now."""
         request = self._watchers.get(source)
         if request is not None and request.id == request_id:
             self.source_lost(source)
 
-    def source_lost(self, source: Source) -> None:
+    def source_lost(self, source: Sink) -> None:
         """Stop sending to a link that is gone."""
         self._watchers.pop(source, None)
         timer = self._timers.pop(source, None)
@@ -284,11 +284,11 @@ class Pictures:
             events=tuple(self._events) if whole else (),
         )
 
-    def _node(self, member: Member) -> NodePicture:
+    def _node(self, member: Member) -> NodeSnapshot:
         record = member.record
         if record.state > MemberState.SUSPECT:  # what it said last is no news of it
-            return NodePicture(record=record)
-        return NodePicture(
+            return NodeSnapshot(record=record)
+        return NodeSnapshot(
             record=record,
             load=self._load(member.name),
             rtt_ms=None if not member.rtt_s else member.rtt_s * 1e3,
@@ -311,20 +311,22 @@ class Pictures:
         known = ((node, self._load(node)) for node in nodes)
         loads = tuple((node, load) for node, load in known if load is not None)
         for source, request in self._watchers.items():
-            source.send(LoadsTold(id=request.id, loads=loads))
+            source.send(LoadsReport(id=request.id, loads=loads))
 
     def _send_whole(self) -> None:
         self._whole_timer = None
         self.changed()
 
-    def _send(self, source: Source) -> None:
+    def _send(self, source: Sink) -> None:
         self._timers.pop(source, None)
         request = self._watchers.get(source)
         if request is not None:
             source.send(self.take(request.id, whole=False))
 
 
-def traffic_of(request_id: bytes, node: str, links: Iterable[Connection]) -> Traffic:
+def link_statistics(
+    request_id: bytes, node: str, links: Iterable[Connection]
+) -> Traffic:
     """Return one row for each peer; JSON clients, which have no name, have none."""
     counts: dict[tuple[Role, str], list[LinkStatistics]] = {}
     for link in links:
@@ -335,7 +337,7 @@ def traffic_of(request_id: bytes, node: str, links: Iterable[Connection]) -> Tra
         id=request_id,
         node=node,
         links=tuple(
-            LinkPicture(
+            LinkSnapshot(
                 peer=peer,
                 role=role,
                 sent_bytes=sum(one.bytes_out for one in each),

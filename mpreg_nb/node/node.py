@@ -24,16 +24,16 @@ from mpreg_nb.membership.config import PROFILES
 from mpreg_nb.membership.swim import Swim
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.dispatch import ClusterId, Dispatcher, NodeLinks, without_parts
-from mpreg_nb.node.executor import Running
-from mpreg_nb.node.functions import OwnFunction, Placement, Registry, own_version
+from mpreg_nb.node.executor import Executor
+from mpreg_nb.node.functions import CodeDistributor, OwnFunction, Registry, own_version
 from mpreg_nb.node.json_rpc import JsonCalls
-from mpreg_nb.node.membership import Gossiping, Members, MembershipEvents
-from mpreg_nb.node.monitor import Counters, Pictures, Vitals
-from mpreg_nb.node.peer_requests import Asks, DataLane
-from mpreg_nb.node.results import ResultRequests, Store, StoreStatistics
+from mpreg_nb.node.membership import Members, MembershipDriver, MembershipEvents
+from mpreg_nb.node.monitor import Counters, LoadMonitor, SnapshotPublisher
+from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
+from mpreg_nb.node.results import ResultRequests, ResultStore, StoreStatistics
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.worker_pool import Workers, WorkersStatistics
-from mpreg_nb.node.workflows import RunBook
+from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
     Call,
@@ -41,25 +41,25 @@ from mpreg_nb.protocol.messages import (
     CodePush,
     Failed,
     Failure,
-    FunctionPicture,
-    HeldTold,
-    Leave,
+    FunctionSnapshot,
+    HeldResults,
+    LeaveRequest,
     Output,
     Printed,
     Recall,
     Relay,
     Reply,
+    RunFollowed,
     Runs,
     RunState,
-    RunTold,
     SpaceClose,
     SpaceOpen,
     Started,
+    StepExplanation,
     Versions,
-    VersionsAsk,
+    VersionsRequest,
     Waiting,
     Watch,
-    WhyTold,
     installed,
 )
 from mpreg_nb.routing.catalog import Catalog
@@ -101,7 +101,7 @@ def metrics_text(
     workers: WorkersStatistics,
     store: StoreStatistics,
     alive_members: int,
-    functions: Iterable[FunctionPicture],
+    functions: Iterable[FunctionSnapshot],
 ) -> str:
     """Return statistics of a node in the text format of Prometheus."""
     lines = [
@@ -205,11 +205,11 @@ class Node:
             spawn=self.spawn,
             ssl_context=self._tls.dial if self._tls else None,
         )
-        lane = DataLane(self.links.peers, self.members.urls_of)
-        self.asks = Asks(lane)
+        lane = PeerSender(self.links.peers, self.members.urls_of)
+        self.asks = PeerRequests(lane)
         self.catalog = Catalog(name)
         self.counters = Counters(name)
-        self.store = Store(settings.store_bytes)
+        self.store = ResultStore(settings.store_bytes)
         self._loads = Loads()
         breakers = Breakers()
         self.router = Router(
@@ -219,14 +219,14 @@ class Node:
             breakers,
             random.Random(),  # noqa: S311 - spreads load, guards nothing
         )
-        self.vitals = Vitals(
+        self.vitals = LoadMonitor(
             running=lambda: self.running.running,
             queued=lambda: self.running.queued,
             slots=max(1, settings.workers * settings.slots),
             counters=self.counters,
             tell=self._tell_load,
         )
-        self.pictures = Pictures(
+        self.pictures = SnapshotPublisher(
             name,
             members=lambda: swim.members,
             own_load=self.vitals.measure,
@@ -234,7 +234,7 @@ class Node:
             catalog=self.catalog,
             counters=self.counters,
         )
-        self.gossiping = Gossiping(
+        self.gossiping = MembershipDriver(
             swim,
             self.catalog,
             self.links.peers,
@@ -254,7 +254,7 @@ class Node:
             max_payload_bytes=settings.limits.max_payload_bytes,
         )
         self.spaces = Spaces(self._space_worker, self.spawn, happened_here)
-        self.placement = Placement(
+        self.placement = CodeDistributor(
             name,
             settings.resources,
             registry=self.registry,
@@ -266,7 +266,7 @@ class Node:
             announce=self.gossiping.announce,
             on_event=happened_here,
         )
-        self.running = Running(
+        self.running = Executor(
             name,
             registry=self.registry,
             store=self.store,
@@ -290,7 +290,7 @@ class Node:
             limits=settings.limits,
             on_event=self.pictures.happened,
         )
-        self.runs = RunBook(
+        self.runs = WorkflowService(
             name, calls=self.calls, asks=self.asks, store=self.store, lane=lane
         )
         self._handle_messages()
@@ -335,8 +335,8 @@ class Node:
                 Cancel: without_parts(self._cancel),
                 Recall: without_parts(self.calls.recalls.give_back),
                 Watch: without_parts(self.pictures.watch),
-                VersionsAsk: without_parts(self._tell_versions),
-                Leave: without_parts(self._leave),
+                VersionsRequest: without_parts(self._tell_versions),
+                LeaveRequest: without_parts(self._leave),
                 SpaceOpen: without_parts(self._open_space),
                 SpaceClose: without_parts(self._close_space),
                 **self.links.handlers(),
@@ -351,9 +351,18 @@ class Node:
         dispatcher.handle_answers(
             self.calls.peer_said, Reply, Failed, Output, Started, Waiting
         )
-        dispatcher.handle_answers(self.asks.answered, Reply, Failed, HeldTold, CodePush)
         dispatcher.handle_answers(
-            relays.answered, Reply, Failed, RunTold, RunState, Runs, WhyTold, Printed
+            self.asks.answered, Reply, Failed, HeldResults, CodePush
+        )
+        dispatcher.handle_answers(
+            relays.answered,
+            Reply,
+            Failed,
+            RunFollowed,
+            RunState,
+            Runs,
+            StepExplanation,
+            Printed,
         )
 
     def _follow_members(self) -> None:
@@ -401,13 +410,13 @@ class Node:
             self.calls.cancel(message.id)
         self.pictures.cancel(link, message.id)
 
-    async def _tell_versions(self, link: Connection, message: VersionsAsk) -> None:
+    async def _tell_versions(self, link: Connection, message: VersionsRequest) -> None:
         # Looking them up reads files.
         found = await asyncio.to_thread(installed)
         versions = tuple(found.items())
         link.send(Versions(id=message.id, node=self.name, versions=versions))
 
-    async def _leave(self, link: Connection, message: Leave) -> None:
+    async def _leave(self, link: Connection, message: LeaveRequest) -> None:
         link.send(Reply(id=message.id, payload=b"", node=self.name))
         await self.stop()
 

@@ -101,7 +101,7 @@ DEFAULTS = NodeSettings(name="default")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Options:
+class NodeOptions:
     """What the command line of one node says."""
 
     settings: NodeSettings
@@ -279,7 +279,9 @@ def _add_rare(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def options_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> Options:
+def options_of(
+    parser: argparse.ArgumentParser, parsed: argparse.Namespace
+) -> NodeOptions:
     """Return what `parser` read; options that contradict each other exit with 2."""
     loopback = _is_loopback(parsed.host)
     if bool(parsed.tls_cert) != bool(parsed.tls_key):
@@ -295,7 +297,7 @@ def options_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> O
             "connection would not be encrypted. Add --tls-cert FILE --tls-key "
             "FILE, or use --host 127.0.0.1 and use an ssh tunnel"
         )
-    return Options(
+    return NodeOptions(
         settings=NodeSettings(
             name=parsed.name,
             resources=frozenset(parsed.resources),
@@ -324,7 +326,7 @@ def options_of(parser: argparse.ArgumentParser, parsed: argparse.Namespace) -> O
 
 def read_options(
     arguments: Sequence[str] | None = None, *, program: str = "mpreg-nb node"
-) -> Options:
+) -> NodeOptions:
     """Return what `arguments`, else those of this process, say.
 
     Raises SystemExit with code 2, after a line on stderr, when they are wrong,
@@ -337,7 +339,7 @@ def read_options(
     return options_of(parser, parser.parse_args(arguments))
 
 
-def arguments_of(options: Options) -> list[str]:
+def arguments_of(options: NodeOptions) -> list[str]:
     """Return the command line that `read_options` reads as `options`.
 
     Of the limits only `max_payload_bytes` has an option. File names become

@@ -13,19 +13,21 @@ from mpreg_nb.protocol.messages import (
     Failed,
     Failure,
     Fetch,
-    HeldAsk,
-    HeldTold,
+    HasResults,
+    HeldResults,
     Ids,
-    Kept,
     Reply,
+    ResultRef,
 )
-from mpreg_nb.transport.pool import Peers
+from mpreg_nb.transport.pool import ConnectionPool
 
 
-class DataLane:
-    """Sends to nodes by name; what cannot be sent is reported by `Peers`."""
+class PeerSender:
+    """Sends to nodes by name; what cannot be sent is reported by `ConnectionPool`."""
 
-    def __init__(self, peers: Peers, urls: Callable[[str], Sequence[str]]) -> None:
+    def __init__(
+        self, peers: ConnectionPool, urls: Callable[[str], Sequence[str]]
+    ) -> None:
         self._peers = peers
         self._urls = urls
 
@@ -39,14 +41,14 @@ class DataLane:
 Answer: TypeAlias = tuple[Reply | CodePush | Failed, tuple[Buffer, ...]]
 
 
-class Asks:
+class PeerRequests:
     """Sends questions on the data lane and hands each answer to who asked.
 
     An answer always comes: from the node, or, when its link is lost, as
     `Failed("node_lost")`.
     """
 
-    def __init__(self, lane: DataLane) -> None:
+    def __init__(self, lane: PeerSender) -> None:
         self._lane = lane
         self._ids = Ids()
         self._open: dict[bytes, tuple[str, asyncio.Future[Any]]] = {}
@@ -55,16 +57,16 @@ class Asks:
         """Ask `node` for the code of `version`."""
         return await self._ask(node, CodePull(id=self._ids.next(), version=version))
 
-    async def result(self, kept: Kept) -> Answer:
+    async def result(self, kept: ResultRef) -> Answer:
         """Ask for a result that its owner holds."""
         return await self._ask(kept.owner, Fetch(id=self._ids.next(), kept=kept))
 
-    async def held(self, node: str, kept: Iterable[Kept]) -> frozenset[bytes]:
+    async def held(self, node: str, kept: Iterable[ResultRef]) -> frozenset[bytes]:
         """Return the ids of those results that `node` holds; none if it is gone."""
         ids = tuple(one.id for one in kept)
-        answer, _ = await self._ask(node, HeldAsk(id=self._ids.next(), ids=ids))
+        answer, _ = await self._ask(node, HasResults(id=self._ids.next(), ids=ids))
         told: object = answer
-        return frozenset(told.ids) if isinstance(told, HeldTold) else frozenset()
+        return frozenset(told.ids) if isinstance(told, HeldResults) else frozenset()
 
     async def place(
         self, node: str, push: CodePush, parts: tuple[Buffer, ...]
@@ -77,7 +79,9 @@ class Asks:
         return self._ids.next()
 
     def answered(
-        self, message: Reply | CodePush | HeldTold | Failed, parts: tuple[Buffer, ...]
+        self,
+        message: Reply | CodePush | HeldResults | Failed,
+        parts: tuple[Buffer, ...],
     ) -> bool:
         """Deliver an answer; False if nobody waits for it."""
         _, future = self._open.pop(message.id, ("", None))
@@ -97,7 +101,7 @@ class Asks:
     async def _ask(
         self,
         node: str,
-        message: CodePull | Fetch | CodePush | HeldAsk,
+        message: CodePull | Fetch | CodePush | HasResults,
         parts: tuple[Buffer, ...] = (),
     ) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()

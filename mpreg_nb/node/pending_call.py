@@ -11,12 +11,12 @@ from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Load
 from mpreg_nb.protocol.messages import Call, Failed, Failure, Reply
 from mpreg_nb.protocol.worker import JobFailed
-from mpreg_nb.routing.router import Refused
+from mpreg_nb.routing.router import NoCandidate
 
 Outcome: TypeAlias = Reply | Failed
 
 
-class Source(Protocol):
+class Sink(Protocol):
     """Where a call came from, and where all that it says goes."""
 
     def send(self, message: msgspec.Struct, parts: Parts = ()) -> object:
@@ -25,12 +25,12 @@ class Source(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Pending:
+class PendingCall:
     """One call, from its arrival to its outcome."""
 
     call: Call
     parts: tuple[Buffer, ...]
-    source: Source
+    source: Sink
     arrived: float  # on the monotonic clock
     node: str = ""  # where it is; "" while nothing is decided
     version: str = ""
@@ -94,7 +94,7 @@ def failure_of(ended: JobFailed | Crashed, node: str) -> Failure:
     )
 
 
-def no_route(refused: Refused, node: str) -> Failure:
+def no_route(refused: NoCandidate, node: str) -> Failure:
     """Return what `node` knows of why no live node fits a call."""
     return Failure(
         kind="no_route",

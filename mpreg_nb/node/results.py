@@ -16,19 +16,19 @@ from typing import Any, TypeAlias
 import msgspec
 
 from mpreg_nb.node.dispatch import Handler, without_parts
-from mpreg_nb.node.peer_requests import Asks
+from mpreg_nb.node.peer_requests import PeerRequests
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import (
     Call,
     Failed,
     Failure,
-    Gathered,
-    HeldAsk,
-    HeldTold,
-    Kept,
+    HasResults,
+    HeldResults,
     Release,
     Reply,
     Result,
+    ResultRef,
+    ResultRefs,
 )
 from mpreg_nb.protocol.messages import Fetch as FetchRequest
 from mpreg_nb.serialize.items import gather
@@ -45,7 +45,7 @@ class StoreStatistics:
     evicted: int
 
 
-class Store:
+class ResultStore:
     """Payloads by the id of the call that made them."""
 
     def __init__(self, limit_bytes: int) -> None:
@@ -73,7 +73,7 @@ class Store:
             self._results.move_to_end(key)
         return parts
 
-    def find(self, kept: Kept) -> tuple[Buffer, ...] | None:
+    def find(self, kept: ResultRef) -> tuple[Buffer, ...] | None:
         """Return the parts that `kept` names, or None when they are not held."""
         parts = self.get(kept.id)
         if parts is None or not kept.count:
@@ -82,7 +82,7 @@ class Store:
 
     def hold(
         self, me: str, key: bytes, payload: bytes, parts: tuple[Buffer, ...]
-    ) -> bytes | Kept:
+    ) -> bytes | ResultRef:
         """Return a value as those get it who refer to it: itself, or where it is.
 
         me: the name of this node.
@@ -90,11 +90,11 @@ class Store:
         whole = parts or (payload,)
         if len(whole) == 1 and len(whole[0]) <= RIDE_ALONG_BYTES:
             return bytes(whole[0])
-        return Kept(me, key, self.put(key, whole))
+        return ResultRef(me, key, self.put(key, whole))
 
     def keep(
         self, me: str, call: Call, payload: bytes, parts: tuple[Buffer, ...]
-    ) -> tuple[Kept | None, bytes, tuple[Buffer, ...]]:
+    ) -> tuple[ResultRef | None, bytes, tuple[Buffer, ...]]:
         """Hold what `call` gave, if large; return where, and what is to be sent.
 
         Of a value that was taken apart the head is sent: to who deals out the items.
@@ -102,9 +102,11 @@ class Store:
         if call.split:
             if len(parts) < 2:
                 return None, payload, parts
-            return Kept(me, call.id, self.put(call.id, parts[1:])), b"", parts[:1]
+            return ResultRef(me, call.id, self.put(call.id, parts[1:])), b"", parts[:1]
         result = self.hold(me, call.id, payload, parts)
-        return (result, b"", ()) if isinstance(result, Kept) else (None, result, ())
+        return (
+            (result, b"", ()) if isinstance(result, ResultRef) else (None, result, ())
+        )
 
     def release(self, key: bytes) -> None:
         """Let a result go; unknown keys are no error."""
@@ -124,28 +126,28 @@ MOST_BYTES = 256 << 20
 """Of all that is held. Those that were not used for longest go first."""
 
 Found: TypeAlias = bytes | tuple[Buffer, ...]
-Fetch: TypeAlias = Callable[[Kept], Coroutine[Any, Any, Found | Failure]]
+Fetch: TypeAlias = Callable[[ResultRef], Coroutine[Any, Any, Found | Failure]]
 
 
 @dataclass(slots=True)
-class _Held:
+class _CachedResult:
     found: Found
     size_bytes: int
     used_at_s: float
 
 
-class Recent:
+class ResultCache:
     """What was fetched a moment ago, by the id of the call that made it."""
 
     def __init__(self, fetch: Fetch) -> None:
         self._fetch = fetch
         self._asked: dict[bytes, asyncio.Task[Found | Failure]] = {}
         self._askers: dict[bytes, int] = {}  # of what is on its way
-        self._held: OrderedDict[bytes, _Held] = OrderedDict()
+        self._held: OrderedDict[bytes, _CachedResult] = OrderedDict()
         self._held_bytes = 0
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def get(self, kept: Kept) -> Found | Failure:
+    async def get(self, kept: ResultRef) -> Found | Failure:
         """Return a result, or why it is not to be had."""
         loop = asyncio.get_running_loop()
         held = self._held.get(kept.id)
@@ -169,7 +171,7 @@ class Recent:
             self._sweep.cancel()
         self._held.clear()
 
-    def _came(self, kept: Kept, task: "asyncio.Task[Found | Failure]") -> None:
+    def _came(self, kept: ResultRef, task: "asyncio.Task[Found | Failure]") -> None:
         del self._asked[kept.id]
         several = self._askers.pop(kept.id) > 1
         if not several or task.cancelled() or task.exception() is not None:
@@ -179,7 +181,7 @@ class Recent:
             return
         size = len(found) if isinstance(found, bytes) else sum(map(len, found))
         loop = asyncio.get_running_loop()
-        self._held[kept.id] = _Held(found, size, loop.time())
+        self._held[kept.id] = _CachedResult(found, size, loop.time())
         self._held_bytes += size
         while self._held_bytes > MOST_BYTES:
             self._drop(next(iter(self._held)))
@@ -205,7 +207,7 @@ InputParts: TypeAlias = tuple[bytes | tuple[Buffer, ...], ...]
 class ResultRequests:
     """Answers requests of other nodes and of clients about results held here."""
 
-    def __init__(self, me: str, store: Store) -> None:
+    def __init__(self, me: str, store: ResultStore) -> None:
         self._me = me
         self._store = store
 
@@ -213,7 +215,7 @@ class ResultRequests:
         """Return the handlers of messages about results."""
         return {
             FetchRequest: without_parts(self._fetch),
-            HeldAsk: without_parts(self._tell_held),
+            HasResults: without_parts(self._tell_held),
             Release: without_parts(self._release),
         }
 
@@ -225,16 +227,16 @@ class ResultRequests:
         else:
             link.send(Reply(id=message.id, payload=b"", node=self._me), held)
 
-    def _tell_held(self, link: Connection, message: HeldAsk) -> None:
+    def _tell_held(self, link: Connection, message: HasResults) -> None:
         held = tuple(key for key in message.ids if self._store.get(key))
-        link.send(HeldTold(id=message.id, ids=held))
+        link.send(HeldResults(id=message.id, ids=held))
 
     def _release(self, link: Connection, message: Release) -> None:
         for key in message.ids:
             self._store.release(key)
 
 
-class Inputs:
+class InputResolver:
     """Takes inputs from the message, from the store here, or from their owner.
 
     What several calls want at about the same time is fetched once for all, if
@@ -242,12 +244,12 @@ class Inputs:
     """
 
     def __init__(
-        self, me: str, store: Store, asks: Asks, *, shares: bool = False
+        self, me: str, store: ResultStore, asks: PeerRequests, *, shares: bool = False
     ) -> None:
         self._me = me
         self._store = store
         self._asks = asks
-        self._recent = Recent(self._fetch) if shares else None
+        self._recent = ResultCache(self._fetch) if shares else None
 
     def stop(self) -> None:
         """Fetch nothing any more."""
@@ -261,7 +263,7 @@ class Inputs:
             if isinstance(one, bytes):
                 found.append(one)
                 continue
-            if isinstance(one, Gathered) or one.owner != self._me:
+            if isinstance(one, ResultRefs) or one.owner != self._me:
                 return None
             held = self._store.find(one)
             if held is None:
@@ -286,7 +288,7 @@ class Inputs:
         """Return one result, or why it is not to be had."""
         if isinstance(wanted, bytes):
             return wanted
-        if isinstance(wanted, Gathered):
+        if isinstance(wanted, ResultRefs):
             return await self._list(wanted)
         if wanted.owner == self._me:
             held = self._store.find(wanted)
@@ -295,17 +297,17 @@ class Inputs:
             return await self._recent.get(wanted)
         return await self._fetch(wanted)
 
-    async def _fetch(self, wanted: Kept) -> Found | Failure:
+    async def _fetch(self, wanted: ResultRef) -> Found | Failure:
         answer, parts = await self._asks.result(wanted)
         if isinstance(answer, Failed):
             return answer.failure
         return parts or (answer.payload,)
 
-    async def _list(self, wanted: Gathered) -> Found | Failure:
+    async def _list(self, wanted: ResultRefs) -> Found | Failure:
         """Return the list of results, those that are held together fetched as one."""
-        wholes: dict[bytes, Kept] = {}
+        wholes: dict[bytes, ResultRef] = {}
         for item in wanted.items:
-            if isinstance(item, Kept):
+            if isinstance(item, ResultRef):
                 whole = msgspec.structs.replace(item, first=0, count=0)
                 wholes[item.id] = whole if item.count else item
         found = await self.gather(tuple(wholes.values()))

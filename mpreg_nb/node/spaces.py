@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpreg_nb.node.functions import ShippedFunction
-from mpreg_nb.node.pending_call import Source
+from mpreg_nb.node.pending_call import Sink
 from mpreg_nb.node.worker_pool import DoneCallback, Workers
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.worker import Job
@@ -25,8 +25,8 @@ Make = Callable[[Callable[[str, str], None]], Workers]
 
 
 @dataclass(slots=True, eq=False)
-class _Space:
-    source: Source
+class _OpenSpace:
+    source: Sink
     workers: Workers
 
 
@@ -42,7 +42,7 @@ class Spaces:
         self._make = make
         self._spawn = spawn
         self._on_event = on_event
-        self._open: dict[bytes, _Space] = {}
+        self._open: dict[bytes, _OpenSpace] = {}
         self._stopping: set[Workers] = set()
         self._ends: OrderedDict[bytes, str] = OrderedDict()
         self._calls: dict[bytes, bytes] = {}  # call -> space
@@ -50,7 +50,7 @@ class Spaces:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def open(self, source: Source, space_id: bytes) -> None:
+    async def open(self, source: Sink, space_id: bytes) -> None:
         """Start the worker of a space; it takes calls at once."""
 
         def happened(event: str, detail: str) -> None:
@@ -60,14 +60,14 @@ class Spaces:
                 self._end(space_id, f"its process ended: {detail}")
 
         workers = self._make(happened)
-        self._open[space_id] = _Space(source, workers)
+        self._open[space_id] = _OpenSpace(source, workers)
         await workers.start()
 
     def close(self, space_id: bytes) -> None:
         """End a space, with all that it keeps."""
         self._end(space_id, "it was dropped")
 
-    def source_lost(self, source: Source) -> None:
+    def source_lost(self, source: Sink) -> None:
         """End the spaces of a caller that is gone."""
         for space_id, space in list(self._open.items()):
             if space.source is source:

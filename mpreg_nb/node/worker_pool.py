@@ -23,13 +23,13 @@ import msgspec
 
 from mpreg_nb.errors import Executed
 from mpreg_nb.node.environment import share_cores
-from mpreg_nb.node.worker_process import Answer, End, Owner, WorkerLink, was_dropped
+from mpreg_nb.node.worker_process import Answer, End, Owner, WorkerHandle, was_dropped
 from mpreg_nb.protocol.worker import (
     Code,
-    Done,
     Job,
+    JobDone,
     JobFailed,
-    Printed,
+    JobPrinted,
     Received,
     Setup,
 )
@@ -53,7 +53,7 @@ LENT_IDLE_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-class Staff:
+class WorkerSupervisor:
     """The workers of a node.
 
     `on_hopeless` gets the cause and the last lines when workers do not start.
@@ -72,8 +72,8 @@ class Staff:
         self._environment = environment
         self._on_event = on_event
         self._on_hopeless = on_hopeless
-        self.links: list[WorkerLink] = []
-        self._leaving: set[WorkerLink] = set()
+        self.links: list[WorkerHandle] = []
+        self._leaving: set[WorkerHandle] = set()
         self._failed_starts = 0
         self._is_shrinking = False
         self._stopping = False
@@ -104,7 +104,7 @@ class Staff:
             return
         try:
             os.makedirs(self._setup.scratch, exist_ok=True)
-            link = WorkerLink(self._owner, self._setup, self._environment)
+            link = WorkerHandle(self._owner, self._setup, self._environment)
         except OSError as error:  # no processes, files or memory to be had now
             self._on_event("worker died", f"it could not be started: {error}")
             self._start_failed(str(error), ())
@@ -130,7 +130,7 @@ class Staff:
         """Note that workers can be started."""
         self._failed_starts = 0
 
-    def replace(self, link: WorkerLink, end: End) -> None:
+    def replace(self, link: WorkerHandle, end: End) -> None:
         """Start another worker for one that has died and is not among `links`."""
         if link.is_ready:
             self._start_one()
@@ -182,7 +182,7 @@ class Crashed:
     deaths: int = 1  # workers that died under this call id, this one included
 
 
-class Deaths:
+class CrashHistory:
     """How many workers died, and how many of them under each call.
 
     A call may be tried again on another worker; one that kills that too is not to
@@ -238,7 +238,7 @@ RISE, FALL = 0.5, 0.1
 """How fast the expectation follows longer and shorter runs."""
 
 
-class Expected:
+class RuntimeEstimates:
     """The expected time of each version.
 
     Follows upward fast: to take a long call for a short one makes others wait
@@ -255,7 +255,7 @@ class Expected:
     def learn(self, version: str, run_us: int) -> None:
         """Take a run into account.
 
-        >>> expected = Expected()
+        >>> expected = RuntimeEstimates()
         >>> expected.learn("v", 100)
         >>> round(expected.get("v") * 1e6)
         110
@@ -280,7 +280,7 @@ TERMINATE_S, KILL_S = 2.0, 4.5
 """After a cancel that is not followed: SIGTERM, then SIGKILL, with the worker. The
 slot is promised back within 6 seconds, and the next worker needs time to start."""
 
-Outcome: TypeAlias = Done | JobFailed | Crashed
+Outcome: TypeAlias = JobDone | JobFailed | Crashed
 DoneCallback: TypeAlias = "Callable[[Outcome, tuple[Buffer, ...]], None]"
 
 
@@ -305,7 +305,7 @@ class _Item:
     code: "tuple[Code, Parts]"
     done: DoneCallback
     started: Callable[[bytes], None] | None
-    link: WorkerLink | None = None  # None: it waits here
+    link: WorkerHandle | None = None  # None: it waits here
     cancelled: bool = False
 
 
@@ -322,7 +322,7 @@ class Workers:
         count: int,
         slots: int,
         scratch: Path,
-        on_output: "Callable[[Printed, Parts], None]",
+        on_output: "Callable[[JobPrinted, Parts], None]",
         on_event: Callable[[str, str], None],
         *,
         max_payload_bytes: int = 1 << 30,
@@ -340,12 +340,14 @@ class Workers:
         self._on_event = on_event
         environment = dict(environment)
         share_cores(environment, count)
-        self._staff = Staff(self, count, environment, on_event, self._give_up)
+        self._staff = WorkerSupervisor(
+            self, count, environment, on_event, self._give_up
+        )
         self._codes: dict[str, tuple[Code, Parts]] = {}
-        self._expected = Expected()
+        self._expected = RuntimeEstimates()
         self._items: dict[bytes, _Item] = {}
         self._queue: deque[_Item] = deque()  # those dropped are still in it
-        self._deaths = Deaths()
+        self._deaths = CrashHistory()
         self._finished = 0
 
     def tell_home(self, url: str, token: str) -> None:
@@ -375,7 +377,7 @@ class Workers:
         self._staff.kill()
 
     @property
-    def links(self) -> tuple[WorkerLink, ...]:
+    def links(self) -> tuple[WorkerHandle, ...]:
         """The workers of this moment, lent ones included."""
         return tuple(self._staff.links)
 
@@ -458,9 +460,9 @@ class Workers:
             self._queue.popleft()
             self._hand(item, link)
 
-    def _place(self, version: str) -> WorkerLink | None:
+    def _place(self, version: str) -> WorkerHandle | None:
         """Return the worker that should have the next job, if there is one."""
-        best: WorkerLink | None = None
+        best: WorkerHandle | None = None
         for link in self._staff.links:
             if link.is_ready and not link.is_blocked:
                 if best is None or link.load < best.load:
@@ -473,7 +475,7 @@ class Workers:
             return None
         return best
 
-    def _hand(self, item: _Item, link: WorkerLink) -> None:
+    def _hand(self, item: _Item, link: WorkerHandle) -> None:
         job = item.job
         item.link = link
         if link.needs_code(job.version):
@@ -485,7 +487,7 @@ class Workers:
         if started is not None:
             started(job.id)
 
-    def answered(self, link: WorkerLink, answers: list[Received[Answer]]) -> None:
+    def answered(self, link: WorkerHandle, answers: list[Received[Answer]]) -> None:
         """Pass on answers; what `Owner` asks for."""
         for answer, parts in answers:
             item = self._items.get(answer.id)
@@ -494,7 +496,7 @@ class Workers:
                 item.link = None
                 self._queue.appendleft(item)
             elif item is not None:
-                if isinstance(answer, Done) and not item.job.split:
+                if isinstance(answer, JobDone) and not item.job.split:
                     self._expected.learn(item.job.version, answer.run_us)
                 self._end(item, answer, parts)
         self._feed()
@@ -504,13 +506,13 @@ class Workers:
         self._finished += 1
         item.done(outcome, parts)
 
-    def printed(self, message: Printed, parts: "Parts" = ()) -> None:
+    def printed(self, message: JobPrinted, parts: "Parts" = ()) -> None:
         """Pass on what a call wrote; what `Owner` asks for."""
         item = self._items.get(message.id)
         if item is not None and not item.job.quiet:
             self._on_output(message, parts)
 
-    def waits(self, link: WorkerLink) -> None:
+    def waits(self, link: WorkerHandle) -> None:
         """Find places for what a call that waits is in the way of; for `Owner`."""
         if link.is_blocked:
             link.recall(self._queue_again)
@@ -556,12 +558,12 @@ class Workers:
 
     # --------------------------------------------------------------------- ends
 
-    def became_ready(self, link: WorkerLink) -> None:
+    def became_ready(self, link: WorkerHandle) -> None:
         """Feed a worker that has started; what `Owner` asks for."""
         self._staff.became_ready()
         self._feed()
 
-    def died(self, link: WorkerLink, end: End) -> None:
+    def died(self, link: WorkerHandle, end: End) -> None:
         """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""
         self._staff.links.remove(link)
         self._deaths.count += 1

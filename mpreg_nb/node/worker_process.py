@@ -23,19 +23,19 @@ import psutil
 from mpreg_nb.protocol.worker import (
     PAGE_BYTES,
     RECALL,
+    ByteLimitedCache,
     Code,
-    Done,
-    FrameReader,
     FromWorker,
     Job,
+    JobBlocked,
+    JobDone,
     JobFailed,
-    Page,
-    Parked,
-    Printed,
-    Ready,
+    JobFrameReader,
+    JobPrinted,
     Received,
-    Recent,
     Setup,
+    SharedStatus,
+    WorkerReady,
     frame,
     sizes,
 )
@@ -126,7 +126,7 @@ class WorkerProcess:
         for fd in (cancels, log, shared):
             theirs.callback(os.close, fd)
         self.stream.setblocking(False)
-        self.page = Page(shared)
+        self.page = SharedStatus(shared)
         # A child inherits the peak of its parent until it has a higher one itself.
         self._inherited_mb = _peak_mb()
         self._sampled_mb: float | None = None
@@ -247,7 +247,7 @@ class WorkerStream:
         self._end = end
         self._on_messages = on_messages
         self._on_broken = on_broken
-        self._reader: FrameReader[FromWorker] = FrameReader(FromWorker)
+        self._reader: JobFrameReader[FromWorker] = JobFrameReader(FromWorker)
         self._unsent: deque[Buffer] = deque()
         self._is_sending = False  # a write is scheduled, or waits for room
         self._is_full = False  # it waits for room
@@ -503,7 +503,7 @@ RECALL_S = 0.001
 BROKEN_S = 0.5
 """How long a worker has to end by itself when its channel is closed."""
 
-Answer: TypeAlias = Done | JobFailed
+Answer: TypeAlias = JobDone | JobFailed
 
 
 @dataclass(slots=True)
@@ -518,23 +518,23 @@ class Handed:
 class Owner(Protocol):
     """Whom a link tells what its worker does."""
 
-    def answered(self, link: "WorkerLink", answers: list[Received[Answer]]) -> None:
+    def answered(self, link: "WorkerHandle", answers: list[Received[Answer]]) -> None:
         """Some jobs have an answer."""
 
-    def printed(self, message: Printed, parts: "Parts" = ()) -> None:
+    def printed(self, message: JobPrinted, parts: "Parts" = ()) -> None:
         """A running call has written or displayed something."""
 
-    def became_ready(self, link: "WorkerLink") -> None:
+    def became_ready(self, link: "WorkerHandle") -> None:
         """The worker takes jobs from now on."""
 
-    def waits(self, link: "WorkerLink") -> None:
+    def waits(self, link: "WorkerHandle") -> None:
         """`link.waiting` has changed."""
 
-    def died(self, link: "WorkerLink", end: End) -> None:
+    def died(self, link: "WorkerHandle", end: End) -> None:
         """The worker is gone; `link.handed` are the jobs without an answer."""
 
 
-class WorkerLink:
+class WorkerHandle:
     """One worker, from its start to its end."""
 
     def __init__(
@@ -550,7 +550,7 @@ class WorkerLink:
         self.is_ready = False
         self.gone = asyncio.Event()
         self._count = 0
-        self._codes = Recent()  # the versions that the worker has
+        self._codes = ByteLimitedCache()  # the versions that the worker has
         self._is_sampling = False
         self._is_closed = False
         self.process = WorkerProcess(
@@ -659,22 +659,22 @@ class WorkerLink:
     def _received(self, received: list[Received[FromWorker]]) -> None:
         answers: list[Received[Answer]] = []
         for message, parts in received:
-            if isinstance(message, Done | JobFailed):
+            if isinstance(message, JobDone | JobFailed):
                 if message.run_us > 1000:
                     self._log.read()  # while it is the call's that wrote it
                 if message.id in self._recalled and was_dropped(message):
                     self._recalled.discard(message.id)
                 elif self.take_back(message.id):
                     answers.append((message, parts))
-            elif isinstance(message, Printed):
+            elif isinstance(message, JobPrinted):
                 self._owner.printed(message, parts)
-            elif isinstance(message, Parked):
+            elif isinstance(message, JobBlocked):
                 if message.waits and message.id in self.handed:
                     self.waiting.add(message.id)
                 else:
                     self.waiting.discard(message.id)
                 self._owner.waits(self)
-            elif isinstance(message, Ready):
+            elif isinstance(message, WorkerReady):
                 self.is_ready = True
                 self.process.sample()
                 self._owner.became_ready(self)
@@ -690,7 +690,7 @@ class WorkerLink:
             and first.number <= self.process.page.begun
         ):
             self._owner.printed(
-                Printed(
+                JobPrinted(
                     id=first.job.id,
                     stream="stdout",
                     text=text,
@@ -736,7 +736,7 @@ def _sized(message: "Code | Job", parts: "Parts") -> "Code | Job":
     return msgspec.structs.replace(message, sizes=sizes(parts))
 
 
-def was_dropped(answer: "Done | JobFailed") -> bool:
+def was_dropped(answer: "JobDone | JobFailed") -> bool:
     """Return whether a worker says that it dropped a job before it began."""
     return (
         isinstance(answer, JobFailed)

@@ -19,23 +19,23 @@ import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.pending_call import Source
-from mpreg_nb.node.results import Store
+from mpreg_nb.node.pending_call import Sink
+from mpreg_nb.node.results import ResultStore
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import (
     Call,
     Failed,
     Failure,
-    Gathered,
     Given,
     Ids,
-    Kept,
     Line,
     Output,
     Printed,
     Reply,
     Result,
-    RunPicture,
+    ResultRef,
+    ResultRefs,
+    RunSnapshot,
     RunStart,
     RunState,
     SideCall,
@@ -44,7 +44,7 @@ from mpreg_nb.protocol.messages import (
     StepPlan,
     StepSnapshot,
 )
-from mpreg_nb.protocol.output_tail import LastLines
+from mpreg_nb.protocol.output_tail import OutputTail
 from mpreg_nb.serialize.exceptions import (
     call_status,
     error_line,
@@ -58,35 +58,35 @@ from mpreg_nb.workflows.run import (
     FallbackResult,
     RunMachine,
     RunStep,
-    Undo,
+    UndoCall,
 )
 from mpreg_nb.workflows.state import (
     Cancelled,
     CancelStep,
-    Done,
     Effect,
     Execution,
     FallingBack,
     Items,
-    LacksResult,
+    MissingResult,
     Part,
-    Resting,
     RunEnded,
-    Running,
     Sent,
     StartStep,
+    StepBackoff,
+    StepDone,
     StepRow,
+    StepRunning,
     StepState,
+    StepWaiting,
     TimedOut,
-    Waiting,
 )
-from mpreg_nb.workflows.state import Failed as StepFailed
+from mpreg_nb.workflows.state import StepFailed as StepFailed
 
 LOST_ATTEMPTS = 2
 """More tries of an idempotent step whose node or worker was lost."""
 
 
-class StepSource:
+class StepSink:
     """Where one attempt of one call of a step reports to."""
 
     __slots__ = (
@@ -101,7 +101,7 @@ class StepSource:
     )
 
     def __init__(
-        self, run: "ActiveRun", step: str, attempt: int, part: Part, call_id: bytes
+        self, run: "WorkflowRun", step: str, attempt: int, part: Part, call_id: bytes
     ) -> None:
         self._run = run
         self.step = step
@@ -121,7 +121,7 @@ Dealt = dict[tuple[str, Part], tuple[Buffer, ...]]
 """The parts of calls that have some, by step and part."""
 
 HandOver: TypeAlias = Callable[
-    ["ActiveRun", StepSource, Call, tuple[Buffer, ...]], None
+    ["WorkflowRun", StepSink, Call, tuple[Buffer, ...]], None
 ]
 """How a run gives the call of a step to the node."""
 
@@ -174,7 +174,7 @@ def run_step(
     undo = None
     if plan.undo is not None:
         undo_more, undo_on = _attempts(plan, idempotent=plan.undo.idempotent)
-        undo = Undo(
+        undo = UndoCall(
             inputs=frozenset(plan.undo.inputs).difference(given),
             more_attempts=undo_more,
             retry_on=undo_on,
@@ -221,7 +221,7 @@ def failed_of(failure: object, run_id: bytes) -> tuple[Failed, tuple[Buffer, ...
                 where=where(part),
                 timeout_ms=int(timeout_s * 1e3),
             )
-        case LacksResult(step):
+        case MissingResult(step):
             text = f"it refers to the result of step {step!r}, which has none"
             said = Failure(kind="bad_request", message=text)
         case _:
@@ -245,7 +245,7 @@ def where(part: Part, state: object = None) -> str:
     return f"the fallback, after {failure_line(failed.failure)}"
 
 
-def call_of(source: StepSource, outcome: Reply | Failed, now: float) -> StepCall:
+def call_of(source: StepSink, outcome: Reply | Failed, now: float) -> StepCall:
     """Return what the tables of callers note of a call that has ended."""
     failed = outcome if isinstance(outcome, Failed) else None
     kept = None if isinstance(outcome, Failed) else outcome.kept
@@ -335,13 +335,13 @@ class RunCalls:
 
     def __init__(
         self,
-        run: "ActiveRun",
+        run: "WorkflowRun",
         request: RunStart,
         parts: tuple[Buffer, ...],
         *,
         me: str,
         calls: Calls,
-        store: Store,
+        store: ResultStore,
         hand_over: "HandOver",
         ids: Ids,
     ) -> None:
@@ -354,15 +354,15 @@ class RunCalls:
         self._quiet = request.quiet
         self._folder = request.folder
         self._plans: Mapping[str, StepPlan] = {s.name: s for s in request.steps}
-        self._under_way: dict[Key, StepSource] = {}
+        self._under_way: dict[Key, StepSink] = {}
         self._held: dict[Key, int] = {}  # -> attempt, in the order to send them
         self._ending: set[bytes] = set()  # ids of cancelled calls, until they end
         self._room = MOST_UNDER_WAY  # less while nodes are full
         self._full_since = math.inf
         self._pause: asyncio.TimerHandle | None = None
-        self._items: dict[str, list[bytes | Kept]] = {}  # of the maps under way
+        self._items: dict[str, list[bytes | ResultRef]] = {}  # of the maps under way
         self._gathered: dict[str, Result] = {}
-        self._own: list[Kept] = []  # what is held only for this run
+        self._own: list[ResultRef] = []  # what is held only for this run
         self._loop = asyncio.get_running_loop()
         self._parts, given = deal(request, parts)
         self._given = {name: self._hold(*value) for name, value in given.items()}
@@ -399,7 +399,7 @@ class RunCalls:
                 return
             self._send(key, self._held.pop(key))
 
-    def over(self, source: StepSource, *, refused: bool = False) -> bool:
+    def over(self, source: StepSink, *, refused: bool = False) -> bool:
         """Note that a call has ended, wanted or not; False: it is to be sent again.
 
         refused: no node had room for it. Then fewer calls are under way at once,
@@ -436,13 +436,13 @@ class RunCalls:
     def _send(self, key: Key, attempt: int) -> None:
         step, part = key
         call = self._call(step, part, attempt)
-        source = StepSource(self._run, step, attempt, part, call.id)
+        source = StepSink(self._run, step, attempt, part, call.id)
         self._under_way[key] = source
         # In a turn of its own: the call may end at once, and the machine must be
         # done with the event that led here before it hears of the next.
         self._loop.call_soon(self._hand_over, key, source, call)
 
-    def _hand_over(self, key: Key, source: StepSource, call: Call) -> None:
+    def _hand_over(self, key: Key, source: StepSink, call: Call) -> None:
         if self._under_way.get(key) is not source:
             return  # it was cancelled
         source.given = True
@@ -501,7 +501,7 @@ class RunCalls:
         if given is not None:
             return given
         state = self._run.machine.state(name)
-        if not isinstance(state, Done):
+        if not isinstance(state, StepDone):
             raise AssertionError(f"the result of {name} is not there yet")
         if not isinstance(state.result, Items):
             result: Result = state.result
@@ -512,14 +512,14 @@ class RunCalls:
 
     def deal_out(self, step: str, reply: Reply, parts: tuple[Buffer, ...]) -> int:
         """Take in the items of a map and return how many there are."""
-        items: list[bytes | Kept] = []
+        items: list[bytes | ResultRef] = []
         first = 0
         for entry in read_head(parts[0] if parts else reply.payload):
             if isinstance(entry, bytes):
                 items.append(entry)
             elif reply.kept is not None:
                 where = reply.kept
-                items.append(Kept(where.owner, where.id, 0, first, entry))
+                items.append(ResultRef(where.owner, where.id, 0, first, entry))
                 first += entry
         if reply.kept is not None:
             self._own.append(reply.kept)
@@ -530,38 +530,38 @@ class RunCalls:
         """Forget the items of a map that has ended."""
         self._items.pop(step, None)
 
-    def kept(self, states: Mapping[str, StepState]) -> list[Kept]:
+    def kept(self, states: Mapping[str, StepState]) -> list[ResultRef]:
         """Return all that nodes hold for this run."""
         held: list[object] = [*self._own]
         for state in states.values():
-            if isinstance(state, Done):
+            if isinstance(state, StepDone):
                 result = state.result
                 held += result.results if isinstance(result, Items) else (result,)
-        found = {result.id: result for result in held if isinstance(result, Kept)}
+        found = {result.id: result for result in held if isinstance(result, ResultRef)}
         return list(found.values())
 
-    def _gather(self, results: tuple[bytes | Kept, ...]) -> Result:
+    def _gather(self, results: tuple[bytes | ResultRef, ...]) -> Result:
         small = [result for result in results if isinstance(result, bytes)]
         if sum(map(len, small)) > INLINE_BYTES:
             key = self._ids.next()
-            blob = Kept(self._me, key, self._store.put(key, tuple(small)))
+            blob = ResultRef(self._me, key, self._store.put(key, tuple(small)))
             self._own.append(blob)
             places = iter(range(len(small)))
-            return Gathered(
+            return ResultRefs(
                 tuple(
-                    Kept(self._me, key, len(result), next(places), 1)
+                    ResultRef(self._me, key, len(result), next(places), 1)
                     if isinstance(result, bytes)
                     else result
                     for result in results
                 )
             )
         if len(small) < len(results):
-            return Gathered(results)
+            return ResultRefs(results)
         return self._hold(b"", gather([(result,) for result in small]))
 
-    def _hold(self, payload: bytes, parts: tuple[Buffer, ...]) -> bytes | Kept:
+    def _hold(self, payload: bytes, parts: tuple[Buffer, ...]) -> bytes | ResultRef:
         result = self._store.hold(self._me, self._ids.next(), payload, parts)
-        if isinstance(result, Kept):
+        if isinstance(result, ResultRef):
             self._own.append(result)
         return result
 
@@ -570,9 +570,9 @@ class RunCalls:
         return FallbackResult(result=result, result_bytes=size_bytes(result))
 
 
-def size_bytes(result: bytes | Kept) -> int:
+def size_bytes(result: bytes | ResultRef) -> int:
     """Return how large a result is, wherever it is."""
-    return result.size_bytes if isinstance(result, Kept) else len(result)
+    return result.size_bytes if isinstance(result, ResultRef) else len(result)
 
 
 def _side_call(plan: StepPlan, part: Part) -> SideCall:
@@ -583,23 +583,23 @@ def _side_call(plan: StepPlan, part: Part) -> SideCall:
     return side
 
 
-class Audience:
+class RunSubscribers:
     """The callers that are told of one run; anybody may join and leave."""
 
-    def __init__(self, run_id: bytes, source: Source) -> None:
+    def __init__(self, run_id: bytes, source: Sink) -> None:
         self._run_id = run_id
         self._sources = [source]
-        self.lines = LastLines()
+        self.lines = OutputTail()
 
     def __len__(self) -> int:
         return len(self._sources)
 
-    def add(self, source: Source) -> None:
+    def add(self, source: Sink) -> None:
         """Tell `source` too from now on; again changes nothing."""
         if source not in self._sources:
             self._sources.append(source)
 
-    def drop(self, source: Source) -> None:
+    def drop(self, source: Sink) -> None:
         """Tell `source` nothing more."""
         if source in self._sources:
             self._sources.remove(source)
@@ -627,22 +627,22 @@ TELL_EVERY_S = 0.1
 """How often changes of a run that goes on are told; failures and its end at once."""
 
 
-class ActiveRun:
+class WorkflowRun:
     """One execution: the machine, the calls under way, the results so far."""
 
     def __init__(
         self,
         request: RunStart,
         parts: tuple[Buffer, ...],
-        source: Source,
+        source: Sink,
         *,
         me: str,
         calls: Calls,
-        store: Store,
+        store: ResultStore,
         hand_over: HandOver,
         ids: Ids,
-        on_end: Callable[["ActiveRun"], None],
-        done: Mapping[str, Done] | None = None,
+        on_end: Callable[["WorkflowRun"], None],
+        done: Mapping[str, StepDone] | None = None,
     ) -> None:
         """`done` is what need not run, for it has a result from an earlier run."""
         self.id = request.id
@@ -650,7 +650,7 @@ class ActiveRun:
         self.parts = parts
         self.workflow = request.workflow
         self.started_at_s = time.time()
-        self.audience = Audience(request.id, source)
+        self.audience = RunSubscribers(request.id, source)
         self._on_end = on_end
         self._plans = {plan.name: plan for plan in request.steps}
         self.began_s = time.monotonic()
@@ -695,7 +695,7 @@ class ActiveRun:
         """Cancel what is under way, and with it the run."""
         self._perform(self.machine.cancel(time.monotonic()))
 
-    def source_lost(self, source: Source) -> None:
+    def source_lost(self, source: Sink) -> None:
         """Tell a caller that is gone nothing more; the run itself goes on."""
         self.audience.drop(source)
 
@@ -705,7 +705,7 @@ class ActiveRun:
             await self._step_ended.setdefault(step, asyncio.Event()).wait()
         state = self.machine.state(step)
         match state:
-            case Done():
+            case StepDone():
                 return self._calls.result(step)
             case StepFailed():
                 return failed_of(state.failure, self.id)
@@ -713,13 +713,13 @@ class ActiveRun:
                 failure = Failure(kind="cancelled", cause=self._row(step).cause)
         return Failed(id=self.id, failure=failure), ()
 
-    def kept(self) -> list[Kept]:
+    def kept(self) -> list[ResultRef]:
         """Return the results that other nodes, or this one, hold for this run."""
         return self._calls.kept({s: self.machine.state(s) for s in self._plans})
 
-    def picture(self) -> RunPicture:
+    def picture(self) -> RunSnapshot:
         """Return the run as a row of a table, with its graph."""
-        return RunPicture(
+        return RunSnapshot(
             run=self.id,
             workflow=self.workflow,
             status=self.machine.status,
@@ -758,7 +758,7 @@ class ActiveRun:
             if self._tell_timer is None:
                 self._tell_timer = self._loop.call_later(TELL_EVERY_S, self._tell)
 
-    def said(self, source: StepSource, message: Any, parts: tuple[Buffer, ...]) -> None:
+    def said(self, source: StepSink, message: Any, parts: tuple[Buffer, ...]) -> None:
         """Take in what became of one attempt of one call of a step."""
         now = time.monotonic()
         step, attempt, part = source.step, source.attempt, source.part
@@ -800,14 +800,14 @@ class ActiveRun:
             self._calls.gone(step)
         self._tell_failures((step,))
 
-    def _note(self, source: StepSource, outcome: Reply | Failed, now: float) -> None:
+    def _note(self, source: StepSink, outcome: Reply | Failed, now: float) -> None:
         """Keep what callers' tables note of a call; a cancelled run says it itself."""
         cancelled = isinstance(self.machine.state(source.step), Cancelled)
         if self.audience and source.part != "split" and not cancelled:
             self._call_rows.append(call_of(source, outcome, now))
 
     def _returned(
-        self, source: StepSource, reply: Reply, parts: tuple[Buffer, ...], now: float
+        self, source: StepSink, reply: Reply, parts: tuple[Buffer, ...], now: float
     ) -> list[Effect]:
         step, attempt, part = source.step, source.attempt, source.part
         said = execution(reply, reply.node)
@@ -854,7 +854,9 @@ class ActiveRun:
         results: tuple[tuple[str, bytes], ...] = ()
         if status != "running":
             ended = {step: self.machine.state(step) for step in self.outputs}
-            done = [step for step, state in ended.items() if isinstance(state, Done)]
+            done = [
+                step for step, state in ended.items() if isinstance(state, StepDone)
+            ]
             found = [(step, self._calls.result(step)) for step in done]
             results = tuple((step, r) for step, r in found if isinstance(r, bytes))
         self.audience.tell(
@@ -886,7 +888,8 @@ class ActiveRun:
 
     def _has_ended(self, step: str) -> bool:
         return not isinstance(
-            self.machine.state(step), (Waiting, Sent, Running, Resting, FallingBack)
+            self.machine.state(step),
+            (StepWaiting, Sent, StepRunning, StepBackoff, FallingBack),
         )
 
     def _duration_ms(self) -> float:

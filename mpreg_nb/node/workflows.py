@@ -16,54 +16,54 @@ import msgspec
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.dispatch import Handler, without_parts
-from mpreg_nb.node.peer_requests import Asks, DataLane
-from mpreg_nb.node.pending_call import Source
-from mpreg_nb.node.results import Inputs, Store
-from mpreg_nb.node.workflow_run import ActiveRun, HandOver, StepSource
+from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
+from mpreg_nb.node.pending_call import Sink
+from mpreg_nb.node.results import InputResolver, ResultStore
+from mpreg_nb.node.workflow_run import HandOver, StepSink, WorkflowRun
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
+    ExplainStep,
     Failed,
     Failure,
-    Gathered,
     Ids,
-    Kept,
     NodeChance,
     Relay,
     Release,
     Reply,
+    ResultRef,
+    ResultRefs,
+    RunFollowed,
     RunList,
     RunResume,
     Runs,
     RunStart,
     RunState,
-    RunTold,
     RunWatch,
     SideCall,
     SpaceClose,
     SpaceOpen,
     StepChoice,
+    StepExplanation,
     StepFetch,
     StepPlan,
-    WhyAsk,
-    WhyTold,
     summary_of,
 )
-from mpreg_nb.routing.router import Verdict, Wanted
-from mpreg_nb.workflows.state import Attempt, Done, Items, NotUndone, Part, Undone
+from mpreg_nb.routing.router import CandidateVerdict, Wanted
+from mpreg_nb.workflows.state import Attempt, Items, NotUndone, Part, StepDone, Undone
 
 _replace: Any = msgspec.structs.replace
 
 
-def kept_by(state: Done) -> tuple[Kept, ...]:
+def kept_by(state: StepDone) -> tuple[ResultRef, ...]:
     """Return the results of one step that nodes hold; of a map there may be many."""
     result = state.result
     results = result.results if isinstance(result, Items) else (result,)
-    return tuple(one for one in results if isinstance(one, Kept))
+    return tuple(one for one in results if isinstance(one, ResultRef))
 
 
-def finished(run: ActiveRun) -> dict[str, Done]:
+def finished(run: WorkflowRun) -> dict[str, StepDone]:
     """Return the steps of `run` that have a result which still holds.
 
     What was undone does not, nor what was made of it.
@@ -82,13 +82,13 @@ def finished(run: ActiveRun) -> dict[str, Done]:
     return {
         step: state
         for step, state in states.items()
-        if isinstance(state, Done) and step not in stale
+        if isinstance(state, StepDone) and step not in stale
     }
 
 
 def reusable(
-    run: ActiveRun, done: Mapping[str, Done], held: Collection[bytes]
-) -> dict[str, Done]:
+    run: WorkflowRun, done: Mapping[str, StepDone], held: Collection[bytes]
+) -> dict[str, StepDone]:
     """Return those of `done` that need not run again.
 
     A result that no node holds any more is made again where a step that will run
@@ -136,10 +136,10 @@ def _used(plan: StepPlan) -> tuple[str, ...]:
     return plan.inputs if plan.split is None else (*plan.split.inputs, *plan.inputs)
 
 
-def _earlier(state: Done) -> Done:
+def _earlier(state: StepDone) -> StepDone:
     """Return the end of a step as that of an earlier run: here it was not sent."""
     if isinstance(state, NotUndone):
-        state = Done(state.attempt, state.result, state.result_bytes)
+        state = StepDone(state.attempt, state.result, state.result_bytes)
     attempt: Attempt = state.attempt
     return replace(state, attempt=replace(attempt, number=0, started_at_s=None))
 
@@ -154,19 +154,19 @@ MOMENT_S = 0.005
 """Steps that are sent within it share what was known, where nodes are many."""
 
 
-class Choices:
+class PlacementLog:
     """The last choices for the steps of all runs of this node."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._choices: OrderedDict[tuple[bytes, str], list[StepChoice]] = OrderedDict()
         self._chances = 0
-        self._last: tuple[Wanted, float, tuple[Verdict, ...]] | None = None
+        self._last: tuple[Wanted, float, tuple[CandidateVerdict, ...]] | None = None
 
     def hand_over(
         self,
-        run: "ActiveRun",
-        source: StepSource,
+        run: "WorkflowRun",
+        source: StepSink,
         call: Call,
         parts: tuple[Buffer, ...],
     ) -> None:
@@ -194,7 +194,7 @@ class Choices:
         """Return what is remembered of a step, in the order of being sent."""
         return tuple(self._choices.get((run_id, step), ()))
 
-    def _verdicts(self, wanted: Wanted, now: float) -> tuple[Verdict, ...]:
+    def _verdicts(self, wanted: Wanted, now: float) -> tuple[CandidateVerdict, ...]:
         """Return what the router knows; of many nodes, as it was a moment ago."""
         if self._last is not None:
             asked, at, verdicts = self._last
@@ -221,7 +221,9 @@ def _said(part: Part) -> str:
     return {"call": "", "split": "taking apart"}.get(part, f"the {part}")
 
 
-def _chances(verdicts: tuple[Verdict, ...], chosen: str) -> tuple[NodeChance, ...]:
+def _chances(
+    verdicts: tuple[CandidateVerdict, ...], chosen: str
+) -> tuple[NodeChance, ...]:
     shown = verdicts[:MOST_NODES]
     if len(verdicts) > MOST_NODES:
         left_out = [v for v in verdicts[MOST_NODES:] if v.node == chosen]
@@ -229,7 +231,7 @@ def _chances(verdicts: tuple[Verdict, ...], chosen: str) -> tuple[NodeChance, ..
     return tuple(map(_chance, shown))
 
 
-def _chance(verdict: Verdict) -> NodeChance:
+def _chance(verdict: CandidateVerdict) -> NodeChance:
     report = verdict.reported
     return NodeChance(
         node=verdict.node,
@@ -242,16 +244,16 @@ def _chance(verdict: Verdict) -> NodeChance:
     )
 
 
-class Relays:
+class RunProxy:
     """The questions that are under way through this node, and the runs followed."""
 
-    def __init__(self, lane: DataLane) -> None:
+    def __init__(self, lane: PeerSender) -> None:
         self._lane = lane
-        self._asked: dict[bytes, tuple[str, Source]] = {}  # question -> node, who
-        self._spaces: dict[bytes, tuple[str, Source]] = {}  # space -> node, whose
-        self._followed: dict[bytes, tuple[str, list[Source]]] = {}  # run -> node, who
+        self._asked: dict[bytes, tuple[str, Sink]] = {}  # question -> node, who
+        self._spaces: dict[bytes, tuple[str, Sink]] = {}  # space -> node, whose
+        self._followed: dict[bytes, tuple[str, list[Sink]]] = {}  # run -> node, who
 
-    def pass_on(self, source: Source, relay: Relay) -> None:
+    def pass_on(self, source: Sink, relay: Relay) -> None:
         """Send what a client said to the node that it is for."""
         message = relay.message
         if not isinstance(message, Cancel | SpaceClose):
@@ -275,13 +277,13 @@ class Relays:
         _, asker = self._asked.pop(message.id, ("", None))
         for source in followers if asker is None else (asker,):
             source.send(message, parts)
-        if isinstance(message, RunTold) and message.run.status != "running":
+        if isinstance(message, RunFollowed) and message.run.status != "running":
             self._followed.pop(message.run.run, None)
         elif isinstance(message, RunState) and message.status != "running":
             self._followed.pop(message.id, None)
         return asker is not None or bool(followers)
 
-    def source_lost(self, source: Source) -> None:
+    def source_lost(self, source: Sink) -> None:
         """Tell a client that is gone nothing more."""
         self._asked = {
             key: pair for key, pair in self._asked.items() if pair[1] is not source
@@ -313,22 +315,28 @@ REMEMBERED_RUNS = 100
 """Ended runs whose results can still be fetched; the oldest go first."""
 
 
-class RunBook:
+class WorkflowService:
     """All runs of one node, by id, oldest first."""
 
     def __init__(
-        self, me: str, *, calls: Calls, asks: Asks, store: Store, lane: DataLane
+        self,
+        me: str,
+        *,
+        calls: Calls,
+        asks: PeerRequests,
+        store: ResultStore,
+        lane: PeerSender,
     ) -> None:
         self._me = me
         self._calls = calls
-        self._choices = Choices(calls)
+        self._choices = PlacementLog(calls)
         self._asks = asks
         self._store = store
         self._lane = lane
-        self._inputs = Inputs(me, store, asks)
+        self._inputs = InputResolver(me, store, asks)
         self._ids = Ids()
-        self.relays = Relays(lane)
-        self._runs: OrderedDict[bytes, ActiveRun] = OrderedDict()
+        self.relays = RunProxy(lane)
+        self._runs: OrderedDict[bytes, WorkflowRun] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
         self._uses: Counter[bytes] = Counter()  # of a result, by runs after the first
 
@@ -337,9 +345,7 @@ class RunBook:
         """Runs that have not ended."""
         return len(self._runs) - len(self._ended)
 
-    def start(
-        self, source: Source, request: RunStart, parts: tuple[Buffer, ...]
-    ) -> None:
+    def start(self, source: Sink, request: RunStart, parts: tuple[Buffer, ...]) -> None:
         """Check the workflow and begin to execute it."""
         try:
             run = self._made(
@@ -352,7 +358,7 @@ class RunBook:
         self._runs[request.id] = run
         run.start()
 
-    async def resume(self, source: Source, request: RunResume) -> None:
+    async def resume(self, source: Sink, request: RunResume) -> None:
         """Begin a run of what has no result in another, which must have ended."""
         old = self._known(source, request.id, request.run)
         if old is None:
@@ -389,9 +395,9 @@ class RunBook:
         source.send(_told(request.id, run))
         run.start()
 
-    async def _held(self, kept: Iterable[Kept]) -> frozenset[bytes]:
+    async def _held(self, kept: Iterable[ResultRef]) -> frozenset[bytes]:
         """Return the ids of those results that are still held, by whatever node."""
-        by_owner: dict[str, list[Kept]] = {}
+        by_owner: dict[str, list[ResultRef]] = {}
         for one in kept:
             by_owner.setdefault(one.owner, []).append(one)
         own = by_owner.pop(self._me, ())
@@ -401,7 +407,7 @@ class RunBook:
         mine = {one.id for one in own if self._store.get(one.id) is not None}
         return frozenset(mine).union(*answers)
 
-    def prepare(self, source: Source, request: RunStart) -> ActiveRun:
+    def prepare(self, source: Sink, request: RunStart) -> WorkflowRun:
         """Return a run of this process's own, to be started and released by it.
 
         It is in no list of runs, and nobody else can ask for its results.
@@ -413,14 +419,14 @@ class RunBook:
 
     def _made(
         self,
-        source: Source,
+        source: Sink,
         request: RunStart,
         parts: tuple[Buffer, ...],
         hand_over: HandOver,
-        on_end: Callable[[ActiveRun], None],
-        done: Mapping[str, Done] | None = None,
-    ) -> ActiveRun:
-        return ActiveRun(
+        on_end: Callable[[WorkflowRun], None],
+        done: Mapping[str, StepDone] | None = None,
+    ) -> WorkflowRun:
+        return WorkflowRun(
             request,
             parts,
             source,
@@ -435,8 +441,8 @@ class RunBook:
 
     def _unnoted(
         self,
-        run: ActiveRun,
-        source: StepSource,
+        run: WorkflowRun,
+        source: StepSink,
         call: Call,
         parts: tuple[Buffer, ...],
     ) -> None:
@@ -450,7 +456,7 @@ class RunBook:
             RunWatch: without_parts(self.watch),
             RunList: without_parts(self.list),
             StepFetch: without_parts(self.fetch),
-            WhyAsk: without_parts(self.why),
+            ExplainStep: without_parts(self.why),
         }
 
     def cancel(self, run_id: bytes) -> bool:
@@ -461,12 +467,12 @@ class RunBook:
         run.cancel()
         return True
 
-    def list(self, source: Source, request: RunList) -> None:
+    def list(self, source: Sink, request: RunList) -> None:
         """Answer with all runs, newest first."""
         runs = (summary_of(run.picture()) for run in reversed(self._runs.values()))
         source.send(Runs(id=request.id, runs=tuple(runs)))
 
-    def watch(self, source: Source, request: RunWatch) -> None:
+    def watch(self, source: Sink, request: RunWatch) -> None:
         """Answer with all that is known of a run, and tell `source` of it from now."""
         run = self._known(source, request.id, request.run)
         if run is not None:
@@ -474,15 +480,15 @@ class RunBook:
             if run.machine.status == "running":
                 run.audience.add(source)
 
-    def why(self, source: Source, request: WhyAsk) -> None:
+    def why(self, source: Sink, request: ExplainStep) -> None:
         """Answer with what there was to choose from for a step."""
         run = self._known(source, request.id, request.run)
         if run is None:
             return
         choices = self._choices.of(request.run, request.step)
-        source.send(WhyTold(id=request.id, choices=choices))
+        source.send(StepExplanation(id=request.id, choices=choices))
 
-    async def fetch(self, source: Source, request: StepFetch) -> None:
+    async def fetch(self, source: Sink, request: StepFetch) -> None:
         """Answer with the result or the failure of a step, once it has ended."""
         run = self._known(source, request.id, request.run)
         if run is None:
@@ -496,37 +502,37 @@ class RunBook:
         source.send(answer, parts)
 
     async def outcome(
-        self, run: ActiveRun, step: str, answer_id: bytes
+        self, run: WorkflowRun, step: str, answer_id: bytes
     ) -> tuple[Reply | Failed, tuple[Buffer, ...]]:
         """Wait for the end of a step; return its result or failure as an answer."""
         end = await run.ended(step)
         if isinstance(end, bytes):
             return Reply(id=answer_id, payload=end, node=self._me), ()
-        if isinstance(end, Kept | Gathered):
+        if isinstance(end, ResultRef | ResultRefs):
             return await self._found(end, answer_id)
         failed, parts = end
         return msgspec.structs.replace(failed, id=answer_id), parts
 
     async def _found(
-        self, result: Kept | Gathered, answer_id: bytes
+        self, result: ResultRef | ResultRefs, answer_id: bytes
     ) -> tuple[Reply | Failed, tuple[Buffer, ...]]:
         found = await self._inputs.one(result)
         if isinstance(found, Failure):
             return Failed(id=answer_id, failure=found), ()
-        node = result.owner if isinstance(result, Kept) else self._me
+        node = result.owner if isinstance(result, ResultRef) else self._me
         if isinstance(found, bytes):
             return Reply(id=answer_id, payload=found, node=node), ()
         return Reply(id=answer_id, payload=b"", node=node), found
 
-    def source_lost(self, source: Source) -> None:
+    def source_lost(self, source: Sink) -> None:
         """Tell a caller that is gone nothing more; its runs go on."""
         self.relays.source_lost(source)
         for run in self._runs.values():
             run.source_lost(source)
 
     def _known(
-        self, source: Source, request_id: bytes, run_id: bytes
-    ) -> ActiveRun | None:
+        self, source: Sink, request_id: bytes, run_id: bytes
+    ) -> WorkflowRun | None:
         run = self._runs.get(run_id)
         if run is None:
             text = "it has no record of the run"
@@ -534,18 +540,18 @@ class RunBook:
             source.send(Failed(id=request_id, failure=failure))
         return run
 
-    def _remember(self, run: ActiveRun) -> None:
+    def _remember(self, run: WorkflowRun) -> None:
         self._ended[run.id] = None
         while len(self._ended) > REMEMBERED_RUNS:
             old_id, _ = self._ended.popitem(last=False)
             self.release(self._runs.pop(old_id))
 
-    def release(self, run: ActiveRun) -> None:
+    def release(self, run: WorkflowRun) -> None:
         """Let go of the results that are held for a run, on whatever node."""
         for kept in run.kept():
             self._let_go(kept)
 
-    def _let_go(self, kept: Kept) -> None:
+    def _let_go(self, kept: ResultRef) -> None:
         if self._uses[kept.id]:  # a run that was resumed, or another that resumed it
             self._uses -= Counter((kept.id,))
         elif kept.owner == self._me:
@@ -554,8 +560,8 @@ class RunBook:
             self._lane.send(kept.owner, Release(ids=(kept.id,)))
 
 
-def _told(request_id: bytes, run: ActiveRun) -> RunTold:
-    return RunTold(
+def _told(request_id: bytes, run: WorkflowRun) -> RunFollowed:
+    return RunFollowed(
         id=request_id,
         run=run.picture(),
         plans=run.bare_plans(),

@@ -31,7 +31,7 @@ from mpreg_nb.notebook import remote_cell
 from mpreg_nb.notebook import verbs as flows
 from mpreg_nb.notebook import verbs as life
 from mpreg_nb.notebook import verbs as looking
-from mpreg_nb.notebook.parser import Misuse, Options, Verb
+from mpreg_nb.notebook.parser import Misuse, Verb, VerbOptions
 from mpreg_nb.notebook.remote_cell import everywhere, names_of, remote, step
 from mpreg_nb.notebook.session import Session, end_session, session_of
 from mpreg_nb.notebook.verbs import (
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from mpreg_nb.cluster.cluster import Cluster
 
 
-OF_LINE: Mapping[str, Callable[[Session, Options], Any]] = {
+OF_LINE: Mapping[str, Callable[[Session, VerbOptions], Any]] = {
     "up": life.up,
     "down": life.down,
     "ps": life.ps,
@@ -86,7 +86,7 @@ OF_LINE: Mapping[str, Callable[[Session, Options], Any]] = {
 }
 """All but `call`, whose rest is Python."""
 
-OF_CELL: Mapping[str, Callable[[Session, Options, str], Any]] = {
+OF_CELL: Mapping[str, Callable[[Session, VerbOptions, str], Any]] = {
     "register": register_cell,
     "remote": remote,
     "everywhere": everywhere,

@@ -18,16 +18,16 @@ from typing import Any, TextIO
 from IPython.core.displaypub import CapturingDisplayPublisher
 
 from mpreg_nb.client.output import (
-    Allowance,
     DisplayAllowance,
-    Page,
+    OutputQuota,
+    PrintState,
     Writer,
     most_lines,
     set_default,
     write_at_once,
     write_to_streams,
 )
-from mpreg_nb.cluster.progress import Screen, Watched, set_screen
+from mpreg_nb.cluster.progress import Progress, Screen, set_screen
 from mpreg_nb.notebook.reloaded_page import LateEnd, LateEnds
 from mpreg_nb.notebook.replaceable_output import Place, still
 from mpreg_nb.view import plain_mode
@@ -43,10 +43,10 @@ class CellDisplay:
         self._late_ends = late_ends
         self._late_end: LateEnd | None = None
         self._shown: dict[str, str] | None = None
-        self.watched: Watched | None = None
+        self.watched: Progress | None = None
         """What it showed last."""
 
-    def show(self, watched: Watched) -> int:
+    def show(self, watched: Progress) -> int:
         """Update the display, if there is anything new."""
         self.watched = watched
         sent = self._update(watched.bundle())
@@ -54,7 +54,7 @@ class CellDisplay:
             self._late_end = self._late_ends.make(self._publisher, self._place.id)
         return sent
 
-    def end(self, watched: Watched, ended: str) -> None:
+    def end(self, watched: Progress, ended: str) -> None:
         """Show how it ended; that stays."""
         bundle = watched.bundle(ended)
         self._update(bundle)
@@ -83,11 +83,11 @@ class CellScreen:
     def __init__(self, displays: "Displays") -> None:
         self._displays = displays
 
-    def show(self, watched: Watched) -> int:
+    def show(self, watched: Progress) -> int:
         """Update its display."""
         return self._displays.of(watched).show(watched)
 
-    def end(self, watched: Watched, ended: str) -> None:
+    def end(self, watched: Progress, ended: str) -> None:
         """Show how it ended."""
         self._displays.of(watched).end(watched, ended)
 
@@ -106,7 +106,7 @@ class Displays:
             return None
         return CellScreen(self)
 
-    def of(self, watched: Watched) -> CellDisplay:
+    def of(self, watched: Progress) -> CellDisplay:
         """Return the display of what is waited for."""
         display = self._by_key.get(watched.key)
         if display is None:
@@ -165,8 +165,8 @@ class CellWriter:
         self._streams = _streams()
         self._publisher = publisher
         self._header = _header(publisher)
-        self._page = Page(self._put, self._show)
-        self._allowance = Allowance(CALLS_PER_CELL * most_lines())
+        self._page = PrintState(self._put, self._show)
+        self._allowance = OutputQuota(CALLS_PER_CELL * most_lines())
         self._displays = DisplayAllowance(DISPLAYS_PER_CELL * most_lines())
         self._told_to = "", "stdout"  # where the last that was cut came from
         self._lock = threading.Lock()
@@ -309,7 +309,7 @@ class Gathering:
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
         self._lock = threading.Lock()
-        self._held: list[_Held] = []
+        self._held: list[_HeldOutput] = []
         self._in_cell = True  # it is made in one
 
     def writer(self) -> Writer:
@@ -318,7 +318,7 @@ class Gathering:
         with self._lock:
             if not self._in_cell:
                 return writer
-            held = _Held(self._lock, writer)
+            held = _HeldOutput(self._lock, writer)
             self._held.append(held)
         return held
 
@@ -345,7 +345,7 @@ class Gathering:
             self._held.clear()
 
 
-class _Held:
+class _HeldOutput:
     """What one call printed, as (node, stream, text), until it is released."""
 
     def __init__(self, lock: threading.Lock, writer: CellWriter) -> None:

@@ -28,7 +28,7 @@ def arguments() -> Iterator[None]:
         raise Misuse(str(error)) from None
 
 
-class Options(argparse.Namespace):
+class VerbOptions(argparse.Namespace):
     """What was given on a line, by name."""
 
 
@@ -56,13 +56,13 @@ class LineParser(argparse.ArgumentParser):
         hint = meant_by(message, self._option_string_actions)
         raise Misuse(f"{message}. {hint}{usage[0].upper()}{usage[1:]}")
 
-    def read(self, line: str) -> Options:
+    def read(self, line: str) -> VerbOptions:
         """Return what `line` says; words after a `#` are a comment.
 
         Raises:
             Misuse: it is not understood.
         """
-        return self.parse_args(_words(line), Options())
+        return self.parse_args(_words(line), VerbOptions())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

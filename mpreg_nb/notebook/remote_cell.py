@@ -37,7 +37,7 @@ from mpreg_nb.errors import (
 )
 from mpreg_nb.names import check_name, check_resources, nearest
 from mpreg_nb.notebook.ipython_lines import LINES, Refused, expanded, has_lines
-from mpreg_nb.notebook.parser import Misuse, Options, arguments
+from mpreg_nb.notebook.parser import Misuse, VerbOptions, arguments
 from mpreg_nb.notebook.session import Session, check_variable
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from mpreg_nb.workflows.builder import Flow
 
 
-def reads(source: str, known: Collection[str]) -> tuple[str, ...]:
+def free_variables(source: str, known: Collection[str]) -> tuple[str, ...]:
     """Return those of `known` that `source` reads before it sets them, sorted.
 
     Rather too many than too few: what is set only on some way through counts as
@@ -55,7 +55,7 @@ def reads(source: str, known: Collection[str]) -> tuple[str, ...]:
     Raises:
         SyntaxError: it is no Python.
 
-    >>> reads("y = [x for x in rows]\\nprint(y, scale)", {"rows", "scale", "x", "y"})
+    >>> free_variables("y = [x for x in rows]\\nprint(y, scale)", {"rows", "scale", "x", "y"})
     ('rows', 'scale')
     """
     found: set[str] = set()
@@ -381,14 +381,14 @@ async def _awaited(
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class CellSource:
     """The Python of a cell, and the file name that tracebacks know it by."""
 
     text: str
     filename: str
 
     @classmethod
-    def of(cls, session: Session, cell: str, name: str) -> "Source":
+    def of(cls, session: Session, cell: str, name: str) -> "CellSource":
         """Take what the user wrote.
 
         Raises:
@@ -420,7 +420,7 @@ class Source:
     def variables(self, session: Session) -> dict[str, Any]:
         """Return those variables of the notebook that it reads."""
         known = session.variables
-        return {name: known[name] for name in reads(self.code, known.keys())}
+        return {name: known[name] for name in free_variables(self.code, known.keys())}
 
 
 def _python(shell: Any, cell: str) -> str:
@@ -514,14 +514,14 @@ _outputs: "WeakKeyDictionary[Flow[Any, Any], dict[str, tuple[str, ...]]]" = (
 """Flow -> step that is a cell -> the names that it sets."""
 
 
-def step(session: Session, options: Options, cell: str) -> Any:
+def step(session: Session, options: VerbOptions, cell: str) -> Any:
     """Make `cell` a step of a workflow and return the workflow.
 
     Raises:
         Misuse: an option makes no sense, the variable holds no workflow, or the
             cell is no Python.
     """
-    source = Source.of(session, cell, f"step {options.step}")
+    source = CellSource.of(session, cell, f"step {options.step}")
     flow, is_new = _flow(session, options.flow)
     outputs = assigned(source.code)
     with arguments():
@@ -544,9 +544,9 @@ def step(session: Session, options: Options, cell: str) -> Any:
     return flow
 
 
-def _check(options: Options) -> None:
+def _check(options: VerbOptions) -> None:
     """Refuse what the step would refuse, before the step that is there is gone."""
-    from mpreg_nb.workflows.graph import Options as StepOptions
+    from mpreg_nb.workflows.graph import StepOptions as StepOptions
 
     checked = StepOptions().on(options.on, None).waiting_for(options.after)
     checked = checked.retry(options.retry, Exception)
@@ -565,7 +565,7 @@ def _flow(session: Session, name: str) -> "tuple[Flow[Any, Any], bool]":
 
 
 def _inputs(
-    session: Session, flow: "Flow[Any, Any]", options: Options, source: Source
+    session: Session, flow: "Flow[Any, Any]", options: VerbOptions, source: CellSource
 ) -> dict[str, Any]:
     """Return what the cell reads: references to steps, and values of variables."""
     from mpreg_nb.workflows.builder import ref
@@ -583,7 +583,7 @@ def _inputs(
         names = made.get(other, ())
         for name in names:
             known[name] = ref(other)[name] if len(names) > 1 else ref(other)
-    given = {name: known[name] for name in reads(source.code, known)}
+    given = {name: known[name] for name in free_variables(source.code, known)}
     unread = [name for name in options.input if given.get(name) is not _INPUT]
     if unread:
         reason = (
@@ -627,7 +627,7 @@ def _line(kept: Kept) -> str:
     return f"{kept.name} on {kept.node}: {', '.join(kept.names) or 'no names yet'}"
 
 
-def kept(session: Session, _: Options) -> KeptNames:
+def kept(session: Session, _: VerbOptions) -> KeptNames:
     """Return what cells keep on nodes of the current cluster."""
     return KeptNames(_of.get(session.cluster, {}).values())
 
@@ -639,7 +639,7 @@ def names_of(session: Session) -> list[str]:
     return sorted({name for cluster in all_clusters() for name in _of.get(cluster, {})})
 
 
-def forget(session: Session, options: Options) -> tuple[str, ...]:
+def forget(session: Session, options: VerbOptions) -> tuple[str, ...]:
     """Drop what these names keep; return them."""
     known = _of.get(session.cluster, {})
     for name in options.names:
@@ -656,7 +656,9 @@ def forget(session: Session, options: Options) -> tuple[str, ...]:
     return tuple(options.names)
 
 
-def run(session: Session, options: Options, source: Source, silent: bool) -> Any:
+def run(
+    session: Session, options: VerbOptions, source: CellSource, silent: bool
+) -> Any:
     """Run a cell with the names of `options.keep`; return its value.
 
     Raises:
@@ -697,7 +699,7 @@ def run(session: Session, options: Options, source: Source, silent: bool) -> Any
     return value
 
 
-def _place(session: Session, options: Options) -> Kept:
+def _place(session: Session, options: VerbOptions) -> Kept:
     """Return where the cell runs; made where it was not used before."""
     with arguments():
         name = check_name("kept names", options.keep)
@@ -776,21 +778,21 @@ REMOTE_CELL = "remote cell"
 """Under this name bodies of cells are in the tables of functions and calls."""
 
 
-def remote(session: Session, options: Options, cell: str) -> Any:
+def remote(session: Session, options: VerbOptions, cell: str) -> Any:
     """Run `cell` once on a node that fits; return the value of its last expression."""
     __tracebackhide__ = True
     if options.target is not None:
         check_variable(options.target)
     _ = session.cluster
     if options.keep is not None:
-        source = Source.of(session, cell, REMOTE_CELL)
+        source = CellSource.of(session, cell, REMOTE_CELL)
         silent = source.is_silent and options.target is None
         return _kept(session, options, run(session, options, source, silent))
     with arguments():
         view = shipped(REMOTE_CELL, run_body).on(
             *options.on, node=options.node, timeout=options.timeout
         )
-    source = Source.of(session, cell, REMOTE_CELL)
+    source = CellSource.of(session, cell, REMOTE_CELL)
     names = source.variables(session)
     silent = source.is_silent and options.target is None
     with travelling(names):
@@ -798,7 +800,7 @@ def remote(session: Session, options: Options, cell: str) -> Any:
     return _kept(session, options, value)
 
 
-def everywhere(session: Session, options: Options, cell: str) -> Any:
+def everywhere(session: Session, options: VerbOptions, cell: str) -> Any:
     """Run `cell` on every node that fits, at once; return a dict of node -> value.
 
     Raises:
@@ -812,7 +814,7 @@ def everywhere(session: Session, options: Options, cell: str) -> Any:
         nodes = _fitting(session, options)
         function = shipped(REMOTE_CELL, run_body)
         views = {n: function.on(node=n, timeout=options.timeout) for n in nodes}
-    source = Source.of(session, cell, REMOTE_CELL)
+    source = CellSource.of(session, cell, REMOTE_CELL)
     names = source.variables(session)
     silent = source.is_silent and options.target is None
     calls: dict[str, Any] = {}
@@ -842,7 +844,7 @@ def everywhere(session: Session, options: Options, cell: str) -> Any:
     raise NodesFailed.of(errors, values)
 
 
-def _fitting(session: Session, options: Options) -> list[str]:
+def _fitting(session: Session, options: VerbOptions) -> list[str]:
     from mpreg_nb.names import check_resources
 
     wanted = check_resources(options.on)
@@ -858,7 +860,7 @@ def _fitting(session: Session, options: Options) -> list[str]:
     return nodes
 
 
-def _kept(session: Session, options: Options, value: Any) -> Any:
+def _kept(session: Session, options: VerbOptions, value: Any) -> Any:
     if options.target is None:
         return value
     session.keep(options.target, value)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _NONE = -1  # as Python says that nobody is woken
 
 
-class Alarm:
+class InterruptAlarm:
     """Wakes the loop of a kernel at signals, as soon as there is that loop."""
 
     def __init__(self) -> None:
@@ -77,7 +77,7 @@ def attach_interrupts(shell: Any) -> Callable[[], None]:
     """Let Stop reach awaiting cells of a kernel; return what ends that."""
     if getattr(shell, "kernel", None) is None:
         return lambda: None
-    alarm = Alarm()
+    alarm = InterruptAlarm()
     alarm.set()
     shell.events.register("pre_run_cell", alarm.set)
 

@@ -12,8 +12,8 @@ from mpreg_nb.names import nearest
 from mpreg_nb.notebook.parser import (
     LineParser,
     Misuse,
-    Options,
     Verb,
+    VerbOptions,
     add_registration,
     add_target,
     arguments,
@@ -537,7 +537,7 @@ def overview() -> str:
     return "\n\n".join([*parts, "%mpreg help VERB explains one; %mpreg? has examples."])
 
 
-def up(session: Session, options: Options) -> Any:
+def up(session: Session, options: VerbOptions) -> Any:
     """Start nodes and return the cluster."""
     from mpreg_nb.cluster.api import up
     from mpreg_nb.cluster.current import all_clusters
@@ -558,7 +558,7 @@ def up(session: Session, options: Options) -> Any:
     return cluster
 
 
-def down(session: Session, options: Options) -> Any:
+def down(session: Session, options: VerbOptions) -> Any:
     """End the cluster or some of its nodes; return the names of those that ended."""
     from mpreg_nb.cluster.api import down
 
@@ -569,14 +569,14 @@ def down(session: Session, options: Options) -> Any:
     return tuple(options.names)
 
 
-def ps(session: Session, options: Options) -> Any:
+def ps(session: Session, options: VerbOptions) -> Any:
     """Return the frame of all nodes of this user."""
     from mpreg_nb.cluster.api import ps
 
     return ps()
 
 
-def adopt(session: Session, options: Options) -> Any:
+def adopt(session: Session, options: VerbOptions) -> Any:
     """Connect to a kept cluster and return it."""
     from mpreg_nb.cluster.api import adopt
 
@@ -584,7 +584,7 @@ def adopt(session: Session, options: Options) -> Any:
         return adopt(options.name)
 
 
-def connect(session: Session, options: Options) -> Any:
+def connect(session: Session, options: VerbOptions) -> Any:
     """Connect to a cluster by URL and return it."""
     from mpreg_nb.cluster.api import connect
 
@@ -592,19 +592,19 @@ def connect(session: Session, options: Options) -> Any:
         return connect(*options.urls)
 
 
-def kill(session: Session, options: Options) -> Any:
+def kill(session: Session, options: VerbOptions) -> Any:
     """End a node as a crash would."""
     with arguments():
         return session.cluster.kill(options.node)
 
 
-def pause(session: Session, options: Options) -> Any:
+def pause(session: Session, options: VerbOptions) -> Any:
     """Pause a node for some seconds."""
     with arguments():
         return session.cluster.pause(options.node, options.seconds)
 
 
-def partition(session: Session, options: Options) -> Any:
+def partition(session: Session, options: VerbOptions) -> Any:
     """Cut the network between two sides for some seconds."""
     here, there = options.sides
     with arguments():
@@ -620,28 +620,28 @@ def sides_joined(line: str) -> str:
     return re.sub(r"\s*([|,])\s*", r"\1", line)
 
 
-def method(name: str) -> Callable[[Session, Options], Any]:
+def method(name: str) -> Callable[[Session, VerbOptions], Any]:
     """Return the verb that calls the cluster's method `name`, without arguments."""
     return lambda session, options: getattr(session.cluster, name)()
 
 
-def functions(session: Session, options: Options) -> Any:
+def functions(session: Session, options: VerbOptions) -> Any:
     """Return the frame of functions."""
     return session.cluster.functions(options.pattern)
 
 
-def latency(session: Session, options: Options) -> Any:
+def latency(session: Session, options: VerbOptions) -> Any:
     """Return the frame of latencies."""
     return session.cluster.latency(options.by)
 
 
-def watch(session: Session, options: Options) -> Any:
+def watch(session: Session, options: VerbOptions) -> Any:
     """Return a live view."""
     with arguments():
         return session.cluster.watch(*options.views)
 
 
-def logs(session: Session, options: Options) -> Any:
+def logs(session: Session, options: VerbOptions) -> Any:
     """Return the last lines of logs; with -f print them until Stop or their end."""
     cluster = session.cluster
     given = {} if options.lines is None else {"lines": options.lines}
@@ -658,7 +658,7 @@ def logs(session: Session, options: Options) -> Any:
     return None
 
 
-def bench(session: Session, options: Options) -> Any:
+def bench(session: Session, options: VerbOptions) -> Any:
     """Measure, and return what was measured."""
     import mpreg_nb
 
@@ -667,14 +667,14 @@ def bench(session: Session, options: Options) -> Any:
         return mpreg_nb.bench(not options.full, cluster, only=options.only)
 
 
-def doctor(session: Session, options: Options) -> Any:
+def doctor(session: Session, options: VerbOptions) -> Any:
     """Return what is wrong here, with cures."""
     from mpreg_nb.cluster.doctor import examine
 
     return examine()
 
 
-def config(session: Session, options: Options) -> Any:
+def config(session: Session, options: VerbOptions) -> Any:
     """Return all values, or one, which is set first where a value is given."""
     from mpreg_nb.cluster.config import config
 
@@ -702,7 +702,7 @@ def _value(text: str) -> Any:
         return text
 
 
-class Call(NamedTuple):
+class CallExpression(NamedTuple):
     """A call as it was written, its arguments evaluated."""
 
     name: str
@@ -724,7 +724,7 @@ def call(session: Session, text: str) -> Any:
     return cluster.call(asked.name, *asked.args, **asked.kwargs)
 
 
-def read_call(session: Session, text: str, verb: str, example: str) -> Call:
+def read_call(session: Session, text: str, verb: str, example: str) -> CallExpression:
     """Read `name(arguments)`, also with the name in quotes.
 
     Raises:
@@ -753,7 +753,7 @@ def read_call(session: Session, text: str, verb: str, example: str) -> Call:
         meant = nearest(wrong, session.variables)
         hint = f" Did you mean {meant!r}?" if meant else ""
         raise Misuse(f"the notebook has no variable {wrong!r}.{hint}") from None
-    return Call(name, args, kwargs)
+    return CallExpression(name, args, kwargs)
 
 
 _WITH_INPUTS = re.compile(r"(?P<before>.*?)(?P<call>[^\W\d]\w*\(.*\))(?P<after>[^)]*)")
@@ -774,19 +774,19 @@ def inputs_of(session: Session, verb: str, line: str) -> tuple[str, dict[str, An
     return f"{found['before']}{asked.name}{found['after']}", asked.kwargs
 
 
-def plan(session: Session, options: Options) -> Any:
+def plan(session: Session, options: VerbOptions) -> Any:
     """Return where each step would run now."""
     flow = session.flow(options.flow)
     with arguments():
         return flow.plan(**options.inputs)
 
 
-def draw(session: Session, options: Options) -> Any:
+def draw(session: Session, options: VerbOptions) -> Any:
     """Return a workflow or a run, which draws itself."""
     return session.flow_or_run(options.flow)
 
 
-def run(session: Session, options: Options) -> Any:
+def run(session: Session, options: VerbOptions) -> Any:
     """Execute a workflow and return its run; None where it is kept in a variable."""
     __tracebackhide__ = True
     flow = session.flow(options.flow)
@@ -805,13 +805,13 @@ def run(session: Session, options: Options) -> Any:
     return None
 
 
-def why(session: Session, options: Options) -> Any:
+def why(session: Session, options: VerbOptions) -> Any:
     """Return why a step ran where it did."""
     run, step = _step(session, options.step)
     return run.why(step)
 
 
-def cancel(session: Session, options: Options) -> Any:
+def cancel(session: Session, options: VerbOptions) -> Any:
     """End a run."""
     return session.run(options.run).cancel()
 
@@ -845,7 +845,7 @@ def _step(session: Session, text: str) -> tuple[Any, str]:
     raise refusals[0]
 
 
-class Registered(tuple["Function[Any, Any]", ...]):
+class RegisteredFunctions(tuple["Function[Any, Any]", ...]):
     """Functions that were registered together; shows their cards."""
 
     __slots__ = ()
@@ -860,7 +860,7 @@ class Registered(tuple["Function[Any, Any]", ...]):
         return registration_bundle(cards, include, exclude)
 
 
-def register_names(session: Session, options: Options) -> Any:
+def register_names(session: Session, options: VerbOptions) -> Any:
     """Register the functions that are in the variables `options.names`."""
     found = {name: session.variable(name) for name in options.names}
     for name, value in found.items():
@@ -871,7 +871,7 @@ def register_names(session: Session, options: Options) -> Any:
     return _register(session, found, options)
 
 
-def register_cell(session: Session, options: Options, cell: str) -> Any:
+def register_cell(session: Session, options: VerbOptions, cell: str) -> Any:
     """Run `cell` here, then register the functions that it defined."""
     _ = session.cluster  # where there is none, nothing shall run
     source, filename = _cached(session, cell)
@@ -888,11 +888,11 @@ def register_cell(session: Session, options: Options, cell: str) -> Any:
 
 
 def _register(
-    session: Session, found: dict[str, Callable[..., Any]], options: Options
+    session: Session, found: dict[str, Callable[..., Any]], options: VerbOptions
 ) -> Any:
     with arguments():
         made = {name: _function(value, options) for name, value in found.items()}
-    registered = Registered(map(session.cluster.register, made.values()))
+    registered = RegisteredFunctions(map(session.cluster.register, made.values()))
     # All are registered as they were defined; only then do they get their verbs.
     session.shell.user_ns.update(
         {name: function for name, function in made.items() if name.isidentifier()}
@@ -900,7 +900,7 @@ def _register(
     return registered[0] if len(registered) == 1 else registered
 
 
-def _function(value: Any, options: Options) -> "Function[Any, Any]":
+def _function(value: Any, options: VerbOptions) -> "Function[Any, Any]":
     from mpreg_nb.cluster.current import current
     from mpreg_nb.cluster.function import Function
 

@@ -161,7 +161,7 @@ class RunList(Message, frozen=True, kw_only=True, array_like=True, tag="run_list
     id: RequestId
 
 
-class RunPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class RunSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One run with its steps and its graph."""
 
     run: RequestId
@@ -186,7 +186,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     duration_ms: float
 
 
-def summary_of(run: RunPicture) -> RunSummary:
+def summary_of(run: RunSnapshot) -> RunSummary:
     """Return what a row says of a run."""
     return RunSummary(
         run=run.run,
@@ -237,11 +237,11 @@ class RunWatch(Message, frozen=True, kw_only=True, array_like=True, tag="run_wat
     run: RequestId
 
 
-class RunTold(Message, frozen=True, kw_only=True, array_like=True, tag="run_told"):
+class RunFollowed(Message, frozen=True, kw_only=True, array_like=True, tag="run_told"):
     """A run as it is now; what happens later is told as to who began it."""
 
     id: RequestId
-    run: RunPicture
+    run: RunSnapshot
     plans: tuple[StepPlan, ...]  # without payloads
     lines: tuple[Line, ...] = ()  # the last that its steps printed
 
@@ -255,7 +255,7 @@ class RunResume(Message, frozen=True, kw_only=True, array_like=True, tag="run_re
     versions: tuple[tuple[Name, Version], ...] = ()  # newest of these functions
 
 
-class WhyAsk(Message, frozen=True, kw_only=True, array_like=True, tag="why_ask"):
+class ExplainStep(Message, frozen=True, kw_only=True, array_like=True, tag="why_ask"):
     """Ask why a step of a run went where it went; answered by WhyTold."""
 
     id: RequestId
@@ -289,28 +289,30 @@ class StepChoice(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     part: str = ""  # of the step, such as "item [3]" or "the fallback"
 
 
-class WhyTold(Message, frozen=True, kw_only=True, array_like=True, tag="why_told"):
+class StepExplanation(
+    Message, frozen=True, kw_only=True, array_like=True, tag="why_told"
+):
     """The choices for a step that the driving node remembers, first attempt first."""
 
     id: RequestId
     choices: tuple[StepChoice, ...]
 
 
-class HeldAsk(Message, frozen=True, kw_only=True, array_like=True, tag="held_ask"):
+class HasResults(Message, frozen=True, kw_only=True, array_like=True, tag="held_ask"):
     """Ask which of these results a node still holds; answered by HeldTold."""
 
     id: RequestId
     ids: tuple[RequestId, ...]
 
 
-class HeldTold(Message, frozen=True, kw_only=True, array_like=True, tag="held_told"):
+class HeldResults(Message, frozen=True, kw_only=True, array_like=True, tag="held_told"):
     """Those of the results that are held."""
 
     id: RequestId
     ids: tuple[RequestId, ...]
 
 
-class NodePicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class NodeSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One member as the answering node sees it."""
 
     record: MemberRecord
@@ -318,7 +320,7 @@ class NodePicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     rtt_ms: float | None = None
 
 
-class FunctionPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class FunctionSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What one node counted of one version of one function."""
 
     function: Name
@@ -350,20 +352,20 @@ class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapsho
 
     id: RequestId
     node: Name
-    nodes: tuple[NodePicture, ...]
+    nodes: tuple[NodeSnapshot, ...]
     offers: tuple[tuple[Name, Offer], ...]  # owner, what it offers
-    functions: tuple[FunctionPicture, ...] = ()  # these two only when asked once
+    functions: tuple[FunctionSnapshot, ...] = ()  # these two only when asked once
     events: tuple[EventPicture, ...] = ()
 
 
-class LoadsTold(Message, frozen=True, kw_only=True, array_like=True, tag="loads"):
+class LoadsReport(Message, frozen=True, kw_only=True, array_like=True, tag="loads"):
     """How busy some nodes are since the last Snapshot of the Watch `id`."""
 
     id: RequestId
     loads: tuple[tuple[Name, Load], ...]
 
 
-class LinkPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class LinkSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """What went between one node and one peer since their links opened.
 
     All links of the two together. A link that was lost takes its counts with it,
@@ -378,7 +380,7 @@ class LinkPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     received_messages: Count = 0
 
 
-class TrafficAsk(
+class TrafficRequest(
     Message, frozen=True, kw_only=True, array_like=True, tag="traffic_ask"
 ):
     """Tell what went over your links; answered by Traffic."""
@@ -391,14 +393,14 @@ class Traffic(Message, frozen=True, kw_only=True, array_like=True, tag="traffic"
 
     id: RequestId
     node: Name
-    links: tuple[LinkPicture, ...]
+    links: tuple[LinkSnapshot, ...]
 
 
 PACKAGES = ("mpreg_nb", "cloudpickle", "msgspec", "numpy", "pandas")
 """Those that write pickles, and whose objects are most often in them."""
 
 
-class VersionsAsk(
+class VersionsRequest(
     Message, frozen=True, kw_only=True, array_like=True, tag="versions_ask"
 ):
     """Tell which versions you have; answered by Versions."""
@@ -463,7 +465,7 @@ class Partition(Message, frozen=True, kw_only=True, array_like=True, tag="partit
 # ------------------------------------------------------------------- calls
 
 
-class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
+class ResultRef(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
     """A result, or some parts of one, that stayed on the node that made it."""
 
     owner: Name
@@ -473,13 +475,13 @@ class Kept(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
     count: Count = 0  # 0: all of them
 
 
-class Gathered(msgspec.Struct, frozen=True, array_like=True, tag="gathered"):
+class ResultRefs(msgspec.Struct, frozen=True, array_like=True, tag="gathered"):
     """A list of results, each wherever it is; put together by who needs it."""
 
-    items: tuple[bytes | Kept, ...]
+    items: tuple[bytes | ResultRef, ...]
 
 
-Result: TypeAlias = bytes | Kept | Gathered
+Result: TypeAlias = bytes | ResultRef | ResultRefs
 """What a step of a run gave: a pickle that is small, or where it is."""
 
 
@@ -515,7 +517,7 @@ class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):
     version: str = ""
     queued_us: Count = 0
     run_us: Count = 0
-    kept: Kept | None = None  # instead of a payload, where `keep` was asked
+    kept: ResultRef | None = None  # instead of a payload, where `keep` was asked
     builtin: bool = False  # the payload is the call's own, see serialize.code
     load: Load | None = None
     waited_us: Count = 0  # for a node that fits
@@ -627,7 +629,7 @@ class Fetch(Message, frozen=True, kw_only=True, array_like=True, tag="fetch"):
     """Ask for a result that is held; answered by Reply or Failed("gone")."""
 
     id: RequestId
-    kept: Kept
+    kept: ResultRef
 
 
 class Release(Message, frozen=True, kw_only=True, array_like=True, tag="release"):
@@ -658,7 +660,7 @@ Relayed: TypeAlias = (
     | RunResume
     | RunList
     | StepFetch
-    | WhyAsk
+    | ExplainStep
     | Cancel
     | SpaceOpen
     | SpaceClose
@@ -718,7 +720,7 @@ class CodePush(Message, frozen=True, kw_only=True, array_like=True, tag="code_pu
 # ------------------------------------------------------------------- nodes
 
 
-class Leave(Message, frozen=True, kw_only=True, array_like=True, tag="leave"):
+class LeaveRequest(Message, frozen=True, kw_only=True, array_like=True, tag="leave"):
     """Ask this node to drain and leave; answered by Reply when it begins."""
 
     id: RequestId
@@ -750,8 +752,8 @@ Data: TypeAlias = (
     | CodePush
     | Watch
     | Snapshot
-    | LoadsTold
-    | TrafficAsk
+    | LoadsReport
+    | TrafficRequest
     | Traffic
     | RunStart
     | RunState
@@ -759,17 +761,17 @@ Data: TypeAlias = (
     | RunList
     | Runs
     | RunWatch
-    | RunTold
+    | RunFollowed
     | RunResume
     | Printed
-    | WhyAsk
-    | WhyTold
-    | HeldAsk
-    | HeldTold
+    | ExplainStep
+    | StepExplanation
+    | HasResults
+    | HeldResults
     | Relay
-    | Leave
+    | LeaveRequest
     | Partition
-    | VersionsAsk
+    | VersionsRequest
     | Versions
     | Notice
 )

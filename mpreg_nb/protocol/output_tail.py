@@ -12,7 +12,7 @@ MOST_CHARACTERS = 64 * 1024
 """What is kept of one run, the newest."""
 
 
-class LastLines:
+class OutputTail:
     """What was printed, oldest first; when it is too much, the oldest goes.
 
     One thread writes; any may read.

@@ -16,7 +16,7 @@ end of what functions printed. Jobs are numbered as they were handed over and be
 in that order, so after a death the node knows which of them never ran; and a job
 that has been heard to be dropped, and has not begun then, never will.
 
-`FrameReader` says where received bytes go and what messages they make. Large
+`JobFrameReader` says where received bytes go and what messages they make. Large
 parts are received where they stay: nothing is copied twice.
 
 A node and its workers keep code by this rule, each by itself: after the same uses
@@ -80,13 +80,15 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     folder: bytes = b""  # of the caller, see working_folder
 
 
-class Ready(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="ready"):
+class WorkerReady(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="ready"
+):
     """The worker has started and takes jobs."""
 
     pid: int
 
 
-class Done(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
+class JobDone(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="done"):
     """Job `id` returned."""
 
     id: bytes
@@ -121,7 +123,7 @@ class JobFailed(
     argument_types: tuple[str, ...] = ()  # where the function raised
 
 
-class Printed(
+class JobPrinted(
     msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="printed"
 ):
     """Job `id` wrote `text`; whole lines where possible.
@@ -138,7 +140,9 @@ class Printed(
     sizes: tuple[int, ...] = ()
 
 
-class Parked(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="parked"):
+class JobBlocked(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="parked"
+):
     """Job `id` waits for the cluster and needs no slot, or does so no longer."""
 
     id: bytes
@@ -146,7 +150,7 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="pa
 
 
 ToWorker: TypeAlias = Setup | Code | Job
-FromWorker: TypeAlias = Ready | Done | JobFailed | Printed | Parked
+FromWorker: TypeAlias = WorkerReady | JobDone | JobFailed | JobPrinted | JobBlocked
 
 
 _BEGUN, _ENDED, _HEARD, _WRITTEN = range(4)
@@ -157,7 +161,7 @@ PAGE_BYTES = _NUMBERS_BYTES + TEXT_BYTES
 """Four numbers in this host's order, then a ring of text."""
 
 
-class Page:
+class SharedStatus:
     """Both sides' view of the page. Only the worker writes."""
 
     def __init__(self, shared: int) -> None:
@@ -267,7 +271,7 @@ def sizes(parts: "Parts") -> tuple[int, ...]:
     return tuple(memoryview(part).nbytes for part in parts)
 
 
-class FrameReader(Generic[T]):
+class JobFrameReader(Generic[T]):
     """Makes messages of received bytes.
 
     Give `space()` to `recv_into`, and the count that it returned to `received`.
@@ -385,10 +389,10 @@ OVERHEAD_BYTES = 4096
 """What a function takes besides its bytes, about: objects, offers, source lines."""
 
 
-class Recent:
+class ByteLimitedCache:
     """Keys with sizes, the least recently used first.
 
-    >>> recent = Recent(limit_bytes=10_000)
+    >>> recent = ByteLimitedCache(limit_bytes=10_000)
     >>> recent.add("a", 6), recent.add("b", 1000), recent.add("c", 99_000)
     ([], [], ['a', 'b'])
     >>> "c" in recent  # what came last stays, however large it is

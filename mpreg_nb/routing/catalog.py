@@ -40,7 +40,7 @@ PART_BYTES = 32 * 1024
 _encode = msgspec.msgpack.Encoder().encode
 
 
-class Log:
+class OfferLog:
     """What is known here of the entries of one node.
 
     Invariant: `version` is at most `announced`; below it, something is missing.
@@ -192,8 +192,8 @@ class Catalog:
 
     def __init__(self, me: NodeName) -> None:
         self.me = me
-        self._own = Log()
-        self._logs: dict[NodeName, Log] = {me: self._own}
+        self._own = OfferLog()
+        self._logs: dict[NodeName, OfferLog] = {me: self._own}
         # function -> (owner, version) -> offer: what is valid in the logs
         self._index: dict[FunctionName, dict[tuple[NodeName, Version], Offer]] = {}
         self.revision = 0
@@ -267,7 +267,7 @@ class Catalog:
         log = self._logs.get(owner)
         if log is None or generation > log.generation:
             self.forget(owner)
-            log = self._logs[owner] = Log(generation)
+            log = self._logs[owner] = OfferLog(generation)
         if generation == log.generation:
             log.hear(version, heard_from)
 

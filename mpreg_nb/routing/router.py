@@ -29,7 +29,7 @@ FEW = 8
 """So many nodes that fit are all compared, so that no idle one is passed over."""
 
 
-class Chance(Protocol):
+class RandomChoice(Protocol):
     """The one thing that is asked of a source of randomness."""
 
     def random(self) -> float:
@@ -61,7 +61,7 @@ class UnknownVersion:
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class NoCandidate:
     """No live node fits. `resources` includes those of the registration."""
 
     resources: frozenset[str]
@@ -93,11 +93,11 @@ class Refused:
         return "; also, ".join(reasons)
 
 
-Choice: TypeAlias = Chosen | UnknownVersion | Refused
+Choice: TypeAlias = Chosen | UnknownVersion | NoCandidate
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class CandidateVerdict:
     """One node's chances, as `explain` tells them; `reason` is "" if it fits."""
 
     node: str
@@ -126,7 +126,7 @@ class Router:
         catalog: Offers,
         loads: Loads,
         breakers: Breakers,
-        chance: Chance,
+        chance: RandomChoice,
     ) -> None:
         self._me = me
         self._catalog = catalog
@@ -198,7 +198,7 @@ class Router:
         allows = self._breakers.allows
         return tuple(c for c in fit.alive if allows(c.node, wanted.function, now))
 
-    def explain(self, wanted: Wanted, now: float) -> tuple[Verdict, ...]:
+    def explain(self, wanted: Wanted, now: float) -> tuple[CandidateVerdict, ...]:
         """Return every known node with what it lacks, the fitting ones first."""
         reasons = self._reasons.get(wanted)
         if reasons is None:
@@ -218,7 +218,9 @@ class Router:
         for node, reason in reasons:
             load = self._loads[node]
             score = load.score(now)
-            verdicts.append(Verdict(node, reason, load.in_flight, score, load.reported))
+            verdicts.append(
+                CandidateVerdict(node, reason, load.in_flight, score, load.reported)
+            )
         return tuple(verdicts)
 
     def _explained(self, wanted: Wanted) -> tuple[tuple[str, str], ...]:
@@ -334,7 +336,7 @@ class Router:
                 return wanted.resources | offer.resources
         return wanted.resources
 
-    def _refuse(self, wanted: Wanted) -> Refused:
+    def _refuse(self, wanted: Wanted) -> NoCandidate:
         held = tuple(sorted({**self._suspect, **self._alive}.items()))
         matching = self._matching(wanted)
         if any(offer.placed for _, offer in matching):
@@ -350,7 +352,7 @@ class Router:
             similar = nearest(wanted.function, names) or ""
         python, nodes, workerless = self._only_unable(wanted)
         pythons = tuple((node, self._pythons[node]) for node in nodes)
-        return Refused(
+        return NoCandidate(
             self.needed(wanted),
             offers,
             held,

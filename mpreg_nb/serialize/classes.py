@@ -261,7 +261,7 @@ _MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedClass:
     """A class by value: the pickle that makes it, and what that was made from."""
 
     key: str
@@ -297,12 +297,12 @@ class Made:
 
 _by_key: "weakref.WeakValueDictionary[str, type]" = weakref.WeakValueDictionary()
 _keys: "weakref.WeakKeyDictionary[type, str]" = weakref.WeakKeyDictionary()
-_packed: "weakref.WeakKeyDictionary[type, Packed]" = weakref.WeakKeyDictionary()
+_packed: "weakref.WeakKeyDictionary[type, PackedClass]" = weakref.WeakKeyDictionary()
 _made: "weakref.WeakKeyDictionary[type, Made]" = weakref.WeakKeyDictionary()
 _unfilled: dict[tuple[int, int], str] = {}  # thread, id of class -> revision to take
 
 
-def packed(cls: type) -> Packed | None:
+def packed(cls: type) -> PackedClass | None:
     """Return how `cls` travelled last, if that still holds."""
     known = _packed.get(cls)
     if known is None or not known.is_fresh(cls):
@@ -325,9 +325,9 @@ def identify(cls: type, digest: str) -> tuple[str, str]:
 
 def keep(
     cls: type, key: str, revision: str, pickle: bytes, witnesses: Iterable[Witness]
-) -> Packed:
+) -> PackedClass:
     """Remember how `cls` travels."""
-    kept = Packed(key, revision, pickle, tuple(witnesses), _attributes(cls))
+    kept = PackedClass(key, revision, pickle, tuple(witnesses), _attributes(cls))
     _packed[cls] = kept
     return kept
 

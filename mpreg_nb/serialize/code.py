@@ -210,7 +210,7 @@ def read(head: Any, buffers: Iterable[Any] = ()) -> Any:
     return _Reader(head, buffers).load()  # finds no class: runs nothing
 
 
-def digest(said: object) -> str:
+def content_hash(said: object) -> str:
     """Return 32 hexadecimal digits for what `read` returned."""
     return _sum(said).hex()[:VERSION_DIGITS]
 

@@ -23,7 +23,7 @@ _SEND_RESULT = (
 _DEEP = "it is nested too deeply, or refers to itself in a way that never ends"
 
 
-def culprit(
+def find_unpicklable(
     roots: Mapping[str, object], error: BaseException, trouble: Trouble
 ) -> NotPicklable:
     """Return the error to raise, with the path from a root to the culprit.

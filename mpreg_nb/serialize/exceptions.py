@@ -45,7 +45,7 @@ from mpreg_nb.protocol.messages import Failed, Failure
 from mpreg_nb.serialize import classes
 from mpreg_nb.serialize.classes import is_made_at_run_time, nearest_of_python
 from mpreg_nb.serialize.tracebacks import (
-    Frame,
+    TracebackFrame,
     frames,
     learn_sources,
     sources,
@@ -195,12 +195,12 @@ ERRORS = 32
 """Longest chain of causes, members of groups included."""
 
 
-class Raised(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class ExceptionRecord(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """One exception. Others of its report are told by their number in it."""
 
     types: tuple[str, ...]  # qualified names of its class and the bases
     message: str
-    frames: tuple[Frame, ...]
+    frames: tuple[TracebackFrame, ...]
     # A `Content`, or the exception itself in a tuple; empty where neither can travel.
     pickled: bytes = b""
     cause: int | None = None
@@ -209,10 +209,10 @@ class Raised(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     members: tuple[int, ...] = ()  # of a group
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class ExceptionReport(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """An exception, first, and all that it came from."""
 
-    errors: tuple[Raised, ...]
+    errors: tuple[ExceptionRecord, ...]
     text: str  # as a traceback is printed
     sources: dict[str, str]  # file name of a cell -> its text
 
@@ -245,7 +245,9 @@ def describe(error: BaseException, pack: Pack) -> bytes:
     numbers = {id(one): number for number, one in enumerate(chain)}
     errors = tuple(_raised(one, numbers, pack) for one in chain)
     filenames = (frame.filename for one in errors for frame in one.frames)
-    report = Report(errors=errors, text=_printed(error), sources=sources(filenames))
+    report = ExceptionReport(
+        errors=errors, text=_printed(error), sources=sources(filenames)
+    )
     return msgspec.msgpack.encode(report)
 
 
@@ -263,11 +265,13 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         pending += [other for other in near if other is not None]
 
 
-def _raised(error: BaseException, numbers: dict[int, int], pack: Pack) -> Raised:
+def _raised(
+    error: BaseException, numbers: dict[int, int], pack: Pack
+) -> ExceptionRecord:
     group = group_members(error)
     # Where the chain was cut, a group has none of its members, rather than some.
     complete = all(id(member) in numbers for member in group)
-    return Raised(
+    return ExceptionRecord(
         types=tuple(_encodable(name) for name in type_names(raised_class(error))),
         message=message_of(error),
         frames=frames(read(error, "__traceback__")),
@@ -379,7 +383,7 @@ def _encodable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-_decode = msgspec.msgpack.Decoder(Report).decode
+_decode = msgspec.msgpack.Decoder(ExceptionReport).decode
 
 Travelled: TypeAlias = Content | tuple[BaseException]
 
@@ -436,7 +440,7 @@ Rebuilt: TypeAlias = tuple[
 ]
 
 
-def _rebuilt(report: Report) -> Rebuilt:
+def _rebuilt(report: ExceptionReport) -> Rebuilt:
     """Return the error to raise, the one that was raised, and all of its report."""
     travelled = [_travelled(raised) for raised in report.errors]
     originals = _originals(report.errors, travelled)
@@ -449,7 +453,7 @@ def _rebuilt(report: Report) -> Rebuilt:
     return error, original, others
 
 
-def _travelled(raised: Raised) -> Travelled | None:
+def _travelled(raised: ExceptionRecord) -> Travelled | None:
     if not raised.pickled:
         return None
     try:
@@ -460,7 +464,7 @@ def _travelled(raised: Raised) -> Travelled | None:
 
 
 def _originals(
-    errors: Sequence[Raised], travelled: Sequence[Travelled | None]
+    errors: Sequence[ExceptionRecord], travelled: Sequence[Travelled | None]
 ) -> list[BaseException | None]:
     """Make the exceptions as they were raised; last first, as groups need it."""
     made: list[BaseException | None] = [None] * len(errors)
@@ -478,7 +482,9 @@ def _originals(
 
 
 def _link(
-    error: BaseException, raised: Raised, others: Sequence[BaseException | None]
+    error: BaseException,
+    raised: ExceptionRecord,
+    others: Sequence[BaseException | None],
 ) -> None:
     put(error, "__traceback__", rebuild_traceback(raised.frames))
     if raised.cause is not None and others:
@@ -501,7 +507,7 @@ def _made(
     return fill(error, ({**state, "__notes__": notes} if notes else state, slots))
 
 
-def _plain(raised: Raised) -> RemoteError:
+def _plain(raised: ExceptionRecord) -> RemoteError:
     """Return an error for one that this process cannot make."""
     name = raised.types[0].removeprefix("builtins.")
     text = f"{name}: {raised.message}" if raised.message else name
@@ -511,7 +517,7 @@ def _plain(raised: Raised) -> RemoteError:
 
 
 def _combined(
-    raised: Raised, found: Travelled | None, original: BaseException | None
+    raised: ExceptionRecord, found: Travelled | None, original: BaseException | None
 ) -> Exception:
     if original is not None and found is not None:
         both = _both(type(original)) if len(found) > 1 else None

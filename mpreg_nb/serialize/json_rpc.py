@@ -190,7 +190,7 @@ class _Frame(msgspec.Struct, frozen=True):
     timeout: Raw = Raw(b"null")
 
 
-class Refused(Exception):
+class JsonRefused(Exception):
     """A request that ends in an error; `answer` is what its sender gets."""
 
     def __init__(
@@ -247,7 +247,9 @@ def read_request(text: str) -> JsonRequest:
     u = _read(_name, frame.u, "u", "")
     role = _read(_role, frame.role, "role", u)
     if role != "rpc":
-        raise Refused(LATE, f"unknown role {role[:80]!r}; this node knows 'rpc'", u=u)
+        raise JsonRefused(
+            LATE, f"unknown role {role[:80]!r}; this node knows 'rpc'", u=u
+        )
     commands = _read(_commands, frame.cmds, "cmds", u)
     timeout_s = _read(_timeout, frame.timeout, "timeout", u)
     names = {command.name for command in commands}
@@ -280,7 +282,7 @@ def _read(
         reason = str(error)[:200]
     except RecursionError:
         reason = "it is nested too deeply"
-    raise Refused(MALFORMED, f"malformed request: {what}: {reason}", u=u)
+    raise JsonRefused(MALFORMED, f"malformed request: {what}: {reason}", u=u)
 
 
 def _step(command: Command, names: Collection[str], u: RequestName) -> JsonStep:
@@ -297,7 +299,7 @@ def _step(command: Command, names: Collection[str], u: RequestName) -> JsonStep:
     except (ValueError, TypeError) as error:
         shown = command.name[:128]
         reason = f"malformed request: command {shown!r}: {error}"
-        raise Refused(MALFORMED, reason, u=u) from error
+        raise JsonRefused(MALFORMED, reason, u=u) from error
     return JsonStep(
         name=name,
         function=function,

@@ -43,8 +43,8 @@ from mpreg_nb.serialize.code import (
     Shipped,
     captures,
     code_files,
+    content_hash,
     described,
-    digest,
     imported,
     is_installed_file,
     mark,
@@ -53,7 +53,7 @@ from mpreg_nb.serialize.code import (
     place,
     read,
 )
-from mpreg_nb.serialize.diagnose import culprit
+from mpreg_nb.serialize.diagnose import find_unpicklable
 from mpreg_nb.serialize.exceptions import describe
 from mpreg_nb.serialize.references import Referring, ReferringPickler, Resolving
 from mpreg_nb.serialize.tracebacks import learn_sources, sources
@@ -212,12 +212,12 @@ class ByValue:
             classes.is_made_at_run_time(cls) and not type(self).is_importable(cls)
         )
 
-    def _apart(self, cls: type, kept: classes.Packed) -> tuple[Any, ...]:
+    def _apart(self, cls: type, kept: classes.PackedClass) -> tuple[Any, ...]:
         place = (kept.key, kept.revision, kept.pickle, cls.__module__, cls.__qualname__)
         return type(self).find_class, place
 
     @classmethod
-    def _pack(cls, packed: type) -> classes.Packed:
+    def _pack(cls, packed: type) -> classes.PackedClass:
         key, revision = cls.identify(packed)
         file = BytesIO()
         whole: Any = cls(file, form=Form.WHOLE)
@@ -235,7 +235,7 @@ class ByValue:
         file = BytesIO()
         nameless: Any = cls(file, form=Form.NAMELESS)
         nameless.dump(named)
-        return digest(read(file.getbuffer()))
+        return content_hash(read(file.getbuffer()))
 
 
 # What pydantic makes of the other attributes of a class, with ids of objects in it.
@@ -443,7 +443,9 @@ def pack_arguments(
     try:
         return pack((args, kwargs))
     except NotPicklable as error:
-        raise culprit(_named(args, kwargs), error, _trouble) from error.__cause__
+        raise find_unpicklable(
+            _named(args, kwargs), error, _trouble
+        ) from error.__cause__
 
 
 def _named(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, object]:
@@ -462,7 +464,7 @@ def _dump(pickler: pickle.Pickler, value: object, roots: Mapping[str, object]) -
     try:
         pickler.dump(value)
     except _RAISED as error:
-        raise culprit(roots, error, _trouble) from error
+        raise find_unpicklable(roots, error, _trouble) from error
 
 
 def _trouble(value: object) -> BaseException | None:
@@ -632,7 +634,7 @@ def pack_function(function: Callable[..., Any]) -> Shipped:
     signature, doc = described(function)
     return Shipped(
         parts=parts,
-        version=digest(said),
+        version=content_hash(said),
         captures=captures(first.taken, _captured_bytes),
         signature=signature,
         doc=doc,

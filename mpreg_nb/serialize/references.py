@@ -16,7 +16,7 @@ Pid: TypeAlias = tuple[int, str, tuple[Any, ...], str | None]
 """Number of the input, its step's name, the path into it, and the literal."""
 
 
-class Reference(Protocol):
+class StepResult(Protocol):
     """What a placeholder stands for: `step`, and the `path` into its result.
 
     With a `literal` that is not None, the path follows only keys of dicts, and
@@ -52,7 +52,7 @@ class Referring:
         placeholder = getattr(type(value), MARK, None)
         if placeholder is None:
             return None
-        reference: Reference = placeholder(value)
+        reference: StepResult = placeholder(value)
         step = reference.step
         number = self._numbers.setdefault(step, len(self._numbers))
         literal: str | None = getattr(reference, "literal", None)

@@ -25,7 +25,7 @@ _LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
-class Frame(msgspec.Struct, frozen=True, array_like=True):
+class TracebackFrame(msgspec.Struct, frozen=True, array_like=True):
     """Where one call stood. Lines and columns count as code objects do."""
 
     filename: str
@@ -58,7 +58,7 @@ def hidden(filenames: Sequence[str]) -> list[bool]:
     return found
 
 
-def frames(traceback: types.TracebackType | None) -> tuple[Frame, ...]:
+def frames(traceback: types.TracebackType | None) -> tuple[TracebackFrame, ...]:
     """Return the frames of `traceback`, outermost first, without the hidden ones."""
     places = []
     while traceback is not None:
@@ -75,15 +75,15 @@ def frames(traceback: types.TracebackType | None) -> tuple[Frame, ...]:
     return tuple(found)
 
 
-def _frame(code: types.CodeType, traceback: types.TracebackType) -> Frame:
+def _frame(code: types.CodeType, traceback: types.TracebackType) -> TracebackFrame:
     at = islice(code.co_positions(), traceback.tb_lasti // 2, None)
     start, end, column, end_column = next(at, (None, None, None, None))
     first = code.co_firstlineno
     line = traceback.tb_lineno or start or first
     place = (code.co_filename, code.co_name, code.co_qualname, first, line)
     if start != line:
-        return Frame(*place)
-    return Frame(*place, end, column, end_column)
+        return TracebackFrame(*place)
+    return TracebackFrame(*place, end, column, end_column)
 
 
 def without_ours(traceback: types.TracebackType | None) -> types.TracebackType | None:
@@ -118,7 +118,7 @@ def learn_sources(texts: Mapping[str, str]) -> None:
             linecache.cache[filename] = (len(text), None, lines, filename)
 
 
-def rebuild(places: Iterable[Frame]) -> types.TracebackType | None:
+def rebuild(places: Iterable[TracebackFrame]) -> types.TracebackType | None:
     """Return a traceback of `places`, outermost first."""
     traceback: types.TracebackType | None = None
     for place in reversed(tuple(places)):
@@ -135,7 +135,7 @@ def _raise() -> None:
     raise _Stop
 
 
-def _stand(place: Frame) -> tuple[types.FrameType, int]:
+def _stand(place: TracebackFrame) -> tuple[types.FrameType, int]:
     """Return a frame of code that stands at `place`, and the instruction it is at."""
     code = _raise.__code__.replace(
         co_filename=place.filename,
@@ -154,7 +154,7 @@ def _stand(place: Frame) -> tuple[types.FrameType, int]:
     return here.tb_next.tb_frame, here.tb_next.tb_lasti
 
 
-def _line_table(place: Frame, instructions: int) -> bytes:
+def _line_table(place: TracebackFrame, instructions: int) -> bytes:
     """Say that all instructions are at `place`.
 
     One entry is a byte with its kind and how many instructions it is for (up to

@@ -68,7 +68,7 @@ def short_reason(reason: str) -> str:
     return reason.encode()[:LONGEST_REASON].decode(errors="ignore")
 
 
-def why_ended(protocol: Protocol, error: Exception | None) -> str:
+def close_reason(protocol: Protocol, error: Exception | None) -> str:
     """Return what the other end said, or else what befell the connection."""
     goodbye = protocol.close_rcvd
     broken = protocol.parser_exc
@@ -93,7 +93,7 @@ FailureKind: TypeAlias = Literal[
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PeerFacts:
+class PeerInfo:
     """Who is at the other end of a link; all of it was part of the proof.
 
     For a JSON client, which only shows its token, `name` is empty.
@@ -139,7 +139,7 @@ class LinkStatistics:
 StreamElement: TypeAlias = Attach | Fragment | Abort
 
 STREAM_ELEMENTS = frozenset((Attach, Fragment, Abort))
-"""Types that `Inflow.batch` returns among the messages, to be given to `place`."""
+"""Types that `MessageReader.batch` returns among messages, for `place`."""
 
 _DECODERS: dict[Lane, Decoder[Any]] = {
     "control": control_decoder(),
@@ -149,7 +149,7 @@ _DECODERS: dict[Lane, Decoder[Any]] = {
 _WHOLE = msgspec.Raw(WHOLE)
 
 
-class Inflow:
+class MessageReader:
     """Decodes what a peer sent, counts it, and completes its large payloads."""
 
     def __init__(self, lane: Lane, *, max_payload_bytes: int) -> None:
@@ -219,7 +219,7 @@ class Inflow:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Patience:
+class Timeouts:
     """Seconds that a link waits for its other end before it acts."""
 
     ping_s: float = 20.0
@@ -234,11 +234,11 @@ class Patience:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Terms:
+class LinkConfig:
     """What one side of a link holds the other to."""
 
     limits: Limits = field(default_factory=Limits)
-    patience: Patience = field(default_factory=Patience)
+    patience: Timeouts = field(default_factory=Timeouts)
 
 
 HIGH_WATER_BYTES = 512 * 1024
@@ -247,7 +247,7 @@ HIGH_WATER_BYTES = 512 * 1024
 LOW_WATER_BYTES = 128 * 1024
 
 
-class Outflow:
+class MessageWriter:
     """Writes encoded messages to `transport`; `on_stuck` hears if none are taken."""
 
     def __init__(
@@ -255,7 +255,7 @@ class Outflow:
         transport: asyncio.Transport,
         *,
         dialled: bool,
-        terms: Terms,
+        terms: LinkConfig,
         on_stuck: Callable[[str], None],
     ) -> None:
         self.streams = OutgoingStreams(dialled=dialled)
@@ -424,7 +424,7 @@ class Outflow:
             self._drain_timer = None
 
 
-class Pulse:
+class Keepalive:
     """Watches one link from `start` to `stop`."""
 
     def __init__(
@@ -466,7 +466,7 @@ class Pulse:
         self._timer = self._loop.call_later(self._ping_s, self._look)
 
 
-class Cut(asyncio.BufferedProtocol):
+class LinkFault(asyncio.BufferedProtocol):
     """Stands between the transport and the link from the cut until `mend`."""
 
     def __init__(
@@ -521,7 +521,7 @@ class Cut(asyncio.BufferedProtocol):
             self._lost = True
 
 
-class Nowhere(asyncio.Transport):
+class BlackholeTransport(asyncio.Transport):
     """Takes what is written and passes nothing on."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -577,8 +577,8 @@ class Connection(asyncio.BufferedProtocol):
         self,
         transport: asyncio.Transport,
         protocol: Protocol,
-        peer: PeerFacts,
-        terms: Terms,
+        peer: PeerInfo,
+        terms: LinkConfig,
         scratch: Scratch,
     ) -> None:
         self.peer = peer
@@ -594,8 +594,10 @@ class Connection(asyncio.BufferedProtocol):
             masked=not peer.dialled,
             max_bytes=limits.max_frame_bytes,
         )
-        self._inflow = Inflow(peer.lane, max_payload_bytes=limits.max_payload_bytes)
-        self._outflow = Outflow(
+        self._inflow = MessageReader(
+            peer.lane, max_payload_bytes=limits.max_payload_bytes
+        )
+        self._outflow = MessageWriter(
             transport, dialled=peer.dialled, terms=terms, on_stuck=self._cut_off
         )
         self._loop = asyncio.get_running_loop()
@@ -680,17 +682,17 @@ class Connection(asyncio.BufferedProtocol):
         self._outflow.stop()
         self._abort()
 
-    def pulse(self, ping_s: float, on_silent: Callable[[str], None]) -> Pulse:
+    def pulse(self, ping_s: float, on_silent: Callable[[str], None]) -> Keepalive:
         """Return a pulse of this link to `start`; its maker stops it in `on_lost`."""
-        return Pulse(
+        return Keepalive(
             ping_s, bytes_in=lambda: self._bytes_in, ping=self._ping, on_dead=on_silent
         )
 
-    def cut(self) -> Cut:
+    def cut(self) -> LinkFault:
         """Hear and say nothing from now on, as if the cable were cut."""
         self._is_cut = True
-        cut = Cut(self, is_open=lambda: self._open, give_up=self.give_up)
-        self._outflow.lead_to(Nowhere())
+        cut = LinkFault(self, is_open=lambda: self._open, give_up=self.give_up)
+        self._outflow.lead_to(BlackholeTransport())
         self._transport.set_protocol(cut)
         return cut
 
@@ -777,7 +779,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._end_timer is not None:
             self._end_timer.cancel()
         self._inflow.streams.clear()
-        self._call(self.on_lost, self._reason or why_ended(self._protocol, exc))
+        self._call(self.on_lost, self._reason or close_reason(self._protocol, exc))
         self.on_gone(self)
         self._gone.set()
 

@@ -19,17 +19,17 @@ from mpreg_nb.transport.connection import (
     Connection,
     FailureKind,
     Lane,
-    Patience,
-    PeerFacts,
+    LinkConfig,
+    PeerInfo,
     Role,
-    Terms,
+    Timeouts,
 )
 from mpreg_nb.transport.framing import Scratch
 from mpreg_nb.transport.handshake import (
     NONCE_BYTES,
     SUBPROTOCOLS,
-    Hello,
-    Refused,
+    HandshakeHello,
+    HandshakeRefused,
     Welcome,
     dialler_proof,
     hello_headers,
@@ -77,7 +77,7 @@ async def dial(
     node_name: str = "",
     ssl_context: ssl.SSLContext | None = None,
     limits: Limits | None = None,
-    patience: Patience | None = None,
+    patience: Timeouts | None = None,
     timeout_s: float = CONNECT_TIMEOUT_S,
     scratch: Scratch | None = None,
 ) -> Connection:
@@ -94,7 +94,7 @@ async def dial(
         DialFailed: kind refused, timed_out, wrong_cluster or wrong_node.
         NotTrusted: the other end could not prove that it knows the token.
     """
-    hello = Hello(
+    hello = HandshakeHello(
         role=role,
         lane=lane,
         name=name,
@@ -105,13 +105,13 @@ async def dial(
     uri = _parse(url)
     if uri.secure and ssl_context is None:
         ssl_context = ssl.create_default_context()
-    departure = Departure(
+    departure = ClientHandshake(
         url,
         uri,
         hello,
         token=token,
         on_open=on_open,
-        terms=Terms(limits=limits or Limits(), patience=patience or Patience()),
+        terms=LinkConfig(limits=limits or Limits(), patience=patience or Timeouts()),
         scratch=scratch or Scratch(),
     )
     try:
@@ -154,18 +154,18 @@ def _parse(url: str) -> WebSocketURI:
     return uri
 
 
-class Departure(asyncio.Protocol):
+class ClientHandshake(asyncio.Protocol):
     """Sends the upgrade request, checks the answer, then hands over to a Connection."""
 
     def __init__(
         self,
         url: str,
         uri: WebSocketURI,
-        hello: Hello,
+        hello: HandshakeHello,
         *,
         token: Token,
         on_open: Callable[[Connection], object],
-        terms: Terms,
+        terms: LinkConfig,
         scratch: Scratch,
     ) -> None:
         self._url = url
@@ -234,7 +234,7 @@ class Departure(asyncio.Protocol):
         answer = cast(Response, answers[0])  # what a dialler gets first
         try:
             welcome = read_welcome(answer.headers)
-        except Refused as error:
+        except HandshakeRefused as error:
             raise NotTrusted(
                 f"the server at {shown(self._url)} did not prove that it knows "
                 "the token"
@@ -262,7 +262,7 @@ class Departure(asyncio.Protocol):
         self._websocket.send_binary(dialler_proof(self._token, self._hello, welcome))
         self._write(transport)
         address = transport.get_extra_info("peername") or ("unknown", 0)
-        peer = PeerFacts(
+        peer = PeerInfo(
             role="node",
             name=welcome.node_name,
             cluster_id=welcome.cluster_id,

@@ -46,7 +46,7 @@ CLUSTER_HEADER = "X-Mpreg-Cluster"
 NODE_HEADER = "X-Mpreg-Node"
 
 
-class Refused(Exception):
+class HandshakeRefused(Exception):
     """A request is answered with this HTTP status and sentence."""
 
     def __init__(self, status: int, text: str) -> None:
@@ -56,7 +56,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Hello:
+class HandshakeHello:
     """What the dialler says of itself and expects of the other end."""
 
     role: Role
@@ -77,7 +77,7 @@ class Welcome:
     proof: bytes = b""
 
 
-def hello_headers(hello: Hello) -> dict[str, str]:
+def hello_headers(hello: HandshakeHello) -> dict[str, str]:
     """Return the headers that carry `hello`, beside the subprotocol."""
     headers = {
         NONCE_HEADER: hello.nonce.hex(),
@@ -91,7 +91,7 @@ def hello_headers(hello: Hello) -> dict[str, str]:
     return headers
 
 
-def read_hello(headers: Headers, lane: Lane) -> Hello:
+def read_hello(headers: Headers, lane: Lane) -> HandshakeHello:
     """Return what a dialler said.
 
     Raises:
@@ -99,10 +99,12 @@ def read_hello(headers: Headers, lane: Lane) -> Hello:
     """
     role = _single(headers, ROLE_HEADER)
     if role not in get_args(Role):
-        raise Refused(400, f"{ROLE_HEADER} is none of {', '.join(get_args(Role))}")
+        raise HandshakeRefused(
+            400, f"{ROLE_HEADER} is none of {', '.join(get_args(Role))}"
+        )
     if role == "client" and lane == "control":
-        raise Refused(403, "the control lane is for nodes")
-    return Hello(
+        raise HandshakeRefused(403, "the control lane is for nodes")
+    return HandshakeHello(
         role=cast(Role, role),
         lane=lane,
         name=_read(headers, NAME_HEADER, _name),
@@ -136,12 +138,12 @@ def read_welcome(headers: Headers) -> Welcome:
     )
 
 
-def listener_proof(token: Token, hello: Hello, welcome: Welcome) -> bytes:
+def listener_proof(token: Token, hello: HandshakeHello, welcome: Welcome) -> bytes:
     """Return what only a listener that knows `token` can answer to `hello`."""
     return _proof("server", token, hello, welcome)
 
 
-def dialler_proof(token: Token, hello: Hello, welcome: Welcome) -> bytes:
+def dialler_proof(token: Token, hello: HandshakeHello, welcome: Welcome) -> bytes:
     """Return what only a dialler that knows `token` can answer to `welcome`."""
     return _proof("client", token, hello, welcome)
 
@@ -163,15 +165,15 @@ def check_origin_and_host(headers: Headers, hosts: frozenset[str]) -> None:
     """
     origins = headers.get_all("Origin")
     if len(origins) > 1:
-        raise Refused(400, "more than one Origin header")
+        raise HandshakeRefused(400, "more than one Origin header")
     if origins:
-        raise Refused(403, "requests from web pages are rejected")
+        raise HandshakeRefused(403, "requests from web pages are rejected")
     names = headers.get_all("Host")
     if len(names) != 1:
-        raise Refused(400, "exactly one Host header is needed")
+        raise HandshakeRefused(400, "exactly one Host header is needed")
     host = _host_without_port(names[0])
     if host != "localhost" and host not in hosts and not is_loopback(host):
-        raise Refused(403, "this Host is not served here")
+        raise HandshakeRefused(403, "this Host is not served here")
 
 
 def is_loopback(host: str) -> bool:
@@ -191,7 +193,7 @@ def bearer(headers: Headers) -> str:
     return secret.strip() if scheme.lower() == "bearer" else ""
 
 
-def _proof(side: str, token: Token, hello: Hello, welcome: Welcome) -> bytes:
+def _proof(side: str, token: Token, hello: HandshakeHello, welcome: Welcome) -> bytes:
     fields = (
         side.encode(),
         hello.nonce,
@@ -217,7 +219,7 @@ def _host_without_port(value: str) -> str:
 def _single(headers: Headers, header: str) -> str:
     values = headers.get_all(header)
     if len(values) > 1:
-        raise Refused(400, f"more than one {header} header")
+        raise HandshakeRefused(400, f"more than one {header} header")
     return values[0] if values else ""
 
 
@@ -234,7 +236,9 @@ def _read(
     try:
         return convert(value)
     except ValueError as error:
-        raise Refused(400, f"{header} is missing or not well formed") from error
+        raise HandshakeRefused(
+            400, f"{header} is missing or not well formed"
+        ) from error
 
 
 def _nonce(value: str) -> bytes:

@@ -25,14 +25,20 @@ from websockets.typing import Subprotocol
 
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import Connection, Lane, Patience, PeerFacts, Terms
+from mpreg_nb.transport.connection import (
+    Connection,
+    Lane,
+    LinkConfig,
+    PeerInfo,
+    Timeouts,
+)
 from mpreg_nb.transport.framing import BINARY, MASKED, Scratch, unmasked
 from mpreg_nb.transport.handshake import (
     NONCE_BYTES,
     PROOF_BYTES,
     SUBPROTOCOLS,
-    Hello,
-    Refused,
+    HandshakeHello,
+    HandshakeRefused,
     Welcome,
     bearer,
     check_origin_and_host,
@@ -60,7 +66,7 @@ QUIET.setLevel(logging.CRITICAL)
 
 
 @dataclass(kw_only=True, slots=True)
-class Door:
+class HandshakeConfig:
     """What one listener asks of those who knock."""
 
     token: Token
@@ -69,32 +75,34 @@ class Door:
     hosts: frozenset[str]
     json_open: bool
     metrics: Callable[[], str] | None
-    terms: Terms
+    terms: LinkConfig
     scratch: Scratch = field(default_factory=Scratch)
     draining: bool = False
     full: bool = False  # as many links as there may be
 
 
-class Keeper(Protocol):
+class HandshakeEvents(Protocol):
     """Who counts the arrivals of one port."""
 
-    def came(self, arrival: "Arrival") -> None:
+    def came(self, arrival: "ServerHandshake") -> None:
         """Hear of a socket that was accepted."""
 
-    def proven(self, arrival: "Arrival", connection: Connection, rest: bytes) -> None:
+    def proven(
+        self, arrival: "ServerHandshake", connection: Connection, rest: bytes
+    ) -> None:
         """Take over `connection`; `rest` came behind the proof."""
 
     def refused(self, address: str, reason: str) -> None:
         """Hear why one was sent away; the one itself is not told."""
 
-    def gone(self, arrival: "Arrival") -> None:
+    def gone(self, arrival: "ServerHandshake") -> None:
         """Hear of the end of one that was not proven."""
 
 
-class Arrival(asyncio.Protocol):
+class ServerHandshake(asyncio.Protocol):
     """Reads the upgrade request and the proof, then hands over to a Connection."""
 
-    def __init__(self, door: Door, keeper: Keeper) -> None:
+    def __init__(self, door: HandshakeConfig, keeper: HandshakeEvents) -> None:
         self._door = door
         self._keeper = keeper
         self._websocket = ServerProtocol(
@@ -153,8 +161,8 @@ class Arrival(asyncio.Protocol):
         try:
             response = self._respond(request)
             if rest:
-                raise Refused(400, "data before the answer is not allowed")
-        except Refused as refusal:
+                raise HandshakeRefused(400, "data before the answer is not allowed")
+        except HandshakeRefused as refusal:
             self._keeper.refused(self.address, f"{refusal.status} {refusal.text}")
             response = self._websocket.reject(refusal.status, f"{refusal.text}\n")
             if refusal.status == HTTPStatus.UNAUTHORIZED:
@@ -166,7 +174,7 @@ class Arrival(asyncio.Protocol):
         if self._read_next is not None:
             self._read = self._read_next
         else:
-            peer = PeerFacts(
+            peer = PeerInfo(
                 role="client",
                 name="",
                 cluster_id=self._door.cluster_id(),
@@ -180,23 +188,25 @@ class Arrival(asyncio.Protocol):
         door, headers = self._door, request.headers
         check_origin_and_host(headers, door.hosts)
         if request.path in ("/healthz", "/metrics") and request.method != "GET":
-            raise Refused(405, "only GET is served here")
+            raise HandshakeRefused(405, "only GET is served here")
         if request.path == "/healthz":
             state = "draining" if door.draining else "ok"
             return self._websocket.reject(HTTPStatus.OK, f"{state}\n")
         if request.path == "/metrics":
             return self._metrics(request)
         if request.path != "/":
-            raise Refused(404, "not found")
+            raise HandshakeRefused(404, "not found")
         if door.full:
-            raise Refused(503, "connection limit reached; try another node")
+            raise HandshakeRefused(503, "connection limit reached; try another node")
         response = self._websocket.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             return response
         lane = LANES.get(self._websocket.subprotocol, "json")
         if lane == "json":
             if not door.json_open and not door.token.matches(bearer(headers)):
-                raise Refused(401, "token required: Authorization: Bearer TOKEN")
+                raise HandshakeRefused(
+                    401, "token required: Authorization: Bearer TOKEN"
+                )
             return response
         hello = read_hello(headers, lane)
         welcome = Welcome(
@@ -211,9 +221,9 @@ class Arrival(asyncio.Protocol):
 
     def _metrics(self, request: Request) -> Response:
         if not self._door.token.matches(bearer(request.headers)):
-            raise Refused(401, "token required: Authorization: Bearer TOKEN")
+            raise HandshakeRefused(401, "token required: Authorization: Bearer TOKEN")
         if self._door.metrics is None:
-            raise Refused(404, "not found")
+            raise HandshakeRefused(404, "not found")
         response = self._websocket.reject(HTTPStatus.OK, self._door.metrics())
         del response.headers["Content-Type"]
         response.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
@@ -221,7 +231,7 @@ class Arrival(asyncio.Protocol):
 
     # ------------------------------------------------------------- the proof
 
-    def _read_proof(self, hello: Hello, welcome: Welcome) -> None:
+    def _read_proof(self, hello: HandshakeHello, welcome: Welcome) -> None:
         received = self._received
         if not PROOF_HEAD.startswith(received[: len(PROOF_HEAD)]):
             self._refuse_proof("the first frame is not a proof")
@@ -235,7 +245,7 @@ class Arrival(asyncio.Protocol):
         if not proves(offered, right):
             self._refuse_proof(f"a wrong proof for role {hello.role}")
             return
-        peer = PeerFacts(
+        peer = PeerInfo(
             role=hello.role,
             name=hello.name,
             cluster_id=welcome.cluster_id,
@@ -255,7 +265,7 @@ class Arrival(asyncio.Protocol):
     def _read_nothing(self) -> None:
         self._received = b""
 
-    def _hand_over(self, peer: PeerFacts, rest: bytes) -> None:
+    def _hand_over(self, peer: PeerInfo, rest: bytes) -> None:
         self._read = self._read_nothing
         self._received = b""
         door = self._door
@@ -303,14 +313,18 @@ class Listener:
     """A bound port with its links. Made by `listen`."""
 
     def __init__(
-        self, door: Door, on_connection: Callable[[Connection], object], *, scheme: str
+        self,
+        door: HandshakeConfig,
+        on_connection: Callable[[Connection], object],
+        *,
+        scheme: str,
     ) -> None:
         self._door = door
         self._on_connection = on_connection
         self._scheme = scheme
         self._loop = asyncio.get_running_loop()
         self._servers: list[asyncio.Server] = []
-        self._unproven: dict[Arrival, None] = {}  # oldest first
+        self._unproven: dict[ServerHandshake, None] = {}  # oldest first
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._links: set[Connection] = set()
         self._second = 0.0  # of the last logged refusal
@@ -372,7 +386,7 @@ class Listener:
         """Accept on a socket that listens already; `listen` does this."""
         self.host, self.port = listening.getsockname()[:2]
         server = await self._loop.create_server(
-            lambda: Arrival(self._door, self),
+            lambda: ServerHandshake(self._door, self),
             sock=listening,
             ssl=ssl_context,
             ssl_handshake_timeout=self._handshake_timeout_s(ssl_context),
@@ -385,7 +399,7 @@ class Listener:
     ) -> asyncio.Server:
         try:
             return await self._loop.create_server(
-                lambda: Arrival(self._door, self),
+                lambda: ServerHandshake(self._door, self),
                 host,
                 port,
                 ssl=ssl_context,
@@ -436,7 +450,7 @@ class Listener:
 
     # ----------------------------------------------- what arrivals report
 
-    def came(self, arrival: Arrival) -> None:
+    def came(self, arrival: ServerHandshake) -> None:
         """Give a place to one that knocked, at the cost of the slowest."""
         if len(self._unproven) >= self._door.terms.limits.connections:
             arrival.drop()
@@ -445,7 +459,9 @@ class Listener:
         if self._sweep_timer is None or self._crowded:
             self._sweep()
 
-    def proven(self, arrival: Arrival, connection: Connection, rest: bytes) -> None:
+    def proven(
+        self, arrival: ServerHandshake, connection: Connection, rest: bytes
+    ) -> None:
         """Hand a link to its owner, then let it read."""
         self._unproven.pop(arrival, None)
         self._links.add(connection)
@@ -469,7 +485,7 @@ class Listener:
         if self._lines <= LINES_PER_S:
             LOG.warning("%s was refused: %s", address, reason)
 
-    def gone(self, arrival: Arrival) -> None:
+    def gone(self, arrival: ServerHandshake) -> None:
         """Free the place of one that left or was dropped."""
         self._unproven.pop(arrival, None)
 
@@ -516,7 +532,7 @@ async def listen(
     metrics: Callable[[], str] | None = None,
     ssl_context: ssl.SSLContext | None = None,
     limits: Limits | None = None,
-    patience: Patience | None = None,
+    patience: Timeouts | None = None,
 ) -> Listener:
     """Accept links on `host` and `port`; port 0 takes a free one.
 
@@ -548,14 +564,14 @@ async def listen(
                 "calls are for loopback only: remove --json-open, or use host "
                 "127.0.0.1"
             )
-    door = Door(
+    door = HandshakeConfig(
         token=token,
         node_name=node_name,
         cluster_id=cluster_id,
         hosts=frozenset(name.lower() for name in (*hosts, host)),
         json_open=json_open,
         metrics=metrics,
-        terms=Terms(limits=limits or Limits(), patience=patience or Patience()),
+        terms=LinkConfig(limits=limits or Limits(), patience=patience or Timeouts()),
     )
     listener = Listener(door, on_connection, scheme="wss" if ssl_context else "ws")
     if listening is not None:

@@ -20,7 +20,7 @@ import msgspec
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import Connection, FailureKind, Lane, Patience, Role
+from mpreg_nb.transport.connection import Connection, FailureKind, Lane, Role, Timeouts
 from mpreg_nb.transport.dial import DialFailed, dial
 from mpreg_nb.transport.framing import Scratch
 from mpreg_nb.transport.token import Token
@@ -54,7 +54,7 @@ class _Attempt:
     task: asyncio.Task[list[_Failure]] = field(init=False)
 
 
-class Peers:
+class ConnectionPool:
     """The links of one process to nodes; one in use per node and lane."""
 
     def __init__(
@@ -71,7 +71,7 @@ class Peers:
         before_dial: Callable[[str], Awaitable[None]] | None = None,
         ssl_context: ssl.SSLContext | None = None,
         limits: Limits | None = None,
-        patience: Patience | None = None,
+        patience: Timeouts | None = None,
     ) -> None:
         """Hold no link yet.
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 
-class Alarm:
+class DeadlineTimer:
     """Calls `ring(now)` at or after the moment that was set last.
 
     Setting a later moment costs nothing: the timer rings at the earlier one, and

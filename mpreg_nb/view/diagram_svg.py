@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias
 from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.view import diagram_text, palette
 from mpreg_nb.view.diagram_text import MARKS, function_of, printable, sentence
-from mpreg_nb.view.format import BOLD, counts, cut, details, states, width_px
+from mpreg_nb.view.format import BOLD, counts, cut, details, states, text_width
 from mpreg_nb.view.graph_layout import Layout, Point, Size, arrange
 from mpreg_nb.view.images import FOLLOWS, document_image
 from mpreg_nb.view.palette import STATUSES, Tone, dark_style
@@ -49,7 +49,7 @@ STATUS_STEP = 24.0
 """What needs more room gets so much more at once."""
 
 Kind: TypeAlias = Literal["data", "order", "undo"]
-Place: TypeAlias = tuple[float, float]
+Position: TypeAlias = tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ class Figure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Undo:
+class UndoBox:
     """The small box of what takes back a step, in its place."""
 
     step: str
@@ -77,13 +77,13 @@ class Undo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Way:
+class ArrowPath:
     """An arrow from border to border. Between two points it may swing across."""
 
     source: str
     target: str
     kind: Kind
-    points: tuple[Place, ...]
+    points: tuple[Position, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +91,8 @@ class Arranged:
     """A whole drawing, in pixels from its left upper corner."""
 
     figures: tuple[Figure, ...]
-    undos: tuple[Undo, ...]
-    ways: tuple[Way, ...]
+    undos: tuple[UndoBox, ...]
+    ways: tuple[ArrowPath, ...]
     sideways: bool  # arrows go from left to right, else from top to bottom
     width: float
     height: float
@@ -105,7 +105,7 @@ def arrange_diagram(
     told = frozenset(name for name, status in states.items() if status)
     needed = max(
         (
-            MARK + width_px(" · ".join((states[name], details.get(name, ""))), STATUS)
+            MARK + text_width(" · ".join((states[name], details.get(name, ""))), STATUS)
             for name in told
         ),
         default=0.0,
@@ -119,7 +119,7 @@ def undo_name(step: str) -> str:
     return f"undo: {step}"
 
 
-def neck(points: Sequence[Place], *, sideways: bool) -> Place:
+def neck(points: Sequence[Position], *, sideways: bool) -> Position:
     """Return where the head of an arrow begins, straight before its tip."""
     (x, y), (before_x, before_y) = points[-1], points[-2]
     if sideways:
@@ -140,7 +140,7 @@ def _arranged(diagram: Diagram, told: frozenset[str], status_room: float) -> Arr
         for box in diagram.boxes
     }
     undos = {
-        box.name: min(width, width_px(f"undo {box.undo}", UNDO_SIZE) + 2 * PADDING)
+        box.name: min(width, text_width(f"undo {box.undo}", UNDO_SIZE) + 2 * PADDING)
         for box in diagram.boxes
         if box.undo
     }
@@ -155,7 +155,7 @@ def _arranged(diagram: Diagram, told: frozenset[str], status_room: float) -> Arr
             points[0] = points[0][0] - SLANT / 2, points[0][1]
         kind: Kind = "order" if edge in order_only else "data"
         ways.append(
-            Way(source=edge[0], target=edge[1], kind=kind, points=tuple(points))
+            ArrowPath(source=edge[0], target=edge[1], kind=kind, points=tuple(points))
         )
     figures, small = [], []
     for box in diagram.boxes:
@@ -193,14 +193,14 @@ def cards(box: Box) -> float:
 
 def _needed(box: Box, status_room: float) -> float:
     """Return how many pixels the longest line of a box takes."""
-    chips = [width_px(name, CHIP) + CHIP_PADDING for name in box.resources[:2]]
+    chips = [text_width(name, CHIP) + CHIP_PADDING for name in box.resources[:2]]
     slant = 2 * SLANT if box.kind == "input" else 0.0
     return slant + max(
-        width_px(box.name, NAME) * BOLD,
-        width_px(function_of(box, 1_000), FUNCTION),
-        width_px(" · ".join(box.notes), NOTE),
+        text_width(box.name, NAME) * BOLD,
+        text_width(function_of(box, 1_000), FUNCTION),
+        text_width(" · ".join(box.notes), NOTE),
         sum(chips) + CHIP_GAP,  # two side by side, where that fits
-        width_px(f"undo {box.undo}", UNDO_SIZE) if box.undo else 0.0,
+        text_width(f"undo {box.undo}", UNDO_SIZE) if box.undo else 0.0,
         status_room,
     )
 
@@ -211,7 +211,7 @@ def _chip_rows(box: Box, width: float) -> tuple[tuple[str, ...], ...]:
     rows: list[list[str]] = []
     free = 0.0
     for name in box.resources:
-        taken = min(width_px(name, CHIP) + CHIP_PADDING, inner)
+        taken = min(text_width(name, CHIP) + CHIP_PADDING, inner)
         if taken > free:
             rows.append([])
             free = inner
@@ -268,8 +268,10 @@ def _layout(
     return downwards, False
 
 
-def _place_undo(figure: Figure, width: float, *, sideways: bool) -> tuple[Undo, Way]:
-    """Place what undoes a step below it or, if arrows go down, to its right."""
+def _place_undo(
+    figure: Figure, width: float, *, sideways: bool
+) -> tuple[UndoBox, ArrowPath]:
+    """Position what undoes a step below it or, if arrows go down, to its right."""
     outside = cards(figure.box)
     if sideways:
         middle = figure.x + figure.w / 2
@@ -282,7 +284,7 @@ def _place_undo(figure: Figure, width: float, *, sideways: bool) -> tuple[Undo, 
         end = figure.x + figure.w + UNDO_GAP, middle
         corner = end[0], middle - UNDO_HEIGHT / 2
     name = figure.box.name
-    undo = Undo(
+    undo = UndoBox(
         step=name,
         function=figure.box.undo,
         x=corner[0],
@@ -290,11 +292,13 @@ def _place_undo(figure: Figure, width: float, *, sideways: bool) -> tuple[Undo, 
         w=width,
         h=UNDO_HEIGHT,
     )
-    way = Way(source=name, target=undo_name(name), kind="undo", points=(start, end))
+    way = ArrowPath(
+        source=name, target=undo_name(name), kind="undo", points=(start, end)
+    )
     return undo, way
 
 
-def _place(point: Point, *, sideways: bool) -> Place:
+def _place(point: Point, *, sideways: bool) -> Position:
     x, y = (point.along, point.across) if sideways else (point.across, point.along)
     return x + MARGIN, y + MARGIN
 
@@ -384,7 +388,7 @@ def draw(
 # --------------------------------------------------------------------- arrows
 
 
-def _arrow(way: Way, *, sideways: bool) -> str:
+def _arrow(way: ArrowPath, *, sideways: bool) -> str:
     """A line that leaves and enters along the layers' direction, with a head."""
     if way.kind == "undo":
         sideways = not sideways
@@ -411,7 +415,7 @@ def _line(way: str, dash: str) -> str:
     return f'<path d="{way}" fill="none" stroke="{LINE}" stroke-width="1.5"{dashed}/>'
 
 
-def _head(before: Place, tip: Place) -> str:
+def _head(before: Position, tip: Position) -> str:
     half = 3.5
     across = (0.0, half) if before[1] == tip[1] else (half, 0.0)
     corners = (
@@ -422,7 +426,7 @@ def _head(before: Place, tip: Place) -> str:
     return f'<path d="M{" ".join(map(_pair, corners))}z" fill="{LINE}"/>'
 
 
-def _pair(place: Place) -> str:
+def _pair(place: Position) -> str:
     return f"{place[0]:.1f},{place[1]:.1f}"
 
 
@@ -481,7 +485,7 @@ def _shape(figure: Figure, look: Look, stroke: float, dash: str) -> Iterable[str
         behind -= CARD
 
 
-def _draw_undo(undo: Undo) -> str:
+def _draw_undo(undo: UndoBox) -> str:
     said = cut(f"undo {undo.function}", UNDO_SIZE, undo.w - 2 * PADDING)
     words = _text(
         undo.x + undo.w / 2,
@@ -501,7 +505,7 @@ def _draw_undo(undo: Undo) -> str:
 
 def _chips(row: Sequence[str], x: float, line: float, inner: float) -> Iterable[str]:
     for name in row:
-        width = min(width_px(name, CHIP) + CHIP_PADDING, inner)
+        width = min(text_width(name, CHIP) + CHIP_PADDING, inner)
         yield (
             f'<rect x="{x:.1f}" y="{line - 12.0:.1f}" width="{width:.1f}" '
             f'height="16" rx="8" fill="{palette.PAGE.light}" stroke="{LINE}"/>'
@@ -656,11 +660,11 @@ def scene(
     }
 
 
-def _rounded(figure: Figure | Undo) -> dict[str, float]:
+def _rounded(figure: Figure | UndoBox) -> dict[str, float]:
     return {side: round(getattr(figure, side), 1) for side in ("x", "y", "w", "h")}
 
 
-def _pieces(way: Way, *, sideways: bool) -> list[list[float]]:
+def _pieces(way: ArrowPath, *, sideways: bool) -> list[list[float]]:
     """Return the points of a way, its curves broken into straight pieces."""
     if way.kind == "undo":
         return [[round(x, 1), round(y, 1)] for x, y in way.points]

@@ -15,7 +15,7 @@ BOLD = 1.08
 """How much wider bold text is."""
 
 
-def width_px(text: str, size: float) -> float:
+def text_width(text: str, size: float) -> float:
     """Return about how many pixels `text` takes at a font size; rather too many."""
     return size * sum(map(_share, printable(text)))
 
@@ -24,7 +24,7 @@ def cut(text: str, size: float, room: float) -> str:
     """Return `text`, its middle left out where it is wider than `room` pixels."""
     text = printable(text)
     most = len(text)
-    while most > 3 and width_px(clipped(text, most), size) > room + 0.5:
+    while most > 3 and text_width(clipped(text, most), size) > room + 0.5:
         most -= 1
     return clipped(text, most)
 

@@ -17,7 +17,7 @@ from mpreg_nb.protocol.gossip import MemberRecord, MemberState, Offer
 from mpreg_nb.protocol.messages import (
     PACKAGES,
     SHOWN,
-    FunctionPicture,
+    FunctionSnapshot,
     RunSummary,
     Snapshot,
     StepSnapshot,
@@ -320,14 +320,14 @@ def nodes_frame(snapshot: Snapshot) -> "pd.DataFrame":
 
 
 def functions_frame(
-    snapshot: Snapshot, pictures: Iterable[FunctionPicture], pattern: str = "*"
+    snapshot: Snapshot, pictures: Iterable[FunctionSnapshot], pattern: str = "*"
 ) -> "pd.DataFrame":
     """Return one row a function whose name fits `pattern`, sorted by name.
 
     Each row is of the newest version, and so are its calls: all nodes' sums, and
     for the median a mean of theirs, weighted by calls.
     """
-    counted: dict[tuple[str, str], list[FunctionPicture]] = {}
+    counted: dict[tuple[str, str], list[FunctionSnapshot]] = {}
     for picture in pictures:
         counted.setdefault((picture.function, picture.version), []).append(picture)
     rows = []
@@ -494,7 +494,7 @@ def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def _weighted(pictures: Iterable[FunctionPicture]) -> float | None:
+def _weighted(pictures: Iterable[FunctionSnapshot]) -> float | None:
     known = [(p.p50_ms, p.calls) for p in pictures if p.p50_ms is not None and p.calls]
     if not known:
         return None

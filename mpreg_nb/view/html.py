@@ -9,7 +9,7 @@ from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from mpreg_nb.cures import list_nodes
-from mpreg_nb.protocol.messages import NodePicture, Snapshot, StepSnapshot
+from mpreg_nb.protocol.messages import NodeSnapshot, Snapshot, StepSnapshot
 from mpreg_nb.units import count, duration, size
 from mpreg_nb.view import palette
 from mpreg_nb.view.diagram_svg import Drawing
@@ -135,7 +135,7 @@ def _nodes(snapshot: Snapshot, serving: Sequence[Sequence[str]]) -> Table:
     )
 
 
-def _load(picture: NodePicture) -> list[Cell]:
+def _load(picture: NodeSnapshot) -> list[Cell]:
     load, rtt_ms = picture.load, picture.rtt_ms
     rtt = "" if rtt_ms is None else f"{rtt_ms:.2f}"
     if load is None:

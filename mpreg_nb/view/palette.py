@@ -144,7 +144,7 @@ STATUSES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TimePart:
     """A part of the time of a call: its colour, and a hatch of matplotlib."""
 
     fill: Colour
@@ -152,11 +152,11 @@ class Part:
 
 
 PARTS = {
-    "waited": Part(Colour("#8a939c", "#7d8792"), "xxx"),
-    "queued": Part(Colour("#c78200", "#e8b339"), "\\\\\\"),
-    "run": Part(BUSY.ink, ""),
-    "network": Part(Colour("#2f9bd6", "#8fd3f5"), "///"),
-    "serialize": Part(Colour("#c0609a", "#e79ac8"), "..."),
+    "waited": TimePart(Colour("#8a939c", "#7d8792"), "xxx"),
+    "queued": TimePart(Colour("#c78200", "#e8b339"), "\\\\\\"),
+    "run": TimePart(BUSY.ink, ""),
+    "network": TimePart(Colour("#2f9bd6", "#8fd3f5"), "///"),
+    "serialize": TimePart(Colour("#c0609a", "#e79ac8"), "..."),
 }
 """Part of the time of a call -> how it is filled, in the order of events."""
 

@@ -89,7 +89,7 @@ footer { margin-top: 36px; color: var(--soft); font-size: 13px; }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Failure:
+class FailureSection:
     """Why a step failed: the class, what it says, and the remote traceback."""
 
     type_name: str
@@ -98,7 +98,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Output:
+class OutputSection:
     """The value of a last step, or why it is not shown."""
 
     type_name: str = ""
@@ -107,7 +107,7 @@ class Output:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class RunReport:
     """Everything that the page tells. Mappings are by step."""
 
     workflow: str
@@ -117,14 +117,14 @@ class Report:
     duration_ms: float
     steps: tuple[StepSnapshot, ...]
     diagram: Diagram
-    failures: Mapping[str, Failure]
-    outputs: Mapping[str, Output]
+    failures: Mapping[str, FailureSection]
+    outputs: Mapping[str, OutputSection]
     logs: Mapping[str, str]
     nodes: tuple[MemberRecord, ...]
     made_by: str  # programs and their versions
 
 
-def report_page(report: Report) -> str:
+def report_page(report: RunReport) -> str:
     """Return the page as HTML."""
     sections = (
         *_head(report),
@@ -147,7 +147,7 @@ def report_page(report: Report) -> str:
     )
 
 
-def _head(report: Report) -> Iterator[str]:
+def _head(report: RunReport) -> Iterator[str]:
     yield f"<h1>{safe(report.workflow)}</h1>"
     numbers: dict[str, int] = {}
     for step in report.steps:
@@ -170,7 +170,7 @@ def _head(report: Report) -> Iterator[str]:
     )
 
 
-def _workflow(report: Report) -> Iterator[str]:
+def _workflow(report: RunReport) -> Iterator[str]:
     steps = report.steps
     drawing = diagram_svg.draw(
         report.diagram, states(steps), details(steps, timed=True), counts(steps)
@@ -182,7 +182,7 @@ def _workflow(report: Report) -> Iterator[str]:
     yield f'<h2>Workflow</h2><div class="wide">{inner}</div>'
 
 
-def _timeline(report: Report) -> Iterator[str]:
+def _timeline(report: RunReport) -> Iterator[str]:
     yield "<h2>Which step ran when</h2>"
     chart = timeline(report.steps, report.duration_ms)
     if chart:
@@ -199,7 +199,7 @@ def _timeline(report: Report) -> Iterator[str]:
         yield f'<p class="soft">{safe(idle)}</p>'
 
 
-def _steps(report: Report) -> Iterator[str]:
+def _steps(report: RunReport) -> Iterator[str]:
     functions = {box.name: box.function for box in report.diagram.boxes}
     rows: list[list[Cell]] = []
     for step in report.steps:
@@ -226,7 +226,7 @@ def _steps(report: Report) -> Iterator[str]:
     yield f'<h2>Steps</h2><div class="wide">{table.wrapped_html}</div>'
 
 
-def _failures(report: Report) -> Iterator[str]:
+def _failures(report: RunReport) -> Iterator[str]:
     stay = [step for step in report.steps if step.undo_error]
     if not report.failures and not stay:
         return
@@ -242,7 +242,7 @@ def _failures(report: Report) -> Iterator[str]:
             yield f"<pre>{_lines(failure.traceback)}</pre>"
 
 
-def _outputs(report: Report) -> Iterator[str]:
+def _outputs(report: RunReport) -> Iterator[str]:
     if not report.outputs:
         return
     yield "<h2>Outputs</h2>"
@@ -255,7 +255,7 @@ def _outputs(report: Report) -> Iterator[str]:
             yield f"<pre>{_lines(output.text)}</pre>"
 
 
-def _logs(report: Report) -> Iterator[str]:
+def _logs(report: RunReport) -> Iterator[str]:
     if not report.logs:
         return
     yield "<h2>What the steps printed</h2>"
@@ -263,7 +263,7 @@ def _logs(report: Report) -> Iterator[str]:
         yield f"<h3>{safe(step)}</h3><pre>{_lines(log)}</pre>"
 
 
-def _nodes(report: Report) -> Iterator[str]:
+def _nodes(report: RunReport) -> Iterator[str]:
     if not report.nodes:
         return
     table = Table(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.units import duration
 from mpreg_nb.view.diagram_text import MARKS, clipped, printable
-from mpreg_nb.view.format import cut, nodes, status, width_px
+from mpreg_nb.view.format import cut, nodes, status, text_width
 from mpreg_nb.view.palette import PAGE, STATUSES, dark_style
 from mpreg_nb.view.tables import safe
 
@@ -244,7 +244,7 @@ def _draw_bar(bar: Bar, y: float, px_per_ms: float, *, inside: bool) -> str:
     )
     if bar.label:
         x = begin + 5.0 if inside else end + 5.0
-        room = end - begin - 8.0 if inside else width_px(bar.label, SIZE)
+        room = end - begin - 8.0 if inside else text_width(bar.label, SIZE)
         words = cut(bar.label, SIZE, max(room, 14.0))
         parts.append(_text(x, top + 13.5, words, ink=ink if inside else ""))
     return f"<g>{''.join(parts)}</g>"

@@ -16,10 +16,10 @@ from itertools import groupby
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from mpreg_nb.call_context import RunningCall, running_call
+from mpreg_nb.call_context import CallContext, running_call
 from mpreg_nb.protocol.displays import CLEARS
-from mpreg_nb.protocol.worker import Page, Printed, frame, sizes
-from mpreg_nb.worker.channel import Outbox
+from mpreg_nb.protocol.worker import JobPrinted, SharedStatus, frame, sizes
+from mpreg_nb.worker.channel import AnswerSender
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer
@@ -212,9 +212,9 @@ class CallOutput:
     def _messages(self, stream: Stream, said: str | Cut | bytes) -> "Iterator[Buffer]":
         if isinstance(said, str):
             for piece in _pieces(said):
-                yield frame(Printed(id=self.id, stream=stream, text=piece))
+                yield frame(JobPrinted(id=self.id, stream=stream, text=piece))
         elif isinstance(said, tuple):
-            cut = Printed(
+            cut = JobPrinted(
                 id=self.id,
                 stream=stream,
                 text="",
@@ -223,10 +223,10 @@ class CallOutput:
             )
             yield frame(cut)
         elif len(said) <= SHORT_DISPLAY:
-            yield frame(Printed(id=self.id, stream=stream, text=said.decode()))
+            yield frame(JobPrinted(id=self.id, stream=stream, text=said.decode()))
         else:
             beside = sizes((said,))
-            yield frame(Printed(id=self.id, stream=stream, text="", sizes=beside))
+            yield frame(JobPrinted(id=self.id, stream=stream, text="", sizes=beside))
             yield said
 
 
@@ -240,7 +240,7 @@ def _pieces(text: str) -> Iterable[str]:
     return (text[start : start + PIECE] for start in range(0, len(text), PIECE))
 
 
-class PrintingCall(RunningCall):
+class PrintingCall(CallContext):
     """A call with its prints."""
 
     __slots__ = ("has_figures", "output")
@@ -251,10 +251,10 @@ class PrintingCall(RunningCall):
         self.has_figures = False  # of matplotlib, that are open
 
 
-class Capture:
+class OutputCapture:
     """Knows which calls have printed."""
 
-    def __init__(self, outbox: Outbox, page: Page) -> None:
+    def __init__(self, outbox: AnswerSender, page: SharedStatus) -> None:
         self._outbox = outbox
         self._page = page
         self._printing: dict[bytes, CallOutput] = {}
@@ -328,7 +328,7 @@ class _Catcher(io.TextIOBase):
 
     errors = "backslashreplace"
 
-    def __init__(self, capture: Capture, stream: Stream) -> None:
+    def __init__(self, capture: OutputCapture, stream: Stream) -> None:
         self._capture = capture
         self._stream = stream
         self.name = f"<{stream}>"

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpreg_nb.protocol.worker import (
     ID_BYTES,
+    ByteLimitedCache,
     Code,
-    FrameReader,
     Job,
+    JobFrameReader,
     Received,
-    Recent,
     Room,
     Setup,
     ToWorker,
@@ -43,7 +43,7 @@ _IDLE_TICKS = 10
 _BUFFERS = 512  # given to one sendmsg; the system takes at most 1024
 
 
-class Outbox:
+class AnswerSender:
     """Frames to the node; complete frames, whichever thread sends them."""
 
     def __init__(self, stream: socket.socket) -> None:
@@ -175,7 +175,7 @@ FALL = 0.1
 """How fast the expected time of a function follows longer and shorter runs."""
 
 
-class KeptCode:
+class CachedFunction:
     """One version of a function."""
 
     def __init__(self, code: Code, parts: tuple[Room, ...]) -> None:
@@ -201,7 +201,7 @@ class KeptCode:
         return self._function
 
     @classmethod
-    def of(cls, function: Callable[..., Any]) -> "KeptCode":
+    def of(cls, function: Callable[..., Any]) -> "CachedFunction":
         """Return a function of ours as if it had been sent here."""
         made = cls(Code(version="", function=function.__name__), ())
         made._function = function
@@ -227,23 +227,23 @@ class Codes:
     """The versions that this worker has; the node knows them by the same rule."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, KeptCode] = {}
-        self._recent = Recent()
+        self._kept: dict[str, CachedFunction] = {}
+        self._recent = ByteLimitedCache()
 
     def add(self, code: Code, parts: tuple[Room, ...]) -> None:
         """Keep a version, and forget those that were not used for longest."""
         size_bytes = len(code.payload) + sum(map(len, parts))
         for version in self._recent.add(code.version, size_bytes):
             del self._kept[version]
-        self._kept[code.version] = KeptCode(code, parts)
+        self._kept[code.version] = CachedFunction(code, parts)
 
-    def used(self, version: str) -> KeptCode:
+    def used(self, version: str) -> CachedFunction:
         """Return a version for a job that has come."""
         self._recent.use(version)
         return self._kept[version]
 
 
-TAKE_APART = KeptCode.of(take_apart)
+TAKE_APART = CachedFunction.of(take_apart)
 """What runs in place of a function whose argument is to be taken apart."""
 
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -255,7 +255,7 @@ class Task:
     __slots__ = ("code", "given", "job", "number", "parts")
 
     def __init__(
-        self, job: Job, parts: tuple[Room, ...], code: KeptCode, number: int
+        self, job: Job, parts: tuple[Room, ...], code: CachedFunction, number: int
     ) -> None:
         self.job = job
         self.parts = parts
@@ -264,13 +264,13 @@ class Task:
         self.given: Arguments = ((), {})  # once they are unpacked
 
 
-class Inbox:
+class JobReceiver:
     """Tasks in the order in which they came. Only the main thread reads."""
 
     def __init__(self, stream: socket.socket, cancels: int) -> None:
         self._receive = stream.recv_into
         self._cancels = cancels
-        self._reader: FrameReader[ToWorker] = FrameReader(ToWorker)
+        self._reader: JobFrameReader[ToWorker] = JobFrameReader(ToWorker)
         self._codes = Codes()
         self._tasks = 0  # that have come so far
         self.waiting: deque[Task] = deque()

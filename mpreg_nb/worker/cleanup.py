@@ -15,7 +15,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from mpreg_nb.worker.capture import Capture
+from mpreg_nb.worker.capture import OutputCapture
 from mpreg_nb.working_folder import folder_of
 
 LONG_NS = 500_000
@@ -30,10 +30,10 @@ def _saved_from() -> int:
     return allowed // 2 if 0 <= allowed < 2 * _SAVED_FROM else _SAVED_FROM
 
 
-class Tidy:
+class StateRestorer:
     """The state of the process as it was before any function ran."""
 
-    def __init__(self, capture: Capture) -> None:
+    def __init__(self, capture: OutputCapture) -> None:
         self._capture = capture
         self._handlers: list[tuple[int, Any]] = []
         self._locale = _locale.setlocale(_locale.LC_ALL, None)

@@ -18,10 +18,10 @@ from types import CoroutineType, FrameType
 from typing import Any, TypeAlias
 
 from mpreg_nb.call_context import running_call
-from mpreg_nb.protocol.worker import Page, Parked, frame
-from mpreg_nb.worker.capture import Capture, PrintingCall
-from mpreg_nb.worker.channel import Inbox, Outbox, Task
-from mpreg_nb.worker.cleanup import LONG_NS, Folders, Tidy, is_importing
+from mpreg_nb.protocol.worker import JobBlocked, SharedStatus, frame
+from mpreg_nb.worker.capture import OutputCapture, PrintingCall
+from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
+from mpreg_nb.worker.cleanup import LONG_NS, Folders, StateRestorer, is_importing
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 from mpreg_nb.worker.lifetime import essential, start_essential
 
@@ -50,18 +50,18 @@ def _nothing() -> None:
     """Interrupt a call that has not got its thread yet: it will look itself."""
 
 
-class Crew:
+class ConcurrentRunner:
     """The threads and the loop of a worker with several slots."""
 
     def __init__(
         self,
         slots: int,
-        inbox: Inbox,
-        outbox: Outbox,
-        page: Page,
-        capture: Capture,
+        inbox: JobReceiver,
+        outbox: AnswerSender,
+        page: SharedStatus,
+        capture: OutputCapture,
         answers: Answers,
-        tidy: Tidy,
+        tidy: StateRestorer,
         folders: Folders,
     ) -> None:
         self._inbox = inbox
@@ -128,7 +128,7 @@ class Crew:
                 self._elsewhere.add(call_id)
             else:
                 self._elsewhere.discard(call_id)
-        self._outbox.hold(frame(Parked(id=call_id, waits=waits)))
+        self._outbox.hold(frame(JobBlocked(id=call_id, waits=waits)))
         self._chores.put(self._begin_what_fits)
 
     def _ended(self, call: PrintingCall, frames: Frames) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from mpreg_nb.protocol.displays import packed, packed_clear, set_passing_on
-from mpreg_nb.worker.capture import Capture, PrintingCall
+from mpreg_nb.worker.capture import OutputCapture, PrintingCall
 
 Bundle: TypeAlias = dict[str, Any]
 """MIME type -> what an object looks like in it."""
@@ -34,12 +34,12 @@ _METHODS = {
 
 _IPYTHONS = "IPython.core.display_functions"
 
-_capture: list[Capture] = []
+_capture: list[OutputCapture] = []
 _most_bytes = [MOST_BYTES]
 _formatter: list[Any] = []  # IPython's, once it is made; None where there is none
 
 
-def install(capture: Capture, max_payload_bytes: int) -> None:
+def install(capture: OutputCapture, max_payload_bytes: int) -> None:
     """Let what is displayed in this process go where prints go."""
     _capture[:] = [capture]
     set_passing_on(_pass_on)

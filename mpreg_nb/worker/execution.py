@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 from mpreg_nb.errors import MpregError, NotPicklable
-from mpreg_nb.protocol.worker import Done, Job, JobFailed, frame, sizes
+from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, frame, sizes
 from mpreg_nb.serialize.exceptions import (
     argument_types,
     message_of,
@@ -87,11 +87,11 @@ class Answers:
             return self.failed(job, error, run_ns, kind="not_picklable")
         if len(parts) == 1 and len(parts[0]) <= INLINE_BYTES:
             payload = bytes(parts[0])
-            return [frame(Done(id=job.id, payload=payload, run_us=run_ns // 1000))]
+            return [frame(JobDone(id=job.id, payload=payload, run_us=run_ns // 1000))]
         lengths = sizes(parts)
         if sum(lengths) > self._limit:
             return [frame(self._too_large(job, sum(lengths), run_ns))]
-        message = Done(id=job.id, sizes=lengths, run_us=run_ns // 1000)
+        message = JobDone(id=job.id, sizes=lengths, run_us=run_ns // 1000)
         return [frame(message), *parts]
 
     def _too_large(self, job: Job, size_bytes: int, run_ns: int) -> JobFailed:

@@ -7,14 +7,14 @@ import sys
 from collections.abc import Callable
 
 from mpreg_nb.call_context import Home, set_home
-from mpreg_nb.protocol.worker import Page, Ready, Setup, frame
-from mpreg_nb.worker.capture import Capture
-from mpreg_nb.worker.channel import Inbox, Outbox
-from mpreg_nb.worker.cleanup import Folder, Folders, Tidy
+from mpreg_nb.protocol.worker import Setup, SharedStatus, WorkerReady, frame
+from mpreg_nb.worker.capture import OutputCapture
+from mpreg_nb.worker.channel import AnswerSender, JobReceiver
+from mpreg_nb.worker.cleanup import Folder, Folders, StateRestorer
 from mpreg_nb.worker.display import install
 from mpreg_nb.worker.execution import Answers
 from mpreg_nb.worker.lifetime import die_with, essential, watch
-from mpreg_nb.worker.sequential import Solo
+from mpreg_nb.worker.sequential import SequentialRunner
 from mpreg_nb.working_folder import hide
 
 
@@ -26,7 +26,7 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
         os.set_inheritable(inherited, False)
     os.set_blocking(cancels, False)
     watch(channel)
-    inbox = Inbox(stream, cancels)
+    inbox = JobReceiver(stream, cancels)
     setup = inbox.first()
     if not isinstance(setup, Setup):
         raise TypeError(f"a worker starts with Setup, not {setup!r}")
@@ -36,25 +36,29 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     # joblib knows backends by name. Ours is part of what a caller holds, which a
     # worker loads only for functions that call the cluster: so by name here too.
     importlib.import_module("mpreg_nb.cluster.joblib_backend").register()
-    outbox = Outbox(stream)
-    page = Page(shared)
+    outbox = AnswerSender(stream)
+    page = SharedStatus(shared)
     os.close(shared)
-    capture = Capture(outbox, page)
+    capture = OutputCapture(outbox, page)
     capture.install()
     install(capture, setup.max_payload_bytes)
     answers = Answers(setup.max_payload_bytes)
     os.chdir(setup.scratch)
     hide(os.getcwdb())
-    tidy = Tidy(capture)
+    tidy = StateRestorer(capture)
     run: Callable[[], None]
     if setup.slots == 1:
         folder = Folder(setup.scratch)
-        run = Solo(inbox, outbox, page, capture, answers, tidy, folder).run
+        run = SequentialRunner(inbox, outbox, page, capture, answers, tidy, folder).run
     else:
-        from mpreg_nb.worker.concurrent import Crew  # brings asyncio with it
+        from mpreg_nb.worker.concurrent import (
+            ConcurrentRunner,  # brings asyncio with it
+        )
 
         slots = setup.slots
         folders = Folders(setup.scratch)
-        run = Crew(slots, inbox, outbox, page, capture, answers, tidy, folders).run
-    outbox.send([frame(Ready(pid=os.getpid()))])
+        run = ConcurrentRunner(
+            slots, inbox, outbox, page, capture, answers, tidy, folders
+        ).run
+    outbox.send([frame(WorkerReady(pid=os.getpid()))])
     essential(run)

@@ -10,10 +10,10 @@ from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.call_context import running_call
-from mpreg_nb.protocol.worker import RECALL, Page, Parked, frame
-from mpreg_nb.worker.capture import Capture
-from mpreg_nb.worker.channel import Inbox, Outbox, Task
-from mpreg_nb.worker.cleanup import Folder, Tidy, is_importing
+from mpreg_nb.protocol.worker import RECALL, JobBlocked, SharedStatus, frame
+from mpreg_nb.worker.capture import OutputCapture
+from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
+from mpreg_nb.worker.cleanup import Folder, StateRestorer, is_importing
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 
 if TYPE_CHECKING:
@@ -33,17 +33,17 @@ CANCELS = 4096
 """Ids of calls to cancel that are remembered; late ones have no call any more."""
 
 
-class Solo:
+class SequentialRunner:
     """The loop of a worker with one slot."""
 
     def __init__(
         self,
-        inbox: Inbox,
-        outbox: Outbox,
-        page: Page,
-        capture: Capture,
+        inbox: JobReceiver,
+        outbox: AnswerSender,
+        page: SharedStatus,
+        capture: OutputCapture,
         answers: Answers,
-        tidy: Tidy,
+        tidy: StateRestorer,
         folder: Folder,
     ) -> None:
         self._inbox = inbox
@@ -159,7 +159,7 @@ class Solo:
 
     def _tell_waiting(self, call_id: bytes, waits: bool) -> None:
         # Only held: a write from here could be interrupted half-way.
-        self._outbox.hold(frame(Parked(id=call_id, waits=waits)))
+        self._outbox.hold(frame(JobBlocked(id=call_id, waits=waits)))
 
     def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
         """Note which calls are cancelled; interrupt the one that runs, if it is one.

@@ -22,12 +22,12 @@ from mpreg_nb.names import check_name, nearest
 from mpreg_nb.workflows.graph import (
     Diagram,
     Needs,
-    Options,
     PathItem,
     Placeholder,
     Reference,
     Step,
     StepFunction,
+    StepOptions,
     Value,
     Workflow,
     no_needs,
@@ -82,7 +82,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         self._args = args
         self._kwargs = kwargs
         self._over = over
-        self._options = Options()
+        self._options = StepOptions()
 
     def on(self, *resources: str, node: str | None = None) -> Self:
         """Run the step only on nodes that hold all of `resources`, and only on `node`.
@@ -175,9 +175,9 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         """Return where each step of the workflow would run now; see `Flow.plan`."""
         return self.flow.plan(**inputs)
 
-    def __getitem__(self, key: PathItem) -> "Part":
+    def __getitem__(self, key: PathItem) -> "InputPart":
         """Refer to an item of the result, or where there is none, an attribute."""
-        return Part(self, Reference(self.name)[key])
+        return InputPart(self, Reference(self.name)[key])
 
     def __mpreg_reference__(self) -> Reference:
         """Return the reference to send in place of this object."""
@@ -234,7 +234,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
 
 
 @public
-class Hole(_Incomparable):
+class FlowInput(_Incomparable):
     """An input of a whole flow: stands for the value that it is run with."""
 
     __slots__ = ("flow", "name")
@@ -243,9 +243,9 @@ class Hole(_Incomparable):
         self.flow = flow
         self.name = name
 
-    def __getitem__(self, key: PathItem) -> "Part":
+    def __getitem__(self, key: PathItem) -> "InputPart":
         """Refer to an item of the value, or where there is none, an attribute."""
-        return Part(self, Reference(self.name)[key])
+        return InputPart(self, Reference(self.name)[key])
 
     def __mpreg_reference__(self) -> Reference:
         """Return the reference to send in place of this object."""
@@ -263,20 +263,20 @@ class Hole(_Incomparable):
 
 
 @public
-class Part(_Incomparable):
+class InputPart(_Incomparable):
     """An item or attribute of the result of a step or of an input, at any depth."""
 
     __slots__ = ("_reference", "whole")
 
     def __init__(
-        self, whole: StepHandle[Any, Any] | Hole, reference: Reference
+        self, whole: StepHandle[Any, Any] | FlowInput, reference: Reference
     ) -> None:
         self.whole = whole
         self._reference = reference
 
-    def __getitem__(self, key: PathItem) -> "Part":
+    def __getitem__(self, key: PathItem) -> "InputPart":
         """Refer to an item of it, or where there is none, an attribute."""
-        return Part(self.whole, self._reference[key])
+        return InputPart(self.whole, self._reference[key])
 
     def __mpreg_reference__(self) -> Reference:
         """Return the reference to send in place of this object."""
@@ -286,7 +286,7 @@ class Part(_Incomparable):
         self.whole.__reduce__()
 
     def __repr__(self) -> str:
-        kind = "input" if isinstance(self.whole, Hole) else "step"
+        kind = "input" if isinstance(self.whole, FlowInput) else "step"
         return f"<{kind} {self.whole.name}{shown_path(self._reference.path)}>"
 
 
@@ -310,7 +310,7 @@ class Runner(Protocol[RunT_co, PlanT_co]):
         ...
 
 
-class Drawing(Protocol):
+class Drawable(Protocol):
     """A diagram made visible. Its `str` is a drawing in text."""
 
     def __str__(self) -> str: ...
@@ -322,7 +322,7 @@ class Drawing(Protocol):
     ) -> Mapping[str, str]: ...
 
 
-Draw: TypeAlias = Callable[[Diagram], Drawing]
+Draw: TypeAlias = Callable[[Diagram], Drawable]
 """How a flow shows itself in a notebook, such as `mpreg_nb.view.diagram_svg`."""
 
 
@@ -352,7 +352,7 @@ class Flow(Generic[RunT, PlanT]):
         self._runner = runner
         self._draw = draw
         self._handles: dict[str, StepHandle[RunT, PlanT]] = {}  # by name, as added
-        self._inputs: dict[str, Hole] = {}  # likewise
+        self._inputs: dict[str, FlowInput] = {}  # likewise
 
     def step(
         self, name: str, function: StepFunction, /, *args: Any, **kwargs: Any
@@ -388,7 +388,7 @@ class Flow(Generic[RunT, PlanT]):
             )
         return self._put(self._new(name), function, (), kwargs, Value(over))
 
-    def input(self, name: str) -> Hole:
+    def input(self, name: str) -> FlowInput:
         """Return a placeholder for a value that each run gives: `flow.run(name=...)`.
 
         It can be an argument wherever a step can, and `[...]` on it takes an item or
@@ -400,7 +400,7 @@ class Flow(Generic[RunT, PlanT]):
                 f"workflow {self.name!r} has a step {name!r}, so no input can have "
                 "that name. Use another"
             )
-        return self._inputs.setdefault(name, Hole(self, name))
+        return self._inputs.setdefault(name, FlowInput(self, name))
 
     def replace(
         self, name: str, function: StepFunction, /, *args: Any, **kwargs: Any
@@ -498,8 +498,8 @@ class Flow(Generic[RunT, PlanT]):
             InvalidWorkflow: one is a step or an input of another.
         """
         for found in placeholders(arguments):
-            owner = found.whole if isinstance(found, Part) else found
-            if isinstance(owner, StepHandle | Hole) and owner.flow is not self:
+            owner = found.whole if isinstance(found, InputPart) else found
+            if isinstance(owner, StepHandle | FlowInput) and owner.flow is not self:
                 raise InvalidWorkflow(
                     f"step {step!r} refers to {owner.name!r} of another workflow "
                     f"({owner.flow.name!r}, perhaps made by an earlier run of the "

@@ -381,7 +381,7 @@ MOST_RETRIES = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class StepOptions:
     """Where a step may run, how often, how long, after what, and what if it fails."""
 
     resources: frozenset[str] = frozenset()
@@ -393,7 +393,7 @@ class Options:
     fallback: Value | Callable[..., Any] | None = None
     undo: Undo | None = None
 
-    def on(self, resources: tuple[str, ...], node: str | None) -> "Options":
+    def on(self, resources: tuple[str, ...], node: str | None) -> "StepOptions":
         """Return these narrowed to nodes with `resources`, and to `node`."""
         names = frozenset(check_name("resource", name) for name in resources)
         return replace(
@@ -402,7 +402,7 @@ class Options:
             node=self.node if node is None else check_name("node", node),
         )
 
-    def retry(self, more_attempts: object, on: object) -> "Options":
+    def retry(self, more_attempts: object, on: object) -> "StepOptions":
         """Return these with `more_attempts` after exceptions of the classes `on`."""
         if isinstance(more_attempts, bool) or not isinstance(more_attempts, int):
             raise TypeError(
@@ -426,7 +426,7 @@ class Options:
             )
         return replace(self, more_attempts=more_attempts, retry_on=types)
 
-    def timeout(self, seconds: object) -> "Options":
+    def timeout(self, seconds: object) -> "StepOptions":
         """Return these with at most `seconds` for each attempt."""
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
             raise TypeError(
@@ -440,12 +440,12 @@ class Options:
             )
         return replace(self, timeout_s=float(seconds))
 
-    def waiting_for(self, steps: tuple[str, ...]) -> "Options":
+    def waiting_for(self, steps: tuple[str, ...]) -> "StepOptions":
         """Return these with `steps` added to what has to be done before."""
         names = (check_name("step", step) for step in steps)
         return replace(self, after=tuple(dict.fromkeys((*self.after, *names))))
 
-    def falling_back(self, on: object) -> "Options":
+    def falling_back(self, on: object) -> "StepOptions":
         """Return these with a value, or what a callable returns, after a failure."""
         if callable(on):
             return replace(self, fallback=on)
@@ -458,7 +458,7 @@ class Options:
 
     def undoing(
         self, function: StepFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> "Options":
+    ) -> "StepOptions":
         """Return these with a call that takes back what the step did."""
         if isinstance(function, str):
             check_name("function", function)

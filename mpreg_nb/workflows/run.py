@@ -33,28 +33,28 @@ from mpreg_nb.workflows.state import (
     Attempt,
     Cancelled,
     CancelStep,
-    Done,
     Effect,
     Execution,
-    Failed,
     FallingBack,
     FellBack,
     Items,
-    LacksResult,
+    MissingResult,
     NotUndone,
     Part,
-    Resting,
     RunEnded,
-    Running,
     RunStatus,
     Sent,
     Skipped,
     StartStep,
+    StepBackoff,
+    StepDone,
+    StepFailed,
+    StepRunning,
     StepTable,
+    StepWaiting,
     TableReads,
     TimedOut,
     Undone,
-    Waiting,
 )
 
 SPLIT_ATTEMPTS = 2
@@ -78,7 +78,7 @@ Fallback: TypeAlias = FallbackCall | FallbackResult
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Undo:
+class UndoCall:
     """A call that takes back what the step did; `inputs` are steps it refers to."""
 
     inputs: frozenset[str] = frozenset()
@@ -97,7 +97,7 @@ class RunStep:
     timeout_s: float | None = None  # of each attempt, from being sent; see run.py
     is_map: bool = False
     fallback: Fallback | None = None
-    undo: Undo | None = None
+    undo: UndoCall | None = None
 
     def more(self, part: Part, types: Iterable[str], *, retryable: bool) -> int:
         """Return how many more attempts a failure of this kind may lead to.
@@ -109,7 +109,7 @@ class RunStep:
             case "fallback":
                 return 0
             case "undo":
-                undo = self.undo or Undo()
+                undo = self.undo or UndoCall()
                 more, retry_on = undo.more_attempts, undo.retry_on
             case "split" if retryable:
                 return max(self.more_attempts, SPLIT_ATTEMPTS)
@@ -139,13 +139,13 @@ def backoff_s(failures: int, draw: float) -> float:
     return draw * min(2.0, 0.05 * 2.0 ** min(failures - 1, 10))
 
 
-class Undoing:
+class Compensation:
     """Which steps are to be undone once nothing else of the run is open.
 
     A step that fell back is not: what it was to do, it did not do.
     """
 
-    def __init__(self, table: StepTable, undos: Mapping[str, Undo | None]) -> None:
+    def __init__(self, table: StepTable, undos: Mapping[str, UndoCall | None]) -> None:
         self._table = table
         self._undos = {step: undo for step, undo in undos.items() if undo is not None}
         self._todo: list[str] = []  # the step that was done last comes last
@@ -153,7 +153,7 @@ class Undoing:
         self.run_status: RunStatus = "done"
         """How the run ends when all is undone that can be."""
 
-    def done(self, step: str, state: Done) -> None:
+    def done(self, step: str, state: StepDone) -> None:
         """Note that there may be something to undo."""
         if step in self._undos and not isinstance(state, FellBack):
             self._todo.append(step)
@@ -175,11 +175,11 @@ class Undoing:
             lacking = [
                 needed
                 for needed in sorted(self._undos[step].inputs)
-                if not isinstance(self._table[needed], Done)
+                if not isinstance(self._table[needed], StepDone)
             ]
             if not lacking:
                 return step
-            self.not_undone(step, LacksResult(lacking[0]))
+            self.not_undone(step, MissingResult(lacking[0]))
         return None
 
     def undone(self, step: str) -> None:
@@ -194,9 +194,9 @@ class Undoing:
         state = NotUndone(done.attempt, done.result, done.result_bytes, failure)
         self._table.change(step, state)
 
-    def _done(self, step: str) -> Done:
+    def _done(self, step: str) -> StepDone:
         state = self._table[step]
-        if not isinstance(state, Done):
+        if not isinstance(state, StepDone):
             raise AssertionError(f"step {step} was not done and cannot be undone")
         return state
 
@@ -205,7 +205,7 @@ NAMED_NODES = 3
 """How many of the nodes that ran items are named where there are more."""
 
 
-class FanOut:
+class MapStep:
     """Results of the items by their places, and which nodes they came from."""
 
     def __init__(self, items: int) -> None:
@@ -330,7 +330,7 @@ class RunMachine(TableReads):
         steps: Sequence[RunStep],
         *,
         rng: Rng,
-        done: Mapping[str, Done] | None = None,
+        done: Mapping[str, StepDone] | None = None,
     ) -> None:
         """Take steps in any order; `rng` spreads retries.
 
@@ -349,12 +349,12 @@ class RunMachine(TableReads):
         self._rng = rng
         self._steps = {step.name: step for step in steps}
         self._table = StepTable(self._steps)
-        self._fans: dict[str, FanOut] = {}  # of the maps under way
+        self._fans: dict[str, MapStep] = {}  # of the maps under way
         self._dependents = dependents_of(
             {step.name: step.dependencies for step in steps}
         )
         self._missing = {step.name: len(step.dependencies) for step in steps}
-        self._undoing = Undoing(self._table, {s.name: s.undo for s in steps})
+        self._undoing = Compensation(self._table, {s.name: s.undo for s in steps})
         self._timers = Timers(self._still_wanted)
         for step, state in (done or {}).items():
             self._complete(step, state)
@@ -369,7 +369,7 @@ class RunMachine(TableReads):
         ready = [
             step
             for step, state in self._table.items()
-            if self._missing[step] == 0 and isinstance(state, Waiting)
+            if self._missing[step] == 0 and isinstance(state, StepWaiting)
         ]
         effects: list[Effect] = [self._begin(step, now) for step in ready]
         return effects + self._end(now)
@@ -404,7 +404,7 @@ class RunMachine(TableReads):
         if self._table.under_way(step, "split", attempt) is None:
             return []
         self._table.drop(step, "split")
-        fan = self._fans[step] = FanOut(items)
+        fan = self._fans[step] = MapStep(items)
         whole = replace(self._table.whole(step), items=items)
         if fan.is_done:
             return self._gather(step, whole.ended(now, execution), now)
@@ -428,7 +428,7 @@ class RunMachine(TableReads):
             return []
         if part == "call":
             ended = under_way.ended(now, execution)
-            self._complete(step, Done(ended, result, result_bytes))
+            self._complete(step, StepDone(ended, result, result_bytes))
             return self._release(step, now)
         self._table.drop(step, part)
         if isinstance(part, int):
@@ -473,7 +473,7 @@ class RunMachine(TableReads):
             return []
         ended = under_way.ended(now, execution)
         if attempt <= self._steps[step].more(part, types, retryable=retryable):
-            self._table.set(step, part, Resting(ended, failure))
+            self._table.set(step, part, StepBackoff(ended, failure))
             rest_s = backoff_s(attempt, self._rng.random())
             self._timers.add(now, rest_s, step, attempt, rested=True, part=part)
             return []
@@ -483,7 +483,7 @@ class RunMachine(TableReads):
             self._undoing.not_undone(step, failure)
             return self._undo_next(now)
         if part == "fallback":
-            return self._give_up(step, Failed(ended, failure), now)
+            return self._give_up(step, StepFailed(ended, failure), now)
         effects: list[Effect] = []
         if part != "call":  # nobody waits for the other items of the map any more
             ended = self._table.whole(step).ended(now, ended.execution)
@@ -500,15 +500,15 @@ class RunMachine(TableReads):
         effects: list[Effect] = []
         for step, state in self._table.items():
             match state:
-                case Sent(attempt) | Resting(attempt) | FallingBack(attempt):
+                case Sent(attempt) | StepBackoff(attempt) | FallingBack(attempt):
                     effects += self._table.stop(step)
                     self._table.close(step, Cancelled(attempt))
-                case Running(attempt):
+                case StepRunning(attempt):
                     effects += self._table.stop(step)
                     self._table.close(step, Cancelled(attempt.ended(now, UNSAID)))
-                case Waiting():
+                case StepWaiting():
                     self._table.close(step, Cancelled(None))
-                case Done() | Failed() | Skipped() | Cancelled():
+                case StepDone() | StepFailed() | Skipped() | Cancelled():
                     pass
         return effects + self._end(now, "cancelled")
 
@@ -556,10 +556,10 @@ class RunMachine(TableReads):
 
     def _gather(self, step: str, ended: Attempt, now: float) -> list[Effect]:
         fan = self._fans.pop(step)
-        self._complete(step, Done(ended, fan.gathered(), fan.size_bytes))
+        self._complete(step, StepDone(ended, fan.gathered(), fan.size_bytes))
         return self._release(step, now)
 
-    def _complete(self, step: str, state: Done) -> None:
+    def _complete(self, step: str, state: StepDone) -> None:
         self._table.close(step, state)
         self._undoing.done(step, state)
         for dependent in self._dependents[step]:
@@ -569,7 +569,7 @@ class RunMachine(TableReads):
         """Begin the steps that waited for `step` only, unless they were done before."""
         effects: list[Effect] = []
         for dependent in self._dependents[step]:
-            waits = isinstance(self._table[dependent], Waiting)
+            waits = isinstance(self._table[dependent], StepWaiting)
             if waits and self._missing[dependent] == 0:
                 effects.append(self._begin(dependent, now))
         return effects if self._table.open else effects + self._end(now)
@@ -580,7 +580,7 @@ class RunMachine(TableReads):
         self._fans.pop(step, None)
         fallback = self._steps[step].fallback
         if fallback is None:
-            return self._give_up(step, Failed(ended, failure), now)
+            return self._give_up(step, StepFailed(ended, failure), now)
         if isinstance(fallback, FallbackResult):
             result, result_bytes = fallback.result, fallback.result_bytes
             self._complete(step, FellBack(ended, result, result_bytes, failure))
@@ -588,12 +588,12 @@ class RunMachine(TableReads):
         self._table.change(step, FallingBack(ended, failure))
         return [self._send(step, 1, now, "fallback")]
 
-    def _give_up(self, step: str, state: Failed, now: float) -> list[Effect]:
+    def _give_up(self, step: str, state: StepFailed, now: float) -> list[Effect]:
         self._table.close(step, state)
         pending = [step]
         while pending:
             for dependent in self._dependents[pending.pop()]:
-                if isinstance(self._table[dependent], Waiting):
+                if isinstance(self._table[dependent], StepWaiting):
                     self._table.close(dependent, Skipped(step))
                     pending.append(dependent)
         return self._end(now)

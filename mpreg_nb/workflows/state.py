@@ -99,7 +99,7 @@ class TimedOut:
 
 
 @dataclass(frozen=True, slots=True)
-class LacksResult:
+class MissingResult:
     """The failure of an undo that refers to the result of `step`, which has none."""
 
     step: str
@@ -113,7 +113,7 @@ class Items:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class StepWaiting:
     """Something that the step needs is not there yet."""
 
 
@@ -125,14 +125,14 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class StepRunning:
     """A node said that it began the attempt."""
 
     attempt: Attempt
 
 
 @dataclass(frozen=True, slots=True)
-class Resting:
+class StepBackoff:
     """The attempt failed; the next one is sent when its time has come."""
 
     attempt: Attempt
@@ -140,7 +140,7 @@ class Resting:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class StepDone:
     """The attempt gave `result`, a handle that the machine does not look into."""
 
     attempt: Attempt
@@ -149,19 +149,19 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class FellBack(Done):
+class FellBack(StepDone):
     """It failed with `failure`, and `result` is that of its fallback."""
 
     failure: Any
 
 
 @dataclass(frozen=True, slots=True)
-class Undone(Done):
+class Undone(StepDone):
     """What it did was taken back; its result is still there."""
 
 
 @dataclass(frozen=True, slots=True)
-class NotUndone(Done):
+class NotUndone(StepDone):
     """What it did should have been taken back, and that failed."""
 
     undo_failure: Any
@@ -176,7 +176,7 @@ class FallingBack:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class StepFailed:
     """The attempt failed and was the last; `failure` is not looked into."""
 
     attempt: Attempt
@@ -197,25 +197,25 @@ class Cancelled:
     attempt: Attempt | None
 
 
-UnderWay: TypeAlias = Sent | Running | Resting
+UnderWay: TypeAlias = Sent | StepRunning | StepBackoff
 """What one call of a step is in from its first attempt to its outcome."""
 
 StepState: TypeAlias = (
-    Waiting | UnderWay | FallingBack | Done | Failed | Skipped | Cancelled
+    StepWaiting | UnderWay | FallingBack | StepDone | StepFailed | Skipped | Cancelled
 )
 """`Done` has subclasses: whatever has a result is done."""
 
 STATUS: dict[type[StepState], StepStatus] = {
-    Waiting: "waiting",
+    StepWaiting: "waiting",
     Sent: "waiting",
-    Running: "running",
-    Resting: "waiting",
+    StepRunning: "running",
+    StepBackoff: "waiting",
     FallingBack: "running",
-    Done: "done",
+    StepDone: "done",
     FellBack: "fallback",
     Undone: "undone",
     NotUndone: "done",
-    Failed: "failed",
+    StepFailed: "failed",
     Skipped: "skipped",
     Cancelled: "cancelled",
 }
@@ -246,17 +246,17 @@ def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
     attempt: Attempt | None = None
     cause, result_bytes, undo_failure, failure = "", None, None, None
     match state:
-        case Waiting():
+        case StepWaiting():
             pass
         case Skipped():
             cause = state.cause
-        case Done():
+        case StepDone():
             attempt, result_bytes = state.attempt, state.result_bytes
             if isinstance(state, NotUndone):
                 undo_failure = state.undo_failure
             elif isinstance(state, FellBack):
                 failure = state.failure
-        case Failed() | FallingBack() | Resting():
+        case StepFailed() | FallingBack() | StepBackoff():
             attempt, failure = state.attempt, state.failure
         case _:
             attempt = state.attempt
@@ -316,7 +316,7 @@ class StepTable:
     """
 
     def __init__(self, steps: Iterable[str]) -> None:
-        self._states: dict[str, StepState] = dict.fromkeys(steps, Waiting())
+        self._states: dict[str, StepState] = dict.fromkeys(steps, StepWaiting())
         self._parts: dict[str, dict[Part, UnderWay]] = {}
         self._changed: dict[str, int] = {}  # step -> revision, in that order
         self.revision = 0  # counts changes of states
@@ -364,14 +364,14 @@ class StepTable:
     def under_way(self, step: str, part: Part, attempt: int) -> Attempt | None:
         """Return the attempt of this number if it was sent and is not over."""
         match self.call(step, part):
-            case Sent(current) | Running(current) if current.number == attempt:
+            case Sent(current) | StepRunning(current) if current.number == attempt:
                 return current
         return None
 
     def rests(self, step: str, part: Part, attempt: int) -> bool:
         """Whether the attempt of this number failed and the next is not sent yet."""
         state = self.call(step, part)
-        return isinstance(state, Resting) and state.attempt.number == attempt
+        return isinstance(state, StepBackoff) and state.attempt.number == attempt
 
     def begun(
         self, step: str, part: Part, attempt: int, node: str, version: str, now: float
@@ -380,10 +380,10 @@ class StepTable:
         state = self.call(step, part)
         if not isinstance(state, Sent) or state.attempt.number != attempt:
             return False
-        self.set(step, part, Running(_begun(state.attempt, node, version, now)))
+        self.set(step, part, StepRunning(_begun(state.attempt, node, version, now)))
         whole = self._states[step]
         if part != "call" and isinstance(whole, Sent):
-            self.change(step, Running(_begun(whole.attempt, "", "", now)))
+            self.change(step, StepRunning(_begun(whole.attempt, "", "", now)))
         return True
 
     def stop(self, step: str) -> list[CancelStep]:
@@ -393,20 +393,20 @@ class StepTable:
         return [
             CancelStep(step, state.attempt.number, part)
             for part, state in (calls if parts is None else parts).items()
-            if isinstance(state, Sent | Running)
+            if isinstance(state, Sent | StepRunning)
         ]
 
     def whole(self, step: str) -> Attempt:
         """Return the attempt of a map that is under way."""
         state = self._states[step]
-        if not isinstance(state, Sent | Running):
+        if not isinstance(state, Sent | StepRunning):
             raise AssertionError(f"map {step} is not under way")
         return state.attempt
 
     def change_whole(self, step: str, attempt: Attempt) -> None:
         """Note how far a map that is under way has come."""
         sent = isinstance(self._states[step], Sent)
-        self.change(step, Sent(attempt) if sent else Running(attempt))
+        self.change(step, Sent(attempt) if sent else StepRunning(attempt))
 
     # ------------------------------------------------------------------- reads
 
@@ -458,7 +458,7 @@ class TableReads:
         return {
             step: state.failure
             for step, state in self._table.items()
-            if isinstance(state, Failed)
+            if isinstance(state, StepFailed)
         }
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from mpreg_nb.launcher.cluster_files import Ledger
+from mpreg_nb.launcher.cluster_files import ClusterFiles
 from mpreg_nb.launcher.pid import end_all
 from tests.browser.chromium import chromium
 from tests.browser.ear import Ear
@@ -279,7 +279,7 @@ def test_a_page_that_is_loaded_again_during_a_run_shows_its_end(
 
 def end_cluster_of_killed_kernel() -> None:
     """Delete the files too, which a killed kernel leaves until the next cluster."""
-    ledger = Ledger()
+    ledger = ClusterFiles()
     (entry,) = ledger.read().entries
     end_all((node.process for node in entry.nodes), drain=0.0)
     ledger.remove(entry)

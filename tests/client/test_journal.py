@@ -1,11 +1,11 @@
 import threading
 
-from mpreg_nb.client.statistics import KEPT_CALLS, Journal
+from mpreg_nb.client.statistics import KEPT_CALLS, CallLog
 from tests.view.pictures import call
 
 
 def test_the_last_calls_are_kept_and_all_are_counted() -> None:
-    journal = Journal()
+    journal = CallLog()
     rows = [call("f", "n1", 1_000 + number) for number in range(KEPT_CALLS + 5)]
 
     for row in rows:
@@ -19,13 +19,13 @@ def test_the_last_calls_are_kept_and_all_are_counted() -> None:
 
 
 def test_an_empty_journal_has_no_last_call() -> None:
-    journal = Journal()
+    journal = CallLog()
 
     assert (journal.last, journal.count, journal.rows()) == (None, 0, ())
 
 
 def test_each_call_is_in_the_histograms_once_however_many_threads_ask() -> None:
-    journal = Journal()
+    journal = CallLog()
     added = threading.Event()
 
     def ask() -> None:

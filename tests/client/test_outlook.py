@@ -12,8 +12,8 @@ from mpreg_nb.client import cluster_view
 from mpreg_nb.client.client import Client
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.gossip import MemberRecord, MemberState
-from mpreg_nb.protocol.messages import Cancel, NodePicture, Snapshot, Watch
-from mpreg_nb.transport.connection import Connection, Cut
+from mpreg_nb.protocol.messages import Cancel, NodeSnapshot, Snapshot, Watch
+from mpreg_nb.transport.connection import Connection, LinkFault
 from tests.transport.links import TOKEN, house
 
 PULSE_S = 0.05
@@ -26,7 +26,7 @@ class Speaker:
         self.name = name
         self.members = members
         self.links: list[Connection] = []
-        self.cuts: list[Cut] = []
+        self.cuts: list[LinkFault] = []
         self.watched: dict[bytes, Connection] = {}  # by the id of the Watch
 
     def welcome(self, link: Connection) -> None:
@@ -46,7 +46,7 @@ class Speaker:
             self.watched.pop(message.id, None)
 
     def tell(self, request_id: bytes, link: Connection) -> None:
-        nodes = tuple(NodePicture(record=one) for one in self.members.values())
+        nodes = tuple(NodeSnapshot(record=one) for one in self.members.values())
         link.send(Snapshot(id=request_id, node=self.name, nodes=nodes, offers=()))
 
     def bury(self, name: str) -> None:

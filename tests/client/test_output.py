@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from mpreg_nb.client.output import (
     CHARACTERS_PER_LINE,
     DISPLAY_BYTES_PER_LINE,
-    Allowance,
     DisplayAllowance,
-    Page,
-    Prints,
+    OutputBuffer,
+    OutputQuota,
+    PrintState,
 )
 from mpreg_nb.protocol.displays import packed, packed_clear
 from mpreg_nb.protocol.messages import Output
@@ -31,7 +31,7 @@ def said(text: str, lines_cut: int = 0, characters_cut: int = 0) -> Output:
 
 
 def shown(*texts: str, lines: int) -> str:
-    allowance = Allowance(lines)
+    allowance = OutputQuota(lines)
     return "".join(map(allowance.take, texts)) + allowance.told()
 
 
@@ -62,7 +62,7 @@ def test_a_line_without_end_is_cut_too() -> None:
 
 @given(st.lists(st.text("ab\n", max_size=30), max_size=30), st.integers(1, 9))
 def test_shown_and_counted_lines_are_all_lines(texts: list[str], lines: int) -> None:
-    allowance = Allowance(lines)
+    allowance = OutputQuota(lines)
 
     taken = "".join(map(allowance.take, texts))
 
@@ -79,7 +79,7 @@ def test_shown_and_counted_lines_are_all_lines(texts: list[str], lines: int) -> 
 
 
 def test_a_bar_that_is_drawn_over_and_over_is_never_cut() -> None:
-    allowance = Allowance(1)
+    allowance = OutputQuota(1)
 
     texts = [allowance.take(f"\r{step:4} of 9999 ####") for step in range(9999)]
 
@@ -90,7 +90,7 @@ def test_a_bar_that_is_drawn_over_and_over_is_never_cut() -> None:
 
 def test_what_was_cut_on_the_way_is_counted_with_the_rest() -> None:
     written: list[str] = []
-    prints = Prints(Page(lambda stream, text: written.append(text)))
+    prints = OutputBuffer(PrintState(lambda stream, text: written.append(text)))
 
     prints.add(said("one\n"))
     prints.add(said("", lines_cut=1_000_000, characters_cut=5_000_000))
@@ -112,7 +112,7 @@ def display(html: str = "", *, update: bool = False, **transient: str) -> str:
 
 def test_a_script_shows_the_text_of_a_display_and_nothing_of_what_clears() -> None:
     texts: list[tuple[str, str]] = []
-    page = Page(lambda stream, text: texts.append((stream, text)))
+    page = PrintState(lambda stream, text: texts.append((stream, text)))
 
     page("n1", "stderr", "bar 50 %")
     page("n1", "display", display("<b>"))
@@ -131,7 +131,7 @@ def test_a_display_has_the_name_of_its_node_unless_that_was_the_last() -> None:
         heads.append(head)
         return True
 
-    page = Page(lambda stream, text: None, show)
+    page = PrintState(lambda stream, text: None, show)
 
     page("n1", "display", display())
     page("n1", "stdout", "text\n")
@@ -161,7 +161,7 @@ def test_so_much_is_displayed_and_the_rest_is_counted() -> None:
 
 def test_displays_that_were_cut_on_the_way_are_told_at_the_end() -> None:
     texts: list[str] = []
-    prints = Prints(lambda node, stream, text: texts.append(f"{stream}: {text}"))
+    prints = OutputBuffer(lambda node, stream, text: texts.append(f"{stream}: {text}"))
     shown = msgspec.structs.replace(said(""), stream="display")
 
     prints.add(shown, (display().encode(),))

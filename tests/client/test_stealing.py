@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
-from mpreg_nb.client.cluster_view import Mirror
+from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
     Failed,
     Failure,
-    NodePicture,
+    NodeSnapshot,
     Recall,
     Reply,
     Snapshot,
@@ -125,13 +125,13 @@ class World:
     def __init__(self) -> None:
         self.wires = {name: Wire(name) for name in NODES}
         self.ended: dict[bytes, list[Outcome]] = {}
-        mirror = Mirror()
+        mirror = ClusterState()
         offer = Offer(function="f", version="v" * 32, counter=1, origin="n1")
         mirror.update(
             Snapshot(
                 id=bytes(16),
                 node="n1",
-                nodes=tuple(NodePicture(record=w.peer) for w in self.wires.values()),
+                nodes=tuple(NodeSnapshot(record=w.peer) for w in self.wires.values()),
                 offers=(("n1", offer),),
             )
         )

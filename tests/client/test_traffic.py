@@ -1,9 +1,9 @@
 import asyncio
 from typing import Any
 
-from mpreg_nb.client.statistics import EVERY_S, PATIENCE_S, TrafficPoll
+from mpreg_nb.client.statistics import EVERY_S, PATIENCE_S, LinkStatsPoll
 from mpreg_nb.errors import NodeLost
-from mpreg_nb.protocol.messages import Traffic, TrafficAsk
+from mpreg_nb.protocol.messages import Traffic, TrafficRequest
 
 
 class Links:
@@ -27,7 +27,7 @@ class Client:
     def new_id(self) -> bytes:
         return b"i" * 16
 
-    async def ask(self, request: TrafficAsk, *, link: str) -> tuple[Any, tuple[()]]:
+    async def ask(self, request: TrafficRequest, *, link: str) -> tuple[Any, tuple[()]]:
         self.asked.append(link)
         if link == "lost":
             raise NodeLost("lost", "it is gone", executed="unknown")
@@ -36,8 +36,8 @@ class Client:
         return Traffic(id=request.id, node=link, links=()), ()
 
 
-def poll_of(client: Client) -> TrafficPoll:
-    return TrafficPoll(client.links, client, lambda: client.now_s)  # type: ignore[arg-type]
+def poll_of(client: Client) -> LinkStatsPoll:
+    return LinkStatsPoll(client.links, client, lambda: client.now_s)  # type: ignore[arg-type]
 
 
 def test_all_nodes_that_can_be_reached_are_asked() -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from mpreg_nb.launcher.process import NodeProcess, wait_all_ready
-from mpreg_nb.node.options import Options
+from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -25,7 +25,7 @@ def main() -> None:
     folder, *words = sys.argv[1:]
     nodes = [
         NodeProcess.start(
-            Options(settings=NodeSettings(name=name)),
+            NodeOptions(settings=NodeSettings(name=name)),
             log=Path(folder, f"{name}.log"),
             keep="keep" in words,
             command=(sys.executable, "-P", str(STAND_IN), "good"),

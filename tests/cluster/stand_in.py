@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 
-from mpreg_nb.node.__main__ import Lifeline
-from mpreg_nb.node.options import Options, read_options
+from mpreg_nb.node.__main__ import ParentWatch
+from mpreg_nb.node.options import NodeOptions, read_options
 
 WORKER = [sys.executable, "-S", "-c", "import time; time.sleep(300)"]
 
@@ -28,7 +28,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def say_ready(options: Options, **others: object) -> None:
+def say_ready(options: NodeOptions, **others: object) -> None:
     said = {
         "ready": True,
         "name": options.settings.name,
@@ -39,7 +39,7 @@ def say_ready(options: Options, **others: object) -> None:
     say(json.dumps(said | others))
 
 
-async def serve(manner: str, options: Options) -> int:
+async def serve(manner: str, options: NodeOptions) -> int:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[int] = loop.create_future()
     terms = []
@@ -64,7 +64,7 @@ async def serve(manner: str, options: Options) -> int:
 
     loop.add_signal_handler(signal.SIGTERM, on_term)
     loop.add_signal_handler(signal.SIGINT, on_int)
-    Lifeline(on_cut, descriptor=options.lifeline, parent=options.parent)
+    ParentWatch(on_cut, descriptor=options.lifeline, parent=options.parent)
     if manner == "chatty":
         say("welcome to this site\n\xff{\n[]")
     if manner == "impostor":

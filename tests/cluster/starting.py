@@ -6,9 +6,9 @@ import time
 from pathlib import Path
 from typing import Self
 
-from mpreg_nb.launcher.pid import Stamp, await_end, stamp
+from mpreg_nb.launcher.pid import ProcessId, await_end, stamp
 from mpreg_nb.launcher.process import NodeProcess, end_now
-from mpreg_nb.node.options import Options
+from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
@@ -39,7 +39,7 @@ class Start:
         listening: socket.socket | None = None,
     ) -> NodeProcess:
         node = NodeProcess.start(
-            Options(settings=NodeSettings(name=name, cluster_id=cluster_id)),
+            NodeOptions(settings=NodeSettings(name=name, cluster_id=cluster_id)),
             log=self.folder / f"{name}.log",
             token=token,
             keep=keep,
@@ -60,9 +60,9 @@ def await_line(node: NodeProcess, beginning: str) -> str:
         time.sleep(0.01)
 
 
-def worker_of(node: NodeProcess) -> Stamp:
+def worker_of(node: NodeProcess) -> ProcessId:
     return stamp(int(await_line(node, "worker ").split()[1]))
 
 
-def has_ended(process: Stamp) -> bool:
+def has_ended(process: ProcessId) -> bool:
     return await_end([process], timeout=2)

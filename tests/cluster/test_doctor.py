@@ -11,7 +11,7 @@ import pytest
 import mpreg_nb as mp
 from mpreg_nb.cluster import doctor
 from mpreg_nb.cluster.doctor import Finding, Findings, examine
-from mpreg_nb.launcher.cluster_files import Ledger
+from mpreg_nb.launcher.cluster_files import ClusterFiles
 from tests.live.leaks import Leaks, nothing_left
 
 
@@ -104,7 +104,7 @@ def test_a_kept_cluster_of_a_process_that_is_gone_is_a_leftover(
 def test_nodes_that_are_no_leftovers_are_nobodys_to_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ledger = Ledger()
+    ledger = ClusterFiles()
     entry = ledger.claim("1" * 32, by_hand=True)
     monkeypatch.setattr(doctor, "_node_processes", lambda: iter([1, 2]))
 

@@ -9,10 +9,10 @@ import pytest
 
 from mpreg_nb.cluster.cluster import chosen_run, with_own
 from mpreg_nb.cluster.planner import planned_diagram
-from mpreg_nb.cluster.run import OWN_RUNS, OwnRuns
+from mpreg_nb.cluster.run import OWN_RUNS, RecentRuns
 from mpreg_nb.errors import NoRun
 from mpreg_nb.protocol.messages import (
-    RunPicture,
+    RunSnapshot,
     RunSummary,
     StepPlan,
     StepSnapshot,
@@ -79,13 +79,13 @@ def test_where_there_are_no_runs_it_is_said_how_to_begin_one() -> None:
 class Mine:
     """A run of this client; a node may have forgotten it."""
 
-    def __init__(self, picture: RunPicture) -> None:
+    def __init__(self, picture: RunSnapshot) -> None:
         self.picture = picture
         self.id = picture.run.hex()
 
 
-def picture(first: str, *statuses: StepStatus, started_at_s: float) -> RunPicture:
-    return RunPicture(
+def picture(first: str, *statuses: StepStatus, started_at_s: float) -> RunSnapshot:
+    return RunSnapshot(
         run=bytes.fromhex(first.ljust(32, "0")),
         workflow="w",
         status="failed",
@@ -144,7 +144,7 @@ class Kept:
 
 
 def test_listeners_hear_of_runs_until_they_end_and_the_newest_are_kept() -> None:
-    runs, heard, record = OwnRuns(), list[Any](), Record()
+    runs, heard, record = RecentRuns(), list[Any](), Record()
     all_runs: list[Any] = [Kept(number) for number in range(OWN_RUNS + 2)]
     to: Any = record
     end = runs.listen(heard.append)
@@ -162,7 +162,7 @@ def test_listeners_hear_of_runs_until_they_end_and_the_newest_are_kept() -> None
 
 
 def test_run_that_nobody_holds_goes_with_its_values_and_is_made_anew() -> None:
-    runs, record = OwnRuns(), Record()
+    runs, record = RecentRuns(), Record()
     run: Any = Kept(7)
     gone = ref(run)
     to: Any = record

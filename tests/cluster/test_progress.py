@@ -10,8 +10,8 @@ import pytest
 from mpreg_nb.client.output import write_to_streams
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.progress import (
-    Patience,
-    Watched,
+    Progress,
+    ProgressReporter,
     as_bundle,
     folded,
     set_screen,
@@ -54,11 +54,11 @@ class Shown:
 
     lines: list[str] = field(default_factory=list)
 
-    def show(self, watched: Watched) -> int:
+    def show(self, watched: Progress) -> int:
         self.lines.append(watched.line())
         return 0
 
-    def end(self, watched: Watched, ended: str) -> None:
+    def end(self, watched: Progress, ended: str) -> None:
         self.lines.append(watched.line(ended))
 
 
@@ -97,7 +97,7 @@ def test_what_ends_a_wait_ends_the_showing(
 ) -> None:
     waited = Waited(looks=1, error=error)
 
-    with pytest.raises(error), Patience(waited, after_s=0.0) as patience:
+    with pytest.raises(error), ProgressReporter(waited, after_s=0.0) as patience:
         patience.wait(waited.over)
 
     assert screen.lines == ["look 1", ended]
@@ -131,7 +131,7 @@ def test_without_standard_files_a_wait_and_a_print_show_nothing(
     monkeypatch.setattr("sys.stdout", None)
     waited = Waited(looks=3)
 
-    with Patience(waited, after_s=0.0) as patience:
+    with ProgressReporter(waited, after_s=0.0) as patience:
         patience.wait(waited.over)
     write_to_streams("n1", "stdout", "hello\n")
 
@@ -154,7 +154,7 @@ def test_a_terminal_shows_one_line_that_makes_room_for_prints_and_stays_at_the_e
     monkeypatch.delenv("MPREG_NB_PLAIN", raising=False)
     waited = Waited(looks=1)
 
-    with Patience(waited, after_s=0.0) as patience:
+    with ProgressReporter(waited, after_s=0.0) as patience:
         patience.wait(waited.over)
         write_to_streams("n1", "stdout", "hello\n")
 
@@ -171,7 +171,7 @@ def test_where_nobody_looks_nothing_is_written(
     monkeypatch.setenv("MPREG_NB_PLAIN", "1" if plain else "0")
     waited = Waited(looks=1)
 
-    with Patience(waited, after_s=0.0) as patience:
+    with ProgressReporter(waited, after_s=0.0) as patience:
         patience.wait(waited.over)
 
     assert nobody.getvalue() == ""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.cluster import call_progress
-from mpreg_nb.cluster.call_progress import MapCount, MapWatched, RunWatched
+from mpreg_nb.cluster.call_progress import MapCount, MapProgress, RunProgress
 from mpreg_nb.protocol.messages import StepSnapshot, StepStatus
 from mpreg_nb.view.html import run_bundle
 from mpreg_nb.workflows.graph import Box, Diagram
@@ -69,8 +69,8 @@ def step(name: str, status: StepStatus, **more: Any) -> StepSnapshot:
     return StepSnapshot(name=name, status=status, **more)
 
 
-def waited(run: StandIn) -> RunWatched:
-    return RunWatched(run)
+def waited(run: StandIn) -> RunProgress:
+    return RunProgress(run)
 
 
 # ------------------------------------------------------------------------ maps
@@ -78,7 +78,7 @@ def waited(run: StandIn) -> RunWatched:
 
 def test_a_map_tells_rate_and_time_left(clock: Clock) -> None:
     looks = Looks()
-    waits = MapWatched("train", looks)
+    waits = MapProgress("train", looks)
 
     clock.now, looks.ended = 105.0, 500
     line = waits.line()
@@ -91,7 +91,7 @@ def test_a_map_tells_rate_and_time_left(clock: Clock) -> None:
 
 def test_a_map_that_does_not_know_its_end_tells_no_time_left(clock: Clock) -> None:
     looks = Looks(total=None)
-    waits = MapWatched("train", looks)
+    waits = MapProgress("train", looks)
 
     clock.now, looks.ended = 104.0, 10
 
@@ -100,7 +100,7 @@ def test_a_map_that_does_not_know_its_end_tells_no_time_left(clock: Clock) -> No
 
 def test_of_a_map_one_short_line_is_left(clock: Clock) -> None:
     looks = Looks()
-    waits = MapWatched("train", looks)
+    waits = MapProgress("train", looks)
 
     clock.now, looks.ended = 124.0, 2_000
     bundle = waits.bundle("done")
@@ -120,7 +120,7 @@ def test_a_map_that_did_not_come_to_its_end_says_why(
     clock: Clock, ended: str, failed: int, left: str
 ) -> None:
     looks = Looks()
-    waits = MapWatched("train", looks)
+    waits = MapProgress("train", looks)
 
     clock.now, looks.ended, looks.failed = 104.0, 412, failed
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
-from mpreg_nb.client.cluster_view import Mirror
-from mpreg_nb.client.statistics import Journal
+from mpreg_nb.client.cluster_view import ClusterState
+from mpreg_nb.client.statistics import CallLog
 from mpreg_nb.cluster.cluster import Watching
 from mpreg_nb.errors import MpregError
 from mpreg_nb.protocol.gossip import MemberState
@@ -34,8 +34,8 @@ class Watched(Watching):
     def __init__(self, *names: str) -> None:
         self._thread: Any = Loop()
         self.client: Any = SimpleNamespace(
-            mirror=Mirror(),
-            journal=Journal(),
+            mirror=ClusterState(),
+            journal=CallLog(),
             links=SimpleNamespace(lost=False, entry=None, name="client-1-1"),
             requests=None,
             now=lambda: 0.0,

@@ -7,10 +7,10 @@ import psutil
 import pytest
 
 from mpreg_nb.launcher import pid as identity
-from mpreg_nb.launcher.pid import Stamp, is_alive, stamp
+from mpreg_nb.launcher.pid import ProcessId, is_alive, stamp
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
-GONE = Stamp(pid=2**22 + 1, started_s=1.0)  # beyond the ids that Linux gives
+GONE = ProcessId(pid=2**22 + 1, started_s=1.0)  # beyond the ids that Linux gives
 
 
 @pytest.fixture

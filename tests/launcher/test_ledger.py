@@ -13,18 +13,18 @@ import pytest
 
 from mpreg_nb.errors import NoCluster
 from mpreg_nb.launcher.cluster_files import (
-    Entry,
-    Ledger,
+    ClusterFiles,
+    ClusterRecord,
     RecordedNode,
-    free_name,
+    petname,
     stale,
 )
-from mpreg_nb.launcher.pid import Stamp, is_alive, stamp
+from mpreg_nb.launcher.pid import ProcessId, is_alive, stamp
 
 ID = "0123456789abcdef" * 2
 OTHER_ID = "fedcba9876543210" * 2
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
-GONE = Stamp(pid=2**22 + 1, started_s=1.0)  # beyond the ids that Linux gives
+GONE = ProcessId(pid=2**22 + 1, started_s=1.0)  # beyond the ids that Linux gives
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(folder: Path, tmp_path: Path) -> Ledger:
-    return Ledger((folder, tmp_path / "state" / "clusters"))
+def ledger(folder: Path, tmp_path: Path) -> ClusterFiles:
+    return ClusterFiles((folder, tmp_path / "state" / "clusters"))
 
 
 @pytest.fixture
@@ -44,23 +44,23 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
-def changed(entry: Entry, **fields: object) -> Entry:
+def changed(entry: ClusterRecord, **fields: object) -> ClusterRecord:
     replace: Any = msgspec.structs.replace
-    new: Entry = replace(entry, **fields)
+    new: ClusterRecord = replace(entry, **fields)
     return new
 
 
-def node(name: str, process: Stamp, *resources: str) -> RecordedNode:
+def node(name: str, process: ProcessId, *resources: str) -> RecordedNode:
     return RecordedNode(
         name=name, resources=resources, url="ws://127.0.0.1:7400", process=process
     )
 
 
-def abandoned(entry: Entry, *nodes: RecordedNode) -> Entry:
+def abandoned(entry: ClusterRecord, *nodes: RecordedNode) -> ClusterRecord:
     return changed(entry, owner=GONE, nodes=nodes)
 
 
-def test_a_cluster_is_there_from_its_claim_to_its_removal(ledger: Ledger) -> None:
+def test_a_cluster_is_there_from_its_claim_to_its_removal(ledger: ClusterFiles) -> None:
     claimed = ledger.claim(ID, notebook="/home/me/a.ipynb", keep=True, workers=2)
     grown = changed(claimed, nodes=(node("n1", claimed.owner, "gpu"),))
 
@@ -73,7 +73,7 @@ def test_a_cluster_is_there_from_its_claim_to_its_removal(ledger: Ledger) -> Non
     assert ledger.entries() == ()
 
 
-def test_names_are_two_words_and_never_taken_twice(ledger: Ledger) -> None:
+def test_names_are_two_words_and_never_taken_twice(ledger: ClusterFiles) -> None:
     names = [ledger.claim(f"{number:032x}").cluster for number in range(8)]
 
     assert len(set(names)) == 8
@@ -81,12 +81,12 @@ def test_names_are_two_words_and_never_taken_twice(ledger: Ledger) -> None:
 
 
 def test_a_user_without_free_names_gets_a_longer_one() -> None:
-    name = free_name({"amber-badger"}, choose=lambda words: words[0])
+    name = petname({"amber-badger"}, choose=lambda words: words[0])
 
     assert name.startswith("amber-badger-")
 
 
-def test_a_name_that_is_taken_says_what_to_do(ledger: Ledger) -> None:
+def test_a_name_that_is_taken_says_what_to_do(ledger: ClusterFiles) -> None:
     ledger.claim(ID, name="mine")
 
     with pytest.raises(FileExistsError, match=r"mp.adopt\('mine'\).*mp.down\('mine'\)"):
@@ -95,7 +95,7 @@ def test_a_name_that_is_taken_says_what_to_do(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("name", ["..", ".hidden", "ß" * 128, "a b", "x.json", "%2E"])
 def test_any_name_stays_inside_the_folder(
-    ledger: Ledger, folder: Path, name: str
+    ledger: ClusterFiles, folder: Path, name: str
 ) -> None:
     entry = ledger.claim(ID, name=name)
     log = ledger.log_path(name, name)
@@ -111,7 +111,7 @@ def test_any_name_stays_inside_the_folder(
 
 @pytest.mark.parametrize("name", ["a/b", "a,b", "", " ", "a\n", "x" * 129])
 def test_a_name_against_the_rule_is_refused_or_replaced(
-    ledger: Ledger, name: str
+    ledger: ClusterFiles, name: str
 ) -> None:
     if name:
         with pytest.raises(ValueError, match="cannot name a cluster"):
@@ -122,7 +122,7 @@ def test_a_name_against_the_rule_is_refused_or_replaced(
 
 def _claim(folders: tuple[Path, ...], number: int) -> str:
     try:
-        Ledger(folders).claim(f"{number:032x}", name="mine")
+        ClusterFiles(folders).claim(f"{number:032x}", name="mine")
     except FileExistsError:
         return "taken"
     return "won"
@@ -130,17 +130,17 @@ def _claim(folders: tuple[Path, ...], number: int) -> str:
 
 def test_of_ten_processes_that_claim_one_name_one_gets_it(tmp_path: Path) -> None:
     folders = (tmp_path / "ledger",)
-    owner = Ledger(folders).claim("f" * 32)  # keeps the folder from being new
+    owner = ClusterFiles(folders).claim("f" * 32)  # keeps the folder from being new
 
     with multiprocessing.get_context("spawn").Pool(10) as pool:
         jobs = [pool.apply_async(_claim, (folders, number)) for number in range(10)]
         outcomes = [job.get(60) for job in jobs]
 
     assert sorted(outcomes) == ["taken"] * 9 + ["won"]
-    assert owner in Ledger(folders).entries()
+    assert owner in ClusterFiles(folders).entries()
 
 
-def test_threads_that_start_at_once_lose_nothing(ledger: Ledger) -> None:
+def test_threads_that_start_at_once_lose_nothing(ledger: ClusterFiles) -> None:
     threads = [
         threading.Thread(target=ledger.claim, args=(f"{number:032x}",))
         for number in range(10)
@@ -154,7 +154,9 @@ def test_threads_that_start_at_once_lose_nothing(ledger: Ledger) -> None:
     assert len({entry.cluster_id for entry in ledger.entries()}) == 10
 
 
-def test_a_cluster_whose_name_went_to_another_changes_nothing(ledger: Ledger) -> None:
+def test_a_cluster_whose_name_went_to_another_changes_nothing(
+    ledger: ClusterFiles,
+) -> None:
     first = ledger.claim(ID, name="mine")
     ledger.record(abandoned(first))
     second = ledger.claim(OTHER_ID, name="mine")
@@ -167,7 +169,7 @@ def test_a_cluster_whose_name_went_to_another_changes_nothing(ledger: Ledger) ->
 
 
 def test_a_cluster_is_stale_when_neither_its_nodes_nor_its_owner_live(
-    ledger: Ledger, sleeper: subprocess.Popen[bytes]
+    ledger: ClusterFiles, sleeper: subprocess.Popen[bytes]
 ) -> None:
     claimed = ledger.claim(ID)
     kept = abandoned(claimed, node("n1", GONE), node("n2", stamp(sleeper.pid)))
@@ -180,16 +182,16 @@ def test_a_cluster_is_stale_when_neither_its_nodes_nor_its_owner_live(
 
 
 def test_a_process_id_that_went_to_another_is_not_the_node(
-    ledger: Ledger, sleeper: subprocess.Popen[bytes]
+    ledger: ClusterFiles, sleeper: subprocess.Popen[bytes]
 ) -> None:
     now = stamp(sleeper.pid)
-    before = Stamp(pid=now.pid, started_s=now.started_s - 60)
+    before = ProcessId(pid=now.pid, started_s=now.started_s - 60)
 
     assert stale(abandoned(ledger.claim(ID), node("n1", before)))
     assert not stale(abandoned(ledger.claim(OTHER_ID), node("n1", now)))
 
 
-def test_clusters_of_another_machine_are_left_alone(ledger: Ledger) -> None:
+def test_clusters_of_another_machine_are_left_alone(ledger: ClusterFiles) -> None:
     entry = ledger.claim(ID, name="far")
     far = changed(abandoned(entry, node("n1", GONE)), host="elsewhere.example")
     ledger.record(far)
@@ -200,7 +202,9 @@ def test_clusters_of_another_machine_are_left_alone(ledger: Ledger) -> None:
         ledger.end("far")
 
 
-def test_pruning_strikes_out_what_is_stale_with_its_folder(ledger: Ledger) -> None:
+def test_pruning_strikes_out_what_is_stale_with_its_folder(
+    ledger: ClusterFiles,
+) -> None:
     log = ledger.log_path("old", "n1")
     log.touch()
     ledger.record(abandoned(ledger.claim(ID, name="old"), node("n1", GONE)))
@@ -230,7 +234,7 @@ DAMAGED = {
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
 def test_a_damaged_file_is_told_and_stops_no_start(
-    ledger: Ledger, folder: Path, content: bytes, caplog: pytest.LogCaptureFixture
+    ledger: ClusterFiles, folder: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     living = ledger.claim(ID, name="living")
     damaged = folder / "a.json"
@@ -246,7 +250,9 @@ def test_a_damaged_file_is_told_and_stops_no_start(
     assert {entry.cluster for entry in ledger.entries()} == {"living", "a"}
 
 
-def test_a_file_under_another_name_is_not_used(ledger: Ledger, folder: Path) -> None:
+def test_a_file_under_another_name_is_not_used(
+    ledger: ClusterFiles, folder: Path
+) -> None:
     ledger.claim(ID, name="mine")
     (folder / "mine.json").rename(folder / "yours.json")
 
@@ -255,7 +261,7 @@ def test_a_file_under_another_name_is_not_used(ledger: Ledger, folder: Path) -> 
 
 
 def test_rows_tell_every_node_of_every_cluster(
-    ledger: Ledger, sleeper: subprocess.Popen[bytes]
+    ledger: ClusterFiles, sleeper: subprocess.Popen[bytes]
 ) -> None:
     entry = ledger.claim(ID, name="mine", notebook="/home/me/a.ipynb")
     alive = node("n1", stamp(sleeper.pid), "cpu", "gpu")
@@ -280,7 +286,7 @@ def test_rows_tell_every_node_of_every_cluster(
     assert rows[0].started_at.timestamp() == pytest.approx(entry.started_at)
 
 
-def test_no_cluster_and_several_are_told_apart(ledger: Ledger) -> None:
+def test_no_cluster_and_several_are_told_apart(ledger: ClusterFiles) -> None:
     with pytest.raises(NoCluster, match=r"you have no cluster\. Start one"):
         ledger.find()
     ledger.claim(ID, name="one")
@@ -296,7 +302,7 @@ def test_no_cluster_and_several_are_told_apart(ledger: Ledger) -> None:
 
 
 def test_without_a_name_only_a_kept_cluster_whose_owner_is_gone_is_ended(
-    ledger: Ledger,
+    ledger: ClusterFiles,
 ) -> None:
     with pytest.raises(NoCluster, match="you have no running cluster"):
         ledger.end()
@@ -316,11 +322,11 @@ def test_without_a_name_only_a_kept_cluster_whose_owner_is_gone_is_ended(
 
 
 def test_ending_a_cluster_ends_its_nodes_and_no_other_process(
-    ledger: Ledger, sleeper: subprocess.Popen[bytes]
+    ledger: ClusterFiles, sleeper: subprocess.Popen[bytes]
 ) -> None:
     with subprocess.Popen(SLEEP) as other:
         now = stamp(other.pid)
-        reused = Stamp(pid=now.pid, started_s=now.started_s - 60)
+        reused = ProcessId(pid=now.pid, started_s=now.started_s - 60)
         entry = abandoned(
             ledger.claim(ID, name="mine"),
             node("n1", stamp(sleeper.pid)),
@@ -338,7 +344,7 @@ def test_ending_a_cluster_ends_its_nodes_and_no_other_process(
 
 
 def test_a_node_that_does_not_listen_is_killed_with_its_session(
-    ledger: Ledger,
+    ledger: ClusterFiles,
 ) -> None:
     program = (
         "import signal, subprocess, sys, time;"
@@ -364,7 +370,7 @@ def test_a_node_that_does_not_listen_is_killed_with_its_session(
         assert not is_alive(child)
 
 
-def test_what_was_written_is_plain_json(ledger: Ledger, folder: Path) -> None:
+def test_what_was_written_is_plain_json(ledger: ClusterFiles, folder: Path) -> None:
     ledger.claim(ID, name="mine", keep=True)
 
     written = json.loads((folder / "mine.json").read_bytes())

@@ -11,8 +11,8 @@ import pytest
 
 from mpreg_nb.errors import MpregError
 from mpreg_nb.launcher import fault_injection
-from mpreg_nb.launcher.fault_injection import Pause
-from mpreg_nb.launcher.pid import Stamp
+from mpreg_nb.launcher.fault_injection import PausedNode
+from mpreg_nb.launcher.pid import ProcessId
 from mpreg_nb.launcher.process import NodeProcess
 from tests.cluster.starting import SOON_S, Start, worker_of
 from tests.live.leaks import nothing_left
@@ -26,11 +26,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
         yield start
 
 
-def paused(node: NodeProcess, seconds: float) -> Pause:
-    return Pause(node.name, node.stamp, seconds, node.log_path)
+def paused(node: NodeProcess, seconds: float) -> PausedNode:
+    return PausedNode(node.name, node.stamp, seconds, node.log_path)
 
 
-def stands_still(*processes: Stamp) -> bool:
+def stands_still(*processes: ProcessId) -> bool:
     states = {psutil.Process(process.pid).status() for process in processes}
     return states == {psutil.STATUS_STOPPED}
 
@@ -132,10 +132,10 @@ def test_what_watches_a_node_ends_with_it(start: Start) -> None:
 
 def test_process_that_got_the_id_of_a_node_is_let_be(start: Start) -> None:
     node = start()
-    before = Stamp(pid=node.pid, started_s=node.stamp.started_s - 100)
+    before = ProcessId(pid=node.pid, started_s=node.stamp.started_s - 100)
 
     with pytest.raises(MpregError, match="it has ended"):
-        Pause("n1", before, 60, node.log_path)
+        PausedNode("n1", before, 60, node.log_path)
 
     assert not stands_still(node.stamp)
 
@@ -146,10 +146,10 @@ def test_interrupted_pause_leaves_the_node_running(
     node = start()
     before = set(psutil.Process().children())  # of other tests too
 
-    def interrupted(self: Pause) -> bytes:
+    def interrupted(self: PausedNode) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fault_injection.Pause, "_first_word", interrupted)
+    monkeypatch.setattr(fault_injection.PausedNode, "_first_word", interrupted)
     with pytest.raises(KeyboardInterrupt):
         paused(node, 60)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mpreg_nb.launcher.cluster_files import Ledger
+from mpreg_nb.launcher.cluster_files import ClusterFiles
 
 ID = "0123456789abcdef" * 2
 OTHER_ID = "fedcba9876543210" * 2
@@ -17,12 +17,12 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledger(folder: Path, tmp_path: Path) -> Ledger:
-    return Ledger((folder, tmp_path / "state" / "clusters"))
+def ledger(folder: Path, tmp_path: Path) -> ClusterFiles:
+    return ClusterFiles((folder, tmp_path / "state" / "clusters"))
 
 
 def test_a_file_that_others_can_read_is_refused_with_the_cure(
-    ledger: Ledger, folder: Path
+    ledger: ClusterFiles, folder: Path
 ) -> None:
     ledger.claim(ID, name="mine")
     path = folder / "mine.json"
@@ -34,7 +34,7 @@ def test_a_file_that_others_can_read_is_refused_with_the_cure(
     assert path.exists()
 
 
-def test_a_link_is_refused(ledger: Ledger, folder: Path, tmp_path: Path) -> None:
+def test_a_link_is_refused(ledger: ClusterFiles, folder: Path, tmp_path: Path) -> None:
     ledger.claim(ID, name="mine")
     (folder / "mine.json").rename(tmp_path / "aside.json")
     (folder / "mine.json").symlink_to(tmp_path / "aside.json")
@@ -44,7 +44,7 @@ def test_a_link_is_refused(ledger: Ledger, folder: Path, tmp_path: Path) -> None
 
 
 def test_a_file_of_another_user_is_refused(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: ClusterFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.claim(ID)
 
@@ -56,7 +56,9 @@ def test_a_file_of_another_user_is_refused(
         ledger.claim(OTHER_ID)
 
 
-def test_a_pipe_in_place_of_a_file_blocks_nobody(ledger: Ledger, folder: Path) -> None:
+def test_a_pipe_in_place_of_a_file_blocks_nobody(
+    ledger: ClusterFiles, folder: Path
+) -> None:
     ledger.claim(ID)
     os.mkfifo(folder / "trap.json", 0o600)
 
@@ -65,7 +67,7 @@ def test_a_pipe_in_place_of_a_file_blocks_nobody(ledger: Ledger, folder: Path) -
 
 
 def test_a_folder_that_others_can_enter_is_not_used(
-    ledger: Ledger, folder: Path, tmp_path: Path
+    ledger: ClusterFiles, folder: Path, tmp_path: Path
 ) -> None:
     folder.mkdir(parents=True)
     folder.chmod(0o777)
@@ -78,7 +80,9 @@ def test_a_folder_that_others_can_enter_is_not_used(
     assert ledger.entries() == (entry,)
 
 
-def test_files_and_folders_are_closed_to_others(ledger: Ledger, folder: Path) -> None:
+def test_files_and_folders_are_closed_to_others(
+    ledger: ClusterFiles, folder: Path
+) -> None:
     before = os.umask(0)
     try:
         entry = ledger.claim(ID)
@@ -92,7 +96,7 @@ def test_files_and_folders_are_closed_to_others(ledger: Ledger, folder: Path) ->
         assert place.stat().st_mode & 0o777 == 0o700
 
 
-def test_a_writer_that_died_leaves_no_file(ledger: Ledger, folder: Path) -> None:
+def test_a_writer_that_died_leaves_no_file(ledger: ClusterFiles, folder: Path) -> None:
     ledger.claim(ID)
     (folder / ".mine.json.0123.tmp").touch()
 
@@ -105,4 +109,4 @@ def test_without_a_place_the_message_names_one_to_give(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     with pytest.raises(PermissionError, match="Set XDG_STATE_HOME to a folder"):
-        Ledger((tmp_path / "file" / "mpreg_nb",)).claim(ID)
+        ClusterFiles((tmp_path / "file" / "mpreg_nb",)).claim(ID)

@@ -9,8 +9,8 @@ import psutil
 import pytest
 
 from mpreg_nb.errors import StartFailed
-from mpreg_nb.launcher.process import NodeProcess, Ready, ending, wait_all_ready
-from mpreg_nb.node.options import Options
+from mpreg_nb.launcher.process import NodeProcess, ReadyLine, ending, wait_all_ready
+from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
 from tests.cluster.starting import SOON_S, Start, await_line, has_ended, worker_of
 from tests.live.leaks import nothing_left
@@ -34,7 +34,7 @@ def test_nodes_start_side_by_side_and_say_who_they_are(start: Start) -> None:
     said = wait_all_ready(nodes, SOON_S)
 
     assert said == tuple(
-        Ready(
+        ReadyLine(
             name=node.name,
             url="ws://127.0.0.1:7400",
             pid=node.pid,
@@ -120,7 +120,7 @@ def test_a_node_that_is_not_the_expected_one_is_ended(
 def test_a_program_that_is_not_there_fails_to_start(tmp_path: Path) -> None:
     with pytest.raises(StartFailed, match="No such file"):
         NodeProcess.start(
-            Options(settings=NodeSettings(name="n1")),
+            NodeOptions(settings=NodeSettings(name="n1")),
             log=tmp_path / "n1.log",
             command=("/no/such/program",),
         )
@@ -263,5 +263,5 @@ def test_an_interpreter_without_a_program_is_told(
 
     with pytest.raises(StartFailed, match=r"sys.executable is empty"):
         NodeProcess.start(
-            Options(settings=NodeSettings(name="n1")), log=tmp_path / "n1.log"
+            NodeOptions(settings=NodeSettings(name="n1")), log=tmp_path / "n1.log"
         )

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.launcher.cluster_files import Ledger
+from mpreg_nb.launcher.cluster_files import ClusterFiles
 
 pytestmark = pytest.mark.live
 
@@ -66,7 +66,7 @@ def test_logs_of_nodes_that_another_process_began_are_found_by_the_ledger(
 def test_where_there_is_no_log_it_says_what_to_do(
     cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ledger, "entries", lambda self: ())
+    monkeypatch.setattr(ClusterFiles, "entries", lambda self: ())
     with mp.connect(*cluster.urls) as joined:
         for node in ("n1", None):
             with pytest.raises(

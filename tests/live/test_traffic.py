@@ -3,12 +3,12 @@
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.protocol.messages import LinkPicture, Traffic, TrafficAsk
+from mpreg_nb.protocol.messages import LinkSnapshot, Traffic, TrafficRequest
 
 pytestmark = pytest.mark.live
 
 
-def traffic(cluster: mp.Cluster, node: str) -> dict[tuple[str, str], LinkPicture]:
+def traffic(cluster: mp.Cluster, node: str) -> dict[tuple[str, str], LinkSnapshot]:
     """Ask one node; role and peer -> what went between the two."""
     client = cluster.client
 
@@ -17,7 +17,7 @@ def traffic(cluster: mp.Cluster, node: str) -> dict[tuple[str, str], LinkPicture
         assert record is not None
         link = await client.links.reach(node, record.urls)
         answer, _ = await client.requests.ask(
-            TrafficAsk(id=client.requests.new_id()), link=link
+            TrafficRequest(id=client.requests.new_id()), link=link
         )
         assert isinstance(answer, Traffic)
         return answer

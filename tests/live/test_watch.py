@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.client.connections import Links
+from mpreg_nb.client.connections import Connections
 from tests.cluster.watched import WAIT_S, Drawn
 
 pytestmark = pytest.mark.live
@@ -178,7 +178,7 @@ def test_down_ends_the_views_with_the_last_state(cluster: mp.Cluster) -> None:
 def test_a_view_ends_when_nobody_can_be_reached_any_more(
     cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Links.open, "__defaults__", (0.3,))  # instead of 10 s
+    monkeypatch.setattr(Connections.open, "__defaults__", (0.3,))  # instead of 10 s
     with mp.connect(*cluster.urls) as guest:
         front = Drawn()
         view = guest.watch("members")

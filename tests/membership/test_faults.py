@@ -13,11 +13,11 @@ from mpreg_nb.membership.events import (
     Died,
     Joined,
     LinkEvent,
+    NameReplaced,
     NameTaken,
-    Replaced,
     Suspected,
 )
-from mpreg_nb.membership.state import Identity
+from mpreg_nb.membership.state import LocalMember
 from mpreg_nb.protocol.gossip import MemberState, Offer
 from tests.membership.experiments import EXPERIMENTS, Split, Ways
 from tests.simulation import Simulation, settled
@@ -105,7 +105,7 @@ def test_without_refutation_lost_messages_kill(
 ) -> None:
     sim = settled(10, "local", 1)
     sim.loss = 0.2
-    monkeypatch.setattr(Identity, "hear", lambda *args: [])
+    monkeypatch.setattr(LocalMember, "hear", lambda *args: [])
 
     sim.run(300.0)
 
@@ -313,7 +313,7 @@ def test_a_name_that_somebody_lives_under_is_refused(count: int) -> None:
     assert old.is_running
     assert not new.is_running
     assert sim.told(NameTaken) != []
-    assert sim.told(Suspected, Died, Joined, Replaced) == []
+    assert sim.told(Suspected, Died, Joined, NameReplaced) == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -374,7 +374,7 @@ def test_all_nodes_restarted_at_once_find_each_other(seed: int, spared: int) -> 
     took_s = sim.run_until(lambda: len(sim.running) == 10 and sim.is_whole(), 30.0)
 
     assert took_s <= 10.0
-    assert sim.told(Replaced, NameTaken) == []
+    assert sim.told(NameReplaced, NameTaken) == []
 
 
 # ------------------------------------------------------------------- churn
@@ -429,7 +429,7 @@ def test_after_any_row_of_faults_all_agree_again(
     took_s = sim.run_until(lambda: len(sim.running) == 7 and sim.is_whole(), 60.0)
 
     assert took_s <= 30.0
-    assert sim.told(Replaced, NameTaken) == []
+    assert sim.told(NameReplaced, NameTaken) == []
     sim.run(2 * sim.settings.sync_interval_s)
     assert sim.is_whole()
     assert len({node.catalog.entries() for node in sim.running}) == 1

@@ -4,9 +4,9 @@ import pytest
 from msgspec.structs import replace
 
 from mpreg_nb.membership.broadcast import Broadcasts
-from mpreg_nb.membership.events import Replaced, Send, Tell
+from mpreg_nb.membership.events import NameReplaced, Notify, Send
 from mpreg_nb.membership.member import verdict_of
-from mpreg_nb.membership.state import Identity
+from mpreg_nb.membership.state import LocalMember
 from mpreg_nb.membership.suspicion import Awareness
 from mpreg_nb.protocol.gossip import Gossip, MemberRecord, MemberState, Verdict
 
@@ -20,9 +20,9 @@ def health() -> Awareness:
 
 
 @pytest.fixture
-def own(health: Awareness) -> Identity:
+def own(health: Awareness) -> LocalMember:
     record = MemberRecord(name="me", generation=3, epoch=EPOCH)
-    own = Identity(record, Broadcasts(), health, period_s=1.0)
+    own = LocalMember(record, Broadcasts(), health, period_s=1.0)
     own.join(0.0)
     return own
 
@@ -34,7 +34,7 @@ def said(state: MemberState, **fields: object) -> Verdict:
 
 @pytest.mark.parametrize("state", [SUSPECT, DEAD, LEFT])
 def test_an_accusation_is_refuted_with_a_higher_incarnation(
-    own: Identity, health: Awareness, state: MemberState
+    own: LocalMember, health: Awareness, state: MemberState
 ) -> None:
     effects = own.hear(said(state, incarnation=7), "b", 50.0)
 
@@ -45,7 +45,7 @@ def test_an_accusation_is_refuted_with_a_higher_incarnation(
 
 
 def test_an_accusation_that_was_refuted_before_is_only_answered(
-    own: Identity, health: Awareness
+    own: LocalMember, health: Awareness
 ) -> None:
     own.hear(said(SUSPECT), "b", 50.0)
     refuted = own.record
@@ -57,14 +57,14 @@ def test_an_accusation_that_was_refuted_before_is_only_answered(
     assert health.score == 1
 
 
-def test_who_has_left_refutes_nothing(own: Identity) -> None:
+def test_who_has_left_refutes_nothing(own: LocalMember) -> None:
     own.leave()
 
     assert own.hear(said(DEAD, incarnation=9), "b", 50.0) == []
     assert own.record.state is LEFT
 
 
-def test_its_farewell_outranks_every_accusation_heard(own: Identity) -> None:
+def test_its_farewell_outranks_every_accusation_heard(own: LocalMember) -> None:
     own.hear(said(SUSPECT, incarnation=7), "b", 50.0)
 
     own.leave()
@@ -74,7 +74,7 @@ def test_its_farewell_outranks_every_accusation_heard(own: Identity) -> None:
 
 
 def test_news_of_a_process_before_it_is_answered_with_the_new_record(
-    own: Identity,
+    own: LocalMember,
 ) -> None:
     effects = own.hear(said(DEAD, generation=2, epoch=HIGH), "b", 50.0)
 
@@ -84,7 +84,7 @@ def test_news_of_a_process_before_it_is_answered_with_the_new_record(
 
 @pytest.mark.parametrize("state", [DEAD, LEFT])
 def test_a_gone_process_with_a_higher_rank_is_outbid(
-    own: Identity, state: MemberState
+    own: LocalMember, state: MemberState
 ) -> None:
     own.hear(said(state, generation=5, epoch=LOW), "b", 50.0)
 
@@ -94,7 +94,7 @@ def test_a_gone_process_with_a_higher_rank_is_outbid(
 def test_before_its_join_it_outbids_quietly() -> None:
     news = Broadcasts()
     record = MemberRecord(name="me", generation=1, epoch=EPOCH)
-    own = Identity(record, news, Awareness(8), period_s=1.0)
+    own = LocalMember(record, news, Awareness(8), period_s=1.0)
 
     effects = own.hear(said(ALIVE, generation=4, epoch=LOW), "b", 0.0)
 
@@ -104,14 +104,14 @@ def test_before_its_join_it_outbids_quietly() -> None:
 
 
 def test_who_keeps_bidding_against_it_is_alive_and_has_the_name(
-    own: Identity,
+    own: LocalMember,
 ) -> None:
     told = []
     for _ in range(5):
         bid = said(ALIVE, generation=own.record.generation + 1, epoch=LOW)
         told += own.hear(bid, "b", 100.0)
 
-    assert next(e for e in told if isinstance(e, Tell)) == Tell(Replaced(10))
+    assert next(e for e in told if isinstance(e, Notify)) == Notify(NameReplaced(10))
 
 
 def test_of_two_live_ones_the_newcomer_gives_way() -> None:
@@ -120,7 +120,7 @@ def test_of_two_live_ones_the_newcomer_gives_way() -> None:
         processes = []
         for epoch, joined_s in ((dice.randbytes(16), 0.0), (dice.randbytes(16), 95.0)):
             record = MemberRecord(name="me", generation=1, epoch=epoch)
-            own = Identity(record, Broadcasts(), Awareness(8), period_s=1.0)
+            own = LocalMember(record, Broadcasts(), Awareness(8), period_s=1.0)
             own.join(joined_s)
             processes.append(own)
         old, new = processes
@@ -128,7 +128,7 @@ def test_of_two_live_ones_the_newcomer_gives_way() -> None:
         while gave_way is None:
             for one, other in ((old, new), (new, old)):
                 for effect in one.hear(verdict_of(other.record), "b", 100.0):
-                    if isinstance(effect, Tell):
+                    if isinstance(effect, Notify):
                         gave_way = gave_way or one
 
         assert gave_way is new

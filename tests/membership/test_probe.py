@@ -3,7 +3,7 @@ import random
 
 import pytest
 
-from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.config import SwimConfig
 from mpreg_nb.membership.events import Send
 from mpreg_nb.membership.failure_detector import Answered, Probes, Silent, Step
 from mpreg_nb.protocol.gossip import IndirectAck, Nack, Ping, PingReq
@@ -14,7 +14,7 @@ POOL = ("b", "c", "d", "e", "f")
 
 @pytest.fixture
 def probes() -> Probes:
-    return Probes(SwimSettings(), random.Random(1))
+    return Probes(SwimConfig(), random.Random(1))
 
 
 def start(probes: Probes, target: str = "b", *, linked: bool = True) -> list[Step]:

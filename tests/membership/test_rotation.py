@@ -3,12 +3,12 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg_nb.membership.failure_detector import Rotation
+from mpreg_nb.membership.failure_detector import ProbeOrder
 
 
 @given(count=st.integers(1, 20), seed=st.integers(0, 100))
 def test_everybody_comes_once_before_anybody_comes_twice(count: int, seed: int) -> None:
-    rotation = Rotation(random.Random(seed))
+    rotation = ProbeOrder(random.Random(seed))
     names = {f"n{number}": None for number in range(count)}
     for name in names:
         rotation.add(name)
@@ -22,7 +22,7 @@ def test_everybody_comes_once_before_anybody_comes_twice(count: int, seed: int) 
 
 
 def test_those_that_are_gone_are_passed_over() -> None:
-    rotation = Rotation(random.Random(1))
+    rotation = ProbeOrder(random.Random(1))
     for name in "abc":
         rotation.add(name)
 
@@ -32,12 +32,12 @@ def test_those_that_are_gone_are_passed_over() -> None:
 
 
 def test_nobody_to_probe_is_no_error() -> None:
-    assert Rotation(random.Random(1)).take({}) is None
+    assert ProbeOrder(random.Random(1)).take({}) is None
 
 
 @given(seed=st.integers(0, 50))
 def test_a_newcomer_waits_for_at_most_two_rounds(seed: int) -> None:
-    rotation = Rotation(random.Random(seed))
+    rotation = ProbeOrder(random.Random(seed))
     names = {f"n{number}": None for number in range(10)}
     for name in names:
         rotation.add(name)

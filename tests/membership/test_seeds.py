@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mpreg_nb.membership.config import SwimSettings
+from mpreg_nb.membership.config import SwimConfig
 from mpreg_nb.membership.join import Seeds
 
 A, B = "ws://a:1", "ws://b:1"
@@ -10,7 +10,7 @@ A, B = "ws://a:1", "ws://b:1"
 
 @pytest.fixture
 def seeds() -> Seeds:
-    return Seeds(SwimSettings())
+    return Seeds(SwimConfig())
 
 
 def test_seeds_are_dialled_one_after_the_other(seeds: Seeds) -> None:

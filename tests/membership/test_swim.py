@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from mpreg_nb.membership.config import PROFILES, SwimSettings
+from mpreg_nb.membership.config import PROFILES, SwimConfig
 from mpreg_nb.membership.events import (
     CatalogAnnounced,
     Close,
@@ -22,12 +22,12 @@ from mpreg_nb.membership.events import (
     LoadChanged,
     NameFree,
     NameTaken,
+    Notify,
     Paused,
     Restarted,
     RttMeasured,
     Send,
     Suspected,
-    Tell,
 )
 from mpreg_nb.membership.swim import Swim
 from mpreg_nb.protocol.gossip import (
@@ -74,7 +74,7 @@ def verdict(name: str, state: MemberState, *by: str, **fields: object) -> Verdic
 
 
 def told(effects: list[Effect]) -> list[Any]:
-    return [effect.event for effect in effects if isinstance(effect, Tell)]
+    return [effect.event for effect in effects if isinstance(effect, Notify)]
 
 
 def sent(effects: list[Effect], to: str, kind: type) -> list[Any]:
@@ -121,7 +121,7 @@ def run(swim: Swim, until: float, *silent: str) -> list[Effect]:
 
 
 def test_without_seeds_a_node_begins_a_cluster_of_its_own() -> None:
-    swim = Swim(SwimSettings(), record("n0"), random.Random(1), 0.0)
+    swim = Swim(SwimConfig(), record("n0"), random.Random(1), 0.0)
 
     effects = swim.join([], 0.0)
 
@@ -130,7 +130,7 @@ def test_without_seeds_a_node_begins_a_cluster_of_its_own() -> None:
 
 
 def test_a_join_is_a_hello_and_one_whole_exchange() -> None:
-    swim = Swim(SwimSettings(), record("n9"), random.Random(1), 0.0)
+    swim = Swim(SwimConfig(), record("n9"), random.Random(1), 0.0)
 
     dials = swim.join(["ws://n1:1", "ws://n9:1"], 0.0)
     greeting = swim.link("n1", LinkEvent.UP, 0.1)
@@ -164,7 +164,7 @@ def test_a_newcomer_is_given_all_that_is_known(swim: Swim) -> None:
 
 
 def test_the_smaller_name_dials_at_once_and_the_larger_after_a_while() -> None:
-    swim = Swim(SwimSettings(), record("n5"), random.Random(1), 0.0)
+    swim = Swim(SwimConfig(), record("n5"), random.Random(1), 0.0)
     swim.join([], 0.0)
     swim.link("n1", LinkEvent.UP, 0.0)
     smaller, larger = record("n2"), record("n8")
@@ -393,7 +393,7 @@ def test_a_goodbye_is_told_with_its_reason(swim: Swim) -> None:
     effects = swim.receive(goodbye, "n2", 0.5)
     effects += swim.link("n2", LinkEvent.DOWN, 0.6)
 
-    assert effects == [Tell(Left("n2", "bye"))]
+    assert effects == [Notify(Left("n2", "bye"))]
 
 
 def test_a_helper_that_heard_the_goodbye_tells_the_asker(swim: Swim) -> None:
@@ -493,7 +493,7 @@ def test_after_a_pause_suspicions_begin_anew_and_it_compares_first(
 
     effects = swim.tick(60.0)
 
-    assert effects[0] == Tell(Paused(60.0 - 0.1))
+    assert effects[0] == Notify(Paused(60.0 - 0.1))
     assert isinstance(effects[1], Send)
     assert isinstance(effects[1].message, SyncDigest)
     assert not any(isinstance(event, Died) for event in told(run(swim, 62.0, "n2")))
@@ -503,7 +503,7 @@ def test_after_a_pause_suspicions_begin_anew_and_it_compares_first(
 
 
 def test_an_unknown_name_is_free(swim: Swim) -> None:
-    assert swim.claim("x", b"e" * 16, 0.5) == [Tell(NameFree("x", b"e" * 16))]
+    assert swim.claim("x", b"e" * 16, 0.5) == [Notify(NameFree("x", b"e" * 16))]
 
 
 def test_the_holder_of_a_name_keeps_it_by_an_answer(swim: Swim) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.mpreg import RPCCommand
-from mpreg_nb.mpreg.client import Packed, last_commands, pack_commands
+from mpreg_nb.mpreg.client import PackedCommand, last_commands, pack_commands
 from mpreg_nb.serialize.pickle import pack, unpack_call
 
 
@@ -28,13 +28,13 @@ class Words(str):
 
 def packed_one(
     *args: Any, others: tuple[str, ...] = ("a", "b"), **kwargs: Any
-) -> Packed:
+) -> PackedCommand:
     """Pack a command with these arguments, beside others of these names."""
     commands = [RPCCommand(name, "f") for name in others]
     return pack_commands([*commands, RPCCommand("me", "f", args, kwargs)])[-1]
 
 
-def got(packed: Packed, **results: Any) -> Any:
+def got(packed: PackedCommand, **results: Any) -> Any:
     """What the function gets, where these are the results of the others."""
     return unpack_call(packed.parts, [pack(results[name]) for name in packed.inputs])
 

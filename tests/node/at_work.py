@@ -12,13 +12,9 @@ import msgspec
 
 from mpreg_nb.node.worker_pool import Crashed, Outcome, Workers
 from mpreg_nb.protocol.codec import Parts
-from mpreg_nb.protocol.worker import Done, Job, Printed
+from mpreg_nb.protocol.worker import Job, JobDone, JobPrinted
 from mpreg_nb.serialize.exceptions import remote_error
-from mpreg_nb.serialize.pickle import (
-    pack_arguments,
-    pack_function,
-    unpack,
-)
+from mpreg_nb.serialize.pickle import pack_arguments, pack_function, unpack
 
 Ended: TypeAlias = "asyncio.Future[tuple[Outcome, tuple[Any, ...]]]"
 
@@ -36,14 +32,14 @@ class Office:
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers
-        self.printed: list[Printed] = []
+        self.printed: list[JobPrinted] = []
         self.events: list[tuple[str, str]] = []
         self.started: list[bytes] = []
         self._versions: dict[Callable[..., Any], str] = {}
         self._ids = count(1)
         self._heard = asyncio.Event()
 
-    def hear(self, message: Printed, parts: Parts = ()) -> None:
+    def hear(self, message: JobPrinted, parts: Parts = ()) -> None:
         if parts:  # it is long, and comes beside its message
             message = msgspec.structs.replace(message, text=bytes(parts[0]).decode())
         self.printed.append(message)
@@ -104,7 +100,7 @@ async def value_of(ended: Ended) -> Any:
     if isinstance(outcome, Crashed):
         raise Crash(outcome)
     whole = parts or (outcome.payload,)
-    if isinstance(outcome, Done):
+    if isinstance(outcome, JobDone):
         return unpack(whole)
     if outcome.kind == "cancelled":
         raise asyncio.CancelledError(outcome.executed)

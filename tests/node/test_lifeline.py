@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mpreg_nb.node.__main__ import Lifeline
+from mpreg_nb.node.__main__ import ParentWatch
 
 SOON_S = 5.0
 
@@ -41,7 +41,7 @@ def test_a_closed_pipe_cuts_once() -> None:
     async def scenario() -> None:
         read, write = os.pipe()
         cut = Cut()
-        Lifeline(cut, descriptor=read)
+        ParentWatch(cut, descriptor=read)
 
         os.close(write)
         await cut.seen.wait()
@@ -58,7 +58,7 @@ def test_a_closed_socket_cuts() -> None:
         ours, theirs = socket.socketpair()
         cut = Cut()
         with ours:
-            Lifeline(cut, descriptor=ours.fileno())
+            ParentWatch(cut, descriptor=ours.fileno())
 
             theirs.close()
             await cut.seen.wait()
@@ -72,7 +72,7 @@ def test_what_is_written_into_the_pipe_cuts_nothing() -> None:
     async def scenario() -> None:
         read, write = os.pipe()
         cut = Cut()
-        lifeline = Lifeline(cut, descriptor=read)
+        lifeline = ParentWatch(cut, descriptor=read)
 
         os.write(write, b"hello")
         while _readable(read):
@@ -95,7 +95,7 @@ def test_another_parent_cuts_once_at_the_next_look() -> None:
     async def scenario() -> None:
         parents = [100, 100, 1, 1, 1]
         cut = Cut()
-        Lifeline(cut, parent=100, look_s=0.001, parent_now=lambda: parents.pop(0))
+        ParentWatch(cut, parent=100, look_s=0.001, parent_now=lambda: parents.pop(0))
 
         await cut.seen.wait()
         await turns()
@@ -109,7 +109,7 @@ def test_another_parent_cuts_once_at_the_next_look() -> None:
 def test_a_parent_that_went_before_the_first_look_is_noticed() -> None:
     async def scenario() -> None:
         cut = Cut()
-        lifeline = Lifeline(cut, parent=100, parent_now=lambda: 1)
+        lifeline = ParentWatch(cut, parent=100, parent_now=lambda: 1)
 
         assert cut.reasons == []
         await cut.seen.wait()
@@ -125,7 +125,7 @@ def test_both_signs_together_cut_once() -> None:
         read, write = os.pipe()
         os.close(write)
         cut = Cut()
-        Lifeline(cut, descriptor=read, parent=100, look_s=0, parent_now=lambda: 1)
+        ParentWatch(cut, descriptor=read, parent=100, look_s=0, parent_now=lambda: 1)
 
         await cut.seen.wait()
         await turns()
@@ -140,7 +140,7 @@ def test_a_closed_lifeline_never_calls() -> None:
     async def scenario() -> None:
         read, write = os.pipe()
         cut = Cut()
-        lifeline = Lifeline(cut, descriptor=read, parent=100, parent_now=lambda: 1)
+        lifeline = ParentWatch(cut, descriptor=read, parent=100, parent_now=lambda: 1)
 
         lifeline.close()
         lifeline.close()
@@ -158,7 +158,7 @@ def test_a_file_is_no_lifeline(tmp_path: Path) -> None:
         path = tmp_path / "file"
         path.touch()
         with path.open() as file, pytest.raises(ValueError, match="is not a pipe"):
-            Lifeline(Cut(), descriptor=file.fileno())
+            ParentWatch(Cut(), descriptor=file.fileno())
 
     run(scenario)
 
@@ -170,6 +170,6 @@ def test_a_descriptor_that_is_not_open_is_no_lifeline() -> None:
         os.close(write)
 
         with pytest.raises(OSError, match="Bad file descriptor"):
-            Lifeline(Cut(), descriptor=read)
+            ParentWatch(Cut(), descriptor=read)
 
     run(scenario)

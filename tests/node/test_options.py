@@ -5,10 +5,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mpreg_nb.node.options import Options, arguments_of, read_options
+from mpreg_nb.node.options import NodeOptions, arguments_of, read_options
 from mpreg_nb.settings import Limits, NodeSettings
 
-ALL_SET = Options(
+ALL_SET = NodeOptions(
     settings=NodeSettings(
         name="-gpu 1",
         resources=frozenset({"gpu", "data set"}),
@@ -48,13 +48,17 @@ def test_what_a_parent_writes_is_what_a_node_reads() -> None:
 def test_any_name_survives_the_command_line(
     name: str, resources: frozenset[str]
 ) -> None:
-    options = Options(settings=NodeSettings(name=name, resources=resources), lifeline=0)
+    options = NodeOptions(
+        settings=NodeSettings(name=name, resources=resources), lifeline=0
+    )
 
     assert read_options(arguments_of(options)) == options
 
 
 def test_a_name_alone_gives_the_usual_settings() -> None:
-    assert read_options(["--name", "n1"]) == Options(settings=NodeSettings(name="n1"))
+    assert read_options(["--name", "n1"]) == NodeOptions(
+        settings=NodeSettings(name="n1")
+    )
 
 
 def test_resources_may_be_given_together_or_one_by_one() -> None:
@@ -71,7 +75,7 @@ def test_files_are_found_from_any_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
     monkeypatch.chdir(str(tmp_path))
-    options = Options(settings=NodeSettings(name="n1"), token_file="token")
+    options = NodeOptions(settings=NodeSettings(name="n1"), token_file="token")
 
     assert f"--token-file={tmp_path}/token" in arguments_of(options)
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.executor import Running
-from mpreg_nb.node.pending_call import Pending
+from mpreg_nb.node.executor import Executor
+from mpreg_nb.node.pending_call import PendingCall
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.protocol.gossip import Load, Offer
 from mpreg_nb.protocol.messages import (
@@ -63,8 +63,8 @@ class Slot:
     """Runs one call at a time, until it is told that it ends."""
 
     def __init__(self) -> None:
-        self.current: list[Pending] = []
-        self.line: list[Pending] = []
+        self.current: list[PendingCall] = []
+        self.line: list[PendingCall] = []
 
     def bind(self, finish: Any, began: Any, elsewhere: Any) -> None:
         self._finish, self._began = finish, began
@@ -73,13 +73,13 @@ class Slot:
     def queued(self) -> int:
         return len(self.line)
 
-    def run(self, pending: Pending, offer: Offer) -> None:
+    def run(self, pending: PendingCall, offer: Offer) -> None:
         self.line.append(pending)
         self._begin()
 
     news = None
 
-    def withdraw(self, pending: Pending) -> bool:
+    def withdraw(self, pending: PendingCall) -> bool:
         if pending.started:
             return False
         self.line.remove(pending)
@@ -388,7 +388,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
 
         stubs: Any = Placement(), Nothing()
         spaces = Spaces(stubs[1], stubs[1], stubs[1])
-        running = Running(
+        running = Executor(
             "n1",
             registry=stubs[1],
             store=stubs[1],
@@ -404,7 +404,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
         running.bind(lambda *end: ended.append(end), ended.append, ended.append)
         call = Call(id=IDS.next(), function="f", payload=b"")
         offer = Offer(function="f", version="v" * 32, counter=1, origin="n1")
-        pending = Pending(call, (), house.client, time.monotonic())
+        pending = PendingCall(call, (), house.client, time.monotonic())
 
         running.run(pending, offer)
         await asked.wait()

@@ -14,17 +14,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
-from mpreg_nb.client.cluster_view import Mirror
+from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.node import calls
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.pending_call import Pending
+from mpreg_nb.node.pending_call import PendingCall
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
     Failed,
     Failure,
-    NodePicture,
+    NodeSnapshot,
     Recall,
     Reply,
     Snapshot,
@@ -56,8 +56,8 @@ class Shop:
 
     def __init__(self, town: "Town", name: str, chance: random.Random) -> None:
         self.name = name
-        self.current: list[Pending] = []
-        self.line: list[Pending] = []
+        self.current: list[PendingCall] = []
+        self.line: list[PendingCall] = []
         self.ran = town.ran
         self.loads, breakers = Loads(), Breakers()
         router = Router(name, town.catalog, self.loads, breakers, chance)
@@ -99,19 +99,19 @@ class Shop:
     def queued(self) -> int:
         return len(self.line)
 
-    def run(self, pending: Pending, offer: Offer) -> None:
+    def run(self, pending: PendingCall, offer: Offer) -> None:
         self.line.append(pending)
         self._begin()
 
     news = None
 
-    def withdraw(self, pending: Pending) -> bool:
+    def withdraw(self, pending: PendingCall) -> bool:
         if pending.started:
             return False
         self.line.remove(pending)
         return True
 
-    def cancel(self, pending: Pending) -> None:
+    def cancel(self, pending: PendingCall) -> None:
         if pending in self.line:
             self.line.remove(pending)
             failure = Failure(kind="cancelled")
@@ -149,9 +149,9 @@ class Town:
         self.shops = {name: Shop(self, name, chance) for name in NODES}
         self.links: Any = {name: Ear(self, "client", name) for name in NODES[:2]}
         self.entry = self.links["n1"]
-        mirror = Mirror()
+        mirror = ClusterState()
         records = [MemberRecord(name=n, generation=1, epoch=bytes(16)) for n in NODES]
-        nodes = tuple(NodePicture(record=record) for record in records)
+        nodes = tuple(NodeSnapshot(record=record) for record in records)
         offers = (("n1", OFFER),)
         mirror.update(Snapshot(id=bytes(16), node="n1", nodes=nodes, offers=offers))
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node import results
-from mpreg_nb.node.results import Found, Recent
-from mpreg_nb.protocol.messages import Failure, Kept
+from mpreg_nb.node.results import Found, ResultCache
+from mpreg_nb.protocol.messages import Failure, ResultRef
 
-ONE = Kept("n2", b"1" * 16, 5)
-OTHER = Kept("n2", b"2" * 16, 5)
+ONE = ResultRef("n2", b"1" * 16, 5)
+OTHER = ResultRef("n2", b"2" * 16, 5)
 
 
 def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -28,16 +28,18 @@ class Owner:
 
     def __init__(self, answer: Found | Failure = b"model") -> None:
         self.answer = answer
-        self.asked: list[Kept] = []
+        self.asked: list[ResultRef] = []
         self.may_answer = asyncio.Event()
 
-    async def fetch(self, kept: Kept) -> Found | Failure:
+    async def fetch(self, kept: ResultRef) -> Found | Failure:
         self.asked.append(kept)
         await self.may_answer.wait()
         return self.answer
 
 
-async def ask_together(owner: Owner, shared: Recent, kept: Kept, times: int) -> None:
+async def ask_together(
+    owner: Owner, shared: ResultCache, kept: ResultRef, times: int
+) -> None:
     asks = [asyncio.ensure_future(shared.get(kept)) for _ in range(times)]
     await asyncio.sleep(0)
     owner.may_answer.set()
@@ -47,7 +49,7 @@ async def ask_together(owner: Owner, shared: Recent, kept: Kept, times: int) -> 
 @on_a_loop
 async def test_what_several_ask_for_is_fetched_once_and_then_held() -> None:
     owner = Owner()
-    shared = Recent(owner.fetch)
+    shared = ResultCache(owner.fetch)
 
     await ask_together(owner, shared, ONE, times=3)
     later = await shared.get(ONE)
@@ -60,7 +62,7 @@ async def test_what_several_ask_for_is_fetched_once_and_then_held() -> None:
 @on_a_loop
 async def test_what_one_asks_for_is_not_held() -> None:
     owner = Owner()
-    shared = Recent(owner.fetch)
+    shared = ResultCache(owner.fetch)
 
     await ask_together(owner, shared, ONE, times=1)
     await shared.get(ONE)
@@ -72,7 +74,7 @@ async def test_what_one_asks_for_is_not_held() -> None:
 @on_a_loop
 async def test_a_failure_is_told_to_all_and_not_held() -> None:
     owner = Owner(Failure(kind="gone", node="n2"))
-    shared = Recent(owner.fetch)
+    shared = ResultCache(owner.fetch)
 
     await ask_together(owner, shared, ONE, times=2)
     await shared.get(ONE)
@@ -84,7 +86,7 @@ async def test_a_failure_is_told_to_all_and_not_held() -> None:
 @on_a_loop
 async def test_a_call_that_is_cancelled_takes_it_away_from_no_other() -> None:
     owner = Owner()
-    shared = Recent(owner.fetch)
+    shared = ResultCache(owner.fetch)
     first = asyncio.ensure_future(shared.get(ONE))
     second = asyncio.ensure_future(shared.get(ONE))
     await asyncio.sleep(0)
@@ -104,7 +106,7 @@ async def test_no_more_is_held_than_there_is_room_for(
 ) -> None:
     monkeypatch.setattr(results, "MOST_BYTES", 9)
     owner = Owner()
-    shared = Recent(owner.fetch)
+    shared = ResultCache(owner.fetch)
 
     for kept in (ONE, OTHER):
         owner.may_answer.clear()
@@ -122,7 +124,7 @@ async def test_what_is_not_used_any_more_is_dropped(
 ) -> None:
     monkeypatch.setattr(results, "HOLD_S", 0.01)
     owner = Owner()
-    shared = Recent(owner.fetch)
+    shared = ResultCache(owner.fetch)
     await ask_together(owner, shared, ONE, times=2)
 
     async with asyncio.timeout(5):

@@ -4,18 +4,18 @@ from typing import Any
 
 import msgspec
 
-from mpreg_nb.node.workflows import Relays
+from mpreg_nb.node.workflows import RunProxy
 from mpreg_nb.protocol.messages import (
     Cancel,
     Failed,
     Ids,
     Relay,
     Relayed,
+    RunFollowed,
     RunList,
-    RunPicture,
     Runs,
+    RunSnapshot,
     RunState,
-    RunTold,
     RunWatch,
 )
 
@@ -40,17 +40,17 @@ class Lane:
         self.sent.append((node, message))
 
 
-def relays() -> tuple[Relays, Lane]:
+def relays() -> tuple[RunProxy, Lane]:
     lane: Any = Lane()
-    return Relays(lane), lane
+    return RunProxy(lane), lane
 
 
 def through(message: Relayed, node: str = "n2") -> Relay:
     return Relay(id=message.id, node=node, message=message)
 
 
-def told(request: RunWatch, status: str = "running") -> RunTold:
-    run = RunPicture(
+def told(request: RunWatch, status: str = "running") -> RunFollowed:
+    run = RunSnapshot(
         run=request.run,
         workflow="w",
         status=status,  # type: ignore[arg-type]
@@ -59,7 +59,7 @@ def told(request: RunWatch, status: str = "running") -> RunTold:
         started_at_s=0.0,
         duration_ms=0.0,
     )
-    return RunTold(id=request.id, run=run, plans=())
+    return RunFollowed(id=request.id, run=run, plans=())
 
 
 def test_answer_goes_to_who_asked_and_to_nobody_twice() -> None:

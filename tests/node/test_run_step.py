@@ -9,8 +9,8 @@ from mpreg_nb.protocol.messages import (
     SideCall,
     StepPlan,
 )
-from mpreg_nb.workflows.run import FallbackCall, FallbackResult, Undo
-from mpreg_nb.workflows.state import LacksResult, StepRow, TimedOut
+from mpreg_nb.workflows.run import FallbackCall, FallbackResult, UndoCall
+from mpreg_nb.workflows.state import MissingResult, StepRow, TimedOut
 
 ID = b"0123456789abcdef"
 MAP = StepPlan(
@@ -53,7 +53,7 @@ def test_a_step_waits_for_what_its_split_needs_and_not_for_inputs() -> None:
     assert made.dependencies == {"s", "k", "a"}
     assert made.is_map
     assert made.fallback == FallbackResult(result=b"value")
-    assert made.undo == Undo(
+    assert made.undo == UndoCall(
         inputs=frozenset({"m"}), more_attempts=1, retry_on=("builtins.OSError",)
     )
 
@@ -87,7 +87,7 @@ def test_what_is_told_of_a_step_has_no_arguments() -> None:
 
 def test_failures_of_the_machine_are_told_as_those_of_nodes_are() -> None:
     late, _ = failed_of(TimedOut(1.5, 3), ID)
-    lacking, _ = failed_of(LacksResult("b"), ID)
+    lacking, _ = failed_of(MissingResult("b"), ID)
     own = Failed(id=ID, failure=Failure(kind="node_lost")), (b"part",)
 
     assert late.failure.kind == "deadline"

@@ -9,31 +9,31 @@ import pytest
 
 from mpreg_nb.node import workflows as choices_module
 from mpreg_nb.node import workflows as runs_module
-from mpreg_nb.node.results import Store
-from mpreg_nb.node.workflows import RunBook
+from mpreg_nb.node.results import ResultStore
+from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.messages import (
     Call,
+    ExplainStep,
     Failed,
     Failure,
-    HeldAsk,
+    HasResults,
     Ids,
-    Kept,
     Output,
     Printed,
     Reply,
+    ResultRef,
+    RunFollowed,
     RunResume,
     RunStart,
     RunState,
-    RunTold,
     RunWatch,
     SideCall,
+    StepExplanation,
     StepFetch,
     StepPlan,
-    WhyAsk,
-    WhyTold,
 )
 from mpreg_nb.protocol.output_tail import MOST_CHARACTERS
-from mpreg_nb.routing.router import Verdict
+from mpreg_nb.routing.router import CandidateVerdict
 
 OLD, NEW = "0" * 32, "1" * 32
 IDS = Ids()
@@ -55,8 +55,10 @@ class Caller:
 class Router:
     """Knows two nodes; n2 lacks what is asked for."""
 
-    def explain(self, wanted: Any, now: float) -> tuple[Verdict, ...]:
-        return Verdict("n1", "", 3, 0.5), Verdict("n2", "lacks gpu", 0, 0.1)
+    def explain(self, wanted: Any, now: float) -> tuple[CandidateVerdict, ...]:
+        return CandidateVerdict("n1", "", 3, 0.5), CandidateVerdict(
+            "n2", "lacks gpu", 0, 0.1
+        )
 
     def needed(self, wanted: Any) -> frozenset[str]:
         return frozenset({"gpu"})
@@ -80,7 +82,7 @@ class Calls:
         raise AssertionError("nothing is cancelled here")
 
     def returns(
-        self, step: str, payload: bytes = b"", kept: Kept | None = None
+        self, step: str, payload: bytes = b"", kept: ResultRef | None = None
     ) -> None:
         source, call = self.sent[step].pop()
         source.send(Reply(id=call.id, payload=payload, node="n1", kept=kept))
@@ -98,7 +100,7 @@ class Asks:
         self.held_there: set[bytes] = set()
 
     async def held(self, node: str, kept: Any) -> frozenset[bytes]:
-        ask = HeldAsk(id=IDS.next(), ids=tuple(one.id for one in kept))
+        ask = HasResults(id=IDS.next(), ids=tuple(one.id for one in kept))
         return frozenset(self.held_there.intersection(ask.ids))
 
 
@@ -117,14 +119,14 @@ class Shell:
 
     def __init__(self) -> None:
         self.calls, self.asks, self.lane = Calls(), Asks(), Lane()
-        self.store = Store(limit_bytes=1000)
+        self.store = ResultStore(limit_bytes=1000)
         parts: dict[str, Any] = {
             "calls": self.calls,
             "asks": self.asks,
             "store": self.store,
             "lane": self.lane,
         }
-        self.book = RunBook("n1", **parts)
+        self.book = WorkflowService("n1", **parts)
         self.caller = Caller()
 
     async def start(self, *plans: StepPlan) -> bytes:
@@ -142,8 +144,8 @@ class Shell:
         await asyncio.sleep(0)
         return request.new, caller
 
-    def hold(self, content: bytes = b"large") -> Kept:
-        kept = Kept("n1", IDS.next(), len(content))
+    def hold(self, content: bytes = b"large") -> ResultRef:
+        kept = ResultRef("n1", IDS.next(), len(content))
         self.store.put(kept.id, (content,))
         return kept
 
@@ -177,7 +179,7 @@ async def test_who_comes_later_is_told_all_and_then_what_changes(shell: Shell) -
     await asyncio.sleep(0)
     shell.calls.returns("b", b"2")
 
-    told = late.last(RunTold)
+    told = late.last(RunFollowed)
     assert [state.status for state in told.run.steps] == ["waiting", "waiting"]
     assert [(line.step, line.text) for line in told.lines] == [("a", "early\n")]
     assert [step.payload for step in told.plans] == [b"", b""]
@@ -210,7 +212,7 @@ async def test_of_what_a_run_prints_the_newest_is_kept(shell: Shell) -> None:
 
     shell.book.watch(late, RunWatch(id=IDS.next(), run=run))
 
-    assert [line.text[0] for line in late.last(RunTold).lines] == ["1", "2"]
+    assert [line.text[0] for line in late.last(RunFollowed).lines] == ["1", "2"]
 
 
 @in_loop
@@ -218,9 +220,9 @@ async def test_why_tells_each_attempt_as_it_was_sent(shell: Shell) -> None:
     more = {"attempts": 2, "retry_on": ("builtins.OSError",)}
     run = await shell.start(plan("a", **more))
 
-    shell.book.why(shell.caller, WhyAsk(id=IDS.next(), run=run, step="a"))
+    shell.book.why(shell.caller, ExplainStep(id=IDS.next(), run=run, step="a"))
 
-    [choice] = shell.caller.last(WhyTold).choices
+    [choice] = shell.caller.last(StepExplanation).choices
     assert (choice.attempt, choice.chosen, choice.function) == (1, "n1", "f_a")
     assert choice.resources == {"gpu"}
     assert [(n.node, n.reason, n.in_flight) for n in choice.nodes] == [
@@ -237,8 +239,8 @@ def test_the_oldest_choices_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
         run = await shell.start(plan("a"), plan("b"), plan("c"))
         remembered = []
         for step in "abc":
-            shell.book.why(shell.caller, WhyAsk(id=IDS.next(), run=run, step=step))
-            remembered.append(len(shell.caller.last(WhyTold).choices))
+            shell.book.why(shell.caller, ExplainStep(id=IDS.next(), run=run, step=step))
+            remembered.append(len(shell.caller.last(StepExplanation).choices))
 
         assert remembered == [0, 1, 1]
 
@@ -257,7 +259,7 @@ async def test_resumed_run_does_what_has_no_result_with_the_newest_code(
 
     again, caller = await shell.resume(run, f_b=NEW, undo_b=NEW)
 
-    told = caller.last(RunTold)
+    told = caller.last(RunFollowed)
     assert told.run.run == again
     assert [s.status for s in told.run.steps] == ["done", "waiting", "waiting"]
     assert [step.version for step in told.plans] == [OLD, NEW, OLD]
@@ -285,15 +287,15 @@ async def test_lost_result_is_made_again_only_where_it_is_needed(
     run = await shell.start(
         plan("lost"), plan("unused"), plan("used", "unused"), plan("bad", "lost")
     )
-    shell.calls.returns("lost", kept=Kept("n2", IDS.next(), 5))
-    shell.calls.returns("unused", kept=Kept("n2", IDS.next(), 5))
+    shell.calls.returns("lost", kept=ResultRef("n2", IDS.next(), 5))
+    shell.calls.returns("unused", kept=ResultRef("n2", IDS.next(), 5))
     await asyncio.sleep(0)
     shell.calls.returns("used", b"2")
     shell.calls.fails("bad")
 
     _, caller = await shell.resume(run)
 
-    states = {state.name: state.status for state in caller.last(RunTold).run.steps}
+    states = {state.name: state.status for state in caller.last(RunFollowed).run.steps}
     assert states == {
         "lost": "waiting",
         "unused": "done",
@@ -308,7 +310,7 @@ async def test_step_that_is_done_stays_so_when_what_it_used_is_made_again(
     shell: Shell,
 ) -> None:
     run = await shell.start(plan("lost"), plan("good", "lost"), plan("bad", "lost"))
-    shell.calls.returns("lost", kept=Kept("n2", IDS.next(), 5))
+    shell.calls.returns("lost", kept=ResultRef("n2", IDS.next(), 5))
     await asyncio.sleep(0)
     shell.calls.returns("good", b"2")
     shell.calls.fails("bad")
@@ -343,7 +345,7 @@ async def test_what_was_undone_is_done_again_with_all_that_used_it(
 
     _, caller = await shell.resume(run)
 
-    states = {state.name: state.status for state in caller.last(RunTold).run.steps}
+    states = {state.name: state.status for state in caller.last(RunFollowed).run.steps}
     assert states == {
         "book": "waiting",
         "print": "waiting",
@@ -354,7 +356,7 @@ async def test_what_was_undone_is_done_again_with_all_that_used_it(
 
 @in_loop
 async def test_result_that_another_node_still_holds_is_used(shell: Shell) -> None:
-    kept = Kept("n2", IDS.next(), 5)
+    kept = ResultRef("n2", IDS.next(), 5)
     shell.asks.held_there.add(kept.id)
     run = await shell.start(plan("a"), plan("b", "a"))
     shell.calls.returns("a", kept=kept)

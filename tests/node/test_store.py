@@ -1,10 +1,10 @@
 """Results that stay on a node, and what goes when there are too many."""
 
-from mpreg_nb.node.results import Store
+from mpreg_nb.node.results import ResultStore
 
 
 def test_result_is_held_until_it_is_released() -> None:
-    store = Store(limit_bytes=100)
+    store = ResultStore(limit_bytes=100)
 
     assert store.put(b"a", (b"123", b"45")) == 5
     assert store.get(b"a") == (b"123", b"45")
@@ -16,7 +16,7 @@ def test_result_is_held_until_it_is_released() -> None:
 
 
 def test_result_that_nobody_asked_for_longest_goes_first() -> None:
-    store = Store(limit_bytes=10)
+    store = ResultStore(limit_bytes=10)
     store.put(b"a", (b"1234",))
     store.put(b"b", (b"1234",))
     store.get(b"a")
@@ -29,7 +29,7 @@ def test_result_that_nobody_asked_for_longest_goes_first() -> None:
 
 
 def test_newest_result_stays_even_if_it_is_larger_than_the_limit() -> None:
-    store = Store(limit_bytes=3)
+    store = ResultStore(limit_bytes=3)
     store.put(b"a", (b"12",))
 
     store.put(b"b", (b"12345",))
@@ -39,7 +39,7 @@ def test_newest_result_stays_even_if_it_is_larger_than_the_limit() -> None:
 
 
 def test_same_key_again_replaces_the_result() -> None:
-    store = Store(limit_bytes=100)
+    store = ResultStore(limit_bytes=100)
     store.put(b"a", (b"1234",))
     store.put(b"a", (b"1",))
 

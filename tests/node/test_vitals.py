@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node import monitor
-from mpreg_nb.node.monitor import Counters, Vitals
+from mpreg_nb.node.monitor import Counters, LoadMonitor
 from mpreg_nb.protocol.gossip import Load
 
 LONG_S = 1000.0
@@ -19,7 +19,7 @@ class Desk:
     def __init__(self) -> None:
         self.running = 0
         self.told: asyncio.Queue[Load] = asyncio.Queue()
-        self.vitals = Vitals(
+        self.vitals = LoadMonitor(
             running=lambda: self.running,
             queued=lambda: 0,
             slots=2,

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node import dispatch as wall_module
-from mpreg_nb.node.dispatch import ClusterId, Dispatcher, NodeLinks, Wall
+from mpreg_nb.node.dispatch import ClusterId, Dispatcher, NodeLinks, PartitionFault
 from mpreg_nb.node.membership import Members
 from mpreg_nb.protocol.messages import Failed, Partition, Reply
 from mpreg_nb.settings import Limits, NodeSettings
@@ -18,8 +18,8 @@ URL = "ws://127.0.0.1:7400"
 ENDS_S = 0.05
 
 
-def walled(*links: object) -> Wall:
-    return Wall(lambda: links, lambda node: (URL,) if node == NODE else ())  # type: ignore[arg-type, return-value]
+def walled(*links: object) -> PartitionFault:
+    return PartitionFault(lambda: links, lambda node: (URL,) if node == NODE else ())  # type: ignore[arg-type, return-value]
 
 
 def test_links_to_who_is_cut_off_fall_silent_and_end_when_it_is_over() -> None:

@@ -13,7 +13,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 
 from mpreg_nb.notebook.ipython_lines import filled
 from mpreg_nb.notebook.parser import Misuse
-from mpreg_nb.notebook.remote_cell import Source, run_body
+from mpreg_nb.notebook.remote_cell import CellSource, run_body
 
 
 class Shell:
@@ -26,8 +26,8 @@ class Shell:
         self.shell = self
 
 
-def source(cell: str, **variables: Any) -> Source:
-    return Source.of(Shell(**variables), cell, "remote cell")  # type: ignore[arg-type]
+def source(cell: str, **variables: Any) -> CellSource:
+    return CellSource.of(Shell(**variables), cell, "remote cell")  # type: ignore[arg-type]
 
 
 def run(cell: str, **variables: Any) -> Any:

@@ -1,6 +1,6 @@
 import pytest
 
-from mpreg_nb.notebook.remote_cell import assigned, reads
+from mpreg_nb.notebook.remote_cell import assigned, free_variables
 
 KNOWN = {"a", "b", "c", "i", "np"}
 
@@ -42,12 +42,12 @@ KNOWN = {"a", "b", "c", "i", "np"}
 def test_what_a_cell_reads_before_it_sets_it_is_found(
     source: str, expected: str
 ) -> None:
-    assert reads(source, KNOWN) == tuple(expected.split())
+    assert free_variables(source, KNOWN) == tuple(expected.split())
 
 
 def test_what_is_no_python_is_refused() -> None:
     with pytest.raises(SyntaxError):
-        reads("for in", KNOWN)
+        free_variables("for in", KNOWN)
 
 
 @pytest.mark.parametrize(

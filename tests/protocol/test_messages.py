@@ -21,21 +21,20 @@ from mpreg_nb.protocol.messages import (
     CodePush,
     Data,
     EventPicture,
+    ExplainStep,
     Failed,
     Failure,
     Fetch,
-    FunctionPicture,
-    Gathered,
+    FunctionSnapshot,
     Given,
-    HeldAsk,
-    HeldTold,
-    Kept,
-    Leave,
+    HasResults,
+    HeldResults,
+    LeaveRequest,
     Line,
-    LinkPicture,
-    LoadsTold,
+    LinkSnapshot,
+    LoadsReport,
     NodeChance,
-    NodePicture,
+    NodeSnapshot,
     Notice,
     Output,
     Partition,
@@ -45,14 +44,16 @@ from mpreg_nb.protocol.messages import (
     Relay,
     Release,
     Reply,
+    ResultRef,
+    ResultRefs,
+    RunFollowed,
     RunList,
-    RunPicture,
     RunResume,
     Runs,
+    RunSnapshot,
     RunStart,
     RunState,
     RunSummary,
-    RunTold,
     RunWatch,
     SideCall,
     Snapshot,
@@ -61,35 +62,34 @@ from mpreg_nb.protocol.messages import (
     Started,
     StepCall,
     StepChoice,
+    StepExplanation,
     StepFetch,
     StepPlan,
     StepSnapshot,
     Traffic,
-    TrafficAsk,
+    TrafficRequest,
     Versions,
-    VersionsAsk,
+    VersionsRequest,
     Waiting,
     Watch,
-    WhyAsk,
-    WhyTold,
 )
 from mpreg_nb.protocol.messages import Printed as RunPrinted
 from mpreg_nb.protocol.worker import (
     Code,
-    Done,
     FromWorker,
     Job,
+    JobBlocked,
+    JobDone,
     JobFailed,
-    Parked,
-    Printed,
-    Ready,
+    JobPrinted,
     Setup,
     ToWorker,
+    WorkerReady,
 )
 
 ID = bytes(range(16))
 VERSION = "0123456789abcdef" * 2
-KEPT = Kept("n2", ID, 70_000, 2, 3)
+KEPT = ResultRef("n2", ID, 70_000, 2, 3)
 LOAD = Load(running=1, queued=2, slots=3, latency_ms=0.5, uptime_s=9, serial=4)
 OFFER = Offer(
     function="f", version=VERSION, resources=frozenset({"gpu"}), counter=4, origin="n1"
@@ -139,7 +139,7 @@ PLAN = StepPlan(
     fallback=Given(name="i", payload=b"value", parts=1),
     undo=SIDE,
 )
-PICTURE = RunPicture(
+PICTURE = RunSnapshot(
     run=ID,
     workflow="w",
     status="done",
@@ -165,7 +165,7 @@ SAMPLES: list[Any] = [
         hops_left=2,
         holder="n3",
         attempt=1,
-        inputs=(b"small", KEPT, Gathered((b"item", KEPT))),
+        inputs=(b"small", KEPT, ResultRefs((b"item", KEPT))),
         keep=True,
         json=True,
         quiet=True,
@@ -245,7 +245,7 @@ SAMPLES: list[Any] = [
         id=ID,
         node="n1",
         nodes=(
-            NodePicture(
+            NodeSnapshot(
                 record=MemberRecord(name="n1", generation=1, epoch=ID),
                 load=LOAD,
                 rtt_ms=0.25,
@@ -253,7 +253,7 @@ SAMPLES: list[Any] = [
         ),
         offers=(("n1", OFFER),),
         functions=(
-            FunctionPicture(
+            FunctionSnapshot(
                 function="f",
                 version=VERSION,
                 node="n1",
@@ -264,13 +264,13 @@ SAMPLES: list[Any] = [
         ),
         events=(EventPicture(at_s=1.5, node="n1", event="left", detail="bye"),),
     ),
-    LoadsTold(id=ID, loads=(("n1", LOAD),)),
-    TrafficAsk(id=ID),
+    LoadsReport(id=ID, loads=(("n1", LOAD),)),
+    TrafficRequest(id=ID),
     Traffic(
         id=ID,
         node="n1",
         links=(
-            LinkPicture(
+            LinkSnapshot(
                 peer="n2",
                 role="node",
                 sent_bytes=1,
@@ -328,11 +328,11 @@ SAMPLES: list[Any] = [
         ),
     ),
     RunWatch(id=ID, run=ID),
-    RunTold(id=ID, run=PICTURE, plans=(PLAN,), lines=(LINE,)),
+    RunFollowed(id=ID, run=PICTURE, plans=(PLAN,), lines=(LINE,)),
     RunResume(id=ID, run=ID, new=ID, versions=(("f", VERSION),)),
     RunPrinted(id=ID, line=LINE),
-    WhyAsk(id=ID, run=ID, step="s"),
-    WhyTold(
+    ExplainStep(id=ID, run=ID, step="s"),
+    StepExplanation(
         id=ID,
         choices=(
             StepChoice(
@@ -358,12 +358,12 @@ SAMPLES: list[Any] = [
             ),
         ),
     ),
-    HeldAsk(id=ID, ids=(ID,)),
-    HeldTold(id=ID, ids=(ID,)),
+    HasResults(id=ID, ids=(ID,)),
+    HeldResults(id=ID, ids=(ID,)),
     Relay(id=ID, node="n2", message=RunWatch(id=ID, run=ID)),
-    Leave(id=ID),
+    LeaveRequest(id=ID),
     Partition(id=ID, nodes=("n2",), for_ms=1500),
-    VersionsAsk(id=ID),
+    VersionsRequest(id=ID),
     Versions(id=ID, node="n1", versions=(("python", "3.11.7"),)),
     Notice(kind="draining", text="soon"),
 ]
@@ -391,8 +391,8 @@ JOBS: list[Any] = [
         split=True,
         folder=b"mark:/home/me",
     ),
-    Ready(pid=4711),
-    Done(id=ID, payload=b"result", sizes=(4,), run_us=9),
+    WorkerReady(pid=4711),
+    JobDone(id=ID, payload=b"result", sizes=(4,), run_us=9),
     JobFailed(
         id=ID,
         kind="application",
@@ -406,7 +406,7 @@ JOBS: list[Any] = [
         run_us=9,
         argument_types=("builtins.int",),
     ),
-    Printed(
+    JobPrinted(
         id=ID,
         stream="stderr",
         text="ü\n",
@@ -414,7 +414,7 @@ JOBS: list[Any] = [
         characters_cut=99,
         sizes=(300,),
     ),
-    Parked(id=ID, waits=True),
+    JobBlocked(id=ID, waits=True),
 ]
 
 GOLDEN = Path(__file__).with_name("messages.golden")

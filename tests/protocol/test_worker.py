@@ -12,11 +12,11 @@ from mpreg_nb.protocol.worker import (
     LARGE_BYTES,
     PAGE_BYTES,
     TEXT_BYTES,
-    Done,
-    FrameReader,
     FromWorker,
-    Page,
-    Printed,
+    JobDone,
+    JobFrameReader,
+    JobPrinted,
+    SharedStatus,
     frame,
     room,
     sizes,
@@ -27,7 +27,7 @@ ID = b"i" * 16
 
 def fed(data: bytes, cuts: list[int]) -> list[tuple[FromWorker, tuple[bytes, ...]]]:
     """Return what a reader makes of `data` that comes in pieces."""
-    reader: FrameReader[FromWorker] = FrameReader(FromWorker)
+    reader: JobFrameReader[FromWorker] = JobFrameReader(FromWorker)
     found = []
     at = 0
     for cut in [*sorted(cuts), len(data)]:
@@ -57,7 +57,7 @@ def test_messages_come_whole_however_they_are_cut(
     payloads: list[tuple[bytes, tuple[bytes, ...]]], cuts: list[int]
 ) -> None:
     sent = [
-        (Done(id=ID, payload=payload, sizes=sizes(parts)), parts)
+        (JobDone(id=ID, payload=payload, sizes=sizes(parts)), parts)
         for payload, parts in payloads
     ]
     data = b"".join(frame(m) + b"".join(parts) for m, parts in sent)
@@ -67,15 +67,15 @@ def test_messages_come_whole_however_they_are_cut(
 
 @pytest.mark.parametrize("length", [BUFFER_BYTES - 40, BUFFER_BYTES, 3 * BUFFER_BYTES])
 def test_a_message_may_be_longer_than_the_buffer(length: int) -> None:
-    long = Printed(id=ID, stream="stdout", text="x" * length)
-    data = frame(Done(id=ID)) + frame(long) + frame(Done(id=ID, run_us=1))
+    long = JobPrinted(id=ID, stream="stdout", text="x" * length)
+    data = frame(JobDone(id=ID)) + frame(long) + frame(JobDone(id=ID, run_us=1))
 
     found = fed(data, [])
 
     assert [message for message, _ in found] == [
-        Done(id=ID),
+        JobDone(id=ID),
         long,
-        Done(id=ID, run_us=1),
+        JobDone(id=ID, run_us=1),
     ]
 
 
@@ -88,8 +88,8 @@ def test_what_is_no_frame_is_refused(data: bytes) -> None:
 def test_large_parts_are_received_where_they_stay() -> None:
     ours, theirs = socket.socketpair()
     part = bytes(range(256)) * (LARGE_BYTES // 256) + b"end"
-    reader: FrameReader[FromWorker] = FrameReader(FromWorker)
-    data = frame(Done(id=ID, sizes=(len(part),))) + part
+    reader: JobFrameReader[FromWorker] = JobFrameReader(FromWorker)
+    data = frame(JobDone(id=ID, sizes=(len(part),))) + part
     received: list[tuple[FromWorker, tuple[Any, ...]]] = []
 
     with ours, theirs:
@@ -114,10 +114,10 @@ def test_memory_of_any_size_is_writable() -> None:
         assert memory.nbytes == size
 
 
-def shared_page() -> tuple[Page, Page]:
+def shared_page() -> tuple[SharedStatus, SharedStatus]:
     shared = os.memfd_create("test")
     os.ftruncate(shared, PAGE_BYTES)
-    pages = Page(shared), Page(shared)
+    pages = SharedStatus(shared), SharedStatus(shared)
     os.close(shared)
     return pages
 

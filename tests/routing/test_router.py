@@ -8,7 +8,14 @@ from mpreg_nb.protocol.gossip import Load, Offer
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
-from mpreg_nb.routing.router import FEW, Chosen, Refused, Router, UnknownVersion, Wanted
+from mpreg_nb.routing.router import (
+    FEW,
+    Chosen,
+    NoCandidate,
+    Router,
+    UnknownVersion,
+    Wanted,
+)
 
 GPU = frozenset({"gpu"})
 NONE: frozenset[str] = frozenset()
@@ -156,7 +163,7 @@ def test_refusal_of_a_placed_function_tells_what_every_live_node_holds() -> None
 
     refused = room.router.choose(Wanted("train", resources=GPU), now=0.0)
 
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, NoCandidate)
     assert refused.resources == {"gpu", "tpu"}
     assert dict(refused.offers) == room.alive
 
@@ -167,7 +174,7 @@ def test_refusal_of_an_unknown_name_tells_the_nearest() -> None:
 
     refused = room.router.choose(Wanted("trian"), now=0.0)
 
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, NoCandidate)
     assert refused.similar == "train"
     assert refused.offers == ()
 
@@ -266,15 +273,15 @@ def test_refusal_says_when_only_the_python_is_in_the_way() -> None:
     of_one = room.router.choose(Wanted("train", node="b"), now=0.0)
     of_more = room.router.choose(Wanted("train", resources=frozenset("x")), now=0.0)
 
-    assert isinstance(of_python_only, Refused)
+    assert isinstance(of_python_only, NoCandidate)
     assert of_python_only.reason == (
         "its code was compiled by Python 3.11, and b runs 3.12, c runs 3.13. "
         "Start a node with Python 3.11, or register the function from the Python "
         "of the nodes"
     )
-    assert isinstance(of_one, Refused)
+    assert isinstance(of_one, NoCandidate)
     assert of_one.pythons == (("b", "3.12"),)
-    assert isinstance(of_more, Refused)
+    assert isinstance(of_more, NoCandidate)
     assert of_more.reason == ""
 
 
@@ -306,14 +313,14 @@ def test_refusal_says_when_only_workers_are_in_the_way() -> None:
     of_one = room.router.choose(Wanted("train", node="b"), now=0.0)
     of_none = room.router.choose(Wanted("train", node="a"), now=0.0)
 
-    assert isinstance(of_gpu, Refused)
+    assert isinstance(of_gpu, NoCandidate)
     assert of_gpu.reason == (
         "it runs in a worker process, and b, c have none (workers=0). Start a node "
         "with workers=1, or register the function with isolation='thread'"
     )
-    assert isinstance(of_one, Refused)
+    assert isinstance(of_one, NoCandidate)
     assert "b has none" in of_one.reason
-    assert isinstance(of_none, Refused)
+    assert isinstance(of_none, NoCandidate)
     assert of_none.reason == ""
 
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from mpreg_nb.serialize.json_rpc import (
     LATE,
     MALFORMED,
+    JsonRefused,
     JsonRequest,
-    Refused,
     error_answer,
     mention,
     pack_json,
@@ -32,8 +32,8 @@ def command(name: str = "a", **fields: Any) -> dict[str, Any]:
     return {"name": name, "fun": "echo", "args": [], "kwargs": {}, "locs": [], **fields}
 
 
-def refused(text: str) -> Refused:
-    with pytest.raises(Refused) as caught:
+def refused(text: str) -> JsonRefused:
+    with pytest.raises(JsonRefused) as caught:
         read_request(text)
     answer = json.loads(caught.value.answer)
     assert set(answer) == {"r", "error", "u"}
@@ -270,7 +270,7 @@ def test_an_error_may_say_anything() -> None:
 def test_any_text_is_read_or_refused(text: str) -> None:
     try:
         read_request(text)
-    except Refused as refusal:
+    except JsonRefused as refusal:
         json.loads(refusal.answer)
 
 
@@ -303,7 +303,7 @@ def test_any_frame_is_read_or_refused(frame: dict[str, Any]) -> None:
         return
     try:
         read = read_request(text)
-    except Refused as refusal:
+    except JsonRefused as refusal:
         json.loads(refusal.answer)
     else:
         names = {step.name for step in read.steps}

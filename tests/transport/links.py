@@ -9,7 +9,7 @@ from typing import Any
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import Cancel
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import Connection, Lane, Patience, Role
+from mpreg_nb.transport.connection import Connection, Lane, Role, Timeouts
 from mpreg_nb.transport.dial import dial
 from mpreg_nb.transport.listener import Listener, listen
 from mpreg_nb.transport.token import Token
@@ -152,8 +152,8 @@ async def linked(
     lane: Lane = "data",
     limits: Limits | None = None,
     dialled_limits: Limits | None = None,
-    patience: Patience | None = None,
-    dialled_patience: Patience | None = None,
+    patience: Timeouts | None = None,
+    dialled_patience: Timeouts | None = None,
 ) -> AsyncIterator[Pair]:
     """Open a link for the block; both sides are alike unless told apart."""
     async with house(limits=limits, patience=patience) as home:

@@ -14,7 +14,7 @@ from mpreg_nb.transport.connection import (
     HIGH_WATER_BYTES,
     STRIKES,
     Connection,
-    Patience,
+    Timeouts,
 )
 from tests.transport.links import CLUSTER, ME, NODE, Ear, linked, numbered, open_link
 
@@ -242,7 +242,7 @@ async def test_a_link_that_breaks_within_a_message_delivers_no_part_of_it() -> N
 
 
 async def test_an_end_that_does_not_answer_a_goodbye_is_left_behind() -> None:
-    patience = Patience(close_s=0.05)
+    patience = Timeouts(close_s=0.05)
     async with linked(patience=patience) as pair:
         pair.accepted._transport.pause_reading()
 
@@ -413,7 +413,7 @@ async def test_what_breaks_the_protocol_closes_with_its_code(
 
 async def test_a_peer_that_does_not_read_is_cut_off_when_too_much_waits() -> None:
     limits = Limits(backlog_bytes=1 << 20)
-    async with linked(limits=limits, patience=Patience(close_s=0.1)) as pair:
+    async with linked(limits=limits, patience=Timeouts(close_s=0.1)) as pair:
         pair.accepted._transport.pause_reading()
         big = Output(id=bytes(16), node="n", stream="stdout", text="x" * 60_000)
         peak = 0
@@ -446,7 +446,7 @@ async def test_of_a_large_part_little_is_written_ahead_of_its_reader() -> None:
 
 
 async def test_a_peer_that_takes_nothing_for_too_long_is_cut_off() -> None:
-    patience = Patience(drain_s=0.1, close_s=0.1)
+    patience = Timeouts(drain_s=0.1, close_s=0.1)
     async with linked(patience=patience) as pair:
         pair.accepted._transport.pause_reading()
         pair.dialled.send(numbered(1), (bytes(32 << 20),))
@@ -460,7 +460,7 @@ async def test_a_peer_that_takes_nothing_for_too_long_is_cut_off() -> None:
 
 
 async def test_a_silent_peer_is_pinged_and_lives_if_it_answers() -> None:
-    async with linked(patience=Patience(ping_s=0.05)) as pair:
+    async with linked(patience=Timeouts(ping_s=0.05)) as pair:
         for _ in range(10):
             before = pair.dialled.statistics().bytes_in
             while pair.dialled.statistics().bytes_in == before:  # noqa: ASYNC110
@@ -472,7 +472,7 @@ async def test_a_silent_peer_is_pinged_and_lives_if_it_answers() -> None:
 
 
 async def test_a_peer_that_answers_no_ping_is_given_up() -> None:
-    async with linked(dialled_patience=Patience(ping_s=0.05)) as pair:
+    async with linked(dialled_patience=Timeouts(ping_s=0.05)) as pair:
         pair.accepted._transport.pause_reading()
 
         reason = await pair.dialled_ear.lost()

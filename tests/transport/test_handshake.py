@@ -7,8 +7,8 @@ import pytest
 from websockets.datastructures import Headers
 
 from mpreg_nb.transport.handshake import (
-    Hello,
-    Refused,
+    HandshakeHello,
+    HandshakeRefused,
     Welcome,
     bearer,
     check_origin_and_host,
@@ -24,7 +24,7 @@ from mpreg_nb.transport.handshake import (
 from mpreg_nb.transport.token import Token
 
 TOKEN = Token("kq2Jq0p3sS8Jm1nVb7Qw4x")
-HELLO = Hello(
+HELLO = HandshakeHello(
     role="node",
     lane="data",
     name="n2",
@@ -93,7 +93,7 @@ def test_a_cut_off_proof_proves_nothing() -> None:
     ],
     ids=["all said", "nothing expected", "names in other scripts"],
 )
-def test_what_a_dialler_says_arrives_as_it_was_said(hello: Hello) -> None:
+def test_what_a_dialler_says_arrives_as_it_was_said(hello: HandshakeHello) -> None:
     headers = Headers(hello_headers(hello))
 
     assert headers.serialize().isascii()
@@ -127,7 +127,7 @@ def test_what_a_listener_says_arrives_as_it_was_said() -> None:
 def test_a_malformed_hello_is_a_bad_request(header: str, value: str) -> None:
     headers = Headers(hello_headers(HELLO) | {header: value})
 
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(HandshakeRefused) as caught:
         read_hello(headers, "data")
 
     assert caught.value.status == 400
@@ -138,7 +138,7 @@ def test_a_header_that_is_there_twice_is_a_bad_request(header: str) -> None:
     headers = Headers(hello_headers(HELLO))
     headers[header] = headers[header]  # adds; does not replace
 
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(HandshakeRefused) as caught:
         read_hello(headers, "data")
 
     assert caught.value.status == 400
@@ -147,7 +147,7 @@ def test_a_header_that_is_there_twice_is_a_bad_request(header: str) -> None:
 def test_clients_are_kept_off_the_control_lane() -> None:
     headers = Headers(hello_headers(replace(HELLO, role="client")))
 
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(HandshakeRefused) as caught:
         read_hello(headers, "control")
 
     assert caught.value.status == 403
@@ -191,7 +191,7 @@ def test_loopback_and_our_own_names_are_served(host: str) -> None:
 def test_web_pages_and_foreign_names_are_not_served(
     headers: list[tuple[str, str]], status: int
 ) -> None:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(HandshakeRefused) as caught:
         check_origin_and_host(Headers(headers), frozenset({"n1.example.org"}))
 
     assert caught.value.status == status

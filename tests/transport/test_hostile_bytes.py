@@ -9,9 +9,9 @@ import pytest
 from websockets.frames import Frame, Opcode
 
 from mpreg_nb.protocol.codec import Abort, Attach, Fragment, encode, join
-from mpreg_nb.protocol.messages import Call, Kept, Notice, Reply
+from mpreg_nb.protocol.messages import Call, Notice, Reply, ResultRef
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import STRIKES, Patience
+from mpreg_nb.transport.connection import STRIKES, Timeouts
 from tests.transport.links import (
     TOKEN,
     Pair,
@@ -31,7 +31,7 @@ VALID = [
             )
         ]
     ),
-    join([encode(Reply(id=ID, payload=b"", node="n", kept=Kept("n", ID, 7)))]),
+    join([encode(Reply(id=ID, payload=b"", node="n", kept=ResultRef("n", ID, 7)))]),
     join([encode(Notice(kind="draining", text="ü" * 100))]),
     join(
         [
@@ -90,7 +90,7 @@ async def test_mutated_batches_hurt_nobody_else(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 async def test_mutated_frames_end_with_a_code_or_not_at_all(seed: int) -> None:
     lot = random.Random(seed)
-    async with linked(patience=Patience(close_s=0.05)) as pair:
+    async with linked(patience=Timeouts(close_s=0.05)) as pair:
         frames = [Frame(Opcode.BINARY, valid).serialize(mask=True) for valid in VALID]
         for _ in range(300):
             put(pair, mutated(lot.choice(frames), lot))
@@ -106,7 +106,7 @@ async def test_mutated_frames_end_with_a_code_or_not_at_all(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(12))
 async def test_noise_after_the_proof_is_closed(seed: int) -> None:
     lot = random.Random(seed)
-    async with linked(patience=Patience(close_s=0.05)) as pair:
+    async with linked(patience=Timeouts(close_s=0.05)) as pair:
         put(pair, lot.randbytes(100_000))
         pair.dialled.close()
 

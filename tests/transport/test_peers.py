@@ -17,14 +17,14 @@ from mpreg_nb.transport import pool as peers_module
 from mpreg_nb.transport.connection import Connection, FailureKind, Lane
 from mpreg_nb.transport.dial import DialFailed
 from mpreg_nb.transport.listener import Listener, listen
-from mpreg_nb.transport.pool import LONGEST_QUEUE, Peers, keeps_new_link
+from mpreg_nb.transport.pool import LONGEST_QUEUE, ConnectionPool, keeps_new_link
 from mpreg_nb.transport.token import Token
 from tests.transport.links import CLUSTER, OTHER_TOKEN, TOKEN, house, numbered
 
 
 @dataclass(eq=False)
 class Member:
-    """A node that only has links, and all that its Peers told it."""
+    """A node that only has links, and all that its ConnectionPool told it."""
 
     name: str
     token: Token = TOKEN
@@ -35,11 +35,11 @@ class Member:
     failed: list[tuple[str, Lane, FailureKind]] = field(default_factory=list)
     unsent: list[tuple[str, Any, str]] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    peers: Peers = field(init=False)
+    peers: ConnectionPool = field(init=False)
     listener: Listener = field(init=False)
 
     def __post_init__(self) -> None:
-        self.peers = Peers(
+        self.peers = ConnectionPool(
             token=self.token,
             role="node",
             name=self.name,

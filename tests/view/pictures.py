@@ -4,7 +4,7 @@ from typing import Any
 
 from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, Offer
-from mpreg_nb.protocol.messages import EventPicture, NodePicture, Snapshot
+from mpreg_nb.protocol.messages import EventPicture, NodeSnapshot, Snapshot
 
 V1, V2 = "1" * 32, "2" * 32
 
@@ -15,7 +15,7 @@ def node(
     state: MemberState = MemberState.ALIVE,
     load: Load | None = None,
     rtt_ms: float | None = None,
-) -> NodePicture:
+) -> NodeSnapshot:
     record = MemberRecord(
         name=name,
         generation=1,
@@ -27,7 +27,7 @@ def node(
         workers=2,
         slots=3,
     )
-    return NodePicture(record=record, load=load, rtt_ms=rtt_ms)
+    return NodeSnapshot(record=record, load=load, rtt_ms=rtt_ms)
 
 
 def offer(
@@ -45,7 +45,7 @@ def offer(
 
 
 def snapshot(
-    *nodes: NodePicture,
+    *nodes: NodeSnapshot,
     offers: tuple[tuple[str, Offer], ...] = (),
     events: tuple[EventPicture, ...] = (),
 ) -> Snapshot:

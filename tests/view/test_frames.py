@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from hdrh.histogram import HdrHistogram
 
-from mpreg_nb.client.statistics import Journal
+from mpreg_nb.client.statistics import CallLog
 from mpreg_nb.launcher.cluster_files import LedgerRow
 from mpreg_nb.protocol.gossip import Load, MemberState
-from mpreg_nb.protocol.messages import EventPicture, FunctionPicture, StepSnapshot
+from mpreg_nb.protocol.messages import EventPicture, FunctionSnapshot, StepSnapshot
 from mpreg_nb.view import frames
 from mpreg_nb.view.explain import PlanRow, plan_frame
 from tests.view.pictures import V1, V2, call, node, offer, snapshot
@@ -118,9 +118,9 @@ def test_a_row_of_functions_is_of_the_newest_version_only() -> None:
         ),
     )
     counted = (
-        FunctionPicture(function="f", version=V1, node="a", calls=9, p50_ms=90.0),
-        FunctionPicture(function="f", version=V2, node="a", calls=3, p50_ms=1.0),
-        FunctionPicture(
+        FunctionSnapshot(function="f", version=V1, node="a", calls=9, p50_ms=90.0),
+        FunctionSnapshot(function="f", version=V2, node="a", calls=3, p50_ms=1.0),
+        FunctionSnapshot(
             function="f", version=V2, node="b", calls=1, errors=1, p50_ms=5.0
         ),
     )
@@ -195,7 +195,7 @@ def test_a_row_of_calls_is_in_milliseconds_and_its_parts_add_up() -> None:
 
 @pytest.fixture
 def histograms() -> dict[tuple[str, str], HdrHistogram]:
-    journal = Journal()
+    journal = CallLog()
     for total_us in range(1000, 101_000, 1000):
         journal.add(call("f", "n1", total_us))
     journal.add(call("f", "n2", 1_000_000))

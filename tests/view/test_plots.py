@@ -9,21 +9,21 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from mpreg_nb.client.statistics import CallRow, Journal
+from mpreg_nb.client.statistics import CallLog, CallRow
 from mpreg_nb.view.figures import FEW, MOST_CURVES, latency_figure
 from mpreg_nb.view.palette import PARTS
 from tests.view.pictures import call
 
 
-def journal(*functions: str, calls: int = 40) -> Journal:
-    made = Journal()
+def journal(*functions: str, calls: int = 40) -> CallLog:
+    made = CallLog()
     for place, function in enumerate(functions):
         for number in range(calls + place):
             made.add(call(function, "n1", 1000 * (number + 1)))
     return made
 
 
-def figure(made: Journal) -> Figure:
+def figure(made: CallLog) -> Figure:
     return latency_figure(made.histograms(), made.rows())
 
 
@@ -50,7 +50,7 @@ def test_each_function_has_a_curve_and_a_bar_of_its_parts() -> None:
 
 
 def test_a_figure_has_a_title_and_units_on_every_axis() -> None:
-    for shown in (figure(journal("f")), figure(Journal())):
+    for shown in (figure(journal("f")), figure(CallLog())):
         curves, bars = shown.axes
 
         assert curves.get_title(loc="left")
@@ -107,7 +107,7 @@ def test_each_curve_has_its_name_at_its_end_in_its_colour_and_no_two_overlap() -
 
 
 def test_waiting_for_a_node_is_a_part_of_its_own() -> None:
-    made = Journal()
+    made = CallLog()
     made.add(call("f", "n1", 1_000, waited_us=600, queued_us=0, run_us=300))
 
     bars = figure(made).axes[1]

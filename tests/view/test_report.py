@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mpreg_nb.protocol.messages import StepSnapshot
-from mpreg_nb.view.report import Failure, Output, Report, report_page
+from mpreg_nb.view.report import FailureSection, OutputSection, RunReport, report_page
 from mpreg_nb.view.timeline import timeline
 from mpreg_nb.workflows.graph import Arrow, Box, Diagram
 from tests.view.pictures import node
@@ -52,7 +52,7 @@ DIAGRAM = Diagram(
         Arrow(source="model", target="report"),
     ),
 )
-REPORT = Report(
+REPORT = RunReport(
     workflow="sensor-report",
     run="0a1b",
     status="failed",
@@ -61,15 +61,15 @@ REPORT = Report(
     steps=STEPS,
     diagram=DIAGRAM,
     failures={
-        "model": Failure(
+        "model": FailureSection(
             type_name="ValueError",
             message="no rows",
             traceback='Traceback:\n  File "cell", line 2, in train\n\traise it',
         )
     },
     outputs={
-        "raw": Output(type_name="dict", text="{'rows': [1, 2]}"),
-        "big": Output(omitted="3.2 GB, kept on n1"),
+        "raw": OutputSection(type_name="dict", text="{'rows': [1, 2]}"),
+        "big": OutputSection(omitted="3.2 GB, kept on n1"),
     },
     logs={"raw": "[n1] reading\n[n1] done"},
     nodes=(node("n1", "gpu").record, node("n2").record),
@@ -196,7 +196,7 @@ def test_the_page_suits_light_dark_and_paper() -> None:
 
 
 def test_nothing_that_users_wrote_becomes_markup() -> None:
-    evil = Report(
+    evil = RunReport(
         workflow=EVIL,
         run="00",
         status="failed",
@@ -206,8 +206,11 @@ def test_nothing_that_users_wrote_becomes_markup() -> None:
         diagram=Diagram(
             name=EVIL, boxes=(Box(name=EVIL, function=EVIL, undo=EVIL),), arrows=()
         ),
-        failures={EVIL: Failure(type_name=EVIL, message=EVIL, traceback=EVIL)},
-        outputs={EVIL: Output(type_name=EVIL, text=EVIL), "o": Output(omitted=EVIL)},
+        failures={EVIL: FailureSection(type_name=EVIL, message=EVIL, traceback=EVIL)},
+        outputs={
+            EVIL: OutputSection(type_name=EVIL, text=EVIL),
+            "o": OutputSection(omitted=EVIL),
+        },
         logs={EVIL: EVIL},
         nodes=(node(EVIL, EVIL).record,),
         made_by=EVIL,
@@ -232,7 +235,7 @@ def test_what_could_not_be_undone_is_an_error() -> None:
 
 def test_a_page_of_a_run_that_has_just_begun() -> None:
     page = report_page(
-        Report(
+        RunReport(
             workflow="w",
             run="00",
             status="running",

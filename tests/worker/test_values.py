@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from mpreg_nb.errors import NotPicklable
-from mpreg_nb.protocol.worker import Done, Job
+from mpreg_nb.protocol.worker import Job, JobDone
 from mpreg_nb.serialize.json_rpc import pack_json_call
 from mpreg_nb.serialize.pickle import pack, pack_call, pack_function
 from tests.node.at_work import Ended, Office, office, run, value_of
@@ -255,7 +255,7 @@ def test_json_goes_in_and_comes_out(tmp_path: Path) -> None:
         ended: Ended = asyncio.get_running_loop().create_future()
         here.workers.submit(job, (), lambda *end: ended.set_result(end))
         outcome, _ = await ended
-        assert isinstance(outcome, Done)
+        assert isinstance(outcome, JobDone)
         return outcome.payload
 
     assert run(tmp_path, scenario) == b'{"total":6,"rows":[1,2]}'

@@ -11,11 +11,11 @@ from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.workflows.run import TIMEOUT_TYPES, RunMachine, RunStep, backoff_s
 from mpreg_nb.workflows.state import (
     CancelStep,
-    Done,
     Effect,
     Execution,
     RunEnded,
     StartStep,
+    StepDone,
     StepRow,
     TimedOut,
 )
@@ -102,7 +102,7 @@ def test_results_are_kept_as_they_were_given() -> None:
     run.finished("a", 1, handle, 1.0, result_bytes=8)
 
     state = run.state("a")
-    assert isinstance(state, Done)
+    assert isinstance(state, StepDone)
     assert state.result is handle
 
 

@@ -13,21 +13,21 @@ from mpreg_nb.workflows.run import (
     FallbackResult,
     RunMachine,
     RunStep,
-    Undo,
+    UndoCall,
 )
 from mpreg_nb.workflows.state import (
     Attempt,
     CancelStep,
-    Done,
     Effect,
     Execution,
     FellBack,
     Items,
-    LacksResult,
+    MissingResult,
     NotUndone,
     Part,
     RunEnded,
     StartStep,
+    StepDone,
     StepRow,
     TimedOut,
 )
@@ -46,7 +46,7 @@ def step(name: str, *dependencies: str, **more: Any) -> RunStep:
     return RunStep(name=name, dependencies=frozenset(dependencies), **more)
 
 
-def machine(*steps: RunStep, done: dict[str, Done] | None = None) -> RunMachine:
+def machine(*steps: RunStep, done: dict[str, StepDone] | None = None) -> RunMachine:
     return RunMachine("w", steps, rng=Half(), done=done)
 
 
@@ -140,9 +140,9 @@ def test_cancel_ends_a_fallback_too() -> None:
 def saga() -> RunMachine:
     """Three steps that can be undone, done as a, c, b; then a last one."""
     run = machine(
-        step("a", undo=Undo(inputs=frozenset({"a"}))),
-        step("b", undo=Undo()),
-        step("c", undo=Undo()),
+        step("a", undo=UndoCall(inputs=frozenset({"a"}))),
+        step("b", undo=UndoCall()),
+        step("c", undo=UndoCall()),
         step("last", "a", "b", "c"),
     )
     run.start(0.0)
@@ -192,7 +192,7 @@ def test_a_run_that_succeeds_undoes_nothing() -> None:
 
 
 def test_undo_begins_when_independent_steps_have_ended() -> None:
-    run = machine(step("a", undo=Undo()), step("bad"), step("slow"))
+    run = machine(step("a", undo=UndoCall()), step("bad"), step("slow"))
     run.start(0.0)
     run.finished("a", 1, None, 1.0)
 
@@ -202,8 +202,8 @@ def test_undo_begins_when_independent_steps_have_ended() -> None:
 
 def test_what_failed_or_fell_back_is_not_undone() -> None:
     run = machine(
-        step("fell", undo=Undo(), fallback=FallbackResult(result=None)),
-        step("bad", undo=Undo()),
+        step("fell", undo=UndoCall(), fallback=FallbackResult(result=None)),
+        step("bad", undo=UndoCall()),
     )
     run.start(0.0)
     run.failed("fell", 1, "broken", 1.0)
@@ -213,18 +213,18 @@ def test_what_failed_or_fell_back_is_not_undone() -> None:
 
 
 def test_an_undo_that_refers_to_a_step_without_result_is_listed() -> None:
-    run = machine(step("a", undo=Undo(inputs=frozenset({"bad"}))), step("bad", "a"))
+    run = machine(step("a", undo=UndoCall(inputs=frozenset({"bad"}))), step("bad", "a"))
     run.start(0.0)
     run.finished("a", 1, None, 1.0)
 
     effects = run.failed("bad", 1, "broken", 2.0)
 
     assert effects == [RunEnded("failed")]
-    assert only_row(run, "a").undo_failure == LacksResult("bad")
+    assert only_row(run, "a").undo_failure == MissingResult("bad")
 
 
 def test_an_undo_is_tried_again_as_it_was_asked() -> None:
-    undo = Undo(more_attempts=1)
+    undo = UndoCall(more_attempts=1)
     run = machine(step("a", undo=undo, timeout_s=9.0), step("bad", "a"))
     run.start(0.0)
     run.finished("a", 1, None, 1.0)
@@ -238,7 +238,7 @@ def test_an_undo_is_tried_again_as_it_was_asked() -> None:
 
 def test_an_undo_refers_to_steps_that_are_there() -> None:
     with pytest.raises(InvalidWorkflow, match="Did you mean 'book'"):
-        machine(step("book", undo=Undo(inputs=frozenset({"bok"}))))
+        machine(step("book", undo=UndoCall(inputs=frozenset({"bok"}))))
 
 
 # --------------------------------------------------------------------- maps
@@ -273,7 +273,7 @@ def test_a_map_gathers_its_results_in_the_order_of_the_items() -> None:
 
     state = run.state("m")
     assert effects == [StartStep("next", 1)]
-    assert isinstance(state, Done)
+    assert isinstance(state, StepDone)
     assert state.result == Items(("first", "second"))
     row = only_row(run, "m")
     assert (row.status, row.node, row.result_bytes) == ("done", "n1, n2", 11)
@@ -288,7 +288,7 @@ def test_a_map_over_nothing_is_done_at_once() -> None:
 
     assert effects == [StartStep("next", 1)]
     state = run.state("m")
-    assert isinstance(state, Done)
+    assert isinstance(state, StepDone)
     assert state.result == Items(())
 
 
@@ -358,7 +358,7 @@ def test_cancel_ends_all_items() -> None:
 
 
 def test_what_was_done_before_is_not_run_again() -> None:
-    before = Done(Attempt(number=1, sent_at_s=0.0), "old", 3)
+    before = StepDone(Attempt(number=1, sent_at_s=0.0), "old", 3)
     run = machine(step("a"), step("b", "a"), step("c", "b"), done={"a": before})
 
     assert run.start(0.0) == [StartStep("b", 1)]
@@ -368,7 +368,7 @@ def test_what_was_done_before_is_not_run_again() -> None:
 
 
 def test_a_run_of_which_all_was_done_before_ends_at_its_start() -> None:
-    before = Done(Attempt(number=1, sent_at_s=0.0), "old", 3)
+    before = StepDone(Attempt(number=1, sent_at_s=0.0), "old", 3)
     run = machine(step("a"), done={"a": before})
 
     assert run.start(0.0) == [RunEnded("done")]
@@ -434,7 +434,7 @@ class Executor:
         else:
             self.finished.append((name, part))
             effects = self.run.finished(name, attempt, key, self.now, part=part)
-        if type(self.run.state(name)) is Done and name not in self.done:
+        if type(self.run.state(name)) is StepDone and name not in self.done:
             self.done.append(name)
         self.perform(effects)
 
@@ -448,7 +448,7 @@ def graphs(draw: st.DrawFn) -> list[RunStep]:
         mentions = st.sets(st.sampled_from([*names, f"s{i}"]), max_size=2)
         fallbacks = st.sampled_from([None, FallbackCall(), FallbackResult(result="b")])
         undo = st.builds(
-            Undo, inputs=mentions.map(frozenset), more_attempts=st.integers(0, 1)
+            UndoCall, inputs=mentions.map(frozenset), more_attempts=st.integers(0, 1)
         )
         steps.append(
             step(
@@ -498,7 +498,7 @@ def test_any_saga_of_maps_and_fallbacks_ends_once_and_leaves_nothing_half_done(
             assert plan.fallback is not None
         if row.status == "done" and plan.is_map:
             state = run.state(name)
-            assert isinstance(state, Done)
+            assert isinstance(state, StepDone)
             places = [key[1] for key in state.result.results]
             assert places == list(range(executor.items[name]))
     undone = [name for name, part in executor.finished if part == "undo"]

@@ -14,7 +14,7 @@ from mpreg_nb.units import count, duration
 from mpreg_nb.view.frames import COUNT, MEASURE, TEXT, TIME
 from mpreg_nb.view.frames import frame as table_frame
 from mpreg_nb.view.html import WIDE
-from mpreg_nb.view.live.lanes import WINDOW_S, Bar, Lanes
+from mpreg_nb.view.live.lanes import WINDOW_S, LaneBar, Lanes
 from mpreg_nb.view.live.stream import stream
 from mpreg_nb.view.palette import FUNCTIONS
 from mpreg_nb.view.plain_mode import plain
@@ -94,7 +94,7 @@ def picture(lanes: Lanes, snapshot: Snapshot, now: float) -> dict[str, Any]:
     }
 
 
-def _bar(bar: Bar, places: Mapping[str, int], now: float) -> dict[str, Any]:
+def _bar(bar: LaneBar, places: Mapping[str, int], now: float) -> dict[str, Any]:
     return {
         "function": places[bar.main],
         "others": max(0, len(bar.of) - 1),

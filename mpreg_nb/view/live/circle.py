@@ -6,7 +6,7 @@ from html import escape
 from typing import Any
 
 from mpreg_nb.view.diagram_text import clipped, printable
-from mpreg_nb.view.format import width_px
+from mpreg_nb.view.format import text_width
 from mpreg_nb.view.images import image
 from mpreg_nb.view.palette import INK, LINE, NODES, PAGE, SOFT
 
@@ -123,7 +123,7 @@ def _screen(x: float, y: float) -> str:
 
 def _sign(name: str, x: float, y: float) -> str:
     """Return a name on a ground of its own, as lines go everywhere under it."""
-    width = width_px(name, 10.5) + 10
+    width = text_width(name, 10.5) + 10
     return (
         f'<rect x="{x - width / 2:.1f}" y="{y - 11:.1f}" width="{width:.1f}" '
         f'height="15" rx="4" fill="{PAGE.light}" stroke="{LINE.light}"/>'

@@ -5,14 +5,14 @@ from typing import Any
 from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.view.diagram_text import printable
 from mpreg_nb.view.html import outline
-from mpreg_nb.view.live.pace import Pace
+from mpreg_nb.view.live.pace import CallRate
 from mpreg_nb.view.live.sparks import spark
 from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import safe
 
 
 def picture(
-    snapshot: Snapshot, calls: int, pace: Pace, *, drills: bool
+    snapshot: Snapshot, calls: int, pace: CallRate, *, drills: bool
 ) -> dict[str, Any]:
     """Return the head of a panel that is live and has nothing to report.
 

@@ -35,7 +35,7 @@ is a lane to choose, and where all slots of the node have one."""
 
 
 @dataclass(slots=True)
-class Bar:
+class LaneBar:
     """One call, or several short ones in a row. Times are of the wall clock."""
 
     function: str
@@ -57,7 +57,7 @@ class Bar:
 
 @dataclass(slots=True)
 class _Lane:
-    bars: deque[Bar] = field(default_factory=deque)
+    bars: deque[LaneBar] = field(default_factory=deque)
     free_at: float = 0.0
     taken_by: str = ""  # the key of a call that runs in it now
 
@@ -74,7 +74,7 @@ class Lanes:
 
     def __init__(self) -> None:
         self._nodes: dict[str, list[_Lane]] = {}
-        self._running: dict[str, tuple[_Lane, Bar]] = {}  # key -> where it runs
+        self._running: dict[str, tuple[_Lane, LaneBar]] = {}  # key -> where it runs
         self._last: CallRow | None = None
         self._now = 0.0
 
@@ -109,7 +109,7 @@ class Lanes:
             self._runs(call, slots.get(call.node, 0))
         self._forget(slots)
 
-    def of(self, node: str) -> list[list[Bar]]:
+    def of(self, node: str) -> list[list[LaneBar]]:
         """Return the bars of each lane of a node, oldest first; those that run last."""
         shown = {id(lane): bar for lane, bar in self._running.values()}
         return [
@@ -158,7 +158,7 @@ class Lanes:
             return  # it never had a slot
         if end <= self._now - WINDOW_S:
             return
-        bar = Bar(
+        bar = LaneBar(
             function=row.function,
             status=row.status,
             begin=begin,
@@ -183,7 +183,7 @@ class Lanes:
             bar = seen[1]
             bar.end, bar.busy_s = self._now, max(0.0, self._now - bar.begin)
             return
-        bar = Bar(
+        bar = LaneBar(
             function=call.function,
             status="running",
             begin=min(call.started_at, self._now),
@@ -204,7 +204,7 @@ class Lanes:
         if seen is not None:
             seen[0].taken_by = ""
 
-    def _lane(self, node: str, bar: Bar, slots: int) -> _Lane | None:
+    def _lane(self, node: str, bar: LaneBar, slots: int) -> _Lane | None:
         """Return a lane that was free when the bar began; None if all are taken.
 
         Of several the one that was free for the shortest time: so each call finds one,
@@ -239,7 +239,7 @@ class Lanes:
             bar.begin = max(bar.begin, ended)
             bar.end = max(bar.end, ended)
 
-    def _joined(self, last: Bar, bar: Bar) -> bool:
+    def _joined(self, last: LaneBar, bar: LaneBar) -> bool:
         """Make one bar of two short ones that follow each other."""
         lanes = sum(map(len, self._nodes.values()))
         short_s = max(SHORT_S, WINDOW_S * lanes / MOST_BARS)
@@ -276,7 +276,7 @@ class Lanes:
                 del self._nodes[node]
 
 
-def _overlap(lane: _Lane, bar: Bar) -> float:
+def _overlap(lane: _Lane, bar: LaneBar) -> float:
     """Return for how many seconds a lane was busy while a bar ran."""
     busy_s = 0.0
     for other in reversed(lane.bars):

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.protocol.gossip import Load, MemberState
-from mpreg_nb.protocol.messages import NodePicture, Snapshot
+from mpreg_nb.protocol.messages import NodeSnapshot, Snapshot
 from mpreg_nb.view.frames import NODES, served
 from mpreg_nb.view.frames import frame as table_frame
 from mpreg_nb.view.html import STATES, WIDE
@@ -41,7 +41,7 @@ class Readings:
         self._of: dict[str, tuple[deque[float], deque[int]]] = {}
         self._due = -math.inf
 
-    def take(self, nodes: Iterable[NodePicture], now: float) -> bool:
+    def take(self, nodes: Iterable[NodeSnapshot], now: float) -> bool:
         """Read the loads if it is time; `now` is of any monotonic clock."""
         if now < self._due:
             return False
@@ -82,7 +82,7 @@ def picture(
 
 
 def _row(
-    node: NodePicture, functions: int, readings: Readings, own: bool
+    node: NodeSnapshot, functions: int, readings: Readings, own: bool
 ) -> dict[str, Any]:
     record, load = node.record, node.load
     cpu, memory = readings.of(record.name)

@@ -13,7 +13,7 @@ NOW_S = 5
 """The rate of now is the mean of so many seconds that are over."""
 
 
-class Pace:
+class CallRate:
     """Calls by second, of the wall clock. Made from a count that only grows."""
 
     def __init__(self) -> None:

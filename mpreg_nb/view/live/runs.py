@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mpreg_nb.protocol.messages import SHOWN, RunPicture, StepSnapshot, summary_of
+from mpreg_nb.protocol.messages import SHOWN, RunSnapshot, StepSnapshot, summary_of
 from mpreg_nb.units import duration
 from mpreg_nb.view.diagram_svg import scene
 from mpreg_nb.view.diagram_text import MARKS
@@ -28,18 +28,18 @@ MOST_BARS = 600
 """Steps of a run that have a bar."""
 
 
-class Shown(Protocol):
+class RunView(Protocol):
     """A run, as far as it is looked at here."""
 
     @property
-    def picture(self) -> RunPicture:
+    def picture(self) -> RunSnapshot:
         """How far it is."""
 
     def diagram(self) -> Diagram:
         """What it runs."""
 
 
-def origin(runs: Iterable[Shown], now: float) -> tuple[object, ...]:
+def origin(runs: Iterable[RunView], now: float) -> tuple[object, ...]:
     """Return what changes when the picture of `runs` does; of running ones each second.
 
     now: the wall clock.
@@ -50,7 +50,7 @@ def origin(runs: Iterable[Shown], now: float) -> tuple[object, ...]:
     return seconds, *((one.run, one.status, one.steps) for one in pictures)
 
 
-def picture(runs: Iterable[Shown], now: float) -> dict[str, Any]:
+def picture(runs: Iterable[RunView], now: float) -> dict[str, Any]:
     """Return the newest of `runs`, which are newest first.
 
     now: the wall clock, by which what is running goes on when there is no news.
@@ -58,7 +58,7 @@ def picture(runs: Iterable[Shown], now: float) -> dict[str, Any]:
     return {"runs": [_run(run, now) for run in list(runs)[:MOST_RUNS]]}
 
 
-def _run(run: Shown, now: float) -> dict[str, Any]:
+def _run(run: RunView, now: float) -> dict[str, Any]:
     picture = run.picture
     steps, summary = picture.steps, summary_of(picture)
     duration_ms = picture.duration_ms

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mpreg_nb.view.format import cut, width_px
+from mpreg_nb.view.format import cut, text_width
 from mpreg_nb.view.images import image
 from mpreg_nb.view.palette import BAD, CARD, HUES, INK, PAGE, SOFT
 
@@ -71,7 +71,7 @@ def _keys(
     drawn, x, y = [], NAMES, top
     for function, hue in zip(functions, hues, strict=True):
         words = cut(function["function"], SIZE, 180.0)
-        width = 28.0 + width_px(words, SIZE)
+        width = 28.0 + text_width(words, SIZE)
         if x > NAMES and x + width > WIDTH:
             x, y = NAMES, y + KEY
         drawn.append(

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpreg_nb.protocol.gossip import MemberState
-from mpreg_nb.protocol.messages import NodePicture, Snapshot, Traffic
+from mpreg_nb.protocol.messages import NodeSnapshot, Snapshot, Traffic
 from mpreg_nb.units import count, size
 from mpreg_nb.view.frames import MEASURE, TEXT
 from mpreg_nb.view.frames import frame as table_frame
@@ -164,7 +164,7 @@ def picture(
     }
 
 
-def _node(node: NodePicture, entry: str) -> dict[str, Any]:
+def _node(node: NodeSnapshot, entry: str) -> dict[str, Any]:
     record, load = node.record, node.load
     return {
         "node": record.name,

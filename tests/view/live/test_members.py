@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from mpreg_nb.protocol.gossip import Load, MemberState
-from mpreg_nb.protocol.messages import NodePicture, Snapshot
+from mpreg_nb.protocol.messages import NodeSnapshot, Snapshot
 from mpreg_nb.view.frames import nodes_frame
 from mpreg_nb.view.live import members
 from tests.view.pictures import V1, node, offer, snapshot
@@ -106,7 +106,7 @@ def test_html_is_without_script_and_shows_names_as_text() -> None:
 
 
 def test_a_hundred_nodes_stay_readable() -> None:
-    many: list[NodePicture] = [node(f"n{place:03}", load=LOAD) for place in range(100)]
+    many: list[NodeSnapshot] = [node(f"n{place:03}", load=LOAD) for place in range(100)]
     picture = members.picture(snapshot(*many), members.Readings(), ())
 
     html, text = members.html(picture), members.text(picture)

@@ -2,14 +2,14 @@
 
 import pytest
 
-from mpreg_nb.view.live.pace import KEPT_S, NOW_S, Pace
+from mpreg_nb.view.live.pace import KEPT_S, NOW_S, CallRate
 from tests.view.pictures import call
 
 NOW = 1_750_000_000.0
 
 
 def test_calls_of_each_second_are_told_when_the_second_is_over() -> None:
-    pace = Pace()
+    pace = CallRate()
     pace.take(tuple, 0, NOW)
 
     pace.take(tuple, 3, NOW + 0.4)
@@ -24,7 +24,7 @@ def test_calls_of_each_second_are_told_when_the_second_is_over() -> None:
 
 
 def test_calls_that_came_while_nobody_looked_are_spread_over_that_time() -> None:
-    pace = Pace()
+    pace = CallRate()
     pace.take(tuple, 0, NOW)
 
     pace.take(tuple, 100, NOW + 10.0)
@@ -34,7 +34,7 @@ def test_calls_that_came_while_nobody_looked_are_spread_over_that_time() -> None
 
 
 def test_after_more_than_a_minute_only_the_last_is_kept() -> None:
-    pace = Pace()
+    pace = CallRate()
     pace.take(tuple, 0, NOW)
 
     pace.take(tuple, 600, NOW + 600.0)
@@ -45,7 +45,7 @@ def test_after_more_than_a_minute_only_the_last_is_kept() -> None:
 
 
 def test_calls_from_before_the_first_look_are_taken_from_their_rows() -> None:
-    pace = Pace()
+    pace = CallRate()
     rows = [call("f", "n1", 1_000, started_at=NOW - back - 0.5) for back in (1, 1, 3)]
 
     pace.take(lambda: rows, 3, NOW)
@@ -54,7 +54,7 @@ def test_calls_from_before_the_first_look_are_taken_from_their_rows() -> None:
 
 
 def test_what_it_is_made_from_changes_only_while_there_are_calls() -> None:
-    pace = Pace()
+    pace = CallRate()
     pace.take(tuple, 0, NOW)
     idle = pace.origin
     pace.take(tuple, 0, NOW + 5.0)

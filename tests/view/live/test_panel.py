@@ -16,7 +16,7 @@ from mpreg_nb.view.live import (
     topology,
 )
 from mpreg_nb.view.live.lanes import Lanes
-from mpreg_nb.view.live.pace import Pace
+from mpreg_nb.view.live.pace import CallRate
 from tests.view.pictures import call, node, offer, snapshot
 
 EVIL = "<script>alert(1)</script>"
@@ -47,7 +47,7 @@ def pictures() -> dict[str, Any]:
         offers=(("n2", offer("echo")),),
     )
     return {
-        "head": head.picture(cluster, 1_234, Pace(), drills=True),
+        "head": head.picture(cluster, 1_234, CallRate(), drills=True),
         "members": members.picture(cluster, members.Readings(), ()),
         "topology": topology.picture(cluster, EVIL, {}),
         "routes": routes.picture([call(EVIL, EVIL)]),
@@ -97,7 +97,7 @@ def test_the_words_of_other_programs_lead_to_a_view(asked: str, meant: str) -> N
 
 
 def test_the_head_tells_calls_a_second_while_there_are_some() -> None:
-    cluster, pace = snapshot(node("n1")), Pace()
+    cluster, pace = snapshot(node("n1")), CallRate()
     pace.take(tuple, 0, 1_000.0)
     idle = head.picture(cluster, 0, pace, drills=True)
     pace.take(tuple, 60, 1_005.0)

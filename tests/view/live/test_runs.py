@@ -2,7 +2,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from mpreg_nb.protocol.messages import RunPicture, StepSnapshot, summary_of
+from mpreg_nb.protocol.messages import RunSnapshot, StepSnapshot, summary_of
 from mpreg_nb.view.frames import runs_frame
 from mpreg_nb.view.live import runs
 from mpreg_nb.workflows.graph import Arrow, Box, Diagram
@@ -14,7 +14,7 @@ EVIL = "<b onclick=alert(1)>"
 class Flow:
     """A run as it is looked at here."""
 
-    picture: RunPicture
+    picture: RunSnapshot
 
     def diagram(self) -> Diagram:
         steps = [step.name for step in self.picture.steps]
@@ -56,7 +56,7 @@ def run(number: int = 1, *, workflow: str = "report", **changed: Any) -> Flow:
         "started_at_s": STARTED,
         "duration_ms": 40.0,
     }
-    return Flow(RunPicture(**(values | changed)))
+    return Flow(RunSnapshot(**(values | changed)))
 
 
 def test_a_picture_has_the_drawing_and_a_bar_for_each_step_that_began() -> None:

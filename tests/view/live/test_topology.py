@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpreg_nb.protocol.gossip import Load, MemberState
-from mpreg_nb.protocol.messages import LinkPicture, Traffic
+from mpreg_nb.protocol.messages import LinkSnapshot, Traffic
 from mpreg_nb.view.live import topology
 from mpreg_nb.view.live.topology import HERE, OWN, Rates
 from tests.view.pictures import node, snapshot
@@ -18,7 +18,7 @@ def told(who: str, **peers: tuple[int, int]) -> Traffic:
         id=b"i" * 16,
         node=who,
         links=tuple(
-            LinkPicture(
+            LinkSnapshot(
                 peer=CLIENT if peer == "client" else peer,
                 role="client" if peer in ("client", "other") else "node",
                 sent_bytes=total // 2,
