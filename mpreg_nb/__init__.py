@@ -17,7 +17,6 @@ starting a node, stays cheap.
 
 import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -110,33 +109,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__, "__version__"]
-
-
-class _Package(ModuleType):
-    """Keeps `workflow` and `bench` the functions; folders of that name exist too.
-
-    The import of a submodule sets an attribute of its package. Here it is not taken.
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Functions that read it travel; of plain modules that is known, not of this.
-        return import_module, (self.__name__,)
-
-    @property
-    def workflow(self) -> Any:
-        return __getattr__("workflow")
-
-    @workflow.setter
-    def workflow(self, module: ModuleType) -> None:
-        return
-
-    @property
-    def bench(self) -> Any:
-        return __getattr__("bench")
-
-    @bench.setter
-    def bench(self, module: ModuleType) -> None:
-        return
-
-
-sys.modules[__name__].__class__ = _Package

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,43 @@ def test_every_name_that_a_module_lists_is_there_and_listed_once() -> None:
         wrong += [f"{dotted}.{name} twice" for name in listed if listed.count(name) > 1]
 
     assert wrong == []
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules of the package that a file imports, in functions and for hints too."""
+    names = {dotted_name(module) for module in MODULES if module.stem != "__init__"}
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found & names
+
+
+def dotted_name(path: Path) -> str:
+    return ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+
+
+def test_no_module_comes_back_to_itself_by_imports() -> None:
+    graph = {
+        dotted_name(path): imported_modules(path)
+        for path in MODULES
+        if path.stem != "__init__"
+    }
+
+    TopologicalSorter(graph).prepare()  # raises CycleError, which shows the circle
+
+
+def test_no_name_of_a_class_is_used_twice() -> None:
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                places.setdefault(node.name, []).append(name_in_package(path))
+
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
 def loaded_by(module: str) -> set[str]:

@@ -55,7 +55,8 @@ def free_variables(source: str, known: Collection[str]) -> tuple[str, ...]:
     Raises:
         SyntaxError: it is no Python.
 
-    >>> free_variables("y = [x for x in rows]\\nprint(y, scale)", {"rows", "scale", "x", "y"})
+    >>> names = {"rows", "scale", "x", "y"}
+    >>> free_variables("y = [x for x in rows]\\nprint(y, scale)", names)
     ('rows', 'scale')
     """
     found: set[str] = set()
