@@ -1,4 +1,4 @@
-"""The rows of the benchmark, the clusters and functions that they measure."""
+"""The rows of the benchmark, and the clusters that they measure."""
 
 import asyncio
 import contextlib
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from dataclasses import dataclass
 from typing import Any
 
+from mpreg_nb.benchmark.functions import GATHER, SAME, SAME_THREAD, gather, same
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.output import write_to_streams
@@ -20,21 +21,6 @@ from mpreg_nb.protocol.messages import RunStart, StepPlan
 from mpreg_nb.serialize.pickle import pack_call
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.workflows.graph import Reference
-
-# Names under which they are registered, on a cluster of the user perhaps.
-SAME = "bench_same"
-SAME_THREAD = "bench_same_thread"
-GATHER = "bench_gather"
-
-
-def same(value: Any) -> Any:
-    """Return `value`; what a call costs beyond this is ours."""
-    return value
-
-
-def gather(*values: Any) -> int:
-    """Return how many values there are."""
-    return len(values)
 
 
 @dataclass(frozen=True, slots=True)
