@@ -1,12 +1,11 @@
 """Measures all rows of the benchmark, beside a bare echo that gives the unit.
 
-A virtual processor that has halted takes tens of microseconds to wake, which
-would be most of what an echo costs. A process of the lowest class that spins on
-each processor keeps them awake and gives way to everything else.
-
-Latencies are taken while idle spinners keep the processors awake, rates without
-them. Rows are interleaved and repeated; each repetition is divided by the bare
-echo of the same round, and the median of these ratios is told.
+Latencies are taken while idle spinners keep the processors awake, since a halted
+virtual processor takes tens of microseconds to wake, which is most of what an echo
+costs. A spinner is a process of the lowest class on each processor, which gives way to
+everything else. Rates are taken without them. Rows are interleaved and repeated; each
+repetition is divided by the bare echo of the same round, and the median of these
+ratios is reported.
 """
 
 import asyncio

@@ -1,13 +1,12 @@
 """The client's cached view of the cluster, and which node it subscribes to.
 
-The node of the entry sends a snapshot after each change. A node that hangs sends
-none and says nothing of it, so its pulse is felt: when it is silent, all others
-are asked, and the first that answers becomes the entry. The silent one keeps its
-link, as calls may be under way there; that ends when the node is declared dead and
-is silent on the link too.
+The entry node sends a snapshot after each change. A node that hangs sends none, so its
+link is watched: when it is silent, all other nodes are asked, and the first that
+answers becomes the entry. The silent one keeps its link, as calls may be in progress
+there, until it is declared dead and the link is silent too.
 
-It may be late; what it leads to wrongly is refused by the node and sent through
-the node of the link. What this client registered itself is never forgotten.
+The cached state may be late; a call that it routes wrongly is rejected by the node and
+sent through the entry. Own registrations are never forgotten.
 """
 
 import asyncio

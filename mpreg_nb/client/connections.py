@@ -1,7 +1,7 @@
 """The client's connections: its entry node, and direct ones to other nodes.
 
-When the entry is lost, another link takes its place; when there is none, every
-URL that is known is dialled again until the patience is at its end.
+When the entry is lost, another link takes its place. Without any link, every known URL
+is dialled again until `RECONNECT_S` has passed.
 """
 
 import asyncio

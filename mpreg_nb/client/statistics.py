@@ -1,7 +1,7 @@
 """Statistics of this client: a row and histograms for its calls, traffic of links.
 
-Nodes count it anyway and are asked only while somebody looks, so that it costs
-nothing else. Belongs to the loop of its client.
+Nodes count the traffic of links anyway, and are asked for it only while a view shows
+it. All of this belongs to the event loop of its client.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """`Cluster`: nodes, functions, calls, workflows, frames and views of one cluster.
 
-A log is a file of the machine that its node runs on, so it can be read for the
-nodes that this user started here, be it by this process or an earlier one.
+`Cluster` blocks; `cluster.async_cluster` has the same verbs as coroutines. Logs are
+files of the machine that their node runs on, so they can be read for the nodes that
+this user started here, by this process or an earlier one.
 """
 
 import asyncio

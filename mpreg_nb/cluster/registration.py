@@ -1,12 +1,12 @@
 """Registers functions, and knows which code an object stands for at this moment.
 
-It is shipped before its name is bound to it; until then the name stands for nothing,
-or for what an earlier run of the cell left there.
-
 What was registered is remembered for as long as the object lives, together with
-witnesses of everything that it reaches. A call asks them, which takes microseconds;
+witnesses of everything that it reaches. A call checks them, which takes microseconds;
 where something has changed, the object is packed again. The same content is the same
 version, which is not registered twice.
+
+A decorated function is packed before its name is bound to it. `recursive_reference`
+lets the name stand for the function meanwhile, so that it can call itself.
 """
 
 import functools

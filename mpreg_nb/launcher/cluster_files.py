@@ -1,11 +1,11 @@
 """Files of this user's clusters: who started what, kept private to the user.
 
-A cluster is entered before its first node starts and struck out after its last
-has ended, so that whatever happens in between, `mp.ps()` can list its nodes and
-`mp.down()` can end them.
+A cluster is recorded before its first node starts and removed after its last has
+ended. Whatever happens in between, `mp.ps()` lists its nodes and `mp.down()` ends them.
 
-Each is an entry of its own, with the process of the node as its owner. So `ps` lists
-it, `down NAME` ends it, and what a killed one leaves is deleted like that of others.
+A node that was started by hand (`mpreg-nb node`) is a record of its own, with its own
+process as the owner. So `ps` lists it, `down NAME` ends it, and what a killed one
+leaves is deleted like that of others.
 """
 
 import fcntl

@@ -1,15 +1,13 @@
 """Pauses a node by SIGSTOP, and resumes it whatever happens to this process.
 
-What this process's parent stopped by itself would stay stopped if the parent were
-killed. So the parent only holds a pipe: when it closes it, or ends in any way, or
-the time is over, the node goes on. Started by `PausedNode`, as
+A second process stops the node and resumes it: a node that this process stopped by
+itself would stay stopped if this process were killed. This process only holds a pipe.
+When it closes the pipe, or ends in any way, or the time is over, the node is resumed.
+The second process is started by `PausedNode`, as
 
     python -m mpreg_nb.launcher.fault_injection PID STARTED_S SECONDS PARENT_PID
 
-It says STOPPED once the node stands still, or GONE if there is no such process.
-
-Another process stops it and lets it go on (`standstill`), so that it goes on too
-when this one is killed.
+It prints STOPPED once the node is stopped, or GONE if there is no such process.
 """
 
 import math

@@ -1,14 +1,13 @@
 """Failure detection: the order of probes, direct and indirect probes, their outcomes.
 
-One round: `Ping`; no `Ack` in time, so some others are asked to ping (`PingReq`);
-if neither it nor any of them has an answer by the end, the target was silent. A
-helper that gets no answer says so (`Nack`), which tells the asker that its own
-ears are well.
+One round: send `Ping`; without an `Ack` in time, ask some other members to ping the
+target (`PingReq`). If neither it nor any of them has answered by the end of the
+round, the target was silent. A helper that gets no answer sends `Nack`, which shows
+the asker that its own links work. The detector reports facts (`Answered`, `Silent`);
+what follows for a member is decided in `membership.state`.
 
 Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 3.1; the Nack is from
 Dadgar, Phillips, Currey, "Lifeguard", arXiv 1707.00788, 2018.
-
-Here nothing is decided about a member: facts (`Answered`, `Silent`) come out.
 """
 
 import math

@@ -1,7 +1,8 @@
 """How a node joins: its seed URLs, and who may use a name that two processes claim.
 
-The older one keeps it if it still answers; otherwise the newcomer is the same
-node, started again. Cassandra and memberlist make the newcomer wait instead.
+Of two processes with one name the older one keeps it if it still answers; otherwise
+the newcomer is the same node, started again. Cassandra and memberlist make the
+newcomer wait instead.
 """
 
 import math

@@ -1,12 +1,10 @@
 """The membership table: the node's own record, the records of others, and their merge.
 
-Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 4.2 (incarnations); the
-generation of a name is Cassandra's.
+Everything that is received (records, verdicts, announcements, loads) ends here. What
+comes out is events, news to pass on, and answers to members that are mistaken.
 
-Everything that is heard (records, verdicts, announcements, loads) ends here; what
-comes out is events, news to pass on, and answers to those who are mistaken.
-
-Source: Das, Gupta, Motivala, "SWIM", DSN 2002, sections 4.2 and 4.4.
+Source: Das, Gupta, Motivala, "SWIM", DSN 2002, sections 4.2 (incarnations) and 4.4;
+the generation of a name is Cassandra's.
 """
 
 import math

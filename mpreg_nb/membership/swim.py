@@ -1,10 +1,10 @@
 """The SWIM state machine: receives messages, does periodic work, returns effects.
 
-It joins the parts of this folder:
+It joins the parts of this folder::
 
-    inbox -> beliefs (table, identity, suspicion, reports) -> broadcast -> post
-    tick  -> detector (probe, rotation, awareness), claims ------------->  post
-          -> duties (sync, seeds, links)                   ------------->  post
+    MessageHandlers -> MembershipState -> Broadcasts -> OutgoingMessages
+    tick            -> failure detector, name claims -> OutgoingMessages
+                    -> PeriodicWork (sync, seeds)    -> OutgoingMessages
 
 Rules for the driver:
 

@@ -1,7 +1,7 @@
 """`MPREGClientAPI`, commands of one request, and the errors that it reports.
 
-The error stays what it is, an instance of the class that was raised too; only what
-it says changes. `.original` has what it said before.
+An error that a function raised is still an instance of its class; its text names the
+command, the error and the types of the arguments. `.original` has the text before.
 """
 
 import asyncio

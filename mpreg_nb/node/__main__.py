@@ -1,9 +1,8 @@
 """Run one node until SIGTERM comes or the process that started it is gone.
 
-Two signs, since each can fail alone: a pipe that the parent holds open is
-closed by the system when the parent ends, unless a child that the parent forked
-holds it too; and an orphan gets another parent, but only a look once a second
-shows it.
+The end of the parent is noticed in two ways, since each can fail alone. The system
+closes a pipe that the parent holds open, unless a child that the parent forked holds
+it too. And an orphan gets another parent, which a look once a second shows.
 """
 
 import asyncio

@@ -1,16 +1,13 @@
 """Calls that this node accepted: admission, routing, outcomes, and work stealing.
 
-A node is asked for calls by those who sent them. For the calls that it may send
-elsewhere itself, because they came through it or are steps of its runs, it looks
-for idle nodes: whether they wait here or where it sent them.
+A call comes from a link or from a run of this node. It is run here, forwarded to a
+node that fits (one hop), or rejected with the reason. Until it runs, it may still be
+sent elsewhere. Each call ends in exactly one outcome, sent to where it came from.
 
-A call that is known to wait has not run, so when this node is lost it can be sent
-elsewhere without a doubt. Calls that wait only for a moment are not worth a word.
-
-A call comes from a link or from a run of this node. It is run here, passed on to
-a node that fits (one hop), or refused with the reason. Until it runs, it may
-still be sent elsewhere; afterwards its outcome is what it is. Each call ends in
-exactly one outcome, sent to where it came from.
+Work stealing: a call that is known to wait has not run, so it can move to a node that
+becomes idle, and be sent elsewhere without a doubt when its node is lost. For calls
+that came through it, or that are steps of its runs, a node looks for idle nodes
+itself; calls that wait only for a moment are not reported.
 """
 
 import asyncio

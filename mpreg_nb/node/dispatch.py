@@ -3,13 +3,13 @@
 Parts of the node tell `Dispatcher` which messages they handle, and subscribe to the
 events of `NodeLinks`; neither knows any of them.
 
-A control link whose name belongs to a member that is thought alive waits at the
-door until the first message tells which process it is of: the one that is known,
-or another. Then membership asks the holder of the name.
+`JoinGate`: a control link whose name belongs to a member that is thought alive waits
+until its first message tells which process it is of: the known one, or another. Then
+membership asks the holder of the name.
 
-A partition cuts links to other nodes without a word (`transport.connection`) and new
-links as they come; dials get no answer. When its time is over the cut links end,
-dials go on, and membership finds the others again by its ordinary means.
+`PartitionFault` cuts links to some nodes without a word, for tests of failure: links
+that exist, links that arrive, and dials get no answer. When its time is over the cut
+links end, and membership finds the nodes again by its ordinary means.
 """
 
 import asyncio

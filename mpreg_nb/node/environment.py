@@ -1,7 +1,7 @@
 """The environment of node and worker processes: standard files and thread limits.
 
-OpenMP, BLAS and Numba start one for each core of the machine. Several workers on
-one machine would then hold each other up, so they share the cores.
+OpenMP, BLAS and Numba start one thread for each core of the machine. Several workers
+on one machine would slow each other down, so they share the cores.
 """
 
 import os

@@ -1,13 +1,11 @@
 """Runs calls on this node: in worker processes, or in the node's own process.
 
-These are functions that a program registered in its own process, where nothing
-is pickled on the way in, and shipped ones that were registered for a thread.
-Pickles are opened here, so the module that does it is imported with the first
-such call and not before.
+Shipped code runs in worker processes, or in a thread of the node's own process if it
+was registered so. Functions that a program registered in this process run in it, and
+builtins are answered at once.
 
-Shipped code runs in worker processes, or in a thread of this one if it was
-registered so. Functions of this very process run in it. Builtins are answered
-at once.
+The node's own process opens pickles only for functions that run in it, so the module
+that does it is imported with the first such call.
 """
 
 import asyncio

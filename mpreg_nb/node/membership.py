@@ -1,8 +1,7 @@
 """Drives the membership machine, and reacts to members that come, go or change.
 
-The machine says until when to sleep; one timer of the event loop follows it.
-What the machine tells is passed to the node, but for the catalog's entries,
-which are followed here.
+The machine says until when to sleep; one timer of the event loop follows it. The
+driver applies what it reports about catalogs; `MembershipEvents` publishes all else.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
 """Results that stay on nodes: the store, fetched copies, and inputs of calls.
 
-The node never opens them. Those that nobody asked for longest go first when the
-limit is reached; whoever asks for one that went is told that it is gone.
+The node never opens results. When the limit in bytes is reached, those that were not
+asked for longest go first; a request for one that went is answered "gone".
 
-The items of a map often share an argument, such as a model. A result that only one
-call asks for is not held: it would be memory for nothing.
+The items of a map often share an argument, such as a model, so a result of another
+node that several calls want is fetched once and held while they want it.
 """
 
 import asyncio

@@ -1,11 +1,8 @@
 """One run of a workflow that this node coordinates, and the calls of its steps.
 
-A small result travels with the calls that refer to it; a large one stays where it
-was made, and calls say where that is. Nothing is unpickled here.
-
-The machine says which step to send when; each step is a call like any other, but
-its large result stays where it was made, and its arguments name the results
-that they refer to. What is small travels with the call.
+The state machine says which step to send when; each step is a call like any other. A
+small result is sent with the calls that refer to it; a large one stays where it was
+made, and calls say where that is. Nothing is unpickled here.
 """
 
 import asyncio

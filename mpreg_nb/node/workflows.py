@@ -1,7 +1,7 @@
 """All runs of this node: started, resumed, followed by clients, explained, relayed.
 
-Ids are unique in the world, so nothing is renamed on the way: an answer goes to who
-asked with its id, news of a run to all who follow it through here.
+Requests about runs of other nodes are relayed. Ids are unique in the world, so an
+answer goes to who asked with its id, and news of a run to all who follow it here.
 """
 
 import asyncio

@@ -1,12 +1,12 @@
 """Prints and progress of remote code in the cell that made the call.
 
-It is published by the thread that waits, so it belongs to the cell that waits, and
-nothing can come after the wait has ended.
-
 In a kernel each text that is printed carries the header of the request that it
 belongs to, and the front end shows it at that cell. A writer takes this header
-when its call is made, on the thread of the caller, and writes with it from the
+when its call is made, in the thread of the caller, and writes with it from the
 thread of the client.
+
+Progress is published by the thread that waits, so it belongs to the cell that waits,
+and nothing can come after the wait has ended.
 """
 
 import sys

@@ -1,14 +1,13 @@
 """Cells that run on nodes: `remote`, `everywhere` and `step`.
 
-Imported there, so it imports nothing of the notebook; and here when the extension
-loads, so that it imports nothing dear either.
+The body of a cell runs in a worker, so this module is imported there, and imports
+nothing heavy.
 
-What a step cell assigns is its output. A later one that reads such a name, or the
-name of a step, gets a reference, and one that reads an input of the workflow the
-place of its value; other variables of the notebook travel by value.
+What a step cell assigns is its output. A later step cell that reads such a name, or
+the name of a step, gets a reference; other variables of the notebook are sent by value.
 
-Each NAME is a worker of its own on the node where it was used first. It lasts until
-it is dropped, its node or its process ends, or the cluster is left.
+Each name of `--keep` is a worker of its own on the node where it was used first. It
+lasts until it is dropped, its node or its process ends, or the cluster is left.
 """
 
 import ast

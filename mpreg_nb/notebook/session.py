@@ -1,11 +1,10 @@
 """The state of this kernel: its shell, where remote code prints, interrupts of cells.
 
-A kernel answers Stop during such a cell by cancelling it, but from a handler of
-the signal, which runs while its event loop sleeps: without something to wake it the
-loop sleeps on, and the cell with it. Python itself can wake it: it writes a byte for
-each signal to a socket that the loop reads.
-
 Clusters are kept by `cluster.current`; a session only finds what a line names.
+
+A kernel answers Stop during a cell that awaits by cancelling it, but from a signal
+handler that runs while the event loop sleeps, so the loop sleeps on. Python can wake
+it: it writes a byte for each signal to a socket that the loop reads.
 """
 
 import asyncio

@@ -1,8 +1,7 @@
 """The widget of a live view, with its script and style sheet.
 
-The script is made of the modules of `static/`.
-Each file there is an ES module, and imports and exports stand on one line each, so
-that joining them is a matter of lines.
+The script is joined from the ES modules in `static`, whose imports and exports stand on
+one line each.
 """
 
 import re

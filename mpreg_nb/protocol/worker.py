@@ -1,26 +1,20 @@
 """Messages and frames between a node and its workers, and the memory that they share.
 
-They share a stream socket. Each message is a frame: its length in 4 bytes
-(big-endian), then the message in msgpack, then the raw parts whose sizes its
-field `sizes` tells, one after the other. No parts: `payload` is inline.
+A node and its worker share a stream socket. Each message is a frame: its length in
+4 bytes (big-endian), then the message in msgpack, then the raw parts whose sizes its
+field `sizes` gives. Without parts, `payload` is inline. Both ends are the same
+program, so types are not validated as those of peers are. `JobFrameReader` receives
+large parts where they stay, so that nothing is copied twice.
 
 Two more things go beside the socket. Ids of calls to interrupt go through a pipe,
-followed by SIGINT, since a worker that runs a function does not read the socket.
-And what must outlive a worker is in memory that both share: see `protocol.worker`.
+followed by SIGINT, since a worker that runs a function does not read the socket. And
+`SharedStatus` is memory that both share and that outlives the worker: the number of
+the last job that started, of the last one that ended with all before it, how many
+drops the worker has seen, and the end of what functions printed. Jobs are numbered
+and start in that order, so after a crash the node knows which of them never ran.
 
-Both ends are one program, so the types are not checked as those of peers are.
-
-It holds the number of the last job that began, that of the last one that ended
-with all before it, how many ids of calls to drop the worker has heard, and the
-end of what functions printed. Jobs are numbered as they were handed over and begin
-in that order, so after a death the node knows which of them never ran; and a job
-that has been heard to be dropped, and has not begun then, never will.
-
-`JobFrameReader` says where received bytes go and what messages they make. Large
-parts are received where they stay: nothing is copied twice.
-
-A node and its workers keep code by this rule, each by itself: after the same uses
-both have the same versions, and nothing has to be said about it.
+`ByteLimitedCache` is the rule by which a node and its workers keep code. Each follows
+it alone: after the same uses both hold the same versions, without a message.
 """
 
 import contextlib
@@ -74,9 +68,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     json: bool = False
     quiet: bool = False
     remaining_ms: int | None = None
-    split: bool = (
-        False  # take the first argument apart; the answer is as wire.items says
-    )
+    split: bool = False  # the first argument into items, see `serialize.items`
     folder: bytes = b""  # of the caller, see working_folder
 
 

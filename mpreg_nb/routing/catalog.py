@@ -1,10 +1,8 @@
 """The catalog: which node offers which version of which function.
 
-The writer announces each delta; a follower applies the one after its own version
-and pulls whatever else leads to the version that it heard of.
-
-Each node writes only its own entries (`log`). The catalog holds no time: entries
-go when membership says that their node is gone (`forget`).
+Each node writes only its own offers (`OfferLog`) and announces each change. A follower
+applies the change after its own version and pulls what it missed. The catalog knows
+no time: offers go when membership reports that their node is gone (`forget`).
 
 A *registration* is the act of a user; every copy of the code that is placed on a
 node repeats the (counter, origin) of its registration. The newest registration of

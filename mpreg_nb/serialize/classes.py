@@ -1,20 +1,20 @@
 """Classes and type parameters across processes: one class for each definition.
 
-A class is made without running any code that came with it: no `__new__` of its
+A class that cannot be imported is sent by value. Its *key* is the digest of what it
+was when it was first sent: a cell that runs again unchanged makes a class of the same
+key, and instances of it are instances of the same class in every worker. Its
+*revision* is the digest of what it is now; a process that has the class takes the new
+content over when the revision differs. The process that defined a class never has it
+changed by what comes back.
+
+A class is rebuilt without running code that came with it: no `__new__` of its
 metaclass, no `__init_subclass__`, no `__set_name__`, no `__init__` of enum members.
-They ran where the class was defined, and what they did is among its attributes.
-Attributes are set in an order in which instances of the class can be made early:
-a method may name such an instance, and a class may hold one.
+Attributes are set in an order in which instances of the class can be made early: a
+method may name such an instance, and a class may hold one.
 
-A class that cannot be imported travels by value. Its *key* is the digest of what
-it was when it first travelled: a cell that is run again unchanged makes a class
-with the same key, and instances of it are instances of the same class in every
-worker. Its *revision* is the digest of what it is now; a process that has the
-class takes the new content over when the revision is another one. The process
-that defined a class never has it changed by what comes back.
-
-`typing` pickles these by the name that they were given, which only the notebook
-has. A name that comes back to the process that made it is the same object there.
+`typing` pickles type variables and aliases by a name that only the notebook has, so
+they are sent by value too. One that comes back to the process that made it is the
+same object there.
 """
 
 import abc

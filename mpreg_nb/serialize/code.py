@@ -1,26 +1,21 @@
 """What a function ships: its parts, the modules next to the notebook, its content hash.
 
-Equal functions rarely pickle to equal bytes: sets come in the order of this
-process's string hashes, equal strings are written once or twice as it happens
-that they are one object or two, classes carry a random mark, and code the name of
-the file that this run of the cell was given. So the pickle is read by a reader
-that imports nothing and calls nothing, and what it says is hashed in one order.
+Equal functions rarely pickle to equal bytes: sets come in the order of this process's
+string hashes, equal strings are written once or twice, classes carry a random mark, and
+code the name of the file of its cell. So the content hash is taken of what a pickle
+says: a reader that imports nothing and calls nothing reads it in one order.
 
-A module counts as installed when its file is where installers put files, under
-the standard library or a site directory, or where a `.pth` file or an editable
-install says that it is found. Everything else that was imported from a file is taken to
-be the user's own, which other machines cannot import.
+A module counts as installed when its file is in the standard library or a site
+directory, or where a `.pth` file or an editable install points. All other modules are
+the user's own: other machines cannot import them, so they are shipped by value. A
+package that is installed in place (`pip install -e`) is shipped by value once a file of
+it has changed since this process started.
 
-A package that is installed in place (`pip install -e`) is imported by workers as it
-is when they first need it. Once a file of it has changed since this process began,
-that may be another code than the one here, and it is shipped by value too.
+An `import` inside a function leaves no trace in what it captures, so its code is
+searched for such statements, and the user's own modules among them are shipped too.
 
-An `import` inside of a function leaves no trace in what it captures, so the code
-is searched for such statements, and the user's own modules among those travel
-with the function.
-
-A node does not open arguments, so it answers a call of these with the call's
-own payload, marked `builtin`; the caller applies the function to it.
+A node answers calls of builtins with the call's own payload, marked `builtin`, since it
+does not open arguments; the caller applies the function to it.
 """
 
 import dis

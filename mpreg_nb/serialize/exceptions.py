@@ -1,19 +1,15 @@
 """Exceptions and failures across processes. Nodes import it, so cloudpickle stays out.
 
-Their classes may refuse attributes, compute `args`, raise for names that they lack,
-or want arguments that nobody kept. So none of their code is run: attributes are read
-and set as `BaseException` itself does it.
+An exception is taken apart into its class, its arguments and its attributes, rather
+than pickled whole: many exception classes pickle well and then fail to unpickle,
+because their `__init__` wants other arguments than it passes on. Their classes may
+refuse attributes, compute `args` or raise for missing names, so none of their code
+runs: attributes are read and set as `BaseException` itself does it.
 
-An exception is taken apart into its class, its arguments and its attributes,
-rather than pickled whole: many exception classes pickle well and then fail to
-unpickle, because their `__init__` wants other arguments than it passes on.
-
-It is made from the class that was raised and `RemoteError`, so that both catch
-it, and carries a traceback of frames that stand where the remote ones stood. An
-exception of C that nobody can derive from comes back as itself.
-
-The types are those that the function was really given, with results of other
-commands in their places, so the process that ran it tells them.
+The caller gets an exception of a class that is made from the class that was raised
+and `RemoteError`, so that `except` of both catches it. It carries a traceback of
+frames that stand where the remote ones stood. An exception that nobody can derive
+from comes back as itself.
 """
 
 import builtins

@@ -1,14 +1,14 @@
 """The JSON dialect: requests, values and answers of programs that are not in Python.
 
-So it is in MPREG's commands: "step1" means the result of the command of that
-name, "step1.rows.first" a field of it. In workflows a string is only a string.
+One request and its two possible answers::
 
-{"role": "rpc", "u": "1", "cmds": [{"name": "a", "fun": "echo", "args": ["hi"],
+    {"role": "rpc", "u": "1", "cmds": [{"name": "a", "fun": "echo", "args": ["hi"],
      "kwargs": {}, "locs": []}], "timeout": 30}
     {"r": {"a": "hi"}, "error": null, "u": "1"}
     {"r": null, "error": {"code": 1001, "message": "…", "details": …}, "u": "1"}
 
-Strings in arguments that name another command stand for its result.
+A string in arguments that equals the name of another command stands for its result,
+and "step1.rows.first" for a field of the result of "step1".
 """
 
 import math

@@ -1,17 +1,13 @@
 """Values, calls and functions to bytes and back: the only door to cloudpickle.
 
-cloudpickle writes functions of `__main__` by value. This adds: modules beside the
-notebook; classes, which stay the same class everywhere (`serialize.classes`); enum
-members, types of `typing`, caches, locks and sentinels of the standard library that
-pickle stumbles over.
+Parts are the pickle first, then its out-of-band buffers. Nodes pass parts on and
+never open them; clients and workers do that here.
 
-Parts are the pickle first, then its out-of-band buffers. Nodes pass parts on
-and never open them; clients and workers do that here.
-
-Plain pickle comes first: it takes a fifth of the time. What it cannot do, and
-what it would refer to by a name that other processes cannot import (`__main__`,
-modules beside the notebook), is pickled again by value. This is the only module
-that knows cloudpickle.
+Plain pickle comes first: it takes a fifth of the time. What it cannot do, and what it
+would refer to by a name that other processes cannot import (`__main__`, modules next to
+the notebook), is pickled again by value. To what cloudpickle writes by value this adds
+modules next to the notebook, classes that stay the same class everywhere
+(`serialize.classes`), enum members, types of `typing`, caches, locks and sentinels.
 """
 
 import dataclasses

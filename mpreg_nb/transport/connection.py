@@ -1,27 +1,24 @@
 """One link between two processes: reads, writes, keepalive, close reasons, faults.
 
-A turn is one round of the event loop. Small messages are written at its end,
-whatever else is queued; fragments of large parts only while the transport holds
-less than the high-water mark, one per turn, so that neither delays the other.
+Messages are written at the end of a turn, which is one round of the event loop,
+whatever else is queued. Fragments of large parts are written one per turn, and only
+while the transport holds less than the high-water mark, so that neither delays the
+other. A link that sent no more than one message in the turn before writes at once: a
+caller that sends, waits for the answer and sends again saves the wait of 2 us.
 
-The end of a turn is one more round away, 2 us. Who asks, waits for the answer and
-asks again, sends one message per turn: that one is written at once, as long as
-the turn before had no more than one.
+`Keepalive` notices a peer that ended without a goodbye: it looks every `ping_s`
+whether anything was received; if not it pings, and if nothing has come by the next
+look either, the link is dead.
 
-A machine that loses power or a cable sends no goodbye. One timer per link looks
-every `ping_s` whether anything came; if not it pings, and if there is nothing
-by the next look either, the link is dead.
+`LinkFault` is a cut cable, for tests of failure: what is sent vanishes, what arrives
+is dropped unread, and the other end's close is not noticed. Since messages were lost,
+and maybe half of one was read, a cut link is never used again: when the fault ends,
+the link is lost and its owner dials again.
 
-What is sent on it vanishes, what arrives is dropped unread, and that the other
-end has closed is not told: a dead cable tells nothing. Since messages were lost,
-and maybe half of one was read, a cut link is never used again: when the cable is
-mended it ends as one that was lost, and its owner dials anew. So nothing that was
-said before or during the cut arrives after it.
-
-`websockets`' Sans-I/O protocol object decides what the WebSocket protocol asks
-for; this class moves bytes between it and an asyncio transport. The frames that
-make up nearly all traffic take the short way through `framing`. Nothing here
-makes a task, a timer or a log line per message.
+`websockets`' Sans-I/O protocol object decides what the WebSocket protocol asks for;
+this class moves bytes between it and an asyncio transport. The frames that make up
+nearly all traffic take the short way through `framing`. Nothing here makes a task, a
+timer or a log line per message.
 """
 
 import asyncio

@@ -1,7 +1,8 @@
 """Accepts links on one port, and runs the server's side of the handshake.
 
-It holds little: the request may have 64 KiB, the proof has 38 bytes, and both
-must be there within `Limits.proof_timeout_s`. Nothing of ours is decoded here.
+A connection whose proof has not come may cost little: its request may have 64 KiB, its
+proof has 38 bytes, and both must arrive within `Limits.proof_timeout_s`. No message of
+ours is decoded before.
 """
 
 import asyncio

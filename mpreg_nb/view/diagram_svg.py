@@ -1,11 +1,9 @@
 """A workflow diagram as SVG: positions in pixels, colours, and the scene for scripts.
 
-This depends on what the steps are and not on how far they have come, so that a
-drawing does not jump while its steps run.
-
-It has a style element for dark pages. Where that has no effect it suits them too: all
-boxes bring their own ground, and lines are of a grey that shows on white and on black.
-A status is told by a mark and a word; its colours only repeat it.
+Positions depend on the steps and not on their states, so that a drawing does not jump
+while its steps run. A style element gives it colours for dark pages; where that has no
+effect it is readable too, as all boxes have their own ground and lines are grey. A
+status is told by a mark and a word; its colours only repeat it.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Why a step ran where it ran, and where the steps of a workflow would run.
 
-To compute with it is a frame like any other; a cell shows who fits, with the one
-that would be chosen first, and what the others lack, said once for all of them.
+The plan is a frame like any other to compute with; a cell shows which nodes fit, the
+one that would be chosen first, and what the others lack.
 """
 
 from collections.abc import Container, Iterable, Sequence

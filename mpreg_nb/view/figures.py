@@ -1,7 +1,7 @@
 """All matplotlib figures: latencies, routes, and the Gantt chart of a run.
 
-So a cell shows a figure when it ends with one, and never twice. Their ground is
-transparent, and their colours show on light pages and on dark ones.
+A figure that ends a cell is shown once, since none of them touches pyplot. Its ground
+is transparent, and its colours show on light and on dark pages.
 """
 
 import warnings

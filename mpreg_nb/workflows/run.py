@@ -1,22 +1,20 @@
 """The state machine of one run: which calls to send, when to retry, what to undo.
 
-Source: Garcia-Molina, Salem, "Sagas", SIGMOD 1987: compensating transactions run
-in the reverse order of the transactions that they undo.
-
-A step is sent the moment that all it waits for is done; there are no levels.
-When one fails for good, its fallback gives the result; where there is none, what
-depends on it is skipped and all else goes on. A map is sent as a split, then as
-one call for each item; an item that fails for good fails the map. Once no step is
-open any more, and not all went well, the steps that are done are undone, the last
-first, one after another. Then the run ends, once.
+A step is sent the moment that all it waits for is done; there are no levels. When a
+step fails for good, its fallback gives the result; without one, what depends on it is
+skipped and all else continues. A map is sent as a split, then as one call for each
+item; an item that fails for good fails the map. When no step is open any more and not
+all went well, the steps that are done are undone one after another, the last first.
+Then the run ends, once.
 
 Every method takes `now`, seconds on any monotonic clock, and returns what the
 caller must do. The caller sleeps until `deadline`, then calls `tick`. Events
-about an attempt that is over, or of an unknown step, change nothing. All events
-together cost as much as there are calls and dependencies, and timers their heap.
+about an attempt that is over, or of an unknown step, change nothing.
 
-The time of an attempt runs from being sent; that of an item from when a node began
+The time of an attempt runs from being sent; that of an item from when a node started
 it, since the items of a map queue behind each other.
+
+Source of undoing: Garcia-Molina, Salem, "Sagas", SIGMOD 1987.
 """
 
 import heapq
