@@ -1,7 +1,6 @@
 """Cells that run on nodes: `remote`, `everywhere` and `step`.
 
-The body of a cell runs in a worker, so this module is imported there, and imports
-nothing heavy.
+The body of a cell runs in a worker, by `cell_body`. This module stays in the kernel.
 
 What a step cell assigns is its output. A later step cell that reads such a name, or
 the name of a step, gets a reference; other variables of the notebook are sent by value.
@@ -12,15 +11,13 @@ lasts until it is dropped, its node or its process ends, or the cluster is left.
 
 import ast
 import functools
-import os
 import re
 import symtable
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from types import CodeType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from IPython.display import display
@@ -35,7 +32,14 @@ from mpreg_nb.errors import (
     WorkerCrashed,
 )
 from mpreg_nb.names import check_name, check_resources, nearest
-from mpreg_nb.notebook.ipython_lines import LINES, Refused, expanded, has_lines
+from mpreg_nb.notebook.cell_body import (
+    compiled,
+    parsed,
+    run_body,
+    run_kept,
+    run_step,
+)
+from mpreg_nb.notebook.ipython_lines import Refused, has_lines
 from mpreg_nb.notebook.parser import Misuse, VerbOptions, arguments
 from mpreg_nb.notebook.session import Session, check_variable
 
@@ -189,195 +193,6 @@ def _names(target: ast.expr) -> Iterator[str]:
         for node in ast.walk(target)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     )
-
-
-_VALUE = "__mpreg_value__"
-"""The variable that holds the value of the last expression while a body runs."""
-
-_Outcome: TypeAlias = Callable[[dict[str, Any], Any], Any]
-"""Makes the result of a body, of its variables and the value of its last expression."""
-
-_COROUTINE = 0x80  # as `inspect` has it; importing it costs more than all else here
-
-
-def run_body(
-    source: str, filename: str, is_silent: bool, /, **names: Any
-) -> Any | Coroutine[Any, Any, Any]:
-    """Run `source` and return the value of its last expression, else None.
-
-    A coroutine that does so, where `source` awaits at its own level.
-
-    is_silent: return None whatever the value is, which need not travel then.
-    names: variables of the notebook that it reads.
-    """
-
-    def outcome(_: dict[str, Any], value: Any) -> Any:
-        return None if is_silent else value
-
-    return _run(source, filename, names, outcome)
-
-
-def run_step(
-    source: str, filename: str, outputs: tuple[str, ...], /, **names: Any
-) -> Any | Coroutine[Any, Any, Any]:
-    """Run `source` and return what it set: one of `outputs`, or a dict of them.
-
-    Without any, the value of its last expression, else None. A coroutine that does
-    so, where `source` awaits at its own level.
-    """
-
-    def outcome(found: dict[str, Any], value: Any) -> Any:
-        if not outputs:
-            return value
-        if len(outputs) == 1:
-            return found.get(outputs[0])
-        return {name: found[name] for name in outputs if name in found}
-
-    return _run(source, filename, names, outcome)
-
-
-_here: dict[str, Any] = {"__name__": "__main__"}
-"""The variables of the cells that this process keeps for each other."""
-
-_sent: dict[str, Any] = {}
-"""Those of them that the notebook has sent, and no cell has set since."""
-
-_folder: list[str] = []
-"""Where the last of these cells was when it ended, if it had gone elsewhere."""
-
-
-def run_kept(
-    source: str, filename: str, is_silent: bool, /, **names: Any
-) -> Any | Coroutine[Any, Any, Any]:
-    """Run `source` with what such cells before it have left in this process.
-
-    Returns the value of its last expression, or None, and the names that cells have
-    set so far. A coroutine that does so, where `source` awaits at its own level.
-    """
-    _notice_own()
-    for name, value in names.items():
-        if name not in _here or name in _sent:
-            _here[name] = _sent[name] = value
-    if _folder:
-        os.chdir(_folder[0])
-    began_in = os.getcwd()
-
-    def outcome(found: dict[str, Any], value: Any) -> Any:
-        if os.getcwd() != began_in:
-            _folder[:] = [os.getcwd()]
-        _notice_own()
-        own = (n for n in found if not n.startswith("__") and n not in _sent)
-        return None if is_silent else value, tuple(own)
-
-    return _run(source, filename, _here, outcome, keeps=True)
-
-
-def _notice_own() -> None:
-    """Count what cells have set or deleted as theirs, whatever the notebook sent."""
-    for name, value in list(_sent.items()):
-        if _here.get(name, _sent) is not value:
-            del _sent[name]
-
-
-def parsed(source: str, filename: str = "<cell>") -> ast.Module:
-    """Return the tree of a body, with lines of IPython as what they do on a node.
-
-    Raises:
-        SyntaxError: it is no Python.
-        ipython_lines.Refused: it has a line that makes no sense there.
-    """
-    tree = ast.parse(source, filename)
-    if has_lines(source):
-        tree = expanded(tree)
-    return tree
-
-
-def _is_timed(block: ast.With) -> bool:
-    """Whether `%time` has made a block; its last expression is the value then."""
-    called = block.items[0].context_expr
-    return ast.unparse(called) == f"{LINES}.timed()"
-
-
-def compiled(source: str, filename: str) -> CodeType:
-    """Return the code of a body, which keeps the value of its last expression.
-
-    Raises:
-        SyntaxError: it is no Python; `await` at its own level is.
-    """
-    tree = parsed(source, filename)
-    body = tree.body
-    while body and isinstance(body[-1], ast.With) and _is_timed(body[-1]):
-        body = body[-1].body
-    last = body[-1] if body else None
-    if isinstance(last, ast.Expr):
-        kept = ast.Assign([ast.Name(_VALUE, ast.Store())], last.value)
-        body[-1] = ast.fix_missing_locations(ast.copy_location(kept, last))
-    code: CodeType = compile(
-        tree, filename, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    )
-    return code
-
-
-def _run(
-    source: str,
-    filename: str,
-    names: dict[str, Any],
-    outcome: _Outcome,
-    *,
-    keeps: bool = False,
-) -> Any:
-    """Run `source`; return what `outcome` makes of the variables and the value."""
-    from mpreg_nb.serialize.tracebacks import learn_sources
-
-    learn_sources({filename: source})
-    code = compiled(source, filename)
-    # As in the notebook: classes that it makes are pickled by value on the way back.
-    namespace = names if keeps else {"__name__": "__main__", **names}
-    if has_lines(source):
-        return _with_lines(code, namespace, outcome, keeps=keeps)
-    return _executed(code, namespace, outcome)
-
-
-def _with_lines(
-    code: CodeType, namespace: dict[str, Any], outcome: _Outcome, *, keeps: bool
-) -> Any:
-    """Run code that has lines of IPython."""
-    from mpreg_nb.notebook.worker_lines import Lines
-
-    namespace[LINES] = lines = Lines(namespace)
-    if keeps:  # the environment too
-        return _executed(code, namespace, outcome)
-    if code.co_flags & _COROUTINE:
-        return _ended_after(lines.end, _executed(code, namespace, outcome))
-    try:
-        return _executed(code, namespace, outcome)
-    finally:
-        lines.end()
-
-
-async def _ended_after(
-    end: Callable[[], None], running: Coroutine[Any, Any, Any]
-) -> Any:
-    try:
-        return await running
-    finally:
-        end()
-
-
-def _executed(code: CodeType, namespace: dict[str, Any], outcome: _Outcome) -> Any:
-    running = eval(code, namespace)  # noqa: S307 - what it is for
-    if code.co_flags & _COROUTINE:
-        return _awaited(running, namespace, outcome)
-    return outcome(namespace, namespace.pop(_VALUE, None))
-
-
-async def _awaited(
-    running: Coroutine[Any, Any, None],
-    namespace: dict[str, Any],
-    outcome: _Outcome,
-) -> Any:
-    await running
-    return outcome(namespace, namespace.pop(_VALUE, None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from IPython.core.inputtransformer2 import TransformerManager
 
+from mpreg_nb.notebook.cell_body import run_body
 from mpreg_nb.notebook.ipython_lines import filled
 from mpreg_nb.notebook.parser import Misuse
-from mpreg_nb.notebook.remote_cell import CellSource, run_body
+from mpreg_nb.notebook.remote_cell import CellSource
 
 
 class Shell:

@@ -52,3 +52,13 @@ def test_every_public_name_is_listed_for_completion() -> None:
         mp.__all__
     )
     assert mp.__version__.count(".") >= 2
+
+
+def test_a_worker_that_runs_a_cell_loads_nothing_of_the_notebook_but_its_body() -> None:
+    loaded = loaded_by("import mpreg_nb.notebook.cell_body")
+
+    assert {name for name in loaded if name.startswith("mpreg_nb.notebook.")} == {
+        "mpreg_nb.notebook.cell_body",
+        "mpreg_nb.notebook.ipython_lines",
+    }
+    assert loaded & {"IPython", "asyncio", "traitlets"} == set()

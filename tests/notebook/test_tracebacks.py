@@ -10,7 +10,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from mpreg_nb.boundary import without_ours
 from mpreg_nb.client.future import Future
 from mpreg_nb.errors import MpregError, NotPicklable, WorkflowFailed
-from mpreg_nb.notebook.remote_cell import run_body
+from mpreg_nb.notebook.cell_body import run_body
 from mpreg_nb.notebook.tracebacks import MOST_PARTS, show_error
 from tests.notebook.conftest import RunCell
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.notebook import remote_cell
-from mpreg_nb.notebook.remote_cell import run_body, run_kept, run_step
+from mpreg_nb.notebook import cell_body
+from mpreg_nb.notebook.cell_body import run_body, run_kept, run_step
 
 
 @pytest.mark.parametrize(
@@ -86,9 +86,9 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Run a cell after those before it, as a process of kept names does."""
     for name in ("_sent", "_here"):
         monkeypatch.setattr(
-            remote_cell, name, {"__name__": "__main__"} if name == "_here" else {}
+            cell_body, name, {"__name__": "__main__"} if name == "_here" else {}
         )
-    monkeypatch.setattr(remote_cell, "_folder", [])
+    monkeypatch.setattr(cell_body, "_folder", [])
 
     def run(source: str, **names: Any) -> Any:
         made = run_kept(source, "<cell>", False, **names)
