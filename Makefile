@@ -18,7 +18,8 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 # Plain mode leaves times, ports and pids out of what notebooks show.
 PLAIN := MPREG_NB_PLAIN=1
 
-.PHONY: venv demo test test-newest test-versions lint lab notebooks bench dist constraints
+.PHONY: venv demo test test-newest test-versions history lint lab notebooks bench dist \
+	constraints
 
 venv: $(STAMP)
 
@@ -66,6 +67,11 @@ VERSIONED := mpreg_nb $(addprefix tests/,protocol serialize worker transport wor
 
 test-versions: $(STAMP)
 	$(BIN)/pytest $(VERSIONED) --ignore=tests/notebook/live -m 'not browser'
+
+# Calls under faults, about two minutes a seed: did each end as its caller was told?
+SEEDS ?= 1 2 3
+history: $(STAMP)
+	$(BIN)/python -m tests.live.history $(SEEDS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check

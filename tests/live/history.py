@@ -1,0 +1,722 @@
+"""A history checker: did each call end as its caller was told, whatever happened?
+
+Clients note each call and its outcome. The functions note when they start and end, in
+a file that all processes append to. Meanwhile nodes are killed, paused, cut off,
+removed and started again, and workers die. Then the two sides are compared:
+
+- a call has exactly one outcome;
+- a result is that of the call, and its function ran to the end;
+- what is said not to have run never started, what is said to have run did start;
+- a call that is not idempotent starts at most once, and one that is idempotent ends at
+  most once in each node process;
+- an outcome is unknown, and a call fails, only during or shortly after a fault.
+  Removing a healthy node is no fault.
+
+`python -m tests.live.history 1 2 3` (`make history SEEDS="1 2 3"`) runs one history per
+seed and prints a table, and the story of each violation. A seed fixes the faults and
+the calls; what the machine makes of their timing differs from run to run.
+"""
+
+import argparse
+import bisect
+import contextlib
+import queue
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import pytest
+
+import mpreg_nb as mp
+from mpreg_nb.errors import MpregError
+from tests.live.leaks import own_folders
+
+# ------------------------------------------------------------------------ the history
+
+Executed: TypeAlias = Literal["no", "yes", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invoked:
+    """A call, as its client made it."""
+
+    call: str
+    at_s: float
+    function: str = "once"
+    idempotent: bool = False
+    client: str = ""
+    fate: str = "return"  # or "raise" or "exit": what the function is to do
+    timeout_s: float | None = None
+    pinned: bool = False  # to one node
+    cancels: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """What a client was told of a call."""
+
+    call: str
+    at_s: float
+    error: str = ""  # name of the class; "" for a result
+    executed: Executed = "yes"
+    is_right: bool = True  # its result or exception is that of the call
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One execution of a function, as the function noted it."""
+
+    call: str
+    started_s: float
+    ended_s: float | None = None
+    node: str = ""  # name and process
+    worker: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Happened:
+    """Something that was done to the cluster."""
+
+    what: str
+    began_s: float
+    ended_s: float
+    grace_s: float | None = (
+        None  # how long after it calls may fail; None: it is no fault
+    )
+
+    def excuses(self, since_s: float, until_s: float) -> bool:
+        """Whether a call that was under way in this time may have failed of it."""
+        if self.grace_s is None:
+            return False
+        return self.began_s <= until_s and since_s <= self.ended_s + self.grace_s
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """Both sides of all calls, and what was done to the cluster."""
+
+    invoked: Sequence[Invoked]
+    ended: Sequence[Ended]
+    runs: Sequence[Run]
+    happened: Sequence[Happened] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A call whose two sides do not agree."""
+
+    rule: str
+    call: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.text}"
+
+
+# ------------------------------------------------------------------------ the checker
+
+CRASH_GRACE_S = 5.0
+"""A worker that a call ends takes with it what ran in it at that moment."""
+
+CHOSEN = {"CallTimeout", "CallCancelled", "CancelledError"}
+"""Ends that the caller chose: what ran at that moment may be unknown at any time."""
+
+OF_FAULTS = {"NodeLost", "NoRoute", "Overloaded"}
+"""Ends that need a fault of a node."""
+
+
+def check(history: History) -> tuple[Violation, ...]:
+    """Return all that contradicts the rules, in the order of the calls."""
+    ended: dict[str, list[Ended]] = defaultdict(list)
+    for one in history.ended:
+        ended[one.call].append(one)
+    runs: dict[str, list[Run]] = defaultdict(list)
+    for run in history.runs:
+        runs[run.call].append(run)
+    exits = sorted(
+        run.started_s
+        for call in history.invoked
+        if call.fate == "exit"
+        for run in runs.get(call.call, ())
+    )
+    found: list[Violation] = []
+    for call in history.invoked:
+        broken = _Rules(call, ended[call.call], runs[call.call], history, exits)
+        found += [Violation(rule, call.call, text) for rule, text in broken.all()]
+    unknown = {*ended, *runs} - {call.call for call in history.invoked}
+    found += [
+        Violation("nothing comes from nowhere", call, "nobody made this call")
+        for call in sorted(unknown)
+        if ended[call] or runs[call]
+    ]
+    return tuple(found)
+
+
+Broken: TypeAlias = Iterator[tuple[str, str]]
+
+
+class _Rules:
+    """The rules, for one call."""
+
+    def __init__(
+        self,
+        call: Invoked,
+        ended: Sequence[Ended],
+        runs: Sequence[Run],
+        history: History,
+        exits: Sequence[float],
+    ) -> None:
+        self._call = call
+        self._ended = ended
+        self._runs = runs
+        self._history = history
+        self._exits = exits
+
+    def all(self) -> Broken:
+        """Yield (rule, what contradicts it)."""
+        if len(self._ended) != 1:
+            told = ", ".join(end.error or "a result" for end in self._ended)
+            yield "exactly one outcome", f"it has {len(self._ended)}: {told or 'none'}"
+        yield from self._runs_often()
+        for end in self._ended:
+            yield from self._contradicts(end)
+            yield from self._is_without_cause(end)
+
+    def _runs_often(self) -> Broken:
+        if not self._call.idempotent and len(self._runs) > 1:
+            where = ", ".join(run.node for run in self._runs)
+            yield (
+                "not idempotent: at most one start",
+                f"it started {len(self._runs)} times: {where}",
+            )
+        ends = Counter(run.node for run in self._runs if run.ended_s is not None)
+        for node, count in ends.items():
+            if count > 1:
+                yield (
+                    "at most one end in each node process",
+                    f"it ended {count} times in {node}",
+                )
+
+    def _contradicts(self, end: Ended) -> Broken:
+        started = len(self._runs)
+        finished = sum(run.ended_s is not None for run in self._runs)
+        if not end.is_right:
+            yield "the outcome is that of the call", f"another came: {end.text}"
+        if not end.error and not finished:
+            yield "a result comes of a function that ended", f"starts: {started}"
+        if end.executed == "no" and started:
+            yield (
+                "said not to have run: no start",
+                f"{end.error} says no, and it started on {self._runs[0].node}",
+            )
+        if end.executed == "yes" and not started:
+            yield "said to have run: a start", f"{end.error} says yes; no start"
+
+    def _is_without_cause(self, end: Ended) -> Broken:
+        call = self._call
+        since_s, until_s = call.at_s, end.at_s
+        if not end.error or end.error in CHOSEN:
+            return
+        if end.error == "RemoteError":
+            if call.fate != "raise":
+                yield "calls fail only of a fault", f"{end.error}: {end.text}"
+            return
+        if end.error == "WorkerCrashed":
+            first = bisect.bisect_left(self._exits, since_s - CRASH_GRACE_S)
+            if first < len(self._exits) and self._exits[first] <= until_s:
+                return
+        elif end.error not in OF_FAULTS:
+            yield "errors are those of the contract", f"{end.error}: {end.text}"
+            return
+        if call.pinned and end.executed == "no":
+            return  # its node may be gone in order
+        if any(one.excuses(since_s, until_s) for one in self._history.happened):
+            return
+        rule = "calls fail only of a fault"
+        if end.executed == "unknown":
+            rule = "unknown only in a fault"
+        yield rule, f"{end.error} ({end.executed}) without a fault: {end.text}"
+
+
+STORY_S = 3.0
+"""What was done so long before a call is a part of its story."""
+
+
+def story(history: History, violation: Violation) -> str:
+    """Return what happened around the call of a violation, in the order of time."""
+    lines: list[tuple[float, str]] = []
+    for call in history.invoked:
+        if call.call == violation.call:
+            kind = "idempotent" if call.idempotent else "not idempotent"
+            given = f", timeout {call.timeout_s:g} s" if call.timeout_s else ""
+            given += ", pinned" if call.pinned else ""
+            given += ", to be cancelled" if call.cancels else ""
+            text = f"{call.client} calls {call.function} ({kind}, {call.fate}{given})"
+            lines.append((call.at_s, text))
+    for run in history.runs:
+        if run.call == violation.call:
+            where = f"{run.node}, worker {run.worker}"
+            lines.append((run.started_s, f"starts on {where}"))
+            if run.ended_s is not None:
+                lines.append((run.ended_s, f"ends on {where}"))
+    for end in history.ended:
+        if end.call == violation.call:
+            told = f"{end.error} (executed {end.executed}): {end.text}"
+            lines.append(
+                (end.at_s, f"its caller is told: {told if end.error else 'ok'}")
+            )
+    first = min((at for at, _ in lines), default=0.0)
+    last = max((at for at, _ in lines), default=0.0)
+    for one in history.happened:
+        if one.began_s <= last and one.ended_s >= first - STORY_S:
+            lines.append((one.began_s, f"  {one.what}"))
+            lines.append((one.ended_s, f"  over: {one.what}"))
+    timed = [f"    {at - first:+8.3f} s  {text}" for at, text in sorted(lines)]
+    return "\n".join([f"{violation.call}: {violation}", *timed])
+
+
+# ----------------------------------------------------------------------- the function
+
+
+def work(log: str, call: str, seconds: float, fate: str) -> str:
+    """Note the start and the end of one execution, each by one write."""
+    import os
+    import time
+
+    run = f"{os.getpid()}-{os.urandom(4).hex()}"
+
+    def note(what: str) -> None:
+        line = f"{what} {call} {run} {time.monotonic():.6f} {os.getppid()}\n"
+        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            os.write(file, line.encode())
+        finally:
+            os.close(file)
+
+    note("start")
+    if seconds:
+        time.sleep(seconds)
+    if fate == "exit":
+        os._exit(3)
+    note("end")
+    if fate == "raise":
+        raise ValueError(call)
+    return call
+
+
+def read_runs(log: Path, nodes: Mapping[int, str]) -> list[Run]:
+    """Return what the functions noted. nodes: names of node processes."""
+    begun: dict[str, tuple[str, float, str, int]] = {}
+    ended: dict[str, float] = {}
+    for line in log.read_text().splitlines() if log.exists() else ():
+        what, call, run, at_s, node = line.split()
+        if what == "end":
+            ended[run] = float(at_s)
+        else:
+            name = f"{nodes.get(int(node), 'an unknown node')}/{node}"
+            begun[run] = (call, float(at_s), name, int(run.partition("-")[0]))
+    return [
+        Run(call=call, started_s=at_s, ended_s=ended.get(run), node=node, worker=worker)
+        for run, (call, at_s, node, worker) in begun.items()
+    ]
+
+
+# ------------------------------------------------------------------------- the faults
+
+NODES = ("n1", "n2", "n3", "n4")
+
+Kind: TypeAlias = Literal["remove", "kill", "pause", "partition", "half-open"]
+
+GRACE_S: Mapping[Kind, float | None] = {
+    "remove": None,
+    "kill": 5.0,
+    "pause": 15.0,
+    "partition": 15.0,
+    "half-open": 15.0,
+}
+"""How long after a fault calls may fail of it. A silence must be noticed first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing to do to the cluster, so many seconds after the one before."""
+
+    kind: Kind
+    node: str
+    after_s: float
+    seconds: float = 0.0
+    other: tuple[str, ...] = ()  # the other side of a partition
+
+
+def draw_faults(chance: random.Random, seconds: float) -> list[Fault]:
+    """Draw what happens in so many seconds: first only what is no fault, then all."""
+    faults: list[Fault] = []
+    left_s, orderly_s = seconds, seconds * 2 / 3
+    while left_s > 0:
+        node = chance.choice(NODES)
+        after_s = chance.uniform(0.2, 1.5)
+        if left_s > orderly_s:
+            fault = Fault("remove", node, after_s)
+        else:
+            kinds: tuple[Kind, ...] = ("remove", "kill", "pause", "partition")
+            kind = chance.choice((*kinds, "half-open"))
+            lasts_s = 0.0 if kind in ("remove", "kill") else chance.uniform(0.3, 6.0)
+            others = [one for one in NODES if one != node]
+            side = tuple(chance.sample(others, chance.randint(1, len(others))))
+            fault = Fault(kind, node, after_s, lasts_s, side)
+        faults.append(fault)
+        # A node that is ended and started again takes about so long.
+        left_s -= fault.after_s + fault.seconds / 2 + 1.0
+    return faults
+
+
+class Faults:
+    """Does to a cluster what was drawn, and notes it."""
+
+    def __init__(self, cluster: mp.Cluster, clients: Mapping[str, mp.Cluster]) -> None:
+        self._cluster = cluster
+        self._clients = clients
+        self.happened: list[Happened] = []
+        self.processes: dict[int, str] = {}
+        self._note_processes()
+
+    def run(self, faults: Iterable[Fault], stop: threading.Event) -> None:
+        """Do one after the other; pauses and the like overlap what follows."""
+        for fault in faults:
+            if stop.wait(fault.after_s):
+                return
+            began_s = time.monotonic()
+            text = self._do(fault)
+            ended_s = max(time.monotonic(), began_s + fault.seconds)
+            self._note(text, began_s, ended_s, GRACE_S[fault.kind])
+            stop.wait(fault.seconds / 2)
+
+    def _do(self, fault: Fault) -> str:
+        """Do one thing; return in words what it was, and what it was answered with."""
+        text = f"{fault.kind} {fault.node}"
+        try:
+            match fault.kind:
+                case "remove":
+                    self._cluster.remove(fault.node)
+                    self._cluster.add(fault.node)
+                case "kill":
+                    self._cluster.kill(fault.node)
+                    self._cluster.grow(len(NODES))
+                case "pause":
+                    self._cluster.pause(fault.node, fault.seconds)
+                    text += f" for {fault.seconds:.1f} s"
+                case "partition":
+                    self._cluster.partition(fault.node, fault.other, fault.seconds)
+                    text += f" from {','.join(fault.other)} for {fault.seconds:.1f} s"
+                case "half-open":
+                    text += f" for {fault.seconds:.1f} s at {self._half_open(fault)}"
+        except (MpregError, TimeoutError) as error:  # such as a drill on a dead node
+            text += f" [{type(error).__name__}: {error}]"
+            with contextlib.suppress(MpregError, TimeoutError):
+                self._cluster.grow(len(NODES))
+        self._note_processes()
+        return text
+
+    def _half_open(self, fault: Fault) -> str:
+        """Cut the links of all clients to a node; neither end is told."""
+        cut: list[str] = []
+        for name, client in self._clients.items():
+            link = client.client.links.get(fault.node)
+            if link is None:
+                continue
+
+            def cut_link(client: mp.Cluster = client, link: Any = link) -> None:
+                if link.is_open:
+                    fault_there = link.cut()
+                    loop = client._thread.loop
+                    loop.call_later(fault.seconds, fault_there.mend)
+
+            client._thread.call_soon(cut_link)
+            cut.append(name)
+        return ", ".join(cut) or "no client"
+
+    def _note(
+        self, text: str, began_s: float, ended_s: float, grace_s: float | None
+    ) -> None:
+        self.happened.append(
+            Happened(what=text, began_s=began_s, ended_s=ended_s, grace_s=grace_s)
+        )
+
+    def _note_processes(self) -> None:
+        nodes = self._cluster._nodes
+        assert nodes is not None
+        for spec in nodes.specs:
+            self.processes[nodes.process(spec.name).pid] = spec.name
+
+
+# -------------------------------------------------------------------------- the calls
+
+OUTSTANDING = 150
+"""Calls of one client that are under way at once, at most."""
+
+LAST_OUTCOME_S = 60.0
+"""How long after the last call its outcome may take."""
+
+SETTLED_S = 1.0
+"""After the last outcome: what starts later than it is told would show by then."""
+
+
+class Caller:
+    """Makes calls through one client, and notes what it is told."""
+
+    def __init__(
+        self, name: str, cluster: mp.Cluster, log: Path, chance: random.Random
+    ) -> None:
+        self._name = name
+        self._cluster = cluster
+        self._log = str(log)
+        self._chance = chance
+        self._room = threading.Semaphore(OUTSTANDING)
+        self._over: queue.SimpleQueue[tuple[str, float, Any] | None]
+        self._over = queue.SimpleQueue()
+        self.invoked: list[Invoked] = []
+        self.ended: list[Ended] = []
+        register = cluster.register
+        # One code under several names, idempotent and not.
+        self._functions = {
+            f"{name}-once": register(work, name=f"{name}-once"),
+            f"{name}-twin": register(work, name=f"{name}-twin"),
+            f"{name}-again": register(work, name=f"{name}-again", idempotent=True),
+        }
+
+    def run(self, calls: int, seconds: float) -> None:
+        """Make the calls, spread over the time, in bursts; then wait for the last."""
+        reader = threading.Thread(target=self._read, name=f"{self._name}-outcomes")
+        reader.start()
+        began_s = time.monotonic()
+        made = 0
+        while made < calls:
+            for _ in range(min(calls - made, self._chance.randint(1, 24))):
+                self._room.acquire()
+                self._call(f"{self._name}{made}")
+                made += 1
+            pause_s = began_s + seconds * made / calls - time.monotonic()
+            if pause_s > 0:
+                time.sleep(pause_s * self._chance.uniform(0.5, 1.5))
+        until = time.monotonic() + LAST_OUTCOME_S
+        for _ in range(OUTSTANDING):
+            if not self._room.acquire(timeout=max(0.0, until - time.monotonic())):
+                break
+        self._over.put(None)
+        reader.join()
+
+    def _call(self, call: str) -> None:
+        chance = self._chance
+        function = chance.choice(list(self._functions))
+        seconds = chance.choices(
+            (0.0, chance.uniform(0.005, 0.04), chance.uniform(0.1, 0.6)),
+            (70, 26, 4),
+        )[0]
+        fate = chance.choices(("return", "raise", "exit"), (97.2, 2.5, 0.3))[0]
+        timeout_s = chance.uniform(0.02, 2.0) if chance.random() < 0.08 else None
+        node = chance.choice(NODES) if chance.random() < 0.04 else None
+        cancels = chance.random() < 0.03
+        self.invoked.append(
+            Invoked(
+                call=call,
+                at_s=time.monotonic(),
+                function=function,
+                idempotent=function.endswith("again"),
+                client=self._name,
+                fate=fate,
+                timeout_s=timeout_s,
+                pinned=node is not None,
+                cancels=cancels,
+            )
+        )
+        view = self._functions[function].on(node=node, timeout=timeout_s)
+        future = view.submit(self._log, call, seconds, fate)
+        future.when_over(lambda f: self._over.put((call, time.monotonic(), f)))
+        if cancels:
+            after_s = chance.uniform(0.0, 0.3)
+            threading.Timer(after_s, future.cancel).start()
+
+    def _read(self) -> None:
+        """Rebuild outcomes as they come, apart from the thread of the client."""
+        while (one := self._over.get()) is not None:
+            self.ended.append(told(*one))
+            self._room.release()
+
+
+def told(call: str, at_s: float, future: Any) -> Ended:
+    """Return what the future of a call tells its caller."""
+    try:
+        value = future.result(0)
+    except (MpregError, CancelledError) as error:
+        is_remote = isinstance(error, mp.errors.RemoteError)
+        name = "RemoteError" if is_remote else type(error).__name__
+        said: Executed = "unknown"
+        if is_remote or isinstance(error, mp.errors.NoRoute):
+            said = "yes" if is_remote else "no"
+        said = getattr(error, "executed", said)
+        return Ended(
+            call=call,
+            at_s=at_s,
+            error=name,
+            executed=said,
+            is_right=not is_remote or call in str(error),
+            text=str(error).partition("\n")[0][:160],
+        )
+    return Ended(call=call, at_s=at_s, is_right=value == call, text=repr(value)[:80])
+
+
+# --------------------------------------------------------------------------- one seed
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one seed."""
+
+    seed: int
+    history: History
+    violations: tuple[Violation, ...]
+    seconds: float
+
+    def row(self) -> tuple[str, ...]:
+        """Return what the table shows of it."""
+        said = Counter(_said(end) for end in self.history.ended)
+        done = self.history.happened
+        return (
+            str(self.seed),
+            str(len(self.history.invoked)),
+            *(str(said[kind]) for kind in ("ok", "raised", "no", "yes", "unknown")),
+            str(said["chosen"]),
+            str(len(done)),
+            f"{self.seconds:.0f}",
+            str(len(self.violations)),
+        )
+
+
+HEAD = (
+    "seed",
+    "calls",
+    "ok",
+    "raised",
+    "failed: no",
+    "yes",
+    "unknown",
+    "timeout/cancel",
+    "events",
+    "s",
+    "violations",
+)
+
+
+def _said(end: Ended) -> str:
+    if not end.error:
+        return "ok"
+    if end.error == "RemoteError":
+        return "raised"
+    return "chosen" if end.error in CHOSEN else end.executed
+
+
+def record(
+    cluster: mp.Cluster,
+    seed: int,
+    *,
+    calls: int,
+    seconds: float,
+    folder: Path,
+    faults: Sequence[Fault] | None = None,
+) -> History:
+    """Make so many calls on a cluster of `NODES` while faults happen to it.
+
+    faults: what to do in place of what the seed draws.
+    """
+    chance = random.Random(seed)
+    drawn = draw_faults(chance, seconds) if faults is None else faults
+    log = folder / f"history-{seed}.log"
+    entry = cluster.urls[chance.randrange(len(cluster.urls))]
+    with contextlib.closing(_Connected(entry)) as connected:
+        clients = {"direct": cluster, "via": connected.cluster}
+        callers = [
+            Caller(name, client, log, random.Random(chance.random()))
+            for name, client in clients.items()
+        ]
+        doing = Faults(cluster, clients)
+        stop = threading.Event()
+        threads = [
+            threading.Thread(target=caller.run, args=(calls // 2, seconds))
+            for caller in callers
+        ]
+        breaking = threading.Thread(target=doing.run, args=(drawn, stop))
+        for thread in (*threads, breaking):
+            thread.start()
+        for thread in threads:
+            thread.join()
+        stop.set()
+        breaking.join()
+        time.sleep(SETTLED_S)
+        return History(
+            invoked=[call for caller in callers for call in caller.invoked],
+            ended=[end for caller in callers for end in caller.ended],
+            runs=read_runs(log, doing.processes),
+            happened=doing.happened,
+        )
+
+
+class _Connected:
+    """A second client, which sends all calls through the node that it entered by."""
+
+    def __init__(self, url: str) -> None:
+        self.cluster = mp.connect(url, direct=False)
+
+    def close(self) -> None:
+        self.cluster.disconnect()
+
+
+def run_seed(seed: int, *, calls: int, seconds: float) -> Result:
+    """Run one seed on a cluster of its own."""
+    began_s = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="history-") as name,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        own_folders(Path(name), patch)
+        with mp.up(len(NODES), slots=2, fresh=True) as cluster:
+            history = record(
+                cluster, seed, calls=calls, seconds=seconds, folder=Path(name)
+            )
+    return Result(seed, history, check(history), time.monotonic() - began_s)
+
+
+def main(words: Sequence[str], *, say: Callable[[str], object] = print) -> int:
+    """Run the seeds that `words` name; return how many had violations."""
+    parser = argparse.ArgumentParser(prog="history", description=__doc__.split("\n")[0])
+    parser.add_argument("seeds", nargs="+", type=int)
+    parser.add_argument("--calls", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=75.0)
+    parser.add_argument("--stories", type=int, default=5, help="of each seed, at most")
+    options = parser.parse_args(words)
+    say("  ".join(HEAD))
+    wrong = 0
+    for seed in options.seeds:
+        result = run_seed(seed, calls=options.calls, seconds=options.seconds)
+        say(
+            "  ".join(f"{v:>{len(h)}}" for h, v in zip(HEAD, result.row(), strict=True))
+        )
+        for violation in result.violations[: options.stories]:
+            say(story(result.history, violation))
+        for rule, count in Counter(v.rule for v in result.violations).items():
+            say(f"  {count} against: {rule}")
+        wrong += bool(result.violations)
+    say(f"{len(options.seeds)} histories, {wrong} with violations")
+    return wrong
+
+
+if __name__ == "__main__":
+    sys.exit(bool(main(sys.argv[1:])))
