@@ -66,7 +66,7 @@ VERSIONED := mpreg_nb $(addprefix tests/,protocol serialize worker transport wor
 	$(addprefix live/test_,named_in_functions.py present_code.py values.py))
 
 test-versions: $(STAMP)
-	$(BIN)/pytest $(VERSIONED) --ignore=tests/notebook/live -m 'not browser'
+	$(BIN)/pytest $(VERSIONED) -m 'not browser'
 
 # Calls under faults, about two minutes a seed: did each end as its caller was told?
 SEEDS ?= 1 2 3

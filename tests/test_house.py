@@ -16,6 +16,16 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 PACKAGE = REPOSITORY / "mpreg_nb"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+TESTS = REPOSITORY / "tests"
+# Folders of tests that are no room of the package.
+OTHER_FOLDERS = {"benchmarks", "browser", "live", "support"}
+# Programs that are run by hand, with what belongs to them.
+PROGRAMS = {
+    "browser/screenshots.py",
+    "live/history.py",
+    "membership/experiments.py",
+    "simulation.py",
+}
 
 # Names under which anything could be filed.
 DRAWER_NAMES = {
@@ -43,6 +53,35 @@ def test_every_file_is_named_by_its_idea() -> None:
     stems = {name.removesuffix(".py").strip("_") for name in named}
 
     assert stems & DRAWER_NAMES == set()
+
+
+def test_tests_stand_in_the_rooms_of_the_package_and_their_helpers_in_support() -> None:
+    rooms = {path.name for path in PACKAGE.iterdir() if path.is_dir()} | OTHER_FOLDERS
+    files = [path.relative_to(TESTS) for path in TESTS.rglob("*.py")]
+
+    in_no_room = [
+        file.as_posix()
+        for file in files
+        if len(file.parts) > 1 and file.parts[0] not in rooms
+    ]
+    stray_helpers = [
+        file.as_posix()
+        for file in files
+        if file.parts[0] not in {"benchmarks", "support"}
+        and not file.name.startswith("test_")
+        and file.name not in {"__init__.py", "conftest.py"}
+        and file.as_posix() not in PROGRAMS
+    ]
+    imported_tests = [
+        f"{file}: {line}"
+        for file in files
+        for line in (TESTS / file).read_text(encoding="utf-8").splitlines()
+        if re.match(r"(from|import) tests\.\S*\btest_", line)
+    ]
+
+    assert in_no_room == []
+    assert stray_helpers == []
+    assert imported_tests == []
 
 
 def undocumented(body: list[ast.stmt], prefix: str) -> Iterator[str]:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from tests.browser.chromium import chromium
-from tests.browser.ear import Ear
-from tests.browser.site import panel_site
+from tests.support.browser import chromium
+from tests.support.page_errors import Ear
+from tests.support.panel_site import panel_site
 
 PATIENCE_MS = 30_000
 """How long a page is waited for; the machine may be busy with other tests."""

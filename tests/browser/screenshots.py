@@ -11,8 +11,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, expect
 
-from tests.browser.chromium import chromium
-from tests.browser.jupyter import LAB, Server, jupyter_server, run_all
+from tests.support.browser import chromium
+from tests.support.jupyter import LAB, Server, jupyter_server, run_all
 
 THEMES = {"light": "JupyterLab Light", "dark": "JupyterLab Dark"}
 THEME_SETTING = "@jupyterlab/apputils-extension:themes"

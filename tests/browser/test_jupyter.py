@@ -13,9 +13,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from mpreg_nb.launcher.cluster_files import ClusterFiles
 from mpreg_nb.launcher.pid import end_all
-from tests.browser.chromium import chromium
-from tests.browser.ear import Ear
-from tests.browser.jupyter import (
+from tests.support.browser import chromium
+from tests.support.jupyter import (
     LAB,
     NOTEBOOK,
     PATIENCE_S,
@@ -26,8 +25,9 @@ from tests.browser.jupyter import (
     run_all,
     save,
 )
-from tests.browser.pictures import HTML_NAME
-from tests.live.leaks import nothing_left
+from tests.support.leaks import nothing_left
+from tests.support.page_errors import Ear
+from tests.support.panel_pictures import HTML_NAME
 
 pytestmark = [pytest.mark.browser, pytest.mark.live]
 

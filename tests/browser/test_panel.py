@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from mpreg_nb.view.live.panel import HEIGHT_PX
-from tests.browser import pictures
-from tests.browser.ear import Ear
-from tests.browser.pictures import HTML_NAME, Picture
+from tests.support import panel_pictures as pictures
+from tests.support.page_errors import Ear
+from tests.support.panel_pictures import HTML_NAME, Picture
 
 pytestmark = pytest.mark.browser
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.browser.site import FOLDERS
+from tests.support.panel_site import FOLDERS
 
 MODULES = sorted(FOLDERS["static"].glob("*.js"))
 LONGEST_FILE_LINES = 350

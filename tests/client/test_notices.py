@@ -6,7 +6,7 @@ import logging
 import pytest
 
 from mpreg_nb.protocol.messages import Notice
-from tests.client.test_outlook import run, speakers
+from tests.support.telling_nodes import run, speakers
 
 
 class Heard(logging.Handler):

@@ -12,7 +12,7 @@ import mpreg_nb as mp
 from mpreg_nb.cluster import doctor
 from mpreg_nb.cluster.doctor import Finding, Findings, examine
 from mpreg_nb.launcher.cluster_files import ClusterFiles
-from tests.live.leaks import Leaks, nothing_left
+from tests.support.leaks import Leaks, nothing_left
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cluster.cluster import Cluster
-from tests.live.leaks import nothing_left
+from tests.support.leaks import nothing_left
 
 
 def square(number: int) -> int:

@@ -5,8 +5,8 @@ import pytest
 
 from mpreg_nb.errors import NodeLost
 from mpreg_nb.view.live import members
-from tests.cluster.watched import WAIT_S, Drawn, Watched
-from tests.view.pictures import call
+from tests.support.builders import call
+from tests.support.watched_cluster import WAIT_S, Drawn, Watched
 
 
 def threads() -> list[str]:

@@ -12,8 +12,8 @@ from mpreg_nb.errors import StartFailed
 from mpreg_nb.launcher.process import NodeProcess, ReadyLine, ending, wait_all_ready
 from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
-from tests.cluster.starting import SOON_S, Start, await_line, has_ended, worker_of
-from tests.live.leaks import nothing_left
+from tests.support.leaks import nothing_left
+from tests.support.node_processes import SOON_S, Start, await_line, has_ended, worker_of
 
 pytestmark = pytest.mark.live
 

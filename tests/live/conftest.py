@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.leaks import Leaks, nothing_left, own_folders
+from tests.support.leaks import Leaks, nothing_left, own_folders
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -37,7 +37,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.errors import MpregError
-from tests.live.leaks import own_folders
+from tests.support.leaks import own_folders
 
 # ------------------------------------------------------------------------ the history
 

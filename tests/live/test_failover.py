@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
+from tests.support.files import until_exists, wait_for_file
 
 pytestmark = pytest.mark.live
 
@@ -16,26 +17,6 @@ pytestmark = pytest.mark.live
 def cluster() -> Iterator[mp.Cluster]:
     with mp.up(3, fresh=True) as cluster:
         yield cluster
-
-
-def wait_for_file(begun: str, go_on: str) -> str:
-    """Say that it runs, wait to be let go, and return the node's process group."""
-    import pathlib
-    import time
-
-    pathlib.Path(begun).touch()
-    while not pathlib.Path(go_on).exists():
-        time.sleep(0.01)
-    return "done"
-
-
-def until_exists(path: Path, bound_s: float = 20.0) -> None:
-    import time
-
-    end = time.monotonic() + bound_s
-    while not path.exists():
-        assert time.monotonic() < end, f"{path.name} never came"
-        time.sleep(0.01)
 
 
 def test_call_on_a_killed_node_is_lost_and_the_next_one_works(

@@ -13,7 +13,7 @@ import mpreg_nb as mp
 from mpreg_nb.client.future import Future
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.errors import ForkedProcess
-from tests.live.leaks import nothing_left
+from tests.support.leaks import nothing_left
 
 pytestmark = [
     pytest.mark.live,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.leaks import Leaks
+from tests.support.leaks import Leaks
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 # Leaves its parent and its session, as a daemon does.

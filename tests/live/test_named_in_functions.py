@@ -10,7 +10,7 @@ from IPython.core.displayhook import DisplayHook
 
 import mpreg_nb as mp
 from mpreg_nb.errors import NotPicklable
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
 
 pytestmark = pytest.mark.live
 

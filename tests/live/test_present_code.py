@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import mpreg_nb as mp
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
 
 pytestmark = pytest.mark.live
 

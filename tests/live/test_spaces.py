@@ -10,7 +10,7 @@ import mpreg_nb as mp
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.function import Function
 from mpreg_nb.errors import LOST_SPACE, NodeLost
-from tests.live.leaks import nothing_left
+from tests.support.leaks import nothing_left
 
 pytestmark = pytest.mark.live
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
-from tests.live.test_failover import until_exists, wait_for_file
+from tests.support.files import until_exists, wait_for_file
 
 pytestmark = pytest.mark.live
 

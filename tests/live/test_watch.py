@@ -11,7 +11,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.client.connections import Connections
-from tests.cluster.watched import WAIT_S, Drawn
+from tests.support.watched_cluster import WAIT_S, Drawn
 
 pytestmark = pytest.mark.live
 

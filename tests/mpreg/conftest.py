@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.leaks import nothing_left
+from tests.support.leaks import nothing_left
 
 LONGEST_TEST_S = 30.0
 

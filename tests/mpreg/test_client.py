@@ -18,7 +18,7 @@ from mpreg_nb.errors import (
     RemoteError,
 )
 from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings, RPCCommand
-from tests.mpreg.servers import free_port, served, serving
+from tests.support.mpreg_servers import free_port, served, serving
 
 
 class Ledger(Exception):

@@ -14,7 +14,13 @@ from typing import Any
 import pytest
 
 from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings, RPCCommand
-from tests.mpreg.servers import clustered, free_port, served, serving, until_known
+from tests.support.mpreg_servers import (
+    clustered,
+    free_port,
+    served,
+    serving,
+    until_known,
+)
 
 TEXT = (Path(__file__).parent / "examples.md").read_text(encoding="utf-8")
 EXAMPLES = dict(re.findall(r"^## ([^\n]+)\n\n```python\n(.*?)```", TEXT, re.M | re.S))

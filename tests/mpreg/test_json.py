@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.mpreg import MPREGServer, MPREGSettings
 from mpreg_nb.transport.token import load_token
-from tests.mpreg.servers import clustered, served, serving
+from tests.support.mpreg_servers import clustered, served, serving
 
 
 def bearer(secret: str | None = None) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.mpreg import MPREGClientAPI, RPCCommand
-from tests.mpreg.servers import clustered, served
+from tests.support.mpreg_servers import clustered, served
 
 ACCOUNTS = {"anna": 100, "bert": 100, "cleo": 10, "dora": 100}
 

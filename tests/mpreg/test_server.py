@@ -10,7 +10,13 @@ import pytest
 
 from mpreg_nb.errors import MpregError, NotTrusted
 from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings, RPCCommand
-from tests.mpreg.servers import clustered, free_port, served, serving, until_known
+from tests.support.mpreg_servers import (
+    clustered,
+    free_port,
+    served,
+    serving,
+    until_known,
+)
 
 
 async def test_a_server_tells_its_url_once_it_serves() -> None:

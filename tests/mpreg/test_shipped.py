@@ -8,8 +8,8 @@ from websockets.asyncio.client import connect
 
 from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings, RPCCommand
 from mpreg_nb.serialize.pickle import pack_function
-from tests.mpreg.servers import serving
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
+from tests.support.mpreg_servers import serving
 
 pytestmark = pytest.mark.live
 

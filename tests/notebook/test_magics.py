@@ -9,7 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 import mpreg_nb as mp
 from mpreg_nb.cluster.config import KEYS
 from mpreg_nb.notebook.verbs import CELL_VERBS, LINE_VERBS
-from tests.notebook.conftest import RunCell
+from tests.support.shell import RunCell
 
 NO_CLUSTER = (
     "UsageError: no cluster yet. Start one: %mpreg up, or connect to one: "

@@ -6,7 +6,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from mpreg_nb.notebook.parser import Misuse
 from mpreg_nb.notebook.session import Session, session_of
 from mpreg_nb.workflows.builder import Flow
-from tests.notebook.conftest import RunCell
+from tests.support.shell import RunCell
 
 
 class Nowhere:

@@ -12,7 +12,7 @@ from mpreg_nb.client.future import Future
 from mpreg_nb.errors import MpregError, NotPicklable, WorkflowFailed
 from mpreg_nb.notebook.cell_body import run_body
 from mpreg_nb.notebook.tracebacks import MOST_PARTS, show_error
-from tests.notebook.conftest import RunCell
+from tests.support.shell import RunCell
 
 
 def names(traceback: TracebackType | None) -> list[str]:

@@ -18,7 +18,7 @@ from mpreg_nb.notebook import widgets as esm
 from mpreg_nb.notebook.panels import Panels
 from mpreg_nb.notebook.widgets import LiveWidget
 from mpreg_nb.view.live.panel import VIEWS
-from tests.cluster.watched import Watched
+from tests.support.watched_cluster import Watched
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 

@@ -9,14 +9,14 @@ import pytest
 from IPython.extensions.autoreload import superreload
 
 from mpreg_nb.serialize.pickle import pack_function
-from tests.serialize.cells import run_cell
-from tests.serialize.cells_by_value import CELLS, TYPE_STATEMENTS
-from tests.serialize.elsewhere import Elsewhere, elsewhere
+from tests.support.cells import run_cell
+from tests.support.cells_by_value import CELLS, TYPE_STATEMENTS
+from tests.support.other_process import OtherProcess, other_process
 
 
 @pytest.fixture(scope="module")
-def there() -> Iterator[Elsewhere]:
-    with elsewhere() as there:
+def there() -> Iterator[OtherProcess]:
+    with other_process() as there:
         yield there
 
 
@@ -28,7 +28,7 @@ def give(value: Any) -> Any:
     return value
 
 
-def assert_runs_alike(there: Elsewhere, source: str) -> None:
+def assert_runs_alike(there: OtherProcess, source: str) -> None:
     space = run_cell(dedent(source))
     same: Callable[[Any, Any], bool] = space.get("same", equal)
 
@@ -42,7 +42,7 @@ def assert_runs_alike(there: Elsewhere, source: str) -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_what_a_cell_defines_works_elsewhere_and_comes_back_as_itself(
-    there: Elsewhere, name: str
+    there: OtherProcess, name: str
 ) -> None:
     assert_runs_alike(there, CELLS[name])
 
@@ -60,7 +60,7 @@ def test_the_same_cell_run_again_makes_the_same_version(name: str) -> None:
 if sys.version_info >= (3, 12):
 
     def test_names_that_the_type_statement_makes_work_elsewhere(
-        there: Elsewhere,
+        there: OtherProcess,
     ) -> None:
         assert_runs_alike(there, TYPE_STATEMENTS)
 
@@ -84,7 +84,10 @@ RELOADED = """
 
 @pytest.mark.parametrize("is_updated", [False, True], ids=["reload", "autoreload"])
 def test_after_a_reload_what_comes_back_is_of_the_class_that_was_sent(
-    there: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_updated: bool
+    there: OtherProcess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_updated: bool,
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     name = f"reloaded_beside_this_{is_updated}"

@@ -17,7 +17,7 @@ import pytest
 from mpreg_nb.serialize.change_detection import SMALL_BYTES, Witnesses
 from mpreg_nb.serialize.code import Census
 from mpreg_nb.serialize.pickle import pack_function
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
 
 CELL = """\
 import functools, types

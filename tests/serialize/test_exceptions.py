@@ -21,9 +21,9 @@ from mpreg_nb.serialize.pickle import (
     pack_function,
     unpack_function,
 )
-from tests.serialize.cells import run_cell
-from tests.serialize.cells_that_raise import RAISING
-from tests.serialize.elsewhere import Elsewhere, elsewhere
+from tests.support.cells import run_cell
+from tests.support.cells_that_raise import RAISING
+from tests.support.other_process import OtherProcess, other_process
 
 
 def raised(function: Callable[..., Any], *args: Any) -> Any:
@@ -285,12 +285,12 @@ def test_a_deep_recursion_is_told_shortly() -> None:
 
 
 @pytest.fixture(scope="module")
-def there() -> Iterator[Elsewhere]:
-    with elsewhere() as there:
+def there() -> Iterator[OtherProcess]:
+    with other_process() as there:
         yield there
 
 
-def caught_from(there: Elsewhere, space: dict[str, Any]) -> Any:
+def caught_from(there: OtherProcess, space: dict[str, Any]) -> Any:
     """Return what a caller catches, after all that passes errors on has had it."""
 
     @contextlib.contextmanager
@@ -311,7 +311,7 @@ def caught_from(there: Elsewhere, space: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("name", RAISING)
 def test_however_an_exception_is_made_its_class_catches_it(
-    there: Elsewhere, name: str
+    there: OtherProcess, name: str
 ) -> None:
     space = run_cell(dedent(RAISING[name]))
 
@@ -325,7 +325,7 @@ def test_however_an_exception_is_made_its_class_catches_it(
 
 
 @pytest.mark.parametrize("name", RAISING)
-def test_an_exception_travels_as_a_value_too(there: Elsewhere, name: str) -> None:
+def test_an_exception_travels_as_a_value_too(there: OtherProcess, name: str) -> None:
     space = run_cell(dedent(RAISING[name]))
     with pytest.raises(space["E"]) as local:
         space["f"]()
@@ -339,7 +339,7 @@ def test_an_exception_travels_as_a_value_too(there: Elsewhere, name: str) -> Non
             assert getattr(error, field) == value
 
 
-def test_a_final_class_of_c_comes_back_as_itself(there: Elsewhere) -> None:
+def test_a_final_class_of_c_comes_back_as_itself(there: OtherProcess) -> None:
     space = run_cell(dedent(RAISING["pydantic"]))
 
     error = caught_from(there, space)
@@ -350,7 +350,7 @@ def test_a_final_class_of_c_comes_back_as_itself(there: Elsewhere) -> None:
     assert "validation error for M" in vars(error)["remote_traceback"]
 
 
-def test_our_fields_are_told_beside_those_of_the_user(there: Elsewhere) -> None:
+def test_our_fields_are_told_beside_those_of_the_user(there: OtherProcess) -> None:
     space = run_cell("class E(Exception):\n    node = 1\ndef f(): raise E('x')\n")
 
     error = caught_from(there, space)

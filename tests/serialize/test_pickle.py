@@ -23,7 +23,7 @@ from mpreg_nb.serialize.pickle import (
     unpack,
     unpack_function,
 )
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from mpreg_nb.serialize.json_rpc import (
     unpack_json_call,
 )
 from mpreg_nb.serialize.pickle import pack, pack_call, unpack_call
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.serialize.pickle import pack, pack_function, unpack_function
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
 
 CELLS = {
     "closure": """
@@ -131,7 +131,7 @@ def test_the_same_cell_run_again_makes_the_same_version(name: str) -> None:
 def test_a_restarted_kernel_makes_the_same_versions() -> None:
     program = dedent("""
         from textwrap import dedent
-        from tests.serialize.cells import run_cell
+        from tests.support.cells import run_cell
         from tests.serialize.test_versions import CELLS, version
         print(*(version(run_cell(dedent(cell))["f"]) for cell in CELLS.values()))
         """)

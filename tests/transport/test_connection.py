@@ -16,7 +16,7 @@ from mpreg_nb.transport.connection import (
     Connection,
     Timeouts,
 )
-from tests.transport.links import CLUSTER, ME, NODE, Ear, linked, numbered, open_link
+from tests.support.links import CLUSTER, ME, NODE, Ear, linked, numbered, open_link
 
 # What the tests below do by hand to one end: bytes that no `send` would write.
 

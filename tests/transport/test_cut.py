@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from tests.transport.links import linked, numbered
+from tests.support.links import linked, numbered
 
 LONG = b"x" * 3_000_000
 

@@ -15,7 +15,7 @@ from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.dial import DialFailed, dial
 from mpreg_nb.transport.handshake import PROOF_BYTES
 from mpreg_nb.transport.token import Token
-from tests.transport.links import (
+from tests.support.links import (
     CLUSTER,
     NODE,
     OTHER_TOKEN,

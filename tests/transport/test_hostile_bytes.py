@@ -12,7 +12,7 @@ from mpreg_nb.protocol.codec import Abort, Attach, Fragment, encode, join
 from mpreg_nb.protocol.messages import Call, Notice, Reply, ResultRef
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport.connection import STRIKES, Timeouts
-from tests.transport.links import (
+from tests.support.links import (
     TOKEN,
     Pair,
     house,

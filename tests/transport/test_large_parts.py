@@ -14,9 +14,9 @@ import pytest
 from mpreg_nb.protocol.codec import Abort, Attach, encode, join
 from mpreg_nb.protocol.messages import Output, Reply
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
-from tests.transport.links import linked, numbered
+from tests.support.links import linked, numbered
 
-PROGRAM = Path(__file__).with_name("large_program.py")
+PROGRAM = Path(__file__).parents[1] / "support" / "large_transfer.py"
 MB = 1_000_000
 
 

@@ -10,7 +10,7 @@ import pytest
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport.listener import Listener, listen
-from tests.transport.links import (
+from tests.support.links import (
     CLUSTER,
     NODE,
     TOKEN,

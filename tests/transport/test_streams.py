@@ -18,7 +18,7 @@ from mpreg_nb.transport.streams import (
     OutgoingStreams,
     TooLarge,
 )
-from tests.transport.links import numbered
+from tests.support.links import numbered
 
 LIMIT = 10 * FRAGMENT_BYTES
 MESSAGE = encode(numbered(1))

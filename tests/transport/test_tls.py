@@ -8,7 +8,7 @@ import pytest
 
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.transport.dial import DialFailed
-from tests.transport.links import Ear, house, numbered, open_link
+from tests.support.links import Ear, house, numbered, open_link
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
 

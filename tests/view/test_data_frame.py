@@ -14,7 +14,7 @@ from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.view import frames
 from mpreg_nb.view.data_frame import MOST_COLUMNS, UNKNOWN
 from mpreg_nb.view.frames import NODES, RUNS, frame
-from tests.view.pictures import call
+from tests.support.builders import call
 
 LONG = "ValueError: " + "no rows " * 20
 STEPS = (

@@ -12,7 +12,7 @@ from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import EventPicture, FunctionSnapshot, StepSnapshot
 from mpreg_nb.view import frames
 from mpreg_nb.view.explain import PlanRow, plan_frame
-from tests.view.pictures import V1, V2, call, node, offer, snapshot
+from tests.support.builders import V1, V2, call, node, offer, snapshot
 
 BUSY = Load(running=1, queued=2, cpu_percent=12.5, memory_mb=60, uptime_s=9)
 

@@ -12,7 +12,7 @@ from mpreg_nb.view.html import StatusCard, registration_bundle, run_bundle
 from mpreg_nb.view.images import FOLLOWS
 from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.workflows.graph import Arrow, Box, Diagram
-from tests.view.pictures import V1, node, offer, snapshot
+from tests.support.builders import V1, node, offer, snapshot
 
 EVIL = "<script>alert(1)</script>"
 LOAD = Load(running=1, slots=2, queued=3, memory_mb=61, uptime_s=77)

@@ -13,7 +13,7 @@ from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.view.report import FailureSection, OutputSection, RunReport, report_page
 from mpreg_nb.view.timeline import timeline
 from mpreg_nb.workflows.graph import Arrow, Box, Diagram
-from tests.view.pictures import node
+from tests.support.builders import node
 
 EVIL = "<script>alert('1')</script>&\"\u202e"
 SVG = "{http://www.w3.org/2000/svg}"

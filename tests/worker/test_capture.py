@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from mpreg_nb.worker.capture import LINES_PER_S
-from tests.node.at_work import Crash, Office, run, value_of
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
+from tests.support.workers import Crash, Office, run, value_of
 
 pytestmark = pytest.mark.live
 

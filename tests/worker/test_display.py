@@ -9,8 +9,8 @@ import pytest
 
 from mpreg_nb.worker import capture
 from mpreg_nb.worker.capture import DisplayRate
-from tests.node.at_work import Office, run, value_of
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
+from tests.support.workers import Office, run, value_of
 
 pytestmark = pytest.mark.live
 

@@ -14,8 +14,8 @@ from mpreg_nb.errors import NotPicklable
 from mpreg_nb.protocol.worker import Job, JobDone
 from mpreg_nb.serialize.json_rpc import pack_json_call
 from mpreg_nb.serialize.pickle import pack, pack_call, pack_function
-from tests.node.at_work import Ended, Office, office, run, value_of
-from tests.serialize.cells import run_cell
+from tests.support.cells import run_cell
+from tests.support.workers import Ended, Office, office, run, value_of
 
 pytestmark = pytest.mark.live
 

@@ -11,7 +11,7 @@ import pytest
 from mpreg_nb.errors import InvalidWorkflow, NotPicklable
 from mpreg_nb.workflows.builder import Flow, StepHandle, ref
 from mpreg_nb.workflows.graph import Arrow, Box, Diagram, Reference, Value, Workflow
-from tests.workflows.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 @pytest.fixture

@@ -14,8 +14,7 @@ from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.view.live import calls
 from mpreg_nb.view.live.lanes import Lanes
 from mpreg_nb.view.palette import BAD, FUNCTIONS
-from tests.view.live.test_lanes import NOW, ran, runs
-from tests.view.pictures import node, snapshot
+from tests.support.builders import NOW, node, ran, runs, snapshot
 
 EVIL = "<b onclick=alert(1)>"
 

@@ -3,34 +3,13 @@
 import random
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Any
 
 import pytest
 
 from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.client.under_way import UnderWay
 from mpreg_nb.view.live.lanes import LONGEST_CHAIN_S, MOST_BARS, WINDOW_S, Lanes
-from tests.view.pictures import call
-
-NOW = 1_750_000_000.0
-
-
-def ran(
-    begin: float, end: float, function: str = "f", node: str = "n1", **more: Any
-) -> CallRow:
-    """Return a call whose function ran from `begin` to `end`, seconds from NOW."""
-    run_us = round((end - begin) * 1e6)
-    values: dict[str, Any] = {
-        "run_us": run_us,
-        "queued_us": 0,
-        "serialize_us": 0,
-        "started_at": NOW + begin,
-    }
-    return call(function, node, run_us, **(values | more))
-
-
-def runs(call_id: str, begin: float, function: str = "f", **more: str) -> UnderWay:
-    return UnderWay(call_id, function, "n1", NOW + begin, **more)
+from tests.support.builders import NOW, call, ran, runs
 
 
 def lanes_of(

@@ -8,7 +8,7 @@ from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.view.frames import latencies, latency_frame
 from mpreg_nb.view.live import latency
 from mpreg_nb.view.live.latency import BUCKET_S, KEPT, PARTS, Course
-from tests.view.pictures import call
+from tests.support.builders import call
 
 NOW = 1_750_000_000.0  # the beginning of a bucket
 

@@ -8,7 +8,7 @@ from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import NodeSnapshot, Snapshot
 from mpreg_nb.view.frames import nodes_frame
 from mpreg_nb.view.live import members
-from tests.view.pictures import V1, node, offer, snapshot
+from tests.support.builders import V1, node, offer, snapshot
 
 LOAD = Load(running=1, slots=6, queued=3, memory_mb=61, cpu_percent=12.5, uptime_s=77)
 EVIL = "<img src=x onerror=alert(1)>"

@@ -3,7 +3,7 @@
 import pytest
 
 from mpreg_nb.view.live.pace import KEPT_S, NOW_S, CallRate
-from tests.view.pictures import call
+from tests.support.builders import call
 
 NOW = 1_750_000_000.0
 

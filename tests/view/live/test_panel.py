@@ -17,7 +17,7 @@ from mpreg_nb.view.live import (
 )
 from mpreg_nb.view.live.lanes import Lanes
 from mpreg_nb.view.live.pace import CallRate
-from tests.view.pictures import call, node, offer, snapshot
+from tests.support.builders import call, node, offer, snapshot
 
 EVIL = "<script>alert(1)</script>"
 

@@ -8,7 +8,7 @@ from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.view.frames import routes_frame
 from mpreg_nb.view.live import routes
 from mpreg_nb.view.palette import BUSY
-from tests.view.pictures import call
+from tests.support.builders import call
 
 BLUE_PARTS = ",".join(map(str, bytes.fromhex(BUSY.mark.removeprefix("#"))))
 EVIL = "<script>alert(1)</script>"

@@ -7,7 +7,7 @@ from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import LinkSnapshot, Traffic
 from mpreg_nb.view.live import topology
 from mpreg_nb.view.live.topology import HERE, OWN, Rates
-from tests.view.pictures import node, snapshot
+from tests.support.builders import node, snapshot
 
 CLIENT = "client-17-1"
 

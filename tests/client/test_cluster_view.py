@@ -1,0 +1,99 @@
+"""Through whose eyes a client sees the cluster, when one of them closes."""
+
+import pytest
+
+from mpreg_nb.client import cluster_view
+from mpreg_nb.transport.connection import Connection
+from tests.support.telling_nodes import run, speakers, until
+
+PULSE_S = 0.05
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_view, "ENTRY_PULSE_S", PULSE_S)
+    monkeypatch.setattr(cluster_view, "DOUBT_PULSE_S", PULSE_S)
+    monkeypatch.setattr(cluster_view, "ANSWER_S", 4 * PULSE_S)
+
+
+def test_client_looks_through_another_node_when_the_entry_is_silent() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            silent = client.links.entry
+            nodes["a"].fall_silent()
+
+            # The client has moved before the node hears of it.
+            await until(lambda: len(nodes["b"].watched) == 1)
+
+            assert client.entry_node == "b"
+            assert client.links.get("a") is silent
+            assert silent is not None
+            assert silent.is_open
+
+    run(scene)
+
+
+def test_question_to_a_silent_entry_is_answered_by_another_node() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            nodes["a"].fall_silent()
+
+            snapshot = await client.snapshot()
+
+            assert snapshot.node == "b"
+
+    run(scene)
+
+
+def test_silent_entry_is_kept_while_no_other_node_answers() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            await client.links.reach("b", nodes["b"].members["b"].urls)
+            await until(lambda: len(nodes["b"].links) == 1)
+            nodes["b"].fall_silent()
+            nodes["a"].fall_silent()
+            searched = client.outlook._silent
+            searches: list[Connection] = []
+
+            def silent(link: Connection) -> None:
+                searches.append(link)
+                searched(link)
+
+            client.outlook._silent = silent  # type: ignore[method-assign]
+            await until(lambda: len(searches) == 3)
+
+            assert client.entry_node == "a"
+
+    run(scene)
+
+
+def test_link_to_a_dead_node_ends_only_when_it_is_silent_too() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b", "c") as (client, nodes):
+            for name in ("b", "c"):
+                await client.links.reach(name, nodes["a"].members[name].urls)
+            await until(lambda: bool(nodes["b"].links and nodes["c"].links))
+            answering = client.links.get("b")
+            nodes["c"].fall_silent()
+
+            nodes["a"].bury("b")
+            nodes["a"].bury("c")
+            await until(lambda: client.links.get("c") is None)
+
+            assert client.links.get("b") is answering
+
+    run(scene)
+
+
+def test_former_entry_sends_no_more_when_it_is_back() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            link = await client.links.reach("b", nodes["a"].members["b"].urls)
+            assert link is not None
+
+            client.links.enter(link)
+            await until(lambda: not nodes["a"].watched)
+
+            assert client.entry_node == "b"
+
+    run(scene)

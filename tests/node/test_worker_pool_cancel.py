@@ -1,0 +1,168 @@
+"""Calls that are cancelled end soon, whatever they do, and no other call with them."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mpreg_nb.protocol.worker import JobFailed
+from tests.support.worker_functions import (
+    echo,
+    ignore_interrupts,
+    ignore_terminate_too,
+    pid,
+    sleep,
+    spin,
+    wait_long,
+)
+from tests.support.workers import Office, run, value_of
+
+pytestmark = pytest.mark.live
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+@pytest.mark.parametrize("function", [sleep, spin, wait_long])
+def test_a_running_call_is_interrupted_and_its_worker_stays(
+    tmp_path: Path, function: Callable[..., Any], slots: int
+) -> None:
+    # The first two are sync, and one of them never leaves the interpreter.
+    args = (60,) if function is sleep else ()
+    # A thread that sleeps in the system cannot be interrupted, only killed.
+    stays = slots == 1 or function is not sleep
+
+    async def scenario(here: Office) -> tuple[Any, float, bool]:
+        before = await here.call(pid)
+        call_id, end = here.submit(function, *args)
+        await asyncio.sleep(0.1)
+        cancelled = time.monotonic()
+        here.workers.cancel(call_id)
+        here.workers.cancel(call_id)
+        outcome, _ = await end
+        took = time.monotonic() - cancelled
+        return outcome, took, await here.call(pid) == before
+
+    outcome, took, same = run(tmp_path, scenario, slots=slots)
+
+    assert isinstance(outcome, JobFailed)
+    assert (outcome.kind, outcome.executed) == ("cancelled", "yes")
+    assert same is stays
+    assert took < (0.5 if stays else 4.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "longest_s"), [(ignore_interrupts, 2.5), (ignore_terminate_too, 5.0)]
+)
+def test_a_function_that_ignores_it_is_killed_with_its_worker(
+    tmp_path: Path, function: Callable[..., Any], longest_s: float
+) -> None:
+    async def scenario(here: Office) -> tuple[Any, float]:
+        await here.call(echo, 1)
+        call_id, end = here.submit(function)
+        await asyncio.sleep(0.1)
+        begun = time.monotonic()
+        here.workers.cancel(call_id)
+        outcome, _ = await end
+        took = time.monotonic() - begun
+        assert await here.call(echo, 1) == 1
+        return outcome, took
+
+    outcome, took = run(tmp_path, scenario)
+
+    assert (outcome.kind, outcome.executed) == ("cancelled", "yes")
+    assert took < longest_s
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_queued_call_is_dropped_at_once_and_the_others_go_on(
+    tmp_path: Path, slots: int
+) -> None:
+    async def scenario(here: Office) -> tuple[Any, float, list[Any]]:
+        running = [here.submit(sleep, 0.5)[1] for _ in range(slots)]
+        queued_id, queued = here.submit(sleep, 60)
+        last = here.submit(echo, 5)[1]
+        await asyncio.sleep(0.2)
+        begun = time.monotonic()
+        here.workers.cancel(queued_id)
+        outcome, _ = await queued
+        took = time.monotonic() - begun
+        return outcome, took, [await value_of(end) for end in (*running, last)]
+
+    outcome, took, values = run(tmp_path, scenario, slots=slots)
+
+    assert (outcome.kind, outcome.executed) == ("cancelled", "no")
+    assert took < 0.1
+    assert values == ["slept"] * slots + [5]
+
+
+def test_cancels_of_short_calls_hit_no_other_call(tmp_path: Path) -> None:
+    async def scenario(here: Office) -> list[str]:
+        await here.call(echo, 0)
+        submitted = [here.submit(echo, n) for n in range(300)]
+        for call_id, _ in submitted[::3]:
+            here.workers.cancel(call_id)
+        kinds: list[str] = []
+        for number, (_, end) in enumerate(submitted):
+            outcome, _ = await end
+            if isinstance(outcome, JobFailed):
+                assert number % 3 == 0
+                kinds.append(outcome.kind)
+            else:
+                kinds.append("done")
+        return kinds
+
+    kinds = run(tmp_path, scenario)
+
+    assert len(kinds) == 300
+    assert set(kinds) <= {"done", "cancelled"}
+
+
+def test_a_cancel_that_comes_too_late_does_nothing(tmp_path: Path) -> None:
+    async def scenario(here: Office) -> Any:
+        call_id, end = here.submit(echo, 1)
+        await end
+        here.workers.cancel(call_id)
+        here.workers.cancel(b"unknown".ljust(16))
+        return await here.call(sleep, 0.2)
+
+    assert run(tmp_path, scenario) == "slept"
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_an_import_is_not_torn_apart(tmp_path: Path, slots: int) -> None:
+    package = tmp_path / "slow_package"
+    package.mkdir()
+    (package / "first.py").write_text("VALUE = 7\n")
+    (package / "__init__.py").write_text(
+        "from . import first\nimport time\ntime.sleep(0.6)\nVALUE = first.VALUE\n"
+    )
+
+    def importing(folder: str, pauses: int) -> int:
+        import sys
+        import time
+
+        sys.path.insert(0, folder)
+        import slow_package  # type: ignore[import-not-found]
+
+        for _ in range(pauses):  # where a thread, too, can be interrupted
+            time.sleep(0.01)
+        value: int = slow_package.VALUE
+        return value
+
+    async def scenario(here: Office) -> tuple[Any, float, int]:
+        await here.call(echo, 0)
+        call_id, end = here.submit(importing, str(tmp_path), 6000)
+        await asyncio.sleep(0.2)
+        begun = time.monotonic()
+        here.workers.cancel(call_id)
+        outcome, _ = await end
+        took = time.monotonic() - begun
+        return outcome, took, await here.call(importing, str(tmp_path), 0)
+
+    outcome, took, value = run(tmp_path, scenario, slots=slots)
+
+    assert outcome.kind == "cancelled"
+    assert took < 1.5
+    assert value == 7

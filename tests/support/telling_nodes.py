@@ -1,0 +1,89 @@
+"""Nodes of this process that only tell who the members are, and a client of theirs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from msgspec.structs import replace
+
+from mpreg_nb.client.client import Client
+from mpreg_nb.protocol.codec import Parts
+from mpreg_nb.protocol.gossip import MemberRecord, MemberState
+from mpreg_nb.protocol.messages import Cancel, NodeSnapshot, Snapshot, Watch
+from mpreg_nb.transport.connection import Connection, LinkFault
+from tests.support.links import TOKEN, house
+
+
+class Speaker:
+    """A node that only tells who the members are."""
+
+    def __init__(self, name: str, members: dict[str, MemberRecord]) -> None:
+        self.name = name
+        self.members = members
+        self.links: list[Connection] = []
+        self.cuts: list[LinkFault] = []
+        self.watched: dict[bytes, Connection] = {}  # by the id of the Watch
+
+    def welcome(self, link: Connection) -> None:
+        self.links.append(link)
+        link.on_message = self.hear
+
+    def fall_silent(self) -> None:
+        """Say and hear nothing any more, as a process that hangs."""
+        self.cuts += [link.cut() for link in self.links]
+
+    def hear(self, link: Connection, message: Any, parts: Parts) -> None:
+        if isinstance(message, Watch):
+            if message.period_ms:
+                self.watched[message.id] = link
+            self.tell(message.id, link)
+        elif isinstance(message, Cancel):
+            self.watched.pop(message.id, None)
+
+    def tell(self, request_id: bytes, link: Connection) -> None:
+        nodes = tuple(NodeSnapshot(record=one) for one in self.members.values())
+        link.send(Snapshot(id=request_id, node=self.name, nodes=nodes, offers=()))
+
+    def bury(self, name: str) -> None:
+        """Say to all who watch that `name` is dead."""
+        self.members[name] = replace(self.members[name], state=MemberState.DEAD)
+        for request_id, link in self.watched.items():
+            self.tell(request_id, link)
+
+
+@asynccontextmanager
+async def speakers(*names: str) -> AsyncIterator[tuple[Client, dict[str, Speaker]]]:
+    """Yield a client that entered by the first of some nodes, and the nodes."""
+    members: dict[str, MemberRecord] = {}
+    found = {name: Speaker(name, members) for name in names}
+    async with AsyncExitStack() as homes:
+        for name, speaker in found.items():
+            home = await homes.enter_async_context(
+                house(node_name=name, on_connection=speaker.welcome)
+            )
+            members[name] = MemberRecord(
+                name=name, generation=1, epoch=bytes(16), urls=(home.listener.url,)
+            )
+        client = Client(members[names[0]].urls, TOKEN)
+        await client.open()
+        try:
+            yield client, found
+        finally:
+            for speaker in found.values():
+                for cut in speaker.cuts:
+                    cut.mend()
+            await client.close()
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    while not is_so():  # noqa: ASYNC110 - several parts may make it so
+        await asyncio.sleep(0.005)
+
+
+def run(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await scene()
+
+    asyncio.run(bounded())

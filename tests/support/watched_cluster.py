@@ -1,0 +1,97 @@
+"""A cluster that is only looked at: no node, no socket, values from the test."""
+
+import queue
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any
+
+from mpreg_nb.client.cluster_view import ClusterState
+from mpreg_nb.client.statistics import CallLog
+from mpreg_nb.cluster.cluster import Watching
+from mpreg_nb.errors import MpregError
+from mpreg_nb.protocol.gossip import MemberState
+from mpreg_nb.protocol.messages import Snapshot
+from mpreg_nb.view.live.panel import Picture
+from tests.support.builders import node, snapshot
+
+WAIT_S = 10.0
+
+
+class Loop:
+    """Runs what is handed to it nowhere: nobody is asked for traffic."""
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Forget it."""
+
+    def run(self, work: Any, timeout_s: float | None = None) -> None:
+        """Forget it."""
+        work.close()
+
+
+class Watched(Watching):
+    """What live views read of a cluster."""
+
+    def __init__(self, *names: str) -> None:
+        self._thread: Any = Loop()
+        self.client: Any = SimpleNamespace(
+            mirror=ClusterState(),
+            journal=CallLog(),
+            links=SimpleNamespace(lost=False, entry=None, name="client-1-1"),
+            requests=None,
+            now=lambda: 0.0,
+            calls=SimpleNamespace(active=()),
+            runs=SimpleNamespace(open=()),
+        )
+        self.names = names
+        self.own_nodes = names
+        self.own_runs: tuple[Any, ...] = ()
+        self.started_here = True
+        self.killed: list[str] = []
+        self.refreshed = 0
+        self._down = False
+        self.tell()
+
+    def tell(self, *dead: str) -> None:
+        """Let the client hear of the members again, these of them being dead."""
+        alive, gone = MemberState.ALIVE, MemberState.DEAD
+        nodes = (node(n, state=gone if n in dead else alive) for n in self.names)
+        self.client.mirror.update(snapshot(*nodes))
+
+    def refresh(self) -> Snapshot:
+        """Count how often the cluster was asked."""
+        self.refreshed += 1
+        found: Snapshot = self.client.mirror.snapshot
+        return found
+
+    def kill(self, name: str) -> None:
+        """Note it."""
+        if name not in self.names:
+            raise MpregError(f"there is no node {name!r}")
+        self.killed.append(name)
+
+
+class Drawn:
+    """A front end: what it was given, to be waited for."""
+
+    def __init__(self) -> None:
+        self.given: queue.SimpleQueue[dict[str, Picture]] = queue.SimpleQueue()
+        self.times = 0
+        self.last: dict[str, Picture] = {}
+        self.ended: queue.SimpleQueue[dict[str, Picture]] = queue.SimpleQueue()
+
+    def take(self, pictures: Mapping[str, Picture]) -> None:
+        """Note what is new."""
+        self.times += 1
+        if any(self.last.get(name) is not value for name, value in pictures.items()):
+            self.last = dict(pictures)
+            self.given.put(self.last)
+
+    def end(self, pictures: Mapping[str, Picture]) -> None:
+        """Note the last state."""
+        self.ended.put(dict(pictures))
+
+    def wait(self, fits: Callable[[dict[str, Picture]], bool]) -> dict[str, Picture]:
+        """Return the first of what is given that fits."""
+        while not fits(pictures := self.given.get(timeout=WAIT_S)):
+            continue
+        return pictures
