@@ -31,7 +31,7 @@ from mpreg_nb.node.peer_requests import PeerRequests
 from mpreg_nb.node.pending_call import Outcome, PendingCall, failure_of
 from mpreg_nb.node.results import InputParts, InputResolver, ResultStore
 from mpreg_nb.node.spaces import Spaces
-from mpreg_nb.node.worker_pool import Crashed, Workers
+from mpreg_nb.node.worker_pool import Crashed, WorkerPool
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Load, Offer
 from mpreg_nb.protocol.messages import Call, Failed, Failure, Output, Reply
@@ -253,7 +253,7 @@ class Executor:
         store: ResultStore,
         placement: CodeDistributor,
         asks: PeerRequests,
-        workers: Workers,
+        workers: WorkerPool,
         spaces: Spaces,
         has_workers: bool,
         counters: Counters,

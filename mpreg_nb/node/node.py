@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mpreg_nb.call_context import Home
 from mpreg_nb.errors import MpregError
 from mpreg_nb.membership.config import PROFILES
 from mpreg_nb.membership.swim import Swim
@@ -30,9 +31,10 @@ from mpreg_nb.node.json_rpc import JsonCalls
 from mpreg_nb.node.membership import Members, MembershipDriver, MembershipEvents
 from mpreg_nb.node.monitor import Counters, LoadMonitor, SnapshotPublisher
 from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
+from mpreg_nb.node.process_pool import ProcessPool
 from mpreg_nb.node.results import ResultRequests, ResultStore, StoreStatistics
 from mpreg_nb.node.spaces import Spaces
-from mpreg_nb.node.worker_pool import Workers, WorkersStatistics
+from mpreg_nb.node.worker_pool import PoolStatistics, WorkerPool
 from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
@@ -98,7 +100,7 @@ def metrics_text(
     *,
     pending_calls: int,
     load: Load,
-    workers: WorkersStatistics,
+    workers: PoolStatistics,
     store: StoreStatistics,
     alive_members: int,
     functions: Iterable[FunctionSnapshot],
@@ -245,13 +247,14 @@ class Node:
         )
         happened_here = partial(self.pictures.happened, name)
         self.registry = Registry(self._code_gone)
-        self.workers = Workers(
+        self.workers: WorkerPool = ProcessPool(
             settings.workers,
             settings.slots,
             self._scratch,
             lambda *printed: self.running.printed(*printed),
             happened_here,
             max_payload_bytes=settings.limits.max_payload_bytes,
+            home=self._home(),
         )
         self.spaces = Spaces(self._space_worker, self.spawn, happened_here)
         self.placement = CodeDistributor(
@@ -431,20 +434,24 @@ class Node:
     def _close_space(self, link: Connection, message: SpaceClose) -> None:
         self.spaces.close(message.id)
 
-    def _space_worker(self, happened: Callable[[str, str], None]) -> Workers:
+    def _space_worker(self, happened: Callable[[str, str], None]) -> WorkerPool:
         """Return the one worker of a space."""
-        made = Workers(
+        return ProcessPool(
             1,
             1,
             self._scratch,
             self.running.printed,
             happened,
             max_payload_bytes=self.settings.limits.max_payload_bytes,
+            home=self._home(),
             lends=False,  # what it keeps is in no other
         )
-        if self._listener is not None:
-            made.tell_home(self._listener.url, self._token.reveal())
-        return made
+
+    def _home(self) -> Home | None:
+        """Return how functions that run here find this node."""
+        if self._listener is None:
+            return None
+        return Home(self._listener.url, self._token.reveal())
 
     def _route_again(self) -> None:
         members = self.members
@@ -541,7 +548,6 @@ class Node:
             self._listener.drop()
             self._listener = None
             raise
-        self.workers.tell_home(self._listener.url, self._token.reveal())
         await self.workers.start()
         self.placement.offer_builtins()
         self._route_again()

@@ -13,21 +13,21 @@ from typing import Any
 
 from mpreg_nb.node.functions import ShippedFunction
 from mpreg_nb.node.pending_call import Sink
-from mpreg_nb.node.worker_pool import DoneCallback, Workers
+from mpreg_nb.node.worker_pool import DoneCallback, WorkerPool
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.worker import Job
 
 MOST_ENDS = 1000
 """Spaces whose end is remembered, so that callers can be told the reason."""
 
-Make = Callable[[Callable[[str, str], None]], Workers]
+Make = Callable[[Callable[[str, str], None]], WorkerPool]
 """Makes the worker of a space; takes what hears of events."""
 
 
 @dataclass(slots=True, eq=False)
 class _OpenSpace:
     source: Sink
-    workers: Workers
+    workers: WorkerPool
 
 
 class Spaces:
@@ -43,7 +43,7 @@ class Spaces:
         self._spawn = spawn
         self._on_event = on_event
         self._open: dict[bytes, _OpenSpace] = {}
-        self._stopping: set[Workers] = set()
+        self._stopping: set[WorkerPool] = set()
         self._ends: OrderedDict[bytes, str] = OrderedDict()
         self._calls: dict[bytes, bytes] = {}  # call -> space
 
@@ -117,7 +117,7 @@ class Spaces:
         self._stopping.add(space.workers)
         self._spawn(self._stop(space.workers, reason))
 
-    async def _stop(self, workers: Workers, cause: str) -> None:
+    async def _stop(self, workers: WorkerPool, cause: str) -> None:
         try:
             await workers.stop(cause=cause)
         finally:

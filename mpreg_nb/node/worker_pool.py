@@ -1,178 +1,24 @@
-"""The worker pool: queues jobs, starts and replaces workers, reports how jobs end.
+"""The seam between a node and what runs its jobs.
 
-A worker with one slot whose function waits for another call of the cluster can
-run nothing else. So as long as it waits, another worker is lent in its place if
-there is something to run; otherwise calls of calls could wait for each other.
-
-Jobs wait here, where they can still be dropped. A worker gets a job when it has a
-free slot; ahead of its slots it gets only as many short ones as keep it busy
-while the next are on their way.
+A node submits jobs and gets one outcome for each; it does not know in which process,
+or on which machine, they run. `ProcessPool` is the pool of worker processes of this
+node. `tests/support/worker_pool_contract.py` has the tests that every pool must pass.
 """
 
-import asyncio
-import logging
-import os
-import signal
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
-
-import msgspec
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from mpreg_nb.errors import Executed
-from mpreg_nb.node.environment import share_cores
-from mpreg_nb.node.worker_process import Answer, End, Owner, WorkerHandle, was_dropped
-from mpreg_nb.protocol.worker import (
-    Code,
-    Job,
-    JobDone,
-    JobFailed,
-    JobPrinted,
-    Received,
-    Setup,
-)
+from mpreg_nb.protocol.worker import Job, JobDone, JobFailed
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
 
 
-START_FAILURES = 3
-"""Workers in a row that end before they are ready; then waiting jobs are refused."""
-
-RESTART_S = (0.0, 0.1, 0.5, 2.0, 5.0)
-"""Pause before the next start after so many failed ones."""
-
-LENT = 32
-"""Workers that are lent at once, at most: each holds memory."""
-
-LENT_IDLE_S = 10.0
-"""How long a lent worker stays for the next such call."""
-
-_log = logging.getLogger(__name__)
-
-
-class WorkerSupervisor:
-    """The workers of a node.
-
-    `on_hopeless` gets the cause and the last lines when workers do not start.
-    """
-
-    def __init__(
-        self,
-        owner: Owner,
-        count: int,
-        environment: Mapping[str, str],
-        on_event: Callable[[str, str], None],
-        on_hopeless: Callable[[str, tuple[str, ...]], None],
-    ) -> None:
-        self._owner = owner
-        self._count = count
-        self._environment = environment
-        self._on_event = on_event
-        self._on_hopeless = on_hopeless
-        self.links: list[WorkerHandle] = []
-        self._leaving: set[WorkerHandle] = set()
-        self._failed_starts = 0
-        self._is_shrinking = False
-        self._stopping = False
-
-    def start(self, setup: Setup) -> None:
-        """Start all workers."""
-        self._setup = setup
-        for _ in range(self._count):
-            self._start_one()
-
-    @property
-    def _wanted(self) -> int:
-        return self._count + min(sum(link.is_blocked for link in self.links), LENT)
-
-    @property
-    def is_stuck(self) -> bool:
-        """Whether every worker waits for the cluster, and no more can be lent."""
-        blocked = sum(link.is_blocked for link in self.links)
-        return blocked >= self._count + LENT
-
-    def lend(self) -> None:
-        """Start a worker in the place of one that waits, if there is none yet."""
-        if len(self.links) < self._wanted:
-            self._start_one()
-
-    def _start_one(self) -> None:
-        if self._stopping or len(self.links) >= self._wanted:
-            return
-        try:
-            os.makedirs(self._setup.scratch, exist_ok=True)
-            link = WorkerHandle(self._owner, self._setup, self._environment)
-        except OSError as error:  # no processes, files or memory to be had now
-            self._on_event("worker died", f"it could not be started: {error}")
-            self._start_failed(str(error), ())
-            return
-        self.links.append(link)
-        if len(self.links) > self._count and not self._is_shrinking:
-            self._is_shrinking = True
-            asyncio.get_running_loop().call_later(LENT_IDLE_S, self._shrink)
-
-    def _shrink(self) -> None:
-        """Let lent workers go that have nothing to do."""
-        for link in list(self.links):
-            if len(self.links) > self._wanted and not link.handed:
-                self.links.remove(link)
-                self._leaving.add(link)
-                link.close()
-        self._leaving = {link for link in self._leaving if not link.gone.is_set()}
-        self._is_shrinking = len(self.links) > self._count
-        if self._is_shrinking:
-            asyncio.get_running_loop().call_later(LENT_IDLE_S, self._shrink)
-
-    def became_ready(self) -> None:
-        """Note that workers can be started."""
-        self._failed_starts = 0
-
-    def replace(self, link: WorkerHandle, end: End) -> None:
-        """Start another worker for one that has died and is not among `links`."""
-        if link.is_ready:
-            self._start_one()
-        else:
-            self._start_failed(end.cause, link.last_lines())
-
-    def _start_failed(self, cause: str, lines: tuple[str, ...]) -> None:
-        self._failed_starts += 1
-        _log.error("a worker did not start: %s\n%s", cause, "\n".join(lines))
-        if self._failed_starts >= START_FAILURES and not self.links:
-            self._on_hopeless(f"workers do not start: {cause}", lines)
-        pause_s = RESTART_S[min(self._failed_starts, len(RESTART_S) - 1)]
-        asyncio.get_running_loop().call_later(pause_s, self._start_one)
-
-    def kill(self) -> None:
-        """Kill all workers and start no other."""
-        self._stopping = True
-        for link in (*self.links, *self._leaving):
-            link.process.kill(signal.SIGKILL)
-
-    async def stop(self, timeout_s: float) -> None:
-        """End all workers; kills what is left after the timeout."""
-        self._stopping = True
-        links, self.links = [*self.links, *self._leaving], []
-        for link in links:
-            link.close()
-        ends = [asyncio.ensure_future(link.gone.wait()) for link in links]
-        if ends:
-            _, pending = await asyncio.wait(ends, timeout=timeout_s)
-            for link in links:
-                link.process.kill(signal.SIGKILL)
-            if pending:
-                await asyncio.wait(pending)
-
-
-DEATHS_KEPT = 10_000
-"""Calls whose deaths are remembered."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Crashed:
-    """The worker process ended before job `id` had an answer."""
+    """The worker ended before job `id` had an outcome of its own."""
 
     id: bytes
     cause: str  # "exit code 3", "signal SIGSEGV"
@@ -182,110 +28,16 @@ class Crashed:
     deaths: int = 1  # workers that died under this call id, this one included
 
 
-class CrashHistory:
-    """How many workers died, and how many of them under each call.
-
-    A call may be tried again on another worker; one that kills that too is not to
-    be tried a third time.
-    """
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._by_call: OrderedDict[bytes, int] = OrderedDict()
-
-    def crashed(
-        self, call_id: bytes, end: End, lines: Iterable[str], *, guilty: bool
-    ) -> Crashed:
-        """Return the outcome of a call that had begun when its worker died."""
-        if guilty:
-            self._by_call[call_id] = self._by_call.get(call_id, 0) + 1
-            if len(self._by_call) > DEATHS_KEPT:
-                self._by_call.popitem(last=False)
-        return Crashed(
-            id=call_id,
-            cause=end.cause,
-            executed="yes",
-            memory_mb=end.memory_mb,
-            last_lines=tuple(lines),
-            deaths=self._by_call.get(call_id, 0),
-        )
-
-
-def cancelled(job: Job, *, begun: bool) -> JobFailed:
-    """Return the outcome of a job that was dropped, or killed with its worker."""
-    return JobFailed(
-        id=job.id,
-        kind="cancelled",
-        message=f"{job.function} was cancelled",
-        executed="yes" if begun else "no",
-    )
-
-
-def overloaded(job: Job) -> JobFailed:
-    """Return the outcome where all workers wait for calls, maybe for just this one."""
-    return JobFailed(
-        id=job.id,
-        kind="overloaded",
-        message="every worker waits for calls that its own calls made",
-        executed="no",
-    )
-
-
-OVERHEAD_S = 10e-6
-"""What a job takes in its worker besides the function."""
-
-RISE, FALL = 0.5, 0.1
-"""How fast the expectation follows longer and shorter runs."""
-
-
-class RuntimeEstimates:
-    """The expected time of each version.
-
-    Follows upward fast: to take a long call for a short one makes others wait
-    behind it, the other mistake only makes a short one wait for its turn.
-    """
-
-    def __init__(self) -> None:
-        self._times_s: dict[str, float] = {}
-
-    def get(self, version: str) -> float | None:
-        """Return the expected time in seconds; None before the first run."""
-        return self._times_s.get(version)
-
-    def learn(self, version: str, run_us: int) -> None:
-        """Take a run into account.
-
-        >>> expected = RuntimeEstimates()
-        >>> expected.learn("v", 100)
-        >>> round(expected.get("v") * 1e6)
-        110
-        """
-        run_s = run_us / 1e6 + OVERHEAD_S
-        before_s = self._times_s.get(version, run_s)
-        weight = RISE if run_s > before_s else FALL
-        self._times_s[version] = before_s + weight * (run_s - before_s)
-
-    def forget(self, version: str) -> None:
-        """Drop what is known of a version."""
-        self._times_s.pop(version, None)
-
-
-AHEAD_S = 0.005
-"""Expected time of the jobs that a worker has; it gets no more ahead of its slots."""
-
-AHEAD_JOBS = 64
-"""Jobs that a worker has ahead of its slots, at most."""
-
-TERMINATE_S, KILL_S = 2.0, 4.5
-"""After a cancel that is not followed: SIGTERM, then SIGKILL, with the worker. The
-slot is promised back within 6 seconds, and the next worker needs time to start."""
-
 Outcome: TypeAlias = JobDone | JobFailed | Crashed
 DoneCallback: TypeAlias = "Callable[[Outcome, tuple[Buffer, ...]], None]"
+"""Receives the outcome of one job, and its result or exception as parts."""
+
+StartedCallback: TypeAlias = Callable[[bytes], None]
+"""Receives the id of a job that may have effects from now on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkersStatistics:
+class PoolStatistics:
     """Figures for pictures and metrics."""
 
     workers: int
@@ -296,309 +48,66 @@ class WorkersStatistics:
     finished: int
 
 
-@dataclass(slots=True)
-class _Item:
-    """A job from its submission to its outcome."""
+class WorkerPool(Protocol):
+    """Runs jobs, each in a worker, a limited number at the same time.
 
-    job: Job
-    parts: "Parts"
-    code: "tuple[Code, Parts]"
-    done: DoneCallback
-    started: Callable[[bytes], None] | None
-    link: WorkerHandle | None = None  # None: it waits here
-    cancelled: bool = False
-
-
-class Workers:
-    """`count` processes with `slots` calls at once in each; all in one loop.
-
-    Every job that was submitted gets exactly one outcome through its `done`.
-    `on_output` gets what calls print, `on_event` names and details of what
-    happened to workers. All of these are called in the loop.
+    Payloads, results and exceptions are bytes that the pool never opens. Each job
+    that was submitted gets exactly one outcome, also when it is cancelled, its worker
+    ends, or the pool stops. What functions print, and what happens to workers, goes
+    to the callbacks that a pool was made with; what a job prints comes before its
+    outcome. All methods are called, and all callbacks come, in one event loop.
     """
 
-    def __init__(
-        self,
-        count: int,
-        slots: int,
-        scratch: Path,
-        on_output: "Callable[[JobPrinted, Parts], None]",
-        on_event: Callable[[str, str], None],
-        *,
-        max_payload_bytes: int = 1 << 30,
-        environment: Mapping[str, str] = os.environ,
-        lends: bool = True,
-    ) -> None:
-        """`lends`: others help out while calls of a worker wait for the cluster."""
-        self._lends = lends
-        self.count = count
-        self.slots = slots
-        self._setup = Setup(
-            scratch=str(scratch), slots=slots, max_payload_bytes=max_payload_bytes
-        )
-        self._on_output = on_output
-        self._on_event = on_event
-        environment = dict(environment)
-        share_cores(environment, count)
-        self._staff = WorkerSupervisor(
-            self, count, environment, on_event, self._give_up
-        )
-        self._codes: dict[str, tuple[Code, Parts]] = {}
-        self._expected = RuntimeEstimates()
-        self._items: dict[bytes, _Item] = {}
-        self._queue: deque[_Item] = deque()  # those dropped are still in it
-        self._deaths = CrashHistory()
-        self._finished = 0
-
-    def tell_home(self, url: str, token: str) -> None:
-        """Say where functions find this node; to be called before `start`."""
-        self._setup = msgspec.structs.replace(
-            self._setup, home_url=url, home_token=token
-        )
-
     async def start(self) -> None:
-        """Start the processes; returns when they run, not yet when they are ready."""
-        self._staff.start(self._setup)
+        """Start the workers; returns before they are ready. Jobs may be submitted."""
 
-    async def stop(
-        self, timeout_s: float = 2.0, *, cause: str = "the node is stopping"
-    ) -> None:
-        """End all processes; jobs that are left get a Crashed. Kills after timeout."""
-        stopping = asyncio.ensure_future(self._staff.stop(timeout_s))
-        await asyncio.sleep(0)  # until nothing is read from workers any more
-        for item in list(self._items.values()):
-            begun: Executed = "no" if item.link is None else "unknown"
-            crashed = Crashed(id=item.job.id, cause=cause, executed=begun)
-            self._end(item, crashed, ())
-        await stopping
+    async def stop(self, timeout_s: float = 2.0, *, cause: str = "") -> None:
+        """End all workers, by force after the timeout.
+
+        Jobs without an outcome get a `Crashed` with this cause.
+        """
 
     def kill(self) -> None:
-        """End all processes at once; what they run gets no outcome."""
-        self._staff.kill()
-
-    @property
-    def links(self) -> tuple[WorkerHandle, ...]:
-        """The workers of this moment, lent ones included."""
-        return tuple(self._staff.links)
-
-    # --------------------------------------------------------------------- code
-
-    def add_code(self, version: str, function: str, parts: "Parts") -> None:
-        """Keep the code of a version; workers get it with their first job for it."""
-        if len(parts) == 1:
-            code = Code(version=version, function=function, payload=bytes(parts[0]))
-            self._codes[version] = code, ()
-        else:
-            self._codes[version] = Code(version=version, function=function), parts
+        """End all workers at once and start no others; jobs get no outcome."""
 
     def has_code(self, version: str) -> bool:
         """Whether jobs may name `version`."""
-        return version in self._codes
+
+    def add_code(self, version: str, function: str, parts: "Parts") -> None:
+        """Keep the pickled code of a version, for the jobs that will name it."""
 
     def forget_code(self, version: str) -> None:
-        """Drop the code of a version; jobs that are queued have it."""
-        self._codes.pop(version, None)
-        self._expected.forget(version)
-
-    # --------------------------------------------------------------------- jobs
-
-    @property
-    def running(self) -> int:
-        """Jobs that have a slot."""
-        return sum(min(len(link.handed), self.slots) for link in self._staff.links)
-
-    @property
-    def queued(self) -> int:
-        """Jobs that wait, here or ahead of the slots of a worker."""
-        return len(self._items) - self.running
-
-    def statistics(self) -> WorkersStatistics:
-        """Return the figures of this moment."""
-        return WorkersStatistics(
-            workers=len(self._staff.links),
-            slots=self.count * self.slots,
-            running=self.running,
-            queued=self.queued,
-            deaths=self._deaths.count,
-            finished=self._finished,
-        )
+        """Drop the code of a version; jobs that were submitted before still run."""
 
     def submit(
         self,
         job: Job,
         parts: "Parts",
         done: DoneCallback,
-        started: Callable[[bytes], None] | None = None,
+        started: StartedCallback | None = None,
     ) -> None:
-        """Queue `job`; its `sizes` are filled in here from `parts`.
+        """Run `job` when a slot is free; its arguments are its payload, or `parts`.
 
-        `started` is told the id when the job is handed to a worker: from there on
-        it may have effects. `add_code` must have been called for its version.
+        `started` comes before the function runs, at most once; `done` exactly once.
+
+        Raises:
+            LookupError: `add_code` was not called for the version of the job.
         """
-        if job.version not in self._codes:
-            raise LookupError(f"no code for version {job.version}; call add_code first")
-        item = _Item(job, parts, self._codes[job.version], done, started)
-        self._items[job.id] = item
-        self._queue.append(item)
-        self._feed()
-
-    def _feed(self) -> None:
-        """Hand out what fits."""
-        while self._queue:
-            item = self._queue[0]
-            if item.cancelled:  # and has its outcome
-                self._queue.popleft()
-                continue
-            link = self._place(item.job.version)
-            if link is None and not self._lends:
-                return
-            if link is None:
-                self._staff.lend()
-                if self._staff.is_stuck:
-                    self._refuse(overloaded)
-                return
-            self._queue.popleft()
-            self._hand(item, link)
-
-    def _place(self, version: str) -> WorkerHandle | None:
-        """Return the worker that should have the next job, if there is one."""
-        best: WorkerHandle | None = None
-        for link in self._staff.links:
-            if link.is_ready and not link.is_blocked:
-                if best is None or link.load < best.load:
-                    best = link
-        if best is None or best.free_slots > 0:
-            return best
-        cost_s = self._expected.get(version)
-        full = best.free_slots <= -AHEAD_JOBS
-        if cost_s is None or full or best.backlog_s + cost_s > AHEAD_S:
-            return None
-        return best
-
-    def _hand(self, item: _Item, link: WorkerHandle) -> None:
-        job = item.job
-        item.link = link
-        if link.needs_code(job.version):
-            link.give_code(*item.code)
-        expected_s = self._expected.get(job.version)
-        # After an unknown function nothing more is sent before its answer.
-        link.hand(job, item.parts, AHEAD_S if expected_s is None else expected_s)
-        started, item.started = item.started, None  # told once, also if handed twice
-        if started is not None:
-            started(job.id)
-
-    def answered(self, link: WorkerHandle, answers: list[Received[Answer]]) -> None:
-        """Pass on answers; what `Owner` asks for."""
-        for answer, parts in answers:
-            item = self._items.get(answer.id)
-            if item is not None and was_dropped(answer) and not item.cancelled:
-                # Recalled a moment after the worker had counted it as begun.
-                item.link = None
-                self._queue.appendleft(item)
-            elif item is not None:
-                if isinstance(answer, JobDone) and not item.job.split:
-                    self._expected.learn(item.job.version, answer.run_us)
-                self._end(item, answer, parts)
-        self._feed()
-
-    def _end(self, item: _Item, outcome: Outcome, parts: "tuple[Buffer, ...]") -> None:
-        del self._items[item.job.id]
-        self._finished += 1
-        item.done(outcome, parts)
-
-    def printed(self, message: JobPrinted, parts: "Parts" = ()) -> None:
-        """Pass on what a call wrote; what `Owner` asks for."""
-        item = self._items.get(message.id)
-        if item is not None and not item.job.quiet:
-            self._on_output(message, parts)
-
-    def waits(self, link: WorkerHandle) -> None:
-        """Find places for what a call that waits is in the way of; for `Owner`."""
-        if link.is_blocked:
-            link.recall(self._queue_again)
-        self._feed()
-
-    def _queue_again(self, call_ids: list[bytes]) -> None:
-        items = [self._items[call_id] for call_id in call_ids]
-        for item in items:
-            item.link = None
-            if item.cancelled:
-                self._end(item, cancelled(item.job, begun=False), ())
-        self._queue.extendleft(item for item in reversed(items) if not item.cancelled)
-        self._feed()
-
-    # ------------------------------------------------------------------- cancel
 
     def cancel(self, call_id: bytes) -> None:
-        """Drop a job if it is queued, else interrupt it, and later kill its worker.
+        """Drop a job that has not started, else interrupt it, in the end by force.
 
-        Its `done` is called as always; unknown ids and second cancels do nothing.
+        Its outcome is then a `JobFailed` of kind "cancelled", unless it ended first.
+        Does nothing for unknown ids and for a second time.
         """
-        item = self._items.get(call_id)
-        if item is None or item.cancelled:
-            return
-        item.cancelled = True
-        if item.link is None:
-            self._end(item, cancelled(item.job, begun=False), ())
-            return
-        item.link.process.interrupt(call_id)
-        later = asyncio.get_running_loop().call_later
-        later(TERMINATE_S, self._insist, item, signal.SIGTERM)
-        later(KILL_S, self._insist, item, signal.SIGKILL)
 
-    def _insist(self, item: _Item, number: signal.Signals) -> None:
-        """Kill the worker of a cancelled job that still runs."""
-        call_id, link = item.job.id, item.link
-        if self._items.get(call_id) is not item or link is None:
-            return
-        if link.has_begun(call_id):
-            link.process.kill(number)
-        else:  # another job is in its way; it will be dropped when its turn comes
-            asyncio.get_running_loop().call_later(1.0, self._insist, item, number)
+    @property
+    def running(self) -> int:
+        """Jobs that have a slot."""
 
-    # --------------------------------------------------------------------- ends
+    @property
+    def queued(self) -> int:
+        """Jobs that wait for a slot."""
 
-    def became_ready(self, link: WorkerHandle) -> None:
-        """Feed a worker that has started; what `Owner` asks for."""
-        self._staff.became_ready()
-        self._feed()
-
-    def died(self, link: WorkerHandle, end: End) -> None:
-        """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""
-        self._staff.links.remove(link)
-        self._deaths.count += 1
-        again: list[_Item] = []
-        names: list[str] = []
-        for handed in link.handed.values():
-            item = self._items[handed.job.id]
-            item.link = None
-            begun = handed.number <= link.process.page.begun
-            if item.cancelled:
-                self._end(item, cancelled(item.job, begun=begun), ())
-            elif begun:
-                names.append(item.job.function)
-                # One that had ended lost only its answer: it did not kill the worker.
-                guilty = handed.number > link.process.page.ended
-                crashed = self._deaths.crashed(
-                    item.job.id, end, link.last_lines(), guilty=guilty
-                )
-                self._end(item, crashed, ())
-            else:
-                again.append(item)
-        self._queue.extendleft(reversed(again))
-        doing = f" while it ran {', '.join(names)}" if names else ""
-        self._on_event("worker died", f"{end.cause}{doing}")
-        self._staff.replace(link, end)
-        self._feed()
-
-    def _give_up(self, cause: str, lines: tuple[str, ...]) -> None:
-        self._refuse(
-            lambda job: Crashed(id=job.id, cause=cause, executed="no", last_lines=lines)
-        )
-
-    def _refuse(self, outcome: Callable[[Job], Outcome]) -> None:
-        """Tell all that wait that they will not run here."""
-        waiting = [item for item in self._queue if not item.cancelled]
-        self._queue.clear()
-        for item in waiting:
-            self._end(item, outcome(item.job), ())
+    def statistics(self) -> PoolStatistics:
+        """Return the figures of this moment."""

@@ -22,7 +22,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from mpreg_nb.node.worker_pool import Outcome, Workers
+from mpreg_nb.node.process_pool import ProcessPool
+from mpreg_nb.node.worker_pool import Outcome
 from mpreg_nb.protocol.worker import Job
 from mpreg_nb.serialize.pickle import pack, pack_function, unpack
 
@@ -37,7 +38,7 @@ def echo(value: Any) -> Any:
 
 
 class Bench:
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: ProcessPool) -> None:
         self.workers = workers
         shipped = pack_function(echo)
         self.version = shipped.version
@@ -123,7 +124,7 @@ def own_costs_us() -> dict[str, float]:
 async def measure() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         begun = time.perf_counter()
-        workers = Workers(1, 1, Path(scratch), lambda *_: None, lambda *_: None)
+        workers = ProcessPool(1, 1, Path(scratch), lambda *_: None, lambda *_: None)
         await workers.start()
         bench = Bench(workers)
         await bench.one()

@@ -10,7 +10,10 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from mpreg_nb.node.worker_pool import Crashed, Outcome, Workers
+from mpreg_nb.call_context import Home
+from mpreg_nb.node.process_pool import ProcessPool
+from mpreg_nb.node.worker_pool import Crashed, Outcome, WorkerPool
+from mpreg_nb.node.worker_process import WorkerHandle
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.worker import Job, JobDone, JobPrinted
 from mpreg_nb.serialize.exceptions import remote_error
@@ -30,7 +33,7 @@ class Crash(Exception):
 class Office:
     """Workers, and what they said besides answers."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: WorkerPool) -> None:
         self.workers = workers
         self.printed: list[JobPrinted] = []
         self.events: list[tuple[str, str]] = []
@@ -55,11 +58,7 @@ class Office:
     def submit(
         self, function: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> tuple[bytes, Ended]:
-        version = self._versions.get(function)
-        if version is None:
-            shipped = pack_function(function)
-            version = self._versions[function] = shipped.version
-            self.workers.add_code(version, function.__name__, shipped.parts)
+        version = self.version_of(function)
         call_id = next(self._ids).to_bytes(16, "big")
         head, *buffers = pack_arguments(args, kwargs)
         inline = not buffers and len(head) <= 1 << 16
@@ -78,6 +77,15 @@ class Office:
         )
         return call_id, ended
 
+    def version_of(self, function: Callable[..., Any]) -> str:
+        """Return the version of a function, whose code the workers have then."""
+        version = self._versions.get(function)
+        if version is None:
+            shipped = pack_function(function)
+            version = self._versions[function] = shipped.version
+            self.workers.add_code(version, function.__name__, shipped.parts)
+        return version
+
     async def call(
         self, function: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
@@ -91,7 +99,13 @@ class Office:
             await self._heard.wait()
 
     def pids(self) -> list[int]:
-        return [link.process.pid for link in self.workers.links]
+        return [link.process.pid for link in links(self)]
+
+
+def links(here: Office) -> tuple[WorkerHandle, ...]:
+    """Return the worker processes of this moment."""
+    assert isinstance(here.workers, ProcessPool)
+    return here.workers.links
 
 
 async def value_of(ended: Ended) -> Any:
@@ -117,17 +131,16 @@ async def office(
 ) -> AsyncIterator[Office]:
     """Have workers; at the end none of their processes may be left."""
     made: list[Office] = []
-    workers = Workers(
+    workers = ProcessPool(
         count,
         slots,
         scratch / "scratch",
         lambda *printed: made[0].hear(*printed),
         lambda event, detail: made[0].happen(event, detail),
+        home=None if home is None else Home(*home),
         **options,
     )
     made.append(Office(workers))
-    if home is not None:
-        workers.tell_home(*home)
     await workers.start()
     pids = made[0].pids()
     try:

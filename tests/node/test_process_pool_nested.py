@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.node import worker_pool
+from mpreg_nb.node import process_pool
 from mpreg_nb.protocol.worker import JobFailed
 from tests.support.cells import run_cell
 from tests.support.worker_functions import echo, wait_elsewhere, wait_elsewhere_async
-from tests.support.workers import Office, run, value_of
+from tests.support.workers import Office, links, run, value_of
 
 pytestmark = pytest.mark.live
 
@@ -95,18 +95,18 @@ def test_a_call_that_waits_can_be_cancelled(tmp_path: Path) -> None:
 def test_lent_workers_go_when_they_are_not_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_pool, "LENT_IDLE_S", 0.1)
+    monkeypatch.setattr(process_pool, "LENT_IDLE_S", 0.1)
 
     async def scenario(here: Office) -> tuple[int, int]:
         gate = tmp_path / "gate"
         _, end = here.submit(wait_elsewhere, str(gate), 0)
         await begins(here, "waits 0\n")
         await here.call(echo, 1)
-        most = len(here.workers.links)
+        most = len(links(here))
         gate.touch()
         await end
         await asyncio.sleep(0.5)
-        return most, len(here.workers.links)
+        return most, len(links(here))
 
     assert run(tmp_path, scenario) == (2, 1)
 
@@ -114,7 +114,7 @@ def test_lent_workers_go_when_they_are_not_needed(
 def test_calls_are_refused_when_no_more_workers_can_be_lent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker_pool, "LENT", 1)
+    monkeypatch.setattr(process_pool, "LENT", 1)
 
     async def scenario(here: Office) -> Any:
         gate = tmp_path / "gate"
