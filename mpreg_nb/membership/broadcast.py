@@ -7,6 +7,7 @@ least sent first is memberlist's.
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import TypeAlias
 
 import msgspec
@@ -15,14 +16,18 @@ from mpreg_nb.protocol.gossip import Announce, Item, LoadNews, NodeName, Verdict
 
 Key: TypeAlias = tuple[str, NodeName, int]
 
+SENT_ONCE = 1 << 48
+"""What one send adds to the rank of an item; above all serial numbers."""
+
 _encode = msgspec.msgpack.Encoder().encode
+_rank = attrgetter("rank")
 
 
 @dataclass(slots=True)
 class _Waiting:
     item: Item
     size_bytes: int
-    serial: int
+    rank: int  # the least sent first, of these the newest
     sends: int = 0
 
 
@@ -48,17 +53,10 @@ class Broadcasts:
 
     def put(self, item: Item) -> None:
         """Pass `item` on, in place of older news of the same kind and subject."""
-        match item:
-            case Announce():
-                # Deltas build on each other: each must get through.
-                key = ("offers", item.owner, item.version)
-            case LoadNews():
-                key = ("load", item.name, 0)
-            case _:
-                key = ("member", item.name, 0)
+        key = _key(item)
         self._serial += 1
         self._waiting.pop(key, None)
-        self._waiting[key] = _Waiting(item, size_bytes(item), self._serial)
+        self._waiting[key] = _Waiting(item, size_bytes(item), -self._serial)
 
     def drop(self, name: NodeName) -> None:
         """Forget what was to be told of the catalog and load of `name`."""
@@ -74,34 +72,43 @@ class Broadcasts:
         First what is about `to` itself, then the least sent, of these the newest.
         An item larger than the limit goes alone. Each return counts as one send.
         """
-        row = [
-            pair
-            for pair in self._waiting.items()
-            if pair[0][1] != to or isinstance(pair[1].item, Verdict)
-        ]  # a node needs not be told of itself, unless it is accused
+        row: list[_Waiting] = []
+        about_it: list[_Waiting] = []
+        for key, waiting in self._waiting.items():
+            if key[1] != to:
+                row.append(waiting)
+            elif isinstance(waiting.item, Verdict):
+                about_it.append(waiting)  # all else of itself a node knows
         if len(row) > 1:
-            row.sort(key=lambda pair: _urgency(pair, to))
+            row.sort(key=_rank)
         taken: list[Item] = []
         left_bytes = limit_bytes
-        for key, waiting in row:
+        for waiting in (*about_it, *row):
             if waiting.size_bytes > left_bytes and taken:
                 continue
             left_bytes -= waiting.size_bytes
             taken.append(waiting.item)
             waiting.sends += 1
+            waiting.rank += SENT_ONCE
             if waiting.sends >= retransmits:
-                del self._waiting[key]
+                del self._waiting[_key(waiting.item)]
             if left_bytes <= 0:
                 break
-        if len(taken) > 1:
+        if len(taken) > 1 and any(isinstance(item, Announce) for item in taken):
             # Deltas of one catalog must arrive in the order of their versions.
             taken.sort(key=_version)
         return tuple(taken)
 
 
-def _urgency(pair: tuple[Key, _Waiting], to: NodeName) -> tuple[bool, int, int]:
-    (_, name, _), waiting = pair
-    return name != to, waiting.sends, -waiting.serial
+def _key(item: Item) -> Key:
+    match item:
+        case Announce():
+            # Deltas build on each other: each must get through.
+            return "offers", item.owner, item.version
+        case LoadNews():
+            return "load", item.name, 0
+        case _:
+            return "member", item.name, 0
 
 
 def _version(item: Item) -> int:

@@ -63,11 +63,13 @@ class ProbeOrder:
     def __init__(self, dice: Shuffler) -> None:
         self._dice = dice
         self._order: list[NodeName] = []
+        self._names: set[NodeName] = set()  # those in the order
         self._next = 0
 
     def add(self, name: NodeName) -> None:
         """Add `name`, unless it is in already."""
-        if name not in self._order:
+        if name not in self._names:
+            self._names.add(name)
             place = self._dice.randrange(len(self._order) + 1)
             self._order.insert(place, name)
             if place < self._next:
@@ -83,6 +85,7 @@ class ProbeOrder:
                     return name
             # A round is over: those that are gone fall out, a new order is drawn.
             self._order = [name for name in self._order if name in fit]
+            self._names = set(self._order)
             self._dice.shuffle(self._order)
             self._next = 0
         return None
@@ -127,10 +130,6 @@ class _Round:
     refused: bool = False
     helpers: dict[NodeName, bool] = field(default_factory=dict)  # -> said Nack
 
-    @property
-    def deadline(self) -> float:
-        return min(self.ask_at_s, self.end_at_s)
-
 
 @dataclass(slots=True)
 class _Relay:
@@ -157,9 +156,12 @@ class Probes:
     @property
     def deadline(self) -> float:
         """When the next round or relay is due; infinity if there is none."""
-        due = [probe.deadline for probe in self._rounds.values()]
-        due += [min(r.nack_at_s, r.end_at_s) for r in self._relays.values()]
-        return min(due, default=math.inf)
+        due_s = math.inf
+        for probe in self._rounds.values():
+            due_s = min(due_s, probe.ask_at_s, probe.end_at_s)
+        for relay in self._relays.values():
+            due_s = min(due_s, relay.nack_at_s, relay.end_at_s)
+        return due_s
 
     def is_probing(self, target: NodeName) -> bool:
         """Whether a round for `target` is under way."""
@@ -345,7 +347,9 @@ class Detector:
 
     def tick(self, now: float) -> list[Effect]:
         """Go on with the probes under way; begin the next if its time has come."""
-        effects = self.follow(self.probes.tick(now, self._helpers()), now)
+        effects: list[Effect] = []
+        if self.probes.deadline <= now:
+            effects = self.follow(self.probes.tick(now, self._helpers()), now)
         if self._next_at_s <= now:
             self._next_at_s = now + self._health.stretched_s(self._settings.period_s)
             table = self._beliefs.table
@@ -439,6 +443,6 @@ class Detector:
         return entry.suspicion is not None and entry.suspicion.is_near_its_end
 
     def _helpers(self) -> Sequence[NodeName]:
-        alive = self._beliefs.table.alive
-        linked = [name for name in alive if name in self._links]
-        return linked if len(linked) > self._settings.indirect_probes else alive
+        table = self._beliefs.table
+        linked = [name for name in self._links.up if name in table.alive_names]
+        return linked if len(linked) > self._settings.indirect_probes else table.alive

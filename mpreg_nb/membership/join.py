@@ -135,7 +135,9 @@ class NameClaims:
     @property
     def deadline(self) -> float:
         """When the first holder will have been silent for too long."""
-        return min((c.until_s for c in self._claims.values()), default=math.inf)
+        if not self._claims:
+            return math.inf
+        return min(claim.until_s for claim in self._claims.values())
 
     def tick(self, now: float) -> list[Effect]:
         """Give the names of silent holders to those who claim them."""

@@ -25,7 +25,8 @@ class ControlLinks:
 
     def __init__(self, settings: SwimConfig) -> None:
         self._settings = settings
-        self._up: dict[NodeName, float] = {}  # -> when it was last used
+        self.up: dict[NodeName, float] = {}
+        """Nodes that a link is up to, with the time when it was last used."""
         self._epochs: dict[NodeName, bytes] = {}  # of the process at the other end
         self._dialling: dict[NodeName, float] = {}  # -> since when
         self._outbox: dict[NodeName, list[Control]] = {}
@@ -34,15 +35,10 @@ class ControlLinks:
         self._lost: dict[NodeName, None] = {}  # ended without a goodbye
 
     def __contains__(self, peer: NodeName) -> bool:
-        return peer in self._up
+        return peer in self.up
 
     def __len__(self) -> int:
-        return len(self._up)
-
-    @property
-    def peers(self) -> tuple[NodeName, ...]:
-        """Nodes that a link is up to."""
-        return tuple(self._up)
+        return len(self.up)
 
     def is_to(self, peer: NodeName, epoch: bytes) -> bool:
         """Whether the link to `peer`, if any, may be one to that process."""
@@ -54,14 +50,14 @@ class ControlLinks:
 
     def touch(self, peer: NodeName, now: float) -> None:
         """Note that the link to `peer` is in use."""
-        if peer in self._up:
-            self._up[peer] = now
+        if peer in self.up:
+            self.up[peer] = now
 
     # --------------------------------------------------------------- reported
 
     def opened(self, peer: NodeName, now: float) -> list[Control]:
         """Note that a link is up; return what waited for it."""
-        self._up[peer] = now
+        self.up[peer] = now
         self._epochs.pop(peer, None)
         self._dialling.pop(peer, None)
         self._failures.pop(peer, None)
@@ -71,12 +67,12 @@ class ControlLinks:
 
     def greeted(self, peer: NodeName, epoch: bytes) -> None:
         """Note which process said hello on the link."""
-        if peer in self._up:
+        if peer in self.up:
             self._epochs[peer] = epoch
 
     def closed(self, peer: NodeName, *, lost: bool) -> None:
         """Note that a link is gone."""
-        self._up.pop(peer, None)
+        self.up.pop(peer, None)
         self._epochs.pop(peer, None)
         if lost:
             self._lost[peer] = None
@@ -103,7 +99,7 @@ class ControlLinks:
     def dial(self, peer: NodeName, urls: Sequence[str], now: float) -> list[Effect]:
         """Open a link, unless it is up or being opened."""
         since_s = self._dialling.get(peer, -math.inf)
-        if peer in self._up or now - since_s < LOST_S or not urls:
+        if peer in self.up or now - since_s < LOST_S or not urls:
             return []
         self._dialling[peer] = now
         return [Dial(peer, tuple(urls))]
@@ -116,7 +112,7 @@ class ControlLinks:
 
     def close(self, peer: NodeName) -> list[Effect]:
         """Close the link to `peer`, if there is one."""
-        if self._up.pop(peer, None) is None:
+        if self.up.pop(peer, None) is None:
             return []
         self._epochs.pop(peer, None)
         return [Close(peer)]
@@ -124,7 +120,7 @@ class ControlLinks:
     def may_dial(self, peer: NodeName, now: float) -> bool:
         """Whether a link to `peer` is missing and not just been tried for."""
         return (
-            peer not in self._up
+            peer not in self.up
             and now - self._dialling.get(peer, -math.inf) >= LOST_S
             and now >= self._not_before_s.get(peer, -math.inf)
         )
@@ -132,11 +128,13 @@ class ControlLinks:
     def close_idle(self, now: float) -> list[Effect]:
         """Close what was not used for long, and the least used of too many."""
         keep, most = self._settings.kept_links, self._settings.max_links
-        oldest_first = sorted(self._up, key=lambda peer: (self._up[peer], peer))
+        if len(self.up) <= keep:
+            return []
+        oldest_first = sorted(self.up, key=lambda peer: (self.up[peer], peer))
         effects: list[Effect] = []
-        for peer in oldest_first[: max(0, len(oldest_first) - keep)]:
-            is_idle = now - self._up[peer] >= self._settings.idle_link_s
-            if not is_idle and len(self._up) <= most:
+        for peer in oldest_first[: len(oldest_first) - keep]:
+            is_idle = now - self.up[peer] >= self._settings.idle_link_s
+            if not is_idle and len(self.up) <= most:
                 break
             effects += self.close(peer)
         return effects

@@ -83,7 +83,9 @@ class MemberTable:
         self.suspects: dict[NodeName, Suspicion] = {}
         self.revision = 0
         """Rises with every change of a record."""
-        self._active: dict[NodeName, None] | None = None
+        self.active: dict[NodeName, None] = {}
+        """Names that are ALIVE or SUSPECT."""
+        self.alive_names: dict[NodeName, None] = {}
         self._alive: tuple[NodeName, ...] | None = None
 
     def get(self, name: NodeName) -> MemberEntry | None:
@@ -93,7 +95,8 @@ class MemberTable:
     def add(self, record: MemberRecord, since_s: float) -> MemberEntry:
         """Enter a node that was unknown."""
         entry = self.entries[record.name] = MemberEntry(record, since_s)
-        self._changed()
+        self.revision += 1
+        self._moved(record)
         return entry
 
     def replace(self, entry: MemberEntry, record: MemberRecord) -> None:
@@ -102,7 +105,7 @@ class MemberTable:
         entry.record = record
         self.revision += 1
         if moved:
-            self._changed()
+            self._moved(record)
 
     def doubt(self, entry: MemberEntry, suspicion: Suspicion | None) -> None:
         """Set or end the suspicion of a node."""
@@ -113,31 +116,19 @@ class MemberTable:
             self.suspects[entry.record.name] = suspicion
 
     @property
-    def active(self) -> dict[NodeName, None]:
-        """Names that are ALIVE or SUSPECT."""
-        if self._active is None:
-            self._active = {
-                name: None
-                for name, entry in self.entries.items()
-                if entry.record.state <= MemberState.SUSPECT
-            }
-        return self._active
-
-    @property
     def alive(self) -> tuple[NodeName, ...]:
         """Names that are ALIVE."""
         if self._alive is None:
-            self._alive = tuple(
-                name
-                for name, entry in self.entries.items()
-                if entry.record.state is MemberState.ALIVE
-            )
+            self._alive = tuple(self.alive_names)
         return self._alive
 
     @property
     def deadline(self) -> float:
         """When the first suspicion ends."""
-        return min((s.deadline for s in self.suspects.values()), default=math.inf)
+        due_s = math.inf
+        for suspicion in self.suspects.values():
+            due_s = min(due_s, suspicion.deadline)
+        return due_s
 
     def dead(self) -> list[MemberEntry]:
         """Return the entries that are DEAD, not those that LEFT."""
@@ -175,13 +166,21 @@ class MemberTable:
         ]
         for name in dropped:
             del self.entries[name]
-            self._changed()
+            self.revision += 1
         return dropped
 
-    def _changed(self) -> None:
-        self.revision += 1
-        self._active = None
-        self._alive = None
+    def _moved(self, record: MemberRecord) -> None:
+        """Keep the names by state after a record came in or changed its state."""
+        name, state = record.name, record.state
+        if state <= MemberState.SUSPECT:
+            self.active[name] = None
+        else:
+            self.active.pop(name, None)
+        if state is MemberState.ALIVE:
+            self.alive_names[name] = None
+            self._alive = None
+        elif self.alive_names.pop(name, self) is None:
+            self._alive = None
 
 
 SETTLING_PERIODS = 10
@@ -405,6 +404,13 @@ class MembershipState:
         if entry is None:
             return self._meet(record, sender, now, synced)
         known = entry.record
+        if (
+            record.state is known.state is ALIVE
+            and record.incarnation == known.incarnation
+            and is_same_process(known, record)
+            and record.catalog_version <= known.catalog_version
+        ):
+            return []  # as most of what comes in: known already
         if synced and known.state is not DEAD:
             record = without_hearsay(record)
         if precedence(record) == precedence(known) and record.state is SUSPECT:
@@ -513,7 +519,8 @@ class MembershipState:
     ) -> list[Effect]:
         if record.age_s > self._settings.dead_memory_s:
             return []
-        entry = self.table.add(replace(record, age_s=0), now - record.age_s)
+        young = replace(record, age_s=0) if record.age_s else record
+        entry = self.table.add(young, now - record.age_s)
         if record.state > SUSPECT:
             # Nobody here ever counted on it: remembered for redials, not announced.
             if not synced:
@@ -534,7 +541,7 @@ class MembershipState:
     ) -> list[Effect]:
         """Put `record`, which outranks the known one, in its place."""
         old = entry.record
-        record = replace(record, age_s=0)
+        record = replace(record, age_s=0) if record.age_s else record
         self.table.replace(entry, record)
         is_new_process = not is_same_process(old, record)
         if precedence(old) == precedence(record):

@@ -77,6 +77,9 @@ class Suspicion:
         self._refused_by_s = math.inf  # when enough had been refused
         self._not_before_s = -math.inf
         self._accusers: dict[NodeName, bool] = {}  # name -> was refused
+        self.deadline = now + self._longest_s
+        """When the suspect is dead unless it has refuted."""
+        self._reckon()
 
     @property
     def accusers(self) -> tuple[NodeName, ...]:
@@ -93,9 +96,7 @@ class Suspicion:
         """Whether so many have been refused that more accusers change nothing."""
         return self._refused_by_s < math.inf
 
-    @property
-    def deadline(self) -> float:
-        """When the suspect is dead unless it has refuted."""
+    def _reckon(self) -> None:
         timeout_s = suspicion_timeout_s(
             max(0, len(self._accusers) - 1),
             self._expected,
@@ -103,7 +104,7 @@ class Suspicion:
             longest_s=self._longest_s,
         )
         at_s = min(self._started_s + timeout_s, self._refused_by_s + self._period_s)
-        return max(at_s, self._not_before_s)
+        self.deadline = max(at_s, self._not_before_s)
 
     def accuse(self, by: NodeName, now: float, *, refused: bool) -> bool:
         """Add an accuser; return whether that was news worth passing on."""
@@ -120,11 +121,13 @@ class Suspicion:
         if self._refused_by_s == math.inf:
             if len(self.refused) >= self._refusals_needed:
                 self._refused_by_s = now
+        self._reckon()
         return True
 
     def postpone(self, until: float) -> None:
         """Do not end before `until`: what is in our own buffers may be a refutation."""
         self._not_before_s = max(self._not_before_s, until)
+        self._reckon()
 
 
 class Awareness:

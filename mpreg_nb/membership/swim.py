@@ -20,7 +20,7 @@ Rules for the driver:
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
@@ -95,9 +95,11 @@ class OutgoingMessages:
         self._detector = detector
         self._health = health
 
-    def deliver(self, effects: Iterable[Effect], now: float) -> list[Effect]:
+    def deliver(self, effects: Sequence[Effect], now: float) -> list[Effect]:
         """Return the effects for the driver, those that follow from them included."""
         done: list[Effect] = []
+        if not effects:
+            return done
         waiting = deque(effects)
         while waiting:
             effect = waiting.popleft()
@@ -110,7 +112,7 @@ class OutgoingMessages:
                         case Joined(member):
                             waiting.extendleft(reversed(self._met(member.record, now)))
                         case Died(name):
-                            waiting.extendleft(reversed(self._lost(name)))
+                            done += self._part_from(name, now)
                         case Left(name):
                             self._detector.probes.drop(name)
                         case Restarted(name):
@@ -181,13 +183,14 @@ class OutgoingMessages:
         epoch = self._beliefs.table.entries[name].record.epoch
         return [] if self._links.is_to(name, epoch) else self._links.close(name)
 
-    def _lost(self, name: NodeName) -> list[Effect]:
+    def _part_from(self, name: NodeName, now: float) -> list[Effect]:
+        """Tell a node declared dead about it on its open link, then close that."""
         self._detector.probes.drop(name)
-        entry = self._beliefs.table.entries[name]
         if name not in self._links:
             return []
-        farewell = Send(name, YouAreDead(verdict=self._beliefs.verdict_on(entry)))
-        return [farewell, *self._links.close(name)]
+        entry = self._beliefs.table.entries[name]
+        verdict = YouAreDead(verdict=self._beliefs.verdict_on(entry))
+        return [*self.send(name, verdict, now), *self._links.close(name)]
 
 
 EARLY_SYNCS = 3
@@ -229,7 +232,7 @@ class PeriodicWork:
         due_s = self._house_at_s
         if not self._beliefs.own.is_leaving:
             due_s = min(due_s, self._sync_at_s, self._redial_at_s, self._seeds.deadline)
-        if len(self._links) and len(self._beliefs.news):
+        if self._links.up and len(self._beliefs.news):
             return min(due_s, self._gossip_at_s)
         return due_s
 
@@ -296,7 +299,8 @@ class PeriodicWork:
             now, memory_s=settings.dead_memory_s, mult=settings.dead_memory_mult
         ):
             self._links.forget(name)
-        peers = [peer for peer in table.alive if peer in self._links] or table.alive
+        linked = [peer for peer in self._links.up if peer in table.alive_names]
+        peers = linked or table.alive
         if not peers:
             return []
         peer = peers[self._dice.randrange(len(peers))]
@@ -308,14 +312,14 @@ class PeriodicWork:
             return []
         me = anti_entropy.digest(self._beliefs.own.record)
         digest = SyncDigest(root=anti_entropy.root([me]), entries=(me,))
-        return [Send(peer, digest) for peer in self._links.peers[:1]]
+        return [Send(peer, digest) for peer in tuple(self._links.up)[:1]]
 
     # ----------------------------------------------------------------- pass on
 
     def _gossip(self, now: float) -> list[Effect]:
         self._gossip_at_s = now + self._settings.gossip_interval_s
         active = self._beliefs.table.active
-        peers = [peer for peer in self._links.peers if peer in active]
+        peers = [peer for peer in self._links.up if peer in active]
         count = min(self._settings.gossip_fanout, len(peers))
         effects: list[Effect] = []
         for peer in self._dice.sample(peers, count):
@@ -352,19 +356,21 @@ class PeriodicWork:
         if self._beliefs.size <= settings.mesh_limit:
             wanted = [
                 name
-                for name in table.alive
-                if links.may_dial(name, now)
+                for name in table.alive_names
+                if name not in links.up
+                and links.may_dial(name, now)
                 and (
                     me < name or now - table.entries[name].since_s >= settings.period_s
                 )
             ]
             return self._dial(wanted, now)
-        free = [name for name in table.alive if links.may_dial(name, now)]
-        count = min(max(0, settings.kept_links - len(links)), len(free))
-        return [
-            *self._dial(self._dice.sample(free, count), now),
-            *links.close_idle(now),
-        ]
+        effects = links.close_idle(now)
+        lacking = settings.kept_links - len(links)
+        if lacking > 0:
+            free = [name for name in table.alive if links.may_dial(name, now)]
+            count = min(lacking, len(free))
+            effects += self._dial(self._dice.sample(free, count), now)
+        return effects
 
     def _dial(self, names: Sequence[NodeName], now: float) -> list[Effect]:
         effects: list[Effect] = []
@@ -755,7 +761,7 @@ class Swim:
             drain_s=drain_s,
             reason=reason,
         )
-        effects += [Send(peer, goodbye) for peer in self._links.peers]
+        effects += [Send(peer, goodbye) for peer in self._links.up]
         spread_s = self._settings.leave_spread_s if len(self._links) else 0.0
         self._leave_at_s = now + spread_s
         return self._done(effects, now)
@@ -779,7 +785,7 @@ class Swim:
         self._post.load = load
         effects = self._wake(now)
         if self._beliefs.size <= self._settings.mesh_limit and self._own.joined:
-            effects += [Send(peer, Gossip(load=load)) for peer in self._links.peers]
+            effects += [Send(peer, Gossip(load=load)) for peer in self._links.up]
         return self._done(effects, now)
 
     def claim(self, name: NodeName, epoch: bytes, now: float) -> list[Effect]:
@@ -899,13 +905,10 @@ class Swim:
             self._lagged_at_s = now
             self._health.worsen()
 
-    def _done(self, effects: Iterable[Effect], now: float) -> list[Effect]:
+    def _done(self, effects: Sequence[Effect], now: float) -> list[Effect]:
         done = self._post.deliver(effects, now)
-        self._due_s = min(
-            math.inf if self._own.is_leaving else self._detector.deadline,
-            math.inf if self._own.is_leaving else self._table.deadline,
-            self._duties.deadline,
-            self._claims.deadline,
-            self._leave_at_s,
-        )
+        due_s = min(self._duties.deadline, self._claims.deadline, self._leave_at_s)
+        if not self._own.is_leaving:
+            due_s = min(due_s, self._detector.deadline, self._table.deadline)
+        self._due_s = due_s
         return done

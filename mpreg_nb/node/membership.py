@@ -1,13 +1,16 @@
-"""Drives the membership machine, and reacts to members that come, go or change.
+"""The driver of the membership state machine, and the events that it publishes.
 
-The machine says until when to sleep; one timer of the event loop follows it. The
-driver applies what it reports about catalogs; `MembershipEvents` publishes all else.
+`MembershipDriver` passes messages, link changes and the time to `Swim` and performs
+the effects that `Swim` returns. One timer follows the next deadline. The driver
+applies catalog changes itself; `MembershipEvents` publishes all other events.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, assert_never
+from typing import Any, Protocol, assert_never
+
+import msgspec
 
 from mpreg_nb.membership import events as membership_events
 from mpreg_nb.membership.events import (
@@ -36,28 +39,62 @@ from mpreg_nb.node.events import Event
 from mpreg_nb.protocol.gossip import CatalogPull, CatalogPush, Load, MemberState, Offer
 from mpreg_nb.protocol.messages import minor_of
 from mpreg_nb.routing.catalog import Catalog
-from mpreg_nb.transport.connection import FailureKind
-from mpreg_nb.transport.pool import ConnectionPool
+from mpreg_nb.transport.connection import FailureKind, Lane
 from mpreg_nb.transport.timer import DeadlineTimer
 
 LAG_SAMPLE_S = 0.5
 """How often the lateness of the event loop is measured."""
 
 
+class PeerConnections(Protocol):
+    """The connections that the driver uses; `ConnectionPool` implements it."""
+
+    def send(self, node: str, lane: Lane, message: msgspec.Struct, /) -> None:
+        """Send on the connection, or queue for the dial in progress."""
+        ...
+
+    def reach(self, node: str, urls: tuple[str, ...], lane: Lane, /) -> None:
+        """Dial `node` unless there is a connection or a dial in progress."""
+        ...
+
+    def close_link(self, node: str, /) -> None:
+        """Close every connection to `node`."""
+        ...
+
+
+class DriverTimer(Protocol):
+    """The timer that the driver uses; `DeadlineTimer` implements it."""
+
+    def set(self, due: float, /) -> None:
+        """Ring at `due` or before."""
+        ...
+
+    def stop(self) -> None:
+        """Never ring again."""
+        ...
+
+
 class MembershipDriver:
-    """The control lane of one node."""
+    """Connects `Swim` and the catalog of one node to its connections and a clock."""
 
     def __init__(
         self,
         swim: Swim,
         catalog: Catalog,
-        peers: ConnectionPool,
+        peers: PeerConnections,
         *,
         dial_seed: Callable[[str], None],
         on_event: Callable[[membership_events.Event], None],
         on_catalog: Callable[[], None],
         measure: Callable[[], Load],
+        clock: Callable[[], float] = time.monotonic,
+        timer: Callable[[Callable[[float], None]], DriverTimer] = DeadlineTimer,
     ) -> None:
+        """Send nothing before `start`.
+
+        measure: returns the current load of this node.
+        clock, timer: a simulation passes its own.
+        """
         self.swim = swim
         self._catalog = catalog
         self._peers = peers
@@ -65,7 +102,8 @@ class MembershipDriver:
         self._on_event = on_event
         self._on_catalog = on_catalog
         self._measure = measure
-        self._alarm = DeadlineTimer(self._ring)
+        self._clock = clock
+        self._alarm = timer(self._ring)
         self._sample_due = 0.0
         self._stopped = False
 
@@ -73,7 +111,7 @@ class MembershipDriver:
 
     def start(self, seeds: tuple[str, ...]) -> None:
         """Join through `seeds`, or begin a cluster without them."""
-        now = time.monotonic()
+        now = self._clock()
         self._sample_due = now + LAG_SAMPLE_S
         self.perform(self.swim.join(seeds, now))
 
@@ -86,42 +124,43 @@ class MembershipDriver:
             case CatalogPush():
                 if self._catalog.receive(message):
                     self._on_catalog()
-                self._pull(time.monotonic())
+                self._pull(self._clock())
+                self._set_alarm()
             case _:
                 self.swim.set_load(self._measure())  # it may ride on what is answered
-                self.perform(self.swim.receive(message, sender, time.monotonic()))
+                self.perform(self.swim.receive(message, sender, self._clock()))
 
     def link_up(self, peer: str) -> None:
         """Say that the control link to `peer` is proven and open."""
-        self.perform(self.swim.link(peer, LinkEvent.UP, time.monotonic()))
+        self.perform(self.swim.link(peer, LinkEvent.UP, self._clock()))
 
     def link_lost(self, peer: str, in_order: bool) -> None:
         """Say that the control link to `peer` is gone."""
         event = LinkEvent.CLOSED if in_order else LinkEvent.DOWN
-        self.perform(self.swim.link(peer, event, time.monotonic()))
+        self.perform(self.swim.link(peer, event, self._clock()))
 
     def dial_failed(self, to: str, kind: FailureKind) -> None:
         """Say that a dial that the machine asked for led to no link."""
         event = LinkEvent.REFUSED if kind == "refused" else LinkEvent.TIMED_OUT
-        self.perform(self.swim.link(to, event, time.monotonic()))
+        self.perform(self.swim.link(to, event, self._clock()))
 
     def announce(self, delta: tuple[Offer, ...]) -> None:
         """Tell all that the own catalog has changed by `delta`."""
-        now = time.monotonic()
+        now = self._clock()
         self.perform(self.swim.announce(self._catalog.version, delta, now))
         self._on_catalog()
 
     def tell_load(self, load: Load) -> None:
         """Notify all that calls came or went here."""
-        self.perform(self.swim.tell_load(load, time.monotonic()))
+        self.perform(self.swim.tell_load(load, self._clock()))
 
     def claim(self, name: str, epoch: bytes) -> None:
         """Ask the process that has `name` whether it lives, for one that wants it."""
-        self.perform(self.swim.claim(name, epoch, time.monotonic()))
+        self.perform(self.swim.claim(name, epoch, self._clock()))
 
     def leave(self, drain_s: float, reason: str) -> None:
         """Say goodbye to all."""
-        self.perform(self.swim.leave(time.monotonic(), drain_s=drain_s, reason=reason))
+        self.perform(self.swim.leave(self._clock(), drain_s=drain_s, reason=reason))
 
     def stop(self) -> None:
         """Do nothing any more."""
@@ -131,9 +170,13 @@ class MembershipDriver:
     # ----------------------------------------------------------------- the work
 
     def perform(self, effects: Iterable[Effect]) -> None:
-        """Carry out what the machine asked for, and set the alarm anew."""
+        """Perform the effects that `Swim` returned, and set the timer again."""
         if self._stopped:
             return
+        self._perform(effects)
+        self._set_alarm()
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             match effect:
                 case Send(peer, message):
@@ -149,10 +192,9 @@ class MembershipDriver:
                     self._tell(event)
                 case _:
                     assert_never(effect)
-        self._set_alarm()
 
     def _tell(self, event: membership_events.Event) -> None:
-        now = time.monotonic()
+        now = self._clock()
         match event:
             case CatalogAnnounced(owner, generation, version, delta, heard_from):
                 if delta is None:
@@ -185,7 +227,6 @@ class MembershipDriver:
             if member is not None:  # what is sent waits for the dial
                 self._peers.reach(node, member.record.urls, "control")
             self._peers.send(node, "control", pull)
-        self._set_alarm()
 
     def _set_alarm(self) -> None:
         self._alarm.set(
@@ -193,15 +234,17 @@ class MembershipDriver:
         )
 
     def _ring(self, now: float) -> None:
+        if self._stopped:
+            return
         if now >= self._sample_due:
             lag_s = now - self._sample_due
             self._sample_due = now + LAG_SAMPLE_S
-            self.perform(self.swim.loop_lag(lag_s, now))
+            self._perform(self.swim.loop_lag(lag_s, now))
         if now >= self._catalog.deadline:
             self._pull(now)
         if now >= self.swim.deadline:
             self.swim.set_load(self._measure())
-            self.perform(self.swim.tick(now))
+            self._perform(self.swim.tick(now))
         self._set_alarm()
 
 

@@ -196,6 +196,8 @@ class Catalog:
         self._index: dict[FunctionName, dict[tuple[NodeName, Version], Offer]] = {}
         self.revision = 0
         """Rises with every change; what was matched before may be out of date."""
+        self.deadline = math.inf
+        """When `pulls` has something to send; infinity while nothing is missing."""
 
     # ------------------------------------------------------------- own entries
 
@@ -268,6 +270,7 @@ class Catalog:
             log = self._logs[owner] = OfferLog(generation)
         if generation == log.generation:
             log.hear(version, heard_from)
+            self._set_deadline()
 
     def apply(
         self,
@@ -293,6 +296,7 @@ class Catalog:
         touched = log.apply(version, from_version, offers)
         if touched is None:
             return False
+        self._set_deadline()
         self._reindex(touched)
         return True
 
@@ -323,16 +327,12 @@ class Catalog:
         """Drop all entries of a node that is gone."""
         if owner != self.me and owner in self._logs:
             self._reindex(self._logs.pop(owner).offers)
+            self._set_deadline()
 
     @property
     def behind(self) -> tuple[NodeName, ...]:
         """Nodes whose log is known to have reached further than is known here."""
         return tuple(o for o, log in self._logs.items() if log.version < log.announced)
-
-    @property
-    def deadline(self) -> float:
-        """When `pulls` has something to send; infinity while nothing is missing."""
-        return min((log.ask_at for log in self._logs.values()), default=math.inf)
 
     def pulls(self, now: float) -> tuple[tuple[NodeName, CatalogPull], ...]:
         """Return (to whom, what) to ask now; unanswered pulls come again.
@@ -340,8 +340,12 @@ class Catalog:
         Every second try goes to the node that knew of the version, for the case
         that the owner cannot be reached from here.
         """
+        if self.deadline > now:
+            return ()
         due = [owner for owner in self.behind if self._logs[owner].ask_at <= now]
-        return tuple(self._logs[owner].ask(owner, now) for owner in due)
+        pulls = tuple(self._logs[owner].ask(owner, now) for owner in due)
+        self._set_deadline()
+        return pulls
 
     # ------------------------------------------------------------------- reads
 
@@ -386,6 +390,10 @@ class Catalog:
             and offer.resources <= resources
             and offer.version not in self._own.offers.get(offer.function, {})
         )
+
+    def _set_deadline(self) -> None:
+        # Read after every message of the control lane, changed seldom.
+        self.deadline = min(log.ask_at for log in self._logs.values())
 
     def _reindex(self, functions: Iterable[FunctionName]) -> None:
         self.revision += 1

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mpreg_nb.membership.events import Suspected
 from mpreg_nb.protocol.gossip import MemberState, Offer
-from tests.simulation import SimNode, Simulation
+from tests.support.simulation import SimNode, Simulation
 
 LIMIT_S = 120.0
 

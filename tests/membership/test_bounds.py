@@ -6,7 +6,7 @@ import pytest
 
 from mpreg_nb.membership.config import ProfileName
 from tests.membership.experiments import BOUNDS_S, EXPERIMENTS
-from tests.simulation import settled
+from tests.support.simulation import settled
 
 SEEDS = int(os.environ.get("MPREG_NB_SEEDS", "0"))
 FEW_SEEDS = {3: 8, 10: 5, 100: 1}

@@ -196,9 +196,21 @@ def test_a_silent_member_is_suspected_then_dead(swim: Swim) -> None:
 
     events = [e for e in told(effects) if isinstance(e, Suspected | Died)]
     assert events == [Suspected("n3", ("n0",)), Died("n3", ("n0",))]
-    assert sent(effects, "n3", YouAreDead) != []
-    assert Close("n3") in effects
+    last_word = sent(effects, "n3", YouAreDead)[-1]
+    assert last_word.verdict.state is DEAD
+    assert effects.index(Send("n3", last_word)) < effects.index(Close("n3"))
     assert swim.alive == ("n0", "n1", "n2", "n4")
+
+
+def test_a_member_just_declared_dead_is_dialled_again_soon(swim: Swim) -> None:
+    effects = run(swim, 40.0, "n3")
+    died = next(i for i, effect in enumerate(effects) if Close("n3") == effect)
+
+    dials = [e for e in effects if isinstance(e, Dial)]
+    assert dials == [Dial("n3", ("ws://n3:1",))] * len(dials)
+    assert effects.index(dials[0]) > died
+    assert swim.link("n3", LinkEvent.TIMED_OUT, 40.1) == []
+    assert dials[0] in run(swim, 50.0, "n3")
 
 
 def test_a_ping_to_another_process_of_this_name_gets_no_ack(swim: Swim) -> None:
