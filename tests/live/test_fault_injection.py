@@ -12,6 +12,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.launcher.process import node_environment
+from tests.support.files import until_exists
 from tests.support.leaks import Leaks
 
 pytestmark = pytest.mark.live
@@ -26,7 +27,7 @@ KERNEL = """
 import sys, time, mpreg_nb as mp
 cluster = mp.up(2, keep="keep" in sys.argv)
 cluster.pause("n2", 60)
-print(cluster._nodes.process("n2").pid, cluster.name, flush=True)
+print(*mp.ps().query("node == 'n2'")["pid"], cluster.name, flush=True)
 time.sleep(300)
 """
 
@@ -47,6 +48,12 @@ def states(cluster: mp.Cluster) -> dict[str, str]:
     return dict(zip(frame["node"], frame["state"], strict=True))
 
 
+def url_of(cluster: mp.Cluster, node: str) -> str:
+    record = cluster.client.mirror.record(node)
+    assert record is not None
+    return record.urls[0]
+
+
 def marked(begun: str, seconds: float) -> str:
     """Say that it runs, and take a while."""
     import pathlib
@@ -55,13 +62,6 @@ def marked(begun: str, seconds: float) -> str:
     pathlib.Path(begun).touch()
     time.sleep(seconds)
     return "done"
-
-
-def until_exists(path: Path) -> None:
-    end = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < end, f"{path.name} never came"
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("which", ["the entry", "another"])
@@ -115,7 +115,7 @@ def test_sides_of_a_partition_lose_each_other_and_meet_again(
     entry = cluster.client.entry_node
     alone, with_entry = others(cluster)
     begun = tmp_path / "begun"
-    side = mp.connect(cluster._nodes.urls[alone], direct=False)  # type: ignore[union-attr]
+    side = mp.connect(url_of(cluster, alone), direct=False)
     future = side.on(node=entry).submit(marked, str(begun), 60)
     until_exists(begun)
 

@@ -190,9 +190,13 @@ def test_run_is_followed_on_when_the_link_to_its_node_was_lost(
     taken = connected.get_run(flow.start().id)
     link = connected.client.links.entry
     assert link is not None
-    stop = connected.client.on_snapshot(lambda _: lost.set())
 
-    connected._thread.call_soon(link.close)
+    def close_link(_: object) -> None:
+        lost.set() if not link.is_open else link.close()
+
+    stop = connected.client.on_snapshot(close_link)
+
+    connected.refresh()
     assert lost.wait(20)
     stop()
     go.touch()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,14 +31,16 @@ def cluster_of(nodes: dict[str, set[str]], functions: list[str]) -> Any:
 
 
 @pytest.fixture
-def completion(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> Completion:
+def completion(shell: InteractiveShell) -> Iterator[Completion]:
     nodes = {"gpu-1": {"gpu", "data"}, "my cpu": {"cpu"}, "far": set[str]()}
     cluster = cluster_of(nodes, ["train", "test", "remote cell"])
-    monkeypatch.setattr(current, "_stack", [cluster])
+    current.enter(cluster)
     shell.user_ns["compute"] = lambda: None
     shell.user_ns["_hidden"] = lambda: None
     shell.user_ns["rows"] = [1]
-    return Completion(session_of(shell))
+    yield Completion(session_of(shell))
+    for each in current.all_clusters():
+        current.leave(each)
 
 
 def offered(completion: Completion, line: str) -> list[str]:
@@ -110,10 +113,11 @@ def test_workflows_their_steps_and_their_runs_are_offered(
     flow: Flow[None, None] = Flow("sensors", None)  # type: ignore[arg-type]
     flow.step("load", "echo", 1)
     flow.step("mean", "echo", 2)
-    run = Run.__new__(Run)
-    run._record = SimpleNamespace(  # type: ignore[assignment]
+    known: Any = SimpleNamespace(
         steps={name: SimpleNamespace(name=name) for name in ("load", "mean")}
     )
+    nothing: Any = None
+    run = Run(nothing, nothing, nothing, nothing, record=known)
     shell.user_ns.update(report=flow, nightly=run)
 
     assert offered(completion, "%mpreg plan ") == ["report", "sensors"]
@@ -125,11 +129,11 @@ def test_workflows_their_steps_and_their_runs_are_offered(
 
 
 def test_a_large_cluster_makes_nobody_wait(
-    completion: Completion, monkeypatch: pytest.MonkeyPatch
+    completion: Completion,
 ) -> None:
     nodes = {f"node-{number}": {f"set-{number}"} for number in range(200)}
     functions = [f"function_{number}" for number in range(5000)]
-    monkeypatch.setattr(current, "_stack", [cluster_of(nodes, functions)])
+    current.enter(cluster_of(nodes, functions))
     took_s = []
 
     for _ in range(5):

@@ -98,6 +98,13 @@ class Kernel:
         while not is_so():
             self._take()
 
+    def complete(self, line: str) -> list[str]:
+        """Return what Tab offers at the end of `line`."""
+        complete: Any = self._client.complete
+        reply = complete(line, reply=True, timeout=TIMEOUT_S)
+        matches: list[str] = reply["content"]["matches"]
+        return matches
+
     def interrupt(self) -> None:
         """Press Stop: the kernel gets a SIGINT."""
         self._manager.interrupt_kernel()

@@ -4,7 +4,6 @@ import os
 import re
 import signal
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -305,10 +304,7 @@ def test_tab_inside_a_call_offers_what_python_knows(front: Kernel) -> None:
 
 def offered(front: Kernel, line: str) -> list[str]:
     """Return what Tab offers at the end of `line`."""
-    client: Any = front._client
-    reply = client.complete(line, reply=True, timeout=30)
-    matches: list[str] = reply["content"]["matches"]
-    return matches
+    return front.complete(line)
 
 
 def test_help_is_text(front: Kernel) -> None:
