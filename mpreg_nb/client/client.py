@@ -24,7 +24,7 @@ from mpreg_nb.client.cluster_view import ClusterState, ClusterView
 from mpreg_nb.client.connections import Connections, Requests, addressed
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.outcome import Arrived, arrive, awaited
-from mpreg_nb.client.output import current_writer
+from mpreg_nb.client.output import current_writer, say
 from mpreg_nb.client.registrations import Registrations
 from mpreg_nb.client.runs import ClientRuns
 from mpreg_nb.client.statistics import CallLog
@@ -86,6 +86,7 @@ class Client:
             on_entry=self._entered,
             on_cut_off=self._cut_off,
             known_urls=self._known_urls,
+            standing=self.mirror.standing,
         )
         self.requests = Requests(self.links, self.mirror.urls_of if direct else None)
         self.calls = ClientCalls(
@@ -104,7 +105,10 @@ class Client:
             self._limits,
             snapshot=self.outlook.ask,
             routes_changed=self.calls.routes_changed,
+            say=say,
         )
+        self.outlook.listen(self.registrations.look)
+        self._recovering: asyncio.Task[None] | None = None
         self.runs = ClientRuns(
             self.links,
             self.requests,
@@ -128,6 +132,9 @@ class Client:
     async def close(self) -> None:
         """End all calls and close all links."""
         self.outlook.stop()
+        self.registrations.stop()
+        if self._recovering is not None:
+            self._recovering.cancel()
         self.calls.stop()
         self.runs.stop()
         await self.links.close()
@@ -319,15 +326,31 @@ class Client:
         link.on_message = self._receive
         link.on_refused = self._refused
 
-    def _entered(self, link: Connection) -> None:
+    def _entered(self, link: Connection, after_none: bool) -> None:
         self.outlook.entered(link)
-        self.calls.entry_found()
+        self.requests.entered(link)
+        if after_none:
+            self._recovering = asyncio.ensure_future(self._recover())
+        else:
+            self.calls.entry_found()
+
+    async def _recover(self) -> None:
+        """Go on where there was no link: all nodes may have been started again."""
+        try:
+            await self.registrations.mend()
+        finally:
+            self.calls.entry_found()
 
     def _receive(
         self, link: Connection, message: Any, parts: tuple[Buffer, ...]
     ) -> None:
         if type(message) is Notice:
-            _LOG.warning("%s says: %s", link.peer.name, message.text or message.kind)
+            if message.kind == "draining":
+                self.outlook.leaves(link)
+            else:
+                _LOG.warning(
+                    "%s says: %s", link.peer.name, message.text or message.kind
+                )
             return
         if self.calls.receive(link, message, parts):
             return
@@ -358,6 +381,7 @@ class Client:
         self.requests.link_lost(link, reason)
 
     def _cut_off(self, reason: str) -> None:
+        self.requests.cut_off(reason)
         self.calls.cut_off(reason)
 
     def _known_urls(self) -> tuple[str, ...]:

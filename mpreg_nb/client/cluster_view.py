@@ -3,7 +3,8 @@
 The entry node sends a snapshot after each change. A node that hangs sends none, so its
 link is watched: when it is silent, all other nodes are asked, and the first that
 answers becomes the entry. The silent one keeps its link, as calls may be in progress
-there, until it is declared dead and the link is silent too.
+there, until it is declared dead and the link is silent too. An entry that says that
+it leaves is treated alike, but it is not waited for.
 
 The cached state may be late; a call that it routes wrongly is rejected by the node and
 sent through the entry. Own registrations are never forgotten.
@@ -15,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from msgspec.structs import replace
 
 from mpreg_nb.client.connections import Connections, Requests
-from mpreg_nb.errors import MpregError, NodeLost
+from mpreg_nb.errors import MpregError
 from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, Offer
 from mpreg_nb.protocol.messages import (
     Cancel,
@@ -67,8 +68,8 @@ class ClusterView:
         self._entry_pulse: Keepalive | None = None
         self._doubted: dict[Connection, Keepalive] = {}
         self._absent: frozenset[str] = frozenset()  # nodes that are not alive
+        self._leaving: set[Connection] = set()
         self._search: asyncio.Task[None] | None = None
-        self._moved = asyncio.Event()  # replaced each time that the entry changes
         self.first = asyncio.Event()
         """Set once there is a snapshot."""
 
@@ -85,11 +86,16 @@ class ClusterView:
         self._watch_id = self._requests.new_id()
         link.send(Watch(id=self._watch_id, period_ms=WATCH_PERIOD_MS))
         self._feel(link)
-        self._moved.set()
-        self._moved = asyncio.Event()
+
+    def leaves(self, link: Connection) -> None:
+        """Look through another node: the one at the other end of `link` goes."""
+        self._leaving.add(link)
+        if link is self._entry:
+            self._silent(link)
 
     def lost(self, link: Connection) -> None:
         """Forget a link that is gone."""
+        self._leaving.discard(link)
         if link is self._entry:
             self._entry = None
             self._stop_feeling()
@@ -111,15 +117,7 @@ class ClusterView:
         Raises:
             NodeLost: no node can be reached.
         """
-        snapshot = None
-        for _ in range(2):
-            try:
-                snapshot = await self._ask_unless_moved()
-            except NodeLost:
-                continue  # the next node knows as much
-            if snapshot is not None:
-                break
-        return self.take(snapshot or await self._ask_entry())
+        return self.take(await self._ask_entry())
 
     def receive(self, snapshot: Snapshot) -> None:
         """Take in a snapshot that nobody asked for, if it is from the entry."""
@@ -147,18 +145,6 @@ class ClusterView:
     def _tell(self, snapshot: Snapshot) -> None:
         for listener in tuple(self._listeners):
             listener(snapshot)
-
-    async def _ask_unless_moved(self) -> Snapshot | None:
-        """Return what the entry knows; None if it was given up before it answered."""
-        asked = asyncio.ensure_future(self._ask_entry())
-        moved = asyncio.ensure_future(self._moved.wait())
-        try:
-            waits = (asked, moved)
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            return asked.result() if asked.done() else None
-        finally:
-            asked.cancel()
-            moved.cancel()
 
     async def _ask_entry(self, link: Connection | None = None) -> Snapshot:
         request = Watch(id=self._requests.new_id())
@@ -203,10 +189,11 @@ class ClusterView:
     def _others(self, silent: Connection) -> list[NodeSnapshot]:
         """Return whom to ask, the likeliest first."""
         linked = self._links.open_links
+        leaving = {link.peer.name for link in self._leaving}
         found = [
             picture
             for picture in self._mirror.nodes
-            if picture.record.name != silent.peer.name
+            if picture.record.name not in (silent.peer.name, *leaving)
             and picture.record.state <= MemberState.SUSPECT
         ]
         found.sort(key=lambda one: (one.record.state, one.record.name not in linked))
@@ -316,13 +303,20 @@ class ClusterState:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Return where members that may still live can be reached, suspects last."""
+        """Return where members can be reached, those that are gone last.
+
+        A node that is started again listens where it did before, as a rule.
+        """
         return tuple(
             url
             for picture in sorted(self.nodes, key=lambda one: one.record.state)
-            if picture.record.state <= MemberState.SUSPECT
             for url in picture.record.urls
         )
+
+    def standing(self, node: str) -> int | None:
+        """Return how doubtful a node is, 0 if it is alive; None if it is unknown."""
+        record = self.record(node)
+        return None if record is None else int(record.state)
 
     def record(self, node: str) -> MemberRecord | None:
         """Return what is known of `node`."""

@@ -1,17 +1,30 @@
 """The client's connections: its entry node, and direct ones to other nodes.
 
 When the entry is lost, another link takes its place. Without any link, every known URL
-is dialled again until `RECONNECT_S` has passed.
+is dialled again until a node answers, however long that takes; what waits for a link
+waits `RECONNECT_S` at most. Nodes that were all started again may have another cluster
+id: then the token, which they prove, and their names say that they are the same.
+
+`Requests` asks the entry. When that is lost or silent, its questions are asked again of
+the next one: none of them does harm when it is asked twice.
 """
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mpreg_nb.errors import NodeLost, NotTrusted
 from mpreg_nb.protocol.codec import Buffer, Parts
-from mpreg_nb.protocol.messages import Failed, Ids, Relay, Relayed
+from mpreg_nb.protocol.messages import (
+    Failed,
+    Ids,
+    Relay,
+    Relayed,
+    RunResume,
+    SpaceOpen,
+)
 from mpreg_nb.serialize.exceptions import error_of
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport.connection import Connection
@@ -19,10 +32,16 @@ from mpreg_nb.transport.dial import DialFailed, dial, shown
 from mpreg_nb.transport.token import Token
 
 RECONNECT_S = 10.0
-"""How long a client without any link looks for a node."""
+"""How long calls and questions wait for a link while there is none."""
 
 REDIAL_S = 0.1
 """Between two rounds over all known URLs."""
+
+SELDOM_S = 1.0
+"""The same once nobody has answered for `RECONNECT_S`."""
+
+DIALLED_AT_ONCE = 3
+"""URLs that are dialled at the same time while there is no link."""
 
 AGAIN_S = 5.0
 """Before a node that could not be reached directly is tried again."""
@@ -39,10 +58,19 @@ class Connections:
         limits: Limits,
         on_open: Callable[[Connection], None],
         on_lost: Callable[[Connection, str], None],
-        on_entry: Callable[[Connection], None],
+        on_entry: Callable[[Connection, bool], None],
         on_cut_off: Callable[[str], None],
         known_urls: Callable[[], Sequence[str]],
+        standing: Callable[[str], int | None],
     ) -> None:
+        """Hold no link yet.
+
+        on_entry: hears of each new entry, and whether there was no link before.
+        on_cut_off: hears why there is no link, each time that one was looked for in
+            vain for `RECONNECT_S`.
+        standing: tells how doubtful a node is, 0 for one that is alive; None: it was
+            never heard of.
+        """
         self.token = token
         self._name = name
         self._limits = limits
@@ -51,11 +79,14 @@ class Connections:
         self._on_entry = on_entry
         self._on_cut_off = on_cut_off
         self._known_urls = known_urls
+        self._standing = standing
         self._links: dict[str, Connection] = {}
         self._dials: dict[str, asyncio.Task[None]] = {}
         self._unreachable: dict[str, float] = {}  # node -> when to try again
         self._reconnect: asyncio.Task[None] | None = None
-        self._cluster_id = ""
+        self._is_cut_off = False
+        self.cluster_id = ""
+        """Of the cluster that the links lead to; "" before the first."""
         self._closed = False
         self._entry_there = asyncio.Event()
         self.entry: Connection | None = None
@@ -76,7 +107,7 @@ class Connections:
                 except DialFailed as error:
                     reason = error.detail
                     continue
-                self._make_entry(link)
+                self._make_entry(link, after_none=False)
                 return
             if time.monotonic() >= until:
                 raise NodeLost(
@@ -113,7 +144,7 @@ class Connections:
     def enter(self, link: Connection) -> None:
         """Make `link` the entry; the one before it stays open."""
         if link.is_open:
-            self._make_entry(link)
+            self._make_entry(link, after_none=False)
 
     async def any_entry(self) -> Connection:
         """Return the link of the entry, waiting a while if it is looked for.
@@ -141,8 +172,8 @@ class Connections:
 
     @property
     def lost(self) -> bool:
-        """Whether there is no link, and none is looked for any more."""
-        return self.entry is None and self._reconnect is None
+        """Whether there is no link, and none was found for a while."""
+        return self.entry is None and self._is_cut_off
 
     async def close(self) -> None:
         """Close all links."""
@@ -156,14 +187,16 @@ class Connections:
         for link in links:
             await link.wait_closed()
 
-    async def _dial(self, url: str, node: str = "") -> Connection:
+    async def _dial(
+        self, url: str, node: str = "", *, any_cluster: bool = False
+    ) -> Connection:
         return await dial(
             url,
             token=self.token,
             role="client",
             lane="data",
             name=self._name,
-            cluster_id=self._cluster_id,
+            cluster_id="" if any_cluster else self.cluster_id,
             node_name=node,
             on_open=self._opened,
             limits=self._limits,
@@ -185,13 +218,22 @@ class Connections:
 
     def _opened(self, link: Connection) -> None:
         node = link.peer.name
-        self._cluster_id = link.peer.cluster_id
+        if self.cluster_id not in ("", link.peer.cluster_id):
+            self._check_reborn(link)
+        self.cluster_id = link.peer.cluster_id
         link.on_lost = self._lost
         self._on_open(link)
         old = self._links.get(node)
         self._links[node] = link
         if old is not None:
             old.close(1000, "replaced")
+
+    def _check_reborn(self, link: Connection) -> None:
+        """Raise unless the node is one of ours that was started in a new cluster."""
+        node = link.peer.name
+        if self._links or self._standing(node) is None:
+            detail = f"node {node} of another cluster answers there"
+            raise DialFailed("wrong_cluster", link.peer.address, detail)
 
     def _lost(self, link: Connection, reason: str) -> None:
         node = link.peer.name
@@ -202,7 +244,8 @@ class Connections:
             self.entry = None
             self._entry_there.clear()
             if self._links and not self._closed:
-                self._make_entry(next(iter(self._links.values())))
+                best = min(self._links, key=lambda name: self._standing(name) or 0)
+                self._make_entry(self._links[best], after_none=False)
         self._on_lost(link, reason)
         if self._reconnect is None:
             self.look_again()
@@ -213,21 +256,71 @@ class Connections:
             return
         if self._reconnect is not None:
             self._reconnect.cancel()
+        self._is_cut_off = False
         self._reconnect = asyncio.ensure_future(self._look())
 
     async def _look(self) -> None:
+        """Dial what is known until a node answers."""
+        since = time.monotonic()
         try:
-            await self.open(self._known_urls())
-        except (NodeLost, NotTrusted) as error:
-            self._on_cut_off(str(error))
+            while not self._closed:
+                found, reason = await self._first_of(self._known_urls())
+                if found is not None:
+                    self._make_entry(found, after_none=True)
+                    return
+                if time.monotonic() - since >= RECONNECT_S:
+                    since = time.monotonic()
+                    self._is_cut_off = True
+                    self._on_cut_off(reason)
+                # Nothing tells of the start of a node.
+                await asyncio.sleep(SELDOM_S if self._is_cut_off else REDIAL_S)
         finally:
             if self._reconnect is asyncio.current_task():
                 self._reconnect = None
 
-    def _make_entry(self, link: Connection) -> None:
+    async def _first_of(self, urls: Sequence[str]) -> tuple[Connection | None, str]:
+        """Return the first link to any of `urls`, or why there is none."""
+        waiting = list(urls)
+        dials: set[asyncio.Task[Connection]] = set()
+        reason = "no node is known"
+        try:
+            while waiting or dials:
+                while waiting and len(dials) < DIALLED_AT_ONCE:
+                    work = self._dial(waiting.pop(0), any_cluster=True)
+                    dials.add(asyncio.ensure_future(work))
+                done, dials = await asyncio.wait(
+                    dials, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    error = task.exception()
+                    if error is None:
+                        return task.result(), ""
+                    if not isinstance(error, DialFailed | NotTrusted):
+                        raise error
+                    reason = getattr(error, "detail", "") or str(error)
+            return None, reason
+        finally:
+            for task in dials:
+                task.cancel()
+
+    def _make_entry(self, link: Connection, *, after_none: bool) -> None:
         self.entry = link
+        self._is_cut_off = False
         self._entry_there.set()
-        self._on_entry(link)
+        self._on_entry(link, after_none)
+
+
+_ONCE = (RunResume, SpaceOpen)
+"""Requests that begin something, which shall not begin twice."""
+
+
+@dataclass(slots=True, eq=False)
+class _Question:
+    """A request that waits for its answer."""
+
+    link: Connection | None  # that it was sent on; None: it waits for one
+    answer: asyncio.Future[Any]
+    send: Callable[[Connection], None] | None  # to another entry; None: only this one
 
 
 class Requests:
@@ -240,7 +333,7 @@ class Requests:
         self._links = links
         self._urls_of = urls_of
         self._ids = Ids()
-        self._open: dict[bytes, tuple[Connection, asyncio.Future[Any]]] = {}
+        self._open: dict[bytes, _Question] = {}
 
     def new_id(self) -> bytes:
         """Return an id for a request."""
@@ -257,7 +350,8 @@ class Requests:
     ) -> tuple[Any, tuple[Buffer, ...]]:
         """Send a request with an `id` and return its answer, with the parts.
 
-        link: where to send it; None: to the entry.
+        link: where to send it; None: to the entry, and to the next one if that is
+            lost or silent.
         function: what an error of the node is about.
         whole: return an error too, for who rebuilds it.
 
@@ -265,16 +359,38 @@ class Requests:
             NodeLost: the link was lost before the answer came.
             MpregError: the error that the node answered with.
         """
-        link = link or await self._links.any_entry()
+        return await self._ask(
+            message.id,
+            lambda link: message,
+            parts,
+            link,
+            name=function or getattr(message, "function", type(message).__name__),
+            whole=whole,
+        )
+
+    async def _ask(
+        self,
+        request_id: bytes,
+        message_for: Callable[[Connection], Any],
+        parts: Parts,
+        link: Connection | None,
+        *,
+        name: str,
+        whole: bool,
+    ) -> tuple[Any, tuple[Buffer, ...]]:
+        def send(link: Connection) -> None:
+            link.send(message_for(link), parts)
+
+        there = link or await self._links.any_entry()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._open[message.id] = (link, future)
-        link.send(message, parts)
+        again = send if link is None else None
+        self._open[request_id] = _Question(there, future, again)
+        send(there)
         try:
             answer, answer_parts = await future
         finally:
-            self._open.pop(message.id, None)
+            self._open.pop(request_id, None)
         if isinstance(answer, Failed) and not whole:
-            name = function or getattr(message, "function", type(message).__name__)
             raise error_of(answer, answer_parts, function=name)
         return answer, answer_parts
 
@@ -302,8 +418,16 @@ class Requests:
         The arguments, result and errors are those of `ask`.
         """
         link = link or await self.link_to(node)
-        request = addressed(message, node, link)
-        return await self.ask(request, link=link, function=function, whole=whole)
+        # What goes through the entry may as well go through the next one.
+        passed_on = link.peer.name != node and type(message) not in _ONCE
+        return await self._ask(
+            message.id,
+            lambda link: addressed(message, node, link),
+            (),
+            None if passed_on and link is self._links.entry else link,
+            name=function,
+            whole=whole,
+        )
 
     def is_open(self, request_id: bytes) -> bool:
         """Whether somebody waits for the answer to this request."""
@@ -311,16 +435,37 @@ class Requests:
 
     def receive(self, message: Any, parts: tuple[Buffer, ...]) -> None:
         """Give an answer to whoever waits for it, if anybody does."""
-        _, future = self._open.get(message.id, (None, None))
-        if future is not None and not future.done():
-            future.set_result((message, parts))
+        question = self._open.get(message.id)
+        if question is not None and not question.answer.done():
+            question.answer.set_result((message, parts))
+
+    def entered(self, link: Connection) -> None:
+        """Ask the new entry what the one before has not answered."""
+        for question in list(self._open.values()):
+            if question.send is not None and question.link is not link:
+                question.link = link
+                question.send(link)
 
     def link_lost(self, link: Connection, reason: str) -> None:
-        """End the requests that were sent on a link that is gone."""
-        lost = NodeLost(link.peer.name, reason, executed="unknown")
-        for asked, future in list(self._open.values()):
-            if asked is link and not future.done():
-                future.set_exception(lost)
+        """End the requests that were sent on a link that is gone.
+
+        Those to the entry wait for the next one.
+        """
+        for question in list(self._open.values()):
+            if question.link is not link or question.answer.done():
+                continue
+            if question.send is None:
+                lost = NodeLost(link.peer.name, reason, executed="unknown")
+                question.answer.set_exception(lost)
+            else:
+                question.link = None
+
+    def cut_off(self, reason: str) -> None:
+        """End what waits for an entry that does not come."""
+        for question in list(self._open.values()):
+            if question.link is None and not question.answer.done():
+                lost = NodeLost("", reason, executed="unknown")
+                question.answer.set_exception(lost)
 
 
 def addressed(message: Relayed, node: str, link: Connection) -> Relayed | Relay:

@@ -123,6 +123,11 @@ def write_at_once(target: TextIO | None, text: str) -> None:
     target.flush()
 
 
+def say(text: str) -> None:
+    """Tell the user what happened by itself, in one line on standard error."""
+    write_at_once(sys.stderr, f"mpreg_nb: {text}\n")
+
+
 def interrupted_by_prints(clear: Callable[[], None]) -> Callable[[], None]:
     """Call `clear` before each print of remote code; returns what ends that."""
     _in_the_way.append(clear)

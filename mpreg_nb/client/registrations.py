@@ -1,5 +1,6 @@
 """Functions that this client registered, and the card that describes each."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -11,6 +12,7 @@ import msgspec
 from mpreg_nb.client.calls import CallOptions, inline
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.connections import Requests
+from mpreg_nb.errors import NodeLost
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.messages import Register, Registered, Snapshot
 from mpreg_nb.serialize.code import VERSION_DIGITS
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 
 _replace: Any = msgspec.structs.replace
+
+MISSED_S = 1.0
+"""So long no node may hold a function before it is registered again: nodes that were
+started a moment ago get what others hold from those."""
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
@@ -38,6 +44,9 @@ class Registrations:
 
     What a name means by this client is kept; other versions for as long as the
     function lives that they were made from, or a call of them is under way.
+
+    A function that no node holds any more, since all that did were started again, is
+    registered again.
     """
 
     def __init__(
@@ -48,14 +57,22 @@ class Registrations:
         *,
         snapshot: Callable[[], Awaitable[Snapshot]],
         routes_changed: Callable[[], object],
+        say: Callable[[str], object],
     ) -> None:
-        """snapshot: asks the cluster. routes_changed: called after a registration."""
+        """Know of no function yet.
+
+        snapshot: asks the cluster. routes_changed: called after a registration. say:
+        tells the user that functions were registered again.
+        """
         self._requests = requests
         self._mirror = mirror
         self._limits = limits
         self._snapshot = snapshot
         self._routes_changed = routes_changed
+        self._say = say
         self._newest: dict[str, Shipment] = {}  # by name
+        self._held: set[str] = set()  # those of them that nodes were seen to hold
+        self._mending: asyncio.Task[None] | None = None
         self._shipped: WeakValueDictionary[str, Shipment] = WeakValueDictionary()
 
     def request(
@@ -107,20 +124,58 @@ class Registrations:
         )
         return True
 
-    async def restore(self, *, without: frozenset[str]) -> None:
+    async def restore(self, *, without: frozenset[str]) -> tuple[str, ...]:
         """Register again the functions of which the cluster has lost the code.
 
         without: nodes that were started again; what they held is gone.
         """
-        snapshot = await self._snapshot()
+        lost = self._lost(await self._snapshot(), without)
+        for name in lost:
+            await self.renew(self._newest[name].request.version)
+        return lost
+
+    def look(self, snapshot: Snapshot) -> None:
+        """Register again in a while what nodes held, and no node holds any more."""
+        if self._held.isdisjoint(self._lost(snapshot)):
+            self._held = {*self._newest} - {*self._lost(snapshot)}
+        elif self._mending is None or self._mending.done():
+            self._mending = asyncio.ensure_future(self._mend(MISSED_S))
+
+    async def mend(self) -> None:
+        """Register again what was lost with all nodes, and say so."""
+        if self._mending is not None:
+            self._mending.cancel()
+        await self._mend(0.0)
+
+    def stop(self) -> None:
+        """Register nothing again any more."""
+        if self._mending is not None:
+            self._mending.cancel()
+
+    async def _mend(self, after_s: float) -> None:
+        await asyncio.sleep(after_s)
+        try:
+            names = await self.restore(without=frozenset())
+        except NodeLost:
+            return  # the link is gone again: the next one leads here anew
+        self._held.update(names)
+        if names:
+            it = "it" if len(names) == 1 else "them"
+            self._say(
+                f"registered {count(len(names), 'function')} again "
+                f"({', '.join(sorted(names))}): all nodes that held {it} had been "
+                "started again"
+            )
+
+    def _lost(
+        self, snapshot: Snapshot, without: frozenset[str] = frozenset()
+    ) -> tuple[str, ...]:
         held = {
             offer.function
             for owner, offer in snapshot.offers
             if owner not in without and offer.placed
         }
-        for name, shipment in tuple(self._newest.items()):
-            if name not in held:
-                await self.renew(shipment.request.version)
+        return tuple(name for name in self._newest if name not in held)
 
     def newest(self, function: str, options: CallOptions) -> CallOptions:
         """Name the version for a call by name, where it was registered from here.

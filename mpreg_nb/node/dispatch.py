@@ -31,6 +31,7 @@ from mpreg_nb.protocol.messages import (
     CodePush,
     Failed,
     Failure,
+    Notice,
     Partition,
     Reply,
     TrafficRequest,
@@ -387,6 +388,12 @@ class NodeLinks:
         """Yield every link, those of clients too."""
         yield from self.peers.links()
         yield from self._clients
+
+    def tell_clients(self, notice: Notice) -> None:
+        """Tell all clients; those that speak JSON have no word for it."""
+        for link in self._clients:
+            if link.peer.lane == "data":
+                link.send(notice)
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about links."""

@@ -46,6 +46,7 @@ from mpreg_nb.protocol.messages import (
     FunctionSnapshot,
     HeldResults,
     LeaveRequest,
+    Notice,
     Output,
     Printed,
     Recall,
@@ -605,6 +606,7 @@ class Node:
             listener.stop_accepting()
         if listener is not None:
             listener.draining = True
+            self.links.tell_clients(Notice(kind="draining"))
             self.calls.admission.draining = True
             self.gossiping.leave(drain_s, "stopped")
             await self._drain(drain_s)

@@ -1,26 +1,40 @@
-"""Nodes of this process that only tell who the members are, and a client of theirs."""
+"""Nodes of this process that tell who the members are, and a client of theirs.
+
+They also keep what is registered with them, and pass it on to nobody.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.protocol.codec import Parts
-from mpreg_nb.protocol.gossip import MemberRecord, MemberState
-from mpreg_nb.protocol.messages import Cancel, NodeSnapshot, Snapshot, Watch
+from mpreg_nb.protocol.gossip import MemberRecord, MemberState, Offer
+from mpreg_nb.protocol.messages import (
+    Cancel,
+    NodeSnapshot,
+    Register,
+    Registered,
+    Snapshot,
+    Watch,
+)
 from mpreg_nb.transport.connection import Connection, LinkFault
-from tests.support.links import TOKEN, house
+from tests.support.links import CLUSTER, TOKEN, house
 
 
 class Speaker:
-    """A node that only tells who the members are."""
+    """A node that tells who the members are, and keeps what is registered with it."""
 
     def __init__(self, name: str, members: dict[str, MemberRecord]) -> None:
         self.name = name
         self.members = members
+        self.cluster_id = CLUSTER
+        self.answers = True  # registrations
+        self.offers: list[tuple[str, Offer]] = []
         self.links: list[Connection] = []
         self.cuts: list[LinkFault] = []
         self.watched: dict[bytes, Connection] = {}  # by the id of the Watch
@@ -33,6 +47,14 @@ class Speaker:
         """Say and hear nothing any more, as a process that hangs."""
         self.cuts += [link.cut() for link in self.links]
 
+    def die(self) -> None:
+        """End all links without a word, and forget everything."""
+        self.offers.clear()
+        self.watched.clear()
+        for link in self.links:
+            link.give_up("this node died")
+        self.links.clear()
+
     def hear(self, link: Connection, message: Any, parts: Parts) -> None:
         if isinstance(message, Watch):
             if message.period_ms:
@@ -40,14 +62,25 @@ class Speaker:
             self.tell(message.id, link)
         elif isinstance(message, Cancel):
             self.watched.pop(message.id, None)
+        elif isinstance(message, Register) and self.answers:
+            offer = Offer(
+                function=message.function, version=message.version, origin=self.name
+            )
+            self.offers.append((self.name, offer))
+            link.send(Registered(id=message.id, offer=offer, nodes=(self.name,)))
 
     def tell(self, request_id: bytes, link: Connection) -> None:
         nodes = tuple(NodeSnapshot(record=one) for one in self.members.values())
-        link.send(Snapshot(id=request_id, node=self.name, nodes=nodes, offers=()))
+        offers = tuple(self.offers)
+        link.send(Snapshot(id=request_id, node=self.name, nodes=nodes, offers=offers))
 
     def bury(self, name: str) -> None:
         """Say to all who watch that `name` is dead."""
         self.members[name] = replace(self.members[name], state=MemberState.DEAD)
+        self.tell_all()
+
+    def tell_all(self) -> None:
+        """Say to all who watch how things are."""
         for request_id, link in self.watched.items():
             self.tell(request_id, link)
 
@@ -60,7 +93,11 @@ async def speakers(*names: str) -> AsyncIterator[tuple[Client, dict[str, Speaker
     async with AsyncExitStack() as homes:
         for name, speaker in found.items():
             home = await homes.enter_async_context(
-                house(node_name=name, on_connection=speaker.welcome)
+                house(
+                    node_name=name,
+                    on_connection=speaker.welcome,
+                    cluster_id=partial(getattr, speaker, "cluster_id"),
+                )
             )
             members[name] = MemberRecord(
                 name=name, generation=1, epoch=bytes(16), urls=(home.listener.url,)

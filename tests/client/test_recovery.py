@@ -1,0 +1,194 @@
+"""What a client does when its entry leaves, dies or hangs, or all nodes start again."""
+
+import asyncio
+
+import pytest
+
+from mpreg_nb.client import cluster_view, connections, registrations
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.registrations import Shipment
+from mpreg_nb.errors import NodeLost
+from mpreg_nb.protocol.messages import Notice, Register
+from tests.support.links import house
+from tests.support.telling_nodes import run, speakers, until
+
+PULSE_S = 0.05
+VERSION = "ab" * 16
+REBORN = "d2" * 16
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_view, "ENTRY_PULSE_S", PULSE_S)
+    monkeypatch.setattr(registrations, "MISSED_S", PULSE_S)
+    monkeypatch.setattr(connections, "REDIAL_S", 0.01)
+
+
+def registering(client: Client) -> asyncio.Task[Shipment]:
+    request = Register(
+        id=client.requests.new_id(), function="train", version=VERSION, payload=b""
+    )
+    return asyncio.ensure_future(client.registrations.register(request, (b"code",)))
+
+
+@pytest.mark.parametrize("end", ["dies", "hangs"])
+def test_registration_is_made_with_the_next_entry(end: str) -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            await client.links.reach("b", nodes["b"].members["b"].urls)
+            nodes["a"].answers = False
+            shipment = registering(client)
+            await asyncio.sleep(0)
+
+            nodes["a"].die() if end == "dies" else nodes["a"].fall_silent()
+
+            assert (await shipment).registered.nodes == ("b",)
+            assert client.entry_node == "b"
+
+    run(scene)
+
+
+def test_registration_waits_for_an_entry_while_there_is_no_link() -> None:
+    async def scene() -> None:
+        async with speakers("a") as (client, nodes):
+            nodes["a"].answers = False
+            shipment = registering(client)
+            await asyncio.sleep(0)
+            nodes["a"].answers = True
+
+            nodes["a"].die()
+
+            assert (await shipment).registered.nodes == ("a",)
+
+    run(scene)
+
+
+def test_question_ends_when_no_node_is_found_in_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "RECONNECT_S", PULSE_S)
+
+    async def scene() -> None:
+        async with speakers("a") as (client, nodes):
+            nodes["a"].answers = False
+            shipment = registering(client)
+            await asyncio.sleep(0)
+            nodes["a"].cluster_id = REBORN  # another cluster has the port now
+            nodes["a"].members.clear()
+            client.mirror.update(await client.snapshot())
+
+            nodes["a"].die()
+
+            with pytest.raises(NodeLost, match="another cluster"):
+                await shipment
+            assert client.links.lost
+
+    run(scene)
+
+
+def test_client_moves_to_another_entry_when_its_own_leaves() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b", "c") as (client, nodes):
+            leaving = client.links.entry
+            assert leaving is not None
+
+            nodes["a"].links[0].send(Notice(kind="draining"))
+            await until(lambda: client.entry_node != "a")
+
+            assert leaving.is_open  # what runs there ends there
+            entry = nodes[client.entry_node]
+            await until(lambda: bool(entry.links))
+            entry.links[0].send(Notice(kind="draining"))
+            await until(lambda: client.entry_node not in ("a", entry.name))
+
+    run(scene)
+
+
+def test_client_finds_nodes_that_were_all_started_again_in_another_cluster(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            await registering(client)
+            for node in nodes.values():
+                node.cluster_id = REBORN
+
+            for node in nodes.values():
+                node.die()
+            await until(lambda: any(node.offers for node in nodes.values()))
+
+            assert client.links.cluster_id == REBORN
+
+    run(scene)
+
+    told = capsys.readouterr().err
+    assert told == (
+        "mpreg_nb: registered 1 function again (train): all nodes that held it had "
+        "been started again\n"
+    )
+
+
+def test_client_does_not_take_nodes_of_another_cluster_for_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "RECONNECT_S", PULSE_S)
+
+    async def scene() -> None:
+        async with (
+            house(node_name="x", cluster_id=lambda: REBORN) as other,
+            speakers("a") as (client, nodes),
+        ):
+            client.reach_also([other.listener.url])
+            nodes["a"].cluster_id = "e3" * 16
+            nodes["a"].members.clear()
+            client.mirror.update(await client.snapshot())
+
+            nodes["a"].die()
+            await until(lambda: client.links.lost)
+
+            assert client.links.entry is None
+
+    run(scene)
+
+
+def test_client_looks_for_nodes_for_as_long_as_it_lives(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "RECONNECT_S", PULSE_S)
+    monkeypatch.setattr(connections, "SELDOM_S", PULSE_S)
+
+    async def scene() -> None:
+        async with speakers("a") as (client, nodes):
+            own, nodes["a"].cluster_id = nodes["a"].cluster_id, REBORN
+            members = dict(nodes["a"].members)
+            nodes["a"].members.clear()
+            client.mirror.update(await client.snapshot())
+            nodes["a"].die()
+            await until(lambda: client.links.lost)
+
+            nodes["a"].members.update(members)
+            nodes["a"].cluster_id = own
+
+            await until(lambda: client.links.entry is not None)
+            assert not client.links.lost
+
+    run(scene)
+
+
+def test_function_that_no_node_holds_any_more_is_registered_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def scene() -> None:
+        async with speakers("a") as (client, nodes):
+            await registering(client)
+            nodes["a"].tell_all()
+            await client.snapshot()
+
+            nodes["a"].offers.clear()  # the node that held it has died
+            nodes["a"].tell_all()
+
+            await until(lambda: bool(nodes["a"].offers))
+
+    run(scene)
+
+    assert "registered 1 function again (train)" in capsys.readouterr().err
