@@ -169,12 +169,18 @@ def _bench(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.launcher.cluster_files import entered
+    from mpreg_nb.launcher.cluster_files import ClusterMemory, entered
     from mpreg_nb.node.__main__ import run
 
     options = options_of(parser, given)
+    memory = ClusterMemory(options.settings)
+    try:
+        cluster_id = memory.recall()
+    except OSError as error:
+        sys.stderr.write(f"this node will not know its cluster again: {error}\n")
+        cluster_id = ""
     with entered(options.settings):
-        return run(options)
+        return run(options, first_cluster_id=cluster_id, on_ready=memory.keep)
 
 
 def _ps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:

@@ -6,6 +6,10 @@ ended. Whatever happens in between, `mp.ps()` lists its nodes and `mp.down()` en
 A node that was started by hand (`mpreg-nb node`) is a record of its own, with its own
 process as the owner. So `ps` lists it, `down NAME` ends it, and what a killed one
 leaves is deleted like that of others.
+
+The id of a cluster outlives its processes: what a node that is started by hand belongs
+to is remembered in the user's folder for state, by its name and port. Nodes that are
+all started again, after the reboot of a host too, are the same cluster then.
 """
 
 import fcntl
@@ -610,6 +614,65 @@ def _listed(kind: str, names: list[str]) -> str:
     if len(names) == 1:
         return f"Your {kind}: {names[0]}."
     return f"Your {kind}s: {', '.join(names)}."
+
+
+class RememberedNode(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node of this host belongs to, or belonged to before it ended."""
+
+    cluster_id: str
+    port: int
+    process: ProcessId
+
+
+class ClusterMemory:
+    """Remembers the cluster of one node, while it does not run too."""
+
+    def __init__(self, settings: NodeSettings, folder: Path | None = None) -> None:
+        """Know which node it is about. folder: in place of the user's own."""
+        self._port = settings.port
+        self._folder = folder or state_folder() / "nodes"
+        # The homes of several hosts may be one.
+        self._file = f"{file_stem(f'{settings.name}@{platform.node()}')}.json"
+        self._is_mine = False
+
+    def recall(self) -> str:
+        """Return the id of the cluster to begin with, which no other process has.
+
+        Raises OSError when nothing can be remembered.
+        """
+        cluster_id = os.urandom(16).hex()
+        with locked(private_folder(self._folder)):
+            before = self._read()
+            self._is_mine = before is None or not is_alive(before.process)
+            if before is not None and self._is_mine:
+                if self._port in (0, before.port):
+                    cluster_id = before.cluster_id
+            if self._is_mine:
+                self._write(cluster_id, self._port)
+        return cluster_id
+
+    def keep(self, cluster_id: str, port: int) -> None:
+        """Remember which cluster the node belongs to, now that it runs."""
+        if self._is_mine:
+            with locked(self._folder):
+                self._write(cluster_id, port)
+
+    def _read(self) -> RememberedNode | None:
+        try:
+            content = read_private(self._folder / self._file)
+            return msgspec.json.decode(content, type=RememberedNode)
+        except FileNotFoundError:
+            return None
+        except (msgspec.MsgspecError, ValueError) as error:
+            path = self._folder / self._file
+            _LOG.warning("%s is damaged and is written anew (%s)", path, error)
+            return None
+
+    def _write(self, cluster_id: str, port: int) -> None:
+        node = RememberedNode(
+            cluster_id=cluster_id, port=port, process=stamp(os.getpid())
+        )
+        write_private(self._folder / self._file, msgspec.json.encode(node))
 
 
 @contextmanager

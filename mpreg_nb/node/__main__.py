@@ -113,8 +113,17 @@ GARBAGE = (10_000, 20, 20)
 """New objects before the youngest are looked through; see `gc.set_threshold`."""
 
 
-async def serve(options: NodeOptions) -> int:
-    """Start the node, say that it is ready, and return when it has stopped."""
+async def serve(
+    options: NodeOptions,
+    *,
+    first_cluster_id: str = "",
+    on_ready: Callable[[str, int], object] | None = None,
+) -> int:
+    """Start the node, say that it is ready, and return when it has stopped.
+
+    first_cluster_id: id of its cluster until it has joined others; "": a random one.
+    on_ready: hears the id of its cluster and its port, once it has joined.
+    """
     if options.token_file:
         token = read_token(Path(options.token_file))
     else:
@@ -126,7 +135,13 @@ async def serve(options: NodeOptions) -> int:
         listening = socket.socket(fileno=options.listening)
         listening.set_inheritable(False)
     tls = read_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
-    node = Node(options.settings, token, listening=listening, tls=tls)
+    node = Node(
+        options.settings,
+        token,
+        listening=listening,
+        tls=tls,
+        first_cluster_id=first_cluster_id,
+    )
     asked = 0
 
     def ask_to_stop(hurry: bool = False) -> None:
@@ -156,6 +171,8 @@ async def serve(options: NodeOptions) -> int:
     )
     try:
         url = await node.start()
+        if on_ready is not None:
+            on_ready(node.cluster_id, node.port)
         ready = {
             "ready": True,
             "name": node.name,
@@ -210,8 +227,16 @@ def main(arguments: list[str] | None = None) -> int:
     return run(read_options(arguments))
 
 
-def run(options: NodeOptions) -> int:
-    """Run a node until it has stopped; return the exit code."""
+def run(
+    options: NodeOptions,
+    *,
+    first_cluster_id: str = "",
+    on_ready: Callable[[str, int], object] | None = None,
+) -> int:
+    """Run a node until it has stopped; return the exit code.
+
+    The arguments are those of `serve`.
+    """
     have_standard_files()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("mpreg_nb").setLevel(logging.INFO)
@@ -222,7 +247,9 @@ def run(options: NodeOptions) -> int:
     else:
         runner = uvloop.run
     try:
-        return runner(serve(options))
+        return runner(
+            serve(options, first_cluster_id=first_cluster_id, on_ready=on_ready)
+        )
     except (MpregError, OSError) as error:
         sys.stderr.write(f"mpreg-nb node {options.settings.name}: {error}\n")
         return 1

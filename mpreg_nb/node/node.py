@@ -579,6 +579,11 @@ class Node:
         )
 
     @property
+    def port(self) -> int:
+        """The port that this node listens on; 0 before it has started."""
+        return 0 if self._listener is None else self._listener.port
+
+    @property
     def cluster_id(self) -> str:
         """Id of the cluster that this node belongs to, in hex digits."""
         return self._cluster.get()
