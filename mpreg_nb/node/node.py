@@ -445,7 +445,7 @@ class Node:
             happened,
             max_payload_bytes=self.settings.limits.max_payload_bytes,
             home=self._home(),
-            lends=False,  # what it keeps is in no other
+            keeps=True,
         )
 
     def _home(self) -> Home | None:

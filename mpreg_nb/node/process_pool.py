@@ -151,6 +151,15 @@ class WorkerSupervisor:
         pause_s = RESTART_S[min(self._failed_starts, len(RESTART_S) - 1)]
         asyncio.get_running_loop().call_later(pause_s, self._start_one)
 
+    def retire(self, link: WorkerHandle) -> None:
+        """Kill a worker that runs nothing, and start another in its place."""
+        self.links.remove(link)
+        self._leaving = {each for each in self._leaving if not each.gone.is_set()}
+        self._leaving.add(link)
+        link.process.kill(signal.SIGKILL)
+        link.close()
+        self._start_one()
+
     def kill(self) -> None:
         """Kill all workers and start no other."""
         self._stopping = True
@@ -307,14 +316,15 @@ class ProcessPool:
         max_payload_bytes: int = 1 << 30,
         home: Home | None = None,
         environment: Mapping[str, str] = os.environ,
-        lends: bool = True,
+        keeps: bool = False,
     ) -> None:
         """Take settings; nothing runs before `start`.
 
         home: how functions find the node that they run on.
-        lends: others help out while calls of a worker wait for the cluster.
+        keeps: what a call leaves in its process is there for the next. Then no other
+            worker helps out while a call waits for the cluster.
         """
-        self._lends = lends
+        self._keeps = keeps
         self.count = count
         self.slots = slots
         self._setup = Setup(
@@ -323,6 +333,7 @@ class ProcessPool:
             max_payload_bytes=max_payload_bytes,
             home_url=home.url if home else "",
             home_token=home.token if home else "",
+            keeps=keeps,
         )
         self._on_output = on_output
         self._on_event = on_event
@@ -432,7 +443,7 @@ class ProcessPool:
                 self._queue.popleft()
                 continue
             link = self._place(item.job.version)
-            if link is None and not self._lends:
+            if link is None and self._keeps:
                 return
             if link is None:
                 self._staff.lend()
@@ -544,6 +555,12 @@ class ProcessPool:
         """Feed a worker that has started; what `Owner` asks for."""
         self._staff.became_ready()
         self._feed()
+
+    def became_unfit(self, link: WorkerHandle, reason: str) -> None:
+        """Replace a worker that takes no more jobs; what `Owner` asks for."""
+        self._staff.retire(link)
+        self._on_event("worker replaced", reason)
+        self._queue_again(list(link.handed))
 
     def died(self, link: WorkerHandle, end: End) -> None:
         """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""

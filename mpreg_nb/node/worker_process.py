@@ -36,6 +36,7 @@ from mpreg_nb.protocol.worker import (
     Setup,
     SharedStatus,
     WorkerReady,
+    WorkerUnfit,
     frame,
     sizes,
 )
@@ -530,6 +531,9 @@ class Owner(Protocol):
     def waits(self, link: "WorkerHandle") -> None:
         """`link.waiting` has changed."""
 
+    def became_unfit(self, link: "WorkerHandle", reason: str) -> None:
+        """The worker starts no more jobs; `link.handed` are those it never will."""
+
     def died(self, link: "WorkerHandle", end: End) -> None:
         """The worker is gone; `link.handed` are the jobs without an answer."""
 
@@ -658,6 +662,7 @@ class WorkerHandle:
 
     def _received(self, received: list[Received[FromWorker]]) -> None:
         answers: list[Received[Answer]] = []
+        unfit = ""
         for message, parts in received:
             if isinstance(message, JobDone | JobFailed):
                 if message.run_us > 1000:
@@ -678,8 +683,12 @@ class WorkerHandle:
                 self.is_ready = True
                 self.process.sample()
                 self._owner.became_ready(self)
+            elif isinstance(message, WorkerUnfit):
+                unfit = message.reason
         if answers:
             self._owner.answered(self, answers)
+        if unfit:
+            self._owner.became_unfit(self, unfit)
 
     def _logged(self, text: str, lines_cut: int, bytes_cut: int) -> None:
         """Give what went past Python to the call that runs, where only one can."""

@@ -45,6 +45,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="set
     max_payload_bytes: int
     home_url: str = ""  # of the node, for functions that call the cluster
     home_token: str = ""
+    keeps: bool = False  # what a call sets in the process is there for the next
 
 
 class Code(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="code"):
@@ -141,8 +142,18 @@ class JobBlocked(
     waits: bool
 
 
+class WorkerUnfit(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="unfit"
+):
+    """The worker starts no more jobs: a function left what cannot be restored."""
+
+    reason: str
+
+
 ToWorker: TypeAlias = Setup | Code | Job
-FromWorker: TypeAlias = WorkerReady | JobDone | JobFailed | JobPrinted | JobBlocked
+FromWorker: TypeAlias = (
+    WorkerReady | JobDone | JobFailed | JobPrinted | JobBlocked | WorkerUnfit
+)
 
 
 _BEGUN, _ENDED, _HEARD, _WRITTEN = range(4)

@@ -686,7 +686,11 @@ def _packed_alone(value: object) -> bytes:
 MOST_PREPARED = 1000
 """Executors whose initializers a worker remembers; the oldest are forgotten."""
 
-_prepared: dict[bytes, None] = {}
+_prepared: dict[bytes, dict[str, str | None]] = {}
+"""Executor -> the variables of the environment that its initializer set, or removed.
+
+Workers restore the environment after each call; those of an executor are to have it."""
+
 _preparing = threading.Lock()
 
 
@@ -710,12 +714,27 @@ class Initializer:
         """
         with _preparing:
             if self._key in _prepared:
+                _set_variables(_prepared[self._key])
                 return
             function, args = unpack(self._parts, name="initializer")
+            before = dict(os.environ)
             function(*args)
-            _prepared[self._key] = None
+            names = before.keys() | os.environ.keys()
+            _prepared[self._key] = {
+                name: os.environ.get(name)
+                for name in names
+                if os.environ.get(name) != before.get(name)
+            }
             if len(_prepared) > MOST_PREPARED:
                 del _prepared[next(iter(_prepared))]
+
+
+def _set_variables(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def apply(

@@ -184,7 +184,7 @@ class CachedFunction:
         self._opening = Lock()
         self._function: Callable[..., Any] | None = None
         self.is_async = False
-        self.expected_ns = float("inf")  # nothing is known before it has run
+        self.expected_ns = math.inf  # nothing is known before it has run
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -207,9 +207,14 @@ class CachedFunction:
         made._function = function
         return made
 
+    @property
+    def has_run(self) -> bool:
+        """Whether it has run in this process."""
+        return self.expected_ns != math.inf
+
     def took(self, run_ns: int) -> None:
         """Take a run into account."""
-        if self.expected_ns == float("inf"):
+        if self.expected_ns == math.inf:
             self.expected_ns = run_ns
         weight = RISE if run_ns > self.expected_ns else FALL
         self.expected_ns += weight * (run_ns - self.expected_ns)
@@ -252,7 +257,7 @@ Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 class Task:
     """A job with its parts and its code."""
 
-    __slots__ = ("code", "given", "job", "number", "parts")
+    __slots__ = ("code", "given", "job", "number", "parts", "started_ns")
 
     def __init__(
         self, job: Job, parts: tuple[Room, ...], code: CachedFunction, number: int
@@ -262,6 +267,7 @@ class Task:
         self.code = code
         self.number = number
         self.given: Arguments = ((), {})  # once they are unpacked
+        self.started_ns = 0
 
 
 class JobReceiver:

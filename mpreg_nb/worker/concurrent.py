@@ -18,10 +18,15 @@ from types import CoroutineType, FrameType
 from typing import Any, TypeAlias
 
 from mpreg_nb.call_context import running_call
-from mpreg_nb.protocol.worker import JobBlocked, SharedStatus, frame
+from mpreg_nb.protocol.worker import JobBlocked, SharedStatus, WorkerUnfit, frame
 from mpreg_nb.worker.capture import OutputCapture, PrintingCall
 from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
-from mpreg_nb.worker.cleanup import LONG_NS, Folders, StateRestorer, is_importing
+from mpreg_nb.worker.cleanup import (
+    Folders,
+    StateRestorer,
+    ThreadState,
+    is_importing,
+)
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 from mpreg_nb.worker.lifetime import essential, start_essential
 
@@ -102,13 +107,14 @@ class ConcurrentRunner:
 
     def _begin_what_fits(self) -> None:
         with self._state:
-            while self._has_free_slot and self._inbox.waiting:
+            while self._has_free_slot and self._inbox.waiting and not self._tidy.unfit:
                 task = self._inbox.waiting.popleft()
                 if self._early and self._early.pop(task.job.id, 0) is None:
                     self._outbox.send(self._answers.cancelled(task.job, begun=False))
                     continue
                 self._busy.add(task.job.id)
                 self._page.begin(task.number)
+                task.started_ns = perf_counter_ns()
                 self._running[task.job.id] = _nothing
                 if task.code.is_async:
                     self._start_async(task)
@@ -131,19 +137,30 @@ class ConcurrentRunner:
         self._outbox.hold(frame(JobBlocked(id=call_id, waits=waits)))
         self._chores.put(self._begin_what_fits)
 
-    def _ended(self, call: PrintingCall, frames: Frames) -> None:
-        self._outbox.send(frames, lambda: self._capture.finish(call))
+    def _ended(self, task: Task, call: PrintingCall, frames: Frames) -> None:
+        now_ns = perf_counter_ns()
         with self._state:
             self._busy.discard(call.id)
             self._interrupted.discard(call.id)
             self._elsewhere.discard(call.id)
+            is_first = not task.code.has_run
+            run_ns = now_ns - task.started_ns
+            task.code.took(run_ns)
             if not self._busy:
-                self._tidy.after(LONG_NS)
-        self._begin_what_fits()
+                # Before the answer, after which the next call may come and begin.
+                self._tidy.end_copies()
+                self._tidy.after(now_ns, run_ns, is_first=is_first)
+            leaves = "" if self._busy else self._tidy.unfit
+        self._outbox.send(frames, lambda: self._capture.finish(call))
+        if leaves:  # the node takes back the calls that wait, and ends this process
+            self._outbox.send([frame(WorkerUnfit(reason=leaves))])
+        else:
+            self._begin_what_fits()
 
     # ------------------------------------------------------------------ threads
 
     def _serve(self) -> None:
+        state = ThreadState()
         while True:
             task = self._for_threads.get()
             try:
@@ -152,12 +169,14 @@ class ConcurrentRunner:
                 answer = self._answers.unusable(task.job, error)
                 with self._state:
                     self._running.pop(task.job.id)
-                self._ended(call_of(task.job, self._tell_waiting), answer)
+                self._ended(task, call_of(task.job, self._tell_waiting), answer)
                 continue
             if task.code.is_async:  # known only now that it is opened
                 self._start_async(task)
             else:
                 self._perform(task, function)
+                state.restore()
+                state.restore_priority()
 
     def _perform(self, task: Task, function: Callable[..., Any]) -> None:
         call = call_of(task.job, self._tell_waiting)
@@ -175,7 +194,7 @@ class ConcurrentRunner:
         if isinstance(outcome, BaseException):
             outcome = self._broken(task, outcome)
         running_call.set(None)
-        self._ended(call, outcome)
+        self._ended(task, call, outcome)
 
     def _attempt(
         self, task: Task, function: Callable[..., Any], me: int
@@ -239,9 +258,9 @@ class ConcurrentRunner:
             error = user.exception()
             frames = user.result() if error is None else self._broken(task, error)
         if len(frames) == 1:
-            self._ended(call, frames)
+            self._ended(task, call, frames)
         else:  # large, and the node may take its time
-            await asyncio.to_thread(self._ended, call, frames)
+            await asyncio.to_thread(self._ended, task, call, frames)
 
     async def _user(self, task: Task) -> Frames:
         try:

@@ -45,7 +45,7 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     answers = Answers(setup.max_payload_bytes)
     os.chdir(setup.scratch)
     hide(os.getcwdb())
-    tidy = StateRestorer(capture)
+    tidy = StateRestorer(capture, keeps=setup.keeps)
     run: Callable[[], None]
     if setup.slots == 1:
         folder = Folder(setup.scratch)

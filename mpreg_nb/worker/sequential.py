@@ -10,7 +10,13 @@ from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.call_context import running_call
-from mpreg_nb.protocol.worker import RECALL, JobBlocked, SharedStatus, frame
+from mpreg_nb.protocol.worker import (
+    RECALL,
+    JobBlocked,
+    SharedStatus,
+    WorkerUnfit,
+    frame,
+)
 from mpreg_nb.worker.capture import OutputCapture
 from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
 from mpreg_nb.worker.cleanup import Folder, StateRestorer, is_importing
@@ -71,6 +77,14 @@ class SequentialRunner:
                 self._outbox.flush()
                 self._inbox.wait()
             self._perform(waiting.popleft())
+            if self._tidy.unfit:
+                self._leave()
+
+    def _leave(self) -> None:
+        """Run no more calls; the node takes back those that wait, and ends this."""
+        self._outbox.send([frame(WorkerUnfit(reason=self._tidy.unfit))])
+        while True:
+            self._inbox.read()
 
     def _perform(self, task: Task) -> None:
         job = task.job
@@ -93,13 +107,16 @@ class SequentialRunner:
         if self._cancelled:
             self._cancelled.pop(job.id, None)  # it came too late
         ended = perf_counter_ns()
+        is_first = not task.code.has_run
         task.code.took(ended - started)
         self._page.end(task.number)
-        self._tidy.after(ended - started)
+        self._tidy.leave_copy()
+        self._tidy.end_copies()
         if call.output is not None:
             self._outbox.send(frames, lambda: self._capture.finish(call))
         else:
             self._answer(frames, ended)
+        self._tidy.after(ended, ended - started, is_first=is_first)
 
     def _work(self, task: Task, started: int) -> Frames:
         job = task.job

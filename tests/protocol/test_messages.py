@@ -2,7 +2,7 @@
 
 Every field has a value that is not its default: one that moves or vanishes is
 seen. The bytes are in messages.golden. After a change that is meant, write them
-anew: python tests/wire/test_messages.py
+anew: python -m tests.protocol.test_messages
 """
 
 from pathlib import Path
@@ -85,6 +85,7 @@ from mpreg_nb.protocol.worker import (
     Setup,
     ToWorker,
     WorkerReady,
+    WorkerUnfit,
 )
 
 ID = bytes(range(16))
@@ -376,6 +377,7 @@ JOBS: list[Any] = [
         max_payload_bytes=1 << 30,
         home_url="ws://n1",
         home_token="secret",
+        keeps=True,
     ),
     Code(version=VERSION, function="f", payload=b"code", sizes=(1, 2)),
     Job(
@@ -415,6 +417,7 @@ JOBS: list[Any] = [
         sizes=(300,),
     ),
     JobBlocked(id=ID, waits=True),
+    WorkerUnfit(reason="a limit was lowered"),
 ]
 
 GOLDEN = Path(__file__).with_name("messages.golden")

@@ -6,6 +6,7 @@ has a class that inherits `WorkerPoolContract`.
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import pytest
@@ -74,12 +75,19 @@ def announce_and_ignore_interrupts() -> None:
     ignore_interrupts()
 
 
-@pytest.fixture(scope="module")
-def here(make_pool: MakePool) -> Iterator[PoolAtWork]:
+@contextmanager
+def pool_at_work(make: MakePool) -> Iterator[PoolAtWork]:
+    """Start a pool, and stop it after the block."""
     with asyncio.Runner() as runner:
-        at_work = PoolAtWork(make_pool, runner)
+        at_work = PoolAtWork(make, runner)
         yield at_work
         at_work.run(at_work.workers.stop())
+
+
+@pytest.fixture(scope="module")
+def here(make_pool: MakePool) -> Iterator[PoolAtWork]:
+    with pool_at_work(make_pool) as at_work:
+        yield at_work
 
 
 def version_of(source: str) -> Any:
