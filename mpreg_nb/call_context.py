@@ -47,17 +47,26 @@ class CallContext:
 
 running_call: ContextVar[CallContext | None] = ContextVar("mpreg_call", default=None)
 
-_home: list[Home] = []
+_home: list[tuple[Home, Callable[[Home], None]]] = []
 
 
 def home() -> Home | None:
     """Return the node of this worker; None in any other process."""
-    return _home[-1] if _home else None
+    return _home[-1][0] if _home else None
 
 
-def set_home(found: Home) -> None:
-    """Say which node this process works for."""
-    _home[:] = [found]
+def connect_home() -> None:
+    """Connect to the node of this worker, as `set_home` said."""
+    node, connect = _home[-1]
+    connect(node)
+
+
+def set_home(node: Home, connect: Callable[[Home], None]) -> None:
+    """Set the node that this process works for.
+
+    connect: connects to it; its cluster becomes the current one of this process.
+    """
+    _home[:] = [(node, connect)]
 
 
 @contextlib.contextmanager

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from mpreg_nb.boundary import public
 from mpreg_nb.client.future import Future
 from mpreg_nb.cluster import current as open_clusters
-from mpreg_nb.cluster.cluster import AdoptedCluster, Callee, Cluster
+from mpreg_nb.cluster.calling import Called
+from mpreg_nb.cluster.cluster import AdoptedCluster, Cluster
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.function import Function, View
 from mpreg_nb.cluster.registration import warn_stale_results
 from mpreg_nb.launcher.cluster_files import ClusterFiles
 from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, read_spec
-from mpreg_nb.names import check_url
 from mpreg_nb.node.environment import fill_standard_files
 from mpreg_nb.transport.token import load_token
 
@@ -138,8 +138,6 @@ def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluste
     """
     if not urls:
         raise TypeError("connect needs the URL of a node: mp.connect('ws://HOST:PORT')")
-    for url in urls:
-        check_url(url)
     fill_standard_files()
     cluster = Cluster(urls, load_token(token), direct=direct)
     return _compared(cluster)
@@ -278,19 +276,19 @@ def register(
 
 
 @public
-def call(function: Callee, /, *args: Any, **kwargs: Any) -> Any:
+def call(function: Called, /, *args: Any, **kwargs: Any) -> Any:
     """Call on the current cluster; see `Cluster.call`."""
     return current().call(function, *args, **kwargs)
 
 
 @public
-def submit(function: Callee, /, *args: Any, **kwargs: Any) -> Future[Any]:
+def submit(function: Called, /, *args: Any, **kwargs: Any) -> Future[Any]:
     """Submit a call on the current cluster; see `Cluster.submit`."""
     return current().submit(function, *args, **kwargs)
 
 
 @public
-def map(function: Callee, /, *iterables: Iterable[Any]) -> list[Any]:
+def map(function: Called, /, *iterables: Iterable[Any]) -> list[Any]:
     """Map on the current cluster; see `Cluster.map`."""
     return current().map(function, *iterables)
 

@@ -1,31 +1,26 @@
-"""The cluster that this process started or connected to last."""
+"""The registry of open clusters of this process, the current one among them."""
 
 import atexit
 import os
 import threading
-from collections.abc import Callable, Iterable
-from importlib import import_module
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mpreg_nb.boundary import public
-from mpreg_nb.call_context import home
+from mpreg_nb.call_context import connect_home, home
 from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.errors import ForkedProcess, NoCluster
-from mpreg_nb.transport.token import Token
 
 if TYPE_CHECKING:
     from mpreg_nb.client.calls import CallOptions
-    from mpreg_nb.client.client import Client
-    from mpreg_nb.client.future import Future
-    from mpreg_nb.protocol.messages import Snapshot
+    from mpreg_nb.protocol.gossip import Offer
 
 
 class Caller(Protocol):
-    """Makes calls, as functions, executors and joblib need it."""
+    """Makes calls, as functions and views need it.
 
-    @property
-    def is_of_parent(self) -> bool:
-        """Whether this process was forked from the one that makes the calls."""
+    That of an `AsyncCluster` returns what has to be awaited.
+    """
 
     def call(
         self,
@@ -42,37 +37,35 @@ class Caller(Protocol):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: "CallOptions",
-    ) -> "Future[Any]":
-        """Send a call and return its future."""
+    ) -> Any:
+        """Send a call and return its future or task."""
 
     def map(
         self,
         function: Any,
         iterables: tuple[Iterable[Any], ...],
         options: "CallOptions",
-    ) -> list[Any]:
+    ) -> Any:
         """Run a function for each item and return the results in order."""
 
-    def withdraw(self, futures: "Iterable[Future[Any]]") -> None:
-        """End those calls that no node runs yet."""
+    @property
+    def functions(self) -> set[str]:
+        """The names of all registered functions."""
 
-    def wait_for_callbacks(self, owner: object) -> None:
-        """Wait for the callbacks of ended futures of `owner`."""
+    def offer(self, function: str) -> "Offer | None":
+        """Return the newest registration of a name."""
 
 
-class OpenCluster(Protocol):
-    """A cluster that this process is connected to, as this registry needs it."""
+class CallingCluster(Protocol):
+    """A cluster, as functions and views need it."""
 
     @property
     def calling(self) -> Caller:
-        """What makes its calls."""
+        """The caller of the cluster."""
 
-    @property
-    def client(self) -> "Client":
-        """Its client."""
 
-    def refresh(self) -> "Snapshot":
-        """Ask the cluster for its current state."""
+class OpenCluster(CallingCluster, Protocol):
+    """A cluster that this process is connected to, as this registry needs it."""
 
     def end_with_process(self) -> None:
         """Disconnect when this process ends."""
@@ -84,7 +77,7 @@ _stack: list[OpenCluster] = []
 """The newest last; the only state of this package that belongs to the process."""
 
 _of_parent: list[OpenCluster] = []
-"""In a forked child: what the process that it was forked from had."""
+"""In a forked child: the clusters of the parent process."""
 
 
 @public
@@ -99,20 +92,19 @@ def current() -> Any:
     """
     if _stack:
         return _stack[-1]
-    node = home()
-    if node is None:
+    if home() is None:
         raise ForkedProcess if _of_parent else NoCluster
     with _connecting:
         if not _stack:
             # In a worker: functions call the cluster that they run in.
-            connect(node.url, Token(node.token, source="the node of this worker"))
+            connect_home()
     return _stack[-1]
 
 
 class CurrentCluster:
-    """The cluster that code runs in: what a notebook's cluster is in a function.
+    """Stands for a notebook's cluster in a function: the cluster that runs it.
 
-    It connects when it is first used: naming a cluster costs nothing.
+    It connects at its first use, so that a function may name it at no cost.
     """
 
     __slots__ = ()
@@ -129,15 +121,6 @@ class CurrentCluster:
         return "<the cluster that runs this>"
 
 
-def connect(url: str, token: Token) -> None:
-    """Connect to the cluster at `url`, which becomes the current one.
-
-    By name: a worker loads the class only for functions that call the cluster.
-    """
-    made: Callable[..., object] = import_module("mpreg_nb.cluster.cluster").Cluster
-    made([url], token)
-
-
 def enter(cluster: OpenCluster) -> None:
     """Make `cluster` the current one."""
     leave(cluster)
@@ -151,7 +134,7 @@ def leave(cluster: OpenCluster) -> None:
 
 
 def all_clusters() -> tuple[Any, ...]:
-    """Return all that are open, the current one last."""
+    """Return the open clusters, the current one last."""
     return tuple(_stack)
 
 

@@ -1,8 +1,8 @@
 """A cluster as a `concurrent.futures.Executor`, for code that knows nothing of it.
 
 Functions that have a name of their own are registered once, as `cluster.submit`
-does. Lambdas, partial objects and methods are made anew all the time: they travel
-with each call, as an argument of one function that applies them.
+does. Lambdas, partial objects and methods are often created for a single call: they
+travel with the call, as an argument of one function that applies them.
 """
 
 import concurrent.futures
@@ -11,23 +11,45 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mpreg_nb.boundary import public
 from mpreg_nb.call_context import blocked_on_cluster
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
-from mpreg_nb.cluster.current import OpenCluster
+from mpreg_nb.cluster.current import Caller, CallingCluster
 from mpreg_nb.cluster.function import Function
 from mpreg_nb.serialize.pickle import Initializer, apply, apply_each
 
 T = TypeVar("T")
 
 TASK = "executor"
-"""Under this name what travels with its call is in the tables of calls."""
+"""The name, in tables of calls, of functions that travel with their call."""
 
 CHUNK = "executor chunk"
-"""The same for several items of one `map` at once."""
+"""The same for calls that have several items of one `map`."""
+
+
+class ExecutorCaller(Caller, Protocol):
+    """Makes calls, as an executor needs it."""
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked from the one that makes the calls."""
+
+    def withdraw(self, futures: Iterable[Future[Any]]) -> None:
+        """Cancel the calls that no node runs yet."""
+
+    def wait_for_callbacks(self, owner: object) -> None:
+        """Wait for the callbacks of ended futures of `owner`."""
+
+
+class ExecutorCluster(CallingCluster, Protocol):
+    """A cluster, as its executors need it."""
+
+    @property
+    def calling(self) -> ExecutorCaller:
+        """The caller of the cluster."""
 
 
 @public
@@ -39,12 +61,12 @@ class ClusterExecutor(concurrent.futures.Executor):
 
     def __init__(
         self,
-        cluster: OpenCluster,
+        cluster: ExecutorCluster,
         options: CallOptions,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
     ) -> None:
-        """Made by `Cluster.executor`, which says what the arguments are."""
+        """Use `Cluster.executor`, which documents the arguments."""
         self._cluster = cluster
         self._options = options
         self._initializer = (
@@ -57,7 +79,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         self._ended = False
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # In a function it is one over the cluster that the function runs in.
+        # In a function it is an executor of the cluster that runs the function.
         return ClusterExecutor, (self._cluster, self._options)
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
@@ -114,7 +136,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         """
         under_way = self._end()
         if self._cluster.calling.is_of_parent:
-            return  # nothing of it would ever end in a forked child
+            return  # in a forked child no call would ever end
         if cancel_futures and under_way:
             self._cluster.calling.withdraw(under_way)
         if wait:
@@ -123,7 +145,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 self._cluster.calling.wait_for_callbacks(self)
 
     def abandon(self) -> None:
-        """Take nothing more, and cancel all that was taken, also what runs."""
+        """Accept no more calls, and cancel all accepted ones, running ones too."""
         for future in self._end():
             future.cancel()
 
@@ -140,7 +162,7 @@ class ClusterExecutor(concurrent.futures.Executor):
                 "this executor was shut down; create a new one: cluster.executor()"
             )
         calling = self._cluster.calling
-        future = calling.submit(function, args, kwargs, self._options)
+        future: Future[Any] = calling.submit(function, args, kwargs, self._options)
         future.owner = self
         with self._lock:
             self._open.add(future)
@@ -153,7 +175,7 @@ class ClusterExecutor(concurrent.futures.Executor):
 
 
 def _has_own_name(function: Any) -> bool:
-    """Return whether `function` is one that a module, or the notebook, has by name."""
+    """Return whether `function` was defined under a name, in a module or a cell."""
     return isinstance(function, Function) or (
         isinstance(function, types.FunctionType) and "<" not in function.__qualname__
     )

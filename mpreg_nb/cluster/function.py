@@ -11,7 +11,7 @@ from mpreg_nb.boundary import public
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.registrations import Card
-from mpreg_nb.cluster.current import OpenCluster, current
+from mpreg_nb.cluster.current import CallingCluster, current
 from mpreg_nb.names import check_name, check_resources, nearest
 from mpreg_nb.serialize.code import name_of
 
@@ -38,7 +38,7 @@ class Function(Generic[P, R]):
         resources: str | Iterable[str] = (),
         idempotent: bool = False,
         isolation: str = "process",
-        cluster: Callable[[], OpenCluster],
+        cluster: Callable[[], CallingCluster],
     ) -> None:
         if not callable(function):
             raise TypeError(f"{function!r:.80} is not a function")
@@ -58,7 +58,7 @@ class Function(Generic[P, R]):
         self.idempotent = bool(idempotent)
         self.isolation = isolation
         self.card: Card | None = None
-        """What the last registration said; shown by the repr."""
+        """The card of the last registration; shown by the repr."""
         self._function = function
         self._cluster = cluster
 
@@ -136,14 +136,14 @@ class Function(Generic[P, R]):
         )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Be as it was, for the cluster that this process is in.
+        """Restore it for the cluster that runs this process.
 
-        So functions that run on nodes can use it as the notebook does.
+        So functions on nodes can call it as the notebook does.
         """
         self.__init__(**state, cluster=current)  # type: ignore[misc]
 
     def __mpreg_parts__(self) -> tuple[Any, ...]:
-        """Return what it is made of when it travels."""
+        """Return the parts that identify it when it is pickled."""
         return (
             self._function,
             self.name,
@@ -170,7 +170,7 @@ def _look_like(made: Function[..., Any], function: Callable[..., Any]) -> None:
     functools.update_wrapper(made, function, updated=())
     if isinstance(function, types.FunctionType):
         for name, value in vars(function).items():
-            if not hasattr(type(made), name):  # it could not be called any more
+            if not hasattr(type(made), name):  # else our methods would be hidden
                 vars(made)[name] = value
 
 
@@ -184,7 +184,7 @@ class BoundFunction(Generic[P, R]):
 
     def __init__(
         self,
-        cluster: Callable[[], OpenCluster],
+        cluster: Callable[[], CallingCluster],
         function: "Function[P, R] | str",
         options: CallOptions,
     ) -> None:
@@ -205,13 +205,16 @@ class BoundFunction(Generic[P, R]):
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Send a call to the cluster and return its future at once."""
-        return self._cluster().calling.submit(
+        future: Future[R] = self._cluster().calling.submit(
             self._function, args, kwargs, self._options
         )
+        return future
 
     def map(self, *iterables: Iterable[Any]) -> list[R]:
         """Run the function once for each item and return the results in order."""
-        return self._cluster().calling.map(self._function, iterables, self._options)
+        calling = self._cluster().calling
+        results: list[R] = calling.map(self._function, iterables, self._options)
+        return results
 
     __call__ = call
 
@@ -230,7 +233,7 @@ class BoundFunction(Generic[P, R]):
 class View:
     """A cluster restricted by `on`: its calls go only to nodes that fit."""
 
-    def __init__(self, cluster: OpenCluster, options: CallOptions) -> None:
+    def __init__(self, cluster: CallingCluster, options: CallOptions) -> None:
         self._cluster = cluster
         self._options = options
 
@@ -240,14 +243,18 @@ class View:
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Send a call of `function` and return its future at once."""
-        return self._cluster.calling.submit(function, args, kwargs, self._options)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return View, (self._cluster, self._options)
+        calling = self._cluster.calling
+        future: Future[Any] = calling.submit(function, args, kwargs, self._options)
+        return future
 
     def map(self, function: Any, /, *iterables: Iterable[Any]) -> list[Any]:
         """Run `function` once for each item and return the results in order."""
-        return self._cluster.calling.map(function, iterables, self._options)
+        calling = self._cluster.calling
+        results: list[Any] = calling.map(function, iterables, self._options)
+        return results
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return View, (self._cluster, self._options)
 
 
 def call_options(
@@ -256,7 +263,7 @@ def call_options(
     timeout: float | None,
     wait: float | None,
 ) -> CallOptions:
-    """Check what narrows a call.
+    """Check the options of a call.
 
     Raises:
         TypeError, ValueError: a name breaks the rule, or a time is not positive.
@@ -315,11 +322,11 @@ class NamedFunction(BoundFunction[..., Any]):
 class FunctionNamespace:
     """Functions by name, for tab completion. `cluster.fn["any name"]` as well."""
 
-    def __init__(self, cluster: OpenCluster) -> None:
+    def __init__(self, cluster: CallingCluster) -> None:
         self._cluster = cluster
 
     def __dir__(self) -> list[str]:
-        names = {o.function for _, o in self._cluster.client.mirror.entries()}
+        names = self._cluster.calling.functions
         return sorted(name for name in names if name.isidentifier())
 
     def __getattr__(self, name: str) -> NamedFunction:
@@ -335,13 +342,9 @@ class FunctionNamespace:
         return self._find(name)
 
     def _find(self, name: str) -> NamedFunction:
-        client = self._cluster.client
-        offer = client.offer(name)
+        offer = self._cluster.calling.offer(name)
         if offer is None:
-            self._cluster.refresh()
-            offer = client.offer(name)
-        if offer is None:
-            meant = nearest(name, {o.function for _, o in client.mirror.entries()})
+            meant = nearest(name, self._cluster.calling.functions)
             hint = f" Did you mean {meant!r}?" if meant else ""
             raise AttributeError(f"no function is registered as {name!r}.{hint}")
         found = NamedFunction(lambda: self._cluster, name, CallOptions())

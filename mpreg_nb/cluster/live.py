@@ -1,25 +1,25 @@
-"""Live views of a cluster: what each shows now, and who is notified of changes.
+"""Live views of a cluster: their data, and the displays that draw it.
 
-Whether something changed is seen by comparing what a picture was made from, so
-that an idle cluster costs next to nothing, and the call path nothing at all.
+The data of a view is made again only if its sources have changed, so an idle cluster
+costs next to nothing, and the call path nothing at all.
 
-A view by itself is still: it shows the moment it is asked for. A front end that
-can draw it anew adds a `Display`; from then on one thread of this process, which all
-live views share, looks for changes and hands them to it, whatever the cells do.
+A view without a display is still: it shows the state at the moment it is printed. A
+front end that can draw again adds a `Display`. From then on one thread of this process,
+which all live views share, looks for changes and sends them, whatever the cells do.
 """
 
 import threading
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+import weakref
+from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from mpreg_nb.boundary import public
 from mpreg_nb.client.client import Client
-from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.client.statistics import LinkStatsPoll
 from mpreg_nb.client.under_way import under_way
-from mpreg_nb.cluster.run import Run
+from mpreg_nb.cluster.run import BaseRun
 from mpreg_nb.errors import MpregError
 from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.units import count
@@ -45,27 +45,27 @@ if TYPE_CHECKING:
 
 
 PERIOD_S = 0.25
-"""A picture is made at most so often."""
+"""Between two pictures of a view, at least."""
 
 SHARE = 40
-"""A picture is made at most once in so many times what it costs: 2.5 % of a core."""
+"""Between two pictures, as a multiple of the time that one takes: 2.5 % of a core."""
 
 LESS_OFTEN_S = {"calls": 1.0}
-"""Of a view whose picture is large, and where a second is little."""
+"""Between two pictures of a view whose picture is large."""
 
 TABLE = "latency by function"
-"""Not a view: part of one that costs more than the rest, and is made less often."""
+"""Not a view: the part of one that is expensive, and is made less often."""
 
 NOTHING = Snapshot(id=b"", node="", nodes=(), offers=())
 
 
 _Origin: TypeAlias = tuple[object, Callable[[], Picture]]
-"""What a picture is made from, to be compared, and what makes it."""
+"""The sources of a picture, to be compared, and the function that makes it."""
 
 
 @dataclass(slots=True)
 class _ViewModel:
-    """A picture, what it was made from, and when it may be made again."""
+    """A picture, its sources, and when it may be made again."""
 
     picture: Picture
     origin: object
@@ -88,27 +88,32 @@ class ViewSource(Protocol):
         """Names of the nodes that this process started."""
 
     @property
-    def own_runs(self) -> tuple[Run, ...]:
+    def own_runs(self) -> tuple[BaseRun, ...]:
         """Runs that are at hand in this process."""
 
-    @property
-    def live_pictures(self) -> "ViewModels":
-        """What all its views show, made once for all."""
-
-    def refresh(self) -> Snapshot:
+    def refresh(self) -> object:
         """Ask the cluster for its current state."""
 
     def kill(self, node: str) -> None:
         """Kill a node that this process started."""
 
 
+class ViewLoop(Protocol):
+    """The event loop of a client, as live views need it."""
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a function on the loop; return at once."""
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Run a coroutine on the loop and wait for it, where that is possible."""
+
+
 class ViewModels:
     """Makes the pictures of one cluster. One thread at a time; others wait."""
 
-    def __init__(self, cluster: ViewSource, thread: LoopThread) -> None:
-        """`thread` is that of the cluster's client."""
+    def __init__(self, cluster: ViewSource, loop: ViewLoop) -> None:
         self._cluster = cluster
-        self._thread = thread
+        self._loop = loop
         self._at_once = False
         self._lock = threading.Lock()
         self._made: dict[str, _ViewModel] = {}
@@ -148,10 +153,10 @@ class ViewModels:
             return {view: self._look(view, now) for view in ("head", *views)}
 
     def refresh(self, views: Iterable[str]) -> None:
-        """Ask for what is needed to `look`; waits, so never on the live thread."""
+        """Ask the cluster for its newest state; never on the live thread: it waits."""
         self._cluster.refresh()
         if "topology" in views:
-            self._thread.run(self._poll.ask())
+            self._loop.run(self._poll.ask())
 
     def _look(self, view: str, now: float) -> Picture:
         made = self._made.get(view)
@@ -170,7 +175,7 @@ class ViewModels:
         return picture
 
     def _read(self, now: float) -> None:
-        """Note the loads when there is news of them, so that both change at once."""
+        """Note the loads with each new snapshot, so that both change at once."""
         news = self._snapshot is not self._read_from
         if not news and now < self._read_at + 2 * members.EVERY_S:
             return
@@ -199,7 +204,7 @@ class ViewModels:
     def _topology(self) -> _Origin:
         client = self._cluster.client
         if not client.links.lost:
-            self._thread.call_soon(self._poll.begin)
+            self._loop.call_soon(self._poll.begin)
         if self._poll.round != self._round:
             self._round = self._poll.round
             self._rates.take(self._poll.told, self._poll.told_at)
@@ -274,10 +279,13 @@ class LiveView:
     last state.
     """
 
-    def __init__(self, cluster: ViewSource, views: tuple[str, ...]) -> None:
-        self.cluster = cluster
+    def __init__(
+        self, cluster: ViewSource, views: tuple[str, ...], models: ViewModels
+    ) -> None:
+        """Use `cluster.watch`."""
+        self._cluster = cluster
         self._views = views
-        self._pictures = cluster.live_pictures
+        self._pictures = models
         self._lock = threading.RLock()
         self._sinks: list[Display] = []
         self._last: dict[str, Picture] = {}
@@ -330,13 +338,13 @@ class LiveView:
 
     def kill(self, node: str) -> None:
         """Kill a node, as a button of the panel does; the panel shows the outcome."""
-        self._do(f"{node} was killed", lambda: self.cluster.kill(node))
+        self._do(f"{node} was killed", lambda: self._cluster.kill(node))
 
     def cancel(self, run: str) -> None:
         """Cancel a run by its id, as a button of the panel does."""
 
         def cancel() -> None:
-            for own in self.cluster.own_runs:
+            for own in self._cluster.own_runs:
                 if own.id == run:
                     own.cancel()
                     return
@@ -395,7 +403,7 @@ class LiveView:
         with self._lock:
             if self._closed:
                 return
-            if self.cluster.client.links.lost:
+            if self._cluster.client.links.lost:
                 self._end()
                 return
             pictures = self.current()
@@ -447,7 +455,7 @@ class LiveView:
     ) -> dict[str, str]:
         from mpreg_nb.view.html import chosen
 
-        if not self._closed and not self.cluster.client.links.lost:
+        if not self._closed and not self._cluster.client.links.lost:
             try:
                 self._pictures.refresh(() if plain() else self._views)
             except MpregError as error:  # what was known before is shown, and this
@@ -459,11 +467,40 @@ class LiveView:
         return chosen(bundle, include, exclude)
 
     def __repr__(self) -> str:
-        nodes = count(len(self.cluster.client.mirror.nodes), "node")
+        nodes = count(len(self._cluster.client.mirror.nodes), "node")
         return (
             f"<live view of {', '.join(self._views)}: "
             f"{'closed' if self._closed else nodes}>"
         )
+
+
+class LiveViews:
+    """The live views of one cluster, which share their pictures."""
+
+    def __init__(self, cluster: ViewSource, loop: ViewLoop) -> None:
+        self._cluster = cluster
+        self._models = ViewModels(cluster, loop)
+        self._views: weakref.WeakSet[LiveView] = weakref.WeakSet()
+
+    def watch(self, names: tuple[str, ...]) -> LiveView:
+        """Return a new view.
+
+        Raises:
+            ValueError: there is no view of such a name.
+        """
+        view = LiveView(self._cluster, panel.chosen_views(names), self._models)
+        self._views.add(view)
+        return view
+
+    @property
+    def held(self) -> tuple[LiveView, ...]:
+        """The views that are still in use."""
+        return tuple(self._views)
+
+    def end(self) -> None:
+        """End all views; they keep showing the last state."""
+        for view in self.held:
+            view.close()
 
 
 class _Thread:

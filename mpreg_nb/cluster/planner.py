@@ -7,14 +7,14 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from mpreg_nb.client.calls import CallOptions
+from mpreg_nb.client.calls import PLAIN, CallOptions
 from mpreg_nb.client.client import Client
-from mpreg_nb.cluster.registration import unwrapped
+from mpreg_nb.cluster.registration import Callee, unwrapped
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import Given, RunStart, SideCall, StepPlan, run_id
-from mpreg_nb.routing.router import CandidateVerdict, NoCandidate, Router, Wanted
+from mpreg_nb.routing.router import CandidateVerdict, NoCandidate, Wanted
 from mpreg_nb.serialize.pickle import pack, pack_call, size_bytes
 from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.view.explain import PlanRow
@@ -22,6 +22,7 @@ from mpreg_nb.workflows.graph import (
     Arrow,
     Box,
     Diagram,
+    Needs,
     Reference,
     Step,
     StepFunction,
@@ -31,16 +32,16 @@ from mpreg_nb.workflows.graph import (
 )
 from mpreg_nb.working_folder import here
 
-Callee: TypeAlias = Callable[[StepFunction], tuple[str, CallOptions]]
-"""Gives the name under which a function is registered, and how to call just that."""
+Callees: TypeAlias = Mapping[int, Callee]
+"""How to call each function of a workflow that is no name, by the id of the object."""
 
 Inline: TypeAlias = Callable[[Parts], tuple[bytes, tuple[Buffer, ...]]]
-"""Parts as payload and parts of a message: one of both is empty."""
+"""Splits parts into the payload and the parts of a message; one of both is empty."""
 
 
 @dataclass(slots=True)
 class PackedStep:
-    """A step, the parts of all its calls, and the steps that they refer to."""
+    """A step as it travels, the parts of its calls, and the steps they refer to."""
 
     plan: StepPlan
     parts: tuple[Buffer, ...] = ()
@@ -52,23 +53,32 @@ class PackedStep:
     """Large arguments that all items of a map share; they travel as inputs do."""
 
 
-class StepSerializer:
-    """Pickles the arguments of steps, and registers their functions."""
+def functions_of(workflow: Workflow) -> Iterator[Any]:
+    """Return the functions that a workflow calls and that are no names."""
+    for step in workflow.steps:
+        undo = None if step.undo is None else step.undo.function
+        for function in (step.function, step.fallback, undo):
+            if callable(function):
+                yield unwrapped(function, (), {})[0]
 
-    def __init__(self, callee: Callee, inline: Inline) -> None:
-        self._callee = callee
+
+class StepSerializer:
+    """Pickles the arguments of the steps of one workflow."""
+
+    def __init__(self, callees: Callees, inline: Inline) -> None:
+        self._callees = callees
         self._inline = inline
         self._number = count()  # for names of shared arguments
 
     def step(self, step: Step) -> PackedStep:
-        """Return what travels of `step`.
+        """Return the step as it travels.
 
         Raises:
-            NotPicklable: an argument cannot travel.
-            PayloadTooLarge: nor can so much.
+            NotPicklable: an argument cannot be pickled.
+            PayloadTooLarge: the arguments are larger than a step may carry.
         """
         function, args, kwargs = unwrapped(step.function, step.args, step.kwargs)
-        name, options = self._callee(function)
+        name, options = self.callee(function)
         item = f"{step.name}/item"
         if step.over is not None:
             before = len(args) - len(step.args)  # those that a partial brings
@@ -105,11 +115,20 @@ class StepSerializer:
         made.inputs = tuple(name for name in made.inputs if name not in shared)
         return made
 
+    def callee(self, function: StepFunction) -> Callee:
+        """Return how to call the function of a step."""
+        function, _, _ = unwrapped(function, (), {})
+        return (
+            (function, PLAIN)
+            if isinstance(function, str)
+            else self._callees[id(function)]
+        )
+
     def given(self, inputs: Mapping[str, Any]) -> Iterator[tuple[Given, Parts]]:
         """Return the inputs of a workflow, each with its parts.
 
         Raises:
-            NotPicklable: one cannot travel.
+            NotPicklable: an input cannot be pickled.
         """
         for name, value in inputs.items():
             yield self._value(value, name=name, what=f"input {name!r}")
@@ -117,7 +136,7 @@ class StepSerializer:
     def _shared(
         self, all_given: Mapping[str, Any]
     ) -> tuple[dict[str, Any], tuple[tuple[Given, Parts], ...]]:
-        """Take the large arguments out of a map: they would travel with each item."""
+        """Replace the large arguments of a map, which would travel with each item."""
         kwargs = dict(all_given)
         given: list[tuple[Given, Parts]] = []
         for key, value in all_given.items():
@@ -149,9 +168,8 @@ class StepSerializer:
             fallback = self._call(made, step.fallback, failure, {}, inputs=())
             made.callees = (*made.callees, (step.fallback, fallback))
         if step.undo is not None:
-            takes_back = step.undo
-            function = takes_back.function
-            undo = self._call(made, function, takes_back.args, takes_back.kwargs)
+            function = step.undo.function
+            undo = self._call(made, function, step.undo.args, step.undo.kwargs)
             made.undo_inputs = undo.inputs
             made.callees = (*made.callees, (function, undo))
         made.plan = msgspec.structs.replace(
@@ -168,7 +186,7 @@ class StepSerializer:
         inputs: tuple[str, ...] | None = None,
     ) -> SideCall:
         function, args, kwargs = unwrapped(function, args, kwargs)
-        name, options = self._callee(function)
+        name, options = self.callee(function)
         packed, found = pack_call(args, kwargs)
         payload, parts = self._inline(packed)
         made.parts = (*made.parts, *parts)
@@ -186,29 +204,33 @@ class StepSerializer:
         return Given(name=name, payload=payload, parts=len(parts)), parts
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """A workflow that is ready to start: the message, its parts, the drawing."""
+
+    request: RunStart
+    parts: tuple[Buffer, ...]
+    diagram: Diagram
+
+
 class Planner:
     """Prepares workflows for one cluster."""
 
-    def __init__(
-        self,
-        client: Client,
-        router: Callable[[], Router],
-        registered: Callable[[Any], tuple[str, CallOptions]],
-    ) -> None:
+    def __init__(self, client: Client, needs: Needs) -> None:
+        """needs: returns the resources that a function was registered with."""
         self._client = client
-        self._router = router
-        self._registered = registered
-        self._packer = StepSerializer(self._callee, client.inline)
+        self._needs = needs
 
-    def request(self, workflow: Workflow) -> tuple[RunStart, tuple[Buffer, ...]]:
-        """Register its functions, pickle its arguments, check it against the cluster.
+    def prepared(self, workflow: Workflow, callees: Callees) -> PlannedRun:
+        """Pickle the arguments of a workflow, and check it against the cluster.
 
         Raises:
             InvalidWorkflow: a function is not in the catalog.
-            NoRoute: no live node holds what a step asks for.
-            NotPicklable: an argument cannot travel.
+            NoRoute: no live node holds all resources of a step.
+            NotPicklable: an argument cannot be pickled.
         """
-        packed = {step.name: self._packer.step(step) for step in workflow.steps}
+        packer = StepSerializer(callees, self._client.inline)
+        packed = {step.name: packer.step(step) for step in workflow.steps}
         _check_found(workflow, packed)
         for step in workflow.steps:
             made = packed[step.name]
@@ -220,7 +242,7 @@ class Planner:
             parts.extend(made.parts)
         inputs: list[Given] = []
         shared = [pair for made in packed.values() for pair in made.given]
-        for given, given_parts in (*shared, *self._packer.given(workflow.inputs)):
+        for given, given_parts in (*shared, *packer.given(workflow.inputs)):
             inputs.append(given)
             parts.extend(given_parts)
         request = RunStart(
@@ -230,13 +252,17 @@ class Planner:
             inputs=tuple(inputs),
             folder=here(),
         )
-        return request, tuple(parts)
+        diagram = Diagram.of(
+            workflow.name, workflow.steps, workflow.inputs, self._needs
+        )
+        return PlannedRun(request, tuple(parts), diagram)
 
-    def rows(self, workflow: Workflow) -> tuple[PlanRow, ...]:
-        """Return where each step would run now. Registers the functions."""
+    def rows(self, workflow: Workflow, callees: Callees) -> tuple[PlanRow, ...]:
+        """Return where each step would run now."""
+        packer = StepSerializer(callees, self._client.inline)
         rows = []
         for step in workflow.steps:
-            name, options = self._callee(step.function)
+            name, options = packer.callee(step.function)
             verdicts = self._verdicts(step, name, options)
             fitting = [verdict for verdict in verdicts if not verdict.reason]
             best = min(fitting, key=lambda v: (v.score, v.node), default=None)
@@ -256,12 +282,6 @@ class Planner:
                 )
             )
         return tuple(rows)
-
-    def _callee(self, function: StepFunction) -> tuple[str, CallOptions]:
-        function, _, _ = unwrapped(function, (), {})
-        if isinstance(function, str):
-            return function, CallOptions()
-        return self._registered(function)
 
     def _check(
         self,
@@ -292,7 +312,7 @@ class Planner:
             for picture in self._client.mirror.nodes
             if picture.record.name in {verdict.node for verdict in verdicts}
         }
-        choice = self._router().choose(
+        choice = self._client.calls.router.choose(
             Wanted(name, call.version, step.resources, step.node), self._client.now()
         )
         reason = choice.reason if isinstance(choice, NoCandidate) else ""
@@ -302,11 +322,11 @@ class Planner:
         self, step: Step, function: str, options: CallOptions
     ) -> tuple[CandidateVerdict, ...]:
         wanted = Wanted(function, options.version, step.resources, step.node)
-        return self._router().explain(wanted, self._client.now())
+        return self._client.calls.router.explain(wanted, self._client.now())
 
 
 def _check_found(workflow: Workflow, packed: Mapping[str, PackedStep]) -> None:
-    """Check again, if pickling found references inside of other objects."""
+    """Check a workflow again if pickling found references inside of other objects."""
     hidden = any(
         not set(packed[step.name].inputs) <= set(step.inputs)
         or (

@@ -1,29 +1,30 @@
-"""Registers functions, and knows which code an object stands for at this moment.
+"""Registers functions, and knows the registered version of a function object.
 
-What was registered is remembered for as long as the object lives, together with
-witnesses of everything that it reaches. A call checks them, which takes microseconds;
-where something has changed, the object is packed again. The same content is the same
-version, which is not registered twice.
+A registration is remembered for as long as the object lives, together with witnesses
+of everything that the function reads. A call checks the witnesses, which takes
+microseconds; if one has changed, the function is packed again. The same content has
+the same version, and a version is not registered twice.
 
 A decorated function is packed before its name is bound to it. `recursive_reference`
-lets the name stand for the function meanwhile, so that it can call itself.
+binds the name while the function is packed, so that the function can call itself.
 """
 
 import functools
 import sys
 import types
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.output import write_at_once
 from mpreg_nb.client.registrations import Card, ReplacedVersion
-from mpreg_nb.cluster.current import OpenCluster
+from mpreg_nb.cluster.current import CallingCluster
 from mpreg_nb.cluster.function import Function
+from mpreg_nb.names import check_name, check_resources
 from mpreg_nb.serialize.code import name_of
 
 if TYPE_CHECKING:
@@ -36,10 +37,9 @@ _NOTHING: Any = object()
 
 @contextmanager
 def recursive_reference(function: Function[..., Any]) -> Iterator[None]:
-    """Let the own name of `function` stand for it in the block.
+    """Bind the own name of `function` to it inside the block.
 
-    Where the name stands for something else than an older registered function, that
-    is what it means, and it is left alone.
+    The name is left alone if it is bound to anything but an older registered function.
     """
     local = function.local
     if not isinstance(local, types.FunctionType):
@@ -101,84 +101,134 @@ ANONYMOUS = "lambda"
 """The name of lambdas; only their versions matter, as they are called by object."""
 
 
-@dataclass(slots=True, eq=False)
-class _Known:
-    """What one object was registered as."""
+Callee: TypeAlias = tuple[str, CallOptions]
+"""The name of a registered function, and the options that call one version of it."""
 
-    references: tuple[weakref.ref[Any], ...]  # while all of these live
+
+@dataclass(slots=True, eq=False)
+class _Registered:
+    """The registration of one object."""
+
+    references: tuple[weakref.ref[Any], ...]  # valid while all of these live
     witnesses: "Witnesses"
     name: str
     options: CallOptions
-    registered: dict[str, Any]  # with these options
+    declared: dict[str, Any]  # the options of the registration
 
 
 class FunctionRegistry:
-    """The functions that one cluster object has registered, by object."""
+    """The functions that one client has registered, by object."""
 
-    def __init__(self, client: Client, cluster: Callable[[], OpenCluster]) -> None:
+    def __init__(self, client: Client, cluster: Callable[[], CallingCluster]) -> None:
         self._client = client
         self._cluster = cluster
         # By id, or by the ids of object and function for a method.
-        self._known: dict[object, _Known] = {}
-        self._versions: dict[str, list[str]] = {}  # name -> as they first came
+        self._registered: dict[object, _Registered] = {}
+        self._versions: dict[str, list[str]] = {}  # name -> versions, oldest first
         self._newest: dict[str, str] = {}  # name -> the version registered last
 
-    def registered(self, function: Any) -> tuple[str, CallOptions] | None:
-        """Return how to call what `function` is now; None: it must be sent first."""
-        known = self._known.get(_key(function))
+    # ------------------------------------------------------------- what is called
+
+    def callee(self, function: Any, options: CallOptions) -> Callee | None:
+        """Return how to call `function` as it is now; None: register it first."""
+        if isinstance(function, str):
+            return check_name("function", function), options
+        known = self._registered.get(_key(function))
         if known is None:
             return None
         local = function.local if isinstance(function, Function) else function
         if not known.witnesses.hold(local):
             return None
-        return known.name, known.options
-
-    def function(self, function: Any) -> "Function[Any, Any]":
-        """Return `function` as one that has a name; as it was registered, if so."""
-        if isinstance(function, Function):
-            return function
-        known = self._known.get(_key(function))
-        if known is not None:
-            return Function(function, cluster=self._cluster, **known.registered)
-        name = name_of(function)
-        if name == "<lambda>":
-            name = ANONYMOUS
-        return Function(function, name=name, cluster=self._cluster)
+        return known.name, narrowed(options, known.options)
 
     def needs(self, function: Any) -> frozenset[str]:
-        """Return the resources that a function, or a name, was declared with."""
+        """Return the resources that a function, or a name, was registered with."""
         function, _, _ = unwrapped(function, (), {})
         if isinstance(function, str):
             return self._client.resources(function)
         if isinstance(function, Function):
             return function.resources
-        known = self._known.get(_key(function))
-        return frozenset() if known is None else known.registered["resources"]
+        known = self._registered.get(_key(function))
+        return frozenset() if known is None else known.declared["resources"]
 
-    def pack(self, function: "Function[Any, Any]") -> "Shipped":
-        """Return the code that `function` holds. May run on any thread.
+    # --------------------------------------------------------------- registration
+
+    def declared(
+        self,
+        function: Any,
+        name: str | None,
+        resources: str | Iterable[str],
+        idempotent: bool,
+        isolation: str,
+    ) -> "Function[Any, Any]":
+        """Return the function that `register` was given, with its options.
+
+        A decorated function keeps its own options where none is given here. With an
+        option of its own it is another function, over the same code.
+        """
+        options: dict[str, Any] = {
+            "name": name,
+            "resources": check_resources(resources),
+            "idempotent": idempotent,
+            "isolation": isolation,
+        }
+        if isinstance(function, Function):
+            own = _options_of(function)
+            given = {key: options[key] for key in own if options[key] != _UNSET[key]}
+            if given.items() <= own.items():
+                return function
+            options, function = own | given, function.local
+        return Function(function, cluster=self._cluster, **options)
+
+    def register(self, function: "Function[Any, Any]") -> Coroutine[Any, Any, Callee]:
+        """Pack a function in this thread; return what registers it on the loop.
 
         Raises:
-            NotPicklable: it captures what cannot travel.
+            NotPicklable: the function captures what cannot travel.
         """
+        return self._send(function, self._pack(function), None, CallOptions())
+
+    def register_called(
+        self, function: Any, options: CallOptions
+    ) -> Coroutine[Any, Any, Callee]:
+        """Do the same for the object that a call names.
+
+        It needs no registration of its own if the newest version of its name has the
+        same code.
+        """
+        named = self._named(function)
+        return self._send(named, self._pack(named), function, options)
+
+    def _named(self, function: Any) -> "Function[Any, Any]":
+        """Return `function` with a name, and as it was registered before."""
+        if isinstance(function, Function):
+            return function
+        known = self._registered.get(_key(function))
+        if known is not None:
+            return Function(function, cluster=self._cluster, **known.declared)
+        name = name_of(function)
+        if name == "<lambda>":
+            name = ANONYMOUS
+        return Function(function, name=name, cluster=self._cluster)
+
+    def _pack(self, function: "Function[Any, Any]") -> "Shipped":
         from mpreg_nb.serialize.pickle import pack_function
 
-        for known in tuple(self._known.values()):
+        for known in tuple(self._registered.values()):
             known.witnesses.let_go()
         with recursive_reference(function):
             return pack_function(function.local)
 
-    async def send(
+    async def _send(
         self,
         function: "Function[Any, Any]",
         shipped: "Shipped",
-        *,
-        stands_for: Any = None,
-    ) -> tuple[str, CallOptions]:
-        """Register `shipped`; return how to call just that.
+        called: Any,
+        narrowing: CallOptions,
+    ) -> Callee:
+        """Register `shipped`; return how to call this version of it.
 
-        stands_for: the object that a call has named, where it needs no registration
-            of its own if this code is what its name means already.
+        called: the object that a call names, None for a registration by itself.
         """
         registrations = self._client.registrations
         request = registrations.request(
@@ -189,7 +239,7 @@ class FunctionRegistry:
             isolation=function.isolation,
         )
         shipment = None
-        if stands_for is not None:
+        if called is not None:
             is_newest = self._newest.get(function.name) == request.version
             if is_newest or function.name == ANONYMOUS:
                 shipment = registrations.again(request)
@@ -203,43 +253,37 @@ class FunctionRegistry:
             idempotent=function.idempotent,
             shipment=shipment,
         )
-        registered = {
-            "name": function.name,
-            "resources": function.resources,
-            "idempotent": function.idempotent,
-            "isolation": function.isolation,
-        }
-        called = (function, function.local) if stands_for is None else (stands_for,)
-        for each in called:
-            self._remember(each, shipped.witnesses, options, registered)
-        return function.name, options
+        declared = _options_of(function)
+        for each in (function, function.local) if called is None else (called,):
+            self._remember(each, shipped.witnesses, options, declared)
+        return function.name, narrowed(narrowing, options)
 
     def _remember(
         self,
         function: Any,
         witnesses: "Witnesses",
         options: CallOptions,
-        registered: dict[str, Any],
+        declared: dict[str, Any],
     ) -> None:
         key = _key(function)
 
         def gone(_: weakref.ref[Any]) -> None:
-            if self._known.get(key) is known:
-                del self._known[key]
+            if self._registered.get(key) is known:
+                del self._registered[key]
 
         parts: tuple[Any, ...] = (function,)
         if isinstance(function, types.MethodType):
             parts = (function.__self__, function.__func__)
         try:
             references = tuple(weakref.ref(part, gone) for part in parts)
-        except TypeError:  # nothing would say that it is gone: packed each time
+        except TypeError:  # its end cannot be noticed: packed at each call
             return
-        name = registered["name"]
-        known = _Known(references, witnesses, name, options, registered)
-        self._known[key] = known
+        name = declared["name"]
+        known = _Registered(references, witnesses, name, options, declared)
+        self._registered[key] = known
 
     def _replaced(self, name: str, version: str) -> ReplacedVersion | None:
-        """Note that `version` is the newest of `name`; return what it replaces."""
+        """Note the newest version of `name`; return the version that it replaces."""
         before = self._newest.get(name, version)
         self._newest[name] = version
         versions = self._versions.setdefault(name, [])
@@ -254,6 +298,19 @@ class FunctionRegistry:
         )
 
 
+_UNSET: dict[str, Any] = {
+    "name": None,
+    "resources": frozenset(),
+    "idempotent": False,
+    "isolation": "process",
+}
+"""The options of a registration that gives none."""
+
+
+def _options_of(function: "Function[Any, Any]") -> dict[str, Any]:
+    return {key: getattr(function, key) for key in _UNSET}
+
+
 def _key(function: Any) -> object:
     if type(function) is types.MethodType:
         return id(function.__self__), id(function.__func__)
@@ -263,9 +320,9 @@ def _key(function: Any) -> object:
 def unwrapped(
     function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[Any, tuple[Any, ...], Mapping[str, Any]]:
-    """Return what calling a partial comes to: its function, and all the arguments.
+    """Return the function inside a partial, and all arguments of the call.
 
-    So partials that are made anew for each call are one function of the cluster.
+    So partials that are created for each call share one registered function.
     """
     while type(function) is functools.partial and _is_simple(function):
         args = (*function.args, *args)
@@ -281,7 +338,7 @@ def _is_simple(made: "functools.partial[Any]") -> bool:
 
 
 def narrowed(options: CallOptions, known: CallOptions) -> CallOptions:
-    """Return `options` for a call of just the version that is `known`."""
+    """Return `options` for a call of the version that `known` names."""
     return replace(
         options,
         version=known.version,
@@ -292,9 +349,9 @@ def narrowed(options: CallOptions, known: CallOptions) -> CallOptions:
 
 
 def warn_stale_results(function: Function[Any, Any]) -> None:
-    """Write one line where results of an older version are about: nothing else does.
+    """Print one line if a version is replaced that has already produced results.
 
-    A cell that ends in a `def` shows no card.
+    A cell that ends in a `def` shows no card that would tell.
     """
     card = function.card
     if card is not None and card.replaces is not None and card.replaces.results:

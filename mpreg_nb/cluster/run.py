@@ -1,64 +1,100 @@
-"""One execution of a workflow, as a notebook, a script or async code holds it."""
+"""One execution of a workflow, as a notebook, a script or async code holds it.
+
+`ClusterRuns` finds, starts and resumes the runs of a cluster. `Run` blocks, `AsyncRun`
+is awaited; what both know of a run without asking a node is in `BaseRun`.
+"""
 
 import asyncio
 import os
 import platform
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from weakref import ref
 
 from mpreg_nb.boundary import public
 from mpreg_nb.call_context import blocked_on_cluster
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
-from mpreg_nb.client.output import PrintState, current_writer
+from mpreg_nb.client.output import PrintState, Writer, current_writer
 from mpreg_nb.client.runs import RunRecord
 from mpreg_nb.cluster.call_progress import RunProgress
-from mpreg_nb.cluster.planner import planned_diagram
+from mpreg_nb.cluster.planner import PlannedRun, planned_diagram
 from mpreg_nb.cluster.progress import wait_shown
 from mpreg_nb.errors import (
     CallCancelled,
+    ClusterDown,
     MpregError,
+    NoRun,
     NoStep,
     StepSkipped,
     WorkflowFailed,
 )
 from mpreg_nb.names import nearest
-from mpreg_nb.protocol.messages import RunSnapshot, Snapshot, StepChoice, StepSnapshot
+from mpreg_nb.protocol.messages import (
+    RunSnapshot,
+    RunSummary,
+    StepSnapshot,
+    summary_of,
+)
 from mpreg_nb.units import size
 from mpreg_nb.view.diagram_text import clipped
-from mpreg_nb.view.report import FailureSection, OutputSection, RunReport
+from mpreg_nb.view.explain import Why
+from mpreg_nb.view.report import (
+    FailureSection,
+    OutputSection,
+    RunReport,
+    report_page,
+)
 from mpreg_nb.workflows.graph import Diagram
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from mpreg_nb.view.explain import Why
-
 
 ENDED = ("done", "failed", "skipped", "cancelled", "fallback", "undone")
-"""What a step is when nothing more will happen to it, but perhaps its undo."""
+"""States of a step that change no more, but perhaps by its undo."""
+
+Outcome: TypeAlias = Callable[[], Any] | Exception
+"""Returns the value of a step or raises its error; or why it could not be fetched."""
 
 
 @public
-class ShownRun:
-    """What can be said of a run without asking a node."""
+class BaseRun:
+    """What is known of a run here, without asking a node."""
 
-    _diagram: Diagram
-    _record: RunRecord | None
+    def __init__(
+        self,
+        client: Client,
+        runs: "ClusterRuns[Any]",
+        record: RunRecord,
+        diagram: Diagram,
+    ) -> None:
+        self._client = client
+        self._runs = runs
+        self._record = record
+        self._diagram = diagram
+        self._errors: dict[str, Exception] = {}  # of failed steps
+
+    def changed(self) -> None:
+        """Wake those who wait for the run; called on the loop with each change."""
+        raise NotImplementedError
+
+    def cancel(self) -> None:
+        """Cancel the run, and its running steps on their nodes."""
+        raise NotImplementedError
 
     # -------------------------------------------------------------------- state
 
     @property
     def id(self) -> str:
         """The hexadecimal id of the run, for `cluster.get_run`."""
-        return self._known.id.hex()
+        return self._record.id.hex()
 
     @property
     def name(self) -> str:
@@ -68,34 +104,28 @@ class ShownRun:
     @property
     def status(self) -> str:
         """Either running, done, failed or cancelled."""
-        record = self._known
+        record = self._record
         return "failed" if record.lost is not None else record.status
 
     @property
     def steps(self) -> tuple[StepSnapshot, ...]:
         """The state of each step, in the order in which the steps were added."""
-        return tuple(self._known.steps.values())
+        return tuple(self._record.steps.values())
 
     @property
     def duration_ms(self) -> float:
         """Milliseconds from start to end, or to the latest known state."""
-        return self._known.duration_ms
+        return self._record.duration_ms
 
     @property
     def started_at(self) -> datetime:
         """The time at which the run started, in UTC."""
-        return datetime.fromtimestamp(self._known.started_at_s, UTC)
+        return datetime.fromtimestamp(self._record.started_at_s, UTC)
 
     @property
     def picture(self) -> RunSnapshot:
         """The run as a row of `cluster.runs()`."""
-        return self._known.picture
-
-    @property
-    def _known(self) -> RunRecord:
-        if self._record is None:
-            raise MpregError("the run has not started")
-        return self._record
+        return self._record.picture
 
     # -------------------------------------------------------------------- shown
 
@@ -124,7 +154,7 @@ class ShownRun:
             self._check(step)
         texts: list[str] = []
         page = PrintState(lambda _, text: texts.append(text))
-        for line in self._known.lines.all:
+        for line in self._record.lines.all:
             if step in (None, line.step):
                 if line.characters_cut:
                     page(
@@ -158,20 +188,58 @@ class ShownRun:
         return self._diagram
 
     def _check(self, step: str) -> None:
-        if step not in self._known.steps:
-            meant = nearest(str(step), self._known.steps)
-            known = ", ".join(tuple(self._known.steps)[:10])
+        if step not in self._record.steps:
+            meant = nearest(str(step), self._record.steps)
+            known = ", ".join(tuple(self._record.steps)[:10])
             hint = f"Did you mean {meant!r}?" if meant else f"It has: {known}"
             raise NoStep(f"the run has no step {step!r}. {hint}")
 
     @property
     def _last(self) -> list[str]:
         used = {arrow.source for arrow in self._diagram.arrows}
-        return [step for step in self._known.steps if step not in used]
+        return [step for step in self._record.steps if step not in used]
+
+    # ------------------------------------------------------------------ outcome
+
+    def _check_has_outcome(self, step: str) -> None:
+        """Raise if a step that has ended did not run."""
+        state = self._record.steps[step]
+        if state.status == "skipped":
+            raise StepSkipped(step, state.cause)
+        if state.status == "cancelled":
+            raise CallCancelled(f"step {step}")
 
     @property
-    def _failed(self) -> list[str]:
-        return [state.name for state in self.steps if state.status == "failed"]
+    def _unknown_errors(self) -> list[str]:
+        """The failed steps whose error was not fetched yet."""
+        failed = [state.name for state in self.steps if state.status == "failed"]
+        return [step for step in failed if step not in self._errors]
+
+    async def _fetch_all(self, steps: Iterable[str]) -> dict[str, Outcome]:
+        """Fetch the outcomes of steps that have ended. Rebuilds none of them."""
+        fetched: dict[str, Outcome] = {}
+        for step in steps:
+            try:
+                fetched[step] = await self._client.runs.fetch(self._record, step)
+            except MpregError as error:  # it is all that is known of the step
+                fetched[step] = error
+        return fetched
+
+    def _raise_for_status(self, fetched: Mapping[str, Outcome]) -> None:
+        """Raise if the run, which has ended, did not succeed.
+
+        fetched: the outcomes of `_unknown_errors`.
+        """
+        record = self._record
+        if record.lost is not None:
+            raise record.lost
+        if record.status == "cancelled":
+            raise CallCancelled(f"workflow {self.name}")
+        if record.status != "failed":
+            return
+        for step, outcome in fetched.items():
+            self._errors[step] = _error_of(step, outcome)
+        raise self._failure(self._errors)
 
     def _failure(self, errors: Mapping[str, Exception]) -> WorkflowFailed:
         by_status: dict[str, list[str]] = {}
@@ -187,10 +255,10 @@ class ShownRun:
             run=self,
         )
 
-    def _why(self, step: str, choices: Sequence[StepChoice]) -> "Why":
-        from mpreg_nb.view.explain import Why
-
-        record = self._known
+    async def _why(self, step: str) -> Why:
+        self._check(step)
+        record = self._record
+        choices = await self._client.runs.why(record, step)
         needed = [a.source for a in self._diagram.arrows if a.target == step]
         states = {name: record.steps[name] for name in needed if name in record.steps}
         return Why(
@@ -200,9 +268,70 @@ class ShownRun:
             waits_for=[n for n, state in states.items() if state.status not in ENDED],
         )
 
+    # ------------------------------------------------------------------- report
+
+    @property
+    def _reported_steps(self) -> list[str]:
+        """The steps whose outcome the report shows."""
+        small_outputs = [
+            step
+            for step in self._last
+            if self._record.steps[step].status in ("done", "fallback")
+            and (self._record.steps[step].result_bytes or 0) <= MOST_OUTPUT_BYTES
+        ]
+        failed = [step.name for step in self.steps if step.status == "failed"]
+        return [*failed, *small_outputs]
+
+    def _write_report(
+        self, path: str | os.PathLike[str], fetched: Mapping[str, Outcome]
+    ) -> Path:
+        path = Path(path)
+        path.write_text(report_page(self._report(fetched)), encoding="utf-8")
+        return path
+
+    def _report(self, fetched: Mapping[str, Outcome]) -> RunReport:
+        snapshot = self._client.mirror.snapshot
+        finished = [step for step in self.steps if step.status in ("done", "fallback")]
+        logs = {step.name: _last_lines(self.log(step.name)) for step in self.steps}
+        return RunReport(
+            workflow=self.name,
+            run=self.id,
+            status=self.status,
+            started_at=self.started_at,
+            duration_ms=self.duration_ms,
+            steps=self.steps,
+            diagram=self._diagram,
+            failures={
+                step.name: _failure_section(_error_of(step.name, fetched[step.name]))
+                for step in self.steps
+                if step.status == "failed" and step.name in fetched
+            },
+            outputs={
+                step.name: _output_section(step, fetched.get(step.name))
+                for step in finished
+                if step.name in self._last
+            },
+            logs={name: log for name, log in logs.items() if log},
+            nodes=() if snapshot is None else tuple(p.record for p in snapshot.nodes),
+            made_by=(
+                f"mpreg_nb {version('mpreg_nb')} on Python {platform.python_version()}"
+            ),
+        )
+
+
+def _error_of(step: str, outcome: Outcome) -> Exception:
+    """Return the error of a failed step. Runs code of the user's."""
+    if isinstance(outcome, Exception):
+        return outcome
+    try:
+        outcome()
+    except Exception as error:  # noqa: BLE001 - it is the step's own outcome
+        return error
+    return MpregError(f"step {step!r} failed and gave a value after all")
+
 
 @public
-class AsyncRun(ShownRun):
+class AsyncRun(BaseRun):
     """One execution of a workflow; `await run` waits for its end and returns it.
 
     It belongs to the event loop of its cluster. Cancelling an await does not cancel
@@ -210,161 +339,66 @@ class AsyncRun(ShownRun):
     """
 
     def __init__(
-        self, client: Client, record: RunRecord, diagram: Diagram | None = None
+        self,
+        client: Client,
+        runs: "ClusterRuns[AsyncRun]",
+        record: RunRecord,
+        diagram: Diagram,
     ) -> None:
-        """Made by `AsyncCluster.get_run` or a flow of it, on the loop."""
-        self._client = client
-        self._record = record
-        self._diagram = diagram or planned_diagram(
-            record.workflow, record.plans, client.resources
-        )
+        """Made by the workflows and by `get_run` of an `AsyncCluster`."""
+        super().__init__(client, runs, record, diagram)
         self._news = asyncio.Event()
-        record.listeners.append(self._changed)
 
     def __await__(self) -> Generator[Any, None, "AsyncRun"]:
         return self._ended().__await__()
 
     async def _ended(self) -> "AsyncRun":
-        record = self._known
-        await self._until(lambda: record.ended)
-        if record.lost is not None:
-            raise record.lost
-        if record.status == "cancelled":
-            raise CallCancelled(f"workflow {self.name}")
-        if record.status == "failed":
-            raise self._failure(
-                {step: await self._error(step) for step in self._failed}
-            )
+        await self._until(lambda: self._record.ended)
+        self._raise_for_status(await self._fetch_all(self._unknown_errors))
         return self
 
     async def result(self, step: str) -> Any:
-        """Wait for a step and return its value, fetched from its node.
-
-        Raises the error of the step if it failed, StepSkipped if it did not run.
-        """
+        """Wait for a step and return its value; see `Run.__getitem__`."""
         self._check(step)
-        record = self._known
+        record = self._record
         await self._until(lambda: record.ended or record.steps[step].status in ENDED)
-        state = record.steps[step]
-        if state.status == "skipped":
-            raise StepSkipped(step, state.cause)
-        if state.status == "cancelled":
-            raise CallCancelled(f"step {step}")
+        self._check_has_outcome(step)
         return (await self._client.runs.fetch(record, step))()
 
     async def outputs(self) -> dict[str, Any]:
         """Return the values of the steps that no other step uses, by step name."""
         return {step: await self.result(step) for step in self._last}
 
-    async def why(self, step: str) -> "Why":
+    async def why(self, step: str) -> Why:
         """Return which nodes could run a step and why one was chosen; see `Run.why`."""
-        self._check(step)
-        return self._why(step, await self._client.runs.why(self._known, step))
+        return await self._why(step)
 
     async def resume(self) -> "AsyncRun":
         """Start a new run of the steps without a result; see `Run.resume`."""
-        record = await self._client.runs.resume(self._known, current_writer())
-        return AsyncRun(self._client, record, self._diagram)
+        run: AsyncRun = await self._runs.resume(self._record, self._diagram)
+        return run
+
+    async def report(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page about the run, and return its path; see `Run.report`."""
+        return self._write_report(path, await self._fetch_all(self._reported_steps))
 
     def cancel(self) -> None:
         """Cancel the run, and its running steps on their nodes."""
-        self._client.runs.cancel(self._known)
+        self._client.runs.cancel(self._record)
 
-    async def _error(self, step: str) -> Exception:
-        try:
-            (await self._client.runs.fetch(self._known, step))()
-        except Exception as error:  # noqa: BLE001 - it is the step's own outcome
-            return error
-        return MpregError(f"step {step!r} failed and gave a value after all")
-
-    async def _until(self, met: Callable[[], bool]) -> None:
-        while not met():
-            await self._news.wait()
-
-    def _changed(self, record: RunRecord) -> None:
+    def changed(self) -> None:
+        """Wake all waiting tasks."""
         self._news.set()
         self._news = asyncio.Event()
 
-
-OWN_RUNS = 50
-"""How many are kept at hand, the newest."""
-
-OnRun: TypeAlias = Callable[["Run"], None]
-"""Hears of a run; called on the client's own thread, so it must be quick."""
-
-
-class RecentRuns:
-    """The last runs that this client began or took up, and who hears of them.
-
-    What is known of them is kept, not the values that a `Run` has fetched: these go
-    with the `Run`. Of one that nobody holds any more another is made when asked for.
-    """
-
-    def __init__(self) -> None:
-        self._runs: deque[_StartedRun] = deque(maxlen=OWN_RUNS)
-        self._listeners: tuple[OnRun, ...] = ()
-
-    @property
-    def newest_first(self) -> "tuple[Run, ...]":
-        """The runs at hand."""
-        return tuple(held.run for held in reversed(self._runs.copy()))
-
-    def listen(self, listener: OnRun) -> Callable[[], None]:
-        """Call `listener` with each run that begins or changes; returns what ends it.
-
-        A listener may be added and ended on any thread.
-        """
-        self._listeners = (*self._listeners, listener)
-
-        def end() -> None:
-            left = [heard for heard in self._listeners if heard is not listener]
-            self._listeners = tuple(left)
-
-        return end
-
-    def add(self, run: "Run", record: "RunRecord") -> None:
-        """Take in a run that has just begun, and follow what its record tells."""
-        held = _StartedRun(run, run.revival())
-        self._runs.append(held)
-        record.listeners.append(lambda _: self._changed(held))
-        self._tell(run)
-
-    def _changed(self, held: "_StartedRun") -> None:
-        if held.is_used:
-            held.run.changed()
-        if self._listeners:
-            self._tell(held.run)
-
-    def _tell(self, run: "Run") -> None:
-        for listener in self._listeners:
-            listener(run)
-
-
-class _StartedRun:
-    """A run that is made again from what is known of it, when nobody holds it."""
-
-    def __init__(self, run: "Run", revive: "Callable[[], Run]") -> None:
-        self._run = ref(run)
-        self._revive = revive
-
-    @property
-    def is_used(self) -> bool:
-        return self._run() is not None
-
-    @property
-    def run(self) -> "Run":
-        run = self._run()
-        if run is None:
-            run = self._revive()
-            self._run = ref(run)
-        return run
-
-
-T = TypeVar("T")
+    async def _until(self, met: Callable[[], bool]) -> None:
+        with blocked_on_cluster():
+            while not met():
+                await self._news.wait()
 
 
 @public
-class Run(ShownRun):
+class Run(BaseRun):
     """One execution of a workflow, running or ended.
 
     `run[step]` is the value of a step. Results stay on their nodes until they are
@@ -375,34 +409,22 @@ class Run(ShownRun):
         self,
         client: Client,
         thread: LoopThread,
+        runs: "ClusterRuns[Run]",
+        record: RunRecord,
         diagram: Diagram,
-        own_runs: RecentRuns,
-        record: RunRecord | None = None,
     ) -> None:
-        self._client = client
+        """Made by the workflows and by `get_run` of a `Cluster`."""
+        super().__init__(client, runs, record, diagram)
         self._thread = thread
-        self._diagram = diagram
-        self._own_runs = own_runs
-        self._record = record
         self._changed = threading.Condition()
         self._values: dict[str, Any] = {}
         self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    def started(self, record: RunRecord) -> None:
-        """Take the record that the client keeps; called once, on the loop's thread."""
-        self._record = record
-        self._own_runs.add(self, record)
-
-    def revival(self) -> "Callable[[], Run]":
-        """Return what makes another of this run, without the values it has fetched."""
-        made = (self._client, self._thread, self._diagram, self._own_runs, self._known)
-        return partial(Run, *made)
-
     def changed(self) -> None:
-        """Wake all waiting threads; called on the loop's thread with each change."""
+        """Wake all waiting threads."""
         with self._changed:
             self._changed.notify_all()
-        if self._known.ended:
+        if self._record.ended:
             for loop, event in self._awaiting:
                 loop.call_soon_threadsafe(event.set)
 
@@ -418,7 +440,7 @@ class Run(ShownRun):
             CallCancelled: the run was cancelled.
             TimeoutError: the run has not ended in time; it continues.
         """
-        if not self._known.ended:
+        if not self._record.ended:
             self._thread.check()
         with blocked_on_cluster():
             ended = wait_shown(RunProgress(self), self.has_ended, timeout)
@@ -427,14 +449,14 @@ class Run(ShownRun):
                 f"workflow {self.name!r} is still running after {timeout:g} s and "
                 "continues. See run.frame()"
             )
-        self._raise_for_status()
+        self._raise_for_status(self._fetch(self._unknown_errors))
         return self
 
     def has_ended(self, seconds: float | None = 0.0) -> bool:
         """Wait at most `seconds`; return whether the run has ended. Stop cancels it."""
         try:
             with self._changed:
-                return self._changed.wait_for(lambda: self._known.ended, seconds)
+                return self._changed.wait_for(lambda: self._record.ended, seconds)
         except KeyboardInterrupt:
             self.cancel()
             raise
@@ -445,24 +467,35 @@ class Run(ShownRun):
     async def _wait_async(self) -> "Run":
         event = asyncio.Event()
         self._awaiting.append((asyncio.get_running_loop(), event))
-        if not self._known.ended:
+        if not self._record.ended:
             try:
-                await event.wait()
+                with blocked_on_cluster():
+                    await event.wait()
             except asyncio.CancelledError:
                 self.cancel()
                 raise
-        if self.status == "failed":
-            # Errors are fetched by blocking; not on the loop of who awaits.
-            await asyncio.to_thread(self._raise_for_status)
-        self._raise_for_status()
+        # Errors are fetched by blocking, which the loop of the caller must not do.
+        steps = self._unknown_errors
+        self._raise_for_status(await asyncio.to_thread(self._fetch, steps))
         return self
+
+    def _fetch(self, steps: Sequence[str]) -> dict[str, Outcome]:
+        """Return the outcomes of steps that have ended, as far as they can be had."""
+        known = {s: partial(self._values.get, s) for s in steps if s in self._values}
+        missing = [step for step in steps if step not in known]
+        if not missing:
+            return {**known}
+        try:
+            return {**known, **self._thread.run(self._fetch_all(missing))}
+        except ClusterDown as error:
+            return {**known, **dict.fromkeys(missing, error)}
 
     def cancel(self) -> None:
         """Cancel the run, and its running steps on their nodes.
 
         Then finished steps that have an `undo` are undone, which cannot be cancelled.
         """
-        self._thread.call_soon(self._client.runs.cancel, self._known)
+        self._thread.call_soon(self._client.runs.cancel, self._record)
 
     def resume(self) -> "Run":
         """Start a new run of the steps that have no result, and return it.
@@ -478,13 +511,7 @@ class Run(ShownRun):
             NoRun: the node that coordinated the run is unreachable, or no longer
                 remembers it.
         """
-        run = Run(self._client, self._thread, self._diagram, self._own_runs)
-        writer = current_writer()
-
-        async def begin() -> None:
-            run.started(await self._client.runs.resume(self._known, writer))
-
-        self._run(begin())
+        run: Run = self._thread.run(self._runs.resume(self._record, self._diagram))
         return run
 
     # ------------------------------------------------------------------ results
@@ -495,53 +522,23 @@ class Run(ShownRun):
         Raises the step's error if it failed, StepSkipped if it did not run.
         """
         self._check(step)
-        if step in self._values:
-            return self._values[step]
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._known.ended or self._known.steps[step].status in ENDED
-            )
-        state = self._known.steps[step]
-        if state.status == "skipped":
-            raise StepSkipped(step, state.cause)
-        if state.status == "cancelled":
-            raise CallCancelled(f"step {step}")
-        value = self._run(self._client.runs.fetch(self._known, step))()
-        self._values[step] = value
-        return value
+        if step not in self._values:
+            record = self._record
+            with self._changed, blocked_on_cluster():
+                self._changed.wait_for(
+                    lambda: record.ended or record.steps[step].status in ENDED
+                )
+            self._check_has_outcome(step)
+            fetch = self._client.runs.fetch(record, step)
+            self._values[step] = self._thread.run(fetch)()
+        return self._values[step]
 
     @property
     def outputs(self) -> dict[str, Any]:
         """The values of the steps that no other step uses, by step name."""
         return {step: self[step] for step in self._last}
 
-    def _raise_for_status(self) -> None:
-        record = self._known
-        if record.lost is not None:
-            raise record.lost
-        if record.status == "cancelled":
-            raise CallCancelled(f"workflow {self.name}")
-        if record.status != "failed":
-            return
-        raise self._failure({step: self._error(step) for step in self._failed})
-
-    def _error(self, step: str) -> Exception:
-        known = self._values.get(f"\0{step}")
-        if known is None:
-            try:
-                self._run(self._client.runs.fetch(self._known, step))()
-            except Exception as error:  # noqa: BLE001 - it is the step's own outcome
-                known = error
-            else:
-                known = MpregError(f"step {step!r} failed and gave a value after all")
-            self._values[f"\0{step}"] = known
-        error_: Exception = known
-        return error_
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        return self._thread.run(work)
-
-    def why(self, step: str) -> "Why":
+    def why(self, step: str) -> Why:
         """Return which nodes could run a step, their load, and why one was chosen.
 
         All as it was when the step was sent; one choice per attempt.
@@ -553,8 +550,7 @@ class Run(ShownRun):
             NoRun: the node that coordinates the run is unreachable, or no longer
                 remembers it.
         """
-        self._check(step)
-        return self._why(step, self._run(self._client.runs.why(self._known, step)))
+        return self._thread.run(self._why(step))
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained HTML page about the run, and return its path.
@@ -562,78 +558,256 @@ class Run(ShownRun):
         The page shows the workflow, its steps, errors, outputs up to 1 MB, prints and
         nodes. An existing file is overwritten.
         """
-
-        from mpreg_nb.view.report import report_page
-
-        page = report_page(report_of(self, self._client.mirror.snapshot))
-        path = Path(path)
-        path.write_text(page, encoding="utf-8")
-        return path
+        return self._write_report(path, self._fetch(self._reported_steps))
 
 
-MOST_OUTPUT_BYTES = 1_000_000
-"""Larger results stay where they are: a page is not the place to read them."""
-
-MOST_CHARACTERS = 4_000
-"""Of the text of one output."""
-
-MOST_LOG_LINES = 400
-"""Of what one step printed; the last ones."""
+# ------------------------------------------------------------- runs of a cluster
 
 
-def report_of(run: "Run", snapshot: Snapshot | None) -> RunReport:
-    """Return all that the page about `run` tells, fetching small outputs.
+OWN_RUNS = 50
+"""Runs that are kept at hand, the newest."""
 
-    snapshot: the newest picture of the cluster, None if there is none.
+NEWEST_ADOPTED = 10
+"""Runs that are followed at once when a cluster is adopted, the newest."""
+
+LEAST_PREFIX = 4
+"""Characters of an id that identify a run, at least."""
+
+RunT = TypeVar("RunT", bound=BaseRun)
+
+OnRun: TypeAlias = Callable[[RunT], None]
+"""Called with a run on the client's own thread, so it must be quick."""
+
+
+class RecentRuns(Generic[RunT]):
+    """The last runs that this client started or follows, and their listeners.
+
+    It keeps the records, not the values that a `Run` has fetched: these go with the
+    `Run`. If nobody holds the `Run` any longer, another one is made on request.
     """
-    diagram = run.diagram()
-    used = {arrow.source for arrow in diagram.arrows}
-    finished = [step for step in run.steps if step.status in ("done", "fallback")]
-    logs = {step.name: _last_lines(run.log(step.name)) for step in run.steps}
-    nodes = () if snapshot is None else snapshot.nodes
-    return RunReport(
-        workflow=run.name,
-        run=run.id,
-        status=run.status,
-        started_at=run.started_at,
-        duration_ms=run.duration_ms,
-        steps=run.steps,
-        diagram=diagram,
-        failures={
-            step.name: _failure(run, step.name)
-            for step in run.steps
-            if step.status == "failed"
-        },
-        outputs={s.name: _output(run, s) for s in finished if s.name not in used},
-        logs={name: log for name, log in logs.items() if log},
-        nodes=tuple(picture.record for picture in nodes),
-        made_by=f"mpreg_nb {version('mpreg_nb')} on Python {platform.python_version()}",
+
+    def __init__(self, make: Callable[[RunRecord, Diagram], RunT]) -> None:
+        self._make = make
+        self._runs: deque[_RecentRun[RunT]] = deque(maxlen=OWN_RUNS)
+        self._listeners: tuple[OnRun[RunT], ...] = ()
+
+    @property
+    def newest_first(self) -> tuple[RunT, ...]:
+        """The runs at hand."""
+        return tuple(recent.run for recent in reversed(self._runs.copy()))
+
+    def get(self, run_id: str) -> RunT | None:
+        """Return the run of an id, if it is at hand."""
+        found = [r for r in self._runs.copy() if r.record.id.hex() == run_id]
+        return found[-1].run if found else None
+
+    def listen(self, listener: OnRun[RunT]) -> Callable[[], None]:
+        """Call `listener` with each run that starts or changes; returns what ends it.
+
+        A listener may be added and removed on any thread.
+        """
+        self._listeners = (*self._listeners, listener)
+
+        def end() -> None:
+            left = [each for each in self._listeners if each is not listener]
+            self._listeners = tuple(left)
+
+        return end
+
+    def add(self, record: RunRecord, diagram: Diagram) -> RunT:
+        """Follow a run that has just started; return it."""
+        recent = _RecentRun(record, diagram, self._make)
+        self._runs.append(recent)
+        record.listeners.append(lambda _: self._changed(recent))
+        self._notify(run := recent.run)
+        return run
+
+    def _changed(self, recent: "_RecentRun[RunT]") -> None:
+        if recent.is_held:
+            recent.run.changed()
+        if self._listeners:
+            self._notify(recent.run)
+
+    def _notify(self, run: RunT) -> None:
+        for listener in self._listeners:
+            listener(run)
+
+
+class _RecentRun(Generic[RunT]):
+    """A run that is made again from its record when nobody holds it."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        diagram: Diagram,
+        make: Callable[[RunRecord, Diagram], RunT],
+    ) -> None:
+        self.record = record
+        self._make = partial(make, record, diagram)
+        self._run: Callable[[], RunT | None] = lambda: None
+
+    @property
+    def is_held(self) -> bool:
+        return self._run() is not None
+
+    @property
+    def run(self) -> RunT:
+        run = self._run()
+        if run is None:
+            run = self._make()
+            self._run = ref(run)
+        return run
+
+
+class ClusterRuns(Generic[RunT]):
+    """The runs of a cluster: those of this client, and those that nodes remember.
+
+    Its methods return coroutines of the client's loop. They note at once which cell
+    asks, so that prints of the run appear there.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        make: Callable[["ClusterRuns[RunT]", RunRecord, Diagram], RunT],
+    ) -> None:
+        """make: makes the runs, for code that blocks or for coroutines."""
+        self._client = client
+        self.recent: RecentRuns[RunT] = RecentRuns(partial(make, self))
+
+    async def summaries(self) -> list[RunSummary]:
+        """Return the runs that nodes coordinate or remember, newest first."""
+        found = await self._client.runs.everywhere()
+        return with_own([run for _, run in found], self.recent.newest_first)
+
+    def start(self, planned: PlannedRun) -> Coroutine[Any, Any, RunT]:
+        """Send a run to the entry node; return it."""
+        return self._start(planned, current_writer())
+
+    def find(self, key: str) -> Coroutine[Any, Any, RunT]:
+        """Return a run by its id, first characters of its id, or workflow.
+
+        Raises:
+            NoRun: no run or several runs match, or the node that coordinates it is
+                unreachable.
+        """
+        return self._find(key, current_writer())
+
+    def follow_newest(self) -> Coroutine[Any, Any, None]:
+        """Follow the newest runs of the cluster; see `adopt`."""
+        return self._follow_newest(current_writer())
+
+    def resume(self, record: RunRecord, diagram: Diagram) -> Coroutine[Any, Any, RunT]:
+        """Start a run of the steps that have no result in that of `record`."""
+        return self._resume(record, diagram, current_writer())
+
+    def cancel(self, run_id: bytes) -> None:
+        """Cancel a run if it is at hand."""
+        for record in self._client.runs.open:
+            if record.id == run_id:
+                self._client.runs.cancel(record)
+
+    async def _start(self, planned: PlannedRun, writer: Writer) -> RunT:
+        runs = self._client.runs
+        record = runs.start(planned.request, planned.parts, writer=writer)
+        return self.recent.add(record, planned.diagram)
+
+    async def _find(self, key: str, writer: Writer) -> RunT:
+        own = {run.id: run for run in self.recent.newest_first}
+        if key in own:
+            return own[key]
+        found = await self._client.runs.everywhere()
+        chosen = chosen_run(key, with_own([each for _, each in found], own.values()))
+        if chosen.run.hex() in own:
+            return own[chosen.run.hex()]
+        node = next(node for node, each in found if each is chosen)
+        return self._followed(await self._client.runs.take_up(node, chosen.run, writer))
+
+    async def _follow_newest(self, writer: Writer) -> None:
+        newest = (await self._client.runs.everywhere())[:NEWEST_ADOPTED]
+        for node, run in reversed(newest):
+            try:
+                record = await self._client.runs.take_up(node, run.run, writer)
+            except NoRun:  # its node has just ended, or forgotten it
+                continue
+            self._followed(record)
+
+    async def _resume(
+        self, record: RunRecord, diagram: Diagram, writer: Writer
+    ) -> RunT:
+        resumed = await self._client.runs.resume(record, writer)
+        return self.recent.add(resumed, diagram)
+
+    def _followed(self, record: RunRecord) -> RunT:
+        diagram = planned_diagram(record.workflow, record.plans, self._client.resources)
+        return self.recent.add(record, diagram)
+
+
+def with_own(found: Sequence[RunSummary], own: Iterable[BaseRun]) -> list[RunSummary]:
+    """Return `found` and the runs of `own` that no node remembers, newest first."""
+    known = {picture.run.hex() for picture in found}
+    gone = [summary_of(run.picture) for run in own if run.id not in known]
+    return sorted([*found, *gone], key=lambda picture: -picture.started_at_s)
+
+
+def chosen_run(key: str, runs: Sequence[RunSummary]) -> RunSummary:
+    """Return the run of `runs`, newest first, that `key` identifies.
+
+    Raises:
+        NoRun: no run or several runs match.
+    """
+    for run in runs:
+        if key in (run.run.hex(), run.workflow):
+            return run
+    alike = [run for run in runs if run.run.hex().startswith(key.lower())]
+    if len(key) >= LEAST_PREFIX and len(alike) == 1:
+        return alike[0]
+    if len(key) >= LEAST_PREFIX and alike:
+        ids = ", ".join(run.run.hex()[: len(key) + 4] for run in alike)
+        raise NoRun(
+            f"the ids of several runs begin with {key!r}: {ids}. Give more characters "
+            "of the id"
+        )
+    if not runs:
+        raise NoRun("the cluster has no runs yet. Start one: flow.run()")
+    meant = nearest(key, {run.workflow for run in runs})
+    hint = f"Did you mean {meant!r}? " if meant else ""
+    raise NoRun(
+        f"no run has the id {key!r}, and no workflow of that name was run. {hint}List "
+        "the known runs: cluster.runs()"
     )
 
 
-def _failure(run: "Run", step: str) -> FailureSection:
-    try:
-        run[step]
-    except Exception as error:  # noqa: BLE001 - it is the step's own outcome
-        return FailureSection(
-            type_name=_type_name(error),
-            message=_text(error, str),
-            traceback=getattr(error, "remote_traceback", ""),
-        )
-    return FailureSection(type_name="", message="it failed and gave a value after all")
+# --------------------------------------------------------------------- its report
 
 
-def _type_name(error: Exception) -> str:
+MOST_OUTPUT_BYTES = 1_000_000
+"""Larger results are left out of a report."""
+
+MOST_CHARACTERS = 4_000
+"""Of the text of one output in a report."""
+
+MOST_LOG_LINES = 400
+"""Of the prints of one step in a report; the last ones."""
+
+
+def _failure_section(error: Exception) -> FailureSection:
     name: str = getattr(error, "type_name", "") or type(error).__name__
-    return name.removeprefix("builtins.")
+    return FailureSection(
+        type_name=name.removeprefix("builtins."),
+        message=_text(error, str),
+        traceback=getattr(error, "remote_traceback", ""),
+    )
 
 
-def _output(run: "Run", step: StepSnapshot) -> OutputSection:
-    if (step.result_bytes or 0) > MOST_OUTPUT_BYTES:
+def _output_section(step: StepSnapshot, outcome: Outcome | None) -> OutputSection:
+    if outcome is None:
         large = size(step.result_bytes or 0)
         return OutputSection(omitted=f"{large}, kept on {step.node or 'its node'}")
     try:
-        value = run[step.name]
+        if isinstance(outcome, Exception):
+            raise outcome
+        value = outcome()
     except Exception as error:  # noqa: BLE001 - loading runs code of the value's class
         return OutputSection(omitted=f"not available: {_text(error, str)}")
     return OutputSection(type_name=type(value).__name__, text=_text(value, repr))

@@ -1,16 +1,13 @@
-"""Versions that differ between this process and the nodes, told before they hurt."""
+"""Versions of Python and packages that differ between this process and the nodes."""
 
 import asyncio
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from mpreg_nb.boundary import levels_to_user, public
+from mpreg_nb.boundary import levels_to_user
 from mpreg_nb.client.client import NODE_ANSWERS_S, Client
-from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.errors import MpregError
-from mpreg_nb.launcher.local_nodes import LocalNodes
 from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.protocol.messages import (
     PYTHON,
@@ -20,48 +17,11 @@ from mpreg_nb.protocol.messages import (
     installed,
     minor_of,
 )
-from mpreg_nb.view.frames import versions_frame, versions_table
-
-if TYPE_CHECKING:
-    import pandas as pd
+from mpreg_nb.view.frames import versions_table
 
 
 class VersionsDiffer(UserWarning):
     """Objects or functions from here may not be understood by some nodes."""
-
-
-@public
-class Compared:
-    """The versions of a cluster, beside those of this process."""
-
-    client: Client
-    _nodes: LocalNodes | None
-    _thread: LoopThread
-
-    def versions(self) -> "pd.DataFrame":
-        """Return one row for this process and one per live node.
-
-        Columns: node, python, mpreg_nb, cloudpickle, msgspec, numpy, pandas, differs
-        (names of the packages whose version is not the one here). For a node that
-        cannot be reached from here only python is known.
-        """
-        here, nodes = used_here(), self._thread.run(node_versions(self.client))
-        return versions_frame(here, nodes, differing(here, nodes))
-
-    def warn_of_versions(self) -> None:
-        """Warn, with a table, if a node has other versions than this process.
-
-        `up`, `connect` and `adopt` call it. For Python only the minor version counts.
-        Nodes that this process started import the installed packages, so they differ
-        only in packages that were installed after this process imported them.
-        """
-        own = self._nodes
-        nodes: Mapping[str, Mapping[str, str]]
-        if own is not None:
-            nodes = dict.fromkeys((spec.name for spec in own.specs), installed())
-        else:
-            nodes = self._thread.run(node_versions(self.client))
-        warn_of(nodes)
 
 
 async def node_versions(client: Client) -> dict[str, dict[str, str]]:
@@ -90,7 +50,7 @@ async def _versions_of(client: Client, picture: NodeSnapshot) -> dict[str, str]:
                 said: Versions = answer
                 return dict(said.versions)
     except (TimeoutError, MpregError):
-        pass  # then there is what all members know of it
+        pass  # then only the version of Python is known, from its member record
     return {"python": record.python}
 
 
@@ -104,7 +64,7 @@ def warn_of(nodes: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def used_here() -> dict[str, str]:
-    """Return name -> version, of what is imported already rather than on the disk."""
+    """Return name -> version; of imported packages, the version that is imported."""
     return {
         name: str(getattr(sys.modules.get(name), "__version__", "") or version)
         for name, version in installed().items()
@@ -114,10 +74,10 @@ def used_here() -> dict[str, str]:
 def differing(
     here: Mapping[str, str], nodes: Mapping[str, Mapping[str, str]]
 ) -> dict[str, tuple[str, ...]]:
-    """Return node -> what it has in another version, of the nodes that have any.
+    """Return node -> packages with another version there; nodes without any left out.
 
-    What is not here can be in no object from here, so that it does not count; nor
-    does what is not known of a node.
+    A package that is not installed here does not count, since no object from here
+    needs it; nor does a version of a node that is unknown.
 
     >>> here = {"python": "3.11.7", "numpy": "2.4.6", "pandas": ""}
     >>> differing(here, {"n1": {"python": "3.11.9", "numpy": "", "pandas": "3.1"}})

@@ -31,11 +31,11 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     if not isinstance(setup, Setup):
         raise TypeError(f"a worker starts with Setup, not {setup!r}")
     sys.argv = [""]  # nothing here is meant for user code
+    # By name: the cluster of callers is a room above this one.
+    callers = importlib.import_module("mpreg_nb.cluster.in_worker")
+    callers.set_up()
     if setup.home_url:
-        set_home(Home(setup.home_url, setup.home_token))
-    # joblib knows backends by name. Ours is part of what a caller holds, which a
-    # worker loads only for functions that call the cluster: so by name here too.
-    importlib.import_module("mpreg_nb.cluster.joblib_backend").register()
+        set_home(Home(setup.home_url, setup.home_token), callers.connect)
     outbox = AnswerSender(stream)
     page = SharedStatus(shared)
     os.close(shared)

@@ -1,15 +1,13 @@
 """Which run is meant, and how runs are listed and drawn that others began."""
 
 import gc
-from functools import partial
 from typing import Any
 from weakref import ref
 
 import pytest
 
-from mpreg_nb.cluster.cluster import chosen_run, with_own
 from mpreg_nb.cluster.planner import planned_diagram
-from mpreg_nb.cluster.run import OWN_RUNS, RecentRuns
+from mpreg_nb.cluster.run import OWN_RUNS, RecentRuns, chosen_run, with_own
 from mpreg_nb.errors import NoRun
 from mpreg_nb.protocol.messages import (
     RunSnapshot,
@@ -121,7 +119,8 @@ def test_frame_of_runs_has_its_columns_with_and_without_rows() -> None:
 class Record:
     """What a client knows of a run."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.id = bytes([number])
         self.listeners: list[Any] = []
 
     def change(self) -> None:
@@ -132,46 +131,45 @@ class Record:
 class Kept:
     """A run as a notebook holds it."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, record: Record, _: object) -> None:
+        self.number = record.id[0]
         self.changes = 0
-
-    def revival(self) -> Any:
-        return partial(Kept, self.number)
 
     def changed(self) -> None:
         self.changes += 1
 
 
-def test_listeners_hear_of_runs_until_they_end_and_the_newest_are_kept() -> None:
-    runs, heard, record = RecentRuns(), list[Any](), Record()
-    all_runs: list[Any] = [Kept(number) for number in range(OWN_RUNS + 2)]
-    to: Any = record
+def recent_runs() -> Any:
+    make: Any = Kept
+    return RecentRuns(make)
+
+
+def test_listeners_get_runs_until_they_end_and_the_newest_are_kept() -> None:
+    runs, heard = recent_runs(), list[Any]()
+    records = [Record(number) for number in range(OWN_RUNS + 2)]
     end = runs.listen(heard.append)
 
-    for one in all_runs[:-1]:
-        runs.add(one, Record())  # type: ignore[arg-type]
-    runs.add(all_runs[-1], to)
-    record.change()
+    all_runs = [runs.add(record, None) for record in records]
+    records[-1].change()
     end()
-    record.change()
+    records[-1].change()
 
     assert heard == [*all_runs, all_runs[-1]]
     assert all_runs[-1].changes == 2
     assert list(runs.newest_first) == all_runs[:1:-1]
+    assert runs.get("05") is all_runs[5]
+    assert runs.get("00") is None  # it is not among the newest
 
 
-def test_run_that_nobody_holds_goes_with_its_values_and_is_made_anew() -> None:
-    runs, record = RecentRuns(), Record()
-    run: Any = Kept(7)
+def test_run_that_nobody_holds_goes_with_its_values_and_is_made_again() -> None:
+    runs, record = recent_runs(), Record(7)
+    run = runs.add(record, None)
     gone = ref(run)
-    to: Any = record
-    runs.add(run, to)
 
     del run
     gc.collect()
     record.change()
-    again: Any = runs.newest_first[0]
+    again = runs.newest_first[0]
 
     assert gone() is None
     assert again.number == 7

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.statistics import CallLog
-from mpreg_nb.cluster.cluster import Watching
+from mpreg_nb.cluster.live import LiveView, LiveViews
 from mpreg_nb.errors import MpregError
 from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.protocol.messages import Snapshot
@@ -28,11 +28,10 @@ class Loop:
         work.close()
 
 
-class Watched(Watching):
+class Watched:
     """What live views read of a cluster."""
 
     def __init__(self, *names: str) -> None:
-        self._thread: Any = Loop()
         self.client: Any = SimpleNamespace(
             mirror=ClusterState(),
             journal=CallLog(),
@@ -48,8 +47,21 @@ class Watched(Watching):
         self.started_here = True
         self.killed: list[str] = []
         self.refreshed = 0
-        self._down = False
+        self.views = LiveViews(self, Loop())
         self.tell()
+
+    def watch(self, *names: str) -> LiveView:
+        """Return a view of these names."""
+        return self.views.watch(names)
+
+    @property
+    def live_views(self) -> tuple[LiveView, ...]:
+        """The views that are still in use."""
+        return self.views.held
+
+    def end_views(self) -> None:
+        """End all views, as when the cluster goes down."""
+        self.views.end()
 
     def tell(self, *dead: str) -> None:
         """Let the client hear of the members again, these of them being dead."""

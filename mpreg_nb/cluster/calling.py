@@ -1,0 +1,439 @@
+"""The verbs `call`, `submit` and `map` of both faces of a cluster.
+
+`Calling` serves code that blocks, on any thread; `AsyncCalling` serves coroutines on
+the event loop of the client. Which function is called, how and with which arguments is
+decided by the same code. Arguments are pickled in the thread of the caller.
+"""
+
+import asyncio
+import math
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import islice
+from typing import Any, TypeAlias
+
+from mpreg_nb.boundary import public
+from mpreg_nb.call_context import blocked_on_cluster
+from mpreg_nb.client.callbacks import CALLBACKS
+from mpreg_nb.client.calls import PLAIN, ActiveCall, CallOptions, Outcome
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.future import Future, Over
+from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.outcome import Arrived, awaited
+from mpreg_nb.cluster.call_progress import CallProgress, MapCount, MapProgress
+from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.cluster.function import Function
+from mpreg_nb.cluster.progress import ProgressReporter
+from mpreg_nb.cluster.registration import Callee, FunctionRegistry, unwrapped
+from mpreg_nb.errors import ClusterDown
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.gossip import Offer
+
+Called: TypeAlias = "Function[Any, Any] | Callable[..., Any] | str"
+"""What can be called: a function, or the name of a registered one."""
+
+WINDOW = 512
+"""Calls of one `map` in progress at once; more would only wait in queues."""
+
+BATCH = 64
+"""Calls that `map` hands over to the loop in one go."""
+
+
+class Calling:
+    """Calls of one cluster for code that blocks. Safe on any thread."""
+
+    def __init__(
+        self, client: Client, thread: LoopThread, registry: FunctionRegistry
+    ) -> None:
+        self._client = client
+        self._thread = thread
+        self._registry = registry
+
+    # -------------------------------------------------------------------- verbs
+
+    def call(
+        self,
+        function: Called,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Any:
+        """Call a function, wait, and return its result. Stop cancels the call."""
+        future, active = self._prepare(function, args, kwargs, options)
+        try:
+            self._thread.call_soon(self._client.calls.start, active)
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()  # Stop may have come before the wait
+            raise
+
+    def submit(
+        self,
+        function: Called,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Future[Any]:
+        """Send a call and return its future at once.
+
+        Raises:
+            NotPicklable, PayloadTooLarge: before anything is sent.
+        """
+        future, active = self._prepare(function, args, kwargs, options)
+        self._thread.call_soon(self._client.calls.start, active)
+        return future
+
+    def map(
+        self,
+        function: Called,
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+    ) -> list[Any]:
+        """Call a function for each tuple of items; return the results in order.
+
+        The first error cancels the calls in progress and is raised. So does Stop.
+        """
+        function, first, kwargs = map_arguments(function, iterables)
+        changed = threading.Condition()
+
+        def notify() -> None:
+            with changed:
+                changed.notify_all()
+
+        callee = self.callee(function, options)
+        mapping = MapCall(self._client, callee, first, kwargs, iterables, notify)
+
+        def wait(most: int) -> None:
+            def over(seconds: float | None) -> bool:
+                with changed:
+                    return changed.wait_for(lambda: mapping.is_down_to(most), seconds)
+
+            with blocked_on_cluster():
+                reporter.wait(over)
+            mapping.raise_first_error()
+
+        try:
+            progress = MapProgress(callee[0], mapping.count)
+            with ProgressReporter(progress) as reporter:
+                while batch := mapping.next_batch():
+                    self._thread.call_soon(mapping.start, batch)
+                    wait(WINDOW)
+                wait(0)
+        except BaseException:
+            self._thread.call_soon(mapping.cancel)
+            raise
+        return mapping.results()
+
+    # ---------------------------------------------------------------- functions
+
+    def callee(self, function: Called, options: CallOptions) -> Callee:
+        """Return how to call `function` as it is now; register it if needed.
+
+        Raises:
+            NotPicklable: the function captures what cannot travel.
+        """
+        return self._registry.callee(function, options) or self._thread.run(
+            self._registry.register_called(function, options)
+        )
+
+    def callees(self, functions: Iterable[Any]) -> dict[int, Callee]:
+        """Return how to call each function, by the id of the object."""
+        return {id(each): self.callee(each, PLAIN) for each in functions}
+
+    @property
+    def functions(self) -> set[str]:
+        """The names of all registered functions."""
+        return {offer.function for _, offer in self._client.mirror.entries()}
+
+    def offer(self, function: str) -> Offer | None:
+        """Return the newest registration of a name; asks the cluster if it is new."""
+        if self._client.offer(function) is None:
+            self._thread.run(self._client.snapshot())
+        return self._client.offer(function)
+
+    # ----------------------------------------------------- for futures, executors
+
+    @property
+    def after_s(self) -> float | None:
+        """Seconds after which a wait shows its progress; None: never."""
+        after_s = CONFIG.progress_after_s
+        return None if after_s == math.inf else after_s
+
+    def check(self) -> None:
+        """Raise ForkedProcess where no outcome would ever arrive."""
+        self._thread.check()
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked from the one that makes the calls."""
+        return self._thread.is_of_parent
+
+    def wait(self, call: ActiveCall, over: Over, timeout: float | None) -> bool:
+        """Wait for a call that takes long, and show its progress."""
+        with ProgressReporter(
+            CallProgress(self._client, call), after_s=0.0
+        ) as reporter:
+            return reporter.wait(over, timeout)
+
+    def wait_for_callbacks(self, owner: object) -> None:
+        """Wait for all callbacks of those futures of `owner` that have ended."""
+        try:
+            # A future has ended a moment before its callbacks are handed over.
+            self._thread.run(asyncio.sleep(0))
+        except ClusterDown:  # then all have been
+            pass
+        CALLBACKS.wait_for(owner)
+
+    def withdraw(self, futures: Iterable[Future[Any]]) -> None:
+        """Cancel the calls that no node runs yet; the others continue."""
+        ids = [bytes.fromhex(future.call_id) for future in futures]
+        self._thread.call_soon(self._client.calls.withdraw, ids)
+
+    def open_space(self, node: str) -> bytes:
+        """Start a worker on `node` for calls that share names; return its id.
+
+        Raises:
+            NodeLost: the node cannot be reached, or is leaving.
+        """
+        return self._thread.run(self._client.open_space(node))
+
+    def close_space(self, node: str, space: bytes) -> None:
+        """End such a worker, and with it the names.
+
+        Raises:
+            NodeLost: the node cannot be reached.
+        """
+        self._thread.run(self._client.close_space(node, space))
+
+    def _prepare(
+        self,
+        function: Called,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> tuple[Future[Any], ActiveCall]:
+        function, args, given = unwrapped(function, args, kwargs)
+        name, options = self.callee(function, options)
+        client = self._client
+
+        def done(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
+            client.deliver(future, call, outcome, parts)
+
+        def cancel() -> None:
+            self._thread.call_soon(client.calls.cancel, active.id)
+
+        active = client.prepare(name, args, given, options, done)
+        future: Future[Any] = Future(cancel, self, active)
+        return future, active
+
+
+@public
+class AsyncCalling:
+    """Calls of one cluster for coroutines, on the event loop of the client."""
+
+    def __init__(self, client: Client, registry: FunctionRegistry) -> None:
+        self._client = client
+        self._registry = registry
+
+    async def call(
+        self,
+        function: Called,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Any:
+        """Call a function and return its result. Cancelling cancels the call."""
+        function, args, given = unwrapped(function, args, kwargs)
+        name, options = await self.callee(function, options)
+        with blocked_on_cluster():
+            return await self._client.call(name, args, given, options)
+
+    def submit(
+        self,
+        function: Called,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> "asyncio.Task[Any]":
+        """Start a call and return its task at once."""
+        return asyncio.ensure_future(self.call(function, args, kwargs, options))
+
+    async def map(
+        self,
+        function: Called,
+        iterables: tuple[Iterable[Any], ...],
+        options: CallOptions,
+    ) -> list[Any]:
+        """Call a function for each tuple of items; return the results in order.
+
+        The first error, and cancelling, cancel the calls in progress.
+        """
+        function, first, kwargs = map_arguments(function, iterables)
+        changed = asyncio.Event()
+        callee = await self.callee(function, options)
+        mapping = MapCall(self._client, callee, first, kwargs, iterables, changed.set)
+
+        async def wait(most: int) -> None:
+            while not mapping.is_down_to(most):
+                changed.clear()
+                await changed.wait()
+            mapping.raise_first_error(awaited)
+
+        try:
+            with blocked_on_cluster():
+                while batch := mapping.next_batch():
+                    mapping.start(batch)
+                    await wait(WINDOW)
+                await wait(0)
+        except BaseException:
+            mapping.cancel()
+            raise
+        return mapping.results(awaited)
+
+    async def callee(self, function: Called, options: CallOptions) -> Callee:
+        """Return how to call `function` as it is now; register it if needed.
+
+        Raises:
+            NotPicklable: the function captures what cannot travel.
+        """
+        return self._registry.callee(
+            function, options
+        ) or await self._registry.register_called(function, options)
+
+    async def callees(self, functions: Iterable[Any]) -> dict[int, Callee]:
+        """Return how to call each function, by the id of the object."""
+        return {id(each): await self.callee(each, PLAIN) for each in functions}
+
+    @property
+    def functions(self) -> set[str]:
+        """The names of all registered functions."""
+        return {offer.function for _, offer in self._client.mirror.entries()}
+
+    def offer(self, function: str) -> Offer | None:
+        """Return the newest registration of a name that this client knows of."""
+        return self._client.offer(function)
+
+
+def map_arguments(
+    function: Called, iterables: tuple[Iterable[Any], ...]
+) -> tuple[Called, tuple[Any, ...], Mapping[str, Any]]:
+    """Return the function of a `map`, and the arguments that all its calls share.
+
+    Raises:
+        TypeError: there is nothing to map over.
+    """
+    if not iterables:
+        raise TypeError("map needs at least one iterable: f.map(items)")
+    return unwrapped(function, (), {})
+
+
+_PENDING: Any = None
+"""Stands for a result that has not arrived."""
+
+Raised: TypeAlias = Callable[[BaseException], BaseException]
+"""Turns the error of a call into the one to raise."""
+
+
+class MapCall:
+    """One `map`: results by place, and a window of calls in progress.
+
+    As `map` of Python, it ends with the shortest iterable. `next_batch` runs in the
+    thread of the caller, `start` and `cancel` run on the loop.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        callee: Callee,
+        first: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        iterables: tuple[Iterable[Any], ...],
+        changed: Callable[[], None],
+    ) -> None:
+        """changed: called on the loop when a wait may be over.
+
+        first, kwargs: arguments of all calls.
+        """
+        sized = [len(items) for items in iterables if isinstance(items, Sized)]
+        self._total = min(sized) if len(sized) == len(iterables) else None
+        self._items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        self._first, self._kwargs = first, dict(kwargs)
+        self._client = client
+        self._name, self._options = callee
+        self._notify = changed
+        self._results: list[Arrived] = []
+        self._active: dict[bytes, tuple[int, ActiveCall]] = {}  # place in the results
+        self._first_error: Arrived | None = None
+        self._sent = 0
+        self._ended = 0
+        self._failed = 0
+
+    def next_batch(self) -> list[ActiveCall]:
+        """Return the next calls to start; none when all items have their call."""
+        batch = [self._prepare(args) for args in islice(self._items, BATCH)]
+        self._sent += len(batch)
+        return batch
+
+    def start(self, batch: list[ActiveCall]) -> None:
+        """Send the calls of a batch."""
+        for call in batch:
+            self._client.calls.start(call)
+
+    def cancel(self) -> None:
+        """Cancel the calls in progress."""
+        for call_id in list(self._active):
+            self._client.calls.cancel(call_id)
+
+    def is_down_to(self, most: int) -> bool:
+        """Whether at most `most` calls are in progress, or one has failed."""
+        return self._first_error is not None or self._sent - self._ended <= most
+
+    def count(self) -> MapCount:
+        """Return how many calls have ended, for the progress."""
+        active = [call for _, call in list(self._active.values())]
+        return MapCount(
+            ended=self._ended, failed=self._failed, total=self._total, active=active
+        )
+
+    def raise_first_error(self, raised: Raised = lambda error: error) -> None:
+        """Raise the error of the call that failed first, if one has."""
+        if self._first_error is not None:
+            _value(self._first_error, raised)
+
+    def results(self, raised: Raised = lambda error: error) -> list[Any]:
+        """Return the results of all calls, which have ended."""
+        return [_value(arrived, raised) for arrived in self._results]
+
+    def _prepare(self, args: tuple[Any, ...]) -> ActiveCall:
+        call = self._client.prepare(
+            self._name, (*self._first, *args), self._kwargs, self._options, self._done
+        )
+        self._active[call.id] = len(self._results), call
+        self._results.append(_PENDING)
+        return call
+
+    def _done(
+        self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
+    ) -> None:
+        place, _ = self._active.pop(call.id)
+        arrived = self._client.arrive(call, outcome, parts)
+        self._results[place] = arrived
+        self._ended += 1
+        self._failed += arrived.failed
+        first_error = arrived.failed and self._first_error is None
+        if first_error:
+            self._first_error = arrived
+        left = self._sent - self._ended
+        if first_error or left == 0 or left == WINDOW - BATCH:
+            self._notify()
+
+
+def _value(arrived: Arrived, raised: Raised) -> Any:
+    """Return the value of one item, or raise its error."""
+    value, error = arrived.rebuild()
+    if error is not None:
+        try:
+            raise raised(error)
+        finally:
+            del error, arrived  # else the traceback would hold itself
+    return value

@@ -1,0 +1,133 @@
+"""Connecting to a cluster, and waiting until its nodes are in certain states."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.output import limit_lines
+from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.names import check_url
+from mpreg_nb.protocol.gossip import MemberState
+from mpreg_nb.protocol.messages import Snapshot
+from mpreg_nb.transport.token import Token
+
+
+async def open_client(urls: Sequence[str], token: Token, direct: bool) -> Client:
+    """Return a client that is connected, or leave nothing open.
+
+    Raises:
+        ValueError: one of `urls` is not the URL of a node.
+        NotTrusted: the token is not the cluster's.
+        NodeLost: no node answers at any of `urls`.
+    """
+    for url in urls:
+        check_url(url)
+    limit_lines(lambda: CONFIG.output_lines)
+    client = Client(urls, token, direct=direct)
+    try:
+        await client.open()
+    except BaseException:
+        await client.close()
+        raise
+    return client
+
+
+def alive_urls(client: Client) -> tuple[str, ...]:
+    """Return the URLs of the live nodes, sorted by the names of the nodes."""
+    return tuple(
+        node.record.urls[0]
+        for node in client.mirror.nodes
+        if node.record.state is MemberState.ALIVE and node.record.urls
+    )
+
+
+def alive_nodes(client: Client) -> str:
+    """Return how many nodes are alive, as text."""
+    nodes = client.mirror.nodes
+    alive = sum(node.record.state is MemberState.ALIVE for node in nodes)
+    return f"{alive} of {len(nodes)} nodes alive"
+
+
+STATES = ("alive", "suspect", "dead", "left")
+
+SEEN_TIMEOUT_S = 10.0
+"""How long `up` waits until the client sees all nodes alive."""
+
+
+async def wait_for_states(
+    client: Client,
+    wanted: dict[str, str],
+    timeout_s: float,
+    *,
+    urls: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """Return when the client sees every node of `wanted` in its state.
+
+    urls: the URLs of some nodes; the state of an earlier node of the same name at
+        another URL does not count.
+
+    Raises:
+        ValueError: there is no such state.
+        TimeoutError: a node is not in its state after `timeout_s`.
+    """
+    for state in wanted.values():
+        if state not in STATES:
+            raise ValueError(
+                f"a state is {', '.join(STATES[:-1])} or {STATES[-1]}, not {state!r}"
+            )
+    reached = asyncio.Event()
+    states: dict[str, str] = {}
+
+    def compare(snapshot: Snapshot) -> None:
+        states.clear()
+        for picture in snapshot.nodes:
+            record = picture.record
+            if urls.get(record.name, "") in ("", *record.urls):
+                states[record.name] = record.state.name.lower()
+        if all(states.get(node) == state for node, state in wanted.items()):
+            reached.set()
+
+    stop = client.on_snapshot(compare)
+    # The entry may be the node that does not answer: reports of others count too.
+    asked = asyncio.ensure_future(client.snapshot())
+    waiting = asyncio.ensure_future(reached.wait())
+    try:
+        async with asyncio.timeout(timeout_s):
+            await asyncio.wait({asked, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if asked.done():
+                asked.result()
+            await waiting
+    except TimeoutError:
+        raise TimeoutError(
+            "; ".join(
+                f"{node} is {states.get(node, 'unknown')}, not {state}"
+                for node, state in wanted.items()
+                if states.get(node) != state
+            )
+            + f" (after {timeout_s:g} s). See cluster.events()"
+        ) from None
+    finally:
+        stop()
+        asked.cancel()
+        waiting.cancel()
+
+
+async def wait_for_nodes(
+    client: Client, names: tuple[str, ...], state: str, timeout_s: float
+) -> None:
+    """Return when the client sees all nodes of `names` in `state`.
+
+    Raises:
+        ValueError: there is no such state, or a state was given as a name.
+        TimeoutError: a node is not in that state after `timeout_s`.
+    """
+    known = {node.record.name for node in client.mirror.nodes}
+    for word in names:
+        if word in STATES and word not in known:
+            node = next((name for name in names if name not in STATES), "NODE")
+            raise ValueError(
+                f"no node is named {word!r}. To wait for that state: "
+                f"cluster.wait_for({node!r}, state={word!r})"
+            )
+    await wait_for_states(client, dict.fromkeys(names, state), timeout_s)

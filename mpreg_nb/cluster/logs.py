@@ -1,0 +1,144 @@
+"""The logs of nodes.
+
+A log is a file on the machine of its node. It can be read for the nodes that this user
+started on this machine, in this process or an earlier one.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from mpreg_nb.client.client import Client
+from mpreg_nb.errors import MpregError
+from mpreg_nb.launcher.cluster_files import ClusterFiles, is_here
+from mpreg_nb.launcher.local_nodes import LocalNodes
+from mpreg_nb.launcher.pid import ProcessId, is_alive
+from mpreg_nb.launcher.process import LogFile
+from mpreg_nb.names import nearest
+
+LOOK_S = 0.2
+"""Between two looks whether a followed log has grown."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class NodeLog:
+    """Lines that nodes wrote; shows itself as text."""
+
+    nodes: tuple[str, ...]
+    lines: tuple[str, ...]  # after the node's name where there are several nodes
+
+    def __repr__(self) -> str:
+        if self.lines:
+            return "\n".join(self.lines)
+        return f"no log lines from {', '.join(self.nodes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class LogSource:
+    """The log of one node."""
+
+    node: str
+    file: LogFile
+    process: ProcessId
+    kept: Callable[[int], tuple[str, ...]]  # the last lines when the file is gone
+
+    def last(self, lines: int) -> tuple[str, ...]:
+        """Return the last lines."""
+        try:
+            return self.file.last(lines)
+        except OSError:
+            return self.kept(lines)
+
+    def more(self) -> tuple[str, ...]:
+        """Return the lines since the last look."""
+        try:
+            return self.file.more()
+        except OSError:  # the folder was removed with the cluster
+            return ()
+
+
+def read_logs(sources: list[LogSource], lines: int) -> NodeLog:
+    """Return the last lines of each log."""
+    _check_lines(lines)
+    found = tuple(
+        _prefixed(source.node, line, sources)
+        for source in sources
+        for line in source.last(lines)
+    )
+    return NodeLog(tuple(source.node for source in sources), found)
+
+
+def follow_logs(sources: list[LogSource], lines: int) -> Iterator[str]:
+    """Iterate over the last lines, then over each new line, until the nodes end."""
+    _check_lines(lines)
+    return _follow(sources, lines)
+
+
+def log_sources(
+    client: Client, nodes: LocalNodes | None, node: str | None
+) -> list[LogSource]:
+    """Return the log of `node`, or of all nodes.
+
+    nodes: the nodes that this process started.
+
+    Raises:
+        MpregError: the log is on another machine, or there is no such node.
+    """
+    found = {source.node: source for source in _all_sources(client, nodes)}
+    if node is not None and node in found:
+        return [found[node]]
+    known = {each.record.name for each in client.mirror.nodes}
+    if node is not None and node not in known:
+        meant = nearest(node, {*known, *found})
+        hint = f" Did you mean {meant!r}?" if meant else ""
+        raise MpregError(f"the cluster has no node {node!r}.{hint}")
+    if found and node is None:
+        return [found[name] for name in sorted(found)]
+    whose = f"node {node!r} was" if node is not None else "its nodes were"
+    raise MpregError(
+        f"{whose} started by another program or on another machine, where its "
+        "log is: see the output of `mpreg-nb node` there"
+    )
+
+
+def _all_sources(client: Client, nodes: LocalNodes | None) -> Iterator[LogSource]:
+    if nodes is not None:
+        for spec in nodes.specs:
+            process = nodes.process(spec.name)
+            log = process.log_file()
+            yield LogSource(spec.name, log, process.stamp, process.log)
+        return
+    # Adopted, or joined by URL: perhaps another process of this user started them.
+    files = ClusterFiles()
+    urls = {url for each in client.mirror.nodes for url in each.record.urls}
+    for entry in files.entries():
+        for recorded in entry.nodes:
+            if recorded.url in urls and is_here(entry):
+                log = LogFile(files.log_path(entry.cluster, recorded.name))
+                yield LogSource(recorded.name, log, recorded.process, lambda lines: ())
+
+
+def _follow(sources: list[LogSource], lines: int) -> Iterator[str]:
+    for source in sources:
+        for line in source.last(lines):
+            yield _prefixed(source.node, line, sources)
+    following = list(sources)
+    while following:
+        time.sleep(LOOK_S)  # no system call of all platforms reports a file that grows
+        # Checked before the file is read: the last lines of a node are read too.
+        ended = [source for source in following if not is_alive(source.process)]
+        for source in following:
+            for line in source.more():
+                yield _prefixed(source.node, line, sources)
+        following = [source for source in following if source not in ended]
+
+
+def _prefixed(node: str, line: str, sources: list[LogSource]) -> str:
+    return f"[{node}] {line}" if len(sources) > 1 else line
+
+
+def _check_lines(lines: object) -> None:
+    if isinstance(lines, bool) or not isinstance(lines, int):
+        raise TypeError(f"lines must be a whole number, not {lines!r}")
+    if lines < 0:
+        raise ValueError(f"lines must be 0 or more, not {lines}")
