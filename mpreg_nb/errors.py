@@ -485,6 +485,8 @@ class NodeLost(MpregError, ConnectionError):
         self.last_lines = tuple(last_lines)
         self.at = at
         self.executed: Executed = executed
+        self.kept = ""
+        """The name under which cells kept variables on the node, "" for other calls."""
 
     def __str__(self) -> str:
         if self.at:
@@ -507,6 +509,11 @@ class NodeLost(MpregError, ConnectionError):
         )
 
     def _again(self) -> str:
+        if self.kept:
+            return (
+                f"The variables kept as {self.kept!r} are lost with it. Run the cells "
+                f"again that made them, with --keep {self.kept}"
+            )
         what = "The function" if self.function else "The request"
         if self.executed == "no":
             return f"{what} did not run: call it again"

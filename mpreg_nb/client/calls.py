@@ -43,6 +43,10 @@ from mpreg_nb.transport.timer import DeadlineTimer
 Outcome: TypeAlias = Reply | Failed
 
 
+QUEUE_REPORT_S = 0.1
+"""A node reports within this time that a call waits in its queue."""
+
+
 @dataclass(slots=True, eq=False)
 class ActiveCall:
     """One call of this client, until its outcome."""
@@ -63,6 +67,7 @@ class ActiveCall:
     json: bool = False
     folder: bytes = b""  # that the caller works in
     space: bytes = b""
+    label: str = ""  # names the call where `function` only carries another function
     prints: OutputBuffer | None = None  # from its first print on
     at: str = ""  # the node that runs it, where that is known
     began: float = 0.0  # on the monotonic clock
@@ -90,8 +95,19 @@ class ActiveCall:
 
     @property
     def is_running(self) -> bool:
-        """Whether a node runs it: nobody says that it waits in a queue."""
-        return self.link is not None and not self.waiting
+        """Whether a node runs the call, as far as the client knows.
+
+        A node does not report each start. It reports a call that waits in its queue.
+        """
+        if self.link is None or self.waiting:
+            return False
+        is_seen = bool(self.started or self.at)
+        return is_seen or time.monotonic() - self.sent >= QUEUE_REPORT_S
+
+    @property
+    def shown_name(self) -> str:
+        """The name of the function for errors and progress."""
+        return self.label or self.function
 
 
 def _ended(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
@@ -493,6 +509,7 @@ class CallOptions:
     holder: str | None = None
     idempotent: bool = False
     space: bytes = b""  # in whose worker it runs
+    label: str = ""  # names the call in errors, instead of its function
     # Held, so that it can be registered again for as long as somebody may call it.
     shipment: object = field(default=None, repr=False, compare=False)
 

@@ -175,6 +175,7 @@ class Client:
             writer=current_writer(),
             folder=here(),
             space=options.space,
+            label=options.label,
             pack_us=int((time.perf_counter() - began) * 1e6),
         )
 

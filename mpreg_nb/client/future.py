@@ -202,7 +202,7 @@ class Future(concurrent.futures.Future[T]):
             self.set_result(None)  # type: ignore[arg-type]
 
     def __repr__(self) -> str:
-        name = "" if self._call is None else f" {self._call.function}"
+        name = "" if self._call is None else f" {self._call.shown_name}"
         return f"<Future{name}: {self._state_text()}>"
 
     def _state_text(self) -> str:

@@ -84,7 +84,7 @@ class Arrived:
         error = error_of(
             failed,
             self._parts,
-            function=call.function,
+            function=call.shown_name,
             resources=call.resources,
             node=call.node,
             timeout_s=call.timeout_s or 0.0,

@@ -2,10 +2,11 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from mpreg_nb.boundary import public
+from mpreg_nb.boundary import levels_to_user, public
 from mpreg_nb.client.future import Future
 from mpreg_nb.cluster import current as open_clusters
 from mpreg_nb.cluster.calling import Called
@@ -13,6 +14,7 @@ from mpreg_nb.cluster.cluster import AdoptedCluster, Cluster
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.function import Function, View
 from mpreg_nb.cluster.registration import warn_stale_results
+from mpreg_nb.cures import cure
 from mpreg_nb.launcher.cluster_files import ClusterFiles
 from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, read_spec
 from mpreg_nb.node.environment import fill_standard_files
@@ -74,13 +76,15 @@ def up(
     keep: the nodes outlive this process; see `adopt`.
     fresh: end running nodes first.
     timeout: seconds in which each node must be ready.
-    Options that are not given are as in `mp.config()`.
+    Options that are not given are as in `mp.config()`. A running cluster keeps the
+    options that it was started with; a warning names those that have no effect.
 
     Raises:
         StartFailed: a node did not start; its last log lines are in the message.
     """
     fill_standard_files()
     specs = read_spec(nodes)
+    given = {"workers": workers, "slots": slots, "keep": keep, "name": name or None}
     workers = CONFIG.workers if workers is None else workers
     slots = CONFIG.slots if slots is None else slots
     timeout = CONFIG.start_timeout_s if timeout is None else timeout
@@ -97,6 +101,7 @@ def up(
             cluster = running[-1]
             cluster.grow(specs, timeout)
             open_clusters.enter(cluster)
+            _warn_of_ignored(given, cluster.start_options)
             return cluster
         secret = load_token(token)
         local = LocalNodes(
@@ -215,6 +220,30 @@ def _compared(cluster: Cluster) -> Cluster:
             cluster.disconnect()
         raise
     return cluster
+
+
+def _warn_of_ignored(
+    given: Mapping[str, object], running: Mapping[str, object]
+) -> None:
+    """Warn if options of `up` differ from those of the cluster that runs already."""
+    ignored = {
+        option: value
+        for option, value in given.items()
+        if value is not None and value != running[option]
+    }
+    if ignored:
+        kept = ", ".join(f"{option}={running[option]!r}" for option in ignored)
+        wanted = ", ".join(f"{option}={value!r}" for option, value in ignored.items())
+        again = cure(
+            magic="%mpreg up --fresh",
+            python="mp.up(..., fresh=True)",
+            command="mp.up(..., fresh=True)",
+        )
+        warnings.warn(
+            f"the cluster was started with {kept} and keeps that, so {wanted} has no "
+            f"effect. To end it and start another one: {again}",
+            stacklevel=levels_to_user(),
+        )
 
 
 def _check_count(what: str, value: object, least: int) -> None:

@@ -124,15 +124,15 @@ class CallProgress:
         at = f" on {node}" if node else ""
         if ended:
             word = "" if ended == "done" else f"{ended} after "
-            return f"{call.function}{at} · {word}{spent}"
+            return f"{call.shown_name}{at} · {word}{spent}"
         if call.link is None:
             return (
-                f"{call.function} · waiting for a connection to the cluster · {spent}"
+                f"{call.shown_name} · waiting for a connection to the cluster · {spent}"
             )
         if call.waiting:
             queue = f"the queue of {node}" if node else "a queue"
-            return f"{call.function} · waiting in {queue} · {spent}"
-        return f"{call.function}{at} · {'running' if node else 'in progress'} {spent}"
+            return f"{call.shown_name} · waiting in {queue} · {spent}"
+        return f"{call.shown_name}{at} · {'running' if node else 'in progress'} {spent}"
 
     def bundle(self, ended: str = "") -> dict[str, str]:
         """Return the line."""

@@ -144,6 +144,11 @@ class Cluster:
         return self._nodes is not None
 
     @property
+    def start_options(self) -> dict[str, object]:
+        """The options of `up` that the nodes were started with; none if connected."""
+        return {} if self._nodes is None else self._nodes.options
+
+    @property
     def own_nodes(self) -> tuple[str, ...]:
         """Names of the nodes that this process started."""
         if self._nodes is None:

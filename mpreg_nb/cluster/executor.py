@@ -11,6 +11,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from mpreg_nb.boundary import public
@@ -19,6 +20,7 @@ from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
 from mpreg_nb.cluster.current import Caller, CallingCluster
 from mpreg_nb.cluster.function import Function
+from mpreg_nb.serialize.code import name_of
 from mpreg_nb.serialize.pickle import Initializer, apply, apply_each
 
 T = TypeVar("T")
@@ -93,8 +95,8 @@ class ClusterExecutor(concurrent.futures.Executor):
         """
         if self._initializer is None and _has_own_name(fn):
             return self._submit(fn, args, kwargs)
-        plain = fn.local if isinstance(fn, Function) else fn
-        return self._submit(self._apply, (plain, args, kwargs, self._initializer), {})
+        carried = _plain(fn), args, kwargs, self._initializer
+        return self._submit(self._apply, carried, {}, label=_label(fn))
 
     def map(
         self,
@@ -121,9 +123,9 @@ class ClusterExecutor(concurrent.futures.Executor):
         if chunksize == 1:
             return _results([self.submit(fn, *item) for item in items], end)
         chunks = iter(lambda: list(itertools.islice(items, chunksize)), [])
-        plain = fn.local if isinstance(fn, Function) else fn
+        plain, label, first = _plain(fn), _label(fn), self._initializer
         futures = [
-            self._submit(self._apply_each, (plain, chunk, self._initializer), {})
+            self._submit(self._apply_each, (plain, chunk, first), {}, label=label)
             for chunk in chunks
         ]
         return itertools.chain.from_iterable(_results(futures, end))
@@ -155,14 +157,19 @@ class ClusterExecutor(concurrent.futures.Executor):
             return tuple(self._open)
 
     def _submit(
-        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self,
+        function: Any,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        label: str = "",
     ) -> Future[Any]:
         if self._ended:
             raise RuntimeError(
                 "this executor was shut down; create a new one: cluster.executor()"
             )
         calling = self._cluster.calling
-        future: Future[Any] = calling.submit(function, args, kwargs, self._options)
+        options = replace(self._options, label=label)
+        future: Future[Any] = calling.submit(function, args, kwargs, options)
         future.owner = self
         with self._lock:
             self._open.add(future)
@@ -172,6 +179,16 @@ class ClusterExecutor(concurrent.futures.Executor):
     def _done(self, future: concurrent.futures.Future[Any]) -> None:
         with self._lock:
             self._open.discard(future)
+
+
+def _plain(function: Any) -> Any:
+    return function.local if isinstance(function, Function) else function
+
+
+def _label(function: Any) -> str:
+    """Return the name of the user's function, for errors of its call."""
+    name = function.name if isinstance(function, Function) else name_of(function)
+    return name.strip("<>")
 
 
 def _has_own_name(function: Any) -> bool:

@@ -14,7 +14,7 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.cluster.planner import Callees, Planner
 from mpreg_nb.cluster.run import ClusterRuns
-from mpreg_nb.cluster.versions import differing, node_versions, used_here
+from mpreg_nb.cluster.versions import compare
 from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.view import explain, frames
 from mpreg_nb.workflows.graph import Workflow
@@ -65,8 +65,7 @@ class ClusterFrames:
 
     async def versions(self) -> MakeFrame:
         """Of the versions of packages, here and on the nodes."""
-        here, nodes = used_here(), await node_versions(self._client)
-        return partial(frames.versions_frame, here, nodes, differing(here, nodes))
+        return partial(frames.versions_frame, *await compare(self._client))
 
     async def status(self) -> Callable[[], Any]:
         """Of nodes, functions and calls together: a card."""

@@ -24,6 +24,14 @@ class VersionsDiffer(UserWarning):
     """Objects or functions from here may not be understood by some nodes."""
 
 
+async def compare(
+    client: Client,
+) -> tuple[dict[str, str], dict[str, dict[str, str]], dict[str, tuple[str, ...]]]:
+    """Return the versions here, those of each live node, and which of them differ."""
+    here, nodes = used_here(), await node_versions(client)
+    return here, nodes, differing(here, nodes)
+
+
 async def node_versions(client: Client) -> dict[str, dict[str, str]]:
     """Return live node -> name -> version; only Python of those out of reach."""
     alive = [

@@ -309,6 +309,16 @@ class LocalNodes:
         return self._entry.cluster
 
     @property
+    def options(self) -> dict[str, object]:
+        """The options of `up` that hold for all nodes of the cluster."""
+        return {
+            "workers": self._workers,
+            "slots": self._slots,
+            "keep": self.keep,
+            "name": self.name,
+        }
+
+    @property
     def specs(self) -> tuple[NodeSpec, ...]:
         """The nodes that were started and not removed, dead ones too."""
         return tuple(NodeSpec(n, r) for n, r in self._resources.items())

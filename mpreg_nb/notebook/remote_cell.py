@@ -503,7 +503,7 @@ def run(
             reason = error.reason.removeprefix(LOST_SPACE).removeprefix(": ")
             raise _lost(session, place, reason) from None
         _drop(session, place)
-        error.add_note(_advice(place))
+        error.kept = place.name
         raise
     except WorkerCrashed as error:
         _drop(session, place)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.client.callbacks import Callbacks
+from mpreg_nb.client.calls import ActiveCall
 from mpreg_nb.client.future import Future, Over
 from mpreg_nb.errors import CallTimeout
 
@@ -114,7 +115,7 @@ def test_callbacks_run_in_order_and_one_that_fails_ends_no_other(
 
 
 def test_the_future_of_a_call_says_where_it_runs_and_has_no_address() -> None:
-    call: Any = SimpleNamespace(function="train", at="gpu-1", to="", is_running=True)
+    call: Any = SimpleNamespace(shown_name="train", at="gpu-1", to="", is_running=True)
     future: Future[Any] = Future(lambda: None, Shown(None), call)
 
     texts = [repr(future)]
@@ -128,3 +129,19 @@ def test_the_future_of_a_call_says_where_it_runs_and_has_no_address() -> None:
         "<Future train: waiting>",
         "<Future train: done>",
     ]
+
+
+def test_a_call_counts_as_running_once_its_node_would_have_reported_a_queue() -> None:
+    now, link = time.monotonic(), object()
+
+    def call(**changed: Any) -> ActiveCall:
+        fields: dict[str, Any] = {"link": link, "sent": now - 60.0}
+        nothing: Any = None
+        return ActiveCall(b"1", "f", b"", (), nothing, nothing, **(fields | changed))
+
+    assert call().is_running
+    assert call(sent=now + 60.0, started=now).is_running
+    assert call(sent=now + 60.0, at="n1").is_running
+    assert not call(sent=now + 60.0).is_running
+    assert not call(waiting=True).is_running
+    assert not call(link=None).is_running

@@ -91,6 +91,24 @@ def test_map_gives_up_after_its_timeout_and_cancels_the_rest(cluster: Cluster) -
     assert time.monotonic() - began < 30  # leaving the block waited for no sleeper
 
 
+def test_errors_and_futures_name_the_function_of_the_user(cluster: Cluster) -> None:
+    with cluster.executor("nowhere") as executor:
+        futures = [
+            executor.submit(functools.partial(square), 1),
+            executor.submit(lambda: 1),
+        ]
+        errors = [str(future.exception()) for future in futures]
+        with pytest.raises(mp.errors.NoRoute, match="'square'"):
+            list(executor.map(square, [1, 2], chunksize=2))
+
+    assert "'square'" in errors[0]
+    assert "'lambda'" in errors[1]
+    assert [repr(f) for f in futures] == [
+        "<Future square: failed>",
+        "<Future lambda: failed>",
+    ]
+
+
 def test_nothing_is_taken_after_shutdown(cluster: Cluster) -> None:
     executor = cluster.executor()
     executor.shutdown()

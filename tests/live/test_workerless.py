@@ -34,6 +34,22 @@ def test_function_that_needs_a_worker_is_refused_with_cause_and_cure(
     assert "isolation='thread'" in str(refused.value)
 
 
+def test_options_that_a_running_cluster_ignores_are_named_in_a_warning(
+    cluster: mp.Cluster, recwarn: pytest.WarningsRecorder
+) -> None:
+    assert mp.up(2, workers=0, slots=1) is cluster
+    assert mp.up(2) is cluster
+    silent = [str(warning.message) for warning in recwarn]
+
+    with pytest.warns(UserWarning, match="started with workers=0, keep=False") as told:
+        assert mp.up(2, workers=1, keep=True) is cluster
+
+    assert silent == []
+    assert "workers=1, keep=True has no effect" in str(told[0].message)
+    assert "fresh=True" in str(told[0].message)
+    assert told[0].filename == __file__
+
+
 @pytest.mark.parametrize("verb", ["map", "run", "on"])
 def test_every_verb_refuses_it(cluster: mp.Cluster, verb: str) -> None:
     flow = mp.workflow("doubled")

@@ -117,7 +117,7 @@ def test_workflows_their_steps_and_their_runs_are_offered(
         steps={name: SimpleNamespace(name=name) for name in ("load", "mean")}
     )
     nothing: Any = None
-    run = Run(nothing, nothing, nothing, nothing, record=known)
+    run = Run(nothing, nothing, nothing, known, nothing)
     shell.user_ns.update(report=flow, nightly=run)
 
     assert offered(completion, "%mpreg plan ") == ["report", "sensors"]
