@@ -37,6 +37,9 @@ class Limits:
     backlog_bytes: int = 8 << 20
     """Small messages waiting for a peer that does not read; then close 1013."""
 
+    calls_per_link: int = 256
+    """Calls of one client on their way over one link; it holds the others back."""
+
     calls_per_node: int = 1024
     """Running and queued calls of one node; more are answered OVERLOADED."""
 

@@ -12,11 +12,14 @@ from mpreg_nb.protocol.messages import Failure
 MOST_ATTEMPTS = 3
 """Of a call that may run twice."""
 
+MOST_TRIES = 10
+"""Of a call that certainly did not run, at nodes that refused it or are gone."""
+
 MOST_CRASHES = 2
 """Worker processes that one call may cost before it is given up as poison."""
 
 OVERLOAD_PATIENCE_S = 30.0
-"""How long a call without a deadline knocks at full queues."""
+"""How long a call knocks at full queues while no other call of its caller ends."""
 
 LONGEST_BACKOFF_S = 2.0
 FIRST_BACKOFF_S = 0.05
@@ -96,10 +99,10 @@ def judge(
         case "no_code":
             return "register first"
         case "draining":
-            return "again"
+            return "again" if attempts < MOST_TRIES else "give up"
         case "node_lost" | "worker_crashed":
             if failure.executed == "no":
-                return "again"
+                return "again" if attempts < MOST_TRIES else "give up"
             if crashes >= MOST_CRASHES or attempts >= MOST_ATTEMPTS:
                 return "give up"
             return "again" if idempotent else "give up"

@@ -2,7 +2,11 @@
 
 The client owns its calls: it keeps the request until there is an outcome, and
 only it tries again. A call goes straight to a node that fits where there is a
-link, else through the node of the entry.
+link, else through the node of the entry. `calls/pending.py` decides; here are the
+links, the timer, and who waits for outcomes.
+
+On each link only so many calls are on their way at once; the others wait here, where
+they cost a node nothing and can still go to any.
 """
 
 import asyncio
@@ -12,9 +16,18 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
-from mpreg_nb.calls.deadlines import Deadlines
-from mpreg_nb.calls.retry import OVERLOAD_PATIENCE_S, RetryBudget, backoff_s, judge
-from mpreg_nb.calls.work_stealing import Stealing
+from mpreg_nb.calls.pending import (
+    AS_HEARD,
+    CallerRules,
+    CallState,
+    Elsewhere,
+    Finish,
+    Outcome,
+    PendingCalls,
+    RegisterAgain,
+    Stop,
+    Verdict,
+)
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.connections import Connections
 from mpreg_nb.client.output import OutputBuffer, Writer
@@ -38,20 +51,16 @@ from mpreg_nb.routing.router import Chosen, Router, Wanted
 from mpreg_nb.serialize.pickle import size_bytes
 from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
-from mpreg_nb.transport.timer import DeadlineTimer
-
-Outcome: TypeAlias = Reply | Failed
-
+from mpreg_nb.transport.timer import DeadlineTimer, run_each
 
 QUEUE_REPORT_S = 0.1
 """A node reports within this time that a call waits in its queue."""
 
 
-@dataclass(slots=True, eq=False)
-class ActiveCall:
+@dataclass(slots=True, eq=False, kw_only=True)
+class ActiveCall(CallState):
     """One call of this client, until its outcome."""
 
-    id: bytes
     function: str
     payload: bytes
     parts: tuple[Buffer, ...]
@@ -63,31 +72,29 @@ class ActiveCall:
     holder: str | None = None
     timeout_s: float | None = None
     wait_s: float = 0.0
-    idempotent: bool = False
     json: bool = False
     folder: bytes = b""  # that the caller works in
     space: bytes = b""
     label: str = ""  # names the call where `function` only carries another function
     prints: OutputBuffer | None = None  # from its first print on
     at: str = ""  # the node that runs it, where that is known
-    began: float = 0.0  # on the monotonic clock
-    attempts: int = 0
-    crashes: int = 0
-    link: Connection | None = None
-    to: str = ""  # the node it was sent to directly, "" through the entry
-    sent: float = 0.0
-    started: float = 0.0  # when a node said that it left the queue
-    waiting: bool = False
-    cancelled: bool = False
-    withdrawn: bool = False  # it is to end unless it runs
     pack_us: int = 0
-    avoid: tuple[str, ...] = ()
     shipment: object = None  # of its function: held until it has ended
 
     @property
     def wanted(self) -> Wanted:
         """What it asks of a node."""
         return Wanted(self.function, self.version, self.resources, self.node)
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether this client chose its node, and may choose another."""
+        return bool(self.to) and self.node is None
+
+    @property
+    def link(self) -> Connection | None:
+        """Where it was sent; None: it is held here."""
+        return self.place  # type: ignore[return-value]  # no other places here
 
     def let_go(self) -> None:
         """Hold neither the arguments nor who waited, now that it has ended."""
@@ -99,7 +106,7 @@ class ActiveCall:
 
         A node does not report each start. It reports a call that waits in its queue.
         """
-        if self.link is None or self.waiting:
+        if self.place is None or self.waiting:
             return False
         is_seen = bool(self.started or self.at)
         return is_seen or time.monotonic() - self.sent >= QUEUE_REPORT_S
@@ -114,9 +121,6 @@ def _ended(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> Non
     """Stand for who waited for a call that has its one outcome."""
     raise AssertionError(f"the call {call.id.hex()} has ended already")
 
-
-_ASK_ENTRY = ("no_route", "no_code", "draining", "overloaded", "node_lost")
-"""Refusals of a node that was called directly, after which the entry is asked."""
 
 Reregister: TypeAlias = Callable[[str], Awaitable[bool]]
 """Registers a version again that a cluster has lost, and says whether it could."""
@@ -148,23 +152,26 @@ class ClientCalls:
         *,
         direct: bool,
         reregister: Reregister,
+        calls_per_link: int = 256,
     ) -> None:
         self._links = links
         self._mirror = mirror
         self._direct = direct
         self._reregister = reregister
-        self._calls: dict[bytes, ActiveCall] = {}
-        self._homeless: list[ActiveCall] = []  # wait for any link at all
-        self._deadlines = Deadlines()
-        self._budget = RetryBudget()
-        self._chance = random.Random()  # noqa: S311 - spreads load, guards nothing
+        self._calls_per_link = calls_per_link
         self._loads = Loads()
         self._epochs: dict[str, bytes] = {}  # of the process behind each name
-        self.router = Router(None, mirror, self._loads, Breakers(), self._chance)
+        chance = random.Random()  # noqa: S311 - spreads load, guards nothing
+        breakers = Breakers()
+        self.router = Router(None, mirror, self._loads, breakers, chance)
+        self._breakers = breakers
+        self._pending: PendingCalls[ActiveCall] = PendingCalls(
+            CallerRules(chance), self.router, self._loads, breakers
+        )
+        self._waiters = self._pending.waiters
+        self._lines = self._pending.lines
         self._several = False  # whether there is anything to choose
         self._only = ""  # the one node that is alive, "" if it is not the only one
-        self._stealing = Stealing(self.router, self._loads)
-        self._waiters = self._stealing.waiters
         self._loop = asyncio.get_running_loop()
         self._alarm = DeadlineTimer(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -172,36 +179,37 @@ class ClientCalls:
     @property
     def functions(self) -> tuple[str, ...]:
         """The functions of the calls under way that nobody has cancelled."""
-        calls = self._calls.values()
-        return tuple(call.function for call in calls if not call.cancelled)
+        return tuple(call.function for call in self._pending if not call.cancelled)
 
     @property
     def active(self) -> tuple[ActiveCall, ...]:
         """The calls that are under way. May be read on any thread."""
-        return tuple(self._calls.values())
+        return tuple(self._pending)
 
     def __len__(self) -> int:
-        return len(self._calls)
+        return len(self._pending)
 
     # ------------------------------------------------------------ what happens
 
     def start(self, call: ActiveCall) -> None:
         """Send a call; `call.done` hears of its outcome, exactly once."""
-        now = call.began = time.monotonic()
-        self._calls[call.id] = call
-        self._budget.count_call(now)
-        if call.timeout_s is not None:
-            self._deadlines.add(call.id, now + call.timeout_s)
-            self._alarm.set(self._deadlines.next)
-        self._send(call, now)
+        now = time.monotonic()
+        pending = self._pending
+        if call.timeout_s is None:
+            pending.add(call, now)
+        else:
+            pending.add(call, now, now + call.timeout_s)
+            self._alarm.set(call.due)
+        if self._lines and pending.is_held(call.wanted):
+            pending.hold(call)
+        else:
+            self._send(call, now)
 
     def cancel(self, call_id: bytes) -> None:
         """Ask for the end of a call; its outcome tells whether it came to that."""
-        call = self._calls.get(call_id)
-        if call is None or call.cancelled:
+        call = self._pending.get(call_id)
+        if call is None or not self._pending.cancel(call, time.monotonic()):
             return
-        call.cancelled = True
-        self._stealing.drop(call_id, time.monotonic())
         if call.link is None:
             self._end(call, Failure(kind="cancelled", executed="no"))
         else:
@@ -212,11 +220,9 @@ class ClientCalls:
         now = time.monotonic()
         asked: dict[Connection, list[bytes]] = {}
         for call_id in call_ids:
-            call = self._calls.get(call_id)
-            if call is None or call.cancelled or call.withdrawn:
+            call = self._pending.get(call_id)
+            if call is None or not self._pending.withdraw(call, now):
                 continue
-            call.withdrawn = True
-            self._stealing.drop(call_id, now)
             if call.link is None:
                 self._end(call, Failure(kind="cancelled", executed="no"))
             else:
@@ -239,6 +245,7 @@ class ClientCalls:
             record = picture.record
             if self._epochs.get(record.name, record.epoch) != record.epoch:
                 self._loads.forget(record.name)  # another process has the name now
+                self._breakers.forget(record.name)
             self._epochs[record.name] = record.epoch
         return self.loads_told(
             (picture.record.name, picture.load)
@@ -254,74 +261,74 @@ class ClientCalls:
             self._loads.report(node, load, now)
             newest[node] = self._loads.reported(node) or load
         self._steal(now)
+        self._send_held(now)
         return newest
 
     def receive(
         self, link: Connection, message: Any, parts: tuple[Buffer, ...]
     ) -> bool:
         """Take in what a node says of a call; False if it is of none here."""
-        if type(message) is Waiting:
+        kind = type(message)
+        if kind is Waiting:
             self._told_waiting(link, message)
             return True
-        call = self._calls.get(message.id)
+        call = self._pending.get(message.id)
         if call is None:
             return False
-        if type(message) is Reply or type(message) is Failed:
-            node = call.to
-            self._count_answer(call, message)
-            if type(message) is Failed:
-                self._failed(call, message, parts)
+        if call.place is not link:
+            return True  # it is about an attempt that is over
+        if kind is Reply or kind is Failed:
+            node, now = call.to, time.monotonic()
+            self._pending.answered(call, message, now)
+            if kind is Failed:
+                self._failed(call, message, parts, now)
             else:
-                self._finish(call, message, parts)
+                self._finish(call, message, parts, now)
             if self._waiters and node:
-                self._steal(time.monotonic(), node)
-        elif type(message) is Output:
+                self._steal(now, node)
+            if self._lines:
+                self._send_held(now)
+        elif kind is Output:
             call.at = message.node
             if call.prints is None:
                 call.prints = OutputBuffer(call.writer)
             call.prints.add(message, parts)
-        elif type(message) is Started:
-            call.waiting = False
+        elif kind is Started:
             call.at = message.node
-            call.started = time.monotonic()
-            self._stealing.drop(call.id, call.started)
+            self._pending.started(call, time.monotonic())
         return True
 
     def link_lost(self, link: Connection, reason: str) -> None:
         """Decide about every call that was on a link that is gone."""
-        for call in [c for c in self._calls.values() if c.link is link]:
-            self._loads.answered(call.to, None, time.monotonic())
-            failure = Failure(
-                kind="node_lost",
-                message=reason,
-                node=link.peer.name,
-                executed="no" if call.waiting else "unknown",
-            )
-            self._failed(call, Failed(id=call.id, failure=failure), ())
+        now = time.monotonic()
+        lost = self._pending.lost(
+            link, now, node=link.peer.name, reason=reason, received=link.received
+        )
+        run_each(lambda one: self._failed(*one, (), now), lost)
+        self._send_held(now)
 
     def entry_found(self) -> None:
         """Send what waited for a link."""
-        homeless, self._homeless = self._homeless, []
         now = time.monotonic()
-        for call in homeless:
-            if call.id in self._calls:
-                self._send(call, now)
+        run_each(lambda call: self._send(call, now), self._pending.unpark())
+        self._send_held(now)
 
     def cut_off(self, reason: str) -> None:
         """End what waited for a link that does not come."""
-        homeless, self._homeless = self._homeless, []
-        for call in homeless:
-            if call.id in self._calls:
-                failure = Failure(kind="node_lost", message=reason, executed="no")
-                self._end(call, failure)
+        failure = Failure(kind="node_lost", message=reason, executed="no")
+        homeless = [call for call in self._pending if call.link is None]
+        run_each(lambda call: self._end(call, failure), homeless)
 
     def stop(self) -> None:
         """End every call and set no timer any more."""
-        for call in list(self._calls.values()):
-            failure = Failure(
-                kind="node_lost", message="the client was closed", executed="unknown"
-            )
+        text = "the client was closed"
+
+        def end(call: ActiveCall) -> None:
+            executed: Executed = "no" if call.link is None else "unknown"
+            failure = Failure(kind="node_lost", message=text, executed=executed)
             self._end(call, failure)
+
+        run_each(end, self._pending)
         self._alarm.stop()
         for task in self._tasks:
             task.cancel()
@@ -332,30 +339,39 @@ class ClientCalls:
             self._loads.report(link.peer.name, message.load, now)
         # Where nothing is queued, a call waits for data, and would elsewhere too.
         movable = self._several and message.load is not None and message.load.queued
-        for call_id in message.ids:
-            call = self._calls.get(call_id)
-            if call is not None and call.link is link:
-                call.waiting = True
-                if movable and call.to and call.node is None and not call.cancelled:
-                    self._stealing.waits(call_id, call.wanted, call.to)
+        self._pending.told_waiting(message.ids, link, movable=bool(movable))
         self._steal(now)
 
     def _steal(self, now: float, target: str = "") -> None:
-        for call_ids in self._stealing.recalls(now, target).values():
-            link = self._calls[call_ids[0]].link
+        for _, calls in self._pending.recalls(now, target):
+            link = calls[0].link
             if link is not None:
-                link.send(Recall(ids=tuple(call_ids)))
+                link.send(Recall(ids=tuple(call.id for call in calls)))
 
     # --------------------------------------------------------------- the course
 
     def _send(self, call: ActiveCall, now: float, target: str = "") -> None:
+        """Send a call, or hold it until that is possible."""
+        if not self._try_to_send(call, now, target):
+            self._pending.hold(call)
+
+    def _send_held(self, now: float) -> None:
+        """Send what waits for room, as far as there is some."""
+        for wanted in tuple(self._lines):
+            while (call := self._pending.next_held(wanted, now)) is not None:
+                if not self._try_to_send(call, now):
+                    break
+                self._pending.release(call)
+
+    def _try_to_send(self, call: ActiveCall, now: float, target: str = "") -> bool:
+        """Send a call or park it without a link; False: its link carries enough."""
         entry = self._links.entry
         if entry is None:
-            call.link = None
-            self._homeless.append(call)
-            return
-        link, hops_left, call.to, call.at = entry, 1, "", self._only
-        if self._several and (not call.attempts or call.to):
+            self._pending.park(call)
+            return True
+        link, hops_left, to = entry, 1, ""
+        again = call.attempts and not call.to and entry.peer.name not in call.avoid
+        if self._several and not again:
             if not target:
                 wanted = Wanted(call.function, call.version, call.resources, call.node)
                 choice = self.router.choose(wanted, now, avoid=call.avoid)
@@ -365,16 +381,14 @@ class ClientCalls:
                 urls = record.urls if record is not None else ()
                 straight = self._links.direct(target, urls)
                 if straight is not None:
-                    link, hops_left, call.to = straight, 0, target
-                    self._loads.sent(target)
+                    link, hops_left, to = straight, 0, target
+        if self._pending.under_way(link) >= self._calls_per_link:
+            return False
         remaining_ms: int | None = None
         if call.timeout_s is not None:
-            remaining_ms = max(0, int((call.began + call.timeout_s - now) * 1e3))
-        call.attempts += 1
-        call.waiting = False
-        call.started = 0.0
-        call.link = link
-        call.sent = now
+            remaining_ms = max(0, int((call.due - now) * 1e3))
+        call.at = self._only
+        self._pending.sent(call, link, to, now, link.written)
         link.send(
             Call(
                 id=call.id,
@@ -394,107 +408,82 @@ class ClientCalls:
             ),
             call.parts,
         )
+        return True
 
     def _failed(
-        self, call: ActiveCall, failed: Failed, parts: tuple[Buffer, ...]
+        self,
+        call: ActiveCall,
+        failed: Failed,
+        parts: tuple[Buffer, ...],
+        now: float,
     ) -> None:
-        failure = failed.failure
-        now = time.monotonic()
-        returned = failure.kind == "overloaded" and failure.executed == "no"
-        returned = returned or (call.withdrawn and failure.executed == "no")
-        if call.cancelled or (call.withdrawn and returned):
-            if returned:  # it was asked back a moment before
-                failed = Failed(id=call.id, failure=Failure(kind="cancelled"))
-            self._finish(call, failed, parts)
-            return
-        target = self._stealing.given_back(call.id, now)
-        if target is not None and returned:
-            call.attempts -= 1  # it was none
-            self._send(call, now, target.node)
-            return
-        self._stealing.drop(call.id, now)
-        if call.to and failure.executed == "no" and failure.kind in _ASK_ENTRY:
-            # The mirror was late; the entry knows better, or says why not.
-            call.avoid = (*call.avoid, call.to)
-            call.to = ""
-            self._send(call, now)
-            return
-        if failure.kind == "worker_crashed":
-            call.crashes += 1
-        verdict = judge(
-            failure,
-            idempotent=call.idempotent,
-            attempts=call.attempts,
-            crashes=call.crashes,
-        )
-        if verdict == "give up" or not self._budget.take(now):
-            self._finish(call, failed, parts)
-        elif verdict == "register first":
+        verdict = self._pending.failed(call, failed.failure, now)
+        if verdict is AS_HEARD:
+            self._finish(call, failed, parts, now)
+        elif type(verdict) is RegisterAgain:
             self._spawn(self._register_and_send(call, failed))
-        elif verdict == "again":
-            call.avoid = (*call.avoid, failure.node)
-            self._send(call, now)
         else:
-            pause_s = backoff_s(call.attempts, self._chance)
-            pause_s += failure.retry_after_ms / 1e3
-            patience_s = call.timeout_s or OVERLOAD_PATIENCE_S
-            if now + pause_s - call.began > patience_s:
-                self._finish(call, failed, parts)
-                return
-            call.link = None
-            self._loop.call_later(pause_s, self._send_again, call)
+            self._follow(call, verdict, now)
 
-    def _send_again(self, call: ActiveCall) -> None:
-        if call.id in self._calls:
-            self._send(call, time.monotonic())
+    def _follow(self, call: ActiveCall, verdict: Verdict, now: float) -> None:
+        """Do what the machine says is to be done about a call."""
+        match verdict:
+            case Elsewhere(target):
+                self._send(call, now, "" if target is None else target.node)
+            case Stop() if call.link is not None:
+                call.link.send(Cancel(id=call.id))
+            case Finish(failure) if failure is not None:
+                if call.link is not None and call.under_way:
+                    call.link.send(Cancel(id=call.id))
+                self._end(call, failure)
+            case _:  # it is held: the timer tells when it goes on
+                pass
+        self._alarm.set(self._pending.deadline)
 
     async def _register_and_send(self, call: ActiveCall, failed: Failed) -> None:
         known = call.version is not None and call.attempts < 3
-        if known and await self._reregister(call.version or ""):
-            self._send_again(call)
-        elif call.id in self._calls:
-            self._finish(call, failed, ())
+        renewed = known and await self._reregister(call.version or "")
+        now = time.monotonic()
+        if call.id not in self._pending:
+            return
+        if renewed:
+            self._send(call, now)
+        else:
+            self._finish(call, failed, (), now)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _count_answer(self, call: ActiveCall, outcome: Outcome) -> None:
-        if not call.to:
-            return
-        now = time.monotonic()
-        elsewhere_s = (outcome.queued_us + outcome.run_us) / 1e6
-        self._loads.answered(call.to, now - call.sent - elsewhere_s, now)
-        if outcome.load is not None:
-            self._loads.report(call.to, outcome.load, now)
-
     def _end(self, call: ActiveCall, failure: Failure) -> None:
-        self._finish(call, Failed(id=call.id, failure=failure), ())
+        now = time.monotonic()
+        self._finish(call, Failed(id=call.id, failure=failure), (), now)
 
     def _finish(
-        self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
+        self,
+        call: ActiveCall,
+        outcome: Outcome,
+        parts: tuple[Buffer, ...],
+        now: float,
     ) -> None:
-        if self._calls.pop(call.id, None) is None:
+        if not self._pending.end(call, now):
             return
-        if call.timeout_s is not None:
-            self._deadlines.drop(call.id)
-        if self._waiters:
-            self._stealing.drop(call.id, time.monotonic())
-        if call.prints is not None:
-            call.prints.end()
-        call.done(call, outcome, parts)
+        if type(outcome) is Failed:
+            outcome = self._pending.truth(call, outcome)
+        try:
+            if call.prints is not None:
+                call.prints.end()
+            call.done(call, outcome, parts)
+        except Exception as error:  # noqa: BLE001 - one caller's, see the module head
+            text = f"the outcome of the call of {call.function} could not be delivered"
+            self._loop.call_exception_handler({"message": text, "exception": error})
         call.let_go()
 
     def _ring(self, now: float) -> None:
-        for call_id in self._deadlines.tick(now):
-            call = self._calls[call_id]
-            if call.link is not None:
-                call.link.send(Cancel(id=call_id))
-            idle = call.waiting or call.link is None
-            executed: Executed = "no" if idle else "unknown"
-            self._end(call, Failure(kind="deadline", executed=executed))
-        self._alarm.set(self._deadlines.next)
+        run_each(lambda one: self._follow(*one, now), self._pending.tick(now))
+        self._alarm.set(self._pending.deadline)
+        self._send_held(now)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.calls import (
     PLAIN,
     ActiveCall,
     CallOptions,
     ClientCalls,
-    Outcome,
     inline,
 )
 from mpreg_nb.client.cluster_view import ClusterState, ClusterView
@@ -90,7 +90,11 @@ class Client:
         )
         self.requests = Requests(self.links, self.mirror.urls_of if direct else None)
         self.calls = ClientCalls(
-            self.links, self.mirror, direct=direct, reregister=self._register_again
+            self.links,
+            self.mirror,
+            direct=direct,
+            reregister=self._register_again,
+            calls_per_link=self._limits.calls_per_link,
         )
         self.outlook = ClusterView(
             self.links,

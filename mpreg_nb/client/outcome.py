@@ -9,7 +9,8 @@ import threading
 import time
 from typing import Any, TypeAlias
 
-from mpreg_nb.client.calls import ActiveCall, Outcome
+from mpreg_nb.calls.pending import Outcome
+from mpreg_nb.client.calls import ActiveCall
 from mpreg_nb.client.statistics import CallLog, CallRow
 from mpreg_nb.errors import NodeLost, NotPicklable, RemoteError
 from mpreg_nb.protocol.codec import Buffer, Parts

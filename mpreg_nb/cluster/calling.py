@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 
 from mpreg_nb.boundary import public
 from mpreg_nb.call_context import blocked_on_cluster
+from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.callbacks import CALLBACKS
-from mpreg_nb.client.calls import PLAIN, ActiveCall, CallOptions, Outcome
+from mpreg_nb.client.calls import PLAIN, ActiveCall, CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future, Over
 from mpreg_nb.client.loop_thread import LoopThread

@@ -51,8 +51,11 @@ Handler: TypeAlias = Callable[
 ]
 """Takes a message of a link, with its parts. A coroutine that it returns is run."""
 
-Taker: TypeAlias = Callable[[Any, Payload], bool]
-"""Takes an answer and its parts; False if nobody here waits for it."""
+Taker: TypeAlias = Callable[[Connection | None, Any, Payload], bool]
+"""Takes an answer with its link and parts; False if nobody here waits for it.
+
+There is no link where it stands for one that cannot come.
+"""
 
 
 class Dispatcher:
@@ -114,15 +117,15 @@ class Dispatcher:
         kind = type(message)
         if kind is Call:
             self._call(link, message, parts)
-        elif not self.answered(message, parts) and (
+        elif not self.answered(link, message, parts) and (
             kind in self._nodes or kind not in self._answers
         ):
             self._dispatch(self._nodes, link, message, parts)
 
-    def answered(self, message: Any, parts: Payload) -> bool:
+    def answered(self, link: Connection | None, message: Any, parts: Payload) -> bool:
         """Give an answer to the part that waits for it; False if none does."""
         takers = self._answers.get(type(message), ())
-        return any(taker(message, parts) for taker in takers)
+        return any(taker(link, message, parts) for taker in takers)
 
     def refused(self, link: Connection, message: Any, size_bytes: int) -> None:
         """Answer a request whose payload is larger than this node takes."""
@@ -133,7 +136,7 @@ class Dispatcher:
             limit_bytes=self._limits.max_payload_bytes,
         )
         if isinstance(message, Reply | Failed | CodePush):
-            self.answered(Failed(id=message.id, failure=failure), ())
+            self.answered(link, Failed(id=message.id, failure=failure), ())
         elif hasattr(message, "id"):
             link.send(Failed(id=message.id, failure=failure))
 
@@ -162,6 +165,11 @@ class Dispatcher:
 
 def _hang_up(link: Connection, text: str) -> None:
     link.close(1003, "this node does not speak JSON")
+
+
+def without_link(taker: Callable[[Any, Payload], bool]) -> Taker:
+    """Return the taker of answers that may come by any link."""
+    return lambda link, message, parts: taker(message, parts)
 
 
 def without_parts(
@@ -358,8 +366,10 @@ class NodeLinks:
         """Of a node's name, with whether its link was closed in order."""
         self.dial_failed: Event[str, FailureKind] = Event()
         """Of a control link: the node's name, or the URL of a seed."""
-        self.node_lost: Event[str, str] = Event()
-        """Of a node whose data link is gone, with the reason."""
+        self.data_opened: Event[Connection] = Event()
+        """Of a data link to a node, before what waited for it is sent."""
+        self.data_lost: Event[Connection, str] = Event()
+        """Of a data link to a node that is gone, with the reason."""
         self.source_lost: Event[Connection] = Event()
         """Of a data link that is gone, for those who answer on it."""
         self.unsent: Event[str, Any, str] = Event()
@@ -421,6 +431,12 @@ class NodeLinks:
         connection.on_text = self._dispatcher.text
         connection.on_lost = self._client_lost
 
+    def give_up(self, node: str, reason: str) -> None:
+        """End the data links to a node that is dead: it may hang, and say nothing."""
+        for link in self.peers.links():
+            if link.peer.name == node and link.peer.lane == "data":
+                link.give_up(reason)
+
     def dial_seed(self, url: str) -> None:
         """Dial a URL whose node is not known by name."""
         self._spawn(self._join_through(url))
@@ -448,6 +464,7 @@ class NodeLinks:
         else:
             connection.on_message = self._dispatcher.from_node
             connection.on_refused = self._dispatcher.refused
+            self.data_opened(connection)
 
     def _control_message(
         self, connection: Connection, message: Any, parts: Parts
@@ -466,7 +483,7 @@ class NodeLinks:
             if self.peers.get(name, "control") is None:
                 self.control_lost(name, reason.startswith("closed"))
             return
-        self.node_lost(name, reason)
+        self.data_lost(connection, reason)
         self.source_lost(connection)
 
     def _dial_failed(

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.errors import LOST_SPACE, NotPicklable
 from mpreg_nb.node.functions import (
     CodeDistributor,
@@ -28,12 +29,12 @@ from mpreg_nb.node.functions import (
 )
 from mpreg_nb.node.monitor import Counters
 from mpreg_nb.node.peer_requests import PeerRequests
-from mpreg_nb.node.pending_call import Outcome, PendingCall, failure_of
+from mpreg_nb.node.pending_call import PendingCall, failure_of
 from mpreg_nb.node.results import InputParts, InputResolver, ResultStore
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.worker_pool import Crashed, WorkerPool
 from mpreg_nb.protocol.codec import Buffer, Parts
-from mpreg_nb.protocol.gossip import Load, Offer
+from mpreg_nb.protocol.gossip import Offer
 from mpreg_nb.protocol.messages import Call, Failed, Failure, Output, Reply
 from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted
 from mpreg_nb.serialize.exceptions import (
@@ -239,11 +240,45 @@ def _travels_inline(parts: tuple[Buffer, ...]) -> bool:
 
 LOG = logging.getLogger("mpreg_nb.node")
 
-Finish = Callable[[PendingCall, Outcome, tuple[Buffer, ...]], None]
+
+class RunningCalls:
+    """The calls that are here to run, by id; passes on what they print."""
+
+    def __init__(self, me: str) -> None:
+        self._me = me
+        self._calls: dict[bytes, PendingCall] = {}
+
+    def get(self, call_id: bytes) -> PendingCall | None:
+        """Return the call of this id, if it is here."""
+        return self._calls.get(call_id)
+
+    def add(self, pending: PendingCall) -> None:
+        """Note that a call is here."""
+        self._calls[pending.id] = pending
+
+    def drop(self, pending: PendingCall) -> bool:
+        """Note that a call is here no longer; False: it was not."""
+        return self._calls.pop(pending.id, None) is not None
+
+    def printed(self, message: JobPrinted, parts: Parts = ()) -> None:
+        """Pass on what a running call wrote or displayed."""
+        pending = self._calls.get(message.id)
+        if pending is not None and not pending.answered:
+            pending.source.send(
+                Output(
+                    id=message.id,
+                    node=self._me,
+                    stream=message.stream,
+                    text=message.text,
+                    lines_cut=message.lines_cut,
+                    characters_cut=message.characters_cut,
+                ),
+                parts,
+            )
 
 
 class Executor:
-    """The calls that run here."""
+    """Runs calls here, and tells the owner of each how it goes."""
 
     def __init__(
         self,
@@ -257,10 +292,8 @@ class Executor:
         spaces: Spaces,
         has_workers: bool,
         counters: Counters,
-        news: Callable[[], Load | None],
-        changed: Callable[[], None],
+        here: RunningCalls,
     ) -> None:
-        """`changed` hears of each call that comes or goes here."""
         self._me = me
         self._registry = registry
         self._store = store
@@ -270,22 +303,9 @@ class Executor:
         self._spaces = spaces
         self._has_workers = has_workers
         self._counters = counters
-        self._news = news
-        self._changed = changed
+        self._here = here
         self._own = InProcessExecutor(self._own_ended)
-        self._here: dict[bytes, PendingCall] = {}
         self._tasks: dict[bytes, asyncio.Task[None]] = {}  # calls that wait for data
-
-    def bind(
-        self,
-        finish: Finish,
-        began: Callable[[PendingCall], None],
-        elsewhere: Callable[[PendingCall], None],
-    ) -> None:
-        """Say whom to tell of outcomes, of beginnings, and of what cannot run here."""
-        self._finish = finish
-        self._began = began
-        self._elsewhere = elsewhere
 
     @property
     def queued(self) -> int:
@@ -300,9 +320,8 @@ class Executor:
     # ------------------------------------------------------------------- begin
 
     def run(self, pending: PendingCall, offer: Offer) -> None:
-        """Run the call; its end is told to `finish`."""
-        self._here[pending.call.id] = pending
-        self._changed()
+        """Run the call; its end is told to its owner."""
+        self._here.add(pending)
         pending.isolation = offer.isolation
         function = self._registry.get(pending.version)
         inputs = self._inputs.at_hand(pending.call.inputs)
@@ -329,7 +348,7 @@ class Executor:
         self._spawn(pending, look())
 
     def cancel(self, pending: PendingCall) -> None:
-        """Stop a call that is here; its end is told to `finish`."""
+        """Stop a call that is here; its end is told to its owner."""
         call_id = pending.call.id
         task = self._tasks.pop(call_id, None)
         if task is not None:
@@ -338,17 +357,11 @@ class Executor:
         elif not (self._own.cancel(call_id) or self._spaces.cancel(call_id)):
             self._workers.cancel(call_id)
 
-    @property
-    def news(self) -> Load | None:
-        """The load for an answer that ends a call which was here."""
-        return self._news()
-
     def withdraw(self, pending: PendingCall) -> bool:
         """Forget a call that has not begun, and never begin it; False: too late."""
         call_id = pending.call.id
-        if pending.started or self._here.pop(call_id, None) is None:
+        if pending.started or not self._here.drop(pending):
             return False
-        self._changed()
         task = self._tasks.pop(call_id, None)
         if task is not None:
             task.cancel()
@@ -405,19 +418,18 @@ class Executor:
                     node=self._me,
                     version=pending.version,
                     builtin=True,
-                    load=self._news(),
+                    load=pending.owner.news(),
                 )
                 self._end(pending, reply, pending.parts, queued_us=0, run_us=0)
                 return
-            self._began(pending)
+            pending.owner.began(pending)
             self._own.run(pending, function.function, inputs)
         elif pending.isolation == "thread":
-            self._began(pending)
+            pending.owner.began(pending)
             self._own.run_shipped(pending, function, inputs)
         elif not self._has_workers:
-            self._here.pop(call.id, None)
-            self._changed()
-            self._elsewhere(pending)
+            self._here.drop(pending)
+            pending.owner.retry_elsewhere(pending)
         else:
             self._submit(pending, function, inputs)
 
@@ -463,51 +475,37 @@ class Executor:
 
     # --------------------------------------------------------------------- end
 
-    def printed(self, message: JobPrinted, parts: Parts = ()) -> None:
-        """Pass on what a running call wrote or displayed."""
-        pending = self._here.get(message.id)
-        if pending is not None and not pending.answered:
-            pending.source.send(
-                Output(
-                    id=message.id,
-                    node=self._me,
-                    stream=message.stream,
-                    text=message.text,
-                    lines_cut=message.lines_cut,
-                    characters_cut=message.characters_cut,
-                ),
-                parts,
-            )
-
     def _job_began(self, call_id: bytes) -> None:
         pending = self._here.get(call_id)
         if pending is not None:
-            self._began(pending)
+            pending.owner.began(pending)
 
     def _job_ended(
         self, ended: JobDone | JobFailed | Crashed, parts: tuple[Buffer, ...]
     ) -> None:
         pending = self._here.get(ended.id)
-        if pending is None:
-            return
-        match ended:
-            case JobDone(run_us=run_us):
-                self._returned(pending, ended.payload, parts, run_us)
-            case JobFailed(run_us=run_us):
-                self._raised(pending, ended, parts)
-            case Crashed():
-                self._fail(pending, failure_of(ended, self._me))
+        if pending is not None:
+            self._own_ended(pending, ended, parts)
 
     def _own_ended(
         self,
         pending: PendingCall,
-        ended: JobDone | JobFailed,
+        ended: JobDone | JobFailed | Crashed,
         parts: tuple[Buffer, ...],
     ) -> None:
-        if isinstance(ended, JobDone):
-            self._returned(pending, ended.payload, parts, ended.run_us)
-        else:
-            self._raised(pending, ended, parts)
+        try:
+            match ended:
+                case JobDone(run_us=run_us):
+                    self._returned(pending, ended.payload, parts, run_us)
+                case JobFailed(run_us=run_us):
+                    self._raised(pending, ended, parts)
+                case Crashed():
+                    self._fail(pending, failure_of(ended, self._me))
+        except Exception as error:
+            LOG.exception("the outcome of %s was lost", pending.call.function)
+            text = f"its outcome could not be passed on: {error}"
+            failure = Failure(kind="node_lost", message=text, executed="unknown")
+            self._fail(pending, failure)
 
     def _returned(
         self,
@@ -528,7 +526,7 @@ class Executor:
             queued_us=queued_us,
             run_us=run_us,
             kept=kept,
-            load=self._news(),
+            load=pending.owner.news(),
         )
         self._end(pending, reply, parts, queued_us=queued_us, run_us=run_us)
 
@@ -537,8 +535,6 @@ class Executor:
     ) -> None:
         queued_us = self._queued_us(pending, ended.run_us)
         failure = failure_of(ended, self._me)
-        if ended.kind == "application":
-            self._log(pending, failure)
         failed = Failed(
             id=pending.call.id,
             failure=failure,
@@ -546,9 +542,11 @@ class Executor:
             version=pending.version,
             queued_us=queued_us,
             run_us=ended.run_us,
-            load=self._news(),
+            load=pending.owner.news(),
         )
         self._end(pending, failed, parts, queued_us=queued_us, run_us=ended.run_us)
+        if ended.kind == "application":
+            self._log(pending, failure)
 
     def _log(self, pending: PendingCall, failure: Failure) -> None:
         """Note the failure of a program's own function, or of a foreign program's call.
@@ -562,9 +560,9 @@ class Executor:
             LOG.error("%s", execution_failed(name, failure.message, types))
 
     def _fail(self, pending: PendingCall, failure: Failure) -> None:
-        self._here.pop(pending.call.id, None)
-        self._changed()
-        self._finish(pending, pending.failed(failure, self._news()), ())
+        self._here.drop(pending)
+        owner = pending.owner
+        owner.finish(pending, pending.failed(failure, owner.news()))
 
     def _end(
         self,
@@ -576,8 +574,8 @@ class Executor:
         run_us: int,
     ) -> None:
         call = pending.call
-        self._here.pop(call.id, None)
-        self._changed()
+        self._here.drop(pending)
+        pending.owner.finish(pending, outcome, parts)
         if not call.split:  # it did not call the function
             self._counters.count(
                 call.function,
@@ -587,8 +585,7 @@ class Executor:
                 failed=isinstance(outcome, Failed)
                 and outcome.failure.kind != "cancelled",
             )
-        self._finish(pending, outcome, parts)
 
     def _queued_us(self, pending: PendingCall, run_us: int) -> int:
-        here_us = int((time.monotonic() - pending.arrived) * 1e6)
+        here_us = int((time.monotonic() - pending.began) * 1e6)
         return max(0, here_us - pending.waited_us - run_us)

@@ -57,8 +57,8 @@ class PeerConnections(Protocol):
         """Dial `node` unless there is a connection or a dial in progress."""
         ...
 
-    def close_link(self, node: str, /) -> None:
-        """Close every connection to `node`."""
+    def close_link(self, node: str, /, *, lane: Lane) -> None:
+        """Close every connection to `node` on this lane."""
         ...
 
 
@@ -187,7 +187,8 @@ class MembershipDriver:
                     else:
                         self._peers.reach(to, urls, "control")
                 case Close(peer):
-                    self._peers.close_link(peer)
+                    # Only its own: who leaves still answers calls on the other.
+                    self._peers.close_link(peer, lane="control")
                 case Notify(event):
                     self._tell(event)
                 case _:
@@ -306,6 +307,8 @@ class MembershipEvents:
         """A member came, went, or is in doubt."""
         self.catalog_changed: Event[()] = Event()
         """What nodes offer has changed."""
+        self.node_died: Event[str, str] = Event()
+        """A node is dead, with the reason."""
         self.node_gone: Event[str, str] = Event()
         """A node is dead, has left or was started again, with the reason."""
         self.load_changed: Event[str, Load] = Event()
@@ -334,6 +337,7 @@ class MembershipEvents:
                 self.happened(name, "alive", "")
             case Died(name, by):
                 self.happened(name, "dead", "by " + ", ".join(by))
+                self.node_died(name, "declared dead")
                 self.node_gone(name, "declared dead")
             case Left(name, reason):
                 self.happened(name, "left", reason)

@@ -24,8 +24,14 @@ from mpreg_nb.errors import MpregError
 from mpreg_nb.membership.config import PROFILES
 from mpreg_nb.membership.swim import Swim
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.dispatch import ClusterId, Dispatcher, NodeLinks, without_parts
-from mpreg_nb.node.executor import Executor
+from mpreg_nb.node.dispatch import (
+    ClusterId,
+    Dispatcher,
+    NodeLinks,
+    without_link,
+    without_parts,
+)
+from mpreg_nb.node.executor import Executor, RunningCalls
 from mpreg_nb.node.functions import CodeDistributor, OwnFunction, Registry, own_version
 from mpreg_nb.node.json_rpc import JsonCalls
 from mpreg_nb.node.membership import Members, MembershipDriver, MembershipEvents
@@ -36,6 +42,7 @@ from mpreg_nb.node.results import ResultRequests, ResultStore, StoreStatistics
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.worker_pool import PoolStatistics, WorkerPool
 from mpreg_nb.node.workflows import WorkflowService
+from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
     Call,
@@ -65,12 +72,13 @@ from mpreg_nb.protocol.messages import (
     Watch,
     installed,
 )
+from mpreg_nb.protocol.worker import JobPrinted
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import NodeSettings
-from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.connection import ALL_ANSWERED, Connection
 from mpreg_nb.transport.dial import shown
 from mpreg_nb.transport.listener import Listener, listen
 from mpreg_nb.transport.token import Token
@@ -214,12 +222,12 @@ class Node:
         self.counters = Counters(name)
         self.store = ResultStore(settings.store_bytes)
         self._loads = Loads()
-        breakers = Breakers()
+        self._breakers = Breakers()
         self.router = Router(
             name,
             self.catalog,
             self._loads,
-            breakers,
+            self._breakers,
             random.Random(),  # noqa: S311 - spreads load, guards nothing
         )
         self.vitals = LoadMonitor(
@@ -247,17 +255,19 @@ class Node:
             measure=self.vitals.measure,
         )
         happened_here = partial(self.pictures.happened, name)
+        here = RunningCalls(name)
         self.registry = Registry(self._code_gone)
         self.workers: WorkerPool = ProcessPool(
             settings.workers,
             settings.slots,
             self._scratch,
-            lambda *printed: self.running.printed(*printed),
+            here.printed,
             happened_here,
             max_payload_bytes=settings.limits.max_payload_bytes,
             home=self._home(),
         )
-        self.spaces = Spaces(self._space_worker, self.spawn, happened_here)
+        space_worker = partial(self._space_worker, here.printed)
+        self.spaces = Spaces(space_worker, self.spawn, happened_here)
         self.placement = CodeDistributor(
             name,
             settings.resources,
@@ -280,17 +290,18 @@ class Node:
             spaces=self.spaces,
             has_workers=settings.workers > 0,
             counters=self.counters,
-            news=self.vitals.news,
-            changed=self.vitals.changed,
+            here=here,
         )
         self.calls = Calls(
             name,
             router=self.router,
             loads=self._loads,
-            breakers=breakers,
+            breakers=self._breakers,
             lane=lane,
             running=self.running,
             measure=self.vitals.measure,
+            news=self.vitals.news,
+            changed=self.vitals.changed,
             limits=settings.limits,
             on_event=self.pictures.happened,
         )
@@ -337,7 +348,7 @@ class Node:
         dispatcher.handle(
             {
                 Cancel: without_parts(self._cancel),
-                Recall: without_parts(self.calls.recalls.give_back),
+                Recall: without_parts(self.calls.give_back),
                 Watch: without_parts(self.pictures.watch),
                 VersionsRequest: without_parts(self._tell_versions),
                 LeaveRequest: without_parts(self._leave),
@@ -356,10 +367,10 @@ class Node:
             self.calls.peer_said, Reply, Failed, Output, Started, Waiting
         )
         dispatcher.handle_answers(
-            self.asks.answered, Reply, Failed, HeldResults, CodePush
+            without_link(self.asks.answered), Reply, Failed, HeldResults, CodePush
         )
         dispatcher.handle_answers(
-            relays.answered,
+            without_link(relays.answered),
             Reply,
             Failed,
             RunFollowed,
@@ -373,7 +384,8 @@ class Node:
         """Subscribe the parts to what happens to members."""
         events = self._membership
         events.happened.subscribe(self.pictures.happened)
-        events.node_gone.subscribe(self._node_gone, self._forget_load)
+        events.node_died.subscribe(self.links.give_up)
+        events.node_gone.subscribe(self._forget_load)
         events.members_changed.subscribe(self._route_again)
         events.catalog_changed.subscribe(
             self.router.catalog_changed,
@@ -395,7 +407,8 @@ class Node:
         links.dial_failed.subscribe(self.gossiping.dial_failed)
         links.claimed.subscribe(self.gossiping.claim)
         links.name_refused.subscribe(self._name_refused)
-        links.node_lost.subscribe(self._node_gone)
+        links.data_opened.subscribe(self.calls.link_opened)
+        links.data_lost.subscribe(self.calls.link_lost, self._peer_lost)
         links.source_lost.subscribe(
             self.calls.source_lost,
             self.runs.source_lost,
@@ -435,13 +448,17 @@ class Node:
     def _close_space(self, link: Connection, message: SpaceClose) -> None:
         self.spaces.close(message.id)
 
-    def _space_worker(self, happened: Callable[[str, str], None]) -> WorkerPool:
+    def _space_worker(
+        self,
+        printed: Callable[[JobPrinted, Parts], None],
+        happened: Callable[[str, str], None],
+    ) -> WorkerPool:
         """Return the one worker of a space."""
         return ProcessPool(
             1,
             1,
             self._scratch,
-            self.running.printed,
+            printed,
             happened,
             max_payload_bytes=self.settings.limits.max_payload_bytes,
             home=self._home(),
@@ -465,18 +482,18 @@ class Node:
         self.calls.routes_changed()
         self.pictures.changed()
 
-    def _node_gone(self, name: str, reason: str) -> None:
-        """End or move what another node was asked to do."""
-        self.calls.peer_lost(name, reason)
-        self.asks.lost(name, reason)
-        self.runs.relays.node_gone(name, reason)
+    def _peer_lost(self, link: Connection, reason: str) -> None:
+        """End what another node was asked."""
+        self.asks.lost(link.peer.name, reason)
+        self.runs.relays.node_gone(link.peer.name, reason)
 
     def _forget_load(self, name: str, reason: str) -> None:
         self._loads.forget(name)
+        self._breakers.forget(name)
 
     def _load_changed(self, name: str, load: Load) -> None:
         self._loads.report(name, load, time.monotonic())
-        self.calls.recalls.look()
+        self.calls.look_for_idle()
         self.pictures.loads_changed(name)
 
     def _tell_load(self, load: Load) -> int:
@@ -499,7 +516,7 @@ class Node:
             self.calls.unsent(message.id, node, reason)
         elif hasattr(message, "id"):
             failure = Failure(kind="node_lost", message=reason, node=node)
-            self.dispatcher.answered(Failed(id=message.id, failure=failure), ())
+            self.dispatcher.answered(None, Failed(id=message.id, failure=failure), ())
 
     def _metrics(self) -> str:
         return metrics_text(
@@ -612,16 +629,17 @@ class Node:
         if listener is not None:
             listener.draining = True
             self.links.tell_clients(Notice(kind="draining"))
-            self.calls.admission.draining = True
             self.gossiping.leave(drain_s, "stopped")
+            self.calls.drain()
             await self._drain(drain_s)
             self._stop_parts()
             await self.spaces.stop()
             await self.workers.stop()
             self.vitals.stop()
             self.links.wall.stop()
-            await self.links.peers.close()
-            await listener.close()
+            self.calls.end_all("it has left the cluster")
+            await self.links.peers.close(reason=ALL_ANSWERED)
+            await listener.close(reason=ALL_ANSWERED)
         self._end()
 
     def drop(self) -> None:

@@ -19,6 +19,7 @@ from mpreg_nb.protocol.messages import (
     Reply,
     ResultRef,
 )
+from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.pool import ConnectionPool
 
 
@@ -30,6 +31,10 @@ class PeerSender:
     ) -> None:
         self._peers = peers
         self._urls = urls
+
+    def link(self, node: str) -> Connection | None:
+        """Return the link that `send` uses for `node` now, if there is one."""
+        return self._peers.get(node, "data")
 
     def send(self, node: str, message: msgspec.Struct, parts: Parts = ()) -> None:
         """Send on the link to `node`, opening one if there is none."""

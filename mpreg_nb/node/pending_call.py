@@ -2,18 +2,17 @@
 
 import time
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol
 
 import msgspec
 
+from mpreg_nb.calls.pending import CallState, Outcome
 from mpreg_nb.node.worker_pool import Crashed
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Load
-from mpreg_nb.protocol.messages import Call, Failed, Failure, Reply
+from mpreg_nb.protocol.messages import Call, Failed, Failure
 from mpreg_nb.protocol.worker import JobFailed
-from mpreg_nb.routing.router import NoCandidate
-
-Outcome: TypeAlias = Reply | Failed
+from mpreg_nb.routing.router import NoCandidate, Wanted
 
 
 class Sink(Protocol):
@@ -24,44 +23,68 @@ class Sink(Protocol):
         ...
 
 
+class CallOwner(Protocol):
+    """Who keeps a call that runs here, and hears what becomes of it."""
+
+    def began(self, pending: "PendingCall") -> None:
+        """Note that it has left the queue and runs."""
+        ...
+
+    def finish(
+        self, pending: "PendingCall", outcome: Outcome, parts: tuple[Buffer, ...] = ()
+    ) -> None:
+        """Take its outcome."""
+        ...
+
+    def retry_elsewhere(self, pending: "PendingCall") -> None:
+        """Find another node for it: it cannot begin here after all."""
+        ...
+
+    def news(self) -> Load | None:
+        """Return the load of this node for its answer, where that says anything new."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
-class PendingCall:
-    """One call, from its arrival to its outcome."""
+class PendingCall(CallState):
+    """One call on this node, from its arrival to its outcome."""
 
     call: Call
     parts: tuple[Buffer, ...]
     source: Sink
-    arrived: float  # on the monotonic clock
-    node: str = ""  # where it is; "" while nothing is decided
+    owner: CallOwner
     version: str = ""
     isolation: str = "process"  # as the function was registered
-    sent: float = 0.0
-    reroutes: int = 0
-    waiting_told: bool = False  # the caller was told that it waits in a queue
-    started: bool = False
     sought: bool = False  # its code was pulled, since the catalog did not have it
-    answered: bool = False  # the caller has its outcome; the rest is clean-up
-    cancelled: bool = False
-    withdrawn: bool = False  # its source takes it back, unless it runs
-    avoid: tuple[str, ...] = ()  # nodes that could not take it
     waited_us: int = 0  # for a node that fits
     size_bytes: int = 0  # of the arguments that are held for it
 
     def __post_init__(self) -> None:
+        self.id = self.call.id
         self.size_bytes = len(self.call.payload)
         if self.parts:
             self.size_bytes += sum(map(len, self.parts))
+
+    @property
+    def wanted(self) -> Wanted:
+        """What it asks of a node, wherever its caller wants it to run."""
+        return Wanted(self.call.function, self.call.version, self.call.resources)
+
+    @property
+    def is_movable(self) -> bool:
+        """Whether this node may send it to another one."""
+        return self.call.hops_left > 0 and self.call.node is None
 
     def remaining_ms(self, now: float) -> int | None:
         """Return what is left of the time that the caller gave."""
         if self.call.remaining_ms is None:
             return None
-        spent_ms = (now - self.arrived) * 1e3
+        spent_ms = (now - self.began) * 1e3
         return max(0, int(self.call.remaining_ms - spent_ms))
 
     def failed(self, failure: Failure, load: Load | None = None) -> Failed:
         """Return the message that ends this call with `failure`."""
-        queued_us = int((time.monotonic() - self.arrived) * 1e6) - self.waited_us
+        queued_us = int((time.monotonic() - self.began) * 1e6) - self.waited_us
         return Failed(
             id=self.call.id,
             failure=failure,

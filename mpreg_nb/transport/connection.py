@@ -22,6 +22,7 @@ timer or a log line per message.
 """
 
 import asyncio
+import math
 import socket
 import struct
 from collections.abc import Callable
@@ -58,6 +59,10 @@ from mpreg_nb.transport.streams import (
 
 LONGEST_REASON = 120
 """Bytes of a close frame's reason; the protocol allows 123."""
+
+
+ALL_ANSWERED = "all calls are answered"
+"""The goodbye of an end that answered each call it read: others did not run there."""
 
 
 def short_reason(reason: str) -> str:
@@ -540,6 +545,56 @@ class BlackholeTransport(asyncio.Transport):
         """Drop the end."""
 
 
+class DeliveryCount:
+    """Knows how much of what a link wrote its other end can have read.
+
+    Linux tells how many bytes the other end's system took. On loopback no such word is
+    lost, and what was written to a process that had ended was not taken. On other
+    ways, and through TLS, nothing is known.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._before: int | None = None  # written by others, such as the handshake
+
+    def begin(self, written: int) -> None:
+        """Note that `written` bytes are written by now."""
+        taken = self._taken()
+        if taken is not None:
+            waiting = self._transport.get_write_buffer_size()
+            self._before = taken[0] + waiting - written
+
+    def end(self) -> float:
+        """Return what is known at the end of the link: so much, or all."""
+        taken = self._taken()
+        if taken is None or self._before is None:
+            return math.inf
+        # The count of Linux includes one byte for the opening, on some ends. A frame
+        # of which one byte came was not read either.
+        return taken[1] - 1 - self._before
+
+    def _taken(self) -> tuple[int, int] | None:
+        """Return the bytes that the system has, and of these what the other took."""
+        info = self._transport.get_extra_info
+        sock, peer = info("socket"), info("peername")
+        if not hasattr(socket, "TCP_INFO") or info("ssl_object") is not None:
+            return None
+        if sock is None or not isinstance(peer, tuple) or sock.fileno() < 0:
+            return None
+        if not (peer[0].startswith("127.") or peer[0] == "::1"):
+            return None
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        if len(told) < _TCP_INFO_BYTES:  # an older kernel
+            return None
+        (taken,) = struct.unpack_from("Q", told, 120)
+        (unsent,) = struct.unpack_from("I", told, 144)
+        sent, again = struct.unpack_from("QQ", told, 200)
+        return sent - again + unsent, taken
+
+
+_TCP_INFO_BYTES = 216
+"""Of Linux' struct tcp_info: up to the bytes that were sent again (since 4.19)."""
+
 _RESET = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: end the link with a reset, without TIME_WAIT."""
 
@@ -604,6 +659,12 @@ class Connection(asyncio.BufferedProtocol):
         self._reason = ""  # why this side ended the link, if it did
         self._end_timer: asyncio.TimerHandle | None = None
         self._bytes_in = self._strikes = 0
+        self._delivery = DeliveryCount(transport)
+        self.received = math.inf
+        """How much of what was `written` can have come to the other end.
+
+        Known once the link is lost, if then: infinite elsewhere.
+        """
         # WebSocket has the accepting side close TCP first, which would occupy its
         # port for another minute (TIME_WAIT). Between our own ends the other does.
         self._leaves_first_close = not peer.dialled and peer.lane != "json"
@@ -616,6 +677,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_cut:
             return
         self._transport.set_protocol(self)
+        self._delivery.begin(self._outflow.bytes)
         if self._open:  # the owner may have closed it already
             self._pulse.start()
         while received:
@@ -698,6 +760,11 @@ class Connection(asyncio.BufferedProtocol):
         """Whether `send` still leads anywhere."""
         return self._open
 
+    @property
+    def written(self) -> int:
+        """Where in all that is written the next message comes, at the earliest."""
+        return self._outflow.bytes
+
     async def drained(self) -> None:
         """Return when all parts are written and little else waits, or the link ends.
 
@@ -776,7 +843,14 @@ class Connection(asyncio.BufferedProtocol):
         if self._end_timer is not None:
             self._end_timer.cancel()
         self._inflow.streams.clear()
-        self._call(self.on_lost, self._reason or close_reason(self._protocol, exc))
+        reason = self._reason or close_reason(self._protocol, exc)
+        self.received = self._delivery.end()
+        if (
+            self._protocol.close_rcvd
+            and ALL_ANSWERED in self._protocol.close_rcvd.reason
+        ):
+            self.received = -1.0
+        self._call(self.on_lost, reason)
         self.on_gone(self)
         self._gone.set()
 

@@ -182,13 +182,21 @@ class ConnectionPool:
             if before is not None:
                 self._links[key] = before
 
-    def close_link(self, node: str, code: int = 1000, reason: str = "") -> None:
+    def close_link(
+        self,
+        node: str,
+        code: int = 1000,
+        reason: str = "",
+        *,
+        lane: Lane | None = None,
+    ) -> None:
         """Close every link to `node` and give up dialling it."""
         for attempt in list(self._attempts.values()):
-            if attempt.key[0] == node:
+            if attempt.key[0] == node and lane in (None, attempt.key[1]):
                 attempt.task.cancel()
         for connection in self.links():
-            if connection.peer.name == node:
+            peer = connection.peer
+            if peer.name == node and lane in (None, peer.lane):
                 connection.close(code, reason)
 
     async def close(self, code: int = 1001, reason: str = "") -> None:

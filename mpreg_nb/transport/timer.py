@@ -3,7 +3,23 @@
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def run_each(work: Callable[[T], object], items: Iterable[T]) -> None:
+    """Call `work` with each item; what one raises does not keep it from the others.
+
+    It goes to the exception handler of the loop.
+    """
+    for item in items:
+        try:
+            work(item)
+        except Exception as error:  # noqa: BLE001 - told, and the others must go on
+            context = {"message": f"{work!r} failed", "exception": error}
+            asyncio.get_running_loop().call_exception_handler(context)
 
 
 class DeadlineTimer:

@@ -135,13 +135,21 @@ def test_a_call_counts_as_running_once_its_node_would_have_reported_a_queue() ->
     now, link = time.monotonic(), object()
 
     def call(**changed: Any) -> ActiveCall:
-        fields: dict[str, Any] = {"link": link, "sent": now - 60.0}
+        fields: dict[str, Any] = {"place": link, "sent": now - 60.0}
         nothing: Any = None
-        return ActiveCall(b"1", "f", b"", (), nothing, nothing, **(fields | changed))
+        return ActiveCall(
+            id=b"1",
+            function="f",
+            payload=b"",
+            parts=(),
+            done=nothing,
+            writer=nothing,
+            **(fields | changed),
+        )
 
     assert call().is_running
     assert call(sent=now + 60.0, started=now).is_running
     assert call(sent=now + 60.0, at="n1").is_running
     assert not call(sent=now + 60.0).is_running
     assert not call(waiting=True).is_running
-    assert not call(link=None).is_running
+    assert not call(place=None).is_running

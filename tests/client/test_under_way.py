@@ -21,7 +21,7 @@ def call(number: int, **values: Any) -> ActiveCall:
         writer=lambda *_: None,
     )
     link: Any = object()
-    for name, value in {"link": link, "at": "n1", "sent": 5.0, **values}.items():
+    for name, value in {"place": link, "at": "n1", "sent": 5.0, **values}.items():
         setattr(made, name, value)
     return made
 
@@ -39,7 +39,7 @@ def test_a_call_runs_from_when_it_left_the_queue_else_from_when_it_was_sent() ->
 
 
 def test_what_waits_or_runs_nobody_knows_where_is_left_out() -> None:
-    calls = [call(1, waiting=True), call(2, link=None), call(3, at="")]
+    calls = [call(1, waiting=True), call(2, place=None), call(3, at="")]
 
     assert under_way(calls, [], OFFSET_S) == []
 

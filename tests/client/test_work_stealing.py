@@ -13,7 +13,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
+from mpreg_nb.calls.pending import Outcome
+from mpreg_nb.client.calls import ActiveCall, ClientCalls
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
@@ -46,6 +47,7 @@ class Wire:
         self.ran: list[bytes] = []
         self.sent: list[Any] = []
         self.is_open = True
+        self.written, self.received = 0, float("inf")  # nothing is known of that
 
     def send(self, message: Any, parts: Any = ()) -> None:
         self.sent.append(message)

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.executor import Executor
+from mpreg_nb.node.executor import Executor, RunningCalls
 from mpreg_nb.node.pending_call import PendingCall
 from mpreg_nb.node.spaces import Spaces
-from mpreg_nb.protocol.gossip import Load, Offer
+from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
@@ -66,9 +66,6 @@ class Slot:
         self.current: list[PendingCall] = []
         self.line: list[PendingCall] = []
 
-    def bind(self, finish: Any, began: Any, elsewhere: Any) -> None:
-        self._finish, self._began = finish, began
-
     @property
     def queued(self) -> int:
         return len(self.line)
@@ -76,8 +73,6 @@ class Slot:
     def run(self, pending: PendingCall, offer: Offer) -> None:
         self.line.append(pending)
         self._begin()
-
-    news = None
 
     def withdraw(self, pending: PendingCall) -> bool:
         if pending.started:
@@ -88,18 +83,31 @@ class Slot:
     def end(self) -> None:
         pending = self.current.pop()
         reply = Reply(id=pending.call.id, payload=b"", node="n1")
-        self._finish(pending, reply, ())
+        pending.owner.finish(pending, reply)
         self._begin()
 
     def _begin(self) -> None:
         if self.line and not self.current:
             self.current.append(self.line.pop(0))
-            self._began(self.current[0])
+            pending = self.current[0]
+            pending.owner.began(pending)
+
+
+class Peer:
+    """A link to another node, on which nothing is known of what it read."""
+
+    def __init__(self, name: str) -> None:
+        self.peer = MemberRecord(name=name, generation=1, epoch=bytes(16))
+        self.written, self.received = 0, float("inf")
 
 
 class Lane:
     def __init__(self) -> None:
         self.sent: list[tuple[str, Any]] = []
+        self.links: dict[str, Any] = {name: Peer(name) for name in ("n2", "n3")}
+
+    def link(self, node: str) -> Any:
+        return self.links.get(node)
 
     def send(self, node: str, message: Any, parts: Any = ()) -> None:
         self.sent.append((node, message))
@@ -139,6 +147,8 @@ class House:
             lane=lane,
             running=slot,
             measure=lambda: Load(running=1, queued=self.slot.queued),
+            news=lambda: None,
+            changed=lambda: None,
             limits=Limits(),
             on_event=lambda *event: self.events.append(event),
         )
@@ -166,7 +176,19 @@ class House:
         return call_id
 
     def say(self, message: Any) -> None:
-        self.calls.peer_said(message, ())
+        """Let n2 or n3 say something: the one that has the call it is about."""
+        ids = message.ids if isinstance(message, Waiting) else (message.id,)
+        for name in ("n2", "n3"):
+            had = [m.id for n, m in self.lane.sent if n == name and type(m) is Call]
+            if ids[0] in had:
+                node = name
+        self.calls.peer_said(self.lane.links[node], message, ())
+
+    def lose(self, node: str, *, unread: bool = False) -> None:
+        """Let a link be lost; `unread`: its node read nothing of what was sent."""
+        link = self.lane.links[node]
+        link.received = -1.0 if unread else float("inf")
+        self.calls.link_lost(link, "it died")
 
 
 def run(scenario: Callable[[House], Coroutine[Any, Any, None]]) -> None:
@@ -187,7 +209,7 @@ def test_what_has_not_begun_is_given_back_and_the_rest_goes_on() -> None:
         begun, waits, stays = (house.call(direct=True) for _ in range(3))
 
         recall = Recall(ids=(begun, waits, IDS.next()))
-        house.calls.recalls.give_back(house.client, recall)
+        house.calls.give_back(house.client, recall)
 
         (failed,) = house.client.heard
         assert (failed.id, failed.failure.kind) == (waits, "overloaded")
@@ -206,7 +228,7 @@ def test_nobody_gets_the_calls_of_others_back() -> None:
         house.call(direct=True)
         waits = house.call(direct=True)
 
-        house.calls.recalls.give_back(End(), Recall(ids=(waits,)))
+        house.calls.give_back(End(), Recall(ids=(waits,)))
 
         assert house.slot.queued == 1
         assert house.client.heard == []
@@ -235,7 +257,7 @@ def test_call_that_waits_here_goes_to_a_node_that_becomes_idle() -> None:
         before = house.lane.to("n3")
 
         house.reports(n3=IDLE)
-        house.calls.recalls.look()
+        house.calls.look_for_idle()
 
         assert before == []
         ((node, sent),) = house.lane.sent
@@ -254,7 +276,7 @@ def test_call_that_its_caller_sent_here_is_for_its_caller_to_move() -> None:
         await house.client.hears(Waiting)
 
         house.reports(n2=IDLE, n3=IDLE)
-        house.calls.recalls.look()
+        house.calls.look_for_idle()
 
         assert house.lane.sent == []
 
@@ -266,7 +288,7 @@ def test_call_that_waits_elsewhere_is_asked_back_and_sent_on() -> None:
         waits = house.forwarded()
 
         house.reports(n3=IDLE)
-        house.calls.recalls.look()
+        house.calls.look_for_idle()
         house.say(given_back(waits))
         house.say(Reply(id=waits, payload=b"", node="n3"))
 
@@ -297,7 +319,7 @@ def test_call_that_began_before_it_was_asked_back_ends_once() -> None:
         waits = house.forwarded()
 
         house.reports(n3=IDLE)
-        house.calls.recalls.look()
+        house.calls.look_for_idle()
         house.say(Started(id=waits, node="n2"))
         house.say(Reply(id=waits, payload=b"", node="n2"))
 
@@ -312,7 +334,7 @@ def test_call_that_was_cancelled_on_its_way_back_is_not_sent_on() -> None:
     async def scenario(house: House) -> None:
         waits = house.forwarded()
         house.reports(n3=IDLE)
-        house.calls.recalls.look()
+        house.calls.look_for_idle()
 
         house.calls.cancel(waits)
         house.say(given_back(waits))
@@ -329,9 +351,9 @@ def test_call_on_its_way_back_from_a_lost_node_goes_elsewhere_once() -> None:
     async def scenario(house: House) -> None:
         waits = house.forwarded()
         house.reports(n3=IDLE)
-        house.calls.recalls.look()
+        house.calls.look_for_idle()
 
-        house.calls.peer_lost("n2", "it died")
+        house.lose("n2", unread=True)
 
         calls = [one for _, one in house.lane.sent if isinstance(one, Call)]
         assert [call.id for call in calls] == [waits, waits]
@@ -345,9 +367,25 @@ def test_caller_hears_that_a_call_it_knows_to_wait_may_begin_elsewhere() -> None
     async def scenario(house: House) -> None:
         house.forwarded()
 
-        house.calls.peer_lost("n2", "it died")
+        house.lose("n2", unread=True)
 
         assert house.client.kinds == [Waiting, Started]
+
+    run(scenario)
+
+
+def test_call_that_was_said_to_wait_at_a_lost_node_may_have_run_there() -> None:
+    async def scenario(house: House) -> None:
+        house.forwarded()
+
+        house.lose("n2")
+
+        failed = house.client.heard[-1]
+        assert (failed.failure.kind, failed.failure.executed) == (
+            "node_lost",
+            "unknown",
+        )
+        assert house.lane.to("n3") == []
 
     run(scenario)
 
@@ -361,7 +399,7 @@ def test_call_that_waits_for_data_is_left_alone(load: Load | None) -> None:
 
         house.say(Waiting(ids=(call_id,), load=load))
         house.reports(n3=IDLE)
-        house.calls.recalls.look()
+        house.calls.look_for_idle()
 
         assert house.lane.to("n2") == [Call]
         assert house.client.kinds == [Waiting]
@@ -371,7 +409,6 @@ def test_call_that_waits_for_data_is_left_alone(load: Load | None) -> None:
 
 def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
     async def scenario(house: House) -> None:
-        ended: list[Any] = []
         asked = asyncio.Event()
 
         class Placement:
@@ -398,13 +435,11 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
             spaces=spaces,
             has_workers=True,
             counters=stubs[1],
-            news=lambda: None,
-            changed=lambda: None,
+            here=RunningCalls("n1"),
         )
-        running.bind(lambda *end: ended.append(end), ended.append, ended.append)
         call = Call(id=IDS.next(), function="f", payload=b"")
         offer = Offer(function="f", version="v" * 32, counter=1, origin="n1")
-        pending = PendingCall(call, (), house.client, time.monotonic())
+        pending = PendingCall(call, (), house.client, house.calls)
 
         running.run(pending, offer)
         await asked.wait()
@@ -412,7 +447,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
         assert running.withdraw(pending)
         assert not running.withdraw(pending)
         await asyncio.sleep(0)  # the search for the code ends
-        assert ended == []
+        assert house.client.heard == []
         assert len(asyncio.all_tasks()) == 1
 
     run(scenario)
@@ -428,7 +463,7 @@ def test_breaker_that_opens_and_closes_is_an_event_of_the_node_it_is_about() -> 
 
         for _ in range(FAILURES_TO_OPEN):
             call()
-            house.calls.peer_lost("n2", "gone")
+            house.lose("n2")
         opened = list(house.events)
         for _ in range(SUCCESSES_TO_CLOSE):
             house.say(Reply(id=call(), payload=b"", node="n2"))

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mpreg_nb.client.calls import ActiveCall, ClientCalls, Outcome
+from mpreg_nb.calls.pending import Outcome
+from mpreg_nb.client.calls import ActiveCall, ClientCalls
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.node import calls
 from mpreg_nb.node.calls import Calls
@@ -46,6 +47,7 @@ class Ear:
     def __init__(self, town: "Town", here: str, there: str) -> None:
         self.peer = MemberRecord(name=there, generation=1, epoch=bytes(16))
         self._line = town.lines[here, there]
+        self.written, self.received = 0, float("inf")
 
     def send(self, message: Any, parts: Any = ()) -> None:
         self._line.append(message)
@@ -72,6 +74,8 @@ class Shop:
             lane=me,
             running=me,
             measure=lambda: Load(running=len(self.current), queued=self.queued),
+            news=lambda: None,
+            changed=lambda: None,
             limits=Limits(),
             on_event=lambda *event: None,
         )
@@ -86,14 +90,14 @@ class Shop:
             case Cancel():
                 self.calls.cancel(message.id)
             case Recall():
-                self.calls.recalls.give_back(self.ears[sender], message)
+                self.calls.give_back(self.ears[sender], message)
             case _:
-                self.calls.peer_said(message, ())
+                self.calls.peer_said(self.ears[sender], message, ())
 
     # ------------------------------------------------- in place of its workers
 
-    def bind(self, finish: Any, began: Any, elsewhere: Any) -> None:
-        self._finish, self._began = finish, began
+    def link(self, node: str) -> Any:
+        return self.ears[node]
 
     @property
     def queued(self) -> int:
@@ -102,8 +106,6 @@ class Shop:
     def run(self, pending: PendingCall, offer: Offer) -> None:
         self.line.append(pending)
         self._begin()
-
-    news = None
 
     def withdraw(self, pending: PendingCall) -> bool:
         if pending.started:
@@ -118,7 +120,7 @@ class Shop:
         else:
             self.current.remove(pending)
             failure = Failure(kind="cancelled", executed="yes")
-        self._finish(pending, pending.failed(failure))
+        pending.owner.finish(pending, pending.failed(failure))
         self._begin()
 
     def end(self) -> None:
@@ -126,14 +128,15 @@ class Shop:
             pending = self.current.pop()
             load = Load(queued=len(self.line))
             reply = Reply(id=pending.call.id, payload=b"", node=self.name, load=load)
-            self._finish(pending, reply, ())
+            pending.owner.finish(pending, reply)
             self._begin()
 
     def _begin(self) -> None:
         if self.line and not self.current:
-            self.current.append(self.line.pop(0))
-            self.ran[self.current[0].call.id] += 1
-            self._began(self.current[0])
+            pending = self.line.pop(0)
+            self.current.append(pending)
+            self.ran[pending.id] += 1
+            pending.owner.began(pending)
 
 
 class Town:
@@ -249,7 +252,6 @@ def test_each_call_ends_once_and_runs_at_most_once(
             assert town.ran[call_id] == 1
     for shop in town.shops.values():
         assert len(shop.calls) == 0
-        assert not shop.calls.recalls.stealing.waiters
         assert [shop.loads[name].in_flight for name in NODES] == [0, 0, 0]
     chances = town.client.router.explain(Wanted("f"), now=0.0)
     assert [chance.in_flight for chance in chances] == [0, 0, 0]

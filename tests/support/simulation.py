@@ -150,7 +150,7 @@ class SimPool:
             attempt = self._attempts[node] = Attempt(node, urls, [])
             self._node.sim.dial(self._node, attempt, 0)
 
-    def close_link(self, node: str) -> None:
+    def close_link(self, node: str, *, lane: str) -> None:
         link = self.links.get(node)
         if link is not None:
             link.close(1000)
