@@ -87,6 +87,7 @@ class Client:
             on_cut_off=self._cut_off,
             known_urls=self._known_urls,
             standing=self.mirror.standing,
+            is_busy=self._is_busy,
         )
         self.requests = Requests(self.links, self.mirror.urls_of if direct else None)
         self.calls = ClientCalls(
@@ -384,6 +385,10 @@ class Client:
         self.calls.link_lost(link, reason)
         self.runs.link_lost(link, reason)
         self.requests.link_lost(link, reason)
+
+    def _is_busy(self, link: Connection) -> bool:
+        calls = any(call.link is link for call in self.calls.active)
+        return calls or self.requests.is_asked(link)
 
     def _cut_off(self, reason: str) -> None:
         self.requests.cut_off(reason)

@@ -27,7 +27,7 @@ from mpreg_nb.protocol.messages import (
 )
 from mpreg_nb.serialize.exceptions import error_of
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.connection import Connection, Keepalive
 from mpreg_nb.transport.dial import DialFailed, dial, shown
 from mpreg_nb.transport.token import Token
 
@@ -39,6 +39,10 @@ REDIAL_S = 0.1
 
 SELDOM_S = 1.0
 """The same once nobody has answered for `RECONNECT_S`."""
+
+BUSY_PULSE_S = 10 / 3
+"""Silence before a ping on a link that somebody waits for, and again before it is given
+up. So a link whose other end is gone without a goodbye is found within 10 s."""
 
 DIALLED_AT_ONCE = 3
 """URLs that are dialled at the same time while there is no link."""
@@ -62,6 +66,7 @@ class Connections:
         on_cut_off: Callable[[str], None],
         known_urls: Callable[[], Sequence[str]],
         standing: Callable[[str], int | None],
+        is_busy: Callable[[Connection], bool],
     ) -> None:
         """Hold no link yet.
 
@@ -70,6 +75,7 @@ class Connections:
             vain for `RECONNECT_S`.
         standing: tells how doubtful a node is, 0 for one that is alive; None: it was
             never heard of.
+        is_busy: tells whether anybody waits for what comes on a link.
         """
         self.token = token
         self._name = name
@@ -80,6 +86,8 @@ class Connections:
         self._on_cut_off = on_cut_off
         self._known_urls = known_urls
         self._standing = standing
+        self._is_busy = is_busy
+        self._pulses: dict[Connection, Keepalive] = {}
         self._links: dict[str, Connection] = {}
         self._dials: dict[str, asyncio.Task[None]] = {}
         self._unreachable: dict[str, float] = {}  # node -> when to try again
@@ -178,6 +186,8 @@ class Connections:
     async def close(self) -> None:
         """Close all links."""
         self._closed = True
+        for pulse in self._pulses.values():
+            pulse.stop()
         for task in (*self._dials.values(), self._reconnect):
             if task is not None:
                 task.cancel()
@@ -223,10 +233,21 @@ class Connections:
         self.cluster_id = link.peer.cluster_id
         link.on_lost = self._lost
         self._on_open(link)
+        self._feel(link)
         old = self._links.get(node)
         self._links[node] = link
         if old is not None:
             old.close(1000, "replaced")
+
+    def _feel(self, link: Connection) -> None:
+        def silent(reason: str) -> None:
+            if self._is_busy(link):
+                link.give_up(reason)
+            else:
+                self._feel(link)
+
+        self._pulses[link] = link.pulse(BUSY_PULSE_S, silent)
+        self._pulses[link].start()
 
     def _check_reborn(self, link: Connection) -> None:
         """Raise unless the node is one of ours that was started in a new cluster."""
@@ -237,6 +258,7 @@ class Connections:
 
     def _lost(self, link: Connection, reason: str) -> None:
         node = link.peer.name
+        self._pulses.pop(link).stop()
         if self._links.get(node) is link:
             del self._links[node]
         # First another entry, then the loss: what is sent again needs a link.
@@ -428,6 +450,10 @@ class Requests:
             name=function,
             whole=whole,
         )
+
+    def is_asked(self, link: Connection) -> bool:
+        """Whether somebody waits for an answer that comes on `link`."""
+        return any(question.link is link for question in self._open.values())
 
     def is_open(self, request_id: bytes) -> bool:
         """Whether somebody waits for the answer to this request."""

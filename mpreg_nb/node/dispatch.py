@@ -37,7 +37,13 @@ from mpreg_nb.protocol.messages import (
     TrafficRequest,
 )
 from mpreg_nb.settings import Limits, NodeSettings
-from mpreg_nb.transport.connection import Connection, FailureKind, Lane, LinkFault
+from mpreg_nb.transport.connection import (
+    Connection,
+    FailureKind,
+    Keepalive,
+    Lane,
+    LinkFault,
+)
 from mpreg_nb.transport.dial import CONNECT_TIMEOUT_S, DialFailed, dial
 from mpreg_nb.transport.pool import ConnectionPool
 from mpreg_nb.transport.token import Token
@@ -178,6 +184,10 @@ def without_parts(
     """Return the handler of messages that have no parts."""
     return lambda link, message, parts: handler(link, message)
 
+
+PEER_PULSE_S = 10 / 3
+"""Silence of another node before a ping, and again before its data link is given up:
+what it was asked to do is known to be lost within 10 s."""
 
 TAKEN = "the name is taken"
 """Told to a process whose name another one has; it cannot join."""
@@ -359,6 +369,7 @@ class NodeLinks:
         self._spawn = spawn
         self._ssl_context = ssl_context
         self._clients: set[Connection] = set()
+        self._pulses: dict[Connection, Keepalive] = {}
         self.control_opened: Event[str] = Event()
         self.control_received: Event[Any, str] = Event()
         """Of a message, with the name of the node that sent it."""
@@ -464,6 +475,9 @@ class NodeLinks:
         else:
             connection.on_message = self._dispatcher.from_node
             connection.on_refused = self._dispatcher.refused
+            pulse = connection.pulse(PEER_PULSE_S, connection.give_up)
+            self._pulses[connection] = pulse
+            pulse.start()
             self.data_opened(connection)
 
     def _control_message(
@@ -483,6 +497,8 @@ class NodeLinks:
             if self.peers.get(name, "control") is None:
                 self.control_lost(name, reason.startswith("closed"))
             return
+        if connection in self._pulses:
+            self._pulses.pop(connection).stop()
         self.data_lost(connection, reason)
         self.source_lost(connection)
 

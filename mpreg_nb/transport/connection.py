@@ -444,12 +444,13 @@ class Keepalive:
         self._loop = asyncio.get_running_loop()
         self._seen = 0
         self._pinged = False
+        self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begin to look."""
         self._seen = self._bytes_in()
-        self._timer = self._loop.call_later(self._ping_s, self._look)
+        self._look_later()
 
     def stop(self) -> None:
         """Look no more."""
@@ -459,13 +460,19 @@ class Keepalive:
     def _look(self) -> None:
         seen, self._seen = self._seen, self._bytes_in()
         silent = seen == self._seen
+        if self._loop.time() - self._due > self._ping_s / 2:
+            silent = False  # this process stood still: what came is not read yet
         if silent and self._pinged:
-            self._on_dead(f"no sign of life for {2 * self._ping_s:g} s")
+            self._on_dead(f"no sign of life for {2 * self._ping_s:.2g} s")
             return
         if silent:
             self._ping()
         self._pinged = silent
-        self._timer = self._loop.call_later(self._ping_s, self._look)
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._due = self._loop.time() + self._ping_s
+        self._timer = self._loop.call_at(self._due, self._look)
 
 
 class LinkFault(asyncio.BufferedProtocol):

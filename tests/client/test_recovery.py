@@ -8,7 +8,7 @@ from mpreg_nb.client import cluster_view, connections, registrations
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.registrations import Shipment
 from mpreg_nb.errors import NodeLost
-from mpreg_nb.protocol.messages import Notice, Register
+from mpreg_nb.protocol.messages import Notice, Register, Watch
 from tests.support.links import house
 from tests.support.telling_nodes import run, speakers, until
 
@@ -192,3 +192,26 @@ def test_function_that_no_node_holds_any_more_is_registered_again(
     run(scene)
 
     assert "registered 1 function again (train)" in capsys.readouterr().err
+
+
+def test_silent_link_is_given_up_once_somebody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "BUSY_PULSE_S", PULSE_S)
+
+    async def scene() -> None:
+        async with speakers("a", "b", "c") as (client, nodes):
+            for name in ("b", "c"):
+                await client.links.reach(name, nodes[name].members[name].urls)
+                await until(lambda name=name: bool(nodes[name].links))  # type: ignore[misc]
+                nodes[name].fall_silent()
+            waited_for = client.links.get("b")
+
+            request = Watch(id=client.requests.new_id())
+            with pytest.raises(NodeLost, match="no sign of life"):
+                await client.requests.ask(request, link=waited_for)
+
+            assert client.links.get("b") is None
+            assert client.links.get("c") is not None
+
+    run(scene)

@@ -1,6 +1,7 @@
 """One link, both ends: batches, closing, strikes, slow and silent peers."""
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -14,6 +15,7 @@ from mpreg_nb.transport.connection import (
     HIGH_WATER_BYTES,
     STRIKES,
     Connection,
+    Keepalive,
     Timeouts,
 )
 from tests.support.links import CLUSTER, ME, NODE, Ear, linked, numbered, open_link
@@ -478,6 +480,36 @@ async def test_a_peer_that_answers_no_ping_is_given_up() -> None:
         reason = await pair.dialled_ear.lost()
 
         assert reason == "no sign of life for 0.1 s"
+
+
+async def test_a_process_that_stood_still_does_not_blame_its_peer() -> None:
+    ping_s, stood_still_s = 0.02, 0.1
+    loop = asyncio.get_running_loop()
+    heard = 0
+    pinged = asyncio.Event()
+    blamed: list[str] = []
+
+    def receive() -> None:
+        nonlocal heard
+        heard += 1
+
+    def ping() -> None:
+        if not pinged.is_set():
+            loop.call_soon(stand_still)
+        pinged.set()
+
+    def stand_still() -> None:
+        time.sleep(stood_still_s)
+        loop.call_later(0.001, receive)  # read only after all timers that are due
+
+    pulse = Keepalive(ping_s, bytes_in=lambda: heard, ping=ping, on_dead=blamed.append)
+    pulse.start()
+    await pinged.wait()
+    while not heard:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    pulse.stop()
+
+    assert blamed == []
 
 
 async def test_drained_waits_for_the_parts_and_no_longer() -> None:
