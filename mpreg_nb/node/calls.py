@@ -31,6 +31,7 @@ from mpreg_nb.calls.pending import (
     Verdict,
 )
 from mpreg_nb.node.executor import Executor
+from mpreg_nb.node.monitor import Counters
 from mpreg_nb.node.peer_requests import PeerSender
 from mpreg_nb.node.pending_call import PendingCall, Sink, no_route
 from mpreg_nb.protocol.codec import Buffer
@@ -109,6 +110,7 @@ class Calls:
         news: Callable[[], Load | None],
         changed: Callable[[], None],
         limits: Limits,
+        counters: Counters,
         on_event: Callable[[str, str, str], None],
     ) -> None:
         """Have no calls yet.
@@ -123,6 +125,7 @@ class Calls:
         self._lane = lane
         self._running = running
         self._measure = measure
+        self._counters = counters
         self.news = news
         self._changed = changed
         self._pending: PendingCalls[PendingCall] = PendingCalls(
@@ -161,6 +164,7 @@ class Calls:
                 refusal = Failure(kind="draining", node=self._me)
             pending.avoid = (self._me,)
         if refusal is not None:
+            self._counters.refusals[refusal.kind] += 1
             source.send(pending.failed(refusal))
             return ""
         if not len(self._pending):
@@ -448,6 +452,8 @@ class Calls:
         """Deliver the outcome of a call and forget it."""
         if pending.id not in self._pending:
             return
+        kind = outcome.failure.kind if isinstance(outcome, Failed) else "ok"
+        self._counters.outcomes[kind] += 1
         here = pending.place is self._me
         owed = self._pending.end(pending, time.monotonic())
         self.admission.held_bytes -= pending.size_bytes

@@ -370,6 +370,7 @@ class NodeLinks:
         self._ssl_context = ssl_context
         self._clients: set[Connection] = set()
         self._pulses: dict[Connection, Keepalive] = {}
+        self._gossip_sent_bytes = self._gossip_received_bytes = 0  # on ended links
         self.control_opened: Event[str] = Event()
         self.control_received: Event[Any, str] = Event()
         """Of a message, with the name of the node that sent it."""
@@ -409,6 +410,16 @@ class NodeLinks:
         """Yield every link, those of clients too."""
         yield from self.peers.links()
         yield from self._clients
+
+    def gossip_bytes(self) -> tuple[int, int]:
+        """Return the bytes sent and received on control links since the start."""
+        sent, received = self._gossip_sent_bytes, self._gossip_received_bytes
+        for link in self.peers.links():
+            if link.peer.lane == "control":
+                statistics = link.statistics()
+                sent += statistics.bytes_out
+                received += statistics.bytes_in
+        return sent, received
 
     def tell_clients(self, notice: Notice) -> None:
         """Tell all clients; those that speak JSON have no word for it."""
@@ -492,6 +503,9 @@ class NodeLinks:
     def _peer_lost(self, connection: Connection, reason: str) -> None:
         name = connection.peer.name
         if connection.peer.lane == "control":
+            ended = connection.statistics()
+            self._gossip_sent_bytes += ended.bytes_out
+            self._gossip_received_bytes += ended.bytes_in
             if TAKEN in reason:
                 self.name_refused()
             if self.peers.get(name, "control") is None:

@@ -87,12 +87,14 @@ class MembershipDriver:
         on_event: Callable[[membership_events.Event], None],
         on_catalog: Callable[[], None],
         measure: Callable[[], Load],
+        on_lag: Callable[[float], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
         timer: Callable[[Callable[[float], None]], DriverTimer] = DeadlineTimer,
     ) -> None:
         """Send nothing before `start`.
 
         measure: returns the current load of this node.
+        on_lag: receives how late the event loop was, in seconds, at each measurement.
         clock, timer: a simulation passes its own.
         """
         self.swim = swim
@@ -102,6 +104,7 @@ class MembershipDriver:
         self._on_event = on_event
         self._on_catalog = on_catalog
         self._measure = measure
+        self._on_lag = on_lag
         self._clock = clock
         self._alarm = timer(self._ring)
         self._sample_due = 0.0
@@ -240,6 +243,7 @@ class MembershipDriver:
         if now >= self._sample_due:
             lag_s = now - self._sample_due
             self._sample_due = now + LAG_SAMPLE_S
+            self._on_lag(lag_s)
             self._perform(self.swim.loop_lag(lag_s, now))
         if now >= self._catalog.deadline:
             self._pull(now)

@@ -2,10 +2,13 @@
 
 import asyncio
 import logging
+import math
 import statistics
 import time
+from bisect import bisect_left
+from collections import Counter as CollectionsCounter
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import psutil
@@ -26,8 +29,46 @@ from mpreg_nb.protocol.messages import (
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.transport.connection import Connection, LinkStatistics, Role
 
+MOST_VERSIONS = 1000
+"""Versions of functions that are counted; those unused for longest are dropped."""
+
 RECENT_CALLS = 512
 """Run times that are kept per function, for the median."""
+
+
+LATENCY_BOUNDS_S = (
+    *(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
+"""Upper bounds of the buckets of the latency histogram."""
+
+
+class Histogram:
+    """Counts values by buckets with fixed upper bounds.
+
+    >>> latency = Histogram((0.1, 1.0))
+    >>> for seconds in (0.05, 0.1, 0.5, 7.0):
+    ...     latency.observe(seconds)
+    >>> list(latency.cumulative())
+    [(0.1, 2), (1.0, 3), (inf, 4)]
+    """
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = (*bounds, math.inf)
+        self._counts = [0] * len(self._bounds)
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value; one that equals a bound is in the bucket of that bound."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self.sum += value
+
+    def cumulative(self) -> Iterator[tuple[float, int]]:
+        """Yield each upper bound, and how many values are not above it."""
+        total = 0
+        for bound, count in zip(self._bounds, self._counts, strict=True):
+            total += count
+            yield bound, total
 
 
 @dataclass(slots=True)
@@ -36,6 +77,7 @@ class FunctionCounter:
 
     calls: int = 0
     errors: int = 0
+    last: int = 0  # number of the last call, of all that were counted
     run_us: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_CALLS))
 
 
@@ -45,7 +87,13 @@ class Counters:
     def __init__(self, me: str) -> None:
         self._me = me
         self._functions: dict[tuple[str, str], FunctionCounter] = {}
+        self._counted = 0
         self.latency_us = 0.0  # moving average of queue and run, all functions
+        self.latency = Histogram(LATENCY_BOUNDS_S)  # of queue and run, all functions
+        self.outcomes: CollectionsCounter[str] = CollectionsCounter()
+        """By kind, of all calls that this node accepted; "ok" is a result."""
+        self.refusals: CollectionsCounter[str] = CollectionsCounter()
+        """By reason, of calls that this node did not accept."""
 
     def count(
         self, function: str, version: str, *, run_us: int, queued_us: int, failed: bool
@@ -54,11 +102,23 @@ class Counters:
         key = (function, version)
         counter = self._functions.get(key)
         if counter is None:
-            counter = self._functions[key] = FunctionCounter()
+            counter = self._add(key)
+        self._counted = counter.last = self._counted + 1
         counter.calls += 1
         counter.errors += failed
         counter.run_us.append(run_us)
-        self.latency_us += 0.1 * (run_us + queued_us - self.latency_us)
+        taken_us = run_us + queued_us
+        self.latency_us += 0.1 * (taken_us - self.latency_us)
+        self.latency.observe(taken_us / 1e6)
+
+    def _add(self, key: tuple[str, str]) -> FunctionCounter:
+        if len(self._functions) >= MOST_VERSIONS:  # of cells that are edited all day
+            del self._functions[min(self._functions, key=self._last_use)]
+        counter = self._functions[key] = FunctionCounter()
+        return counter
+
+    def _last_use(self, key: tuple[str, str]) -> int:
+        return self._functions[key].last
 
     def pictures(self) -> tuple[FunctionSnapshot, ...]:
         """Return what was counted so far."""
@@ -142,6 +202,10 @@ class LoadMonitor:
             uptime_s=int(now - self._started),
             serial=self._serial,
         )
+
+    def lagged(self, lag_s: float) -> None:
+        """Note by how much the event loop was late."""
+        self.loop_lag_ms = round(max(0.0, lag_s) * 1e3, 3)
 
     def news(self) -> Load | None:
         """Return the load for an answer, unless it was told and is not over."""

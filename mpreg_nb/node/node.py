@@ -1,4 +1,4 @@
-"""The node: makes its parts, starts and stops them; its TLS contexts and metrics text.
+"""The node: makes its parts, starts and stops them; its TLS contexts.
 
 One event loop, no user code. The parts do not know each other: what happens in one
 reaches the others as an event, a handled message, or a callback given at their making.
@@ -13,7 +13,8 @@ import socket
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,12 +36,13 @@ from mpreg_nb.node.executor import Executor, RunningCalls
 from mpreg_nb.node.functions import CodeDistributor, OwnFunction, Registry, own_version
 from mpreg_nb.node.json_rpc import JsonCalls
 from mpreg_nb.node.membership import Members, MembershipDriver, MembershipEvents
+from mpreg_nb.node.metrics import NodeFigures, metrics_text
 from mpreg_nb.node.monitor import Counters, LoadMonitor, SnapshotPublisher
 from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
 from mpreg_nb.node.process_pool import ProcessPool
-from mpreg_nb.node.results import ResultRequests, ResultStore, StoreStatistics
+from mpreg_nb.node.results import ResultRequests, ResultStore
 from mpreg_nb.node.spaces import Spaces
-from mpreg_nb.node.worker_pool import PoolStatistics, WorkerPool
+from mpreg_nb.node.worker_pool import WorkerPool
 from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
@@ -50,7 +52,6 @@ from mpreg_nb.protocol.messages import (
     CodePush,
     Failed,
     Failure,
-    FunctionSnapshot,
     HeldResults,
     LeaveRequest,
     Notice,
@@ -103,57 +104,6 @@ def read_tls(certificate: str, key: str) -> Tls:
     dial = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     dial.load_verify_locations(certificate)  # a private one may be its own root
     return Tls(accept, dial)
-
-
-def metrics_text(
-    *,
-    pending_calls: int,
-    load: Load,
-    workers: PoolStatistics,
-    store: StoreStatistics,
-    alive_members: int,
-    functions: Iterable[FunctionSnapshot],
-) -> str:
-    """Return statistics of a node in the text format of Prometheus."""
-    lines = [
-        *_gauge("mpreg_calls_pending", "Calls in progress on this node", pending_calls),
-        *_gauge("mpreg_jobs_running", "Calls that run in a slot", load.running),
-        *_gauge("mpreg_jobs_queued", "Calls that wait for a slot", load.queued),
-        *_gauge("mpreg_slots", "Calls that can run at once", load.slots),
-        *_gauge("mpreg_loop_lag_ms", "Lag of the event loop", load.loop_lag_ms),
-        *_gauge(
-            "mpreg_memory_mb",
-            "Resident memory of the node and its workers",
-            load.memory_mb,
-        ),
-        *_gauge("mpreg_store_bytes", "Results of steps held here", store.held_bytes),
-        *_gauge("mpreg_members_alive", "Live nodes", alive_members),
-        "# HELP mpreg_worker_deaths_total Worker processes that died",
-        "# TYPE mpreg_worker_deaths_total counter",
-        f"mpreg_worker_deaths_total {workers.deaths}",
-        "# HELP mpreg_calls_total Calls that ended on this node",
-        "# TYPE mpreg_calls_total counter",
-    ]
-    pictures = tuple(functions)
-    for kind in ("calls", "errors"):
-        if kind == "errors":
-            lines += [
-                "# HELP mpreg_errors_total Calls that ended with an error on this node",
-                "# TYPE mpreg_errors_total counter",
-            ]
-        for one in pictures:
-            labels = f'function="{_escaped(one.function)}",version="{one.version}"'
-            count = one.calls if kind == "calls" else one.errors
-            lines.append(f"mpreg_{kind}_total{{{labels}}} {count}")
-    return "\n".join(lines) + "\n"
-
-
-def _gauge(name: str, text: str, value: float) -> list[str]:
-    return [f"# HELP {name} {text}", f"# TYPE {name} gauge", f"{name} {value:g}"]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
 JOIN_TIMEOUT_S = 15.0
@@ -253,6 +203,7 @@ class Node:
             on_event=self._membership.publish,
             on_catalog=self._membership.catalog_changed,
             measure=self.vitals.measure,
+            on_lag=self.vitals.lagged,
         )
         happened_here = partial(self.pictures.happened, name)
         here = RunningCalls(name)
@@ -303,6 +254,7 @@ class Node:
             news=self.vitals.news,
             changed=self.vitals.changed,
             limits=settings.limits,
+            counters=self.counters,
             on_event=self.pictures.happened,
         )
         self.runs = WorkflowService(
@@ -519,14 +471,24 @@ class Node:
             self.dispatcher.answered(None, Failed(id=message.id, failure=failure), ())
 
     def _metrics(self) -> str:
-        return metrics_text(
-            pending_calls=len(self.calls),
+        sent_bytes, received_bytes = self.links.gossip_bytes()
+        roles: Counter[str] = Counter(link.peer.role for link in self.links.all())
+        figures = NodeFigures(
             load=self.vitals.measure(),
-            workers=self.workers.statistics(),
+            pool=self.workers.statistics(),
             store=self.store.statistics(),
-            alive_members=len(self.gossiping.swim.alive),
+            pending_calls=len(self.calls),
+            outcomes=self.counters.outcomes,
+            refused_calls=self.counters.refusals,
+            refused_connections=self._listener.refusals if self._listener else 0,
+            connections={"client": 0, "node": 0, **roles},
+            members=[member.state for member in self.gossiping.swim.members],
+            gossip_sent_bytes=sent_bytes,
+            gossip_received_bytes=received_bytes,
+            latency=self.counters.latency,
             functions=self.counters.pictures(),
         )
+        return metrics_text(figures)
 
     def _accepted(self, connection: Connection) -> None:
         self.links.accepted(connection)

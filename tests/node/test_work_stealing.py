@@ -9,6 +9,7 @@ import pytest
 
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.executor import Executor, RunningCalls
+from mpreg_nb.node.monitor import Counters
 from mpreg_nb.node.pending_call import PendingCall
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
@@ -150,6 +151,7 @@ class House:
             news=lambda: None,
             changed=lambda: None,
             limits=Limits(),
+            counters=Counters("n1"),
             on_event=lambda *event: self.events.append(event),
         )
         self.client = End()

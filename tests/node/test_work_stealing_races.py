@@ -18,6 +18,7 @@ from mpreg_nb.client.calls import ActiveCall, ClientCalls
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.node import calls
 from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.monitor import Counters
 from mpreg_nb.node.pending_call import PendingCall
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
@@ -77,6 +78,7 @@ class Shop:
             news=lambda: None,
             changed=lambda: None,
             limits=Limits(),
+            counters=Counters("n1"),
             on_event=lambda *event: None,
         )
 
