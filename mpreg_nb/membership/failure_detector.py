@@ -1,10 +1,11 @@
 """Failure detection: the order of probes, direct and indirect probes, their outcomes.
 
-One round: send `Ping`; without an `Ack` in time, ask some other members to ping the
-target (`PingReq`). If neither it nor any of them has answered by the end of the
-round, the target was silent. A helper that gets no answer sends `Nack`, which shows
-the asker that its own links work. The detector reports facts (`Answered`, `Silent`);
-what follows for a member is decided in `membership.state`.
+One round: send `Ping`. Without an `Ack` within the ack timeout, ask some other members
+to ping the target (`PingReq`), and ping it again, until the round ends; in a cluster
+of two or three there is nobody or hardly anybody to ask. If no answer has come by the
+end of the round, the target was silent. A helper that gets no answer sends `Nack`,
+which shows the asker that its own links work. The detector reports facts (`Answered`,
+`Silent`); `membership.state` decides about the member.
 
 Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 3.1; the Nack is from
 Dadgar, Phillips, Currey, "Lifeguard", arXiv 1707.00788, 2018.
@@ -94,6 +95,9 @@ class ProbeOrder:
 NACK_SHARE = 0.8
 """Of the ack timeout: a helper's no must be there before the round ends."""
 
+AGAIN_SHARE = 0.5
+"""Of the ack timeout, between pings of a target that was silent for the first one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Answered:
@@ -126,7 +130,8 @@ class _Round:
     ask_at_s: float  # when to ask others; infinity once they have been asked
     end_at_s: float
     patience_s: float  # for the answers of those asked after a refusal
-    linked: bool  # the ping went out at once, so that its way back can be timed
+    linked: bool  # the one ping went out at once, so that its round trip can be timed
+    again_at_s: float = math.inf  # when to ping the target again
     refused: bool = False
     helpers: dict[NodeName, bool] = field(default_factory=dict)  # -> said Nack
 
@@ -158,7 +163,7 @@ class Probes:
         """When the next round or relay is due; infinity if there is none."""
         due_s = math.inf
         for probe in self._rounds.values():
-            due_s = min(due_s, probe.ask_at_s, probe.end_at_s)
+            due_s = min(due_s, probe.ask_at_s, probe.again_at_s, probe.end_at_s)
         for relay in self._relays.values():
             due_s = min(due_s, relay.nack_at_s, relay.end_at_s)
         return due_s
@@ -251,6 +256,7 @@ class Probes:
         probe = self._rounds.get(target)
         if probe is not None and refused and not probe.refused:
             probe.refused = True
+            probe.again_at_s = math.inf
             probe.end_at_s = min(probe.end_at_s, now + probe.patience_s)
             if probe.ask_at_s < math.inf:
                 steps += self._ask_others(probe, pool)
@@ -263,8 +269,12 @@ class Probes:
         for probe in list(self._rounds.values()):
             if probe.end_at_s <= now:
                 steps.append(self._end(probe))
-            elif probe.ask_at_s <= now:
+                continue
+            if probe.ask_at_s <= now:
                 steps += self._ask_others(probe, pool)
+                probe.again_at_s = now
+            if probe.again_at_s <= now:
+                steps.append(self._ping_again(probe, now))
         for seq, relay in list(self._relays.items()):
             if relay.nack_at_s <= now:
                 relay.nack_at_s = math.inf
@@ -287,6 +297,8 @@ class Probes:
         for probe in self._rounds.values():
             if probe.ask_at_s < math.inf:
                 probe.ask_at_s = max(probe.ask_at_s, until)
+            if probe.again_at_s < math.inf:
+                probe.again_at_s = max(probe.again_at_s, until)
             probe.end_at_s = max(probe.end_at_s, until)
 
     def _round_of(self, seq: int, helper: NodeName) -> _Round | None:
@@ -303,6 +315,11 @@ class Probes:
         probe.helpers = dict.fromkeys(chosen, False)
         request = PingReq(seq=probe.seq, target=probe.target, epoch=probe.epoch)
         return [Send(helper, request) for helper in chosen]
+
+    def _ping_again(self, probe: _Round, now: float) -> Step:
+        probe.again_at_s = now + AGAIN_SHARE * probe.patience_s
+        probe.linked = False
+        return Send(probe.target, Ping(seq=probe.seq, epoch=probe.epoch))
 
     def _end_if_refused_by_all(self, probe: _Round) -> list[Step]:
         if probe.refused and all(probe.helpers.values()):

@@ -67,7 +67,7 @@ def test_silence_makes_it_ask_three_others_and_then_give_up_once(
     helpers = asked(probes.tick(10.5, POOL))
     assert len(helpers) == 3
     assert "b" not in helpers
-    assert probes.tick(10.99, POOL) == []
+    assert asked(probes.tick(10.99, POOL)) == []
     assert probes.tick(11.0, POOL) == [Silent("b", False, 3, 3)]
     assert probes.tick(99.0, POOL) == []
 
@@ -100,7 +100,39 @@ def test_a_late_ack_in_the_same_period_saves_the_target(probes: Probes) -> None:
     start(probes)
     probes.tick(10.5, POOL)
 
-    assert probes.ack(1, "b", 10.75) == [Answered("b", True, 0.75)]
+    assert probes.ack(1, "b", 10.75) == [Answered("b", True, None)]
+
+
+@pytest.mark.parametrize("pool", [(), ("c",), POOL])
+def test_a_silent_target_is_pinged_again_until_the_round_ends(
+    probes: Probes, pool: tuple[str, ...]
+) -> None:
+    start(probes)
+    sent = []
+
+    while probes.is_probing("b"):
+        now = probes.deadline
+        sent += [(now, step) for step in probes.tick(now, pool)]
+
+    again = Send("b", Ping(seq=1, epoch=EPOCH))
+    assert [now for now, step in sent if step == again] == [10.5, 10.75]
+    assert isinstance(sent[-1][1], Silent)
+
+
+def test_the_answer_to_a_second_ping_is_not_timed(probes: Probes) -> None:
+    start(probes)
+    probes.tick(10.5, POOL)
+
+    assert probes.ack(1, "b", 10.51) == [Answered("b", True, None)]
+
+
+def test_who_refused_a_dial_is_not_pinged_again(probes: Probes) -> None:
+    start(probes, linked=False)
+    probes.unreachable("b", 10.01, POOL, refused=True)
+
+    steps = probes.tick(10.4, POOL)
+
+    assert [step for step in steps if isinstance(step, Send)] == []
 
 
 def test_a_refusal_asks_the_others_at_once(probes: Probes) -> None:

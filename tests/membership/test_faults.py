@@ -3,11 +3,10 @@
 import os
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
-from mpreg_nb.membership.config import PROFILES, ProfileName
+from mpreg_nb.membership.config import ProfileName
 from mpreg_nb.membership.events import (
     Confirmed,
     Died,
@@ -16,9 +15,17 @@ from mpreg_nb.membership.events import (
     NameTaken,
     Suspected,
 )
-from mpreg_nb.membership.state import LocalMember
 from mpreg_nb.protocol.gossip import MemberState, Offer
-from tests.membership.experiments import EXPERIMENTS, Split, Ways
+from tests.membership.experiments import (
+    BOUNDS_S,
+    EXPERIMENTS,
+    Split,
+    Ways,
+    beliefs,
+    pause_again_and_again,
+    quantile,
+    slow_tenth,
+)
 from tests.support.simulation import Simulation, settled
 
 SEEDS = range(int(os.environ.get("MPREG_NB_SEEDS", "3")))
@@ -26,6 +33,11 @@ SEEDS = range(int(os.environ.get("MPREG_NB_SEEDS", "3")))
 
 def falsely_dead(sim: Simulation, *excused: str) -> list[str]:
     return [e.name for _, _, e in sim.told(Died) if e.name not in excused]
+
+
+def suspicions_per_probe(sim: Simulation, seconds: float) -> float:
+    probes = len(sim.running) * seconds / sim.settings.period_s
+    return beliefs(sim).suspected / probes
 
 
 # ------------------------------------------------------------- determinism
@@ -63,13 +75,10 @@ def test_no_life_depends_on_the_order_of_sets() -> None:
 # ------------------------------------------------------------------- loss
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("profile", ["lan", "local"])
+@pytest.mark.parametrize("profile", ["lan", "local", "wan"])
 @pytest.mark.parametrize("loss", [0.05, 0.1, 0.2])
-def test_lost_messages_kill_nobody(
-    loss: float, profile: ProfileName, seed: int
-) -> None:
-    sim = settled(10, profile, seed)
+def test_lost_messages_kill_nobody(loss: float, profile: ProfileName) -> None:
+    sim = settled(10, profile, 1)
     sim.loss = loss
 
     sim.run(300.0)
@@ -81,34 +90,49 @@ def test_lost_messages_kill_nobody(
 
 def test_a_hundred_nodes_that_lose_messages_kill_nobody() -> None:
     sim = settled(100, "lan", 1)
-    sim.loss = 0.1
+    sim.loss = 0.2
 
-    sim.run(15.0)
+    sim.run(10.0)
 
     assert falsely_dead(sim) == []
 
 
-def test_one_message_in_twenty_lost_makes_few_suspects() -> None:
-    sim = settled(10, "lan", 1)
-    sim.loss = 0.05
+@pytest.mark.parametrize("profile", ["lan", "local"])
+def test_three_messages_in_ten_lost_kill_hardly_anybody(profile: ProfileName) -> None:
+    sim = settled(10, profile, 1)
+    sim.loss = 0.3
 
-    sim.run(600.0)
+    sim.run(360.0)  # one hour of one node
 
-    probes = 10 * 600
-    accusations = len(sim.told(Suspected)) / 9  # each is told by the nine others
-    assert accusations / probes < 1 / 1000
+    found = beliefs(sim)
+    assert found.dead <= 0.1
+    assert max(found.revived_s, default=0.0) <= 10.0
+    assert quantile(found.refuted_s, 0.99) <= 10.0
 
 
-def test_without_refutation_lost_messages_kill(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("count", [3, 10])
+@pytest.mark.parametrize("profile", ["lan", "local", "wan"])
+def test_one_message_in_twenty_lost_makes_few_suspects(
+    profile: ProfileName, count: int
 ) -> None:
-    sim = settled(10, "local", 1)
-    sim.loss = 0.2
-    monkeypatch.setattr(LocalMember, "hear", lambda *args: [])
+    sim = settled(count, profile, 1)
+    sim.loss = 0.05
+    seconds = 3000 / count * sim.settings.period_s
+
+    sim.run(seconds)
+
+    assert suspicions_per_probe(sim, seconds) < 1 / 1000
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3])
+def test_segments_that_tcp_sends_again_and_again_kill_nobody(share: float) -> None:
+    """Each waits 200 ms, 400 ms, 800 ms and so on, and all behind it wait too."""
+    sim = settled(10, "lan", 1)
+    sim.stalls = share
 
     sim.run(300.0)
 
-    assert falsely_dead(sim) != []
+    assert falsely_dead(sim) == []
 
 
 def test_a_suspect_clears_itself_with_a_higher_incarnation() -> None:
@@ -127,39 +151,22 @@ def test_a_suspect_clears_itself_with_a_higher_incarnation() -> None:
 # ------------------------------------------------------------------ pauses
 
 
-def pausing(sim: Simulation, seconds: float) -> list[str]:
-    """Stop one node for 5 s of every 15 s; return who else was declared dead."""
-    node = sim.current["n005"]
-    end_s = sim.now + seconds
-    while sim.now < end_s:
-        sim.pause(node, 5.0)
-        sim.run(15.0)
-    return falsely_dead(sim, node.name)
+@pytest.mark.parametrize("count", [10, 30])
+def test_a_node_that_is_stopped_again_and_again_kills_nobody(count: int) -> None:
+    sim = settled(count, "local", 1)
+    sim.loss = 0.3  # so that it often doubts somebody when it stops
+
+    found = pause_again_and_again(sim, 60.0)
+
+    assert found.suspected > 0
+    assert found.dead == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_node_that_is_stopped_again_and_again_kills_nobody(seed: int) -> None:
-    sim = settled(10, "local", seed)
-    sim.loss = 0.3  # so that it often doubts somebody when it stops
+def test_a_tenth_of_slow_nodes_kills_nobody(seed: int) -> None:
+    sim = settled(20, "local", seed)
 
-    assert pausing(sim, 120.0) == []
-
-
-def test_with_nothing_of_lifeguard_a_stopped_node_kills_others() -> None:
-    off = replace(
-        PROFILES["local"],
-        health_max=0,
-        pause_periods=1e9,
-        lag_share=1e9,
-        suspicion_max_mult=1,
-    )
-    killed = []
-    for seed in range(2):
-        sim = settled(10, off, seed)
-        sim.loss = 0.3
-        killed += pausing(sim, 120.0)
-
-    assert killed != []
+    assert slow_tenth(sim, 60.0).dead == 0
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -209,7 +216,7 @@ def test_late_event_loops_kill_nobody(seed: int) -> None:
 # -------------------------------------------------------------- partitions
 
 
-@pytest.mark.parametrize("profile", ["lan", "local"])
+@pytest.mark.parametrize("profile", ["lan", "local", "wan"])
 def test_half_an_hour_of_partition_heals_by_itself(profile: ProfileName) -> None:
     sim = settled(6, profile, 1)
     sim.cut = Split(frozenset({"n000", "n003"}))
@@ -221,7 +228,7 @@ def test_half_an_hour_of_partition_heals_by_itself(profile: ProfileName) -> None
 
     took_s = sim.run_until(sim.is_whole, 60.0)
 
-    assert took_s <= 10.0
+    assert took_s <= BOUNDS_S["heal"][profile, 10]
     sim.run(2.0)
     catalogs = {node.catalog.entries() for node in sim.running}
     assert len(catalogs) == 1
@@ -262,7 +269,7 @@ def test_two_that_only_a_third_can_reach_hold_each_other_for_alive() -> None:
 def test_a_link_that_breaks_each_other_second_tells_nothing() -> None:
     sim = settled(3, "lan", 1)
     one, other = sim.current["n001"], sim.current["n002"]
-    for _ in range(100):
+    for _ in range(50):
         link = one.pool.links.get(other.name)
         if link is not None:
             link.end("reset by the peer", "reset by the peer")
@@ -280,6 +287,15 @@ def test_round_trips_of_half_a_second_kill_nobody(seed: int) -> None:
     sim.run(120.0)
 
     assert falsely_dead(sim) == []
+
+
+def test_on_long_ways_the_profile_wan_suspects_nobody() -> None:
+    sim = settled(10, "wan", 1)
+    sim.delay_s = (0.05, 0.6)
+
+    sim.run(600.0)
+
+    assert sim.told(Suspected, Died) == []
 
 
 @pytest.mark.parametrize("seed", SEEDS)
