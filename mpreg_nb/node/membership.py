@@ -87,7 +87,7 @@ class MembershipDriver:
         on_event: Callable[[membership_events.Event], None],
         on_catalog: Callable[[], None],
         measure: Callable[[], Load],
-        on_lag: Callable[[float], None] = lambda _: None,
+        on_lag: Callable[[float], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
         timer: Callable[[Callable[[float], None]], DriverTimer] = DeadlineTimer,
     ) -> None:
@@ -243,7 +243,8 @@ class MembershipDriver:
         if now >= self._sample_due:
             lag_s = now - self._sample_due
             self._sample_due = now + LAG_SAMPLE_S
-            self._on_lag(lag_s)
+            if self._on_lag is not None:
+                self._on_lag(lag_s)
             self._perform(self.swim.loop_lag(lag_s, now))
         if now >= self._catalog.deadline:
             self._pull(now)
