@@ -700,7 +700,7 @@ def main(words: Sequence[str], *, say: Callable[[str], object] = print) -> int:
     parser.add_argument("seeds", nargs="+", type=int)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=75.0)
-    parser.add_argument("--stories", type=int, default=5, help="of each seed, at most")
+    parser.add_argument("--stories", type=int, default=2, help="of each rule, at most")
     options = parser.parse_args(words)
     say("  ".join(HEAD))
     wrong = 0
@@ -709,9 +709,12 @@ def main(words: Sequence[str], *, say: Callable[[str], object] = print) -> int:
         say(
             "  ".join(f"{v:>{len(h)}}" for h, v in zip(HEAD, result.row(), strict=True))
         )
-        for violation in result.violations[: options.stories]:
-            say(story(result.history, violation))
-        for rule, count in Counter(v.rule for v in result.violations).items():
+        told = Counter[str]()
+        for violation in result.violations:
+            told[violation.rule] += 1
+            if told[violation.rule] <= options.stories:
+                say(story(result.history, violation))
+        for rule, count in told.items():
             say(f"  {count} against: {rule}")
         wrong += bool(result.violations)
     say(f"{len(options.seeds)} histories, {wrong} with violations")
