@@ -1,5 +1,9 @@
 # Each target works alone on a fresh machine with Python >= 3.11, make and git.
 
+# What Python compiles is kept, whatever the environment says: the tests start hundreds
+# of processes, which would each compile all they import.
+export PYTHONDONTWRITEBYTECODE :=
+
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
@@ -43,7 +47,7 @@ lab: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/pytest
-	$(PLAIN) $(BIN)/pytest notebooks --nbval --nbval-current-env \
+	$(PLAIN) $(BIN)/pytest -p nbval.plugin notebooks --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout=60
 
 # What depends on the version of Python, on the newest one of this machine: how

@@ -231,36 +231,45 @@ async def test_no_commands_give_no_results() -> None:
 
 @pytest.mark.parametrize("count", [1, 2])
 async def test_time_that_is_up_ends_a_request(count: int) -> None:
+    begun: list[object] = []
     stopped = asyncio.Semaphore(0)
 
     async def long() -> None:
+        begun.append(asyncio.current_task())
         try:
             await asyncio.Event().wait()
         finally:
             stopped.release()
 
     commands = [RPCCommand(f"c{number}", "long") for number in range(count)]
+    timeout_s = 0.05
     async with served({"long": long}) as (_, client):
-        with pytest.raises(TimeoutError) as caught:
-            await client.request(commands, timeout=0.05)
-        for _ in commands:
+        while len(begun) < count:  # on a busy machine time may be up before they begin
+            with pytest.raises(TimeoutError) as caught:
+                await client.request(commands, timeout=timeout_s)
+            timeout_s *= 2
+        for _ in begun:
             await stopped.acquire()
 
     assert isinstance(caught.value, CallTimeout)
 
 
 async def test_time_that_is_up_ends_a_call() -> None:
-    stopped = asyncio.Event()
+    begun, stopped = asyncio.Event(), asyncio.Event()
 
     async def long() -> None:
+        begun.set()
         try:
             await asyncio.Event().wait()
         finally:
             stopped.set()
 
+    timeout_s = 0.05
     async with served({"long": long}) as (_, client):
-        with pytest.raises(CallTimeout):
-            await client.call("long", timeout=0.05)
+        while not begun.is_set():  # on a busy machine time may be up before it begins
+            with pytest.raises(CallTimeout):
+                await client.call("long", timeout=timeout_s)
+            timeout_s *= 2
         await stopped.wait()
 
 
