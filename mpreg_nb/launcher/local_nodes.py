@@ -17,10 +17,10 @@ import msgspec
 from mpreg_nb.cures import cure
 from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, RecordedNode
 from mpreg_nb.launcher.fault_injection import PausedNode
+from mpreg_nb.launcher.launcher import Launcher, end_now, wait_all_ready
 from mpreg_nb.launcher.pid import is_alive
-from mpreg_nb.launcher.process import NodeProcess, end_now, wait_all_ready
+from mpreg_nb.launcher.process import NodeProcess, ProcessLauncher
 from mpreg_nb.names import check_name, check_resources
-from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.token import Token
 
@@ -282,7 +282,7 @@ class LocalNodes:
     ) -> None:
         self.cluster_id = os.urandom(16).hex()
         self.keep = keep
-        self._token = token
+        self._launcher: Launcher[NodeProcess] = ProcessLauncher(token)
         self._ledger = ClusterFiles()
         self._processes: dict[str, NodeProcess] = {}
         self._pauses: dict[str, PausedNode] = {}
@@ -366,19 +366,15 @@ class LocalNodes:
             return
         join = tuple(self.urls.values())
         workers = self._workers * (len(join) + len(specs))
-        sockets = [_listening() for _ in specs]
         processes: list[NodeProcess] = []
         try:
-            for spec, listening in zip(specs, sockets, strict=True):
-                url = f"ws://127.0.0.1:{listening.getsockname()[1]}"
-                processes.append(self._spawn(spec, listening, join, workers))
-                join = join or (url,)
+            for spec in specs:
+                process = self._spawn(spec, join, workers)
+                processes.append(process)
+                join = join or (process.url,)
         except BaseException:
             end_now(processes)
             raise
-        finally:
-            for listening in sockets:
-                listening.close()
         ready = wait_all_ready(processes, timeout_s)
         for spec, process, said in zip(specs, processes, ready, strict=True):
             self._processes[spec.name] = process
@@ -389,7 +385,6 @@ class LocalNodes:
     def _spawn(
         self,
         spec: NodeSpec,
-        listening: socket.socket,
         join: tuple[str, ...],
         workers: int,  # of all nodes of this cluster
     ) -> NodeProcess:
@@ -403,14 +398,7 @@ class LocalNodes:
             workers=self._workers,
             slots=self._slots,
         )
-        return NodeProcess.start(
-            NodeOptions(settings=settings),
-            log=log,
-            token=self._token.reveal(),
-            keep=self.keep,
-            listening=listening,
-            workers=workers,
-        )
+        return self._launcher.start(settings, log=log, keep=self.keep, workers=workers)
 
     def kill(self, name: str) -> None:
         """End a node and its workers at once, as a crash would."""
@@ -493,16 +481,3 @@ class LocalNodes:
         replace: Any = msgspec.structs.replace
         self._entry = replace(self._entry, nodes=nodes)
         self._ledger.record(self._entry)
-
-
-def _listening() -> socket.socket:
-    """Return a socket that listens on a free port, for a node to inherit.
-
-    So its URL is known before it runs, nobody can take the port in between, and
-    whoever connects early is served as soon as the node is up.
-    """
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", 0))
-    listening.listen(128)
-    return listening

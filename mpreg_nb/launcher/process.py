@@ -6,7 +6,6 @@ Standard error is the log file itself: a kernel that is busy or stopped never
 holds up its nodes.
 """
 
-import concurrent.futures
 import math
 import os
 import signal
@@ -28,8 +27,8 @@ import msgspec
 
 import mpreg_nb
 from mpreg_nb.errors import StartFailed
+from mpreg_nb.launcher.launcher import LOG_LINES, ReadyLine, wait_all_ready
 from mpreg_nb.launcher.pid import (
-    KILLED_S,
     WATCHER,
     ProcessId,
     is_alive,
@@ -38,6 +37,8 @@ from mpreg_nb.launcher.pid import (
 )
 from mpreg_nb.node.environment import share_cores
 from mpreg_nb.node.options import STDIN, NodeOptions, arguments_of
+from mpreg_nb.settings import NodeSettings
+from mpreg_nb.transport.token import Token
 
 TOKEN_VARIABLE = "MPREG_NB_TOKEN"  # noqa: S105 - its name, not a token
 
@@ -197,15 +198,6 @@ UNREADY_BYTES = 64 * 1024
 """Longest line on standard output; start-up files of a site may print there too."""
 
 
-class ReadyLine(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node says of itself."""
-
-    name: str
-    url: str
-    pid: int
-    cluster_id: str
-
-
 class _Line(ReadyLine, frozen=True, kw_only=True):
     ready: bool
 
@@ -309,9 +301,6 @@ HURRY_S = 1.0
 LOOK_S = 0.2
 """Between two looks where the system cannot tell that a child has ended."""
 
-LOG_LINES = 20
-"""Last lines of the log that an error carries."""
-
 
 class NodeProcess:
     """One node process; every method may be called from any thread.
@@ -321,9 +310,12 @@ class NodeProcess:
     then its workers have been killed. Neither can be cancelled.
     """
 
-    def __init__(self, name: str, cluster_id: str, log: Path, child: Launched) -> None:
+    def __init__(
+        self, name: str, url: str, cluster_id: str, log: Path, child: Launched
+    ) -> None:
         """Take over a child; use `start` to make one."""
         self.name = name
+        self.url = url
         self.pid = child.popen.pid
         self.log_path = log
         self.stamp: ProcessId = stamp(self.pid)  # before anybody waits for the child
@@ -386,7 +378,8 @@ class NodeProcess:
         except OSError as error:
             raise StartFailed(name, str(error)) from error
         try:
-            process = cls(name, options.settings.cluster_id, log, child)
+            url = "" if listening is None else url_of(listening)
+            process = cls(name, url, options.settings.cluster_id, log, child)
             WATCHER.watch(process)
         except BaseException:  # interrupted: nobody would ever end it
             os.killpg(child.popen.pid, signal.SIGKILL)
@@ -537,41 +530,49 @@ class NodeProcess:
                 os.close(descriptor)
 
 
-def wait_all_ready(
-    processes: Sequence[NodeProcess], timeout: float = 20.0
-) -> tuple[ReadyLine, ...]:
-    """Return what each of `processes` says of itself, in their order.
+class ProcessLauncher:
+    """Starts nodes as processes of this machine, each on a free port of loopback."""
 
-    When one ends instead, or `timeout` seconds pass, or the wait is interrupted,
-    all of them are killed and waited for.
+    def __init__(self, token: Token, *, command: Sequence[str] = ()) -> None:
+        """Start nodes that prove `token`.
 
-    Raises StartFailed, with the last lines of the log of the node at fault.
+        command: replaces the interpreter and module in tests.
+        """
+        self._token = token
+        self._command = command
+
+    def start(
+        self, settings: NodeSettings, *, log: Path, keep: bool, workers: int
+    ) -> NodeProcess:
+        """Start a node and return at once, as `Launcher` says."""
+        with listen_on_free_port() as listening:
+            return NodeProcess.start(
+                NodeOptions(settings=settings),
+                log=log,
+                token=self._token.reveal(),
+                keep=keep,
+                listening=listening,
+                workers=workers,
+                command=self._command,
+            )
+
+
+def listen_on_free_port() -> socket.socket:
+    """Return a socket that listens on a free port, for a node to inherit.
+
+    So its URL is known before it runs, nobody can take the port in between, and
+    whoever connects early is served as soon as the node is up.
     """
-    waited = [process.ready for process in processes]
-    try:
-        concurrent.futures.wait(
-            waited, timeout, return_when=concurrent.futures.FIRST_EXCEPTION
-        )
-        # A failure before a silence: the silent one may wait for the failed one.
-        for future in waited:
-            if future.done():
-                future.result()
-        for process in processes:
-            if not process.ready.done():
-                reason = f"it was not ready within {timeout:g} s"
-                raise StartFailed(process.name, reason, process.log(LOG_LINES))
-        return tuple(future.result() for future in waited)
-    except BaseException:
-        end_now(processes)
-        raise
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(("127.0.0.1", 0))
+    listening.listen(128)
+    return listening
 
 
-def end_now(processes: Sequence[NodeProcess]) -> None:
-    """Kill all of `processes` with their workers, and wait until they are gone."""
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.wait(KILLED_S)
+def url_of(listening: socket.socket) -> str:
+    """Return the URL of a node that accepts on a socket of loopback."""
+    return f"ws://127.0.0.1:{listening.getsockname()[1]}"
 
 
 def ending(code: int) -> str:

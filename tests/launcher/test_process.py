@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from mpreg_nb.errors import StartFailed
-from mpreg_nb.launcher.process import NodeProcess, ReadyLine, ending, wait_all_ready
+from mpreg_nb.launcher.launcher import ReadyLine, wait_all_ready
+from mpreg_nb.launcher.process import NodeProcess, ending
 from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
 from tests.support.leaks import nothing_left

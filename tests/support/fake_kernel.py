@@ -9,7 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from mpreg_nb.launcher.process import NodeProcess, wait_all_ready
+from mpreg_nb.launcher.launcher import wait_all_ready
+from mpreg_nb.launcher.process import NodeProcess
 from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
 

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 from typing import Self
 
+from mpreg_nb.launcher.launcher import end_now
 from mpreg_nb.launcher.pid import ProcessId, await_end, stamp
-from mpreg_nb.launcher.process import NodeProcess, end_now
+from mpreg_nb.launcher.process import NodeProcess
 from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
 

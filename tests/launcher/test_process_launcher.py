@@ -1,0 +1,30 @@
+"""Processes of this machine are launched as any nodes are."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mpreg_nb.launcher.launcher import end_now
+from mpreg_nb.launcher.process import ProcessLauncher
+from mpreg_nb.transport.token import Token
+from tests.support.launcher_contract import Launched, LauncherContract
+from tests.support.leaks import nothing_left
+
+pytestmark = pytest.mark.live
+
+
+def make_launcher() -> ProcessLauncher:
+    return ProcessLauncher(Token("t" * 43))
+
+
+@pytest.fixture
+def launched(tmp_path: Path) -> Iterator[Launched]:
+    with nothing_left(tmp_path):
+        launched = Launched(make_launcher, tmp_path)
+        yield launched
+        end_now(launched.nodes)
+
+
+class TestProcessLauncher(LauncherContract):
+    """Node processes on this machine."""
