@@ -260,6 +260,9 @@ def _answers(link: socket.socket) -> bool:
             return False
 
 
+KILLED_S = 2.0
+"""So long a killed process may take to be gone, on a machine that is very busy."""
+
 SILENT_S = 5.0
 """A node that runs answers within milliseconds; on a machine that swaps, later."""
 
@@ -401,9 +404,11 @@ class LocalNodes:
         return self._launcher.start(settings, log=log, keep=self.keep, workers=workers)
 
     def kill(self, name: str) -> None:
-        """End a node and its workers at once, as a crash would."""
-        self._processes[name].kill()
+        """End a node and its workers, as a crash would; returns when they are gone."""
+        process = self._processes[name]
+        process.kill()
         self.go_on((name,))  # what is left of its session must hear that it ended
+        process.wait(KILLED_S)
 
     def pause(self, name: str, seconds: float) -> None:
         """Stop a node and its workers for `seconds`; again: for so long from now.

@@ -576,9 +576,9 @@ class DeliveryCount:
         taken = self._taken()
         if taken is None or self._before is None:
             return math.inf
-        # The count of Linux includes one byte for the opening, on some ends. A frame
-        # of which one byte came was not read either.
-        return taken[1] - 1 - self._before
+        # Linux counts the opening and the end of the connection as one byte each. A
+        # message of which only so few bytes came was not read.
+        return taken[1] - self._before - _LESS_THAN_A_MESSAGE
 
     def _taken(self) -> tuple[int, int] | None:
         """Return the bytes that the system has, and of these what the other took."""
@@ -598,6 +598,9 @@ class DeliveryCount:
         sent, again = struct.unpack_from("QQ", told, 200)
         return sent - again + unsent, taken
 
+
+_LESS_THAN_A_MESSAGE = 8
+"""Bytes; each request is longer, since it has an id."""
 
 _TCP_INFO_BYTES = 216
 """Of Linux' struct tcp_info: up to the bytes that were sent again (since 4.19)."""
