@@ -169,3 +169,14 @@ def test_a_part_of_a_failed_workflow_names_only_its_own_steps() -> None:
         ZeroDivisionError,
         ExceptionGroup,
     ]
+
+
+def test_losing_a_node_with_kept_variables_says_which_cells_to_run_again() -> None:
+    lost = errors.NodeLost("n2", "killed", function="cell", executed="unknown")
+    lost.kept = "model"
+
+    text = str(pickle.loads(pickle.dumps(lost)))
+
+    assert "kept as 'model' are lost" in text
+    assert "with --keep model" in text
+    assert "call it again" not in text

@@ -1,1 +1,1 @@
-"""What a notebook holds: nodes that it started, their processes, the ledger."""
+"""The Python API: clusters, functions, runs, executors and live views."""

@@ -32,7 +32,7 @@ _starting = threading.RLock()
 
 
 def _start_anew() -> None:
-    """Replace the lock in a forked child: who held it is not there."""
+    """Replace the lock in a forked child, where its holder does not exist."""
     global _starting
     _starting = threading.RLock()
 

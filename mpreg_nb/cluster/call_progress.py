@@ -1,4 +1,4 @@
-"""The progress of a call, a map and a run: what is done, at which rate, time left."""
+"""The progress of a call, a map and a run: state, rate, and time left."""
 
 import threading
 import time
@@ -20,32 +20,32 @@ if TYPE_CHECKING:
 
 
 RECENT_SHARE = 0.5
-"""Of the time so far: the rate is that of this latest part, so that it follows."""
+"""The rate is measured over this latest part of the time so far."""
 
 NOTES = 200
-"""So many notes are kept of the time so far; more would tell nothing more."""
+"""Samples that are kept of the time so far."""
 
 LEAST_ENDED = 3
-"""With fewer ends nobody can tell how long the others will take."""
+"""With fewer ended calls the time left cannot be estimated."""
 
 
 class Pace:
-    """The rate of a count that grows. All times are of one monotonic clock."""
+    """The rate of a growing count. All times are of one monotonic clock."""
 
     def __init__(self, began: float, ended: int = 0) -> None:
-        """`ended` is what the count was at the time `began`."""
+        """ended: the count at the time `began`."""
         self._began = began
         self._first = ended
         self._notes: deque[tuple[float, int]] = deque([(began, ended)])
         self._latest = (began, ended)
 
     def note(self, ended: int, now: float) -> None:
-        """Take in the count at the time `now`."""
+        """Add the count at the time `now`."""
         self._latest = (now, ended)
         elapsed_s = now - self._began
         if now - self._notes[-1][0] >= elapsed_s / NOTES:
             self._notes.append(self._latest)
-        # The oldest note that is kept is the last before the latest part.
+        # The oldest note that is kept is the last one before the latest part.
         while (
             len(self._notes) > 1 and self._notes[1][0] <= now - RECENT_SHARE * elapsed_s
         ):
@@ -53,9 +53,9 @@ class Pace:
 
     @property
     def per_s(self) -> float:
-        """How many ended in a second, in the latest half of the time so far.
+        """The number that ended per second, in the latest half of the time so far.
 
-        Of the whole time, where too few ended in that half.
+        Over the whole time if too few ended in that half.
         """
         now, ended = self._latest
         at, before = self._notes[0]
@@ -65,12 +65,12 @@ class Pace:
 
     @property
     def mean_per_s(self) -> float:
-        """How many ended in a second, in all the time so far."""
+        """The number that ended per second, in all the time so far."""
         now, ended = self._latest
         return max(0, ended - self._first) / max(1e-9, now - self._began)
 
     def left_s(self, total: int) -> float | None:
-        """Return the seconds until `total` have ended; None if nobody can tell."""
+        """Return the seconds until `total` have ended; None if too few have ended."""
         left = total - self._latest[1]
         if left <= 0 or self._latest[1] - self._first < LEAST_ENDED:
             return None
@@ -78,7 +78,7 @@ class Pace:
 
 
 def per_second(rate: float) -> str:
-    """Return a rate as it is read; nothing if it is none.
+    """Return a rate as text, "" for no rate.
 
     >>> per_second(1234.5), per_second(83.2), per_second(0.456), per_second(0.0)
     ('1,234/s', '83/s', '0.46/s', '')
@@ -89,14 +89,14 @@ def per_second(rate: float) -> str:
 
 
 MOST_NAMES = 8
-"""Of nodes or steps in one line."""
+"""Names of nodes or steps in one line."""
 
 CANCELLED_S = 0.3
-"""How long Stop waits for the end of a run, which most steps come to at once."""
+"""How long Stop waits for the end of a cancelled run; most steps end at once."""
 
 
 class CallProgress:
-    """One call: where it is, and for how long."""
+    """The progress of one call: its node, its state and the time so far."""
 
     def __init__(self, client: Client, call: ActiveCall) -> None:
         self._client = client
@@ -104,20 +104,20 @@ class CallProgress:
 
     @property
     def key(self) -> object:
-        """Calls that one thread waits for, one after the other, share a place."""
+        """Calls that one thread waits for in turn share a place."""
         return "call", threading.get_ident()
 
     @property
     def is_kept(self) -> bool:
-        """Its result is lost with the page."""
+        """False: its result is lost with the page."""
         return False
 
     def shows(self, value: object) -> bool:
-        """No value says where a call was."""
+        """Return False: no value shows where a call ran."""
         return False
 
     def line(self, ended: str = "") -> str:
-        """Say `train on gpu-1 · running 4.0 s`, or for what it waits."""
+        """Return `train on gpu-1 · running 4.0 s`, or what the call waits for."""
         call = self._call
         spent = in_seconds(time.monotonic() - call.began)
         node = self._node()
@@ -151,19 +151,19 @@ class CallProgress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapCount:
-    """How far a map is at one moment."""
+    """The counts of a map at one moment."""
 
     ended: int
-    failed: int  # of those that ended
-    total: int | None  # None where the items do not say
+    failed: int  # of the ended ones
+    total: int | None  # None if the number of items is unknown
     active: Sequence[ActiveCall]
 
 
 class MapProgress:
-    """One map: how many of its calls have ended, and where the others are."""
+    """The progress of one map: its ended calls, and the nodes of the others."""
 
     def __init__(self, function: str, look: Callable[[], MapCount]) -> None:
-        """look: says how far it is."""
+        """look: returns the counts of this moment."""
         self._function = function
         self._look = look
         self._began = time.monotonic()
@@ -176,17 +176,17 @@ class MapProgress:
 
     @property
     def is_kept(self) -> bool:
-        """Its results are lost with the page."""
+        """False: its results are lost with the page."""
         return False
 
     def shows(self, value: object) -> bool:
-        """No value says how far a map came."""
+        """Return False: no value shows how far a map came."""
         return False
 
     def line(self, ended: str = "") -> str:
-        """Say `train · 412 of 2,000 · 5.1 s · 83/s · about 19 s left · 3 in progress`.
+        """Return `train · 412 of 999 · 5.1 s · 83/s · about 7 s left · 3 in progress`.
 
-        At its end `train · 2,000 calls · 24.1 s · 83/s`.
+        At the end: `train · 999 calls · 12.1 s · 83/s`.
         """
         count, now = self._look(), time.monotonic()
         self._pace.note(count.ended, now)
@@ -203,7 +203,7 @@ class MapProgress:
         return " · ".join(filter(None, parts))
 
     def bundle(self, ended: str = "") -> dict[str, str]:
-        """Return the line; while it goes with a bar, if the whole is known."""
+        """Return the line; during the wait with a bar, if the total is known."""
         count = self._look()
         share = None if not count.total else min(1.0, count.ended / count.total)
         return as_bundle(self.line(ended), None if ended else share)
@@ -225,16 +225,16 @@ class FollowedRun(Protocol):
         """The states of its steps."""
 
     def diagram(self) -> "Diagram":
-        """What it executes."""
+        """The workflow that it executes."""
 
     def has_ended(self, timeout_s: float) -> bool:
-        """Wait for its end; whether it has come."""
+        """Wait for its end; return whether it has ended."""
 
     def _repr_mimebundle_(self) -> dict[str, str]: ...
 
 
 class RunProgress:
-    """One run: a line; for a front end a drawing, which is folded at the end."""
+    """The progress of one run: a line; in a front end a drawing, folded at the end."""
 
     def __init__(self, run: FollowedRun) -> None:
         self._run = run
@@ -243,20 +243,20 @@ class RunProgress:
 
     @property
     def key(self) -> object:
-        """Whoever waits for a run again, finds it in the same place."""
+        """A second wait for the same run has the same place."""
         return "run", self._run.id
 
     @property
     def is_kept(self) -> bool:
-        """A run is the cluster's, and goes on."""
+        """True: a run belongs to the cluster, and continues."""
         return True
 
     def shows(self, value: object) -> bool:
-        """The run shows itself."""
+        """Return whether the value is the run, which shows itself."""
         return value is self._run
 
     def line(self, ended: str = "") -> str:
-        """Say `report · 3 of 7 steps · 4.2 s · 0.8/s · about 5 s left · clean running`.
+        """Return `plan · 3 of 7 steps · 4.2 s · 0.8/s · about 5 s left · raw running`.
 
         Items of maps count for rate and time left like steps.
         """
@@ -299,10 +299,10 @@ class RunProgress:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """How much of a run is over: steps, and the items of its maps."""
+    """The ended part of a run: steps, and the items of its maps."""
 
     over: int
-    total: int | None  # None while it is not known how many items a map will have
+    total: int | None  # None while the number of items of a map is unknown
 
 
 def _work(steps: Iterable[StepSnapshot], maps: Container[str]) -> _Work:
@@ -321,7 +321,7 @@ def _running(step: StepSnapshot) -> str:
 
 
 def _told(pace: Pace, total: int | None, ended: str, spent_s: float) -> list[str]:
-    """Return how it ended, the time so far, the rate, and about how long is left."""
+    """Return how the wait ended, the time so far, the rate, and the time left."""
     if ended:
         word = "" if ended in ("done", "failed") else ended
         return [word, in_seconds(spent_s), per_second(pace.mean_per_s)]

@@ -743,7 +743,7 @@ def _in_kernel() -> bool:
 
 
 DRAIN_S = 1.0
-"""How long a node has to leave in order; what it runs is not waited for."""
+"""How long a node may take to leave; its running calls are not waited for."""
 
 
 class AdoptedCluster(Cluster):

@@ -1,7 +1,7 @@
-"""What this process does where nothing else was said: `mp.config`, `%mpreg config`.
+"""The defaults of this process: `mp.config`, `%mpreg config`.
 
-`CONFIG` holds the values. Each has a default, bounds and a reason, in `KEYS`;
-whoever uses one reads it when it is needed, so that a change counts from then on.
+`CONFIG` holds the values. `KEYS` has the default, the bounds and the reason of each.
+Code reads a value each time it needs it, so a change takes effect at once.
 """
 
 import math
@@ -24,20 +24,20 @@ Value: TypeAlias = bool | int | float | str
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """One value that may be set: what it means, and what it may be."""
+    """One setting: its meaning, its default and the accepted values."""
 
     name: str
     default: Value  # its type is the type of the value
     least: float = 0
     most: float = math.inf
-    choices: tuple[str, ...] = ()  # words that may be set, where it is no number
-    unit: str = ""  # of what there are so many
-    title: str  # with the unit before it, a line that says what it does
-    cost: str  # what more of it brings and takes
+    choices: tuple[str, ...] = ()  # the accepted words, if it is not a number
+    unit: str = ""  # of a number
+    title: str  # after the unit: the meaning in one line
+    cost: str  # what a higher value brings and costs
 
     @property
     def rule(self) -> str:
-        """What is accepted, in words."""
+        """The accepted values, as text."""
         if self.choices:
             return " or ".join(map(repr, self.choices))
         if isinstance(self.default, bool):
@@ -49,20 +49,20 @@ class Key:
 
     @property
     def meaning(self) -> str:
-        """What it does and what more of it costs, in sentences."""
+        """The meaning and the cost, in sentences."""
         return f"{self.brief[0].upper()}{self.brief[1:]}. {self.cost}"
 
     @property
     def brief(self) -> str:
-        """What it does, in a few words."""
+        """The meaning, in a few words."""
         return f"{self.unit} {self.title}".lstrip()
 
     def checked(self, value: object) -> Value:
-        """Return `value` if it may be set.
+        """Return `value` if this key accepts it.
 
         Raises:
-            TypeError: it is of another type.
-            ValueError: it is out of bounds.
+            TypeError: the value is of another type.
+            ValueError: the value is out of bounds.
         """
         refusal = f"{self.name} must be {self.rule}, not {value!r:.60}"
         if self.choices:
@@ -154,10 +154,10 @@ KEYS: Mapping[str, Key] = {
 
 
 def key_of(name: str) -> Key:
-    """Return what is known of the key `name`.
+    """Return the key of a name.
 
     Raises:
-        AttributeError: there is no such key; the nearest is named.
+        AttributeError: there is no such key; the message names the nearest.
     """
     if name in KEYS:
         return KEYS[name]
@@ -183,7 +183,7 @@ class Config:
     __slots__ = tuple(KEYS)
 
     def __init__(self) -> None:
-        """Begin with the defaults."""
+        """Start with the defaults."""
         self.reset()
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -201,7 +201,7 @@ class Config:
         """
         from mpreg_nb.view.frames import TEXT, frame
 
-        # Values are of several types; the column says so.
+        # The values are of several types, so the column holds objects.
         columns = {"key": TEXT, "value": "object", "default": "object"}
         return frame(columns | {"accepted": TEXT, "meaning": TEXT}, self._rows())
 

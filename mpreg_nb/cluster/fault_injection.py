@@ -87,7 +87,7 @@ async def _cut(
     # All links first: then all nodes receive the request at nearly the same moment.
     links = {}
     for node in (*sides[0], *sides[1]):
-        client.links.is_back(node)  # it runs, whatever was noted of it before
+        client.links.is_back(node)  # it runs, even if it was unreachable before
         links[node] = await client.links.reach(node, (urls[node],))
         if links[node] is None:
             raise MpregError(f"node {node!r} is not reachable now; try again")

@@ -52,7 +52,7 @@ class Function(Generic[P, R]):
             raise ValueError(
                 "a lambda has no name of its own. Give it one: name='double'"
             )
-        _look_like(self, function)  # first: what it has of ours counts for nothing
+        _look_like(self, function)  # first: our attributes replace equal ones
         self.name = check_name("function", given)
         self.resources = check_resources(resources)
         self.idempotent = bool(idempotent)
@@ -113,7 +113,7 @@ class Function(Generic[P, R]):
         return BoundFunction(self._cluster, self, options)
 
     def __get__(self, instance: object, owner: type | None = None) -> Any:
-        # As a method it is the local function: an object is no argument to ship.
+        # A method is the local function: its object is no argument to send.
         bound = getattr(self._function, "__get__", None)
         return self if bound is None else bound(instance, owner)
 

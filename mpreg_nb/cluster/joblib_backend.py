@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 NAME = "mpreg"
 _MODULE = "joblib.parallel"
 _OPTIONS = frozenset({"initializer", "initargs", "inner_max_num_threads"})
-_OPTIONS |= {"nesting_level"}  # what joblib itself adds
+_OPTIONS |= {"nesting_level"}  # added by joblib
 
 
 def register() -> None:
-    """Make the backend known to joblib: now, or when joblib is imported.
+    """Register the backend: now, or as soon as joblib is imported. May be repeated.
 
-    joblib itself is not imported for that. May be repeated.
+    It does not import joblib.
     """
     joblib = sys.modules.get(_MODULE)
     if joblib is not None and hasattr(joblib, "register_parallel_backend"):
@@ -63,7 +63,7 @@ def _backend_class() -> type:
             self._executor: ClusterExecutor | None = None
 
         def effective_n_jobs(self, n_jobs: int | None) -> int:
-            """Return how many calls run at once: -1 means all slots that fit."""
+            """Return how many calls run at once; -1: as many as there are slots."""
             if n_jobs == 0:
                 raise ValueError("n_jobs == 0 in Parallel has no meaning")
             slots = _slots(self._resources)
@@ -79,7 +79,7 @@ def _backend_class() -> type:
             require: Any = None,
             **options: Any,
         ) -> int:
-            """Begin a loop of joblib; return how many calls run at once."""
+            """Start a loop of joblib; return how many calls run at once."""
             from mpreg_nb.cluster.current import current
 
             self.parallel = parallel
@@ -91,7 +91,7 @@ def _backend_class() -> type:
             return self.effective_n_jobs(n_jobs)
 
         def submit(self, func: Callable[[], Any], callback: Any = None) -> Any:
-            """Send one batch; `callback` gets its future when it has ended."""
+            """Send one batch; `callback` receives its future at the end."""
             if self._executor is None:
                 raise AssertionError("submit comes after configure")
             future = self._executor.submit(func)
@@ -104,7 +104,7 @@ def _backend_class() -> type:
             return out.result()
 
         def abort_everything(self, ensure_ready: bool = True) -> None:
-            """Cancel what is under way after an error or Stop."""
+            """Cancel all batches after an error or Stop."""
             if self._executor is not None:
                 self._executor.abandon()
             self.reset_batch_stats()
@@ -112,13 +112,13 @@ def _backend_class() -> type:
                 self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
 
         def terminate(self) -> None:
-            """End a loop of joblib. The cluster runs on."""
+            """End a loop of joblib. The cluster continues to run."""
             if self._executor is not None:
                 self._executor.shutdown(wait=False)
             self.reset_batch_stats()
 
         def get_nested_backend(self) -> tuple[Any, int | None]:
-            """Return what loops inside of calls use: a slot is one call's."""
+            """Return the backend of loops inside calls, which have one slot."""
             return SequentialBackend(nesting_level=(self.nesting_level or 0) + 1), None
 
     return MpregBackend
@@ -138,12 +138,12 @@ def _slots(resources: Sequence[str]) -> int:
 
 
 class _WhenImported(importlib.abc.MetaPathFinder):
-    """Registers the backend as soon as joblib has been imported by somebody."""
+    """Import hook: registers the backend as soon as joblib is imported."""
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Leave finding to those after this; watch the load of one module."""
+        """Return the spec of the other finders, with our loader around theirs."""
         if name != _MODULE:
             return None
         sys.meta_path.remove(self)
@@ -154,17 +154,17 @@ class _WhenImported(importlib.abc.MetaPathFinder):
 
 
 class _Registering(importlib.abc.Loader):
-    """Loads as the loader that it holds, and then registers the backend."""
+    """Wraps the loader of joblib: registers the backend after it has loaded."""
 
     def __init__(self, loader: Any) -> None:
         self._loader = loader
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
-        """Return what the loader creates."""
+        """Return the module that the wrapped loader creates."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Execute the module, and use it."""
+        """Execute the module, then register the backend."""
         self._loader.exec_module(module)
         register()
 

@@ -143,8 +143,8 @@ class ViewModels:
     ) -> dict[str, Picture]:
         """Return the newest pictures of `views` and of the head.
 
-        A picture that says the same as before is the same object.
-        at_once: make them now, although they may have been made just before.
+        A picture that has not changed is the same object as before.
+        at_once: make them now, even if they were made a moment ago.
         """
         with self._lock:
             now = time.monotonic()
@@ -252,7 +252,7 @@ class ViewModels:
 
 
 NOTE_S = 10.0
-"""How long a note about something that was done stays."""
+"""How long the note about an action stays."""
 
 JOIN_S = 2.0
 """How long the end of the last view waits for the thread."""
@@ -265,10 +265,10 @@ class Display(Protocol):
     """Draws a view in some front end. Called on the thread of live views."""
 
     def take(self, pictures: Mapping[str, Picture]) -> None:
-        """Draw what is new; a picture that did not change is the same object."""
+        """Draw the changes; a picture that has not changed is the same object."""
 
     def end(self, pictures: Mapping[str, Picture]) -> None:
-        """Draw the last state; nothing comes after."""
+        """Draw the last state; no call follows."""
 
 
 @public
@@ -287,7 +287,7 @@ class LiveView:
         self._views = views
         self._pictures = models
         self._lock = threading.RLock()
-        self._sinks: list[Display] = []
+        self._displays: list[Display] = []
         self._last: dict[str, Picture] = {}
         self._head: Picture = {}
         self._note = self._error = ""
@@ -355,7 +355,7 @@ class LiveView:
     def _do(self, note: str, action: Any) -> None:
         try:
             action()
-        except Exception as error:  # noqa: BLE001 - it is told in the panel instead
+        except Exception as error:  # noqa: BLE001 - shown in the panel instead
             ours = isinstance(error, MpregError)
             self._tell(error=str(error) if ours else _described(error))
         else:
@@ -367,28 +367,28 @@ class LiveView:
             self._note_until = time.monotonic() + NOTE_S
         _thread.wake()
 
-    # -------------------------------------------------------------------- sinks
+    # ----------------------------------------------------------------- displays
 
-    def add(self, sink: Display) -> None:
-        """Send the current state and each change to `sink` until the view ends."""
+    def add(self, display: Display) -> None:
+        """Send the current state and each change to `display` until the view ends."""
         with self._lock:
             if self._closed:
-                sink.end(self._last)
+                display.end(self._last)
                 return
-            sink.take(self.current())
-            self._sinks.append(sink)
+            display.take(self.current())
+            self._displays.append(display)
         _thread.serve(self)
 
-    def drop(self, sink: Display) -> None:
-        """Send nothing more to `sink`."""
+    def drop(self, display: Display) -> None:
+        """Send nothing more to `display`."""
         with self._lock:
-            if sink in self._sinks:
-                self._sinks.remove(sink)
+            if display in self._displays:
+                self._displays.remove(display)
 
     @property
     def live(self) -> bool:
-        """Whether the view sends changes to a sink."""
-        return bool(self._sinks)
+        """Whether the view sends changes to a display."""
+        return bool(self._displays)
 
     def current(self, *, at_once: bool = False) -> dict[str, Picture]:
         """Return the pictures of its views and, under "head", of its head."""
@@ -399,7 +399,7 @@ class LiveView:
             return dict(self._last)
 
     def paint(self) -> None:
-        """Send new data to the sinks; called repeatedly by the thread."""
+        """Send new data to the displays; called repeatedly by the thread."""
         with self._lock:
             if self._closed:
                 return
@@ -407,8 +407,8 @@ class LiveView:
                 self._end()
                 return
             pictures = self.current()
-            for sink in tuple(self._sinks):
-                sink.take(pictures)
+            for display in tuple(self._displays):
+                display.take(pictures)
 
     def fail(self, error: Exception) -> None:
         """End the view because of an error, and show the error."""
@@ -421,19 +421,19 @@ class LiveView:
                 return
             try:
                 self.current(at_once=True)
-            except Exception as error:  # noqa: BLE001 - told in the view: it ends anyway
+            except Exception as error:  # noqa: BLE001 - shown in the view, which ends
                 self._error = self._error or _described(error)
             self._closed = True
-            sinks, self._sinks = self._sinks, []
+            displays, self._displays = self._displays, []
             pictures = self.current()
-            for sink in sinks:
+            for display in displays:
                 try:
-                    sink.end(pictures)
+                    display.end(pictures)
                 except Exception as error:  # noqa: BLE001 - a front end that is gone
                     self._error = _described(error)
 
     def _headed(self, common: Picture) -> Picture:
-        """Return the head of all panels with what only this one says."""
+        """Return the common head of all panels with the notes of this one."""
         if self._note and time.monotonic() > self._note_until:
             self._note = ""
         own = {
@@ -458,7 +458,7 @@ class LiveView:
         if not self._closed and not self._cluster.client.links.lost:
             try:
                 self._pictures.refresh(() if plain() else self._views)
-            except MpregError as error:  # what was known before is shown, and this
+            except MpregError as error:  # shown above the last known state
                 self._tell(error=str(error))
         pictures = self.current(at_once=True)
         with writing_to(found()):
@@ -513,7 +513,7 @@ class _Thread:
         self._running: threading.Thread | None = None
 
     def serve(self, view: LiveView) -> None:
-        """Look for changes for `view` from now on, until it is not live any more."""
+        """Look for changes of `view` from now on, until it is no longer live."""
         with self._lock:
             if view not in self._served:
                 self._served.append(view)
@@ -528,7 +528,7 @@ class _Thread:
         self._woken.set()
 
     def join(self) -> None:
-        """Wait for the end of the thread, if no view is live any more."""
+        """Wait for the end of the thread, if no view is live."""
         self.wake()
         running = self._running
         idle = not any(view.live for view in self._served)
@@ -546,7 +546,7 @@ class _Thread:
             for view in served:
                 try:
                     view.paint()
-                except Exception as error:  # noqa: BLE001 - no caller; told in the view
+                except Exception as error:  # noqa: BLE001 - no caller; shown in the view
                     view.fail(error)
             self._woken.wait(PERIOD_S)
             self._woken.clear()

@@ -1,9 +1,9 @@
-"""What is shown while a call, a map or a run blocks for longer than a moment.
+"""Shows progress while a call, a map or a run blocks for longer than a moment.
 
-The thread that waits wakes a few times a second, looks and shows. So nothing is
-started for it, a short wait costs nothing, and whatever ends the wait (a result, an
-error, Stop) ends the showing too. On a terminal one line is written over and over;
-a notebook gives a screen of its own by `set_screen`. At the end one line is left.
+The waiting thread wakes a few times a second and shows the progress. So no thread is
+started, a short wait costs nothing, and the display ends with the wait, be it by a
+result, an error or Stop. A terminal shows one line, which is overwritten; a notebook
+sets a screen of its own by `set_screen`. At the end one line is left.
 """
 
 import math
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 EVERY_S = 0.25
-"""Between two pictures, at least."""
+"""Least time between two updates."""
 
 SHARE = 0.2
-"""Of the time of the waiting thread that pictures may take at most."""
+"""Largest share of the time of the waiting thread that updates take."""
 
 CHARACTERS_PER_S = 300_000
-"""Sent to a front end at most; a notebook's server cuts off what sends 1 MB/s."""
+"""Largest rate to a front end; a notebook's server stops output of 1 MB/s."""
 
-_WIDTH = 80  # of a terminal that does not say
+_WIDTH = 80  # of a terminal of unknown width
 
 
 class Progress(Protocol):
-    """Something that is waited for."""
+    """The progress of a call, a map or a run."""
 
     @property
     def key(self) -> object:
@@ -49,43 +49,43 @@ class Progress(Protocol):
 
     @property
     def is_kept(self) -> bool:
-        """Whether its end is shown on a page, too, that is loaded again meanwhile."""
+        """Whether a page that is reloaded during the wait shows its end."""
         ...
 
     def shows(self, value: object) -> bool:
-        """Say whether `value`, when it is shown, shows the same as this at its end."""
+        """Return whether the display of `value` already shows the end of this wait."""
         ...
 
     def line(self, ended: str = "") -> str:
-        """Say how far it is, in one line. ended: how the wait ended, "" while it goes.
+        """Return the progress in one line.
 
-        One of "done", "failed", "stopped".
+        ended: "done", "failed" or "stopped"; "" while the wait goes on.
         """
         ...
 
     def bundle(self, ended: str = "") -> dict[str, str]:
-        """Return the same for a front end, by MIME type; text/plain is among them."""
+        """Return the progress for a front end, by MIME type, text/plain included."""
         ...
 
 
 class Screen(Protocol):
-    """Where it is shown. One for each wait."""
+    """The place where the progress of one wait is shown."""
 
-    def show(self, watched: Progress) -> int:
-        """Show it as it is now; return how many characters were sent."""
+    def show(self, progress: Progress) -> int:
+        """Show the progress; return the number of characters that were sent."""
         ...
 
-    def end(self, watched: Progress, ended: str) -> None:
-        """Show it for the last time."""
+    def end(self, progress: Progress, ended: str) -> None:
+        """Show the progress for the last time."""
         ...
 
 
 class ProgressReporter:
-    """Shows what is waited for inside, once `after_s` seconds have passed."""
+    """Shows the progress of waits inside, once `after_s` seconds have passed."""
 
-    def __init__(self, watched: Progress, after_s: float | None = None) -> None:
-        """after_s: by default what the user has set."""
-        self._watched = watched
+    def __init__(self, progress: Progress, after_s: float | None = None) -> None:
+        """after_s: by default `progress_after_s` of `mp.config`."""
+        self._progress = progress
         self._screen: Screen | None = None
         self._due = time.monotonic() + (
             CONFIG.progress_after_s if after_s is None else after_s
@@ -96,11 +96,11 @@ class ProgressReporter:
 
     @property
     def shows(self) -> bool:
-        """Whether it took long enough for something to be shown."""
+        """Whether the wait took long enough for progress to be shown."""
         return self._screen is not None
 
     def wait(self, over: "Over", timeout: float | None = None) -> bool:
-        """Wait at most `timeout` seconds, and return whether it is over."""
+        """Wait at most `timeout` seconds; return whether the wait is over."""
         end = math.inf if timeout is None else time.monotonic() + timeout
         while True:
             now = time.monotonic()
@@ -118,7 +118,7 @@ class ProgressReporter:
             if self._screen is None:
                 self._due = math.inf
                 return
-        sent = self._screen.show(self._watched)
+        sent = self._screen.show(self._progress)
         now = time.monotonic()
         pause_s = max(EVERY_S, (now - began) / SHARE, sent / CHARACTERS_PER_S)
         self._due = now + pause_s
@@ -133,24 +133,24 @@ class ProgressReporter:
         if screen is not None:
             stopped = kind is not None and not issubclass(kind, Exception)
             ended = "stopped" if stopped else "failed" if kind else "done"
-            screen.end(self._watched, ended)
+            screen.end(self._progress, ended)
 
 
-def wait_shown(watched: Progress, over: "Over", timeout: float | None) -> bool:
-    """Wait as `over` does, with progress; costs a short wait next to nothing."""
+def wait_shown(progress: Progress, over: "Over", timeout: float | None) -> bool:
+    """Wait as `over` does, and show progress; costs a short wait next to nothing."""
     after_s = CONFIG.progress_after_s
     if timeout is not None and timeout <= after_s:
         return over(timeout)
     if over(None if after_s == math.inf else after_s):
         return True
-    with ProgressReporter(watched, after_s=0.0) as patience:
-        return patience.wait(over, None if timeout is None else timeout - after_s)
+    with ProgressReporter(progress, after_s=0.0) as reporter:
+        return reporter.wait(over, None if timeout is None else timeout - after_s)
 
 
 def in_seconds(seconds: float, *, whole: bool = False) -> str:
-    """Return a time that is read while it runs: without hundredths.
+    """Return a duration as text that is read while it grows: without hundredths.
 
-    whole: without tenths too, for a time that is only estimated.
+    whole: without tenths too, for an estimate.
 
     >>> in_seconds(2.04), in_seconds(83), in_seconds(2.04, whole=True)
     ('2.0 s', '1 min 23 s', '2 s')
@@ -161,7 +161,7 @@ def in_seconds(seconds: float, *, whole: bool = False) -> str:
 
 
 def as_bundle(line: str, share: float | None = None) -> dict[str, str]:
-    """Return a line for a front end, with a bar where the whole is known."""
+    """Return a line for a front end, with a bar if the total is known."""
     bar = ""
     if share is not None:
         bar = (
@@ -174,7 +174,7 @@ def as_bundle(line: str, share: float | None = None) -> dict[str, str]:
 
 
 def folded(line: str, bundle: dict[str, str]) -> dict[str, str]:
-    """Return a line that opens what `bundle` shows, where a front end can do that."""
+    """Return a line that opens the content of `bundle`, in front ends that can."""
     html = (
         f'<details style="padding:2px 0"><summary>{safe(line)}</summary>'
         f"{bundle['text/html']}</details>"
@@ -186,30 +186,30 @@ def folded(line: str, bundle: dict[str, str]) -> dict[str, str]:
 
 
 class TerminalLine:
-    """One line at the end of a terminal, written over and over; its last form stays."""
+    """One line at the end of a terminal, overwritten by each update; the last stays."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lock = threading.Lock()  # prints of calls come on another thread
+        self._lock = threading.Lock()  # another thread prints for calls
         self._is_written = False
         self._uninterrupted = interrupted_by_prints(self.clear)
 
-    def show(self, watched: Progress) -> int:
-        """Write the line anew."""
-        return self._write(watched.line())
+    def show(self, progress: Progress) -> int:
+        """Write the line again."""
+        return self._write(progress.line())
 
     def clear(self) -> None:
-        """Make room for something else."""
+        """Erase the line, for output of others."""
         with self._lock:
             if self._is_written:
                 self._is_written = False
                 self._stream.write("\r\x1b[K")
                 self._stream.flush()
 
-    def end(self, watched: Progress, ended: str) -> None:
-        """Leave a line that says how it ended."""
+    def end(self, progress: Progress, ended: str) -> None:
+        """Leave a line that shows how the wait ended."""
         self._uninterrupted()
-        self._write(watched.line(ended), "\n")
+        self._write(progress.line(ended), "\n")
         _terminal.release()
 
     def _write(self, line: str, end: str = "") -> int:
@@ -221,7 +221,7 @@ class TerminalLine:
         return len(line)
 
 
-_terminal = threading.Lock()  # held by the one line that there is
+_terminal = threading.Lock()  # held by the line, of which there is one at a time
 
 
 def _make_terminal_line() -> Screen | None:
@@ -251,8 +251,8 @@ _make_screen: list[Callable[[], Screen | None]] = [_make_terminal_line]
 
 
 def set_screen(make: Callable[[], Screen | None] | None) -> None:
-    """Let `make` give the screen of each wait; None: the terminal, if there is one.
+    """Use `make` for the screen of each wait; None: the terminal, if there is one.
 
-    It may return None, and then nothing is shown.
+    Where `make` returns None, nothing is shown.
     """
     _make_screen[0] = make or _make_terminal_line

@@ -36,6 +36,19 @@ def test_function_objects_can_be_called_inside_of_functions() -> None:
         assert cluster.on(timeout=30).call(outer, ["a", "ab", "abc"]) == [1, 2, 3]
 
 
+def test_a_function_gives_up_its_slot_while_it_waits_for_a_step() -> None:
+    def outer() -> list[int]:
+        import mpreg_nb
+
+        flow = mpreg_nb.workflow("inner")
+        flow.step("one", len, [1])
+        run = flow.start()
+        return [run["one"], run.outputs["one"]]
+
+    with mp.up(1, fresh=True) as cluster:
+        assert cluster.on(timeout=30).call(outer) == [1, 1]
+
+
 def test_decorated_functions_keep_their_verbs_inside_of_others() -> None:
     with mp.up(2, fresh=True):
 
