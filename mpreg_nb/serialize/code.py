@@ -31,7 +31,7 @@ import struct
 import sys
 import sysconfig
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from hashlib import sha256
@@ -364,18 +364,29 @@ _PICKLED_OTHERWISE = frozenset({"multiprocessing.managers"})
 class Census:
     """What is known of the modules of this process; looks again when some came."""
 
-    def __init__(self) -> None:
+    def __init__(self, registered: Set[str] = frozenset()) -> None:
+        """`registered`: installed modules that the user wants shipped by value too."""
+        self._registered = registered
+        self._seen_registered: frozenset[str] = frozenset()
         self._own: dict[str, bool] = {}  # name -> whether it is the user's own
-        self.seen = -1  # how many modules there were at the last look
+        self._seen = -1  # how many modules there were at the last look
         self.names: frozenset[str] = frozenset()
         self.marks: tuple[bytes, ...] = ()
         self._in_place: dict[str, str] = {}  # name -> file, as far as not changed
 
+    @property
+    def is_current(self) -> bool:
+        """Whether no module came, was registered, or is not registered any longer."""
+        return (
+            len(sys.modules) == self._seen and self._registered == self._seen_registered
+        )
+
     def look(self) -> tuple[bytes, ...]:
         """Return how pickles write the names of modules that are shipped by value."""
-        if len(sys.modules) != self.seen:
+        if not self.is_current:
             modules = sys.modules.copy()
-            self.seen = len(modules)
+            self._seen = len(modules)
+            self._seen_registered = frozenset(self._registered)
             fresh = modules.keys() - self._own.keys()
             for name in fresh:
                 path = _own_file(name, modules[name])
@@ -387,9 +398,16 @@ class Census:
         return self.marks
 
     def _sum_up(self) -> None:
-        self.names = frozenset(name for name, own in self._own.items() if own)
+        self.names = frozenset(
+            name for name, own in self._own.items() if own or self._is_registered(name)
+        )
         names = (*sorted(self.names), *(sys.modules.keys() & _PICKLED_OTHERWISE))
         self.marks = tuple(map(mark, names))
+
+    def _is_registered(self, name: str) -> bool:
+        return name in self._seen_registered or any(
+            name.startswith(f"{package}.") for package in self._seen_registered
+        )
 
     def look_at_files(self) -> None:
         """Take packages that are installed in place for own ones if they changed.

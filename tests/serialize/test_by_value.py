@@ -5,9 +5,11 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import cloudpickle
 import pytest
 from IPython.extensions.autoreload import superreload
 
+from mpreg_nb.errors import NotPicklable
 from mpreg_nb.serialize.pickle import pack_function
 from tests.support.cells import run_cell
 from tests.support.cells_by_value import CELLS, TYPE_STATEMENTS
@@ -112,3 +114,29 @@ def test_after_a_reload_what_comes_back_is_of_the_class_that_was_sent(
         there.call(space["refuse"])
     assert type(there.call(module.Unit)) is module.Unit
     monkeypatch.delitem(sys.modules, name)
+
+
+def test_a_module_that_is_registered_with_cloudpickle_travels_by_value(
+    there: OtherProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "site-packages" / "registered_package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("VALUE = 1\n")
+    (package / "inner.py").write_text(
+        "import registered_package\n"
+        "class Model: pass\n"
+        "def work(model): return type(model).__name__, registered_package.VALUE\n"
+    )
+    monkeypatch.syspath_prepend(str(package.parent))
+    inner = importlib.import_module("registered_package.inner")
+    registered = importlib.import_module("registered_package")
+
+    cloudpickle.register_pickle_by_value(registered)
+    try:
+        back = there.call(lambda model: inner.work(model), inner.Model())
+    finally:
+        cloudpickle.unregister_pickle_by_value(registered)
+
+    assert back == ("Model", 1)
+    with pytest.raises(NotPicklable, match="it needs the module"):
+        there.call(inner.work, inner.Model())
