@@ -86,7 +86,7 @@ async def opened(cluster: Cluster, first: str, second: str) -> AsyncIterator[Tes
     """Open clients of the running loop to two nodes that `prepare` named."""
     urls = {
         picture.record.name: picture.record.urls[0]
-        for picture in cluster.client.mirror.nodes
+        for picture in cluster.client.state.nodes
         if picture.record.urls
     }
     token = cluster.client.links.token

@@ -74,8 +74,8 @@ class Client:
     ) -> None:
         self.urls = tuple(urls)
         self.direct = direct
-        self.journal = CallLog()
-        self.mirror = ClusterState()
+        self.call_log = CallLog()
+        self.state = ClusterState()
         self._limits = limits or Limits()
         self.links = Connections(
             token,
@@ -86,40 +86,40 @@ class Client:
             on_entry=self._entered,
             on_cut_off=self._cut_off,
             known_urls=self._known_urls,
-            standing=self.mirror.standing,
+            standing=self.state.standing,
             is_busy=self._is_busy,
         )
-        self.requests = Requests(self.links, self.mirror.urls_of if direct else None)
+        self.requests = Requests(self.links, self.state.urls_of if direct else None)
         self.calls = ClientCalls(
             self.links,
-            self.mirror,
+            self.state,
             direct=direct,
             reregister=self._register_again,
             calls_per_link=self._limits.calls_per_link,
         )
-        self.outlook = ClusterView(
+        self.view = ClusterView(
             self.links,
             self.requests,
-            self.mirror,
+            self.state,
             routes_changed=self.calls.routes_changed,
             loads_changed=self.calls.loads_told,
         )
         self.registrations = Registrations(
             self.requests,
-            self.mirror,
+            self.state,
             self._limits,
-            snapshot=self.outlook.ask,
+            snapshot=self.view.ask,
             routes_changed=self.calls.routes_changed,
             say=say,
         )
-        self.outlook.listen(self.registrations.look)
+        self.view.listen(self.registrations.look)
         self._recovering: asyncio.Task[None] | None = None
         self.runs = ClientRuns(
             self.links,
             self.requests,
-            self.mirror,
-            self.journal,
-            snapshot=self.outlook.ask,
+            self.state,
+            self.call_log,
+            snapshot=self.view.ask,
         )
 
     # --------------------------------------------------------------- life cycle
@@ -132,11 +132,11 @@ class Client:
             NodeLost: nobody listens at any of the URLs.
         """
         await self.links.open(self.urls, timeout_s)
-        await self.outlook.first.wait()
+        await self.view.first.wait()
 
     async def close(self) -> None:
         """End all calls and close all links."""
-        self.outlook.stop()
+        self.view.stop()
         self.registrations.stop()
         if self._recovering is not None:
             self._recovering.cancel()
@@ -238,11 +238,11 @@ class Client:
         *,
         stopped: bool = False,
     ) -> Arrived:
-        """Note a call that has ended in the journal; return what arrived of it.
+        """Note a call that has ended in the call log; return what arrived of it.
 
         stopped: its caller no longer waits for it.
         """
-        return arrive(self.journal, call, outcome, parts, stopped=stopped)
+        return arrive(self.call_log, call, outcome, parts, stopped=stopped)
 
     def inline(self, parts: Parts) -> tuple[bytes, tuple[Buffer, ...]]:
         """Return (payload, ()) for what travels inside a message, else (b"", parts).
@@ -259,7 +259,7 @@ class Client:
 
     def offer(self, function: str) -> Offer | None:
         """Return the newest registration of a name that this client knows of."""
-        return self.mirror.newest(function)
+        return self.state.newest(function)
 
     def resources(self, function: str) -> frozenset[str]:
         """Return the resources that a name was registered with, as far as known."""
@@ -268,11 +268,11 @@ class Client:
 
     async def snapshot(self) -> Snapshot:
         """Return what the node of the entry knows now."""
-        return await self.outlook.ask()
+        return await self.view.ask()
 
     async def snapshot_of(self, node: str) -> Snapshot | None:
         """Return what `node` itself knows; None where it does not answer directly."""
-        record = self.mirror.record(node)
+        record = self.state.record(node)
         is_there = record is not None and record.state <= MemberState.SUSPECT
         urls = record.urls if record is not None and is_there and self.direct else ()
 
@@ -320,7 +320,7 @@ class Client:
 
     def on_snapshot(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
         """Call `listener` with each new snapshot; returns what ends that."""
-        return self.outlook.listen(listener)
+        return self.view.listen(listener)
 
     def now(self) -> float:
         """Return the clock that loads and breakers are kept by."""
@@ -333,7 +333,7 @@ class Client:
         link.on_refused = self._refused
 
     def _entered(self, link: Connection, after_none: bool) -> None:
-        self.outlook.entered(link)
+        self.view.entered(link)
         self.requests.entered(link)
         if after_none:
             self._recovering = asyncio.ensure_future(self._recover())
@@ -352,7 +352,7 @@ class Client:
     ) -> None:
         if type(message) is Notice:
             if message.kind == "draining":
-                self.outlook.leaves(link)
+                self.view.leaves(link)
             else:
                 _LOG.warning(
                     "%s says: %s", link.peer.name, message.text or message.kind
@@ -361,10 +361,10 @@ class Client:
         if self.calls.receive(link, message, parts):
             return
         if type(message) is Snapshot and not self.requests.is_open(message.id):
-            self.outlook.receive(message)
+            self.view.receive(message)
             return
         if type(message) is LoadsReport:
-            self.outlook.loads_told(message)
+            self.view.loads_told(message)
             return
         if self.runs.receive(message, parts):
             return
@@ -381,7 +381,7 @@ class Client:
         self._receive(link, Failed(id=message.id, failure=failure), ())
 
     def _lost(self, link: Connection, reason: str) -> None:
-        self.outlook.lost(link)
+        self.view.lost(link)
         self.calls.link_lost(link, reason)
         self.runs.link_lost(link, reason)
         self.requests.link_lost(link, reason)
@@ -395,7 +395,7 @@ class Client:
         self.calls.cut_off(reason)
 
     def _known_urls(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys((*self.mirror.urls, *self.urls)))
+        return tuple(dict.fromkeys((*self.state.urls, *self.urls)))
 
     def reach_also(self, urls: Sequence[str]) -> None:
         """Look for the cluster at these URLs too, at once if there is no link."""

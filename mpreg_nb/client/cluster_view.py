@@ -286,6 +286,11 @@ class ClusterState:
         """Return (owner, offer) of all that is offered."""
         return [pair for pairs in self._offers.values() for pair in pairs]
 
+    @property
+    def functions(self) -> set[str]:
+        """The names of all registered functions."""
+        return {function for function, offers in self._offers.items() if offers}
+
     def newest(self, function: str) -> Offer | None:
         """Return the newest registration of a name that was ever heard of."""
         if function not in self._newest:

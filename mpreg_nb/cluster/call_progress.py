@@ -142,7 +142,7 @@ class CallProgress:
         """Return the name of its node, "" if that is not known."""
         alive = [
             picture.record.name
-            for picture in self._client.mirror.nodes
+            for picture in self._client.state.nodes
             if picture.record.state == MemberState.ALIVE
         ]
         only = alive[0] if len(alive) == 1 else ""

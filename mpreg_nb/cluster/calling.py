@@ -144,7 +144,7 @@ class Calling:
     @property
     def functions(self) -> set[str]:
         """The names of all registered functions."""
-        return {offer.function for _, offer in self._client.mirror.entries()}
+        return self._client.state.functions
 
     def offer(self, function: str) -> Offer | None:
         """Return the newest registration of a name; asks the cluster if it is new."""
@@ -308,7 +308,7 @@ class AsyncCalling:
     @property
     def functions(self) -> set[str]:
         """The names of all registered functions."""
-        return {offer.function for _, offer in self._client.mirror.entries()}
+        return self._client.state.functions
 
     def offer(self, function: str) -> Offer | None:
         """Return the newest registration of a name that this client knows of."""

@@ -37,14 +37,14 @@ def alive_urls(client: Client) -> tuple[str, ...]:
     """Return the URLs of the live nodes, sorted by the names of the nodes."""
     return tuple(
         node.record.urls[0]
-        for node in client.mirror.nodes
+        for node in client.state.nodes
         if node.record.state is MemberState.ALIVE and node.record.urls
     )
 
 
 def alive_nodes(client: Client) -> str:
     """Return how many nodes are alive, as text."""
-    nodes = client.mirror.nodes
+    nodes = client.state.nodes
     alive = sum(node.record.state is MemberState.ALIVE for node in nodes)
     return f"{alive} of {len(nodes)} nodes alive"
 
@@ -122,7 +122,7 @@ async def wait_for_nodes(
         ValueError: there is no such state, or a state was given as a name.
         TimeoutError: a node is not in that state after `timeout_s`.
     """
-    known = {node.record.name for node in client.mirror.nodes}
+    known = {node.record.name for node in client.state.nodes}
     for word in names:
         if word in STATES and word not in known:
             node = next((name for name in names if name not in STATES), "NODE")

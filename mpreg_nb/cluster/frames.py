@@ -72,7 +72,7 @@ class ClusterFrames:
         from mpreg_nb.view.html import StatusCard
 
         snapshot = await self._client.snapshot()
-        return partial(StatusCard, snapshot, self._client.journal.count)
+        return partial(StatusCard, snapshot, self._client.call_log.count)
 
     async def plot_routes(self) -> MakeFigure:
         """A heat map of calls by function and node."""
@@ -87,7 +87,7 @@ class ClusterFrames:
 
     async def _snapshots(self) -> list[Snapshot]:
         """Return what each node that can be reached knows now."""
-        nodes = [node.record.name for node in self._client.mirror.nodes]
+        nodes = [node.record.name for node in self._client.state.nodes]
         answers = await asyncio.gather(*map(self._client.snapshot_of, nodes))
         return [snapshot for snapshot in answers if snapshot is not None]
 
@@ -96,7 +96,7 @@ class ClusterFrames:
     @property
     def call_rows(self) -> tuple[CallRow, ...]:
         """The measurements of each of the last calls, oldest first."""
-        return self._client.journal.rows()
+        return self._client.call_log.rows()
 
     def routes(self) -> "pd.DataFrame":
         """Of the functions and the nodes that ran them."""
@@ -109,10 +109,10 @@ class ClusterFrames:
     def latency(self, by: str | tuple[str, ...]) -> "pd.DataFrame":
         """Of latency percentiles."""
         keys = (by,) if isinstance(by, str) else tuple(by)
-        return frames.latency_frame(self._client.journal.histograms(), keys)
+        return frames.latency_frame(self._client.call_log.histograms(), keys)
 
     def plot_latency(self) -> "matplotlib.figure.Figure":
         """Latency percentiles by function, and the parts of a call."""
         from mpreg_nb.view.figures import latency_figure
 
-        return latency_figure(self._client.journal.histograms(), self.call_rows)
+        return latency_figure(self._client.call_log.histograms(), self.call_rows)

@@ -129,7 +129,7 @@ def _slots(resources: Sequence[str]) -> int:
 
     slots = [
         picture.record.workers * picture.record.slots
-        for picture in current().client.mirror.nodes
+        for picture in current().client.state.nodes
         if picture.record.state.name == "ALIVE"
         and picture.record.resources >= set(resources)
     ]

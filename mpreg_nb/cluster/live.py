@@ -185,14 +185,14 @@ class ViewModels:
 
     @property
     def _snapshot(self) -> Snapshot:
-        return self._cluster.client.mirror.snapshot or NOTHING
+        return self._cluster.client.state.snapshot or NOTHING
 
     # ------------------------------------------------------------------ origins
 
     def _head(self) -> _Origin:
-        snapshot, journal = self._snapshot, self._cluster.client.journal
-        count, drills = journal.count, self._cluster.started_here
-        self._pace.take(journal.rows, count, time.time())
+        snapshot, call_log = self._snapshot, self._cluster.client.call_log
+        count, drills = call_log.count, self._cluster.started_here
+        self._pace.take(call_log.rows, count, time.time())
         origin = (snapshot, count, drills, self._pace.origin)
         return origin, lambda: head.picture(snapshot, count, self._pace, drills=drills)
 
@@ -217,31 +217,31 @@ class ViewModels:
         return (snapshot, self._round, entry), make
 
     def _routes(self) -> _Origin:
-        journal = self._cluster.client.journal
-        return journal.last, lambda: routes.picture(journal.rows())
+        call_log = self._cluster.client.call_log
+        return call_log.last, lambda: routes.picture(call_log.rows())
 
     def _latency(self) -> _Origin:
-        rows = self._cluster.client.journal.rows()
+        rows = self._cluster.client.call_log.rows()
         self._course.take(rows, time.time())
         table = self._look(TABLE, time.monotonic())
         origin = (self._course.origin, table)
         return origin, lambda: latency.picture(self._course, table["rows"])
 
     def _table(self) -> _Origin:
-        journal = self._cluster.client.journal
+        call_log = self._cluster.client.call_log
 
         def make() -> Picture:
-            found = latencies(journal.histograms(), ("function",))
+            found = latencies(call_log.histograms(), ("function",))
             return {"rows": latency.table(found)}
 
-        return journal.last, make
+        return call_log.last, make
 
     def _calls(self) -> _Origin:
         client, snapshot, now = self._cluster.client, self._snapshot, time.time()
         running = under_way(
             client.calls.active, client.runs.open, now - time.monotonic()
         )
-        rows = client.journal.rows()
+        rows = client.call_log.rows()
         self._lanes.take(rows, running, calls.slots_of(snapshot), now)
         origin = (snapshot, self._lanes.origin)
         return origin, lambda: calls.picture(self._lanes, snapshot, now)
@@ -467,7 +467,7 @@ class LiveView:
         return chosen(bundle, include, exclude)
 
     def __repr__(self) -> str:
-        nodes = count(len(self._cluster.client.mirror.nodes), "node")
+        nodes = count(len(self._cluster.client.state.nodes), "node")
         return (
             f"<live view of {', '.join(self._views)}: "
             f"{'closed' if self._closed else nodes}>"

@@ -87,7 +87,7 @@ def log_sources(
     found = {source.node: source for source in _all_sources(client, nodes)}
     if node is not None and node in found:
         return [found[node]]
-    known = {each.record.name for each in client.mirror.nodes}
+    known = {each.record.name for each in client.state.nodes}
     if node is not None and node not in known:
         meant = nearest(node, {*known, *found})
         hint = f" Did you mean {meant!r}?" if meant else ""
@@ -110,7 +110,7 @@ def _all_sources(client: Client, nodes: LocalNodes | None) -> Iterator[LogSource
         return
     # Adopted, or joined by URL: perhaps another process of this user started them.
     files = ClusterFiles()
-    urls = {url for each in client.mirror.nodes for url in each.record.urls}
+    urls = {url for each in client.state.nodes for url in each.record.urls}
     for entry in files.entries():
         for recorded in entry.nodes:
             if recorded.url in urls and is_here(entry):

@@ -292,8 +292,7 @@ class Planner:
     ) -> None:
         name = call.function
         if isinstance(function, str) and self._client.offer(name) is None:
-            names = {offer.function for _, offer in self._client.mirror.entries()}
-            meant = nearest(name, names)
+            meant = nearest(name, self._client.state.functions)
             raise InvalidWorkflow(
                 f"step {step.name!r} of workflow {workflow.name!r} calls {name!r}, "
                 "which is not registered."
@@ -309,7 +308,7 @@ class Planner:
         wanted = step.resources | (newest.resources if newest else frozenset())
         held = {
             picture.record.name: picture.record.resources
-            for picture in self._client.mirror.nodes
+            for picture in self._client.state.nodes
             if picture.record.name in {verdict.node for verdict in verdicts}
         }
         choice = self._client.calls.router.choose(

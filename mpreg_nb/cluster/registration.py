@@ -294,7 +294,7 @@ class FunctionRegistry:
         return ReplacedVersion(
             before=versions.index(before) + 1,
             now=versions.index(version) + 1,
-            results=self._client.journal.results.get((name, before), 0),
+            results=self._client.call_log.results.get((name, before), 0),
         )
 
 

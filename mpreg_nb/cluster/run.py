@@ -290,7 +290,7 @@ class BaseRun:
         return path
 
     def _report(self, fetched: Mapping[str, Outcome]) -> RunReport:
-        snapshot = self._client.mirror.snapshot
+        snapshot = self._client.state.snapshot
         finished = [step for step in self.steps if step.status in ("done", "fallback")]
         logs = {step.name: _last_lines(self.log(step.name)) for step in self.steps}
         return RunReport(

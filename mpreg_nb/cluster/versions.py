@@ -36,7 +36,7 @@ async def node_versions(client: Client) -> dict[str, dict[str, str]]:
     """Return live node -> name -> version; only Python of those out of reach."""
     alive = [
         picture
-        for picture in client.mirror.nodes
+        for picture in client.state.nodes
         if picture.record.state is MemberState.ALIVE
     ]
     known = await asyncio.gather(*(_versions_of(client, one) for one in alive))

@@ -383,7 +383,7 @@ class Known:
     def _records(self) -> list[Any]:
         if self._cluster is None:
             return []
-        return [picture.record for picture in self._cluster.client.mirror.nodes]
+        return [picture.record for picture in self._cluster.client.state.nodes]
 
     def nodes(self) -> Iterable[str]:
         """Return the nodes of the cluster."""
@@ -401,7 +401,7 @@ class Known:
         """Return the functions of the catalog."""
         if self._cluster is None:
             return ()
-        return {offer.function for _, offer in self._cluster.client.mirror.entries()}
+        return self._cluster.client.state.functions
 
     def callables(self) -> Iterable[str]:
         """Return variables that can be registered."""

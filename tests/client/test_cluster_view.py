@@ -52,14 +52,14 @@ def test_silent_entry_is_kept_while_no_other_node_answers() -> None:
             await until(lambda: len(nodes["b"].links) == 1)
             nodes["b"].fall_silent()
             nodes["a"].fall_silent()
-            searched = client.outlook._silent
+            searched = client.view._silent
             searches: list[Connection] = []
 
             def silent(link: Connection) -> None:
                 searches.append(link)
                 searched(link)
 
-            client.outlook._silent = silent  # type: ignore[method-assign]
+            client.view._silent = silent  # type: ignore[method-assign]
             await until(lambda: len(searches) == 3)
 
             assert client.entry_node == "a"

@@ -75,7 +75,7 @@ def test_question_ends_when_no_node_is_found_in_time(
             await asyncio.sleep(0)
             nodes["a"].cluster_id = REBORN  # another cluster has the port now
             nodes["a"].members.clear()
-            client.mirror.update(await client.snapshot())
+            client.state.update(await client.snapshot())
 
             nodes["a"].die()
 
@@ -141,7 +141,7 @@ def test_client_does_not_take_nodes_of_another_cluster_for_its_own(
             client.reach_also([other.listener.url])
             nodes["a"].cluster_id = "e3" * 16
             nodes["a"].members.clear()
-            client.mirror.update(await client.snapshot())
+            client.state.update(await client.snapshot())
 
             nodes["a"].die()
             await until(lambda: client.links.lost)
@@ -162,7 +162,7 @@ def test_client_looks_for_nodes_for_as_long_as_it_lives(
             own, nodes["a"].cluster_id = nodes["a"].cluster_id, REBORN
             members = dict(nodes["a"].members)
             nodes["a"].members.clear()
-            client.mirror.update(await client.snapshot())
+            client.state.update(await client.snapshot())
             nodes["a"].die()
             await until(lambda: client.links.lost)
 

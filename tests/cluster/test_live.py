@@ -58,7 +58,7 @@ def test_what_does_not_change_is_not_made_again() -> None:
         before = front.wait(lambda pictures: True)
         rounds = front.times
 
-        cluster.client.journal.add(call("f", "n1"))
+        cluster.client.call_log.add(call("f", "n1"))
         after = front.wait(lambda pictures: bool(pictures["routes"]["functions"]))
 
     assert front.times > rounds
@@ -74,7 +74,7 @@ def test_calls_that_go_on_show_in_the_latency_view() -> None:
     with cluster.watch("latency") as view:
         view.add(front)
 
-        cluster.client.journal.add(call("f", "n1"))
+        cluster.client.call_log.add(call("f", "n1"))
         shown = front.wait(lambda pictures: bool(pictures["latency"]["functions"]))
 
     assert shown["latency"]["functions"][0]["count"] == 1

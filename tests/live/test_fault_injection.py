@@ -49,7 +49,7 @@ def states(cluster: mp.Cluster) -> dict[str, str]:
 
 
 def url_of(cluster: mp.Cluster, node: str) -> str:
-    record = cluster.client.mirror.record(node)
+    record = cluster.client.state.record(node)
     assert record is not None
     return record.urls[0]
 

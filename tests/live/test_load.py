@@ -25,7 +25,7 @@ def other(cluster: mp.Cluster) -> Iterator[mp.Cluster]:
     entry = cluster.client.entry_node
     away = next(
         picture.record.urls[0]
-        for picture in cluster.client.mirror.nodes
+        for picture in cluster.client.state.nodes
         if picture.record.name != entry
     )
     with mp.connect(away) as other:

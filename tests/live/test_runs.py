@@ -72,7 +72,7 @@ def other(cluster: mp.Cluster) -> Iterator[mp.Cluster]:
 
 
 def _entry_url(cluster: mp.Cluster) -> str:
-    record = cluster.client.mirror.record(cluster.client.entry_node)
+    record = cluster.client.state.record(cluster.client.entry_node)
     assert record is not None
     return record.urls[0]
 

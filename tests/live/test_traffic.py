@@ -15,7 +15,7 @@ async def traffic(
 ) -> dict[tuple[str, str], LinkSnapshot]:
     """Ask one node; role and peer -> what went between the two."""
     client = cluster.client
-    record = client.mirror.record(node)
+    record = client.state.record(node)
     assert record is not None
     link = await client.links.reach(node, record.urls)
     said, _ = await client.requests.ask(

@@ -23,10 +23,9 @@ def cluster_of(nodes: dict[str, set[str]], functions: list[str]) -> Any:
         SimpleNamespace(record=SimpleNamespace(name=name, resources=frozenset(held)))
         for name, held in nodes.items()
     ]
-    offers = [(name, SimpleNamespace(function=name)) for name in functions]
-    mirror = SimpleNamespace(nodes=records, entries=lambda: offers)
+    state = SimpleNamespace(nodes=records, functions=set(functions))
     return SimpleNamespace(
-        client=SimpleNamespace(mirror=mirror), own_nodes=tuple(nodes)[:2], own_runs=()
+        client=SimpleNamespace(state=state), own_nodes=tuple(nodes)[:2], own_runs=()
     )
 
 

@@ -74,10 +74,10 @@ async def until_known(
     stop = caller.on_snapshot(lambda _: changed.set())
     try:
         while True:
-            offered = {offer.function for _, offer in caller.mirror.entries()}
+            offered = {offer.function for _, offer in caller.state.entries()}
             alive = [
                 picture
-                for picture in caller.mirror.nodes
+                for picture in caller.state.nodes
                 if picture.record.state is MemberState.ALIVE
             ]
             if set(functions) <= offered and len(alive) >= nodes:

@@ -33,8 +33,8 @@ class Watched:
 
     def __init__(self, *names: str) -> None:
         self.client: Any = SimpleNamespace(
-            mirror=ClusterState(),
-            journal=CallLog(),
+            state=ClusterState(),
+            call_log=CallLog(),
             links=SimpleNamespace(lost=False, entry=None, name="client-1-1"),
             requests=None,
             now=lambda: 0.0,
@@ -67,12 +67,12 @@ class Watched:
         """Let the client hear of the members again, these of them being dead."""
         alive, gone = MemberState.ALIVE, MemberState.DEAD
         nodes = (node(n, state=gone if n in dead else alive) for n in self.names)
-        self.client.mirror.update(snapshot(*nodes))
+        self.client.state.update(snapshot(*nodes))
 
     def refresh(self) -> Snapshot:
         """Count how often the cluster was asked."""
         self.refreshed += 1
-        found: Snapshot = self.client.mirror.snapshot
+        found: Snapshot = self.client.state.snapshot
         return found
 
     def kill(self, name: str) -> None:
