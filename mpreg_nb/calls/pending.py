@@ -20,7 +20,6 @@ The rules:
 """
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
@@ -36,6 +35,7 @@ from mpreg_nb.calls.retry import (
     backoff_s,
     judge,
 )
+from mpreg_nb.calls.waiting_line import WaitingLine
 from mpreg_nb.calls.work_stealing import Stealing
 from mpreg_nb.errors import Executed
 from mpreg_nb.protocol.messages import Failed, Failure, Reply
@@ -229,6 +229,10 @@ class RouterRules:
 C = TypeVar("C", bound=CallState)
 
 
+def _is_answered(call: CallState) -> bool:
+    return call.answered
+
+
 class PendingCalls(Generic[C]):
     """The calls in progress of one process, by id."""
 
@@ -256,8 +260,8 @@ class PendingCalls(Generic[C]):
         self._calls: dict[bytes, C] = {}
         self._at: dict[object, int] = {}  # calls under way, by place
         self._parked: dict[bytes, C] = {}  # wait until something changes
-        self.lines: dict[Wanted, deque[C]] = {}
-        """What is held until there is room, by what it asks for; no line is empty."""
+        self.lines: dict[Wanted, WaitingLine[C]] = {}
+        """What is held until there is room, by what it asks for."""
         self._due = Deadlines()
         self._pauses = Deadlines()
         self._stealing = Stealing(router, loads)
@@ -394,41 +398,25 @@ class PendingCalls(Generic[C]):
     def hold(self, call: C) -> None:
         """Keep a call until there is room where it could go."""
         call.place = None
-        self.lines.setdefault(call.wanted, deque()).append(call)
+        line = self.lines.get(call.wanted)
+        if line is None:
+            line = self.lines[call.wanted] = WaitingLine(_is_answered)
+        line.add(call)
 
     def is_held(self, wanted: Wanted) -> bool:
         """Whether others that ask for the same wait already."""
         return wanted in self.lines
 
     def next_held(self, wanted: Wanted, now: float) -> C | None:
-        """Return the call to send next of those that ask for `wanted`.
-
-        The oldest; but when calls wait for half of the time that they have, the
-        newest, since more of these are answered in time then.
-        """
-        line = self.lines.get(wanted)
-        while line:
-            if line[0].answered:
-                line.popleft()
-            elif line[-1].answered:
-                line.pop()
-            else:
-                oldest, newest = line[0], line[-1]
-                is_late = now - oldest.began > oldest.due - now
-                return newest if is_late and newest.due < math.inf else oldest
-        self.lines.pop(wanted, None)
-        return None
+        """Return the call to send next of those that ask for `wanted`."""
+        call = self.lines[wanted].next(now) if wanted in self.lines else None
+        if call is None:
+            self.lines.pop(wanted, None)
+        return call
 
     def release(self, call: C) -> None:
         """Take the call out of its line that `next_held` returned."""
-        wanted = call.wanted
-        line = self.lines[wanted]
-        if line[0] is call:
-            line.popleft()
-        else:
-            line.pop()
-        if not line:
-            del self.lines[wanted]
+        self.lines[call.wanted].take(call)
 
     # ----------------------------------------------------------- how it ends
 

@@ -405,6 +405,7 @@ class ClientCalls:
                 json=call.json,
                 folder=call.folder,
                 space=call.space,
+                idempotent=call.idempotent,
             ),
             call.parts,
         )

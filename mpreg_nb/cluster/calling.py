@@ -6,6 +6,7 @@ decided by the same code. Arguments are pickled in the thread of the caller.
 """
 
 import asyncio
+import itertools
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -36,6 +37,9 @@ Called: TypeAlias = "Function[Any, Any] | Callable[..., Any] | str"
 WINDOW = 512
 """Calls of one `map` in progress at once; more would only wait in queues."""
 
+MOST_OUTSTANDING = 10_000
+"""Submitted calls without an outcome; then `submit` waits for one of them."""
+
 BATCH = 64
 """Calls that `map` hands over to the loop in one go."""
 
@@ -49,6 +53,11 @@ class Calling:
         self._client = client
         self._thread = thread
         self._registry = registry
+        # Counted without a lock, on many threads.
+        self._count, self._count_ended = itertools.count(1), itertools.count(1)
+        self._submitted = self._ended = 0
+        self._room = threading.Condition()
+        self._wait_for_it = 0  # threads
 
     # -------------------------------------------------------------------- verbs
 
@@ -77,10 +86,17 @@ class Calling:
     ) -> Future[Any]:
         """Send a call and return its future at once.
 
+        With very many calls without an outcome, it waits until some have one: their
+        arguments would fill the memory.
+
         Raises:
             NotPicklable, PayloadTooLarge: before anything is sent.
         """
+        if self._submitted - self._ended >= MOST_OUTSTANDING:
+            self._wait_for_room()
         future, active = self._prepare(function, args, kwargs, options)
+        future.when_over(self._over)
+        self._submitted = next(self._count)
         self._thread.call_soon(self._client.calls.start, active)
         return future
 
@@ -205,6 +221,21 @@ class Calling:
             NodeLost: the node cannot be reached.
         """
         self._thread.run(self._client.close_space(node, space))
+
+    def _over(self, future: object) -> None:
+        self._ended = next(self._count_ended)
+        if self._wait_for_it:
+            with self._room:
+                self._room.notify_all()
+
+    def _wait_for_room(self) -> None:
+        with blocked_on_cluster(), self._room:
+            self._wait_for_it += 1
+            try:
+                while self._submitted - self._ended >= MOST_OUTSTANDING:
+                    self._room.wait(0.1)  # two that ended at once may be counted late
+            finally:
+                self._wait_for_it -= 1
 
     def _prepare(
         self,

@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from mpreg_nb.calls.outcome_cache import OutcomeCache, fingerprint
 from mpreg_nb.calls.pending import (
     Elsewhere,
     Finish,
@@ -141,6 +142,7 @@ class Calls:
         self._loop = asyncio.get_running_loop()
         self._alarm = DeadlineTimer(self._ring)
         self._sweep: asyncio.TimerHandle | None = None
+        self._outcomes = OutcomeCache()
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -153,14 +155,12 @@ class Calls:
         """Take in a call, return the node it went to; its outcome goes to `source`."""
         now = time.monotonic()
         pending = PendingCall(call, parts, source, self, began=now)
-        if call.id in self._pending:
-            text = "a call with this id is already running"
-            source.send(pending.failed(Failure(kind="bad_request", message=text)))
-            return ""
+        if call.id in self._pending or (call.idempotent and call.id in self._outcomes):
+            return self._repeat(pending)
         refusal = self.admission.refusal(pending)
         if self.admission.draining and refusal is None:
             # A run of this node goes on elsewhere; others know another node to ask.
-            if isinstance(source, Connection) or not self._fits_elsewhere(pending, now):
+            if not (pending.is_own and self._fits_elsewhere(pending, now)):
                 refusal = Failure(kind="draining", node=self._me)
             pending.avoid = (self._me,)
         if refusal is not None:
@@ -183,6 +183,31 @@ class Calls:
             self._end(pending, failure)
             raise  # to the handler of the loop: it costs this call, and no other
         return pending.to
+
+    def _repeat(self, repeat: PendingCall) -> str:
+        """Take in a call whose id is known: its caller lost the link, and asks again.
+
+        It gets the outcome that there is or will be. Where the call before is being
+        ended, since its caller had gone, it begins after that.
+        """
+        call = repeat.call
+        known = self._pending.get(call.id)
+        kept = self._outcomes.get(call.id)
+        was = kept and kept.fingerprint
+        if known is not None:
+            was = fingerprint(known.call, known.parts)
+        if not call.idempotent or was != fingerprint(call, repeat.parts):
+            text = "another call has this id"
+            failure = Failure(kind="bad_request", message=text)
+            repeat.source.send(repeat.failed(failure))
+        elif known is None:
+            if kept is not None:
+                repeat.source.send(kept.outcome, kept.parts)
+        elif known.answered or known.cancelled:
+            known.again = repeat
+        else:
+            known.source = repeat.source
+        return "" if known is None else known.to
 
     def cancel(self, call_id: bytes) -> None:
         """End a call early; its caller hears of it as of any other end."""
@@ -220,13 +245,13 @@ class Calls:
                 return
             if not self._fits_elsewhere(pending, now) or not self._withdraw(pending):
                 return
-            if isinstance(pending.source, Connection):
-                failure = Failure(kind="draining", node=self._me)
-                self.finish(pending, pending.failed(failure, self.news()))
-            else:
+            if pending.is_own:
                 self._pending.took_back(pending, now)
                 pending.avoid = (*pending.avoid, self._me)
                 self._route_anew(pending, now)
+            else:
+                failure = Failure(kind="draining", node=self._me)
+                self.finish(pending, pending.failed(failure, self.news()))
 
         run_each(give_back, self._pending)
 
@@ -465,6 +490,13 @@ class Calls:
             if pending.waited_us:
                 outcome = _with_wait(outcome, waited_us=pending.waited_us)
             pending.source.send(outcome, parts)
+            if here and pending.call.idempotent and type(outcome) is Reply:
+                self._outcomes.add(
+                    pending.call, pending.parts, outcome, parts, time.monotonic()
+                )
+        if pending.again is not None:
+            again = pending.again
+            self.receive(again.source, again.call, again.parts)
         if self._waiters and here:
             self.look_for_idle(self._me)
         if not len(self._pending):

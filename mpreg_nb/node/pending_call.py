@@ -58,6 +58,7 @@ class PendingCall(CallState):
     sought: bool = False  # its code was pulled, since the catalog did not have it
     waited_us: int = 0  # for a node that fits
     size_bytes: int = 0  # of the arguments that are held for it
+    again: "PendingCall | None" = None  # the same call, which came once more
 
     def __post_init__(self) -> None:
         self.id = self.call.id
@@ -74,6 +75,11 @@ class PendingCall(CallState):
     def is_movable(self) -> bool:
         """Whether this node may send it to another one."""
         return self.call.hops_left > 0 and self.call.node is None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a step of a run that this node coordinates."""
+        return self.call.keep and self.call.hops_left > 0
 
     def remaining_ms(self, now: float) -> int | None:
         """Return what is left of the time that the caller gave."""

@@ -11,15 +11,18 @@ while the next are on their way.
 
 import asyncio
 import logging
+import math
 import os
 import signal
-from collections import OrderedDict, deque
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpreg_nb.call_context import Home
+from mpreg_nb.calls.waiting_line import WaitingLine
 from mpreg_nb.errors import Executed
 from mpreg_nb.node.environment import share_cores
 from mpreg_nb.node.worker_pool import (
@@ -293,8 +296,14 @@ class _Item:
     code: "tuple[Code, Parts]"
     done: DoneCallback
     started: StartedCallback | None
+    began: float = 0.0  # when it came here
+    due: float = math.inf  # when its outcome is of no use any more
     link: WorkerHandle | None = None  # None: it waits here
     cancelled: bool = False
+
+
+def _is_cancelled(item: _Item) -> bool:
+    return item.cancelled
 
 
 class ProcessPool:
@@ -345,7 +354,7 @@ class ProcessPool:
         self._codes: dict[str, tuple[Code, Parts]] = {}
         self._expected = RuntimeEstimates()
         self._items: dict[bytes, _Item] = {}
-        self._queue: deque[_Item] = deque()  # those dropped are still in it
+        self._queue: WaitingLine[_Item] = WaitingLine(_is_cancelled)
         self._deaths = CrashHistory()
         self._finished = 0
 
@@ -431,17 +440,16 @@ class ProcessPool:
         if job.version not in self._codes:
             raise LookupError(f"no code for version {job.version}; call add_code first")
         item = _Item(job, parts, self._codes[job.version], done, started)
+        if job.remaining_ms is not None:
+            item.began = time.monotonic()
+            item.due = item.began + job.remaining_ms / 1e3
         self._items[job.id] = item
-        self._queue.append(item)
+        self._queue.add(item)
         self._feed()
 
     def _feed(self) -> None:
         """Hand out what fits."""
-        while self._queue:
-            item = self._queue[0]
-            if item.cancelled:  # and has its outcome
-                self._queue.popleft()
-                continue
+        while self._queue and (item := self._queue.next(time.monotonic())) is not None:
             link = self._place(item.job.version)
             if link is None and self._keeps:
                 return
@@ -450,7 +458,7 @@ class ProcessPool:
                 if self._staff.is_stuck:
                     self._refuse(overloaded)
                 return
-            self._queue.popleft()
+            self._queue.take(item)
             self._hand(item, link)
 
     def _place(self, version: str) -> WorkerHandle | None:
@@ -487,7 +495,7 @@ class ProcessPool:
             if item is not None and was_dropped(answer) and not item.cancelled:
                 # Recalled a moment after the worker had counted it as begun.
                 item.link = None
-                self._queue.appendleft(item)
+                self._queue.put_back([item])
             elif item is not None:
                 if isinstance(answer, JobDone) and not item.job.split:
                     self._expected.learn(item.job.version, answer.run_us)
@@ -517,7 +525,7 @@ class ProcessPool:
             item.link = None
             if item.cancelled:
                 self._end(item, cancelled(item.job, begun=False), ())
-        self._queue.extendleft(item for item in reversed(items) if not item.cancelled)
+        self._queue.put_back([item for item in items if not item.cancelled])
         self._feed()
 
     # ------------------------------------------------------------------- cancel
@@ -584,7 +592,7 @@ class ProcessPool:
                 self._end(item, crashed, ())
             else:
                 again.append(item)
-        self._queue.extendleft(reversed(again))
+        self._queue.put_back(again)
         doing = f" while it ran {', '.join(names)}" if names else ""
         self._on_event("worker died", f"{end.cause}{doing}")
         self._staff.replace(link, end)
@@ -597,7 +605,5 @@ class ProcessPool:
 
     def _refuse(self, outcome: Callable[[Job], Outcome]) -> None:
         """Tell all that wait that they will not run here."""
-        waiting = [item for item in self._queue if not item.cancelled]
-        self._queue.clear()
-        for item in waiting:
+        for item in self._queue.clear():
             self._end(item, outcome(item.job), ())

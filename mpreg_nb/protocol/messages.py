@@ -506,6 +506,7 @@ class Call(Message, frozen=True, kw_only=True, array_like=True, tag="call"):
     split: bool = False  # do not call it, but take its first argument apart
     folder: bytes = b""  # of the caller, see working_folder
     space: bytes = b""  # run it in the worker of this space, or refuse
+    idempotent: bool = False  # it may run twice; it may come again with the same id
 
 
 class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):

@@ -75,6 +75,9 @@ class Slot:
         self.line.append(pending)
         self._begin()
 
+    def cancel(self, pending: PendingCall) -> None:
+        """Note it; what runs ends by `end`."""
+
     def withdraw(self, pending: PendingCall) -> bool:
         if pending.started:
             return False
@@ -159,6 +162,17 @@ class House:
     def reports(self, **loads: Load) -> None:
         for node, load in loads.items():
             self.loads.report(node, load, time.monotonic())
+
+    def idempotent_call(self, source: End, payload: bytes = b"") -> None:
+        """Receive the call of the one id that a caller sends again and again."""
+        call = Call(
+            id=b"again and again!",
+            function="f",
+            payload=payload,
+            hops_left=0,
+            idempotent=True,
+        )
+        self.calls.receive(source, call)
 
     def call(self, *, direct: bool = False, source: End | None = None) -> bytes:
         call_id = IDS.next()
@@ -473,5 +487,83 @@ def test_breaker_that_opens_and_closes_is_an_event_of_the_node_it_is_about() -> 
         assert opened == [("n2", "breaker open", "for f, in calls that n1 routes")]
         closed = [event[:2] for event in house.events[1:]]
         assert closed == [("n2", "breaker closed")]
+
+    run(scenario)
+
+
+def test_idempotent_call_that_comes_again_while_it_runs_runs_once() -> None:
+    async def scenario(house: House) -> None:
+        house.idempotent_call(house.client)
+        again = End()
+
+        house.idempotent_call(again)
+        house.slot.end()
+
+        assert again.kinds == [Reply]
+        assert house.slot.current == house.slot.line == []
+        assert len(house.calls) == 0
+
+    run(scenario)
+
+
+def test_idempotent_call_that_comes_again_after_its_end_is_answered_as_before() -> None:
+    async def scenario(house: House) -> None:
+        house.idempotent_call(house.client)
+        house.slot.end()
+        again = End()
+
+        house.idempotent_call(again)
+
+        assert again.heard == house.client.heard
+        assert house.slot.current == []
+
+    run(scenario)
+
+
+def test_idempotent_call_whose_caller_had_gone_runs_again_after_its_end() -> None:
+    async def scenario(house: House) -> None:
+        house.idempotent_call(house.client)
+        house.calls.source_lost(house.client)
+        again = End()
+
+        house.idempotent_call(again)
+        house.slot.end()
+        assert again.heard == []
+        house.slot.end()
+
+        assert again.kinds == [Reply]
+        assert house.client.heard == []
+
+    run(scenario)
+
+
+def test_other_arguments_under_the_id_of_a_call_are_refused() -> None:
+    async def scenario(house: House) -> None:
+        house.idempotent_call(house.client)
+        other = End()
+
+        house.idempotent_call(other, b"other arguments")
+        house.slot.end()
+        house.idempotent_call(other, b"other arguments")
+
+        assert [one.failure.kind for one in other.heard] == ["bad_request"] * 2
+        assert house.client.kinds == [Reply]
+
+    run(scenario)
+
+
+def test_leaving_node_gives_back_what_waits_and_ends_what_runs() -> None:
+    async def scenario(house: House) -> None:
+        link: Any = End()
+        begun, waits = (house.call(direct=True, source=link) for _ in range(2))
+
+        house.calls.drain()
+        house.slot.end()
+        late = house.call(direct=True, source=link)
+
+        given_back, ended, refused = link.heard
+        assert (given_back.id, given_back.failure.kind) == (waits, "draining")
+        assert (ended.id, type(ended)) == (begun, Reply)
+        assert (refused.id, refused.failure.kind) == (late, "draining")
 
     run(scenario)

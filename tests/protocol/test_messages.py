@@ -173,6 +173,7 @@ SAMPLES: list[Any] = [
         split=True,
         folder=b"mark:/home/me",
         space=ID,
+        idempotent=True,
     ),
     Call(id=ID, function="f", payload=b""),
     Reply(

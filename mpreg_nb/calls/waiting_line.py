@@ -1,0 +1,71 @@
+"""Which of the calls that wait for a slot goes next.
+
+The oldest goes first. But when calls wait for half of the time that they have, more
+come than can be served. First in, first out would then begin each call when its time is
+nearly over, and answer almost none; so the newest goes first until that is over.
+Source: B. Maurer, "Fail at Scale", 2015 (adaptive LIFO).
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+
+class Queued(Protocol):
+    """What is asked of a call that waits."""
+
+    began: float
+    due: float
+
+
+Q = TypeVar("Q", bound=Queued)
+
+
+class WaitingLine(Generic[Q]):
+    """Calls in the order in which they came. Those that ended are still in it."""
+
+    def __init__(self, is_over: Callable[[Q], bool]) -> None:
+        """`is_over` tells of a call that it ended while it waited."""
+        self._is_over = is_over
+        self._line: deque[Q] = deque()
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def add(self, call: Q) -> None:
+        """Put a call at the end."""
+        self._line.append(call)
+
+    def put_back(self, calls: list[Q]) -> None:
+        """Put calls at the front, in this order."""
+        self._line.extendleft(reversed(calls))
+
+    def next(self, now: float) -> Q | None:
+        """Return the call that goes next; None where none waits."""
+        line, is_over = self._line, self._is_over
+        while line:
+            oldest = line[0]
+            if is_over(oldest):
+                line.popleft()
+            elif oldest.due == math.inf or now - oldest.began <= oldest.due - now:
+                return oldest
+            elif is_over(line[-1]):
+                line.pop()
+            else:
+                newest = line[-1]
+                return oldest if newest.due == math.inf else newest
+        return None
+
+    def take(self, call: Q) -> None:
+        """Take out the call that `next` returned."""
+        if self._line[0] is call:
+            self._line.popleft()
+        else:
+            self._line.pop()
+
+    def clear(self) -> list[Q]:
+        """Take out all calls, and return those that still wait."""
+        waiting = [call for call in self._line if not self._is_over(call)]
+        self._line.clear()
+        return waiting

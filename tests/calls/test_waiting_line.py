@@ -1,0 +1,91 @@
+"""Calls wait in a line; under overload those go first that can still be of use."""
+
+import math
+from dataclasses import dataclass
+
+from mpreg_nb.calls.waiting_line import WaitingLine
+
+
+@dataclass(eq=False)
+class Waiter:
+    began: float
+    due: float = math.inf
+    over: bool = False
+
+
+def line_of(*waiters: Waiter) -> WaitingLine[Waiter]:
+    line: WaitingLine[Waiter] = WaitingLine(lambda waiter: waiter.over)
+    for waiter in waiters:
+        line.add(waiter)
+    return line
+
+
+def test_calls_without_a_deadline_go_in_the_order_in_which_they_came() -> None:
+    waiters = [Waiter(float(n)) for n in range(3)]
+    line = line_of(*waiters)
+    order = []
+    while (waiter := line.next(1e9)) is not None:
+        line.take(waiter)
+        order.append(waiter)
+
+    assert order == waiters
+
+
+def test_newest_call_goes_first_once_the_oldest_waits_for_half_of_its_time() -> None:
+    oldest, newest = Waiter(0.0, 2.0), Waiter(0.5, 2.5)
+    line = line_of(oldest, newest)
+
+    assert line.next(1.0) is oldest
+    assert line.next(1.01) is newest
+
+
+def test_call_that_may_wait_for_ever_is_not_overtaken_for_long() -> None:
+    oldest, newest = Waiter(0.0, 2.0), Waiter(0.5)
+    line = line_of(oldest, newest)
+
+    assert line.next(1.9) is oldest
+
+
+def test_calls_that_ended_in_the_line_are_passed_over_at_both_ends() -> None:
+    first, middle, last = Waiter(0.0, 2.0), Waiter(0.1, 2.0), Waiter(0.2, 2.0)
+    line = line_of(first, middle, last)
+    first.over = last.over = True
+
+    assert line.next(1.9) is middle
+    line.take(middle)
+    assert line.next(1.9) is None
+    assert len(line) == 0
+
+
+def test_calls_that_come_back_are_the_first_again_in_their_order() -> None:
+    waits = Waiter(2.0)
+    back = [Waiter(0.0), Waiter(1.0)]
+    line = line_of(waits)
+
+    line.put_back(back)
+
+    assert line.clear() == [*back, waits]
+
+
+def served_in_time(line: WaitingLine[Waiter], per_s: float, arrive_per_s: float) -> int:
+    """Serve a flood for 20 s, and count the calls that end before they are due."""
+    now, arrived, in_time = 0.0, 0, 0
+    while now < 20.0:
+        while arrived < arrive_per_s * now:
+            moment = arrived / arrive_per_s
+            line.add(Waiter(moment, moment + 2.0))
+            arrived += 1
+        waiter = line.next(now)
+        if waiter is None:
+            now += 0.001
+            continue
+        line.take(waiter)
+        now += 1.0 / per_s
+        in_time += now <= waiter.due
+    return in_time
+
+
+def test_at_three_times_the_load_nearly_all_that_is_served_is_in_time() -> None:
+    in_time = served_in_time(line_of(), per_s=100.0, arrive_per_s=300.0)
+
+    assert in_time >= 0.9 * 100.0 * 20.0
