@@ -75,11 +75,19 @@ def _read(
 ) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser = _parser()
     given, rest = parser.parse_known_args(arguments)
+    if given.command == "call" and all(_is_argument(word) for word in rest):
+        given.arguments += rest  # those behind an option
+        rest = []
     if rest:
         # Told by the parser of the command, which knows what else there is.
         told_by = getattr(given, "parser", parser)
         told_by.error(f"unrecognized arguments: {' '.join(rest)}")
     return parser, given
+
+
+def _is_argument(word: str) -> bool:
+    """Whether a word is an argument of the function, and not an unknown option."""
+    return not word.startswith("-") or isinstance(_literal(word), int | float)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -294,6 +294,94 @@ def unbounded_queues(tree: ast.AST) -> Iterator[int]:
             yield node.lineno
 
 
+UNBOUNDED_BY_NATURE = {"SimpleQueue", "deque"}
+
+BOUNDED_BY = {
+    "benchmark/measure.py: said": "the rows of one benchmark",
+    "calls/pending.py: lines": "admission: calls_per_node and queued_bytes",
+    "calls/retry.py: _retries": "the budget, in a window of time",
+    "calls/retry.py: _slices": "a window of time",
+    "client/callbacks.py: _queue": "futures, which their caller holds",
+    "cluster/call_progress.py: _notes": "a window of time",
+    "launcher/pid.py: _new": "children that this process starts",
+    "membership/swim.py: waiting": "the effects of one message",
+    "node/process_pool.py: _queue": "admission: calls_per_node and queued_bytes",
+    "node/worker_process.py: _unsent": "the jobs that a worker has ahead",
+    "notebook/reloaded_page.py: _kept": "a number of ends, checked when one is added",
+    "protocol/output_tail.py: _lines": "a number of bytes, checked with each line",
+    "transport/streams.py: _behind": "the backlog limit of the link",
+    "transport/streams.py: _open": "the backlog limit of the link",
+    "transport/streams.py: _waiting": "the backlog limit of the link",
+    "transport/streams.py: left": "the parts of one message",
+    "transport/streams.py: rooms": "the parts of one message",
+    "view/live/topology.py: _grown": "a window of time",
+    "worker/capture.py: _pieces": "limits for each second, in text and displays",
+    "worker/channel.py: waiting": "the jobs that a worker has ahead",
+    "worker/concurrent.py: _chores": "a chore or two for each call in a slot",
+    "worker/concurrent.py: _for_threads": "slots",
+}
+"""Queues without a length of their own, and what bounds each of them."""
+
+
+def queues_without_a_length(tree: ast.AST) -> Iterator[str]:
+    """Names that a deque without `maxlen`, or a SimpleQueue, is given to."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=targets, value=value):
+                holders = targets
+            case ast.AnnAssign(target=target, value=ast.expr() as value):
+                holders = [target]
+            case ast.Call(
+                func=ast.Attribute(attr="setdefault", value=holder), args=[_, value]
+            ):
+                holders = [holder]
+            case _:
+                continue
+        if any(map(is_endless, ast.walk(value))):
+            yield from map(last_name, holders)
+
+
+def last_name(holder: ast.expr) -> str:
+    held = holder.value if isinstance(holder, ast.Subscript) else holder
+    return ast.unparse(held).rpartition(".")[2]
+
+
+def is_endless(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    made = node.func.value if isinstance(node.func, ast.Subscript) else node.func
+    name = ast.unparse(made).rpartition(".")[2]
+    given = {keyword.arg for keyword in node.keywords}
+    return name in UNBOUNDED_BY_NATURE and "maxlen" not in given
+
+
+def test_of_each_queue_without_a_length_it_is_known_what_bounds_it(
+    trees: Trees,
+) -> None:
+    found = {
+        f"{name_in_package(path)}: {name}"
+        for path in MODULES
+        for name in queues_without_a_length(trees[path])
+    }
+
+    assert found == set(BOUNDED_BY)
+
+
+def test_the_search_for_queues_without_a_length_finds_them() -> None:
+    source = """
+self._a: deque[int] = deque()
+self._b = collections.deque([1])
+c = known.get(1, deque())
+self._d[key] = queue.SimpleQueue()
+self._e = deque(maxlen=8)
+self.f.setdefault(1, deque()).append(2)
+"""
+
+    assert sorted(queues_without_a_length(ast.parse(source))) == [
+        *("_a", "_b", "_d", "c", "f")
+    ]
+
+
 def test_no_queue_grows_without_bound(trees: Trees) -> None:
     unbounded = [
         f"{name_in_package(path)}:{line}"

@@ -58,6 +58,8 @@ def test_kept_cluster_is_listed_adopted_called_and_ended() -> None:
         called = run("call", url, "add", "5", "6")
         failed = run("call", url, "add", "5", "b")
         texts = run("call", url, "add", "a", "b")
+        behind = run("call", url, "add", "5", "--timeout", "60", "-6")
+        unknown = run("call", url, "add", "5", "--time-out", "6")
         refused = run("call", url, "ad", "5", "6")
     finally:
         ended = run("down", "kept")
@@ -70,6 +72,9 @@ def test_kept_cluster_is_listed_adopted_called_and_ended() -> None:
     assert "in add\n" in failed.stderr
     assert not re.search(r"Traceback|mpreg_nb/", failed.stderr)
     assert texts.stdout == '"ab"\n'
+    assert behind.stdout == "-1\n"
+    assert unknown.returncode == 2
+    assert "Did you mean --timeout?" in unknown.stderr
     assert refused.returncode == 1
     assert "Did you mean 'add'?" in refused.stderr
     assert ended.stdout == "ended: n1, n2\n"

@@ -1,12 +1,18 @@
 """Functions by version."""
 
+import asyncio
+from typing import Any
+
 from mpreg_nb.node.functions import (
     KEPT_VERSIONS,
+    CodeDistributor,
     Registry,
     ShippedFunction,
     own_version,
 )
+from mpreg_nb.protocol.messages import Register
 from mpreg_nb.protocol.worker import CODE_BYTES
+from mpreg_nb.routing.catalog import Catalog
 
 
 def shipped(number: int, name: str = "f") -> ShippedFunction:
@@ -71,3 +77,36 @@ def test_what_a_name_means_now_stays_however_large_all_of_it_is() -> None:
 def test_equal_names_on_two_nodes_are_two_functions() -> None:
     assert own_version("f", "n1") != own_version("f", "n2")
     assert len(own_version("f", "n1")) == 32
+
+
+def test_a_version_that_has_to_go_is_an_event_and_leaves_the_catalog() -> None:
+    events: list[tuple[str, str]] = []
+    catalog = Catalog("n1")
+    alone: Any = None  # it has no peer to ask or to tell
+    distributor = CodeDistributor(
+        "n1",
+        frozenset(),
+        registry=Registry(),
+        catalog=catalog,
+        asks=alone,
+        lane=alone,
+        alive=lambda: {"n1": frozenset()},
+        can_run=lambda node, offer: True,
+        announce=lambda offers: None,
+        on_event=lambda *event: events.append(event),
+    )
+
+    async def register_all() -> None:
+        for number in range(KEPT_VERSIONS + 1):
+            version = f"{number:032x}"[::-1]
+            request = Register(
+                id=bytes(16), function="f", version=version, payload=b"code"
+            )
+            await distributor.register(request, ())
+
+    asyncio.run(register_all())
+
+    assert ("function removed", "f 000000") in events
+    offered = {offer.version for _, offer in catalog.offers("f")}
+    assert len(offered) == KEPT_VERSIONS
+    assert "0" * 32 not in offered
