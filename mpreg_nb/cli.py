@@ -155,11 +155,31 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--only", default="", metavar="WORD", help="only rows whose name contains this"
     )
-    token = command("token", "show the token that your clusters use")
+    token = command("token", "show, replace and issue tokens")
     token.add_argument(
         "action",
-        choices=["show", "path"],
-        help="print the token, or the path of its file",
+        choices=["show", "path", "rotate", "issue"],
+        help="show: print the token that your clusters use; path: print the path of "
+        "its file; rotate: replace it, the old one is accepted for a while; issue: "
+        "print a token that can do less",
+    )
+    kind = token.add_mutually_exclusive_group()
+    kind.add_argument(
+        "--client",
+        action="store_true",
+        help="issue: a token that calls functions and cannot join as a node",
+    )
+    kind.add_argument(
+        "--read-only",
+        action="store_true",
+        help="issue: a token that shows frames and views, and cannot run anything",
+    )
+    token.add_argument(
+        "--overlap",
+        type=float,
+        default=24.0,
+        metavar="HOURS",
+        help="rotate: how long the old token is accepted (default %(default)g)",
     )
     return parser
 
@@ -217,10 +237,41 @@ def _down(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _token(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.transport.token import default_path, load_token
+    from mpreg_nb.transport.token import default_path, load_token, rotate
 
-    print(load_token().reveal() if given.action == "show" else default_path())
+    issues = given.client or given.read_only
+    if issues and given.action != "issue":
+        parser.error("--client and --read-only belong to: mpreg-nb token issue")
+    match given.action:
+        case "path":
+            print(default_path())
+        case "show":
+            print(load_token().reveal())
+        case "rotate":
+            if not 0 <= given.overlap <= MOST_OVERLAP_H:
+                parser.error(f"--overlap is from 0 to {MOST_OVERLAP_H} hours")
+            token = rotate(load_token(), overlap_s=given.overlap * 3600)
+            print(_rotated(token.source, given.overlap))
+        case "issue":
+            if not issues:
+                parser.error("issue what? Choose --client or --read-only")
+            print(load_token().issue("client" if given.client else "viewer"))
     return 0
+
+
+def _rotated(path: str, overlap_h: float) -> str:
+    return (
+        f"new token in {path}. The old one is accepted for {overlap_h:g} more hours by "
+        "nodes that read this file.\n"
+        "Copy the new one to other machines: mpreg-nb token show\n"
+        "Tokens that were issued from the old one end with it: mpreg-nb token issue\n"
+        "Nodes that got their token from MPREG_NB_TOKEN keep it until they are started "
+        "again."
+    )
+
+
+MOST_OVERLAP_H = 24 * 30
+"""A token that was replaced since somebody knows it must not last."""
 
 
 def _doctor(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:

@@ -34,8 +34,9 @@ class Limits:
     connections: int = 1024
     """Links of one node in all."""
 
-    backlog_bytes: int = 8 << 20
-    """Small messages waiting for a peer that does not read; then close 1013."""
+    backlog_bytes: int = 64 << 20
+    """All that waits for one peer; more is let be only where it is one message, or
+    the peer reads fast. Else close 1013."""
 
     calls_per_link: int = 256
     """Calls of one client on their way over one link; it holds the others back."""

@@ -203,7 +203,7 @@ class Connections:
         return await dial(
             url,
             token=self.token,
-            role="client",
+            role=self.token.caller_role,
             lane="data",
             name=self._name,
             cluster_id="" if any_cluster else self.cluster_id,

@@ -545,11 +545,13 @@ class ProcessLauncher:
         self, settings: NodeSettings, *, log: Path, keep: bool, workers: int
     ) -> NodeProcess:
         """Start a node and return at once, as `Launcher` says."""
+        # From its file, where it has one: then a rotation reaches the node.
+        path = self._token.path
         with listen_on_free_port() as listening:
             return NodeProcess.start(
-                NodeOptions(settings=settings),
+                NodeOptions(settings=settings, token_file=str(path or "")),
                 log=log,
-                token=self._token.reveal(),
+                token="" if path else self._token.reveal(),
                 keep=keep,
                 listening=listening,
                 workers=workers,

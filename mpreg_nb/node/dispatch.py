@@ -74,9 +74,10 @@ class Dispatcher:
         self._name = name
         self._limits = limits
         self._spawn = spawn
-        self._call: Callable[[Connection, Any, Payload], object] = self._reject
+        self._call: Callable[[Connection, Any, Payload], object] = self.reject
         self._text: Callable[[Connection, str], None] = _hang_up
         self._clients: dict[type, Handler] = {}
+        self._viewers: dict[type, Handler] = {}
         self._nodes: dict[type, Handler] = {}
         self._answers: dict[type, list[Taker]] = {}
 
@@ -96,11 +97,15 @@ class Dispatcher:
         *,
         clients: bool = True,
         nodes: bool = True,
+        viewers: bool = False,
     ) -> None:
         """Give messages of these types to their handlers.
 
-        clients, nodes: who may send them; the messages of others are rejected.
+        clients, nodes, viewers: who may send them; the messages of others are
+            rejected. Viewers may look, and change nothing.
         """
+        if viewers:
+            self._viewers.update(handlers)
         if clients:
             self._clients.update(handlers)
         if nodes:
@@ -117,6 +122,10 @@ class Dispatcher:
             self._call(link, message, parts)
         else:
             self._dispatch(self._clients, link, message, parts)
+
+    def from_viewer(self, link: Connection, message: Any, parts: Payload) -> None:
+        """Dispatch what a client sent that has a read-only token."""
+        self._dispatch(self._viewers, link, message, parts)
 
     def from_node(self, link: Connection, message: Any, parts: Payload) -> None:
         """Dispatch what another node sent."""
@@ -157,16 +166,25 @@ class Dispatcher:
         message: Any,
         parts: Payload,
     ) -> None:
-        work = handlers.get(type(message), self._reject)(link, message, parts)
+        work = handlers.get(type(message), self.reject)(link, message, parts)
         if work is not None:
             self._spawn(work)
 
-    def _reject(self, link: Connection, message: Any, parts: Payload) -> None:
+    def reject(self, link: Connection, message: Any, parts: Payload) -> None:
+        """Answer a request that its sender may not make."""
         call_id = getattr(message, "id", None)
         if call_id is not None and not isinstance(message, Reply | Failed):
             text = f"a client may not send {type(message).__name__}"
             failure = Failure(kind="bad_request", message=text)
+            if link.peer.role == "viewer":
+                failure = Failure(kind="unauthenticated", message=READ_ONLY)
             link.send(Failed(id=call_id, failure=failure))
+
+
+READ_ONLY = (
+    "this token is read-only: it shows frames and views, and runs and changes nothing. "
+    "Use the token of the cluster, or one for clients: mpreg-nb token issue --client"
+)
 
 
 def _hang_up(link: Connection, text: str) -> None:
@@ -188,6 +206,9 @@ def without_parts(
 PEER_PULSE_S = 10 / 3
 """Silence of another node before a ping, and again before its data link is given up:
 what it was asked to do is known to be lost within 10 s."""
+
+MOST_SAID = 64
+"""Messages of a process at the gate that are kept until it may enter."""
 
 TAKEN = "the name is taken"
 """Told to a process whose name another one has; it cannot join."""
@@ -235,6 +256,8 @@ class JoinGate:
         for waiting, said in self._waiting.values():
             if waiting is link:
                 said.append(message)
+                if len(said) > MOST_SAID:
+                    link.close(1008, "too many messages before this node may join")
                 return
         if not isinstance(message, Hello):
             link.close(1008, "a node must send Hello first")
@@ -388,6 +411,8 @@ class NodeLinks:
         """Of a node, a message that cannot be sent to it, and the reason."""
         self.claimed: Event[str, bytes] = Event()
         """Of a name that a second process wants, with its epoch."""
+        self.join_refused: Event[str, str] = Event()
+        """Of the URL of a seed that will not take this node in, and why."""
         self.name_refused: Event[()] = Event()
         """Another live node has this node's name."""
         self.peers = ConnectionPool(
@@ -448,7 +473,11 @@ class NodeLinks:
                 self.peers.accept(connection)
             return
         self._clients.add(connection)
-        connection.on_message = self._dispatcher.from_client
+        viewer = connection.peer.role == "viewer"
+        dispatcher = self._dispatcher
+        connection.on_message = (
+            dispatcher.from_viewer if viewer else dispatcher.from_client
+        )
         connection.on_refused = self._dispatcher.refused
         connection.on_text = self._dispatcher.text
         connection.on_lost = self._client_lost
@@ -544,13 +573,17 @@ class NodeLinks:
             )
         except DialFailed as error:
             if error.kind in ("wrong_cluster", "wrong_node"):
-                LOG.warning("node %s cannot join: %s", self._name, error)
+                self._refused_by(url, error)
             self.dial_failed(url, error.kind)
         except NotTrusted as error:
-            LOG.warning("node %s cannot join: %s", self._name, error)
+            self._refused_by(url, error)
             self.dial_failed(url, "not_trusted")
         else:
             self._cluster.join(connection.peer.cluster_id)
+
+    def _refused_by(self, url: str, error: Exception) -> None:
+        LOG.warning("node %s cannot join: %s", self._name, error)
+        self.join_refused(url, str(error))
 
     def _seed_open(self, connection: Connection) -> None:
         if not self._cluster.required:

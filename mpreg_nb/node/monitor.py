@@ -27,7 +27,7 @@ from mpreg_nb.protocol.messages import (
     Watch,
 )
 from mpreg_nb.routing.catalog import Catalog
-from mpreg_nb.transport.connection import Connection, LinkStatistics, Role
+from mpreg_nb.transport.connection import Connection, LinkStatistics
 
 MOST_VERSIONS = 1000
 """Versions of functions that are counted; those unused for longest are dropped."""
@@ -392,10 +392,10 @@ def link_statistics(
     request_id: bytes, node: str, links: Iterable[Connection]
 ) -> Traffic:
     """Return one row for each peer; JSON clients, which have no name, have none."""
-    counts: dict[tuple[Role, str], list[LinkStatistics]] = {}
+    counts: dict[tuple[bool, str], list[LinkStatistics]] = {}
     for link in links:
         if link.peer.name:
-            key = (link.peer.role, link.peer.name)
+            key = (link.peer.role == "node", link.peer.name)
             counts.setdefault(key, []).append(link.statistics())
     return Traffic(
         id=request_id,
@@ -403,12 +403,12 @@ def link_statistics(
         links=tuple(
             LinkSnapshot(
                 peer=peer,
-                role=role,
+                role="node" if is_node else "client",
                 sent_bytes=sum(one.bytes_out for one in each),
                 received_bytes=sum(one.bytes_in for one in each),
                 sent_messages=sum(one.messages_out for one in each),
                 received_messages=sum(one.messages_in for one in each),
             )
-            for (role, peer), each in sorted(counts.items())
+            for (is_node, peer), each in sorted(counts.items())
         ),
     )

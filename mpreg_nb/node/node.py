@@ -28,6 +28,7 @@ from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.dispatch import (
     ClusterId,
     Dispatcher,
+    Handler,
     NodeLinks,
     without_link,
     without_parts,
@@ -82,7 +83,7 @@ from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.connection import ALL_ANSWERED, Connection
 from mpreg_nb.transport.dial import shown
 from mpreg_nb.transport.listener import Listener, listen
-from mpreg_nb.transport.token import Token
+from mpreg_nb.transport.token import Token, current
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,8 @@ class Node:
         self._stopping = False
         self.refused = ""
         """Why this node may not join, once that is known."""
+        self._refusals: dict[str, str] = {}  # URL of a seed -> why it refused
+        self._joins_now = False  # `start` waits until this node has joined
         self.ended = asyncio.Event()
         """Set when the node has stopped by itself or by request."""
         own_scratch = not settings.scratch
@@ -315,6 +318,15 @@ class Node:
         dispatcher.handle(self.links.client_handlers(), nodes=False)
         dispatcher.handle({Relay: without_parts(relays.pass_on)}, nodes=False)
         dispatcher.handle(self.placement.node_handlers(), clients=False)
+        views: dict[type, Handler] = {
+            Cancel: without_parts(self._stop_watching),
+            Watch: without_parts(self.pictures.watch),
+            VersionsRequest: without_parts(self._tell_versions),
+            Relay: without_parts(self._pass_view_on),
+            **self.links.handlers(),
+            **self.runs.view_handlers(),
+        }
+        dispatcher.handle(views, clients=False, nodes=False, viewers=True)
         dispatcher.handle_answers(
             self.calls.peer_said, Reply, Failed, Output, Started, Waiting
         )
@@ -361,6 +373,7 @@ class Node:
         links.name_refused.subscribe(self._name_refused)
         links.data_opened.subscribe(self.calls.link_opened)
         links.data_lost.subscribe(self.calls.link_lost, self._peer_lost)
+        links.join_refused.subscribe(self._join_refused)
         links.source_lost.subscribe(
             self.calls.source_lost,
             self.runs.source_lost,
@@ -378,6 +391,16 @@ class Node:
         if not self.runs.cancel(message.id):
             self.calls.cancel(message.id)
         self.pictures.cancel(link, message.id)
+
+    def _stop_watching(self, link: Connection, message: Cancel) -> None:
+        self.pictures.cancel(link, message.id)
+
+    def _pass_view_on(self, link: Connection, message: Relay) -> None:
+        """Pass on what a viewer may ask; the other node takes it for ours."""
+        if type(message.message) in self.runs.view_handlers():
+            self.runs.relays.pass_on(link, message)
+        else:
+            self.dispatcher.reject(link, message, ())
 
     async def _tell_versions(self, link: Connection, message: VersionsRequest) -> None:
         # Looking them up reads files.
@@ -421,7 +444,7 @@ class Node:
         """Return how functions that run here find this node."""
         if self._listener is None:
             return None
-        return Home(self._listener.url, self._token.reveal())
+        return Home(self._listener.url, current(self._token).issue("client"))
 
     def _route_again(self) -> None:
         members = self.members
@@ -458,6 +481,13 @@ class Node:
     def _name_refused(self) -> None:
         self.refused = f"another live node is named {self.name!r}"
         self._membership.joined.set()
+
+    def _join_refused(self, url: str, reason: str) -> None:
+        """End the join when no node of `join` will take this one in."""
+        self._refusals[url] = reason
+        if self._joins_now and set(self.settings.join) <= self._refusals.keys():
+            self.refused = reason
+            self._membership.joined.set()
 
     def _replaced(self) -> None:
         self.spawn(self.stop(drain_s=0))
@@ -520,6 +550,7 @@ class Node:
             metrics=self._metrics,
             ssl_context=self._tls.accept if self._tls else None,
             limits=settings.limits,
+            local=True,
         )
         urls = settings.advertised or (self._listener.url,)
         try:
@@ -534,6 +565,7 @@ class Node:
         self._loads.report(self.name, self.vitals.measure(), time.monotonic())
         # Membership tells of others only.
         self.pictures.happened(self.name, "joined", ", ".join(sorted(urls)))
+        self._joins_now = join_timeout_s is not None
         self.gossiping.start(settings.join)
         if join_timeout_s is None:
             return self.url
@@ -541,6 +573,7 @@ class Node:
             await asyncio.wait_for(self._membership.joined.wait(), join_timeout_s)
         except TimeoutError:
             self.refused = f"no answer from {', '.join(map(shown, settings.join))}"
+        self._joins_now = False
         if self.refused:
             await self.stop(drain_s=0)
             raise MpregError(f"node {self.name} could not join: {self.refused}")

@@ -453,9 +453,15 @@ class WorkflowService:
         return {
             RunStart: self.start,
             RunResume: without_parts(self.resume),
+            StepFetch: without_parts(self.fetch),
+            **self.view_handlers(),
+        }
+
+    def view_handlers(self) -> dict[type, Handler]:
+        """Return the handlers of messages that only look at runs."""
+        return {
             RunWatch: without_parts(self.watch),
             RunList: without_parts(self.list),
-            StepFetch: without_parts(self.fetch),
             ExplainStep: without_parts(self.why),
         }
 

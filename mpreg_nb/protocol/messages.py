@@ -538,6 +538,7 @@ Kind: TypeAlias = Literal[
     "not_picklable",
     "bad_request",
     "gone",  # a result that is no longer held
+    "unauthenticated",  # the token of the caller does not allow it
 ]
 
 

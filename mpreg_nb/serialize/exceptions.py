@@ -31,6 +31,7 @@ from mpreg_nb.errors import (
     NodeLost,
     NoRoute,
     NotPicklable,
+    NotTrusted,
     Overloaded,
     PayloadTooLarge,
     RemoteError,
@@ -683,6 +684,8 @@ def _plain_error(
             return NoRoute(function, resources, {})
         case "overloaded":
             return Overloaded(function, failure.size_bytes)
+        case "unauthenticated":
+            return NotTrusted(failure.message)
         case "deadline":
             return CallTimeout(function, timeout_s, executed=failure.executed)
         case "cancelled":

@@ -1,5 +1,9 @@
 """One link between two processes: reads, writes, keepalive, close reasons, faults.
 
+On links that need it each frame has a MAC (see `framing`). A frame whose MAC is wrong
+ends the link, and nothing of it is decoded. So does whatever else comes from somebody
+between the two ends; a goodbye is believed to be of the other end only with a MAC.
+
 Messages are written at the end of a turn, which is one round of the event loop,
 whatever else is queued. Fragments of large parts are written one per turn, and only
 while the transport holds less than the high-water mark, so that neither delays the
@@ -22,9 +26,12 @@ timer or a log line per message.
 """
 
 import asyncio
+import hmac
+import logging
 import math
 import socket
 import struct
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
@@ -48,7 +55,13 @@ from mpreg_nb.protocol.codec import (
 )
 from mpreg_nb.protocol.messages import Notice
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
-from mpreg_nb.transport.framing import FrameReader, FrameWriter, Scratch
+from mpreg_nb.transport.framing import (
+    MAC_BYTES,
+    FrameMac,
+    FrameReader,
+    FrameWriter,
+    Scratch,
+)
 from mpreg_nb.transport.streams import (
     WHOLE,
     Complete,
@@ -56,10 +69,16 @@ from mpreg_nb.transport.streams import (
     OutgoingStreams,
     TooLarge,
 )
+from mpreg_nb.transport.token import Role
 
-LONGEST_REASON = 120
-"""Bytes of a close frame's reason; the protocol allows 123."""
+LOG = logging.getLogger("mpreg_nb.transport")
 
+LONGEST_REASON = 88
+"""Bytes of a close frame's reason. The protocol allows 123: a MAC takes the others."""
+
+
+CLOSED_THERE = "closed by the other end:"
+"""What the reason of a link's end begins with, where the other end surely said it."""
 
 ALL_ANSWERED = "all calls are answered"
 """The goodbye of an end that answered each call it read: others did not run there."""
@@ -70,20 +89,39 @@ def short_reason(reason: str) -> str:
     return reason.encode()[:LONGEST_REASON].decode(errors="ignore")
 
 
-def close_reason(protocol: Protocol, error: Exception | None) -> str:
-    """Return what the other end said, or else what befell the connection."""
+def with_mac(mac: FrameMac, code: int, reason: str) -> str:
+    """Return the reason of a goodbye, with what shows that this end says it."""
+    return reason + mac.next(code.to_bytes(2, "big"), reason.encode()).hex()
+
+
+def close_reason(
+    protocol: Protocol, error: Exception | None, mac: FrameMac | None = None
+) -> str:
+    """Return what the other end said, or else what befell the connection.
+
+    mac: of what the other end sends, where it sends a MAC.
+    """
     goodbye = protocol.close_rcvd
     broken = protocol.parser_exc
     if goodbye is not None:
-        reason = goodbye.reason if goodbye.reason.isprintable() else ""
-        return f"closed by the other end: {goodbye.code} {reason}".rstrip()
+        code, reason = goodbye.code, goodbye.reason
+        if mac is not None:
+            reason, shown = reason[: -2 * MAC_BYTES], goodbye.reason.encode()
+            if not hmac.compare_digest(with_mac(mac, code, reason).encode(), shown):
+                return (
+                    "the connection was lost: closed by the other end or by something "
+                    f"in between: {code}"
+                )
+        if not reason.isprintable():
+            reason = ""
+        return f"{CLOSED_THERE} {code} {reason}".rstrip()
     if broken is not None and not isinstance(broken, EOFError):
         return f"the other end violated the protocol: {broken}"
     return f"the connection was lost: {error or 'it ended without a goodbye'}"
 
 
-Role: TypeAlias = Literal["client", "node"]
-"""What the dialling side is. Each role proves itself with a key of its own."""
+Carrier: TypeAlias = Literal["unix", "tcp", "tls"]
+"""What carries a link: a Unix socket, TCP with a MAC on each message, or TLS."""
 
 Lane: TypeAlias = Literal["control", "data", "json"]
 """What may travel: `protocol.gossip`, `protocol.messages`, or JSON text."""
@@ -109,6 +147,8 @@ class PeerInfo:
     lane: Lane
     address: str
     """Host and port of the socket's other end; no name to rely on."""
+
+    carrier: Carrier
 
     dialled: bool
     """Whether this side opened the link."""
@@ -229,7 +269,7 @@ class Timeouts:
     machine sends no goodbye: this bounds how long its links seem alive."""
 
     drain_s: float = 10.0
-    """A peer that takes nothing for so long is cut off with code 1013."""
+    """A peer that reads too slowly for so long is cut off with code 1013."""
 
     close_s: float = 2.0
     """From our goodbye to the peer's; then the socket is dropped."""
@@ -249,6 +289,86 @@ HIGH_WATER_BYTES = 512 * 1024
 LOW_WATER_BYTES = 128 * 1024
 
 
+SLOW_BYTES_PER_S = 64 * 1024
+"""Who reads less than this, while more waits, is cut off after `Timeouts.drain_s`."""
+
+FAST_BYTES_PER_S = 1024 * 1024
+"""Who reads less than this, while more waits than `Limits.backlog_bytes`, is cut off
+within two looks: what waits is in memory."""
+
+LOOKS = 10
+"""How often a peer that reads slowly is looked at in `Timeouts.drain_s`."""
+
+
+class SlowReaderWatch:
+    """Tells when a peer reads too slowly; looks only while something waits for it.
+
+    Whether bytes are taken says little: a peer that reads a little now and then takes
+    some of them, and holds all others up in our memory.
+    """
+
+    def __init__(
+        self,
+        drain_s: float,
+        *,
+        taken: Callable[[], int],
+        waiting: Callable[[], int],
+        allowed: Callable[[], int],
+        on_slow: Callable[[str], None],
+    ) -> None:
+        """taken, waiting: bytes the system took so far, and those it did not take yet.
+
+        allowed: how many may wait for a peer that does not read fast.
+        """
+        self._look_s = drain_s / LOOKS
+        self._drain_s = drain_s
+        self._taken = taken
+        self._waiting = waiting
+        self._allowed = allowed
+        self._on_slow = on_slow
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks: deque[int] = deque(maxlen=LOOKS + 1)  # what was taken by then
+        self._too_much = False  # waited at the last look
+
+    def start(self) -> None:
+        """Begin to look, unless it has begun."""
+        if self._timer is None:
+            self._looks.append(self._taken())
+            self._timer = self._loop.call_later(self._look_s, self._look)
+
+    def stop(self) -> None:
+        """Look no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._looks.clear()
+        self._too_much = False
+
+    def _look(self) -> None:
+        waiting = self._waiting()
+        if not waiting:
+            self.stop()
+            return
+        taken = self._taken()
+        looks = self._looks
+        last = looks[-1]
+        looks.append(taken)
+        was_too_much, self._too_much = self._too_much, waiting > self._allowed()
+        self._timer = self._loop.call_later(self._look_s, self._look)
+        if len(looks) > LOOKS and taken - looks[0] < SLOW_BYTES_PER_S * self._drain_s:
+            self._on_slow(
+                f"less than {SLOW_BYTES_PER_S // 1024} kB a second for "
+                f"{self._drain_s:g} s"
+            )
+        elif (
+            was_too_much
+            and self._too_much
+            and taken - last < FAST_BYTES_PER_S * self._look_s
+        ):
+            self._on_slow(f"{waiting} bytes wait to be read")
+
+
 class MessageWriter:
     """Writes encoded messages to `transport`; `on_stuck` hears if none are taken."""
 
@@ -258,8 +378,20 @@ class MessageWriter:
         *,
         dialled: bool,
         terms: LinkConfig,
+        mac: FrameMac | None,
+        direct: socket.socket | None,
         on_stuck: Callable[[str], None],
     ) -> None:
+        """direct: the Unix socket of `transport`, if it is one.
+
+        A Unix socket takes nothing for a process that has ended, and says so when it is
+        written to; a transport would not tell which of its writes that was. It also
+        says whether the process left anything unread: then it was the last frame.
+        """
+        self.refused_from = math.inf
+        """Where in all that was written begins what the other end cannot have read."""
+        self._direct = direct
+        self._last_taken = 0  # where the last frame begins that the system took
         self.streams = OutgoingStreams(dialled=dialled)
         self.bytes = self.frames = self.messages = 0  # written so far
         self.holds = False  # True while the caller will `flush` by itself
@@ -267,15 +399,22 @@ class MessageWriter:
         self._at_once = False  # whether the next message is written at once
         self._transport = transport
         self._writer = FrameWriter(masked=dialled)
+        self._mac = mac
         self._on_stuck = on_stuck
         self._backlog_bytes = terms.limits.backlog_bytes
-        self._frame_bytes = terms.limits.max_frame_bytes
-        self._drain_s = terms.patience.drain_s
+        self._frame_bytes = terms.limits.max_frame_bytes - MAC_BYTES
         self._loop = asyncio.get_running_loop()
         self._outbox: list[bytes] = []  # encoded messages of this turn
         self._stopped = False
         self._paused = False  # the transport is above its high-water mark
-        self._drain_timer: asyncio.TimerHandle | None = None
+        self._largest = 0  # bytes of the largest message that waits
+        self._watch = SlowReaderWatch(
+            terms.patience.drain_s,
+            taken=lambda: self.bytes - self.backlog_bytes,
+            waiting=lambda: self.backlog_bytes + self.streams.waiting_bytes,
+            allowed=lambda: max(self._backlog_bytes, self._largest),
+            on_slow=on_stuck,
+        )
         self._pumping = False  # `_pump` is scheduled
         self._waiters: list[asyncio.Future[None]] = []
         transport.set_write_buffer_limits(high=HIGH_WATER_BYTES, low=LOW_WATER_BYTES)
@@ -310,7 +449,9 @@ class MessageWriter:
         """
         if len(element) > FRAGMENT_BYTES:
             element, parts = WHOLE, (element, *parts)
+        before = self.streams.waiting_bytes
         stream = self.streams.add(element, parts, key)
+        self._largest = max(self._largest, self.streams.waiting_bytes - before)
         self.messages += 1
         self._schedule_pump()
         return stream
@@ -323,47 +464,53 @@ class MessageWriter:
             self._single = count == 1
             self.messages += count
             self._write(elements)
-            if self._paused and self.backlog_bytes > self._backlog_bytes:
-                self._on_stuck(f"{self.backlog_bytes} bytes wait to be read")
+            backlog = self.backlog_bytes if self._paused else 0
+            if backlog > max(self._backlog_bytes, self._largest):
+                self._on_stuck(f"{backlog} bytes wait to be read")
 
     def write(self, data: bytes) -> None:
         """Write what websockets made by itself; no bytes mean the end of all."""
         if self._transport.is_closing():
             return
         if data:
-            self.bytes += len(data)
-            self._transport.write(data)
+            self._largest = max(self._largest, len(data))
+            self._put(data)
         elif self._transport.can_write_eof():
             self._transport.write_eof()  # a close could cut off what went before
         else:  # TLS has no half-closed state
             self._transport.close()
 
+    def ended_with(self, error: Exception | None) -> None:
+        """Note how the link ended, by what the system says."""
+        if self._direct is not None and isinstance(error, ConnectionResetError):
+            self.refused_from = min(self._last_taken, self.refused_from)
+
     def lead_to(self, transport: asyncio.Transport) -> None:
         """Write what comes from now on to `transport`."""
         self._transport = transport
+        self._direct = None
 
     def stop(self) -> None:
         """Write nothing any more and let go of all that waits."""
         self._stopped = True
         self._outbox.clear()
         self.streams.clear()
-        self._cancel_drain_timer()
+        self._watch.stop()
         self._wake()
 
     def pause(self) -> None:
         """Hold fragments back; the transport has enough."""
         self._paused = True
-        if self._stopped:
-            return
-        self._drain_timer = self._loop.call_later(self._drain_s, self._stuck)
+        if not self._stopped:
+            self._watch.start()
 
     def resume(self) -> None:
         """Go on; the transport has taken most of it."""
         self._paused = False
-        self._cancel_drain_timer()
         if self.streams:
             self._schedule_pump()
         else:
+            self._largest = 0
             self._wake()
 
     async def drained(self) -> None:
@@ -381,10 +528,31 @@ class MessageWriter:
             self._write(elements[:half])
             self._write(elements[half:])
             return
+        if self._mac is not None:
+            body += self._mac.next(body)
         frame = self._writer.frame(body)
         self.frames += 1
-        self.bytes += len(frame)
-        self._transport.write(frame)
+        self._put(frame)
+
+    def _put(self, data: Buffer) -> None:
+        begin = self.bytes
+        self.bytes += len(data)
+        if self.refused_from <= begin:
+            return
+        if self._direct is not None and not self._transport.get_write_buffer_size():
+            try:
+                sent = self._direct.send(data)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:  # the loop tells of the end, after what came
+                self.refused_from = begin
+                self.ended_with(error)
+                return
+            self._last_taken = begin
+            if sent == len(data):
+                return
+            data = memoryview(data)[sent:]
+        self._transport.write(data)
 
     def _schedule_pump(self) -> None:
         if not self._pumping and not self._paused and not self._stopped:
@@ -400,7 +568,10 @@ class MessageWriter:
         if not pieces:
             self._wake()
             return
+        self._last_taken = self.bytes
         pieces[0] = b"\x91" + pieces[0]  # an array of one, as `join` would make it
+        if self._mac is not None:
+            pieces.append(self._mac.next(*pieces))
         frame = self._writer.frame_of(pieces)
         self.frames += 1
         self.bytes += sum(map(len, frame))
@@ -415,15 +586,6 @@ class MessageWriter:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-    def _stuck(self) -> None:
-        self._drain_timer = None
-        self._on_stuck(f"nothing was read for {self._drain_s:g} s")
-
-    def _cancel_drain_timer(self) -> None:
-        if self._drain_timer is not None:
-            self._drain_timer.cancel()
-            self._drain_timer = None
 
 
 class Keepalive:
@@ -557,7 +719,7 @@ class DeliveryCount:
 
     Linux tells how many bytes the other end's system took. On loopback no such word is
     lost, and what was written to a process that had ended was not taken. On other
-    ways, and through TLS, nothing is known.
+    ways, and through TLS, nothing is known. Of a Unix socket `MessageWriter` knows it.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -604,6 +766,16 @@ _LESS_THAN_A_MESSAGE = 8
 
 _TCP_INFO_BYTES = 216
 """Of Linux' struct tcp_info: up to the bytes that were sent again (since 4.19)."""
+KERNEL_BUFFER_BYTES = 512 * 1024
+"""What the system may hold at each end of a TCP link with MACs. Small messages wait
+behind it, and each part of a large one takes the receiver time to check."""
+
+
+def limit_kernel_buffers(link: socket.socket) -> None:
+    """Let the system hold no more of a link than helps."""
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        link.setsockopt(socket.SOL_SOCKET, option, KERNEL_BUFFER_BYTES)
+
 
 _RESET = struct.pack("ii", 1, 0)
 """Value of SO_LINGER: end the link with a reset, without TIME_WAIT."""
@@ -642,7 +814,13 @@ class Connection(asyncio.BufferedProtocol):
         peer: PeerInfo,
         terms: LinkConfig,
         scratch: Scratch,
+        keys: tuple[bytes, bytes] | None = None,
+        direct: socket.socket | None = None,
     ) -> None:
+        """keys: for the MACs of what is sent, and of what is received.
+
+        direct: the Unix socket that `transport` was made of.
+        """
         self.peer = peer
         self.on_message = self.on_refused = self.on_text = self.on_lost = _ignore
         self.on_gone: Callable[[Connection], None] = _ignore  # for who made it
@@ -650,6 +828,8 @@ class Connection(asyncio.BufferedProtocol):
         self._protocol = protocol
         self._close_s = terms.patience.close_s
         limits = terms.limits
+        self._mac_out = FrameMac(keys[0]) if keys else None
+        self._mac_in = FrameMac(keys[1]) if keys else None
         self._reader = FrameReader(
             protocol,
             scratch,
@@ -660,7 +840,12 @@ class Connection(asyncio.BufferedProtocol):
             peer.lane, max_payload_bytes=limits.max_payload_bytes
         )
         self._outflow = MessageWriter(
-            transport, dialled=peer.dialled, terms=terms, on_stuck=self._cut_off
+            transport,
+            dialled=peer.dialled,
+            terms=terms,
+            mac=self._mac_out,
+            direct=direct,
+            on_stuck=self._cut_off,
         )
         self._loop = asyncio.get_running_loop()
         self._gone = asyncio.Event()
@@ -739,7 +924,10 @@ class Connection(asyncio.BufferedProtocol):
         self._reason = f"closed here: {code} {reason}".rstrip()
         self._reader.pass_all()
         if self._protocol.state is OPEN:
-            self._protocol.send_close(code, short_reason(reason))
+            said = short_reason(reason)
+            if self._mac_out is not None:
+                said = with_mac(self._mac_out, code, said)
+            self._protocol.send_close(code, said)
         self._end()
 
     def give_up(self, reason: str) -> None:
@@ -853,18 +1041,23 @@ class Connection(asyncio.BufferedProtocol):
         if self._end_timer is not None:
             self._end_timer.cancel()
         self._inflow.streams.clear()
-        reason = self._reason or close_reason(self._protocol, exc)
-        self.received = self._delivery.end()
-        if (
-            self._protocol.close_rcvd
-            and ALL_ANSWERED in self._protocol.close_rcvd.reason
-        ):
+        said = close_reason(self._protocol, exc, self._mac_in)
+        self._outflow.ended_with(exc)
+        self.received = min(self._delivery.end(), self._outflow.refused_from)
+        if said.startswith(CLOSED_THERE) and ALL_ANSWERED in said:
             self.received = -1.0
+        reason = self._reason or said
         self._call(self.on_lost, reason)
         self.on_gone(self)
         self._gone.set()
 
     def _deliver(self, payload: Buffer) -> None:
+        if self._mac_in is not None:
+            genuine = self._mac_in.checked(payload)
+            if genuine is None:
+                self._changed_on_the_way()
+                return
+            payload = genuine
         batch = self._inflow.batch(payload)
         on_message = self.on_message
         for message in batch:
@@ -879,6 +1072,15 @@ class Connection(asyncio.BufferedProtocol):
                 self._report(error)
         while self._inflow.wrong and self._open:
             self._strike(self._inflow.wrong.pop())
+
+    def _changed_on_the_way(self) -> None:
+        LOG.warning(
+            "the connection to %s (%s) was ended: a message was changed on its way, or "
+            "is not from there. Another program passes it on; nothing of it was used",
+            self.peer.name,
+            self.peer.address,
+        )
+        self.give_up("the connection was lost: a message was changed on its way")
 
     def _receive_stream(self, element: StreamElement) -> None:
         begun_here = element.stream % 2 != self.peer.dialled

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,14 +16,16 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from mpreg_nb.errors import MpregError, NotTrusted
 from mpreg_nb.settings import Limits
+from mpreg_nb.transport import local_socket
 from mpreg_nb.transport.connection import (
+    Carrier,
     Connection,
     FailureKind,
     Lane,
     LinkConfig,
     PeerInfo,
-    Role,
     Timeouts,
+    limit_kernel_buffers,
 )
 from mpreg_nb.transport.framing import Scratch
 from mpreg_nb.transport.handshake import (
@@ -33,12 +36,13 @@ from mpreg_nb.transport.handshake import (
     Welcome,
     dialler_proof,
     hello_headers,
+    link_keys,
     listener_proof,
     proves,
     read_welcome,
 )
 from mpreg_nb.transport.listener import END_OF_REQUEST, LONGEST_REQUEST, QUIET
-from mpreg_nb.transport.token import Token
+from mpreg_nb.transport.token import Role, Token, current
 
 CONNECT_TIMEOUT_S = 3.0
 """From the first packet to the proof; a node on the same continent needs 0.5."""
@@ -86,7 +90,8 @@ async def dial(
     `name` is the caller's own; `cluster_id` and `node_name`, where given, are
     those that the other end must prove. `on_open` sets the callbacks; messages
     may be sent in it and from then on. Diallers of one loop may share `scratch`.
-    Proxies of the environment are not used and redirects not followed.
+    Proxies of the environment are not used and redirects not followed. A node of
+    this user on this machine is reached through its Unix socket.
 
     Cancelling leaves no socket behind.
 
@@ -94,6 +99,10 @@ async def dial(
         DialFailed: kind refused, timed_out, wrong_cluster or wrong_node.
         NotTrusted: the other end could not prove that it knows the token.
     """
+    uri = _parse(url)
+    token = current(token)
+    near = None if uri.secure else local_socket.connect(uri.host, uri.port)
+    carrier: Carrier = "tls" if uri.secure else "tcp" if near is None else "unix"
     hello = HandshakeHello(
         role=role,
         lane=lane,
@@ -101,8 +110,9 @@ async def dial(
         nonce=secrets.token_bytes(NONCE_BYTES),
         cluster_id=cluster_id,
         node_name=node_name,
+        key_id=token.key_id(role),
+        mac=carrier == "tcp",
     )
-    uri = _parse(url)
     if uri.secure and ssl_context is None:
         ssl_context = ssl.create_default_context()
     departure = ClientHandshake(
@@ -110,18 +120,24 @@ async def dial(
         uri,
         hello,
         token=token,
+        carrier=carrier,
+        direct=near,
         on_open=on_open,
         terms=LinkConfig(limits=limits or Limits(), patience=patience or Timeouts()),
         scratch=scratch or Scratch(),
     )
     try:
         async with asyncio.timeout(timeout_s):
-            await asyncio.get_running_loop().create_connection(
-                lambda: departure,
-                uri.host,
-                uri.port,
-                ssl=ssl_context if uri.secure else None,
-            )
+            loop = asyncio.get_running_loop()
+            if near is not None:
+                await loop.create_unix_connection(lambda: departure, sock=near)
+            else:
+                await loop.create_connection(
+                    lambda: departure,
+                    uri.host,
+                    uri.port,
+                    ssl=ssl_context if uri.secure else None,
+                )
             return await departure.opened
     except TimeoutError as error:
         detail = f"no answer within {timeout_s:g} s"
@@ -164,11 +180,15 @@ class ClientHandshake(asyncio.Protocol):
         hello: HandshakeHello,
         *,
         token: Token,
+        carrier: Carrier,
+        direct: socket.socket | None,
         on_open: Callable[[Connection], object],
         terms: LinkConfig,
         scratch: Scratch,
     ) -> None:
         self._url = url
+        self._carrier: Carrier = carrier
+        self._direct = direct
         self._hello = hello
         self._token = token
         self._on_open = on_open
@@ -245,6 +265,11 @@ class ClientHandshake(asyncio.Protocol):
                 f"the node at {shown(self._url)} has a different token than "
                 f"{self._token.source}. Copy its token to here: mpreg-nb token show"
             )
+        if self._hello.mac and not welcome.mac:
+            raise NotTrusted(
+                f"the node at {shown(self._url)} would send messages without a MAC on "
+                "a connection that is not encrypted"
+            )
         self._check_expected("cluster", self._hello.cluster_id, welcome.cluster_id)
         self._check_expected("node", self._hello.node_name, welcome.node_name)
         self._open(welcome)
@@ -261,17 +286,30 @@ class ClientHandshake(asyncio.Protocol):
         transport = cast(asyncio.Transport, self._transport)
         self._websocket.send_binary(dialler_proof(self._token, self._hello, welcome))
         self._write(transport)
-        address = transport.get_extra_info("peername") or ("unknown", 0)
+        if welcome.mac:
+            limit_kernel_buffers(transport.get_extra_info("socket"))
+        address = "this machine"
+        if self._carrier != "unix":
+            host, port = (transport.get_extra_info("peername") or ("unknown", 0))[:2]
+            address = f"{host}:{port}"
         peer = PeerInfo(
             role="node",
             name=welcome.node_name,
             cluster_id=welcome.cluster_id,
             lane=self._hello.lane,
-            address=f"{address[0]}:{address[1]}",
+            address=address,
+            carrier=self._carrier,
             dialled=True,
         )
+        keys = link_keys(self._token, self._hello, welcome) if welcome.mac else None
         connection = Connection(
-            transport, self._websocket, peer, self._terms, self._scratch
+            transport,
+            self._websocket,
+            peer,
+            self._terms,
+            self._scratch,
+            keys,
+            direct=self._direct,
         )
         try:
             self._on_open(connection)

@@ -7,10 +7,13 @@ than all else that a small message needs. Whatever is not such a frame (text,
 pings, closing, fragments, errors) goes to websockets' protocol object as it
 came, so that the rules of the protocol stay its business.
 
-Frame layout: RFC 6455, section 5.2.
+Frame layout: RFC 6455, section 5.2. On links that need it (see `handshake`), the last
+16 bytes of each payload are its MAC.
 """
 
+import hmac
 import os
+from hashlib import blake2b
 
 from websockets.protocol import Protocol
 
@@ -47,6 +50,39 @@ class Scratch:
     def __init__(self, size_bytes: int = SCRATCH_BYTES) -> None:
         self.buffer = bytearray(size_bytes)
         self.view = memoryview(self.buffer)
+
+
+MAC_BYTES = 16
+
+
+class FrameMac:
+    """The MACs of one direction of a link, one frame after the other.
+
+    Each covers the number of its frame, so that a frame that was changed, left out,
+    repeated or moved does not fit, nor do those after it. BLAKE2b, RFC 7693, keyed.
+    """
+
+    __slots__ = ("_frames", "_keyed")
+
+    def __init__(self, key: bytes) -> None:
+        """key: for this link and direction alone, 32 bytes."""
+        self._keyed = blake2b(key=key, digest_size=MAC_BYTES)
+        self._frames = 0
+
+    def next(self, *pieces: Buffer) -> bytes:
+        """Return the MAC of the next frame, whose payload is `pieces`."""
+        digest = self._keyed.copy()
+        digest.update(self._frames.to_bytes(8, "big"))
+        self._frames += 1
+        for piece in pieces:
+            digest.update(piece)
+        return digest.digest()
+
+    def checked(self, payload: Buffer) -> Buffer | None:
+        """Return the next frame's payload without its MAC; None: it is not genuine."""
+        content = memoryview(payload)[:-MAC_BYTES]
+        offered = memoryview(payload)[-MAC_BYTES:]
+        return content if hmac.compare_digest(self.next(content), offered) else None
 
 
 class FrameReader:

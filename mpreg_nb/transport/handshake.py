@@ -10,6 +10,10 @@
 Both nonces are fresh, so what was seen of one link is worthless on another; no
 clock and no memory of past links is needed. The key is derived from the token
 per role of the dialler. The dialled address is not part of it: tunnels work.
+
+Whoever passes the bytes on, unseen by both ends, could still change what follows. So
+where one end sees plain TCP, keys for the MAC of each message are derived from the same
+(`link_keys`). Whether there is a MAC is part of what both prove.
 """
 
 import hmac
@@ -23,18 +27,19 @@ from websockets.datastructures import Headers
 from websockets.typing import Subprotocol
 
 from mpreg_nb.names import check_name
-from mpreg_nb.transport.connection import Lane, Role
-from mpreg_nb.transport.token import Token
+from mpreg_nb.transport.connection import Lane
+from mpreg_nb.transport.token import Role, Token
 
 T = TypeVar("T")
 
 NONCE_BYTES = 16
 PROOF_BYTES = 32
+KEY_ID_BYTES = 8
 LONGEST_CLUSTER_ID = 64
 
 SUBPROTOCOLS: dict[Lane, Subprotocol] = {
-    "control": Subprotocol("mpreg.control.v1"),
-    "data": Subprotocol("mpreg.data.v1"),
+    "control": Subprotocol("mpreg.control.v2"),
+    "data": Subprotocol("mpreg.data.v2"),
     "json": Subprotocol("mpreg.json"),
 }
 
@@ -44,6 +49,8 @@ ROLE_HEADER = "X-Mpreg-Role"
 NAME_HEADER = "X-Mpreg-Name"
 CLUSTER_HEADER = "X-Mpreg-Cluster"
 NODE_HEADER = "X-Mpreg-Node"
+KEY_HEADER = "X-Mpreg-Key"
+MAC_HEADER = "X-Mpreg-Mac"
 
 
 class HandshakeRefused(Exception):
@@ -65,6 +72,8 @@ class HandshakeHello:
     nonce: bytes
     cluster_id: str = ""  # expected; empty: any
     node_name: str = ""  # expected; empty: any
+    key_id: str = ""  # of the key that it proves itself with
+    mac: bool = False  # it needs a MAC on each message, since it sees plain TCP
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,6 +83,7 @@ class Welcome:
     nonce: bytes
     cluster_id: str
     node_name: str
+    mac: bool = False  # each message after the proofs has a MAC
     proof: bytes = b""
 
 
@@ -88,6 +98,10 @@ def hello_headers(hello: HandshakeHello) -> dict[str, str]:
         headers[CLUSTER_HEADER] = hello.cluster_id
     if hello.node_name:
         headers[NODE_HEADER] = quote(hello.node_name, safe="")
+    if hello.key_id:
+        headers[KEY_HEADER] = hello.key_id
+    if hello.mac:
+        headers[MAC_HEADER] = "1"
     return headers
 
 
@@ -102,7 +116,7 @@ def read_hello(headers: Headers, lane: Lane) -> HandshakeHello:
         raise HandshakeRefused(
             400, f"{ROLE_HEADER} is none of {', '.join(get_args(Role))}"
         )
-    if role == "client" and lane == "control":
+    if role != "node" and lane == "control":
         raise HandshakeRefused(403, "the control lane is for nodes")
     return HandshakeHello(
         role=cast(Role, role),
@@ -111,17 +125,22 @@ def read_hello(headers: Headers, lane: Lane) -> HandshakeHello:
         nonce=_read(headers, NONCE_HEADER, _nonce),
         cluster_id=_read(headers, CLUSTER_HEADER, _cluster, default=""),
         node_name=_read(headers, NODE_HEADER, _name, default=""),
+        key_id=_read(headers, KEY_HEADER, _key_id, default=""),
+        mac=_read(headers, MAC_HEADER, _flag, default=False),
     )
 
 
 def welcome_headers(welcome: Welcome) -> dict[str, str]:
     """Return the headers that carry `welcome`."""
-    return {
+    headers = {
         NONCE_HEADER: welcome.nonce.hex(),
         CLUSTER_HEADER: welcome.cluster_id,
         NODE_HEADER: quote(welcome.node_name, safe=""),
         PROOF_HEADER: welcome.proof.hex(),
     }
+    if welcome.mac:
+        headers[MAC_HEADER] = "1"
+    return headers
 
 
 def read_welcome(headers: Headers) -> Welcome:
@@ -134,6 +153,7 @@ def read_welcome(headers: Headers) -> Welcome:
         nonce=_read(headers, NONCE_HEADER, _nonce),
         cluster_id=_read(headers, CLUSTER_HEADER, _cluster),
         node_name=_read(headers, NODE_HEADER, _name),
+        mac=_read(headers, MAC_HEADER, _flag, default=False),
         proof=_read(headers, PROOF_HEADER, bytes.fromhex),
     )
 
@@ -146,6 +166,16 @@ def listener_proof(token: Token, hello: HandshakeHello, welcome: Welcome) -> byt
 def dialler_proof(token: Token, hello: HandshakeHello, welcome: Welcome) -> bytes:
     """Return what only a dialler that knows `token` can answer to `welcome`."""
     return _proof("client", token, hello, welcome)
+
+
+def link_keys(
+    token: Token, hello: HandshakeHello, welcome: Welcome
+) -> tuple[bytes, bytes]:
+    """Return the keys for the MACs of what the dialler sends, and the listener."""
+    return (
+        _proof("messages of the client", token, hello, welcome),
+        _proof("messages of the server", token, hello, welcome),
+    )
 
 
 def proves(offered: bytes, right: bytes) -> bool:
@@ -203,6 +233,9 @@ def _proof(side: str, token: Token, hello: HandshakeHello, welcome: Welcome) -> 
         hello.name.encode(),
         welcome.cluster_id.encode(),
         welcome.node_name.encode(),
+        hello.key_id.encode(),
+        b"mac" if hello.mac else b"",
+        b"mac" if welcome.mac else b"",
     )
     # Each with its length, so that no two lists of fields make the same bytes.
     transcript = b"".join(len(field).to_bytes(2, "big") + field for field in fields)
@@ -246,6 +279,18 @@ def _nonce(value: str) -> bytes:
     if len(nonce) != NONCE_BYTES:
         raise ValueError(value)
     return nonce
+
+
+def _key_id(value: str) -> str:
+    if len(bytes.fromhex(value)) != KEY_ID_BYTES:
+        raise ValueError(value)
+    return value
+
+
+def _flag(value: str) -> bool:
+    if value != "1":
+        raise ValueError(value)
+    return True
 
 
 def _name(value: str) -> str:

@@ -2,13 +2,17 @@
 
 A connection whose proof has not come may cost little: its request may have 64 KiB, its
 proof has 38 bytes, and both must arrive within `Limits.proof_timeout_s`. No message of
-ours is decoded before.
+ours is decoded before. The handshake of TLS is part of that time, and descriptors are
+kept for those who are proven.
+
+A node on loopback also listens on a Unix socket, for processes of its own user.
 """
 
 import asyncio
 import errno
 import logging
 import os
+import resource
 import secrets
 import socket
 import ssl
@@ -26,12 +30,15 @@ from websockets.typing import Subprotocol
 
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.settings import Limits
+from mpreg_nb.transport import local_socket
 from mpreg_nb.transport.connection import (
+    Carrier,
     Connection,
     Lane,
     LinkConfig,
     PeerInfo,
     Timeouts,
+    limit_kernel_buffers,
 )
 from mpreg_nb.transport.framing import BINARY, MASKED, Scratch, unmasked
 from mpreg_nb.transport.handshake import (
@@ -45,12 +52,13 @@ from mpreg_nb.transport.handshake import (
     check_origin_and_host,
     dialler_proof,
     is_loopback,
+    link_keys,
     listener_proof,
     proves,
     read_hello,
     welcome_headers,
 )
-from mpreg_nb.transport.token import Token
+from mpreg_nb.transport.token import Role, Token, accepted
 
 LONGEST_REQUEST = 64 * 1024
 END_OF_REQUEST = b"\r\n\r\n"
@@ -77,6 +85,7 @@ class HandshakeConfig:
     json_open: bool
     metrics: Callable[[], str] | None
     terms: LinkConfig
+    ssl_context: ssl.SSLContext | None = None
     scratch: Scratch = field(default_factory=Scratch)
     draining: bool = False
     full: bool = False  # as many links as there may be
@@ -114,16 +123,60 @@ class ServerHandshake(asyncio.Protocol):
         self._received = b""
         self._read: Callable[[], None] = self._read_request
         self._read_next: Callable[[], None] | None = None  # after the answer
+        self._carrier: Carrier = "tls" if door.ssl_context else "tcp"
+        self._accepted: socket.socket | None = None  # until the transport has it
+        self._unix: socket.socket | None = None
+        self._transport: asyncio.Transport | None = None
+        self._opening: asyncio.Task[None] | None = None
         self.address = ""
         self.came_s = 0.0  # on the loop's clock
+        self.descriptor = 0
+
+    def accept(self, link: socket.socket) -> None:
+        """Note who knocks, and when; then read, through TLS where that is asked."""
+        loop = asyncio.get_running_loop()
+        self._accepted = link
+        self.descriptor = link.fileno()
+        self.came_s = loop.time()
+        if link.family == socket.AF_UNIX:
+            self._carrier, self.address, self._unix = "unix", "this machine", link
+            if not local_socket.is_own(link):
+                uid = local_socket.peer_uid(link)
+                self._keeper.refused(self.address, f"it is of another user, {uid}")
+                self.drop()
+                return
+        else:
+            try:
+                peer = link.getpeername()
+            except OSError:  # it has gone already
+                peer = ("unknown", 0)
+            self.address = f"{peer[0]}:{peer[1]}"
+        self._keeper.came(self)
+        if self._accepted is not None:
+            self._opening = loop.create_task(self._open(link))
+
+    async def _open(self, link: socket.socket) -> None:
+        context = self._door.ssl_context if self._carrier == "tls" else None
+        timeout_s = self._door.terms.limits.proof_timeout_s
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: self,
+                link,
+                ssl=context,
+                ssl_handshake_timeout=timeout_s if context is not None else None,
+            )
+        except OSError as error:  # those of TLS and its time too
+            if not isinstance(error, ConnectionError):
+                self._keeper.refused(self.address, f"no TLS: {error}")
+            link.close()
+            self._keeper.gone(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note who knocks, and when."""
+        """Take the transport, which now owns the socket."""
         self._transport = cast(asyncio.Transport, transport)
-        peer = transport.get_extra_info("peername") or ("unknown", 0)
-        self.address = f"{peer[0]}:{peer[1]}"
-        self.came_s = asyncio.get_running_loop().time()
-        self._keeper.came(self)
+        self._accepted = None
+        if self._read == self._read_nothing:  # dropped meanwhile
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Read on, as far as the request and the proof go."""
@@ -137,7 +190,14 @@ class ServerHandshake(asyncio.Protocol):
     def drop(self) -> None:
         """Close at once, without an answer."""
         self._read = self._read_nothing
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
+            return
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._accepted is not None:
+            self._accepted.close()
+            self._accepted = None
 
     # ----------------------------------------------------------- the request
 
@@ -156,7 +216,7 @@ class ServerHandshake(asyncio.Protocol):
                 self._answer(event, rest)
         self._write()
         if not end:  # and websockets did not find a line too long either
-            self._transport.close()
+            cast(asyncio.Transport, self._transport).close()
 
     def _answer(self, request: Request, rest: bytes) -> None:
         try:
@@ -181,9 +241,10 @@ class ServerHandshake(asyncio.Protocol):
                 cluster_id=self._door.cluster_id(),
                 lane="json",
                 address=self.address,
+                carrier=self._carrier,
                 dialled=False,
             )
-            self._hand_over(peer, b"")
+            self._hand_over(peer, b"", None)
 
     def _respond(self, request: Request) -> Response:
         door, headers = self._door, request.headers
@@ -204,7 +265,7 @@ class ServerHandshake(asyncio.Protocol):
             return response
         lane = LANES.get(self._websocket.subprotocol, "json")
         if lane == "json":
-            if not door.json_open and not door.token.matches(bearer(headers)):
+            if not door.json_open and self._bearer_role(request) != "client":
                 raise HandshakeRefused(
                     401, "token required: Authorization: Bearer TOKEN"
                 )
@@ -214,14 +275,32 @@ class ServerHandshake(asyncio.Protocol):
             nonce=secrets.token_bytes(NONCE_BYTES),
             cluster_id=door.cluster_id(),
             node_name=door.node_name,
+            mac=hello.mac or self._carrier == "tcp",
         )
-        proof = listener_proof(door.token, hello, welcome)
+        token = self._token_of(hello)
+        proof = listener_proof(token, hello, welcome)
         response.headers.update(welcome_headers(replace(welcome, proof=proof)))
-        self._read_next = partial(self._read_proof, hello, welcome)
+        self._read_next = partial(self._read_proof, token, hello, welcome)
         return response
 
+    def _token_of(self, hello: HandshakeHello) -> Token:
+        """Return the token that the dialler has, or else ours: it will not fit."""
+        tokens = accepted(self._door.token)
+        for token in tokens:
+            if token.key_id(hello.role) == hello.key_id:
+                return token
+        return tokens[0]
+
+    def _bearer_role(self, request: Request) -> Role | None:
+        """Return what a foreign client is, by the token that it shows."""
+        shown = bearer(request.headers)
+        for token in accepted(self._door.token):
+            if role := token.role_of(shown):
+                return role
+        return None
+
     def _metrics(self, request: Request) -> Response:
-        if not self._door.token.matches(bearer(request.headers)):
+        if self._bearer_role(request) is None:
             raise HandshakeRefused(401, "token required: Authorization: Bearer TOKEN")
         if self._door.metrics is None:
             raise HandshakeRefused(404, "not found")
@@ -232,7 +311,9 @@ class ServerHandshake(asyncio.Protocol):
 
     # ------------------------------------------------------------- the proof
 
-    def _read_proof(self, hello: HandshakeHello, welcome: Welcome) -> None:
+    def _read_proof(
+        self, token: Token, hello: HandshakeHello, welcome: Welcome
+    ) -> None:
         received = self._received
         if not PROOF_HEAD.startswith(received[: len(PROOF_HEAD)]):
             self._refuse_proof("the first frame is not a proof")
@@ -242,7 +323,7 @@ class ServerHandshake(asyncio.Protocol):
         key_at = len(PROOF_HEAD)
         key = received[key_at : key_at + 4]
         offered = unmasked(received[key_at + 4 : PROOF_FRAME_BYTES], key)
-        right = dialler_proof(self._door.token, hello, welcome)
+        right = dialler_proof(token, hello, welcome)
         if not proves(offered, right):
             self._refuse_proof(f"a wrong proof for role {hello.role}")
             return
@@ -252,9 +333,15 @@ class ServerHandshake(asyncio.Protocol):
             cluster_id=welcome.cluster_id,
             lane=hello.lane,
             address=self.address,
+            carrier=self._carrier,
             dialled=False,
         )
-        self._hand_over(peer, received[PROOF_FRAME_BYTES:])
+        keys = None
+        if welcome.mac:
+            keys = link_keys(token, hello, welcome)[::-1]
+            transport = cast(asyncio.Transport, self._transport)
+            limit_kernel_buffers(transport.get_extra_info("socket"))
+        self._hand_over(peer, received[PROOF_FRAME_BYTES:], keys)
 
     def _refuse_proof(self, reason: str) -> None:
         self._read = self._read_nothing
@@ -266,23 +353,33 @@ class ServerHandshake(asyncio.Protocol):
     def _read_nothing(self) -> None:
         self._received = b""
 
-    def _hand_over(self, peer: PeerInfo, rest: bytes) -> None:
+    def _hand_over(
+        self, peer: PeerInfo, rest: bytes, keys: tuple[bytes, bytes] | None
+    ) -> None:
         self._read = self._read_nothing
         self._received = b""
         door = self._door
+        transport = cast(asyncio.Transport, self._transport)
         connection = Connection(
-            self._transport, self._websocket, peer, door.terms, door.scratch
+            transport,
+            self._websocket,
+            peer,
+            door.terms,
+            door.scratch,
+            keys,
+            direct=self._unix,
         )
         self._keeper.proven(self, connection, rest)
 
     def _write(self) -> None:
+        transport = cast(asyncio.Transport, self._transport)
         for data in self._websocket.data_to_send():
             if data:
-                self._transport.write(data)
-            elif self._transport.can_write_eof():
-                self._transport.write_eof()  # a close would cut off the answer
+                transport.write(data)
+            elif transport.can_write_eof():
+                transport.write_eof()  # a close would cut off the answer
             else:
-                self._transport.close()
+                transport.close()
 
 
 def _select(
@@ -309,6 +406,56 @@ LINES_PER_S = 10
 
 PORT_TRIES = 8
 
+RESERVED_DESCRIPTORS = 16
+"""Open files of this process that strangers cannot use up."""
+
+
+ACCEPT_AGAIN_S = 0.2
+"""Until the next try, when the system had no descriptor or memory for a connection."""
+
+_FULL = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class Acceptor:
+    """Accepts on one socket that listens."""
+
+    def __init__(
+        self, listening: socket.socket, on_accept: Callable[[socket.socket], object]
+    ) -> None:
+        listening.setblocking(False)
+        self._listening = listening
+        self._on_accept = on_accept
+        self._loop = asyncio.get_running_loop()
+        self._pause: asyncio.TimerHandle | None = None
+        self._loop.add_reader(listening, self._ready)
+
+    def close(self) -> None:
+        """Accept no more; what waits to be accepted is reset."""
+        if self._pause is not None:
+            self._pause.cancel()
+        if self._listening.fileno() >= 0:
+            self._loop.remove_reader(self._listening)
+            self._listening.close()
+
+    def _ready(self) -> None:
+        for _ in range(BACKLOG):
+            try:
+                link, _ = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _FULL:
+                    raise
+                LOG.warning("no connection can be accepted now: %s", error.strerror)
+                self._loop.remove_reader(self._listening)
+                self._pause = self._loop.call_later(ACCEPT_AGAIN_S, self._go_on)
+                return
+            link.setblocking(False)
+            self._on_accept(link)
+
+    def _go_on(self) -> None:
+        self._loop.add_reader(self._listening, self._ready)
+
 
 class Listener:
     """A bound port with its links. Made by `listen`."""
@@ -324,7 +471,9 @@ class Listener:
         self._on_connection = on_connection
         self._scheme = scheme
         self._loop = asyncio.get_running_loop()
-        self._servers: list[asyncio.Server] = []
+        self._acceptors: list[Acceptor] = []
+        self._local: local_socket.LocalSocket | None = None
+        self._scarce = False  # nearly all descriptors were in use at the last arrival
         self._unproven: dict[ServerHandshake, None] = {}  # oldest first
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._links: set[Connection] = set()
@@ -359,55 +508,59 @@ class Listener:
         """How many sockets have not proven themselves yet."""
         return len(self._unproven)
 
-    async def bind(
-        self, host: str, port: int, ssl_context: ssl.SSLContext | None
-    ) -> None:
+    async def bind(self, host: str, port: int) -> None:
         """Begin to accept; `listen` does this."""
         first = "127.0.0.1" if host == "localhost" else host
         for tries_left in range(PORT_TRIES if port == 0 else 1, 0, -1):
-            server = await self._serve(first, port, ssl_context)
-            self.port = server.sockets[0].getsockname()[1]
-            self._servers = [server]
+            found = await self._bound(first, port)
+            self.port = found[0].getsockname()[1]
             if host != "localhost":
                 break
             try:
-                self._servers.append(await self._serve("::1", self.port, ssl_context))
+                found += await self._bound("::1", self.port)
                 break
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     break  # there is no IPv6 here
-                server.close()
                 if tries_left == 1:
                     raise
+                for one in found:
+                    one.close()
         self.host = first
+        self._acceptors = [Acceptor(one, self._arrived) for one in found]
 
-    async def take(
-        self, listening: socket.socket, ssl_context: ssl.SSLContext | None
-    ) -> None:
+    def take(self, listening: socket.socket) -> None:
         """Accept on a socket that listens already; `listen` does this."""
         self.host, self.port = listening.getsockname()[:2]
-        server = await self._loop.create_server(
-            lambda: ServerHandshake(self._door, self),
-            sock=listening,
-            ssl=ssl_context,
-            ssl_handshake_timeout=self._handshake_timeout_s(ssl_context),
-            backlog=BACKLOG,
-        )
-        self._servers = [server]
+        self._acceptors = [Acceptor(listening, self._arrived)]
 
-    async def _serve(
-        self, host: str, port: int, ssl_context: ssl.SSLContext | None
-    ) -> asyncio.Server:
+    def bind_local(self) -> None:
+        """Accept on a Unix socket too, where there can be one; `listen` does this."""
+        self._local = local_socket.bind(self.host, self.port, backlog=BACKLOG)
+        if self._local is not None:
+            self._acceptors.append(Acceptor(self._local.listening, self._arrived))
+
+    @property
+    def local_path(self) -> str:
+        """Where the Unix socket of this listener is; "" without one."""
+        return str(self._local.path) if self._local is not None else ""
+
+    def _arrived(self, link: socket.socket) -> None:
+        ServerHandshake(self._door, self).accept(link)
+
+    async def _bound(self, host: str, port: int) -> list[socket.socket]:
+        """Return sockets that listen on all addresses of `host`."""
+        found: list[socket.socket] = []
         try:
-            return await self._loop.create_server(
-                lambda: ServerHandshake(self._door, self),
-                host,
-                port,
-                ssl=ssl_context,
-                ssl_handshake_timeout=self._handshake_timeout_s(ssl_context),
-                backlog=BACKLOG,
+            addresses = await self._loop.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
             )
+            for family, _, _, _, address in dict.fromkeys(addresses):
+                one = socket.create_server(address, family=family, backlog=BACKLOG)
+                found.append(one)
         except OSError as error:
+            for one in found:
+                one.close()
             cause = os.strerror(error.errno) if error.errno else str(error)
             cure = "Choose another with port=, or port=0 for a free one"
             if error.errno != errno.EADDRINUSE:
@@ -415,15 +568,14 @@ class Listener:
             raise OSError(
                 error.errno, f"cannot listen on {host} port {port}: {cause}. {cure}"
             ) from error
-
-    def _handshake_timeout_s(self, ssl_context: ssl.SSLContext | None) -> float | None:
-        limits = self._door.terms.limits
-        return limits.proof_timeout_s if ssl_context is not None else None
+        return found
 
     def stop_accepting(self) -> None:
         """Take no new links; open ones go on."""
-        for server in self._servers:
-            server.close()
+        for acceptor in self._acceptors:
+            acceptor.close()
+        if self._local is not None:
+            self._local.close()
         for arrival in list(self._unproven):
             arrival.drop()
         if self._sweep_timer is not None:
@@ -440,8 +592,6 @@ class Listener:
             link.close(code, reason)
         for link in links:
             await link.wait_closed()
-        for server in self._servers:
-            await server.wait_closed()
 
     def drop(self) -> None:
         """Take no new links and end the open ones at once, without a goodbye."""
@@ -453,12 +603,18 @@ class Listener:
 
     def came(self, arrival: ServerHandshake) -> None:
         """Give a place to one that knocked, at the cost of the slowest."""
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        # The system gives out the lowest number that is free.
+        self._scarce = 0 <= files - RESERVED_DESCRIPTORS <= arrival.descriptor
         if len(self._unproven) >= self._door.terms.limits.connections:
             arrival.drop()
             return
         self._unproven[arrival] = None
         if self._sweep_timer is None or self._crowded:
             self._sweep()
+        if self._scarce:  # its place is taken from those who come from now on
+            self._unproven.pop(arrival, None)
+            arrival.drop()
 
     def proven(
         self, arrival: ServerHandshake, connection: Connection, rest: bytes
@@ -492,7 +648,8 @@ class Listener:
 
     @property
     def _crowded(self) -> bool:
-        return len(self._unproven) > self._door.terms.limits.unproven_connections
+        most = self._door.terms.limits.unproven_connections
+        return self._scarce or len(self._unproven) > most
 
     def _sweep(self) -> None:
         """Drop those whose time is up; in a crowd, all but the young."""
@@ -534,6 +691,7 @@ async def listen(
     ssl_context: ssl.SSLContext | None = None,
     limits: Limits | None = None,
     patience: Timeouts | None = None,
+    local: bool = False,
 ) -> Listener:
     """Accept links on `host` and `port`; port 0 takes a free one.
 
@@ -543,13 +701,15 @@ async def listen(
     `on_connection` gets each proven link before its first message and sets its
     callbacks. `hosts` are names, beside loopback and `host`, that a Host header
     may have. `metrics` makes the body of GET /metrics. "localhost" listens on
-    both of its addresses, where there are both.
+    both of its addresses, where there are both. `local` asks for a Unix socket
+    beside a port of loopback.
 
     Raises:
         OSError: the port is taken, or the address cannot be bound; says which.
         NotTrusted: `host` is not loopback, and the link would be in the clear
-            or `json_open`.
+            or `json_open`; or the token was issued for clients only.
     """
+    token.key("node")
     if listening is not None:
         host = listening.getsockname()[0]
     if host != "localhost" and not is_loopback(host):
@@ -573,10 +733,13 @@ async def listen(
         json_open=json_open,
         metrics=metrics,
         terms=LinkConfig(limits=limits or Limits(), patience=patience or Timeouts()),
+        ssl_context=ssl_context,
     )
     listener = Listener(door, on_connection, scheme="wss" if ssl_context else "ws")
     if listening is not None:
-        await listener.take(listening, ssl_context)
+        listener.take(listening)
     else:
-        await listener.bind(host, port, ssl_context)
+        await listener.bind(host, port)
+    if local and ssl_context is None:
+        listener.bind_local()
     return listener

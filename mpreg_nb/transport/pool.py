@@ -20,10 +20,10 @@ import msgspec
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import Connection, FailureKind, Lane, Role, Timeouts
+from mpreg_nb.transport.connection import Connection, FailureKind, Lane, Timeouts
 from mpreg_nb.transport.dial import DialFailed, dial
 from mpreg_nb.transport.framing import Scratch
-from mpreg_nb.transport.token import Token
+from mpreg_nb.transport.token import Role, Token
 
 SAME_MOMENT_S = 5.0
 """Links that opened within this time may stem from dials that crossed."""

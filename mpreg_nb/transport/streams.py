@@ -53,9 +53,11 @@ class OutgoingStreams:
     before its answer, however large it is.
     """
 
-    __slots__ = ("_behind", "_next_stream", "_open", "_waiting")
+    __slots__ = ("_behind", "_next_stream", "_open", "_waiting", "waiting_bytes")
 
     def __init__(self, *, dialled: bool) -> None:
+        self.waiting_bytes = 0
+        """Of all parts that are still to be sent."""
         self._next_stream = 2 if dialled else 1
         self._open: deque[_Outgoing] = deque()
         self._waiting: deque[_Outgoing] = deque()
@@ -75,6 +77,7 @@ class OutgoingStreams:
         self._open.clear()
         self._waiting.clear()
         self._behind.clear()
+        self.waiting_bytes = 0
 
     def add(self, message: bytes, parts: Parts, key: bytes | None = None) -> int:
         """Queue `parts` of the encoded `message`; return the stream's number."""
@@ -90,6 +93,7 @@ class OutgoingStreams:
         )
         left = deque(view for view in views if len(view))
         outgoing = _Outgoing(stream, encode(attach), left, key)
+        self.waiting_bytes += sum(attach.sizes)
         if key is not None and key in self._behind:
             self._behind[key].append(outgoing)
             return stream
@@ -126,6 +130,7 @@ class OutgoingStreams:
         else:
             self._over(current)
         size = sum(map(len, pieces))
+        self.waiting_bytes -= size
         if len(pieces) > MOST_PIECES:
             return [_fragment_head(current.stream, size), b"".join(pieces)]
         return [_fragment_head(current.stream, size), *pieces]
@@ -136,6 +141,7 @@ class OutgoingStreams:
             for outgoing in queue:
                 if outgoing.stream == stream:
                     queue.remove(outgoing)
+                    self._forget(outgoing)
                     self._over(outgoing)
                     known = queue is self._open
                     return encode(Abort(stream=stream)) if known else b""
@@ -143,8 +149,12 @@ class OutgoingStreams:
             for outgoing in behind:
                 if outgoing.stream == stream:
                     behind.remove(outgoing)
+                    self._forget(outgoing)
                     return b""
         return b""
+
+    def _forget(self, outgoing: _Outgoing) -> None:
+        self.waiting_bytes -= sum(map(len, outgoing.left))
 
 
 @dataclass(slots=True)

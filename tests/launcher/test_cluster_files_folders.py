@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mpreg_nb.launcher.cluster_files import ledger_folders
+from mpreg_nb.user_files import runtime_folders
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_the_folders_are_the_users_own(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     fallback = tmp_path / "state" / "mpreg_nb" / "clusters"
 
-    assert ledger_folders() == (
+    assert runtime_folders() == (
         (fallback,) if expected is None else (tmp_path / expected, fallback)
     )
 
@@ -35,4 +35,4 @@ def test_a_folder_for_state_is_below_home_unless_said(
     monkeypatch.delenv("XDG_STATE_HOME", raising=False)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
 
-    assert ledger_folders() == (tmp_path / ".local/state/mpreg_nb/clusters",)
+    assert runtime_folders() == (tmp_path / ".local/state/mpreg_nb/clusters",)

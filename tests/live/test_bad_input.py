@@ -166,7 +166,7 @@ def test_code_that_is_no_function_is_refused(cluster: mp.Cluster) -> None:
 
 def test_wrong_token_is_not_trusted(cluster: mp.Cluster) -> None:
     with pytest.raises(mp.errors.NotTrusted) as caught:
-        mp.connect(cluster.urls[0], token="not the token of this cluster")
+        mp.connect(cluster.urls[0], token="not-the-token-of-this-cluster")
 
     assert isinstance(caught.value, PermissionError)
     check_text(caught.value)

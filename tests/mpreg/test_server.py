@@ -219,14 +219,14 @@ async def test_a_server_off_this_machine_needs_more_than_a_token() -> None:
 async def test_a_client_of_another_user_is_refused() -> None:
     async with served({}) as (server, _):
         with pytest.raises(NotTrusted):
-            await MPREGClientAPI(server.url, token="another").connect()
+            await MPREGClientAPI(server.url, token="another-0123456789abcdef").connect()
 
 
 async def test_a_token_of_its_own_is_kept() -> None:
-    server = MPREGServer(MPREGSettings(token="of these two"))
+    server = MPREGServer(MPREGSettings(token="of-these-two-0123456789"))
     async with (
         serving(server),
-        MPREGClientAPI(server.url, token="of these two") as client,
+        MPREGClientAPI(server.url, token="of-these-two-0123456789") as client,
     ):
         assert await client.call("echo", 1) == 1
 

@@ -72,7 +72,7 @@ class Desk:
 @asynccontextmanager
 async def desk(**functions: Callable[..., Any]) -> AsyncIterator[Desk]:
     settings = NodeSettings(name="n1", workers=0, limits=LIMITS, drain_s=0)
-    node = Node(settings, Token("a token of this test"))
+    node = Node(settings, Token("a-token-of-this-test-0123456789"))
     await node.start()
     for name, function in functions.items():
         node.register_own(name, function, frozenset())

@@ -1,7 +1,7 @@
 """Two processes: one sends the other 100 MB and small messages; prints what it cost.
 
-Run with the name of an event loop. Peak memory is what the system counts, from
-the moment before the transfer.
+Run with the name of an event loop, and unix or tcp. Peak memory is what the system
+counts, from the moment before the transfer.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def array() -> Any:
     return np.random.default_rng(SEED).integers(0, 255, PART_MB * 1_000_000, np.uint8)
 
 
-async def receive() -> None:
+async def receive(carrier: str) -> None:
     """Listen, print the port, echo small messages, and tell of the large one."""
     received: list[Buffer] = []
     grown = 0.0
@@ -66,7 +66,11 @@ async def receive() -> None:
         link.on_lost = lambda *_: lost.set()
 
     listener = await listen(
-        token=TOKEN, node_name="n1", cluster_id=lambda: "c1", on_connection=welcome
+        token=TOKEN,
+        node_name="n1",
+        cluster_id=lambda: "c1",
+        on_connection=welcome,
+        local=carrier == "unix",
     )
     sys.stdout.write(f"{listener.url}\n")
     sys.stdout.flush()
@@ -76,12 +80,12 @@ async def receive() -> None:
     await listener.close()
 
 
-async def send(url: str) -> dict[str, float]:
+async def send(url: str) -> dict[str, Any]:
     """Send the large part, and small messages one after the other meanwhile."""
     large = array()
     done = asyncio.Event()
     answered = asyncio.Event()
-    found: dict[str, float] = {"part_mb": PART_MB}
+    found: dict[str, Any] = {"part_mb": PART_MB}
 
     def hear(link: Connection, message: Any, parts: tuple[Buffer, ...]) -> None:
         if isinstance(message, Notice):
@@ -96,6 +100,7 @@ async def send(url: str) -> dict[str, float]:
     link = await dial(
         url, token=TOKEN, role="client", lane="data", name="c", on_open=open_link
     )
+    found["carrier"] = link.peer.carrier
     forget_peak()
     before = peak_mb()
     link.send(Cancel(id=bytes(16)), (large.data,))
@@ -117,13 +122,15 @@ async def send(url: str) -> dict[str, float]:
     return found
 
 
-def main(loop: str, side: str = "") -> None:
+def main(loop: str, carrier: str, side: str = "") -> None:
     run = {"asyncio": asyncio.run, "uvloop": uvloop.run}[loop]
     if side == "receive":
-        run(receive())
+        run(receive(carrier))
         return
     receiver = subprocess.Popen(
-        [sys.executable, __file__, loop, "receive"], stdout=subprocess.PIPE, text=True
+        [sys.executable, __file__, loop, carrier, "receive"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert receiver.stdout is not None
     found = run(send(receiver.stdout.readline().strip()))

@@ -9,10 +9,10 @@ from typing import Any
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import Cancel
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import Connection, Lane, Role, Timeouts
+from mpreg_nb.transport.connection import Connection, Lane, Timeouts
 from mpreg_nb.transport.dial import dial
 from mpreg_nb.transport.listener import Listener, listen
-from mpreg_nb.transport.token import Token
+from mpreg_nb.transport.token import Role, Token
 
 TOKEN = Token("a-token-for-tests-0123456789abcdef")
 OTHER_TOKEN = Token("another-token-0123456789abcdefghij")
@@ -135,6 +135,15 @@ async def open_link(
     )
 
 
+def payload_of(link: Connection, payload: bytes) -> bytes:
+    """Return `payload` as `link` sends it: with its MAC, where it has one.
+
+    For what a peer who knows the token may send, however little sense it makes.
+    """
+    mac = link._outflow._mac
+    return payload if mac is None else payload + mac.next(payload)
+
+
 @dataclass
 class Pair:
     """Both ends of one link."""
@@ -154,9 +163,10 @@ async def linked(
     dialled_limits: Limits | None = None,
     patience: Timeouts | None = None,
     dialled_patience: Timeouts | None = None,
+    local: bool = False,
 ) -> AsyncIterator[Pair]:
     """Open a link for the block; both sides are alike unless told apart."""
-    async with house(limits=limits, patience=patience) as home:
+    async with house(limits=limits, patience=patience, local=local) as home:
         ear = Ear()
         dialled = await open_link(
             home.listener.url,

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -12,13 +12,27 @@ from mpreg_nb.protocol.codec import Attach, Buffer, Fragment, encode, join
 from mpreg_nb.protocol.messages import Notice, Output, RunList
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
 from mpreg_nb.transport.connection import (
+    FAST_BYTES_PER_S,
     HIGH_WATER_BYTES,
+    LOOKS,
+    SLOW_BYTES_PER_S,
     STRIKES,
     Connection,
     Keepalive,
+    SlowReaderWatch,
     Timeouts,
 )
-from tests.support.links import CLUSTER, ME, NODE, Ear, linked, numbered, open_link
+from tests.support.links import (
+    CLUSTER,
+    ME,
+    NODE,
+    Ear,
+    house,
+    linked,
+    numbered,
+    open_link,
+    payload_of,
+)
 
 # What the tests below do by hand to one end: bytes that no `send` would write.
 
@@ -34,7 +48,7 @@ def echo(connection: Connection, message: Any, parts: tuple[Buffer, ...]) -> Non
 def binary(connection: Connection, payload: bytes) -> bytes:
     """Return `payload` in a frame as this end would send it."""
     mask = connection.peer.dialled
-    return Frame(Opcode.BINARY, payload).serialize(mask=mask)
+    return Frame(Opcode.BINARY, payload_of(connection, payload)).serialize(mask=mask)
 
 
 async def test_each_end_knows_who_the_other_is() -> None:
@@ -219,7 +233,7 @@ async def test_a_reason_too_long_for_a_close_frame_is_cut() -> None:
 
         assert (
             await pair.accepted_ear.lost()
-            == f"closed by the other end: 1000 {'ü' * 60}"
+            == f"closed by the other end: 1000 {'ü' * 44}"
         )
 
 
@@ -406,7 +420,7 @@ async def test_what_breaks_the_protocol_closes_with_its_code(
     async with linked() as pair:
         write_raw(pair.dialled, data)
 
-        assert f": {code} " in await pair.dialled_ear.lost()
+        assert (await pair.dialled_ear.lost()).endswith(f": {code}")
         assert "violated the protocol" in await pair.accepted_ear.lost()
 
 
@@ -457,8 +471,140 @@ async def test_a_peer_that_takes_nothing_for_too_long_is_cut_off() -> None:
 
         assert reason == (
             "closed here: 1013 the other end reads too slowly: "
-            "nothing was read for 0.1 s"
+            "less than 64 kB a second for 0.1 s"
         )
+
+
+async def slow_after(
+    bytes_per_s: float, *, waiting: int, allowed: int, drain_s: float = 0.2
+) -> str:
+    """Watch a peer that reads at this rate for a while; return why it is too slow."""
+    loop = asyncio.get_running_loop()
+    began, found = loop.time(), asyncio.Event()
+    reasons: list[str] = []
+
+    def slow(reason: str) -> None:
+        reasons.append(reason)
+        found.set()
+
+    watch = SlowReaderWatch(
+        drain_s,
+        taken=lambda: int((loop.time() - began) * bytes_per_s),
+        waiting=lambda: waiting,
+        allowed=lambda: allowed,
+        on_slow=slow,
+    )
+    watch.start()
+    try:
+        await asyncio.wait_for(found.wait(), 3 * drain_s)
+    except TimeoutError:
+        return ""
+    finally:
+        watch.stop()
+    return reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_s", "waiting", "reason"),
+    [
+        (0, 1000, "less than 64 kB a second for 0.2 s"),
+        (SLOW_BYTES_PER_S / 2, 1000, "less than 64 kB a second for 0.2 s"),
+        (SLOW_BYTES_PER_S * 2, 1000, ""),
+        (FAST_BYTES_PER_S / 2, 2 << 20, f"{2 << 20} bytes wait to be read"),
+        (FAST_BYTES_PER_S * 2, 2 << 20, ""),
+        (0, 0, ""),
+    ],
+    ids=["stands still", "a little now and then", "slow", "much", "fast", "nothing"],
+)
+async def test_who_reads_too_slowly_for_what_waits_is_told_from_who_does_not(
+    bytes_per_s: float, waiting: int, reason: str
+) -> None:
+    found = await slow_after(bytes_per_s, waiting=waiting, allowed=1 << 20)
+
+    assert found == reason
+
+
+async def test_streams_count_among_what_waits_for_a_slow_peer() -> None:
+    limits = Limits(backlog_bytes=1 << 20)
+    patience = Timeouts(drain_s=0.5, close_s=0.1)
+    async with linked(limits=limits, patience=patience) as pair:
+        pair.accepted._transport.pause_reading()
+        began = asyncio.get_running_loop().time()
+        for number in range(20):
+            pair.dialled.send(numbered(number), (bytes(600_000),))
+
+        reason = await pair.dialled_ear.lost()
+
+        assert reason.endswith("bytes wait to be read")
+        assert asyncio.get_running_loop().time() - began < patience.drain_s
+
+
+async def test_without_the_limit_all_of_it_would_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(SlowReaderWatch, "start", lambda self: None)
+    limits = Limits(backlog_bytes=1 << 20)
+    patience = Timeouts(drain_s=0.1, close_s=0.1)
+    async with linked(limits=limits, patience=patience) as pair:
+        pair.accepted._transport.pause_reading()
+        for number in range(20):
+            pair.dialled.send(numbered(number), (bytes(600_000),))
+        await asyncio.sleep(3 * patience.drain_s)
+
+        assert pair.dialled.is_open
+        assert pair.dialled.statistics().streams_out > 10
+
+
+async def test_one_message_larger_than_the_limit_is_sent() -> None:
+    limits = Limits(backlog_bytes=1 << 20)
+    patience = Timeouts(drain_s=5.0)
+    async with linked(limits=limits, patience=patience) as pair:
+        pair.accepted._transport.pause_reading()
+        pair.dialled.send(numbered(1), (bytes(30 << 20),))
+        await asyncio.sleep(3 * patience.drain_s / LOOKS)  # it has been looked at
+        pair.accepted._transport.resume_reading()
+
+        _, (part,) = await pair.accepted_ear.message()
+
+        assert len(part) == 30 << 20
+
+
+async def test_who_reads_fast_may_have_more_waiting_than_the_limit() -> None:
+    limits = Limits(backlog_bytes=1 << 20)
+    patience = Timeouts(drain_s=0.5)
+    async with linked(limits=limits, patience=patience) as pair:
+        for number in range(60):
+            pair.dialled.send(numbered(number), (bytes(3 << 20),))
+
+        await pair.accepted_ear.heard(pair.accepted_ear.messages, 60)
+
+        assert pair.dialled.is_open
+
+
+async def test_answers_to_a_json_client_that_reads_nothing_are_bounded() -> None:
+    limits = Limits(backlog_bytes=1 << 20)
+    patience = Timeouts(drain_s=0.5, close_s=0.1)
+    async with house(json_open=True, limits=limits, patience=patience) as home:
+        reader, writer = await asyncio.open_connection("127.0.0.1", home.listener.port)
+        writer.write(JSON_UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        cast(asyncio.Transport, writer.transport).pause_reading()
+        ear = await home.ear()
+        assert ear.connection is not None
+        for _ in range(100):
+            ear.connection.send_text("x" * 100_000)
+
+        reason = await ear.lost()
+        writer.close()
+
+        assert "reads too slowly" in reason
+
+
+JSON_UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 async def test_a_silent_peer_is_pinged_and_lives_if_it_answers() -> None:

@@ -4,7 +4,8 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from pathlib import Path
+from typing import Any
 
 import pytest
 from websockets.frames import Frame, Opcode
@@ -14,7 +15,7 @@ from mpreg_nb.transport import dial as dial_module
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.dial import DialFailed, dial
 from mpreg_nb.transport.handshake import PROOF_BYTES
-from mpreg_nb.transport.token import Token
+from mpreg_nb.transport.token import Token, load_token, rotate
 from tests.support.links import (
     CLUSTER,
     NODE,
@@ -25,74 +26,7 @@ from tests.support.links import (
     numbered,
     open_link,
 )
-
-
-class Wiretap:
-    """Stands between a dialler and a listener; keeps, and may change, what passes."""
-
-    def __init__(self, target_port: int) -> None:
-        self.target_port = target_port
-        self.url = ""
-        self.sent: list[bytes] = []  # by the dialler
-        self.answered: list[bytes] = []  # by the listener
-        self.change_sent: Callable[[bytes], bytes] = bytes
-        self.change_answered: Callable[[bytes], bytes] = bytes
-        self.tasks: set[asyncio.Task[None]] = set()
-
-    def caught(self) -> "Half":
-        """Return the near end of one link; it opens the far end by itself."""
-        near, far = Half(self.sent), Half(self.answered)
-        near.change = lambda data: self.change_sent(data)
-        far.change = lambda data: self.change_answered(data)
-        near.other, far.other = far, near
-
-        async def open_far() -> None:
-            loop = asyncio.get_running_loop()
-            await loop.create_connection(lambda: far, "127.0.0.1", self.target_port)
-
-        self.tasks.add(asyncio.create_task(open_far()))
-        return near
-
-
-class Half(asyncio.Protocol):
-    """One end of a wiretap; passes on what it gets, and its end."""
-
-    other: "Half"
-    change: Callable[[bytes], bytes]
-
-    def __init__(self, kept: list[bytes]) -> None:
-        self.kept = kept
-        self.transport: asyncio.Transport | None = None
-        self.waiting: list[bytes] = []
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self.transport.writelines(self.waiting)
-
-    def data_received(self, data: bytes) -> None:
-        self.kept.append(data)
-        changed = self.change(data)
-        if self.other.transport is None:
-            self.other.waiting.append(changed)
-        elif not self.other.transport.is_closing():
-            self.other.transport.write(changed)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self.other.transport is not None:
-            self.other.transport.close()
-
-
-@asynccontextmanager
-async def wiretap(target_port: int) -> AsyncIterator[Wiretap]:
-    tap = Wiretap(target_port)
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(tap.caught, "127.0.0.1", 0)
-    tap.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    try:
-        yield tap
-    finally:
-        server.close()
-        await asyncio.gather(*tap.tasks)
+from tests.support.wiretap import wiretap
 
 
 @asynccontextmanager
@@ -264,7 +198,7 @@ async def test_a_wrong_proof_closes_the_link_before_anything_is_read(
         lambda data: change(data) if len(data) < 1000 else data
     )
 
-    assert reason == "closed by the other end: 1008"
+    assert reason.endswith(": 1008")
     assert ears == []
     assert refusals == 1
 
@@ -488,3 +422,70 @@ def test_a_failed_dial_survives_pickling() -> None:
 
     assert (copy.kind, copy.url, str(copy)) == (failed.kind, failed.url, str(failed))
     assert dial_module.CONNECT_TIMEOUT_S == 3.0
+
+
+# ------------------------------------------------------------ rotation and roles
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Token:
+    """The token of a user, in a file of its own."""
+    return load_token(environ={"XDG_STATE_HOME": str(tmp_path)})
+
+
+async def test_while_both_tokens_are_accepted_either_opens_a_link(own: Token) -> None:
+    old = Token(own.reveal())  # of a process that does not read the file
+    async with house(token=own) as home:
+        rotate(own)
+        for token in (old, own, Token(old.issue("client"))):
+            link = await open_link(home.listener.url, token=token, role="client")
+            link.close()
+            await link.wait_closed()
+
+        assert len(home.ears) == 3
+
+
+async def test_after_the_overlap_the_old_token_opens_no_link(own: Token) -> None:
+    old = Token(own.reveal())
+    async with house(token=own) as home:
+        rotate(own, overlap_s=0)
+
+        with pytest.raises(NotTrusted, match="has a different token"):
+            await open_link(home.listener.url, token=old)
+        with pytest.raises(NotTrusted, match="has a different token"):
+            await open_link(
+                home.listener.url, token=Token(old.issue("client")), role="client"
+            )
+        link = await open_link(home.listener.url, token=own)  # it reads the file
+        link.close()
+        await link.wait_closed()
+
+
+async def test_a_token_for_clients_opens_no_link_of_a_node() -> None:
+    limited = Token(TOKEN.issue("client"))
+    async with house() as home:
+        with pytest.raises(NotTrusted, match="a token for clients"):
+            await open_link(home.listener.url, token=limited, role="node")
+        with pytest.raises(NotTrusted, match="a token for clients"):
+            async with house(token=limited):
+                pass
+
+        link = await open_link(home.listener.url, token=limited, role="client")
+        link.close()
+        await link.wait_closed()
+
+
+async def test_a_viewer_is_told_apart_from_a_client() -> None:
+    limited = Token(TOKEN.issue("viewer"))
+    async with house() as home:
+        link = await open_link(home.listener.url, token=limited, role="viewer")
+        there = await home.ear()
+        assert there.connection is not None
+
+        assert there.connection.peer.role == "viewer"
+        with pytest.raises(NotTrusted, match="403"):
+            await open_link(
+                home.listener.url, token=limited, role="viewer", lane="control"
+            )
+        link.close()
+        await link.wait_closed()

@@ -15,6 +15,7 @@ from mpreg_nb.transport.handshake import (
     dialler_proof,
     hello_headers,
     is_loopback,
+    link_keys,
     listener_proof,
     proves,
     read_hello,
@@ -31,16 +32,21 @@ HELLO = HandshakeHello(
     nonce=bytes(16),
     cluster_id="c1",
     node_name="n1",
+    key_id="00" * 8,
+    mac=True,
 )
-WELCOME = Welcome(nonce=bytes(range(16)), cluster_id="c1", node_name="n1")
+WELCOME = Welcome(nonce=bytes(range(16)), cluster_id="c1", node_name="n1", mac=True)
 
 
 def test_the_proofs_are_these_bytes() -> None:
     proofs = listener_proof(TOKEN, HELLO, WELCOME), dialler_proof(TOKEN, HELLO, WELCOME)
+    keys = link_keys(TOKEN, HELLO, WELCOME)
 
-    assert [proof.hex() for proof in proofs] == [
-        "dc601468db0444d71eefad6570f913cc6547444d4a643ff531574ff113a927a1",
-        "4771f42529dd1f90d0812b6a4883fffe1eb21b231f9ead307097bc7f9b486ddb",
+    assert [made.hex() for made in proofs + keys] == [
+        "5ded9b88e451bcf37a9e8f56f5877ed459133a0104f34ae076d36a5a99d03208",
+        "61d5a053aa9cfb12b0bc1bfa7848d330b79da2282bcfc2fcabf72b81a80d76a0",
+        "b8b9c97547cf3d4a26edcf2432080804b759bcd24c18a1c35013cfd101f804bd",
+        "cc1458a33c32d3377595643c0291ac4943dd4bcb90f87e62f6c9d5ecc40fe98a",
     ]
 
 
@@ -51,6 +57,9 @@ def test_the_proofs_are_these_bytes() -> None:
         ({"lane": "control"}, {}),
         ({"name": "n3"}, {}),
         ({"nonce": b"\x01" * 16}, {}),
+        ({"key_id": "01" * 8}, {}),
+        ({"mac": False}, {}),
+        ({}, {"mac": False}),
         ({}, {"nonce": b"\x01" * 16}),
         ({}, {"cluster_id": "c2"}),
         ({}, {"node_name": "n2"}),
@@ -89,9 +98,10 @@ def test_a_cut_off_proof_proves_nothing() -> None:
     [
         HELLO,
         replace(HELLO, role="client", cluster_id="", node_name=""),
+        replace(HELLO, key_id="", mac=False),
         replace(HELLO, name="ноутбук №1", node_name="node 'ü' \u4e00"),
     ],
-    ids=["all said", "nothing expected", "names in other scripts"],
+    ids=["all said", "nothing expected", "no MAC needed", "names in other scripts"],
 )
 def test_what_a_dialler_says_arrives_as_it_was_said(hello: HandshakeHello) -> None:
     headers = Headers(hello_headers(hello))
@@ -119,6 +129,9 @@ def test_what_a_listener_says_arrives_as_it_was_said() -> None:
         ("X-Mpreg-Name", "a%0Ab"),
         ("X-Mpreg-Name", "%FF"),
         ("X-Mpreg-Name", "n" * 129),
+        ("X-Mpreg-Key", "00" * 7),
+        ("X-Mpreg-Key", "zz" * 8),
+        ("X-Mpreg-Mac", "0"),
         ("X-Mpreg-Cluster", "c 1"),
         ("X-Mpreg-Cluster", "c" * 65),
         ("X-Mpreg-Node", "a%00b"),

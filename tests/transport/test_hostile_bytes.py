@@ -19,6 +19,7 @@ from tests.support.links import (
     linked,
     numbered,
     open_link,
+    payload_of,
 )
 
 ID = bytes(range(16))
@@ -69,6 +70,12 @@ def put(pair: Pair, data: bytes) -> None:
     pair.dialled._transport.write(data)
 
 
+def framed(pair: Pair, payload: bytes) -> bytes:
+    """Return a frame of a peer that knows the token: its MAC is right."""
+    genuine = payload_of(pair.dialled, payload)
+    return Frame(Opcode.BINARY, genuine).serialize(mask=True)
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_mutated_batches_hurt_nobody_else(seed: int) -> None:
     lot = random.Random(seed)
@@ -76,8 +83,7 @@ async def test_mutated_batches_hurt_nobody_else(seed: int) -> None:
         for _ in range(2000):
             if not pair.dialled.is_open:
                 break
-            batch = mutated(lot.choice(VALID), lot)
-            put(pair, Frame(Opcode.BINARY, batch).serialize(mask=True))
+            put(pair, framed(pair, mutated(lot.choice(VALID), lot)))
             if lot.random() < 0.05:
                 await asyncio.sleep(0)
 
@@ -123,7 +129,7 @@ async def test_noise_before_the_proof_is_closed(seed: int) -> None:
             "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
             "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-            "Sec-WebSocket-Protocol: mpreg.data.v1\r\nX-Mpreg-Role: node\r\n"
+            "Sec-WebSocket-Protocol: mpreg.data.v2\r\nX-Mpreg-Role: node\r\n"
             f"X-Mpreg-Nonce: {'00' * 16}\r\nX-Mpreg-Name: n2\r\n\r\n"
         ).encode()
         for _ in range(40):
@@ -151,7 +157,7 @@ async def test_deep_nesting_is_a_strike_and_quick(depth: int) -> None:
     async with linked() as pair:
         began = time.perf_counter()
         deep = b"\x91" * depth + b"\x90"
-        put(pair, Frame(Opcode.BINARY, deep).serialize(mask=True))
+        put(pair, framed(pair, deep))
         pair.dialled.send(numbered(1))
 
         await pair.accepted_ear.message()
@@ -163,7 +169,7 @@ async def test_deep_nesting_is_a_strike_and_quick(depth: int) -> None:
 async def test_a_million_tiny_messages_in_one_frame_are_read() -> None:
     async with linked() as pair:
         tiny = msgspec.msgpack.encode(["of_next_year"])
-        put(pair, Frame(Opcode.BINARY, join([tiny] * 200_000)).serialize(mask=True))
+        put(pair, framed(pair, join([tiny] * 200_000)))
         pair.dialled.send(numbered(1))
 
         await pair.accepted_ear.message()
@@ -173,7 +179,7 @@ async def test_a_million_tiny_messages_in_one_frame_are_read() -> None:
 
 async def test_one_byte_at_a_time_is_read_as_well_as_all_at_once() -> None:
     async with linked() as pair:
-        frame = Frame(Opcode.BINARY, join([encode(numbered(7))])).serialize(mask=True)
+        frame = framed(pair, join([encode(numbered(7))]))
         for byte in frame:
             put(pair, bytes([byte]))
             await asyncio.sleep(0)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pytest
 from mpreg_nb.protocol.codec import Abort, Attach, encode, join
 from mpreg_nb.protocol.messages import Output, Reply
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
-from tests.support.links import linked, numbered
+from tests.support.links import linked, numbered, payload_of
 
 PROGRAM = Path(__file__).parents[1] / "support" / "large_transfer.py"
 MB = 1_000_000
@@ -147,7 +148,7 @@ async def test_an_abort_of_nothing_is_no_harm() -> None:
         for stream in (1, 2, 77):
             frame = join([encode(Abort(stream=stream))])
             pair.dialled._outflow._transport.write(
-                pair.dialled._outflow._writer.frame(frame)
+                pair.dialled._outflow._writer.frame(payload_of(pair.dialled, frame))
             )
         pair.dialled.send(numbered(1))
 
@@ -176,7 +177,7 @@ async def test_absurd_sizes_are_refused_without_making_room() -> None:
         )
         element = join([encode(absurd)])
         pair.dialled._outflow._transport.write(
-            pair.dialled._outflow._writer.frame(element)
+            pair.dialled._outflow._writer.frame(payload_of(pair.dialled, element))
         )
 
         [(message, size)] = await pair.accepted_ear.heard(pair.accepted_ear.refusals)
@@ -184,12 +185,15 @@ async def test_absurd_sizes_are_refused_without_making_room() -> None:
         assert (message, size) == (numbered(1), 3 * 2**40)
 
 
-@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    ("loop", "carrier"), [("asyncio", "unix"), ("uvloop", "unix"), ("uvloop", "tcp")]
+)
 def test_a_hundred_megabytes_cost_no_copy_at_the_sender_and_one_at_the_receiver(
-    loop: str,
+    loop: str, carrier: str, tmp_path: Path
 ) -> None:
     run = subprocess.run(
-        [sys.executable, PROGRAM, loop],
+        [sys.executable, PROGRAM, loop, carrier],
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
         stdout=subprocess.PIPE,
         timeout=100,
         check=True,
@@ -197,7 +201,7 @@ def test_a_hundred_megabytes_cost_no_copy_at_the_sender_and_one_at_the_receiver(
     found = json.loads(run.stdout)
 
     whole_mb = found["part_mb"]
-    assert whole_mb == 100
+    assert (whole_mb, found["carrier"]) == (100, carrier)
     assert found["sender_grew_mb"] < 0.2 * whole_mb
     assert found["receiver_grew_mb"] < 1.2 * whole_mb
     assert found["small_p99_ms"] < 200

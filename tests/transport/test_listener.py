@@ -2,14 +2,17 @@
 
 import asyncio
 import errno
+import os
+import resource
 import socket
 import ssl
+from typing import Any
 
 import pytest
 
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.listener import Listener, listen
+from mpreg_nb.transport.listener import RESERVED_DESCRIPTORS, Listener, listen
 from tests.support.links import (
     CLUSTER,
     NODE,
@@ -27,7 +30,7 @@ UPGRADE = {
     "Connection": "Upgrade",
     "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
     "Sec-WebSocket-Version": "13",
-    "Sec-WebSocket-Protocol": "mpreg.data.v1",
+    "Sec-WebSocket-Protocol": "mpreg.data.v2",
     "X-Mpreg-Nonce": "00" * 16,
     "X-Mpreg-Role": "node",
     "X-Mpreg-Name": "n2",
@@ -103,7 +106,7 @@ async def test_metrics_need_the_token() -> None:
         (request(UPGRADE, method="PUT"), 405),
         (request(UPGRADE, "/chat"), 404),
         (request(UPGRADE | {"Sec-WebSocket-Protocol": "chat"}), 400),
-        (request(UPGRADE | {"Sec-WebSocket-Protocol": "chat, mpreg.data.v1"}), 400),
+        (request(UPGRADE | {"Sec-WebSocket-Protocol": "chat, mpreg.data.v2"}), 400),
         (request(UPGRADE | {"Sec-WebSocket-Protocol": "mpreg.data.v9"}), 400),
         (request(UPGRADE | {"Sec-WebSocket-Version": "8"}), 400),
         (request(UPGRADE | {"Host": "evil.example"}), 403),
@@ -118,7 +121,7 @@ async def test_metrics_need_the_token() -> None:
             request(
                 UPGRADE
                 | {"X-Mpreg-Role": "client"}
-                | {"Sec-WebSocket-Protocol": "mpreg.control.v1"}
+                | {"Sec-WebSocket-Protocol": "mpreg.control.v2"}
             ),
             403,
         ),
@@ -304,6 +307,8 @@ async def test_a_burst_of_honest_ones_is_let_in_whole() -> None:
             *(open_link(home.listener.url, name=f"n{number}") for number in range(40))
         )
 
+        await home.ear(40)
+
         assert home.listener.links == 40
         for link in links:
             link.close()
@@ -453,3 +458,59 @@ async def test_closing_a_listener_ends_its_links_and_frees_the_port() -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(("127.0.0.1", home.listener.port))
+
+
+# ------------------------------------------------------------ few descriptors
+
+
+async def test_strangers_cannot_use_up_the_descriptors_of_a_node(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with house() as home:
+        probe = os.dup(0)
+        os.close(probe)
+        # Each stranger takes two: both ends are in this process.
+        files = probe + RESERVED_DESCRIPTORS + 20
+        monkeypatch.setattr(resource, "getrlimit", lambda kind: (files, files))
+        silent = [
+            await asyncio.open_connection("127.0.0.1", home.listener.port)
+            for _ in range(12)
+        ]
+        ends = [asyncio.ensure_future(reader.read()) for reader, _ in silent]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        in_use = home.listener.unproven
+        monkeypatch.undo()
+
+        link = await open_link(home.listener.url)
+
+        assert in_use < len(silent)
+        assert link.is_open
+        link.close()
+        for _, writer in silent:
+            writer.close()
+        assert await asyncio.gather(*ends) == [b""] * len(silent)
+
+
+async def test_a_listener_without_a_descriptor_waits_and_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+
+    class Full(socket.socket):
+        def accept(self) -> Any:
+            nonlocal tries
+            tries += 1
+            if tries <= 2:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return super().accept()
+
+    bound = socket.create_server(("127.0.0.1", 0))
+    listening = Full(fileno=bound.detach())
+    monkeypatch.setattr("mpreg_nb.transport.listener.ACCEPT_AGAIN_S", 0.01)
+    async with house(listening=listening) as home:
+        link = await open_link(home.listener.url)
+
+        assert tries >= 3
+        assert caplog.text.count("no connection can be accepted now") == 2
+        link.close()
+        await link.wait_closed()

@@ -1,5 +1,6 @@
 """The same links inside TLS, with a certificate for tests that vouches for itself."""
 
+import asyncio
 import socket
 import ssl
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mpreg_nb.errors import NotTrusted
+from mpreg_nb.settings import Limits
 from mpreg_nb.transport.dial import DialFailed
 from tests.support.links import Ear, house, numbered, open_link
 
@@ -91,3 +93,34 @@ async def test_off_loopback_a_port_is_bound_with_tls() -> None:
     async with house(ssl_context=server_context(), host=anywhere) as home:
         with socket.create_connection(("127.0.0.1", home.listener.port)):
             assert home.listener.url == f"wss://0.0.0.0:{home.listener.port}"
+
+
+async def test_sockets_within_the_handshake_of_tls_count_as_unproven() -> None:
+    limits = Limits(unproven_connections=4)
+    async with house(ssl_context=server_context(), limits=limits) as home:
+        silent = [
+            await asyncio.open_connection("127.0.0.1", home.listener.port)
+            for _ in range(10)
+        ]
+
+        link = await open_link(home.listener.url, ssl_context=client_context())
+        while home.listener.unproven != 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # nobody is told of those who are dropped
+        for _, writer in silent[:6]:
+            writer.close()
+
+        assert link.is_open
+        assert [await reader.read() for reader, _ in silent[:6]] == [b""] * 6
+        link.close()
+        for _, writer in silent:
+            writer.close()
+
+
+async def test_who_is_silent_within_the_handshake_of_tls_is_dropped_in_time() -> None:
+    limits = Limits(proof_timeout_s=0.2)
+    async with house(ssl_context=server_context(), limits=limits) as home:
+        reader, writer = await asyncio.open_connection("127.0.0.1", home.listener.port)
+
+        assert await reader.read() == b""
+        assert home.listener.unproven == 0
+        writer.close()

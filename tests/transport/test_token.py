@@ -8,7 +8,16 @@ from pathlib import Path
 import pytest
 
 from mpreg_nb.errors import NotTrusted
-from mpreg_nb.transport.token import Token, default_path, hkdf, load_token, read_token
+from mpreg_nb.transport.token import (
+    Token,
+    accepted,
+    current,
+    default_path,
+    hkdf,
+    load_token,
+    read_token,
+    rotate,
+)
 
 SECRET = "kq2Jq0p3sS8Jm1nVb7Qw4x"
 
@@ -90,7 +99,9 @@ def test_only_the_secret_itself_matches(offered: str) -> None:
     assert not token.matches(offered)
 
 
-@pytest.mark.parametrize("secret", ["", "two\nlines", "ключ", "\x00"])
+@pytest.mark.parametrize(
+    "secret", ["", "two\nlines", "ключ", "\x00", "with spaces and a stop.", "client."]
+)
 def test_what_cannot_be_a_token_is_refused(secret: str) -> None:
     with pytest.raises(NotTrusted, match="MPREG_NB_TOKEN is not a token"):
         load_token(environ={"MPREG_NB_TOKEN": secret})
@@ -99,19 +110,19 @@ def test_what_cannot_be_a_token_is_refused(secret: str) -> None:
 def test_the_argument_wins_over_the_environment_and_that_over_files(
     tmp_path: Path,
 ) -> None:
-    named = put(tmp_path / "named", "from-the-named-file")
+    named = put(tmp_path / "named", "from-the-named-file-0123456789")
     environ = {"XDG_STATE_HOME": str(tmp_path / "state")}
     own = load_token(environ=environ)
 
     environ["MPREG_NB_TOKEN_FILE"] = str(named)
     from_file = load_token(environ=environ)
-    environ["MPREG_NB_TOKEN"] = "from-the-environment"
+    environ["MPREG_NB_TOKEN"] = "from-the-environment-0123456789"
     from_environment = load_token(environ=environ)
-    given = load_token("from-the-argument", environ=environ)
+    given = load_token("from-the-argument-0123456789", environ=environ)
 
-    assert from_file.reveal() == "from-the-named-file"
-    assert from_environment.reveal() == "from-the-environment"
-    assert given.reveal() == "from-the-argument"
+    assert from_file.reveal() == "from-the-named-file-0123456789"
+    assert from_environment.reveal() == "from-the-environment-0123456789"
+    assert given.reveal() == "from-the-argument-0123456789"
     assert own.reveal() not in {token.reveal() for token in (from_file, given)}
 
 
@@ -235,3 +246,172 @@ def test_where_no_token_can_be_kept_the_cure_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(NotTrusted, match="Set MPREG_NB_TOKEN"):
         load_token(environ={"XDG_STATE_HOME": str(in_the_way)})
+
+
+# ------------------------------------------------------------------------ strength
+
+
+@pytest.mark.parametrize("secret", ["a", SECRET[:21], "x" * 21])
+def test_a_token_of_less_than_128_bit_is_refused_with_the_cure(secret: str) -> None:
+    with pytest.raises(NotTrusted, match=r"too short.*mpreg-nb token show"):
+        load_token(secret)
+
+
+def test_a_token_of_128_bit_is_taken() -> None:
+    assert load_token(SECRET).reveal() == SECRET
+    assert len(SECRET) == 22
+
+
+@pytest.mark.parametrize("kept", [0, 2, 21, 30, 43])
+def test_an_own_token_file_that_was_cut_short_is_refused_and_not_used(
+    tmp_path: Path, kept: int
+) -> None:
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    whole = load_token(environ=environ).reveal()
+    put(default_path(environ), whole[:kept])
+
+    with pytest.raises(NotTrusted, match="Remove it; the next use creates a new one"):
+        load_token(environ=environ)
+
+    assert default_path(environ).read_text() == whole[:kept]
+
+
+# --------------------------------------------------------------- tokens for less
+
+
+def test_a_token_for_clients_proves_clients_and_nothing_else() -> None:
+    token = Token(SECRET)
+    issued = Token(token.issue("client"), source="MPREG_NB_TOKEN")
+
+    assert issued.key("client") == token.key("client")
+    assert issued.caller_role == "client"
+    with pytest.raises(NotTrusted, match="a token for clients, and cannot be used by"):
+        issued.key("node")
+    with pytest.raises(NotTrusted):
+        issued.key("viewer")
+
+
+def test_a_read_only_token_proves_viewers_and_nothing_else() -> None:
+    token = Token(SECRET)
+    issued = Token(token.issue("viewer"))
+
+    assert issued.key("viewer") == token.key("viewer")
+    assert issued.caller_role == "viewer"
+    with pytest.raises(NotTrusted, match="clients that only look"):
+        issued.key("client")
+    with pytest.raises(NotTrusted, match="clients that only look"):
+        issued.key("node")
+
+
+def test_the_token_cannot_be_told_from_one_that_was_issued() -> None:
+    token = Token(SECRET)
+
+    for issued in (token.issue("client"), token.issue("viewer")):
+        assert SECRET not in issued
+        assert token.role_of(issued) in ("client", "viewer")
+    assert token.role_of(SECRET) == "client"
+    assert token.role_of(Token(SECRET[::-1]).issue("client")) is None
+
+
+@pytest.mark.parametrize("damage", [slice(0, -1), slice(1, None), slice(0, 40)])
+def test_an_issued_token_that_was_cut_off_is_refused(damage: slice) -> None:
+    issued = Token(SECRET).issue("client")
+
+    with pytest.raises(NotTrusted, match=r"not a whole token|too short"):
+        Token(issued[damage])
+
+
+def test_the_id_of_a_key_tells_keys_apart_and_not_what_they_are() -> None:
+    token = Token(SECRET)
+    ids = {token.key_id("client"), token.key_id("node"), Token("x" * 22).key_id("node")}
+
+    assert len(ids) == 3
+    assert token.key_id("node") not in token.key("node").hex()
+
+
+# ------------------------------------------------------------------------ rotation
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"XDG_STATE_HOME": str(tmp_path)}
+
+
+def test_after_a_rotation_both_tokens_are_accepted_and_the_new_one_used(
+    environ: dict[str, str],
+) -> None:
+    old = load_token(environ=environ)
+
+    rotate(old)
+
+    new = load_token(environ=environ)
+    assert new.reveal() != old.reveal()
+    assert current(old).reveal() == new.reveal()
+    for token in (old, new):
+        secrets = [one.reveal() for one in accepted(token)]
+        assert secrets == [new.reveal(), old.reveal()]
+
+
+def test_when_the_overlap_is_over_only_the_new_token_is_accepted(
+    environ: dict[str, str],
+) -> None:
+    old = load_token(environ=environ)
+
+    rotate(old, overlap_s=0)
+
+    assert [one.reveal() for one in accepted(old)] == [current(old).reveal()]
+    assert current(old).reveal() != old.reveal()
+
+
+def test_of_two_rotations_the_token_before_the_first_is_accepted_no_more(
+    environ: dict[str, str],
+) -> None:
+    first = load_token(environ=environ)
+
+    second = rotate(first)
+    third = rotate(second)
+
+    secrets = {one.reveal() for one in accepted(first)}
+    assert secrets == {second.reveal(), third.reveal()}
+
+
+def test_both_files_of_a_rotation_are_for_their_owner_only(
+    environ: dict[str, str],
+) -> None:
+    rotate(load_token(environ=environ))
+    folder = default_path(environ).parent
+
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+
+    assert modes == {"token": 0o600, "token.previous": 0o600}
+
+
+@pytest.mark.parametrize("content", ["", "x", "not a token\nsoon\n", "\xff"])
+def test_a_previous_token_that_makes_no_sense_is_passed_over(
+    environ: dict[str, str], content: str
+) -> None:
+    token = load_token(environ=environ)
+    previous = default_path(environ).with_name("token.previous")
+    previous.write_text(content, encoding="latin-1")
+    previous.chmod(0o600)
+
+    assert [one.reveal() for one in accepted(token)] == [token.reveal()]
+
+
+def test_a_token_file_that_is_gone_changes_nothing_for_those_who_read_it(
+    environ: dict[str, str],
+) -> None:
+    token = load_token(environ=environ)
+
+    default_path(environ).unlink()
+
+    assert current(token) is token
+    assert accepted(token) == (token,)
+
+
+@pytest.mark.parametrize("issued", [False, True], ids=["of no file", "issued"])
+def test_what_cannot_be_rotated_is_refused_with_the_cure(issued: bool) -> None:
+    token = Token(Token(SECRET).issue("client") if issued else SECRET)
+
+    with pytest.raises(NotTrusted, match=r"Rotate that one|Set a new value"):
+        rotate(token)
