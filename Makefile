@@ -19,6 +19,9 @@ NEWEST ?= $(shell for minor in 14 13 12; do \
 TAG := import sys; print(sys.implementation.cache_tag)
 EXTRA ?= dev
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+# Files of tests run two by two: most of their time is waiting.
+JOBS ?= 2
+TWO_BY_TWO := -n $(JOBS) --dist loadfile
 # Plain mode leaves times, ports and pids out of what notebooks show.
 PLAIN := MPREG_NB_PLAIN=1
 
@@ -46,8 +49,8 @@ lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 test: $(STAMP)
-	$(BIN)/pytest
-	$(PLAIN) $(BIN)/pytest -p nbval.plugin notebooks --nbval --nbval-current-env \
+	$(BIN)/pytest $(TWO_BY_TWO)
+	$(PLAIN) $(BIN)/pytest $(TWO_BY_TWO) -p nbval.plugin notebooks --nbval --nbval-current-env \
 		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout=60
 
 # What depends on the version of Python, on the newest one of this machine: how
@@ -70,7 +73,7 @@ VERSIONED := mpreg_nb $(addprefix tests/,protocol serialize worker transport wor
 	$(addprefix live/test_,named_in_functions.py present_code.py values.py))
 
 test-versions: $(STAMP)
-	$(BIN)/pytest $(VERSIONED) -m 'not browser'
+	$(BIN)/pytest $(TWO_BY_TWO) $(VERSIONED) -m 'not browser'
 
 # Calls under faults, about two minutes a seed: did each end as its caller was told?
 SEEDS ?= 1 2 3
