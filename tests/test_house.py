@@ -299,14 +299,13 @@ UNBOUNDED_BY_NATURE = {"SimpleQueue", "deque"}
 
 BOUNDED_BY = {
     "benchmark/measure.py: said": "the rows of one benchmark",
-    "calls/pending.py: lines": "admission: calls_per_node and queued_bytes",
     "calls/retry.py: _retries": "the budget, in a window of time",
     "calls/retry.py: _slices": "a window of time",
+    "calls/waiting_line.py: _line": "admission: calls_per_node and queued_bytes",
     "client/callbacks.py: _queue": "futures, which their caller holds",
     "cluster/call_progress.py: _notes": "a window of time",
     "launcher/pid.py: _new": "children that this process starts",
     "membership/swim.py: waiting": "the effects of one message",
-    "node/process_pool.py: _queue": "admission: calls_per_node and queued_bytes",
     "node/worker_process.py: _unsent": "the jobs that a worker has ahead",
     "notebook/reloaded_page.py: _kept": "a number of ends, checked when one is added",
     "protocol/output_tail.py: _lines": "a number of bytes, checked with each line",
