@@ -6,6 +6,7 @@ workers all of this is there and says nothing.
 """
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ class Home:
 class CallContext:
     """One call while its function runs."""
 
-    __slots__ = ("_tell", "_waits", "deadline_s", "function", "id")
+    __slots__ = ("_changing", "_tell", "_waits", "deadline_s", "function", "id")
 
     def __init__(
         self,
@@ -37,12 +38,14 @@ class CallContext:
         """On this process's monotonic clock; None: there is none."""
         self._tell = tell
         self._waits = 0  # of its threads or tasks, at once
+        self._changing = threading.Lock()
 
     def wait(self, change: int) -> None:
         """Count one more wait, or one less, and tell when it is the first or last."""
-        before, self._waits = self._waits, self._waits + change
-        if self._tell is not None and bool(before) != bool(self._waits):
-            self._tell(self.id, bool(self._waits))
+        with self._changing:
+            before, self._waits = self._waits, self._waits + change
+            if self._tell is not None and bool(before) != bool(self._waits):
+                self._tell(self.id, bool(self._waits))
 
 
 running_call: ContextVar[CallContext | None] = ContextVar("mpreg_call", default=None)

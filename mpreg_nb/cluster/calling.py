@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, TypeAlias
 
 from mpreg_nb.boundary import public
-from mpreg_nb.call_context import blocked_on_cluster
+from mpreg_nb.call_context import CallContext, blocked_on_cluster, running_call
 from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.client.calls import PLAIN, ActiveCall, CallOptions
@@ -42,6 +42,10 @@ MOST_OUTSTANDING = 10_000
 
 BATCH = 64
 """Calls that `map` hands over to the loop in one go."""
+
+
+GIVE_UP_SLOT_S = 0.2
+"""So long after a function has made a call, another one may have its slot."""
 
 
 class Calling:
@@ -256,7 +260,24 @@ class Calling:
 
         active = client.prepare(name, args, given, options, done)
         future: Future[Any] = Future(cancel, self, active)
+        running = running_call.get()
+        if running is not None:
+            self._thread.call_soon(self._give_up_slot_later, running, future)
         return future, active
+
+    def _give_up_slot_later(self, running: CallContext, future: Future[Any]) -> None:
+        """Count a call as one that waits, once a call that it has made takes long.
+
+        It may wait in ways that nobody sees: `concurrent.futures.wait`, a callback
+        that sets an event, a loop that looks at `done()`.
+        """
+
+        def give_up() -> None:
+            if not future.done():
+                running.wait(1)
+                future.when_over(lambda _: running.wait(-1))
+
+        self._thread.loop.call_later(GIVE_UP_SLOT_S, give_up)
 
 
 @public

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from mpreg_nb.call_context import blocked_on_cluster
+
 if TYPE_CHECKING:
     from mpreg_nb.cluster.executor import ClusterExecutor
 
@@ -89,6 +91,15 @@ def _backend_class() -> type:
                 initargs=self.backend_kwargs.get("initargs", ()),
             )
             return self.effective_n_jobs(n_jobs)
+
+        def start_call(self) -> None:
+            """Give up the slot of the call that runs this loop, if one does."""
+            self._waiting = blocked_on_cluster()
+            self._waiting.__enter__()
+
+        def stop_call(self) -> None:
+            """Take back the slot that `start_call` gave up."""
+            self._waiting.__exit__(None, None, None)
 
         def submit(self, func: Callable[[], Any], callback: Any = None) -> Any:
             """Send one batch; `callback` receives its future at the end."""

@@ -100,3 +100,51 @@ def test_a_cell_that_runs_again_means_the_newer_function_by_its_own_name(
         assert capsys.readouterr().out.splitlines() == [
             "countdown v1 → v2, 1 result is now stale"
         ]
+
+
+def leaf(number: int) -> int:
+    return number * number
+
+
+def by_wait() -> int:
+    import concurrent.futures
+
+    import mpreg_nb
+
+    futures = [mpreg_nb.current().submit(leaf, number) for number in range(3)]
+    done, _ = concurrent.futures.wait(futures, timeout=60)
+    return len(done)
+
+
+def by_as_completed() -> int:
+    import concurrent.futures
+
+    import mpreg_nb
+
+    futures = [mpreg_nb.current().submit(leaf, number) for number in range(3)]
+    return len(list(concurrent.futures.as_completed(futures, timeout=60)))
+
+
+def by_callback() -> int:
+    import threading
+
+    import mpreg_nb
+
+    ended = threading.Semaphore(0)
+    for number in range(3):
+        future = mpreg_nb.current().submit(leaf, number)
+        future.add_done_callback(lambda _: ended.release())
+    return sum(ended.acquire(timeout=60) for _ in range(3))
+
+
+def by_joblib() -> int:
+    import joblib
+
+    with joblib.parallel_config("mpreg"):
+        return len(joblib.Parallel(n_jobs=2)(joblib.delayed(leaf)(n) for n in range(3)))
+
+
+def test_a_function_gives_up_its_slot_however_it_waits_for_its_calls() -> None:
+    with mp.up(1, fresh=True) as cluster:
+        for wait in (by_wait, by_as_completed, by_callback, by_joblib):
+            assert cluster.on(timeout=60).call(wait) == 3, wait
