@@ -27,21 +27,14 @@ from mpreg_nb.errors import (
     WorkerCrashed,
     WorkflowFailed,
 )
-from mpreg_nb.notebook import remote_cell
-from mpreg_nb.notebook import verbs as flows
-from mpreg_nb.notebook import verbs as life
-from mpreg_nb.notebook import verbs as looking
 from mpreg_nb.notebook.parser import Misuse, Verb, VerbOptions
-from mpreg_nb.notebook.remote_cell import everywhere, names_of, remote, step
+from mpreg_nb.notebook.remote_cell import names_of
 from mpreg_nb.notebook.session import Session, end_session, session_of
 from mpreg_nb.notebook.verbs import (
     CELL_VERBS,
     LINE_VERBS,
     VIEWS,
-    call,
-    overview,
-    register_cell,
-    register_names,
+    explain,
     split_verb,
 )
 
@@ -51,47 +44,6 @@ if TYPE_CHECKING:
 
     from mpreg_nb.cluster.cluster import Cluster
 
-
-OF_LINE: Mapping[str, Callable[[Session, VerbOptions], Any]] = {
-    "up": life.up,
-    "down": life.down,
-    "ps": life.ps,
-    "adopt": life.adopt,
-    "connect": life.connect,
-    "register": register_names,
-    "kept": remote_cell.kept,
-    "forget": remote_cell.forget,
-    "functions": looking.functions,
-    "plan": flows.plan,
-    "draw": flows.draw,
-    "run": flows.run,
-    "runs": looking.method("runs"),
-    "why": flows.why,
-    "cancel": flows.cancel,
-    "status": looking.method("status"),
-    "nodes": looking.method("nodes"),
-    "routes": looking.method("routes"),
-    "calls": looking.method("calls"),
-    "events": looking.method("events"),
-    "latency": looking.latency,
-    "watch": looking.watch,
-    "logs": looking.logs,
-    "bench": looking.bench,
-    "doctor": looking.doctor,
-    "config": looking.config,
-    "help": lambda _, options: explain(options.verb),
-    "kill": life.kill,
-    "pause": life.pause,
-    "partition": life.partition,
-}
-"""All but `call`, whose rest is Python."""
-
-OF_CELL: Mapping[str, Callable[[Session, VerbOptions, str], Any]] = {
-    "register": register_cell,
-    "remote": remote,
-    "everywhere": everywhere,
-    "step": step,
-}
 
 HAPPENED = (
     CallCancelled,
@@ -203,37 +155,17 @@ class MpregMagics(Magics):
         if rest in ("-h", "--help"):
             return explain(verb)
         # In Python, braces and dollar signs are the user's own.
-        if verb.name == "call":
-            return call(self._session, rest)
+        if verb.is_python:
+            return verb.handler(self._session, VerbOptions(rest=rest))
         inputs: dict[str, Any] = {}
-        if verb.name in ("run", "plan"):
-            rest, inputs = flows.inputs_of(self._session, verb.name, rest)
+        if verb.reads is not None:
+            rest, inputs = verb.reads(self._session, verb.name, rest)
         # Four frames up stands the line: this one, mpreg, run_line_magic, the cell.
         expanded = self.shell.var_expand(rest, 3)  # type: ignore[no-untyped-call]
-        if verb.name == "partition":
-            expanded = life.sides_joined(expanded)
-        options = verb.parser.read(expanded)
+        options = verb.parser.read(verb.joins(expanded))
         options.inputs = inputs
-        if cell is not None:
-            return OF_CELL[verb.name](self._session, options, cell)
-        return OF_LINE[verb.name](self._session, options)
-
-
-def explain(verb: Verb | str | None) -> None:
-    """Print what a verb does, of the line and of the cell, or what all do.
-
-    Raises:
-        Misuse: there is no such verb.
-    """
-    if verb is None:
-        print(overview())  # noqa: T201 - text to read, no object to keep
-        return
-    found = [verb] if isinstance(verb, Verb) else []
-    if not isinstance(verb, Verb):
-        found = [verbs[verb] for verbs in (LINE_VERBS, CELL_VERBS) if verb in verbs]
-    # Of a word that is none, this says what is meant.
-    found = found or [split_verb(str(verb))[0]]
-    print("\n\n".join(each.help for each in found))  # noqa: T201 - as above
+        of_cell = () if cell is None else (cell,)
+        return verb.handler(self._session, options, *of_cell)
 
 
 _LINE = re.compile(r"\s*(?:[\w\s,.]+=\s*)?(?P<mark>%{1,2}mpreg)\s+(?P<rest>.*)")
@@ -257,43 +189,31 @@ class Completion:
     def __init__(self, session: Session) -> None:
         self._session = session
         known = Known(session)
-        self._of_flag: Mapping[str, Source] = {
-            "--after": ("step", known.steps),
-            "--by": ("grouping", lambda: ("function", "node", "function,node")),
-            "--flow": ("workflow", known.flows),
-            "--keep": ("kept names", lambda: names_of(session)),
-            "--isolation": ("isolation", lambda: ("process", "thread")),
-            "--node": ("node", known.nodes),
-            "--on": ("resource", known.resources),
-            "--resources": ("resource", known.resources),
-        }
-        self._of_line: Mapping[str, Source] = {
-            "call": (
+        self._words_of: Mapping[str, Source] = {
+            "callable": ("function", known.callables),
+            "called function": (
                 "function",
                 lambda: filter(str.isidentifier, known.functions()),
             ),
-            "cancel": ("run", known.runs),
-            "config": ("key", lambda: KEYS),
-            "down": ("node", known.own_nodes),
-            "draw": (
+            "function": ("function", known.functions),
+            "grouping": ("grouping", lambda: ("function", "node", "function,node")),
+            "isolation": ("isolation", lambda: ("process", "thread")),
+            "kept names": ("kept names", lambda: names_of(session)),
+            "key": ("key", lambda: KEYS),
+            "node": ("node", known.nodes),
+            "own node": ("node", known.own_nodes),
+            "resource": ("resource", known.resources),
+            "run": ("run", known.runs),
+            "step": ("step", known.steps),
+            "step of a run": ("step of a run", known.steps_of_runs),
+            "verb": ("verb", lambda: (*LINE_VERBS, *CELL_VERBS)),
+            "view": ("view", lambda: VIEWS),
+            "workflow": ("workflow", known.flows),
+            "workflow or run": (
                 "workflow or run",
                 lambda: {*known.flows(), *known.runs()},
             ),
-            "forget": ("kept names", lambda: names_of(session)),
-            "functions": ("function", known.functions),
-            "help": ("verb", lambda: (*LINE_VERBS, *CELL_VERBS)),
-            "kill": ("node", known.own_nodes),
-            "logs": ("node", known.nodes),
-            "partition": ("node", known.own_nodes),
-            "pause": ("node", known.own_nodes),
-            "plan": ("workflow", known.flows),
-            "register": ("function", known.callables),
-            "run": ("workflow", known.flows),
-            "watch": ("view", lambda: VIEWS),
-            "why": ("step of a run", known.steps_of_runs),
         }
-        self._of_cell: Mapping[str, Source] = {"step": ("step", known.steps)}
-        self._resources = known.resources
 
     def offer(self, text: str, symbol: str) -> list[str]:
         """Return what may stand in place of `symbol`, with which `text` ends."""
@@ -313,39 +233,35 @@ class Completion:
         else:
             verb = verbs.get(before[0])
             # Inside the brackets of a call stands Python, of which Python knows more.
-            if verb is None or (verb.name in ("call", "run", "plan") and "(" in text):
+            if verb is None or ((verb.is_python or verb.reads) and "(" in text):
                 return []
-            offered = self._words(verb, before, of_cell=of_cell)
+            offered = self._words(verb, before)
         fitting = (pair for pair in offered if pair[0].startswith(symbol))
         return [(_quoted(word), kind) for word, kind in islice(fitting, MOST)]
 
-    def _words(
-        self, verb: Verb, before: list[str], *, of_cell: bool
-    ) -> Iterator[tuple[str, str]]:
+    def _words(self, verb: Verb, before: list[str]) -> Iterator[tuple[str, str]]:
         # Of `gpu,big` and `n1|n2` the cursor is in the part after the last mark.
         last = before[-1]
         joined = last.endswith((",", "|", ":")) and len(before) > 1
         flag = before[-2] if joined else last
-        if flag in self._of_flag and verb.takes_value(flag):
-            yield from _all(self._of_flag[flag])
+        if verb.takes_value(flag):  # else a number, or a name that is new
+            yield from self._all(verb.completes_value(flag))
             return
-        if verb.takes_value(flag):
-            return  # a number, or a name that is new
         if verb.name == "up" and re.search(r":[^ ]*$", last):
-            yield from _all(("resource", self._resources))
+            yield from self._all("resource")
             return
-        own = (self._of_cell if of_cell else self._of_line).get(verb.name)
-        if own is not None:
-            yield from _all(own)
+        yield from self._all(verb.completes)
         if not joined:
             for left in _left(verb, before):
                 yield left, _typed("option", verb.help_of(left))
 
-
-def _all(source: Source) -> Iterator[tuple[str, str]]:
-    kind, words = source
-    for word in words():
-        yield word, _typed(kind, _HELP.get(kind, _no_help)(word))
+    def _all(self, kind: str) -> Iterator[tuple[str, str]]:
+        """Yield the words of a kind; none for "", where nothing can be offered."""
+        if not kind:
+            return
+        shown, words = self._words_of[kind]
+        for word in words():
+            yield word, _typed(shown, _HELP.get(shown, _no_help)(word))
 
 
 def _no_help(word: str) -> str:

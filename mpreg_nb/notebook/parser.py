@@ -2,10 +2,10 @@
 
 import argparse
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from mpreg_nb.errors import MpregError, NodeLost
 from mpreg_nb.names import meant_by
@@ -65,6 +65,20 @@ class LineParser(argparse.ArgumentParser):
         return self.parse_args(_words(line), VerbOptions())
 
 
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One option or positional argument of a verb, as argparse takes it."""
+
+    flags: tuple[str, ...]
+    settings: Mapping[str, Any]
+    completes: str  # the kind of words that Tab offers for its value
+
+
+def option(*flags: str, completes: str = "", **settings: Any) -> Option:
+    """Return an option; `settings` are those of `ArgumentParser.add_argument`."""
+    return Option(flags, settings, completes)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verb:
     """One verb of the line, or of the first line of a cell."""
@@ -72,8 +86,14 @@ class Verb:
     name: str
     group: str  # under which the overview lists it
     parser: LineParser
+    handler: Callable[..., Any]
     examples: tuple[str, ...]  # lines without the mark
-    twin: str = ""  # what does the same in Python
+    options: tuple[Option, ...]
+    completes: str  # the kind of words that Tab offers for its arguments
+    twin: str  # what does the same in Python
+    reads: Callable[[Any, str, str], tuple[str, dict[str, Any]]] | None
+    joins: Callable[[str], str]
+    is_python: bool
 
     @property
     def title(self) -> str:
@@ -89,6 +109,10 @@ class Verb:
         """Whether a value stands after the option `flag`."""
         action = self.parser._option_string_actions.get(flag)
         return action is not None and action.nargs != 0
+
+    def completes_value(self, flag: str) -> str:
+        """Return the kind of words that Tab offers after the option `flag`."""
+        return next((o.completes for o in self.options if flag in o.flags), "")
 
     def help_of(self, flag: str) -> str:
         """Return what the option `flag` does, in a few words."""
@@ -107,49 +131,74 @@ class Verb:
         return "\n\n".join(parts)
 
 
-def line_verb(
-    group: str, name: str, title: str, *examples: str, twin: str = "", more: str = ""
-) -> Verb:
-    """Return a verb of the line; `more` is the rest of its description."""
-    parser = LineParser(f"%mpreg {name}", f"{title}\n\n{more}" if more else title)
-    return Verb(
-        name=name,
-        group=group,
-        parser=parser,
-        examples=examples or (name,),
-        twin=twin,
-    )
+Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-def add_registration(parser: LineParser) -> None:
-    """Let `parser` take what registrations take."""
-    parser.add_argument(
-        "--resources",
-        type=resources,
-        default=frozenset(),
-        metavar="res,res",
-        help="only on nodes that hold all of these",
-    )
-    parser.add_argument(
-        "--idempotent", action="store_true", help="running it twice does no harm"
-    )
-    parser.add_argument(
-        "--isolation",
-        choices=("process", "thread"),
-        help="thread: in a thread of the node, which cannot be killed",
-    )
+class Verbs:
+    """The verbs of the line, or of cells, in the order in which they were added."""
 
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+        self.by_name: dict[str, Verb] = {}
 
-def add_target(parser: LineParser) -> None:
-    """Let `parser` take the name of a variable for the value."""
-    parser.add_argument(
-        "-o", dest="target", metavar="NAME", help="store it in NAME, show nothing"
-    )
+    def verb(
+        self,
+        group: str,
+        title: str,
+        *examples: str,
+        name: str = "",
+        options: Iterable[Option] = (),
+        completes: str = "",
+        reads: Callable[[Any, str, str], tuple[str, dict[str, Any]]] | None = None,
+        joins: Callable[[str], str] = str,
+        usage: str = "",
+        twin: str = "",
+        more: str = "",
+    ) -> Callable[[Handler], Handler]:
+        """Add the function that follows as a verb, by its name if `name` is not given.
+
+        completes: the kind of words that Tab offers for its arguments.
+        reads: takes what is Python out of the line, before variables are expanded.
+        joins: joins parts of the line that belong to one word.
+        usage: of a verb whose line is one Python expression, `options.rest`.
+        more: the rest of its description.
+        """
+
+        def add(handler: Handler) -> Handler:
+            own = name or handler.__name__
+            description = f"{title}\n\n{more}" if more else title
+            parser = LineParser(f"{self._mark} {own}", description)
+            taken = tuple(options)
+            for each in taken:
+                parser.add_argument(*each.flags, **each.settings)
+            if usage:
+                parser.usage = usage
+            self.by_name[own] = Verb(
+                name=own,
+                group=group,
+                parser=parser,
+                handler=handler,
+                examples=examples or (own,),
+                options=taken,
+                completes=completes,
+                twin=twin,
+                reads=reads,
+                joins=joins,
+                is_python=bool(usage),
+            )
+            return handler
+
+        return add
 
 
 def resources(text: str) -> frozenset[str]:
     """Read `gpu` or `gpu,dataset-A`."""
     return frozenset(name for name in text.split(",") if name)
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read `raw` or `raw,clean`."""
+    return tuple(filter(None, text.split(",")))
 
 
 def keys(text: str) -> tuple[str, ...]:
