@@ -1,4 +1,4 @@
-"""Whether a function still is what was packed: cheap to ask, before each call.
+"""Detects whether a packed function has changed; cheap enough to run before each call.
 
 When a function is packed, everything that it reaches is noted here: its code,
 defaults and closure, the globals that it reads, and the same of each helper, class
@@ -58,12 +58,12 @@ Functions: TypeAlias = Mapping[int, tuple[types.FunctionType, tuple[str, ...]]]
 
 class _Note(Protocol):
     def holds(self, value: Any) -> bool:
-        """Whether `value` is, or equals, what was noted."""
+        """Return whether `value` is the recorded object, or equals it."""
         ...
 
 
 class Witnesses:
-    """What one packed function reaches, as it was then."""
+    """Everything that one packed function refers to, recorded when it was packed."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class Witnesses:
         self._root = builder.begin(root, imports.values())
 
     def hold(self, root: object) -> bool:
-        """Whether packing `root` now would say the same as it did."""
+        """Return whether packing `root` again would give the same bytes."""
         if not self._alive:
             return False
         if self._root is not None and not self._root.holds(root):
@@ -102,7 +102,7 @@ class Witnesses:
         return True
 
     def let_go(self) -> None:
-        """Give up large data that nobody else holds any more."""
+        """Release large data that nothing else references."""
         # The list has one reference, the argument of getrefcount is another.
         large = self._large
         if any(sys.getrefcount(large[at]) <= 2 for at in range(len(large))):
@@ -112,7 +112,7 @@ class Witnesses:
     # What `_Builder` adds.
 
     def keep(self, value: object) -> None:
-        """Hold large data, which has no weak references."""
+        """Keep a reference to large data that cannot be weakly referenced."""
         self._large.append(value)
 
     def refer(self, value: Any) -> weakref.ref[Any]:
@@ -138,7 +138,7 @@ class Witnesses:
 
 
 class _Values:
-    """Several values in a row."""
+    """A record of several values, compared in order."""
 
     __slots__ = ("_atoms", "_ids", "_inner")
 
@@ -158,7 +158,7 @@ class _Values:
         return True
 
     def _equal(self, values: list[Any]) -> bool:
-        """Whether values that are other objects may equal those noted."""
+        """Return whether other objects can equal the recorded ones."""
         if len(values) != len(self._ids):
             return False
         for place, value in enumerate(values):
@@ -191,7 +191,7 @@ class _Names:
 
 
 class _Function:
-    """Code, what it carries, and the globals that it reads."""
+    """A record of a function: its code, defaults, closure, and the globals it reads."""
 
     __slots__ = ("_carried", "_code", "_globals")
 
@@ -242,7 +242,7 @@ class _Space:
 
 
 class _Parts:
-    """Something that is no more than what it is made of."""
+    """A record of an object that equals any other with the same parts."""
 
     __slots__ = ("_kind", "_read", "_values")
 
@@ -258,7 +258,7 @@ class _Parts:
 
 
 class _Content:
-    """Small data, by a copy in bytes."""
+    """A record of small data: its pickle."""
 
     __slots__ = ("_copied", "_copy", "_kind")
 
@@ -279,7 +279,7 @@ class _Content:
 
 
 class _Builder:
-    """Walks what a function reaches, each object once."""
+    """Records everything that a function refers to, each object once."""
 
     def __init__(
         self,
@@ -301,7 +301,7 @@ class _Builder:
         self._module_space: Mapping[str, Any] | None = None  # that is noted now
 
     def begin(self, root: Any, imports: Iterable[types.ModuleType]) -> _Note | None:
-        """Note everything; return what is to be compared with `root` itself."""
+        """Record everything; return the record of `root` itself."""
         for module in imports:
             self._note(module)
         # Each look at a method makes another object of it.
@@ -358,7 +358,7 @@ class _Builder:
         return None
 
     def _guard(self, value: Any) -> None:
-        """See to it that the id of `value` means nothing else."""
+        """Keep the id of `value` from being used for another object."""
         self._met[id(value)] = value
         try:
             self._made.refer(value)
@@ -525,7 +525,7 @@ def _carried(function: types.FunctionType) -> list[Any]:
 
 
 def _reader(kind: type) -> Callable[[Any], Iterable[object]] | None:
-    """Return what reads the items of a container, also of a class derived from it."""
+    """Return the function that lists the items of a container or of its subclasses."""
     if issubclass(kind, dict):
         return _flat
     for base in (list, tuple, set, frozenset, deque):
@@ -576,7 +576,7 @@ def _marshalled(value: Any) -> object:
 
 
 def _is_marshalled(value: Any, depth: int = 20) -> bool:
-    """Whether there are but numbers, texts and containers of such in `value`."""
+    """Return whether `value` has only numbers, texts and containers of them."""
     kind = type(value)
     if kind in _MARSHALLED:
         return True
@@ -598,7 +598,7 @@ def _array(value: Any) -> object:
 
 
 def _pickled(value: Any) -> bytes | None:
-    """Return a pickle of `value`, if it is a small one."""
+    """Return a pickle of `value`, or None if the pickle is large."""
     small = _Small()
     try:
         pickle.Pickler(small, 5, buffer_callback=small.count).dump(value)
@@ -608,7 +608,7 @@ def _pickled(value: Any) -> bytes | None:
 
 
 class _Small(BytesIO):
-    """A file that takes no more than what is small."""
+    """A file for pickles that raises once the pickle is large."""
 
     def write(self, data: Any) -> int:
         if self.tell() + len(data) > SMALL_BYTES:

@@ -67,7 +67,7 @@ def nearest_of_python(cls: type) -> Any:
 
 
 def is_made_by_base(cls: type) -> bool:
-    """Whether what pickles pass on to `__new__` is what a type of Python's asks for."""
+    """Return whether `__new__` takes the arguments of a built-in type."""
     own = (vars(base) for base in cls.__mro__ if is_made_at_run_time(base))
     return not any("__getnewargs__" in o or "__getnewargs_ex__" in o for o in own)
 
@@ -76,7 +76,7 @@ def is_made_by_base(cls: type) -> bool:
 
 
 def skeleton(cls: type) -> tuple[type, str, tuple[type, ...], Content]:
-    """Return metaclass, name, bases and those attributes that a class begins with."""
+    """Return metaclass, name, bases, and the attributes needed to create a class."""
     space: Content = {
         "__module__": cls.__module__,
         "__qualname__": cls.__qualname__,
@@ -101,7 +101,7 @@ def _members(cls: type) -> list[str]:
 
 
 def contents(cls: type, left_out: Collection[str] = ()) -> Iterator[Content]:
-    """Yield all other attributes of `cls`, in the order in which to set them."""
+    """Yield all other attributes of `cls`, in the order to set them."""
     slots = _members(cls) if "__slots__" in vars(cls) else ()
     pieces: tuple[Content, ...] = ({}, {}, {}, {})
     for name in sorted(vars(cls)):
@@ -139,7 +139,7 @@ class _Ready(Exception):
 
 
 class _Catch:
-    """An attribute that gets hold of the class which is being made."""
+    """An attribute that receives the class while it is created."""
 
     made: Any = None
 
@@ -149,7 +149,7 @@ class _Catch:
 
 
 def make(metaclass: type, name: str, bases: tuple[type, ...], space: Content) -> type:
-    """Return a class with no more than the attributes that it begins with."""
+    """Create a class with only the attributes of its `skeleton`."""
     base = nearest_of_python(metaclass)
     if base is not type:  # one of C, with more to a class than its attributes
         made: type = base.__new__(metaclass, name, bases, space)
@@ -171,7 +171,7 @@ _CATCH = "__mpreg_catch__"
 
 
 def set_contents(cls: type, content: Content) -> None:
-    """Set attributes of `cls`, past what its metaclass has to say about it."""
+    """Set attributes of `cls` without calling its metaclass."""
     put: Callable[[type, str, Any], None] = nearest_of_python(type(cls)).__setattr__
     for name, value in content.items():
         if name == _ABC:
@@ -214,7 +214,7 @@ def _is_named(cls: type, value: object) -> bool:
 
 
 def _named_only(cls: type, values: dict[Any, Any]) -> dict[Any, Any]:
-    """Leave out combinations of flags, which are made as they are asked for."""
+    """Leave out combinations of flags, which are created on demand."""
     if not isinstance(cls, EnumMeta):
         return values
     return {key: one for key, one in values.items() if _is_named(cls, one)}
@@ -262,7 +262,7 @@ _MISSING = object()
 
 @dataclass(frozen=True, slots=True)
 class PackedClass:
-    """A class by value: the pickle that makes it, and what that was made from."""
+    """A class pickled by value, and the stamps of what the pickle contains."""
 
     key: str
     revision: str
@@ -279,7 +279,7 @@ class PackedClass:
 
 
 def stamp(value: object) -> object:
-    """Return what tells whether a name means another object than it did."""
+    """Return a stamp that changes when a name is assigned again."""
     return value if type(value) in _PLAIN else id(value)
 
 
@@ -289,7 +289,7 @@ def _attributes(cls: type) -> tuple[object, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What a class that came from a pickle was filled with."""
+    """The content that a class from a pickle was filled with."""
 
     revision: str
     attributes: tuple[object, ...]
@@ -303,7 +303,7 @@ _unfilled: dict[tuple[int, int], str] = {}  # thread, id of class -> revision to
 
 
 def packed(cls: type) -> PackedClass | None:
-    """Return how `cls` travelled last, if that still holds."""
+    """Return the last pickle of `cls`, or None if `cls` has changed since."""
     known = _packed.get(cls)
     if known is None or not known.is_fresh(cls):
         return None
@@ -326,7 +326,7 @@ def identify(cls: type, digest: str) -> tuple[str, str]:
 def keep(
     cls: type, key: str, revision: str, pickle: bytes, witnesses: Iterable[Witness]
 ) -> PackedClass:
-    """Remember how `cls` travels."""
+    """Store the pickle of `cls`."""
     kept = PackedClass(key, revision, pickle, tuple(witnesses), _attributes(cls))
     _packed[cls] = kept
     return kept
@@ -362,7 +362,7 @@ def has(cls: type, revision: str) -> bool:
 
 
 def expect(cls: type | None, key: str, revision: str, make: Callable[[], type]) -> type:
-    """Return `cls`, or a new one without content; pieces of it and `fill` follow."""
+    """Return `cls`, or a new empty class; `fill_piece` and `fill` complete it."""
     if cls is None:
         cls = make()
         _by_key[key] = cls
@@ -382,13 +382,13 @@ def is_being_filled(cls: type) -> bool:
 
 
 def fill_piece(cls: type, content: dict[str, Any]) -> None:
-    """Give `cls` a part of its content, unless it has it. Pickles call this."""
+    """Set a part of the content of `cls`, unless it is set. Pickles call this."""
     if is_being_filled(cls):
         set_contents(cls, content)
 
 
 def fill(cls: type, _: object) -> None:
-    """Note that `cls` has all of its content. Pickles call this."""
+    """Mark the content of `cls` as complete. Pickles call this."""
     revision = _unfilled.pop((get_ident(), id(cls)), None)
     if revision is not None:
         _made[cls] = Made(revision, _attributes(cls))

@@ -102,7 +102,7 @@ def described(function: Callable[..., Any]) -> tuple[str, str]:
 def captures(
     taken: Mapping[str, object], size: Callable[[object], int]
 ) -> tuple[Capture, ...]:
-    """Return those of the `taken` variables that are data, largest first."""
+    """Return the captured variables that hold data, largest first."""
     found = [
         Capture(name=name, type_name=type_name(type(value)), size_bytes=size(value))
         for name, value in taken.items()
@@ -137,7 +137,7 @@ _FLAT = frozenset({int, float, bool, str, bytes, type(None)})
 
 
 class _Made:
-    """What a call in the pickle would have made."""
+    """A call in a pickle, read as data and not made."""
 
     def __init__(self, maker: object, args: tuple[object, ...]) -> None:
         self.maker = maker
@@ -201,7 +201,7 @@ class _Reader(pickle.Unpickler):
 
 
 def read(head: Any, buffers: Iterable[Any] = ()) -> Any:
-    """Return what the pickle says, as inert objects."""
+    """Read a pickle into inert objects; no code runs."""
     return _Reader(head, buffers).load()  # finds no class: runs nothing
 
 
@@ -362,7 +362,7 @@ _PICKLED_OTHERWISE = frozenset({"multiprocessing.managers"})
 
 
 class Census:
-    """What is known of the modules of this process; looks again when some came."""
+    """Knows which modules of this process are the user's; checks new modules."""
 
     def __init__(self, registered: Set[str] = frozenset()) -> None:
         """`registered`: installed modules that the user wants shipped by value too."""

@@ -1,4 +1,4 @@
-"""Where in an object graph the thing is that cannot be pickled."""
+"""Finds the object in an object graph that cannot be pickled."""
 
 import types
 from collections import deque
@@ -26,7 +26,7 @@ _DEEP = "it is nested too deeply, or refers to itself in a way that never ends"
 def find_unpicklable(
     roots: Mapping[str, object], error: BaseException, trouble: Trouble
 ) -> NotPicklable:
-    """Return the error to raise, with the path from a root to the culprit.
+    """Return the error to raise, with the path from a root to that object.
 
     `error` is what pickling of all of `roots` together raised.
     """
@@ -72,7 +72,7 @@ class _Search:
     def descend(
         self, path: str, value: object, inner: list[tuple[str, object]]
     ) -> tuple[str, object]:
-        """Follow what fails to pickle until nothing inside of it fails."""
+        """Descend into objects that fail to pickle until none of their parts fails."""
         while True:
             for label, child in inner:
                 if isinstance(child, _ATOMS) or id(child) in self._seen:

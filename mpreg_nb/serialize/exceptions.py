@@ -82,7 +82,7 @@ def add_note(error: BaseException, note: str) -> None:
 
 
 def is_group(error: BaseException) -> bool:
-    """Whether `error` has members."""
+    """Return whether `error` is an exception group."""
     return issubclass(type(error), BaseExceptionGroup)
 
 
@@ -97,7 +97,7 @@ def group_members(error: BaseException) -> tuple[BaseException, ...]:
 
 
 def content(error: BaseException) -> Content:
-    """Return what to make `error` from again, but for the members of a group."""
+    """Return the content to rebuild `error` from, without the members of a group."""
     args = read(error, "args")
     if is_group(error):
         args = (vars(BaseExceptionGroup)["message"].__get__(error),)
@@ -159,7 +159,7 @@ def fill(
 
 
 def _has_own_ways(cls: type[BaseException]) -> bool:
-    """Whether `cls` says itself how it is pickled."""
+    """Return whether `cls` defines its own pickling."""
     return any(
         is_made_at_run_time(base) and not vars(base).keys().isdisjoint(_OWN_WAYS)
         for base in cls.__mro__
@@ -224,7 +224,7 @@ def type_names(cls: type) -> tuple[str, ...]:
 
 
 def raised_class(error: BaseException) -> type[BaseException]:
-    """Return the class that was raised: also of an error that came from afar."""
+    """Return the class that was raised, also of an error from another process."""
     return type(_here(error))
 
 
@@ -281,7 +281,7 @@ def _raised(
 
 
 def _here(error: BaseException) -> BaseException:
-    """Return what to take apart: of an error that came from afar, the original."""
+    """Return the error to describe: of an error from another process, the original."""
     came = attributes(error).get(CAME)
     if came is None and issubclass(type(error), RemoteError):
         original = attributes(error).get("original")
@@ -324,7 +324,7 @@ def _tried(value: Content | tuple[BaseException], pack: Pack) -> bytes:
 
 
 def _fit(value: object, pack: Pack) -> object:
-    """Return `value`, or its text where it is large or cannot travel."""
+    """Return `value`, or its text if it is large or cannot be pickled."""
     try:
         if len(pack(value)) <= TEXT_LENGTH:
             return value
@@ -387,7 +387,7 @@ Travelled: TypeAlias = Content | tuple[BaseException]
 
 @dataclass(frozen=True, slots=True)
 class _Came:
-    """What an error from afar was made of."""
+    """What an error from another process was rebuilt from."""
 
     report: bytes
     function: str
@@ -424,7 +424,7 @@ def rebuild(data: bytes, function: str, node: str) -> Exception:
 
 
 def tell(error: BaseException, name: str, value: object) -> None:
-    """Set an attribute of ours, unless the user's class has one of that name."""
+    """Set one of our attributes, unless the user's class has one of that name."""
     own = (vars(cls) for cls in type(error).__mro__ if not issubclass(RemoteError, cls))
     if type(error) is RemoteError:
         attributes(error)[name] = value
@@ -438,7 +438,7 @@ Rebuilt: TypeAlias = tuple[
 
 
 def _rebuilt(report: ExceptionReport) -> Rebuilt:
-    """Return the error to raise, the one that was raised, and all of its report."""
+    """Return the error to raise, the original, and all errors of the report."""
     travelled = [_travelled(raised) for raised in report.errors]
     originals = _originals(report.errors, travelled)
     first, original = report.errors[0], originals[0]
@@ -505,7 +505,7 @@ def _made(
 
 
 def _plain(raised: ExceptionRecord) -> RemoteError:
-    """Return an error for one that this process cannot make."""
+    """Return a RemoteError for an exception that this process cannot rebuild."""
     name = raised.types[0].removeprefix("builtins.")
     text = f"{name}: {raised.message}" if raised.message else name
     error = RemoteError(text, type_name=raised.types[0])
@@ -757,7 +757,7 @@ def restored(failed: bytes, parts: Parts, function: str) -> Exception:
 
 
 def failure_line(failure: Failure) -> str:
-    """Say in a line what happened, where the error itself is not at hand."""
+    """Describe a failure in one line, without the error object."""
     match failure.kind:
         case "application":
             return failure.message
@@ -827,7 +827,7 @@ LONGEST_REPORT = 2000
 
 
 def unpicklable(error: NotPicklable) -> str:
-    """Return the message of a result that cannot travel: reason, and cure if any.
+    """Return the message for a result that cannot be pickled: reason, and cure if any.
 
     The cure is in a line of its own, so that the caller can tell them apart.
 

@@ -41,7 +41,7 @@ PlanT = TypeVar("PlanT")
 
 @public
 class _Incomparable(Placeholder):
-    """A placeholder that equals nothing: each stands for a result of its own."""
+    """A placeholder that cannot be compared or tested for truth."""
 
     __slots__ = ()
 
@@ -298,20 +298,20 @@ class Runner(Protocol[RunT_co, PlanT_co]):
     """What can execute a workflow: a cluster, or a stand-in for one."""
 
     def run(self, workflow: Workflow) -> RunT_co:
-        """Execute it, wait for the end, and raise if it failed."""
+        """Execute the workflow, wait for its end, and raise if it failed."""
         ...
 
     def start(self, workflow: Workflow) -> RunT_co:
-        """Begin to execute it and return at once."""
+        """Start to execute the workflow and return at once."""
         ...
 
     def plan(self, workflow: Workflow) -> PlanT_co:
-        """Say where each step would run now."""
+        """Return where each step would run now."""
         ...
 
 
 class Drawable(Protocol):
-    """A diagram made visible. Its `str` is a drawing in text."""
+    """A drawn diagram. Its `str` is a drawing in text."""
 
     def __str__(self) -> str: ...
 
@@ -492,7 +492,7 @@ class Flow(Generic[RunT, PlanT]):
         return tuple(handle.frozen() for handle in self._handles.values())
 
     def check_owner(self, step: str, arguments: object) -> None:
-        """Refuse arguments of `step` that belong to another flow.
+        """Raise if an argument of `step` belongs to another flow.
 
         Raises:
             InvalidWorkflow: one is a step or an input of another.

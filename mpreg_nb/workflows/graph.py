@@ -88,7 +88,7 @@ def _shown(cycle: Sequence[str]) -> str:
 
 
 def unknown_step(missing: str, known: Collection[str], *, asker: str) -> str:
-    """Say that `asker` refers to a step that is not there, and what is."""
+    """Return the error for a reference to a missing step, with the existing names."""
     close = nearest(missing, known)
     if close is not None:
         cure = f"Did you mean {close!r}?"
@@ -139,7 +139,7 @@ def find_cycle(dependencies: Mapping[str, Set[str]]) -> tuple[str, ...]:
 
 
 def dependents_of(dependencies: Mapping[str, Set[str]]) -> dict[str, list[str]]:
-    """Turn what each step waits for into who waits for each step."""
+    """Return step -> steps that depend on it, from step -> its dependencies."""
     dependents: dict[str, list[str]] = {name: [] for name in dependencies}
     for name, needed in dependencies.items():
         for dependency in needed:
@@ -155,7 +155,7 @@ StepFunction: TypeAlias = Callable[..., Any] | str
 
 
 class Placeholder:
-    """Stands for a result, or a part of one, that is not there yet."""
+    """Stands for a result, or a part of a result, of a step that has not run."""
 
     __slots__ = ()
 
@@ -210,7 +210,7 @@ class Reference(Placeholder):
 
 
 def shown_path(path: Iterable[PathItem]) -> str:
-    """Write `path` as it is written in code.
+    """Return `path` in the syntax of Python.
 
     >>> shown_path(("rows", 0))
     "['rows'][0]"
@@ -219,7 +219,7 @@ def shown_path(path: Iterable[PathItem]) -> str:
 
 
 def placeholders(value: Any) -> Iterator[Placeholder]:
-    """Yield every placeholder inside `value`, each as often as it stands there.
+    """Yield every placeholder inside `value`, repeated ones each time.
 
     Looks into lists, tuples, dicts (their keys too), sets and frozensets, at any
     depth, into each object once, so that cycles end. Strings are never references.
@@ -246,7 +246,7 @@ def references(value: Any) -> tuple[Reference, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Undo:
-    """A call that takes back what a step did."""
+    """A call that reverses the effect of a step."""
 
     function: StepFunction
     args: tuple[Any, ...] = ()
@@ -260,7 +260,7 @@ class Undo:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A value that is given; in a type of its own, for it may be None."""
+    """A given value; wrapped, because the value may be None."""
 
     value: Any
 
@@ -295,12 +295,12 @@ class Step:
 
     @property
     def dependencies(self) -> frozenset[str]:
-        """The names of all steps that have to be done before this one begins."""
+        """The names of all steps that must be done before this step starts."""
         return frozenset((*self.inputs, *self.after))
 
     @property
     def label(self) -> str:
-        """What to call the function in a drawing."""
+        """The name of the function in a drawing."""
         return label(self.function)
 
 
@@ -347,7 +347,7 @@ class Workflow:
         return tuple(step.name for step in self.steps if step.name not in needed)
 
     def check_mentions(self, found: Mapping[str, Iterable[str]]) -> None:
-        """Refuse what could never run; `found` maps steps to what undo refers to.
+        """Raise for steps that can never run; `found` maps steps to references of undo.
 
         Raises:
             InvalidWorkflow: as the making of a workflow does.
@@ -441,7 +441,7 @@ class StepOptions:
         return replace(self, timeout_s=float(seconds))
 
     def waiting_for(self, steps: tuple[str, ...]) -> "StepOptions":
-        """Return these with `steps` added to what has to be done before."""
+        """Return these options with `steps` added to the dependencies."""
         names = (check_name("step", step) for step in steps)
         return replace(self, after=tuple(dict.fromkeys((*self.after, *names))))
 
@@ -459,7 +459,7 @@ class StepOptions:
     def undoing(
         self, function: StepFunction, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> "StepOptions":
-        """Return these with a call that takes back what the step did."""
+        """Return these options with a call that reverses the step."""
         if isinstance(function, str):
             check_name("function", function)
         elif not callable(function):
@@ -506,7 +506,7 @@ class Arrow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagram:
-    """What to draw. It need not be a valid workflow: it may be in the making."""
+    """Boxes and arrows to draw; the workflow may be incomplete."""
 
     name: str
     boxes: tuple[Box, ...]

@@ -61,12 +61,12 @@ SPLIT_ATTEMPTS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FallbackCall:
-    """When the step failed for good, a call gives its result."""
+    """A fallback: after the last failure, the result of a call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FallbackResult:
-    """When the step failed for good, this is its result."""
+    """A fallback: after the last failure, this value."""
 
     result: Any  # a handle that the machine does not look into
     result_bytes: int | None = None
@@ -77,7 +77,7 @@ Fallback: TypeAlias = FallbackCall | FallbackResult
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UndoCall:
-    """A call that takes back what the step did; `inputs` are steps it refers to."""
+    """A call that reverses a step; `inputs` are the steps it refers to."""
 
     inputs: frozenset[str] = frozenset()
     more_attempts: int = 0
@@ -125,7 +125,7 @@ class Rng(Protocol):
 
 
 def backoff_s(failures: int, draw: float) -> float:
-    """Seconds to rest after the `failures`-th failure; `draw` is from [0, 1).
+    """Return seconds to wait after the `failures`-th failure; `draw` is from [0, 1).
 
     draw * min(2 s, 50 ms * 2^(failures - 1)), called full jitter.
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture
@@ -138,7 +138,7 @@ def backoff_s(failures: int, draw: float) -> float:
 
 
 class Compensation:
-    """Which steps are to be undone once nothing else of the run is open.
+    """The steps to undo, one after another, once all others have ended.
 
     A step that fell back is not: what it was to do, it did not do.
     """
@@ -152,12 +152,12 @@ class Compensation:
         """How the run ends when all is undone that can be."""
 
     def done(self, step: str, state: StepDone) -> None:
-        """Note that there may be something to undo."""
+        """Record a step that is done, and may have to be undone."""
         if step in self._undos and not isinstance(state, FellBack):
             self._todo.append(step)
 
     def begin(self, status: RunStatus) -> None:
-        """Note that all steps have ended and how; if all went well, forget them."""
+        """Start to undo if the run failed; forget the steps if it succeeded."""
         self.has_begun = True
         self.run_status = status
         if status == "done":
@@ -181,13 +181,13 @@ class Compensation:
         return None
 
     def undone(self, step: str) -> None:
-        """Note that what `step` did was taken back."""
+        """Record that `step` was undone."""
         done = self._done(step)
         state = Undone(done.attempt, done.result, done.result_bytes)
         self._table.change(step, state)
 
     def not_undone(self, step: str, failure: Any) -> None:
-        """Note that what `step` did stays, and why."""
+        """Record that `step` could not be undone, and why."""
         done = self._done(step)
         state = NotUndone(done.attempt, done.result, done.result_bytes, failure)
         self._table.change(step, state)
@@ -204,7 +204,7 @@ NAMED_NODES = 3
 
 
 class MapStep:
-    """Results of the items by their places, and which nodes they came from."""
+    """Results of the items of a map by position, and the nodes that ran them."""
 
     def __init__(self, items: int) -> None:
         self._results: list[Any] = [None] * items
@@ -221,12 +221,12 @@ class MapStep:
 
     @property
     def is_done(self) -> bool:
-        """Whether all items have one."""
+        """Return whether all items have a result."""
         return self._open == 0
 
     @property
     def size_bytes(self) -> int:
-        """Of all results so far."""
+        """Return the size of all results so far."""
         return self._size_bytes
 
     def finished(
@@ -294,20 +294,20 @@ class Timers:
         rested: bool,
         part: Part = "call",
     ) -> None:
-        """Wake `after_s` from now."""
+        """Add a timer that expires `after_s` from now."""
         order = next(self._order)
         timer = Timer(now + after_s, order, step, attempt, after_s, rested, part)
         heapq.heappush(self._heap, timer)
 
     @property
     def deadline(self) -> float:
-        """When the next one is due; infinity where there is none."""
+        """When the next timer expires; infinity if there is none."""
         while self._heap and not self._still_wanted(self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0].at_s if self._heap else math.inf
 
     def pop(self) -> Timer:
-        """Take the next one, as of the `deadline` that was read last."""
+        """Remove and return the timer that expires next."""
         return heapq.heappop(self._heap)
 
 
@@ -382,7 +382,7 @@ class RunMachine(TableReads):
         version: str = "",
         part: Part = "call",
     ) -> list[Effect]:
-        """Note that `node` began the attempt."""
+        """Record that `node` started the attempt."""
         if self._table.begun(step, part, attempt, node, version, now):
             timeout_s = self._steps[step].timeout_s
             if isinstance(part, int) and timeout_s is not None:
@@ -398,7 +398,7 @@ class RunMachine(TableReads):
         *,
         execution: Execution = UNSAID,
     ) -> list[Effect]:
-        """Note that the split of a map gave so many items, and send them all."""
+        """Record how many items a map has, and send them all."""
         if self._table.under_way(step, "split", attempt) is None:
             return []
         self._table.drop(step, "split")
@@ -420,7 +420,7 @@ class RunMachine(TableReads):
         result_bytes: int | None = None,
         part: Part = "call",
     ) -> list[Effect]:
-        """Note that the attempt gave `result`, and send what waited only for it."""
+        """Record the result of an attempt; send the steps that waited only for it."""
         under_way = self._table.under_way(step, part, attempt)
         if under_way is None or part == "split":
             return []
@@ -458,7 +458,7 @@ class RunMachine(TableReads):
         execution: Execution = UNSAID,
         part: Part = "call",
     ) -> list[Effect]:
-        """Note that the attempt failed: try again, fall back, or give up.
+        """Record that an attempt failed: retry, fall back, or fail the step.
 
         types: the names of the exception's classes, its own first, each as
             `graph.type_name` gives it; one of them in the step's `retry_on`
@@ -511,7 +511,7 @@ class RunMachine(TableReads):
         return effects + self._end(now, "cancelled")
 
     def tick(self, now: float) -> list[Effect]:
-        """End the attempts whose time is up; send those that have rested."""
+        """Time out expired attempts; send retries whose backoff has ended."""
         effects: list[Effect] = []
         while self.deadline <= now:
             _, _, step, attempt, after_s, rested, part = self._timers.pop()
@@ -525,7 +525,7 @@ class RunMachine(TableReads):
 
     @property
     def deadline(self) -> float:
-        """When `tick` has something to do next; infinity: not before an event."""
+        """When `tick` must be called next; infinity if only events change the run."""
         return self._timers.deadline
 
     # --------------------------------------------------------------- decisions
@@ -564,7 +564,7 @@ class RunMachine(TableReads):
             self._missing[dependent] -= 1
 
     def _release(self, step: str, now: float) -> list[Effect]:
-        """Begin the steps that waited for `step` only, unless they were done before."""
+        """Start the steps that waited only for `step`, unless they are done."""
         effects: list[Effect] = []
         for dependent in self._dependents[step]:
             waits = isinstance(self._table[dependent], StepWaiting)

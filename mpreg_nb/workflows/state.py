@@ -38,7 +38,7 @@ A map begins with a "split": it takes the items apart and calls nothing.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
-    """What the node that ran an attempt says about it; None: it did not say."""
+    """The report of the node that ran an attempt; None where it is unknown."""
 
     node: str = ""
     version: str = ""
@@ -61,7 +61,7 @@ class Attempt:
     items_done: int = 0
 
     def ended(self, now: float, said: Execution) -> "Attempt":
-        """Return it with what was said of it, and the gaps filled by what was seen."""
+        """Return the ended attempt, with the report of the node where there is one."""
         started_at_s, run_s, queued_s = self.started_at_s, said.run_s, said.queued_s
         if started_at_s is None and run_s is not None:
             started_at_s = now - run_s
@@ -114,26 +114,26 @@ class Items:
 
 @dataclass(frozen=True, slots=True)
 class StepWaiting:
-    """Something that the step needs is not there yet."""
+    """The step waits for results of other steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """The attempt is on its way, or in the queue of a node."""
+    """The attempt was sent to a node and has not started."""
 
     attempt: Attempt
 
 
 @dataclass(frozen=True, slots=True)
 class StepRunning:
-    """A node said that it began the attempt."""
+    """A node has started the attempt."""
 
     attempt: Attempt
 
 
 @dataclass(frozen=True, slots=True)
 class StepBackoff:
-    """The attempt failed; the next one is sent when its time has come."""
+    """The attempt failed; the next one is sent after a backoff."""
 
     attempt: Attempt
     failure: Any
@@ -157,19 +157,19 @@ class FellBack(StepDone):
 
 @dataclass(frozen=True, slots=True)
 class Undone(StepDone):
-    """What it did was taken back; its result is still there."""
+    """The step was undone; its result is still available."""
 
 
 @dataclass(frozen=True, slots=True)
 class NotUndone(StepDone):
-    """What it did should have been taken back, and that failed."""
+    """The undo of the step failed."""
 
     undo_failure: Any
 
 
 @dataclass(frozen=True, slots=True)
 class FallingBack:
-    """The attempt was the last and failed; the fallback is under way."""
+    """The last attempt failed; the fallback is running."""
 
     attempt: Attempt
     failure: Any
@@ -177,7 +177,7 @@ class FallingBack:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """The attempt failed and was the last; `failure` is not looked into."""
+    """The last attempt failed; `failure` is opaque to the machine."""
 
     attempt: Attempt
     failure: Any
@@ -192,7 +192,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """The run was cancelled; `attempt` is what was under way, if anything."""
+    """The run was cancelled; `attempt` is the attempt in progress, or None."""
 
     attempt: Attempt | None
 
@@ -282,7 +282,7 @@ def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
 
 @dataclass(frozen=True, slots=True)
 class StartStep:
-    """Send this call of `step`; say what becomes of it with both numbers."""
+    """Send this call of `step`; report its outcome with both numbers."""
 
     step: str
     attempt: int
@@ -291,7 +291,7 @@ class StartStep:
 
 @dataclass(frozen=True, slots=True)
 class CancelStep:
-    """Cancel this attempt; nobody waits for its outcome any more."""
+    """Cancel this attempt; its outcome is no longer needed."""
 
     step: str
     attempt: int
@@ -300,7 +300,7 @@ class CancelStep:
 
 @dataclass(frozen=True, slots=True)
 class RunEnded:
-    """Nothing is open any more. The last effect of a run, given once."""
+    """All steps have ended. The last effect of a run, emitted once."""
 
     status: RunStatus
 
@@ -309,7 +309,7 @@ Effect: TypeAlias = StartStep | CancelStep | RunEnded
 
 
 class StepTable:
-    """What each step is in, what changed when, and how many have no end yet.
+    """The state of each step, the revision of its last change, and the open steps.
 
     The call of a plain step has the state of the step itself. The split and the
     items of a map, fallbacks and undo functions have states beside it.
@@ -331,27 +331,27 @@ class StepTable:
         return iter(self._states.items())
 
     def change(self, step: str, state: StepState) -> None:
-        """Note what `step` is in now."""
+        """Set the state of `step`."""
         self.revision += 1
         self._states[step] = state
         self._changed.pop(step, None)  # so that it comes last
         self._changed[step] = self.revision
 
     def close(self, step: str, state: StepState) -> None:
-        """Note how `step` has ended."""
+        """Set the final state of `step`."""
         self.change(step, state)
         self.open -= 1
 
     # ------------------------------------------------------------------- calls
 
     def call(self, step: str, part: Part) -> StepState | None:
-        """Return what a call of `step` is in; None if it is not under way."""
+        """Return the state of a call of `step`; None if it is not in progress."""
         if part == "call":
             return self._states.get(step)
         return self._parts.get(step, {}).get(part)
 
     def set(self, step: str, part: Part, state: UnderWay) -> None:
-        """Note what a call of `step` is in now."""
+        """Set the state of a call of `step`."""
         if part == "call":
             self.change(step, state)
         else:
@@ -369,14 +369,14 @@ class StepTable:
         return None
 
     def rests(self, step: str, part: Part, attempt: int) -> bool:
-        """Whether the attempt of this number failed and the next is not sent yet."""
+        """Return whether the attempt failed and its retry has not been sent."""
         state = self.call(step, part)
         return isinstance(state, StepBackoff) and state.attempt.number == attempt
 
     def begun(
         self, step: str, part: Part, attempt: int, node: str, version: str, now: float
     ) -> bool:
-        """Note that a node began the attempt; False if that is no news."""
+        """Record that a node started the attempt; return False if it was known."""
         state = self.call(step, part)
         if not isinstance(state, Sent) or state.attempt.number != attempt:
             return False
@@ -387,7 +387,7 @@ class StepTable:
         return True
 
     def stop(self, step: str) -> list[CancelStep]:
-        """Forget the calls of `step` and return how to cancel those under way."""
+        """Remove the calls of `step`; return the effects that cancel them."""
         calls: dict[Part, Any] = {"call": self._states[step]}
         parts = self._parts.pop(step, None)
         return [
@@ -404,7 +404,7 @@ class StepTable:
         return state.attempt
 
     def change_whole(self, step: str, attempt: Attempt) -> None:
-        """Note how far a map that is under way has come."""
+        """Update the progress of a running map."""
         sent = isinstance(self._states[step], Sent)
         self.change(step, Sent(attempt) if sent else StepRunning(attempt))
 
@@ -428,7 +428,7 @@ class StepTable:
 
 
 class TableReads:
-    """What may be read of the table by who does not own it."""
+    """The read-only part of a StepTable."""
 
     _table: StepTable
 
@@ -446,7 +446,7 @@ class TableReads:
         return self._table.changed_since(revision)
 
     def state(self, step: str) -> StepState:
-        """Return what `step` is in; its result or failure is in that.
+        """Return the state of `step`, with its result or failure.
 
         Raises:
             KeyError: this run has no such step.
