@@ -34,8 +34,8 @@ from mpreg_nb.view.live import (
     runs,
     topology,
 )
+from mpreg_nb.view.live.head import CallRate
 from mpreg_nb.view.live.lanes import Lanes
-from mpreg_nb.view.live.pace import CallRate
 from mpreg_nb.view.live.panel import Picture
 from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.terminal import found, writing_to
@@ -50,7 +50,7 @@ PERIOD_S = 0.25
 SHARE = 40
 """Between two pictures, as a multiple of the time that one takes: 2.5 % of a core."""
 
-LESS_OFTEN_S = {"calls": 1.0}
+LESS_OFTEN_S = {"latency": 1.0, "calls": 1.0}
 """Between two pictures of a view whose picture is large."""
 
 TABLE = "latency by function"

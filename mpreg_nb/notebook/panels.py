@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mpreg_nb.view.live.panel import Picture
 
 
-STILL_EVERY_S = 5.0
+STILL_EVERY_S = 10.0
 """The still picture is replaced at most so often, and at the end."""
 
 MOST_PANELS = 12
@@ -61,7 +61,7 @@ class Panel:
         self._still(pictures)
         widget: LiveWidget = of_no_cell(
             lambda: LiveWidget(
-                id=self._still_place.id, views=list(self.view.views), **pictures
+                pictures, id=self._still_place.id, views=list(self.view.views)
             )
         )
         widget.on_msg(self._asked)

@@ -1,4 +1,4 @@
-"""A workflow diagram as SVG: positions in pixels, colours, and the scene for scripts.
+"""A workflow diagram as SVG: positions in pixels and colours, for still and live.
 
 Positions depend on the steps and not on their states, so that a drawing does not jump
 while its steps run. A style element gives it colours for dark pages; where that has no
@@ -12,15 +12,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from html import escape
 from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.view import diagram_text, palette
-from mpreg_nb.view.diagram_text import MARKS, function_of, printable, sentence
+from mpreg_nb.view.diagram_text import function_of, printable, sentence
 from mpreg_nb.view.format import BOLD, counts, cut, details, states, text_width
 from mpreg_nb.view.graph_layout import Layout, Point, Size, arrange
 from mpreg_nb.view.images import FOLLOWS, document_image
-from mpreg_nb.view.palette import STATUSES, Tone, dark_style
+from mpreg_nb.view.marks import STEP_LOOKS, Look
+from mpreg_nb.view.markup import Element, element, svg_markup
+from mpreg_nb.view.palette import dark_style
 from mpreg_nb.workflows.graph import Box, Diagram
 
 MOST_BOXES = 400
@@ -45,6 +47,12 @@ STATUS_ROOM = 160.0
 
 STATUS_STEP = 24.0
 """What needs more room gets so much more at once."""
+
+SMALLEST, TALLEST_PX = 0.8, 540.0
+"""A live drawing shrinks to its place, but not to less than this share of its size,
+where it could not be read, and to so many pixels of height."""
+
+NOTHING = "\N{EN DASH}"
 
 Kind: TypeAlias = Literal["data", "order", "undo"]
 Position: TypeAlias = tuple[float, float]
@@ -309,45 +317,7 @@ LEGEND = "only the order, no result"
 LEGEND_WIDTH, LEGEND_HEIGHT = 190.0, 26.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """How a status is drawn. `mark` is a path in a square of 12 by 12."""
-
-    mark: str
-    tone: Tone
-    dash: str = ""
-    filled: bool = False
-
-    @property
-    def ink(self) -> str:
-        """Colour of border, mark and word."""
-        return self.tone.ink.light
-
-    @property
-    def ground(self) -> str:
-        """Colour inside."""
-        return self.tone.ground.light
-
-
 PLAIN = Look(mark="", tone=palette.IDLE)
-LOOKS = {
-    status: Look(mark=mark, tone=STATUSES[status], dash=dash, filled=filled)
-    for status, mark, dash, filled in (
-        ("waiting", "M6 1.5a4.5 4.5 0 1 0 .01 0z", "5 3", False),
-        ("running", "M2.5 1l8 5l-8 5z", "", True),
-        ("done", "M1.5 6.5l3.2 3.5l6 -8", "", False),
-        ("failed", "M2 2l8 8M10 2l-8 8", "", False),
-        (
-            "skipped",
-            "M1.5 1.5l4.5 4.5l-4.5 4.5M6.5 1.5l4.5 4.5l-4.5 4.5",
-            "2 3",
-            False,
-        ),
-        ("cancelled", "M2 2h8v8h-8z", "", True),
-        ("fallback", "M2.5 1v6.5h7.5M7 4.5l3 3l-3 3", "", False),
-        ("undone", "M4.5 1.5l-3 3l3 3M1.5 4.5h5.5a3 3 0 0 1 0 6h-3", "2 3", False),
-    )
-}
 
 
 def draw(
@@ -368,26 +338,42 @@ def draw(
             "flow.plan() and run.frame() list them"
         )
         return _document(diagram, [_text(MARGIN, 24.0, text, ink=LINE)], 536.0, 40.0)
-    states, details, counts = states or {}, details or {}, counts or {}
+    parts, width, height = elements(diagram, states or {}, details or {}, counts or {})
+    return _document(diagram, parts, width, height)
+
+
+def elements(
+    diagram: Diagram,
+    states: Mapping[str, str],
+    details: Mapping[str, str],
+    counts: Mapping[str, int],
+) -> tuple[list[Element], float, float]:
+    """Return `diagram` as elements of SVG, with their width and height."""
     drawn = arrange_diagram(diagram, states, details)
-    parts = [_arrow(way, sideways=drawn.sideways) for way in drawn.ways]
+    passed = {name for name, status in states.items() if status == "done"}
+    parts = [
+        _arrow(way, sideways=drawn.sideways, passed=way.source in passed)
+        for way in drawn.ways
+    ]
     parts += map(_draw_undo, drawn.undos)
     for figure in drawn.figures:
         name = figure.box.name
         said = states.get(name, ""), details.get(name, "")
         parts.append(_box(figure, *said, counts.get(name, 0)))
     if any(way.kind == "order" for way in drawn.ways):
-        parts.append(_legend(drawn))
         wide = max(drawn.width, LEGEND_WIDTH + 2 * MARGIN)
-        return _document(diagram, parts, wide, drawn.height + LEGEND_HEIGHT)
-    return _document(diagram, parts, drawn.width, drawn.height)
+        return [*parts, _legend(drawn)], wide, drawn.height + LEGEND_HEIGHT
+    return parts, drawn.width, drawn.height
 
 
 # --------------------------------------------------------------------- arrows
 
 
-def _arrow(way: ArrowPath, *, sideways: bool) -> str:
-    """A line that leaves and enters along the layers' direction, with a head."""
+def _arrow(way: ArrowPath, *, sideways: bool, passed: bool) -> Element:
+    """Return a line along the layers' direction, with a head.
+
+    passed: whether the result that it carries is there.
+    """
     if way.kind == "undo":
         sideways = not sideways
     start, tip = way.points[0], way.points[-1]
@@ -405,15 +391,18 @@ def _arrow(way: ArrowPath, *, sideways: bool) -> str:
             first, second = (left[0], middle), (right[0], middle)
         ways.append("C" + " ".join(map(_pair, (first, second, right))))
     dash = {"order": ORDER_DASH, "undo": UNDO_DASH, "data": ""}[way.kind]
-    return _line("".join(ways), dash) + _head(before_tip, tip)
+    ink = palette.GOOD.ink.light if passed and way.kind == "data" else LINE
+    key = f"{way.source}|{way.target}|{way.kind}"
+    line, head = _line("".join(ways), dash, ink), _head(before_tip, tip, ink)
+    return element("g", line, head, aria_hidden="true", key=key)
 
 
-def _line(way: str, dash: str) -> str:
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<path d="{way}" fill="none" stroke="{LINE}" stroke-width="1.5"{dashed}/>'
+def _line(way: str, dash: str, ink: str) -> Element:
+    style = {"fill": "none", "stroke": ink, "stroke_width": "1.5"}
+    return element("path", d=way, **style, stroke_dasharray=dash or None)
 
 
-def _head(before: Position, tip: Position) -> str:
+def _head(before: Position, tip: Position, ink: str) -> Element:
     half = 3.5
     across = (0.0, half) if before[1] == tip[1] else (half, 0.0)
     corners = (
@@ -421,7 +410,7 @@ def _head(before: Position, tip: Position) -> str:
         (before[0] - across[0], before[1] - across[1]),
         (before[0] + across[0], before[1] + across[1]),
     )
-    return f'<path d="M{" ".join(map(_pair, corners))}z" fill="{LINE}"/>'
+    return element("path", d=f"M{' '.join(map(_pair, corners))}z", fill=ink)
 
 
 def _pair(place: Position) -> str:
@@ -431,8 +420,8 @@ def _pair(place: Position) -> str:
 # ---------------------------------------------------------------------- boxes
 
 
-def _box(figure: Figure, status: str, detail: str, count: int) -> str:
-    look = LOOKS.get(status, PLAIN)
+def _box(figure: Figure, status: str, detail: str, count: int) -> Element:
+    look = STEP_LOOKS.get(status, PLAIN)
     box = figure.box
     slant = SLANT if box.kind == "input" else 0.0
     left, line = figure.x + PADDING + slant, figure.y + PADDING + 12.0
@@ -458,32 +447,48 @@ def _box(figure: Figure, status: str, detail: str, count: int) -> str:
         line = figure.y + figure.h - PADDING - 1.0
         parts += _status(look, status, detail, left, line, inner)
     said = ", ".join(filter(None, (box.name, status, detail)))
-    return f"<g><title>{_safe(said)}</title>{''.join(parts)}</g>"
+    return element(
+        "g",
+        *parts,
+        title_text=printable(said),
+        class_="mpreg-box",
+        role="img",
+        data_status=status or "none",
+        data_item=box.name,
+        aria_label=", ".join(filter(None, (box.name, function, status, detail))),
+        tip=[
+            box.name,
+            [
+                ["function", function or NOTHING],
+                ["status", status or NOTHING],
+                *([["so far", detail]] if detail else []),
+                *([["undone by", box.undo]] if box.undo else []),
+            ],
+            "",
+        ],
+        key=box.name,
+    )
 
 
-def _shape(figure: Figure, look: Look, stroke: float, dash: str) -> Iterable[str]:
+def _shape(figure: Figure, look: Look, stroke: float, dash: str) -> Iterable[Element]:
     """Yield the outline: an input leans, a map is a stack of cards."""
-    plain = f'fill="{look.ground}" stroke="{look.ink}" stroke-width='
-    dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    paint = f'{plain}"{stroke:g}"{dashed}'
+    paint = {"fill": look.ground, "stroke": look.ink, "class_": "mpreg-box-ground"}
+    front = {**paint, "stroke_width": f"{stroke:g}", "stroke_dasharray": dash or None}
     if figure.box.kind == "input":
         x, y, right, bottom = figure.x, figure.y, figure.x + figure.w, figure.h
-        yield (
-            f'<path d="M{x + SLANT:.1f},{y:.1f}H{right:.1f}l{-SLANT:.1f},{bottom:.1f}'
-            f'H{x:.1f}z" stroke-linejoin="round" {paint}/>'
-        )
+        way = f"M{x + SLANT:.1f},{y:.1f}H{right:.1f}l{-SLANT:.1f},{bottom:.1f}H{x:.1f}z"
+        yield element("path", d=way, stroke_linejoin="round", **front)
         return
     behind = cards(figure.box)
     while behind >= 0.0:
-        paint_here = f'{plain}"1.2"' if behind else paint
-        yield (
-            f'<rect x="{figure.x + behind:.1f}" y="{figure.y + behind:.1f}" '
-            f'width="{figure.w:.1f}" height="{figure.h:.1f}" rx="6" {paint_here}/>'
-        )
+        place = {"x": figure.x + behind, "y": figure.y + behind}
+        size = {"width": figure.w, "height": figure.h, "rx": 6}
+        style = {**paint, "stroke_width": "1.2"} if behind else front
+        yield element("rect", **place, **size, **style)
         behind -= CARD
 
 
-def _draw_undo(undo: UndoBox) -> str:
+def _draw_undo(undo: UndoBox) -> Element:
     said = cut(f"undo {undo.function}", UNDO_SIZE, undo.w - 2 * PADDING)
     words = _text(
         undo.x + undo.w / 2,
@@ -493,21 +498,29 @@ def _draw_undo(undo: UndoBox) -> str:
         ink=SOFT_INK,
         anchor="middle",
     )
-    return (
-        f"<g><title>{_safe(f'{undo.step} is undone by {undo.function}')}</title>"
-        f'<rect x="{undo.x:.1f}" y="{undo.y:.1f}" width="{undo.w:.1f}" '
-        f'height="{undo.h:.1f}" rx="4" fill="{GROUND}" stroke="{SOFT_INK}" '
-        f'stroke-dasharray="{UNDO_DASH}"/>{words}</g>'
+    place = {"x": undo.x, "y": undo.y, "width": undo.w, "height": undo.h, "rx": 4}
+    style = {"fill": GROUND, "stroke": SOFT_INK, "stroke_dasharray": UNDO_DASH}
+    return element(
+        "g",
+        element("rect", **place, **style, class_="mpreg-box-ground"),
+        words,
+        title_text=printable(f"{undo.step} is undone by {undo.function}"),
+        class_="mpreg-box",
+        role="img",
+        data_item=undo_name(undo.step),
+        aria_label=f"{undo.function}, undoes {undo.step}",
+        tip=[undo.function, [], f"Undoes {undo.step} if a later step fails."],
+        key=undo_name(undo.step),
     )
 
 
-def _chips(row: Sequence[str], x: float, line: float, inner: float) -> Iterable[str]:
+def _chips(
+    row: Sequence[str], x: float, line: float, inner: float
+) -> Iterable[Element]:
     for name in row:
         width = min(text_width(name, CHIP) + CHIP_PADDING, inner)
-        yield (
-            f'<rect x="{x:.1f}" y="{line - 12.0:.1f}" width="{width:.1f}" '
-            f'height="16" rx="8" fill="{palette.PAGE.light}" stroke="{LINE}"/>'
-        )
+        place = {"x": x, "y": line - 12.0, "width": width, "height": 16, "rx": 8}
+        yield element("rect", **place, fill=palette.PAGE.light, stroke=LINE)
         text = cut(name, CHIP, width - CHIP_PADDING)
         yield _text(x + width / 2, line - 0.3, text, CHIP, anchor="middle")
         x += width + CHIP_GAP
@@ -515,14 +528,10 @@ def _chips(row: Sequence[str], x: float, line: float, inner: float) -> Iterable[
 
 def _status(
     look: Look, status: str, detail: str, x: float, line: float, inner: float
-) -> Iterable[str]:
+) -> Iterable[Element]:
     indent = MARK if look.mark else 0.0
     if look.mark:
-        yield (
-            f'<path d="{look.mark}" transform="translate({x:.1f},{line - 10:.1f})" '
-            f'fill="{look.ink if look.filled else "none"}" stroke="{look.ink}" '
-            'stroke-width="1.8" stroke-linejoin="round" stroke-linecap="round"/>'
-        )
+        yield look.drawn(transform=f"translate({x:.1f},{line - 10:.1f})")
     said = " · ".join(filter(None, (status, detail)))
     yield _text(
         x + indent, line, cut(said, STATUS, inner - indent), STATUS, ink=look.ink
@@ -532,25 +541,24 @@ def _status(
 # ------------------------------------------------------------------- document
 
 
-def _legend(drawn: Arranged) -> str:
+def _legend(drawn: Arranged) -> Element:
     """Say what a dashed arrow means, on a ground of its own."""
     x, y = MARGIN, drawn.height
     middle = y + 9.0
     end = x + 38.0
-    return (
-        f'<g><rect x="{x:.1f}" y="{y:.1f}" width="{LEGEND_WIDTH:.1f}" height="18" '
-        f'rx="4" fill="{GROUND}"/>'
-        + _line(f"M{x + 6:.1f},{middle:.1f}H{end - 8:.1f}", ORDER_DASH)
-        + _head((end - 8.0, middle), (end, middle))
-        + _text(end + 8.0, middle + 3.7, LEGEND, NOTE, ink=SOFT_INK)
-        + "</g>"
+    return element(
+        "g",
+        element("rect", x=x, y=y, width=LEGEND_WIDTH, height=18, rx=4, fill=GROUND),
+        _line(f"M{x + 6:.1f},{middle:.1f}H{end - 8:.1f}", ORDER_DASH, LINE),
+        _head((end - 8.0, middle), (end, middle), LINE),
+        _text(end + 8.0, middle + 3.7, LEGEND, NOTE, ink=SOFT_INK),
     )
 
 
 def _document(
-    diagram: Diagram, parts: Iterable[str], width: float, height: float
+    diagram: Diagram, parts: Iterable[Element], width: float, height: float
 ) -> str:
-    drawn = "".join(parts)
+    drawn = "".join(map(svg_markup, parts))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" width="{width:.0f}" '
         f'height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}" '
@@ -570,118 +578,21 @@ def _text(
     ink: str = INK,
     bold: bool = False,
     anchor: str = "start",
-) -> str:
-    weight = ' font-weight="600"' if bold else ""
-    side = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{ink}"{weight}'
-        f"{side}>{_safe(text)}</text>"
+) -> Element:
+    return element(
+        "text",
+        printable(text),
+        x=x,
+        y=y,
+        font_size=f"{size:g}",
+        fill=ink,
+        font_weight="600" if bold else None,
+        text_anchor=None if anchor == "start" else anchor,
     )
 
 
 def _safe(text: str) -> str:
     return escape(printable(text))
-
-
-CURVE_PIECES = 8
-"""Straight pieces that stand for a curve."""
-
-
-def scene(
-    diagram: Diagram,
-    states: Mapping[str, str],
-    details: Mapping[str, str],
-    counts: Mapping[str, int] | None = None,
-) -> dict[str, Any]:
-    """Return where the boxes and arrows of a run go, as data for a script.
-
-    states: the status of each step, a word such as "running".
-    details: more about the status, such as "on gpu-1, 1.2 s".
-    counts: of a map, how many items it has.
-
-    Returned: "width" and "height" in pixels; "boxes", each with name, kind (step,
-    map, input or undo), function, resources, status, mark, detail, undo, x, y, w,
-    h, where x and y are of the left upper corner; "arrows", each with from, to,
-    kind (data, order or undo) and points, to be joined by straight lines, the last
-    of them being the tip. What undoes a step is a box of its own, whose "undo" is
-    that step.
-    Of more than MOST_BOXES boxes none is returned: they could not be read.
-    """
-    if len(diagram.boxes) > MOST_BOXES:
-        return {"width": 0.0, "height": 0.0, "boxes": [], "arrows": []}
-    drawn = arrange_diagram(diagram, states, details)
-    boxes: list[dict[str, Any]] = []
-    for figure in drawn.figures:
-        box = figure.box
-        status = states.get(box.name, "")
-        boxes.append(
-            {
-                "name": box.name,
-                "kind": box.kind,
-                "function": function_of(box, (counts or {}).get(box.name, 0)),
-                "resources": list(box.resources),
-                "status": status,
-                "mark": MARKS.get(status, ""),
-                "detail": details.get(box.name, ""),
-                "undo": box.undo,
-                **_rounded(figure),
-            }
-        )
-    for undo in drawn.undos:
-        boxes.append(
-            {
-                "name": undo_name(undo.step),
-                "kind": "undo",
-                "function": undo.function,
-                "resources": [],
-                "status": "",
-                "mark": "",
-                "detail": "",
-                "undo": undo.step,
-                **_rounded(undo),
-            }
-        )
-    arrows = [
-        {
-            "from": way.source,
-            "to": way.target,
-            "kind": way.kind,
-            "points": _pieces(way, sideways=drawn.sideways),
-        }
-        for way in drawn.ways
-    ]
-    return {
-        "width": round(drawn.width, 1),
-        "height": round(drawn.height, 1),
-        "boxes": boxes,
-        "arrows": arrows,
-    }
-
-
-def _rounded(figure: Figure | UndoBox) -> dict[str, float]:
-    return {side: round(getattr(figure, side), 1) for side in ("x", "y", "w", "h")}
-
-
-def _pieces(way: ArrowPath, *, sideways: bool) -> list[list[float]]:
-    """Return the points of a way, its curves broken into straight pieces."""
-    if way.kind == "undo":
-        return [[round(x, 1), round(y, 1)] for x, y in way.points]
-    places = [way.points[0]]
-    for start, end in pairwise((*way.points[:-1], neck(way.points, sideways=sideways))):
-        if start[0] == end[0] or start[1] == end[1]:
-            places.append(end)
-            continue
-        for piece in range(1, CURVE_PIECES + 1):
-            share = piece / CURVE_PIECES
-            bent = share * share * (3 - 2 * share)  # level at both ends
-            shares = (share, bent) if sideways else (bent, share)
-            x, y = (
-                left + (right - left) * part
-                for left, right, part in zip(start, end, shares, strict=True)
-            )
-            places.append((x, y))
-    places.append(way.points[-1])
-    return [[round(x, 1), round(y, 1)] for x, y in places]
 
 
 @dataclass(frozen=True, slots=True)
@@ -708,6 +619,26 @@ class Drawing:
     def svg(self) -> str:
         """The picture, a self-contained SVG document."""
         return draw(self.diagram, self.states, self.details, self.counts)
+
+    def live(self) -> Element | None:
+        """Return it for a page, not larger than its place; None if it is too large."""
+        if not 0 < len(self.diagram.boxes) <= MOST_BOXES:
+            return None
+        drawn, width, height = elements(
+            self.diagram, self.states, self.details, self.counts
+        )
+        least = SMALLEST * width
+        most = max(least, min(width, TALLEST_PX * width / height))
+        return element(
+            "svg",
+            *drawn,
+            viewBox=f"0 0 {width:.0f} {height:.0f}",
+            style=f"width:100%;min-width:{least:.0f}px;max-width:{most:.0f}px",
+            class_="mpreg-scene",
+            role="group",
+            aria_label="Steps of the workflow",
+            data_walk="list",
+        )
 
     def __str__(self) -> str:
         return diagram_text.draw(self.diagram, self.states, self.details, self.counts)

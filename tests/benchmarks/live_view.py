@@ -74,6 +74,9 @@ class Front:
             if message["msg_type"] in ("comm_msg", "update_display_data"):
                 self.messages += message["msg_type"] == "comm_msg"
                 self.sent_bytes += len(str(content["data"]))
+                self.sent_bytes += sum(map(len, message["buffers"]))
+            if message["msg_type"] == "comm_open" and "views" in str(content["data"]):
+                self._say_ready(content["comm_id"])
             if message["parent_header"].get("msg_id") != request:
                 continue
             if message["msg_type"] == "stream":
@@ -82,6 +85,12 @@ class Front:
                 sys.exit("\n".join(content["traceback"]))
             if content.get("execution_state") == "idle":
                 return
+
+    def _say_ready(self, comm_id: str) -> None:
+        """Say what the script of a panel says when it shows the panel."""
+        data = {"method": "custom", "content": {"do": "ready"}}
+        said = self._client.session.msg("comm_msg", {"comm_id": comm_id, "data": data})
+        self._client.shell_channel.send(said)
 
 
 def main(count: int = 20, seconds: int = 10) -> None:

@@ -22,7 +22,7 @@ TIPPED = {
     "members": ".mpreg-name",
     "topology": ".mpreg-node-ground",
     "calls": ".mpreg-scroll .mpreg-call",
-    "runs": ".mpreg-box-ground",
+    "runs": ".mpreg-run:not([hidden]) .mpreg-box-ground",
 }
 """View -> what is pointed at there, so that its figures show."""
 

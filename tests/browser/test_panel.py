@@ -10,7 +10,10 @@ from typing import Any, Literal, TypeAlias
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from mpreg_nb.view.live.panel import HEIGHT_PX
+from mpreg_nb.notebook.widgets import traits_of
+from mpreg_nb.view.frames import Route
+from mpreg_nb.view.live.panel import HEIGHT_PX, states
+from mpreg_nb.view.markup import difference
 from tests.support import panel_pictures as pictures
 from tests.support.page_errors import Ear
 from tests.support.panel_pictures import HTML_NAME, Picture
@@ -52,10 +55,17 @@ def show(page: Page) -> ShowPanel:
     """Show a panel of some traits in JupyterLab's light theme."""
 
     def show(traits: Picture) -> Locator:
-        ask(page, "(traits) => panel.show(traits)", traits)
+        ask(page, "(traits) => panel.show(traits)", drawn(traits))
         return page.locator(".mpreg-live").last
 
     return show
+
+
+def drawn(traits: Picture) -> Picture:
+    """The traits of a panel, its pictures drawn by the kernel."""
+    fixed = {name: traits[name] for name in ("id", "views") if name in traits}
+    shown = {name: made for name, made in traits.items() if name not in fixed}
+    return fixed | traits_of(shown) | {"states": states(shown)}
 
 
 def ask(page: Page, function: str, value: object) -> Any:
@@ -64,12 +74,13 @@ def ask(page: Page, function: str, value: object) -> Any:
 
 
 def change(page: Page, **traits: Picture) -> None:
-    ask(page, "(changes) => panel.set(changes)", traits)
+    ask(page, "(changes) => panel.set(changes)", drawn(traits))
 
 
 def sent(page: Page) -> list[dict[str, Any]]:
+    """What buttons sent."""
     messages: list[dict[str, Any]] = page.evaluate("panel.model.sent")
-    return messages
+    return [message for message in messages if message["do"] != "ready"]
 
 
 def open_view(page: Page, word: str) -> Locator:
@@ -357,6 +368,27 @@ def test_cells_change_in_place_and_the_focus_stays(show: ShowPanel, page: Page) 
     assert names_in_order(page) == wanted
 
 
+def test_changes_to_a_drawing_are_shown_and_those_to_none_wait_for_all_of_it(
+    show: ShowPanel, page: Page
+) -> None:
+    names = ["n1", "n2", "n3"]
+    show(pictures.panel(names))
+    alive = pictures.members(names, random.Random(1))
+    dead = pictures.members(names, random.Random(1), dead=["n2"])
+    before, after = (traits_of({"members": one})["members"] for one in (alive, dead))
+    ask(page, "(all) => panel.set(all)", {"members": before})
+
+    first = {"number": 1, "changes": difference(before, after)}
+    ask(page, "(changes) => panel.set(changes)", {"members": first})
+    expect(row_of(page, "n2")).to_contain_text("dead")
+    missed = {"number": 3, "changes": difference(after, before)}
+    ask(page, "(changes) => panel.set(changes)", {"members": missed})
+
+    expect(row_of(page, "n2")).to_contain_text("dead")
+    ask(page, "(all) => panel.set(all)", {"members": before})
+    expect(row_of(page, "n2")).to_contain_text("alive")
+
+
 @contextmanager
 def processor_time(page: Page) -> Iterator[Callable[[], float]]:
     """Give what tells how long the page's thread had a processor until now.
@@ -391,7 +423,8 @@ def test_a_hundred_nodes_are_drawn_within_the_budget(
     updates = [made[view](random.Random(seed)) for seed in range(4)]
     with processor_time(page) as seconds:
         before_s = seconds()
-        ask(page, "([name, all]) => panel.draw(name, all)", [view, updates])
+        drawings = [traits_of({view: picture})[view] for picture in updates]
+        ask(page, "([name, all]) => panel.draw(name, all)", [view, drawings])
         taken_ms = (seconds() - before_s) * 1e3 / len(updates)
 
     assert 0.0 < taken_ms < FRAME_BUDGET_MS
@@ -423,8 +456,8 @@ def test_the_heat_map_is_walked_by_arrow_keys(show: ShowPanel, page: Page) -> No
         "functions": ["train", "clean"],
         "nodes": ["n1", "n2"],
         "cells": [
-            [{"calls": 3, "errors": 0, "share": 0.75, "p50_ms": 1.2}, None],
-            [None, {"calls": 1, "errors": 1, "share": 0.25, "p50_ms": 1500.0}],
+            [Route("train", "n1", 3, 0, 0.75, 1.2), None],
+            [None, Route("clean", "n2", 1, 1, 0.25, 1500.0)],
         ],
     }
     show(traits)
@@ -436,10 +469,10 @@ def test_the_heat_map_is_walked_by_arrow_keys(show: ShowPanel, page: Page) -> No
         heard.append(focused(page))
 
     assert heard == [
-        "train on n1: 3 calls, 0 errors, median 1.2 ms",
+        "train on n1: 3 calls, 0 errors, median 1.20 ms",
         "train on n2: no calls",
-        "clean on n2: 1 call, 1 error, median 1.5 s",
-        "clean on n2: 1 call, 1 error, median 1.5 s",
+        "clean on n2: 1 call, 1 error, median 1.50 s",
+        "clean on n2: 1 call, 1 error, median 1.50 s",
         "clean on n1: no calls",
         "clean on n1: no calls",
     ]
@@ -468,8 +501,8 @@ def test_the_crosshair_reads_a_moment_by_keys(show: ShowPanel, page: Page) -> No
     page.keyboard.press("ArrowRight")
 
     assert newest == (
-        "2 s ago: calls 7, p50 4.0 ms, p95 9.0 ms, p99 30 ms, run 3.0 ms, "
-        "queued 0.50 ms, waited 0 ms, network 0.30 ms, serialize 0.20 ms"
+        "2 s ago: calls 7, p50 4.00 ms, p95 9.00 ms, p99 30.0 ms, run 3.00 ms, "
+        "queued 0.50 ms, waited 0.00 ms, network 0.30 ms, serialize 0.20 ms"
     )
     expect(chart).to_have_attribute("aria-valuetext", "now: No calls.")
     expect(page.get_by_role("tooltip")).to_contain_text("No calls.")
@@ -504,11 +537,11 @@ def test_calls_are_walked_by_arrow_keys_and_told(show: ShowPanel, page: Page) ->
         page.keyboard.press(key)
         heard.append(chart.get_attribute("aria-valuetext") or "")
 
-    now = "runs for 2.0 s, began 2.0 s ago"
+    now = "runs for 2.00 s, began 2.0 s ago"
     assert heard == [
-        f"{HTML_NAME}: node n1, slot 1, status done, ran 12 s, began 20 s ago",
-        "train: node n1, slot 1, status done, ran 10 s, began 50 s ago",
-        "train: step fit, node n1, slot 2, status failed, ran 15 s, began 45 s ago",
+        f"{HTML_NAME}: node n1, slot 1, status done, ran 12.0 s, began 20 s ago",
+        "train: node n1, slot 1, status done, ran 10.0 s, began 50 s ago",
+        "train: step fit, node n1, slot 2, status failed, ran 15.0 s, began 45 s ago",
         *[f"train: node n1, slot 2, status running, {now}"] * 2,
     ]
     expect(page.get_by_role("tooltip")).to_contain_text("running")
@@ -545,13 +578,14 @@ def test_functions_have_the_colour_that_the_legend_says(
 
     legend = view.locator(".mpreg-legend")
     fills = "parts => parts.map(part => getComputedStyle(part).fill)"
-    keys = legend.locator(".mpreg-call").evaluate_all(fills)
+    keys = legend.locator("rect").evaluate_all(fills)
     bars = view.locator(".mpreg-scroll .mpreg-call").evaluate_all(fills)
 
     words = legend.locator(".mpreg-badge").all_text_contents()
     assert words == ["train", HTML_NAME, "failed", "running"]
     assert bars[:3] == [keys[0], keys[1], keys[0]]
-    assert len({*keys[:2], bars[3]}) == 3  # what runs is paler
+    running = view.locator(".mpreg-call[data-status=running]")
+    expect(running).to_have_css("fill-opacity", "0.3")  # what runs is paler
     assert view.locator(".mpreg-scroll .mpreg-call-failed").count() == 1
 
 
@@ -683,7 +717,7 @@ def test_a_narrow_output_never_makes_the_page_scroll_sideways(
     ask(
         page,
         "([traits, width]) => panel.show(traits, width)",
-        [pictures.panel(pictures.node_names(6)), width],
+        [drawn(pictures.panel(pictures.node_names(6))), width],
     )
 
     wide = []
@@ -727,7 +761,7 @@ def test_a_panel_is_as_wide_as_its_output(page: Page, width: int) -> None:
     ask(
         page,
         "([traits, width]) => panel.show(traits, width)",
-        [pictures.panel(["n1", "n2"]), width],
+        [drawn(pictures.panel(["n1", "n2"])), width],
     )
 
     wide = {

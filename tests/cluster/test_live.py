@@ -77,7 +77,7 @@ def test_calls_that_go_on_show_in_the_latency_view() -> None:
         cluster.client.call_log.add(call("f", "n1"))
         shown = front.wait(lambda pictures: bool(pictures["latency"]["functions"]))
 
-    assert shown["latency"]["functions"][0]["count"] == 1
+    assert shown["latency"]["functions"][0][1].count == 1
 
 
 def test_the_end_shows_the_last_state_and_it_stays() -> None:

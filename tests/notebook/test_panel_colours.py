@@ -6,22 +6,16 @@ from mpreg_nb.notebook import widgets
 from mpreg_nb.view import palette
 
 
-def tones(table: str) -> dict[str, str]:
-    """Return state -> tone, as the script has them in one of its tables."""
-    script = widgets.script_source()
-    text = script[script.index(f"const {table} = {{") :]
-    text = text[: text.index("\n};")]
-    return dict(re.findall(r'(\w+): \{[^}]*?tone: "(\w+)"', text, re.DOTALL))
+def test_every_colour_of_a_drawing_has_its_value_on_a_dark_page() -> None:
+    style = widgets.style_source()
 
+    painted = set(re.findall(r'\[fill="(#\w{6})"\]\{fill:var\(', style))
 
-def named(meanings: dict[str, palette.Tone]) -> dict[str, str]:
-    names = {id(tone): name for name, tone in palette.TONES.items()}
-    return {meaning: names[id(tone)] for meaning, tone in meanings.items()}
-
-
-def test_states_and_statuses_have_the_tones_of_the_palette() -> None:
-    assert tones("NODE_LOOKS") == named(palette.NODES)
-    assert tones("STEP_LOOKS") == named(palette.STATUSES)
+    drawn = {tone.ink.light for tone in palette.TONES.values()}
+    drawn |= {tone.ground.light for tone in palette.TONES.values()}
+    drawn |= {hue.light for hue in palette.HUES}
+    drawn |= {colour.light for colour in widgets.OF_THE_PAGE.values()}
+    assert drawn <= painted
 
 
 def test_every_colour_that_the_style_sheet_names_has_a_value() -> None:

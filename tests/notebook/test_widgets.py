@@ -16,8 +16,10 @@ from mpreg_nb.cluster.live import LiveView
 from mpreg_nb.notebook import panels
 from mpreg_nb.notebook import widgets as esm
 from mpreg_nb.notebook.panels import Panels
-from mpreg_nb.notebook.widgets import LiveWidget
+from mpreg_nb.notebook.widgets import FULL_EVERY_S, LiveWidget
+from mpreg_nb.view.live import routes
 from mpreg_nb.view.live.panel import VIEWS
+from tests.support.builders import call
 from tests.support.watched_cluster import Watched
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -34,7 +36,12 @@ class DummyComm(BaseComm):
         buffers: Any = None,
         **keys: Any,
     ) -> None:
-        sent.append((msg_type, self.comm_id, data or {}))
+        data = data or {}
+        for (name,), buffer in zip(
+            data.get("buffer_paths", ()), buffers or (), strict=True
+        ):
+            data["state"][name] = bytes(buffer)
+        sent.append((msg_type, self.comm_id, data))
 
 
 sent: list[tuple[str, str, dict[str, Any]]] = []
@@ -135,9 +142,10 @@ def test_a_view_is_shown_as_a_still_picture_and_a_widget(
     assert "n2" in html
     assert still["data"]["text/plain"].startswith("2 nodes: 2 alive")
     assert state["views"] == ["members"]
-    assert [row["node"] for row in state["members"]["rows"]] == ["n1", "n2"]
-    assert state["routes"] == {}
-    assert (state["head"]["state"], state["head"]["drills"]) == ("live", True)
+    assert state["states"] == {"node n1": "n1 is alive", "node n2": "n2 is alive"}
+    assert b"Kill node n2" in state["members"]
+    assert state["routes"] == b"[]"
+    assert state["head"]["state"] == "live"
 
 
 def test_only_pictures_that_changed_are_sent(shell: Shell, cluster: Watched) -> None:
@@ -148,12 +156,38 @@ def test_only_pictures_that_changed_are_sent(shell: Shell, cluster: Watched) -> 
 
     widget.draw(pictures)
     unchanged = list(sent)
-    widget.draw({**pictures, "routes": {"functions": ["f"]}})
+    widget.draw({**pictures, "routes": routes.picture([call("f", "n1")])})
 
     assert unchanged == []
     ((kind, _, data),) = sent
     assert kind == "comm_msg"
-    assert data["state"] == {"routes": {"functions": ["f"]}}
+    assert set(data["state"]) == {"routes"}
+    assert b"f on n1: 1 call" in data["state"]["routes"]
+
+
+def test_a_front_end_that_is_ready_is_sent_what_changed_of_a_drawing(
+    cluster: Watched,
+) -> None:
+    now = 100.0
+    pictures = cluster.watch("members").current(at_once=True)
+    widget = LiveWidget(pictures, id="a", views=["members"], clock=lambda: now)
+    press(widget, {"do": "ready"})
+
+    def sent_of(*dead: str) -> Any:
+        sent.clear()
+        cluster.tell(*dead)
+        widget.draw(cluster.watch("members").current(at_once=True))
+        return json.loads(sent[-1][2]["state"]["members"])
+
+    whole = sent_of("n1")
+    change = sent_of("n1", "n2")
+    now += FULL_EVERY_S
+    later = sent_of("n1")
+
+    assert isinstance(whole, list)
+    assert change["number"] == 1
+    assert len(json.dumps(change)) < len(json.dumps(whole)) / 2
+    assert isinstance(later, list)
 
 
 def test_the_still_picture_follows_slowly(shell: Shell, cluster: Watched) -> None:
@@ -163,7 +197,7 @@ def test_the_still_picture_follows_slowly(shell: Shell, cluster: Watched) -> Non
         view, shell.display_pub, cell="", request="", clock=lambda: now
     )
     first = view.current()
-    second: dict[str, Any] = {"members": {"rows": []}}
+    second: dict[str, Any] = {"members": {"rows": [], "every_s": 2.0}}
     panel.take(first)
 
     panel.take({**first, **second})
@@ -305,15 +339,17 @@ def test_a_view_that_has_ended_is_shown_still(shell: Shell, cluster: Watched) ->
     assert sent == []
 
 
-def test_pictures_are_json_as_they_are(shell: Shell, cluster: Watched) -> None:
+def test_the_drawing_of_each_view_is_sent_as_json(
+    shell: Shell, cluster: Watched
+) -> None:
     view = cluster.watch()
 
     Panels(shell).show(view)
 
     (state,) = [d["state"] for kind, _, d in sent if "head" in d.get("state", ())]
-    pictures = {name: state[name] for name in ("head", *VIEWS)}
-    assert json.loads(json.dumps(pictures)) == pictures
-    assert all(pictures.values())
+    drawings = {view: json.loads(state[view]) for view in VIEWS}
+    assert all(drawings.values())
+    assert json.loads(json.dumps(state["head"])) == state["head"]
 
 
 # ------------------------------------------------------------------- the script

@@ -4,6 +4,10 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
+from mpreg_nb.view.diagram_svg import Drawing
+from mpreg_nb.view.frames import Figures, Route
+from mpreg_nb.workflows.graph import Arrow, Box, Diagram
+
 Picture: TypeAlias = dict[str, Any]
 
 VIEWS = ("members", "topology", "routes", "latency", "calls", "runs")
@@ -154,23 +158,29 @@ def routes(
     functions: Sequence[str], nodes: Sequence[str], lots: random.Random
 ) -> Picture:
     """Calls by function and node; some cells have none, some have errors."""
-    cells: list[list[Picture | None]] = []
-    for place, _ in enumerate(functions):
-        row: list[Picture | None] = []
-        for _ in nodes:
+    cells: list[list[Route | None]] = []
+    for place, function in enumerate(functions):
+        row: list[Route | None] = []
+        for node in nodes:
             calls = lots.randint(0, 400 // (place + 1))
             row.append(
                 None
                 if calls < 30
-                else {
-                    "calls": calls,
-                    "errors": lots.choice([0, 0, 0, 2]),
-                    "share": calls / 400,
-                    "p50_ms": round(10 ** lots.uniform(-0.5, 3.2), 2),
-                }
+                else Route(
+                    function,
+                    node,
+                    calls,
+                    errors=lots.choice([0, 0, 0, 2]),
+                    share=calls / 400,
+                    p50_ms=round(10 ** lots.uniform(-0.5, 3.2), 2),
+                )
             )
         cells.append(row)
     return {"functions": list(functions), "nodes": list(nodes), "cells": cells}
+
+
+MEASURED_MS = (5.4, 4.2, 14.0, 61.0, 912.4)
+"""Mean, percentiles and maximum of the calls of a function."""
 
 
 def latency(lots: random.Random, *, number: int = 60) -> Picture:
@@ -210,16 +220,8 @@ def latency(lots: random.Random, *, number: int = 60) -> Picture:
             }
         )
     functions = [
-        {
-            "function": name,
-            "count": 400 // (place + 1),
-            "mean_ms": 5.4 * (place + 1),
-            "p50_ms": 4.2 * (place + 1),
-            "p95_ms": 14.0 * (place + 1),
-            "p99_ms": 61.0 * (place + 1),
-            "max_ms": 912.4 * (place + 1),
-        }
-        for place, name in enumerate((*FUNCTIONS, HTML_NAME))
+        (name, Figures(400 // place, *(ms * place for ms in MEASURED_MS)))
+        for place, name in enumerate((*FUNCTIONS, HTML_NAME), 1)
     ]
     return {"bucket_s": 2, "buckets": buckets, "functions": functions}
 
@@ -292,46 +294,31 @@ def runs(names: Sequence[str], *, number: int = 3) -> Picture:
                 "done": statuses.count("done"),
                 "failed": statuses.count("failed"),
                 "duration_ms": 4312.0 + 1000 * place,
-                "scene": scene(statuses),
+                "drawing": drawing(statuses),
                 "bars": bars(statuses, names),
             }
         )
     return {"runs": listed}
 
 
-MARKS = {"done": "✔", "running": "▶", "failed": "✘", "waiting": "○"}
-
-
-def scene(statuses: Sequence[str]) -> Picture:
+def drawing(statuses: Sequence[str]) -> Drawing:
     """Seven boxes in four layers."""
-    spots = ((0, 0), (1, 0), (2, 0), (2, 1), (2, 2), (3, 0), (3, 1))
-    boxes: list[Picture] = [
-        {
-            "name": name,
-            "kind": ("input", "step", "map", "step", "step", "step", "step")[place],
-            "function": f"{name}_function",
-            "resources": ["gpu", "a-resource-with-a-long-name"] if place == 3 else [],
-            "status": statuses[place],
-            "mark": MARKS.get(statuses[place], "?"),
-            "detail": "on gpu-1, 1.2 s" if statuses[place] == "done" else "",
-            "x": spots[place][0] * 220.0,
-            "y": spots[place][1] * 124.0 + 8,
-            "w": 170.0,
-            "h": 104.0,
-            "undo": "",
-        }
-        for place, name in enumerate(STEPS)
-    ]
     joined = [(0, 1), (1, 2), (1, 3), (1, 4), (2, 5), (3, 6), (4, 6)]
-    arrows = []
-    for start, end in joined:
-        left, right = boxes[start], boxes[end]
-        first = [left["x"] + left["w"], left["y"] + left["h"] / 2]
-        last = [right["x"], right["y"] + right["h"] / 2]
-        name = {"from": left["name"], "to": right["name"]}
-        arrows.append({**name, "points": [first, last], "kind": "data"})
-    arrows[3]["kind"] = "order"
-    return {"width": 840.0, "height": 364.0, "boxes": boxes, "arrows": arrows}
+    boxes = tuple(
+        Box(
+            name=name,
+            kind="input" if place == 0 else "map" if place == 2 else "step",
+            function=f"{name}_function",
+            resources=("gpu", "a-resource-with-a-long-name") if place == 3 else (),
+        )
+        for place, name in enumerate(STEPS)
+    )
+    arrows = tuple(
+        Arrow(source=STEPS[start], target=STEPS[end]) for start, end in joined
+    )
+    states = dict(zip(STEPS, statuses, strict=True))
+    details = {step: "on gpu-1, 1.2 s" for step in STEPS if states[step] == "done"}
+    return Drawing(Diagram(name="w", boxes=boxes, arrows=arrows), states, details)
 
 
 def bars(statuses: Sequence[str], names: Sequence[str]) -> list[Picture]:

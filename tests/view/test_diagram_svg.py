@@ -10,17 +10,16 @@ import pytest
 from mpreg_nb.protocol.messages import StepStatus
 from mpreg_nb.view.diagram_svg import (
     LINE,
-    LOOKS,
     MOST_BOXES,
     PLAIN,
     SOFT_INK,
     UNDO_DASH,
     WIDEST,
     Drawing,
-    Look,
     draw,
 )
 from mpreg_nb.view.diagram_text import MARKS
+from mpreg_nb.view.marks import STEP_LOOKS, Look
 from mpreg_nb.workflows.builder import Flow, ref
 from mpreg_nb.workflows.graph import Arrow, Box, Diagram
 
@@ -118,21 +117,21 @@ def test_a_step_that_was_referred_to_by_order_only_has_a_dashed_arrow() -> None:
     assert "only the order, no result" in texts(svg)
 
 
-@pytest.mark.parametrize("status", LOOKS)
+@pytest.mark.parametrize("status", STEP_LOOKS)
 def test_a_status_is_told_by_a_word_and_a_mark(status: str) -> None:
     svg = draw(diagram(("a", "b")), {"a": status}, {"a": "on gpu-1"})
 
     assert f"{status} · on gpu-1" in texts(svg)
-    assert LOOKS[status].mark in svg
+    assert STEP_LOOKS[status].mark in svg
     assert f"<title>a, {status}, on gpu-1</title>" in svg
 
 
 def test_every_status_of_a_step_has_a_look_and_a_mark() -> None:
-    assert set(LOOKS) == set(MARKS) == set(get_args(StepStatus))
+    assert set(STEP_LOOKS) == set(MARKS) == set(get_args(StepStatus))
 
 
 def test_each_status_has_a_mark_of_its_own() -> None:
-    assert len({look.mark for look in LOOKS.values()}) == len(LOOKS)
+    assert len({look.mark for look in STEP_LOOKS.values()}) == len(STEP_LOOKS)
 
 
 def test_a_status_that_is_not_known_is_told_by_its_word() -> None:
@@ -201,7 +200,7 @@ def contrast(first: str, second: str) -> float:
     return (light + 0.05) / (dark + 0.05)
 
 
-@pytest.mark.parametrize("look", [PLAIN, *LOOKS.values()])
+@pytest.mark.parametrize("look", [PLAIN, *STEP_LOOKS.values()])
 def test_text_can_be_read_on_its_ground(look: Look) -> None:
     assert contrast(look.ink, look.ground) >= 4.5
     assert contrast(SOFT_INK, look.ground) >= 4.5

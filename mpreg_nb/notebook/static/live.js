@@ -1,21 +1,15 @@
-// live.js: the live panel. Draws the pictures that the kernel sends as traits, and keeps
-// nothing but what the user chose: tab, order, measure, frozen or not.
+// live.js: the live panel. Shows what the kernel draws, and keeps nothing but what the
+// user chose: tab, order, measure, run, frozen or not.
 //
-// A change of a picture marks its view; the next animation frame draws it, if it is the
-// one that is open and on the screen. So there is at most one drawing per frame.
+// A change of a drawing marks its view; the next animation frame shows it, if the view
+// is the one that is open and on the screen. So there is at most one change per frame.
 
 import { make, put, write } from "./dom.js";
-import { counted } from "./figures.js";
-import { viewBadge } from "./marks.js";
+import { makeBadge } from "./badge.js";
+import { changedBy, makePatcher } from "./patch.js";
 import { makeTip } from "./tip.js";
 import { makeTabs } from "./tabs.js";
-import { membersView } from "./members.js";
-import { topologyView } from "./topology.js";
-import { routesView } from "./routes.js";
-import { latencyView } from "./latency.js";
-import { callsView } from "./calls.js";
-import { runsView } from "./runs.js";
-import { makeRate } from "./rate.js";
+import { makeView, showTips } from "./view.js";
 import { makeScrolls } from "./scrolls.js";
 import { hideStill } from "./still.js";
 import { keepKeys } from "./keys.js";
@@ -29,8 +23,6 @@ const VIEW_WORDS = {
   runs: "Runs",
 };
 
-const PADDING_PX = 24; // of a view, left and right together, as live.css has it
-
 // What the user chose, by widget manager (or model, where there is none) and by id: a
 // model that is shown twice, or again, looks as it did.
 const keptByOwner = new WeakMap();
@@ -43,18 +35,30 @@ function keptOf(model) {
   if (!byId.has(id)) {
     byId.set(id, {
       tab: null,
-      frozen: null, // or the pictures as they were then
+      frozen: null, // or the drawings as they were then
       lost: false,
-      closedNote: "",
-      members: { sort: null },
-      topology: { node: null },
-      routes: { measure: "calls", cell: null },
-      latency: { axis: "log", sort: null },
-      calls: { at: null },
-      runs: { run: null, bar: null },
+      drawings: new Map(), // view -> its elements
+      taken: new Map(), // view -> the bytes that they are of, and the number of the change
+      choices: Object.fromEntries(Object.keys(VIEW_WORDS).map((view) => [view, { sort: null }])),
     });
   }
   return byId.get(id);
+}
+
+const decoder = new TextDecoder();
+
+// Take in the newest value of a trait: all elements of a view, or changes to them.
+function take(model, kept, view) {
+  const bytes = model.get(view);
+  const before = kept.taken.get(view);
+  if (!bytes || bytes === before?.bytes) return;
+  const value = JSON.parse(decoder.decode(bytes));
+  kept.taken.set(view, { bytes, number: value.number ?? null });
+  const drawing = kept.drawings.get(view);
+  if (Array.isArray(value)) kept.drawings.set(view, value);
+  else if (drawing && (before.number === null || before.number === value.number - 1)) {
+    kept.drawings.set(view, changedBy(drawing, value.changes));
+  } else kept.drawings.delete(view); // changes to what never came: all is sent again soon
 }
 
 export function render({ model, el }) {
@@ -63,8 +67,9 @@ export function render({ model, el }) {
   if (!views.includes(kept.tab)) kept.tab = views[0] ?? null;
   const root = make("section", { class: "mpreg-live", "aria-label": "Live view of the cluster" });
   const tip = makeTip(root);
-  const rate = makeRate({ tip });
-  const state = viewBadge();
+  const rate = make("span", { class: "mpreg-rate-place" });
+  const showRate = makePatcher({ place: rate, name: "", made: () => {}, arrange: (_, nodes) => nodes });
+  const state = makeBadge();
   const line = make("span", { class: "mpreg-head-line" });
   const freeze = make("button", { type: "button", class: "mpreg-button", onclick: turnFrozen });
   const close = make("button", {
@@ -82,7 +87,7 @@ export function render({ model, el }) {
   );
   const buttons = make("span", { class: "mpreg-buttons" }, freeze, close);
   root.append(
-    make("header", { class: "mpreg-head" }, state.element, line, rate.element, buttons),
+    make("header", { class: "mpreg-head" }, state.element, line, rate, buttons),
     note,
     tabs.list,
     tabs.panels,
@@ -92,36 +97,18 @@ export function render({ model, el }) {
   el.append(root);
 
   const scrolls = makeScrolls(tabs.panels);
-  const makers = {
-    members: membersView,
-    topology: topologyView,
-    routes: routesView,
-    latency: latencyView,
-    calls: callsView,
-    runs: runsView,
-  };
   const drawn = new Map();
   const stale = new Set(["head", ...views]);
-  const known = new Map(); // "node n1" or "run ab12" -> its state when it was last told
+  let states = model.get("states") ?? {}; // "node n1" or "run ab12" -> what it is
+  let answered = "";
   let frame = 0;
   let onScreen = true;
   let ended = false;
 
-  function pictureOf(name) {
-    return (kept.frozen ?? {})[name] ?? model.get(name) ?? {};
-  }
-
   function viewOf(name) {
     if (!drawn.has(name)) {
-      const view = makers[name]({
-        tip,
-        kept: kept[name],
-        send: (message) => model.send(message),
-        redraw: () => mark(name),
-        widthOf: () => tabs.panel(name).clientWidth - PADDING_PX,
-      });
-      tabs.panel(name).append(...view.elements);
-      drawn.set(name, view);
+      const send = (message) => model.send(message);
+      drawn.set(name, makeView({ place: tabs.panel(name), tip, kept: kept.choices[name], send }));
     }
     return drawn.get(name);
   }
@@ -136,7 +123,8 @@ export function render({ model, el }) {
     if (!onScreen || !root.isConnected) return; // marked still: drawn when it is seen
     if (stale.delete("head")) drawHead();
     if (kept.tab !== null && stale.delete(kept.tab)) {
-      viewOf(kept.tab).update(pictureOf(kept.tab), headNow());
+      const drawing = (kept.frozen ?? kept).drawings.get(kept.tab);
+      if (drawing !== undefined) viewOf(kept.tab).update(drawing);
       scrolls.check();
       tip.refresh();
     }
@@ -154,7 +142,11 @@ export function render({ model, el }) {
     state.update(shown);
     put(root, "data-state", shown);
     write(line, kept.frozen && live ? `${kept.frozen.head.line ?? ""}` : (head.line ?? ""));
-    rate.update(kept.frozen && live ? kept.frozen.head : head);
+    showRate((kept.frozen && live ? kept.frozen.head : head).rate ?? []);
+    // Another note or error answers what a button asked for.
+    const answer = `${head.note}|${head.error}|${head.state}`;
+    if (answer !== answered) for (const view of drawn.values()) view.answer();
+    answered = answer;
     write(freeze, kept.frozen ? "Continue" : "Pause");
     put(freeze, "title", kept.frozen ? "Show live updates again" : "Stop updates, to read the panel");
     freeze.hidden = close.hidden = !live;
@@ -173,28 +165,23 @@ export function render({ model, el }) {
   }
 
   function turnFrozen() {
-    kept.frozen = kept.frozen ? null : copyOfPictures();
+    const now = { head: model.get("head") ?? {}, drawings: new Map(kept.drawings) };
+    kept.frozen = kept.frozen ? null : now;
     for (const name of ["head", ...views]) mark(name);
     speak(kept.frozen ? "Updates are paused" : "Updates continue");
   }
 
-  function copyOfPictures() {
-    const names = ["head", ...views];
-    return Object.fromEntries(names.map((name) => [name, model.get(name) ?? {}]));
-  }
-
   // Tell what changed its state, and nothing that is only a number.
-  function tellChanges(kind, states, firstTime) {
-    const changed = [];
-    for (const [own, name, now] of states) {
-      const key = `${kind} ${own}`;
-      if (!firstTime && known.get(key) !== now) changed.push(`${name} is ${now}`);
-      known.set(key, now);
-    }
-    if (changed.length === 0) return;
-    const rest = changed.length - 3;
-    const more = rest > 0 ? `, and ${counted(rest, "more change")}` : "";
-    speak(`${changed.slice(0, 3).join(", ")}${more}`);
+  function tellChanges() {
+    const before = states;
+    states = model.get("states") ?? {};
+    const changes = Object.keys(states).filter((key) => key in before && states[key] !== before[key]);
+    const fresh = Object.keys(states).filter((key) => !(key in before));
+    const said = [...changes, ...fresh].map((key) => states[key]);
+    if (said.length === 0) return;
+    const rest = said.length - 3;
+    const more = rest > 0 ? `, and ${rest} more ${rest === 1 ? "change" : "changes"}` : "";
+    speak(`${said.slice(0, 3).join(", ")}${more}`);
   }
 
   function speak(sentence) {
@@ -202,37 +189,32 @@ export function render({ model, el }) {
     spoken.replaceChildren(make("span", { text: sentence }));
   }
 
-  function nodeStates() {
-    const rows = model.get("members")?.rows ?? model.get("topology")?.nodes ?? [];
-    return rows.filter((row) => row.kind !== "client").map((row) => [row.node, row.node, row.state]);
-  }
-
-  function runStates() {
-    return (model.get("runs")?.runs ?? []).map((run) => [run.run, run.workflow, run.status]);
-  }
-
-  const listeners = new Map([["head", () => everything()]]);
+  const listeners = new Map([
+    ["head", headChanged],
+    ["states", tellChanges],
+  ]);
   for (const view of views) listeners.set(view, () => changed(view));
 
-  function everything() {
-    const live = headNow().state === "live";
-    if (!live) kept.frozen = null; // what ended is shown as it ended
-    for (const name of ["head", ...views]) mark(name);
+  function headChanged() {
+    if (kept.frozen !== null && headNow().state !== "live") {
+      kept.frozen = null; // what ended is shown as it ended
+      for (const view of views) mark(view);
+    }
+    mark("head");
   }
 
   function changed(view) {
-    if (view === "runs") tellChanges("run", runStates(), false);
-    else if (view === "members" || view === "topology") tellChanges("node", nodeStates(), false);
+    take(model, kept, view);
     if (kept.frozen === null) mark(view);
   }
 
   function lose() {
     kept.lost = true;
-    everything();
+    headChanged();
   }
 
-  tellChanges("node", nodeStates(), true);
-  tellChanges("run", runStates(), true);
+  for (const view of views) take(model, kept, view);
+  showTips(rate, tip);
   for (const [name, listener] of listeners) model.on(`change:${name}`, listener);
   model.on("comm_live_update", lose);
 
@@ -243,18 +225,16 @@ export function render({ model, el }) {
     if (onScreen) mark("head");
   });
   sight.observe(root);
-  let width = 0;
   const measure = new ResizeObserver(() => {
     // Called once after it was put into the page: only then the still can be found.
     if (root.isConnected) showStill ??= hideStill(model.get("id"), el);
-    if (root.clientWidth === width) return;
-    width = root.clientWidth;
-    for (const name of views) mark(name);
+    scrolls.check();
   });
   measure.observe(root);
 
   if (kept.tab !== null) tabs.show(kept.tab);
   mark("head");
+  model.send({ do: "ready" });
 
   return () => {
     ended = true;

@@ -13,10 +13,10 @@ export function makeTip(root) {
   let shown = null; // { anchor, content }: what is told, and about which element
 
   function fill() {
-    const { title, rows = [], note = "" } = shown.content();
+    const [title, rows, note] = shown.content();
     const lines = rows.flatMap(([name, value]) => [
       make("div", { class: "mpreg-tip-name", text: name }),
-      make("div", { class: "mpreg-tip-value", text: value }),
+      make("div", { class: "mpreg-tip-value", text: wordsOf(value, shown.anchor) }),
     ]);
     element.replaceChildren(make("div", { class: "mpreg-tip-title", text: title }));
     if (lines.length) element.append(make("div", { class: "mpreg-tip-rows" }, ...lines));
@@ -61,15 +61,18 @@ export function makeTip(root) {
     place();
   }
 
-  // Tell `content()` while the pointer is on `target`, or the focus.
-  function tell(target, content) {
-    target.addEventListener("pointerenter", () => show(target, content));
-    target.addEventListener("pointerleave", () => hide(target));
-    target.addEventListener("focus", () => {
-      if (target.matches(":focus-visible")) show(target, content);
-    });
-    target.addEventListener("blur", () => hide(target));
-  }
+  return { show, hide, refresh };
+}
 
-  return { element, show, hide, refresh, tell };
+// A tip as one sentence; `anchor` is the chart that it belongs to.
+export function sayTip([title, rows, note], anchor) {
+  const figures = rows.map(([name, value]) => `${name} ${wordsOf(value, anchor)}`);
+  return `${title}: ${figures.join(", ") || note}`;
+}
+
+// A number is a moment: the time from then to the picture, `data-now` of its chart.
+function wordsOf(value, anchor) {
+  if (typeof value === "string") return value;
+  const s = Math.max(0, Number(anchor.getAttribute("data-now")) - value);
+  return `${s < 10 ? s.toFixed(1) : s.toFixed(0)} s ago`;
 }

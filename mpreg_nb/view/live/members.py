@@ -3,14 +3,32 @@
 import math
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import NodeSnapshot, Snapshot
+from mpreg_nb.units import count, duration
 from mpreg_nb.view.frames import NODES, served
 from mpreg_nb.view.frames import frame as table_frame
 from mpreg_nb.view.html import STATES, WIDE
-from mpreg_nb.view.live.sparks import spark
+from mpreg_nb.view.live import charts
+from mpreg_nb.view.live.charts import (
+    NOTHING,
+    Column,
+    Tip,
+    empty,
+    figure_cell,
+    megabytes,
+    name_cell,
+    seconds,
+    spark,
+    spark_image,
+    tip,
+    whole,
+)
+from mpreg_nb.view.marks import NODE_LOOKS, badge
+from mpreg_nb.view.markup import Element, Node, element
 from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import Cell, Image, Marked, Table
 
@@ -29,6 +47,13 @@ KEPT = 60
 
 MOST_ROWS = 40
 """Of a still table, first those that are not well; the frame has all."""
+
+
+CPU_LEAST, MEMORY_LEAST_MB = 5.0, 4.0
+"""The smallest ranges that the height of a curve stands for."""
+
+STATES_IN_ORDER = ("dead", "suspect", "left", "alive")
+SHOWN_RESOURCES = 2
 
 
 class Readings:
@@ -116,6 +141,170 @@ def _load(load: Load | None) -> dict[str, Any]:
     }
 
 
+# -------------------------------------------------------------------- drawing
+
+COLUMNS = (
+    Column("node", "Node", "Sort by name"),
+    Column("state", "State", "Sort by state, failed nodes first"),
+    Column("busy", "Busy", "Running calls, of all slots"),
+    Column("queued", "Queue", "Calls that wait for a slot", number=True),
+    Column("rtt", "RTT", "Round-trip time from the entry node", number=True),
+    Column(
+        "cpu", "CPU", "Percent of one core, of the node and its workers", number=True
+    ),
+    Column(
+        "memory", "Memory", "Resident memory of the node and its workers", number=True
+    ),
+    Column("functions", "Functions", "Functions that the node serves", number=True),
+    Column("resources", "Resources", "Resources that the node holds", sorts=False),
+    Column("uptime", "Uptime", "Time since the node started", number=True),
+    Column(
+        "drill", "Test failure", "For nodes that this notebook started", sorts=False
+    ),
+)
+
+
+def drawing(picture: dict[str, Any]) -> list[Element]:
+    """Return the nodes as a table that can be sorted, with a button to kill them."""
+    rows = picture["rows"]
+    if not rows:
+        return empty("No node is known yet.")
+    drawn = [_live_row(_Row(row, picture["every_s"])) for row in rows]
+    drills = any(row["own"] for row in rows)
+    label = "Members of the cluster"
+    return [charts.table(label, COLUMNS, drawn, data_drills=drills)]
+
+
+class _Row:
+    """A row with its content as its identity, for the cache of drawn rows."""
+
+    __slots__ = ("_content", "every_s", "values")
+
+    def __init__(self, values: dict[str, Any], every_s: float) -> None:
+        self.values, self.every_s = values, every_s
+        self._content = (
+            every_s,
+            *(tuple(v) if isinstance(v, list) else v for v in values.values()),
+        )
+
+    def __hash__(self) -> int:
+        return hash(self._content)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Row) and self._content == other._content
+
+
+@lru_cache(maxsize=512)
+def _live_row(row: _Row) -> Element:
+    """Return a row of the table; most rows are the same in the next picture."""
+    values = row.values
+    cells = _cells(values, row.every_s)
+    return charts.table_row(COLUMNS, values["node"], cells, _values(values))
+
+
+def _values(row: dict[str, Any]) -> dict[str, Any]:
+    """Return what the columns of a row are sorted by."""
+    busy = None if row["busy"] is None else row["busy"] / max(1, row["slots"])
+    return {
+        "node": row["node"],
+        "state": STATES_IN_ORDER.index(row["state"]),
+        "busy": busy,
+        "queued": row["queued"],
+        "rtt": row["rtt_ms"],
+        "cpu": row["cpu_percent"],
+        "memory": row["memory_mb"],
+        "functions": row["functions"],
+        "uptime": row["uptime_s"],
+    }
+
+
+def _cells(row: dict[str, Any], every_s: float) -> list[Node]:
+    busy = NOTHING if row["busy"] is None else f"{row['busy']}/{row['slots']}"
+    cpu = row["cpu_percent"]
+    return [
+        name_cell(row["node"], tabindex="-1", tip=_told(row)),
+        badge(NODE_LOOKS[row["state"]], row["state"]),
+        charts.bar(row["busy"] or 0, row["slots"], busy),
+        figure_cell(whole(row["queued"])),
+        figure_cell(NOTHING if row["rtt_ms"] is None else duration(row["rtt_ms"])),
+        _course(
+            f"CPU of {row['node']}",
+            spark(row["cpu"], least=CPU_LEAST, zero=True),
+            NOTHING if cpu is None else _percent(cpu),
+            [_percent(edge) for edge in _edges(row["cpu"])],
+            len(row["cpu"]) * every_s,
+        ),
+        _course(
+            f"Memory of {row['node']}",
+            spark(row["memory"], least=MEMORY_LEAST_MB),
+            megabytes(row["memory_mb"]),
+            [megabytes(edge) for edge in _edges(row["memory"])],
+            len(row["memory"]) * every_s,
+        ),
+        figure_cell(whole(row["functions"])),
+        _chips(row["resources"]),
+        figure_cell(seconds(row["uptime_s"])),
+        element("span", _kill(row)),
+    ]
+
+
+def _edges(numbers: list[float]) -> tuple[float, ...]:
+    return (min(numbers), max(numbers)) if numbers else ()
+
+
+def _percent(value: float) -> str:
+    return f"{value:.0f} %" if value >= 9.95 else f"{value:.1f} %"
+
+
+def _told(row: dict[str, Any]) -> Tip:
+    slots = count(row["slots"] // (row["workers"] or 1), "slot")
+    return tip(
+        row["node"],
+        ("host", row["host"] or NOTHING),
+        ("python", row["python"] or NOTHING),
+        ("workers", f"{row['workers']} \N{MULTIPLICATION SIGN} {slots}"),
+        ("uptime", seconds(row["uptime_s"])),
+        ("resources", ", ".join(row["resources"]) or "none"),
+        note=f"{'Started' if row['own'] else 'Not started'} by this notebook.",
+    )
+
+
+def _course(
+    title: str, drawn: Element, now: str, edges: list[str], shown_s: float
+) -> Element:
+    """Return a number with its course over the last minutes."""
+    past = zip(("lowest", "highest"), edges, strict=False)
+    shown = ("shown", seconds(shown_s)) if edges else None
+    told = tip(title, ("now", now), *past, shown)
+    return element("span", drawn, figure_cell(now), class_="mpreg-course", tip=told)
+
+
+def _chips(names: list[str]) -> Element:
+    rest = len(names) - SHOWN_RESOURCES
+    return element(
+        "span",
+        *(
+            element("span", name, class_="mpreg-chip", title=name, key=name)
+            for name in names[:SHOWN_RESOURCES]
+        ),
+        element("span", f"+{rest}", class_="mpreg-soft") if rest > 0 else None,
+        class_="mpreg-chips",
+        title=", ".join(names) if rest > 0 else None,
+    )
+
+
+def _kill(row: dict[str, Any]) -> Element | None:
+    if not row["own"] or row["state"] not in ("alive", "suspect"):
+        return None
+    ask = {
+        "word": "Kill",
+        "question": "Really?",
+        "label": f"Kill node {row['node']}",
+        "send": {"do": "kill", "node": row["node"]},
+    }
+    return element("span", class_="mpreg-act", key="kill", ask=ask)
+
+
 def frame(picture: dict[str, Any]) -> "pd.DataFrame":
     """Return the rows of `cluster.nodes()`, of this moment."""
     rows = []
@@ -177,9 +366,12 @@ def _figures(row: dict[str, Any], *, curves: bool) -> list[Cell]:
     ]
     if curves:
         cpu, memory = row["cpu"], row["memory"]
-        figures.append(Image(spark(cpu, "CPU in the last minutes", most=10.0)))
-        top_mb = 1.3 * max(memory, default=0)
-        figures.append(Image(spark(memory, "memory in the last minutes", most=top_mb)))
+        titles = "CPU in the last minutes", "memory in the last minutes"
+        drawn = (
+            spark_image(cpu, titles[0], least=CPU_LEAST, zero=True),
+            spark_image(memory, titles[1], least=MEMORY_LEAST_MB),
+        )
+        figures += map(Image, drawn)
     return figures
 
 

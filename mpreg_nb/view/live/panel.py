@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from mpreg_nb.names import nearest
 from mpreg_nb.view.images import FOLLOWS
 from mpreg_nb.view.live import calls, head, latency, members, routes, runs, topology
+from mpreg_nb.view.markup import Element
 from mpreg_nb.view.palette import LINE
 from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.tables import safe
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 
 Picture: TypeAlias = dict[str, Any]
-"""What one view shows at one moment; all of it can be JSON. Never changed."""
+"""What one view shows at one moment, as data. Never changed."""
 
 _MODULES: dict[str, ModuleType] = {
     "members": members,
@@ -99,6 +100,26 @@ def text(pictures: Mapping[str, Picture]) -> str:
             parts += [f"\n{view}"] if several else []
             parts.append(_MODULES[view].text(pictures[view]))
     return "\n".join(parts)
+
+
+def drawing(view: str, picture: Picture) -> list[Element]:
+    """Return what a live panel shows of a view; "head" is a view here too."""
+    module = head if view == "head" else _MODULES[view]
+    made: list[Element] = module.drawing(picture) if picture else []
+    return made
+
+
+def states(pictures: Mapping[str, Picture]) -> dict[str, str]:
+    """Return what a screen reader is told of when it changes: "n3 is dead"."""
+    nodes = pictures.get("members", {}).get("rows") or [
+        node
+        for node in pictures.get("topology", {}).get("nodes", ())
+        if node["kind"] != "client"
+    ]
+    told = {f"node {row['node']}": f"{row['node']} is {row['state']}" for row in nodes}
+    for run in pictures.get("runs", {}).get("runs", ()):
+        told[f"run {run['run']}"] = f"{run['workflow']} is {run['status']}"
+    return told
 
 
 def frame(view: str, picture: Picture) -> "pd.DataFrame":

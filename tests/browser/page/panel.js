@@ -2,10 +2,17 @@
 
 import { render } from "/static/live.js";
 
+// The views, whose drawings come as bytes.
+const VIEWS = ["members", "topology", "routes", "latency", "calls", "runs"];
+
+const encoded = (name, value) =>
+  VIEWS.includes(name) ? new TextEncoder().encode(JSON.stringify(value)) : value;
+
 // What of anywidget's model the panel uses.
 class Model {
   constructor(traits) {
-    this.traits = traits;
+    const values = Object.entries(traits).map(([name, value]) => [name, encoded(name, value)]);
+    this.traits = Object.fromEntries(values);
     this.sent = [];
     this.listeners = new Map();
   }
@@ -15,7 +22,7 @@ class Model {
   }
 
   set(name, value) {
-    this.traits[name] = value;
+    this.traits[name] = encoded(name, value);
     for (const listener of this.listeners.get(`change:${name}`) ?? []) listener();
   }
 

@@ -15,8 +15,8 @@ from mpreg_nb.view.live import (
     runs,
     topology,
 )
+from mpreg_nb.view.live.head import CallRate
 from mpreg_nb.view.live.lanes import Lanes
-from mpreg_nb.view.live.pace import CallRate
 from tests.support.builders import call, node, offer, snapshot
 
 EVIL = "<script>alert(1)</script>"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpreg_nb.view.live.pace import KEPT_S, NOW_S, CallRate
+from mpreg_nb.view.live.head import KEPT_S, NOW_S, CallRate
 from tests.support.builders import call
 
 NOW = 1_750_000_000.0
