@@ -1,4 +1,4 @@
-"""The functions that are called when calls are measured."""
+"""The functions that the benchmark calls."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ GATHER = "bench_gather"
 
 
 def same(value: Any) -> Any:
-    """Return `value`; what a call costs beyond this is ours."""
+    """Return `value`; all other cost of a call is ours."""
     return value
 
 

@@ -1,4 +1,4 @@
-"""Measures all rows of the benchmark, beside a bare echo that gives the unit.
+"""Measures all rows of the benchmark in units of a bare echo.
 
 Latencies are taken while idle spinners keep the processors awake, since a halted
 virtual processor takes tens of microseconds to wake, which is most of what an echo
@@ -113,7 +113,7 @@ while os.getppid() == parent:
 
 @contextlib.contextmanager
 def awake() -> Iterator[bool]:
-    """Keep all processors awake inside; yields whether this system can."""
+    """Keep all processors awake in the block; yield whether this system supports it."""
     if not hasattr(os, "SCHED_IDLE"):
         yield False
         return
@@ -145,7 +145,7 @@ Taken = tuple[float, float, float, float]
 
 
 def check_only(only: str, *, nodes: int = 2) -> None:
-    """Refuse `only` if no row that can be measured on so many nodes has it in its name.
+    """Raise if no row that so many nodes can measure contains `only` in its name.
 
     Raises:
         ValueError: there is none; the message names all.
@@ -165,7 +165,7 @@ def mapped_row(nodes: int) -> str:
 
 
 class Stopped(Exception):
-    """The measurement was told to stop."""
+    """The measurement was stopped."""
 
 
 class Measurement:
@@ -186,17 +186,17 @@ class Measurement:
         )
 
     def start(self) -> None:
-        """Begin; returns at once."""
+        """Start the measurement and return at once."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End what is being measured, within a fraction of a second."""
+        """End the measurement within a fraction of a second."""
         self._stopping.set()
         self._loop.call_soon_threadsafe(self._cancel)
         self.join()
 
     def join(self) -> None:
-        """Return when nothing of it is left."""
+        """Wait for the end of the measurement."""
         self._thread.join()
         self._loop.close()
 

@@ -25,7 +25,7 @@ from mpreg_nb.workflows.graph import Reference
 
 @dataclass(frozen=True, slots=True)
 class Testbed:
-    """A blocking cluster, and clients of an event loop: what rows measure with."""
+    """The cluster and clients that rows measure with: blocking and asynchronous."""
 
     cluster: Cluster
     direct: Client
@@ -63,7 +63,7 @@ def own_nodes() -> Iterator[Cluster]:
 
 
 def prepare(cluster: Cluster) -> tuple[str, str]:
-    """Register what is called; return the names of the nodes to measure with.
+    """Register the functions; return the names of the nodes to measure with.
 
     Raises:
         MpregError: no node of the cluster is alive.
@@ -204,7 +204,7 @@ TWO_NODES = {"call, forwarded", "call, direct link", "chain of 8, alternating"}
 
 
 def blocking_latencies_us(lab: Testbed, count: int) -> list[float]:
-    """Return how long calls took that block a thread, as cells do."""
+    """Return latencies of calls that block a thread, as in cells."""
     view = lab.cluster.on(node=lab.first)
     call, clock, taken = view.call, time.perf_counter, []
     for _ in range(count):

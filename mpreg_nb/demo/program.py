@@ -1,4 +1,4 @@
-"""`mpreg-nb demo`: a cluster, a workflow on real data, what there is to see of it."""
+"""`mpreg-nb demo`: starts a cluster, runs a workflow on real data, shows reports."""
 
 import os
 import time

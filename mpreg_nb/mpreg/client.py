@@ -1,4 +1,4 @@
-"""`MPREGClientAPI`, commands of one request, and the errors that it reports.
+"""`MPREGClientAPI`, the commands of a request, and the errors that it raises.
 
 An error that a function raised is still an instance of its class; its text names the
 command, the error and the types of the arguments. `.original` has the text before.
@@ -80,7 +80,7 @@ class RPCCommand:
 
 @dataclass(frozen=True, slots=True)
 class PackedCommand:
-    """A command, ready to be sent."""
+    """A command with pickled arguments."""
 
     command: RPCCommand
     parts: tuple[Buffer, ...]
@@ -88,7 +88,7 @@ class PackedCommand:
 
 
 def pack_commands(commands: Sequence[RPCCommand]) -> list[PackedCommand]:
-    """Find what refers to what, and pickle the arguments.
+    """Find the references between commands, and pickle their arguments.
 
     Raises:
         InvalidWorkflow: two commands have one name, or they wait for each other.
@@ -119,7 +119,7 @@ def _packed(command: RPCCommand, others: Container[str]) -> PackedCommand:
 
 @dataclass(frozen=True, slots=True)
 class ResultOf:
-    """Stands for the result of command `step`, or the field that `path` leads to."""
+    """A reference to the result of command `step`, or to the field at `path`."""
 
     step: str
     path: tuple[str, ...]
@@ -131,7 +131,7 @@ class ResultOf:
 
 
 class _References:
-    """Puts references in the place of strings that are some.
+    """Replaces strings that name results by references.
 
     Containers without any are passed on as they are.
     """
@@ -175,7 +175,7 @@ _classes: "weakref.WeakKeyDictionary[type, type]" = weakref.WeakKeyDictionary()
 
 
 def report(error: RemoteError) -> None:
-    """Let `error` say what MPREG says of a function that failed."""
+    """Give `error` the text that MPREG has for a failed function."""
     if "_line" in vars(error):
         return
     told = message_of(error)
@@ -212,7 +212,7 @@ def _line(error: RemoteError) -> str:
 
 
 def _reduce(error: RemoteError) -> tuple[Any, ...]:
-    """Travel as the error before, whose class can be found or made anew."""
+    """Pickle as the original error, whose class the receiver can import or rebuild."""
     cls: Any = type(error).__bases__[0]
     make, args = cls.__reduce__(error)
     args = tuple(cls if arg is type(error) else arg for arg in args)
@@ -355,7 +355,7 @@ class MPREGClientAPI:
 
     @property
     def _client(self) -> Self:
-        """Itself: MPREG's examples write `client._client.request(...)`."""
+        """This client: examples of MPREG write `client._client.request(...)`."""
         return self
 
     def _connected(self) -> Client:
@@ -381,7 +381,7 @@ class MPREGClientAPI:
 
 
 async def _check(caller: Client, packed: Sequence[PackedCommand]) -> None:
-    """Raise NoRoute, before anything runs, for what no live node could run."""
+    """Raise NoRoute, before any command runs, for one that no live node can run."""
     if _nowhere_to_go(caller, packed) is not None:
         await caller.snapshot()  # what this client knew may be old
     refused = _nowhere_to_go(caller, packed)

@@ -70,7 +70,7 @@ class MPREGSettings:
     """How long `shutdown` lets running calls go on."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refuse settings that there are not, with the nearest that there is."""
+        """Raise for unknown settings; the error names the nearest setting."""
         known = [known.name for known in fields(cls)]
         for given in kwargs:
             if given not in known:
@@ -321,7 +321,7 @@ class MPREGServer:
 def _soon(
     loop: asyncio.AbstractEventLoop, work: Callable[[str], None], name: str
 ) -> None:
-    """Do `work` now where that is on `loop`, else let `loop` do it."""
+    """Run `work` now if this is the thread of `loop`, else schedule it there."""
     try:
         here = asyncio.get_running_loop() is loop
     except RuntimeError:
@@ -333,14 +333,14 @@ def _soon(
 
 
 async def _refusal(node: Node) -> None:
-    """Return when the peers have said that they do not take `node` in."""
+    """Return when the peers have rejected `node`."""
     await node.joined.wait()
     if not node.refused:
         await node.ended.wait()
 
 
 async def _first(*waits: Coroutine[Any, Any, object]) -> None:
-    """Return when one of `waits` has; the others are cancelled."""
+    """Return when the first of `waits` has returned; cancel the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -40,7 +40,7 @@ def run_body(
 def run_step(
     source: str, filename: str, outputs: tuple[str, ...], /, **names: Any
 ) -> Any | Coroutine[Any, Any, Any]:
-    """Run `source` and return what it set: one of `outputs`, or a dict of them.
+    """Run `source` and return its outputs: one value, or a dict of several.
 
     Without any, the value of its last expression, else None. A coroutine that does
     so, where `source` awaits at its own level.
@@ -69,7 +69,7 @@ _folder: list[str] = []
 def run_kept(
     source: str, filename: str, is_silent: bool, /, **names: Any
 ) -> Any | Coroutine[Any, Any, Any]:
-    """Run `source` with what such cells before it have left in this process.
+    """Run `source` with the variables that earlier cells kept in this process.
 
     Returns the value of its last expression, or None, and the names that cells have
     set so far. A coroutine that does so, where `source` awaits at its own level.
@@ -93,14 +93,14 @@ def run_kept(
 
 
 def _notice_own() -> None:
-    """Count what cells have set or deleted as theirs, whatever the notebook sent."""
+    """Record which variables the cells set or deleted: these win over the notebook."""
     for name, value in list(_sent.items()):
         if _here.get(name, _sent) is not value:
             del _sent[name]
 
 
 def parsed(source: str, filename: str = "<cell>") -> ast.Module:
-    """Return the tree of a body, with lines of IPython as what they do on a node.
+    """Return the tree of a body, with `%` and `!` lines rewritten.
 
     Raises:
         SyntaxError: it is no Python.
@@ -113,13 +113,13 @@ def parsed(source: str, filename: str = "<cell>") -> ast.Module:
 
 
 def _is_timed(block: ast.With) -> bool:
-    """Whether `%time` has made a block; its last expression is the value then."""
+    """Return whether `%time` made a block, whose last expression is the value."""
     called = block.items[0].context_expr
     return ast.unparse(called) == f"{LINES}.timed()"
 
 
 def compiled(source: str, filename: str) -> CodeType:
-    """Return the code of a body, which keeps the value of its last expression.
+    """Compile a body, so that the value of its last expression is kept.
 
     Raises:
         SyntaxError: it is no Python; `await` at its own level is.
@@ -146,7 +146,7 @@ def _run(
     *,
     keeps: bool = False,
 ) -> Any:
-    """Run `source`; return what `outcome` makes of the variables and the value."""
+    """Run `source`; return `outcome` of its variables and its value."""
     from mpreg_nb.serialize.tracebacks import learn_sources
 
     learn_sources({filename: source})
@@ -161,7 +161,7 @@ def _run(
 def _with_lines(
     code: CodeType, namespace: dict[str, Any], outcome: _Outcome, *, keeps: bool
 ) -> Any:
-    """Run code that has lines of IPython."""
+    """Run code with `%` and `!` lines."""
     from mpreg_nb.notebook.worker_lines import Lines
 
     namespace[LINES] = lines = Lines(namespace)

@@ -1,4 +1,4 @@
-"""The end of a run, for a page that was loaded again while its cell ran.
+"""The end of a run, for a page that was reloaded while its cell ran.
 
 A front end takes in only the outputs of requests that it has sent itself. So such a
 page keeps the picture that was saved last, and would show for ever that the run goes
@@ -19,7 +19,7 @@ _HIDDEN = "none"
 
 
 class LateEnd:
-    """Shows the end of a run where the front end no longer takes in the outputs."""
+    """Shows the end of a run when the front end no longer accepts outputs."""
 
     def __init__(self, publisher: Any, picture: str) -> None:
         """picture: the id of the picture that the end takes the place of."""
@@ -34,7 +34,7 @@ class LateEnd:
         self._place.put({**data, "text/plain": ""})
 
     def show(self, html: str) -> None:
-        """Show `html`, and no picture any more."""
+        """Show `html` in place of the picture."""
         from mpreg_nb.notebook.widgets import of_no_cell
 
         # The page that has the output shows the end already, and needs no widget.
@@ -42,7 +42,7 @@ class LateEnd:
         of_no_cell(lambda: self._draw(html))
 
     def close(self) -> None:
-        """Let go of what is shown."""
+        """Release the output."""
         from mpreg_nb.notebook.widgets import of_no_cell
 
         def close() -> None:
@@ -60,13 +60,13 @@ class LateEnd:
 
 
 class LateEnds:
-    """Those of one shell."""
+    """The LateEnd objects of one shell."""
 
     def __init__(self) -> None:
         self._kept: deque[LateEnd] = deque()
 
     def make(self, publisher: Any, picture: str) -> LateEnd:
-        """Return one for the picture of that id."""
+        """Return a LateEnd for the picture with this id."""
         if len(self._kept) == MOST_ENDS:
             self._kept.popleft().close()
         made = LateEnd(publisher, picture)
@@ -74,6 +74,6 @@ class LateEnds:
         return made
 
     def close(self) -> None:
-        """Let go of all."""
+        """Release all outputs."""
         while self._kept:
             self._kept.pop().close()

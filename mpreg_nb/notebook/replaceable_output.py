@@ -1,4 +1,4 @@
-"""A place among the outputs of a cell, whose content can be replaced."""
+"""An output of a cell whose content can be replaced."""
 
 import uuid
 from collections.abc import Mapping

@@ -31,14 +31,14 @@ _NONE = -1  # as Python says that nobody is woken
 
 
 class InterruptAlarm:
-    """Wakes the loop of a kernel at signals, as soon as there is that loop."""
+    """Wakes the event loop of a kernel on signals, once the loop runs."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ends: tuple[socket.socket, socket.socket] | None = None
 
     def set(self, *_: object) -> None:
-        """Begin, where a loop runs in the main thread and nothing wakes it yet."""
+        """Install the alarm if a loop runs in the main thread and has none."""
         if self._ends or threading.current_thread() is not threading.main_thread():
             return
         try:
@@ -58,7 +58,7 @@ class InterruptAlarm:
         self._loop.add_reader(read.fileno(), read.recv, 512)
 
     def stop(self) -> None:
-        """End it."""
+        """Remove the alarm."""
         if self._ends is None or self._loop is None:
             return
         (read, write), self._ends = self._ends, None
@@ -88,7 +88,7 @@ def attach_interrupts(shell: Any) -> Callable[[], None]:
 
 
 class Session:
-    """One shell. Until it is closed, what comes from nodes reads well in its cells."""
+    """One shell: its cluster, its variables, and the output of nodes in its cells."""
 
     def __init__(self, shell: "InteractiveShell") -> None:
         # Here, since they load the client: loading the extension costs little.
@@ -144,7 +144,7 @@ class Session:
         self.shell.user_ns[name] = value
 
     def variable(self, name: str) -> Any:
-        """Return what `name` stands for; dots lead to attributes.
+        """Return the value of the variable `name`; dots lead to attributes.
 
         Raises:
             Misuse: there is nothing of that name.
@@ -214,7 +214,7 @@ class Session:
             raise
 
     def run(self, name: str) -> "Run":
-        """Return the run that is in variable `name`, or the newest that it says.
+        """Return the run in variable `name`, or the newest run of that name or id.
 
         That is the last run of the workflow that is in the variable, or of that
         name, or the run of this id.
@@ -249,7 +249,7 @@ class Session:
         return found
 
     def flow_names(self) -> list[str]:
-        """Return what workflows can be called by: variables, and their own names."""
+        """Return the names of workflows: variables, and their own names."""
         return sorted({name for v, flow in self._flows() for name in (v, flow.name)})
 
     def _flows(self) -> "Iterator[tuple[str, Flow[Any, Any]]]":
@@ -297,7 +297,7 @@ def end_session() -> None:
 
 
 def meet() -> None:
-    """Begin a session where this process is a notebook or an IPython terminal."""
+    """Start a session if this process is a notebook or an IPython terminal."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is not None:

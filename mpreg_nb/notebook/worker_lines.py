@@ -1,4 +1,4 @@
-"""What lines with `%` and `!` do in a worker; imported only for cells with some."""
+"""Runs `%` and `!` lines in a worker; imported only for cells that have such lines."""
 
 import importlib
 import os
@@ -23,14 +23,14 @@ Values = dict[str, Any]
 
 
 class Lines:
-    """Runs the lines of one cell. What they set in the environment ends with it."""
+    """Runs the lines of one cell; restores the environment when the cell ends."""
 
     def __init__(self, namespace: dict[str, Any]) -> None:
         self._namespace = namespace
         self._replaced: dict[str, str | None] = {}  # variables, as they were
 
     def end(self) -> None:
-        """Put the environment back."""
+        """Restore the environment."""
         for name, value in self._replaced.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -40,19 +40,19 @@ class Lines:
     # ----------------------------------------------------------------- commands
 
     def system(self, command: str, values: Values | None = None) -> None:
-        """Run a command of the shell, and print what it prints as it does."""
+        """Run a shell command, and print its output as it appears."""
         command = filled(command, values or {})
         self._namespace["_exit_code"] = _run(command, is_shell=True)
 
     def getoutput(self, command: str, values: Values | None = None) -> Any:
-        """Run a command of the shell, and return the lines that it prints."""
+        """Run a shell command, and return the lines of its output."""
         lines: list[str] = []
         command = filled(command, values or {})
         self._namespace["_exit_code"] = _run(command, is_shell=True, put=lines.append)
         return _lines("".join(lines).splitlines())
 
     def run_line_magic(self, name: str, line: str, values: Values | None = None) -> Any:
-        """Run a magic that makes sense here."""
+        """Run a line magic that is supported on nodes."""
         if name in ("sx", "system"):
             return self.getoutput(line, values)
         return getattr(self, f"_{name}")(filled(line, values or {}).strip())
@@ -197,7 +197,7 @@ def _run(
     given: str | None = None,
     put: Callable[[str], object] = _print,
 ) -> int:
-    """Run a command to its end, also if this is interrupted; return its exit code.
+    """Run a command to its end, also after an interrupt; return its exit code.
 
     given: what it reads from stdin.
     put: takes what it writes, as it does.
@@ -227,7 +227,7 @@ def _run(
 
 
 def _file_of(text: str) -> int:
-    """Return a descriptor that reads `text`; a pipe could hold only so much."""
+    """Return a descriptor to read `text` from; a pipe would block on long texts."""
     import tempfile
 
     with tempfile.TemporaryFile() as file:
@@ -237,7 +237,7 @@ def _file_of(text: str) -> int:
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """End a command with all that it has started."""
+    """Kill a command and all processes that it has started."""
     import psutil
 
     try:

@@ -1,4 +1,4 @@
-"""What a map is made of: a value taken apart into items, and put together again.
+"""Splits the value of a map into items, and gathers their results.
 
 Split, a value is a head and parts. The head is a list in msgpack with an entry for
 each item: its pickle, if that is small, else how many of the parts are the item's,
@@ -116,7 +116,7 @@ def gather(items: Sequence[Sequence[Buffer]]) -> tuple[Buffer, ...]:
 
 
 def open_all(items: Sequence[Sequence[Buffer]]) -> list[Any]:
-    """Return what is in `items`. Pickles call this."""
+    """Return the values of `items`. Pickles call this."""
     from mpreg_nb.serialize.pickle import unpack
 
     return [unpack(parts, name=f"item[{n}]") for n, parts in enumerate(items)]

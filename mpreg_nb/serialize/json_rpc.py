@@ -46,7 +46,7 @@ def mention(text: str, names: Container[str]) -> tuple[str, tuple[str, ...]] | N
 
 
 class Others:
-    """All names but one: a command never refers to itself."""
+    """All names except one: a command never refers to itself."""
 
     __slots__ = ("_me", "_names")
 
@@ -182,7 +182,7 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Frame(msgspec.Struct, frozen=True):
-    """A request whose fields are read one by one, so that a bad one is answered."""
+    """A request with raw fields, read one by one to answer bad ones by an error."""
 
     u: Raw = Raw(b'""')
     role: Raw = Raw(b"null")
@@ -210,7 +210,7 @@ class JsonRefused(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonStep:
-    """A command that was read: what a node needs to know of it."""
+    """A parsed command, as a node runs it."""
 
     name: str
     function: str
@@ -221,7 +221,7 @@ class JsonStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonRequest:
-    """A request that was read and understood."""
+    """A parsed and valid request."""
 
     u: RequestName
     steps: tuple[JsonStep, ...]
@@ -267,7 +267,7 @@ def results_answer(u: RequestName, results: Mapping[str, bytes]) -> str:
 
 
 def error_answer(u: RequestName, code: Code, message: str, details: object) -> str:
-    """Return the answer that says why there are no results."""
+    """Return the answer with an error."""
     text = message.encode(errors="backslashreplace").decode()
     error = {"code": code, "message": text, "details": details}
     return msgspec.json.encode({"r": None, "error": error, "u": u}).decode()

@@ -1,4 +1,4 @@
-"""Values, calls and functions to bytes and back: the only door to cloudpickle.
+"""Values, calls and functions to bytes and back; the only user of cloudpickle.
 
 Parts are the pickle first, then its out-of-band buffers. Nodes pass parts on and
 never open them; clients and workers do that here.
@@ -64,7 +64,7 @@ census = Census(reductions._PICKLE_BY_VALUE_MODULES)
 
 
 class Form(Enum):
-    """How classes by value are written."""
+    """The form in which classes by value are written."""
 
     APART = auto()  # as a pickle of their own, remembered: for arguments and results
     WHOLE = auto()  # in the stream, sharing what they use with it: for functions
@@ -72,7 +72,7 @@ class Form(Enum):
 
 
 class ByValue:
-    """To stand before cloudpickle's pickler among the bases of a pickler."""
+    """A base class before cloudpickle's pickler: writes the user's code by value."""
 
     # What unpickling calls for a class written apart, and for one in the stream;
     # and of cloudpickle, whether others can import a class, and how to write a
@@ -100,7 +100,7 @@ class ByValue:
         self._locks: set[int] = set()  # ids of those that modules of the user's hold
 
     def reducer_override(self, obj: Any) -> Any:
-        """Return how to write `obj`, where that is a matter of this module."""
+        """Return how to reduce `obj`, or NotImplemented to leave it to cloudpickle."""
         kind = type(obj)  # isinstance() would ask `obj` too, which may raise
         if issubclass(kind, type):
             return self._class(obj)
@@ -158,7 +158,7 @@ class ByValue:
         return reduced
 
     def _free_locks(self, space: dict[str, Any]) -> None:
-        """Let locks of a module go as new ones, as if it were imported there."""
+        """Write locks of a module as new ones, as after an import."""
         self._locks.update(id(x) for x in space.values() if type(x) in _LOCKS)
 
     def _note(self, function: types.FunctionType, state: dict[str, Any]) -> None:
@@ -270,7 +270,7 @@ _NEW: dict[str, Callable[..., Any]] = {
 
 
 def _importable(obj: Any) -> bool:
-    """Whether other processes find `obj` under its name."""
+    """Return whether other processes can import `obj` by its name."""
     name = obj.__module__
     if name == "__main__" or census.owns(name):
         return False
@@ -298,7 +298,7 @@ def _reduce_cache(cached: Any) -> Any:
 
 
 def make_cache(function: Any, maxsize: int | None, typed: bool) -> Any:
-    """Return `function` with a cache that is empty."""
+    """Return `function` with an empty cache."""
     return functools.lru_cache(maxsize, typed)(function)
 
 
@@ -307,7 +307,7 @@ def _reduce_cached_property(cached: Any) -> Any:
 
 
 def make_cached_property(function: Any, name: str | None) -> Any:
-    """Return a cached property that knows its name, which only a class could tell."""
+    """Return a cached property with its name set."""
     made: Any = functools.cached_property(function)
     made.attrname = name
     return made
@@ -320,7 +320,7 @@ def _is_proxy(kind: type) -> bool:
 
 
 def _reduce_proxy(proxy: Any) -> Any:
-    """Let a proxy go with the key of its server, as to a child of this process."""
+    """Pickle a proxy with the key of its server, as for a child of this process."""
     rebuild, (make, token, serializer, options) = proxy.__reduce__()
     options = {**options, "authkey": bytes(proxy._authkey)}
     return rebuild, (make, token, serializer, options)
@@ -416,7 +416,7 @@ def pack(value: object, *, name: str = "value") -> "tuple[Buffer, ...]":
 
 
 def _keeper(buffers: "list[Buffer]") -> Callable[[pickle.PickleBuffer], bool]:
-    """Return what keeps small buffers in the pickle and puts others aside."""
+    """Return the buffer callback: small buffers stay in the pickle, others don't."""
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
@@ -464,7 +464,7 @@ def _dump(pickler: pickle.Pickler, value: object, roots: Mapping[str, object]) -
 
 
 def _trouble(value: object) -> BaseException | None:
-    """Return why `value` cannot be pickled, if so."""
+    """Return the reason that `value` cannot be pickled, or None if it can."""
     try:
         Pickler(BytesIO(), lambda _: False).dump(value)
     except _RAISED as error:  # user code runs in there
@@ -499,7 +499,7 @@ def _cannot_rebuild(name: str, error: BaseException) -> NotPicklable:
 
 
 def find_class(key: str, revision: str, data: bytes, module: str, name: str) -> type:
-    """Return a class that was written apart. Pickles call this."""
+    """Return a class that was pickled separately. Pickles call this."""
     cls = classes.known(key, module, name, Pickler.digest)
     if cls is not None and classes.has(cls, revision):
         return cls
@@ -523,7 +523,7 @@ def _global_names(code: CodeType) -> tuple[str, ...]:
 
 
 class Pickler(ByValue, cloudpickle.Pickler):  # type: ignore[misc]
-    """Writes anything that can travel at all."""
+    """A pickler for all values that can be sent."""
 
     find_class = staticmethod(find_class)
     expect_class = staticmethod(expect_class)
@@ -675,7 +675,7 @@ def pack_exception(error: BaseException) -> "tuple[Buffer, ...]":
 
 
 def _packed_alone(value: object) -> bytes:
-    """Return one pickle of `value` that this process could read again."""
+    """Return one pickle of `value`, checked to be readable."""
     file = BytesIO()
     Pickler(file).dump(value)
     data = file.getvalue()
@@ -695,7 +695,7 @@ _preparing = threading.Lock()
 
 
 class Initializer:
-    """A function that runs once in each worker, before what an executor sends there."""
+    """A function that runs once in each worker, before calls of an executor."""
 
     def __init__(self, function: Callable[..., object], args: tuple[Any, ...]) -> None:
         """Take `function` as it is now.

@@ -17,7 +17,7 @@ Pid: TypeAlias = tuple[int, str, tuple[Any, ...], str | None]
 
 
 class StepResult(Protocol):
-    """What a placeholder stands for: `step`, and the `path` into its result.
+    """The target of a placeholder: a `step`, and the `path` into its result.
 
     With a `literal` that is not None, the path follows only keys of dicts, and
     where one is missing the literal is meant.
@@ -33,12 +33,12 @@ class StepResult(Protocol):
 
 
 class Referring:
-    """What a pickler has in addition to write placeholders as references."""
+    """A mixin for picklers that writes placeholders as references."""
 
     _numbers: dict[str, int]  # steps in the order of their first mention
 
     def refer(self, steps: Iterable[str] = ()) -> Self:
-        """Give the first numbers to `steps`; to be called before anything else."""
+        """Assign the first numbers to `steps`; must be called first."""
         self._numbers = {step: number for number, step in enumerate(steps)}
         return self
 
@@ -64,7 +64,7 @@ class ReferringPickler(Referring, pickle.Pickler):
 
 
 class Resolving(pickle.Unpickler):
-    """An unpickler that puts results in the place of references.
+    """An unpickler that replaces references by results.
 
     `missing` is set when a result lacks what was referred to.
     """
@@ -110,7 +110,7 @@ def by_keys(value: Any, path: Sequence[Any], literal: str) -> Any:
 
 
 def follow(value: Any, path: Sequence[Any], step: str) -> Any:
-    """Take item after item; an attribute where there is no such item.
+    """Follow a path by items, or by attributes where there is no such item.
 
     >>> follow({"rows": [3, 4]}, ("rows", 1), "load")
     4

@@ -26,7 +26,7 @@ _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 class TracebackFrame(msgspec.Struct, frozen=True, array_like=True):
-    """Where one call stood. Lines and columns count as code objects do."""
+    """The position of one call. Lines and columns count as in code objects."""
 
     filename: str
     name: str
@@ -39,7 +39,7 @@ class TracebackFrame(msgspec.Struct, frozen=True, array_like=True):
 
 
 def hidden(filenames: Sequence[str]) -> list[bool]:
-    """Say which frames, outermost first, are of no use to users, by their files.
+    """Return for each frame, outermost first, whether to hide it from users.
 
     Those of this package, and those of the standard library that ours called or that
     called ours: they only wait and pass on.
@@ -87,7 +87,7 @@ def _frame(code: types.CodeType, traceback: types.TracebackType) -> TracebackFra
 
 
 def without_ours(traceback: types.TracebackType | None) -> types.TracebackType | None:
-    """Return `traceback` from the first frame on that is not of this package."""
+    """Return `traceback` from the first frame outside of this package."""
     while traceback is not None:
         if not traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
             return traceback
@@ -128,7 +128,7 @@ def rebuild(places: Iterable[TracebackFrame]) -> types.TracebackType | None:
 
 
 class _Stop(Exception):
-    """Raised and caught right here, for the frame that it leaves."""
+    """Raised and caught in this file, to create a frame."""
 
 
 def _raise() -> None:
@@ -136,7 +136,7 @@ def _raise() -> None:
 
 
 def _stand(place: TracebackFrame) -> tuple[types.FrameType, int]:
-    """Return a frame of code that stands at `place`, and the instruction it is at."""
+    """Return a frame at the position `place`, and its current instruction."""
     code = _raise.__code__.replace(
         co_filename=place.filename,
         co_name=place.name,

@@ -1,4 +1,4 @@
-"""Labels at the ends of curves, so placed that none hides another or a curve.
+"""Labels at the ends of curves, placed so that none covers another or a curve.
 
 All lengths are in pixels, y upward; a curve is a list of points from left to right.
 """
@@ -30,12 +30,12 @@ class Label:
     high: float
 
     def holds(self, point: Point) -> bool:
-        """Whether `point` is in the label."""
+        """Return whether `point` is in the label."""
         x, y = point
         return self.x <= x <= self.x + self.wide and abs(y - self.y) <= self.high / 2
 
     def touches(self, other: "Label") -> bool:
-        """Whether both share some room."""
+        """Return whether both labels overlap."""
         return (
             abs(self.y - other.y) < (self.high + other.high) / 2
             and self.x < other.x + other.wide

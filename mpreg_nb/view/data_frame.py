@@ -1,4 +1,4 @@
-"""A frame of pandas that reads at a glance, in a notebook and on a terminal.
+"""A pandas frame with readable display, in a notebook and on a terminal.
 
 To compute with it is a `pandas.DataFrame` like any other, and so are its parts. A cell
 shows text on the left and numbers on the right with three significant digits, local
@@ -57,7 +57,7 @@ def frame_class() -> "type[pd.DataFrame]":
     import pandas as pd
 
     class Frame(pd.DataFrame):
-        """A frame that shows itself well. It is pickled as a plain DataFrame."""
+        """A frame with our display. It is pickled as a plain DataFrame."""
 
         @property
         def _constructor(self) -> Any:
@@ -101,7 +101,7 @@ def three_digits(value: float) -> str:
 
 
 def _table(frame: "pd.DataFrame") -> Table | None:
-    """Return what is shown of `frame`; None: pandas knows better."""
+    """Return the table that shows `frame`; None to leave the display to pandas."""
     import pandas as pd
 
     if frame.columns.nlevels > 1 or len(frame.columns) > MOST_COLUMNS:
@@ -135,7 +135,7 @@ def _table(frame: "pd.DataFrame") -> Table | None:
 
 
 def _rows_shown(number: int) -> tuple[int | None, str]:
-    """Return how many rows to show of each end, None for all; and what to say."""
+    """Return how many rows to show at each end (None: all), and the note below."""
     import pandas as pd
 
     most = pd.get_option("display.max_rows") or number
@@ -149,7 +149,7 @@ def _rows_shown(number: int) -> tuple[int | None, str]:
 
 
 def _is_plain(index: "pd.Index[Any]") -> bool:
-    """Whether the labels only count the rows."""
+    """Return whether the index is only the row number."""
     import pandas as pd
 
     return (

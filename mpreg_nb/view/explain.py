@@ -1,4 +1,4 @@
-"""Why a step ran where it ran, and where the steps of a workflow would run.
+"""Why a step ran on its node, and where the steps of a workflow would run.
 
 The plan is a frame like any other to compute with; a cell shows which nodes fit, the
 one that would be chosen first, and what the others lack.
@@ -46,7 +46,7 @@ TAKEN, FITS, NOT = ("▶", BUSY.mark), ("○", IDLE.mark), ("✗", BAD.mark)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRow:
-    """Where one step would run now, and why nowhere else."""
+    """The node that one step would run on now, and why the others were rejected."""
 
     step: str
     function: str
@@ -321,7 +321,7 @@ def _with(node: str, loads: dict[str, str]) -> str:
 
 
 def _reasons(rejected: Sequence[tuple[str, str]]) -> str:
-    """Say each reason once, with the nodes that it holds for."""
+    """Return each reason once, with the nodes it applies to."""
     by_reason: dict[str, list[str]] = {}
     for node, reason in rejected:
         by_reason.setdefault(reason, []).append(node)

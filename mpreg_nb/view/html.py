@@ -62,7 +62,7 @@ def chosen(
 
 
 def outline(snapshot: Snapshot, calls: int) -> str:
-    """Say in one line how a cluster is; `calls` is how many this kernel made."""
+    """Return the state of a cluster in one line; `calls` are those of this kernel."""
     states = Counter(p.record.state.name.lower() for p in snapshot.nodes)
     said = [f"{states[state]} {state}" for state in STATES if states[state]]
     return " · ".join(
@@ -75,10 +75,10 @@ def outline(snapshot: Snapshot, calls: int) -> str:
 
 
 class StatusCard:
-    """A cluster at one moment: its nodes, its functions, what was called."""
+    """A cluster at one moment: its nodes, its functions, and the number of calls."""
 
     def __init__(self, snapshot: Snapshot, calls: int) -> None:
-        """`calls` is how many this kernel made."""
+        """`calls` is the number of calls that this kernel made."""
         functions = served(snapshot)
         self._title = outline(snapshot, calls)
         self._functions = _listed(functions, MOST_FUNCTIONS)

@@ -184,7 +184,7 @@ HUES = (
 
 
 class Hues:
-    """Gives each name one of `HUES`, and always the same.
+    """Gives each name one of `HUES`, the same at each request.
 
     A name's hue follows from its letters, so that it is mostly the same in every
     kernel. While hues are free, no two names share one.

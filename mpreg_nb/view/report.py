@@ -108,7 +108,7 @@ class OutputSection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """Everything that the page tells. Mappings are by step."""
+    """The content of the page. Mappings are by step."""
 
     workflow: str
     run: str

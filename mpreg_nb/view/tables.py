@@ -1,4 +1,4 @@
-"""Small tables that are shown, not computed with: in text and in HTML.
+"""Small tables for display, as text and as HTML.
 
 The HTML has inline styles only and inherits its colours from the page, so that it
 reads the same in a trusted notebook and in a mail, on light ground and on dark.
@@ -54,14 +54,14 @@ class Long:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image tag of ours, with its data in it; left out where there is only text."""
+    """One of our image tags, with its data; left out of tables of text."""
 
     tag: str
 
 
 @dataclass(frozen=True, slots=True)
 class Shaded:
-    """A text on a ground that is the deeper coloured, the nearer `share` is to 1."""
+    """A text on a coloured ground; the colour is deeper for a larger `share`."""
 
     text: str
     ink: str  # of six hexadecimal digits
@@ -73,7 +73,7 @@ Cell: TypeAlias = str | Marked | Image | Shaded | Long
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Table:
-    """Rows of cells under a head. `numbers` are columns that are set to the right."""
+    """Rows of cells under a head. Columns in `numbers` are aligned to the right."""
 
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]

@@ -1,4 +1,4 @@
-"""Text for a terminal: as wide as it is, with colour and weight.
+"""Text for a terminal: fitted to its width, with colours and bold type.
 
 Only what a person looks at is made so: the repr of a card, and what a shell's command
 prints. `str` of the same thing stays plain text, since it may go into a file.
@@ -62,7 +62,7 @@ def found() -> Terminal | None:
 
 @contextmanager
 def writing_to(terminal: Terminal | None) -> Iterator[None]:
-    """Make the text of tables for `terminal` meanwhile."""
+    """Inside the block, write tables for `terminal`."""
     token = _writing.set(terminal)
     try:
         yield

@@ -38,7 +38,7 @@ UNITS = ((1_500.0, 1.0, "ms"), (90_000.0, 1e3, "s"), (float("inf"), 60e3, "min")
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One step that began, in milliseconds after the start of the run."""
+    """A step that started, in milliseconds after the start of the run."""
 
     step: StepSnapshot
     sent_ms: float  # from here on it waited on its node
@@ -48,7 +48,7 @@ class Bar:
 
     @property
     def status(self) -> str:
-        """The status that its look says."""
+        """The status that decides the look of the bar."""
         return self.step.status if self.step.status in LOOKS else "running"
 
 
@@ -57,7 +57,7 @@ Lane = list[tuple[Bar, float]]
 
 
 def bars_of(steps: Iterable[StepSnapshot], duration_ms: float) -> list[Bar]:
-    """Return a bar for each step that began; those under way end at `duration_ms`."""
+    """Return a bar for each started step; running steps end at `duration_ms`."""
     return [_bar(step, duration_ms) for step in steps if step.started_ms is not None]
 
 
@@ -97,7 +97,7 @@ def lanes_of(
 
 
 def not_begun(steps: Iterable[StepSnapshot]) -> str:
-    """Name the steps that have no bar; nothing if all have one."""
+    """Return a sentence with the steps that have no bar; "" if all have one."""
     idle = [
         f"{clipped(printable(step.name), 24)} ({step.status})"
         for step in steps
@@ -120,7 +120,7 @@ def unit_of(most_ms: float) -> tuple[float, str]:
 
 
 def _end_ms(bar: Bar, letter_ms: float, letters: float) -> float:
-    """Return where an axis ends that has room for the label of `bar`."""
+    """Return the end of an axis with room for the label of `bar`."""
     needed = len(bar.label) + 1
     if needed * letter_ms <= bar.end_ms - bar.begin_ms:
         return bar.end_ms
@@ -128,7 +128,7 @@ def _end_ms(bar: Bar, letter_ms: float, letters: float) -> float:
 
 
 def _place(bar: Bar) -> tuple[bool, str, float]:
-    """Return by what bars are sorted: nodes, then what ran on several; time."""
+    """Return the sort key of a bar: node, bars of several nodes last, then time."""
     node = bar.step.node
     if not node or "," in node:  # no name of a node has a comma
         return True, SEVERAL, bar.sent_ms

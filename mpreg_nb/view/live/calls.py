@@ -1,7 +1,7 @@
-"""What each slot of each node ran in the last minute: a stream of calls.
+"""The calls that each slot of each node ran in the last minute.
 
-Of the calls of this kernel, steps of its runs included: nodes do not tell what they
-run for others.
+Only calls of this kernel and steps of its runs: nodes do not report the calls of
+other clients.
 """
 
 from collections.abc import Mapping
@@ -73,7 +73,7 @@ NOT_PLAIN = "calls of the last minute are not shown in plain mode: cluster.calls
 
 
 def slots_of(snapshot: Snapshot) -> dict[str, int]:
-    """Return node -> slots of all its workers, of the nodes that are there."""
+    """Return node -> slots of all its workers, for nodes that are alive or suspect."""
     return {
         node.record.name: node.record.workers * node.record.slots
         for node in snapshot.nodes
@@ -367,14 +367,14 @@ def frame(picture: dict[str, Any]) -> "pd.DataFrame":
 
 
 def text(picture: dict[str, Any]) -> str:
-    """Return what each slot ran as a table of text."""
+    """Return the calls of each slot as a table of text."""
     if plain():
         return NOT_PLAIN
     return str(_table(picture)) if picture["functions"] else NOTHING
 
 
 def html(picture: dict[str, Any]) -> str:
-    """Return the stream as an image, and what each slot ran as a table."""
+    """Return the calls of each slot as an image and as a table."""
     if plain():
         return f"<div>{NOT_PLAIN}</div>"
     if not picture["functions"]:

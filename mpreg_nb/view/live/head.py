@@ -1,4 +1,4 @@
-"""The head of a panel: one line that says how the cluster is."""
+"""The head of a panel: the state of the cluster in one line, and the rate of calls."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 KEPT_S = 60
 NOW_S = 5
-"""The rate of now is the mean of so many seconds that are over."""
+"""The current rate is the mean of so many complete seconds."""
 
 
 class CallRate:
-    """Calls by second, of the wall clock. Made from a count that only grows."""
+    """Calls per second of the wall clock, computed from a count that only grows."""
 
     def __init__(self) -> None:
         self._calls: dict[int, float] = {}  # second since 1970 -> calls
@@ -32,7 +32,7 @@ class CallRate:
     def take(
         self, rows: "Callable[[], Iterable[CallRow]]", count: int, now: float
     ) -> None:
-        """Take in how many calls have ended until `now`.
+        """Record how many calls have ended until `now`.
 
         rows: gives the last calls; asked the first time only.
         """
@@ -47,7 +47,7 @@ class CallRate:
             del self._calls[second]
 
     def rates(self) -> list[float]:
-        """Return calls a second, the newest second that is over last."""
+        """Return calls per second for each complete second, the newest last."""
         if math.isnan(self._at):
             return []
         newest = math.floor(self._at) - 1
@@ -63,11 +63,11 @@ class CallRate:
 
     @property
     def origin(self) -> int:
-        """What changes when the rates do."""
+        """A value that changes when the rates change."""
         return math.floor(self._at) if self._calls else 0
 
     def _spread(self, calls: int, since: float, now: float) -> None:
-        """Spread calls evenly over a stretch of time in which nobody looked."""
+        """Spread calls evenly over the time since the last record."""
         length_s = now - since
         if length_s <= 0:
             self._add(now, calls)
@@ -84,7 +84,7 @@ class CallRate:
 def picture(
     snapshot: Snapshot, calls: int, pace: CallRate, *, drills: bool
 ) -> dict[str, Any]:
-    """Return the head of a panel that is live and has nothing to report.
+    """Return the head of a live panel without note or error.
 
     calls: how many this kernel made.
     pace: how many of them ended in each second.
@@ -132,7 +132,7 @@ def _told(course: list[float], rate: str) -> Tip:
 
 
 def text(picture: dict[str, Any]) -> str:
-    """Return the head as one line, and another for what went wrong."""
+    """Return the head as one line, and a second line for an error."""
     lines = [_line(picture)]
     if picture["error"]:
         lines.append(f"✗ {printable(picture['error'])}")
@@ -153,7 +153,7 @@ def _line(picture: dict[str, Any]) -> str:
 
 
 def _rate(picture: dict[str, Any]) -> str:
-    """Return how many calls end in a second; "" if none did in the last minute."""
+    """Return the rate of calls; "" if no call ended in the last minute."""
     if plain() or not any(picture.get("course", ())):
         return ""
     rate = picture["calls_per_s"]

@@ -1,4 +1,4 @@
-"""Which slot ran what: calls of the last minute, put into lanes by node.
+"""Calls of the last minute, assigned to lanes that stand for the slots of nodes.
 
 A node does not say in which of its slots a call ran. Calls that overlap were in
 different slots, so each gets a lane that was free when it began.
@@ -85,7 +85,7 @@ class Lanes:
         slots: Mapping[str, int],
         now: float,
     ) -> None:
-        """Take in what came since the last time.
+        """Add the calls since the last update.
 
         rows: the last calls that ended, oldest first.
         running: the calls that run now.
@@ -110,7 +110,7 @@ class Lanes:
         self._forget(slots)
 
     def of(self, node: str) -> list[list[LaneBar]]:
-        """Return the bars of each lane of a node, oldest first; those that run last."""
+        """Return the bars of each lane of a node, oldest first; running calls last."""
         shown = {id(lane): bar for lane, bar in self._running.values()}
         return [
             [
@@ -127,11 +127,11 @@ class Lanes:
 
     @property
     def origin(self) -> tuple[object, int]:
-        """What changes when the lanes do: once a second, if there is anything."""
+        """A value that changes with the lanes: once a second if there are any."""
         return self._last, int(self._now) if self._nodes else 0
 
     def functions(self) -> dict[str, tuple[int, int, float]]:
-        """Return function -> (calls, those that failed, seconds), the busiest first."""
+        """Return function -> (calls, failed calls, seconds), the busiest first."""
         counts: dict[str, _Count] = {}
         for node in self._nodes:
             for bar in (bar for lane in self.of(node) for bar in lane):
@@ -233,14 +233,14 @@ class Lanes:
         return lanes[-1]
 
     def _began_after(self, lane: _Lane, ended: float) -> None:
-        """Let what runs in a lane begin later: until then it waited for the slot."""
+        """Move the start of the running call of a lane to when a slot was free."""
         if lane.taken_by:
             bar = self._running[lane.taken_by][1]
             bar.begin = max(bar.begin, ended)
             bar.end = max(bar.end, ended)
 
     def _joined(self, last: LaneBar, bar: LaneBar) -> bool:
-        """Make one bar of two short ones that follow each other."""
+        """Join two short successive bars; return whether they were joined."""
         lanes = sum(map(len, self._nodes.values()))
         short_s = max(SHORT_S, WINDOW_S * lanes / MOST_BARS)
         alike = last.function == bar.function and not last.of
@@ -264,7 +264,7 @@ class Lanes:
         return True
 
     def _forget(self, slots: Mapping[str, int]) -> None:
-        """Drop what is older than the window, and nodes that are gone with it."""
+        """Drop bars older than the window, and nodes without bars."""
         oldest = self._now - WINDOW_S
         for node, lanes in list(self._nodes.items()):
             for lane in lanes:
@@ -287,7 +287,7 @@ def _overlap(lane: _Lane, bar: LaneBar) -> float:
 
 
 def _span(row: "CallRow", seen_at: float | None) -> tuple[float, float]:
-    """Return when a call ran; nobody tells that of one that was lost or cancelled.
+    """Return when a call ran; estimated for lost and cancelled calls.
 
     seen_at: when it began, if it was seen while it ran.
     """

@@ -1,4 +1,4 @@
-"""How long calls took, over time and by function, and where the time went."""
+"""Latency of calls over time and by function, and the parts of their time."""
 
 import math
 from collections import deque
@@ -72,7 +72,7 @@ _QUANTILES = {"p50_ms": 0.50, "p95_ms": 0.95, "p99_ms": 0.99}
 
 @dataclass(slots=True)
 class _Bucket:
-    """The calls that ended in one stretch of time. Times in microseconds."""
+    """The calls that ended in one interval. Times in microseconds."""
 
     calls: int = 0
     totals_us: list[int] = field(default_factory=list)
@@ -116,7 +116,7 @@ class Course:
         self._last: CallRow | None = None
 
     def take(self, rows: "Sequence[CallRow]", now: float) -> None:
-        """Take in what came since the last time; `rows` are the last calls."""
+        """Add the calls since the last update; `rows` are the last calls."""
         fresh = []
         for row in reversed(rows):
             if row is self._last:
@@ -144,7 +144,7 @@ class Course:
 
     @property
     def origin(self) -> tuple[object, int]:
-        """What changes when the buckets do."""
+        """A value that changes when the buckets change."""
         moving = self._open.calls or any(
             place > self._place - KEPT for place, _ in self._closed
         )
@@ -159,7 +159,7 @@ class Course:
 
 
 def place_of(at: float) -> int:
-    """Return which bucket a time belongs to."""
+    """Return the number of the bucket that a time belongs to."""
     return math.floor(at / BUCKET_S)
 
 
@@ -288,7 +288,7 @@ def _lines(buckets: Sequence[dict[str, Any]], scale: str) -> Element:
 def _scale(
     buckets: Sequence[dict[str, Any]], scale: str
 ) -> tuple[Callable[[float], float], list[float]]:
-    """Return what gives the height of a time, and the ticks of the axis."""
+    """Return a function from times to heights, and the ticks of the axis."""
     values = [bucket[f"{name}_ms"] or 0.0 for bucket in buckets for name in LINES]
     values = [value for value in values if value > 0]
     logarithmic = scale == "log" and bool(values)
@@ -388,7 +388,7 @@ def _grid(
 def _moments(
     buckets: Sequence[dict[str, Any]], scales: Sequence[str]
 ) -> Iterator[Element]:
-    """Yield what shows one bucket: a line and dots, seen when it is pointed at."""
+    """Yield the marks of each bucket: a line and dots, visible under the pointer."""
     heights = {scale: _scale(buckets, scale)[0] for scale in scales}
     for place, bucket in enumerate(buckets):
         x = percent(_middle(place, buckets))

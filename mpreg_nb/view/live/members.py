@@ -1,4 +1,4 @@
-"""Who is there and how busy: a row a node, with curves of CPU and memory."""
+"""The members of the cluster: a row for each node, with curves of CPU and memory."""
 
 import math
 from collections import Counter, deque
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 EVERY_S = 2.0
-"""Between two readings; nodes tell of their loads no more often."""
+"""Between two readings; nodes publish their loads no more often."""
 
 EARLY_S = 0.2
-"""A reading may come so much too early, to go with the news of the loads."""
+"""A reading may be early by this much, to coincide with new loads."""
 
 KEPT = 60
 """Readings of each node that are kept: two minutes."""
@@ -57,7 +57,7 @@ SHOWN_RESOURCES = 2
 
 
 class Readings:
-    """CPU and memory of each node over the last minutes, at about even steps.
+    """CPU and memory of each node over the last minutes, at even intervals.
 
     Holds at most `KEPT` readings of the nodes of the newest reading.
     """
@@ -67,7 +67,7 @@ class Readings:
         self._due = -math.inf
 
     def take(self, nodes: Iterable[NodeSnapshot], now: float) -> bool:
-        """Read the loads if it is time; `now` is of any monotonic clock."""
+        """Record the loads if a reading is due; `now` is of any monotonic clock."""
         if now < self._due:
             return False
         self._due = now + EVERY_S - EARLY_S
@@ -203,7 +203,7 @@ def _live_row(row: _Row) -> Element:
 
 
 def _values(row: dict[str, Any]) -> dict[str, Any]:
-    """Return what the columns of a row are sorted by."""
+    """Return the sort values of a row by column."""
     busy = None if row["busy"] is None else row["busy"] / max(1, row["slots"])
     return {
         "node": row["node"],

@@ -1,4 +1,4 @@
-"""A panel of several views: which there are, and what all of them show together."""
+"""The views of a panel, and the panel as HTML and text."""
 
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -51,7 +51,7 @@ ALSO_CALLED = {
     "workers": "members",
     "graph": "runs",
 }
-"""What other programs call a view -> its name here."""
+"""Name of a view in other programs -> its name here."""
 
 
 def chosen_views(names: Iterable[str]) -> tuple[str, ...]:
@@ -103,14 +103,14 @@ def text(pictures: Mapping[str, Picture]) -> str:
 
 
 def drawing(view: str, picture: Picture) -> list[Element]:
-    """Return what a live panel shows of a view; "head" is a view here too."""
+    """Return the drawing of a view, or of the "head", for a live panel."""
     module = head if view == "head" else _MODULES[view]
     made: list[Element] = module.drawing(picture) if picture else []
     return made
 
 
 def states(pictures: Mapping[str, Picture]) -> dict[str, str]:
-    """Return what a screen reader is told of when it changes: "n3 is dead"."""
+    """Return texts that a screen reader announces when they change: "n3 is dead"."""
     nodes = pictures.get("members", {}).get("rows") or [
         node
         for node in pictures.get("topology", {}).get("nodes", ())

@@ -1,4 +1,4 @@
-"""Which node took which function's calls: a heat map."""
+"""Calls by function and node: a heat map."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
@@ -31,7 +31,7 @@ DOT = "\N{MIDDLE DOT}"
 """Stands in a cell without calls."""
 
 NOBODY = "(no node)"
-"""Stands for the node of calls that none took."""
+"""Stands for the node of calls that no node accepted."""
 
 
 def picture(rows: "Iterable[CallRow]") -> dict[str, Any]:
@@ -232,7 +232,7 @@ def _table(picture: dict[str, Any]) -> Table | None:
 
 
 def _totals(functions: list[str], cells: list[list[Route | None]]) -> Table:
-    """Return a table without nodes: which took a call differs from run to run."""
+    """Return a table without nodes, because the node of a call differs between runs."""
     rows = []
     for function, line in list(zip(functions, cells, strict=True))[:MOST_ROWS]:
         errors = sum(cell.errors for cell in line if cell is not None)
@@ -246,7 +246,7 @@ def _calls(cell: Route | None) -> int:
 
 
 def _most(sizes: list[int], most: int) -> list[int]:
-    """Return the places of the largest, in their order."""
+    """Return the positions of the largest values, in ascending order."""
     largest = sorted(range(len(sizes)), key=lambda place: -sizes[place])[:most]
     return sorted(largest)
 

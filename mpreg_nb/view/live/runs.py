@@ -1,4 +1,4 @@
-"""The newest runs: each workflow with how far it is, and when which step ran."""
+"""The newest runs: their progress, their drawings, and their steps over time."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -44,18 +44,18 @@ MOST_BARS = 600
 
 
 class RunView(Protocol):
-    """A run, as far as it is looked at here."""
+    """A run, as this view reads it."""
 
     @property
     def picture(self) -> RunSnapshot:
-        """How far it is."""
+        """The state of the run."""
 
     def diagram(self) -> Diagram:
-        """What it runs."""
+        """The diagram of the workflow."""
 
 
 def origin(runs: Iterable[RunView], now: float) -> tuple[object, ...]:
-    """Return what changes when the picture of `runs` does; of running ones each second.
+    """Return a value that changes with the picture; each second while a run runs.
 
     now: the wall clock.
     """
@@ -325,7 +325,7 @@ def _step_bar(
 
 
 def frame(picture: dict[str, Any]) -> "pd.DataFrame":
-    """Return the newest rows of `cluster.runs()` that were begun here."""
+    """Return the newest rows of `cluster.runs()` that were started here."""
     rows = [
         (
             run["run"][:SHOWN],

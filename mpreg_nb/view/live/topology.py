@@ -1,4 +1,4 @@
-"""Who is linked to whom, and what went over each link in the last seconds."""
+"""Nodes, the links between them, and the traffic of each link."""
 
 import math
 from collections import deque
@@ -55,20 +55,20 @@ Pair = tuple[str, str]
 
 
 class _Total(NamedTuple):
-    """What went over the links of two ends, both ways, as one of them counted."""
+    """The traffic between two ends, in both directions, as one of them counted it."""
 
     bytes: int
     messages: int
 
 
 class Rates:
-    """What went over each link in the last `WINDOW_S` seconds that were looked at.
+    """The traffic of each link in the last `WINDOW_S` seconds of observation.
 
     Holds what was counted in that time, of the links that are still there.
     """
 
     def __init__(self, client: str) -> None:
-        """`client` is the name that the own client has on its links."""
+        """`client` is the name of our own client on its links."""
         self._client = client
         self._totals: dict[tuple[str, Pair], _Total] = {}  # by who counted
         self._grown: dict[Pair, deque[tuple[float, _Total]]] = {}
@@ -76,7 +76,7 @@ class Rates:
         self._now = math.nan
 
     def take(self, told: Iterable[Traffic], now: float) -> None:
-        """Take in what nodes told; `now` is of any monotonic clock."""
+        """Add the reports of nodes; `now` is of any monotonic clock."""
         if now - self._now > WINDOW_S:  # nobody looked for a while
             self._grown, self._totals, self._began = {}, {}, math.nan
         before, self._totals = self._totals, {}
@@ -119,7 +119,7 @@ class Rates:
 
 
 def _growth(before: _Total | None, now: _Total) -> _Total:
-    """Return what came since; a smaller total than before began anew."""
+    """Return the increase; a smaller total than before means a restarted counter."""
     if before is None:
         return _Total(0, 0)
     if now.bytes < before.bytes or now.messages < before.messages:
