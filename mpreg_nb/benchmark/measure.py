@@ -92,7 +92,7 @@ async def _serve() -> None:
         (listening,) = server.sockets
         sys.stdout.write(f"{listening.getsockname()[1]}\n")
         sys.stdout.flush()
-        # Standard input ends when whoever measures has ended.
+        # Standard input ends when the measuring process has ended.
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 

@@ -275,7 +275,7 @@ class MPREGServer:
         """
         loop = self._loop
         if loop is None:
-            self._shutdown_event.set()  # nobody waits for it yet
+            self._shutdown_event.set()  # there is no waiter yet
         elif not loop.is_closed():
             loop.call_soon_threadsafe(self._shutdown_event.set)
 

@@ -1,7 +1,7 @@
 """`%mpreg` and `%%mpreg`: loads the extension, parses a line, completes words.
 
-What is offered is what the kernel has heard of the cluster already; nothing is
-asked, so that Tab never waits.
+Completion uses the client's cached view of the cluster and sends no request, so that
+Tab never waits.
 """
 
 import re
@@ -54,7 +54,7 @@ HAPPENED = (
     WorkerCrashed,
     WorkflowFailed,
 )
-"""What goes wrong while user code runs is raised as it is; all else is one line."""
+"""Errors of user code are raised unchanged; all others become one line."""
 
 
 @magics_class
@@ -180,7 +180,7 @@ MOST_HELP = 70
 """Characters beside an item of completion."""
 
 MOST = 500
-"""Words that are offered at once; who has more names types a letter first."""
+"""Words that are offered at once; for more names, type a letter first."""
 
 
 class Completion:
@@ -284,7 +284,7 @@ def _typed(kind: str, help_: str) -> str:
 
 
 class Known:
-    """Names that this kernel has heard of. Nothing is asked, so nothing waits."""
+    """Names in the client's cached view; no request is sent, so nothing waits."""
 
     def __init__(self, session: Session) -> None:
         self._session = session

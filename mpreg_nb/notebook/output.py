@@ -62,7 +62,7 @@ class CellDisplay:
             self._late_end.show(bundle["text/html"])
 
     def vanish(self) -> None:
-        """Show nothing any more."""
+        """Remove the display."""
         self._place.clear()
 
     def _update(self, bundle: dict[str, str]) -> int:
@@ -101,7 +101,7 @@ class Displays:
         self._late_ends = LateEnds()
 
     def screen(self) -> Screen | None:
-        """Return a screen for one wait; None where nobody would see it."""
+        """Return a screen for one wait; None where there is no front end."""
         if plain() or isinstance(self._shell.display_pub, CapturingDisplayPublisher):
             return None
         return CellScreen(self)
@@ -289,7 +289,7 @@ class Cells:
         return newest
 
     def cell_begins(self, *_: object) -> None:
-        """Begin anew, also where cells cannot be told apart, as in a terminal."""
+        """Start a new page, also where cells look the same, as in a terminal."""
         self._newest = None
 
     def cell_ended(self, *_: object) -> None:
@@ -362,7 +362,7 @@ class _HeldOutput:
                 self._texts.append((node, stream, text))
 
     def release(self) -> None:
-        """Write what came so far. The lock is held by the caller."""
+        """Write the buffered output. The caller holds the lock."""
         self._released = True
         for node, stream, text in sorted(self._texts, key=lambda said: said[0]):
             self._writer(node, stream, text)

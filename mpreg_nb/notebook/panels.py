@@ -1,4 +1,4 @@
-"""Shows live views in a notebook: a still picture, and the widget that moves.
+"""Shows live views in a notebook: a still picture, and a live widget.
 
 The still picture and the widget are two outputs of the cell. A saved notebook, or
 one that is not trusted, has the still picture; the script of the widget hides it
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 STILL_EVERY_S = 10.0
-"""The still picture is replaced at most so often, and at the end."""
+"""Between two replacements of the still picture; the end of a view replaces it too."""
 
 MOST_PANELS = 12
-"""More at once would slow down the front end; the oldest end."""
+"""More panels would slow down the front end; the oldest are closed."""
 
 _LIVE_VIEW = ("mpreg_nb.cluster.live", "LiveView")
 
@@ -41,7 +41,7 @@ class Panel:
         request: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`cell` and `request` tell which cell it is in, and which run of it."""
+        """`cell` and `request` identify the cell, and the execution of the cell."""
         self._clock = clock
         self.view = view
         self.cell = cell
@@ -71,14 +71,14 @@ class Panel:
         self.view.add(self)
 
     def take(self, pictures: "Mapping[str, Picture]") -> None:
-        """Draw what is new: at once in the widget, now and then as a still picture."""
+        """Show changes: at once in the widget, now and then in the still picture."""
         if self._widget is not None:
             self._widget.draw(pictures)
         if self._clock() >= self._next_still and _differ(pictures, self._shown):
             self._still(pictures)
 
     def end(self, pictures: "Mapping[str, Picture]") -> None:
-        """Leave the last state as a still picture, and no widget."""
+        """Show the last state as a still picture, and remove the widget."""
         from mpreg_nb.notebook.widgets import of_no_cell
 
         self.ended = True
@@ -89,7 +89,7 @@ class Panel:
             of_no_cell(self._widget.close)
 
     def leave(self) -> None:
-        """End this panel, not its view, which may be shown elsewhere."""
+        """Close this panel; its view may be shown in other cells."""
         self.view.drop(self)
         if not self.ended:
             self.end(self.view.current())
@@ -103,7 +103,7 @@ class Panel:
         self._next_still = self._clock() + STILL_EVERY_S
 
     def _asked(self, widget: Any, content: Any, buffers: Any) -> None:
-        """Do what a button asks for; what else a front end may send is ignored."""
+        """Perform the action of a button; ignore all other messages."""
         match content:
             case {"do": "kill", "node": str(node)}:
                 self.view.kill(node)
@@ -118,7 +118,7 @@ def _differ(pictures: "Mapping[str, Picture]", shown: "Mapping[str, Picture]") -
 
 
 class Panels:
-    """The panels of one shell. A cell that runs again ends those of its last run."""
+    """The panels of one shell. A cell that runs again closes its earlier panels."""
 
     def __init__(self, shell: Any) -> None:
         self._shell = shell
@@ -128,8 +128,8 @@ class Panels:
         """Show `view` in the cell that runs; called by the formatter of live views.
 
         Raises:
-            NotImplementedError: this view does not move here. The formatter then shows
-                the view's own MIME bundle.
+            NotImplementedError: the view cannot be live here. The formatter then shows
+                its MIME bundle.
         """
         if plain() or on_terminal() or view.closed:
             raise NotImplementedError
@@ -155,7 +155,7 @@ class Panels:
 
 
 def attach(shell: Any) -> Callable[[], None]:
-    """Show live views in the cells of `shell`; returns what ends that."""
+    """Show live views in the cells of `shell`; return the function that ends this."""
     panels = Panels(shell)
     formatter = shell.display_formatter.ipython_display_formatter
     formatter.for_type_by_name(*_LIVE_VIEW, panels.show)

@@ -20,7 +20,7 @@ def arguments() -> Iterator[None]:
     """Turn a refused argument into Misuse; only around what checks arguments."""
     try:
         yield
-    except NodeLost as error:  # nobody listens at the URL that was given
+    except NodeLost as error:  # no node listens at the URL
         raise Misuse(str(error)) from None
     except MpregError:
         raise

@@ -575,7 +575,7 @@ def _drop(session: Session, place: Kept) -> None:
 def _advice(place: Kept) -> str:
     return (
         f"What was kept as {place.name!r} is lost with it. Run the cells again that "
-        f"made it, with --keep {place.name}: they begin anew"
+        f"made it, with --keep {place.name}: they start again"
     )
 
 
@@ -585,7 +585,7 @@ def _lost(session: Session, place: Kept, reason: str) -> Misuse:
     return Misuse(
         f"what was kept on {place.node} as {place.name!r}{names} is lost: {reason}. "
         f"The cell was not run. Run the cells again that made it, with --keep "
-        f"{place.name}: they begin anew"
+        f"{place.name}: they start again"
     )
 
 

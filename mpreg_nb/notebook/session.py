@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mpreg_nb.workflows.builder import Flow
 
 
-_NONE = -1  # as Python says that nobody is woken
+_NONE = -1  # signal.set_wakeup_fd: no wakeup
 
 
 class InterruptAlarm:

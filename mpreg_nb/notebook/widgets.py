@@ -185,13 +185,13 @@ class LiveWidget(anywidget.AnyWidget):
         return state
 
     def close(self) -> None:
-        """Take it away from the front end, with the model of its layout."""
+        """Remove the widget from the front end, with the model of its layout."""
         if self.comm is not None:
             self.layout.close()
         super().close()
 
     def _change_of(self, view: str, drawn: list[Element]) -> Any:
-        """Return what to send of a drawing: what changed, or now and then all of it."""
+        """Return the changes of a drawing, or now and then the whole drawing."""
         now = self._clock()
         if view not in self._sent or now >= self._whole_until.get(view, 0.0):
             self._whole_until[view] = now + FULL_EVERY_S
@@ -212,11 +212,11 @@ class LiveWidget(anywidget.AnyWidget):
 
 
 def of_no_cell(act: Callable[[], T]) -> T:
-    """Do what sends messages of a widget, so that they belong to no cell.
+    """Call `act` such that its widget messages belong to no cell.
 
-    A kernel hands what a front end answers to the loop of the cell that the widget
-    spoke for last. A panel speaks from a thread: its buttons shall work while a
-    cell runs, on the loop that the front end asks for.
+    A kernel handles the answer of a front end on the loop of the cell that the widget
+    last sent a message for. A panel sends from a thread: without a cell, its buttons
+    work while a cell runs.
     """
     return Context().run(_without_parent, act)
 

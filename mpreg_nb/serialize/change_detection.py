@@ -116,7 +116,7 @@ class Witnesses:
         self._large.append(value)
 
     def refer(self, value: Any) -> weakref.ref[Any]:
-        """Return a weak reference; once its object is gone, nothing holds any more.
+        """Return a weak reference; when its object is deleted, the record is outdated.
 
         Raises TypeError where objects of that type have none.
         """
@@ -314,7 +314,7 @@ class _Builder:
         return note
 
     def _values(self, values: list[Any], *, fresh: bool = False) -> _Values:
-        """fresh: each is a value of its own, not a part of a larger one."""
+        """fresh: each is a separate value, not a part of a larger one."""
         ids: list[int] = []
         atoms: dict[int, object] = {}
         inner: dict[int, _Note] = {}

@@ -412,7 +412,7 @@ def _is_importable(named: Any, by_value: Callable[[str], bool]) -> bool:
 
 
 def reduce_named(named: Any, by_value: Callable[[str], bool]) -> Any:
-    """Return how to write `named`; `by_value` tells which modules nobody imports."""
+    """Return how to reduce `named`; `by_value` says which modules are sent by value."""
     if _is_importable(named, by_value):
         return str(named.__name__)
     kind = type(named)

@@ -542,7 +542,7 @@ def _status(
 
 
 def _legend(drawn: Arranged) -> Element:
-    """Say what a dashed arrow means, on a ground of its own."""
+    """Return the legend of dashed arrows, on its own ground."""
     x, y = MARGIN, drawn.height
     middle = y + 9.0
     end = x + 38.0

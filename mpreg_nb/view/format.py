@@ -50,7 +50,7 @@ def states(steps: Iterable[StepSnapshot]) -> dict[str, str]:
 def details(
     steps: Iterable[StepSnapshot], *, timed: bool | None = None
 ) -> dict[str, str]:
-    """Return what there is to say besides: "on gpu-1, 1.20 s".
+    """Return details of each step next to its status: "on gpu-1, 1.20 s".
 
     timed: whether to tell times; by default where it is not plain mode.
     """

@@ -31,7 +31,7 @@ MOST_STEPS = 60
 MOST_NODES_OF_STEP = 4
 """What a card shows; frames show all."""
 
-# Marks on a page of which nobody knows here whether it is light or dark.
+# Marks for pages that may be light or dark.
 GREY, GREEN, BLUE = palette.IDLE.mark, palette.GOOD.mark, palette.BUSY.mark
 ORANGE, RED = palette.WARN.mark, palette.BAD.mark
 STATES = {

@@ -17,9 +17,9 @@ def asked() -> bool:
 
 
 def plain() -> bool:
-    """Return whether to show things plainly: asked for, or nobody looks at them.
+    """Return whether plain mode is on: requested, or there is no notebook or terminal.
 
-    Who looks has a notebook or a terminal; MPREG_NB_PLAIN=0 says that somebody does.
+    MPREG_NB_PLAIN=0 turns it off in all cases.
     """
     if os.environ.get(VARIABLE, ""):
         return asked()

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mpreg_nb.launcher.cluster_files import LedgerRow
 
 
-_ELSEWHERE = ("○", GREY)  # on another machine, so nobody here knows
+_ELSEWHERE = ("○", GREY)  # on another machine: not known here
 
 
 def processes(rows: "Iterable[LedgerRow]") -> Table:

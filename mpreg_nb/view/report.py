@@ -175,7 +175,7 @@ def _workflow(report: RunReport) -> Iterator[str]:
     drawing = diagram_svg.draw(
         report.diagram, states(steps), details(steps, timed=True), counts(steps)
     )
-    # It shrinks with the page; when it could not be read any more, it is scrolled.
+    # It shrinks with the page; below a readable size it scrolls.
     wide = re.search(r' width="(\d+)', drawing)
     least = LEAST_SCALE * float(wide[1]) if wide else 0.0
     inner = f'<div class="fit" style="min-width:{least:.0f}px">{drawing}</div>'

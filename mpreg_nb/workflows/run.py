@@ -164,7 +164,7 @@ class Compensation:
             self._todo.clear()
 
     def next(self) -> str | None:
-        """Return the step to undo now; None when there is none any more.
+        """Return the next step to undo; None if there is none left.
 
         Those that refer to a result that there is not are passed over.
         """
@@ -483,7 +483,7 @@ class RunMachine(TableReads):
         if part == "fallback":
             return self._give_up(step, StepFailed(ended, failure), now)
         effects: list[Effect] = []
-        if part != "call":  # nobody waits for the other items of the map any more
+        if part != "call":  # the other items of the map are no longer needed
             ended = self._table.whole(step).ended(now, ended.execution)
             effects += self._table.stop(step)
         return effects + self._fall_back(step, ended, failure, now)

@@ -1,5 +1,6 @@
-"""Live views: each a picture (plain data), and what is made of it.
+"""The views of a live panel.
 
-A picture is what a script draws, a table tells and a frame holds, so that they
-cannot disagree. Making one reads values that are given; it asks nobody.
+Each view turns values of the client into a picture (plain data), and the picture into
+a drawing, a table of text and a frame, so that these cannot differ. No view asks the
+cluster for anything.
 """

@@ -354,7 +354,7 @@ def _table(picture: dict[str, Any], *, curves: bool) -> Table:
 
 
 def _figures(row: dict[str, Any], *, curves: bool) -> list[Cell]:
-    if row["state"] in ("dead", "left"):  # what it last told is of no use any more
+    if row["state"] in ("dead", "left"):  # its last load is outdated
         return [""] * (7 if curves else 5)
     busy = "" if row["busy"] is None else f"{row['busy']} of {row['slots']}"
     figures: list[Cell] = [

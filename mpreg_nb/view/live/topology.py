@@ -32,7 +32,7 @@ OWN = "/client"
 """Stands for the own client in links; no node has a slash in its name."""
 
 SHORTEST_S = 1.0
-"""What came in less time is taken for what came in so much."""
+"""A shorter time of observation counts as this long."""
 
 HERE = "this notebook"
 """How the own client is called. Should a node be called so, a space is added, with
@@ -77,7 +77,7 @@ class Rates:
 
     def take(self, told: Iterable[Traffic], now: float) -> None:
         """Add the reports of nodes; `now` is of any monotonic clock."""
-        if now - self._now > WINDOW_S:  # nobody looked for a while
+        if now - self._now > WINDOW_S:  # not observed for a while
             self._grown, self._totals, self._began = {}, {}, math.nan
         before, self._totals = self._totals, {}
         grown: dict[Pair, _Total] = {}
@@ -584,7 +584,7 @@ def _said(picture: dict[str, Any]) -> str:
     nodes = [node for node in picture["nodes"] if node["kind"] == "node"]
     entry = [node["node"] for node in nodes if node["entry"]]
     said = count(len(nodes), "node")
-    if plain():  # where it entered, and who is linked, differs from run to run
+    if plain():  # entry node and links differ between runs
         return said
     through = f", connected through {entry[0]}" if entry else ""
     return f"{said}, {count(len(picture['links']), 'link')} known{through}"

@@ -271,7 +271,7 @@ def test_the_loss_of_what_was_kept_is_told_and_the_next_cell_begins_anew(
 
     assert "is lost" in told
     assert "signal SIGKILL" in told
-    assert "with --keep frail: they begin anew" in told.replace("\n", " ")
+    assert "with --keep frail: they start again" in told.replace("\n", " ")
     assert value(anew) == "False"
     name, text = crashed.error()
     assert name == "WorkerCrashed"
