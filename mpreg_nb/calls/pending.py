@@ -63,6 +63,15 @@ GIVEN_BACK = frozenset(("draining", "overloaded", "node_lost", "cancelled"))
 """Ends of an attempt that say nothing which a caller who cancelled must know."""
 
 
+@dataclass(frozen=True, slots=True)
+class NodesFull:
+    """Why a call is not with a node."""
+
+    refusal: Failure
+    since: float  # nothing went on from then on
+    ended: int  # calls that had ended then
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class CallState:
     """Where one call is, and what is known of its fate.
@@ -90,9 +99,7 @@ class CallState:
     expired: bool = False  # its deadline has passed
     answered: bool = False  # its outcome is told; the rest is clean-up
     executed: Executed = "no"  # by attempts before this one
-    refusal: Failure | None = None  # why it is held, where nodes are full
-    full_since: float = math.inf  # since when nodes are full and nothing goes on
-    full_count: int = 0  # calls that had ended then
+    full: "NodesFull | None" = None  # where it is held since nodes are full
 
     @property
     def wanted(self) -> Wanted:
@@ -198,10 +205,11 @@ class CallerRules:
     def _when_full(
         self, call: CallState, failure: Failure, now: float, ended: int
     ) -> tuple[Verdict, float]:
-        if call.refusal is None or ended != call.full_count:
-            call.full_since, call.full_count = now, ended
-        call.refusal = failure
-        if now - call.full_since >= OVERLOAD_PATIENCE_S:
+        full = call.full
+        goes_on = full is None or full.ended != ended
+        since = now if full is None or goes_on else full.since
+        call.full = NodesFull(failure, since, ended)
+        if now - since >= OVERLOAD_PATIENCE_S:
             return AS_HEARD, now
         pause_s = backoff_s(call.attempts, self._chance)
         return Retry(), now + pause_s + failure.retry_after_ms / 1e3
@@ -257,7 +265,8 @@ class PendingCalls(Generic[C]):
         self._on_breaker = on_breaker
         self._loads = loads
         self._breakers = breakers
-        self._calls: dict[bytes, C] = {}
+        self.calls: dict[bytes, C] = {}
+        """All of them, by id. To be changed by the machine alone."""
         self._at: dict[object, int] = {}  # calls under way, by place
         self._parked: dict[bytes, C] = {}  # wait until something changes
         self.lines: dict[Wanted, WaitingLine[C]] = {}
@@ -269,18 +278,8 @@ class PendingCalls(Generic[C]):
         """Empty while no call waits that could go elsewhere."""
         self.ended = 0
 
-    def __len__(self) -> int:
-        return len(self._calls)
-
     def __iter__(self) -> Iterator[C]:
-        return iter(tuple(self._calls.values()))
-
-    def __contains__(self, call_id: bytes) -> bool:
-        return call_id in self._calls
-
-    def get(self, call_id: bytes) -> C | None:
-        """Return the call of this id, if it is in progress."""
-        return self._calls.get(call_id)
+        return iter(tuple(self.calls.values()))
 
     def under_way(self, place: object) -> int:
         """Return how many calls `place` has."""
@@ -295,7 +294,7 @@ class PendingCalls(Generic[C]):
 
     def add(self, call: C, now: float, due: float = math.inf) -> None:
         """Begin to keep a call, which nobody has yet."""
-        self._calls[call.id] = call
+        self.calls[call.id] = call
         call.began = now
         self._rules.count_call(now)
         if due < math.inf:
@@ -362,7 +361,7 @@ class PendingCalls(Generic[C]):
         """
         told: list[C] = []
         for call_id in ids:
-            call = self._calls.get(call_id)
+            call = self.calls.get(call_id)
             if call is None or call.place is not place:
                 continue
             call.started = 0.0
@@ -381,7 +380,7 @@ class PendingCalls(Generic[C]):
         if not self.waiters:
             return []
         found = self._stealing.recalls(now, target)
-        return [(node, [self._calls[i] for i in ids]) for node, ids in found.items()]
+        return [(node, [self.calls[i] for i in ids]) for node, ids in found.items()]
 
     def target(self, call: C, now: float) -> Chosen | None:
         """Return where a call goes that waits here and was asked back."""
@@ -539,7 +538,7 @@ class PendingCalls(Generic[C]):
 
     def end(self, call: C, now: float) -> bool:
         """Forget a call; return whether its outcome is still to be told."""
-        if self._calls.pop(call.id, None) is None:
+        if self.calls.pop(call.id, None) is None:
             return False
         self.ended += 1
         if call.under_way:
@@ -560,10 +559,10 @@ class PendingCalls(Generic[C]):
         """Return what is to be done by now."""
         verdicts: list[tuple[C, Verdict]] = []
         for call_id in self._due.tick(now):
-            call = self._calls[call_id]
+            call = self.calls[call_id]
             verdicts.append((call, self._expire(call, now)))
         for call_id in self._pauses.tick(now):
-            found = self._calls.get(call_id)
+            found = self.calls.get(call_id)
             if found is not None and not found.answered:
                 self._parked.pop(call_id, None)
                 verdicts.append((found, NOW))
@@ -572,8 +571,8 @@ class PendingCalls(Generic[C]):
     def _expire(self, call: C, now: float) -> Verdict:
         """Return how a call goes on whose deadline has passed."""
         if call.place is None:
-            if call.refusal is not None:
-                return Finish(call.refusal)
+            if call.full is not None:
+                return Finish(call.full.refusal)
             return Finish(Failure(kind="deadline"))
         waits = call.waiting or (call.place is self._here and not call.started)
         if waits and not call.expired:

@@ -168,6 +168,7 @@ class ClientCalls:
         self._pending: PendingCalls[ActiveCall] = PendingCalls(
             CallerRules(chance), self.router, self._loads, breakers
         )
+        self._calls = self._pending.calls
         self._waiters = self._pending.waiters
         self._lines = self._pending.lines
         self._several = False  # whether there is anything to choose
@@ -187,7 +188,7 @@ class ClientCalls:
         return tuple(self._pending)
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._calls)
 
     # ------------------------------------------------------------ what happens
 
@@ -207,7 +208,7 @@ class ClientCalls:
 
     def cancel(self, call_id: bytes) -> None:
         """Ask for the end of a call; its outcome tells whether it came to that."""
-        call = self._pending.get(call_id)
+        call = self._calls.get(call_id)
         if call is None or not self._pending.cancel(call, time.monotonic()):
             return
         if call.link is None:
@@ -220,7 +221,7 @@ class ClientCalls:
         now = time.monotonic()
         asked: dict[Connection, list[bytes]] = {}
         for call_id in call_ids:
-            call = self._pending.get(call_id)
+            call = self._calls.get(call_id)
             if call is None or not self._pending.withdraw(call, now):
                 continue
             if call.link is None:
@@ -272,7 +273,7 @@ class ClientCalls:
         if kind is Waiting:
             self._told_waiting(link, message)
             return True
-        call = self._pending.get(message.id)
+        call = self._calls.get(message.id)
         if call is None:
             return False
         if call.place is not link:
@@ -445,7 +446,7 @@ class ClientCalls:
         known = call.version is not None and call.attempts < 3
         renewed = known and await self._reregister(call.version or "")
         now = time.monotonic()
-        if call.id not in self._pending:
+        if call.id not in self._calls:
             return
         if renewed:
             self._send(call, now)

@@ -16,7 +16,7 @@ runs elsewhere: leaving costs no call.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 import msgspec
@@ -68,7 +68,7 @@ class Admission:
     """The limits of one node, and what it holds."""
 
     def __init__(
-        self, me: str, pending: PendingCalls[PendingCall], limits: Limits
+        self, me: str, pending: Mapping[bytes, PendingCall], limits: Limits
     ) -> None:
         self._me = me
         self._pending = pending
@@ -137,8 +137,9 @@ class Calls:
             here=me,
             on_breaker=self._breaker_changed,
         )
+        self._calls = self._pending.calls
         self._waiters = self._pending.waiters
-        self.admission = Admission(me, self._pending, limits)
+        self.admission = Admission(me, self._calls, limits)
         self._loop = asyncio.get_running_loop()
         self._alarm = DeadlineTimer(self._ring)
         self._sweep: asyncio.TimerHandle | None = None
@@ -147,7 +148,7 @@ class Calls:
         self.idle.set()
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._calls)
 
     # ------------------------------------------------------------ what happens
 
@@ -155,7 +156,7 @@ class Calls:
         """Take in a call, return the node it went to; its outcome goes to `source`."""
         now = time.monotonic()
         pending = PendingCall(call, parts, source, self, began=now)
-        if call.id in self._pending or (call.idempotent and call.id in self._outcomes):
+        if call.id in self._calls or (call.idempotent and call.id in self._outcomes):
             return self._repeat(pending)
         refusal = self.admission.refusal(pending)
         if self.admission.draining and refusal is None:
@@ -167,7 +168,7 @@ class Calls:
             self._counters.refusals[refusal.kind] += 1
             source.send(pending.failed(refusal))
             return ""
-        if not len(self._pending):
+        if not self._calls:
             self.idle.clear()
         self.admission.held_bytes += pending.size_bytes
         if call.remaining_ms is None:
@@ -191,7 +192,7 @@ class Calls:
         ended, since its caller had gone, it begins after that.
         """
         call = repeat.call
-        known = self._pending.get(call.id)
+        known = self._calls.get(call.id)
         kept = self._outcomes.get(call.id)
         was = kept and kept.fingerprint
         if known is not None:
@@ -211,7 +212,7 @@ class Calls:
 
     def cancel(self, call_id: bytes) -> None:
         """End a call early; its caller hears of it as of any other end."""
-        pending = self._pending.get(call_id)
+        pending = self._calls.get(call_id)
         if pending is None or not self._pending.cancel(pending, time.monotonic()):
             return
         if pending.place is None:
@@ -222,7 +223,7 @@ class Calls:
     def give_back(self, source: Sink, message: Recall) -> None:
         """End those calls of `source` that no node runs yet."""
         for call_id in message.ids:
-            pending = self._pending.get(call_id)
+            pending = self._calls.get(call_id)
             if pending is None or pending.source is not source or pending.cancelled:
                 continue
             if pending.place not in (None, self._me):  # who has it knows if it runs
@@ -276,7 +277,7 @@ class Calls:
         if isinstance(message, Waiting):
             self._told_waiting(link, message)
             return True
-        pending = self._pending.get(message.id)
+        pending = self._calls.get(message.id)
         if pending is None or pending.place is None:
             return False
         if pending.place is not link:
@@ -324,7 +325,7 @@ class Calls:
 
     def unsent(self, call_id: bytes, node: str, reason: str) -> None:
         """Find another node for a call that never reached `node`."""
-        pending = self._pending.get(call_id)
+        pending = self._calls.get(call_id)
         if pending is not None and pending.place == node:
             now = time.monotonic()
             failed = self._pending.unsent(pending, now, node=node, reason=reason)
@@ -387,7 +388,7 @@ class Calls:
     def _route_again(self, pending: PendingCall, found: bool) -> None:
         if not found:
             self._end(pending, Failure(kind="no_code", node=self._me))
-        elif pending.id in self._pending:  # else it was cancelled meanwhile
+        elif pending.id in self._calls:  # else it was cancelled meanwhile
             self._route(pending, time.monotonic())
 
     def _forward(self, pending: PendingCall, node: str, now: float) -> None:
@@ -475,7 +476,7 @@ class Calls:
         self, pending: PendingCall, outcome: Outcome, parts: Payload = ()
     ) -> None:
         """Deliver the outcome of a call and forget it."""
-        if pending.id not in self._pending:
+        if pending.id not in self._calls:
             return
         kind = outcome.failure.kind if isinstance(outcome, Failed) else "ok"
         self._counters.outcomes[kind] += 1
@@ -499,7 +500,7 @@ class Calls:
             self.receive(again.source, again.call, again.parts)
         if self._waiters and here:
             self.look_for_idle(self._me)
-        if not len(self._pending):
+        if not self._calls:
             self.idle.set()
 
     def _end(self, pending: PendingCall, failure: Failure) -> None:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Generic, TypeVarTuple
 
+from mpreg_nb.transport.timer import run_each
+
 Values = TypeVarTuple("Values")
 
 
@@ -17,6 +19,8 @@ class Event(Generic[*Values]):
         self._subscribers += subscribers
 
     def __call__(self, *values: *Values) -> None:
-        """Publish the event: call all subscribers, one after the other."""
-        for subscriber in self._subscribers:
-            subscriber(*values)
+        """Publish the event: call all subscribers, one after the other.
+
+        What one raises goes to the handler of the loop, and costs no other the event.
+        """
+        run_each(lambda subscriber: subscriber(*values), self._subscribers)

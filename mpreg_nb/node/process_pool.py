@@ -200,7 +200,13 @@ class CrashHistory:
         self._by_call: OrderedDict[bytes, int] = OrderedDict()
 
     def crashed(
-        self, call_id: bytes, end: End, lines: Iterable[str], *, guilty: bool
+        self,
+        call_id: bytes,
+        end: End,
+        lines: Iterable[str],
+        *,
+        guilty: bool,
+        executed: Executed,
     ) -> Crashed:
         """Return the outcome of a call that had begun when its worker died."""
         if guilty:
@@ -210,7 +216,7 @@ class CrashHistory:
         return Crashed(
             id=call_id,
             cause=end.cause,
-            executed="yes",
+            executed=executed,
             memory_mb=end.memory_mb,
             last_lines=tuple(lines),
             deaths=self._by_call.get(call_id, 0),
@@ -576,18 +582,29 @@ class ProcessPool:
         self._deaths.count += 1
         again: list[_Item] = []
         names: list[str] = []
+        page = link.process.page
+        at_work = sum(
+            page.ended < handed.number <= page.begun for handed in link.handed.values()
+        )
         for handed in link.handed.values():
             item = self._items[handed.job.id]
             item.link = None
-            begun = handed.number <= link.process.page.begun
+            begun = handed.number <= page.begun
             if item.cancelled:
                 self._end(item, cancelled(item.job, begun=begun), ())
             elif begun:
                 names.append(item.job.function)
                 # One that had ended lost only its answer: it did not kill the worker.
-                guilty = handed.number > link.process.page.ended
+                guilty = handed.number > page.ended
+                # Of several at once, one may have ended the process before another
+                # had reached its function.
+                sure = not guilty or at_work == 1
                 crashed = self._deaths.crashed(
-                    item.job.id, end, link.last_lines(), guilty=guilty
+                    item.job.id,
+                    end,
+                    link.last_lines(),
+                    guilty=guilty,
+                    executed="yes" if sure else "unknown",
                 )
                 self._end(item, crashed, ())
             else:

@@ -241,7 +241,9 @@ class World(RuleBasedStateMachine):
             self.calls.told_waiting(message.ids, link, movable=True)
             assert message.load is not None
             self.loads.report(link.node, message.load, self.now)
-        call = None if isinstance(message, Waiting) else self.calls.get(message.id)
+        call = (
+            None if isinstance(message, Waiting) else self.calls.calls.get(message.id)
+        )
         if call is not None and call.place is link:
             match message:
                 case Reply():
@@ -297,7 +299,7 @@ class World(RuleBasedStateMachine):
     @rule(which=ANY, softly=st.booleans())
     def cancel(self, which: int, softly: bool) -> None:
         call = list(self.made.values())[which % len(self.made)]
-        if call.id not in self.calls:
+        if call.id not in self.calls.calls:
             return
         mark = self.calls.withdraw if softly else self.calls.cancel
         if not mark(call, self.now):
@@ -379,7 +381,7 @@ class World(RuleBasedStateMachine):
 
     @invariant()
     def timers_are_set_for_somebody(self) -> None:
-        if not len(self.calls):
+        if not len(self.calls.calls):
             assert self.calls.deadline == math.inf
 
     def teardown(self) -> None:
@@ -392,14 +394,14 @@ class World(RuleBasedStateMachine):
                 self.hear(link)
             self.now = max(self.now, min(self.calls.deadline, self.now + 1.0))
             self.tick()
-            if not len(self.calls):
+            if not len(self.calls.calls):
                 break
         for ghost in self.ghosts:
             while ghost.to_node or ghost.queue or ghost.running:
                 ghost.take_in()
                 ghost.begin()
                 ghost.finish()
-        assert len(self.calls) == 0
+        assert len(self.calls.calls) == 0
         assert [len(outcomes) for outcomes in self.outcomes.values()] == [1] * len(
             self.made
         )
@@ -541,7 +543,7 @@ def test_call_knocks_at_full_nodes_until_nothing_went_on_for_long() -> None:
     while isinstance(verdict, Retry):
         calls.sent(call, "the entry", "", now)
         verdict = calls.failed(call, full, now)
-        if len(calls) == 2 and now > 20.0:
+        if len(calls.calls) == 2 and now > 20.0:
             calls.end(other, now)  # something goes on
             went_on = now
         now = min(calls.deadline, now + 10.0)
