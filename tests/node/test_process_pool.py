@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node.worker_pool import Crashed
+from tests.support.files import wait_for_file
 from tests.support.worker_functions import echo, fault, kill_self, leave, pid, sleep
 from tests.support.workers import Crash, Office, is_alive, run, value_of
 
@@ -56,6 +57,24 @@ def test_a_crash_costs_one_call_and_says_how_it_ended(
         assert crashed.last_lines == ("about to leave",)
     if function is fault:
         assert any("Segmentation fault" in line for line in crashed.last_lines)
+
+
+def test_it_stays_open_which_of_several_calls_in_a_dead_worker_had_begun(
+    tmp_path: Path,
+) -> None:
+    begun = tmp_path / "begun"
+
+    async def scenario(here: Office) -> set[str]:
+        _, waits = here.submit(wait_for_file, str(begun), str(tmp_path / "never"))
+        while not begun.exists():
+            await asyncio.sleep(0.01)
+        _, leaves = here.submit(leave, 3)
+        outcomes = [(await asyncio.wait_for(e, 30))[0] for e in (waits, leaves)]
+        return {
+            outcome.executed for outcome in outcomes if isinstance(outcome, Crashed)
+        }
+
+    assert run(tmp_path, scenario, slots=2) == {"unknown"}
 
 
 def test_jobs_that_had_not_begun_run_on_another_worker(tmp_path: Path) -> None:
