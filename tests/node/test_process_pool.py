@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node.worker_pool import Crashed
-from tests.support.files import wait_for_file
+from tests.support.files import until_exists, wait_for_file
 from tests.support.worker_functions import echo, fault, kill_self, leave, pid, sleep
 from tests.support.workers import Crash, Office, is_alive, run, value_of
 
@@ -66,8 +66,7 @@ def test_it_stays_open_which_of_several_calls_in_a_dead_worker_had_begun(
 
     async def scenario(here: Office) -> set[str]:
         _, waits = here.submit(wait_for_file, str(begun), str(tmp_path / "never"))
-        while not begun.exists():
-            await asyncio.sleep(0.01)
+        await asyncio.to_thread(until_exists, begun)
         _, leaves = here.submit(leave, 3)
         outcomes = [(await asyncio.wait_for(e, 30))[0] for e in (waits, leaves)]
         return {
