@@ -25,8 +25,8 @@ TWO_BY_TWO := -n $(JOBS) --dist loadfile
 # Plain mode leaves times, ports and pids out of what notebooks show.
 PLAIN := MPREG_NB_PLAIN=1
 
-.PHONY: venv demo test test-newest test-versions history lint lab notebooks bench dist \
-	constraints
+.PHONY: venv demo test test-newest test-versions history simulation simulation-long lint \
+	lab notebooks bench dist constraints
 
 venv: $(STAMP)
 
@@ -79,6 +79,14 @@ test-versions: $(STAMP)
 SEEDS ?= 1 2 3
 history: $(STAMP)
 	$(BIN)/python -m tests.live.history $(SEEDS)
+
+# Membership in simulated time: a table, build/simulation.png, and an error if a bound
+# is missed. The long one takes an hour or two.
+simulation: $(STAMP)
+	$(BIN)/python -m tests.membership.report quick
+
+simulation-long: $(STAMP)
+	$(BIN)/python -m tests.membership.report long
 
 lint: $(STAMP)
 	$(BIN)/ruff check

@@ -83,6 +83,8 @@ class MemberTable:
         self.suspects: dict[NodeName, Suspicion] = {}
         self.revision = 0
         """Rises with every change of a record."""
+        self.deadline = math.inf
+        """When the first suspicion ends, or before: one that was refuted counts on."""
         self.active: dict[NodeName, None] = {}
         """Names that are ALIVE or SUSPECT."""
         self.alive_names: dict[NodeName, None] = {}
@@ -114,6 +116,7 @@ class MemberTable:
             self.suspects.pop(entry.record.name, None)
         else:
             self.suspects[entry.record.name] = suspicion
+            self.suspicion_changed(suspicion)
 
     @property
     def alive(self) -> tuple[NodeName, ...]:
@@ -122,13 +125,16 @@ class MemberTable:
             self._alive = tuple(self.alive_names)
         return self._alive
 
-    @property
-    def deadline(self) -> float:
-        """When the first suspicion ends."""
-        due_s = math.inf
-        for suspicion in self.suspects.values():
-            due_s = min(due_s, suspicion.deadline)
-        return due_s
+    def suspicion_changed(self, suspicion: Suspicion) -> None:
+        """Take in that a suspicion may end earlier than before."""
+        self.deadline = min(self.deadline, suspicion.deadline)
+
+    def set_deadline(self) -> None:
+        """Work the deadline out anew, from all suspicions."""
+        self.deadline = min(
+            (suspicion.deadline for suspicion in self.suspects.values()),
+            default=math.inf,
+        )
 
     def dead(self) -> list[MemberEntry]:
         """Return the entries that are DEAD, not those that LEFT."""
@@ -480,11 +486,14 @@ class MembershipState:
     def bury_overdue(self, now: float) -> list[Effect]:
         """Declare dead whoever has not refuted in time."""
         effects: list[Effect] = []
+        if self.table.deadline > now:
+            return effects
         for name, suspicion in list(self.table.suspects.items()):
             if suspicion.deadline <= now:
                 entry = self.table.entries[name]
                 dead = replace(entry.record, state=DEAD, by=(self._me,))
                 effects += self._change(entry, dead, self._me, now)
+        self.table.set_deadline()
         return effects
 
     def doubt_anew(self, now: float) -> None:
@@ -497,6 +506,7 @@ class MembershipState:
         """Let no suspicion end before `until`."""
         for suspicion in self.table.suspects.values():
             suspicion.postpone(until)
+        self.table.set_deadline()
 
     def contradict(self, entry: MemberEntry, now: float) -> list[Effect]:
         """Notify a node what is held of it, if it has not just been told."""
@@ -620,6 +630,7 @@ class MembershipState:
                 for name in verdict.by
             ]
             if any(fresh):
+                self.table.suspicion_changed(suspicion)
                 self.news.put(self.verdict_on(entry))
         return []
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import msgspec
 
@@ -48,6 +48,7 @@ K = TypeVar("K")
 
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 _Call = tuple[Callable[..., object], tuple[Any, ...]]
+_Happening: TypeAlias = "tuple[float, int, SimNode | None, _Call]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +333,7 @@ class Simulation:
         self.late_s = 0.0  # timers are up to so much late
         self.cut: Callable[[str, str], bool] | None = None  # from, to: nothing passes
         self.is_apart: frozenset[int] = frozenset()  # processes that are cut off
-        self._heap: list[tuple[float, int, SimNode | None, _Call]] = []
+        self._heap: list[_Happening] = []
         self._serial = 0
         self._changes = 0
         self._is_noting = True
@@ -384,6 +385,11 @@ class Simulation:
             elif node.is_running:
                 node.missed.append((call, values))
         self.now = end_s
+
+    def run_next(self) -> None:
+        """Run up to the next thing that happens."""
+        if self._heap:
+            self.run(max(0.0, self._heap[0][0] - self.now))
 
     def run_until(
         self, condition: Callable[[], bool], limit_s: float, step_s: float = 0.02
@@ -568,6 +574,24 @@ class Simulation:
         if self.disorder and rng.random() < self.disorder:
             again_s = arrival_s + rng.random()
             self.at(again_s, target, there.deliver, message)
+
+    def in_flight(self) -> list[_Happening]:
+        """Return the messages under way, the first to arrive first."""
+        return sorted(
+            one
+            for one in self._heap
+            if getattr(one[3][0], "__func__", None) is SimLink.deliver
+        )
+
+    def drop(self, message: _Happening) -> None:
+        """Lose a message that is under way."""
+        self._heap.remove(message)
+        heapq.heapify(self._heap)
+
+    def repeat(self, message: _Happening, later_s: float) -> None:
+        """Deliver a message that is under way once more, later."""
+        when_s, _, node, (call, values) = message
+        self.at(when_s + later_s, node, call, *values)
 
     # ---------------------------------------------------------------- observing
 
