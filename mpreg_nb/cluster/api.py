@@ -12,7 +12,7 @@ from mpreg_nb.cluster import current as open_clusters
 from mpreg_nb.cluster.calling import Called
 from mpreg_nb.cluster.cluster import AdoptedCluster, Cluster
 from mpreg_nb.cluster.config import CONFIG
-from mpreg_nb.cluster.function import Function, View
+from mpreg_nb.cluster.function import Function, View, declared
 from mpreg_nb.cluster.registration import warn_stale_results
 from mpreg_nb.cures import cure
 from mpreg_nb.launcher.cluster_files import ClusterFiles
@@ -281,7 +281,7 @@ def function(local: Any = None, /, **options: Any) -> Any:
 
     @public
     def decorate(plain: Callable[P, R]) -> Function[P, R]:
-        made = Function(plain, **options, cluster=current)
+        made: Function[P, R] = declared(plain, current, **options)
         if open_clusters.all_clusters():
             warn_stale_results(current().register(made))
         return made

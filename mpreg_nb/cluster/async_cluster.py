@@ -186,7 +186,13 @@ class AsyncCluster:
         The options are those of `Cluster.register`.
         """
         registry = self._connected.registry
-        made = registry.declared(function, name, resources, idempotent, isolation)
+        made = registry.declared(
+            function,
+            name=name,
+            resources=resources,
+            idempotent=idempotent,
+            isolation=isolation,
+        )
         await registry.register(made)
         if made.card is None:
             raise AssertionError("a registration gives a card")

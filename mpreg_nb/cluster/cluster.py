@@ -375,7 +375,13 @@ class Cluster:
             NotPicklable: the function captures an object that cannot be pickled; the
                 message names its path.
         """
-        made = self._registry.declared(function, name, resources, idempotent, isolation)
+        made = self._registry.declared(
+            function,
+            name=name,
+            resources=resources,
+            idempotent=idempotent,
+            isolation=isolation,
+        )
         self._run(self._registry.register(made))
         return made
 

@@ -71,6 +71,11 @@ class Function(Generic[P, R]):
         """The undecorated function."""
         return self._function
 
+    @property
+    def declared_options(self) -> dict[str, Any]:
+        """The options that it is registered with, by name."""
+        return {option: getattr(self, option) for option in _UNSET}
+
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function on the cluster and return its result.
 
@@ -163,6 +168,34 @@ class Function(Generic[P, R]):
         if self.card is None:
             return chosen({"text/plain": repr(self)}, include, exclude)
         return registration_bundle([self.card], include, exclude)
+
+
+_UNSET: dict[str, Any] = {
+    "name": None,
+    "resources": frozenset(),
+    "idempotent": False,
+    "isolation": "process",
+}
+"""The options of a registration that gives none."""
+
+
+def declared(
+    function: Any, cluster: Callable[[], CallingCluster], **options: Any
+) -> Function[Any, Any]:
+    """Return `function` as one with these options of a registration.
+
+    A decorated function keeps its own options where none is given here. With another
+    option it becomes another function, over the same code.
+    """
+    if isinstance(function, Function):
+        own, local = function.declared_options, function.local
+        options["name"] = options.get("name") or function.name
+        changed = Function(local, **options, cluster=cluster).declared_options
+        given = {k: value for k, value in changed.items() if value != _UNSET[k]}
+        if given.items() <= own.items():
+            return function
+        options, function = own | given, local
+    return Function(function, **options, cluster=cluster)
 
 
 def _look_like(made: Function[..., Any], function: Callable[..., Any]) -> None:

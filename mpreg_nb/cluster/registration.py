@@ -13,7 +13,7 @@ import functools
 import sys
 import types
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,8 +23,8 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.output import write_at_once
 from mpreg_nb.client.registrations import Card, ReplacedVersion
 from mpreg_nb.cluster.current import CallingCluster
-from mpreg_nb.cluster.function import Function
-from mpreg_nb.names import check_name, check_resources
+from mpreg_nb.cluster.function import Function, declared
+from mpreg_nb.names import check_name
 from mpreg_nb.serialize.code import name_of
 
 if TYPE_CHECKING:
@@ -153,32 +153,9 @@ class FunctionRegistry:
 
     # --------------------------------------------------------------- registration
 
-    def declared(
-        self,
-        function: Any,
-        name: str | None,
-        resources: str | Iterable[str],
-        idempotent: bool,
-        isolation: str,
-    ) -> "Function[Any, Any]":
-        """Return the function that `register` was given, with its options.
-
-        A decorated function keeps its own options where none is given here. With an
-        option of its own it is another function, over the same code.
-        """
-        options: dict[str, Any] = {
-            "name": name,
-            "resources": check_resources(resources),
-            "idempotent": idempotent,
-            "isolation": isolation,
-        }
-        if isinstance(function, Function):
-            own = _options_of(function)
-            given = {key: options[key] for key in own if options[key] != _UNSET[key]}
-            if given.items() <= own.items():
-                return function
-            options, function = own | given, function.local
-        return Function(function, cluster=self._cluster, **options)
+    def declared(self, function: Any, **options: Any) -> "Function[Any, Any]":
+        """Return the function that `register` was given, with its options."""
+        return declared(function, self._cluster, **options)
 
     def register(self, function: "Function[Any, Any]") -> Coroutine[Any, Any, Callee]:
         """Pack a function in this thread; return what registers it on the loop.
@@ -253,9 +230,8 @@ class FunctionRegistry:
             idempotent=function.idempotent,
             shipment=shipment,
         )
-        declared = _options_of(function)
         for each in (function, function.local) if called is None else (called,):
-            self._remember(each, shipped.witnesses, options, declared)
+            self._remember(each, shipped.witnesses, options, function.declared_options)
         return function.name, narrowed(narrowing, options)
 
     def _remember(
@@ -296,19 +272,6 @@ class FunctionRegistry:
             now=versions.index(version) + 1,
             results=self._client.call_log.results.get((name, before), 0),
         )
-
-
-_UNSET: dict[str, Any] = {
-    "name": None,
-    "resources": frozenset(),
-    "idempotent": False,
-    "isolation": "process",
-}
-"""The options of a registration that gives none."""
-
-
-def _options_of(function: "Function[Any, Any]") -> dict[str, Any]:
-    return {key: getattr(function, key) for key in _UNSET}
 
 
 def _key(function: Any) -> object:

@@ -153,8 +153,15 @@ def test_a_decorated_function_keeps_its_options_where_none_is_given(
     same = cluster.register(decorated)
     other = cluster.register(decorated, name="other", isolation="thread")
 
+    stacked = mp.function(name="stacked")(decorated)
+    unnamed = mp.Function(lambda: 1, name="one", cluster=lambda: cluster)
+    threaded = cluster.register(unnamed, isolation="thread")
+
     assert held == ["odd"] * 3
     assert same is decorated
+    assert stacked.name == "stacked"
+    assert stacked.resources == {"odd"}
+    assert (threaded.name, threaded.isolation) == ("one", "thread")
     assert (other.name, other.isolation) == ("other", "thread")
     assert other.resources == {"odd"}
     assert cluster.call("other", 1, 2) == 3
