@@ -872,7 +872,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_cut:
             return
         self._transport.set_protocol(self)
-        self._delivery.begin(self._outflow.bytes)
+        if self.peer.carrier == "tcp":
+            self._delivery.begin(self._outflow.bytes)
         if self._open:  # the owner may have closed it already
             self._pulse.start()
         while received:
@@ -1043,7 +1044,8 @@ class Connection(asyncio.BufferedProtocol):
         self._inflow.streams.clear()
         said = close_reason(self._protocol, exc, self._mac_in)
         self._outflow.ended_with(exc)
-        self.received = min(self._delivery.end(), self._outflow.refused_from)
+        known = self._delivery.end() if self.peer.carrier == "tcp" else math.inf
+        self.received = min(known, self._outflow.refused_from)
         if said.startswith(CLOSED_THERE) and ALL_ANSWERED in said:
             self.received = -1.0
         reason = self._reason or said

@@ -101,6 +101,7 @@ async def dial(
     """
     uri = _parse(url)
     token = current(token)
+    key_id = token.key_id(role)
     near = None if uri.secure else local_socket.connect(uri.host, uri.port)
     carrier: Carrier = "tls" if uri.secure else "tcp" if near is None else "unix"
     hello = HandshakeHello(
@@ -110,7 +111,7 @@ async def dial(
         nonce=secrets.token_bytes(NONCE_BYTES),
         cluster_id=cluster_id,
         node_name=node_name,
-        key_id=token.key_id(role),
+        key_id=key_id,
         mac=carrier == "tcp",
     )
     if uri.secure and ssl_context is None:
@@ -130,7 +131,9 @@ async def dial(
         async with asyncio.timeout(timeout_s):
             loop = asyncio.get_running_loop()
             if near is not None:
-                await loop.create_unix_connection(lambda: departure, sock=near)
+                # uvloop's create_unix_connection lets the socket object close a
+                # descriptor that is another's by then, if the other end hangs up.
+                await loop.connect_accepted_socket(lambda: departure, near)
             else:
                 await loop.create_connection(
                     lambda: departure,

@@ -156,6 +156,7 @@ class ServerHandshake(asyncio.Protocol):
             self._opening = loop.create_task(self._open(link))
 
     async def _open(self, link: socket.socket) -> None:
+        self._accepted = None  # a transport will own it, and close it
         context = self._door.ssl_context if self._carrier == "tls" else None
         timeout_s = self._door.terms.limits.proof_timeout_s
         try:
@@ -168,13 +169,11 @@ class ServerHandshake(asyncio.Protocol):
         except OSError as error:  # those of TLS and its time too
             if not isinstance(error, ConnectionError):
                 self._keeper.refused(self.address, f"no TLS: {error}")
-            link.close()
             self._keeper.gone(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport, which now owns the socket."""
         self._transport = cast(asyncio.Transport, transport)
-        self._accepted = None
         if self._read == self._read_nothing:  # dropped meanwhile
             self._transport.abort()
 

@@ -301,7 +301,10 @@ async def test_a_crowd_of_silent_ones_is_thinned_to_the_limit() -> None:
         assert home.listener.unproven == 4
 
 
-async def test_a_burst_of_honest_ones_is_let_in_whole() -> None:
+async def test_a_burst_of_honest_ones_is_let_in_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("mpreg_nb.transport.listener.YOUNG_S", 5.0)  # on a slow machine
     async with house(limits=Limits(unproven_connections=4)) as home:
         links = await asyncio.gather(
             *(open_link(home.listener.url, name=f"n{number}") for number in range(40))

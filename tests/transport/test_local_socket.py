@@ -1,6 +1,7 @@
 """Unix sockets between processes of one user; S27: other users cannot get in."""
 
 import asyncio
+import gc
 import os
 import socket
 import stat
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from mpreg_nb.transport import local_socket
+from mpreg_nb.transport.dial import DialFailed
+from mpreg_nb.transport.listener import Acceptor
 from tests.support.links import TOKEN, Ear, house, linked, numbered, open_link
 
 REQUEST = (
@@ -262,6 +265,25 @@ def test_the_user_is_read_where_the_system_has_no_so_peercred(
     link: Any = MacSocket()
 
     assert local_socket.peer_uid(link) == 501
+
+
+async def test_one_that_hangs_up_at_once_is_refused_and_costs_no_other_socket() -> None:
+    async with house() as home, house(local=True) as other:
+        hasty = local_socket.bind("127.0.0.1", home.listener.port, backlog=8)
+        assert hasty is not None
+        acceptor = Acceptor(hasty.listening, lambda link: link.close())
+        working = await open_link(other.listener.url)
+        for _ in range(20):
+            with pytest.raises(DialFailed, match="without an answer"):
+                await open_link(home.listener.url)
+            gc.collect()
+        working.send(numbered(1))
+
+        assert await (await other.ear()).message() == (numbered(1), ())
+        acceptor.close()
+        hasty.close()
+        working.close()
+        await working.wait_closed()
 
 
 # ----------------------------------- what the other end of a lost link cannot have read
