@@ -137,17 +137,17 @@ class Counters:
 
 NEWS_EVERY_S = 0.05
 """How often an answer also carries how busy this node is. One that leaves it idle
-always does, where others were told that it is busy."""
+always does, if others know it as busy."""
 
 TELL_S, TELL_PEER_S = 0.1, 0.004
-"""So long after a change all are told; more seldom where many peers are to be told."""
+"""From a change to its report to all peers; longer with many peers."""
 
 SAMPLE_S = 1.0
 """How often processor and memory are looked at; a look costs about 0.2 ms."""
 
 
 class LoadMonitor:
-    """Measures the load that is told to others."""
+    """Measures the load of this node and reports it to others."""
 
     def __init__(
         self,
@@ -158,7 +158,7 @@ class LoadMonitor:
         counters: Counters,
         tell: Callable[[Load], int],
     ) -> None:
-        """`tell` tells the cluster, and returns how many peers heard of it."""
+        """`tell` sends a load to the cluster, and returns to how many peers."""
         self._running = running
         self._queued = queued
         self._slots = slots
@@ -171,7 +171,7 @@ class LoadMonitor:
         self._news_due = 0.0
         self._tell = tell
         self._tell_s = TELL_S
-        # Running and queued, where all that were told anything were told the same.
+        # Running and queued as last reported; None if peers know different values.
         self._told: tuple[int, int] | None = (0, 0)
         self._told_busy = False  # somebody was, and not yet that it is idle
         self._serial = 0
@@ -208,7 +208,7 @@ class LoadMonitor:
         self.loop_lag_ms = round(max(0.0, lag_s) * 1e3, 3)
 
     def news(self) -> Load | None:
-        """Return the load for an answer, unless it was told and is not over."""
+        """Return the load for an answer, or None if the last report still holds."""
         now = time.monotonic()
         if now < self._news_due:
             if not self._told_busy or self._queued() or self._running():
@@ -219,12 +219,12 @@ class LoadMonitor:
         return load
 
     def changed(self) -> None:
-        """Note that a call came or went; the cluster is told of it soon."""
+        """Note that a call came or went, and report the load soon."""
         if self._timer is None:
             self._timer = self._loop.call_later(self._tell_s, self._tell_change)
 
     def stop(self) -> None:
-        """Tell nothing any more."""
+        """Send no more reports."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -362,7 +362,7 @@ class SnapshotPublisher:
         return self._own_load() if node == self._me else self._load_of(node)
 
     def stop(self) -> None:
-        """Send nothing any more."""
+        """Send no more snapshots."""
         for source in list(self._watchers):
             self.source_lost(source)
         for timer in (self._loads_timer, self._whole_timer):

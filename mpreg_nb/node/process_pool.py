@@ -208,7 +208,7 @@ class CrashHistory:
         guilty: bool,
         executed: Executed,
     ) -> Crashed:
-        """Return the outcome of a call that had begun when its worker died."""
+        """Return the outcome of a call that had started when its worker died."""
         if guilty:
             self._by_call[call_id] = self._by_call.get(call_id, 0) + 1
             if len(self._by_call) > DEATHS_KEPT:
@@ -303,7 +303,7 @@ class _Item:
     done: DoneCallback
     started: StartedCallback | None
     began: float = 0.0  # when it came here
-    due: float = math.inf  # when its outcome is of no use any more
+    due: float = math.inf  # when nobody needs its outcome any longer
     link: WorkerHandle | None = None  # None: it waits here
     cancelled: bool = False
 
@@ -373,7 +373,7 @@ class ProcessPool:
     ) -> None:
         """End all processes; jobs that are left get a Crashed. Kills after timeout."""
         stopping = asyncio.ensure_future(self._staff.stop(timeout_s))
-        await asyncio.sleep(0)  # until nothing is read from workers any more
+        await asyncio.sleep(0)  # until no more messages of workers are read
         for item in list(self._items.values()):
             begun: Executed = "no" if item.link is None else "unknown"
             crashed = Crashed(id=item.job.id, cause=cause, executed=begun)
@@ -490,7 +490,7 @@ class ProcessPool:
         expected_s = self._expected.get(job.version)
         # After an unknown function nothing more is sent before its answer.
         link.hand(job, item.parts, AHEAD_S if expected_s is None else expected_s)
-        started, item.started = item.started, None  # told once, also if handed twice
+        started, item.started = item.started, None  # called only once
         if started is not None:
             started(job.id)
 
@@ -499,7 +499,7 @@ class ProcessPool:
         for answer, parts in answers:
             item = self._items.get(answer.id)
             if item is not None and was_dropped(answer) and not item.cancelled:
-                # Recalled a moment after the worker had counted it as begun.
+                # Recalled just after the worker had counted it as started.
                 item.link = None
                 self._queue.put_back([item])
             elif item is not None:

@@ -97,7 +97,7 @@ class WorkerProcess:
             self._start(scratch, environment, opened, theirs)
             opened.pop_all()  # it runs: the ends are ours until `close`
         self.pid = self._popen.pid
-        self.told = 0  # ids of calls that the worker was to hear
+        self.told = 0  # words written to the pipe of cancels
         self._ended = False
         self._ending = Lock()
         Thread(
@@ -156,14 +156,14 @@ class WorkerProcess:
         self._sampled_mb = round(held / 1e6, 1)
 
     def interrupt(self, *call_ids: bytes) -> None:
-        """Have the worker drop or interrupt calls; `told` counts the words said.
+        """Send ids of calls to drop or interrupt; `told` counts the words sent.
 
-        After the word RECALL a call is dropped if it has not begun, and else let be.
+        After the word RECALL, a call is dropped only if it has not started.
         """
         try:
             os.write(self._cancels, b"".join(call_ids))
         except (BlockingIOError, BrokenPipeError):
-            return  # it does not look any more, or is gone: killing ends it
+            return  # it does not read, or is gone: a later kill ends it
         self.told += len(call_ids)
         with self._ending:
             if not self._ended:
@@ -275,7 +275,7 @@ class WorkerStream:
                 sent = 0
             except (BrokenPipeError, ConnectionResetError):
                 self._unsent.clear()
-                return  # the reading side tells
+                return  # the reading side reports the end
             left = _after(batch, sent)
             if left:
                 self._unsent.extendleft(reversed(left))
@@ -323,7 +323,7 @@ class WorkerStream:
             return
 
     def close(self) -> None:
-        """Neither read nor write any more."""
+        """Stop reading and writing."""
         self._is_closed = True
         self._loop.remove_reader(self._end.fileno())
         self._loop.remove_writer(self._end.fileno())
@@ -399,7 +399,7 @@ class WorkerLog:
             self._pause = self._loop.call_later(PAUSE_S, self._look_again)
 
     def read(self) -> None:
-        """Pass on what is there, and say what was left out so far."""
+        """Pass on text that is there, and how much was left out so far."""
         self._read_once()
         self._release()
         if self._bytes_cut:
@@ -425,7 +425,7 @@ class WorkerLog:
         return True
 
     def _hold_or_pass_on(self, text: str) -> None:
-        """Hold back what a dying process says; the report of its death has it."""
+        """Hold back the dump of a fatal error: the report of the death shows it."""
         if not self._held:
             start = text.find(FATAL)
             if start >= 0:
@@ -464,7 +464,7 @@ class WorkerLog:
             reads -= 1
 
     def last_lines(self) -> list[str]:
-        """Return the last lines that tell something."""
+        """Return the last lines that help to find the cause."""
         return _telling(self._kept.splitlines())[-LAST_LINES:]
 
     def close(self) -> None:
@@ -477,9 +477,9 @@ class WorkerLog:
 
 
 def _telling(log: list[str]) -> list[str]:
-    """Return the lines that tell something: of faulthandler's dump, few.
+    """Return the lines that help: of the dump of faulthandler, only a few.
 
-    It shows all threads. The one that failed is told last and ends at a blank line.
+    The dump shows all threads, the failed one last, up to a blank line.
     """
     fatal = [n for n, line in enumerate(log) if line.startswith(FATAL)]
     if fatal:
@@ -517,7 +517,7 @@ class Handed:
 
 
 class Owner(Protocol):
-    """Whom a link tells what its worker does."""
+    """Receives the events of a worker; a pool implements it."""
 
     def answered(self, link: "WorkerHandle", answers: list[Received[Answer]]) -> None:
         """Some jobs have an answer."""
@@ -614,21 +614,21 @@ class WorkerHandle:
             self._stream.write([frame(job)])
 
     def take_back(self, call_id: bytes) -> bool:
-        """Count a job as not handed any more; False if it was not."""
+        """Remove a job from those that the worker has; False if it had it not."""
         handed = self.handed.pop(call_id, None)
         if handed is None:
             return False
         self.waiting.discard(call_id)
-        # Sums of fractions drift, so they begin anew.
+        # Sums of fractions drift, so they start again at 0.
         self.backlog_s = self.backlog_s - handed.cost_s if self.handed else 0.0
         return True
 
     def has_begun(self, call_id: bytes) -> bool:
-        """Whether a handed job has begun."""
+        """Whether a job that the worker has was started."""
         return self.handed[call_id].number <= self.process.page.begun
 
     def recall(self, then: Callable[[list[bytes]], None]) -> None:
-        """Have jobs back that have not begun; `then` is told which never will."""
+        """Recall jobs that have not started; `then` gets the ids that never will."""
         begun = self.process.page.begun
         wanted = [h for h in self.handed.values() if h.number > begun]
         if wanted:
@@ -646,7 +646,7 @@ class WorkerHandle:
             again = self._look_for_recalled
             self._loop.call_later(RECALL_S, again, wanted, told, then)
             return
-        begun = page.begun  # read after `heard`: what has not begun now never will
+        begun = page.begun  # read after `heard`: jobs not started by now never will
         ids = [handed.job.id for handed in wanted if handed.number > begun]
         back = [call_id for call_id in ids if self.take_back(call_id)]
         self._recalled.update(back)
@@ -746,7 +746,7 @@ def _sized(message: "Code | Job", parts: "Parts") -> "Code | Job":
 
 
 def was_dropped(answer: "JobDone | JobFailed") -> bool:
-    """Return whether a worker says that it dropped a job before it began."""
+    """Return whether a worker reports that it dropped a job before its start."""
     return (
         isinstance(answer, JobFailed)
         and answer.kind == "cancelled"

@@ -1,4 +1,4 @@
-"""What functions print goes to the calls that they run for, as it is printed.
+"""Sends prints of functions to the callers of their calls while they run.
 
 `sys.stdout` and `sys.stderr` are replaced once, for the life of the worker; each
 write looks which call it belongs to. Logging and warnings arrive here too, since
@@ -33,14 +33,14 @@ Cut: TypeAlias = tuple[int, int]
 NOTHING: Cut = (0, 0)
 
 FIRST_FLUSH_S = 0.01
-"""From the first print of a call to its first sending: what belongs together."""
+"""From the first print of a call until it is sent, so that lines travel together."""
 
 FLUSH_S = 0.1
-"""Between sendings of one call."""
+"""Between two messages with prints of one call."""
 
 LINES_PER_S = 10_000
 CHARACTERS_PER_S = 1_000_000
-"""More than this of one call is counted instead of sent."""
+"""A call that prints more has the rest counted instead of sent."""
 
 PIECE = 64 * 1024
 """Longest text in one message."""
@@ -51,7 +51,7 @@ link takes these only as fast as they are read."""
 
 DISPLAY_BYTES_PER_S = 8 << 20
 DISPLAY_BYTES_AT_ONCE = 32 << 20
-"""More of what one call displays is counted instead of sent."""
+"""Displays of one call beyond this rate are counted instead of sent."""
 
 DISPLAY_LEAST = 4096
 """A display counts as so many bytes at least: each costs the page a place."""
@@ -100,7 +100,7 @@ class DisplayRate:
 
 
 class CallOutput:
-    """What one call has printed and is not sent yet."""
+    """Prints and displays of one call that are not sent yet."""
 
     def __init__(self, call_id: bytes) -> None:
         self.id = call_id
@@ -115,7 +115,7 @@ class CallOutput:
         self._characters_cut = 0
 
     def add(self, stream: Stream, text: str) -> None:
-        """Keep `text`, or count it if there is too much."""
+        """Keep `text` for the next message, or count it if the call prints too much."""
         if self._is_cutting:
             if not self._ends_line or not self._is_new_second():
                 self._cut(text)
@@ -124,7 +124,7 @@ class CallOutput:
         elif self._characters_left < len(text) or self._lines_left <= 0:
             if not self._is_new_second():
                 self._is_cutting = True
-                if not self._ends_line:  # it is shown, though not to its end
+                if not self._ends_line:  # the start of this line was sent
                     self._pieces.append((stream, "\n"))
                     self._lines_cut -= 1
                 self._cut(text)
@@ -183,7 +183,7 @@ class CallOutput:
             self._pieces.append((stream, cut))
 
     def frames(self, *, whole: bool) -> "list[Buffer]":
-        """Return messages for what is kept, with what goes beside them.
+        """Return messages for prints and displays that are kept, with their parts.
 
         Unless `whole`, the end of an unfinished line is kept back, if there are
         finished ones before it.
@@ -278,7 +278,7 @@ class OutputCapture:
         )
 
     def write(self, stream: Stream, text: str) -> None:
-        """Note what was written for the call that runs here."""
+        """Keep written text for the call that runs in this thread or task."""
         self._page.note(text)
         call = self.call
         if call is None:
@@ -287,7 +287,7 @@ class OutputCapture:
         self._output_of(call).add(stream, text)
 
     def show(self, shown: bytes) -> None:
-        """Note what the call that runs here displayed; outside of calls nobody sees."""
+        """Keep a display for the call that runs in this thread or task, if one does."""
         call = self.call
         if call is not None:
             self._output_of(call).show(shown)
@@ -356,7 +356,7 @@ class _Catcher(io.TextIOBase):
         """Stay open: later calls print here too."""
 
     def reconfigure(self, **_: Any) -> None:
-        """Accept what a text file accepts; nothing here depends on it."""
+        """Accept the arguments that a text file accepts; they change nothing."""
 
 
 class _Bytes(io.RawIOBase):

@@ -60,7 +60,7 @@ class AnswerSender:
         frames: "Sequence[Buffer]",
         before: "Callable[[], Sequence[Buffer]] | None" = None,
     ) -> None:
-        """Write what is held, then what `before` returns, then `frames`.
+        """Write held frames, then those that `before` returns, then `frames`.
 
         `before` is called when nobody else writes, so that what it takes from
         somewhere and what others take from there are written in that order.
@@ -87,7 +87,7 @@ class AnswerSender:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is held that it should be written now."""
+        """Whether held frames should be written now, by their size."""
         return self._held_bytes > HOLD_BYTES
 
     @property
@@ -96,7 +96,7 @@ class AnswerSender:
         return bool(self._held)
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write held frames."""
         if self._held:
             self.send(())
 
@@ -111,7 +111,7 @@ class AnswerSender:
         return now + HOLD_S if self._idle_ticks < _IDLE_TICKS else math.inf
 
     def call_by(self, when: float, tick: Callable[[float], float]) -> None:
-        """Have `tick(now)` called in a thread by `when`; it returns when again."""
+        """Call `tick(now)` in a thread by `when`; it returns when to call it again."""
         self._alarm.set(when, tick)
 
     def _write(self, frames: "Sequence[Buffer]") -> None:
@@ -131,7 +131,7 @@ class AnswerSender:
 
 
 class _Alarm:
-    """A thread that calls functions at their times; it starts with the first."""
+    """A thread that calls functions at given times; started with the first of them."""
 
     def __init__(self) -> None:
         self._due: dict[Callable[[float], float], float] = {}
@@ -141,7 +141,7 @@ class _Alarm:
         self._started = False
 
     def set(self, when: float, tick: Callable[[float], float]) -> None:
-        """Call `tick` by `when`, or before if it is due before."""
+        """Call `tick` by `when`, or earlier if an earlier time is set."""
         with self._changing:
             self._due[tick] = min(when, self._due.get(tick, math.inf))
             if when >= self._next:
@@ -184,7 +184,7 @@ class CachedFunction:
         self._opening = Lock()
         self._function: Callable[..., Any] | None = None
         self.is_async = False
-        self.expected_ns = math.inf  # nothing is known before it has run
+        self.expected_ns = math.inf  # infinite before the first run
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -202,7 +202,7 @@ class CachedFunction:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> "CachedFunction":
-        """Return a function of ours as if it had been sent here."""
+        """Return a function of this package in the form of a received one."""
         made = cls(Code(version="", function=function.__name__), ())
         made._function = function
         return made
@@ -282,7 +282,7 @@ class JobReceiver:
         self.waiting: deque[Task] = deque()
 
     def first(self) -> ToWorker:
-        """Return the first message; what came with it waits."""
+        """Return the first message; tasks that came with it go to `waiting`."""
         while True:
             received = self._read()
             if received:
@@ -300,7 +300,7 @@ class JobReceiver:
             self.read()
 
     def read(self) -> None:
-        """Read once: what comes may be no task, or several.
+        """Receive once, which may bring no task or several.
 
         Raises:
             ConnectionAbortedError: the node has closed its end.

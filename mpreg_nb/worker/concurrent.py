@@ -34,7 +34,7 @@ IMPORT_S = 0.02
 """Before the next try to interrupt a function that imports a module."""
 
 CANCELS = 4096
-"""Ids of calls to cancel that are remembered; late ones have no call any more."""
+"""Ids to cancel that are kept until their call arrives; some calls have ended."""
 
 Interrupt: TypeAlias = Callable[[], object]
 
@@ -52,7 +52,7 @@ def _end_figures(*, are_shown: bool) -> None:
 
 
 def _nothing() -> None:
-    """Interrupt a call that has not got its thread yet: it will look itself."""
+    """Interrupt a call that has no thread yet: its thread checks before it starts."""
 
 
 class ConcurrentRunner:
@@ -78,7 +78,7 @@ class ConcurrentRunner:
         self._folders = folders
         self._slots = slots
         self._state = threading.RLock()  # of all that follows
-        self._busy: set[bytes] = set()  # calls that have begun and not ended
+        self._busy: set[bytes] = set()  # calls that have started and not ended
         self._elsewhere: set[bytes] = set()  # those of them that need no slot now
         self._running: dict[bytes, Interrupt] = {}  # call -> how to interrupt it
         self._interrupted: set[bytes] = set()
@@ -128,7 +128,7 @@ class ConcurrentRunner:
         self._for_threads.put(task)
 
     def _tell_waiting(self, call_id: bytes, waits: bool) -> None:
-        """Let another call have the slot of one that waits for the cluster."""
+        """Free the slot of a call while it waits for the cluster."""
         with self._state:
             if waits and call_id in self._busy:
                 self._elsewhere.add(call_id)
@@ -188,7 +188,7 @@ class ConcurrentRunner:
             outcome = error
         try:
             self._close(task.job.id, me)
-        except KeyboardInterrupt:  # interrupted just before it could not be any more
+        except KeyboardInterrupt:  # interrupted in the last moment before that is over
             self._close(task.job.id, me)
         self._tidy.leave_copy()
         if isinstance(outcome, BaseException):
@@ -219,10 +219,10 @@ class ConcurrentRunner:
             return error
 
     def _close(self, call_id: bytes, me: int) -> None:
-        """Let the call not be interrupted any more."""
+        """End the time in which the call can be interrupted."""
         with self._state:
             if self._running.pop(call_id, None) is not None:
-                _raise_in_thread(me, _NOTHING)  # takes back what is not raised yet
+                _raise_in_thread(me, _NOTHING)  # withdraws what is not raised yet
 
     def _broken(self, task: Task, error: BaseException) -> Frames:
         with self._state:

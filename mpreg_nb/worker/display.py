@@ -1,4 +1,4 @@
-"""`display` in remote code: what it shows is shown in the cell that made the call.
+"""`display` in remote code: shows objects in the cell that made the call.
 
 An object is turned into its forms (text, HTML, an image, …) here, where it lives;
 only they travel. `display` is a builtin, as in a notebook, and the functions of
@@ -15,10 +15,10 @@ from mpreg_nb.protocol.displays import packed, packed_clear, set_passing_on
 from mpreg_nb.worker.capture import OutputCapture, PrintingCall
 
 Bundle: TypeAlias = dict[str, Any]
-"""MIME type -> what an object looks like in it."""
+"""MIME type -> the object in that form."""
 
 MOST_BYTES = 32 << 20
-"""Of one display; of what is larger only the text is shown."""
+"""Of one display; a larger one is shown as its text only."""
 
 _METHODS = {
     "text/html": "_repr_html_",
@@ -40,7 +40,7 @@ _formatter: list[Any] = []  # IPython's, once it is made; None where there is no
 
 
 def install(capture: OutputCapture, max_payload_bytes: int) -> None:
-    """Let what is displayed in this process go where prints go."""
+    """Send displays of this process the way that prints go."""
     _capture[:] = [capture]
     set_passing_on(_pass_on)
     _most_bytes[:] = [min(MOST_BYTES, max_payload_bytes)]
@@ -50,7 +50,7 @@ def install(capture: OutputCapture, max_payload_bytes: int) -> None:
 
 
 def displaying_call() -> PrintingCall | None:
-    """Return the call in whose cell is shown what is displayed now.
+    """Return the call whose cell shows displays made at this moment.
 
     None outside of calls, and outside of workers.
     """
@@ -111,17 +111,17 @@ def publish_display_data(
 
 
 def update_display(value: Any, *, display_id: str, **options: Any) -> None:
-    """Show `value` in place of what was displayed under this name."""
+    """Show `value` in place of the last display under this id."""
     display(value, display_id=display_id, update=True, **options)
 
 
 def clear_output(wait: bool = False) -> None:
-    """Clear what the cell shows; with `wait`, when the next thing is shown."""
+    """Clear the output of the cell; with `wait`, at the next display."""
     _show(packed_clear(wait=wait))
 
 
 def _pass_on(line: str, head: str) -> bool:
-    """Show what a call made from here has displayed, after a line of text.
+    """Show displays of a call that was made from here, after a line of text.
 
     Returns False where this is no worker.
     """
@@ -180,7 +180,7 @@ def _too_large(shown: Bundle, size: int) -> str:
 
 
 def _forms(value: Any, include: Any, exclude: Any) -> tuple[Bundle, dict[str, Any]]:
-    """Return what `value` looks like, and metadata; nothing if it showed itself."""
+    """Return the forms of `value` and metadata; empty if it displayed itself."""
     formatter = _ipythons_formatter()
     if formatter is not None:
         data, metadata = formatter.format(value, include=include, exclude=exclude)
@@ -196,7 +196,7 @@ def _forms(value: Any, include: Any, exclude: Any) -> tuple[Bundle, dict[str, An
 
 
 def _own_forms(value: Any, include: Any, exclude: Any) -> tuple[Bundle, dict[str, Any]]:
-    """Return what the methods of `value` make of it, where there is no IPython."""
+    """Return the forms that methods of `value` make, where there is no IPython."""
     data: Bundle = {"text/plain": repr(value)}
     metadata: dict[str, Any] = {}
 
@@ -229,7 +229,7 @@ def _method(value: Any, name: str) -> Callable[..., Any] | None:
 
 
 def _attempt(make: Callable[[], Any]) -> Any:
-    """Call `make`; where it fails, show why, and go on with the other forms."""
+    """Call `make`; print its traceback if it fails, so that other forms are shown."""
     try:
         return make()
     except NotImplementedError:

@@ -29,7 +29,7 @@ Frames: TypeAlias = list[bytes | bytearray | memoryview]
 
 
 def call_of(job: Job, tell_waiting: Callable[[bytes, bool], None]) -> PrintingCall:
-    """Return what says to user code which call it runs for."""
+    """Return the context of a call, through which user code knows its call."""
     deadline_s = None
     if job.remaining_ms is not None:
         deadline_s = time.monotonic() + job.remaining_ms / 1e3
@@ -37,7 +37,7 @@ def call_of(job: Job, tell_waiting: Callable[[bytes, bool], None]) -> PrintingCa
 
 
 def arguments(task: Task) -> Arguments:
-    """Return what to call the function with; the task keeps it for its failure.
+    """Return the arguments of the call; the task keeps them for the error report.
 
     Raises:
         NotPicklable: they cannot be rebuilt here.

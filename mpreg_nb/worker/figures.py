@@ -26,11 +26,11 @@ class FigureManager(FigureManagerBase):
 
     @classmethod
     def pyplot_show(cls, *_: Any, **__: Any) -> None:
-        """Show all that the running call has open; what `plt.show()` does."""
+        """Show all open figures of the running call, for `plt.show()`."""
         end_figures(displaying_call(), are_shown=True)
 
     def show(self) -> None:
-        """Show this figure; what its own `show()` does."""
+        """Show this figure, for its method `show()`."""
         display(self.canvas.figure)
         Gcf.destroy(self)
 

@@ -33,7 +33,7 @@ def watch(channel: int) -> None:
 
 def _watch(channel: int) -> None:
     poll = select.poll()
-    poll.register(channel, 0)  # hang-up and error are always told
+    poll.register(channel, 0)  # hang-up and error are always reported
     poll.poll()
     end_all()
 
@@ -52,7 +52,7 @@ def essential(work: Callable[[], object]) -> None:
     """Do `work`, and end this process if that fails."""
     try:
         work()
-    except ConnectionError:  # the node has gone, and what functions started goes too
+    except ConnectionError:  # the node is gone: end what functions started
         end_all()
     except BaseException:  # noqa: BLE001  a fault of ours
         traceback.print_exc(file=sys.__stderr__)

@@ -36,7 +36,7 @@ IMPORT_S = 0.02
 """Before the next try to interrupt a function that imports a module."""
 
 CANCELS = 4096
-"""Ids of calls to cancel that are remembered; late ones have no call any more."""
+"""Ids to cancel that are kept until their call arrives; some calls have ended."""
 
 
 class SequentialRunner:
@@ -179,7 +179,7 @@ class SequentialRunner:
         self._outbox.hold(frame(JobBlocked(id=call_id, waits=waits)))
 
     def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
-        """Note which calls are cancelled; interrupt the one that runs, if it is one.
+        """Read ids of cancelled calls; interrupt the running call if it is among them.
 
         A signal handler: it comes between any two instructions of the main thread.
         """
