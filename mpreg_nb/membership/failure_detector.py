@@ -33,7 +33,7 @@ from mpreg_nb.protocol.gossip import (
 T = TypeVar("T")
 
 
-class Shuffler(Protocol):
+class RandomSource(Protocol):
     """The source of randomness; `random.Random` is one."""
 
     def random(self) -> float:
@@ -61,8 +61,8 @@ class ProbeOrder:
     Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 4.3.
     """
 
-    def __init__(self, dice: Shuffler) -> None:
-        self._dice = dice
+    def __init__(self, rng: RandomSource) -> None:
+        self._rng = rng
         self._order: list[NodeName] = []
         self._names: set[NodeName] = set()  # those in the order
         self._next = 0
@@ -71,7 +71,7 @@ class ProbeOrder:
         """Add `name`, unless it is in already."""
         if name not in self._names:
             self._names.add(name)
-            place = self._dice.randrange(len(self._order) + 1)
+            place = self._rng.randrange(len(self._order) + 1)
             self._order.insert(place, name)
             if place < self._next:
                 self._next += 1
@@ -87,7 +87,7 @@ class ProbeOrder:
             # A round is over: those that are gone fall out, a new order is drawn.
             self._order = [name for name in self._order if name in fit]
             self._names = set(self._order)
-            self._dice.shuffle(self._order)
+            self._rng.shuffle(self._order)
             self._next = 0
         return None
 
@@ -151,9 +151,9 @@ class Probes:
     Invariant: at most one round for each target.
     """
 
-    def __init__(self, settings: SwimConfig, dice: Shuffler) -> None:
+    def __init__(self, settings: SwimConfig, rng: RandomSource) -> None:
         self._settings = settings
-        self._dice = dice
+        self._rng = rng
         self._seq = 0
         self._rounds: dict[NodeName, _Round] = {}
         self._relays: dict[int, _Relay] = {}  # by the seq of our ping
@@ -311,7 +311,7 @@ class Probes:
         probe.ask_at_s = math.inf
         others = [name for name in pool if name != probe.target]
         count = min(self._settings.indirect_probes, len(others))
-        chosen = self._dice.sample(others, count)
+        chosen = self._rng.sample(others, count)
         probe.helpers = dict.fromkeys(chosen, False)
         request = PingReq(seq=probe.seq, target=probe.target, epoch=probe.epoch)
         return [Send(helper, request) for helper in chosen]
@@ -343,19 +343,19 @@ class Detector:
     def __init__(
         self,
         settings: SwimConfig,
-        beliefs: MembershipState,
+        state: MembershipState,
         links: ControlLinks,
         health: Awareness,
-        dice: Shuffler,
+        rng: RandomSource,
         now: float,
     ) -> None:
-        self.probes = Probes(settings, dice)
-        self.rotation = ProbeOrder(dice)
+        self.probes = Probes(settings, rng)
+        self.rotation = ProbeOrder(rng)
         self._settings = settings
-        self._beliefs = beliefs
+        self._state = state
         self._links = links
         self._health = health
-        self._next_at_s = now + settings.period_s * dice.random()
+        self._next_at_s = now + settings.period_s * rng.random()
 
     @property
     def deadline(self) -> float:
@@ -369,7 +369,7 @@ class Detector:
             effects = self.follow(self.probes.tick(now, self._helpers()), now)
         if self._next_at_s <= now:
             self._next_at_s = now + self._health.stretched_s(self._settings.period_s)
-            table = self._beliefs.table
+            table = self._state.table
             target = self.rotation.take(table.active)
             if target is not None:
                 effects += self.follow(self._start(table.entries[target], now), now)
@@ -382,14 +382,14 @@ class Detector:
 
     def lost(self, name: NodeName, now: float) -> list[Effect]:
         """Probe a member at once: its link broke without a goodbye."""
-        entry = self._beliefs.table.get(name)
+        entry = self._state.table.get(name)
         if entry is None or self._is_doubted_enough(entry):
             return []  # gone, or accused by so many that one more changes nothing
         return self.follow(self._start(entry, now), now)
 
     def reached(self, name: NodeName) -> None:
         """Take in that a link to `name` is up: refusals are a thing of the past."""
-        entry = self._beliefs.table.get(name)
+        entry = self._state.table.get(name)
         if entry is not None:
             entry.refused = None
 
@@ -399,7 +399,7 @@ class Detector:
 
     def unreachable(self, name: NodeName, now: float, *, refused: bool) -> list[Effect]:
         """Take in that a dial of `name` failed; a refusal is evidence."""
-        entry = self._beliefs.table.get(name)
+        entry = self._state.table.get(name)
         if refused and entry is not None and not self.is_refused(entry):
             entry.refused = entry.record.epoch, entry.record.incarnation
             if not self._is_doubted_enough(entry):
@@ -425,13 +425,13 @@ class Detector:
                 case Silent(target, refused, helpers, missing):
                     if helpers or not refused:
                         self._health.worsen(missing if helpers else 1)
-                    effects += self._beliefs.accuse(target, now, refused=refused)
+                    effects += self._state.accuse(target, now, refused=refused)
         return effects
 
     def _answered(
         self, target: NodeName, is_direct: bool, rtt_s: float | None
     ) -> list[Effect]:
-        entry = self._beliefs.table.get(target)
+        entry = self._state.table.get(target)
         if entry is None:
             return []
         entry.deaf_rounds = 0 if is_direct else entry.deaf_rounds + 1
@@ -460,6 +460,6 @@ class Detector:
         return entry.suspicion is not None and entry.suspicion.is_near_its_end
 
     def _helpers(self) -> Sequence[NodeName]:
-        table = self._beliefs.table
+        table = self._state.table
         linked = [name for name in self._links.up if name in table.alive_names]
         return linked if len(linked) > self._settings.indirect_probes else table.alive

@@ -109,7 +109,7 @@ class MemberTable:
         if moved:
             self._moved(record)
 
-    def doubt(self, entry: MemberEntry, suspicion: Suspicion | None) -> None:
+    def set_suspicion(self, entry: MemberEntry, suspicion: Suspicion | None) -> None:
         """Set or end the suspicion of a node."""
         entry.suspicion = suspicion
         if suspicion is None:
@@ -144,7 +144,7 @@ class MemberTable:
             if entry.record.state is MemberState.DEAD
         ]
 
-    def told(self, now: float, memory_s: float) -> Sequence[MemberRecord]:
+    def records(self, now: float, memory_s: float) -> Sequence[MemberRecord]:
         """Return the records that others should have too, gone ones not too old."""
         return [
             entry.record
@@ -248,7 +248,7 @@ class LocalMember:
         """Note how far the own catalog has come; the announcement tells it."""
         self.record = replace(self.record, catalog_version=version)
 
-    def hear(self, verdict: Verdict, sender: NodeName, now: float) -> list[Effect]:
+    def receive(self, verdict: Verdict, sender: NodeName, now: float) -> list[Effect]:
         """Take in what is said of a process with this node's name.
 
         Of this process: refute it. Of another: outrank it, since mostly that is
@@ -261,9 +261,9 @@ class LocalMember:
             if verdict.incarnation >= me.incarnation:
                 self._health.worsen()
                 self._raise(incarnation=verdict.incarnation + 1)
-            return self._show(sender)
+            return self._send_record(sender)
         if precedence(verdict) < precedence(me):
-            return self._show(sender)
+            return self._send_record(sender)
         if verdict.state <= MemberState.SUSPECT:
             raises = self._raises.get(verdict.epoch, 0)
             is_settled = now - self.joined_at_s >= self._settling_s
@@ -271,14 +271,14 @@ class LocalMember:
                 return [Notify(NameReplaced(verdict.generation))]
             self._raises[verdict.epoch] = raises + 1
         self._raise(generation=verdict.generation + 1)
-        return self._show(sender)
+        return self._send_record(sender)
 
     def _raise(self, **larger: int) -> None:
         self.record = replace(self.record, **larger)
         if self.joined:
             self._news.put(self.record)
 
-    def _show(self, sender: NodeName) -> list[Effect]:
+    def _send_record(self, sender: NodeName) -> list[Effect]:
         return [Send(sender, Gossip(items=(self.record,)))] if self.joined else []
 
 
@@ -289,7 +289,7 @@ class MemberReports:
         self._table = table
         self._news = news
 
-    def announced(self, item: Announce, sender: NodeName) -> list[Effect]:
+    def receive_announcement(self, item: Announce, sender: NodeName) -> list[Effect]:
         """Take in the next version of a catalog, and pass it on."""
         effects = self.catalog(item.owner, item.generation, item.version, sender, item)
         if effects:
@@ -315,9 +315,9 @@ class MemberReports:
             return []
         record = replace(entry.record, catalog_version=version)
         self._table.replace(entry, record)
-        return [told_catalog(record, sender, item)]
+        return [catalog_announced(record, sender, item)]
 
-    def busy(self, item: LoadNews) -> list[Effect]:
+    def receive_load_news(self, item: LoadNews) -> list[Effect]:
         """Take in a load that was passed on, and pass it on."""
         entry = self._table.get(item.name)
         if (
@@ -339,7 +339,7 @@ class MemberReports:
         return [Notify(LoadChanged(name, load))]
 
 
-def told_catalog(
+def catalog_announced(
     record: MemberRecord, heard_from: NodeName, item: Announce | None = None
 ) -> Notify:
     """Return the event that the catalog of `record` is at its version."""
@@ -381,19 +381,19 @@ class MembershipState:
 
     # ------------------------------------------------------------ what is heard
 
-    def hear(self, item: Item, sender: NodeName, now: float) -> list[Effect]:
+    def receive(self, item: Item, sender: NodeName, now: float) -> list[Effect]:
         """Take in one item of gossip."""
         match item:
             case MemberRecord():
-                return self.hear_record(item, sender, now)
+                return self.receive_record(item, sender, now)
             case Verdict():
-                return self.hear_verdict(item, sender, now)
+                return self.receive_verdict(item, sender, now)
             case Announce():
-                return self.reports.announced(item, sender)
+                return self.reports.receive_announcement(item, sender)
             case LoadNews():
-                return self.reports.busy(item)
+                return self.reports.receive_load_news(item)
 
-    def hear_record(
+    def receive_record(
         self,
         record: MemberRecord,
         sender: NodeName,
@@ -403,12 +403,12 @@ class MembershipState:
     ) -> list[Effect]:
         """Take in a full record; a synced one is not the latest news."""
         if record.name == self._me:
-            return self.own.hear(verdict_of(record), sender, now)
+            return self.own.receive(verdict_of(record), sender, now)
         if not _is_credible(record):
             return []
         entry = self.table.get(record.name)
         if entry is None:
-            return self._meet(record, sender, now, synced)
+            return self._add_member(record, sender, now, synced)
         known = entry.record
         if (
             record.state is known.state is ALIVE
@@ -420,20 +420,20 @@ class MembershipState:
         if synced and known.state is not DEAD:
             record = without_hearsay(record)
         if precedence(record) == precedence(known) and record.state is SUSPECT:
-            return self._confirm(entry, verdict_of(record), now)
+            return self._add_accusers(entry, verdict_of(record), now)
         merged = merge(known, record)
         if merged is known:
             if sender == record.name and precedence(record) < precedence(known):
-                return self.contradict(entry, now)
+                return self.send_verdict(entry, now)
             return []
-        return self._change(entry, merged, sender, now, synced=synced)
+        return self._apply(entry, merged, sender, now, synced=synced)
 
-    def hear_verdict(
+    def receive_verdict(
         self, verdict: Verdict, sender: NodeName, now: float
     ) -> list[Effect]:
         """Take in what somebody says of the state of a member."""
         if verdict.name == self._me:
-            return self.own.hear(verdict, sender, now)
+            return self.own.receive(verdict, sender, now)
         if verdict.state is ALIVE or not _is_credible(verdict):
             return []
         entry = self.table.get(verdict.name)
@@ -450,11 +450,11 @@ class MembershipState:
             self._pass_on_once(verdict)
             return []
         if precedence(verdict) == precedence(known) and verdict.state is SUSPECT:
-            return self._confirm(entry, verdict, now)
+            return self._add_accusers(entry, verdict, now)
         merged = apply_verdict(known, verdict)
         if merged is known:
             return []
-        return self._change(entry, merged, sender, now, refused=verdict.refused)
+        return self._apply(entry, merged, sender, now, refused=verdict.refused)
 
     # ------------------------------------------------------ what follows from it
 
@@ -472,7 +472,7 @@ class MembershipState:
         )
         return [
             Send(name, YouAreDead(verdict=verdict)),
-            *self.hear_verdict(verdict, self._me, now),
+            *self.receive_verdict(verdict, self._me, now),
         ]
 
     def remind_suspects(self, now: float) -> list[Effect]:
@@ -480,10 +480,10 @@ class MembershipState:
         effects: list[Effect] = []
         for name, suspicion in self.table.suspects.items():
             if self._me in suspicion.accusers:
-                effects += self.contradict(self.table.entries[name], now)
+                effects += self.send_verdict(self.table.entries[name], now)
         return effects
 
-    def bury_overdue(self, now: float) -> list[Effect]:
+    def declare_dead(self, now: float) -> list[Effect]:
         """Declare dead whoever has not refuted in time."""
         effects: list[Effect] = []
         if self.table.deadline > now:
@@ -492,15 +492,15 @@ class MembershipState:
             if suspicion.deadline <= now:
                 entry = self.table.entries[name]
                 dead = replace(entry.record, state=DEAD, by=(self._me,))
-                effects += self._change(entry, dead, self._me, now)
+                effects += self._apply(entry, dead, self._me, now)
         self.table.set_deadline()
         return effects
 
-    def doubt_anew(self, now: float) -> None:
+    def restart_suspicions(self, now: float) -> None:
         """Start all suspicions again: while this process stood still none could be
         refuted here."""
         for name in list(self.table.suspects):
-            self.table.doubt(self.table.entries[name], self._suspicion(now))
+            self.table.set_suspicion(self.table.entries[name], self._suspicion(now))
 
     def postpone(self, until: float) -> None:
         """Let no suspicion end before `until`."""
@@ -508,7 +508,7 @@ class MembershipState:
             suspicion.postpone(until)
         self.table.set_deadline()
 
-    def contradict(self, entry: MemberEntry, now: float) -> list[Effect]:
+    def send_verdict(self, entry: MemberEntry, now: float) -> list[Effect]:
         """Notify a node what is held of it, if it has not just been told."""
         if now - entry.contradicted_at_s < self._settings.ack_timeout_s:
             return []
@@ -524,7 +524,7 @@ class MembershipState:
             verdict_of(entry.record, suspicion.refused), by=suspicion.accusers
         )
 
-    def _meet(
+    def _add_member(
         self, record: MemberRecord, sender: NodeName, now: float, synced: bool
     ) -> list[Effect]:
         if record.age_s > self._settings.dead_memory_s:
@@ -537,9 +537,9 @@ class MembershipState:
                 self.news.put(verdict_of(record))
             return []
         entry.since_s = now
-        return self._welcome(entry, None, sender, now, synced=synced)
+        return self._apply_active(entry, None, sender, now, synced=synced)
 
-    def _change(
+    def _apply(
         self,
         entry: MemberEntry,
         record: MemberRecord,
@@ -556,7 +556,9 @@ class MembershipState:
         is_new_process = not is_same_process(old, record)
         if precedence(old) == precedence(record):
             # Nothing but the version of its catalog can have changed.
-            return [told_catalog(record, sender)] if record.state <= SUSPECT else []
+            return (
+                [catalog_announced(record, sender)] if record.state <= SUSPECT else []
+            )
         if is_new_process or old.state is not record.state:
             entry.since_s = now
         effects: list[Effect] = []
@@ -566,11 +568,11 @@ class MembershipState:
             effects.append(Notify(Restarted(record.name, record.generation)))
         if record.state <= SUSPECT:
             before = None if is_new_process or old.state > SUSPECT else old
-            effects += self._welcome(
+            effects += self._apply_active(
                 entry, before, sender, now, synced=synced, refused=refused
             )
             return effects
-        self.table.doubt(entry, None)
+        self.table.set_suspicion(entry, None)
         self.news.drop(record.name)
         self.news.put(verdict_of(record))
         if old.state <= SUSPECT:
@@ -580,7 +582,7 @@ class MembershipState:
                 effects.append(Notify(Left(record.name)))
         return effects
 
-    def _welcome(
+    def _apply_active(
         self,
         entry: MemberEntry,
         before: MemberRecord | None,  # of the same process, if it was a member
@@ -596,10 +598,10 @@ class MembershipState:
         if before is None:
             effects.append(Notify(Joined(Member(record=record, since_s=now))))
         if record.catalog_version > (before.catalog_version if before else 0):
-            effects.append(told_catalog(record, sender))
+            effects.append(catalog_announced(record, sender))
         was_suspect = before is not None and before.state is SUSPECT
         if record.state is ALIVE:
-            self.table.doubt(entry, None)
+            self.table.set_suspicion(entry, None)
             if was_suspect:
                 effects.append(Notify(Confirmed(record.name)))
             if self.own.joined:
@@ -608,7 +610,7 @@ class MembershipState:
         suspicion = self._suspicion(now)
         for name in record.by or (sender,):
             suspicion.accuse(name, now, refused=name in refused)
-        self.table.doubt(entry, suspicion)
+        self.table.set_suspicion(entry, suspicion)
         if not was_suspect:
             effects.append(Notify(Suspected(record.name, suspicion.accusers)))
         verdict = self.verdict_on(entry)
@@ -619,7 +621,7 @@ class MembershipState:
             self.news.put(verdict)
         return effects
 
-    def _confirm(
+    def _add_accusers(
         self, entry: MemberEntry, verdict: Verdict, now: float
     ) -> list[Effect]:
         """Add accusers to a suspicion that is held here already."""

@@ -42,7 +42,7 @@ from mpreg_nb.membership.events import (
     Restarted,
     Send,
 )
-from mpreg_nb.membership.failure_detector import Detector, Shuffler
+from mpreg_nb.membership.failure_detector import Detector, RandomSource
 from mpreg_nb.membership.join import FIRST_SEQ, NameClaims, Seeds
 from mpreg_nb.membership.links import ControlLinks
 from mpreg_nb.membership.member import Member
@@ -83,14 +83,14 @@ class OutgoingMessages:
     def __init__(
         self,
         settings: SwimConfig,
-        beliefs: MembershipState,
+        state: MembershipState,
         links: ControlLinks,
         detector: Detector,
         health: Awareness,
     ) -> None:
         self.load: Load | None = None
         self._settings = settings
-        self._beliefs = beliefs
+        self._state = state
         self._links = links
         self._detector = detector
         self._health = health
@@ -110,13 +110,15 @@ class OutgoingMessages:
                     done.append(effect)
                     match event:
                         case Joined(member):
-                            waiting.extendleft(reversed(self._met(member.record, now)))
+                            waiting.extendleft(
+                                reversed(self._joined(member.record, now))
+                            )
                         case Died(name):
-                            done += self._part_from(name, now)
+                            done += self._close_dead(name, now)
                         case Left(name):
                             self._detector.probes.drop(name)
                         case Restarted(name):
-                            waiting.extendleft(self._replaced(name))
+                            waiting.extendleft(self._close_replaced(name))
                 case _:
                     done.append(effect)
         return done
@@ -128,7 +130,7 @@ class OutgoingMessages:
             return [Send(peer, self._with_news(peer, message))]
         if not isinstance(message, Ping | SyncDigest | YouAreDead):
             return []  # stale before a link would be up
-        entry = self._beliefs.table.get(peer)
+        entry = self._state.table.get(peer)
         if entry is None:
             return []
         self._links.wait(peer, message)
@@ -137,9 +139,9 @@ class OutgoingMessages:
     def items_for(self, peer: NodeName) -> tuple[Item, ...]:
         """Return the news for one message to `peer`."""
         settings = self._settings
-        return self._beliefs.news.take(
+        return self._state.news.take(
             settings.gossip_bytes,
-            retransmits(self._beliefs.size, settings.retransmit_mult),
+            retransmits(self._state.size, settings.retransmit_mult),
             to=peer,
         )
 
@@ -147,11 +149,11 @@ class OutgoingMessages:
         match message:
             case Ping():
                 items = self.items_for(peer)
-                entry = self._beliefs.table.get(peer)
+                entry = self._state.table.get(peer)
                 if entry is not None and entry.suspicion is not None:
                     # The suspect must be the first to know.
                     others = [item for item in items if subject(item) != peer]
-                    items = (self._beliefs.verdict_on(entry), *others)
+                    items = (self._state.verdict_on(entry), *others)
                 return replace(message, items=items, load=self._own_load())
             case Ack():
                 return replace(
@@ -169,27 +171,27 @@ class OutgoingMessages:
             return self.load
         return replace(self.load, degraded=True)
 
-    def _met(self, record: MemberRecord, now: float) -> list[Effect]:
+    def _joined(self, record: MemberRecord, now: float) -> list[Effect]:
         self._detector.rotation.add(record.name)
-        has_mesh = self._beliefs.size <= self._settings.mesh_limit
+        has_mesh = self._state.size <= self._settings.mesh_limit
         # The smaller name dials at once; the larger only if that comes to nothing.
-        if has_mesh and self._beliefs.own.record.name < record.name:
+        if has_mesh and self._state.own.record.name < record.name:
             return self._links.dial(record.name, record.urls, now)
         return []
 
-    def _replaced(self, name: NodeName) -> list[Effect]:
+    def _close_replaced(self, name: NodeName) -> list[Effect]:
         """Close a link to the process before; it may never tell that it is gone."""
         self._detector.probes.drop(name)
-        epoch = self._beliefs.table.entries[name].record.epoch
+        epoch = self._state.table.entries[name].record.epoch
         return [] if self._links.is_to(name, epoch) else self._links.close(name)
 
-    def _part_from(self, name: NodeName, now: float) -> list[Effect]:
+    def _close_dead(self, name: NodeName, now: float) -> list[Effect]:
         """Tell a node declared dead about it on its open link, then close that."""
         self._detector.probes.drop(name)
         if name not in self._links:
             return []
-        entry = self._beliefs.table.entries[name]
-        verdict = YouAreDead(verdict=self._beliefs.verdict_on(entry))
+        entry = self._state.table.entries[name]
+        verdict = YouAreDead(verdict=self._state.verdict_on(entry))
         return [*self.send(name, verdict, now), *self._links.close(name)]
 
 
@@ -203,24 +205,24 @@ class PeriodicWork:
     def __init__(
         self,
         settings: SwimConfig,
-        beliefs: MembershipState,
+        state: MembershipState,
         links: ControlLinks,
-        post: OutgoingMessages,
+        outgoing: OutgoingMessages,
         seeds: Seeds,
-        dice: Shuffler,
+        rng: RandomSource,
         now: float,
     ) -> None:
         self._settings = settings
-        self._beliefs = beliefs
+        self._state = state
         self._links = links
-        self._post = post
+        self._outgoing = outgoing
         self._seeds = seeds
-        self._dice = dice
+        self._rng = rng
         self._gossip_at_s = now
-        self._sync_at_s = now + settings.sync_interval_s * dice.random()
+        self._sync_at_s = now + settings.sync_interval_s * rng.random()
         self._early_syncs = 0
-        self._redial_at_s = now + settings.dead_redial_s * dice.random()
-        self._house_at_s = now + settings.period_s * dice.random()
+        self._redial_at_s = now + settings.dead_redial_s * rng.random()
+        self._housekeeping_at_s = now + settings.period_s * rng.random()
         self._told_load: Load | None = None
         self._told_load_at_s = -math.inf
         self._load_serial = 0
@@ -229,26 +231,26 @@ class PeriodicWork:
     @property
     def deadline(self) -> float:
         """When something is due."""
-        due_s = self._house_at_s
-        if not self._beliefs.own.is_leaving:
+        due_s = self._housekeeping_at_s
+        if not self._state.own.is_leaving:
             due_s = min(due_s, self._sync_at_s, self._redial_at_s, self._seeds.deadline)
-        if self._links.up and len(self._beliefs.news):
+        if self._links.up and len(self._state.news):
             return min(due_s, self._gossip_at_s)
         return due_s
 
     def tick(self, now: float) -> list[Effect]:
         """Do what is due."""
         effects: list[Effect] = []
-        if self._house_at_s <= now:
-            self._house_at_s = now + self._settings.period_s
+        if self._housekeeping_at_s <= now:
+            self._housekeeping_at_s = now + self._settings.period_s
             self._tell_load(now)
-            if not self._beliefs.own.is_leaving:
+            if not self._state.own.is_leaving:
                 effects += self._keep_links(now)
-                effects += self._beliefs.remind_suspects(now)
+                effects += self._state.remind_suspects(now)
                 effects += self._keep_joining()
-        if self._gossip_at_s <= now and len(self._beliefs.news):
+        if self._gossip_at_s <= now and len(self._state.news):
             effects += self._gossip(now)
-        if self._beliefs.own.is_leaving:
+        if self._state.own.is_leaving:
             return effects
         if self._sync_at_s <= now:
             effects += self.compare(now)
@@ -268,8 +270,8 @@ class PeriodicWork:
     def records(self, now: float) -> Sequence[MemberRecord]:
         """Return all records that others should have, the own one first."""
         memory_s = self._settings.dead_memory_s
-        told = self._beliefs.table.told(now, memory_s)
-        return (self._beliefs.own.record, *told)
+        told = self._state.table.records(now, memory_s)
+        return (self._state.own.record, *told)
 
     def lines(self, now: float) -> tuple[Digest, ...]:
         """Return one line for each of the records."""
@@ -277,7 +279,7 @@ class PeriodicWork:
 
     def root(self, now: float) -> bytes:
         """Return the hash of all lines, worked out anew only when one changed."""
-        revision, me = self._beliefs.table.revision, self._beliefs.own.record
+        revision, me = self._state.table.revision, self._state.own.record
         if self._root is None or self._root[:2] != (revision, me):
             self._root = (revision, me, anti_entropy.root(self.lines(now)))
         return self._root[2]
@@ -289,8 +291,8 @@ class PeriodicWork:
 
     def compare(self, now: float) -> list[Effect]:
         """Compare tables with a random member."""
-        settings, table = self._settings, self._beliefs.table
-        pause_s = stretched_sync_s(self._beliefs.size, settings.sync_interval_s)
+        settings, table = self._settings, self._state.table
+        pause_s = stretched_sync_s(self._state.size, settings.sync_interval_s)
         if self._early_syncs:
             self._early_syncs -= 1
             pause_s = 2 * settings.period_s
@@ -303,14 +305,14 @@ class PeriodicWork:
         peers = linked or table.alive
         if not peers:
             return []
-        peer = peers[self._dice.randrange(len(peers))]
+        peer = peers[self._rng.randrange(len(peers))]
         return [Send(peer, self.digest(now, whole=False))]
 
     def _keep_joining(self) -> list[Effect]:
         """Ask again for the first exchange, should its answer have been lost."""
-        if self._beliefs.own.joined:
+        if self._state.own.joined:
             return []
-        me = anti_entropy.digest(self._beliefs.own.record)
+        me = anti_entropy.digest(self._state.own.record)
         digest = SyncDigest(root=anti_entropy.root([me]), entries=(me,))
         return [Send(peer, digest) for peer in tuple(self._links.up)[:1]]
 
@@ -318,27 +320,27 @@ class PeriodicWork:
 
     def _gossip(self, now: float) -> list[Effect]:
         self._gossip_at_s = now + self._settings.gossip_interval_s
-        active = self._beliefs.table.active
+        active = self._state.table.active
         peers = [peer for peer in self._links.up if peer in active]
         count = min(self._settings.gossip_fanout, len(peers))
         effects: list[Effect] = []
-        for peer in self._dice.sample(peers, count):
-            items = self._post.items_for(peer)
+        for peer in self._rng.sample(peers, count):
+            items = self._outgoing.items_for(peer)
             if items:
                 effects.append(Send(peer, Gossip(items=items)))
         return effects
 
     def _tell_load(self, now: float) -> None:
-        load = self._post.load
-        least_s = max(self._settings.load_interval_s, self._beliefs.size / 50)
+        load = self._outgoing.load
+        least_s = max(self._settings.load_interval_s, self._state.size / 50)
         if load is None or now - self._told_load_at_s < least_s:
             return
         told = self._told_load
         if told is not None and not _differs(load, told, self._settings.load_change):
             return
         self._told_load, self._told_load_at_s = load, now
-        me = self._beliefs.own.record
-        if told is not None and self._beliefs.own.joined:
+        me = self._state.own.record
+        if told is not None and self._state.own.joined:
             self._load_serial += 1
             news = LoadNews(
                 name=me.name,
@@ -346,14 +348,14 @@ class PeriodicWork:
                 serial=self._load_serial,
                 load=load,
             )
-            self._beliefs.news.put(news)
+            self._state.news.put(news)
 
     # ------------------------------------------------------------------ redial
 
     def _keep_links(self, now: float) -> list[Effect]:
-        settings, table, links = self._settings, self._beliefs.table, self._links
-        me = self._beliefs.own.record.name
-        if self._beliefs.size <= settings.mesh_limit:
+        settings, table, links = self._settings, self._state.table, self._links
+        me = self._state.own.record.name
+        if self._state.size <= settings.mesh_limit:
             wanted = [
                 name
                 for name in table.alive_names
@@ -369,35 +371,35 @@ class PeriodicWork:
         if lacking > 0:
             free = [name for name in table.alive if links.may_dial(name, now)]
             count = min(lacking, len(free))
-            effects += self._dial(self._dice.sample(free, count), now)
+            effects += self._dial(self._rng.sample(free, count), now)
         return effects
 
     def _dial(self, names: Sequence[NodeName], now: float) -> list[Effect]:
         effects: list[Effect] = []
         for name in names:
-            urls = self._beliefs.table.entries[name].record.urls
+            urls = self._state.table.entries[name].record.urls
             effects += self._links.dial(name, urls, now)
         return effects
 
     def _redial(self, now: float) -> list[Effect]:
         """Dial one of the dead: that a partition has healed shows nowhere else."""
         self._redial_at_s = now + self._settings.dead_redial_s
-        dead = self._beliefs.table.dead()
+        dead = self._state.table.dead()
         if not dead:
             return []
         longest_ago_s = min(entry.dialled_at_s for entry in dead)
         due = [entry for entry in dead if entry.dialled_at_s == longest_ago_s]
-        entry = due[self._dice.randrange(len(due))]
+        entry = due[self._rng.randrange(len(due))]
         entry.dialled_at_s = now
         return self._links.dial(entry.record.name, entry.record.urls, now)
 
     def dial_seeds(self, now: float) -> list[Effect]:
         """Dial the seeds that are due and not represented by a member."""
-        table = self._beliefs.table
+        table = self._state.table
         known = dict.fromkeys(
             url
             for record in (
-                self._beliefs.own.record,
+                self._state.own.record,
                 *(table.entries[name].record for name in table.active),
             )
             for url in record.urls
@@ -415,33 +417,33 @@ class MessageHandlers:
 
     def __init__(
         self,
-        beliefs: MembershipState,
+        state: MembershipState,
         detector: Detector,
         claims: NameClaims,
-        duties: PeriodicWork,
+        periodic: PeriodicWork,
         links: ControlLinks,
         seeds: Seeds,
     ) -> None:
-        self._beliefs = beliefs
+        self._state = state
         self._detector = detector
         self._claims = claims
-        self._duties = duties
+        self._periodic = periodic
         self._links = links
         self._seeds = seeds
 
     def receive(self, message: Control, sender: NodeName, now: float) -> list[Effect]:
         """Take in `message`, and tell the sender if it is mistaken about itself."""
-        entry = self._beliefs.table.get(sender)
+        entry = self._state.table.get(sender)
         was_dead = entry is not None and entry.record.state is MemberState.DEAD
         effects = self._dispatch(message, sender, now)
-        if entry is None or self._beliefs.own.is_leaving:
+        if entry is None or self._state.own.is_leaving:
             return effects
         state = entry.record.state
         if state is MemberState.SUSPECT or state is MemberState.DEAD:
-            effects += self._beliefs.contradict(entry, now)
+            effects += self._state.send_verdict(entry, now)
         elif was_dead and state is MemberState.ALIVE:
             # It was out of reach, and others with it: compare all at once.
-            effects.append(Send(sender, self._duties.digest(now, whole=True)))
+            effects.append(Send(sender, self._periodic.digest(now, whole=True)))
         return effects
 
     def _dispatch(self, message: Control, sender: NodeName, now: float) -> list[Effect]:
@@ -449,24 +451,24 @@ class MessageHandlers:
             case Ping():
                 return self._ping(message, sender, now)
             case Ack(seq=seq):
-                effects = self._hear(message.items, sender, now)
-                effects += self._beliefs.reports.load(sender, message.load)
+                effects = self._receive_items(message.items, sender, now)
+                effects += self._state.reports.load(sender, message.load)
                 if seq >= FIRST_SEQ:
                     return effects + self._claims.ack(seq, sender)
                 return effects + self._detector.follow(
                     self._detector.probes.ack(seq, sender, now), now
                 )
             case Gossip(items=items):
-                effects = self._hear(items, sender, now)
-                return effects + self._beliefs.reports.load(sender, message.load)
+                effects = self._receive_items(items, sender, now)
+                return effects + self._state.reports.load(sender, message.load)
             case PingReq():
                 return self._ping_request(message, sender, now)
             case IndirectAck(seq=seq, items=items):
-                effects = self._hear(items, sender, now)
+                effects = self._receive_items(items, sender, now)
                 steps = self._detector.probes.indirect_ack(seq, sender)
                 return effects + self._detector.follow(steps, now)
             case Nack(seq=seq, items=items):
-                effects = self._hear(items, sender, now)
+                effects = self._receive_items(items, sender, now)
                 return effects + self._detector.follow(
                     self._detector.probes.nack(seq, sender), now
                 )
@@ -477,14 +479,14 @@ class MessageHandlers:
             case SyncPush():
                 return self._pushed(message, sender, now)
             case YouAreDead(verdict=verdict):
-                return self._beliefs.hear_verdict(verdict, sender, now)
+                return self._state.receive_verdict(verdict, sender, now)
             case Hello(record=record, joined=joined):
                 if record.name != sender:
                     return []
                 self._links.greeted(sender, record.epoch)
                 if not joined:
                     return []
-                return self._beliefs.hear_record(record, sender, now)
+                return self._state.receive_record(record, sender, now)
             case Leave():
                 return self._leave(message, sender, now)
             case CatalogPull() | CatalogPush():
@@ -492,43 +494,43 @@ class MessageHandlers:
 
     # ----------------------------------------------------------- kinds of message
 
-    def _hear(
+    def _receive_items(
         self, items: Sequence[Item], sender: NodeName, now: float
     ) -> list[Effect]:
         effects: list[Effect] = []
         for item in items:
-            effects += self._beliefs.hear(item, sender, now)
+            effects += self._state.receive(item, sender, now)
         return effects
 
     def _ping(self, message: Ping, sender: NodeName, now: float) -> list[Effect]:
-        me = self._beliefs.own.record
+        me = self._state.own.record
         effects: list[Effect] = []
         if message.epoch == me.epoch:
             effects.append(Send(sender, Ack(seq=message.seq)))
-        elif self._beliefs.own.joined:
+        elif self._state.own.joined:
             # It is looking for the process that had this name before.
             effects.append(Send(sender, Gossip(items=(me,))))
-        effects += self._hear(message.items, sender, now)
-        effects += self._beliefs.reports.load(sender, message.load)
+        effects += self._receive_items(message.items, sender, now)
+        effects += self._state.reports.load(sender, message.load)
         return effects
 
     def _ping_request(
         self, message: PingReq, sender: NodeName, now: float
     ) -> list[Effect]:
-        effects = self._hear(message.items, sender, now)
-        own = self._beliefs.own.record
+        effects = self._receive_items(message.items, sender, now)
+        own = self._state.own.record
         if message.target == own.name:
             if message.epoch == own.epoch:
                 effects.append(Send(sender, IndirectAck(seq=message.seq)))
             return effects
-        entry = self._beliefs.table.get(message.target)
+        entry = self._state.table.get(message.target)
         if entry is None:
             return effects
         record = entry.record
         if record.epoch != message.epoch or record.state > MemberState.SUSPECT:
             # The asker has not heard yet what became of the process it looks for.
             is_gone = record.state > MemberState.SUSPECT
-            item: Item = self._beliefs.verdict_on(entry) if is_gone else record
+            item: Item = self._state.verdict_on(entry) if is_gone else record
             effects.append(Send(sender, Nack(seq=message.seq, items=(item,))))
             return effects
         if self._detector.is_refused(entry):
@@ -540,10 +542,10 @@ class MessageHandlers:
         self, message: SyncDigest, sender: NodeName, now: float
     ) -> list[Effect]:
         if message.entries is None:
-            if message.root == self._duties.root(now):
+            if message.root == self._periodic.root(now):
                 return []
-            return [Send(sender, self._duties.digest(now, whole=True))]
-        records = {record.name: record for record in self._duties.records(now)}
+            return [Send(sender, self._periodic.digest(now, whole=True))]
+        records = {record.name: record for record in self._periodic.records(now)}
         found = anti_entropy.differences(records, message.entries)
         effects: list[Effect] = []
         for line in found.catalogs:
@@ -554,7 +556,7 @@ class MessageHandlers:
         return effects
 
     def _catalog_line(self, line: Digest, sender: NodeName) -> list[Effect]:
-        return self._beliefs.reports.catalog(
+        return self._state.reports.catalog(
             line.name, line.generation, line.catalog_version, sender
         )
 
@@ -562,7 +564,7 @@ class MessageHandlers:
         self, names: Sequence[NodeName], sender: NodeName, now: float
     ) -> list[Effect]:
         """Send the records of `names`; an empty row too, it ends a comparison."""
-        own, table = self._beliefs.own.record, self._beliefs.table
+        own, table = self._state.own.record, self._state.table
         records = []
         for name in names:
             entry = table.get(name)
@@ -572,26 +574,26 @@ class MessageHandlers:
                 age_s = int(max(0.0, now - entry.since_s))
                 records.append(replace(entry.record, age_s=age_s))
             elif entry is not None:
-                verdict = self._beliefs.verdict_on(entry)
+                verdict = self._state.verdict_on(entry)
                 records.append(replace(entry.record, by=verdict.by))
         return [Send(sender, push) for push in anti_entropy.pushes(records)]
 
     def _pushed(self, message: SyncPush, sender: NodeName, now: float) -> list[Effect]:
         effects: list[Effect] = []
         for record in message.records:
-            effects += self._beliefs.hear_record(
+            effects += self._state.receive_record(
                 record, sender, now, synced=record.name != sender
             )
-        if message.last and not self._beliefs.own.joined:
+        if message.last and not self._state.own.joined:
             effects += self.complete_join(sender, now)
         return effects
 
     def complete_join(self, through: NodeName, now: float) -> list[Effect]:
         """Make this node known: it knows what `through` knows."""
-        own = self._beliefs.own
+        own = self._state.own
         own.join(now)
         self._seeds.settle(now)
-        self._duties.settle(now)
+        self._periodic.settle(now)
         completed = Notify(JoinCompleted(through, own.record.generation))
         if through == own.record.name:
             return [completed]
@@ -606,7 +608,7 @@ class MessageHandlers:
             state=MemberState.LEFT,
             by=(sender,),
         )
-        effects = self._beliefs.hear_verdict(farewell, sender, now)
+        effects = self._state.receive_verdict(farewell, sender, now)
         return [
             Notify(Left(sender, message.reason))
             if isinstance(effect, Notify) and isinstance(effect.event, Left)
@@ -623,30 +625,30 @@ class Swim:
     """
 
     def __init__(
-        self, settings: SwimConfig, me: MemberRecord, rng: Shuffler, now: float
+        self, settings: SwimConfig, me: MemberRecord, rng: RandomSource, now: float
     ) -> None:
         self._settings = settings
         self._health = Awareness(settings.health_max)
-        self._beliefs = MembershipState(settings, me, self._health)
-        self._own = self._beliefs.own
-        self._table = self._beliefs.table
+        self._state = MembershipState(settings, me, self._health)
+        self._own = self._state.own
+        self._table = self._state.table
         self._links = ControlLinks(settings)
         self._detector = Detector(
-            settings, self._beliefs, self._links, self._health, rng, now
+            settings, self._state, self._links, self._health, rng, now
         )
         self._seeds = Seeds(settings)
         self._claims = NameClaims(settings.claim_patience_s)
-        self._post = OutgoingMessages(
-            settings, self._beliefs, self._links, self._detector, self._health
+        self._outgoing = OutgoingMessages(
+            settings, self._state, self._links, self._detector, self._health
         )
-        self._duties = PeriodicWork(
-            settings, self._beliefs, self._links, self._post, self._seeds, rng, now
+        self._periodic = PeriodicWork(
+            settings, self._state, self._links, self._outgoing, self._seeds, rng, now
         )
-        self._inbox = MessageHandlers(
-            self._beliefs,
+        self._handlers = MessageHandlers(
+            self._state,
             self._detector,
             self._claims,
-            self._duties,
+            self._periodic,
             self._links,
             self._seeds,
         )
@@ -669,16 +671,16 @@ class Swim:
         me = self._own.record
         self._seeds.start([url for url in seed_urls if url not in me.urls], now)
         if len(self._seeds):
-            effects += self._duties.dial_seeds(now)
+            effects += self._periodic.dial_seeds(now)
         elif not self._own.joined:
-            effects += self._inbox.complete_join(me.name, now)
+            effects += self._handlers.complete_join(me.name, now)
         return self._done(effects, now)
 
     def receive(self, message: Control, sender: NodeName, now: float) -> list[Effect]:
         """Take in what `sender` sent on its control link."""
         effects = self._wake(now)
         self._links.touch(sender, now)
-        effects += self._inbox.receive(message, sender, now)
+        effects += self._handlers.receive(message, sender, now)
         return self._done(effects, now)
 
     def link(self, peer: str, event: LinkEvent, now: float) -> list[Effect]:
@@ -708,8 +710,8 @@ class Swim:
         effects = self._wake(now)
         if not self._own.is_leaving:
             effects += self._detector.tick(now)
-            effects += self._beliefs.bury_overdue(now)
-        effects += self._duties.tick(now)
+            effects += self._state.declare_dead(now)
+        effects += self._periodic.tick(now)
         effects += self._claims.tick(now)
         if self._leave_at_s <= now:
             self._leave_at_s = math.inf
@@ -738,7 +740,7 @@ class Swim:
                 item = Announce(
                     owner=me.name, generation=me.generation, version=catalog_version
                 )
-            self._beliefs.news.put(item)
+            self._state.news.put(item)
         return self._done(effects, now)
 
     def leave(
@@ -775,16 +777,16 @@ class Swim:
 
     def set_load(self, load: Load) -> None:
         """Replace the load that rides on pings and acks."""
-        self._post.load = load
+        self._outgoing.load = load
 
     def tell_load(self, load: Load, now: float) -> list[Effect]:
         """Send the load to all members, where everybody has a link to everybody.
 
         Larger clusters hear of it with the pings, acks and news that are sent anyway.
         """
-        self._post.load = load
+        self._outgoing.load = load
         effects = self._wake(now)
-        if self._beliefs.size <= self._settings.mesh_limit and self._own.joined:
+        if self._state.size <= self._settings.mesh_limit and self._own.joined:
             effects += [Send(peer, Gossip(load=load)) for peer in self._links.up]
         return self._done(effects, now)
 
@@ -841,7 +843,7 @@ class Swim:
             since_s=self._started_s,
             linked=True,
             rtt_s=0.0,
-            load=self._post.load,
+            load=self._outgoing.load,
         )
         return (me, *(self._member(entry) for entry in self._table.entries.values()))
 
@@ -872,9 +874,9 @@ class Swim:
         hello = Hello(record=self._own.record, joined=self._own.joined)
         effects: list[Effect] = [Send(peer, hello)]
         if not self._own.joined:
-            effects.append(Send(peer, self._duties.digest(now, whole=True)))
+            effects.append(Send(peer, self._periodic.digest(now, whole=True)))
         elif self._seeds.just_dialled(now) and self._table.get(peer) is None:
-            effects.append(Send(peer, self._duties.digest(now, whole=False)))
+            effects.append(Send(peer, self._periodic.digest(now, whole=False)))
         return effects + [Send(peer, message) for message in waiting]
 
     # ------------------------------------------------------------------- clock
@@ -888,15 +890,15 @@ class Swim:
         if gap_s > self._settings.pause_periods * self._settings.period_s:
             # What came in meanwhile was not read: nobody's silence means anything.
             self._detector.restart(now)
-            self._beliefs.doubt_anew(now)
+            self._state.restart_suspicions(now)
             self._health.worsen()
             self._claims.postpone(now + self._settings.claim_patience_s)
-            return [Notify(Paused(gap_s)), *self._duties.compare(now)]
+            return [Notify(Paused(gap_s)), *self._periodic.compare(now)]
         if late_s > self._settings.lag_share * self._settings.ack_timeout_s:
             self._lagged(now)
             until = now + self._settings.ack_timeout_s
             self._detector.probes.postpone(until)
-            self._beliefs.postpone(until)
+            self._state.postpone(until)
             self._claims.postpone(until)
         return []
 
@@ -906,8 +908,8 @@ class Swim:
             self._health.worsen()
 
     def _done(self, effects: Sequence[Effect], now: float) -> list[Effect]:
-        done = self._post.deliver(effects, now)
-        due_s = min(self._duties.deadline, self._claims.deadline, self._leave_at_s)
+        done = self._outgoing.deliver(effects, now)
+        due_s = min(self._periodic.deadline, self._claims.deadline, self._leave_at_s)
         if not self._own.is_leaving:
             due_s = min(due_s, self._detector.deadline, self._table.deadline)
         self._due_s = due_s

@@ -36,7 +36,7 @@ def said(state: MemberState, **fields: object) -> Verdict:
 def test_an_accusation_is_refuted_with_a_higher_incarnation(
     own: LocalMember, health: Awareness, state: MemberState
 ) -> None:
-    effects = own.hear(said(state, incarnation=7), "b", 50.0)
+    effects = own.receive(said(state, incarnation=7), "b", 50.0)
 
     assert own.record.incarnation == 8
     assert own.record.state is ALIVE
@@ -47,10 +47,10 @@ def test_an_accusation_is_refuted_with_a_higher_incarnation(
 def test_an_accusation_that_was_refuted_before_is_only_answered(
     own: LocalMember, health: Awareness
 ) -> None:
-    own.hear(said(SUSPECT), "b", 50.0)
+    own.receive(said(SUSPECT), "b", 50.0)
     refuted = own.record
 
-    effects = own.hear(said(SUSPECT), "c", 51.0)
+    effects = own.receive(said(SUSPECT), "c", 51.0)
 
     assert own.record == refuted
     assert effects == [Send("c", Gossip(items=(refuted,)))]
@@ -60,12 +60,12 @@ def test_an_accusation_that_was_refuted_before_is_only_answered(
 def test_who_has_left_refutes_nothing(own: LocalMember) -> None:
     own.leave()
 
-    assert own.hear(said(DEAD, incarnation=9), "b", 50.0) == []
+    assert own.receive(said(DEAD, incarnation=9), "b", 50.0) == []
     assert own.record.state is LEFT
 
 
 def test_its_farewell_outranks_every_accusation_heard(own: LocalMember) -> None:
-    own.hear(said(SUSPECT, incarnation=7), "b", 50.0)
+    own.receive(said(SUSPECT, incarnation=7), "b", 50.0)
 
     own.leave()
 
@@ -76,7 +76,7 @@ def test_its_farewell_outranks_every_accusation_heard(own: LocalMember) -> None:
 def test_news_of_a_process_before_it_is_answered_with_the_new_record(
     own: LocalMember,
 ) -> None:
-    effects = own.hear(said(DEAD, generation=2, epoch=HIGH), "b", 50.0)
+    effects = own.receive(said(DEAD, generation=2, epoch=HIGH), "b", 50.0)
 
     assert effects == [Send("b", Gossip(items=(own.record,)))]
     assert own.record.generation == 3
@@ -86,7 +86,7 @@ def test_news_of_a_process_before_it_is_answered_with_the_new_record(
 def test_a_gone_process_with_a_higher_rank_is_outbid(
     own: LocalMember, state: MemberState
 ) -> None:
-    own.hear(said(state, generation=5, epoch=LOW), "b", 50.0)
+    own.receive(said(state, generation=5, epoch=LOW), "b", 50.0)
 
     assert own.record.generation == 6
 
@@ -96,7 +96,7 @@ def test_before_its_join_it_outbids_quietly() -> None:
     record = MemberRecord(name="me", generation=1, epoch=EPOCH)
     own = LocalMember(record, news, Awareness(8), period_s=1.0)
 
-    effects = own.hear(said(ALIVE, generation=4, epoch=LOW), "b", 0.0)
+    effects = own.receive(said(ALIVE, generation=4, epoch=LOW), "b", 0.0)
 
     assert own.record.generation == 5
     assert effects == []
@@ -109,7 +109,7 @@ def test_who_keeps_bidding_against_it_is_alive_and_has_the_name(
     told = []
     for _ in range(5):
         bid = said(ALIVE, generation=own.record.generation + 1, epoch=LOW)
-        told += own.hear(bid, "b", 100.0)
+        told += own.receive(bid, "b", 100.0)
 
     assert next(e for e in told if isinstance(e, Notify)) == Notify(NameReplaced(10))
 
@@ -127,7 +127,7 @@ def test_of_two_live_ones_the_newcomer_gives_way() -> None:
         gave_way = None
         while gave_way is None:
             for one, other in ((old, new), (new, old)):
-                for effect in one.hear(verdict_of(other.record), "b", 100.0):
+                for effect in one.receive(verdict_of(other.record), "b", 100.0):
                     if isinstance(effect, Notify):
                         gave_way = gave_way or one
 

@@ -33,7 +33,7 @@ Switch = Callable[[], Any]
 
 @pytest.fixture
 def no_refutation(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LocalMember, "hear", lambda *args: [])
+    monkeypatch.setattr(LocalMember, "receive", lambda *args: [])
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def no_buddy() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(MembershipState, "accuse", accuse_behind_its_back)
-        patch.setattr(MembershipState, "contradict", lambda *args: [])
+        patch.setattr(MembershipState, "send_verdict", lambda *args: [])
         yield
 
 
