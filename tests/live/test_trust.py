@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -133,6 +134,32 @@ def test_links_of_this_machine_are_unix_sockets(cluster: mp.Cluster) -> None:
     for connection in found:
         folder = Path(str(connection.laddr)).parent
         assert folder.stat().st_mode & 0o077 == 0
+
+
+class Marked:
+    """Notes in a file by which process it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        code = f"open({self.path!r}, 'a').write(str(__import__('os').getpid()) + ' ')"
+        return eval, (code,)
+
+
+def test_arguments_are_unpickled_by_a_worker_alone(
+    cluster: mp.Cluster, user: User, tmp_path: Path
+) -> None:
+    """S16: neither the node that passes a call on nor the one that runs it looks."""
+    path = tmp_path / "pids"
+    with mp.connect(
+        url_of(cluster, "n1"), token=user.secret, direct=False
+    ) as through_first:
+        view = through_first.on(node="n2")
+        worker = view.call(os.getpid)
+        view.call(str, Marked(path))
+
+    assert path.read_text().split() == [str(worker)]
 
 
 # ------------------------------------------------------------------ in the middle
