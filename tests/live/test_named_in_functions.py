@@ -14,7 +14,7 @@ from tests.support.cells import run_cell
 
 pytestmark = pytest.mark.live
 
-TOKEN = "token of these tests"
+TOKEN = "5a" * 32
 
 CELL = """\
 import mpreg_nb as mp

@@ -21,7 +21,7 @@ from tests.support.cells import run_cell
 
 pytestmark = pytest.mark.live
 
-TOKEN = "token of these tests"
+TOKEN = "5a" * 32
 
 
 @pytest.fixture(scope="module")
