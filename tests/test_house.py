@@ -26,7 +26,7 @@ PROGRAMS = {
     "browser/screenshots.py",
     "live/history.py",
     "membership/experiments.py",
-    "simulation.py",
+    "membership/report.py",
 }
 
 # Names under which anything could be filed.

@@ -1,4 +1,4 @@
-"""News that waits for messages to ride on.
+"""Gossip items that wait for messages to carry them.
 
 Each item is sent a number of times that grows with the logarithm of the members,
 to random peers; that reaches all of them but for a rare one, which a later sync
@@ -37,12 +37,12 @@ def size_bytes(item: Item) -> int:
 
 
 def subject(item: Item) -> NodeName:
-    """Return the node that `item` is about."""
+    """Return the name of the node that `item` describes."""
     return item.owner if isinstance(item, Announce) else item.name
 
 
 class Broadcasts:
-    """What is to be passed on, the newest item of each subject only."""
+    """The queue of items to gossip; only the newest item of each subject."""
 
     def __init__(self) -> None:
         self._waiting: dict[Key, _Waiting] = {}
@@ -52,14 +52,14 @@ class Broadcasts:
         return len(self._waiting)
 
     def put(self, item: Item) -> None:
-        """Pass `item` on, in place of older news of the same kind and subject."""
+        """Queue `item`, in place of an older item of the same kind and subject."""
         key = _key(item)
         self._serial += 1
         self._waiting.pop(key, None)
         self._waiting[key] = _Waiting(item, size_bytes(item), -self._serial)
 
     def drop(self, name: NodeName) -> None:
-        """Forget what was to be told of the catalog and load of `name`."""
+        """Remove the queued catalog and load items of `name`."""
         for key in [key for key in self._waiting if key[1] == name]:
             if key[0] != "member":
                 del self._waiting[key]
@@ -78,7 +78,7 @@ class Broadcasts:
             if key[1] != to:
                 row.append(waiting)
             elif isinstance(waiting.item, Verdict):
-                about_it.append(waiting)  # all else of itself a node knows
+                about_it.append(waiting)  # other items on itself it knows
         if len(row) > 1:
             row.sort(key=_rank)
         taken: list[Item] = []

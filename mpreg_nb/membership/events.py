@@ -1,4 +1,4 @@
-"""What membership asks of its driver, what it tells it, and what it must hear.
+"""Effects and events that membership returns, and link events that it receives.
 
 A driver carries out `Effect`s in the order in which they come. It reports every
 change of a control link by `LinkEvent`, including the outcome of each `Dial`.
@@ -13,13 +13,13 @@ from mpreg_nb.protocol.gossip import Control, Load, NodeName, Offer
 
 
 class LinkEvent(enum.Enum):
-    """What became of the control link to a peer."""
+    """A change of the control link to a peer."""
 
     UP = "up"
-    """Both have proven themselves; the handshake told the peer's name."""
+    """The handshake succeeded; the name of the peer is known."""
 
     DOWN = "down"
-    """Gone without a goodbye: reset, end of stream, broken frame."""
+    """Lost without a close: reset, end of stream, broken frame."""
 
     CLOSED = "closed"
     """Closed in order by either side (idle, duplicate, leaving): no evidence."""
@@ -65,7 +65,7 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Notify:
-    """Something the rest of the node may want to know."""
+    """Publish an event to the other parts of the node."""
 
     event: "Event"
 
@@ -119,7 +119,7 @@ class Died:
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """The member said goodbye."""
+    """The member has left."""
 
     name: NodeName
     reason: str = ""  # where it told this node directly
@@ -135,7 +135,7 @@ class RttMeasured:
 
 @dataclass(frozen=True, slots=True)
 class LoadChanged:
-    """The member told its load."""
+    """The member reported its load."""
 
     name: NodeName
     load: Load
@@ -169,7 +169,7 @@ class JoinCompleted:
 
 @dataclass(frozen=True, slots=True)
 class LeaveSpread:
-    """All have had time to hear the goodbye: links may be closed."""
+    """The Leave has had time to reach all members: links may be closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +197,7 @@ class NameReplaced:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """This process stood still for `gap_s`; what it waited for proves nothing."""
+    """This process was paused for `gap_s`; timeouts in that time are no evidence."""
 
     gap_s: float
 

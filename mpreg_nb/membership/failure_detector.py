@@ -56,8 +56,8 @@ class RandomSource(Protocol):
 class ProbeOrder:
     """A shuffled round robin: every member comes once before any comes twice.
 
-    So a crash is noticed after at most two rounds. A newcomer goes to a random
-    place, lest all that join together be probed together.
+    So a crash is detected within two rounds. A new member is inserted at a random
+    place, so that nodes that joined together are not probed together.
     Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 4.3.
     """
 
@@ -77,14 +77,14 @@ class ProbeOrder:
                 self._next += 1
 
     def take(self, fit: Container[NodeName]) -> NodeName | None:
-        """Return whose turn it is among those in `fit`; None if there is none."""
+        """Return the next member in `fit`; None if there is none."""
         for _ in range(2):
             while self._next < len(self._order):
                 name = self._order[self._next]
                 self._next += 1
                 if name in fit:
                     return name
-            # A round is over: those that are gone fall out, a new order is drawn.
+            # The round is complete: drop gone members and shuffle again.
             self._order = [name for name in self._order if name in fit]
             self._names = set(self._order)
             self._rng.shuffle(self._order)
@@ -93,15 +93,15 @@ class ProbeOrder:
 
 
 NACK_SHARE = 0.8
-"""Of the ack timeout: a helper's no must be there before the round ends."""
+"""Share of the ack timeout: a helper's Nack must arrive before the round ends."""
 
 AGAIN_SHARE = 0.5
-"""Of the ack timeout, between pings of a target that was silent for the first one."""
+"""Share of the ack timeout between the further pings of a silent target."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """The target is there."""
+    """The target answered, or a helper reached it."""
 
     target: NodeName
     is_direct: bool  # it said so itself
@@ -110,7 +110,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """Nobody had an answer of the target."""
+    """Neither this node nor a helper received an answer of the target."""
 
     target: NodeName
     refused: bool  # the dial was refused at every url
@@ -146,7 +146,7 @@ class _Relay:
 
 
 class Probes:
-    """All rounds under way here, and those in which this node helps another.
+    """The probes in progress, and those that this node makes for others.
 
     Invariant: at most one round for each target.
     """
@@ -160,7 +160,7 @@ class Probes:
 
     @property
     def deadline(self) -> float:
-        """When the next round or relay is due; infinity if there is none."""
+        """When the next probe or relayed ping is due; infinity if there is none."""
         due_s = math.inf
         for probe in self._rounds.values():
             due_s = min(due_s, probe.ask_at_s, probe.again_at_s, probe.end_at_s)
@@ -169,7 +169,7 @@ class Probes:
         return due_s
 
     def is_probing(self, target: NodeName) -> bool:
-        """Whether a round for `target` is under way."""
+        """Whether a probe of `target` is in progress."""
         return target in self._rounds
 
     def start(
@@ -182,7 +182,7 @@ class Probes:
         period_s: float,
         linked: bool,
     ) -> list[Step]:
-        """Ping `target`, unless a round for it is under way.
+        """Ping `target`, unless a probe of it is in progress.
 
         linked: False if it has to be dialled first; then the dial is the probe.
         """
@@ -215,7 +215,7 @@ class Probes:
         return [Send(request.target, Ping(seq=self._seq, epoch=request.epoch))]
 
     def ack(self, seq: int, sender: NodeName, now: float) -> list[Step]:
-        """Take in an `Ack`; one that answers nothing changes nothing."""
+        """Handle an `Ack`; ignore one without a matching ping."""
         relay = self._relays.get(seq)
         if relay is not None and relay.target == sender:
             del self._relays[seq]
@@ -228,7 +228,7 @@ class Probes:
         return [Answered(sender, True, rtt_s)]
 
     def indirect_ack(self, seq: int, sender: NodeName) -> list[Step]:
-        """Take in the yes of a helper."""
+        """Handle the `IndirectAck` of a helper."""
         probe = self._round_of(seq, sender)
         if probe is None:
             return []
@@ -236,7 +236,7 @@ class Probes:
         return [Answered(probe.target, False, None)]
 
     def nack(self, seq: int, sender: NodeName) -> list[Step]:
-        """Take in the no of a helper."""
+        """Handle the `Nack` of a helper."""
         probe = self._round_of(seq, sender)
         if probe is None:
             return []
@@ -246,7 +246,7 @@ class Probes:
     def unreachable(
         self, target: NodeName, now: float, pool: Sequence[NodeName], *, refused: bool
     ) -> list[Step]:
-        """Take in that a dial of `target` failed; others may still reach it."""
+        """Handle a failed dial of `target`; other nodes may still reach it."""
         steps: list[Step] = []
         if refused:
             for relay in self._relays.values():
@@ -264,7 +264,10 @@ class Probes:
         return steps
 
     def tick(self, now: float, pool: Sequence[NodeName]) -> list[Step]:
-        """Ask others, give up, say no: what is due. `pool`: whom to ask."""
+        """Send the requests, pings and Nacks that are due; end probes in time.
+
+        pool: the members to choose helpers from.
+        """
         steps: list[Step] = []
         for probe in list(self._rounds.values()):
             if probe.end_at_s <= now:
@@ -284,16 +287,16 @@ class Probes:
         return steps
 
     def drop(self, target: NodeName) -> None:
-        """End the round for a process that is known to be gone."""
+        """End the probe of a process that is known to be gone."""
         self._rounds.pop(target, None)
 
     def clear(self) -> None:
-        """End everything without a result: this process stood still meanwhile."""
+        """End all probes without a result, after a pause of this process."""
         self._rounds.clear()
         self._relays.clear()
 
     def postpone(self, until: float) -> None:
-        """Let nothing fall due before `until`: answers may wait in our buffers."""
+        """Let no timeout expire before `until`: answers may wait unread."""
         for probe in self._rounds.values():
             if probe.ask_at_s < math.inf:
                 probe.ask_at_s = max(probe.ask_at_s, until)
@@ -334,7 +337,7 @@ class Probes:
 
 
 DEAF_ROUNDS = 3
-"""Rounds in a row in which only others had an answer: the link is half open."""
+"""Probes in a row that only helpers answered: then the link is half open."""
 
 
 class Detector:
@@ -359,11 +362,11 @@ class Detector:
 
     @property
     def deadline(self) -> float:
-        """When a probe begins, goes on or ends."""
+        """When the next step of a probe is due."""
         return min(self._next_at_s, self.probes.deadline)
 
     def tick(self, now: float) -> list[Effect]:
-        """Go on with the probes under way; begin the next if its time has come."""
+        """Continue the probes in progress; start the next one once per period."""
         effects: list[Effect] = []
         if self.probes.deadline <= now:
             effects = self.follow(self.probes.tick(now, self._helpers()), now)
@@ -376,19 +379,19 @@ class Detector:
         return effects
 
     def restart(self, now: float) -> None:
-        """Forget what is under way; begin anew after one period."""
+        """Drop all probes in progress; start again after one period."""
         self.probes.clear()
         self._next_at_s = now + self._settings.period_s
 
     def lost(self, name: NodeName, now: float) -> list[Effect]:
-        """Probe a member at once: its link broke without a goodbye."""
+        """Probe a member at once, since its link broke without a Leave."""
         entry = self._state.table.get(name)
         if entry is None or self._is_doubted_enough(entry):
-            return []  # gone, or accused by so many that one more changes nothing
+            return []  # gone, or one more accuser would change nothing
         return self.follow(self._start(entry, now), now)
 
     def reached(self, name: NodeName) -> None:
-        """Take in that a link to `name` is up: refusals are a thing of the past."""
+        """Handle a new link to `name`: earlier refusals no longer count."""
         entry = self._state.table.get(name)
         if entry is not None:
             entry.refused = None
@@ -398,12 +401,12 @@ class Detector:
         return entry.refused == (entry.record.epoch, entry.record.incarnation)
 
     def unreachable(self, name: NodeName, now: float, *, refused: bool) -> list[Effect]:
-        """Take in that a dial of `name` failed; a refusal is evidence."""
+        """Handle a failed dial of `name`; a refusal is evidence of a crash."""
         entry = self._state.table.get(name)
         if refused and entry is not None and not self.is_refused(entry):
             entry.refused = entry.record.epoch, entry.record.incarnation
             if not self._is_doubted_enough(entry):
-                # A ping would be refused as well: the round begins with the others.
+                # A ping would be refused too: ask the helpers at once.
                 self._start(entry, now)
         steps = self.probes.unreachable(name, now, self._helpers(), refused=refused)
         return self.follow(steps, now)
@@ -413,7 +416,7 @@ class Detector:
         return self.follow(self.probes.help(request, asker, now), now)
 
     def follow(self, steps: Sequence[Step], now: float) -> list[Effect]:
-        """Turn what the probes found out into effects."""
+        """Turn the results of probes into effects."""
         effects: list[Effect] = []
         for step in steps:
             match step:
@@ -454,7 +457,7 @@ class Detector:
         )
 
     def _is_doubted_enough(self, entry: MemberEntry) -> bool:
-        """Whether it is no member any more, or nearly so."""
+        """Whether it is no longer a member, or will be declared dead soon."""
         if entry.record.state > MemberState.SUSPECT:
             return True
         return entry.suspicion is not None and entry.suspicion.is_near_its_end

@@ -56,12 +56,12 @@ class Seeds:
         self._again_at_s = math.inf
 
     def settle(self, now: float) -> None:
-        """Slow down: the join is complete."""
+        """Dial seeds at the slow rate, after the join."""
         if self._seeds:
             self._again_at_s = now + self._settings.seed_redial_s
 
     def failed(self, url: str, now: float) -> bool:
-        """Note that a dial failed; return whether `url` is a seed at all."""
+        """Record that a dial failed; return whether `url` is a seed."""
         for seed in self._seeds:
             if seed.url == url:
                 pause_s = min(LONGEST_RETRY_S, FIRST_RETRY_S * 2.0**seed.failures)
@@ -95,7 +95,7 @@ class Seeds:
         return [seed.url for seed in due]
 
     def just_dialled(self, now: float) -> bool:
-        """Whether a stranger who comes up now may be a seed, found again."""
+        """Whether an unknown peer that connects now may be a seed dialled before."""
         return now - self._dialled_at_s < LOST_S
 
 
@@ -111,7 +111,7 @@ class _Claim:
 
 
 class NameClaims:
-    """Names whose holder has been pinged, by the number of that ping."""
+    """Claims of names whose holder was pinged and has not answered yet."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
@@ -125,7 +125,7 @@ class NameClaims:
         return Ping(seq=self._seq, epoch=holder)
 
     def ack(self, seq: int, sender: NodeName) -> list[Effect]:
-        """Take in an answer: the holder lives."""
+        """Handle the Ack of the holder, which keeps the name."""
         claim = self._claims.get(seq)
         if claim is None or claim.name != sender:
             return []
@@ -134,7 +134,7 @@ class NameClaims:
 
     @property
     def deadline(self) -> float:
-        """When the first holder will have been silent for too long."""
+        """When the first claim expires without an answer of the holder."""
         if not self._claims:
             return math.inf
         return min(claim.until_s for claim in self._claims.values())
@@ -146,7 +146,7 @@ class NameClaims:
         return [Notify(NameFree(claim.name, claim.epoch)) for claim in claims]
 
     def postpone(self, until: float) -> None:
-        """Judge no holder before `until`: its answer may wait in our buffers."""
+        """Let no claim expire before `until`: an answer may wait unread."""
         for seq, claim in self._claims.items():
             if claim.until_s < until:
                 self._claims[seq] = _Claim(claim.name, claim.epoch, until)

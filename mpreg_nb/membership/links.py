@@ -1,4 +1,4 @@
-"""Who is at the other end of a control link, whom to dial, what to close.
+"""The control links of one node: which are up, which to dial, which to close.
 
 Up to `mesh_limit` members everybody keeps a link to everybody. Above it a node
 keeps a few, opens others where it probes or syncs, and closes the idle ones.
@@ -45,18 +45,18 @@ class ControlLinks:
         return self._epochs.get(peer, epoch) == epoch
 
     def is_lost(self, peer: NodeName) -> bool:
-        """Whether the last link or dial of `peer` ended as if it were gone."""
+        """Whether the last link to `peer` was reset, or the last dial refused."""
         return peer in self._lost
 
     def touch(self, peer: NodeName, now: float) -> None:
-        """Note that the link to `peer` is in use."""
+        """Record that the link to `peer` was used."""
         if peer in self.up:
             self.up[peer] = now
 
     # --------------------------------------------------------------- reported
 
     def opened(self, peer: NodeName, now: float) -> list[Control]:
-        """Note that a link is up; return what waited for it."""
+        """Record that a link is up; return the messages that waited for it."""
         self.up[peer] = now
         self._epochs.pop(peer, None)
         self._dialling.pop(peer, None)
@@ -66,19 +66,19 @@ class ControlLinks:
         return self._outbox.pop(peer, [])
 
     def greeted(self, peer: NodeName, epoch: bytes) -> None:
-        """Note which process said hello on the link."""
+        """Record the epoch of the process that sent Hello on the link."""
         if peer in self.up:
             self._epochs[peer] = epoch
 
     def closed(self, peer: NodeName, *, lost: bool) -> None:
-        """Note that a link is gone."""
+        """Record that a link is gone."""
         self.up.pop(peer, None)
         self._epochs.pop(peer, None)
         if lost:
             self._lost[peer] = None
 
     def failed(self, peer: NodeName, now: float, *, refused: bool) -> None:
-        """Note that a dial came to nothing; what waited for it is dropped."""
+        """Record that a dial failed; drop the messages that waited for it."""
         self._dialling.pop(peer, None)
         self._outbox.pop(peer, None)
         count = self._failures[peer] = min(self._failures.get(peer, 0) + 1, 16)
@@ -88,7 +88,7 @@ class ControlLinks:
             self._lost[peer] = None
 
     def forget(self, peer: NodeName) -> None:
-        """Drop what is remembered of a peer that is no member any more."""
+        """Drop all state of a peer that is no longer a member."""
         self._outbox.pop(peer, None)
         self._failures.pop(peer, None)
         self._not_before_s.pop(peer, None)
@@ -118,7 +118,7 @@ class ControlLinks:
         return [Close(peer)]
 
     def may_dial(self, peer: NodeName, now: float) -> bool:
-        """Whether a link to `peer` is missing and not just been tried for."""
+        """Whether there is no link to `peer`, no dial in progress and no backoff."""
         return (
             peer not in self.up
             and now - self._dialling.get(peer, -math.inf) >= LOST_S
@@ -126,7 +126,7 @@ class ControlLinks:
         )
 
     def close_idle(self, now: float) -> list[Effect]:
-        """Close what was not used for long, and the least used of too many."""
+        """Close idle links, and the least recently used ones above the limit."""
         keep, most = self._settings.kept_links, self._settings.max_links
         if len(self.up) <= keep:
             return []

@@ -1,7 +1,7 @@
 """The membership table: the node's own record, the records of others, and their merge.
 
-Everything that is received (records, verdicts, announcements, loads) ends here. What
-comes out is events, news to pass on, and answers to members that are mistaken.
+Received records, verdicts, announcements and loads are merged here. Results are
+events, items to gossip, and answers to members that hold an older state.
 
 Source: Das, Gupta, Motivala, "SWIM", DSN 2002, sections 4.2 (incarnations) and 4.4;
 the generation of a name is Cassandra's.
@@ -54,7 +54,7 @@ from mpreg_nb.protocol.gossip import (
 )
 
 LEAST_REMEMBERED = 64
-"""Dead and gone records that are kept in any case, as long as they are young."""
+"""Records of dead and gone members that are kept until they are too old."""
 
 MOST_REMEMBERED = 10_000
 
@@ -84,7 +84,7 @@ class MemberTable:
         self.revision = 0
         """Rises with every change of a record."""
         self.deadline = math.inf
-        """When the first suspicion ends, or before: one that was refuted counts on."""
+        """When the first suspicion ends, or earlier: it stays after a refutation."""
         self.active: dict[NodeName, None] = {}
         """Names that are ALIVE or SUSPECT."""
         self.alive_names: dict[NodeName, None] = {}
@@ -95,14 +95,14 @@ class MemberTable:
         return self.entries.get(name)
 
     def add(self, record: MemberRecord, since_s: float) -> MemberEntry:
-        """Enter a node that was unknown."""
+        """Add the record of an unknown node."""
         entry = self.entries[record.name] = MemberEntry(record, since_s)
         self.revision += 1
         self._moved(record)
         return entry
 
     def replace(self, entry: MemberEntry, record: MemberRecord) -> None:
-        """Put a newer record in place of the one in `entry`."""
+        """Replace the record of `entry` by a newer one."""
         moved = entry.record.state is not record.state
         entry.record = record
         self.revision += 1
@@ -110,7 +110,7 @@ class MemberTable:
             self._moved(record)
 
     def set_suspicion(self, entry: MemberEntry, suspicion: Suspicion | None) -> None:
-        """Set or end the suspicion of a node."""
+        """Start, replace or (None) end the suspicion of a member."""
         entry.suspicion = suspicion
         if suspicion is None:
             self.suspects.pop(entry.record.name, None)
@@ -126,11 +126,11 @@ class MemberTable:
         return self._alive
 
     def suspicion_changed(self, suspicion: Suspicion) -> None:
-        """Take in that a suspicion may end earlier than before."""
+        """Move the deadline forward if `suspicion` now ends earlier."""
         self.deadline = min(self.deadline, suspicion.deadline)
 
     def set_deadline(self) -> None:
-        """Work the deadline out anew, from all suspicions."""
+        """Compute the deadline from all suspicions."""
         self.deadline = min(
             (suspicion.deadline for suspicion in self.suspects.values()),
             default=math.inf,
@@ -145,7 +145,7 @@ class MemberTable:
         ]
 
     def records(self, now: float, memory_s: float) -> Sequence[MemberRecord]:
-        """Return the records that others should have too, gone ones not too old."""
+        """Return the records to share with others; old ones of gone members not."""
         return [
             entry.record
             for entry in self.entries.values()
@@ -154,9 +154,9 @@ class MemberTable:
         ]
 
     def forget_old(self, now: float, *, memory_s: float, mult: int) -> list[NodeName]:
-        """Drop records of the dead and the gone that are too old or too many.
+        """Drop records of dead and gone members that are too old or too many.
 
-        Returns whose they were.
+        Returns their names.
         """
         gone = [
             (entry.since_s, name)
@@ -176,7 +176,7 @@ class MemberTable:
         return dropped
 
     def _moved(self, record: MemberRecord) -> None:
-        """Keep the names by state after a record came in or changed its state."""
+        """Update the names by state for a new record or a new state."""
         name, state = record.name, record.state
         if state <= MemberState.SUSPECT:
             self.active[name] = None
@@ -190,15 +190,15 @@ class MemberTable:
 
 
 SETTLING_PERIODS = 10
-"""For so long after its join a process is a newcomer to its name."""
+"""For this long after its join a process counts as a newcomer to its name."""
 
 NEWCOMER_RAISES, SETTLED_RAISES = 2, 3
-"""How often a process outbids another of its name. The dead do not bid again: who
-does is alive, and the one that has bid most often without success gives way."""
+"""How often a process raises its generation above another process of its name. A
+dead process does not raise it again; of two live ones the newcomer gives way first."""
 
 
 class LocalMember:
-    """The own record, which no other node writes.
+    """The own record, which only this node changes.
 
     Invariant: it is never SUSPECT or DEAD, and its incarnation is above that of
     every accusation that has come in.
@@ -230,12 +230,12 @@ class LocalMember:
         return self.record.state is MemberState.LEFT
 
     def join(self, now: float) -> None:
-        """Make the record known, from now on."""
+        """Gossip the own record from now on."""
         self.joined_at_s = now
         self._news.put(self.record)
 
     def leave(self) -> None:
-        """Say goodbye with an incarnation that is above all accusations."""
+        """Set the own state to LEFT, with an incarnation above all accusations."""
         self.record = replace(
             self.record,
             state=MemberState.LEFT,
@@ -245,14 +245,15 @@ class LocalMember:
         self._news.put(verdict_of(self.record))
 
     def set_catalog_version(self, version: int) -> None:
-        """Note how far the own catalog has come; the announcement tells it."""
+        """Set the catalog version in the own record."""
         self.record = replace(self.record, catalog_version=version)
 
     def receive(self, verdict: Verdict, sender: NodeName, now: float) -> list[Effect]:
-        """Take in what is said of a process with this node's name.
+        """Handle a verdict about a process with this node's name.
 
-        Of this process: refute it. Of another: outrank it, since mostly that is
-        dead; if it keeps outranking this one it is alive, and has the name.
+        About this process: refute it. About another process: raise the generation
+        above it, since it is probably dead; if it raises its own again and again,
+        it is alive and keeps the name.
         """
         me = self.record
         if is_same_process(me, verdict):
@@ -283,14 +284,14 @@ class LocalMember:
 
 
 class MemberReports:
-    """Follows the versions of all catalogs and the last load of each node."""
+    """Tracks the catalog version and the last load of each member."""
 
     def __init__(self, table: MemberTable, news: Broadcasts) -> None:
         self._table = table
         self._news = news
 
     def receive_announcement(self, item: Announce, sender: NodeName) -> list[Effect]:
-        """Take in the next version of a catalog, and pass it on."""
+        """Handle an announced catalog version, and gossip it."""
         effects = self.catalog(item.owner, item.generation, item.version, sender, item)
         if effects:
             self._news.put(item)
@@ -304,7 +305,7 @@ class MemberReports:
         sender: NodeName,
         item: Announce | None = None,
     ) -> list[Effect]:
-        """Take in how far the catalog of `owner` has come."""
+        """Record the catalog version of `owner`."""
         entry = self._table.get(owner)
         if (
             entry is None
@@ -318,7 +319,7 @@ class MemberReports:
         return [catalog_announced(record, sender, item)]
 
     def receive_load_news(self, item: LoadNews) -> list[Effect]:
-        """Take in a load that was passed on, and pass it on."""
+        """Handle the gossiped load of a member, and gossip it."""
         entry = self._table.get(item.name)
         if (
             entry is None
@@ -331,7 +332,7 @@ class MemberReports:
         return self.load(item.name, item.load)
 
     def load(self, name: NodeName, load: Load | None) -> list[Effect]:
-        """Take in a load that its node told this one, if it did."""
+        """Record the load that a member sent about itself."""
         entry = self._table.get(name)
         if entry is None or load is None:
             return []
@@ -357,7 +358,7 @@ def catalog_announced(
 ALIVE, SUSPECT, DEAD, LEFT = MemberState
 
 MOST_HEARSAY = 1024
-"""Verdicts on unknown nodes that are remembered as passed on."""
+"""Verdicts on unknown nodes that are remembered, so that each is gossiped once."""
 
 
 class MembershipState:
@@ -382,7 +383,7 @@ class MembershipState:
     # ------------------------------------------------------------ what is heard
 
     def receive(self, item: Item, sender: NodeName, now: float) -> list[Effect]:
-        """Take in one item of gossip."""
+        """Handle one item of gossip."""
         match item:
             case MemberRecord():
                 return self.receive_record(item, sender, now)
@@ -401,7 +402,7 @@ class MembershipState:
         *,
         synced: bool = False,
     ) -> list[Effect]:
-        """Take in a full record; a synced one is not the latest news."""
+        """Handle a full record; one from a table comparison may be out of date."""
         if record.name == self._me:
             return self.own.receive(verdict_of(record), sender, now)
         if not _is_credible(record):
@@ -416,7 +417,7 @@ class MembershipState:
             and is_same_process(known, record)
             and record.catalog_version <= known.catalog_version
         ):
-            return []  # as most of what comes in: known already
+            return []  # known already, as most records are
         if synced and known.state is not DEAD:
             record = without_hearsay(record)
         if precedence(record) == precedence(known) and record.state is SUSPECT:
@@ -431,7 +432,7 @@ class MembershipState:
     def receive_verdict(
         self, verdict: Verdict, sender: NodeName, now: float
     ) -> list[Effect]:
-        """Take in what somebody says of the state of a member."""
+        """Handle a verdict about the state of a member."""
         if verdict.name == self._me:
             return self.own.receive(verdict, sender, now)
         if verdict.state is ALIVE or not _is_credible(verdict):
@@ -442,7 +443,7 @@ class MembershipState:
             return []
         known = entry.record
         if precedence(verdict) < precedence(known):
-            # The sender has missed that this was refuted, or that it is history.
+            # The sender does not know the refutation, or the newer process.
             return (
                 [Send(sender, Gossip(items=(known,)))] if known.state is ALIVE else []
             )
@@ -459,9 +460,9 @@ class MembershipState:
     # ------------------------------------------------------ what follows from it
 
     def accuse(self, name: NodeName, now: float, *, refused: bool) -> list[Effect]:
-        """Suspect `name` on the strength of this node's own probe.
+        """Suspect `name` after a failed probe of this node.
 
-        The suspect is told first, so that it can refute before others believe it.
+        The suspect receives the verdict first, so that it can refute in time.
         """
         entry = self.table.get(name)
         if entry is None or entry.record.state > SUSPECT:
@@ -476,7 +477,7 @@ class MembershipState:
         ]
 
     def remind_suspects(self, now: float) -> list[Effect]:
-        """Notify those whom this node itself accuses once more, lest that was lost."""
+        """Send its verdict again to each member that this node accuses."""
         effects: list[Effect] = []
         for name, suspicion in self.table.suspects.items():
             if self._me in suspicion.accusers:
@@ -484,7 +485,7 @@ class MembershipState:
         return effects
 
     def declare_dead(self, now: float) -> list[Effect]:
-        """Declare dead whoever has not refuted in time."""
+        """Declare suspects dead that have not refuted in time."""
         effects: list[Effect] = []
         if self.table.deadline > now:
             return effects
@@ -497,26 +498,25 @@ class MembershipState:
         return effects
 
     def restart_suspicions(self, now: float) -> None:
-        """Start all suspicions again: while this process stood still none could be
-        refuted here."""
+        """Start all suspicions again: a paused process reads no refutations."""
         for name in list(self.table.suspects):
             self.table.set_suspicion(self.table.entries[name], self._suspicion(now))
 
     def postpone(self, until: float) -> None:
-        """Let no suspicion end before `until`."""
+        """Let no suspicion end before `until`: a refutation may wait unread."""
         for suspicion in self.table.suspects.values():
             suspicion.postpone(until)
         self.table.set_deadline()
 
     def send_verdict(self, entry: MemberEntry, now: float) -> list[Effect]:
-        """Notify a node what is held of it, if it has not just been told."""
+        """Send a node its SUSPECT or DEAD verdict, at most once per ack timeout."""
         if now - entry.contradicted_at_s < self._settings.ack_timeout_s:
             return []
         entry.contradicted_at_s = now
         return [Send(entry.record.name, YouAreDead(verdict=self.verdict_on(entry)))]
 
     def verdict_on(self, entry: MemberEntry) -> Verdict:
-        """Return what is held here of a node, with all accusers known."""
+        """Return the verdict on a member, with all accusers known here."""
         suspicion = entry.suspicion
         if suspicion is None:
             return verdict_of(entry.record)
@@ -532,7 +532,7 @@ class MembershipState:
         young = replace(record, age_s=0) if record.age_s else record
         entry = self.table.add(young, now - record.age_s)
         if record.state > SUSPECT:
-            # Nobody here ever counted on it: remembered for redials, not announced.
+            # Kept for redials; no event, since it was never a member here.
             if not synced:
                 self.news.put(verdict_of(record))
             return []
@@ -549,13 +549,13 @@ class MembershipState:
         synced: bool = False,
         refused: tuple[NodeName, ...] = (),
     ) -> list[Effect]:
-        """Put `record`, which outranks the known one, in its place."""
+        """Replace the known record by `record`, which has precedence over it."""
         old = entry.record
         record = replace(record, age_s=0) if record.age_s else record
         self.table.replace(entry, record)
         is_new_process = not is_same_process(old, record)
         if precedence(old) == precedence(record):
-            # Nothing but the version of its catalog can have changed.
+            # Only the catalog version can have changed.
             return (
                 [catalog_announced(record, sender)] if record.state <= SUSPECT else []
             )
@@ -592,7 +592,7 @@ class MembershipState:
         synced: bool,
         refused: tuple[NodeName, ...] = (),
     ) -> list[Effect]:
-        """Take up a record that is ALIVE or SUSPECT."""
+        """Apply a record that is ALIVE or SUSPECT."""
         record = entry.record
         effects: list[Effect] = []
         if before is None:
@@ -615,7 +615,7 @@ class MembershipState:
             effects.append(Notify(Suspected(record.name, suspicion.accusers)))
         verdict = self.verdict_on(entry)
         if synced:
-            # Old news: the suspect can answer before others need to hear of it.
+            # Out of date perhaps: let the suspect refute before it is gossiped.
             effects.append(Send(record.name, YouAreDead(verdict=verdict)))
         else:
             self.news.put(verdict)
@@ -624,7 +624,7 @@ class MembershipState:
     def _add_accusers(
         self, entry: MemberEntry, verdict: Verdict, now: float
     ) -> list[Effect]:
-        """Add accusers to a suspicion that is held here already."""
+        """Add the accusers of `verdict` to the running suspicion."""
         suspicion = entry.suspicion
         if suspicion is not None:
             fresh = [

@@ -78,7 +78,7 @@ from mpreg_nb.protocol.gossip import (
 
 
 class OutgoingMessages:
-    """Turns what the parts want into what the driver must do."""
+    """Sends messages: attaches gossip and load, dials first where there is no link."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class OutgoingMessages:
         self._health = health
 
     def deliver(self, effects: Sequence[Effect], now: float) -> list[Effect]:
-        """Return the effects for the driver, those that follow from them included."""
+        """Return the effects for the driver, with the dials and closes they require."""
         done: list[Effect] = []
         if not effects:
             return done
@@ -124,12 +124,12 @@ class OutgoingMessages:
         return done
 
     def send(self, peer: NodeName, message: Control, now: float) -> list[Effect]:
-        """Send `message`, or dial first where that is worth it."""
+        """Send `message`; without a link, dial for a message that can wait."""
         if peer in self._links:
             self._links.touch(peer, now)
             return [Send(peer, self._with_news(peer, message))]
         if not isinstance(message, Ping | SyncDigest | YouAreDead):
-            return []  # stale before a link would be up
+            return []  # out of date before a link would be up
         entry = self._state.table.get(peer)
         if entry is None:
             return []
@@ -137,7 +137,7 @@ class OutgoingMessages:
         return self._links.dial(peer, entry.record.urls, now)
 
     def items_for(self, peer: NodeName) -> tuple[Item, ...]:
-        """Return the news for one message to `peer`."""
+        """Return the gossip items for one message to `peer`."""
         settings = self._settings
         return self._state.news.take(
             settings.gossip_bytes,
@@ -180,13 +180,13 @@ class OutgoingMessages:
         return []
 
     def _close_replaced(self, name: NodeName) -> list[Effect]:
-        """Close a link to the process before; it may never tell that it is gone."""
+        """Close the link to the previous process, which may never break by itself."""
         self._detector.probes.drop(name)
         epoch = self._state.table.entries[name].record.epoch
         return [] if self._links.is_to(name, epoch) else self._links.close(name)
 
     def _close_dead(self, name: NodeName, now: float) -> list[Effect]:
-        """Tell a node declared dead about it on its open link, then close that."""
+        """Send a dead member its verdict on the open link, then close the link."""
         self._detector.probes.drop(name)
         if name not in self._links:
             return []
@@ -196,11 +196,11 @@ class OutgoingMessages:
 
 
 EARLY_SYNCS = 3
-"""Comparisons soon after the join: its first partner may have been as new."""
+"""Table comparisons soon after the join: the first partner may also have been new."""
 
 
 class PeriodicWork:
-    """The clockwork of one node, apart from probes and suspicions."""
+    """Periodic work other than probes: gossip, comparisons, redials, link upkeep."""
 
     def __init__(
         self,
@@ -230,7 +230,7 @@ class PeriodicWork:
 
     @property
     def deadline(self) -> float:
-        """When something is due."""
+        """When the next piece of work is due."""
         due_s = self._housekeeping_at_s
         if not self._state.own.is_leaving:
             due_s = min(due_s, self._sync_at_s, self._redial_at_s, self._seeds.deadline)
@@ -239,7 +239,7 @@ class PeriodicWork:
         return due_s
 
     def tick(self, now: float) -> list[Effect]:
-        """Do what is due."""
+        """Do the work that is due at `now`."""
         effects: list[Effect] = []
         if self._housekeeping_at_s <= now:
             self._housekeeping_at_s = now + self._settings.period_s
@@ -261,36 +261,36 @@ class PeriodicWork:
         return effects
 
     def settle(self, now: float) -> None:
-        """Compare with some others soon: the join is complete, and may be partial."""
+        """Compare tables soon after the join: the first partner may lack members."""
         self._early_syncs = EARLY_SYNCS
         self._sync_at_s = now + self._settings.period_s
 
     # ----------------------------------------------------------------- compare
 
     def records(self, now: float) -> Sequence[MemberRecord]:
-        """Return all records that others should have, the own one first."""
+        """Return all records that other nodes should hold, the own record first."""
         memory_s = self._settings.dead_memory_s
         told = self._state.table.records(now, memory_s)
         return (self._state.own.record, *told)
 
     def lines(self, now: float) -> tuple[Digest, ...]:
-        """Return one line for each of the records."""
+        """Return one digest line for each record."""
         return tuple(anti_entropy.digest(record) for record in self.records(now))
 
     def root(self, now: float) -> bytes:
-        """Return the hash of all lines, worked out anew only when one changed."""
+        """Return the hash of all digest lines, cached until a record changes."""
         revision, me = self._state.table.revision, self._state.own.record
         if self._root is None or self._root[:2] != (revision, me):
             self._root = (revision, me, anti_entropy.root(self.lines(now)))
         return self._root[2]
 
     def digest(self, now: float, *, whole: bool) -> SyncDigest:
-        """Return what starts a comparison (the root) or goes on with it (whole)."""
+        """Return the first message of a comparison (root) or the second one (whole)."""
         entries = self.lines(now) if whole else None
         return SyncDigest(root=self.root(now), entries=entries)
 
     def compare(self, now: float) -> list[Effect]:
-        """Compare tables with a random member."""
+        """Compare tables with one random member, and forget old dead members."""
         settings, table = self._settings, self._state.table
         pause_s = stretched_sync_s(self._state.size, settings.sync_interval_s)
         if self._early_syncs:
@@ -309,7 +309,7 @@ class PeriodicWork:
         return [Send(peer, self.digest(now, whole=False))]
 
     def _keep_joining(self) -> list[Effect]:
-        """Ask again for the first exchange, should its answer have been lost."""
+        """Request the first exchange again, since its answer may have been lost."""
         if self._state.own.joined:
             return []
         me = anti_entropy.digest(self._state.own.record)
@@ -382,7 +382,7 @@ class PeriodicWork:
         return effects
 
     def _redial(self, now: float) -> list[Effect]:
-        """Dial one of the dead: that a partition has healed shows nowhere else."""
+        """Dial one dead member: only a dial can find that a partition has healed."""
         self._redial_at_s = now + self._settings.dead_redial_s
         dead = self._state.table.dead()
         if not dead:
@@ -394,7 +394,7 @@ class PeriodicWork:
         return self._links.dial(entry.record.name, entry.record.urls, now)
 
     def dial_seeds(self, now: float) -> list[Effect]:
-        """Dial the seeds that are due and not represented by a member."""
+        """Dial the seeds that are due and whose URL no member has."""
         table = self._state.table
         known = dict.fromkeys(
             url
@@ -413,7 +413,7 @@ def _differs(load: Load, told: Load, share: float) -> bool:
 
 
 class MessageHandlers:
-    """Gives each message to the part of the node that it is for."""
+    """Handles the messages of the control lane, one method for each type."""
 
     def __init__(
         self,
@@ -432,7 +432,7 @@ class MessageHandlers:
         self._seeds = seeds
 
     def receive(self, message: Control, sender: NodeName, now: float) -> list[Effect]:
-        """Take in `message`, and tell the sender if it is mistaken about itself."""
+        """Handle `message`; a sender held SUSPECT or DEAD receives that verdict."""
         entry = self._state.table.get(sender)
         was_dead = entry is not None and entry.record.state is MemberState.DEAD
         effects = self._dispatch(message, sender, now)
@@ -442,7 +442,7 @@ class MessageHandlers:
         if state is MemberState.SUSPECT or state is MemberState.DEAD:
             effects += self._state.send_verdict(entry, now)
         elif was_dead and state is MemberState.ALIVE:
-            # It was out of reach, and others with it: compare all at once.
+            # A partition has healed: compare the whole tables at once.
             effects.append(Send(sender, self._periodic.digest(now, whole=True)))
         return effects
 
@@ -490,7 +490,7 @@ class MessageHandlers:
             case Leave():
                 return self._leave(message, sender, now)
             case CatalogPull() | CatalogPush():
-                return []  # not membership's
+                return []  # the driver passes these to the catalog
 
     # ----------------------------------------------------------- kinds of message
 
@@ -508,7 +508,7 @@ class MessageHandlers:
         if message.epoch == me.epoch:
             effects.append(Send(sender, Ack(seq=message.seq)))
         elif self._state.own.joined:
-            # It is looking for the process that had this name before.
+            # The sender looks for the previous process of this name.
             effects.append(Send(sender, Gossip(items=(me,))))
         effects += self._receive_items(message.items, sender, now)
         effects += self._state.reports.load(sender, message.load)
@@ -528,7 +528,7 @@ class MessageHandlers:
             return effects
         record = entry.record
         if record.epoch != message.epoch or record.state > MemberState.SUSPECT:
-            # The asker has not heard yet what became of the process it looks for.
+            # The asker does not know yet that this process was replaced or is gone.
             is_gone = record.state > MemberState.SUSPECT
             item: Item = self._state.verdict_on(entry) if is_gone else record
             effects.append(Send(sender, Nack(seq=message.seq, items=(item,))))
@@ -563,7 +563,7 @@ class MessageHandlers:
     def _push(
         self, names: Sequence[NodeName], sender: NodeName, now: float
     ) -> list[Effect]:
-        """Send the records of `names`; an empty row too, it ends a comparison."""
+        """Send the records of `names`; an empty push ends a comparison."""
         own, table = self._state.own.record, self._state.table
         records = []
         for name in names:
@@ -589,7 +589,7 @@ class MessageHandlers:
         return effects
 
     def complete_join(self, through: NodeName, now: float) -> list[Effect]:
-        """Make this node known: it knows what `through` knows."""
+        """Announce this node, which now holds all records of `through`."""
         own = self._state.own
         own.join(now)
         self._seeds.settle(now)
@@ -677,14 +677,14 @@ class Swim:
         return self._done(effects, now)
 
     def receive(self, message: Control, sender: NodeName, now: float) -> list[Effect]:
-        """Take in what `sender` sent on its control link."""
+        """Handle a message that `sender` sent on its control link."""
         effects = self._wake(now)
         self._links.touch(sender, now)
         effects += self._handlers.receive(message, sender, now)
         return self._done(effects, now)
 
     def link(self, peer: str, event: LinkEvent, now: float) -> list[Effect]:
-        """Take in what became of the control link to `peer`.
+        """Handle a change of the control link to `peer`.
 
         `peer` is a node's name; for a seed that could not be reached, its url.
         """
@@ -706,7 +706,7 @@ class Swim:
         return self._done(effects, now)
 
     def tick(self, now: float) -> list[Effect]:
-        """Do what is due; to be called at or after `deadline`."""
+        """Do the work that is due; call it at or after `deadline`."""
         effects = self._wake(now)
         if not self._own.is_leaving:
             effects += self._detector.tick(now)
@@ -721,7 +721,7 @@ class Swim:
     def announce(
         self, catalog_version: int, delta: tuple[Offer, ...] | None, now: float
     ) -> list[Effect]:
-        """Tell all that the own catalog has reached `catalog_version`.
+        """Announce that the own catalog has reached `catalog_version`.
 
         delta: what led there from the version before; None, or one that is too
         long to ride on gossip, makes the others pull.
@@ -746,7 +746,7 @@ class Swim:
     def leave(
         self, now: float, *, drain_s: float = 0.0, reason: str = ""
     ) -> list[Effect]:
-        """Say goodbye to all; pings are still answered until the driver stops.
+        """Announce that this node leaves; pings are answered until the driver stops.
 
         Tells `LeaveSpread` when links may be closed (`leave_spread_s` later).
         """
@@ -769,7 +769,7 @@ class Swim:
         return self._done(effects, now)
 
     def loop_lag(self, lag_s: float, now: float) -> list[Effect]:
-        """Take in by how much the event loop was late, as the driver measured."""
+        """Count a lag of the event loop, measured by the driver, as bad health."""
         effects = self._wake(now)
         if lag_s > self._settings.lag_share * self._settings.ack_timeout_s:
             self._lagged(now)
@@ -882,13 +882,13 @@ class Swim:
     # ------------------------------------------------------------------- clock
 
     def _wake(self, now: float) -> list[Effect]:
-        """Notice that this process stood still, before anything is made of it."""
+        """Detect a pause of this process before timers judge other nodes by it."""
         gap_s, late_s = now - self._last_s, now - self._due_s
         self._last_s = now
         if not self._table.entries:
-            return []  # a node that knows nobody can wrong nobody
+            return []  # there is no member that could be suspected wrongly
         if gap_s > self._settings.pause_periods * self._settings.period_s:
-            # What came in meanwhile was not read: nobody's silence means anything.
+            # Messages wait unread since the pause: no silence is evidence.
             self._detector.restart(now)
             self._state.restart_suspicions(now)
             self._health.worsen()

@@ -119,7 +119,7 @@ class MembershipDriver:
         self.perform(self.swim.join(seeds, now))
 
     def receive(self, message: Any, sender: str) -> None:
-        """Take in a message of the control lane."""
+        """Handle a message of the control lane."""
         match message:
             case CatalogPull():
                 for push in self._catalog.answer(message):
@@ -134,39 +134,39 @@ class MembershipDriver:
                 self.perform(self.swim.receive(message, sender, self._clock()))
 
     def link_up(self, peer: str) -> None:
-        """Say that the control link to `peer` is proven and open."""
+        """Report that the control link to `peer` is open."""
         self.perform(self.swim.link(peer, LinkEvent.UP, self._clock()))
 
     def link_lost(self, peer: str, in_order: bool) -> None:
-        """Say that the control link to `peer` is gone."""
+        """Report that the control link to `peer` is lost."""
         event = LinkEvent.CLOSED if in_order else LinkEvent.DOWN
         self.perform(self.swim.link(peer, event, self._clock()))
 
     def dial_failed(self, to: str, kind: FailureKind) -> None:
-        """Say that a dial that the machine asked for led to no link."""
+        """Report that a dial which `Swim` requested failed."""
         event = LinkEvent.REFUSED if kind == "refused" else LinkEvent.TIMED_OUT
         self.perform(self.swim.link(to, event, self._clock()))
 
     def announce(self, delta: tuple[Offer, ...]) -> None:
-        """Tell all that the own catalog has changed by `delta`."""
+        """Announce a change of the own catalog."""
         now = self._clock()
         self.perform(self.swim.announce(self._catalog.version, delta, now))
         self._on_catalog()
 
     def tell_load(self, load: Load) -> None:
-        """Notify all that calls came or went here."""
+        """Send the load of this node to the other members."""
         self.perform(self.swim.tell_load(load, self._clock()))
 
     def claim(self, name: str, epoch: bytes) -> None:
-        """Ask the process that has `name` whether it lives, for one that wants it."""
+        """Ping the holder of `name`, since another process claims the name."""
         self.perform(self.swim.claim(name, epoch, self._clock()))
 
     def leave(self, drain_s: float, reason: str) -> None:
-        """Say goodbye to all."""
+        """Announce that this node leaves."""
         self.perform(self.swim.leave(self._clock(), drain_s=drain_s, reason=reason))
 
     def stop(self) -> None:
-        """Do nothing any more."""
+        """Stop the timer and perform no further effects."""
         self._stopped = True
         self._alarm.stop()
 
@@ -255,7 +255,7 @@ class MembershipDriver:
 
 
 class Members:
-    """What the membership machine knows now, as the parts of this node ask for it."""
+    """The current members, as views for the other parts of this node."""
 
     def __init__(self, swim: Swim) -> None:
         self._swim = swim
@@ -301,7 +301,7 @@ class Members:
 
 
 class MembershipEvents:
-    """Events of membership, in the words of the parts that subscribe to them."""
+    """The events of membership to which the other parts of the node subscribe."""
 
     def __init__(self) -> None:
         self.joined = asyncio.Event()
