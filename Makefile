@@ -19,9 +19,10 @@ NEWEST ?= $(shell for minor in 14 13 12; do \
 TAG := import sys; print(sys.implementation.cache_tag)
 EXTRA ?= dev
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
-# Files of tests run two by two: most of their time is waiting.
+# Files of tests run two by two: most of their time is waiting. In their order, so that
+# a long one does not come last, alone.
 JOBS ?= 2
-TWO_BY_TWO := -n $(JOBS) --dist loadfile
+TWO_BY_TWO := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Plain mode leaves times, ports and pids out of what notebooks show.
 PLAIN := MPREG_NB_PLAIN=1
 
