@@ -59,6 +59,9 @@ ASK_ENTRY = REFUSALS | {"node_lost"}
 """Ends of an attempt at a node that was called directly, after which the entry node
 is asked."""
 
+MOST_RESUMES = 3
+"""Entries in a row that may die under a call, before it is given up."""
+
 GIVEN_BACK = frozenset(("draining", "overloaded", "node_lost", "cancelled"))
 """Ends of an attempt that say nothing which a caller who cancelled must know."""
 
@@ -100,6 +103,8 @@ class CallState:
     answered: bool = False  # its outcome is told; the rest is clean-up
     executed: Executed = "no"  # by attempts before this one
     full: "NodesFull | None" = None  # where it is held since nodes are full
+    resuming: str = ""  # the node that had passed it on, and is lost
+    resumes: int = 0  # times that it was asked for elsewhere
 
     @property
     def wanted(self) -> Wanted:
@@ -300,6 +305,26 @@ class PendingCalls(Generic[C]):
         if due < math.inf:
             call.due = due
             self._due.add(call.id, due)
+
+    def resume(self, call: C, failure: Failure) -> bool:
+        """Say whether to look for a call that a lost node had passed on.
+
+        If so, it is to be asked for at the next entry, and noted as `resumed`.
+        """
+        uncertain = failure.executed == "unknown" and not call.to
+        stopped = call.cancelled or call.withdrawn or call.expired or call.answered
+        if not uncertain or stopped or call.resumes >= MOST_RESUMES:
+            return False
+        call.executed = "unknown"
+        call.resuming = failure.node
+        call.resumes += 1
+        return True
+
+    def resumed(self, call: C, place: object, now: float) -> None:
+        """Note that `place` was asked for a call that may run somewhere."""
+        self.sent(call, place, "", now, mark=-1.0)  # its loss tells nothing of the run
+        call.attempts -= 1
+        call.resuming = ""
 
     def sent(
         self, call: C, place: object, to: str, now: float, mark: float = 0.0

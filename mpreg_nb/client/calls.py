@@ -42,6 +42,7 @@ from mpreg_nb.protocol.messages import (
     Output,
     Recall,
     Reply,
+    Resume,
     Started,
     Waiting,
 )
@@ -305,8 +306,15 @@ class ClientCalls:
         lost = self._pending.lost(
             link, now, node=link.peer.name, reason=reason, received=link.received
         )
-        run_each(lambda one: self._failed(*one, (), now), lost)
+        run_each(lambda one: self._lost(*one, now), lost)
         self._send_held(now)
+
+    def _lost(self, call: ActiveCall, failed: Failed, now: float) -> None:
+        """Look for a call that the lost node had passed on; it may run elsewhere."""
+        if self._pending.resume(call, failed.failure):
+            self._send(call, now)
+        else:
+            self._failed(call, failed, (), now)
 
     def entry_found(self) -> None:
         """Send what waited for a link."""
@@ -369,6 +377,11 @@ class ClientCalls:
         entry = self._links.entry
         if entry is None:
             self._pending.park(call)
+            return True
+        if call.resuming:
+            lost = call.resuming
+            self._pending.resumed(call, entry, now)
+            entry.send(Resume(ids=(call.id,), entry=lost))
             return True
         link, hops_left, to = entry, 1, ""
         again = call.attempts and not call.to and entry.peer.name not in call.avoid

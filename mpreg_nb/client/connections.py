@@ -303,27 +303,33 @@ class Connections:
     async def _first_of(self, urls: Sequence[str]) -> tuple[Connection | None, str]:
         """Return the first link to any of `urls`, or why there is none."""
         waiting = list(urls)
-        dials: set[asyncio.Task[Connection]] = set()
+        dials: set[asyncio.Task[Connection | str]] = set()
         reason = "no node is known"
         try:
             while waiting or dials:
                 while waiting and len(dials) < DIALLED_AT_ONCE:
-                    work = self._dial(waiting.pop(0), any_cluster=True)
-                    dials.add(asyncio.ensure_future(work))
+                    dials.add(asyncio.ensure_future(self._try(waiting.pop(0))))
                 done, dials = await asyncio.wait(
                     dials, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
-                    error = task.exception()
-                    if error is None:
-                        return task.result(), ""
-                    if not isinstance(error, DialFailed | NotTrusted):
-                        raise error
-                    reason = getattr(error, "detail", "") or str(error)
+                    found = task.result()
+                    if not isinstance(found, str):
+                        return found, ""
+                    reason = found
             return None, reason
         finally:
             for task in dials:
                 task.cancel()
+
+    async def _try(self, url: str) -> Connection | str:
+        """Return the link to one of our nodes at `url`, or why there is none."""
+        try:
+            return await self._dial(url, any_cluster=True)
+        except DialFailed as error:
+            return error.detail
+        except NotTrusted as error:
+            return str(error)
 
     def _make_entry(self, link: Connection, *, after_none: bool) -> None:
         self.entry = link

@@ -35,6 +35,7 @@ from mpreg_nb.node.executor import Executor
 from mpreg_nb.node.monitor import Counters
 from mpreg_nb.node.peer_requests import PeerSender
 from mpreg_nb.node.pending_call import PendingCall, Sink, no_route
+from mpreg_nb.node.resumption import OrphanedCalls
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.gossip import Load
 from mpreg_nb.protocol.messages import (
@@ -144,6 +145,7 @@ class Calls:
         self._alarm = DeadlineTimer(self._ring)
         self._sweep: asyncio.TimerHandle | None = None
         self._outcomes = OutcomeCache()
+        self.orphans = OrphanedCalls(me, find=self._calls.get, cancel=self.cancel)
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -266,11 +268,28 @@ class Calls:
         """Cancel what came over a link that is gone: nobody waits for it."""
 
         def drop(pending: PendingCall) -> None:
-            if pending.source is source:
+            if pending.source is source and not self._outlives(pending):
                 self._pending.answer_early(pending)
                 self.cancel(pending.id)
 
         run_each(drop, self._pending)
+
+    def _outlives(self, pending: PendingCall) -> bool:
+        """Whether a call goes on for a while without its source, a link that is lost.
+
+        A node in between died, then, and the caller may come back by another one. A
+        call that waits is given back instead: it certainly has not run.
+        """
+        source = pending.source
+        passed_on = isinstance(source, Connection) and source.peer.role == "node"
+        if not passed_on or pending.call.keep or pending.cancelled:
+            return False
+        self.orphans.keep(pending)
+        held = pending.place is None
+        if held or (pending.place is self._me and self._withdraw(pending)):
+            text = "the call waited there, and was dropped"
+            self._end(pending, Failure(kind="node_lost", node=self._me, message=text))
+        return True
 
     def peer_said(self, link: Connection | None, message: Any, parts: Payload) -> bool:
         """Pass on what another node says of a call; False if it is of none here."""
@@ -588,5 +607,6 @@ class Calls:
     def stop(self) -> None:
         """Set no timer any more."""
         self._alarm.stop()
+        self.orphans.stop()
         if self._sweep is not None:
             self._sweep.cancel()

@@ -42,6 +42,7 @@ from mpreg_nb.node.monitor import Counters, LoadMonitor, SnapshotPublisher
 from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
 from mpreg_nb.node.process_pool import ProcessPool
 from mpreg_nb.node.results import ResultRequests, ResultStore
+from mpreg_nb.node.resumption import Resumption
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.worker_pool import WorkerPool
 from mpreg_nb.node.workflows import WorkflowService
@@ -55,12 +56,14 @@ from mpreg_nb.protocol.messages import (
     Failure,
     HeldResults,
     LeaveRequest,
+    NotHeld,
     Notice,
     Output,
     Printed,
     Recall,
     Relay,
     Reply,
+    Resume,
     RunFollowed,
     Runs,
     RunState,
@@ -260,6 +263,9 @@ class Node:
             counters=self.counters,
             on_event=self.pictures.happened,
         )
+        self.resumption = Resumption(
+            name, lane=lane, alive=self.members.alive, orphans=self.calls.orphans
+        )
         self.runs = WorkflowService(
             name, calls=self.calls, asks=self.asks, store=self.store, lane=lane
         )
@@ -304,6 +310,7 @@ class Node:
             {
                 Cancel: without_parts(self._cancel),
                 Recall: without_parts(self.calls.give_back),
+                Resume: without_parts(self.resumption.receive),
                 Watch: without_parts(self.pictures.watch),
                 VersionsRequest: without_parts(self._tell_versions),
                 LeaveRequest: without_parts(self._leave),
@@ -327,8 +334,12 @@ class Node:
             **self.runs.view_handlers(),
         }
         dispatcher.handle(views, clients=False, nodes=False, viewers=True)
+        dispatcher.handle_answers(self.resumption.waiting, Waiting)
         dispatcher.handle_answers(
             self.calls.peer_said, Reply, Failed, Output, Started, Waiting
+        )
+        dispatcher.handle_answers(
+            self.resumption.answered, Reply, Failed, Output, Started, NotHeld
         )
         dispatcher.handle_answers(
             without_link(self.asks.answered), Reply, Failed, HeldResults, CodePush
@@ -372,10 +383,13 @@ class Node:
         links.claimed.subscribe(self.gossiping.claim)
         links.name_refused.subscribe(self._name_refused)
         links.data_opened.subscribe(self.calls.link_opened)
-        links.data_lost.subscribe(self.calls.link_lost, self._peer_lost)
+        links.data_lost.subscribe(
+            self.calls.link_lost, self.resumption.node_lost, self._peer_lost
+        )
         links.join_refused.subscribe(self._join_refused)
         links.source_lost.subscribe(
             self.calls.source_lost,
+            self.resumption.source_lost,
             self.runs.source_lost,
             self.pictures.source_lost,
             self.spaces.source_lost,
@@ -390,6 +404,7 @@ class Node:
     def _cancel(self, link: Connection, message: Cancel) -> None:
         if not self.runs.cancel(message.id):
             self.calls.cancel(message.id)
+            self.resumption.cancel(message.id)
         self.pictures.cancel(link, message.id)
 
     def _stop_watching(self, link: Connection, message: Cancel) -> None:

@@ -627,6 +627,23 @@ class Cancel(Message, frozen=True, kw_only=True, array_like=True, tag="cancel"):
     id: RequestId
 
 
+class Resume(Message, frozen=True, kw_only=True, array_like=True, tag="resume"):
+    """Go on with these calls here: `entry`, by which they were sent, is gone.
+
+    A call that is found goes on as if it had come by this link. Of the others, a node
+    says `NotHeld` to another node, and Failed("node_lost") to a client.
+    """
+
+    ids: tuple[RequestId, ...]
+    entry: Name
+
+
+class NotHeld(Message, frozen=True, kw_only=True, array_like=True, tag="not_held"):
+    """This node has none of these calls that another one asked for."""
+
+    ids: tuple[RequestId, ...]
+
+
 class Fetch(Message, frozen=True, kw_only=True, array_like=True, tag="fetch"):
     """Ask for a result that is held; answered by Reply or Failed("gone")."""
 
@@ -744,6 +761,8 @@ Data: TypeAlias = (
     | Started
     | Output
     | Cancel
+    | Resume
+    | NotHeld
     | Fetch
     | Release
     | SpaceOpen

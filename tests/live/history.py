@@ -218,8 +218,15 @@ class _Rules:
                 "said not to have run: no start",
                 f"{end.error} says no, and it started on {self._runs[0].node}",
             )
-        if end.executed == "yes" and not started:
+        # A function that another call takes with it may have begun without a note.
+        may_have_begun = end.error == "WorkerCrashed" and self._may_have_crashed(end)
+        if end.executed == "yes" and not started and not may_have_begun:
             yield "said to have run: a start", f"{end.error} says yes; no start"
+
+    def _may_have_crashed(self, end: Ended) -> bool:
+        """Whether a call ended its worker while this one was under way."""
+        first = bisect.bisect_left(self._exits, self._call.at_s - CRASH_GRACE_S)
+        return first < len(self._exits) and self._exits[first] <= end.at_s
 
     def _is_without_cause(self, end: Ended) -> Broken:
         call = self._call
@@ -231,8 +238,7 @@ class _Rules:
                 yield "calls fail only of a fault", f"{end.error}: {end.text}"
             return
         if end.error == "WorkerCrashed":
-            first = bisect.bisect_left(self._exits, since_s - CRASH_GRACE_S)
-            if first < len(self._exits) and self._exits[first] <= until_s:
+            if self._may_have_crashed(end):
                 return
         elif end.error not in OF_FAULTS:
             yield "errors are those of the contract", f"{end.error}: {end.text}"

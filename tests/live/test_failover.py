@@ -142,3 +142,56 @@ def test_killed_node_is_seen_dead_and_comes_back_when_asked(
     states = cluster.nodes().set_index("node")["state"]
     assert states.to_dict() == {"n1": "alive", "n2": "alive", "n3": "alive"}
     assert cluster.on(node="n3", timeout=10).call(len, "abc") == 3
+
+
+def test_calls_go_on_when_the_node_that_passed_them_on_is_killed(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    def note_and_wait(folder: str, name: str) -> str:
+        import pathlib
+        import time
+
+        with pathlib.Path(folder, "starts").open("a") as starts:
+            starts.write(f"{name}\n")
+        while not pathlib.Path(folder, "go").exists():
+            time.sleep(0.01)
+        return name
+
+    url = next(
+        one.record.urls[0]
+        for one in cluster.client.state.nodes
+        if one.record.name == "n1"
+    )
+    names = ["n2", "n3", "n2 waits", "n3 waits"]
+    with mp.connect(url, direct=False) as via_n1:
+        function = via_n1.register(note_and_wait)
+        futures = [
+            function.on(node=name[:2]).submit(str(tmp_path), name) for name in names
+        ]
+        until_two_run_and_two_wait(via_n1, tmp_path / "starts")
+
+        cluster.kill("n1")
+        after = function.on(node="n2", timeout=30).submit(str(tmp_path), "after")
+        until_entry(via_n1)
+        (tmp_path / "go").touch()
+
+        assert [future.result(20) for future in futures] == names
+        assert after.result(20) == "after"
+    starts = (tmp_path / "starts").read_text().split("\n")
+    assert sorted(starts) == sorted(["", *names, "after"])
+
+
+def until_two_run_and_two_wait(cluster: mp.Cluster, starts: Path) -> None:
+    def waiting() -> int:
+        return sum(call.waiting for call in cluster.client.calls.active)
+
+    while not starts.exists() or len(starts.read_text().splitlines()) < 2:
+        os.sched_yield()
+    while waiting() < 2:
+        os.sched_yield()
+
+
+def until_entry(cluster: mp.Cluster) -> None:
+    """Wait until the client has another entry than the node that was killed."""
+    while cluster.client.links.entry is None or cluster.client.entry_node == "n1":
+        os.sched_yield()

@@ -35,6 +35,7 @@ from mpreg_nb.protocol.messages import (
     LoadsReport,
     NodeChance,
     NodeSnapshot,
+    NotHeld,
     Notice,
     Output,
     Partition,
@@ -46,6 +47,7 @@ from mpreg_nb.protocol.messages import (
     Reply,
     ResultRef,
     ResultRefs,
+    Resume,
     RunFollowed,
     RunList,
     RunResume,
@@ -218,6 +220,8 @@ SAMPLES: list[Any] = [
     ),
     Waiting(ids=(ID, ID), load=LOAD),
     Recall(ids=(ID, ID)),
+    Resume(ids=(ID, ID), entry="n1"),
+    NotHeld(ids=(ID, ID)),
     Started(id=ID, node="n1"),
     Output(
         id=ID, node="n1", stream="stderr", text="ü\n", lines_cut=9, characters_cut=99

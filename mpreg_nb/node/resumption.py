@@ -1,0 +1,266 @@
+"""Calls whose way to their caller is gone, and callers who come back for them.
+
+A call may run here while the node that passed it on dies. Its caller takes another
+entry and asks that one to go on with the call (`Resume`). So what runs is not cancelled
+at once: for a while it runs on, or its outcome is kept, until somebody asks for it.
+
+`OrphanedCalls` keeps them on the node that runs them. `Resumption` answers callers:
+from what is kept here, or by asking all other nodes. If nobody has the call, nobody
+knows whether it ran.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from mpreg_nb.node.peer_requests import PeerSender
+from mpreg_nb.node.pending_call import PendingCall, Sink
+from mpreg_nb.protocol.codec import Parts
+from mpreg_nb.protocol.messages import (
+    Cancel,
+    Failed,
+    Failure,
+    NotHeld,
+    Reply,
+    Resume,
+    Started,
+    Waiting,
+)
+from mpreg_nb.transport.connection import Connection
+
+KEPT_S = 10.0
+"""How long a call waits for its caller to come back."""
+
+KEPT_BYTES = 64 << 20
+"""Outcomes that are kept; one that does not fit is forgotten."""
+
+ANSWER_S = 2.0
+"""Nodes that do not say within this time whether they have a call may hang."""
+
+
+class _Kept:
+    """Takes what becomes of a call in place of its caller."""
+
+    __slots__ = ("outcome", "parts", "pending", "until_s")
+
+    def __init__(self, pending: PendingCall, until_s: float) -> None:
+        self.pending = pending
+        self.until_s = until_s
+        self.outcome: Reply | Failed | None = None
+        self.parts: Parts = ()
+
+    def send(self, message: msgspec.Struct, parts: Parts = ()) -> None:
+        """Keep the outcome; what the call prints is not heard."""
+        if isinstance(message, Reply | Failed):
+            self.outcome, self.parts = message, parts
+
+    @property
+    def size_bytes(self) -> int:
+        """Return what is held for it."""
+        if self.outcome is None:
+            return 0
+        return len(self.outcome.payload) + sum(map(len, self.parts))
+
+
+class OrphanedCalls:
+    """The calls of this node whose caller is out of reach."""
+
+    def __init__(
+        self,
+        me: str,
+        *,
+        find: Callable[[bytes], PendingCall | None],
+        cancel: Callable[[bytes], object],
+    ) -> None:
+        """Keep none yet.
+
+        find: returns a call that is in progress here.
+        cancel: ends a call for which nobody came back in time.
+        """
+        self._me = me
+        self._find = find
+        self._cancel = cancel
+        self._kept: dict[bytes, _Kept] = {}  # the oldest first
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, pending: PendingCall) -> None:
+        """Take what becomes of a call from now on."""
+        kept = _Kept(pending, self._loop.time() + KEPT_S)
+        pending.source = self._kept[pending.id] = kept
+        if self._timer is None:
+            self._timer = self._loop.call_at(kept.until_s, self._look)
+
+    def hand_over(self, call_id: bytes, caller: Sink, entry: str) -> bool:
+        """Let `caller` hear of the call from now on; False: it is not here.
+
+        entry: the node that had passed it on. That it is lost may be news here.
+        """
+        kept = self._kept.pop(call_id, None)
+        pending = self._find(call_id) if kept is None else kept.pending
+        if kept is not None and kept.outcome is not None:
+            caller.send(kept.outcome, kept.parts)
+        elif pending is not None and (kept is not None or _came_by(pending, entry)):
+            pending.source = caller
+            if pending.started or pending.place != self._me:
+                caller.send(Started(id=call_id, node=self._me))
+            else:
+                caller.send(Waiting(ids=(call_id,)))
+        else:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Set no timer any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        """Give up the calls for which nobody came, and outcomes that are too large."""
+        self._timer = None
+        now, held_bytes = self._loop.time(), 0
+        for call_id, kept in list(self._kept.items()):
+            held_bytes += kept.size_bytes
+            if now >= kept.until_s:
+                del self._kept[call_id]
+                if kept.outcome is None:
+                    self._cancel(call_id)
+            elif held_bytes > KEPT_BYTES:
+                held_bytes -= kept.size_bytes
+                del self._kept[call_id]
+        if self._kept:
+            first = next(iter(self._kept.values()))
+            self._timer = self._loop.call_at(first.until_s, self._look)
+
+
+def _came_by(pending: PendingCall, node: str) -> bool:
+    source = pending.source
+    return isinstance(source, Connection) and source.peer.name == node
+
+
+@dataclass(slots=True, eq=False)
+class _Sought:
+    """A call that another node may have."""
+
+    caller: Connection
+    entry: str  # the node that its caller lost
+    asked: set[str] = field(default_factory=set)  # have not said that they lack it
+    holder: str = ""
+
+
+class Resumption:
+    """Answers the callers that lost the node by which they had sent calls."""
+
+    def __init__(
+        self,
+        me: str,
+        *,
+        lane: PeerSender,
+        alive: Callable[[], Collection[str]],
+        orphans: OrphanedCalls,
+    ) -> None:
+        self._me = me
+        self._lane = lane
+        self._alive = alive
+        self._orphans = orphans
+        self._sought: dict[bytes, _Sought] = {}
+        self._loop = asyncio.get_running_loop()
+
+    def receive(self, link: Connection, message: Resume) -> None:
+        """Go on with calls of a client, or say to another node which are not here."""
+        missing = tuple(
+            call_id
+            for call_id in message.ids
+            if not self._orphans.hand_over(call_id, link, message.entry)
+        )
+        if not missing:
+            return
+        if link.peer.role == "node":
+            link.send(NotHeld(ids=missing))
+            return
+        others = set(self._alive()) - {self._me, message.entry}
+        for call_id in missing:
+            self._sought[call_id] = _Sought(link, message.entry, set(others))
+        for node in others:
+            self._lane.send(node, Resume(ids=missing, entry=message.entry))
+        if others:
+            self._loop.call_later(ANSWER_S, self._give_up, missing)
+        else:
+            self._give_up(missing)
+
+    def answered(self, link: Connection | None, message: Any, parts: Parts) -> bool:
+        """Pass on what the node says that has a call; False: none here asked for it."""
+        if link is None:
+            return False
+        node = link.peer.name
+        if isinstance(message, NotHeld):
+            for call_id in message.ids:
+                self._lacks(call_id, node)
+            return True
+        sought = self._sought.get(message.id)
+        if sought is None:
+            return False
+        sought.holder = node
+        if isinstance(message, Reply | Failed):
+            del self._sought[message.id]
+        sought.caller.send(message, parts)
+        return True
+
+    def waiting(self, link: Connection | None, message: Waiting, parts: Parts) -> bool:
+        """Pass on that calls wait where they were found; others hear of it too."""
+        for call_id in message.ids:
+            sought = self._sought.get(call_id)
+            if sought is not None and link is not None:
+                sought.holder = link.peer.name
+                sought.caller.send(Waiting(ids=(call_id,)))
+        return False
+
+    def cancel(self, call_id: bytes) -> None:
+        """Have the node that was found end a call."""
+        sought = self._sought.get(call_id)
+        if sought is not None and sought.holder:
+            self._lane.send(sought.holder, Cancel(id=call_id))
+
+    def node_lost(self, link: Connection, reason: str) -> None:
+        """End what a node had that is gone."""
+        node = link.peer.name
+        for call_id, sought in list(self._sought.items()):
+            if sought.holder == node:
+                self._end(call_id, node, reason)
+            elif not sought.holder:
+                self._lacks(call_id, node)
+
+    def source_lost(self, source: Sink) -> None:
+        """Forget the calls of a client that is gone too."""
+        for call_id, sought in list(self._sought.items()):
+            if sought.caller is source:
+                self.cancel(call_id)
+                del self._sought[call_id]
+
+    def _lacks(self, call_id: bytes, node: str) -> None:
+        sought = self._sought.get(call_id)
+        if sought is None or sought.holder:
+            return
+        sought.asked.discard(node)
+        if not sought.asked:
+            self._give_up((call_id,))
+
+    def _give_up(self, call_ids: Iterable[bytes]) -> None:
+        for call_id in call_ids:
+            sought = self._sought.get(call_id)
+            if sought is not None and not sought.holder:
+                reason = "it had passed the call on, and no other node has it"
+                self._end(call_id, sought.entry, reason)
+
+    def _end(self, call_id: bytes, node: str, reason: str) -> None:
+        sought = self._sought.pop(call_id)
+        failure = Failure(
+            kind="node_lost", message=reason, node=node, executed="unknown"
+        )
+        sought.caller.send(Failed(id=call_id, failure=failure))
