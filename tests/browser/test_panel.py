@@ -633,6 +633,26 @@ def test_a_run_is_chosen_by_arrow_keys_and_stays_chosen(
     expect(view.get_by_role("button", name="Cancel run of")).to_be_hidden()
 
 
+def test_the_focus_stays_on_a_step_when_its_workflow_is_run_again(
+    show: ShowPanel, page: Page
+) -> None:
+    names = ["n1", "n2", "n3"]
+    show(pictures.panel(names))
+    view = open_view(page, "Runs")
+    step = view.locator(".mpreg-run:visible").get_by_role("img", name="train, train")
+    step.first.focus()
+    again = pictures.runs(names)
+    again["runs"][0] |= {"run": "ff", "workflow": "again"}
+
+    change(page, runs=again)
+
+    expect(view.locator(".mpreg-run:visible strong")).to_have_text("again")
+    assert focused(page).startswith("train, train_function")
+    view.get_by_role("button", name="Cancel run of again").click()
+    view.get_by_role("button", name="Cancel run: ").click()
+    assert sent(page) == [{"do": "cancel", "run": "ff"}]
+
+
 # ---------------------------------------------------------------------- looks
 
 CONTRASTS = """() => {

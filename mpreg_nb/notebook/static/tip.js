@@ -53,7 +53,7 @@ export function makeTip(root) {
   // Tell the newest figures; to be called when a picture was drawn.
   function refresh() {
     if (shown === null) return;
-    if (!shown.anchor.isConnected) {
+    if (shown.anchor.getClientRects().length === 0) {
       hide();
       return;
     }

@@ -168,7 +168,8 @@ def _detail(run: dict[str, Any]) -> Element:
             "label": f"Cancel run of {run['workflow']}",
             "send": {"do": "cancel", "run": run["run"]},
         }
-        cancel = element("span", class_="mpreg-act", key="cancel", ask=ask)
+        key = f"cancel {run['run']}"
+        cancel = element("span", class_="mpreg-act", key=key, ask=ask)
     drawn = run["drawing"].live()
     return element(
         "div",
@@ -182,8 +183,9 @@ def _detail(run: dict[str, Any]) -> Element:
         None if drawn is None else scrolled(drawn, "Drawing", key="drawing"),
         _gantt(run["bars"], run["duration_ms"]),
         class_="mpreg-run",
+        # Without a key: the newest run takes the place of the one before, step by step,
+        # so that focus and hover stay on a step when a workflow is run again.
         data_of=f"run={run['run']}",
-        key=run["run"],
     )
 
 
