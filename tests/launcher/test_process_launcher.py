@@ -20,10 +20,11 @@ def make_launcher() -> ProcessLauncher:
 
 @pytest.fixture
 def launched(tmp_path: Path) -> Iterator[Launched]:
-    with nothing_left(tmp_path):
+    with nothing_left(tmp_path) as leaks:
         launched = Launched(make_launcher, tmp_path)
         yield launched
         end_now(launched.nodes)
+        leaks.forget_files()  # sockets of nodes that were killed
 
 
 class TestProcessLauncher(LauncherContract):
