@@ -145,6 +145,7 @@ class ServerHandshake(asyncio.Protocol):
                 self._keeper.refused(self.address, f"it is of another user, {uid}")
                 self.drop()
                 return
+            local_socket.widen(link)
         else:
             try:
                 peer = link.getpeername()

@@ -28,6 +28,10 @@ LOG = logging.getLogger("mpreg_nb.transport")
 LONGEST_PATH = 107 if sys.platform == "linux" else 103
 """Bytes of the name of a Unix socket that the system takes."""
 
+SEND_BUFFER_BYTES = 1 << 20
+"""What may be on its way to the other end. With the usual 200 kB the two ends of a
+large payload wait for each other at each fragment."""
+
 _SO_PEERCRED = getattr(socket, "SO_PEERCRED", None)
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS and the BSDs; not in Python's socket module
 
@@ -91,6 +95,7 @@ def connect(host: str, port: int) -> socket.socket | None:
         except OSError:  # there is none, or it takes no more now
             continue
         if is_own(link):
+            widen(link)
             return link
         LOG.warning("%s is not used: a process of another user listens there", path)
         link.close()
@@ -106,6 +111,11 @@ def peer_uid(link: socket.socket) -> int:
     credentials = link.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, 76)  # a struct xucred
     uid = struct.unpack_from("II", credentials)[1]
     return uid
+
+
+def widen(link: socket.socket) -> None:
+    """Let more be on its way from this end, as far as the system allows."""
+    link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
 
 
 def is_own(link: socket.socket) -> bool:
