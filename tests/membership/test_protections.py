@@ -98,9 +98,8 @@ def test_without_independent_accusers_a_lone_one_kills_as_fast_as_many() -> None
 def test_without_lifeguard_slow_nodes_kill_others() -> None:
     off = without_lifeguard(LOCAL)
 
-    killed = sum(slow_tenth(settled(20, off, seed), 60.0).dead for seed in (0, 1))
-
-    assert killed > 0  # with it nobody, on the same seeds: see the tests of faults
+    # With it nobody dies, on the same seeds: see the tests of faults.
+    assert any(slow_tenth(settled(20, off, seed), 60.0).dead for seed in range(3))
 
 
 def test_without_lifeguard_a_stopped_node_kills_others() -> None:
