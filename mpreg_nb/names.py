@@ -40,11 +40,16 @@ def check_name(kind: str, text: object) -> str:
     )
 
 
+_NONE: frozenset[str] = frozenset()
+"""The one empty set that each of many calls holds."""
+
+
 def check_resources(given: str | Iterable[str]) -> frozenset[str]:
     """Return the resource names in `given`; a single string is one name."""
     if isinstance(given, str):
         return frozenset((check_name("resource", given),))
-    return frozenset(check_name("resource", name) for name in given)
+    names = frozenset(check_name("resource", name) for name in given)
+    return names or _NONE
 
 
 def check_url(text: object) -> str:

@@ -61,6 +61,7 @@ class Calling:
         self._count, self._count_ended = itertools.count(1), itertools.count(1)
         self._submitted = self._ended = 0
         self._room = threading.Condition()
+        self._on_over = self._over  # one for all futures
         self._wait_for_it = 0  # threads
 
     # -------------------------------------------------------------------- verbs
@@ -99,7 +100,7 @@ class Calling:
         if self._submitted - self._ended >= MOST_OUTSTANDING:
             self._wait_for_room()
         future, active = self._prepare(function, args, kwargs, options)
-        future.when_over(self._over)
+        future.when_over(self._on_over)
         self._submitted = next(self._count)
         self._thread.call_soon(self._client.calls.start, active)
         return future

@@ -330,6 +330,19 @@ class World(RuleBasedStateMachine):
         self.lose(name, math.inf)
 
     @rule(name=st.sampled_from(NODES))
+    def word_that_a_call_began_is_lost(self, name: str) -> None:
+        """A call was said to wait there; then it begins, and the link falls silent."""
+        link = self.links[name]
+        for _ in range(3):
+            link.take_in()
+        link.tell()
+        while link.to_caller:
+            self.hear(link)
+        link.finish()
+        link.begin()
+        self.link_falls_silent(name)
+
+    @rule(name=st.sampled_from(NODES))
     def node_dies(self, name: str) -> None:
         """What it had not read is known to be lost; what it said is heard first."""
         link = self.links[name]
