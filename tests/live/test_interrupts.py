@@ -13,6 +13,9 @@ import mpreg_nb as mp
 
 pytestmark = pytest.mark.live
 
+PROMPT_S = 2.0
+"""At once, also on a busy machine; what is stopped would never end."""
+
 
 @pytest.fixture
 def cluster() -> Iterator[mp.Cluster]:
@@ -72,7 +75,7 @@ def test_stop_ends_a_blocking_call_and_its_slot_is_free_at_once(
     with pytest.raises(KeyboardInterrupt):
         cluster.call(spin, str(begun))
 
-    assert stop.waited_s() < 1.0
+    assert stop.waited_s() < PROMPT_S
     assert cluster.on(timeout=2).call(len, "abc") == 3
 
 
@@ -85,7 +88,7 @@ def test_function_that_ignores_stop_is_killed_with_its_worker(
     with pytest.raises(KeyboardInterrupt):
         cluster.call(stubborn, str(begun))
 
-    assert stop.waited_s() < 1.0
+    assert stop.waited_s() < PROMPT_S
     assert cluster.on(timeout=6.5).call(len, "abc") == 3
 
 
@@ -98,7 +101,7 @@ def test_stop_ends_a_map_and_all_of_its_calls(
     with pytest.raises(KeyboardInterrupt):
         cluster.map(spin, [str(begun)] * 100)
 
-    assert stop.waited_s() < 1.0
+    assert stop.waited_s() < PROMPT_S
     assert cluster.on(timeout=5).call(len, "abc") == 3
 
 
@@ -113,7 +116,7 @@ def test_stop_while_waiting_for_a_run_cancels_it(
     with pytest.raises(KeyboardInterrupt):
         flow.run()
 
-    assert stop.waited_s() < 1.0
+    assert stop.waited_s() < PROMPT_S
     assert cluster.on(timeout=5).call(len, "abc") == 3
 
 

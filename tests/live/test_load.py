@@ -98,14 +98,16 @@ def test_parallel_steps_are_shared_by_idle_nodes(cluster: mp.Cluster) -> None:
     for number in range(4):
         flow.step(f"nap {number}", nap, 0.3)
 
-    # A node that answers late on a busy machine gets less: that may happen, not always.
+    # On a busy machine a node that answers late gets less, and a step may move on to
+    # another node: that may happen, not always.
     for _ in range(4):
         list(cluster.map(double, range(300)))
         run = flow.run()
         chances = run.why("nap 0").frame().set_index("node")
-        assert chances["running"][cluster.client.entry_node] == 0
+        busy_entry = chances["running"][cluster.client.entry_node]
         shares = Counter(run.frame()["node"])
-        if shares == {"n1": 2, "n2": 2}:
+        if shares == {"n1": 2, "n2": 2} and not busy_entry:
             break
 
     assert shares == {"n1": 2, "n2": 2}
+    assert busy_entry == 0

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.client.connections import Connections
+from mpreg_nb.client import connections
 from tests.support.watched_cluster import WAIT_S, Drawn
 
 pytestmark = pytest.mark.live
@@ -151,7 +151,7 @@ def test_a_run_fills_its_drawing_and_can_be_cancelled_from_the_view(
 
     def status(pictures: dict[str, Any]) -> dict[str, str]:
         newest = pictures["runs"]["runs"][:1]
-        return {b["name"]: b["status"] for r in newest for b in r["scene"]["boxes"]}
+        return {step: s for r in newest for step, s in r["drawing"].states.items()}
 
     front.wait(lambda p: status(p) == {"first": "done", "second": "running"})
     view.cancel(run.id)
@@ -178,7 +178,7 @@ def test_down_ends_the_views_with_the_last_state(cluster: mp.Cluster) -> None:
 def test_a_view_ends_when_nobody_can_be_reached_any_more(
     cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Connections.open, "__defaults__", (0.3,))  # instead of 10 s
+    monkeypatch.setattr(connections, "RECONNECT_S", 0.3)
     with mp.connect(*cluster.urls) as guest:
         front = Drawn()
         view = guest.watch("members")

@@ -72,7 +72,9 @@ class Office:
         self.workers.submit(
             job,
             () if inline else (head, *buffers),
-            lambda outcome, parts: ended.set_result((outcome, parts)),
+            lambda outcome, parts: (
+                None if ended.cancelled() else ended.set_result((outcome, parts))
+            ),
             self.started.append,
         )
         return call_id, ended

@@ -12,6 +12,9 @@ from tests.support.leaks import nothing_left
 
 pytestmark = pytest.mark.live
 
+PROMPT_S = 2.0
+"""At once, also on a busy machine; what is stopped would take a minute."""
+
 SETUP = """%load_ext mpreg_nb
 import asyncio, pathlib, time
 import mpreg_nb as mp
@@ -128,7 +131,7 @@ def test_stop_ends_the_cell_and_the_remote_work_and_the_next_call_works(
     collected = front.run("import gc; gc.collect(); await asyncio.sleep(0)")
 
     assert name == error
-    assert took_s < 1.0
+    assert took_s < PROMPT_S
     assert "mpreg_nb/" not in traceback
     assert "concurrent/futures" not in traceback
     assert after.data()[-1]["text/plain"] == "3"
@@ -143,7 +146,7 @@ def test_function_that_ignores_stop_is_killed_with_its_worker(
     after = front.run("cluster.on(timeout=6.5).call(len, 'abc')")
 
     assert name == "KeyboardInterrupt"
-    assert took_s < 1.0
+    assert took_s < PROMPT_S
     assert after.data()[-1]["text/plain"] == "3"
 
 
