@@ -717,9 +717,12 @@ class BlackholeTransport(asyncio.Transport):
 class DeliveryCount:
     """Knows how much of what a link wrote its other end can have read.
 
-    Linux tells how many bytes the other end's system took. On loopback no such word is
-    lost, and what was written to a process that had ended was not taken. On other
-    ways, and through TLS, nothing is known. Of a Unix socket `MessageWriter` knows it.
+    Linux counts the bytes that the other end's system has acknowledged. On loopback
+    none of these acknowledgements is lost, and what was written to a process that had
+    closed its end was not taken. After a reset nothing is known: it comes instead of
+    the acknowledgement of the last bytes, which the process may have read. Nothing is
+    known either on other interfaces and through TLS. Of a Unix socket `MessageWriter`
+    knows it.
     """
 
     def __init__(self, transport: asyncio.Transport) -> None:
@@ -733,8 +736,13 @@ class DeliveryCount:
             waiting = self._transport.get_write_buffer_size()
             self._before = taken[0] + waiting - written
 
-    def end(self) -> float:
-        """Return what is known at the end of the link: so much, or all."""
+    def end(self, error: Exception | None) -> float:
+        """Return how much was read at most; infinity where that is not known.
+
+        error: that ended the link, if one did.
+        """
+        if isinstance(error, ConnectionResetError):
+            return math.inf
         taken = self._taken()
         if taken is None or self._before is None:
             return math.inf
@@ -1044,7 +1052,7 @@ class Connection(asyncio.BufferedProtocol):
         self._inflow.streams.clear()
         said = close_reason(self._protocol, exc, self._mac_in)
         self._outflow.ended_with(exc)
-        known = self._delivery.end() if self.peer.carrier == "tcp" else math.inf
+        known = self._delivery.end(exc) if self.peer.carrier == "tcp" else math.inf
         self.received = min(known, self._outflow.refused_from)
         if said.startswith(CLOSED_THERE) and ALL_ANSWERED in said:
             self.received = -1.0
