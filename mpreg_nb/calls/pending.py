@@ -322,7 +322,8 @@ class PendingCalls(Generic[C]):
 
     def resumed(self, call: C, place: object, now: float) -> None:
         """Note that `place` was asked for a call that may run somewhere."""
-        self.sent(call, place, "", now, mark=-1.0)  # its loss tells nothing of the run
+        # That `place` is lost, even in order, tells nothing of the run.
+        self.sent(call, place, "", now, mark=-math.inf)
         call.attempts -= 1
         call.resuming = ""
 

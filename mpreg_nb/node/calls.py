@@ -23,6 +23,8 @@ import msgspec
 
 from mpreg_nb.calls.outcome_cache import OutcomeCache, fingerprint
 from mpreg_nb.calls.pending import (
+    AS_HEARD,
+    ASK_ENTRY,
     Elsewhere,
     Finish,
     Outcome,
@@ -236,27 +238,43 @@ class Calls:
                 self.finish(pending, pending.failed(failure, self.news()))
 
     def drain(self) -> None:
-        """Take no calls of others any more, and give back what waits here.
+        """Take no calls of others any more, and give back what has not begun.
 
-        What runs goes on, and so does what no other node could do.
+        That is what waits here, and what waits at the nodes it was passed on to: its
+        caller asks another entry. What runs goes on, and so does what no other node
+        could do.
         """
         self.admission.draining = True
         now = time.monotonic()
+        recalled: dict[str, list[bytes]] = {}
 
         def give_back(pending: PendingCall) -> None:
-            if pending.place is not self._me or pending.started:
+            if pending.started or pending.cancelled:
                 return
-            if not self._fits_elsewhere(pending, now) or not self._withdraw(pending):
-                return
-            if pending.is_own:
-                self._pending.took_back(pending, now)
-                pending.avoid = (*pending.avoid, self._me)
-                self._route_anew(pending, now)
-            else:
-                failure = Failure(kind="draining", node=self._me)
-                self.finish(pending, pending.failed(failure, self.news()))
+            if pending.place is self._me:
+                if self._fits_elsewhere(pending, now) and self._withdraw(pending):
+                    self._send_away(pending, now)
+            elif pending.is_own:
+                pass  # its run is here, and goes on for as long as this node does
+            elif pending.place is None:
+                self._send_away(pending, now)
+            else:  # who has it knows if it runs
+                pending.returning = True
+                recalled.setdefault(pending.to, []).append(pending.id)
 
         run_each(give_back, self._pending)
+        for node, ids in recalled.items():
+            self._lane.send(node, Recall(ids=tuple(ids)))
+
+    def _send_away(self, pending: PendingCall, now: float) -> None:
+        """Have a call of a node that leaves run elsewhere; it has not begun."""
+        if pending.is_own:
+            self._pending.took_back(pending, now)
+            pending.avoid = (*pending.avoid, self._me)
+            self._route_anew(pending, now)
+        else:
+            failure = Failure(kind="draining", node=self._me)
+            self.finish(pending, pending.failed(failure, self.news()))
 
     def _fits_elsewhere(self, pending: PendingCall, now: float) -> bool:
         """Whether another node could run a call that is not bound to this one."""
@@ -444,6 +462,13 @@ class Calls:
     ) -> None:
         """Decide about a call whose attempt at another node failed."""
         verdict = self._pending.failed(pending, failed.failure, now)
+        if self.admission.draining and not pending.is_own:
+            why = failed.failure
+            refused = why.kind in ASK_ENTRY and why.executed == "no"
+            returned = pending.returning and refused and verdict is AS_HEARD
+            if returned or isinstance(verdict, Elsewhere):
+                # Its caller asks another entry, which finds a node for it.
+                verdict = Finish(Failure(kind="draining", node=self._me))
         match verdict:
             case Elsewhere(target):
                 self._route_anew(pending, now, target)

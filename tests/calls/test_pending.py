@@ -491,6 +491,22 @@ def test_call_did_not_run_if_its_node_cannot_have_read_it(
     assert fate(calls, received) == executed
 
 
+def test_resumed_call_may_run_though_its_second_entry_has_answered_all_calls() -> None:
+    calls = machine()
+    call = SomeCall(id=b"1" * 16)
+    calls.add(call, 0.0)
+    calls.sent(call, "a link", "", 0.0)
+    assert calls.resume(call, lost("unknown"))
+    calls.resumed(call, "another link", 1.0)
+
+    nothing_was_left = -1.0  # what a link says that was closed in order
+    ((_, failed),) = calls.lost(
+        "another link", 2.0, node="n2", reason="it left", received=nothing_was_left
+    )
+
+    assert failed.failure.executed == "unknown"
+
+
 def test_deadline_of_a_call_that_waits_elsewhere_waits_for_what_its_node_says() -> None:
     calls = machine()
     call = sent_call(calls, due=1.0)

@@ -567,3 +567,71 @@ def test_leaving_node_gives_back_what_waits_and_ends_what_runs() -> None:
         assert (refused.id, refused.failure.kind) == (late, "draining")
 
     run(scenario)
+
+
+def test_leaving_node_gives_back_what_waits_at_the_nodes_it_was_passed_on_to() -> None:
+    async def scenario(house: House) -> None:
+        waits = house.forwarded()
+
+        house.calls.drain()
+        house.say(given_back(waits))
+
+        assert house.lane.sent[-1] == ("n2", Recall(ids=(waits,)))
+        told = house.client.heard[-1]
+        assert (told.id, told.failure.kind) == (waits, "draining")
+        assert (told.failure.node, told.failure.executed) == ("n1", "no")
+
+    run(scenario)
+
+
+def test_leaving_node_waits_for_what_runs_at_the_nodes_it_was_passed_on_to() -> None:
+    async def scenario(house: House) -> None:
+        runs = house.forwarded()
+        house.say(Started(id=runs, node="n2"))
+
+        house.calls.drain()
+        house.slot.end()
+
+        assert Recall not in house.lane.to("n2")
+        assert not house.calls.idle.is_set()
+        house.say(Reply(id=runs, payload=b"", node="n2"))
+        assert house.calls.idle.is_set()
+        assert house.client.kinds[-1] is Reply
+
+    run(scenario)
+
+
+def test_leaving_node_passes_on_no_call_again_that_another_node_refused() -> None:
+    async def scenario(house: House) -> None:
+        refused = house.forwarded()
+
+        house.calls.drain()
+        failure = Failure(kind="no_route", node="n2")
+        house.say(Failed(id=refused, failure=failure))
+
+        assert Call not in house.lane.to("n3")
+        assert house.client.heard[-1].failure.kind == "draining"
+
+    run(scenario)
+
+
+def test_leaving_node_gives_back_at_once_what_waits_for_a_node_that_fits() -> None:
+    async def scenario(house: House) -> None:
+        rare = frozenset({"gpu"})
+        call = Call(
+            id=IDS.next(),
+            function="f",
+            payload=b"",
+            resources=rare,
+            wait_ms=60_000,
+            hops_left=1,
+        )
+        house.calls.receive(house.client, call)
+
+        house.calls.drain()
+
+        assert house.client.kinds == [Waiting, Failed]
+        assert house.client.heard[-1].failure.kind == "draining"
+        assert house.calls.idle.is_set()
+
+    run(scenario)
