@@ -277,7 +277,7 @@ class JoinGate:
 
 @dataclass(slots=True)
 class _Barred:
-    """One node behind the wall."""
+    """One node that is cut off."""
 
     until_s: float  # on the clock of the event loop
     timer: asyncio.TimerHandle
@@ -320,7 +320,7 @@ class PartitionFault:
         return node in self._barred
 
     def cut(self, link: Connection) -> None:
-        """LinkFault a link to a node that is cut off."""
+        """Make a link unusable: its node is cut off."""
         self._barred[link.peer.name].cuts.append(link.cut())
 
     async def pass_to(self, node: str) -> None:
@@ -428,8 +428,8 @@ class NodeLinks:
             ssl_context=ssl_context,
             limits=settings.limits,
         )
-        self.doorman = JoinGate(members.holder, self.claimed, self.peers.accept)
-        self.wall = PartitionFault(self.peers.links, members.urls_of)
+        self.join_gate = JoinGate(members.holder, self.claimed, self.peers.accept)
+        self.partition_fault = PartitionFault(self.peers.links, members.urls_of)
 
     def all(self) -> Iterator[Connection]:
         """Yield every link, those of clients too."""
@@ -465,10 +465,10 @@ class NodeLinks:
         if connection.peer.role == "node":
             if connection.peer.name == self._name:
                 connection.close(1008, TAKEN)
-            elif self.wall.bars(connection.peer.name):
-                self.wall.cut(connection)
+            elif self.partition_fault.bars(connection.peer.name):
+                self.partition_fault.cut(connection)
             elif connection.peer.lane == "control":
-                self.doorman.arrived(connection)
+                self.join_gate.arrived(connection)
             else:
                 self.peers.accept(connection)
             return
@@ -496,19 +496,19 @@ class NodeLinks:
         link.send(link_statistics(message.id, self._name, self.all()))
 
     def _partition(self, link: Connection, message: Partition) -> None:
-        self.wall.bar(message.nodes, message.for_ms / 1e3)
+        self.partition_fault.bar(message.nodes, message.for_ms / 1e3)
         link.send(Reply(id=message.id, payload=b"", node=self._name))
 
     async def _before_dial(self, node: str) -> None:
-        await self.wall.pass_to(node)
+        await self.partition_fault.pass_to(node)
 
     def _peer_open(self, connection: Connection) -> None:
         """Say where messages of a link between nodes go."""
         name = connection.peer.name
-        if self.wall.bars(name):  # since it was dialled
+        if self.partition_fault.bars(name):  # since it was dialled
             if connection.peer.dialled:
                 raise timed_out(name)
-            self.wall.cut(connection)
+            self.partition_fault.cut(connection)
         elif connection.peer.lane == "control":
             connection.on_message = self._control_message
             self.control_opened(name)
@@ -559,7 +559,7 @@ class NodeLinks:
 
     async def _join_through(self, url: str) -> None:
         try:
-            await self.wall.pass_to_url(url)
+            await self.partition_fault.pass_to_url(url)
             connection = await dial(
                 url,
                 token=self._token,

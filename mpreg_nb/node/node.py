@@ -186,7 +186,7 @@ class Node:
             self._breakers,
             random.Random(),  # noqa: S311 - spreads load, guards nothing
         )
-        self.vitals = LoadMonitor(
+        self.load_monitor = LoadMonitor(
             running=lambda: self.running.running,
             queued=lambda: self.running.queued,
             slots=max(1, settings.workers * settings.slots),
@@ -196,7 +196,7 @@ class Node:
         self.pictures = SnapshotPublisher(
             name,
             members=lambda: swim.members,
-            own_load=self.vitals.measure,
+            own_load=self.load_monitor.measure,
             load_of=self._loads.reported,
             catalog=self.catalog,
             counters=self.counters,
@@ -208,8 +208,8 @@ class Node:
             dial_seed=self.links.dial_seed,
             on_event=self._membership.publish,
             on_catalog=self._membership.catalog_changed,
-            measure=self.vitals.measure,
-            on_lag=self.vitals.lagged,
+            measure=self.load_monitor.measure,
+            on_lag=self.load_monitor.lagged,
         )
         happened_here = partial(self.pictures.happened, name)
         here = RunningCalls(name)
@@ -256,9 +256,9 @@ class Node:
             breakers=self._breakers,
             lane=lane,
             running=self.running,
-            measure=self.vitals.measure,
-            news=self.vitals.news,
-            changed=self.vitals.changed,
+            measure=self.load_monitor.measure,
+            news=self.load_monitor.news,
+            changed=self.load_monitor.changed,
             limits=settings.limits,
             counters=self.counters,
             on_event=self.pictures.happened,
@@ -369,8 +369,8 @@ class Node:
             self.pictures.changed,
         )
         events.load_changed.subscribe(self._load_changed)
-        events.name_free.subscribe(self.links.doorman.free)
-        events.name_taken.subscribe(self.links.doorman.taken)
+        events.name_free.subscribe(self.links.join_gate.free)
+        events.name_taken.subscribe(self.links.join_gate.taken)
         events.replaced.subscribe(self._replaced)
 
     def _follow_links(self) -> None:
@@ -519,7 +519,7 @@ class Node:
         sent_bytes, received_bytes = self.links.gossip_bytes()
         roles: Counter[str] = Counter(link.peer.role for link in self.links.all())
         figures = NodeFigures(
-            load=self.vitals.measure(),
+            load=self.load_monitor.measure(),
             pool=self.workers.statistics(),
             store=self.store.statistics(),
             pending_calls=len(self.calls),
@@ -577,7 +577,7 @@ class Node:
         await self.workers.start()
         self.placement.offer_builtins()
         self._route_again()
-        self._loads.report(self.name, self.vitals.measure(), time.monotonic())
+        self._loads.report(self.name, self.load_monitor.measure(), time.monotonic())
         # Membership tells of others only.
         self.pictures.happened(self.name, "joined", ", ".join(sorted(urls)))
         self._joins_now = join_timeout_s is not None
@@ -645,8 +645,8 @@ class Node:
             self._stop_parts()
             await self.spaces.stop()
             await self.workers.stop()
-            self.vitals.stop()
-            self.links.wall.stop()
+            self.load_monitor.stop()
+            self.links.partition_fault.stop()
             self.calls.end_all("it has left the cluster")
             await self.links.peers.close(reason=ALL_ANSWERED)
             await listener.close(reason=ALL_ANSWERED)
@@ -662,7 +662,7 @@ class Node:
             self._stop_parts()
             self.spaces.kill()
             self.workers.kill()
-            self.links.wall.stop()
+            self.links.partition_fault.stop()
             self.links.peers.drop()
             self._listener.drop()
         self._end()

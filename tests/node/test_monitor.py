@@ -19,7 +19,7 @@ class Desk:
     def __init__(self) -> None:
         self.running = 0
         self.told: asyncio.Queue[Load] = asyncio.Queue()
-        self.vitals = LoadMonitor(
+        self.load_monitor = LoadMonitor(
             running=lambda: self.running,
             queued=lambda: 0,
             slots=2,
@@ -48,11 +48,11 @@ def _seldom(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_answer_that_leaves_the_node_idle_says_so_at_once() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
-        busy = desk.vitals.news()
-        still_busy = desk.vitals.news()
+        busy = desk.load_monitor.news()
+        still_busy = desk.load_monitor.news()
         desk.running = 0
-        idle = desk.vitals.news()
-        still_idle = desk.vitals.news()
+        idle = desk.load_monitor.news()
+        still_idle = desk.load_monitor.news()
 
         assert busy is not None
         assert idle is not None
@@ -65,10 +65,10 @@ def test_answer_that_leaves_the_node_idle_says_so_at_once() -> None:
 def test_cluster_hears_of_a_call_that_goes_on_and_of_its_end() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
-        desk.vitals.changed()
+        desk.load_monitor.changed()
         busy = await desk.told.get()
         desk.running = 0
-        desk.vitals.changed()
+        desk.load_monitor.changed()
         idle = await desk.told.get()
 
         assert (busy.running, idle.running) == (1, 0)
@@ -81,13 +81,13 @@ def test_answer_says_that_the_node_is_idle_after_the_cluster_was_told_otherwise(
     None
 ):
     async def scene(desk: Desk) -> None:
-        desk.vitals.news()
+        desk.load_monitor.news()
         desk.running = 1
-        desk.vitals.changed()
+        desk.load_monitor.changed()
         await desk.told.get()
         desk.running = 0
 
-        assert desk.vitals.news() is not None
+        assert desk.load_monitor.news() is not None
 
     run(scene)
 
@@ -97,12 +97,12 @@ def test_same_load_is_told_again_where_one_answer_said_something_else_meanwhile(
 ):
     async def scene(desk: Desk) -> None:
         desk.running = 1
-        desk.vitals.changed()
+        desk.load_monitor.changed()
         await desk.told.get()
         desk.running = 0
-        desk.vitals.news()
+        desk.load_monitor.news()
         desk.running = 1
-        desk.vitals.changed()
+        desk.load_monitor.changed()
 
         assert (await desk.told.get()).running == 1
 
@@ -111,10 +111,10 @@ def test_same_load_is_told_again_where_one_answer_said_something_else_meanwhile(
 
 def test_calls_that_came_and_went_meanwhile_are_not_told() -> None:
     async def scene(desk: Desk) -> None:
-        desk.vitals.changed()
-        desk.vitals._tell_change()
+        desk.load_monitor.changed()
+        desk.load_monitor._tell_change()
 
         assert desk.told.empty()
-        desk.vitals.stop()
+        desk.load_monitor.stop()
 
     run(scene)

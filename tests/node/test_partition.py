@@ -18,24 +18,24 @@ URL = "ws://127.0.0.1:7400"
 ENDS_S = 0.05
 
 
-def walled(*links: object) -> PartitionFault:
+def fault_on(*links: object) -> PartitionFault:
     return PartitionFault(lambda: links, lambda node: (URL,) if node == NODE else ())  # type: ignore[arg-type, return-value]
 
 
 def test_links_to_who_is_cut_off_fall_silent_and_end_when_it_is_over() -> None:
     async def scene() -> None:
         async with linked() as pair:
-            wall = walled(pair.dialled)
+            fault = fault_on(pair.dialled)
 
-            wall.bar([NODE, "n7"], ENDS_S)
+            fault.bar([NODE, "n7"], ENDS_S)
             pair.dialled.send(numbered(1))
-            barred, open_meanwhile = wall.bars(NODE), pair.dialled.is_open
+            barred, open_meanwhile = fault.bars(NODE), pair.dialled.is_open
             reason = await pair.dialled_ear.lost()
 
             assert barred
             assert open_meanwhile
             assert "cut off" in reason
-            assert not wall.bars(NODE)
+            assert not fault.bars(NODE)
             await pair.accepted_ear.lost()
             assert pair.accepted_ear.messages == []
 
@@ -45,27 +45,27 @@ def test_links_to_who_is_cut_off_fall_silent_and_end_when_it_is_over() -> None:
 def test_links_to_others_go_on() -> None:
     async def scene() -> None:
         async with linked() as pair:
-            wall = walled(pair.dialled)
+            fault = fault_on(pair.dialled)
 
-            wall.bar(["n7"], 60)
+            fault.bar(["n7"], 60)
             pair.dialled.send(numbered(1))
 
             assert (await pair.accepted_ear.message())[0] == numbered(1)
-            await wall.pass_to(NODE)
-            await wall.pass_to_url(URL)
-            wall.stop()
+            await fault.pass_to(NODE)
+            await fault.pass_to_url(URL)
+            fault.stop()
 
     asyncio.run(scene())
 
 
 def test_dials_wait_for_the_end_of_the_wall() -> None:
     async def scene() -> None:
-        wall = walled()
-        wall.bar([NODE], ENDS_S)
+        fault = fault_on()
+        fault.bar([NODE], ENDS_S)
 
-        await asyncio.gather(wall.pass_to(NODE), wall.pass_to_url(URL))
+        await asyncio.gather(fault.pass_to(NODE), fault.pass_to_url(URL))
 
-        assert not wall.bars(NODE)
+        assert not fault.bars(NODE)
 
     asyncio.run(scene())
 
@@ -76,14 +76,14 @@ def test_dials_that_wait_too_long_get_no_answer(
     monkeypatch.setattr(wall_module, "CONNECT_TIMEOUT_S", 0.01)
 
     async def scene() -> None:
-        wall = walled()
-        wall.bar([NODE], 60)
+        fault = fault_on()
+        fault.bar([NODE], 60)
 
         with pytest.raises(DialFailed) as caught:
-            await wall.pass_to(NODE)
+            await fault.pass_to(NODE)
 
         assert caught.value.kind == "timed_out"
-        wall.stop()
+        fault.stop()
 
     asyncio.run(scene())
 
@@ -91,16 +91,16 @@ def test_dials_that_wait_too_long_get_no_answer(
 def test_longer_of_two_walls_counts() -> None:
     async def scene() -> None:
         loop = asyncio.get_running_loop()
-        wall = walled()
+        fault = fault_on()
         began_s = loop.time()
-        wall.bar([NODE], ENDS_S)
-        wall.bar([NODE], 3 * ENDS_S)
-        wall.bar([NODE], 2 * ENDS_S)
+        fault.bar([NODE], ENDS_S)
+        fault.bar([NODE], 3 * ENDS_S)
+        fault.bar([NODE], 2 * ENDS_S)
 
-        await wall.pass_to(NODE)
+        await fault.pass_to(NODE)
 
         assert loop.time() - began_s >= 3 * ENDS_S - 0.01
-        assert not wall.bars(NODE)
+        assert not fault.bars(NODE)
 
     asyncio.run(scene())
 
@@ -108,12 +108,12 @@ def test_longer_of_two_walls_counts() -> None:
 def test_node_that_stops_leaves_no_link_behind_its_wall() -> None:
     async def scene() -> None:
         async with linked() as pair:
-            wall = walled(pair.dialled)
-            wall.bar([NODE], 60)
+            fault = fault_on(pair.dialled)
+            fault.bar([NODE], 60)
             pair.accepted.close()
             await pair.accepted.wait_closed()
 
-            wall.stop()
+            fault.stop()
             await pair.dialled.wait_closed()
 
             assert len(pair.dialled_ear.losses) == 1
@@ -146,7 +146,9 @@ def test_only_clients_may_cut_a_node_off(
         hear(link, Partition(id=bytes(16), nodes=("n2",), for_ms=1500), ())
 
         assert [type(one) for one in told] == [answer]
-        assert [name for name in ("n1", "n2") if links.wall.bars(name)] == barred
-        links.wall.stop()
+        assert [
+            name for name in ("n1", "n2") if links.partition_fault.bars(name)
+        ] == barred
+        links.partition_fault.stop()
 
     asyncio.run(scene())
