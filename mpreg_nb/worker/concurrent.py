@@ -66,7 +66,7 @@ class ConcurrentRunner:
         page: SharedStatus,
         capture: OutputCapture,
         answers: Answers,
-        tidy: StateRestorer,
+        restorer: StateRestorer,
         folders: Folders,
     ) -> None:
         self._inbox = inbox
@@ -74,7 +74,7 @@ class ConcurrentRunner:
         self._page = page
         self._capture = capture
         self._answers = answers
-        self._tidy = tidy
+        self._restorer = restorer
         self._folders = folders
         self._slots = slots
         self._state = threading.RLock()  # of all that follows
@@ -94,7 +94,7 @@ class ConcurrentRunner:
     def run(self) -> None:
         """Run jobs until the node is gone, which raises ConnectionError."""
         signal.signal(signal.SIGINT, self._on_interrupt)
-        self._tidy.begin()
+        self._restorer.begin()
         start_essential(self._loop.run_forever, "loop")
         start_essential(self._do_chores, "chores")
         while True:
@@ -107,7 +107,9 @@ class ConcurrentRunner:
 
     def _begin_what_fits(self) -> None:
         with self._state:
-            while self._has_free_slot and self._inbox.waiting and not self._tidy.unfit:
+            while (
+                self._has_free_slot and self._inbox.waiting and not self._restorer.unfit
+            ):
                 task = self._inbox.waiting.popleft()
                 if self._early and self._early.pop(task.job.id, 0) is None:
                     self._outbox.send(self._answers.cancelled(task.job, begun=False))
@@ -148,9 +150,9 @@ class ConcurrentRunner:
             task.code.took(run_ns)
             if not self._busy:
                 # Before the answer, after which the next call may come and begin.
-                self._tidy.end_copies()
-                self._tidy.after(now_ns, run_ns, is_first=is_first)
-            leaves = "" if self._busy else self._tidy.unfit
+                self._restorer.end_copies()
+                self._restorer.after(now_ns, run_ns, is_first=is_first)
+            leaves = "" if self._busy else self._restorer.unfit
         self._outbox.send(frames, lambda: self._capture.finish(call))
         if leaves:  # the node takes back the calls that wait, and ends this process
             self._outbox.send([frame(WorkerUnfit(reason=leaves))])
@@ -190,7 +192,7 @@ class ConcurrentRunner:
             self._close(task.job.id, me)
         except KeyboardInterrupt:  # interrupted in the last moment before that is over
             self._close(task.job.id, me)
-        self._tidy.leave_copy()
+        self._restorer.leave_copy()
         if isinstance(outcome, BaseException):
             outcome = self._broken(task, outcome)
         running_call.set(None)

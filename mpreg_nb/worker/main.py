@@ -45,11 +45,13 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     answers = Answers(setup.max_payload_bytes)
     os.chdir(setup.scratch)
     hide(os.getcwdb())
-    tidy = StateRestorer(capture, keeps=setup.keeps)
+    restorer = StateRestorer(capture, keeps=setup.keeps)
     run: Callable[[], None]
     if setup.slots == 1:
         folder = Folder(setup.scratch)
-        run = SequentialRunner(inbox, outbox, page, capture, answers, tidy, folder).run
+        run = SequentialRunner(
+            inbox, outbox, page, capture, answers, restorer, folder
+        ).run
     else:
         from mpreg_nb.worker.concurrent import (
             ConcurrentRunner,  # brings asyncio with it
@@ -58,7 +60,7 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
         slots = setup.slots
         folders = Folders(setup.scratch)
         run = ConcurrentRunner(
-            slots, inbox, outbox, page, capture, answers, tidy, folders
+            slots, inbox, outbox, page, capture, answers, restorer, folders
         ).run
     outbox.send([frame(WorkerReady(pid=os.getpid()))])
     essential(run)

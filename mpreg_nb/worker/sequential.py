@@ -49,7 +49,7 @@ class SequentialRunner:
         page: SharedStatus,
         capture: OutputCapture,
         answers: Answers,
-        tidy: StateRestorer,
+        restorer: StateRestorer,
         folder: Folder,
     ) -> None:
         self._inbox = inbox
@@ -57,7 +57,7 @@ class SequentialRunner:
         self._page = page
         self._capture = capture
         self._answers = answers
-        self._tidy = tidy
+        self._restorer = restorer
         self._folder = folder
         self._cancelled: dict[bytes, None] = {}
         self._running: bytes | None = None  # set while a call can be interrupted
@@ -70,19 +70,19 @@ class SequentialRunner:
     def run(self) -> None:
         """Run jobs until the node is gone, which raises ConnectionError."""
         signal.signal(signal.SIGINT, self._on_interrupt)
-        self._tidy.begin()
+        self._restorer.begin()
         waiting = self._inbox.waiting
         while True:
             if not waiting:
                 self._outbox.flush()
                 self._inbox.wait()
             self._perform(waiting.popleft())
-            if self._tidy.unfit:
+            if self._restorer.unfit:
                 self._leave()
 
     def _leave(self) -> None:
         """Run no more calls; the node takes back those that wait, and ends this."""
-        self._outbox.send([frame(WorkerUnfit(reason=self._tidy.unfit))])
+        self._outbox.send([frame(WorkerUnfit(reason=self._restorer.unfit))])
         while True:
             self._inbox.read()
 
@@ -110,13 +110,13 @@ class SequentialRunner:
         is_first = not task.code.has_run
         task.code.took(ended - started)
         self._page.end(task.number)
-        self._tidy.leave_copy()
-        self._tidy.end_copies()
+        self._restorer.leave_copy()
+        self._restorer.end_copies()
         if call.output is not None:
             self._outbox.send(frames, lambda: self._capture.finish(call))
         else:
             self._answer(frames, ended)
-        self._tidy.after(ended, ended - started, is_first=is_first)
+        self._restorer.after(ended, ended - started, is_first=is_first)
 
     def _work(self, task: Task, started: int) -> Frames:
         job = task.job
