@@ -125,14 +125,14 @@ def awaited(error: BaseException) -> BaseException:
 
 
 def arrive(
-    journal: CallLog,
+    call_log: CallLog,
     call: ActiveCall,
     outcome: Outcome,
     parts: tuple[Buffer, ...],
     *,
     stopped: bool = False,
 ) -> Arrived:
-    """Note in the journal what a call took, and return what has arrived of it.
+    """Note in the call log what a call took, and return what has arrived of it.
 
     What went by before it was last sent is a wait. stopped: its caller no longer
     waits for it.
@@ -142,7 +142,7 @@ def arrive(
     if type(outcome) is Reply:
         node = outcome.node
         if outcome.version and not stopped:
-            journal.add_result(call.function, outcome.version)
+            call_log.add_result(call.function, outcome.version)
     else:
         failed: Failed = outcome  # type: ignore[assignment]
         status = call_status(failed.failure)
@@ -164,5 +164,5 @@ def arrive(
         received_bytes=len(outcome.payload) + size_bytes(parts),
         started_at=time.time() - total_us / 1e6,
     )
-    journal.add(row)
+    call_log.add(row)
     return Arrived(call, outcome, parts, row)

@@ -148,7 +148,7 @@ class ClientRuns:
         links: Connections,
         requests: Requests,
         mirror: ClusterState,
-        journal: CallLog,
+        call_log: CallLog,
         *,
         snapshot: Callable[[], Awaitable[object]],
     ) -> None:
@@ -156,7 +156,7 @@ class ClientRuns:
         self._links = links
         self._requests = requests
         self._mirror = mirror
-        self._journal = journal
+        self._call_log = call_log
         self._snapshot = snapshot
         self._again: set[asyncio.Task[None]] = set()
         self._open: dict[bytes, RunRecord] = {}
@@ -354,7 +354,7 @@ class ClientRuns:
     def _count(self, record: RunRecord, state: StepSnapshot) -> None:
         if state.status == "done" and record.steps[state.name].status != "done":
             function = record.functions.get(state.name, "")
-            self._journal.add_result(function, state.version)
+            self._call_log.add_result(function, state.version)
 
         if state.status == "cancelled" and state.attempts:
             before = record.steps[state.name]
@@ -363,7 +363,7 @@ class ClientRuns:
 
     def _note(self, record: RunRecord, call: StepCall) -> None:
         """Note a call of a step as one of this client's own."""
-        self._journal.add(
+        self._call_log.add(
             CallRow(
                 call_id=call.id.hex(),
                 function=call.function,

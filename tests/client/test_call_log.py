@@ -5,41 +5,41 @@ from tests.support.builders import call
 
 
 def test_the_last_calls_are_kept_and_all_are_counted() -> None:
-    journal = CallLog()
+    call_log = CallLog()
     rows = [call("f", "n1", 1_000 + number) for number in range(KEPT_CALLS + 5)]
 
     for row in rows:
-        journal.add(row)
+        call_log.add(row)
 
-    assert journal.rows() == tuple(rows[5:])
-    assert journal.last is rows[-1]
-    assert journal.count == KEPT_CALLS + 5
-    assert journal.histograms()["f", "n1"].get_total_count() == KEPT_CALLS + 5
-    assert journal.count == KEPT_CALLS + 5
+    assert call_log.rows() == tuple(rows[5:])
+    assert call_log.last is rows[-1]
+    assert call_log.count == KEPT_CALLS + 5
+    assert call_log.histograms()["f", "n1"].get_total_count() == KEPT_CALLS + 5
+    assert call_log.count == KEPT_CALLS + 5
 
 
 def test_an_empty_journal_has_no_last_call() -> None:
-    journal = CallLog()
+    call_log = CallLog()
 
-    assert (journal.last, journal.count, journal.rows()) == (None, 0, ())
+    assert (call_log.last, call_log.count, call_log.rows()) == (None, 0, ())
 
 
 def test_each_call_is_in_the_histograms_once_however_many_threads_ask() -> None:
-    journal = CallLog()
+    call_log = CallLog()
     added = threading.Event()
 
     def ask() -> None:
         while not added.is_set():
-            journal.histograms()
+            call_log.histograms()
 
     asking = [threading.Thread(target=ask) for _ in range(3)]
     for thread in asking:
         thread.start()
     for number in range(3_000):
-        journal.add(call("f", "n1", 1_000 + number))
+        call_log.add(call("f", "n1", 1_000 + number))
     added.set()
     for thread in asking:
         thread.join()
 
-    assert journal.histograms()["f", "n1"].get_total_count() == 3_000
-    assert journal.count == 3_000
+    assert call_log.histograms()["f", "n1"].get_total_count() == 3_000
+    assert call_log.count == 3_000

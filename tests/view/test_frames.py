@@ -195,12 +195,12 @@ def test_a_row_of_calls_is_in_milliseconds_and_its_parts_add_up() -> None:
 
 @pytest.fixture
 def histograms() -> dict[tuple[str, str], HdrHistogram]:
-    journal = CallLog()
+    call_log = CallLog()
     for total_us in range(1000, 101_000, 1000):
-        journal.add(call("f", "n1", total_us))
-    journal.add(call("f", "n2", 1_000_000))
-    journal.add(call("e", "n2", 2000))
-    return journal.histograms()
+        call_log.add(call("f", "n1", total_us))
+    call_log.add(call("f", "n2", 1_000_000))
+    call_log.add(call("e", "n2", 2000))
+    return call_log.histograms()
 
 
 def test_latencies_are_merged_over_what_they_are_not_grouped_by(
