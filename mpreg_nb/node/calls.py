@@ -109,7 +109,7 @@ class Calls:
         loads: Loads,
         breakers: Breakers,
         lane: PeerSender,
-        running: Executor,
+        executor: Executor,
         measure: Callable[[], Load],
         news: Callable[[], Load | None],
         changed: Callable[[], None],
@@ -127,7 +127,7 @@ class Calls:
         self.router = router
         self._loads = loads
         self._lane = lane
-        self._running = running
+        self._executor = executor
         self._measure = measure
         self._counters = counters
         self.news = news
@@ -410,7 +410,7 @@ class Calls:
                 if chosen == self._me:
                     self._pending.sent(pending, self._me, self._me, now)
                     self._changed()
-                    self._running.run(pending, offer)
+                    self._executor.run(pending, offer)
                     self._look_soon()
                 else:
                     self._forward(pending, chosen, now)
@@ -418,7 +418,7 @@ class Calls:
                 self._end(pending, Failure(kind="no_code", node=self._me))
             case UnknownVersion():
                 pending.sought = True
-                self._running.obtain_then_route(pending, self._route_again)
+                self._executor.obtain_then_route(pending, self._route_again)
             case NoCandidate() as refused:
                 self._refuse(pending, refused, now)
 
@@ -497,7 +497,7 @@ class Calls:
 
     def _withdraw(self, pending: PendingCall) -> bool:
         """Take a call back that waits here; False: it has begun."""
-        if not self._running.withdraw(pending):
+        if not self._executor.withdraw(pending):
             return False
         self._changed()
         return True
@@ -505,7 +505,7 @@ class Calls:
     def _stop(self, pending: PendingCall) -> None:
         """Have who has a call end it."""
         if pending.place is self._me:
-            self._running.cancel(pending)
+            self._executor.cancel(pending)
         else:
             self._lane.send(pending.to, Cancel(id=pending.id))
 
@@ -569,7 +569,7 @@ class Calls:
 
     def _look_soon(self) -> None:
         """Look at the queue in a while, if there is one and no look is due."""
-        if self._sweep is None and self._running.queued:
+        if self._sweep is None and self._executor.queued:
             self._sweep = self._loop.call_later(SWEEP_S, self._look_at_queue)
 
     def _look_at_queue(self) -> None:

@@ -187,8 +187,8 @@ class Node:
             random.Random(),  # noqa: S311 - spreads load, guards nothing
         )
         self.load_monitor = LoadMonitor(
-            running=lambda: self.running.running,
-            queued=lambda: self.running.queued,
+            running=lambda: self.executor.running,
+            queued=lambda: self.executor.queued,
             slots=max(1, settings.workers * settings.slots),
             counters=self.counters,
             tell=self._tell_load,
@@ -237,7 +237,7 @@ class Node:
             announce=self.gossiping.announce,
             on_event=happened_here,
         )
-        self.running = Executor(
+        self.executor = Executor(
             name,
             registry=self.registry,
             store=self.store,
@@ -255,7 +255,7 @@ class Node:
             loads=self._loads,
             breakers=self._breakers,
             lane=lane,
-            running=self.running,
+            executor=self.executor,
             measure=self.load_monitor.measure,
             news=self.load_monitor.news,
             changed=self.load_monitor.changed,
@@ -399,7 +399,7 @@ class Node:
     # ------------------------------------------------------------------- events
 
     def _code_gone(self, version: str) -> None:
-        self.running.forget_code(version)
+        self.executor.forget_code(version)
 
     def _cancel(self, link: Connection, message: Cancel) -> None:
         if not self.runs.cancel(message.id):
@@ -671,7 +671,7 @@ class Node:
         self.gossiping.stop()
         self.calls.stop()
         self.pictures.stop()
-        self.running.stop()
+        self.executor.stop()
 
     def _end(self) -> None:
         for task in self._tasks:

@@ -149,7 +149,7 @@ class House:
             loads=self.loads,
             breakers=breakers,
             lane=lane,
-            running=slot,
+            executor=slot,
             measure=lambda: Load(running=1, queued=self.slot.queued),
             news=lambda: None,
             changed=lambda: None,

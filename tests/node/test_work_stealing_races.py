@@ -73,7 +73,7 @@ class Shop:
             loads=self.loads,
             breakers=breakers,
             lane=me,
-            running=me,
+            executor=me,
             measure=lambda: Load(running=len(self.current), queued=self.queued),
             news=lambda: None,
             changed=lambda: None,
