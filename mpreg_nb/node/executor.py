@@ -287,7 +287,7 @@ class Executor:
         registry: Registry,
         store: ResultStore,
         placement: CodeDistributor,
-        asks: PeerRequests,
+        peer_requests: PeerRequests,
         workers: WorkerPool,
         spaces: Spaces,
         has_workers: bool,
@@ -298,7 +298,7 @@ class Executor:
         self._registry = registry
         self._store = store
         self._placement = placement
-        self._inputs = InputResolver(me, store, asks, shares=True)
+        self._inputs = InputResolver(me, store, peer_requests, shares=True)
         self._workers = workers
         self._spaces = spaces
         self._has_workers = has_workers

@@ -141,7 +141,7 @@ class CodeDistributor:
         *,
         registry: Registry,
         catalog: Catalog,
-        asks: PeerRequests,
+        peer_requests: PeerRequests,
         lane: PeerSender,
         alive: Callable[[], Mapping[str, frozenset[str]]],
         can_run: Callable[[str, Offer], bool],
@@ -152,7 +152,7 @@ class CodeDistributor:
         self._resources = resources
         self._registry = registry
         self._catalog = catalog
-        self._asks = asks
+        self._peer_requests = peer_requests
         self._lane = lane
         self._alive = alive
         self._can_run = can_run
@@ -244,9 +244,11 @@ class CodeDistributor:
     ) -> None:
         given = [
             asyncio.ensure_future(
-                self._asks.place(
+                self._peer_requests.place(
                     node,
-                    CodePush(id=self._asks.new_id(), offer=offer, payload=payload),
+                    CodePush(
+                        id=self._peer_requests.new_id(), offer=offer, payload=payload
+                    ),
                     parts,
                 )
             )
@@ -311,7 +313,7 @@ class CodeDistributor:
         for node in asked:
             if node == self._me:
                 continue
-            answer, parts = await self._asks.code(node, version)
+            answer, parts = await self._peer_requests.code(node, version)
             if isinstance(answer, CodePush):
                 self._hold(answer.offer, parts or (answer.payload,))
                 return True

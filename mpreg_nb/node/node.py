@@ -173,7 +173,7 @@ class Node:
             ssl_context=self._tls.dial if self._tls else None,
         )
         lane = PeerSender(self.links.peers, self.members.urls_of)
-        self.asks = PeerRequests(lane)
+        self.peer_requests = PeerRequests(lane)
         self.catalog = Catalog(name)
         self.counters = Counters(name)
         self.store = ResultStore(settings.store_bytes)
@@ -230,7 +230,7 @@ class Node:
             settings.resources,
             registry=self.registry,
             catalog=self.catalog,
-            asks=self.asks,
+            peer_requests=self.peer_requests,
             lane=lane,
             alive=self.members.alive,
             can_run=self.router.can_run,
@@ -242,7 +242,7 @@ class Node:
             registry=self.registry,
             store=self.store,
             placement=self.placement,
-            asks=self.asks,
+            peer_requests=self.peer_requests,
             workers=self.workers,
             spaces=self.spaces,
             has_workers=settings.workers > 0,
@@ -267,7 +267,11 @@ class Node:
             name, lane=lane, alive=self.members.alive, orphans=self.calls.orphans
         )
         self.runs = WorkflowService(
-            name, calls=self.calls, asks=self.asks, store=self.store, lane=lane
+            name,
+            calls=self.calls,
+            peer_requests=self.peer_requests,
+            store=self.store,
+            lane=lane,
         )
         self._handle_messages()
         self._follow_members()
@@ -342,7 +346,11 @@ class Node:
             self.resumption.answered, Reply, Failed, Output, Started, NotHeld
         )
         dispatcher.handle_answers(
-            without_link(self.asks.answered), Reply, Failed, HeldResults, CodePush
+            without_link(self.peer_requests.answered),
+            Reply,
+            Failed,
+            HeldResults,
+            CodePush,
         )
         dispatcher.handle_answers(
             without_link(relays.answered),
@@ -474,7 +482,7 @@ class Node:
 
     def _peer_lost(self, link: Connection, reason: str) -> None:
         """End what another node was asked."""
-        self.asks.lost(link.peer.name, reason)
+        self.peer_requests.lost(link.peer.name, reason)
         self.runs.relays.node_gone(link.peer.name, reason)
 
     def _forget_load(self, name: str, reason: str) -> None:

@@ -244,11 +244,16 @@ class InputResolver:
     """
 
     def __init__(
-        self, me: str, store: ResultStore, asks: PeerRequests, *, shares: bool = False
+        self,
+        me: str,
+        store: ResultStore,
+        peer_requests: PeerRequests,
+        *,
+        shares: bool = False,
     ) -> None:
         self._me = me
         self._store = store
-        self._asks = asks
+        self._peer_requests = peer_requests
         self._recent = ResultCache(self._fetch) if shares else None
 
     def stop(self) -> None:
@@ -298,7 +303,7 @@ class InputResolver:
         return await self._fetch(wanted)
 
     async def _fetch(self, wanted: ResultRef) -> Found | Failure:
-        answer, parts = await self._asks.result(wanted)
+        answer, parts = await self._peer_requests.result(wanted)
         if isinstance(answer, Failed):
             return answer.failure
         return parts or (answer.payload,)

@@ -323,17 +323,17 @@ class WorkflowService:
         me: str,
         *,
         calls: Calls,
-        asks: PeerRequests,
+        peer_requests: PeerRequests,
         store: ResultStore,
         lane: PeerSender,
     ) -> None:
         self._me = me
         self._calls = calls
         self._choices = PlacementLog(calls)
-        self._asks = asks
+        self._peer_requests = peer_requests
         self._store = store
         self._lane = lane
-        self._inputs = InputResolver(me, store, asks)
+        self._inputs = InputResolver(me, store, peer_requests)
         self._ids = Ids()
         self.relays = RunProxy(lane)
         self._runs: OrderedDict[bytes, WorkflowRun] = OrderedDict()
@@ -402,7 +402,7 @@ class WorkflowService:
             by_owner.setdefault(one.owner, []).append(one)
         own = by_owner.pop(self._me, ())
         answers = await asyncio.gather(
-            *(self._asks.held(owner, each) for owner, each in by_owner.items())
+            *(self._peer_requests.held(owner, each) for owner, each in by_owner.items())
         )
         mine = {one.id for one in own if self._store.get(one.id) is not None}
         return frozenset(mine).union(*answers)

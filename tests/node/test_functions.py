@@ -88,7 +88,7 @@ def test_a_version_that_has_to_go_is_an_event_and_leaves_the_catalog() -> None:
         frozenset(),
         registry=Registry(),
         catalog=catalog,
-        asks=alone,
+        peer_requests=alone,
         lane=alone,
         alive=lambda: {"n1": frozenset()},
         can_run=lambda node, offer: True,

@@ -446,7 +446,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
             registry=stubs[1],
             store=stubs[1],
             placement=stubs[0],
-            asks=stubs[1],
+            peer_requests=stubs[1],
             workers=stubs[1],
             spaces=spaces,
             has_workers=True,

@@ -118,11 +118,11 @@ class Shell:
     """One node without links."""
 
     def __init__(self) -> None:
-        self.calls, self.asks, self.lane = Calls(), Asks(), Lane()
+        self.calls, self.peer_requests, self.lane = Calls(), Asks(), Lane()
         self.store = ResultStore(limit_bytes=1000)
         parts: dict[str, Any] = {
             "calls": self.calls,
-            "asks": self.asks,
+            "peer_requests": self.peer_requests,
             "store": self.store,
             "lane": self.lane,
         }
@@ -357,7 +357,7 @@ async def test_what_was_undone_is_done_again_with_all_that_used_it(
 @in_loop
 async def test_result_that_another_node_still_holds_is_used(shell: Shell) -> None:
     kept = ResultRef("n2", IDS.next(), 5)
-    shell.asks.held_there.add(kept.id)
+    shell.peer_requests.held_there.add(kept.id)
     run = await shell.start(plan("a"), plan("b", "a"))
     shell.calls.returns("a", kept=kept)
     await asyncio.sleep(0)
