@@ -286,7 +286,7 @@ class Executor:
         *,
         registry: Registry,
         store: ResultStore,
-        placement: CodeDistributor,
+        code_distributor: CodeDistributor,
         peer_requests: PeerRequests,
         workers: WorkerPool,
         spaces: Spaces,
@@ -297,7 +297,7 @@ class Executor:
         self._me = me
         self._registry = registry
         self._store = store
-        self._placement = placement
+        self._code_distributor = code_distributor
         self._inputs = InputResolver(me, store, peer_requests, shares=True)
         self._workers = workers
         self._spaces = spaces
@@ -339,7 +339,7 @@ class Executor:
 
         async def look() -> None:
             call = pending.call
-            found = call.version is not None and await self._placement.obtain(
+            found = call.version is not None and await self._code_distributor.obtain(
                 call.version, call.holder
             )
             self._tasks.pop(call.id, None)
@@ -385,7 +385,7 @@ class Executor:
         self._tasks[pending.call.id] = asyncio.ensure_future(work)
 
     async def _obtain_and_run(self, pending: PendingCall, offer: Offer) -> None:
-        found = await self._placement.obtain(offer.version, pending.call.holder)
+        found = await self._code_distributor.obtain(offer.version, pending.call.holder)
         function = self._registry.get(offer.version)
         if not found or function is None:
             self._tasks.pop(pending.call.id, None)

@@ -225,7 +225,7 @@ class Node:
         )
         space_worker = partial(self._space_worker, here.printed)
         self.spaces = Spaces(space_worker, self.spawn, happened_here)
-        self.placement = CodeDistributor(
+        self.code_distributor = CodeDistributor(
             name,
             settings.resources,
             registry=self.registry,
@@ -241,7 +241,7 @@ class Node:
             name,
             registry=self.registry,
             store=self.store,
-            placement=self.placement,
+            code_distributor=self.code_distributor,
             peer_requests=self.peer_requests,
             workers=self.workers,
             spaces=self.spaces,
@@ -321,14 +321,14 @@ class Node:
                 SpaceOpen: without_parts(self._open_space),
                 SpaceClose: without_parts(self._close_space),
                 **self.links.handlers(),
-                **self.placement.handlers(),
+                **self.code_distributor.handlers(),
                 **self.runs.handlers(),
                 **ResultRequests(self.name, self.store).handlers(),
             }
         )
         dispatcher.handle(self.links.client_handlers(), nodes=False)
         dispatcher.handle({Relay: without_parts(relays.pass_on)}, nodes=False)
-        dispatcher.handle(self.placement.node_handlers(), clients=False)
+        dispatcher.handle(self.code_distributor.node_handlers(), clients=False)
         views: dict[type, Handler] = {
             Cancel: without_parts(self._stop_watching),
             Watch: without_parts(self.pictures.watch),
@@ -372,7 +372,7 @@ class Node:
         events.members_changed.subscribe(self._route_again)
         events.catalog_changed.subscribe(
             self.router.catalog_changed,
-            self.placement.serve_missing,
+            self.code_distributor.serve_missing,
             self.calls.routes_changed,
             self.pictures.changed,
         )
@@ -583,7 +583,7 @@ class Node:
             self._listener = None
             raise
         await self.workers.start()
-        self.placement.offer_builtins()
+        self.code_distributor.offer_builtins()
         self._route_again()
         self._loads.report(self.name, self.load_monitor.measure(), time.monotonic())
         # Membership tells of others only.
@@ -744,4 +744,4 @@ class Node:
             doc=doc,
         )
         own = OwnFunction(name, version, function, where)  # type: ignore[arg-type]
-        self.placement.add_own(own, offer)
+        self.code_distributor.add_own(own, offer)

@@ -445,7 +445,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
             "n1",
             registry=stubs[1],
             store=stubs[1],
-            placement=stubs[0],
+            code_distributor=stubs[0],
             peer_requests=stubs[1],
             workers=stubs[1],
             spaces=spaces,
