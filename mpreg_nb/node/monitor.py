@@ -120,7 +120,7 @@ class Counters:
     def _last_use(self, key: tuple[str, str]) -> int:
         return self._functions[key].last
 
-    def pictures(self) -> tuple[FunctionSnapshot, ...]:
+    def snapshots(self) -> tuple[FunctionSnapshot, ...]:
         """Return what was counted so far."""
         return tuple(
             FunctionSnapshot(
@@ -344,7 +344,7 @@ class SnapshotPublisher:
             node=self._me,
             nodes=tuple(sorted(nodes, key=lambda node: node.record.name)),
             offers=self._catalog.entries(),
-            functions=self._counters.pictures() if whole else (),
+            functions=self._counters.snapshots() if whole else (),
             events=tuple(self._events) if whole else (),
         )
 

@@ -193,7 +193,7 @@ class Node:
             counters=self.counters,
             tell=self._tell_load,
         )
-        self.pictures = SnapshotPublisher(
+        self.snapshots = SnapshotPublisher(
             name,
             members=lambda: swim.members,
             own_load=self.load_monitor.measure,
@@ -211,7 +211,7 @@ class Node:
             measure=self.load_monitor.measure,
             on_lag=self.load_monitor.lagged,
         )
-        happened_here = partial(self.pictures.happened, name)
+        happened_here = partial(self.snapshots.happened, name)
         here = RunningCalls(name)
         self.registry = Registry(self._code_gone)
         self.workers: WorkerPool = ProcessPool(
@@ -261,7 +261,7 @@ class Node:
             changed=self.load_monitor.changed,
             limits=settings.limits,
             counters=self.counters,
-            on_event=self.pictures.happened,
+            on_event=self.snapshots.happened,
         )
         self.resumption = Resumption(
             name, lane=lane, alive=self.members.alive, orphans=self.calls.orphans
@@ -315,7 +315,7 @@ class Node:
                 Cancel: without_parts(self._cancel),
                 Recall: without_parts(self.calls.give_back),
                 Resume: without_parts(self.resumption.receive),
-                Watch: without_parts(self.pictures.watch),
+                Watch: without_parts(self.snapshots.watch),
                 VersionsRequest: without_parts(self._tell_versions),
                 LeaveRequest: without_parts(self._leave),
                 SpaceOpen: without_parts(self._open_space),
@@ -331,7 +331,7 @@ class Node:
         dispatcher.handle(self.code_distributor.node_handlers(), clients=False)
         views: dict[type, Handler] = {
             Cancel: without_parts(self._stop_watching),
-            Watch: without_parts(self.pictures.watch),
+            Watch: without_parts(self.snapshots.watch),
             VersionsRequest: without_parts(self._tell_versions),
             Relay: without_parts(self._pass_view_on),
             **self.links.handlers(),
@@ -366,7 +366,7 @@ class Node:
     def _follow_members(self) -> None:
         """Subscribe the parts to what happens to members."""
         events = self._membership
-        events.happened.subscribe(self.pictures.happened)
+        events.happened.subscribe(self.snapshots.happened)
         events.node_died.subscribe(self.links.give_up)
         events.node_gone.subscribe(self._forget_load)
         events.members_changed.subscribe(self._route_again)
@@ -374,7 +374,7 @@ class Node:
             self.router.catalog_changed,
             self.code_distributor.serve_missing,
             self.calls.routes_changed,
-            self.pictures.changed,
+            self.snapshots.changed,
         )
         events.load_changed.subscribe(self._load_changed)
         events.name_free.subscribe(self.links.join_gate.free)
@@ -399,7 +399,7 @@ class Node:
             self.calls.source_lost,
             self.resumption.source_lost,
             self.runs.source_lost,
-            self.pictures.source_lost,
+            self.snapshots.source_lost,
             self.spaces.source_lost,
         )
         links.unsent.subscribe(self._unsent)
@@ -413,10 +413,10 @@ class Node:
         if not self.runs.cancel(message.id):
             self.calls.cancel(message.id)
             self.resumption.cancel(message.id)
-        self.pictures.cancel(link, message.id)
+        self.snapshots.cancel(link, message.id)
 
     def _stop_watching(self, link: Connection, message: Cancel) -> None:
-        self.pictures.cancel(link, message.id)
+        self.snapshots.cancel(link, message.id)
 
     def _pass_view_on(self, link: Connection, message: Relay) -> None:
         """Pass on what a viewer may ask; the other node takes it for ours."""
@@ -478,7 +478,7 @@ class Node:
             members.workerless(),
         )
         self.calls.routes_changed()
-        self.pictures.changed()
+        self.snapshots.changed()
 
     def _peer_lost(self, link: Connection, reason: str) -> None:
         """End what another node was asked."""
@@ -492,13 +492,13 @@ class Node:
     def _load_changed(self, name: str, load: Load) -> None:
         self._loads.report(name, load, time.monotonic())
         self.calls.look_for_idle()
-        self.pictures.loads_changed(name)
+        self.snapshots.loads_changed(name)
 
     def _tell_load(self, load: Load) -> int:
         """Tell all that calls came or went here; return how many peers were told."""
         self._loads.report(self.name, load, time.monotonic())
         self.gossiping.tell_load(load)
-        self.pictures.loads_changed(self.name)
+        self.snapshots.loads_changed(self.name)
         return len(self.gossiping.swim.alive) - 1
 
     def _name_refused(self) -> None:
@@ -539,7 +539,7 @@ class Node:
             gossip_sent_bytes=sent_bytes,
             gossip_received_bytes=received_bytes,
             latency=self.counters.latency,
-            functions=self.counters.pictures(),
+            functions=self.counters.snapshots(),
         )
         return metrics_text(figures)
 
@@ -587,7 +587,7 @@ class Node:
         self._route_again()
         self._loads.report(self.name, self.load_monitor.measure(), time.monotonic())
         # Membership tells of others only.
-        self.pictures.happened(self.name, "joined", ", ".join(sorted(urls)))
+        self.snapshots.happened(self.name, "joined", ", ".join(sorted(urls)))
         self._joins_now = join_timeout_s is not None
         self.gossiping.start(settings.join)
         if join_timeout_s is None:
@@ -678,7 +678,7 @@ class Node:
     def _stop_parts(self) -> None:
         self.gossiping.stop()
         self.calls.stop()
-        self.pictures.stop()
+        self.snapshots.stop()
         self.executor.stop()
 
     def _end(self) -> None:

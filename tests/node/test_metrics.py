@@ -91,4 +91,4 @@ def test_versions_of_a_day_are_counted_up_to_a_limit(
     for version in ("a", "b", "c", "a", "d", "e"):
         counters.count("f", version, run_us=1, queued_us=0, failed=False)
 
-    assert {each.version for each in counters.pictures()} == {"a", "d", "e"}
+    assert {each.version for each in counters.snapshots()} == {"a", "d", "e"}
