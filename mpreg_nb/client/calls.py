@@ -149,14 +149,14 @@ class ClientCalls:
     def __init__(
         self,
         links: Connections,
-        mirror: ClusterState,
+        state: ClusterState,
         *,
         direct: bool,
         reregister: Reregister,
         calls_per_link: int = 256,
     ) -> None:
         self._links = links
-        self._mirror = mirror
+        self._state = state
         self._direct = direct
         self._reregister = reregister
         self._calls_per_link = calls_per_link
@@ -164,7 +164,7 @@ class ClientCalls:
         self._epochs: dict[str, bytes] = {}  # of the process behind each name
         chance = random.Random()  # noqa: S311 - spreads load, guards nothing
         breakers = Breakers()
-        self.router = Router(None, mirror, self._loads, breakers, chance)
+        self.router = Router(None, state, self._loads, breakers, chance)
         self._breakers = breakers
         self._pending: PendingCalls[ActiveCall] = PendingCalls(
             CallerRules(chance), self.router, self._loads, breakers
@@ -233,17 +233,17 @@ class ClientCalls:
             link.send(Recall(ids=tuple(ids)))
 
     def routes_changed(self) -> dict[str, Load]:
-        """Take the members, offers and loads of the mirror anew.
+        """Take the members, offers and loads of the cluster state anew.
 
         Returns the newest load of each node, as far as it is known.
         """
-        alive = self._mirror.resources(MemberState.ALIVE)
+        alive = self._state.resources(MemberState.ALIVE)
         self._several = self._direct and len(alive) > 1
         self._only = next(iter(alive)) if len(alive) == 1 else ""
-        suspect = self._mirror.resources(MemberState.SUSPECT)
-        mirror = self._mirror
-        self.router.update(alive, suspect, mirror.pythons, mirror.workerless)
-        for picture in self._mirror.nodes:
+        suspect = self._state.resources(MemberState.SUSPECT)
+        state = self._state
+        self.router.update(alive, suspect, state.pythons, state.workerless)
+        for picture in self._state.nodes:
             record = picture.record
             if self._epochs.get(record.name, record.epoch) != record.epoch:
                 self._loads.forget(record.name)  # another process has the name now
@@ -251,7 +251,7 @@ class ClientCalls:
             self._epochs[record.name] = record.epoch
         return self.loads_told(
             (picture.record.name, picture.load)
-            for picture in self._mirror.nodes
+            for picture in self._state.nodes
             if picture.load is not None
         )
 
@@ -391,7 +391,7 @@ class ClientCalls:
                 choice = self.router.choose(wanted, now, avoid=call.avoid)
                 target = choice.node if type(choice) is Chosen else ""
             if target:
-                record = self._mirror.record(target)
+                record = self._state.record(target)
                 urls = record.urls if record is not None else ()
                 straight = self._links.direct(target, urls)
                 if straight is not None:

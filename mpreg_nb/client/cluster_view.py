@@ -51,7 +51,7 @@ class ClusterView:
         self,
         links: Connections,
         requests: Requests,
-        mirror: "ClusterState",
+        state: "ClusterState",
         *,
         routes_changed: Callable[[], Mapping[str, Load]],
         loads_changed: Callable[[Iterable[tuple[str, Load]]], Mapping[str, Load]],
@@ -59,7 +59,7 @@ class ClusterView:
         """Both callables take what changed, and return the newest load of nodes."""
         self._links = links
         self._requests = requests
-        self._mirror = mirror
+        self._state = state
         self._routes_changed = routes_changed
         self._loads_changed = loads_changed
         self._listeners: list[Callable[[Snapshot], None]] = []
@@ -128,15 +128,15 @@ class ClusterView:
         """Take in how busy nodes are, as the entry says."""
         if told.id != self._watch_id:
             return
-        snapshot = self._mirror.loads_told(self._loads_changed(told.loads))
+        snapshot = self._state.loads_told(self._loads_changed(told.loads))
         if snapshot is not None:
             self._tell(snapshot)
 
     def take(self, snapshot: Snapshot) -> Snapshot:
         """Make `snapshot` the newest, return it with loads that are newer here."""
-        self._mirror.update(snapshot)
+        self._state.update(snapshot)
         said = self._routes_changed()
-        newest = self._mirror.loads_told(said) or snapshot
+        newest = self._state.loads_told(said) or snapshot
         self._doubt(newest.nodes)
         self.first.set()
         self._tell(newest)
@@ -192,7 +192,7 @@ class ClusterView:
         leaving = {link.peer.name for link in self._leaving}
         found = [
             picture
-            for picture in self._mirror.nodes
+            for picture in self._state.nodes
             if picture.record.name not in (silent.peer.name, *leaving)
             and picture.record.state <= MemberState.SUSPECT
         ]
@@ -236,7 +236,7 @@ class ClusterView:
 
     def _feel_doubted(self, link: Connection) -> None:
         def silent(reason: str) -> None:
-            record = self._mirror.record(link.peer.name)
+            record = self._state.record(link.peer.name)
             if record is None or record.state > MemberState.SUSPECT:
                 link.give_up("it was declared dead and does not answer")
             else:

@@ -52,7 +52,7 @@ class Registrations:
     def __init__(
         self,
         requests: Requests,
-        mirror: ClusterState,
+        state: ClusterState,
         limits: Limits,
         *,
         snapshot: Callable[[], Awaitable[Snapshot]],
@@ -65,7 +65,7 @@ class Registrations:
         tells the user that functions were registered again.
         """
         self._requests = requests
-        self._mirror = mirror
+        self._state = state
         self._limits = limits
         self._snapshot = snapshot
         self._routes_changed = routes_changed
@@ -185,7 +185,7 @@ class Registrations:
         """
         if options.version is not None or not self._newest:
             return options
-        newest = self._mirror.newest(function)
+        newest = self._state.newest(function)
         shipment = None if newest is None else self._shipped.get(newest.version)
         if newest is None or shipment is None:
             return options
@@ -203,7 +203,7 @@ class Registrations:
         shipment = Shipment(request, parts, registered)
         self._shipped[request.version] = shipment
         self._newest[request.function] = shipment
-        self._mirror.registered(registered.offer)
+        self._state.registered(registered.offer)
         self._routes_changed()
         return shipment
 

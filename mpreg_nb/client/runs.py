@@ -147,15 +147,15 @@ class ClientRuns:
         self,
         links: Connections,
         requests: Requests,
-        mirror: ClusterState,
+        state: ClusterState,
         call_log: CallLog,
         *,
         snapshot: Callable[[], Awaitable[object]],
     ) -> None:
-        """snapshot: brings `mirror` up to date."""
+        """snapshot: brings `state` up to date."""
         self._links = links
         self._requests = requests
-        self._mirror = mirror
+        self._state = state
         self._call_log = call_log
         self._snapshot = snapshot
         self._again: set[asyncio.Task[None]] = set()
@@ -208,7 +208,7 @@ class ClientRuns:
         """
         nodes = [
             picture.record.name
-            for picture in self._mirror.nodes
+            for picture in self._state.nodes
             if picture.record.state <= MemberState.SUSPECT
         ]
         answers = await asyncio.gather(*map(self._of, nodes))
@@ -251,7 +251,7 @@ class ClientRuns:
 
     def _versions(self, record: RunRecord) -> Iterator[tuple[str, str]]:
         for function in sorted(record.mendable):
-            offer = self._mirror.newest(function)
+            offer = self._state.newest(function)
             if offer is not None and offer.placed:
                 yield function, offer.version
 

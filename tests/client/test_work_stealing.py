@@ -127,9 +127,9 @@ class World:
     def __init__(self) -> None:
         self.wires = {name: Wire(name) for name in NODES}
         self.ended: dict[bytes, list[Outcome]] = {}
-        mirror = ClusterState()
+        state = ClusterState()
         offer = Offer(function="f", version="v" * 32, counter=1, origin="n1")
-        mirror.update(
+        state.update(
             Snapshot(
                 id=bytes(16),
                 node="n1",
@@ -142,7 +142,7 @@ class World:
         async def reregister(version: str) -> bool:
             return False
 
-        self.calls = ClientCalls(ways, mirror, direct=True, reregister=reregister)
+        self.calls = ClientCalls(ways, state, direct=True, reregister=reregister)
         self.calls.routes_changed()
 
     def submit(self, number: int, *, in_a_hurry: bool = False) -> bytes:

@@ -154,17 +154,17 @@ class Town:
         self.shops = {name: Shop(self, name, chance) for name in NODES}
         self.links: Any = {name: Ear(self, "client", name) for name in NODES[:2]}
         self.entry = self.links["n1"]
-        mirror = ClusterState()
+        state = ClusterState()
         records = [MemberRecord(name=n, generation=1, epoch=bytes(16)) for n in NODES]
         nodes = tuple(NodeSnapshot(record=record) for record in records)
         offers = (("n1", OFFER),)
-        mirror.update(Snapshot(id=bytes(16), node="n1", nodes=nodes, offers=offers))
+        state.update(Snapshot(id=bytes(16), node="n1", nodes=nodes, offers=offers))
 
         async def reregister(version: str) -> bool:
             return False
 
         ways: Any = self
-        self.client = ClientCalls(ways, mirror, direct=True, reregister=reregister)
+        self.client = ClientCalls(ways, state, direct=True, reregister=reregister)
         self.client.routes_changed()
 
     def direct(self, node: str, urls: object) -> Any:
