@@ -1,7 +1,7 @@
 """Rewrites `%` and `!` lines of a cell for the node that runs it.
 
 IPython turns `!ls` and `%time f()` into calls of `get_ipython()`, which is nowhere
-but here. Those that make sense on a node become calls of `lines_there`, and what a
+but here. Those that make sense on a node become calls of `Lines`, and what a
 line times becomes code of the cell, so that it is read, awaited and traced like the
 rest. Imported in workers too, so it imports nothing of the notebook.
 """
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 LINES = "__mpreg_lines__"
-"""The variable that holds what lines call, see `lines_there`."""
+"""The variable that holds what lines call, see `Lines` in `worker_lines.py`."""
 
 _MARK = "get_ipython()"
 

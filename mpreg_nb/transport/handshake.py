@@ -109,7 +109,7 @@ def read_hello(headers: Headers, lane: Lane) -> HandshakeHello:
     """Return what a dialler said.
 
     Raises:
-        Refused: something is missing, twice there, or not allowed (400, 403).
+        HandshakeRefused: something is missing, twice there, or not allowed (400, 403).
     """
     role = _single(headers, ROLE_HEADER)
     if role not in get_args(Role):
@@ -147,7 +147,7 @@ def read_welcome(headers: Headers) -> Welcome:
     """Return what a listener said.
 
     Raises:
-        Refused: something is missing, twice there, or not well formed.
+        HandshakeRefused: something is missing, twice there, or not well formed.
     """
     return Welcome(
         nonce=_read(headers, NONCE_HEADER, _nonce),
@@ -191,7 +191,7 @@ def check_origin_and_host(headers: Headers, hosts: frozenset[str]) -> None:
     the Host header. `hosts` are the names, beside loopback, that are ours.
 
     Raises:
-        Refused: 400 for a header that is there twice or lacks, 403 otherwise.
+        HandshakeRefused: 400 for a header that is there twice or lacks, 403 otherwise.
     """
     origins = headers.get_all("Origin")
     if len(origins) > 1:

@@ -1,4 +1,4 @@
-"""One job: arguments unpacked, function called, answer packed."""
+"""What a job needs around its function: arguments unpacked, answer packed."""
 
 import time
 from collections.abc import Callable
