@@ -98,7 +98,7 @@ class CallState:
     started: float = 0.0  # when who has it said so
     cancelled: bool = False
     withdrawn: bool = False  # it is to end unless it runs
-    returning: bool = False  # its source takes it back, unless it runs
+    returning: bool = False  # who sent it takes it back, unless it runs
     expired: bool = False  # its deadline has passed
     answered: bool = False  # its outcome is told; the rest is clean-up
     executed: Executed = "no"  # by attempts before this one

@@ -156,10 +156,10 @@ class Calls:
 
     # ------------------------------------------------------------ what happens
 
-    def receive(self, source: Sink, call: Call, parts: Payload = ()) -> str:
-        """Take in a call, return the node it went to; its outcome goes to `source`."""
+    def receive(self, sink: Sink, call: Call, parts: Payload = ()) -> str:
+        """Take in a call, return the node it went to; its outcome goes to `sink`."""
         now = time.monotonic()
-        pending = PendingCall(call, parts, source, self, began=now)
+        pending = PendingCall(call, parts, sink, self, began=now)
         if call.id in self._calls or (call.idempotent and call.id in self._outcomes):
             return self._repeat(pending)
         refusal = self.admission.refusal(pending)
@@ -170,7 +170,7 @@ class Calls:
             pending.avoid = (self._me,)
         if refusal is not None:
             self._counters.refusals[refusal.kind] += 1
-            source.send(pending.failed(refusal))
+            sink.send(pending.failed(refusal))
             return ""
         if not self._calls:
             self.idle.clear()
@@ -204,14 +204,14 @@ class Calls:
         if not call.idempotent or was != fingerprint(call, repeat.parts):
             text = "another call has this id"
             failure = Failure(kind="bad_request", message=text)
-            repeat.source.send(repeat.failed(failure))
+            repeat.sink.send(repeat.failed(failure))
         elif known is None:
             if kept is not None:
-                repeat.source.send(kept.outcome, kept.parts)
+                repeat.sink.send(kept.outcome, kept.parts)
         elif known.answered or known.cancelled:
             known.again = repeat
         else:
-            known.source = repeat.source
+            known.sink = repeat.sink
         return "" if known is None else known.to
 
     def cancel(self, call_id: bytes) -> None:
@@ -224,11 +224,11 @@ class Calls:
         else:
             self._stop(pending)
 
-    def give_back(self, source: Sink, message: Recall) -> None:
-        """End those calls of `source` that no node runs yet."""
+    def give_back(self, sink: Sink, message: Recall) -> None:
+        """End those calls of `sink` that no node runs yet."""
         for call_id in message.ids:
             pending = self._calls.get(call_id)
-            if pending is None or pending.source is not source or pending.cancelled:
+            if pending is None or pending.sink is not sink or pending.cancelled:
                 continue
             if pending.place not in (None, self._me):  # who has it knows if it runs
                 pending.returning = True
@@ -282,24 +282,24 @@ class Calls:
         wanted = Wanted(call.function, call.version, call.resources, call.node)
         return any(c.node != self._me for c in self.router.fitting(wanted, now))
 
-    def source_lost(self, source: Sink) -> None:
+    def sink_lost(self, sink: Sink) -> None:
         """Cancel what came over a link that is gone: nobody waits for it."""
 
         def drop(pending: PendingCall) -> None:
-            if pending.source is source and not self._outlives(pending):
+            if pending.sink is sink and not self._outlives(pending):
                 self._pending.answer_early(pending)
                 self.cancel(pending.id)
 
         run_each(drop, self._pending)
 
     def _outlives(self, pending: PendingCall) -> bool:
-        """Whether a call goes on for a while without its source, a link that is lost.
+        """Whether a call goes on for a while without its sink, a link that is lost.
 
         A node in between died, then, and the caller may come back by another one. A
         call that waits is given back instead: it certainly has not run.
         """
-        source = pending.source
-        passed_on = isinstance(source, Connection) and source.peer.role == "node"
+        sink = pending.sink
+        passed_on = isinstance(sink, Connection) and sink.peer.role == "node"
         if not passed_on or pending.call.keep or pending.cancelled:
             return False
         self.orphans.keep(pending)
@@ -331,9 +331,9 @@ class Calls:
                     self.look_for_idle(node)
             case Started():
                 self._pending.started(pending, time.monotonic())
-                pending.source.send(message)
+                pending.sink.send(message)
             case Output() if not pending.answered:
-                pending.source.send(message, parts)
+                pending.sink.send(message, parts)
             case _:
                 pass
         return True
@@ -431,7 +431,7 @@ class Calls:
     def _forward(self, pending: PendingCall, node: str, now: float) -> None:
         call = pending.call
         if pending.waiting:  # that node reports only what waits in its queue
-            pending.source.send(Started(id=call.id, node=node))
+            pending.sink.send(Started(id=call.id, node=node))
         onward = _replace(
             call,
             hops_left=call.hops_left - 1,
@@ -451,7 +451,7 @@ class Calls:
         if left_s > 0 and call.hops_left > 0:
             if not pending.waiting:
                 pending.waiting = True
-                pending.source.send(Waiting(ids=(call.id,)))
+                pending.sink.send(Waiting(ids=(call.id,)))
             self._pending.park(pending, now + left_s)
             self._alarm.set(now + left_s)
             return
@@ -489,7 +489,7 @@ class Calls:
     ) -> None:
         if pending.waiting:  # it may begin elsewhere without another word
             node = pending.to if target is None else target.node
-            pending.source.send(Started(id=pending.id, node=node))
+            pending.sink.send(Started(id=pending.id, node=node))
         pending.waiting = False
         pending.started = 0.0
         pending.place = None
@@ -514,7 +514,7 @@ class Calls:
         told = pending.waiting or pending.call.keep
         self._pending.started(pending, time.monotonic())
         if told:
-            pending.source.send(Started(id=pending.id, node=self._me))
+            pending.sink.send(Started(id=pending.id, node=self._me))
 
     def finish(
         self, pending: PendingCall, outcome: Outcome, parts: Payload = ()
@@ -534,14 +534,14 @@ class Calls:
                 outcome = pending.failed(self._pending.late(outcome.failure))
             if pending.waited_us:
                 outcome = _with_wait(outcome, waited_us=pending.waited_us)
-            pending.source.send(outcome, parts)
+            pending.sink.send(outcome, parts)
             if here and pending.call.idempotent and type(outcome) is Reply:
                 self._outcomes.add(
                     pending.call, pending.parts, outcome, parts, time.monotonic()
                 )
         if pending.again is not None:
             again = pending.again
-            self.receive(again.source, again.call, again.parts)
+            self.receive(again.sink, again.call, again.parts)
         if self._waiters and here:
             self.look_for_idle(self._me)
         if not self._calls:
@@ -562,7 +562,7 @@ class Calls:
         movable = load is not None and load.queued > 0
         told = self._pending.told_waiting(message.ids, link, movable=movable)
         for pending in told:
-            pending.source.send(Waiting(ids=(pending.id,)))
+            pending.sink.send(Waiting(ids=(pending.id,)))
         if told and load is not None:
             self._loads.report(told[0].to, load, time.monotonic())
         self.look_for_idle()
@@ -583,12 +583,12 @@ class Calls:
                 and not (one.started or one.waiting or one.answered)
                 and one.began <= edge
             ):
-                waiting.setdefault(one.source, []).append(one.id)
+                waiting.setdefault(one.sink, []).append(one.id)
         load = self._measure() if waiting else None
-        for source, ids in waiting.items():
+        for sink, ids in waiting.items():
             movable = load is not None and load.queued > 0
             self._pending.told_waiting(ids, self._me, movable=movable)
-            source.send(Waiting(ids=tuple(ids), load=load))
+            sink.send(Waiting(ids=tuple(ids), load=load))
         if waiting:
             self.look_for_idle()
         self._look_soon()
@@ -608,7 +608,7 @@ class Calls:
                 self._stop(pending)
             case Finish(failure) if failure is not None:
                 if self._pending.answer_early(pending):
-                    pending.source.send(pending.failed(failure))
+                    pending.sink.send(pending.failed(failure))
                 self.cancel(pending.id)
             case _:
                 raise AssertionError(f"{verdict} does not come with time")

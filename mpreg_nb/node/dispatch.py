@@ -405,7 +405,7 @@ class NodeLinks:
         """Of a data link to a node, before what waited for it is sent."""
         self.data_lost: Event[Connection, str] = Event()
         """Of a data link to a node that is gone, with the reason."""
-        self.source_lost: Event[Connection] = Event()
+        self.sink_lost: Event[Connection] = Event()
         """Of a data link that is gone, for those who answer on it."""
         self.unsent: Event[str, Any, str] = Event()
         """Of a node, a message that cannot be sent to it, and the reason."""
@@ -527,7 +527,7 @@ class NodeLinks:
 
     def _client_lost(self, connection: Connection, reason: str) -> None:
         self._clients.discard(connection)
-        self.source_lost(connection)
+        self.sink_lost(connection)
 
     def _peer_lost(self, connection: Connection, reason: str) -> None:
         name = connection.peer.name
@@ -543,7 +543,7 @@ class NodeLinks:
         if connection in self._pulses:
             self._pulses.pop(connection).stop()
         self.data_lost(connection, reason)
-        self.source_lost(connection)
+        self.sink_lost(connection)
 
     def _dial_failed(
         self, node: str, lane: Lane, kind: FailureKind, detail: str

@@ -264,7 +264,7 @@ class RunningCalls:
         """Pass on what a running call wrote or displayed."""
         pending = self._calls.get(message.id)
         if pending is not None and not pending.answered:
-            pending.source.send(
+            pending.sink.send(
                 Output(
                     id=message.id,
                     node=self._me,

@@ -298,31 +298,31 @@ class SnapshotPublisher:
         LOG.info("%s: %s %s", node, event, " ".join(picture.detail.split()))
         self.changed()
 
-    def watch(self, source: Sink, request: Watch) -> None:
+    def watch(self, sink: Sink, request: Watch) -> None:
         """Send a snapshot now, and again after changes if that was asked."""
         if request.period_ms:
-            self._watchers[source] = request
-        source.send(self.take(request.id, whole=not request.period_ms))
+            self._watchers[sink] = request
+        sink.send(self.take(request.id, whole=not request.period_ms))
 
-    def cancel(self, source: Sink, request_id: bytes) -> None:
+    def cancel(self, sink: Sink, request_id: bytes) -> None:
         """Send no more to a watcher that looks elsewhere now."""
-        request = self._watchers.get(source)
+        request = self._watchers.get(sink)
         if request is not None and request.id == request_id:
-            self.source_lost(source)
+            self.sink_lost(sink)
 
-    def source_lost(self, source: Sink) -> None:
+    def sink_lost(self, sink: Sink) -> None:
         """Stop sending to a link that is gone."""
-        self._watchers.pop(source, None)
-        timer = self._timers.pop(source, None)
+        self._watchers.pop(sink, None)
+        timer = self._timers.pop(sink, None)
         if timer is not None:
             timer.cancel()
 
     def changed(self) -> None:
         """Let every watcher see what changed, each at its own pace."""
-        for source, request in self._watchers.items():
-            if source not in self._timers:
-                self._timers[source] = self._loop.call_later(
-                    request.period_ms / 1e3, self._send, source
+        for sink, request in self._watchers.items():
+            if sink not in self._timers:
+                self._timers[sink] = self._loop.call_later(
+                    request.period_ms / 1e3, self._send, sink
                 )
 
     def loads_changed(self, node: str) -> None:
@@ -363,8 +363,8 @@ class SnapshotPublisher:
 
     def stop(self) -> None:
         """Send no more snapshots."""
-        for source in list(self._watchers):
-            self.source_lost(source)
+        for sink in list(self._watchers):
+            self.sink_lost(sink)
         for timer in (self._loads_timer, self._whole_timer):
             if timer is not None:
                 timer.cancel()
@@ -374,18 +374,18 @@ class SnapshotPublisher:
         nodes, self._loads_of = sorted(self._loads_of), set()
         known = ((node, self._load(node)) for node in nodes)
         loads = tuple((node, load) for node, load in known if load is not None)
-        for source, request in self._watchers.items():
-            source.send(LoadsReport(id=request.id, loads=loads))
+        for sink, request in self._watchers.items():
+            sink.send(LoadsReport(id=request.id, loads=loads))
 
     def _send_whole(self) -> None:
         self._whole_timer = None
         self.changed()
 
-    def _send(self, source: Sink) -> None:
-        self._timers.pop(source, None)
-        request = self._watchers.get(source)
+    def _send(self, sink: Sink) -> None:
+        self._timers.pop(sink, None)
+        request = self._watchers.get(sink)
         if request is not None:
-            source.send(self.take(request.id, whole=False))
+            sink.send(self.take(request.id, whole=False))
 
 
 def link_statistics(

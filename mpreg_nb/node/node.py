@@ -395,12 +395,12 @@ class Node:
             self.calls.link_lost, self.resumption.node_lost, self._peer_lost
         )
         links.join_refused.subscribe(self._join_refused)
-        links.source_lost.subscribe(
-            self.calls.source_lost,
-            self.resumption.source_lost,
-            self.runs.source_lost,
-            self.snapshots.source_lost,
-            self.spaces.source_lost,
+        links.sink_lost.subscribe(
+            self.calls.sink_lost,
+            self.resumption.sink_lost,
+            self.runs.sink_lost,
+            self.snapshots.sink_lost,
+            self.spaces.sink_lost,
         )
         links.unsent.subscribe(self._unsent)
 

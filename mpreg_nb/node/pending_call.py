@@ -51,7 +51,7 @@ class PendingCall(CallState):
 
     call: Call
     parts: tuple[Buffer, ...]
-    source: Sink
+    sink: Sink
     owner: CallOwner
     version: str = ""
     isolation: str = "process"  # as the function was registered

@@ -93,7 +93,7 @@ class OrphanedCalls:
     def keep(self, pending: PendingCall) -> None:
         """Take what becomes of a call from now on."""
         kept = _Kept(pending, self._loop.time() + KEPT_S)
-        pending.source = self._kept[pending.id] = kept
+        pending.sink = self._kept[pending.id] = kept
         if self._timer is None:
             self._timer = self._loop.call_at(kept.until_s, self._look)
 
@@ -107,7 +107,7 @@ class OrphanedCalls:
         if kept is not None and kept.outcome is not None:
             caller.send(kept.outcome, kept.parts)
         elif pending is not None and (kept is not None or _came_by(pending, entry)):
-            pending.source = caller
+            pending.sink = caller
             if pending.started or pending.place != self._me:
                 caller.send(Started(id=call_id, node=self._me))
             else:
@@ -140,8 +140,8 @@ class OrphanedCalls:
 
 
 def _came_by(pending: PendingCall, node: str) -> bool:
-    source = pending.source
-    return isinstance(source, Connection) and source.peer.name == node
+    sink = pending.sink
+    return isinstance(sink, Connection) and sink.peer.name == node
 
 
 @dataclass(slots=True, eq=False)
@@ -236,10 +236,10 @@ class Resumption:
             elif not sought.holder:
                 self._lacks(call_id, node)
 
-    def source_lost(self, source: Sink) -> None:
+    def sink_lost(self, sink: Sink) -> None:
         """Forget the calls of a client that is gone too."""
         for call_id, sought in list(self._sought.items()):
-            if sought.caller is source:
+            if sought.caller is sink:
                 self.cancel(call_id)
                 del self._sought[call_id]
 

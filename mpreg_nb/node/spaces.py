@@ -26,7 +26,7 @@ Make = Callable[[Callable[[str, str], None]], WorkerPool]
 
 @dataclass(slots=True, eq=False)
 class _OpenSpace:
-    source: Sink
+    sink: Sink
     workers: WorkerPool
 
 
@@ -50,7 +50,7 @@ class Spaces:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def open(self, source: Sink, space_id: bytes) -> None:
+    async def open(self, sink: Sink, space_id: bytes) -> None:
         """Start the worker of a space; it takes calls at once."""
 
         def happened(event: str, detail: str) -> None:
@@ -60,17 +60,17 @@ class Spaces:
                 self._end(space_id, f"its process ended: {detail}")
 
         workers = self._make(happened)
-        self._open[space_id] = _OpenSpace(source, workers)
+        self._open[space_id] = _OpenSpace(sink, workers)
         await workers.start()
 
     def close(self, space_id: bytes) -> None:
         """End a space, with all that it keeps."""
         self._end(space_id, "it was dropped")
 
-    def source_lost(self, source: Sink) -> None:
+    def sink_lost(self, sink: Sink) -> None:
         """End the spaces of a caller that is gone."""
         for space_id, space in list(self._open.items()):
-            if space.source is source:
+            if space.sink is sink:
                 self._end(space_id, "the connection to the notebook was lost")
 
     def end_of(self, space_id: bytes) -> str | None:

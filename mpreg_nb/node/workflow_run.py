@@ -242,7 +242,7 @@ def where(part: Part, state: object = None) -> str:
     return f"the fallback, after {failure_line(failed.failure)}"
 
 
-def call_of(source: StepSink, outcome: Reply | Failed, now: float) -> StepCall:
+def call_of(sink: StepSink, outcome: Reply | Failed, now: float) -> StepCall:
     """Return what the tables of callers note of a call that has ended."""
     failed = outcome if isinstance(outcome, Failed) else None
     kept = None if isinstance(outcome, Failed) else outcome.kept
@@ -250,15 +250,15 @@ def call_of(source: StepSink, outcome: Reply | Failed, now: float) -> StepCall:
     if failed is not None and failed.failure.kind == "no_route":
         node = ""  # who says that nobody fits has not taken it
     return StepCall(
-        id=source.call_id,
-        step=source.step,
-        function=source.function,
+        id=sink.call_id,
+        step=sink.step,
+        function=sink.function,
         node=node,
         status="done" if failed is None else call_status(failed.failure),
         waited_us=outcome.waited_us,
         queued_us=outcome.queued_us,
         run_us=outcome.run_us,
-        total_us=max(0, int((now - source.sent_s) * 1e6)),
+        total_us=max(0, int((now - sink.sent_s) * 1e6)),
         received_bytes=len(outcome.payload) if kept is None else kept.size_bytes,
         ended_at_s=time.time(),
     )
@@ -380,10 +380,10 @@ class RunCalls:
         """End a call, or do not begin it."""
         key = (effect.step, effect.part)
         self._held.pop(key, None)
-        source = self._under_way.pop(key, None)
-        if source is not None and source.given:
-            self._ending.add(source.call_id)
-            self._calls.cancel(source.call_id)
+        sink = self._under_way.pop(key, None)
+        if sink is not None and sink.given:
+            self._ending.add(sink.call_id)
+            self._calls.cancel(sink.call_id)
 
     def flush(self) -> None:
         """Send what is in line, as far as there is room.
@@ -396,18 +396,18 @@ class RunCalls:
                 return
             self._send(key, self._held.pop(key))
 
-    def over(self, source: StepSink, *, refused: bool = False) -> bool:
+    def over(self, sink: StepSink, *, refused: bool = False) -> bool:
         """Note that a call has ended, wanted or not; False: it is to be sent again.
 
         refused: no node had room for it. Then fewer calls are under way at once,
             until there is room again. JSON clients hear of it instead.
         """
-        self._ending.discard(source.call_id)
-        key = (source.step, source.part)
-        wanted = self._under_way.get(key) is source
+        self._ending.discard(sink.call_id)
+        key = (sink.step, sink.part)
+        wanted = self._under_way.get(key) is sink
         if wanted:
             del self._under_way[key]
-        if not refused or self._plans[source.step].json:
+        if not refused or self._plans[sink.step].json:
             self._room = min(self._room + 1, MOST_UNDER_WAY)
             self._full_since = math.inf
             return True
@@ -416,7 +416,7 @@ class RunCalls:
         if not wanted or now - self._full_since > LONGEST_FULL_S:
             return True
         self._room = max(1, len(self._under_way))
-        self._held[key] = source.attempt
+        self._held[key] = sink.attempt
         if not self._under_way and self._pause is None:
             self._pause = self._loop.call_later(AGAIN_S, self._go_on)
         return False
@@ -433,23 +433,23 @@ class RunCalls:
     def _send(self, key: Key, attempt: int) -> None:
         step, part = key
         call = self._call(step, part, attempt)
-        source = StepSink(self._run, step, attempt, part, call.id)
-        self._under_way[key] = source
+        sink = StepSink(self._run, step, attempt, part, call.id)
+        self._under_way[key] = sink
         # In a turn of its own: the call may end at once, and the machine must be
         # done with the event that led here before it hears of the next.
-        self._loop.call_soon(self._hand_over, key, source, call)
+        self._loop.call_soon(self._hand_over, key, sink, call)
 
-    def _hand_over(self, key: Key, source: StepSink, call: Call) -> None:
-        if self._under_way.get(key) is not source:
+    def _hand_over(self, key: Key, sink: StepSink, call: Call) -> None:
+        if self._under_way.get(key) is not sink:
             return  # it was cancelled
-        source.given = True
-        source.function, source.sent_s = call.function, time.monotonic()
+        sink.given = True
+        sink.function, sink.sent_s = call.function, time.monotonic()
         step, part = key
         parts = self._parts.get((step, "call" if isinstance(part, int) else part), ())
         if isinstance(part, int) and part >= NOTED_ITEMS:
-            self._calls.receive(source, call, parts)
+            self._calls.receive(sink, call, parts)
         else:
-            self._give(self._run, source, call, parts)
+            self._give(self._run, sink, call, parts)
 
     def _call(self, step: str, part: Part, attempt: int) -> Call:
         plan = self._plans[step]
@@ -583,28 +583,28 @@ def _side_call(plan: StepPlan, part: Part) -> SideCall:
 class RunSubscribers:
     """The callers that are told of one run; anybody may join and leave."""
 
-    def __init__(self, run_id: bytes, source: Sink) -> None:
+    def __init__(self, run_id: bytes, sink: Sink) -> None:
         self._run_id = run_id
-        self._sources = [source]
+        self._sinks = [sink]
         self.lines = OutputTail()
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._sinks)
 
-    def add(self, source: Sink) -> None:
-        """Tell `source` too from now on; again changes nothing."""
-        if source not in self._sources:
-            self._sources.append(source)
+    def add(self, sink: Sink) -> None:
+        """Tell `sink` too from now on; again changes nothing."""
+        if sink not in self._sinks:
+            self._sinks.append(sink)
 
-    def drop(self, source: Sink) -> None:
-        """Tell `source` nothing more."""
-        if source in self._sources:
-            self._sources.remove(source)
+    def drop(self, sink: Sink) -> None:
+        """Tell `sink` nothing more."""
+        if sink in self._sinks:
+            self._sinks.remove(sink)
 
     def tell(self, message: msgspec.Struct, parts: Parts = ()) -> None:
         """Send `message` to all of them."""
-        for source in self._sources:
-            source.send(message, parts)
+        for sink in self._sinks:
+            sink.send(message, parts)
 
     def printed(self, step: str, output: Output, parts: Parts = ()) -> None:
         """Pass on what a step printed, and keep it for who asks later."""
@@ -631,7 +631,7 @@ class WorkflowRun:
         self,
         request: RunStart,
         parts: tuple[Buffer, ...],
-        source: Sink,
+        sink: Sink,
         *,
         me: str,
         calls: Calls,
@@ -647,7 +647,7 @@ class WorkflowRun:
         self.parts = parts
         self.workflow = request.workflow
         self.started_at_s = time.time()
-        self.audience = RunSubscribers(request.id, source)
+        self.audience = RunSubscribers(request.id, sink)
         self._on_end = on_end
         self._plans = {plan.name: plan for plan in request.steps}
         self.began_s = time.monotonic()
@@ -692,9 +692,9 @@ class WorkflowRun:
         """Cancel what is under way, and with it the run."""
         self._perform(self.machine.cancel(time.monotonic()))
 
-    def source_lost(self, source: Sink) -> None:
+    def sink_lost(self, sink: Sink) -> None:
         """Tell a caller that is gone nothing more; the run itself goes on."""
-        self.audience.drop(source)
+        self.audience.drop(sink)
 
     async def ended(self, step: str) -> Result | tuple[Failed, tuple[Buffer, ...]]:
         """Wait for the end of `step` and return its result, or how it failed."""
@@ -755,21 +755,21 @@ class WorkflowRun:
             if self._tell_timer is None:
                 self._tell_timer = self._loop.call_later(TELL_EVERY_S, self._tell)
 
-    def said(self, source: StepSink, message: Any, parts: tuple[Buffer, ...]) -> None:
+    def said(self, sink: StepSink, message: Any, parts: tuple[Buffer, ...]) -> None:
         """Take in what became of one attempt of one call of a step."""
         now = time.monotonic()
-        step, attempt, part = source.step, source.attempt, source.part
+        step, attempt, part = sink.step, sink.attempt, sink.part
         match message:
             case Reply():
-                self._note(source, message, now)
-                self._calls.over(source)
-                effects = self._returned(source, message, parts, now)
+                self._note(sink, message, now)
+                self._calls.over(sink)
+                effects = self._returned(sink, message, parts, now)
             case Failed(failure=failure):
                 refused = failure.kind == "overloaded"
-                if not self._calls.over(source, refused=refused):
+                if not self._calls.over(sink, refused=refused):
                     self._perform(())
                     return
-                self._note(source, message, now)
+                self._note(sink, message, now)
                 if part != "call":
                     named = where(part, self.machine.state(step))
                     failure = msgspec.structs.replace(failure, where=named)
@@ -797,16 +797,16 @@ class WorkflowRun:
             self._calls.gone(step)
         self._tell_failures((step,))
 
-    def _note(self, source: StepSink, outcome: Reply | Failed, now: float) -> None:
+    def _note(self, sink: StepSink, outcome: Reply | Failed, now: float) -> None:
         """Keep what callers' tables note of a call; a cancelled run says it itself."""
-        cancelled = isinstance(self.machine.state(source.step), Cancelled)
-        if self.audience and source.part != "split" and not cancelled:
-            self._call_rows.append(call_of(source, outcome, now))
+        cancelled = isinstance(self.machine.state(sink.step), Cancelled)
+        if self.audience and sink.part != "split" and not cancelled:
+            self._call_rows.append(call_of(sink, outcome, now))
 
     def _returned(
-        self, source: StepSink, reply: Reply, parts: tuple[Buffer, ...], now: float
+        self, sink: StepSink, reply: Reply, parts: tuple[Buffer, ...], now: float
     ) -> list[Effect]:
-        step, attempt, part = source.step, source.attempt, source.part
+        step, attempt, part = sink.step, sink.attempt, sink.part
         said = execution(reply, reply.node)
         if part == "split":
             items = self._calls.deal_out(step, reply, parts)

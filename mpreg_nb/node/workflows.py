@@ -166,7 +166,7 @@ class PlacementLog:
     def hand_over(
         self,
         run: "WorkflowRun",
-        source: StepSink,
+        sink: StepSink,
         call: Call,
         parts: tuple[Buffer, ...],
     ) -> None:
@@ -176,9 +176,9 @@ class PlacementLog:
         # Before the call is taken in: it would count itself.
         verdicts = self._verdicts(wanted, now)
         resources = self._calls.router.needed(wanted)
-        node = self._calls.receive(source, call, parts)
+        node = self._calls.receive(sink, call, parts)
         choice = StepChoice(
-            attempt=source.attempt,
+            attempt=sink.attempt,
             sent_ms=(now - run.began_s) * 1e3,
             function=call.function,
             chosen=node,
@@ -186,9 +186,9 @@ class PlacementLog:
             version=call.version or "",
             resources=resources,
             more_nodes=max(0, len(verdicts) - MOST_NODES),
-            part=_said(source.part),
+            part=_said(sink.part),
         )
-        self._note((run.id, source.step), choice)
+        self._note((run.id, sink.step), choice)
 
     def of(self, run_id: bytes, step: str) -> tuple[StepChoice, ...]:
         """Return what is remembered of a step, in the order of being sent."""
@@ -253,20 +253,20 @@ class RunProxy:
         self._spaces: dict[bytes, tuple[str, Sink]] = {}  # space -> node, whose
         self._followed: dict[bytes, tuple[str, list[Sink]]] = {}  # run -> node, who
 
-    def pass_on(self, source: Sink, relay: Relay) -> None:
+    def pass_on(self, sink: Sink, relay: Relay) -> None:
         """Send what a client said to the node that it is for."""
         message = relay.message
         if not isinstance(message, Cancel | SpaceClose):
-            self._asked[message.id] = (relay.node, source)
+            self._asked[message.id] = (relay.node, sink)
         match message:
             case SpaceOpen(id=space):
-                self._spaces[space] = (relay.node, source)
+                self._spaces[space] = (relay.node, sink)
             case SpaceClose(id=space):
                 self._spaces.pop(space, None)
             case RunWatch(run=run) | RunResume(new=run):
-                _, sources = self._followed.setdefault(run, (relay.node, []))
-                if source not in sources:
-                    sources.append(source)
+                _, sinks = self._followed.setdefault(run, (relay.node, []))
+                if sink not in sinks:
+                    sinks.append(sink)
             case _:
                 pass
         self._lane.send(relay.node, message)
@@ -275,27 +275,27 @@ class RunProxy:
         """Pass on what a node said; False if nobody waits for it here."""
         _, followers = self._followed.get(message.id, ("", []))
         _, asker = self._asked.pop(message.id, ("", None))
-        for source in followers if asker is None else (asker,):
-            source.send(message, parts)
+        for sink in followers if asker is None else (asker,):
+            sink.send(message, parts)
         if isinstance(message, RunFollowed) and message.run.status != "running":
             self._followed.pop(message.run.run, None)
         elif isinstance(message, RunState) and message.status != "running":
             self._followed.pop(message.id, None)
         return asker is not None or bool(followers)
 
-    def source_lost(self, source: Sink) -> None:
+    def sink_lost(self, sink: Sink) -> None:
         """Tell a client that is gone nothing more."""
         self._asked = {
-            key: pair for key, pair in self._asked.items() if pair[1] is not source
+            key: pair for key, pair in self._asked.items() if pair[1] is not sink
         }
         for space, (node, owner) in list(self._spaces.items()):
-            if owner is source:
+            if owner is sink:
                 del self._spaces[space]
                 self._lane.send(node, SpaceClose(id=space))
-        for run, (_, sources) in list(self._followed.items()):
-            if source in sources:
-                sources.remove(source)
-            if not sources:
+        for run, (_, sinks) in list(self._followed.items()):
+            if sink in sinks:
+                sinks.remove(sink)
+            if not sinks:
                 del self._followed[run]
 
     def node_gone(self, node: str, reason: str) -> None:
@@ -345,22 +345,22 @@ class WorkflowService:
         """Runs that have not ended."""
         return len(self._runs) - len(self._ended)
 
-    def start(self, source: Sink, request: RunStart, parts: tuple[Buffer, ...]) -> None:
+    def start(self, sink: Sink, request: RunStart, parts: tuple[Buffer, ...]) -> None:
         """Check the workflow and begin to execute it."""
         try:
             run = self._made(
-                source, request, parts, self._choices.hand_over, self._remember
+                sink, request, parts, self._choices.hand_over, self._remember
             )
         except InvalidWorkflow as error:
             failure = Failure(kind="bad_request", message=str(error))
-            source.send(Failed(id=request.id, failure=failure))
+            sink.send(Failed(id=request.id, failure=failure))
             return
         self._runs[request.id] = run
         run.start()
 
-    async def resume(self, source: Sink, request: RunResume) -> None:
+    async def resume(self, sink: Sink, request: RunResume) -> None:
         """Begin a run of what has no result in another, which must have ended."""
-        old = self._known(source, request.id, request.run)
+        old = self._known(sink, request.id, request.run)
         if old is None:
             return
         if old.machine.status == "running":
@@ -368,7 +368,7 @@ class WorkflowService:
                 "the run has not ended; wait for its end or cancel it, then resume it"
             )
             failure = Failure(kind="bad_request", message=text)
-            source.send(Failed(id=request.id, failure=failure))
+            sink.send(Failed(id=request.id, failure=failure))
             return
         done = finished(old)
         shared = {kept.id: kept for one in done.values() for kept in kept_by(one)}
@@ -380,7 +380,7 @@ class WorkflowService:
             steps=newest(old.request.steps, dict(request.versions)),
         )
         run = self._made(
-            source,
+            sink,
             start,
             old.parts,
             self._choices.hand_over,
@@ -392,7 +392,7 @@ class WorkflowService:
             if kept.id not in reused:
                 self._let_go(kept)
         self._runs[run.id] = run
-        source.send(_told(request.id, run))
+        sink.send(_told(request.id, run))
         run.start()
 
     async def _held(self, kept: Iterable[ResultRef]) -> frozenset[bytes]:
@@ -407,7 +407,7 @@ class WorkflowService:
         mine = {one.id for one in own if self._store.get(one.id) is not None}
         return frozenset(mine).union(*answers)
 
-    def prepare(self, source: Sink, request: RunStart) -> WorkflowRun:
+    def prepare(self, sink: Sink, request: RunStart) -> WorkflowRun:
         """Return a run of this process's own, to be started and released by it.
 
         It is in no list of runs, and nobody else can ask for its results.
@@ -415,11 +415,11 @@ class WorkflowService:
         Raises:
             InvalidWorkflow: its steps could never all be run.
         """
-        return self._made(source, request, (), self._unnoted, lambda run: None)
+        return self._made(sink, request, (), self._unnoted, lambda run: None)
 
     def _made(
         self,
-        source: Sink,
+        sink: Sink,
         request: RunStart,
         parts: tuple[Buffer, ...],
         hand_over: HandOver,
@@ -429,7 +429,7 @@ class WorkflowService:
         return WorkflowRun(
             request,
             parts,
-            source,
+            sink,
             me=self._me,
             calls=self._calls,
             store=self._store,
@@ -442,11 +442,11 @@ class WorkflowService:
     def _unnoted(
         self,
         run: WorkflowRun,
-        source: StepSink,
+        sink: StepSink,
         call: Call,
         parts: tuple[Buffer, ...],
     ) -> None:
-        self._calls.receive(source, call, parts)
+        self._calls.receive(sink, call, parts)
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about runs."""
@@ -473,30 +473,30 @@ class WorkflowService:
         run.cancel()
         return True
 
-    def list(self, source: Sink, request: RunList) -> None:
+    def list(self, sink: Sink, request: RunList) -> None:
         """Answer with all runs, newest first."""
         runs = (summary_of(run.picture()) for run in reversed(self._runs.values()))
-        source.send(Runs(id=request.id, runs=tuple(runs)))
+        sink.send(Runs(id=request.id, runs=tuple(runs)))
 
-    def watch(self, source: Sink, request: RunWatch) -> None:
-        """Answer with all that is known of a run, and tell `source` of it from now."""
-        run = self._known(source, request.id, request.run)
+    def watch(self, sink: Sink, request: RunWatch) -> None:
+        """Answer with all that is known of a run, and tell `sink` of it from now."""
+        run = self._known(sink, request.id, request.run)
         if run is not None:
-            source.send(_told(request.id, run))
+            sink.send(_told(request.id, run))
             if run.machine.status == "running":
-                run.audience.add(source)
+                run.audience.add(sink)
 
-    def why(self, source: Sink, request: ExplainStep) -> None:
+    def why(self, sink: Sink, request: ExplainStep) -> None:
         """Answer with what there was to choose from for a step."""
-        run = self._known(source, request.id, request.run)
+        run = self._known(sink, request.id, request.run)
         if run is None:
             return
         choices = self._choices.of(request.run, request.step)
-        source.send(StepExplanation(id=request.id, choices=choices))
+        sink.send(StepExplanation(id=request.id, choices=choices))
 
-    async def fetch(self, source: Sink, request: StepFetch) -> None:
+    async def fetch(self, sink: Sink, request: StepFetch) -> None:
         """Answer with the result or the failure of a step, once it has ended."""
-        run = self._known(source, request.id, request.run)
+        run = self._known(sink, request.id, request.run)
         if run is None:
             return
         try:
@@ -505,7 +505,7 @@ class WorkflowService:
             text = f"the run has no step {request.step!r}"
             failure = Failure(kind="bad_request", message=text)
             answer, parts = Failed(id=request.id, failure=failure), ()
-        source.send(answer, parts)
+        sink.send(answer, parts)
 
     async def outcome(
         self, run: WorkflowRun, step: str, answer_id: bytes
@@ -530,20 +530,20 @@ class WorkflowService:
             return Reply(id=answer_id, payload=found, node=node), ()
         return Reply(id=answer_id, payload=b"", node=node), found
 
-    def source_lost(self, source: Sink) -> None:
+    def sink_lost(self, sink: Sink) -> None:
         """Tell a caller that is gone nothing more; its runs go on."""
-        self.relays.source_lost(source)
+        self.relays.sink_lost(sink)
         for run in self._runs.values():
-            run.source_lost(source)
+            run.sink_lost(sink)
 
     def _known(
-        self, source: Sink, request_id: bytes, run_id: bytes
+        self, sink: Sink, request_id: bytes, run_id: bytes
     ) -> WorkflowRun | None:
         run = self._runs.get(run_id)
         if run is None:
             text = "it has no record of the run"
             failure = Failure(kind="gone", message=text, node=self._me)
-            source.send(Failed(id=request_id, failure=failure))
+            sink.send(Failed(id=request_id, failure=failure))
         return run
 
     def _remember(self, run: WorkflowRun) -> None:

@@ -70,11 +70,11 @@ class Scene:
     def send(self, node: str, message: Any, parts: Parts = ()) -> None:
         self.sent[node].append(message)
 
-    def running(self, call_id: bytes, source: Heard, *, started: float) -> PendingCall:
+    def running(self, call_id: bytes, sink: Heard, *, started: float) -> PendingCall:
         pending = PendingCall(
             call=Call(id=call_id, function="f", payload=b""),
             parts=(),
-            source=source,
+            sink=sink,
             owner=cast(Any, None),
         )
         pending.place, pending.started = "me", started
@@ -109,7 +109,7 @@ def test_call_that_still_runs_is_handed_over() -> None:
 
         stage.ask(ONE)
 
-        assert pending.source is stage.client
+        assert pending.sink is stage.client
         assert stage.client.said == [Started(id=ONE, node="me")]
 
     on_loop(scene)
@@ -119,7 +119,7 @@ def test_outcome_of_a_call_that_ended_meanwhile_is_handed_over() -> None:
     async def scene(stage: Scene) -> None:
         pending = stage.running(ONE, Heard("gone"), started=1.0)
         stage.orphans.keep(pending)
-        pending.source.send(DONE)
+        pending.sink.send(DONE)
 
         stage.ask(ONE)
 
@@ -138,7 +138,7 @@ def test_call_for_which_nobody_comes_is_cancelled(
         ended = stage.running(TWO, Heard("gone"), started=1.0)
         stage.orphans.keep(stage.running(ONE, Heard("gone"), started=1.0))
         stage.orphans.keep(ended)
-        ended.source.send(Reply(id=TWO, payload=b"", node="me"))
+        ended.sink.send(Reply(id=TWO, payload=b"", node="me"))
 
         while len(stage.orphans):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
@@ -157,7 +157,7 @@ def test_outcomes_that_are_too_large_are_forgotten(
         for call_id in (ONE, TWO):
             pending = stage.running(call_id, Heard("gone"), started=1.0)
             stage.orphans.keep(pending)
-            pending.source.send(Reply(id=call_id, payload=bytes(6), node="me"))
+            pending.sink.send(Reply(id=call_id, payload=bytes(6), node="me"))
 
         stage.ask(ONE)
         stage.ask(TWO, by=Heard("b"))
@@ -174,7 +174,7 @@ def test_loss_of_the_entry_may_be_news(started: float) -> None:
 
         stage.ask(ONE)
 
-        assert pending.source is stage.client
+        assert pending.sink is stage.client
         word = Started(id=ONE, node="me") if started else Waiting(ids=(ONE,))
         assert stage.client.said == [word]
 
@@ -189,7 +189,7 @@ def test_call_that_came_by_another_way_is_not_handed_over() -> None:
 
         stage.ask(ONE, by=asking)
 
-        assert pending.source is other
+        assert pending.sink is other
         assert asking.said == [NotHeld(ids=(ONE,))]
 
     on_loop(scene)
@@ -268,7 +268,7 @@ def test_end_of_a_resumed_call_reaches_its_holder(end: str) -> None:
         if end == "cancel":
             stage.resumption.cancel(ONE)
         else:
-            stage.resumption.source_lost(stage.client)
+            stage.resumption.sink_lost(stage.client)
 
         assert stage.sent["b"][1:] == [Cancel(id=ONE)]
 

@@ -110,7 +110,7 @@ def test_who_is_gone_is_told_nothing() -> None:
     watch = RunWatch(id=IDS.next(), run=IDS.next())
     relay.pass_on(gone, through(watch))
 
-    relay.source_lost(gone)
+    relay.sink_lost(gone)
 
     assert not relay.answered(told(watch), ())
     assert gone.heard == []

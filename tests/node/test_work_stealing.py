@@ -163,7 +163,7 @@ class House:
         for node, load in loads.items():
             self.loads.report(node, load, time.monotonic())
 
-    def idempotent_call(self, source: End, payload: bytes = b"") -> None:
+    def idempotent_call(self, sink: End, payload: bytes = b"") -> None:
         """Receive the call of the one id that a caller sends again and again."""
         call = Call(
             id=b"again and again!",
@@ -172,19 +172,19 @@ class House:
             hops_left=0,
             idempotent=True,
         )
-        self.calls.receive(source, call)
+        self.calls.receive(sink, call)
 
-    def call(self, *, direct: bool = False, source: End | None = None) -> bytes:
+    def call(self, *, direct: bool = False, sink: End | None = None) -> bytes:
         call_id = IDS.next()
         hops_left = 0 if direct else 1
         call = Call(id=call_id, function="f", payload=b"", hops_left=hops_left)
-        self.calls.receive(source or self.client, call)
+        self.calls.receive(sink or self.client, call)
         return call_id
 
     def forwarded(self) -> bytes:
         """Have a call wait at n2, while n1 and n3 are busy."""
-        self.call(direct=True, source=End())
-        self.call(direct=True, source=End())
+        self.call(direct=True, sink=End())
+        self.call(direct=True, sink=End())
         self.reports(n2=IDLE, n3=FULL)
         call_id = self.call()
         assert self.lane.to("n2") == [Call]
@@ -267,7 +267,7 @@ def test_callers_hear_how_busy_the_node_is_that_their_calls_wait_on() -> None:
 def test_call_that_waits_here_goes_to_a_node_that_becomes_idle() -> None:
     async def scenario(house: House) -> None:
         house.reports(n2=FULL, n3=FULL)
-        house.call(direct=True, source=End())
+        house.call(direct=True, sink=End())
         waits = house.call()
         await house.client.hears(Waiting)
         before = house.lane.to("n3")
@@ -409,7 +409,7 @@ def test_call_that_was_said_to_wait_at_a_lost_node_may_have_run_there() -> None:
 @pytest.mark.parametrize("load", [None, Load(running=0)], ids=["unknown", "no queue"])
 def test_call_that_waits_for_data_is_left_alone(load: Load | None) -> None:
     async def scenario(house: House) -> None:
-        house.call(direct=True, source=End())
+        house.call(direct=True, sink=End())
         house.reports(n2=IDLE, n3=FULL)
         call_id = house.call()
 
@@ -523,7 +523,7 @@ def test_idempotent_call_that_comes_again_after_its_end_is_answered_as_before() 
 def test_idempotent_call_whose_caller_had_gone_runs_again_after_its_end() -> None:
     async def scenario(house: House) -> None:
         house.idempotent_call(house.client)
-        house.calls.source_lost(house.client)
+        house.calls.sink_lost(house.client)
         again = End()
 
         house.idempotent_call(again)
@@ -555,11 +555,11 @@ def test_other_arguments_under_the_id_of_a_call_are_refused() -> None:
 def test_leaving_node_gives_back_what_waits_and_ends_what_runs() -> None:
     async def scenario(house: House) -> None:
         link: Any = End()
-        begun, waits = (house.call(direct=True, source=link) for _ in range(2))
+        begun, waits = (house.call(direct=True, sink=link) for _ in range(2))
 
         house.calls.drain()
         house.slot.end()
-        late = house.call(direct=True, source=link)
+        late = house.call(direct=True, sink=link)
 
         given_back, ended, refused = link.heard
         assert (given_back.id, given_back.failure.kind) == (waits, "draining")

@@ -71,8 +71,8 @@ class Calls:
         self.router = Router()
         self.sent: dict[str, list[tuple[Any, Call]]] = {}
 
-    def receive(self, source: Any, call: Call, parts: Any = ()) -> str:
-        self.sent.setdefault(source.step, []).append((source, call))
+    def receive(self, sink: Any, call: Call, parts: Any = ()) -> str:
+        self.sent.setdefault(sink.step, []).append((sink, call))
         return "n1"
 
     def look_at_own_load(self, now: float) -> None:
@@ -84,13 +84,13 @@ class Calls:
     def returns(
         self, step: str, payload: bytes = b"", kept: ResultRef | None = None
     ) -> None:
-        source, call = self.sent[step].pop()
-        source.send(Reply(id=call.id, payload=payload, node="n1", kept=kept))
+        sink, call = self.sent[step].pop()
+        sink.send(Reply(id=call.id, payload=payload, node="n1", kept=kept))
 
     def fails(self, step: str) -> None:
-        source, call = self.sent[step].pop()
+        sink, call = self.sent[step].pop()
         failure = Failure(kind="application", executed="yes", node="n1")
-        source.send(Failed(id=call.id, failure=failure))
+        sink.send(Failed(id=call.id, failure=failure))
 
 
 class Asks:
@@ -169,12 +169,12 @@ def in_loop(test: Callable[[Shell], Coroutine[Any, Any, None]]) -> Callable[[], 
 @in_loop
 async def test_who_comes_later_is_told_all_and_then_what_changes(shell: Shell) -> None:
     run = await shell.start(plan("a"), plan("b", "a"))
-    source, call = shell.calls.sent["a"][0]
-    source.send(Output(id=call.id, node="n2", stream="stdout", text="early\n"))
+    sink, call = shell.calls.sent["a"][0]
+    sink.send(Output(id=call.id, node="n2", stream="stdout", text="early\n"))
     late = Caller()
 
     shell.book.watch(late, RunWatch(id=IDS.next(), run=run))
-    source.send(Output(id=call.id, node="n2", stream="stdout", text="later\n"))
+    sink.send(Output(id=call.id, node="n2", stream="stdout", text="later\n"))
     shell.calls.returns("a", b"1")
     await asyncio.sleep(0)
     shell.calls.returns("b", b"2")
@@ -204,10 +204,10 @@ async def test_small_results_can_be_fetched_by_any_caller_after_the_end(
 @in_loop
 async def test_of_what_a_run_prints_the_newest_is_kept(shell: Shell) -> None:
     run = await shell.start(plan("a"))
-    source, call = shell.calls.sent["a"][0]
+    sink, call = shell.calls.sent["a"][0]
     for number in range(3):
         text = str(number) * (MOST_CHARACTERS // 2)
-        source.send(Output(id=call.id, node="n2", stream="stdout", text=text))
+        sink.send(Output(id=call.id, node="n2", stream="stdout", text=text))
     late = Caller()
 
     shell.book.watch(late, RunWatch(id=IDS.next(), run=run))
