@@ -7,8 +7,8 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.cures import cure
 from mpreg_nb.errors import MpregError
-from mpreg_nb.launcher.fault_injection import LONGEST_S
 from mpreg_nb.launcher.local_nodes import LocalNodes
+from mpreg_nb.launcher.paused_node import LONGEST_S
 from mpreg_nb.names import nearest
 from mpreg_nb.protocol.messages import Partition
 

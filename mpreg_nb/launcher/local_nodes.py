@@ -16,8 +16,8 @@ import msgspec
 
 from mpreg_nb.cures import cure
 from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, RecordedNode
-from mpreg_nb.launcher.fault_injection import PausedNode
 from mpreg_nb.launcher.launcher import Launcher, end_now, wait_all_ready
+from mpreg_nb.launcher.paused_node import PausedNode
 from mpreg_nb.launcher.pid import is_alive
 from mpreg_nb.launcher.process import NodeProcess, ProcessLauncher
 from mpreg_nb.names import check_name, check_resources

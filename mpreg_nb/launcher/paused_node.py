@@ -5,7 +5,7 @@ itself would stay stopped if this process were killed. This process only holds a
 When it closes the pipe, or ends in any way, or the time is over, the node is resumed.
 The second process is started by `PausedNode`, as
 
-    python -m mpreg_nb.launcher.fault_injection PID STARTED_S SECONDS PARENT_PID
+    python -m mpreg_nb.launcher.paused_node PID STARTED_S SECONDS PARENT_PID
 
 It prints STOPPED once the node is stopped, or GONE if there is no such process.
 """
@@ -147,7 +147,7 @@ class PausedNode:
         self._over = threading.Event()
         self._child = launch(
             [
-                *(sys.executable, "-P", "-m", "mpreg_nb.launcher.fault_injection"),
+                *(sys.executable, "-P", "-m", "mpreg_nb.launcher.paused_node"),
                 *map(str, (node.pid, node.started_s, seconds, os.getpid())),
             ],
             log=log,

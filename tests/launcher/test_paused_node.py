@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from mpreg_nb.errors import MpregError
-from mpreg_nb.launcher import fault_injection
-from mpreg_nb.launcher.fault_injection import PausedNode
+from mpreg_nb.launcher import paused_node
+from mpreg_nb.launcher.paused_node import PausedNode
 from mpreg_nb.launcher.pid import ProcessId
 from mpreg_nb.launcher.process import NodeProcess
 from tests.support.leaks import nothing_left
@@ -149,7 +149,7 @@ def test_interrupted_pause_leaves_the_node_running(
     def interrupted(self: PausedNode) -> bytes:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fault_injection.PausedNode, "_first_word", interrupted)
+    monkeypatch.setattr(paused_node.PausedNode, "_first_word", interrupted)
     with pytest.raises(KeyboardInterrupt):
         paused(node, 60)
 
