@@ -83,19 +83,23 @@ def check_url(text: object) -> str:
 def nearest(wrong: str, known: Iterable[str]) -> str | None:
     """Return the name in `known` that `wrong` was most likely meant to be.
 
-    Either few letters differ, or one of the two begins with the other.
+    Either few letters differ or have changed places, or one of the two begins with the
+    other.
 
     >>> nearest("dwon", ["down", "logs"]), nearest("sensor", ["sensor-report", "up"])
     ('down', 'sensor-report')
+    >>> nearest("bda", ["bad", "next"])
+    'bad'
     >>> nearest("bogus", ["down", "logs"])  # None
     """
     names = sorted(known)
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.7)
     if close:
         return close[0]
+    swapped = (n for n in names if sorted(n) == sorted(wrong))  # of short words
     longer = (n for n in names if len(wrong) >= 3 and n.startswith(wrong))
     shorter = (n for n in names if len(n) >= 3 and wrong.startswith(n))
-    return next(longer, None) or next(shorter, None)
+    return next(swapped, None) or next(longer, None) or next(shorter, None)
 
 
 def meant_by(refusal: str, options: Iterable[str]) -> str:
