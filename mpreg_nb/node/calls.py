@@ -64,6 +64,9 @@ LEAST_TIME_MS = 5
 SWEEP_S = 0.02
 """A call that is in the queue this long is reported to its caller."""
 
+KEPT_KINDS = frozenset(("ok", "application", "too_large", "not_picklable"))
+"""Outcomes that another run would not change; the call that had one runs no more."""
+
 Payload: TypeAlias = tuple[Buffer, ...]
 
 
@@ -535,7 +538,7 @@ class Calls:
             if pending.waited_us:
                 outcome = _with_wait(outcome, waited_us=pending.waited_us)
             pending.sink.send(outcome, parts)
-            if here and pending.call.idempotent and type(outcome) is Reply:
+            if here and pending.call.idempotent and kind in KEPT_KINDS:
                 self._outcomes.add(
                     pending.call, pending.parts, outcome, parts, time.monotonic()
                 )

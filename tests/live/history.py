@@ -38,6 +38,7 @@ import pytest
 import mpreg_nb as mp
 from mpreg_nb.errors import MpregError
 from tests.support.leaks import own_folders
+from tests.support.noted_work import work
 
 # ------------------------------------------------------------------------ the history
 
@@ -57,6 +58,11 @@ class Invoked:
     timeout_s: float | None = None
     pinned: bool = False  # to one node
     cancels: bool = False
+
+    @property
+    def may_be_stopped(self) -> bool:
+        """Whether its worker is ended if the function does not end when it is told."""
+        return self.cancels or self.timeout_s is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,8 +151,8 @@ def check(history: History) -> tuple[Violation, ...]:
     exits = sorted(
         run.started_s
         for call in history.invoked
-        if call.fate == "exit"
         for run in runs.get(call.call, ())
+        if call.fate == "exit" or (call.may_be_stopped and run.ended_s is None)
     )
     found: list[Violation] = []
     for call in history.invoked:
@@ -224,7 +230,7 @@ class _Rules:
             yield "said to have run: a start", f"{end.error} says yes; no start"
 
     def _may_have_crashed(self, end: Ended) -> bool:
-        """Whether a call ended its worker while this one was under way."""
+        """Whether a worker was ended by or for a call while this one was under way."""
         first = bisect.bisect_left(self._exits, self._call.at_s - CRASH_GRACE_S)
         return first < len(self._exits) and self._exits[first] <= end.at_s
 
@@ -290,33 +296,7 @@ def story(history: History, violation: Violation) -> str:
     return "\n".join([f"{violation.call}: {violation}", *timed])
 
 
-# ----------------------------------------------------------------------- the function
-
-
-def work(log: str, call: str, seconds: float, fate: str) -> str:
-    """Note the start and the end of one execution, each by one write."""
-    import os
-    import time
-
-    run = f"{os.getpid()}-{os.urandom(4).hex()}"
-
-    def note(what: str) -> None:
-        line = f"{what} {call} {run} {time.monotonic():.6f} {os.getppid()}\n"
-        file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(file, line.encode())
-        finally:
-            os.close(file)
-
-    note("start")
-    if seconds:
-        time.sleep(seconds)
-    if fate == "exit":
-        os._exit(3)
-    note("end")
-    if fate == "raise":
-        raise ValueError(call)
-    return call
+# ------------------------------------------------------------ what functions noted
 
 
 def read_runs(log: Path, nodes: Mapping[int, str]) -> list[Run]:

@@ -1,4 +1,7 @@
-"""The history checker: it finds each kind of wrong history, and none in a right one."""
+"""The history checker: it finds each kind of wrong history, and none in a right one.
+
+At the end, one short history of a cluster; `make history` runs long ones.
+"""
 
 import random
 from dataclasses import replace
@@ -6,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+import mpreg_nb as mp
 from tests.live.history import (
+    NODES,
     Ended,
+    Fault,
     Happened,
     History,
     Invoked,
@@ -15,6 +21,7 @@ from tests.live.history import (
     check,
     draw_faults,
     read_runs,
+    record,
     story,
 )
 
@@ -28,6 +35,9 @@ REMOVED = Happened(what="remove n1", began_s=10.0, ended_s=12.0)
 
 def failed(error: str, executed: str, at_s: float = 10.2) -> Ended:
     return Ended(call="c1", at_s=at_s, error=error, executed=executed)  # type: ignore[arg-type]
+
+
+CANCELLED = failed("CallCancelled", "yes")
 
 
 def rules(
@@ -63,6 +73,14 @@ RIGHT = {
         [CALL], [failed("CallTimeout", "unknown")], [RUN]
     ),
     "cancelled": History([CALL], [failed("CancelledError", "unknown")], []),
+    "its worker was ended for a call that did not end when cancelled": History(
+        [CALL, replace(CALL, call="c2", cancels=True)],
+        [failed("WorkerCrashed", "unknown"), replace(CANCELLED, call="c2")],
+        [
+            replace(RUN, ended_s=None),
+            replace(RUN, call="c2", ended_s=None),
+        ],
+    ),
     "pinned to a node that left": History(
         [replace(CALL, pinned=True)], [failed("NoRoute", "no")], [], [REMOVED]
     ),
@@ -196,3 +214,23 @@ def test_seed_fixes_the_faults_and_begins_with_what_is_none() -> None:
     kinds = [fault.kind for fault in faults]
     assert {*kinds} == {"remove", "kill", "pause", "partition", "half-open"}
     assert kinds[:5] == ["remove"] * 5
+
+
+@pytest.mark.live
+def test_calls_end_as_told_while_nodes_are_removed_killed_and_cut_off(
+    tmp_path: Path,
+) -> None:
+    faults = [
+        Fault("remove", "n2", after_s=0.3),
+        Fault("kill", "n3", after_s=0.2),
+        Fault("half-open", "n1", after_s=0.2, seconds=1.0),
+    ]
+
+    with mp.up(len(NODES), slots=2, fresh=True) as cluster:
+        history = record(
+            cluster, 7, calls=800, seconds=5.0, folder=tmp_path, faults=faults
+        )
+
+    stories = [story(history, violation) for violation in check(history)]
+    assert not stories, "\n".join(stories)
+    assert any(not end.error for end in history.ended)

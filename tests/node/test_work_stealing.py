@@ -84,10 +84,12 @@ class Slot:
         self.line.remove(pending)
         return True
 
-    def end(self) -> None:
+    def end(self, failure: Failure | None = None) -> None:
         pending = self.current.pop()
-        reply = Reply(id=pending.call.id, payload=b"", node="n1")
-        pending.owner.finish(pending, reply)
+        outcome: Reply | Failed = Reply(id=pending.call.id, payload=b"", node="n1")
+        if failure is not None:
+            outcome = Failed(id=pending.call.id, failure=failure)
+        pending.owner.finish(pending, outcome)
         self._begin()
 
     def _begin(self) -> None:
@@ -516,6 +518,34 @@ def test_idempotent_call_that_comes_again_after_its_end_is_answered_as_before() 
 
         assert again.heard == house.client.heard
         assert house.slot.current == []
+
+    run(scenario)
+
+
+def test_idempotent_call_that_raised_and_comes_again_raises_as_before() -> None:
+    async def scenario(house: House) -> None:
+        house.idempotent_call(house.client)
+        house.slot.end(Failure(kind="application", node="n1", executed="yes"))
+        again = End()
+
+        house.idempotent_call(again)
+
+        assert again.heard == house.client.heard
+        assert house.slot.current == []
+
+    run(scenario)
+
+
+def test_idempotent_call_that_lost_its_worker_runs_again_when_it_comes_again() -> None:
+    async def scenario(house: House) -> None:
+        house.idempotent_call(house.client)
+        house.slot.end(Failure(kind="worker_crashed", node="n1", executed="yes"))
+        again = End()
+
+        house.idempotent_call(again)
+        house.slot.end()
+
+        assert again.kinds == [Reply]
 
     run(scenario)
 
