@@ -138,13 +138,22 @@ class StartFailed(MpregError, RuntimeError):
         self.log = tuple(log)
 
 
+def _before(executed: Executed) -> str:
+    """Return what to say of an earlier attempt of a call that no node takes now."""
+    if executed == "no":
+        return ""
+    ran = "ran" if executed == "yes" else "may have run"
+    return f". The function {ran} before, on a node that was lost"
+
+
 class NoRoute(MpregError, LookupError):
     """No live node holds `function` together with all of `resources`.
 
     `offers` maps each node that has the function to the resources that it
     offers with it; `held` maps every live node to the resources it holds.
     `pinned` is the node that the call was restricted to, if any; `reason` says why
-    else no node can run the call, and what to do.
+    else no node can run the call, and what to do. `executed` is "unknown" where the
+    call was lost with a node before, and may have run there.
     """
 
     def __init__(
@@ -157,6 +166,7 @@ class NoRoute(MpregError, LookupError):
         pinned: str | None = None,
         similar: str | None = None,
         reason: str = "",
+        executed: Executed = "no",
     ) -> None:
         super().__init__(function)
         self.function = function
@@ -166,8 +176,12 @@ class NoRoute(MpregError, LookupError):
         self.pinned = pinned
         self.similar = similar
         self.reason = reason
+        self.executed: Executed = executed
 
     def __str__(self) -> str:
+        return self._why() + _before(self.executed)
+
+    def _why(self) -> str:
         if self.reason:
             return f"no live node can run {self.function!r}: {self.reason}"
         wanted = ", ".join(sorted(self.resources))
@@ -567,13 +581,19 @@ class WorkerCrashed(MpregError, RuntimeError):
 
 
 class Overloaded(MpregError, RuntimeError):
-    """The queue of every node that could run the call is full."""
+    """The queue of every node that could run the call is full.
 
-    def __init__(self, function: str, queued: int) -> None:
+    `executed` is "unknown" where the call was lost with a node before, and may have
+    run there.
+    """
+
+    def __init__(
+        self, function: str, queued: int, *, executed: Executed = "no"
+    ) -> None:
         super().__init__(function, queued)
         self.function = function
         self.queued = queued
-        self.executed: Executed = "no"
+        self.executed: Executed = executed
 
     def __str__(self) -> str:
         more = cure(
@@ -584,6 +604,7 @@ class Overloaded(MpregError, RuntimeError):
         return (
             f"every node that serves {self.function} has a full queue "
             f"({self.queued} calls wait). Send fewer at once, or add nodes: {more}"
+            f"{_before(self.executed)}"
         )
 
 

@@ -7,6 +7,8 @@ from concurrent.futures import CancelledError
 import pytest
 
 from mpreg_nb import errors
+from mpreg_nb.protocol.messages import Failed, Failure, Kind
+from mpreg_nb.serialize.exceptions import error_of
 
 NONE: frozenset[str] = frozenset()
 GPU = frozenset({"gpu"})
@@ -135,6 +137,19 @@ def test_missing_route_names_the_nearest_and_the_cure(
     error: errors.NoRoute, text: str
 ) -> None:
     assert text in str(error)
+
+
+@pytest.mark.parametrize("kind", ["no_route", "no_code", "overloaded"])
+def test_call_that_no_node_takes_after_one_was_lost_may_have_run(kind: Kind) -> None:
+    failure = Failure(kind=kind, executed="unknown")
+
+    error = error_of(Failed(id=b"", failure=failure), (), function="f")
+
+    assert isinstance(error, errors.NoRoute | errors.Overloaded)
+    assert error.executed == "unknown"
+    assert str(error).endswith("may have run before, on a node that was lost")
+    certain = Failed(id=b"", failure=Failure(kind=kind))
+    assert "before" not in str(error_of(certain, (), function="f"))
 
 
 def test_a_cell_that_failed_on_some_nodes_gives_the_values_of_the_others() -> None:

@@ -35,6 +35,7 @@ from mpreg_nb.errors import Executed, PayloadTooLarge
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import (
+    PASSED_ON,
     Call,
     Cancel,
     Failed,
@@ -282,7 +283,9 @@ class ClientCalls:
         if kind is Reply or kind is Failed:
             node, now = call.to, time.monotonic()
             self._pending.answered(call, message, now)
-            if kind is Failed:
+            if kind is Failed and message.failure.cause == PASSED_ON:
+                self._lost(call, message, now)
+            elif kind is Failed:
                 self._failed(call, message, parts, now)
             else:
                 self._finish(call, message, parts, now)
@@ -310,7 +313,7 @@ class ClientCalls:
         self._send_held(now)
 
     def _lost(self, call: ActiveCall, failed: Failed, now: float) -> None:
-        """Look for a call that the lost node had passed on; it may run elsewhere."""
+        """Look for a call that a lost node had passed on; it may run elsewhere."""
         if self._pending.resume(call, failed.failure):
             self._send(call, now)
         else:

@@ -41,6 +41,7 @@ from mpreg_nb.node.resumption import OrphanedCalls
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.gossip import Load
 from mpreg_nb.protocol.messages import (
+    PASSED_ON,
     Call,
     Cancel,
     Failed,
@@ -538,6 +539,8 @@ class Calls:
             if pending.waited_us:
                 outcome = _with_wait(outcome, waited_us=pending.waited_us)
             pending.sink.send(outcome, parts)
+            if here and self._may_be_unheard(pending):
+                self.orphans.keep_outcome(pending, outcome, parts)
             if here and pending.call.idempotent and kind in KEPT_KINDS:
                 self._outcomes.add(
                     pending.call, pending.parts, outcome, parts, time.monotonic()
@@ -549,6 +552,13 @@ class Calls:
             self.look_for_idle(self._me)
         if not self._calls:
             self.idle.set()
+
+    def _may_be_unheard(self, pending: PendingCall) -> bool:
+        """Whether the node that passed a call on may be gone before it hears of it."""
+        link = pending.sink
+        if not isinstance(link, Connection) or link.peer.role != "node":
+            return False
+        return not (link.is_open and self.router.is_alive(link.peer.name))
 
     def _end(self, pending: PendingCall, failure: Failure) -> None:
         self.finish(pending, pending.failed(failure))
@@ -617,7 +627,10 @@ class Calls:
                 raise AssertionError(f"{verdict} does not come with time")
 
     def end_all(self, reason: str) -> None:
-        """End what is left when this node stops: nobody may wait for it in vain."""
+        """End what is left when this node stops: nobody may wait for it in vain.
+
+        What was passed on may run elsewhere, and its caller can ask for it there.
+        """
 
         def end(pending: PendingCall) -> None:
             here = pending.place is self._me
@@ -627,6 +640,7 @@ class Calls:
                 message=reason,
                 node=self._me,
                 executed="no" if waits else "unknown",
+                cause="" if waits or here else PASSED_ON,
             )
             self._end(pending, failure)
 

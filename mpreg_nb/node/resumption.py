@@ -92,10 +92,19 @@ class OrphanedCalls:
 
     def keep(self, pending: PendingCall) -> None:
         """Take what becomes of a call from now on."""
-        kept = _Kept(pending, self._loop.time() + KEPT_S)
-        pending.sink = self._kept[pending.id] = kept
+        pending.sink = self._keep(pending)
+
+    def keep_outcome(
+        self, pending: PendingCall, outcome: Reply | Failed, parts: Parts
+    ) -> None:
+        """Keep an outcome that the node in between may not have heard."""
+        self._keep(pending).send(outcome, parts)
+
+    def _keep(self, pending: PendingCall) -> _Kept:
+        kept = self._kept[pending.id] = _Kept(pending, self._loop.time() + KEPT_S)
         if self._timer is None:
             self._timer = self._loop.call_at(kept.until_s, self._look)
+        return kept
 
     def hand_over(self, call_id: bytes, caller: Sink, entry: str) -> bool:
         """Let `caller` hear of the call from now on; False: it is not here.

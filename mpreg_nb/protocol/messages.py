@@ -564,6 +564,11 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     timeout_ms: Count = 0  # of the attempt that took too long
 
 
+PASSED_ON = "passed on"
+"""Cause of "node_lost" where the node that leaves had passed the call on: it may still
+run on another node, which can be asked for it by `Resume`."""
+
+
 class Failed(Message, frozen=True, kw_only=True, array_like=True, tag="failed"):
     """The request ended without a result; `failure` says why."""
 

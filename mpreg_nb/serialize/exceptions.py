@@ -679,11 +679,13 @@ def _plain_error(
                 pinned=node,
                 similar=failure.similar or None,
                 reason=failure.cause,
+                executed=failure.executed,
             )
         case "no_code":
-            return NoRoute(function, resources, {})
+            return NoRoute(function, resources, {}, executed=failure.executed)
         case "overloaded":
-            return Overloaded(function, failure.size_bytes)
+            queued = failure.size_bytes
+            return Overloaded(function, queued, executed=failure.executed)
         case "unauthenticated":
             return NotTrusted(failure.message)
         case "deadline":

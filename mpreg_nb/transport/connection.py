@@ -1053,7 +1053,9 @@ class Connection(asyncio.BufferedProtocol):
         said = close_reason(self._protocol, exc, self._mac_in)
         self._outflow.ended_with(exc)
         known = self._delivery.end(exc) if self.peer.carrier == "tcp" else math.inf
-        self.received = min(known, self._outflow.refused_from)
+        # What waited to be written when the link was lost never was.
+        written = self._outflow.bytes
+        self.received = min(known, self._outflow.refused_from, written)
         if said.startswith(CLOSED_THERE) and ALL_ANSWERED in said:
             self.received = -1.0
         reason = self._reason or said

@@ -8,7 +8,7 @@ removed and started again, and workers die. Then the two sides are compared:
 - a result is that of the call, and its function ran to the end;
 - what is said not to have run never started, what is said to have run did start;
 - a call that is not idempotent starts at most once, and one that is idempotent ends at
-  most once in each node process;
+  most once in each node process, unless its worker died before it could answer;
 - an outcome is unknown, and a call fails, only during or shortly after a fault.
   Removing a healthy node is no fault.
 
@@ -149,7 +149,7 @@ def check(history: History) -> tuple[Violation, ...]:
     for run in history.runs:
         runs[run.call].append(run)
     exits = sorted(
-        run.started_s
+        (run.started_s, run.worker)
         for call in history.invoked
         for run in runs.get(call.call, ())
         if call.fate == "exit" or (call.may_be_stopped and run.ended_s is None)
@@ -179,7 +179,7 @@ class _Rules:
         ended: Sequence[Ended],
         runs: Sequence[Run],
         history: History,
-        exits: Sequence[float],
+        exits: Sequence[tuple[float, int]],
     ) -> None:
         self._call = call
         self._ended = ended
@@ -204,13 +204,25 @@ class _Rules:
                 "not idempotent: at most one start",
                 f"it started {len(self._runs)} times: {where}",
             )
-        ends = Counter(run.node for run in self._runs if run.ended_s is not None)
+        ends = Counter(
+            run.node
+            for run in self._runs
+            if run.ended_s is not None and not self._died_unanswered(run)
+        )
         for node, count in ends.items():
             if count > 1:
                 yield (
                     "at most one end in each node process",
                     f"it ended {count} times in {node}",
                 )
+
+    def _died_unanswered(self, run: Run) -> bool:
+        """Whether another call may have ended the worker before it answered this."""
+        ended_s = run.ended_s or run.started_s
+        return any(
+            worker == run.worker and abs(at_s - ended_s) <= CRASH_GRACE_S
+            for at_s, worker in self._exits
+        )
 
     def _contradicts(self, end: Ended) -> Broken:
         started = len(self._runs)
@@ -231,8 +243,9 @@ class _Rules:
 
     def _may_have_crashed(self, end: Ended) -> bool:
         """Whether a worker was ended by or for a call while this one was under way."""
-        first = bisect.bisect_left(self._exits, self._call.at_s - CRASH_GRACE_S)
-        return first < len(self._exits) and self._exits[first] <= end.at_s
+        since = self._call.at_s - CRASH_GRACE_S
+        first = bisect.bisect_left(self._exits, (since, 0))
+        return first < len(self._exits) and self._exits[first][0] <= end.at_s
 
     def _is_without_cause(self, end: Ended) -> Broken:
         call = self._call

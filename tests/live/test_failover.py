@@ -144,8 +144,9 @@ def test_killed_node_is_seen_dead_and_comes_back_when_asked(
     assert cluster.on(node="n3", timeout=10).call(len, "abc") == 3
 
 
-def test_calls_go_on_when_the_node_that_passed_them_on_is_killed(
-    cluster: mp.Cluster, tmp_path: Path
+@pytest.mark.parametrize("how", ["is killed", "leaves before they end"])
+def test_calls_go_on_when_the_node_that_passed_them_on(
+    cluster: mp.Cluster, tmp_path: Path, how: str
 ) -> None:
     def note_and_wait(folder: str, name: str) -> str:
         import pathlib
@@ -170,7 +171,10 @@ def test_calls_go_on_when_the_node_that_passed_them_on_is_killed(
         ]
         until_two_run_and_two_wait(via_n1, tmp_path / "starts")
 
-        cluster.kill("n1")
+        if how == "is killed":
+            cluster.kill("n1")
+        else:
+            end_in_a_hurry(cluster, "n1")
         after = function.on(node="n2", timeout=30).submit(str(tmp_path), "after")
         until_entry(via_n1)
         (tmp_path / "go").touch()
@@ -191,7 +195,15 @@ def until_two_run_and_two_wait(cluster: mp.Cluster, starts: Path) -> None:
         os.sched_yield()
 
 
+def end_in_a_hurry(cluster: mp.Cluster, node: str) -> None:
+    """Let a node leave, and end the time that it gives its calls."""
+    process = cluster.on(node=node).call(os.getppid)
+    os.kill(process, signal.SIGTERM)
+    cluster.wait_for(node, state="left", timeout=20)
+    os.kill(process, signal.SIGTERM)
+
+
 def until_entry(cluster: mp.Cluster) -> None:
-    """Wait until the client has another entry than the node that was killed."""
+    """Wait until the client has another entry than the node that ends."""
     while cluster.client.links.entry is None or cluster.client.entry_node == "n1":
         os.sched_yield()

@@ -81,6 +81,9 @@ RIGHT = {
             replace(RUN, call="c2", ended_s=None),
         ],
     ),
+    "no node fits after it was lost": History(
+        [CALL], [failed("NoRoute", "unknown")], [RUN], [KILLED]
+    ),
     "pinned to a node that left": History(
         [replace(CALL, pinned=True)], [failed("NoRoute", "no")], [], [REMOVED]
     ),
@@ -115,6 +118,23 @@ def test_idempotent_call_that_ended_twice_in_one_process_is_found() -> None:
     runs = (RUN, replace(AGAIN, node=RUN.node))
 
     assert rules(DONE, call=call, runs=runs) == ["at most one end in each node process"]
+
+
+def test_idempotent_call_may_end_twice_where_its_worker_died_before_it_answered() -> (
+    None
+):
+    call = replace(CALL, idempotent=True)
+    fatal = Invoked(call="c2", at_s=10.0, fate="exit")
+    crash = replace(RUN, call="c2", ended_s=None)
+    again = replace(AGAIN, node=RUN.node)
+    told = Ended(call="c2", at_s=10.2, error="WorkerCrashed")
+    history = History([call, fatal], [DONE, told], [RUN, crash, again])
+
+    assert check(history) == ()
+    elsewhere = replace(history, runs=[RUN, replace(crash, worker=9), again])
+    assert [one.rule for one in check(elsewhere)] == [
+        "at most one end in each node process"
+    ]
 
 
 def test_result_of_a_call_that_never_ended_is_found() -> None:

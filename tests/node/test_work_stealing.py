@@ -5,15 +5,18 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import msgspec
 import pytest
 
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.executor import Executor, RunningCalls
 from mpreg_nb.node.monitor import Counters
-from mpreg_nb.node.pending_call import PendingCall
+from mpreg_nb.node.pending_call import PendingCall, Sink
 from mpreg_nb.node.spaces import Spaces
+from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
+    PASSED_ON,
     Call,
     Cancel,
     Failed,
@@ -33,6 +36,7 @@ from mpreg_nb.routing.circuit_breaker import (
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import Limits
+from mpreg_nb.transport.connection import Connection, PeerInfo
 
 IDS = Ids()
 BUSY, FULL, IDLE = Load(running=1), Load(running=1, queued=9), Load()
@@ -58,6 +62,27 @@ class End:
     @property
     def kinds(self) -> list[type]:
         return [type(message) for message in self.heard]
+
+
+class NodeLink(Connection):
+    """A link over which another node passes calls on, and what it heard."""
+
+    def __init__(self, node: str) -> None:
+        self.heard: list[type] = []
+        self._open = True
+        self.peer = PeerInfo(
+            role="node",
+            name=node,
+            cluster_id="",
+            lane="data",
+            address="",
+            dialled=False,
+            carrier="unix",
+        )
+
+    def send(self, message: msgspec.Struct, parts: Parts = ()) -> int:
+        self.heard.append(type(message))
+        return 0
 
 
 class Slot:
@@ -176,7 +201,7 @@ class House:
         )
         self.calls.receive(sink, call)
 
-    def call(self, *, direct: bool = False, sink: End | None = None) -> bytes:
+    def call(self, *, direct: bool = False, sink: Sink | None = None) -> bytes:
         call_id = IDS.next()
         hops_left = 0 if direct else 1
         call = Call(id=call_id, function="f", payload=b"", hops_left=hops_left)
@@ -663,5 +688,54 @@ def test_leaving_node_gives_back_at_once_what_waits_for_a_node_that_fits() -> No
         assert house.client.kinds == [Waiting, Failed]
         assert house.client.heard[-1].failure.kind == "draining"
         assert house.calls.idle.is_set()
+
+    run(scenario)
+
+
+def test_node_that_stops_says_of_a_call_that_it_had_passed_it_on() -> None:
+    async def scenario(house: House) -> None:
+        runs = house.forwarded()
+        house.say(Started(id=runs, node="n2"))
+
+        house.calls.end_all("it has left the cluster")
+
+        told = house.client.heard[-1]
+        assert (told.id, told.failure.cause) == (runs, PASSED_ON)
+        assert (told.failure.node, told.failure.executed) == ("n1", "unknown")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("node", "is_kept"), [("n2", False), ("gone", True)], ids=["alive", "not alive"]
+)
+def test_outcome_is_kept_where_the_node_that_passed_the_call_on_may_not_hear_it(
+    node: str, is_kept: bool
+) -> None:
+    async def scenario(house: House) -> None:
+        link, caller = NodeLink(node), End()
+        call_id = house.call(direct=True, sink=link)
+
+        house.slot.end()
+
+        assert link.heard == [Reply]
+        assert house.calls.orphans.hand_over(call_id, caller, node) is is_kept
+        assert caller.kinds == [Reply] * is_kept
+
+    run(scenario)
+
+
+def test_outcome_is_kept_where_the_link_to_the_node_that_passed_the_call_on_ended() -> (
+    None
+):
+    async def scenario(house: House) -> None:
+        link, caller = NodeLink("n2"), End()
+        call_id = house.call(direct=True, sink=link)
+        link._open = False
+
+        house.slot.end()
+
+        assert house.calls.orphans.hand_over(call_id, caller, "n2")
+        assert caller.kinds == [Reply]
 
     run(scenario)

@@ -358,3 +358,19 @@ async def test_what_was_read_just_before_a_reset_is_not_taken_for_unread(
         await pair.dialled_ear.lost()
 
         assert pair.dialled.received >= read
+
+
+@pytest.mark.parametrize("local", [True, False], ids=["unix", "tcp"])
+async def test_what_waited_to_be_written_when_the_link_was_lost_was_not_read(
+    local: bool,
+) -> None:
+    async with linked(local=local) as pair:
+        first = pair.dialled.written
+        pair.dialled.send(numbered(1))
+        await pair.accepted_ear.message()
+        begin = pair.dialled.written
+        pair.dialled.send(numbered(2))
+        pair.dialled.give_up("lost before the end of this turn")
+        await pair.dialled_ear.lost()
+
+        assert first < pair.dialled.received <= begin
