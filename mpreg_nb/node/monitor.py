@@ -140,7 +140,8 @@ NEWS_EVERY_S = 0.05
 always does, if others know it as busy."""
 
 TELL_S, TELL_PEER_S = 0.1, 0.004
-"""From a change to its report to all peers; longer with many peers."""
+"""From a change to its report to all peers; longer with many peers. That the node is
+idle is told at once where they know it as busy."""
 
 SAMPLE_S = 1.0
 """How often processor and memory are looked at; a look costs about 0.2 ms."""
@@ -174,8 +175,10 @@ class LoadMonitor:
         # Running and queued as last reported; None if peers know different values.
         self._told: tuple[int, int] | None = (0, 0)
         self._told_busy = False  # somebody was, and not yet that it is idle
+        self._peers_see_busy = False  # one was told so, and not all that it is idle
+        self._idle_told_at = -math.inf
         self._serial = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._loop = asyncio.get_running_loop()
         self.degraded = False
         self.loop_lag_ms = 0.0
@@ -190,6 +193,8 @@ class LoadMonitor:
         running, queued = self._running(), self._queued()
         if (running, queued) != self._told:
             self._told = None  # whoever it is for knows more than others
+        if running or queued:
+            self._told_busy = True  # a caller may hear of it by way of others
         return Load(
             running=running,
             queued=queued,
@@ -203,6 +208,13 @@ class LoadMonitor:
             serial=self._serial,
         )
 
+    def measure_for_peer(self) -> Load:
+        """Return the load of this moment, which may ride on a message to a peer."""
+        load = self.measure()
+        if load.running or load.queued:
+            self._peers_see_busy = True
+        return load
+
     def lagged(self, lag_s: float) -> None:
         """Note by how much the event loop was late."""
         self.loop_lag_ms = round(max(0.0, lag_s) * 1e3, 3)
@@ -211,7 +223,7 @@ class LoadMonitor:
         """Return the load for an answer, or None if the last report still holds."""
         now = time.monotonic()
         if now < self._news_due:
-            if not self._told_busy or self._queued() or self._running():
+            if not (self._told_busy and self._is_idle):
                 return None
         self._news_due = now + NEWS_EVERY_S
         load = self.measure()
@@ -220,13 +232,32 @@ class LoadMonitor:
 
     def changed(self) -> None:
         """Note that a call came or went, and report the load soon."""
-        if self._timer is None:
+        if self._peers_see_busy and self._is_idle and self._may_tell_idle:
+            # Else a caller that has its results goes on with a peer that is not right.
+            self.stop()
+            self._timer = self._loop.call_soon(self._tell_idle)
+        elif self._timer is None:
             self._timer = self._loop.call_later(self._tell_s, self._tell_change)
+
+    @property
+    def _is_idle(self) -> bool:
+        return not (self._queued() or self._running())
+
+    @property
+    def _may_tell_idle(self) -> bool:
+        return time.monotonic() - self._idle_told_at >= self._tell_s
 
     def stop(self) -> None:
         """Send no more reports."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def _tell_idle(self) -> None:
+        if self._is_idle:
+            self._idle_told_at = time.monotonic()
+            self._tell_change()
+        else:
+            self._timer = self._loop.call_later(self._tell_s, self._tell_change)
 
     def _tell_change(self) -> None:
         self._timer = None
@@ -234,7 +265,7 @@ class LoadMonitor:
         if told == (load.running, load.queued):
             return
         self._told = load.running, load.queued
-        self._told_busy = load.running + load.queued > 0
+        self._told_busy = self._peers_see_busy = load.running + load.queued > 0
         self._tell_s = max(TELL_S, TELL_PEER_S * self._tell(load))
 
     def _sample(self) -> None:

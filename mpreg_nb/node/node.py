@@ -208,7 +208,7 @@ class Node:
             dial_seed=self.links.dial_seed,
             on_event=self._membership.publish,
             on_catalog=self._membership.catalog_changed,
-            measure=self.load_monitor.measure,
+            measure=self.load_monitor.measure_for_peer,
             on_lag=self.load_monitor.lagged,
         )
         happened_here = partial(self.snapshots.happened, name)

@@ -15,8 +15,15 @@ NEUTRAL_LATENCY_S = 0.001
 """Assumed of a node that has not answered yet; less would flood a newcomer."""
 
 WORK_S = 0.1
-"""What a call is assumed to take where it runs. So a free slot outweighs a latency
-that is well below it, and a node whose latency is well above it is avoided."""
+"""What a call is assumed to take where it runs. So a node whose latency is well above
+`LATE_S` is avoided, although it is less busy."""
+
+LATE_S = 0.25
+"""A latency up to this is also that of a healthy node on a busy machine. It decides
+between nodes that are equally busy, and so leaves no slot free."""
+
+NEAR_WEIGHT = 0.01
+"""How much of a latency up to `LATE_S` counts."""
 
 DECAY_S = 10.0
 """In this time a latency peak falls to 1/e of its distance to what is measured."""
@@ -65,7 +72,10 @@ class NodeLoad:
         return max(0, report.slots - busy)
 
     def score(self, now: float) -> float:
-        """Return the expected wait, in arbitrary units; the lower the better."""
+        """Return the expected wait, in arbitrary units; the lower the better.
+
+        Of nodes that are not late, the one with fewer calls per slot has the lower.
+        """
         busy, slots, degraded = self.in_flight, 1, False
         report = self.reported
         if report is not None:
@@ -73,7 +83,9 @@ class NodeLoad:
             if now - self.reported_at <= STALE_S:
                 busy += self.others
                 degraded = report.degraded
-        score = (busy + 1) / slots * (WORK_S + self.latency_s)
+        late_s = max(0.0, self.latency_s - LATE_S)
+        near_s = self.latency_s - late_s
+        score = (busy + 1) / slots * (WORK_S + NEAR_WEIGHT * near_s + late_s)
         return score * 10.0 if degraded else score
 
 

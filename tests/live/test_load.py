@@ -13,9 +13,9 @@ from mpreg_nb.protocol.messages import Snapshot
 pytestmark = pytest.mark.live
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[mp.Cluster]:
-    with mp.up(2, fresh=True) as cluster:
+@pytest.fixture(scope="module", params=[1], ids=["1 slot"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[mp.Cluster]:
+    with mp.up(2, slots=request.param, fresh=True) as cluster:
         yield cluster
 
 
@@ -93,21 +93,29 @@ def test_others_see_soon_that_nodes_are_busy_and_idle_again(
     stop()
 
 
+@pytest.mark.parametrize("cluster", [1, 2], indirect=True, ids=["1 slot", "2 slots"])
 def test_parallel_steps_are_shared_by_idle_nodes(cluster: mp.Cluster) -> None:
     flow = mp.workflow("parallel naps")
-    for number in range(4):
-        flow.step(f"nap {number}", nap, 0.3)
+    steps = [f"nap {number}" for number in range(4)]
+    for step in steps:
+        flow.step(step, nap, 0.2)
 
-    # On a busy machine a node that answers late gets less, and a step may move on to
-    # another node: that may happen, not always.
-    for _ in range(4):
+    shared = 0
+    for _ in range(30):
         list(cluster.map(double, range(300)))
         run = flow.run()
-        chances = run.why("nap 0").frame().set_index("node")
-        busy_entry = chances["running"][cluster.client.entry_node]
-        shares = Counter(run.frame()["node"])
-        if shares == {"n1": 2, "n2": 2} and not busy_entry:
+        choices = [run.why(step).frame() for step in steps]
+        first = choices[0]
+        known_busy = first[["running", "queued", "in_flight"]].to_numpy().any()
+        # A node that is overloaded, or answered very late, gets less.
+        spared = first["score"].max() > 1.1 * first["score"].min()
+        if known_busy or spared:
+            continue
+        chosen = Counter(node for c in choices for node in c["node"][c["chosen"]])
+
+        assert chosen == {"n1": 2, "n2": 2}
+        shared += 1
+        if shared == 3:
             break
 
-    assert shares == {"n1": 2, "n2": 2}
-    assert busy_entry == 0
+    assert shared

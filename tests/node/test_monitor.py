@@ -92,6 +92,80 @@ def test_answer_says_that_the_node_is_idle_after_the_cluster_was_told_otherwise(
     run(scene)
 
 
+def test_cluster_hears_at_once_that_a_node_is_idle_which_it_knows_as_busy() -> None:
+    async def scene(desk: Desk) -> None:
+        desk.running = 1
+        desk.vitals.changed()
+        await desk.told.get()
+        desk.vitals.changed()  # the next report is due in a while
+
+        desk.running = 0
+        desk.vitals.changed()
+        await asyncio.sleep(0)
+
+        assert desk.told.get_nowait().running == 0
+        desk.vitals.stop()
+
+    run(scene)
+
+
+def test_cluster_hears_at_once_that_a_node_is_idle_where_a_ping_said_it_was_busy() -> (
+    None
+):
+    async def scene(desk: Desk) -> None:
+        desk.running = 1
+        desk.vitals.measure_for_peer()
+
+        desk.running = 0
+        desk.vitals.changed()
+        await asyncio.sleep(0)
+
+        assert desk.told.get_nowait().running == 0
+
+    run(scene)
+
+
+def test_cluster_hears_of_short_calls_no_oftener_than_of_long_ones() -> None:
+    async def scene(desk: Desk) -> None:
+        for _ in range(20):
+            desk.running = 1
+            desk.vitals.measure_for_peer()
+            desk.running = 0
+            desk.vitals.changed()
+            await asyncio.sleep(0)
+
+        assert desk.told.qsize() == 1
+        desk.vitals.stop()
+
+    run(scene)
+
+
+def test_node_that_is_busy_again_does_not_say_that_it_is_idle() -> None:
+    async def scene(desk: Desk) -> None:
+        desk.running = 1
+        desk.vitals.measure_for_peer()
+        desk.running = 0
+        desk.vitals.changed()
+        desk.running = 1
+        desk.vitals.changed()
+
+        assert (await desk.told.get()).running == 1
+
+    run(scene)
+
+
+def test_answer_says_that_the_node_is_idle_after_a_ping_said_otherwise() -> None:
+    async def scene(desk: Desk) -> None:
+        desk.vitals.news()
+        desk.running = 1
+        desk.vitals.measure_for_peer()
+        desk.running = 0
+
+        assert desk.vitals.news() is not None
+
+    run(scene)
+
+
 def test_same_load_is_told_again_where_one_answer_said_something_else_meanwhile() -> (
     None
 ):

@@ -1,7 +1,7 @@
 """Which of two nodes should get the next call."""
 
 from mpreg_nb.protocol.gossip import Load
-from mpreg_nb.routing.load import STALE_S, Loads
+from mpreg_nb.routing.load import LATE_S, STALE_S, Loads
 
 
 def test_node_with_fewer_own_calls_is_better() -> None:
@@ -71,6 +71,27 @@ def test_free_slot_outweighs_a_small_latency() -> None:
     loads.sent("near")
 
     assert loads.better("near", "far", now=0.0) == "far"
+
+
+def test_small_latency_decides_only_between_nodes_that_are_equally_busy() -> None:
+    loads = Loads()
+    loads.sent("later")
+    loads.answered("later", LATE_S, now=0.0)
+
+    assert loads.better("later", "near", now=0.0) == "near"
+
+    loads.sent("near")
+
+    assert loads.better("later", "near", now=0.0) == "later"
+
+
+def test_node_that_answers_very_late_is_avoided_although_it_is_less_busy() -> None:
+    loads = Loads()
+    loads.sent("late")
+    loads.answered("late", 2 * LATE_S, now=0.0)
+    loads.sent("near")
+
+    assert loads.better("late", "near", now=0.0) == "near"
 
 
 def test_report_that_was_overtaken_by_a_newer_one_is_dropped() -> None:

@@ -1,13 +1,15 @@
 """Where a call goes, and what is said when it goes nowhere."""
 
 import random
+from collections import Counter
 
 import msgspec
+import pytest
 
 from mpreg_nb.protocol.gossip import Load, Offer
 from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.routing.circuit_breaker import Breakers
-from mpreg_nb.routing.load import Loads
+from mpreg_nb.routing.load import LATE_S, Loads
 from mpreg_nb.routing.router import (
     FEW,
     Chosen,
@@ -110,6 +112,30 @@ def test_node_that_asks_takes_itself_while_it_has_a_free_slot() -> None:
     room.loads.sent("a")
 
     assert room.chosen(Wanted("f")) != {"a"}
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+@pytest.mark.parametrize("me", ["b", None], ids=["a node", "a client"])
+def test_idle_nodes_share_parallel_calls_alike_however_late_they_answered_before(
+    me: str | None, slots: int
+) -> None:
+    for seed in range(200):
+        chance = random.Random(seed)
+        room = Room(me)
+        room.offer(placed("train", V1, resources=GPU))
+        for node in ("b", "c"):
+            room.loads.report(node, Load(slots=slots), now=0.0)
+            if node != me:
+                room.loads.sent(node)
+                room.loads.answered(node, chance.uniform(0.0, LATE_S), now=0.0)
+
+        shares: Counter[str] = Counter()
+        for _ in range(4 * slots):
+            (node,) = room.chosen(Wanted("train"), times=1)
+            room.loads.sent(node)
+            shares[node] += 1
+
+        assert shares == {"b": 2 * slots, "c": 2 * slots}, seed
 
 
 def test_busy_node_is_passed_over_for_an_idle_one() -> None:
