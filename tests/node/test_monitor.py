@@ -95,16 +95,16 @@ def test_answer_says_that_the_node_is_idle_after_the_cluster_was_told_otherwise(
 def test_cluster_hears_at_once_that_a_node_is_idle_which_it_knows_as_busy() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
-        desk.vitals.changed()
+        desk.load_monitor.changed()
         await desk.told.get()
-        desk.vitals.changed()  # the next report is due in a while
+        desk.load_monitor.changed()  # the next report is due in a while
 
         desk.running = 0
-        desk.vitals.changed()
+        desk.load_monitor.changed()
         await asyncio.sleep(0)
 
         assert desk.told.get_nowait().running == 0
-        desk.vitals.stop()
+        desk.load_monitor.stop()
 
     run(scene)
 
@@ -114,10 +114,10 @@ def test_cluster_hears_at_once_that_a_node_is_idle_where_a_ping_said_it_was_busy
 ):
     async def scene(desk: Desk) -> None:
         desk.running = 1
-        desk.vitals.measure_for_peer()
+        desk.load_monitor.measure_for_peer()
 
         desk.running = 0
-        desk.vitals.changed()
+        desk.load_monitor.changed()
         await asyncio.sleep(0)
 
         assert desk.told.get_nowait().running == 0
@@ -129,13 +129,13 @@ def test_cluster_hears_of_short_calls_no_oftener_than_of_long_ones() -> None:
     async def scene(desk: Desk) -> None:
         for _ in range(20):
             desk.running = 1
-            desk.vitals.measure_for_peer()
+            desk.load_monitor.measure_for_peer()
             desk.running = 0
-            desk.vitals.changed()
+            desk.load_monitor.changed()
             await asyncio.sleep(0)
 
         assert desk.told.qsize() == 1
-        desk.vitals.stop()
+        desk.load_monitor.stop()
 
     run(scene)
 
@@ -143,11 +143,11 @@ def test_cluster_hears_of_short_calls_no_oftener_than_of_long_ones() -> None:
 def test_node_that_is_busy_again_does_not_say_that_it_is_idle() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
-        desk.vitals.measure_for_peer()
+        desk.load_monitor.measure_for_peer()
         desk.running = 0
-        desk.vitals.changed()
+        desk.load_monitor.changed()
         desk.running = 1
-        desk.vitals.changed()
+        desk.load_monitor.changed()
 
         assert (await desk.told.get()).running == 1
 
@@ -156,12 +156,12 @@ def test_node_that_is_busy_again_does_not_say_that_it_is_idle() -> None:
 
 def test_answer_says_that_the_node_is_idle_after_a_ping_said_otherwise() -> None:
     async def scene(desk: Desk) -> None:
-        desk.vitals.news()
+        desk.load_monitor.news()
         desk.running = 1
-        desk.vitals.measure_for_peer()
+        desk.load_monitor.measure_for_peer()
         desk.running = 0
 
-        assert desk.vitals.news() is not None
+        assert desk.load_monitor.news() is not None
 
     run(scene)
 
