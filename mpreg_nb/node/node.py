@@ -201,7 +201,7 @@ class Node:
             catalog=self.catalog,
             counters=self.counters,
         )
-        self.gossiping = MembershipDriver(
+        self.membership_driver = MembershipDriver(
             swim,
             self.catalog,
             self.links.peers,
@@ -234,7 +234,7 @@ class Node:
             lane=lane,
             alive=self.members.alive,
             can_run=self.router.can_run,
-            announce=self.gossiping.announce,
+            announce=self.membership_driver.announce,
             on_event=happened_here,
         )
         self.executor = Executor(
@@ -384,11 +384,11 @@ class Node:
     def _follow_links(self) -> None:
         """Subscribe the parts to what happens to links."""
         links = self.links
-        links.control_opened.subscribe(self.gossiping.link_up)
-        links.control_received.subscribe(self.gossiping.receive)
-        links.control_lost.subscribe(self.gossiping.link_lost)
-        links.dial_failed.subscribe(self.gossiping.dial_failed)
-        links.claimed.subscribe(self.gossiping.claim)
+        links.control_opened.subscribe(self.membership_driver.link_up)
+        links.control_received.subscribe(self.membership_driver.receive)
+        links.control_lost.subscribe(self.membership_driver.link_lost)
+        links.dial_failed.subscribe(self.membership_driver.dial_failed)
+        links.claimed.subscribe(self.membership_driver.claim)
         links.name_refused.subscribe(self._name_refused)
         links.data_opened.subscribe(self.calls.link_opened)
         links.data_lost.subscribe(
@@ -497,9 +497,9 @@ class Node:
     def _tell_load(self, load: Load) -> int:
         """Tell all that calls came or went here; return how many peers were told."""
         self._loads.report(self.name, load, time.monotonic())
-        self.gossiping.tell_load(load)
+        self.membership_driver.tell_load(load)
         self.snapshots.loads_changed(self.name)
-        return len(self.gossiping.swim.alive) - 1
+        return len(self.membership_driver.swim.alive) - 1
 
     def _name_refused(self) -> None:
         self.refused = f"another live node is named {self.name!r}"
@@ -535,7 +535,7 @@ class Node:
             refused_calls=self.counters.refusals,
             refused_connections=self._listener.refusals if self._listener else 0,
             connections={"client": 0, "node": 0, **roles},
-            members=[member.state for member in self.gossiping.swim.members],
+            members=[member.state for member in self.membership_driver.swim.members],
             gossip_sent_bytes=sent_bytes,
             gossip_received_bytes=received_bytes,
             latency=self.counters.latency,
@@ -589,7 +589,7 @@ class Node:
         # Membership tells of others only.
         self.snapshots.happened(self.name, "joined", ", ".join(sorted(urls)))
         self._joins_now = join_timeout_s is not None
-        self.gossiping.start(settings.join)
+        self.membership_driver.start(settings.join)
         if join_timeout_s is None:
             return self.url
         try:
@@ -647,7 +647,7 @@ class Node:
         if listener is not None:
             listener.draining = True
             self.links.tell_clients(Notice(kind="draining"))
-            self.gossiping.leave(drain_s, "stopped")
+            self.membership_driver.leave(drain_s, "stopped")
             self.calls.drain()
             await self._drain(drain_s)
             self._stop_parts()
@@ -676,7 +676,7 @@ class Node:
         self._end()
 
     def _stop_parts(self) -> None:
-        self.gossiping.stop()
+        self.membership_driver.stop()
         self.calls.stop()
         self.snapshots.stop()
         self.executor.stop()

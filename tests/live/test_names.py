@@ -27,7 +27,7 @@ def test_newcomer_with_the_name_of_a_live_node_is_refused() -> None:
             for taken in ("first", "second"):
                 with pytest.raises(MpregError, match=f"is named '{taken}'"):
                     await started(taken, first.url)
-            states = {m.name: m.state for m in first.gossiping.swim.members}
+            states = {m.name: m.state for m in first.membership_driver.swim.members}
             assert set(states.values()) == {MemberState.ALIVE}
         finally:
             await second.stop(0)
