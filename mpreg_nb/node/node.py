@@ -307,7 +307,7 @@ class Node:
             router=self.router,
             spawn=self.spawn,
         )
-        dispatcher, relays = self.dispatcher, self.runs.relays
+        dispatcher, run_proxy = self.dispatcher, self.runs.run_proxy
         dispatcher.handle_calls(self.calls.receive)
         dispatcher.handle_text(json_calls.receive)
         dispatcher.handle(
@@ -327,7 +327,7 @@ class Node:
             }
         )
         dispatcher.handle(self.links.client_handlers(), nodes=False)
-        dispatcher.handle({Relay: without_parts(relays.pass_on)}, nodes=False)
+        dispatcher.handle({Relay: without_parts(run_proxy.pass_on)}, nodes=False)
         dispatcher.handle(self.code_distributor.node_handlers(), clients=False)
         views: dict[type, Handler] = {
             Cancel: without_parts(self._stop_watching),
@@ -353,7 +353,7 @@ class Node:
             CodePush,
         )
         dispatcher.handle_answers(
-            without_link(relays.answered),
+            without_link(run_proxy.answered),
             Reply,
             Failed,
             RunFollowed,
@@ -421,7 +421,7 @@ class Node:
     def _pass_view_on(self, link: Connection, message: Relay) -> None:
         """Pass on what a viewer may ask; the other node takes it for ours."""
         if type(message.message) in self.runs.view_handlers():
-            self.runs.relays.pass_on(link, message)
+            self.runs.run_proxy.pass_on(link, message)
         else:
             self.dispatcher.reject(link, message, ())
 
@@ -483,7 +483,7 @@ class Node:
     def _peer_lost(self, link: Connection, reason: str) -> None:
         """End what another node was asked."""
         self.peer_requests.lost(link.peer.name, reason)
-        self.runs.relays.node_gone(link.peer.name, reason)
+        self.runs.run_proxy.node_gone(link.peer.name, reason)
 
     def _forget_load(self, name: str, reason: str) -> None:
         self._loads.forget(name)

@@ -647,7 +647,7 @@ class WorkflowRun:
         self.parts = parts
         self.workflow = request.workflow
         self.started_at_s = time.time()
-        self.audience = RunSubscribers(request.id, sink)
+        self.subscribers = RunSubscribers(request.id, sink)
         self._on_end = on_end
         self._plans = {plan.name: plan for plan in request.steps}
         self.began_s = time.monotonic()
@@ -694,7 +694,7 @@ class WorkflowRun:
 
     def sink_lost(self, sink: Sink) -> None:
         """Tell a caller that is gone nothing more; the run itself goes on."""
-        self.audience.drop(sink)
+        self.subscribers.drop(sink)
 
     async def ended(self, step: str) -> Result | tuple[Failed, tuple[Buffer, ...]]:
         """Wait for the end of `step` and return its result, or how it failed."""
@@ -788,7 +788,7 @@ class WorkflowRun:
                 node = message.node
                 effects = self.machine.started(step, attempt, node, now, part=part)
             case Output():
-                self.audience.printed(step, message, parts)
+                self.subscribers.printed(step, message, parts)
                 return
             case _:
                 return
@@ -800,7 +800,7 @@ class WorkflowRun:
     def _note(self, sink: StepSink, outcome: Reply | Failed, now: float) -> None:
         """Keep what callers' tables note of a call; a cancelled run says it itself."""
         cancelled = isinstance(self.machine.state(sink.step), Cancelled)
-        if self.audience and sink.part != "split" and not cancelled:
+        if self.subscribers and sink.part != "split" and not cancelled:
             self._call_rows.append(call_of(sink, outcome, now))
 
     def _returned(
@@ -845,7 +845,7 @@ class WorkflowRun:
         rows = self.machine.changed_since(self._told)
         status = self.machine.status
         self._told = self.machine.revision
-        if not self.audience or (not rows and status == "running"):
+        if not self.subscribers or (not rows and status == "running"):
             return
         calls, self._call_rows = tuple(self._call_rows), []
         results: tuple[tuple[str, bytes], ...] = ()
@@ -856,7 +856,7 @@ class WorkflowRun:
             ]
             found = [(step, self._calls.result(step)) for step in done]
             results = tuple((step, r) for step, r in found if isinstance(r, bytes))
-        self.audience.tell(
+        self.subscribers.tell(
             RunState(
                 id=self.id,
                 status=status,

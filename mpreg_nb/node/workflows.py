@@ -329,13 +329,13 @@ class WorkflowService:
     ) -> None:
         self._me = me
         self._calls = calls
-        self._choices = PlacementLog(calls)
+        self._placement_log = PlacementLog(calls)
         self._peer_requests = peer_requests
         self._store = store
         self._lane = lane
         self._inputs = InputResolver(me, store, peer_requests)
         self._ids = Ids()
-        self.relays = RunProxy(lane)
+        self.run_proxy = RunProxy(lane)
         self._runs: OrderedDict[bytes, WorkflowRun] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
         self._uses: Counter[bytes] = Counter()  # of a result, by runs after the first
@@ -349,7 +349,7 @@ class WorkflowService:
         """Check the workflow and begin to execute it."""
         try:
             run = self._made(
-                sink, request, parts, self._choices.hand_over, self._remember
+                sink, request, parts, self._placement_log.hand_over, self._remember
             )
         except InvalidWorkflow as error:
             failure = Failure(kind="bad_request", message=str(error))
@@ -383,7 +383,7 @@ class WorkflowService:
             sink,
             start,
             old.parts,
-            self._choices.hand_over,
+            self._placement_log.hand_over,
             self._remember,
             reusable(old, done, held),
         )
@@ -484,14 +484,14 @@ class WorkflowService:
         if run is not None:
             sink.send(_told(request.id, run))
             if run.machine.status == "running":
-                run.audience.add(sink)
+                run.subscribers.add(sink)
 
     def why(self, sink: Sink, request: ExplainStep) -> None:
         """Answer with what there was to choose from for a step."""
         run = self._known(sink, request.id, request.run)
         if run is None:
             return
-        choices = self._choices.of(request.run, request.step)
+        choices = self._placement_log.of(request.run, request.step)
         sink.send(StepExplanation(id=request.id, choices=choices))
 
     async def fetch(self, sink: Sink, request: StepFetch) -> None:
@@ -532,7 +532,7 @@ class WorkflowService:
 
     def sink_lost(self, sink: Sink) -> None:
         """Tell a caller that is gone nothing more; its runs go on."""
-        self.relays.sink_lost(sink)
+        self.run_proxy.sink_lost(sink)
         for run in self._runs.values():
             run.sink_lost(sink)
 
@@ -571,5 +571,5 @@ def _told(request_id: bytes, run: WorkflowRun) -> RunFollowed:
         id=request_id,
         run=run.picture(),
         plans=run.bare_plans(),
-        lines=run.audience.lines.all,
+        lines=run.subscribers.lines.all,
     )
