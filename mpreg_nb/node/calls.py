@@ -112,7 +112,7 @@ class Calls:
         router: Router,
         loads: Loads,
         breakers: Breakers,
-        lane: PeerSender,
+        peer_sender: PeerSender,
         executor: Executor,
         measure: Callable[[], Load],
         news: Callable[[], Load | None],
@@ -130,7 +130,7 @@ class Calls:
         self._on_event = on_event  # of a node: what, and details
         self.router = router
         self._loads = loads
-        self._lane = lane
+        self._peer_sender = peer_sender
         self._executor = executor
         self._measure = measure
         self._counters = counters
@@ -236,7 +236,7 @@ class Calls:
                 continue
             if pending.place not in (None, self._me):  # who has it knows if it runs
                 pending.returning = True
-                self._lane.send(pending.to, Recall(ids=(call_id,)))
+                self._peer_sender.send(pending.to, Recall(ids=(call_id,)))
             elif pending.place is None or self._withdraw(pending):
                 failure = Failure(kind="overloaded", node=self._me)
                 self.finish(pending, pending.failed(failure, self.news()))
@@ -268,7 +268,7 @@ class Calls:
 
         run_each(give_back, self._pending)
         for node, ids in recalled.items():
-            self._lane.send(node, Recall(ids=tuple(ids)))
+            self._peer_sender.send(node, Recall(ids=tuple(ids)))
 
     def _send_away(self, pending: PendingCall, now: float) -> None:
         """Have a call of a node that leaves run elsewhere; it has not begun."""
@@ -345,7 +345,7 @@ class Calls:
     def link_opened(self, link: Connection) -> None:
         """Note that calls are written now which waited for a link to their node."""
         name = link.peer.name
-        if self._pending.under_way(name) and self._lane.link(name) is link:
+        if self._pending.under_way(name) and self._peer_sender.link(name) is link:
             for pending in self._pending:
                 if pending.place == name:
                     self._pending.arrived(pending, link, link.written)
@@ -390,7 +390,7 @@ class Calls:
         for node, calls in self._pending.recalls(now, target):
             if node != self._me:
                 ids = tuple(pending.id for pending in calls)
-                self._lane.send(node, Recall(ids=ids))
+                self._peer_sender.send(node, Recall(ids=ids))
                 continue
             for pending in calls:
                 chosen = self._pending.target(pending, now)
@@ -442,12 +442,12 @@ class Calls:
             remaining_ms=pending.remaining_ms(now),
             holder=call.holder or (self._me if call.version is not None else None),
         )
-        link = self._lane.link(node)
+        link = self._peer_sender.link(node)
         if link is None:  # it is dialled, see `link_opened`
             self._pending.sent(pending, node, node, now)
         else:
             self._pending.sent(pending, link, node, now, link.written)
-        self._lane.send(node, onward, pending.parts)
+        self._peer_sender.send(node, onward, pending.parts)
 
     def _refuse(self, pending: PendingCall, refused: NoCandidate, now: float) -> None:
         call = pending.call
@@ -511,7 +511,7 @@ class Calls:
         if pending.place is self._me:
             self._executor.cancel(pending)
         else:
-            self._lane.send(pending.to, Cancel(id=pending.id))
+            self._peer_sender.send(pending.to, Cancel(id=pending.id))
 
     def began(self, pending: PendingCall) -> None:
         """Note that a call has left the queue and runs."""

@@ -142,7 +142,7 @@ class CodeDistributor:
         registry: Registry,
         catalog: Catalog,
         peer_requests: PeerRequests,
-        lane: PeerSender,
+        peer_sender: PeerSender,
         alive: Callable[[], Mapping[str, frozenset[str]]],
         can_run: Callable[[str, Offer], bool],
         announce: Callable[[tuple[Offer, ...]], None],
@@ -153,7 +153,7 @@ class CodeDistributor:
         self._registry = registry
         self._catalog = catalog
         self._peer_requests = peer_requests
-        self._lane = lane
+        self._peer_sender = peer_sender
         self._alive = alive
         self._can_run = can_run
         self._announce = announce
@@ -264,7 +264,9 @@ class CodeDistributor:
         """Take code that another node gives, or give what it asks for."""
         if isinstance(message, CodePush):
             self._hold(message.offer, parts or (message.payload,))
-            self._lane.send(sender, Reply(id=message.id, payload=b"", node=self._me))
+            self._peer_sender.send(
+                sender, Reply(id=message.id, payload=b"", node=self._me)
+            )
             return
         function = self._registry.get(message.version)
         offer: Offer | None = None
@@ -272,14 +274,14 @@ class CodeDistributor:
             offer = self._own_offer(function.name, message.version)
         if not isinstance(function, ShippedFunction) or offer is None:
             failure = Failure(kind="no_code", node=self._me)
-            self._lane.send(sender, Failed(id=message.id, failure=failure))
+            self._peer_sender.send(sender, Failed(id=message.id, failure=failure))
         elif len(function.parts) == 1 and isinstance(function.parts[0], bytes):
             payload = function.parts[0]
             push = CodePush(id=message.id, offer=offer, payload=payload)
-            self._lane.send(sender, push)
+            self._peer_sender.send(sender, push)
         else:
             push = CodePush(id=message.id, offer=offer, payload=b"")
-            self._lane.send(sender, push, function.parts)
+            self._peer_sender.send(sender, push, function.parts)
 
     # ------------------------------------------------------------------- pulls
 

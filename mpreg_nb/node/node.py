@@ -172,8 +172,8 @@ class Node:
             spawn=self.spawn,
             ssl_context=self._tls.dial if self._tls else None,
         )
-        lane = PeerSender(self.links.peers, self.members.urls_of)
-        self.peer_requests = PeerRequests(lane)
+        peer_sender = PeerSender(self.links.peers, self.members.urls_of)
+        self.peer_requests = PeerRequests(peer_sender)
         self.catalog = Catalog(name)
         self.counters = Counters(name)
         self.store = ResultStore(settings.store_bytes)
@@ -231,7 +231,7 @@ class Node:
             registry=self.registry,
             catalog=self.catalog,
             peer_requests=self.peer_requests,
-            lane=lane,
+            peer_sender=peer_sender,
             alive=self.members.alive,
             can_run=self.router.can_run,
             announce=self.membership_driver.announce,
@@ -254,7 +254,7 @@ class Node:
             router=self.router,
             loads=self._loads,
             breakers=self._breakers,
-            lane=lane,
+            peer_sender=peer_sender,
             executor=self.executor,
             measure=self.load_monitor.measure,
             news=self.load_monitor.news,
@@ -264,14 +264,17 @@ class Node:
             on_event=self.snapshots.happened,
         )
         self.resumption = Resumption(
-            name, lane=lane, alive=self.members.alive, orphans=self.calls.orphans
+            name,
+            peer_sender=peer_sender,
+            alive=self.members.alive,
+            orphans=self.calls.orphans,
         )
         self.runs = WorkflowService(
             name,
             calls=self.calls,
             peer_requests=self.peer_requests,
             store=self.store,
-            lane=lane,
+            peer_sender=peer_sender,
         )
         self._handle_messages()
         self._follow_members()

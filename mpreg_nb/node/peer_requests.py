@@ -53,8 +53,8 @@ class PeerRequests:
     `Failed("node_lost")`.
     """
 
-    def __init__(self, lane: PeerSender) -> None:
-        self._lane = lane
+    def __init__(self, peer_sender: PeerSender) -> None:
+        self._peer_sender = peer_sender
         self._ids = Ids()
         self._open: dict[bytes, tuple[str, asyncio.Future[Any]]] = {}
 
@@ -111,7 +111,7 @@ class PeerRequests:
     ) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open[message.id] = (node, future)
-        self._lane.send(node, message, parts)
+        self._peer_sender.send(node, message, parts)
         try:
             return await future
         finally:

@@ -170,12 +170,12 @@ class Resumption:
         self,
         me: str,
         *,
-        lane: PeerSender,
+        peer_sender: PeerSender,
         alive: Callable[[], Collection[str]],
         orphans: OrphanedCalls,
     ) -> None:
         self._me = me
-        self._lane = lane
+        self._peer_sender = peer_sender
         self._alive = alive
         self._orphans = orphans
         self._sought: dict[bytes, _Sought] = {}
@@ -197,7 +197,7 @@ class Resumption:
         for call_id in missing:
             self._sought[call_id] = _Sought(link, message.entry, set(others))
         for node in others:
-            self._lane.send(node, Resume(ids=missing, entry=message.entry))
+            self._peer_sender.send(node, Resume(ids=missing, entry=message.entry))
         if others:
             self._loop.call_later(ANSWER_S, self._give_up, missing)
         else:
@@ -234,7 +234,7 @@ class Resumption:
         """Have the node that was found end a call."""
         sought = self._sought.get(call_id)
         if sought is not None and sought.holder:
-            self._lane.send(sought.holder, Cancel(id=call_id))
+            self._peer_sender.send(sought.holder, Cancel(id=call_id))
 
     def node_lost(self, link: Connection, reason: str) -> None:
         """End what a node had that is gone."""

@@ -247,8 +247,8 @@ def _chance(verdict: CandidateVerdict) -> NodeChance:
 class RunProxy:
     """The questions that are under way through this node, and the runs followed."""
 
-    def __init__(self, lane: PeerSender) -> None:
-        self._lane = lane
+    def __init__(self, peer_sender: PeerSender) -> None:
+        self._peer_sender = peer_sender
         self._asked: dict[bytes, tuple[str, Sink]] = {}  # question -> node, who
         self._spaces: dict[bytes, tuple[str, Sink]] = {}  # space -> node, whose
         self._followed: dict[bytes, tuple[str, list[Sink]]] = {}  # run -> node, who
@@ -269,7 +269,7 @@ class RunProxy:
                     sinks.append(sink)
             case _:
                 pass
-        self._lane.send(relay.node, message)
+        self._peer_sender.send(relay.node, message)
 
     def answered(self, message: Any, parts: tuple[Buffer, ...]) -> bool:
         """Pass on what a node said; False if nobody waits for it here."""
@@ -291,7 +291,7 @@ class RunProxy:
         for space, (node, owner) in list(self._spaces.items()):
             if owner is sink:
                 del self._spaces[space]
-                self._lane.send(node, SpaceClose(id=space))
+                self._peer_sender.send(node, SpaceClose(id=space))
         for run, (_, sinks) in list(self._followed.items()):
             if sink in sinks:
                 sinks.remove(sink)
@@ -325,17 +325,17 @@ class WorkflowService:
         calls: Calls,
         peer_requests: PeerRequests,
         store: ResultStore,
-        lane: PeerSender,
+        peer_sender: PeerSender,
     ) -> None:
         self._me = me
         self._calls = calls
         self._placement_log = PlacementLog(calls)
         self._peer_requests = peer_requests
         self._store = store
-        self._lane = lane
+        self._peer_sender = peer_sender
         self._inputs = InputResolver(me, store, peer_requests)
         self._ids = Ids()
-        self.run_proxy = RunProxy(lane)
+        self.run_proxy = RunProxy(peer_sender)
         self._runs: OrderedDict[bytes, WorkflowRun] = OrderedDict()
         self._ended: OrderedDict[bytes, None] = OrderedDict()
         self._uses: Counter[bytes] = Counter()  # of a result, by runs after the first
@@ -563,7 +563,7 @@ class WorkflowService:
         elif kept.owner == self._me:
             self._store.release(kept.id)
         else:
-            self._lane.send(kept.owner, Release(ids=(kept.id,)))
+            self._peer_sender.send(kept.owner, Release(ids=(kept.id,)))
 
 
 def _told(request_id: bytes, run: WorkflowRun) -> RunFollowed:

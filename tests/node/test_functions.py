@@ -89,7 +89,7 @@ def test_a_version_that_has_to_go_is_an_event_and_leaves_the_catalog() -> None:
         registry=Registry(),
         catalog=catalog,
         peer_requests=alone,
-        lane=alone,
+        peer_sender=alone,
         alive=lambda: {"n1": frozenset()},
         can_run=lambda node, offer: True,
         announce=lambda offers: None,

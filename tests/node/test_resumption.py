@@ -62,7 +62,7 @@ class Scene:
         )
         self.resumption = Resumption(
             "me",
-            lane=cast(PeerSender, self),
+            peer_sender=cast(PeerSender, self),
             alive=lambda: ("me", "b", "c"),
             orphans=self.orphans,
         )

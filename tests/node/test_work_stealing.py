@@ -169,13 +169,13 @@ class House:
         self.slot = Slot()
         self.lane = Lane()
         slot: Any = self.slot
-        lane: Any = self.lane
+        peer_sender: Any = self.lane
         self.calls = Calls(
             "n1",
             router=router,
             loads=self.loads,
             breakers=breakers,
-            lane=lane,
+            peer_sender=peer_sender,
             executor=slot,
             measure=lambda: Load(running=1, queued=self.slot.queued),
             news=lambda: None,

@@ -72,7 +72,7 @@ class Shop:
             router=router,
             loads=self.loads,
             breakers=breakers,
-            lane=me,
+            peer_sender=me,
             executor=me,
             measure=lambda: Load(running=len(self.current), queued=self.queued),
             news=lambda: None,

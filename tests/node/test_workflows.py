@@ -124,7 +124,7 @@ class Shell:
             "calls": self.calls,
             "peer_requests": self.peer_requests,
             "store": self.store,
-            "lane": self.lane,
+            "peer_sender": self.lane,
         }
         self.book = WorkflowService("n1", **parts)
         self.caller = Caller()
