@@ -112,18 +112,18 @@ class HandshakeEvents(Protocol):
 class ServerHandshake(asyncio.Protocol):
     """Reads the upgrade request and the proof, then hands over to a Connection."""
 
-    def __init__(self, door: HandshakeConfig, keeper: HandshakeEvents) -> None:
-        self._door = door
-        self._keeper = keeper
+    def __init__(self, config: HandshakeConfig, events: HandshakeEvents) -> None:
+        self._config = config
+        self._events = events
         self._websocket = ServerProtocol(
             select_subprotocol=_select,
-            max_size=door.terms.limits.max_frame_bytes,
+            max_size=config.terms.limits.max_frame_bytes,
             logger=QUIET,
         )
         self._received = b""
         self._read: Callable[[], None] = self._read_request
         self._read_next: Callable[[], None] | None = None  # after the answer
-        self._carrier: Carrier = "tls" if door.ssl_context else "tcp"
+        self._carrier: Carrier = "tls" if config.ssl_context else "tcp"
         self._accepted: socket.socket | None = None  # until the transport has it
         self._unix: socket.socket | None = None
         self._transport: asyncio.Transport | None = None
@@ -142,7 +142,7 @@ class ServerHandshake(asyncio.Protocol):
             self._carrier, self.address, self._unix = "unix", "this machine", link
             if not local_socket.is_own(link):
                 uid = local_socket.peer_uid(link)
-                self._keeper.refused(self.address, f"it is of another user, {uid}")
+                self._events.refused(self.address, f"it is of another user, {uid}")
                 self.drop()
                 return
             local_socket.widen(link)
@@ -152,14 +152,14 @@ class ServerHandshake(asyncio.Protocol):
             except OSError:  # it has gone already
                 peer = ("unknown", 0)
             self.address = f"{peer[0]}:{peer[1]}"
-        self._keeper.came(self)
+        self._events.came(self)
         if self._accepted is not None:
             self._opening = loop.create_task(self._open(link))
 
     async def _open(self, link: socket.socket) -> None:
         self._accepted = None  # a transport will own it, and close it
-        context = self._door.ssl_context if self._carrier == "tls" else None
-        timeout_s = self._door.terms.limits.proof_timeout_s
+        context = self._config.ssl_context if self._carrier == "tls" else None
+        timeout_s = self._config.terms.limits.proof_timeout_s
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: self,
@@ -169,8 +169,8 @@ class ServerHandshake(asyncio.Protocol):
             )
         except OSError as error:  # those of TLS and its time too
             if not isinstance(error, ConnectionError):
-                self._keeper.refused(self.address, f"no TLS: {error}")
-            self._keeper.gone(self)
+                self._events.refused(self.address, f"no TLS: {error}")
+            self._events.gone(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport, which now owns the socket."""
@@ -185,7 +185,7 @@ class ServerHandshake(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Free the place."""
-        self._keeper.gone(self)
+        self._events.gone(self)
 
     def drop(self) -> None:
         """Close at once, without an answer."""
@@ -224,7 +224,7 @@ class ServerHandshake(asyncio.Protocol):
             if rest:
                 raise HandshakeRefused(400, "data before the answer is not allowed")
         except HandshakeRefused as refusal:
-            self._keeper.refused(self.address, f"{refusal.status} {refusal.text}")
+            self._events.refused(self.address, f"{refusal.status} {refusal.text}")
             response = self._websocket.reject(refusal.status, f"{refusal.text}\n")
             if refusal.status == HTTPStatus.UNAUTHORIZED:
                 response.headers["WWW-Authenticate"] = "Bearer"
@@ -238,7 +238,7 @@ class ServerHandshake(asyncio.Protocol):
             peer = PeerInfo(
                 role="client",
                 name="",
-                cluster_id=self._door.cluster_id(),
+                cluster_id=self._config.cluster_id(),
                 lane="json",
                 address=self.address,
                 carrier=self._carrier,
@@ -247,25 +247,25 @@ class ServerHandshake(asyncio.Protocol):
             self._hand_over(peer, b"", None)
 
     def _respond(self, request: Request) -> Response:
-        door, headers = self._door, request.headers
-        check_origin_and_host(headers, door.hosts)
+        config, headers = self._config, request.headers
+        check_origin_and_host(headers, config.hosts)
         if request.path in ("/healthz", "/metrics") and request.method != "GET":
             raise HandshakeRefused(405, "only GET is served here")
         if request.path == "/healthz":
-            state = "draining" if door.draining else "ok"
+            state = "draining" if config.draining else "ok"
             return self._websocket.reject(HTTPStatus.OK, f"{state}\n")
         if request.path == "/metrics":
             return self._metrics(request)
         if request.path != "/":
             raise HandshakeRefused(404, "not found")
-        if door.full:
+        if config.full:
             raise HandshakeRefused(503, "connection limit reached; try another node")
         response = self._websocket.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
             return response
         lane = LANES.get(self._websocket.subprotocol, "json")
         if lane == "json":
-            if not door.json_open and self._bearer_role(request) != "client":
+            if not config.json_open and self._bearer_role(request) != "client":
                 raise HandshakeRefused(
                     401, "token required: Authorization: Bearer TOKEN"
                 )
@@ -273,8 +273,8 @@ class ServerHandshake(asyncio.Protocol):
         hello = read_hello(headers, lane)
         welcome = Welcome(
             nonce=secrets.token_bytes(NONCE_BYTES),
-            cluster_id=door.cluster_id(),
-            node_name=door.node_name,
+            cluster_id=config.cluster_id(),
+            node_name=config.node_name,
             mac=hello.mac or self._carrier == "tcp",
         )
         token = self._token_of(hello)
@@ -285,7 +285,7 @@ class ServerHandshake(asyncio.Protocol):
 
     def _token_of(self, hello: HandshakeHello) -> Token:
         """Return the token that the dialler has, or else ours: it will not fit."""
-        tokens = accepted(self._door.token)
+        tokens = accepted(self._config.token)
         for token in tokens:
             if token.key_id(hello.role) == hello.key_id:
                 return token
@@ -294,7 +294,7 @@ class ServerHandshake(asyncio.Protocol):
     def _bearer_role(self, request: Request) -> Role | None:
         """Return what a foreign client is, by the token that it shows."""
         shown = bearer(request.headers)
-        for token in accepted(self._door.token):
+        for token in accepted(self._config.token):
             if role := token.role_of(shown):
                 return role
         return None
@@ -302,9 +302,9 @@ class ServerHandshake(asyncio.Protocol):
     def _metrics(self, request: Request) -> Response:
         if self._bearer_role(request) is None:
             raise HandshakeRefused(401, "token required: Authorization: Bearer TOKEN")
-        if self._door.metrics is None:
+        if self._config.metrics is None:
             raise HandshakeRefused(404, "not found")
-        response = self._websocket.reject(HTTPStatus.OK, self._door.metrics())
+        response = self._websocket.reject(HTTPStatus.OK, self._config.metrics())
         del response.headers["Content-Type"]
         response.headers["Content-Type"] = "text/plain; version=0.0.4; charset=utf-8"
         return response
@@ -346,7 +346,7 @@ class ServerHandshake(asyncio.Protocol):
     def _refuse_proof(self, reason: str) -> None:
         self._read = self._read_nothing
         self._received = b""
-        self._keeper.refused(self.address, reason)
+        self._events.refused(self.address, reason)
         self._websocket.fail(CloseCode.POLICY_VIOLATION)  # it is not told why
         self._write()
 
@@ -358,18 +358,18 @@ class ServerHandshake(asyncio.Protocol):
     ) -> None:
         self._read = self._read_nothing
         self._received = b""
-        door = self._door
+        config = self._config
         transport = cast(asyncio.Transport, self._transport)
         connection = Connection(
             transport,
             self._websocket,
             peer,
-            door.terms,
-            door.scratch,
+            config.terms,
+            config.scratch,
             keys,
             direct=self._unix,
         )
-        self._keeper.proven(self, connection, rest)
+        self._events.proven(self, connection, rest)
 
     def _write(self) -> None:
         transport = cast(asyncio.Transport, self._transport)
@@ -462,12 +462,12 @@ class Listener:
 
     def __init__(
         self,
-        door: HandshakeConfig,
+        config: HandshakeConfig,
         on_connection: Callable[[Connection], object],
         *,
         scheme: str,
     ) -> None:
-        self._door = door
+        self._config = config
         self._on_connection = on_connection
         self._scheme = scheme
         self._loop = asyncio.get_running_loop()
@@ -492,11 +492,11 @@ class Listener:
     @property
     def draining(self) -> bool:
         """Whether /healthz says "draining"; set it when the node begins to leave."""
-        return self._door.draining
+        return self._config.draining
 
     @draining.setter
     def draining(self, value: bool) -> None:
-        self._door.draining = value
+        self._config.draining = value
 
     @property
     def links(self) -> int:
@@ -546,7 +546,7 @@ class Listener:
         return str(self._local.path) if self._local is not None else ""
 
     def _arrived(self, link: socket.socket) -> None:
-        ServerHandshake(self._door, self).accept(link)
+        ServerHandshake(self._config, self).accept(link)
 
     async def _bound(self, host: str, port: int) -> list[socket.socket]:
         """Return sockets that listen on all addresses of `host`."""
@@ -606,7 +606,7 @@ class Listener:
         files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         # The system gives out the lowest number that is free.
         self._scarce = 0 <= files - RESERVED_DESCRIPTORS <= arrival.descriptor
-        if len(self._unproven) >= self._door.terms.limits.connections:
+        if len(self._unproven) >= self._config.terms.limits.connections:
             arrival.drop()
             return
         self._unproven[arrival] = None
@@ -648,7 +648,7 @@ class Listener:
 
     @property
     def _crowded(self) -> bool:
-        most = self._door.terms.limits.unproven_connections
+        most = self._config.terms.limits.unproven_connections
         return self._scarce or len(self._unproven) > most
 
     def _sweep(self) -> None:
@@ -657,7 +657,7 @@ class Listener:
             self._sweep_timer.cancel()
             self._sweep_timer = None
         now = self._loop.time()
-        timeout_s = self._door.terms.limits.proof_timeout_s
+        timeout_s = self._config.terms.limits.proof_timeout_s
         for arrival in list(self._unproven):
             allowed_s = min(YOUNG_S, timeout_s) if self._crowded else timeout_s
             end = arrival.came_s + allowed_s
@@ -673,7 +673,7 @@ class Listener:
         self._count_links()
 
     def _count_links(self) -> None:
-        self._door.full = len(self._links) >= self._door.terms.limits.connections
+        self._config.full = len(self._links) >= self._config.terms.limits.connections
 
 
 async def listen(
@@ -725,7 +725,7 @@ async def listen(
                 "calls are for loopback only: remove --json-open, or use host "
                 "127.0.0.1"
             )
-    door = HandshakeConfig(
+    config = HandshakeConfig(
         token=token,
         node_name=node_name,
         cluster_id=cluster_id,
@@ -735,7 +735,7 @@ async def listen(
         terms=LinkConfig(limits=limits or Limits(), patience=patience or Timeouts()),
         ssl_context=ssl_context,
     )
-    listener = Listener(door, on_connection, scheme="wss" if ssl_context else "ws")
+    listener = Listener(config, on_connection, scheme="wss" if ssl_context else "ws")
     if listening is not None:
         listener.take(listening)
     else:
