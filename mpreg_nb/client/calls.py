@@ -244,16 +244,16 @@ class ClientCalls:
         suspect = self._state.resources(MemberState.SUSPECT)
         state = self._state
         self.router.update(alive, suspect, state.pythons, state.workerless)
-        for picture in self._state.nodes:
-            record = picture.record
+        for snapshot in self._state.nodes:
+            record = snapshot.record
             if self._epochs.get(record.name, record.epoch) != record.epoch:
                 self._loads.forget(record.name)  # another process has the name now
                 self._breakers.forget(record.name)
             self._epochs[record.name] = record.epoch
         return self.loads_told(
-            (picture.record.name, picture.load)
-            for picture in self._state.nodes
-            if picture.load is not None
+            (snapshot.record.name, snapshot.load)
+            for snapshot in self._state.nodes
+            if snapshot.load is not None
         )
 
     def loads_told(self, loads: Iterable[tuple[str, Load]]) -> dict[str, Load]:

@@ -1,4 +1,4 @@
-"""The asynchronous client: links, calls, registrations, runs and pictures.
+"""The asynchronous client: links, calls, registrations, runs and snapshots.
 
 All of it belongs to one event loop. `prepare` alone may be called on any thread:
 it pickles the arguments where the caller is.

@@ -169,8 +169,8 @@ class ClusterView:
     async def _look_elsewhere(self, silent: Connection) -> None:
         """Make the first node that answers the entry, or go on with the silent one."""
         tries = {
-            asyncio.ensure_future(self._try(picture))
-            for picture in self._others(silent)[:ASKED_AT_ONCE]
+            asyncio.ensure_future(self._try(snapshot))
+            for snapshot in self._others(silent)[:ASKED_AT_ONCE]
         }
         try:
             for first in asyncio.as_completed(tries, timeout=ANSWER_S):
@@ -191,16 +191,16 @@ class ClusterView:
         linked = self._links.open_links
         leaving = {link.peer.name for link in self._leaving}
         found = [
-            picture
-            for picture in self._state.nodes
-            if picture.record.name not in (silent.peer.name, *leaving)
-            and picture.record.state <= MemberState.SUSPECT
+            snapshot
+            for snapshot in self._state.nodes
+            if snapshot.record.name not in (silent.peer.name, *leaving)
+            and snapshot.record.state <= MemberState.SUSPECT
         ]
         found.sort(key=lambda one: (one.record.state, one.record.name not in linked))
         return found
 
-    async def _try(self, picture: NodeSnapshot) -> Connection | None:
-        record = picture.record
+    async def _try(self, snapshot: NodeSnapshot) -> Connection | None:
+        record = snapshot.record
         link = await self._links.reach(record.name, record.urls)
         if link is not None:
             try:
@@ -223,11 +223,11 @@ class ClusterView:
         )
         for name in before - self._absent:
             self._links.is_back(name)
-        for picture in nodes:
-            link = self._links.get(picture.record.name)
+        for snapshot in nodes:
+            link = self._links.get(snapshot.record.name)
             if link is None:
                 continue
-            if picture.record.state is MemberState.ALIVE:
+            if snapshot.record.state is MemberState.ALIVE:
                 pulse = self._doubted.pop(link, None)
                 if pulse is not None:
                     pulse.stop()
@@ -269,7 +269,7 @@ class ClusterState:
     def loads_told(self, loads: Mapping[str, Load]) -> Snapshot | None:
         """Return the snapshot with newer loads of some nodes; it is the newest now."""
         if self.snapshot is not None:
-            nodes = tuple(_with(picture, loads) for picture in self.snapshot.nodes)
+            nodes = tuple(_with(snapshot, loads) for snapshot in self.snapshot.nodes)
             self.snapshot = replace(self.snapshot, nodes=nodes)
         return self.snapshot
 
@@ -314,8 +314,8 @@ class ClusterState:
         """
         return tuple(
             url
-            for picture in sorted(self.nodes, key=lambda one: one.record.state)
-            for url in picture.record.urls
+            for snapshot in sorted(self.nodes, key=lambda one: one.record.state)
+            for url in snapshot.record.urls
         )
 
     def standing(self, node: str) -> int | None:
@@ -325,9 +325,9 @@ class ClusterState:
 
     def record(self, node: str) -> MemberRecord | None:
         """Return what is known of `node`."""
-        for picture in self.nodes:
-            if picture.record.name == node:
-                return picture.record
+        for snapshot in self.nodes:
+            if snapshot.record.name == node:
+                return snapshot.record
         return None
 
     def urls_of(self, node: str) -> tuple[str, ...]:
@@ -338,24 +338,26 @@ class ClusterState:
     def resources(self, state: MemberState) -> dict[str, frozenset[str]]:
         """Return node -> resources of the members in `state`."""
         return {
-            picture.record.name: picture.record.resources
-            for picture in self.nodes
-            if picture.record.state is state
+            snapshot.record.name: snapshot.record.resources
+            for snapshot in self.nodes
+            if snapshot.record.state is state
         }
 
     @property
     def pythons(self) -> dict[str, str]:
         """Return node -> minor version of its Python."""
         return {
-            picture.record.name: minor_of(picture.record.python)
-            for picture in self.nodes
+            snapshot.record.name: minor_of(snapshot.record.python)
+            for snapshot in self.nodes
         }
 
     @property
     def workerless(self) -> frozenset[str]:
         """Return the nodes without worker processes."""
         return frozenset(
-            picture.record.name for picture in self.nodes if not picture.record.workers
+            snapshot.record.name
+            for snapshot in self.nodes
+            if not snapshot.record.workers
         )
 
     def _add(self, offer: Offer) -> None:
@@ -365,9 +367,9 @@ class ClusterState:
             pairs.append((offer.origin, offer))
 
 
-def _with(picture: NodeSnapshot, loads: Mapping[str, Load]) -> NodeSnapshot:
-    """Return the picture with a newer load, unless the node is gone."""
-    load = loads.get(picture.record.name)
-    if load is None or picture.record.state > MemberState.SUSPECT:
-        return picture
-    return replace(picture, load=load)
+def _with(snapshot: NodeSnapshot, loads: Mapping[str, Load]) -> NodeSnapshot:
+    """Return the snapshot with a newer load, unless the node is gone."""
+    load = loads.get(snapshot.record.name)
+    if load is None or snapshot.record.state > MemberState.SUSPECT:
+        return snapshot
+    return replace(snapshot, load=load)

@@ -76,7 +76,7 @@ class RunRecord:
             listener(self)
 
     @property
-    def picture(self) -> RunSnapshot:
+    def snapshot(self) -> RunSnapshot:
         """The run as the node would tell of it, without its graph."""
         return RunSnapshot(
             run=self.id,
@@ -207,9 +207,9 @@ class ClientRuns:
         Nodes that cannot be reached, or do not answer soon, are left out.
         """
         nodes = [
-            picture.record.name
-            for picture in self._state.nodes
-            if picture.record.state <= MemberState.SUSPECT
+            snapshot.record.name
+            for snapshot in self._state.nodes
+            if snapshot.record.state <= MemberState.SUSPECT
         ]
         answers = await asyncio.gather(*map(self._of, nodes))
         found = [pair for answer in answers for pair in answer]

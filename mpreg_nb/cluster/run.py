@@ -125,7 +125,7 @@ class BaseRun:
     @property
     def picture(self) -> RunSnapshot:
         """The run as a row of `cluster.runs()`."""
-        return self._record.picture
+        return self._record.snapshot
 
     # -------------------------------------------------------------------- shown
 

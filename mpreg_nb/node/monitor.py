@@ -17,7 +17,7 @@ from mpreg_nb.membership.member import Member
 from mpreg_nb.node.pending_call import Sink
 from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import (
-    EventPicture,
+    EventSnapshot,
     FunctionSnapshot,
     LinkSnapshot,
     LoadsReport,
@@ -312,7 +312,7 @@ class SnapshotPublisher:
         self._load_of = load_of
         self._catalog = catalog
         self._counters = counters
-        self._events: deque[EventPicture] = deque(maxlen=REMEMBERED_EVENTS)
+        self._events: deque[EventSnapshot] = deque(maxlen=REMEMBERED_EVENTS)
         self._watchers: dict[Sink, Watch] = {}
         self._timers: dict[Sink, asyncio.TimerHandle] = {}
         self._loads_timer: asyncio.TimerHandle | None = None
@@ -322,11 +322,11 @@ class SnapshotPublisher:
 
     def happened(self, node: str, event: str, detail: str = "") -> None:
         """Note an event of the cluster, with the wall time that people read."""
-        picture = EventPicture(
+        snapshot = EventSnapshot(
             at_s=time.time(), node=node, event=event, detail=detail[:500]
         )
-        self._events.append(picture)
-        LOG.info("%s: %s %s", node, event, " ".join(picture.detail.split()))
+        self._events.append(snapshot)
+        LOG.info("%s: %s %s", node, event, " ".join(snapshot.detail.split()))
         self.changed()
 
     def watch(self, sink: Sink, request: Watch) -> None:

@@ -38,7 +38,7 @@ StartedCallback: TypeAlias = Callable[[bytes], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolStatistics:
-    """Figures for pictures and metrics."""
+    """Figures for snapshots and metrics."""
 
     workers: int
     slots: int  # in all workers together

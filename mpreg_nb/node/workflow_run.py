@@ -714,7 +714,7 @@ class WorkflowRun:
         """Return the results that other nodes, or this one, hold for this run."""
         return self._calls.kept({s: self.machine.state(s) for s in self._plans})
 
-    def picture(self) -> RunSnapshot:
+    def snapshot(self) -> RunSnapshot:
         """Return the run as a row of a table, with its graph."""
         return RunSnapshot(
             run=self.id,

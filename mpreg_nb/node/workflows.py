@@ -475,7 +475,7 @@ class WorkflowService:
 
     def list(self, sink: Sink, request: RunList) -> None:
         """Answer with all runs, newest first."""
-        runs = (summary_of(run.picture()) for run in reversed(self._runs.values()))
+        runs = (summary_of(run.snapshot()) for run in reversed(self._runs.values()))
         sink.send(Runs(id=request.id, runs=tuple(runs)))
 
     def watch(self, sink: Sink, request: RunWatch) -> None:
@@ -569,7 +569,7 @@ class WorkflowService:
 def _told(request_id: bytes, run: WorkflowRun) -> RunFollowed:
     return RunFollowed(
         id=request_id,
-        run=run.picture(),
+        run=run.snapshot(),
         plans=run.bare_plans(),
         lines=run.subscribers.lines.all,
     )

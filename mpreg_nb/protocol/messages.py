@@ -331,7 +331,7 @@ class FunctionSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=Tru
     p50_ms: float | None = None
 
 
-class EventPicture(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
+class EventSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     """Something that happened to the cluster, as one node saw it."""
 
     at_s: float  # wall clock of the node that saw it
@@ -355,7 +355,7 @@ class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapsho
     nodes: tuple[NodeSnapshot, ...]
     offers: tuple[tuple[Name, Offer], ...]  # owner, what it offers
     functions: tuple[FunctionSnapshot, ...] = ()  # these two only when asked once
-    events: tuple[EventPicture, ...] = ()
+    events: tuple[EventSnapshot, ...] = ()
 
 
 class LoadsReport(Message, frozen=True, kw_only=True, array_like=True, tag="loads"):

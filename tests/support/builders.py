@@ -1,11 +1,11 @@
-"""Hand-made pictures of a cluster, for tests of what is made from them."""
+"""Hand-made snapshots of a cluster, for tests of what is made from them."""
 
 from typing import Any
 
 from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.client.under_way import UnderWay
 from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, Offer
-from mpreg_nb.protocol.messages import EventPicture, NodeSnapshot, Snapshot
+from mpreg_nb.protocol.messages import EventSnapshot, NodeSnapshot, Snapshot
 
 V1, V2 = "1" * 32, "2" * 32
 NOW = 1_750_000_000.0
@@ -49,7 +49,7 @@ def offer(
 def snapshot(
     *nodes: NodeSnapshot,
     offers: tuple[tuple[str, Offer], ...] = (),
-    events: tuple[EventPicture, ...] = (),
+    events: tuple[EventSnapshot, ...] = (),
 ) -> Snapshot:
     return Snapshot(
         id=b"i" * 16, node="cpu-1", nodes=nodes, offers=offers, events=events

@@ -9,7 +9,7 @@ from hdrh.histogram import HdrHistogram
 from mpreg_nb.client.statistics import CallLog
 from mpreg_nb.launcher.cluster_files import LedgerRow
 from mpreg_nb.protocol.gossip import Load, MemberState
-from mpreg_nb.protocol.messages import EventPicture, FunctionSnapshot, StepSnapshot
+from mpreg_nb.protocol.messages import EventSnapshot, FunctionSnapshot, StepSnapshot
 from mpreg_nb.view import frames
 from mpreg_nb.view.explain import PlanRow, plan_frame
 from tests.support.builders import V1, V2, call, node, offer, snapshot
@@ -228,8 +228,8 @@ def test_latencies_by_anything_else_are_refused(keys: tuple[str, ...]) -> None:
 def test_events_come_oldest_first() -> None:
     picture = snapshot(
         events=(
-            EventPicture(at_s=20.0, node="b", event="dead", detail="no answer"),
-            EventPicture(at_s=10.0, node="a", event="joined"),
+            EventSnapshot(at_s=20.0, node="b", event="dead", detail="no answer"),
+            EventSnapshot(at_s=10.0, node="a", event="joined"),
         )
     )
 
@@ -240,10 +240,10 @@ def test_events_come_oldest_first() -> None:
 
 
 def test_events_that_only_other_nodes_saw_are_there_too() -> None:
-    joined = EventPicture(at_s=10.0, node="b", event="joined")
-    died = EventPicture(at_s=15.0, node="b", event="worker died")
-    late = EventPicture(at_s=11.0, node="b", event="joined")
-    mine = snapshot(events=(joined, EventPicture(at_s=20.0, node="b", event="dead")))
+    joined = EventSnapshot(at_s=10.0, node="b", event="joined")
+    died = EventSnapshot(at_s=15.0, node="b", event="worker died")
+    late = EventSnapshot(at_s=11.0, node="b", event="joined")
+    mine = snapshot(events=(joined, EventSnapshot(at_s=20.0, node="b", event="dead")))
     its = msgspec.structs.replace(snapshot(events=(late, died)), node="b")
 
     frame = frames.events_frame(mine, [mine, its])
