@@ -354,7 +354,7 @@ class ProcessPool:
         self._on_event = on_event
         environment = dict(environment)
         share_cores(environment, count)
-        self._staff = WorkerSupervisor(
+        self._supervisor = WorkerSupervisor(
             self, count, environment, on_event, self._give_up
         )
         self._codes: dict[str, tuple[Code, Parts]] = {}
@@ -366,13 +366,13 @@ class ProcessPool:
 
     async def start(self) -> None:
         """Start the processes; returns when they run, not yet when they are ready."""
-        self._staff.start(self._setup)
+        self._supervisor.start(self._setup)
 
     async def stop(
         self, timeout_s: float = 2.0, *, cause: str = "the node is stopping"
     ) -> None:
         """End all processes; jobs that are left get a Crashed. Kills after timeout."""
-        stopping = asyncio.ensure_future(self._staff.stop(timeout_s))
+        stopping = asyncio.ensure_future(self._supervisor.stop(timeout_s))
         await asyncio.sleep(0)  # until no more messages of workers are read
         for item in list(self._items.values()):
             begun: Executed = "no" if item.link is None else "unknown"
@@ -382,12 +382,12 @@ class ProcessPool:
 
     def kill(self) -> None:
         """End all processes at once; what they run gets no outcome."""
-        self._staff.kill()
+        self._supervisor.kill()
 
     @property
     def links(self) -> tuple[WorkerHandle, ...]:
         """The workers of this moment, lent ones included."""
-        return tuple(self._staff.links)
+        return tuple(self._supervisor.links)
 
     # --------------------------------------------------------------------- code
 
@@ -413,7 +413,7 @@ class ProcessPool:
     @property
     def running(self) -> int:
         """Jobs that have a slot."""
-        return sum(min(len(link.handed), self.slots) for link in self._staff.links)
+        return sum(min(len(link.handed), self.slots) for link in self._supervisor.links)
 
     @property
     def queued(self) -> int:
@@ -423,7 +423,7 @@ class ProcessPool:
     def statistics(self) -> PoolStatistics:
         """Return the figures of this moment."""
         return PoolStatistics(
-            workers=len(self._staff.links),
+            workers=len(self._supervisor.links),
             slots=self.count * self.slots,
             running=self.running,
             queued=self.queued,
@@ -460,8 +460,8 @@ class ProcessPool:
             if link is None and self._keeps:
                 return
             if link is None:
-                self._staff.lend()
-                if self._staff.is_stuck:
+                self._supervisor.lend()
+                if self._supervisor.is_stuck:
                     self._refuse(overloaded)
                 return
             self._queue.take(item)
@@ -470,7 +470,7 @@ class ProcessPool:
     def _place(self, version: str) -> WorkerHandle | None:
         """Return the worker that should have the next job, if there is one."""
         best: WorkerHandle | None = None
-        for link in self._staff.links:
+        for link in self._supervisor.links:
             if link.is_ready and not link.is_blocked:
                 if best is None or link.load < best.load:
                     best = link
@@ -567,18 +567,18 @@ class ProcessPool:
 
     def became_ready(self, link: WorkerHandle) -> None:
         """Feed a worker that has started; what `Owner` asks for."""
-        self._staff.became_ready()
+        self._supervisor.became_ready()
         self._feed()
 
     def became_unfit(self, link: WorkerHandle, reason: str) -> None:
         """Replace a worker that takes no more jobs; what `Owner` asks for."""
-        self._staff.retire(link)
+        self._supervisor.retire(link)
         self._on_event("worker replaced", reason)
         self._queue_again(list(link.handed))
 
     def died(self, link: WorkerHandle, end: End) -> None:
         """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""
-        self._staff.links.remove(link)
+        self._supervisor.links.remove(link)
         self._deaths.count += 1
         again: list[_Item] = []
         names: list[str] = []
@@ -612,7 +612,7 @@ class ProcessPool:
         self._queue.put_back(again)
         doing = f" while it ran {', '.join(names)}" if names else ""
         self._on_event("worker died", f"{end.cause}{doing}")
-        self._staff.replace(link, end)
+        self._supervisor.replace(link, end)
         self._feed()
 
     def _give_up(self, cause: str, lines: tuple[str, ...]) -> None:
