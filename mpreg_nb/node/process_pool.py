@@ -223,13 +223,13 @@ class CrashHistory:
         )
 
 
-def cancelled(job: Job, *, begun: bool) -> JobFailed:
+def cancelled(job: Job, *, executed: Executed = "no") -> JobFailed:
     """Return the outcome of a job that was dropped, or killed with its worker."""
     return JobFailed(
         id=job.id,
         kind="cancelled",
         message=f"{job.function} was cancelled",
-        executed="yes" if begun else "no",
+        executed=executed,
     )
 
 
@@ -530,7 +530,7 @@ class ProcessPool:
         for item in items:
             item.link = None
             if item.cancelled:
-                self._end(item, cancelled(item.job, begun=False), ())
+                self._end(item, cancelled(item.job), ())
         self._queue.put_back([item for item in items if not item.cancelled])
         self._feed()
 
@@ -546,7 +546,7 @@ class ProcessPool:
             return
         item.cancelled = True
         if item.link is None:
-            self._end(item, cancelled(item.job, begun=False), ())
+            self._end(item, cancelled(item.job), ())
             return
         item.link.process.interrupt(call_id)
         later = asyncio.get_running_loop().call_later
@@ -590,21 +590,22 @@ class ProcessPool:
             item = self._items[handed.job.id]
             item.link = None
             begun = handed.number <= page.begun
+            # One that had ended lost only its answer: it did not kill the worker.
+            guilty = handed.number > page.ended
+            # Of several at once, one may have ended the process before another had
+            # reached its function.
+            sure = not guilty or at_work == 1
+            executed: Executed = "no" if not begun else "yes" if sure else "unknown"
             if item.cancelled:
-                self._end(item, cancelled(item.job, begun=begun), ())
+                self._end(item, cancelled(item.job, executed=executed), ())
             elif begun:
                 names.append(item.job.function)
-                # One that had ended lost only its answer: it did not kill the worker.
-                guilty = handed.number > page.ended
-                # Of several at once, one may have ended the process before another
-                # had reached its function.
-                sure = not guilty or at_work == 1
                 crashed = self._deaths.crashed(
                     item.job.id,
                     end,
                     link.last_lines(),
                     guilty=guilty,
-                    executed="yes" if sure else "unknown",
+                    executed=executed,
                 )
                 self._end(item, crashed, ())
             else:

@@ -106,7 +106,7 @@ class JobFailed(
         "overloaded",
     ]
     message: str
-    executed: Literal["no", "yes"] = "yes"
+    executed: Literal["no", "yes", "unknown"] = "yes"
     types: tuple[str, ...] = ()
     payload: bytes = b""
     sizes: tuple[int, ...] = ()

@@ -257,7 +257,7 @@ Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 class Task:
     """A job with its parts and its code."""
 
-    __slots__ = ("code", "given", "job", "number", "parts", "started_ns")
+    __slots__ = ("code", "given", "is_called", "job", "number", "parts", "started_ns")
 
     def __init__(
         self, job: Job, parts: tuple[Room, ...], code: CachedFunction, number: int
@@ -268,6 +268,7 @@ class Task:
         self.number = number
         self.given: Arguments = ((), {})  # once they are unpacked
         self.started_ns = 0
+        self.is_called = False  # its function has begun, or does so just now
 
 
 class JobReceiver:

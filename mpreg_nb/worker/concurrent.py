@@ -212,6 +212,7 @@ class ConcurrentRunner:
                 args, kwargs = arguments(task)
             except Exception as error:  # noqa: BLE001  user code runs in there
                 return self._answers.unusable(task.job, error)
+            task.is_called = True
             value = function(*args, **kwargs)
             if type(value) is CoroutineType:
                 value = asyncio.run_coroutine_threadsafe(value, self._loop).result()
@@ -232,7 +233,7 @@ class ConcurrentRunner:
             self._interrupted.discard(task.job.id)
         _end_figures(are_shown=not interrupted)
         if interrupted:
-            return self._answers.cancelled(task.job, begun=True)
+            return self._answers.cancelled(task.job, begun=task.is_called)
         return self._answers.failed(task.job, error, given=task.given)
 
     # --------------------------------------------------------------------- loop
@@ -272,6 +273,7 @@ class ConcurrentRunner:
         except Exception as error:  # noqa: BLE001  user code runs in there
             return self._answers.unusable(task.job, error)
         started = perf_counter_ns()
+        task.is_called = True
         try:
             value = await function(*args, **kwargs)
             _end_figures(are_shown=True)

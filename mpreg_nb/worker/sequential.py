@@ -129,6 +129,7 @@ class SequentialRunner:
             args, kwargs = arguments(task)
         except Exception as error:  # noqa: BLE001  user code runs in there
             return self._answers.unusable(job, error)
+        task.is_called = True
         value = function(*args, **kwargs)
         if type(value) is CoroutineType:
             value = self._await(value)
@@ -149,7 +150,8 @@ class SequentialRunner:
     def _broken(self, task: Task, error: BaseException, run_ns: int) -> Frames:
         self._end_figures(are_shown=not self._interrupted)
         if self._interrupted:
-            return self._answers.cancelled(task.job, begun=True, run_ns=run_ns)
+            begun = task.is_called
+            return self._answers.cancelled(task.job, begun=begun, run_ns=run_ns)
         return self._answers.failed(task.job, error, run_ns, given=task.given)
 
     def _end_figures(self, *, are_shown: bool) -> None:

@@ -236,8 +236,10 @@ class _Rules:
                 "said not to have run: no start",
                 f"{end.error} says no, and it started on {self._runs[0].node}",
             )
-        # A function that another call takes with it may have begun without a note.
-        may_have_begun = end.error == "WorkerCrashed" and self._may_have_crashed(end)
+        # A function that is interrupted, or that another call takes with it, may have
+        # begun without a note.
+        crashed = end.error == "WorkerCrashed" and self._may_have_crashed(end)
+        may_have_begun = crashed or end.error in CHOSEN
         if end.executed == "yes" and not started and not may_have_begun:
             yield "said to have run: a start", f"{end.error} says yes; no start"
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node.worker_pool import Crashed
+from mpreg_nb.protocol.worker import JobFailed
 from tests.support.files import until_exists, wait_for_file
 from tests.support.worker_functions import echo, fault, kill_self, leave, pid, sleep
 from tests.support.workers import Crash, Office, is_alive, run, value_of
@@ -67,13 +68,22 @@ def test_it_stays_open_which_of_several_calls_in_a_dead_worker_had_begun(
     async def scenario(here: Office) -> set[str]:
         _, waits = here.submit(wait_for_file, str(begun), str(tmp_path / "never"))
         await asyncio.to_thread(until_exists, begun)
+        cancelled_id, cancelled = here.submit(say_and_sleep)
+        await here.until(lambda: "sleeps" in here.prints_of(cancelled_id))
+        here.workers.cancel(cancelled_id)
         _, leaves = here.submit(leave, 3)
-        outcomes = [(await asyncio.wait_for(e, 30))[0] for e in (waits, leaves)]
-        return {
-            outcome.executed for outcome in outcomes if isinstance(outcome, Crashed)
-        }
+        ends = (waits, cancelled, leaves)
+        outcomes = [(await asyncio.wait_for(end, 30))[0] for end in ends]
+        return {o.executed for o in outcomes if isinstance(o, Crashed | JobFailed)}
 
-    assert run(tmp_path, scenario, slots=2) == {"unknown"}
+    def say_and_sleep() -> None:
+        import sys
+        import time
+
+        sys.stdout.write("sleeps\n")
+        time.sleep(60)  # in the system, where a thread cannot be interrupted
+
+    assert run(tmp_path, scenario, slots=3) == {"unknown"}
 
 
 def test_jobs_that_had_not_begun_run_on_another_worker(tmp_path: Path) -> None:

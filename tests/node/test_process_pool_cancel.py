@@ -10,6 +10,7 @@ import pytest
 
 from mpreg_nb.protocol.worker import JobFailed
 from tests.support.worker_functions import (
+    SpinsWhenOpened,
     echo,
     ignore_interrupts,
     ignore_terminate_too,
@@ -50,6 +51,23 @@ def test_a_running_call_is_interrupted_and_its_worker_stays(
     assert (outcome.kind, outcome.executed) == ("cancelled", "yes")
     assert same is stays
     assert took < (0.5 if stays else 4.0)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_function_did_not_run_if_it_is_cancelled_while_its_arguments_are_opened(
+    tmp_path: Path, slots: int
+) -> None:
+    async def scenario(here: Office) -> Any:
+        call_id, end = here.submit(echo, SpinsWhenOpened())
+        await here.until(lambda: "spins" in here.prints_of(call_id))
+        here.workers.cancel(call_id)
+        outcome, _ = await end
+        return outcome
+
+    outcome = run(tmp_path, scenario, slots=slots)
+
+    assert isinstance(outcome, JobFailed)
+    assert (outcome.kind, outcome.executed) == ("cancelled", "no")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,21 @@ def spin() -> None:
         pass
 
 
+def say_and_spin() -> None:
+    import sys
+
+    sys.stdout.write("spins\n")
+    while True:
+        pass
+
+
+class SpinsWhenOpened:
+    """An argument that is never ready."""
+
+    def __reduce__(self) -> Any:
+        return say_and_spin, ()
+
+
 def ignore_interrupts() -> None:
     import sys
     import time
