@@ -84,22 +84,33 @@ def nearest(wrong: str, known: Iterable[str]) -> str | None:
     """Return the name in `known` that `wrong` was most likely meant to be.
 
     Either few letters differ or have changed places, or one of the two begins with the
-    other.
+    other. Names that differ in a digit are names of different things.
 
     >>> nearest("dwon", ["down", "logs"]), nearest("sensor", ["sensor-report", "up"])
     ('down', 'sensor-report')
-    >>> nearest("bda", ["bad", "next"])
-    'bad'
+    >>> nearest("bda", ["bad", "next"]), nearest("m1", ["n1", "n2"])
+    ('bad', 'n1')
+    >>> nearest("n4", ["n1", "n2"])  # None
     >>> nearest("bogus", ["down", "logs"])  # None
     """
     names = sorted(known)
     close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.7)
     if close:
         return close[0]
-    swapped = (n for n in names if sorted(n) == sorted(wrong))  # of short words
+    # Of short words one letter is a large part.
+    swapped = (n for n in names if sorted(n) == sorted(wrong))
+    replaced = (n for n in names if len(n) > 1 and _differs_in_a_letter(n, wrong))
     longer = (n for n in names if len(wrong) >= 3 and n.startswith(wrong))
     shorter = (n for n in names if len(n) >= 3 and wrong.startswith(n))
-    return next(swapped, None) or next(longer, None) or next(shorter, None)
+    found = (swapped, replaced, longer, shorter)
+    return next((name for names in found for name in names), None)
+
+
+def _differs_in_a_letter(one: str, other: str) -> bool:
+    if len(one) != len(other):
+        return False
+    pairs = [pair for pair in zip(one, other, strict=True) if pair[0] != pair[1]]
+    return len(pairs) == 1 and "".join(pairs[0]).isalpha()
 
 
 def meant_by(refusal: str, options: Iterable[str]) -> str:

@@ -7,6 +7,8 @@ import socket
 import stat
 import struct
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,14 @@ REQUEST = (
 
 
 @pytest.fixture(autouse=True)
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "run"
-    folder.mkdir(mode=0o700)
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    return folder
+def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    # The system takes no name of a socket with more than 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="mpreg-") as short:
+        folder = Path(short, "run")
+        folder.mkdir(mode=0o700)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+        monkeypatch.setenv("XDG_STATE_HOME", str(Path(short, "state")))
+        yield folder
 
 
 def files_in(folder: Path) -> list[Path]:
