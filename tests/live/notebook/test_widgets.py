@@ -1,5 +1,6 @@
 """Live views as a real kernel sends them."""
 
+import json
 from typing import Any
 
 import pytest
@@ -31,6 +32,10 @@ class Front(Kernel):
         parent = message["parent_header"].get("msg_id", "")
         content = message["content"]
         if message["msg_type"].startswith("comm_"):
+            # Drawings come beside the message.
+            paths = content["data"].get("buffer_paths", ())
+            for (name,), buffer in zip(paths, message["buffers"], strict=True):
+                content["data"]["state"][name] = json.loads(bytes(buffer))
             came = (message["msg_type"], content["comm_id"], content["data"], parent)
             self.comms.append(came)
         if message["msg_type"] == "update_display_data":
