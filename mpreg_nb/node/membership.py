@@ -273,6 +273,14 @@ class Members:
         """Return node -> resources of the members that are suspect."""
         return self._resources(MemberState.SUSPECT)
 
+    def not_dead(self) -> frozenset[str]:
+        """Return the members that are alive or suspect: each may still hold calls."""
+        return frozenset(
+            member.name
+            for member in self._swim.members
+            if member.state <= MemberState.SUSPECT
+        )
+
     def pythons(self) -> dict[str, str]:
         """Return node -> minor version of its Python."""
         return {

@@ -266,7 +266,7 @@ class Node:
         self.resumption = Resumption(
             name,
             peer_sender=peer_sender,
-            alive=self.members.alive,
+            members=self.members.not_dead,
             orphans=self.calls.orphans,
         )
         self.runs = WorkflowService(

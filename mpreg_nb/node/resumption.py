@@ -37,8 +37,9 @@ KEPT_S = 10.0
 KEPT_BYTES = 64 << 20
 """Outcomes that are kept; one that does not fit is forgotten."""
 
-ANSWER_S = 2.0
-"""Nodes that do not say within this time whether they have a call may hang."""
+ANSWER_S = 5.0
+"""Nodes that do not say within this time whether they have a call may hang. Shorter
+than `KEPT_S`, long enough for a busy machine: a call that is given up is lost."""
 
 
 class _Kept:
@@ -171,12 +172,12 @@ class Resumption:
         me: str,
         *,
         peer_sender: PeerSender,
-        alive: Callable[[], Collection[str]],
+        members: Callable[[], Collection[str]],
         orphans: OrphanedCalls,
     ) -> None:
         self._me = me
         self._peer_sender = peer_sender
-        self._alive = alive
+        self._members = members
         self._orphans = orphans
         self._sought: dict[bytes, _Sought] = {}
         self._loop = asyncio.get_running_loop()
@@ -193,7 +194,7 @@ class Resumption:
         if link.peer.role == "node":
             link.send(NotHeld(ids=missing))
             return
-        others = set(self._alive()) - {self._me, message.entry}
+        others = set(self._members()) - {self._me, message.entry}
         for call_id in missing:
             self._sought[call_id] = _Sought(link, message.entry, set(others))
         for node in others:

@@ -63,7 +63,7 @@ class Scene:
         self.resumption = Resumption(
             "me",
             peer_sender=cast(PeerSender, self),
-            alive=lambda: ("me", "b", "c"),
+            members=lambda: ("me", "b", "c"),
             orphans=self.orphans,
         )
 
