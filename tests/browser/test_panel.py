@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeAlias
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
+from mpreg_nb.cluster.live import LESS_OFTEN_S, PERIOD_S
 from mpreg_nb.notebook.widgets import traits_of
 from mpreg_nb.view.frames import Route
 from mpreg_nb.view.live.panel import HEIGHT_PX, states
@@ -23,9 +24,6 @@ pytestmark = pytest.mark.browser
 WORDS = ("Members", "Topology", "Routes", "Latency", "Calls", "Runs")
 
 ShowPanel: TypeAlias = Callable[[Picture], Locator]
-
-FRAME_BUDGET_MS = 250.0
-"""What one update of 100 nodes may take: at most four come a second."""
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +425,8 @@ def test_a_hundred_nodes_are_drawn_within_the_budget(
         ask(page, "([name, all]) => panel.draw(name, all)", [view, drawings])
         taken_ms = (seconds() - before_s) * 1e3 / len(updates)
 
-    assert 0.0 < taken_ms < FRAME_BUDGET_MS
+    # It must be done before the next one comes.
+    assert 0.0 < taken_ms < LESS_OFTEN_S.get(view, PERIOD_S) * 1e3
 
 
 # ---------------------------------------------------------------- other views
