@@ -8,6 +8,7 @@ import asyncio
 import os
 import platform
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -65,7 +66,7 @@ Outcome: TypeAlias = Callable[[], Any] | Exception
 
 
 @public
-class BaseRun:
+class BaseRun(ABC):
     """What is known of a run here, without asking a node."""
 
     def __init__(
@@ -81,13 +82,13 @@ class BaseRun:
         self._diagram = diagram
         self._errors: dict[str, Exception] = {}  # of failed steps
 
+    @abstractmethod
     def changed(self) -> None:
         """Wake those who wait for the run; called on the loop with each change."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cancel(self) -> None:
         """Cancel the run, and its running steps on their nodes."""
-        raise NotImplementedError
 
     # -------------------------------------------------------------------- state
 

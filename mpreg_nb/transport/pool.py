@@ -249,7 +249,9 @@ class ConnectionPool:
         del self._attempts[attempt.key]
         error: BaseException = DialFailed("refused", node, "no address is known")
         if task.cancelled():
-            error = DialFailed("refused", node, "the connection attempt was abandoned")
+            # By this side: it says nothing of the node.
+            reason = "the connection attempt was abandoned"
+            error = DialFailed("timed_out", node, reason)
         elif fault := task.exception():  # of ours or the owner's, not of the node
             error = fault
             context = {"message": f"the dial to {node} failed", "exception": fault}

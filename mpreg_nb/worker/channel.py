@@ -157,7 +157,9 @@ class _Alarm:
     def _run(self) -> None:
         while True:
             now = monotonic()
-            for tick in [tick for tick, due in self._due.items() if due <= now]:
+            with self._changing:
+                ticks = [tick for tick, due in self._due.items() if due <= now]
+            for tick in ticks:
                 with self._changing:
                     self._due[tick] = math.inf
                 again = tick(now)
