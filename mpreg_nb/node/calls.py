@@ -62,6 +62,9 @@ from mpreg_nb.transport.timer import DeadlineTimer, run_each
 LEAST_TIME_MS = 5
 """A call with less time left than this is refused: it could not be answered."""
 
+OFFERS_AGAIN_S = 0.1
+"""How soon a call with time to wait is routed again that its node did not offer."""
+
 SWEEP_S = 0.02
 """A call that is in the queue this long is reported to its caller."""
 
@@ -450,22 +453,39 @@ class Calls:
         self._peer_sender.send(node, onward, pending.parts)
 
     def _refuse(self, pending: PendingCall, refused: NoCandidate, now: float) -> None:
+        left_s = self._wait_left_s(pending, now)
+        if left_s > 0:
+            self._wait(pending, now + left_s)
+        else:
+            self._end(pending, no_route(refused, self._me))
+
+    def _wait_left_s(self, pending: PendingCall, now: float) -> float:
+        """Return for how long a call still waits here for a node that fits."""
         call = pending.call
-        left_s = call.wait_ms / 1e3 - (now - pending.began)
-        if left_s > 0 and call.hops_left > 0:
-            if not pending.waiting:
-                pending.waiting = True
-                pending.sink.send(Waiting(ids=(call.id,)))
-            self._pending.park(pending, now + left_s)
-            self._alarm.set(now + left_s)
-            return
-        self._end(pending, no_route(refused, self._me))
+        if call.hops_left == 0 or pending.cancelled or pending.returning:
+            return 0.0
+        if self.admission.draining:  # its caller asks another entry
+            return 0.0
+        return call.wait_ms / 1e3 - (now - pending.began)
+
+    def _wait(self, pending: PendingCall, until: float) -> None:
+        if not pending.waiting:
+            pending.waiting = True
+            pending.sink.send(Waiting(ids=(pending.id,)))
+        self._pending.park(pending, until)
+        self._alarm.set(until)
 
     def _failed(
         self, pending: PendingCall, failed: Failed, parts: Payload, now: float
     ) -> None:
         """Decide about a call whose attempt at another node failed."""
         verdict = self._pending.failed(pending, failed.failure, now)
+        left_s = self._wait_left_s(pending, now)
+        if failed.failure.kind == "no_route" and verdict is AS_HEARD and left_s > 0:
+            # That node does not offer it yet, or no longer: this one learns of it late.
+            pending.avoid = ()
+            self._wait(pending, now + min(left_s, OFFERS_AGAIN_S))
+            return
         if self.admission.draining and not pending.is_own:
             why = failed.failure
             refused = why.kind in ASK_ENTRY and why.executed == "no"
