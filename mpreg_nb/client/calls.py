@@ -284,7 +284,7 @@ class ClientCalls:
             node, now = call.to, time.monotonic()
             self._pending.answered(call, message, now)
             if kind is Failed and message.failure.cause == PASSED_ON:
-                self._lost(call, message, now)
+                self._lost(call, message, now, link)
             elif kind is Failed:
                 self._failed(call, message, parts, now)
             else:
@@ -312,12 +312,24 @@ class ClientCalls:
         run_each(lambda one: self._lost(*one, now), lost)
         self._send_held(now)
 
-    def _lost(self, call: ActiveCall, failed: Failed, now: float) -> None:
-        """Look for a call that a lost node had passed on; it may run elsewhere."""
-        if self._pending.resume(call, failed.failure):
-            self._send(call, now)
-        else:
+    def _lost(
+        self,
+        call: ActiveCall,
+        failed: Failed,
+        now: float,
+        leaving: Connection | None = None,
+    ) -> None:
+        """Look for a call that a lost node had passed on; it may run elsewhere.
+
+        leaving: the link to that node, if it is still open. If it is the entry, another
+        one will soon be: a node that ends cannot say what becomes of the call.
+        """
+        if not self._pending.resume(call, failed.failure):
             self._failed(call, failed, (), now)
+        elif leaving is not None and leaving is self._links.entry:
+            self._pending.park(call)
+        else:
+            self._send(call, now)
 
     def entry_found(self) -> None:
         """Send what waited for a link."""

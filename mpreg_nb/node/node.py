@@ -659,6 +659,7 @@ class Node:
             self.load_monitor.stop()
             self.links.partition_fault.stop()
             self.calls.end_all("it has left the cluster")
+            self.resumption.end_all("it has left the cluster")
             await self.links.peers.close(reason=ALL_ANSWERED)
             await listener.close(reason=ALL_ANSWERED)
         self._end()

@@ -20,6 +20,7 @@ from mpreg_nb.node.peer_requests import PeerSender
 from mpreg_nb.node.pending_call import PendingCall, Sink
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.messages import (
+    PASSED_ON,
     Cancel,
     Failed,
     Failure,
@@ -180,6 +181,7 @@ class Resumption:
         self._members = members
         self._orphans = orphans
         self._sought: dict[bytes, _Sought] = {}
+        self._ended = ""  # why this node asks no others any more
         self._loop = asyncio.get_running_loop()
 
     def receive(self, link: Connection, message: Resume) -> None:
@@ -193,6 +195,10 @@ class Resumption:
             return
         if link.peer.role == "node":
             link.send(NotHeld(ids=missing))
+            return
+        if self._ended:
+            for call_id in missing:
+                self._send_on(link, call_id)
             return
         others = set(self._members()) - {self._me, message.entry}
         for call_id in missing:
@@ -252,6 +258,24 @@ class Resumption:
             if sought.caller is sink:
                 self.cancel(call_id)
                 del self._sought[call_id]
+
+    def end_all(self, reason: str) -> None:
+        """Have the callers ask another node: this one stops."""
+        self._ended = reason
+        for call_id, sought in self._sought.items():
+            self._send_on(sought.caller, call_id)
+        self._sought.clear()
+
+    def _send_on(self, caller: Connection, call_id: bytes) -> None:
+        """Have a client look for its call by another node."""
+        failure = Failure(
+            kind="node_lost",
+            message=self._ended,
+            node=self._me,
+            executed="unknown",
+            cause=PASSED_ON,
+        )
+        caller.send(Failed(id=call_id, failure=failure))
 
     def _lacks(self, call_id: bytes, node: str) -> None:
         sought = self._sought.get(call_id)

@@ -18,6 +18,7 @@ from mpreg_nb.client.calls import ActiveCall, ClientCalls
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
+    PASSED_ON,
     Call,
     Cancel,
     Failed,
@@ -25,6 +26,7 @@ from mpreg_nb.protocol.messages import (
     NodeSnapshot,
     Recall,
     Reply,
+    Resume,
     Snapshot,
     Started,
     Waiting,
@@ -137,7 +139,8 @@ class World:
                 offers=(("n1", offer),),
             )
         )
-        ways: Any = Ways(self.wires)
+        self.ways = Ways(self.wires)
+        ways: Any = self.ways
 
         async def reregister(version: str) -> bool:
             return False
@@ -145,7 +148,9 @@ class World:
         self.calls = ClientCalls(ways, state, direct=True, reregister=reregister)
         self.calls.routes_changed()
 
-    def submit(self, number: int, *, in_a_hurry: bool = False) -> bytes:
+    def submit(
+        self, number: int, *, in_a_hurry: bool = False, node: str | None = None
+    ) -> bytes:
         call_id = bytes([number]) * 16
         if call_id in self.ended:
             return call_id
@@ -162,6 +167,7 @@ class World:
             done=done,
             writer=lambda node, stream, text: None,
             timeout_s=0.0 if in_a_hurry else None,
+            node=node,
         )
         self.calls.start(call)
         return call_id
@@ -295,6 +301,24 @@ def test_cancelled_call_that_was_given_back_was_cancelled() -> None:
         assert isinstance(outcome, Failed)
         assert (outcome.failure.kind, outcome.failure.executed) == ("cancelled", "no")
         assert [type(message) for message in wire.sent] == [Call, Recall, Cancel]
+
+    run(scenario)
+
+
+def test_call_that_a_leaving_entry_passed_on_is_asked_for_at_the_next_entry() -> None:
+    async def scenario(world: World) -> None:
+        call_id = world.submit(1, node="n9")  # no link leads there: by the entry
+        entry, other = world.wires["n1"], world.wires["n2"]
+        gone = Failure(kind="node_lost", node="n1", executed="unknown", cause=PASSED_ON)
+        entry.leaving.append(Failed(id=call_id, failure=gone))
+        world.hear(entry)
+
+        assert [type(message) for message in entry.sent] == [Call]
+
+        world.ways.entry = other
+        world.calls.entry_found()
+
+        assert other.sent == [Resume(ids=(call_id,), entry="n1")]
 
     run(scenario)
 

@@ -13,6 +13,7 @@ from mpreg_nb.node.pending_call import PendingCall
 from mpreg_nb.node.resumption import OrphanedCalls, Resumption
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.messages import (
+    PASSED_ON,
     Call,
     Cancel,
     Failed,
@@ -271,5 +272,24 @@ def test_end_of_a_resumed_call_reaches_its_holder(end: str) -> None:
             stage.resumption.sink_lost(stage.client)
 
         assert stage.sent["b"][1:] == [Cancel(id=ONE)]
+
+    on_loop(scene)
+
+
+def test_node_that_stops_sends_callers_to_another_node_and_cancels_nothing() -> None:
+    async def scene(stage: Scene) -> None:
+        stage.ask(ONE)
+        stage.answer("b", Started(id=ONE, node="b"))
+
+        stage.resumption.end_all("it has left the cluster")
+        stage.ask(TWO)
+        stage.resumption.sink_lost(stage.client)
+
+        ended = stage.client.said[1:]
+        assert [(one.id, one.failure.cause) for one in ended] == [
+            (ONE, PASSED_ON),
+            (TWO, PASSED_ON),
+        ]
+        assert stage.sent["b"] == [Resume(ids=(ONE,), entry="gone")]
 
     on_loop(scene)
