@@ -435,12 +435,19 @@ class NoStep(MpregError, KeyError):
 
 
 class StepSkipped(MpregError, LookupError):
-    """`step` did not run because step `cause` did not succeed."""
+    """`step` did not run: step `cause` has no result, or its own condition was false.
 
-    def __init__(self, step: str, cause: str) -> None:
+    cause: "" if it was the condition that `.when` gave the step.
+    """
+
+    def __init__(self, step: str, cause: str = "") -> None:
         super().__init__(
-            f"step {step!r} was skipped because step {cause!r} did not succeed. "
+            f"step {step!r} was skipped because step {cause!r} has no result. "
             f"run[{cause!r}] shows why"
+            if cause
+            else f"step {step!r} was skipped because the condition that .when gave it "
+            "was false. To have a result all the same, give the steps that use it a "
+            ".fallback"
         )
         self.step = step
         self.cause = cause

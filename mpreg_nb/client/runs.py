@@ -94,7 +94,7 @@ def mendable(plans: Iterable[StepPlan]) -> frozenset[str]:
     calls: set[str] = set()
     for plan in plans:
         calls.add(plan.function)
-        sides = (plan.split, plan.fallback, plan.undo)
+        sides = (plan.condition, plan.split, plan.fallback, plan.undo)
         calls.update(side.function for side in sides if isinstance(side, SideCall))
     return frozenset(calls)
 

@@ -13,7 +13,14 @@ from mpreg_nb.cluster.registration import Callee, unwrapped
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.protocol.codec import Buffer, Parts
-from mpreg_nb.protocol.messages import Given, RunStart, SideCall, StepPlan, run_id
+from mpreg_nb.protocol.messages import (
+    Condition,
+    Given,
+    RunStart,
+    SideCall,
+    StepPlan,
+    run_id,
+)
 from mpreg_nb.routing.router import CandidateVerdict, NoCandidate, Wanted
 from mpreg_nb.serialize.pickle import pack, pack_call, size_bytes
 from mpreg_nb.settings import INLINE_BYTES
@@ -28,6 +35,7 @@ from mpreg_nb.workflows.graph import (
     StepFunction,
     Value,
     Workflow,
+    notes,
     type_name,
 )
 from mpreg_nb.working_folder import here
@@ -104,10 +112,13 @@ class StepSerializer:
             after=step.after,
             attempts=step.more_attempts + 1,
             retry_on=tuple(type_name(cls) for cls in step.retry_on),
+            delay_ms=None if step.delay_s is None else int(step.delay_s * 1e3),
+            backoff=step.backoff,
             timeout_ms=None if step.timeout_s is None else int(step.timeout_s * 1e3),
             idempotent=options.idempotent,
         )
-        if step.over is None and step.fallback is None and step.undo is None:
+        sides = (step.over, step.fallback, step.undo)
+        if not step.conditions and all(side is None for side in sides):
             return PackedStep(plan, parts, plan.inputs)
         made = self._with_sides(step, plan, parts)
         made.given = given
@@ -154,9 +165,14 @@ class StepSerializer:
         split: SideCall | None = None
         fallback: SideCall | Given | None = None
         undo: SideCall | None = None
+        condition: Condition | None = None
+        function, _, _ = unwrapped(step.function, (), {})
+        if step.conditions:
+            kwargs = {"over": step.conditions, "step": step.name, "is_condition": True}
+            call = self._call(made, function, (), kwargs)
+            condition = Condition(shown=step.condition, **msgspec.structs.asdict(call))
         if step.over is not None:
             kwargs = {"over": step.over.value, "step": step.name}
-            function, _, _ = unwrapped(step.function, (), {})
             split = self._call(made, function, (), kwargs)
             made.inputs = (*split.inputs, *made.inputs)
         if isinstance(step.fallback, Value):
@@ -168,12 +184,12 @@ class StepSerializer:
             fallback = self._call(made, step.fallback, failure, {}, inputs=())
             made.callees = (*made.callees, (step.fallback, fallback))
         if step.undo is not None:
-            function = step.undo.function
-            undo = self._call(made, function, step.undo.args, step.undo.kwargs)
+            undone_by = step.undo.function
+            undo = self._call(made, undone_by, step.undo.args, step.undo.kwargs)
             made.undo_inputs = undo.inputs
-            made.callees = (*made.callees, (function, undo))
+            made.callees = (*made.callees, (undone_by, undo))
         made.plan = msgspec.structs.replace(
-            plan, split=split, fallback=fallback, undo=undo
+            plan, condition=condition, split=split, fallback=fallback, undo=undo
         )
         return made
 
@@ -370,30 +386,29 @@ def _box(plan: StepPlan, needs: frozenset[str]) -> Box:
         kind="step" if plan.split is None else "map",
         function=plan.function,
         resources=tuple(sorted(plan.resources | needs)),
-        notes=tuple(_notes(plan)),
+        notes=notes(
+            condition="" if plan.condition is None else plan.condition.shown,
+            node=plan.node,
+            more_attempts=plan.attempts - 1,
+            delay_s=None if plan.delay_ms is None else plan.delay_ms / 1e3,
+            backoff=plan.backoff,
+            timeout_s=None if plan.timeout_ms is None else plan.timeout_ms / 1e3,
+            fallback=""
+            if plan.fallback is None
+            else "a value"
+            if isinstance(plan.fallback, Given)
+            else plan.fallback.function,
+        ),
         undo="" if plan.undo is None else plan.undo.function,
     )
 
 
 def _arrows(plan: StepPlan) -> Iterator[Arrow]:
-    split = () if plan.split is None else plan.split.inputs
-    inputs = dict.fromkeys((*split, *plan.inputs))
+    looked_at = (plan.condition, plan.split)
+    sides = (name for side in looked_at if side is not None for name in side.inputs)
+    inputs = dict.fromkeys((*sides, *plan.inputs))
     for source in inputs:
         yield Arrow(source=source, target=plan.name)
     for source in plan.after:
         if source not in inputs:
             yield Arrow(source=source, target=plan.name, order_only=True)
-
-
-def _notes(plan: StepPlan) -> Iterator[str]:
-    if plan.node is not None:
-        yield f"only on {plan.node}"
-    if plan.attempts > 1:
-        yield f"retry {plan.attempts - 1}"
-    if plan.timeout_ms is not None:
-        yield f"within {plan.timeout_ms / 1e3:g} s"
-    match plan.fallback:
-        case Given():
-            yield "fallback: a value"
-        case SideCall(function=function):
-            yield f"fallback: {function}"

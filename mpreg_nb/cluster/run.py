@@ -195,6 +195,13 @@ class BaseRun(ABC):
             hint = f"Did you mean {meant!r}?" if meant else f"It has: {known}"
             raise NoStep(f"the run has no step {step!r}. {hint}")
 
+    def _was_unwanted(self, step: str) -> bool:
+        """Return whether a condition, and not a failure, had the step skipped."""
+        state = self._record.steps[step]
+        if state.status != "skipped":
+            return False
+        return not state.cause or self._record.steps[state.cause].status == "skipped"
+
     @property
     def _last(self) -> list[str]:
         used = {arrow.source for arrow in self._diagram.arrows}
@@ -367,8 +374,18 @@ class AsyncRun(BaseRun):
         return (await self._client.runs.fetch(record, step))()
 
     async def outputs(self) -> dict[str, Any]:
-        """Return the values of the steps that no other step uses, by step name."""
-        return {step: await self.result(step) for step in self._last}
+        """Return the values of the steps that no other step uses, by step name.
+
+        Steps that were skipped because of a condition (`when`) are left out.
+        """
+        found: dict[str, Any] = {}
+        for step in self._last:
+            try:
+                found[step] = await self.result(step)
+            except StepSkipped:
+                if not self._was_unwanted(step):
+                    raise
+        return found
 
     async def why(self, step: str) -> Why:
         """Return which nodes could run a step and why one was chosen; see `Run.why`."""
@@ -536,8 +553,18 @@ class Run(BaseRun):
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """The values of the steps that no other step uses, by step name."""
-        return {step: self[step] for step in self._last}
+        """The values of the steps that no other step uses, by step name.
+
+        Steps that were skipped because of a condition (`when`) are left out.
+        """
+        found: dict[str, Any] = {}
+        for step in self._last:
+            try:
+                found[step] = self[step]
+            except StepSkipped:
+                if not self._was_unwanted(step):
+                    raise
+        return found
 
     def why(self, step: str) -> Why:
         """Return which nodes could run a step, their load, and why one was chosen.

@@ -63,11 +63,13 @@ from mpreg_nb.workflows.state import (
     Effect,
     Execution,
     FallingBack,
+    InputSkipped,
     Items,
     MissingResult,
     Part,
     RunEnded,
     Sent,
+    Skipped,
     StartStep,
     StepBackoff,
     StepDone,
@@ -78,6 +80,8 @@ from mpreg_nb.workflows.state import (
     TimedOut,
 )
 from mpreg_nb.workflows.state import StepFailed as StepFailed
+
+NONE: frozenset[str] = frozenset()
 
 LOST_ATTEMPTS = 2
 """More tries of an idempotent step whose node or worker was lost."""
@@ -132,6 +136,7 @@ def deal(
     for plan in request.steps if parts else ():
         sides: tuple[tuple[Part, StepPlan | SideCall | Given | None], ...] = (
             ("call", plan),
+            ("condition", plan.condition),
             ("split", plan.split),
             ("fallback", plan.fallback),
             ("undo", plan.undo),
@@ -147,11 +152,17 @@ def deal(
     return dealt, given
 
 
+def used(plan: StepPlan) -> tuple[str, ...]:
+    """Return the steps and inputs whose values a step takes or looks at."""
+    if plan.split is None and plan.condition is None:
+        return plan.inputs
+    sides = (plan.condition, plan.split)
+    return (*(n for side in sides if side for n in side.inputs), *plan.inputs)
+
+
 def needs(plan: StepPlan, given: Collection[str]) -> tuple[str, ...]:
     """Return the steps that a step waits for, without the inputs in `given`."""
-    names = (*plan.inputs, *plan.after)
-    if plan.split is not None:
-        names = (*plan.split.inputs, *names)
+    names = (*used(plan), *plan.after)
     if not names:
         return ()
     return tuple(name for name in dict.fromkeys(names) if name not in given)
@@ -181,8 +192,12 @@ def run_step(
         dependencies=frozenset(waits_for),
         more_attempts=more,
         retry_on=retry_on,
+        delay_s=None if plan.delay_ms is None else plan.delay_ms / 1e3,
+        backoff=plan.backoff,
         timeout_s=None if plan.timeout_ms is None else plan.timeout_ms / 1e3,
         is_map=plan.split is not None,
+        has_condition=plan.condition is not None,
+        after=frozenset(plan.after).difference(used(plan)) if plan.after else NONE,
         fallback=FallbackCall() if isinstance(plan.fallback, SideCall) else fallback,
         undo=undo,
     )
@@ -190,7 +205,12 @@ def run_step(
 
 def bare(plan: StepPlan) -> StepPlan:
     """Return a step as it was asked for, without the arguments of its calls."""
-    sides = {"split": plan.split, "fallback": plan.fallback, "undo": plan.undo}
+    sides = {
+        "condition": plan.condition,
+        "split": plan.split,
+        "fallback": plan.fallback,
+        "undo": plan.undo,
+    }
     without: dict[str, Any] = {
         name: side and replace(side, payload=b"", parts=0)
         for name, side in sides.items()
@@ -221,6 +241,8 @@ def failed_of(failure: object, run_id: bytes) -> tuple[Failed, tuple[Buffer, ...
         case MissingResult(step):
             text = f"it refers to the result of step {step!r}, which has none"
             said = Failure(kind="bad_request", message=text)
+        case InputSkipped(step, cause):
+            said = Failure(kind="skipped", message=step, cause=cause)
         case _:
             raise AssertionError(f"a run does not fail with {failure!r}")
     return Failed(id=run_id, failure=said), ()
@@ -229,11 +251,13 @@ def failed_of(failure: object, run_id: bytes) -> tuple[Failed, tuple[Buffer, ...
 def where(part: Part, state: object = None) -> str:
     """Say which call of a step failed, if it is not its own, and what went before.
 
-    >>> where(3), where("fallback"), where("call")
-    ('item [3]', 'the fallback', '')
+    >>> where(3), where("fallback"), where("condition"), where("call")
+    ('item [3]', 'the fallback', 'the condition', '')
     """
     if isinstance(part, int):
         return f"item [{part}]"
+    if part == "condition":
+        return "the condition"
     if part != "fallback":
         return ""
     if not isinstance(state, FallingBack):
@@ -320,6 +344,9 @@ AGAIN_S = 0.05
 
 LONGEST_FULL_S = 30.0
 """After so long without an outcome, a call that nodes have no room for fails."""
+
+CALLS_NOTHING = ("condition", "split")
+"""Parts that only look at a value, and do not call the function of the step."""
 
 NOTED_ITEMS = 8
 """Items of a map of which it is noted why they went where they went."""
@@ -478,7 +505,7 @@ class RunCalls:
             keep=True,
             json=plan.json,
             quiet=self._quiet,
-            split=part == "split",
+            split=part in CALLS_NOTHING,
             folder=self._folder,
         )
 
@@ -573,7 +600,12 @@ def size_bytes(result: bytes | ResultRef) -> int:
 
 
 def _side_call(plan: StepPlan, part: Part) -> SideCall:
-    sides = {"split": plan.split, "fallback": plan.fallback, "undo": plan.undo}
+    sides = {
+        "condition": plan.condition,
+        "split": plan.split,
+        "fallback": plan.fallback,
+        "undo": plan.undo,
+    }
     side = sides[str(part)]
     if not isinstance(side, SideCall):
         raise AssertionError(f"step {plan.name} has no call to {part}")
@@ -706,8 +738,10 @@ class WorkflowRun:
                 return self._calls.result(step)
             case StepFailed():
                 return failed_of(state.failure, self.id)
+            case Skipped(cause):
+                failure = Failure(kind="skipped", message=step, cause=cause)
             case _:
-                failure = Failure(kind="cancelled", cause=self._row(step).cause)
+                failure = Failure(kind="cancelled")
         return Failed(id=self.id, failure=failure), ()
 
     def kept(self) -> list[ResultRef]:
@@ -800,7 +834,7 @@ class WorkflowRun:
     def _note(self, sink: StepSink, outcome: Reply | Failed, now: float) -> None:
         """Keep what callers' tables note of a call; a cancelled run says it itself."""
         cancelled = isinstance(self.machine.state(sink.step), Cancelled)
-        if self.subscribers and sink.part != "split" and not cancelled:
+        if self.subscribers and sink.part not in CALLS_NOTHING and not cancelled:
             self._call_rows.append(call_of(sink, outcome, now))
 
     def _returned(
@@ -808,6 +842,9 @@ class WorkflowRun:
     ) -> list[Effect]:
         step, attempt, part = sink.step, sink.attempt, sink.part
         said = execution(reply, reply.node)
+        if part == "condition":
+            is_true = bool(read_head(parts[0] if parts else reply.payload))
+            return self.machine.decided(step, attempt, now, is_true=is_true)
         if part == "split":
             items = self._calls.deal_out(step, reply, parts)
             return self.machine.divided(step, attempt, items, now, execution=said)
@@ -891,6 +928,3 @@ class WorkflowRun:
 
     def _duration_ms(self) -> float:
         return (min(self._ended, time.monotonic()) - self.began_s) * 1e3
-
-    def _row(self, step: str) -> StepRow:
-        return next(row for row in self.machine.rows() if row.step == step)

@@ -19,7 +19,7 @@ from mpreg_nb.node.dispatch import Handler, without_parts
 from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
 from mpreg_nb.node.pending_call import Sink
 from mpreg_nb.node.results import InputResolver, ResultStore
-from mpreg_nb.node.workflow_run import HandOver, StepSink, WorkflowRun
+from mpreg_nb.node.workflow_run import HandOver, StepSink, WorkflowRun, used
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import (
     Call,
@@ -73,7 +73,7 @@ def finished(run: WorkflowRun) -> dict[str, StepDone]:
     stale = set(pending)
     users: dict[str, list[str]] = {}
     for plan in run.request.steps:
-        for needed in (*_used(plan), *plan.after):
+        for needed in (*used(plan), *plan.after):
             users.setdefault(needed, []).append(plan.name)
     while pending:
         more = set(users.get(pending.pop(), ())) - stale
@@ -106,7 +106,7 @@ def reusable(
     again += [step for step in run.outputs if step in gone]
     will_run = set(again)
     while again:
-        for needed in _used(plans[again.pop()]):
+        for needed in used(plans[again.pop()]):
             if needed in gone and needed not in will_run:
                 will_run.add(needed)
                 again.append(needed)
@@ -125,15 +125,14 @@ def newest(
 
     return tuple(
         _replace(
-            renewed(plan), fallback=renewed(plan.fallback), undo=renewed(plan.undo)
+            renewed(plan),
+            condition=renewed(plan.condition),
+            split=renewed(plan.split),
+            fallback=renewed(plan.fallback),
+            undo=renewed(plan.undo),
         )
         for plan in plans
     )
-
-
-def _used(plan: StepPlan) -> tuple[str, ...]:
-    """Return the steps whose results a step takes."""
-    return plan.inputs if plan.split is None else (*plan.split.inputs, *plan.inputs)
 
 
 def _earlier(state: StepDone) -> StepDone:

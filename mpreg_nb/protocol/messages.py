@@ -48,6 +48,12 @@ class SideCall(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="
     idempotent: bool = False
 
 
+class Condition(SideCall, frozen=True, kw_only=True, array_like=True, tag="when"):
+    """A split that has one item if the step is to run, and none if it is skipped."""
+
+    shown: str = ""  # in Python's syntax, for people
+
+
 class Given(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="given"):
     """A value that came with the workflow; `name` is that of an input."""
 
@@ -76,6 +82,9 @@ class StepPlan(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     split: SideCall | None = None  # of a map; the payload refers to an item first
     fallback: SideCall | Given | None = None
     undo: SideCall | None = None
+    condition: Condition | None = None
+    delay_ms: Count | None = None  # before the second attempt
+    backoff: Annotated[float, Meta(ge=1)] = 1.0  # factor of each further delay
 
 
 class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_start"):
@@ -113,7 +122,7 @@ class StepSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     run_ms: float | None = None
     started_ms: float | None = None  # after the start of the run
     result_bytes: Count | None = None
-    cause: str = ""  # the failed step, for a skipped one
+    cause: str = ""  # for a skipped step that whose result it lacks; "": its condition
     items: Count = 0  # of a map, once they are known
     items_done: Count = 0
     undo_error: str = ""  # why it could not be undone
@@ -539,6 +548,7 @@ Kind: TypeAlias = Literal[
     "bad_request",
     "gone",  # a result that is no longer held
     "unauthenticated",  # the token of the caller does not allow it
+    "skipped",  # step `message` has no result, for that of step `cause` is not there
 ]
 
 

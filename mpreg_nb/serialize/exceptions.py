@@ -35,6 +35,7 @@ from mpreg_nb.errors import (
     Overloaded,
     PayloadTooLarge,
     RemoteError,
+    StepSkipped,
     WorkerCrashed,
 )
 from mpreg_nb.protocol.codec import Parts
@@ -734,6 +735,8 @@ def _plain_error(
             return NotPicklable(f"the result of {function}", reason, cure)
         case "bad_request":
             return BadRequest(failure.message)
+        case "skipped":
+            return StepSkipped(failure.message, failure.cause)
 
 
 class _Packed:
@@ -767,6 +770,8 @@ def failure_line(failure: Failure) -> str:
             return f"no result within {failure.timeout_ms / 1e3:g} s"
         case "worker_crashed":
             return f"the worker process ended: {failure.cause}"
+        case "skipped":
+            return f"step {failure.message} was skipped"
     return failure.message or failure.kind.replace("_", " ")
 
 
@@ -783,6 +788,7 @@ _CLASSES: dict[str, type[Exception]] = {
     "too_large": PayloadTooLarge,
     "not_picklable": NotPicklable,
     "bad_request": BadRequest,
+    "skipped": StepSkipped,
 }
 
 

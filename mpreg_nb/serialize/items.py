@@ -32,13 +32,19 @@ Entry: TypeAlias = bytes | int
 _decode = msgspec.msgpack.Decoder(list[Entry]).decode
 
 
-def take_apart(over: Iterable[Any], step: str) -> list[Any]:
+def take_apart(
+    over: Iterable[Any], step: str, *, is_condition: bool = False
+) -> list[Any]:
     """Return the items of `over`, which map step `step` goes over.
+
+    is_condition: return one item if all of `over` is true, and no item if not.
 
     Raises:
         TypeError: it has no items.
         InvalidWorkflow: it has more than 10,000.
     """
+    if is_condition:
+        return [True] if all(over) else []
     try:
         iterator = iter(over)
     except TypeError:

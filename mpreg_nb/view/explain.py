@@ -141,15 +141,17 @@ class Why:
     @property
     def _title(self) -> str:
         step = self.step
-        if not self.choices:
+        if not self.choices or step.status == "skipped":
             return f"step {step.name} {self._unsent()}"
         where = f" on {step.node}" if step.node else ""
         return f"step {step.name}: {step.status}{where}"
 
     def _unsent(self) -> str:
         step = self.step
+        if step.status == "skipped" and not step.cause:
+            return "was not sent: its condition was false"
         if step.status == "skipped":
-            return f"was not sent: it was skipped because step {step.cause} failed"
+            return f"was not sent: it was skipped because {step.cause} has no result"
         if step.status == "cancelled" and not step.attempts:
             return "was not sent: the run was cancelled first"
         if step.status == "done" and not step.attempts:

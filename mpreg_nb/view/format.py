@@ -79,8 +79,8 @@ def explained(step: StepSnapshot) -> str:
         return (
             status(step) + (": " if step.status == "failed" else " after ") + step.error
         )
-    if step.status == "skipped" and step.cause:
-        return f"{status(step)} (because of {step.cause})"
+    if step.status == "skipped":
+        return f"{status(step)} ({_skipped(step)})"
     return status(step)
 
 
@@ -107,7 +107,13 @@ def nodes(step: StepSnapshot, most: int = 2) -> str:
     return step.node if taking <= most else f"{taking} nodes"
 
 
+def _skipped(step: StepSnapshot) -> str:
+    return f"because of {step.cause}" if step.cause else "its condition is false"
+
+
 def _detail(step: StepSnapshot, *, timed: bool) -> str:
+    if step.status == "skipped":
+        return _skipped(step)
     if step.cause and step.status not in _WITH_RESULT:
         return f"because of {step.cause}"
     if step.undo_error:

@@ -49,12 +49,16 @@ class _Incomparable(Placeholder):
         # Lists and dicts take one object for equal by themselves; dataclasses ask.
         if self is other:
             return True
+        return self._no_order(other)
+
+    def _no_order(self, other: object) -> NoReturn:
         raise TypeError(
             f"{self!r} cannot be compared: its result exists only when the "
             "workflow runs. Compare inside a function that receives it. To test "
             "whether two names are one step: a is b"
         )
 
+    __lt__ = __le__ = __gt__ = __ge__ = _no_order
     __hash__ = object.__hash__
 
 
@@ -96,14 +100,37 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         self,
         more_attempts: int,
         on: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+        *,
+        delay: float | None = None,
+        backoff: float = 1.0,
     ) -> Self:
         """Retry the step up to `more_attempts` times (0 to 100) after it fails.
 
         on: retry only after these exceptions and their subclasses; a timeout of the
             step counts as TimeoutError. The loss of a node or a worker process is
             always retried.
+        delay: seconds to wait before the second attempt, 0 to 3600. None waits a
+            random time of at most 0.05 s, which doubles with each attempt up to 2 s.
+        backoff: factor by which each further delay is longer, 1 to 100; no delay is
+            longer than an hour. `.retry(3, delay=1, backoff=2)` waits 1, 2 and 4 s.
         """
-        self._options = self._options.retry(more_attempts, on)
+        self._options = self._options.retry(more_attempts, on, delay, backoff)
+        return self
+
+    def when(self, condition: Placeholder, /) -> Self:
+        """Run the step only if `condition` is true; otherwise the step is skipped.
+
+        condition: a step, an input, or a part of the result of one, such as
+            `check["alarm"]` or `mp.ref("check")["alarm"]`. Its truth is that of
+            Python's `if`, found where the step may run. Further calls add conditions:
+            all of them must be true.
+
+        Steps that use the result of a skipped step are skipped too, or have the result
+        of their `fallback`. Steps that are only `after` it run. The run can still be
+        done: a skipped step is no failure.
+        """
+        self.flow.check_owner(self.name, (condition,))
+        self._options = self._options.when(condition)
         return self
 
     def timeout(self, seconds: float, /) -> Self:
@@ -130,6 +157,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     def fallback(self, value_or_function: Any, /) -> Self:
         """Use this value if the step fails after all retries; the workflow continues.
 
+        Also if the step cannot run because `when` skipped a step whose result it uses.
         A function instead of a value is called with the exception, on any node that
         fits the step, and returns the value. If it fails too, or takes longer than
         `timeout`, the step fails.
@@ -202,9 +230,12 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
             node=self._options.node,
             more_attempts=self._options.more_attempts,
             retry_on=self._options.retry_on,
+            delay_s=self._options.delay_s,
+            backoff=self._options.backoff,
             timeout_s=self._options.timeout_s,
             after=self._options.after,
             over=self._over,
+            conditions=self._options.conditions,
             fallback=self._options.fallback,
             undo=self._options.undo,
         )

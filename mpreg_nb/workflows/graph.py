@@ -280,10 +280,13 @@ class Step:
     node: str | None = None  # the only node that may run it
     more_attempts: int = 0  # after the first
     retry_on: tuple[type[BaseException], ...] = (Exception,)
+    delay_s: float | None = None  # before the second attempt; None: short, by chance
+    backoff: float = 1.0  # factor of each further delay
     timeout_s: float | None = None  # of each attempt, queueing included
     after: tuple[str, ...] = ()  # steps to wait for without taking their results
     inputs: tuple[str, ...] = ()  # sorted; those found in the arguments are added
     over: Value | None = None  # None: no map
+    conditions: tuple[Reference, ...] = ()  # it runs if all of them are true
     fallback: Value | Callable[..., Any] | None = None  # a callable gets the exception
     undo: Undo | None = None
 
@@ -296,7 +299,17 @@ class Step:
     @property
     def dependencies(self) -> frozenset[str]:
         """The names of all steps that must be done before this step starts."""
-        return frozenset((*self.inputs, *self.after))
+        return frozenset((*self.used, *self.after))
+
+    @property
+    def used(self) -> frozenset[str]:
+        """The names of the steps and inputs whose values it takes or looks at."""
+        return frozenset((*self.inputs, *(found.step for found in self.conditions)))
+
+    @property
+    def condition(self) -> str:
+        """What `.when` was given, in Python's syntax."""
+        return " and ".join(f"{r.step}{shown_path(r.path)}" for r in self.conditions)
 
     @property
     def label(self) -> str:
@@ -379,6 +392,12 @@ class Workflow:
 MOST_RETRIES = 100
 """More would hide a fault instead of riding it out."""
 
+LONGEST_DELAY_S = 3600.0
+"""Before one attempt, however fast the delays grow."""
+
+MOST_BACKOFF = 100.0
+"""The largest factor between two delays."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepOptions:
@@ -388,8 +407,11 @@ class StepOptions:
     node: str | None = None
     more_attempts: int = 0
     retry_on: tuple[type[BaseException], ...] = (Exception,)
+    delay_s: float | None = None
+    backoff: float = 1.0
     timeout_s: float | None = None
     after: tuple[str, ...] = ()  # in the order given, each once
+    conditions: tuple[Reference, ...] = ()  # likewise
     fallback: Value | Callable[..., Any] | None = None
     undo: Undo | None = None
 
@@ -402,7 +424,13 @@ class StepOptions:
             node=self.node if node is None else check_name("node", node),
         )
 
-    def retry(self, more_attempts: object, on: object) -> "StepOptions":
+    def retry(
+        self,
+        more_attempts: object,
+        on: object,
+        delay: object = None,
+        backoff: object = 1.0,
+    ) -> "StepOptions":
         """Return these with `more_attempts` after exceptions of the classes `on`."""
         if isinstance(more_attempts, bool) or not isinstance(more_attempts, int):
             raise TypeError(
@@ -424,7 +452,35 @@ class StepOptions:
                 "retry(on=...) takes an exception class or a tuple of them, not "
                 f"{on!r:.80}: .retry(2, on=ValueError)"
             )
-        return replace(self, more_attempts=more_attempts, retry_on=types)
+        delay_s = None if delay is None else _in_range("delay", delay, 0.0)
+        factor = _in_range("backoff", backoff, 1.0)
+        if delay_s is None and factor != 1.0:
+            raise TypeError(
+                "retry(backoff=...) multiplies a delay, so give the first delay too: "
+                f".retry({more_attempts}, delay=0.5, backoff={backoff!r})"
+            )
+        return replace(
+            self,
+            more_attempts=more_attempts,
+            retry_on=types,
+            delay_s=delay_s,
+            backoff=factor,
+        )
+
+    def when(self, condition: object) -> "StepOptions":
+        """Return these with one more condition."""
+        if not isinstance(condition, Placeholder):
+            if isinstance(condition, str):
+                cure = f"mp.ref({condition!r})"
+            else:
+                cure = "a step whose result it is: .when(check), .when(check['alarm'])"
+            raise TypeError(
+                "when takes a step, an input, or a part of the result of one, not "
+                f"{type(condition).__name__}. Give it {cure}"
+            )
+        reference = condition.__mpreg_reference__()
+        conditions = dict.fromkeys((*self.conditions, reference))
+        return replace(self, conditions=tuple(conditions))
 
     def timeout(self, seconds: object) -> "StepOptions":
         """Return these with at most `seconds` for each attempt."""
@@ -468,6 +524,24 @@ class StepOptions:
                 f"{type(function).__name__}: .undo(cancel_booking, step)"
             )
         return replace(self, undo=Undo(function, args, kwargs))
+
+
+_RANGES = {"delay": ("seconds", LONGEST_DELAY_S), "backoff": ("a factor", MOST_BACKOFF)}
+
+
+def _in_range(option: str, given: object, least: float) -> float:
+    what, most = _RANGES[option]
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise TypeError(
+            f"retry({option}=...) takes {what}, a number, not "
+            f"{type(given).__name__}: .retry(3, delay=0.5, backoff=2)"
+        )
+    if not least <= given <= most:
+        raise ValueError(
+            f"retry({option}=...) takes {what} from {least:g} to {most:g}, "
+            f"not {given!r}"
+        )
+    return float(given)
 
 
 BoxKind: TypeAlias = Literal["step", "map", "input"]
@@ -531,7 +605,7 @@ class Diagram:
                 boxes[source] = Box(name=source, missing=True)
         places = {name: place for place, name in enumerate(boxes)}
         arrows = (
-            Arrow(source=source, target=step.name, order_only=source not in step.inputs)
+            Arrow(source=source, target=step.name, order_only=source not in step.used)
             for step in steps
             for source in sorted(step.dependencies, key=places.__getitem__)
         )
@@ -544,19 +618,61 @@ def _box(step: Step, needs: Needs) -> Box:
         kind="step" if step.over is None else "map",
         function=step.label,
         resources=tuple(sorted(step.resources | needs(step.function))),
-        notes=tuple(_notes(step)),
+        notes=notes(
+            condition=step.condition,
+            node=step.node,
+            more_attempts=step.more_attempts,
+            delay_s=step.delay_s,
+            backoff=step.backoff,
+            timeout_s=step.timeout_s,
+            fallback=""
+            if step.fallback is None
+            else "a value"
+            if isinstance(step.fallback, Value)
+            else label(step.fallback),
+        ),
         undo="" if step.undo is None else label(step.undo.function),
     )
 
 
-def _notes(step: Step) -> Iterator[str]:
-    if step.node is not None:
-        yield f"only on {step.node}"
-    if step.more_attempts:
-        yield f"retry {step.more_attempts}"
-    if step.timeout_s is not None:
-        yield f"within {step.timeout_s:g} s"
-    if isinstance(step.fallback, Value):
-        yield "fallback: a value"
-    elif step.fallback is not None:
-        yield f"fallback: {label(step.fallback)}"
+def _delays(more_attempts: int, delay_s: float | None, backoff: float) -> str:
+    """Return when the attempts of a retry come.
+
+    >>> _delays(5, 0.5, 2.0), _delays(2, 1.0, 1.0)
+    (' after 0.5, 1, 2 s, …', ' after 1 s each')
+    """
+    if delay_s is None:
+        return ""
+    if backoff == 1.0:
+        return f" after {delay_s:g} s" + " each" * (more_attempts > 1)
+    first = [delay_s * backoff**n for n in range(min(more_attempts, 3))]
+    shown = ", ".join(f"{min(delay, LONGEST_DELAY_S):g}" for delay in first)
+    return f" after {shown} s" + ", …" * (more_attempts > len(first))
+
+
+def notes(
+    *,
+    condition: str,
+    node: str | None,
+    more_attempts: int,
+    delay_s: float | None,
+    backoff: float,
+    timeout_s: float | None,
+    fallback: str,
+) -> tuple[str, ...]:
+    """Return what the box of a step says of its options.
+
+    fallback: "" for none, "a value", or the name of a function.
+    """
+    said: list[str] = []
+    if condition:
+        said.append(f"when {condition}")
+    if node is not None:
+        said.append(f"only on {node}")
+    if more_attempts:
+        said.append(f"retry {more_attempts}{_delays(more_attempts, delay_s, backoff)}")
+    if timeout_s is not None:
+        said.append(f"within {timeout_s:g} s")
+    if fallback:
+        said.append(f"fallback: {fallback}")
+    return tuple(said)

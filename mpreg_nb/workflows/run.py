@@ -1,6 +1,8 @@
 """The state machine of one run: which calls to send, when to retry, what to undo.
 
-A step is sent the moment that all it waits for is done; there are no levels. When a
+A step is sent the moment that all it waits for is done; there are no levels. One with
+a condition has it tested first; where it is false, the step is skipped, and so is what
+uses its result, unless that has a fallback. What only comes after it goes on. When a
 step fails for good, its fallback gives the result; without one, what depends on it is
 skipped and all else continues. A map is sent as a split, then as one call for each
 item; an item that fails for good fails the map. When no step is open any more and not
@@ -25,7 +27,12 @@ from itertools import count
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from mpreg_nb.errors import CallTimeout
-from mpreg_nb.workflows.graph import check_order, dependents_of, type_name
+from mpreg_nb.workflows.graph import (
+    LONGEST_DELAY_S,
+    check_order,
+    dependents_of,
+    type_name,
+)
 from mpreg_nb.workflows.state import (
     UNSAID,
     Attempt,
@@ -35,6 +42,7 @@ from mpreg_nb.workflows.state import (
     Execution,
     FallingBack,
     FellBack,
+    InputSkipped,
     Items,
     MissingResult,
     NotUndone,
@@ -92,8 +100,12 @@ class RunStep:
     dependencies: frozenset[str] = frozenset()
     more_attempts: int = 0
     retry_on: tuple[str, ...] = ("builtins.Exception",)  # see graph.type_name
+    delay_s: float | None = None  # before the second attempt; None: by chance
+    backoff: float = 1.0  # factor of each further delay
     timeout_s: float | None = None  # of each attempt, from being sent; see run.py
     is_map: bool = False
+    has_condition: bool = False
+    after: frozenset[str] = frozenset()  # dependencies whose results it does not use
     fallback: Fallback | None = None
     undo: UndoCall | None = None
 
@@ -109,11 +121,23 @@ class RunStep:
             case "undo":
                 undo = self.undo or UndoCall()
                 more, retry_on = undo.more_attempts, undo.retry_on
-            case "split" if retryable:
+            case "split" | "condition" if retryable:
                 return max(self.more_attempts, SPLIT_ATTEMPTS)
             case _:
                 more, retry_on = self.more_attempts, self.retry_on
         return more if retryable or not set(retry_on).isdisjoint(types) else 0
+
+    def rest_s(self, failures: int, draw: float) -> float:
+        """Return seconds to wait after the `failures`-th failure.
+
+        delay * backoff^(failures - 1), at most an hour; without a delay `backoff_s`.
+
+        >>> RunStep(name="fit", delay_s=0.5, backoff=2.0).rest_s(3, 0.9)
+        2.0
+        """
+        if self.delay_s is None:
+            return backoff_s(failures, draw)
+        return min(LONGEST_DELAY_S, self.delay_s * self.backoff ** (failures - 1))
 
 
 class Rng(Protocol):
@@ -389,6 +413,15 @@ class RunMachine(TableReads):
                 self._timers.add(now, timeout_s, step, attempt, rested=False, part=part)
         return []
 
+    def decided(
+        self, step: str, attempt: int, now: float, *, is_true: bool
+    ) -> list[Effect]:
+        """Record whether the condition of a step holds: send the step, or skip it."""
+        if self._table.under_way(step, "condition", attempt) is None:
+            return []
+        self._table.drop(step, "condition")
+        return [self._begin_call(step, now)] if is_true else self._skip(step, now)
+
     def divided(
         self,
         step: str,
@@ -422,7 +455,7 @@ class RunMachine(TableReads):
     ) -> list[Effect]:
         """Record the result of an attempt; send the steps that waited only for it."""
         under_way = self._table.under_way(step, part, attempt)
-        if under_way is None or part == "split":
+        if under_way is None or part in ("split", "condition"):
             return []
         if part == "call":
             ended = under_way.ended(now, execution)
@@ -472,7 +505,7 @@ class RunMachine(TableReads):
         ended = under_way.ended(now, execution)
         if attempt <= self._steps[step].more(part, types, retryable=retryable):
             self._table.set(step, part, StepBackoff(ended, failure))
-            rest_s = backoff_s(attempt, self._rng.random())
+            rest_s = self._steps[step].rest_s(attempt, self._rng.random())
             self._timers.add(now, rest_s, step, attempt, rested=True, part=part)
             return []
         if part != "call":
@@ -483,7 +516,7 @@ class RunMachine(TableReads):
         if part == "fallback":
             return self._give_up(step, StepFailed(ended, failure), now)
         effects: list[Effect] = []
-        if part != "call":  # the other items of the map are no longer needed
+        if part not in ("call", "condition"):  # the other items are no longer needed
             ended = self._table.whole(step).ended(now, ended.execution)
             effects += self._table.stop(step)
         return effects + self._fall_back(step, ended, failure, now)
@@ -504,7 +537,8 @@ class RunMachine(TableReads):
                 case StepRunning(attempt):
                     effects += self._table.stop(step)
                     self._table.close(step, Cancelled(attempt.ended(now, UNSAID)))
-                case StepWaiting():
+                case StepWaiting():  # its condition may be under way
+                    effects += self._table.stop(step)
                     self._table.close(step, Cancelled(None))
                 case StepDone() | StepFailed() | Skipped() | Cancelled():
                     pass
@@ -531,6 +565,11 @@ class RunMachine(TableReads):
     # --------------------------------------------------------------- decisions
 
     def _begin(self, step: str, now: float) -> StartStep:
+        if self._steps[step].has_condition:
+            return self._send(step, 1, now, "condition")
+        return self._begin_call(step, now)
+
+    def _begin_call(self, step: str, now: float) -> StartStep:
         if not self._steps[step].is_map:
             return self._send(step, 1, now, "call")
         self._table.change(step, Sent(Attempt(number=1, sent_at_s=now)))
@@ -596,8 +635,32 @@ class RunMachine(TableReads):
                     pending.append(dependent)
         return self._end(now)
 
+    def _skip(self, step: str, now: float) -> list[Effect]:
+        """Skip a step whose condition is false, and what cannot run without it."""
+        effects: list[Effect] = []
+        self._table.close(step, Skipped(""))
+        pending = [step]
+        while pending:
+            skipped = pending.pop()
+            cause = "" if skipped == step else step
+            for dependent in self._dependents[skipped]:
+                if not isinstance(self._table[dependent], StepWaiting):
+                    continue
+                if skipped in self._steps[dependent].after:
+                    self._missing[dependent] -= 1
+                    if self._missing[dependent] == 0:
+                        effects.append(self._begin(dependent, now))
+                elif self._steps[dependent].fallback is None:
+                    self._table.close(dependent, Skipped(step))
+                    pending.append(dependent)
+                else:
+                    unsent = Attempt(number=0, sent_at_s=now)
+                    failure = InputSkipped(skipped, cause)
+                    effects += self._fall_back(dependent, unsent, failure, now)
+        return effects + self._end(now)
+
     def _end(self, now: float, status: RunStatus | None = None) -> list[Effect]:
-        if self._table.open or self.status != "running":
+        if self._table.open or self._undoing.has_begun:
             return []
         self._undoing.begin(status or ("failed" if self.failures() else "done"))
         return self._undo_next(now)

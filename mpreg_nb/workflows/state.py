@@ -29,10 +29,11 @@ StepStatus: TypeAlias = Literal[
 ]
 RunStatus: TypeAlias = Literal["running", "done", "failed", "cancelled"]
 
-Part: TypeAlias = Literal["call", "split", "fallback", "undo"] | int
+Part: TypeAlias = Literal["call", "condition", "split", "fallback", "undo"] | int
 """Which of the calls of a step: its own, or for a map, that of one item by number.
 
-A map begins with a "split": it takes the items apart and calls nothing.
+A map begins with a "split": it takes the items apart and calls nothing. A step with
+conditions begins with a "condition", which calls nothing either.
 """
 
 
@@ -103,6 +104,17 @@ class MissingResult:
     """The failure of an undo that refers to the result of `step`, which has none."""
 
     step: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputSkipped:
+    """Why a step falls back whose input `step` was skipped.
+
+    cause: the step whose condition was false; "" if it was that of `step`.
+    """
+
+    step: str
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +197,10 @@ class StepFailed:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """The step will not run because `cause`, a step before it, failed."""
+    """The step will not run because `cause`, a step before it, has no result.
+
+    cause: "" if the condition of the step itself was false.
+    """
 
     cause: str
 
@@ -234,7 +249,7 @@ class StepRow:
     queued_s: float | None = None  # from being sent until a node began it
     run_s: float | None = None  # None until it ended
     result_bytes: int | None = None
-    cause: str = ""  # the step that failed, where this one was skipped
+    cause: str = ""  # see Skipped
     items: int = 0  # of a map
     items_done: int = 0
     undo_failure: Any = None  # why what it did could not be taken back
@@ -359,7 +374,10 @@ class StepTable:
 
     def drop(self, step: str, part: Part) -> None:
         """Forget a call that is over."""
-        del self._parts[step][part]
+        if part == "condition":  # the first; what has parts later is a map
+            del self._parts[step]
+        else:
+            del self._parts[step][part]
 
     def under_way(self, step: str, part: Part, attempt: int) -> Attempt | None:
         """Return the attempt of this number if it was sent and is not over."""

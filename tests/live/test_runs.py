@@ -235,7 +235,7 @@ def test_why_tells_of_every_attempt_and_of_what_was_not_sent(
     assert frame["fits"].tolist() == [True, False] * 2
     assert frame["chosen"].tolist() == [True, False] * 2
     assert frame["reason"].tolist() == ["", "lacks gpu"] * 2
-    assert "was not sent: it was skipped because step bad failed" in str(
+    assert "was not sent: it was skipped because bad has no result" in str(
         run.why("next")
     )
     with pytest.raises(KeyError, match="Did you mean 'bad'"):

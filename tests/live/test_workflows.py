@@ -1,6 +1,7 @@
 """Workflows on a real cluster, against what they give when run here."""
 
 import functools
+import itertools
 import random
 import time
 from collections.abc import Iterator
@@ -302,3 +303,148 @@ def test_resources_of_decorated_and_registered_functions_are_drawn(
 def given_back(x: int) -> int:
     """Return what it was given."""
     return x
+
+
+# ---------------------------------------------------------- conditions and delays
+
+
+def look(value: float) -> dict[str, Any]:
+    return {"value": value, "alarm": value > 3}
+
+
+def mend(value: float) -> str:
+    return f"mended {value}"
+
+
+def told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def alarm_flow(cluster: Any) -> Any:
+    flow = cluster.workflow("alarm")
+    check = flow.step("check", look, flow.input("value"))
+    mended = flow.step("mend", mend, check["value"]).when(check["alarm"]).on("gpu")
+    flow.step("note", combine, "note", 1, mended).on("cpu")
+    flow.step("sum", len, mended).fallback(0)
+    flow.step("said", len, mended).fallback(told)
+    flow.step("close", combine, "close", 2).after(mended)
+    return flow
+
+
+def test_a_step_runs_only_if_its_condition_is_true(cluster: mp.Cluster) -> None:
+    flow = alarm_flow(cluster)
+    flow.replace("note", len, mp.ref("mend"))
+
+    run = flow.run(value=4)
+
+    assert {step.status for step in run.steps} == {"done"}
+    assert run.outputs == {
+        "note": 8,
+        "sum": 8,
+        "said": 8,
+        "close": combine("close", 2),
+    }
+
+
+def test_what_a_condition_skips_is_skipped_everywhere_and_is_no_failure(
+    cluster: mp.Cluster,
+) -> None:
+    flow = alarm_flow(cluster)
+
+    run = flow.run(value=2)
+
+    said = (
+        "StepSkipped: step 'mend' was skipped because the condition that .when gave it "
+        "was false"
+    )
+    assert run.status == "done"
+    assert {step.name: step.status for step in run.steps} == {
+        "check": "done",
+        "mend": "skipped",
+        "note": "skipped",
+        "sum": "fallback",
+        "said": "fallback",
+        "close": "done",
+    }
+    assert set(run.outputs) == {"sum", "said", "close"}
+    assert run.outputs["sum"] == 0
+    assert run.outputs["said"].startswith(said)
+    with pytest.raises(mp.errors.StepSkipped, match=r"condition that \.when gave"):
+        run["mend"]
+    with pytest.raises(mp.errors.StepSkipped, match="because step 'mend' has no"):
+        run["note"]
+    assert "was not sent: its condition was false" in str(run.why("mend"))
+    assert "its condition is false" in run._repr_mimebundle_()["text/html"]
+    assert "when check['alarm']" in str(flow)
+    frame = run.frame().set_index("step")
+    assert "StepSkipped: step mend was skipped" in frame.loc["sum", "error"]
+    resumed = run.resume().wait()
+    assert resumed.status == "done"
+    assert [s.name for s in resumed.steps if s.status == "skipped"] == ["mend", "note"]
+
+
+@pytest.mark.parametrize(
+    ("value", "runs"),
+    [
+        (np.array([1]), True),
+        ([], False),
+        (None, False),
+        ({"x": 0}, True),
+        ("no", True),
+        (np.zeros((400, 400)).any(), False),
+    ],
+)
+def test_a_condition_is_as_true_as_python_finds_it(
+    cluster: mp.Cluster, value: Any, runs: bool
+) -> None:
+    flow = cluster.workflow("truth")
+    flow.map("each", mend, over=[1, 2]).when(flow.input("value"))
+    flow.step("called by name", "echo", 7).when(flow.input("value"))
+
+    run = flow.run(value=value)
+
+    expected = {"each": ["mended 1", "mended 2"], "called by name": 7} if runs else {}
+    assert run.outputs == expected
+
+
+def test_a_condition_that_cannot_be_told_fails_its_step(cluster: mp.Cluster) -> None:
+    flow = cluster.workflow("unclear")
+    check = flow.step("check", look, 4)
+    flow.step("no key", mend, 1).when(check["alram"])
+    flow.step("both", mend, 2).when(flow.input("array"))
+    flow.step("rescued", mend, 3).when(flow.input("array")).fallback(told)
+
+    with pytest.raises(mp.errors.WorkflowFailed) as raised:
+        flow.run(array=np.zeros(2))
+
+    run = raised.value.run
+    frame = run.frame().set_index("step")
+    assert "alram" in frame.loc["no key", "error"]
+    assert "(the condition)" in frame.loc["both", "error"]
+    assert run["rescued"].startswith("ValueError: The truth value of an array")
+
+
+def test_retries_wait_as_long_as_they_were_told(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    tries = tmp_path / "tries"
+
+    def flaky() -> int:
+        with tries.open("a") as file:
+            file.write(f"{time.time()}\n")
+        if len(tries.read_text().splitlines()) < 4:
+            raise OSError("not yet")
+        return 1
+
+    flow = cluster.workflow("slowly")
+    flow.step("flaky", flaky).retry(3, OSError, delay=0.1, backoff=2)
+
+    run = flow.run()
+
+    times = [float(line) for line in tries.read_text().splitlines()]
+    gaps = [after - before for before, after in itertools.pairwise(times)]
+    assert run["flaky"] == 1
+    assert [gap >= wait for gap, wait in zip(gaps, (0.1, 0.2, 0.4), strict=True)] == [
+        True
+    ] * 3
+    assert "retry 3 after 0.1, 0.2, 0.4 s" in str(run.diagram().boxes[0].notes)

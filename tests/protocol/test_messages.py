@@ -19,6 +19,7 @@ from mpreg_nb.protocol.messages import (
     Cancel,
     CodePull,
     CodePush,
+    Condition,
     Data,
     EventSnapshot,
     ExplainStep,
@@ -141,6 +142,17 @@ PLAN = StepPlan(
     split=SIDE,
     fallback=Given(name="i", payload=b"value", parts=1),
     undo=SIDE,
+    condition=Condition(
+        function="g",
+        payload=b"c",
+        parts=1,
+        version=VERSION,
+        inputs=("r",),
+        idempotent=True,
+        shown="r['ok']",
+    ),
+    delay_ms=500,
+    backoff=2.0,
 )
 PICTURE = RunSnapshot(
     run=ID,

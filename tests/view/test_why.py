@@ -118,7 +118,11 @@ def test_of_many_attempts_the_last_are_shown_and_all_are_in_the_frame() -> None:
     [
         (
             StepSnapshot(name="fit", status="skipped", cause="load"),
-            "step fit was not sent: it was skipped because step load failed",
+            "step fit was not sent: it was skipped because load has no result",
+        ),
+        (
+            StepSnapshot(name="fit", status="skipped"),
+            "step fit was not sent: its condition was false",
         ),
         (
             StepSnapshot(name="fit", status="waiting"),

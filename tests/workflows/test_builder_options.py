@@ -1,5 +1,6 @@
 """Fallback, undo, map and input, as they are written down."""
 
+import operator
 import pickle
 from typing import Any
 
@@ -218,3 +219,106 @@ def test_the_diagram_tells_of_all_of_them(flow: Flow[str, int]) -> None:
         Arrow(source="x", target="rows"),
         Arrow(source="rows", target="m"),
     )
+
+
+# ----------------------------------------------------------------- conditions
+
+
+def test_a_condition_is_waited_for_and_shown_and_is_no_argument(
+    flow: Flow[str, int],
+) -> None:
+    check = flow.step("check", book, "x")
+    flow.step("mend", book, "y").when(check["id"]).when(ref("other"))
+    flow.step("other", book, "z")
+
+    mend = flow.freeze().steps[1]
+
+    assert mend.conditions == (Reference("check", ("id",)), Reference("other"))
+    assert mend.dependencies == {"check", "other"}
+    assert mend.inputs == ()
+    diagram = flow.diagram()
+    assert diagram.boxes[1].notes == ("when check['id'] and other",)
+    assert Arrow(source="check", target="mend") in diagram.arrows
+
+
+def test_an_input_can_be_a_condition(flow: Flow[str, int]) -> None:
+    flow.step("mend", book, "y").when(flow.input("careful"))
+
+    assert flow.freeze(careful=True).steps[0].dependencies == {"careful"}
+
+
+@pytest.mark.parametrize(
+    ("condition", "cure"), [("check", "mp.ref('check')"), (True, ".when(check)")]
+)
+def test_what_is_no_reference_is_no_condition(
+    flow: Flow[str, int], condition: Any, cure: str
+) -> None:
+    step = flow.step("mend", book, "y")
+
+    with pytest.raises(TypeError) as raised:
+        step.when(condition)
+
+    assert cure in str(raised.value)
+
+
+def test_a_condition_of_another_workflow_or_of_itself_is_refused(
+    flow: Flow[str, int], runner: Recorder
+) -> None:
+    stranger = Flow("other", runner).step("check", book, "x")
+    step = flow.step("mend", book, "y")
+
+    with pytest.raises(InvalidWorkflow, match="of another workflow"):
+        step.when(stranger)
+    step.when(ref("mend"))
+    with pytest.raises(InvalidWorkflow, match="waits for itself"):
+        flow.freeze()
+
+
+def test_a_result_cannot_be_compared_in_a_condition(flow: Flow[str, int]) -> None:
+    check = flow.step("check", book, "x")
+
+    for result in (check, check["id"], flow.input("most")):
+        for compare in (
+            operator.lt,
+            operator.le,
+            operator.gt,
+            operator.ge,
+            operator.eq,
+        ):
+            with pytest.raises(TypeError, match="Compare inside a function"):
+                compare(result, 3)
+
+
+# --------------------------------------------------------------------- delays
+
+
+def test_the_delay_of_retries_is_kept_and_shown(flow: Flow[str, int]) -> None:
+    flow.step("a", book, "x").retry(5, delay=0.5, backoff=2)
+    flow.step("b", book, "x").retry(2, KeyError, delay=1)
+
+    first, second = flow.freeze().steps
+
+    assert (first.delay_s, first.backoff) == (0.5, 2.0)
+    assert (second.delay_s, second.backoff) == (1.0, 1.0)
+    notes = [box.notes for box in flow.diagram().boxes]
+    assert notes == [("retry 5 after 0.5, 1, 2 s, …",), ("retry 2 after 1 s each",)]
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"delay": -1}, ValueError, "seconds from 0 to 3600, not -1"),
+        ({"delay": float("nan")}, ValueError, "not nan"),
+        ({"delay": "1 s"}, TypeError, "takes seconds, a number, not str"),
+        ({"delay": True}, TypeError, "not bool"),
+        ({"delay": 1, "backoff": 0.5}, ValueError, "a factor from 1 to 100, not 0.5"),
+        ({"backoff": 2}, TypeError, r"give the first delay too: \.retry\(3, delay=0.5"),
+    ],
+)
+def test_a_delay_that_makes_no_sense_is_refused(
+    flow: Flow[str, int], options: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    step = flow.step("a", book, "x")
+
+    with pytest.raises(error, match=text):
+        step.retry(3, **options)

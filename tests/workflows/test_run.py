@@ -59,6 +59,21 @@ def only_row(run: RunMachine, name: str) -> StepRow:
     return found
 
 
+def test_a_given_delay_is_kept_and_grows_by_its_factor() -> None:
+    plan = RunStep(name="a", more_attempts=9, delay_s=1.0, backoff=3.0)
+    run = machine(plan)
+    run.start(0.0)
+
+    waited = []
+    for attempt in range(1, 10):
+        run.failed("a", attempt, "no", 0.0, types=VALUE_ERROR)
+        waited.append(run.deadline)
+        assert run.tick(run.deadline - 0.01) == []
+        assert run.tick(run.deadline) == [StartStep("a", attempt + 1)]
+
+    assert waited == [1.0, 3.0, 9.0, 27.0, 81.0, 243.0, 729.0, 2187.0, 3600.0]
+
+
 def test_steps_without_inputs_are_sent_at_the_start_and_once() -> None:
     run = machine(step("a"), step("b"), step("c", "a"))
 

@@ -21,6 +21,7 @@ from mpreg_nb.workflows.state import (
     Effect,
     Execution,
     FellBack,
+    InputSkipped,
     Items,
     MissingResult,
     NotUndone,
@@ -132,6 +133,122 @@ def test_cancel_ends_a_fallback_too() -> None:
 
     assert effects == [CancelStep("bad", 1, "fallback"), RunEnded("cancelled")]
     assert run.finished("bad", 1, "late", 3.0, part="fallback") == []
+
+
+# ---------------------------------------------------------------- conditions
+
+
+def branched(**more: Any) -> RunMachine:
+    """A check, a step that runs only if it says so, and three steps behind that."""
+    run = machine(
+        step("check"),
+        step("mend", "check", has_condition=True, **more),
+        step("uses", "mend"),
+        step("falls", "mend", fallback=FallbackResult(result="none")),
+        step("later", "mend", after=frozenset({"mend"})),
+    )
+    run.start(0.0)
+    assert run.finished("check", 1, "ok", 1.0) == [StartStep("mend", 1, "condition")]
+    return run
+
+
+def test_a_step_whose_condition_holds_is_sent() -> None:
+    run = branched()
+
+    assert statuses(run)["mend"] == "waiting"
+    assert run.decided("mend", 1, 2.0, is_true=True) == [StartStep("mend", 1)]
+    assert run.decided("mend", 1, 2.0, is_true=False) == []
+
+
+def test_a_map_whose_condition_holds_is_split() -> None:
+    run = branched(is_map=True)
+
+    effects = run.decided("mend", 1, 2.0, is_true=True)
+
+    assert effects == [StartStep("mend", 1, "split")]
+
+
+def test_a_false_condition_skips_what_uses_the_result_and_nothing_else() -> None:
+    run = branched()
+
+    effects = run.decided("mend", 1, 2.0, is_true=False)
+
+    assert effects == [StartStep("later", 1)]
+    assert statuses(run) == {
+        "check": "done",
+        "mend": "skipped",
+        "uses": "skipped",
+        "falls": "fallback",
+        "later": "waiting",
+    }
+    assert only_row(run, "mend").cause == ""
+    assert only_row(run, "uses").cause == "mend"
+    assert only_row(run, "falls").failure == InputSkipped("mend", "")
+    assert run.finished("later", 1, None, 3.0) == [RunEnded("done")]
+
+
+def test_a_fallback_function_behind_a_skipped_step_is_called() -> None:
+    run = machine(
+        step("mend", has_condition=True),
+        step("between", "mend"),
+        step("last", "mend", fallback=FallbackCall()),
+    )
+    run.start(0.0)
+
+    effects = run.decided("mend", 1, 2.0, is_true=False)
+
+    assert effects == [StartStep("last", 1, "fallback")]
+    assert run.finished("last", 1, "x", 3.0, part="fallback") == [RunEnded("done")]
+
+
+def test_a_condition_that_raises_fails_its_step_and_a_lost_one_is_repeated() -> None:
+    run = branched()
+
+    assert run.failed("mend", 1, "lost", 2.0, retryable=True, part="condition") == []
+    assert run.tick(9.0) == [StartStep("mend", 2, "condition")]
+    effects = run.failed("mend", 2, "no such key", 9.5, types=ANY, part="condition")
+
+    assert effects == [RunEnded("failed")]
+    assert run.failures() == {"mend": "no such key"}
+
+
+def test_cancel_ends_the_test_of_a_condition_too() -> None:
+    run = branched()
+
+    effects = run.cancel(2.0)
+
+    assert effects == [CancelStep("mend", 1, "condition"), RunEnded("cancelled")]
+    assert run.decided("mend", 1, 3.0, is_true=True) == []
+
+
+def test_cancel_ends_a_step_whose_condition_held() -> None:
+    run = branched()
+    run.decided("mend", 1, 2.0, is_true=True)
+
+    assert run.cancel(3.0) == [CancelStep("mend", 1), RunEnded("cancelled")]
+
+
+def test_what_ran_before_a_skipped_step_is_not_undone_when_all_goes_well() -> None:
+    run = machine(step("pay", undo=UndoCall()), step("gift", "pay", has_condition=True))
+    run.start(0.0)
+    run.finished("pay", 1, "paid", 1.0)
+
+    assert run.decided("gift", 1, 2.0, is_true=False) == [RunEnded("done")]
+
+
+def test_the_last_steps_that_fall_back_together_end_the_run_once() -> None:
+    run = machine(
+        step("mend", has_condition=True),
+        *(step(n, "mend", fallback=FallbackResult(result=n)) for n in "ab"),
+        step("c", "a", "b", undo=UndoCall()),
+        step("bad"),
+    )
+    run.start(0.0)
+    run.failed("bad", 1, "broken", 1.0)
+
+    assert run.decided("mend", 1, 2.0, is_true=False) == [StartStep("c", 1)]
+    assert run.finished("c", 1, "x", 3.0) == [StartStep("c", 1, "undo")]
+    assert run.finished("c", 1, None, 4.0, part="undo") == [RunEnded("failed")]
 
 
 # --------------------------------------------------------------------- undo
@@ -428,6 +545,9 @@ class Executor:
             effects = self.run.failed(
                 name, attempt, "x", self.now, types=types, retryable=lost, part=part
             )
+        elif part == "condition":
+            is_true = self.rng.random() < 0.7
+            effects = self.run.decided(name, attempt, self.now, is_true=is_true)
         elif part == "split":
             self.items[name] = self.rng.randint(0, 4)
             effects = self.run.divided(name, attempt, self.items[name], self.now)
@@ -450,10 +570,14 @@ def graphs(draw: st.DrawFn) -> list[RunStep]:
         undo = st.builds(
             UndoCall, inputs=mentions.map(frozenset), more_attempts=st.integers(0, 1)
         )
+        needed = draw(some)
         steps.append(
             step(
                 f"s{i}",
-                *draw(some),
+                *needed,
+                after=frozenset(n for n in needed if draw(st.booleans())),
+                has_condition=draw(st.booleans()),
+                delay_s=draw(st.sampled_from([None, 0.0, 2.0])),
                 is_map=draw(st.booleans()),
                 more_attempts=draw(st.integers(0, 2)),
                 timeout_s=draw(st.sampled_from([None, 0.5, 5.0])),
@@ -462,6 +586,12 @@ def graphs(draw: st.DrawFn) -> list[RunStep]:
             )
         )
     return draw(st.permutations(steps))
+
+
+def unwanted(rows: dict[str, StepRow], row: StepRow) -> bool:
+    """Return whether a condition had it skipped."""
+    skipped = row.status == "skipped"
+    return skipped and (not row.cause or rows[row.cause].status == "skipped")
 
 
 @settings(max_examples=200, deadline=None)
@@ -490,10 +620,17 @@ def test_any_saga_of_maps_and_fallbacks_ends_once_and_leaves_nothing_half_done(
     has_result = {"done", "fallback", "undone"}
     for name, row in rows.items():
         plan, needed = plans[name], [rows[n] for n in plans[name].dependencies]
-        if row.status in {*has_result, "failed"}:
-            assert all(other.status in has_result for other in needed)
-        if row.status == "skipped":
-            assert rows[row.cause].status == "failed"
+        went_on = {row.step for row in needed if row.status in has_result}
+        went_on |= {n for n in plan.after if unwanted(rows, rows[n])}
+        if row.status in {"done", "undone"}:
+            assert plan.dependencies <= went_on
+        if row.status in {"fallback", "failed"} and not plan.dependencies <= went_on:
+            assert plan.fallback is not None
+            assert any(unwanted(rows, other) for other in needed)
+        if row.status == "skipped" and not row.cause:
+            assert plan.has_condition
+        elif row.status == "skipped":
+            assert rows[row.cause].status in {"failed", "skipped"}
         if row.status == "fallback":
             assert plan.fallback is not None
         if row.status == "done" and plan.is_map:
@@ -504,7 +641,8 @@ def test_any_saga_of_maps_and_fallbacks_ends_once_and_leaves_nothing_half_done(
     undone = [name for name, part in executor.finished if part == "undo"]
     if run.status == "done":
         assert undone == []
-        assert {row.status for row in rows.values()} <= {"done", "fallback"}
+        others = [row for row in rows.values() if not unwanted(rows, row)]
+        assert {row.status for row in others} <= {"done", "fallback"}
     else:
         for name, plan in plans.items():
             if plan.undo is not None and rows[name].status == "done":
