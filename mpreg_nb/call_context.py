@@ -18,6 +18,8 @@ class Home:
 
     url: str
     token: str = field(repr=False)
+    ca: str = ""
+    """What its certificate is checked with, if its URL begins with wss://."""
 
 
 class CallContext:

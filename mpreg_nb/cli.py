@@ -5,7 +5,7 @@ import ast
 import json
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -13,7 +13,7 @@ from mpreg_nb.boundary import wants_all_frames, without_ours
 from mpreg_nb.cures import in_shell
 from mpreg_nb.errors import MpregError, RemoteError
 from mpreg_nb.names import meant_by
-from mpreg_nb.node.options import add_arguments, options_of
+from mpreg_nb.node.options import add_arguments, options_of, tls_files
 
 _EXAMPLES = """\
 examples:
@@ -139,6 +139,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="cancel the call after this time",
     )
+    _add_ca(call)
     command("ps", "list your nodes on this machine")
     down = command("down", "end one of your clusters")
     down.add_argument(
@@ -155,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--only", default="", metavar="WORD", help="only rows whose name contains this"
     )
+    _add_tls(command)
     token = command("token", "show, replace and issue tokens")
     token.add_argument(
         "action",
@@ -184,6 +186,94 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_ca(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--ca",
+        default=None,
+        metavar="FILE",
+        help="for wss:// URLs, the CA of the cluster (default: MPREG_NB_CA, or the one "
+        "that you made)",
+    )
+
+
+_TLS_EXAMPLES = """\
+examples:
+  mpreg-nb tls init                         make a CA, once for a cluster
+  mpreg-nb tls node n1 10.0.0.5 n1.lan      key and certificate of node n1
+"""
+
+
+def _add_tls(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    tls = command("tls", "make the CA of a cluster and certificates of its nodes")
+    tls.epilog = _TLS_EXAMPLES
+    tls.add_argument(
+        "action",
+        choices=["init", "node"],
+        help="init: make a CA, ca.pem and ca.key; node: make NAME.pem and NAME.key",
+    )
+    tls.add_argument("name", nargs="?", metavar="NAME", help="node: its name")
+    tls.add_argument(
+        "hosts",
+        nargs="*",
+        metavar="HOST",
+        help="node: names and addresses that others reach it at",
+    )
+    tls.add_argument(
+        "--out",
+        type=Path,
+        default=None,
+        metavar="FOLDER",
+        help="folder of the files (default: a folder that only you can enter)",
+    )
+    tls.add_argument(
+        "--days",
+        type=float,
+        default=None,
+        metavar="N",
+        help="days until it ends (default: 10 years for a CA, one year for a node)",
+    )
+
+
+def _tls(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    from mpreg_nb.launcher.cluster_files import file_stem
+    from mpreg_nb.transport.certificates import CA_DAYS, NODE_DAYS, Authority
+    from mpreg_nb.transport.tls import certificates_folder
+
+    folder = given.out or certificates_folder()
+    days = given.days
+    if days is None:
+        days = CA_DAYS if given.action == "init" else NODE_DAYS
+    if not 0 < days <= CA_DAYS:
+        parser.error(f"--days is from 1 to {CA_DAYS}")
+    if given.action == "init":
+        if given.name is not None:
+            parser.error(f"init takes no name: mpreg-nb tls node {given.name} HOST")
+        Authority.make(days=days).write(folder)
+        out = f" --out {folder}" if given.out else ""
+        print(
+            f"{folder / 'ca.pem'}  the CA: copy it to each machine of the cluster\n"
+            f"{folder / 'ca.key'}  its key: keep it here\n"
+            f"Next, for each node: mpreg-nb tls node NAME HOST{out}"
+        )
+        return 0
+    if not given.hosts:
+        parser.error(
+            f"at which names or addresses do others reach node "
+            f"{given.name or 'NAME'}? mpreg-nb tls node {given.name or 'NAME'} HOST"
+        )
+    issued = Authority.read(folder).issue(given.name, given.hosts, days=days)
+    files = issued.write(folder, file_stem(given.name))
+    print(
+        f"{files.certificate}  certificate of {given.name}, for "
+        f"{', '.join(given.hosts)}, {days:g} days\n"
+        f"{files.key}  its key\n"
+        f"Next, with both files and ca.pem on that machine: mpreg-nb node --name "
+        f"{given.name} --host {given.hosts[0]} --port 7400 --tls-cert "
+        f"{files.certificate} --tls-key {files.key} --ca {files.ca}"
+    )
+    return 0
+
+
 def _demo(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.demo.program import main as demo
 
@@ -199,6 +289,7 @@ def _bench(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.launcher.cluster_files import ClusterMemory, entered
     from mpreg_nb.node.__main__ import run
+    from mpreg_nb.transport.tls import load_ca
 
     options = options_of(parser, given)
     memory = ClusterMemory(options.settings)
@@ -207,7 +298,8 @@ def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     except OSError as error:
         sys.stderr.write(f"this node will not know its cluster again: {error}\n")
         cluster_id = ""
-    with entered(options.settings):
+    files = tls_files(options)
+    with entered(options.settings, load_ca(files.vouching) if files else ""):
         return run(options, first_cluster_id=cluster_id, on_ready=memory.keep)
 
 
@@ -287,7 +379,7 @@ def _call(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
     resources = [name for name in given.on.split(",") if name]
     arguments = [_literal(text) for text in given.arguments]
-    cluster = connect(given.url, direct=False)
+    cluster = connect(given.url, direct=False, ca=given.ca)
     try:
         view = cluster.on(*resources, timeout=given.timeout)
         print(_shown(view.call(given.function, *arguments)))
@@ -321,6 +413,7 @@ _COMMANDS = {
     "ps": _ps,
     "down": _down,
     "token": _token,
+    "tls": _tls,
     "doctor": _doctor,
     "call": _call,
 }

@@ -70,6 +70,7 @@ class Client:
         token: Token,
         *,
         direct: bool = True,
+        ca: str = "",
         limits: Limits | None = None,
     ) -> None:
         self.urls = tuple(urls)
@@ -81,6 +82,7 @@ class Client:
             token,
             name=f"client-{os.getpid()}-{next(_number)}",
             limits=self._limits,
+            ca=ca,
             on_open=self._opened,
             on_lost=self._lost,
             on_entry=self._entered,

@@ -27,8 +27,9 @@ from mpreg_nb.protocol.messages import (
 )
 from mpreg_nb.serialize.exceptions import error_of
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import Connection, Keepalive
+from mpreg_nb.transport.connection import FINAL, Connection, Keepalive
 from mpreg_nb.transport.dial import DialFailed, dial, shown
+from mpreg_nb.transport.tls import dialling
 from mpreg_nb.transport.token import Token
 
 RECONNECT_S = 10.0
@@ -60,6 +61,7 @@ class Connections:
         *,
         name: str,
         limits: Limits,
+        ca: str = "",
         on_open: Callable[[Connection], None],
         on_lost: Callable[[Connection, str], None],
         on_entry: Callable[[Connection, bool], None],
@@ -70,6 +72,7 @@ class Connections:
     ) -> None:
         """Hold no link yet.
 
+        ca: what certificates of nodes are checked with; see `transport.tls.load_ca`.
         on_entry: hears of each new entry, and whether there was no link before.
         on_cut_off: hears why there is no link, each time that one was looked for in
             vain for `RECONNECT_S`.
@@ -80,6 +83,7 @@ class Connections:
         self.token = token
         self._name = name
         self._limits = limits
+        self._ssl_context = dialling(ca) if ca else None
         self._on_open = on_open
         self._on_lost = on_lost
         self._on_entry = on_entry
@@ -109,15 +113,17 @@ class Connections:
         until = time.monotonic() + timeout_s
         reason = ""
         while True:
+            may_pass = False
             for url in urls:
                 try:
                     link = await self._dial(url)
                 except DialFailed as error:
+                    may_pass = may_pass or error.kind not in FINAL
                     reason = error.detail
                     continue
                 self._make_entry(link, after_none=False)
                 return
-            if time.monotonic() >= until:
+            if time.monotonic() >= until or not may_pass:
                 raise NodeLost(
                     "", reason, executed="no", at=", ".join(map(shown, urls))
                 )
@@ -209,6 +215,7 @@ class Connections:
             cluster_id="" if any_cluster else self.cluster_id,
             node_name=node,
             on_open=self._opened,
+            ssl_context=self._ssl_context,
             limits=self._limits,
         )
 

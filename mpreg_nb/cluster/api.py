@@ -18,6 +18,7 @@ from mpreg_nb.cures import cure
 from mpreg_nb.launcher.cluster_files import ClusterFiles
 from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, read_spec
 from mpreg_nb.node.environment import fill_standard_files
+from mpreg_nb.transport.tls import load_ca
 from mpreg_nb.transport.token import load_token
 
 if TYPE_CHECKING:
@@ -127,7 +128,12 @@ def up(
 
 
 @public
-def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluster:
+def connect(
+    *urls: str,
+    token: str | None = None,
+    direct: bool = True,
+    ca: str | os.PathLike[str] | None = None,
+) -> Cluster:
     """Connect to a running cluster by the URL of any of its nodes.
 
     urls: tried in order until one answers.
@@ -135,16 +141,19 @@ def connect(*urls: str, token: str | None = None, direct: bool = True) -> Cluste
         token file of this user.
     direct: also open connections to the other nodes that can be reached; False
         sends everything through the first node.
+    ca: for wss:// URLs, the CA of the cluster: the file ca.pem of `mpreg-nb tls init`;
+        by default MPREG_NB_CA, or the one that this user made. "system": trust what
+        web browsers trust.
 
     Raises:
-        NotTrusted: the token is not the cluster's.
+        NotTrusted: the token is not the cluster's, or a certificate not of its CA.
         NodeLost: no node answers at any of `urls`.
         ValueError: one of `urls` is not the URL of a node.
     """
     if not urls:
         raise TypeError("connect needs the URL of a node: mp.connect('ws://HOST:PORT')")
     fill_standard_files()
-    cluster = Cluster(urls, load_token(token), direct=direct)
+    cluster = Cluster(urls, load_token(token), direct=direct, ca=load_ca(ca))
     return _compared(cluster)
 
 

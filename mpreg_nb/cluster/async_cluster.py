@@ -28,6 +28,7 @@ from mpreg_nb.cluster.run import AsyncRun, ClusterRuns, OnRun
 from mpreg_nb.cluster.versions import node_versions, warn_of
 from mpreg_nb.errors import ForkedProcess, MpregError, NoCluster, NotPicklable
 from mpreg_nb.protocol.messages import Snapshot
+from mpreg_nb.transport.tls import load_ca
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.workflows.builder import Flow
 from mpreg_nb.workflows.graph import Workflow
@@ -72,16 +73,21 @@ class AsyncCluster:
     """
 
     def __init__(
-        self, *urls: str, token: str | None = None, direct: bool = True
+        self,
+        *urls: str,
+        token: str | None = None,
+        direct: bool = True,
+        ca: str | os.PathLike[str] | None = None,
     ) -> None:
         self._urls = urls
         self._token = load_token(token)
+        self._ca = load_ca(ca)
         self._direct = direct
         self._parts: _Connected | None = None
         self._process = os.getpid()
 
     async def __aenter__(self) -> "AsyncCluster":
-        client = await open_client(self._urls, self._token, self._direct)
+        client = await open_client(self._urls, self._token, self._direct, self._ca)
         try:
             warn_of(await node_versions(client))
         except BaseException:
@@ -404,7 +410,10 @@ class AsyncView:
 
 @public
 def connect_async(
-    *urls: str, token: str | None = None, direct: bool = True
+    *urls: str,
+    token: str | None = None,
+    direct: bool = True,
+    ca: str | os.PathLike[str] | None = None,
 ) -> AsyncCluster:
     """Connect from async code: `async with mp.connect_async(url) as cluster`.
 
@@ -412,4 +421,4 @@ def connect_async(
     """
     if not urls:
         raise TypeError("connect_async needs the URL of a node")
-    return AsyncCluster(*urls, token=token, direct=direct)
+    return AsyncCluster(*urls, token=token, direct=direct, ca=ca)

@@ -76,18 +76,19 @@ class Cluster:
         *,
         nodes: LocalNodes | None = None,
         direct: bool = True,
+        ca: str = "",
     ) -> None:
         """Connect to the first of `urls` that answers.
 
         Raises:
-            NotTrusted: the token is not the cluster's.
+            NotTrusted: the token is not the cluster's, or a certificate not of `ca`.
             NodeLost: nobody listens there.
         """
         self._nodes = nodes
         self._thread = thread = LoopThread()
         self._down = False
         try:
-            client = thread.run(open_client(urls, token, direct))
+            client = thread.run(open_client(urls, token, direct, ca))
         except BaseException:
             thread.stop()
             raise
@@ -771,7 +772,8 @@ class AdoptedCluster(Cluster):
             )
         self._entry = entry
         self._ended: tuple[str, ...] = ()
-        super().__init__([node.url for node in entry.nodes], load_token())
+        urls = [node.url for node in entry.nodes]
+        super().__init__(urls, load_token(), ca=entry.ca)
         try:
             self.take_up_newest()
         except BaseException:

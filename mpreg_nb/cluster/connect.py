@@ -13,18 +13,22 @@ from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.transport.token import Token
 
 
-async def open_client(urls: Sequence[str], token: Token, direct: bool) -> Client:
+async def open_client(
+    urls: Sequence[str], token: Token, direct: bool, ca: str = ""
+) -> Client:
     """Return a client that is connected, or leave nothing open.
+
+    ca: what certificates of nodes are checked with; see `transport.tls.load_ca`.
 
     Raises:
         ValueError: one of `urls` is not the URL of a node.
-        NotTrusted: the token is not the cluster's.
+        NotTrusted: the token is not the cluster's, or a certificate not of `ca`.
         NodeLost: no node answers at any of `urls`.
     """
     for url in urls:
         check_url(url)
     limit_lines(lambda: CONFIG.output_lines)
-    client = Client(urls, token, direct=direct)
+    client = Client(urls, token, direct=direct, ca=ca)
     try:
         await client.open()
     except BaseException:

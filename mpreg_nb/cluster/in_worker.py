@@ -18,4 +18,5 @@ def connect(home: Home) -> None:
     from mpreg_nb.cluster.cluster import Cluster
     from mpreg_nb.transport.token import Token
 
-    Cluster([home.url], Token(home.token, source="the node of this worker"))
+    token = Token(home.token, source="the node of this worker")
+    Cluster([home.url], token, ca=home.ca)

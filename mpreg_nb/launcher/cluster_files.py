@@ -85,6 +85,7 @@ class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
     workers: int = 1
     slots: int = 1
     by_hand: bool = False  # one node, started with `mpreg-nb node`
+    ca: str = ""  # what certificates of its nodes are checked with: PEM
     nodes: tuple[RecordedNode, ...] = ()
 
 
@@ -225,6 +226,7 @@ class ClusterFiles:
         workers: int = 1,
         slots: int = 1,
         by_hand: bool = False,
+        ca: str = "",
     ) -> ClusterRecord:
         """Enter a cluster of this process that has no nodes yet.
 
@@ -252,6 +254,7 @@ class ClusterFiles:
                 workers=workers,
                 slots=slots,
                 by_hand=by_hand,
+                ca=ca,
             )
             self._write(entry)
         return entry
@@ -564,9 +567,10 @@ class ClusterMemory:
 
 
 @contextmanager
-def entered(settings: NodeSettings) -> Iterator[None]:
+def entered(settings: NodeSettings, ca: str = "") -> Iterator[None]:
     """Keep an entry for the node that this process runs, until the block ends.
 
+    ca: what its certificate is checked with; "": it has none.
     A node runs without an entry where the user has no place for a ledger.
     """
     ledger = ClusterFiles()
@@ -576,6 +580,7 @@ def entered(settings: NodeSettings) -> Iterator[None]:
             workers=settings.workers,
             slots=settings.slots,
             by_hand=True,
+            ca=ca,
         )
         node = RecordedNode(
             name=settings.name,

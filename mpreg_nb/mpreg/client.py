@@ -33,6 +33,7 @@ from mpreg_nb.serialize.classes import make
 from mpreg_nb.serialize.exceptions import execution_failed, message_of
 from mpreg_nb.serialize.json_rpc import Others, mention
 from mpreg_nb.serialize.pickle import pack_call
+from mpreg_nb.transport.tls import load_ca
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.workflows.graph import check_order
 from mpreg_nb.working_folder import here
@@ -265,7 +266,8 @@ class MPREGClientAPI:
         """
         if self._caller is not None:
             return
-        caller = Client((self.url,), load_token(self._token), direct=False)
+        token, ca = load_token(self._token), load_ca()
+        caller = Client((self.url,), token, direct=False, ca=ca)
         try:
             await caller.open(CONNECT_S)
         except BaseException:

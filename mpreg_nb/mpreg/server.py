@@ -16,6 +16,7 @@ from mpreg_nb.names import check_name, check_resources, nearest
 from mpreg_nb.node.node import Node
 from mpreg_nb.serialize.code import described
 from mpreg_nb.settings import NodeSettings
+from mpreg_nb.transport.tls import load_ca
 from mpreg_nb.transport.token import load_token
 
 DEFAULT_CLUSTER = "default-cluster"
@@ -286,6 +287,7 @@ class MPREGServer:
         node = Node(
             settings.node,
             load_token(settings.token),
+            ca=load_ca(),
             # The same for all: two that name each other as peers may meet unjoined.
             first_cluster_id=hashed(DEFAULT_CLUSTER),
         )

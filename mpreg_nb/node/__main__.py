@@ -20,8 +20,14 @@ from pathlib import Path
 
 from mpreg_nb.errors import MpregError
 from mpreg_nb.node.environment import have_standard_files
-from mpreg_nb.node.node import Node, read_tls
-from mpreg_nb.node.options import NodeOptions, read_options
+from mpreg_nb.node.node import Node
+from mpreg_nb.node.options import (
+    NodeOptions,
+    dialled_at,
+    read_options,
+    tls_files,
+)
+from mpreg_nb.transport.tls import load_ca, read_tls
 from mpreg_nb.transport.token import load_token, read_token
 
 LOOK_S = 1.0
@@ -134,12 +140,15 @@ async def serve(
     if options.listening is not None:
         listening = socket.socket(fileno=options.listening)
         listening.set_inheritable(False)
-    tls = read_tls(options.tls_cert, options.tls_key) if options.tls_cert else None
+    files, tls = tls_files(options), None
+    if files is not None:
+        tls = read_tls(files, node=options.settings.name, hosts=dialled_at(options))
     node = Node(
         options.settings,
         token,
         listening=listening,
         tls=tls,
+        ca=load_ca(options.ca or None) if tls is None else "",
         first_cluster_id=first_cluster_id,
     )
     asked = 0
@@ -188,7 +197,8 @@ async def serve(
             sys.stdout.write(json.dumps(ready) + "\n")
             sys.stdout.flush()
         if by_hand:
-            sys.stderr.write(how_to_join(node.name, url))
+            ca = files.vouching if files is not None else ""
+            sys.stderr.write(how_to_join(node.name, url, ca))
         # Whoever reads the line may be gone later; what is printed then is log.
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
         _tend_garbage()
@@ -200,14 +210,22 @@ async def serve(
     return 0
 
 
-def how_to_join(name: str, url: str) -> str:
-    """Return the lines that tell whoever started a node by hand how to go on."""
+def how_to_join(name: str, url: str, ca: str = "") -> str:
+    """Return the lines that tell whoever started a node by hand how to go on.
+
+    ca: the file that its certificate is checked with; "": it has none.
+    """
+    option, argument, node = "", "", "--name NAME"
+    if ca:
+        option, argument = f" --ca {ca}", f", ca={ca!r}"
+        node += " --host HOST --tls-cert NAME.pem --tls-key NAME.key"
     return (
         f"node {name} is running at {url}. To join it:\n"
-        f"  from a shell      mpreg-nb node --name NAME --join {url}\n"
-        f"  from Python       mpreg_nb.connect({url!r})\n"
-        f"  from a notebook   %mpreg connect {url}\n"
-        "Ctrl-C ends it.\n"
+        f"  from a shell      mpreg-nb node {node} --join {url}{option}\n"
+        f"  from Python       mpreg_nb.connect({url!r}{argument})\n"
+        f"  from a notebook   %mpreg connect {url}{option}\n"
+        + ("Elsewhere that needs a copy of the CA and of the token.\n" if ca else "")
+        + "Ctrl-C ends it.\n"
     )
 
 

@@ -38,6 +38,7 @@ from mpreg_nb.protocol.messages import (
 )
 from mpreg_nb.settings import Limits, NodeSettings
 from mpreg_nb.transport.connection import (
+    FINAL,
     Connection,
     FailureKind,
     Keepalive,
@@ -47,6 +48,8 @@ from mpreg_nb.transport.connection import (
 from mpreg_nb.transport.dial import CONNECT_TIMEOUT_S, DialFailed, dial
 from mpreg_nb.transport.pool import ConnectionPool
 from mpreg_nb.transport.token import Token
+
+LOG = logging.getLogger("mpreg_nb.node")
 
 Payload: TypeAlias = tuple[Buffer, ...]
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], None]
@@ -214,6 +217,16 @@ TAKEN = "the name is taken"
 """Told to a process whose name another one has; it cannot join."""
 
 
+def refuse_name(link: Connection) -> None:
+    """Send a second process of one name away, and tell the owner of this node."""
+    LOG.warning(
+        "a second node named %s, at %s, was refused: give it another --name",
+        link.peer.name,
+        link.peer.address,
+    )
+    link.close(1008, TAKEN)
+
+
 class JoinGate:
     """The control links that wait for a decision."""
 
@@ -250,7 +263,7 @@ class JoinGate:
         """Send the process away: another one has `name`."""
         link, _ = self._waiting.pop((name, epoch), (None, []))
         if link is not None:
-            link.close(1008, TAKEN)
+            refuse_name(link)
 
     def _heard(self, link: Connection, message: Any, parts: Parts) -> None:
         for waiting, said in self._waiting.values():
@@ -364,9 +377,6 @@ def timed_out(to: str) -> DialFailed:
     return DialFailed("timed_out", to, f"no answer within {CONNECT_TIMEOUT_S:g} s")
 
 
-LOG = logging.getLogger("mpreg_nb.node")
-
-
 class NodeLinks:
     """The links of this node, sorted by who is at the other end and by their lane.
 
@@ -392,6 +402,7 @@ class NodeLinks:
         self._spawn = spawn
         self._ssl_context = ssl_context
         self._clients: set[Connection] = set()
+        self._told: dict[str, str] = {}  # node -> why it could not be dialled
         self._pulses: dict[Connection, Keepalive] = {}
         self._gossip_sent_bytes = self._gossip_received_bytes = 0  # on ended links
         self.control_opened: Event[str] = Event()
@@ -413,6 +424,8 @@ class NodeLinks:
         """Of a name that a second process wants, with its epoch."""
         self.join_refused: Event[str, str] = Event()
         """Of the URL of a seed that will not take this node in, and why."""
+        self.join_delayed: Event[str, str] = Event()
+        """Of the URL of a seed that could not be reached, and why."""
         self.name_refused: Event[()] = Event()
         """Another live node has this node's name."""
         self.peers = ConnectionPool(
@@ -464,7 +477,7 @@ class NodeLinks:
         """Take in a link that was opened to this node."""
         if connection.peer.role == "node":
             if connection.peer.name == self._name:
-                connection.close(1008, TAKEN)
+                refuse_name(connection)
             elif self.partition_fault.bars(connection.peer.name):
                 self.partition_fault.cut(connection)
             elif connection.peer.lane == "control":
@@ -505,6 +518,7 @@ class NodeLinks:
     def _peer_open(self, connection: Connection) -> None:
         """Say where messages of a link between nodes go."""
         name = connection.peer.name
+        self._told.pop(name, None)
         if self.partition_fault.bars(name):  # since it was dialled
             if connection.peer.dialled:
                 raise timed_out(name)
@@ -548,6 +562,9 @@ class NodeLinks:
     def _dial_failed(
         self, node: str, lane: Lane, kind: FailureKind, detail: str
     ) -> None:
+        if kind in FINAL and self._told.get(node) != detail:
+            self._told[node] = detail  # it is dialled again and again
+            LOG.warning("node %s cannot connect to %s: %s", self._name, node, detail)
         if lane == "control":
             self.dial_failed(node, kind)
 
@@ -572,8 +589,10 @@ class NodeLinks:
                 limits=self._limits,
             )
         except DialFailed as error:
-            if error.kind in ("wrong_cluster", "wrong_node"):
+            if error.kind in FINAL:
                 self._refused_by(url, error)
+            else:
+                self.join_delayed(url, error.detail)
             self.dial_failed(url, error.kind)
         except NotTrusted as error:
             self._refused_by(url, error)

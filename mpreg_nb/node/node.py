@@ -1,24 +1,24 @@
-"""The node: makes its parts, starts and stops them; its TLS contexts.
+"""The node: makes its parts, starts and stops them.
 
 One event loop, no user code. The parts do not know each other: what happens in one
 reaches the others as an event, a handled message, or a callback given at their making.
 """
 
 import asyncio
+import logging
 import os
 import platform
 import random
 import shutil
 import socket
-import ssl
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from mpreg_nb.call_context import Home
 from mpreg_nb.errors import MpregError
@@ -84,31 +84,11 @@ from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.connection import ALL_ANSWERED, Connection
-from mpreg_nb.transport.dial import shown
 from mpreg_nb.transport.listener import Listener, listen
+from mpreg_nb.transport.tls import Tls, dialling
 from mpreg_nb.transport.token import Token, current
 
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """The two sides of TLS; both ends still prove the token inside of it."""
-
-    accept: ssl.SSLContext
-    dial: ssl.SSLContext
-
-
-def read_tls(certificate: str, key: str) -> Tls:
-    """Return what the two PEM files say.
-
-    Raises:
-        OSError: they cannot be read, or do not belong together.
-    """
-    accept = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    accept.load_cert_chain(certificate, key)
-    dial = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
-    dial.load_verify_locations(certificate)  # a private one may be its own root
-    return Tls(accept, dial)
-
+LOG = logging.getLogger("mpreg_nb.node")
 
 JOIN_TIMEOUT_S = 15.0
 
@@ -126,17 +106,21 @@ class Node:
         *,
         listening: socket.socket | None = None,
         tls: Tls | None = None,
+        ca: str = "",
         first_cluster_id: str = "",
     ) -> None:
         """Take settings; nothing runs before `start`.
 
         listening: a socket that listens already, in place of host and port.
+        tls: its certificate; None: it listens on loopback only.
+        ca: without `tls`, what certificates of other nodes are checked with.
         first_cluster_id: id of the cluster until this node has joined others, in
             32 hex digits; "" for a random one.
         """
         self.settings = settings
         self.name = settings.name
         self._tls = tls
+        self._dials_with = tls.dial if tls else dialling(ca) if ca else None
         self._cluster = ClusterId(settings.cluster_id, first_cluster_id)
         self._token = token
         self._listening = listening
@@ -147,6 +131,7 @@ class Node:
         self.refused = ""
         """Why this node may not join, once that is known."""
         self._refusals: dict[str, str] = {}  # URL of a seed -> why it refused
+        self._delays: dict[str, str] = {}  # URL of a seed -> why there was no answer
         self._joins_now = False  # `start` waits until this node has joined
         self.ended = asyncio.Event()
         """Set when the node has stopped by itself or by request."""
@@ -170,7 +155,7 @@ class Node:
             dispatcher=self.dispatcher,
             members=self.members,
             spawn=self.spawn,
-            ssl_context=self._tls.dial if self._tls else None,
+            ssl_context=self._dials_with,
         )
         peer_sender = PeerSender(self.links.peers, self.members.urls_of)
         self.peer_requests = PeerRequests(peer_sender)
@@ -398,6 +383,7 @@ class Node:
             self.calls.link_lost, self.resumption.node_lost, self._peer_lost
         )
         links.join_refused.subscribe(self._join_refused)
+        links.join_delayed.subscribe(self._join_delayed)
         links.sink_lost.subscribe(
             self.calls.sink_lost,
             self.resumption.sink_lost,
@@ -470,7 +456,15 @@ class Node:
         """Return how functions that run here find this node."""
         if self._listener is None:
             return None
-        return Home(self._listener.url, current(self._token).issue("client"))
+        token = current(self._token).issue("client")
+        return Home(self._listener.url, token, self._tls.ca if self._tls else "")
+
+    def _names(self) -> frozenset[str]:
+        """Return the hosts that others know this node by."""
+        hosts = {urlsplit(url).hostname or "" for url in self.settings.advertised}
+        if self._tls is not None and self._tls.certificate is not None:
+            hosts.update(self._tls.certificate.hosts)
+        return frozenset(hosts)
 
     def _route_again(self) -> None:
         members = self.members
@@ -505,7 +499,10 @@ class Node:
         return len(self.membership_driver.swim.alive) - 1
 
     def _name_refused(self) -> None:
-        self.refused = f"another live node is named {self.name!r}"
+        self.refused = (
+            f"another live node is named {self.name!r}. Start this one with another "
+            "--name"
+        )
         self._membership.joined.set()
 
     def _join_refused(self, url: str, reason: str) -> None:
@@ -514,6 +511,26 @@ class Node:
         if self._joins_now and set(self.settings.join) <= self._refusals.keys():
             self.refused = reason
             self._membership.joined.set()
+
+    def _join_delayed(self, url: str, reason: str) -> None:
+        """Tell at once why there is no answer; it is tried again, up to a limit."""
+        if self._joins_now and url not in self._delays:
+            LOG.warning(
+                "node %s cannot reach %s yet: %s. It tries again for %g s",
+                *(self.name, url, reason, JOIN_TIMEOUT_S),
+            )
+        self._delays[url] = reason
+
+    def _no_answer(self) -> str:
+        """Return why no node of `join` answered, and what to look at."""
+        seeds = [
+            f"{url} ({self._refusals.get(url) or self._delays.get(url, 'no answer')})"
+            for url in self.settings.join
+        ]
+        return (
+            f"no node can be reached at {', '.join(seeds)}. Check that one runs there, "
+            "host and port, and that firewalls let this machine through"
+        )
 
     def _replaced(self) -> None:
         self.spawn(self.stop(drain_s=0))
@@ -575,6 +592,7 @@ class Node:
             json_open=settings.json_open,
             metrics=self._metrics,
             ssl_context=self._tls.accept if self._tls else None,
+            hosts=self._names(),
             limits=settings.limits,
             local=True,
         )
@@ -598,7 +616,7 @@ class Node:
         try:
             await asyncio.wait_for(self._membership.joined.wait(), join_timeout_s)
         except TimeoutError:
-            self.refused = f"no answer from {', '.join(map(shown, settings.join))}"
+            self.refused = self._no_answer()
         self._joins_now = False
         if self.refused:
             await self.stop(drain_s=0)

@@ -10,9 +10,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
+from urllib.parse import urlsplit
 
 from mpreg_nb.names import check_name, check_resources, check_url
 from mpreg_nb.settings import Limits, NodeSettings
+from mpreg_nb.transport.tls import SYSTEM, TlsFiles
+
+WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - names of what is asked about
+"""Hosts that stand for all addresses of a machine."""
 
 STDIN = 0
 """The descriptor that the word stdin means."""
@@ -112,6 +117,9 @@ class NodeOptions:
     tls_key: str = ""
     """PEM files; both or neither. Needed to listen off loopback."""
 
+    ca: str = ""
+    """What certificates of other nodes are checked with: a PEM file, or "system"."""
+
     listening: int | None = None
     """Descriptor of a socket that listens already, in place of host and port."""
 
@@ -193,7 +201,14 @@ def _add_network(group: argparse._ArgumentGroup) -> None:
         "--tls-key",
         default="",
         metavar="FILE",
-        help="private key of the certificate (PEM)",
+        help="private key of the certificate (PEM); no other user may read it",
+    )
+    add(
+        "--ca",
+        default="",
+        metavar="FILE",
+        help="CA that certificates of other nodes must be of: ca.pem of mpreg-nb tls "
+        "init (default: MPREG_NB_CA, or the one that this user made)",
     )
     add(
         "--token-file",
@@ -294,8 +309,23 @@ def options_of(
     if not loopback and not parsed.tls_cert:
         parser.error(
             f"--host {parsed.host} is reachable from other machines, and the "
-            "connection would not be encrypted. Add --tls-cert FILE --tls-key "
-            "FILE, or use --host 127.0.0.1 and use an ssh tunnel"
+            "connection would not be encrypted. Make a certificate, mpreg-nb tls node "
+            f"{parsed.name} {parsed.host}, and add --tls-cert FILE --tls-key FILE; or "
+            "use --host 127.0.0.1 and an ssh tunnel"
+        )
+    if parsed.host in WILDCARDS and not parsed.advertise:
+        parser.error(
+            f"--host {parsed.host} listens on all addresses of this machine, and other "
+            "nodes must be told one of them. Add --advertise "
+            f"wss://ADDRESS:{parsed.port or 'PORT'}"
+            + ("" if parsed.port else " and --port PORT")
+        )
+    away = [url for url in parsed.join if not _is_loopback(_host(url))]
+    if away and loopback and not parsed.advertise:
+        parser.error(
+            f"{away[0]} is on another machine, whose nodes could not connect to this "
+            f"one at {parsed.host}. Add --host ADDRESS --tls-cert FILE --tls-key FILE, "
+            "or --advertise URL where a tunnel leads here"
         )
     return NodeOptions(
         settings=NodeSettings(
@@ -318,6 +348,7 @@ def options_of(
         token_file=parsed.token_file,
         tls_cert=parsed.tls_cert,
         tls_key=parsed.tls_key,
+        ca=parsed.ca,
         listening=parsed.listen_fd,
         lifeline=parsed.lifeline,
         parent=parsed.parent,
@@ -359,6 +390,7 @@ def arguments_of(options: NodeOptions) -> list[str]:
         ("token-file", _absolute(options.token_file), ""),
         ("tls-cert", _absolute(options.tls_cert), ""),
         ("tls-key", _absolute(options.tls_key), ""),
+        ("ca", options.ca if options.ca == SYSTEM else _absolute(options.ca), ""),
         ("scratch", _absolute(settings.scratch), ""),
         ("store-bytes", settings.store_bytes, DEFAULTS.store_bytes),
         (
@@ -376,6 +408,23 @@ def arguments_of(options: NodeOptions) -> list[str]:
         *(_word(key, value) for key, value, usual in written if value != usual),
         *(["--json-open"] if settings.json_open else []),
     ]
+
+
+def tls_files(options: NodeOptions) -> TlsFiles | None:
+    """Return where the certificate of the node is; None: it has none."""
+    if not options.tls_cert:
+        return None
+    return TlsFiles(certificate=options.tls_cert, key=options.tls_key, ca=options.ca)
+
+
+def dialled_at(options: NodeOptions) -> tuple[str, ...]:
+    """Return the hosts that others dial the node at."""
+    advertised = options.settings.advertised
+    return tuple(dict.fromkeys(map(_host, advertised))) or (options.settings.host,)
+
+
+def _host(url: str) -> str:
+    return urlsplit(url).hostname or url
 
 
 def _word(key: str, value: object) -> str:

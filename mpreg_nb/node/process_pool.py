@@ -348,6 +348,7 @@ class ProcessPool:
             max_payload_bytes=max_payload_bytes,
             home_url=home.url if home else "",
             home_token=home.token if home else "",
+            home_ca=home.ca if home else "",
             keeps=keeps,
         )
         self._on_output = on_output

@@ -176,7 +176,11 @@ def adopt(session: Session, options: VerbOptions) -> Any:
     NODES,
     "Connect to a running cluster by the URL of any of its nodes.",
     "connect ws://10.0.0.5:7400",
-    options=(option("urls", nargs="+", metavar="URL"),),
+    "connect wss://10.0.0.5:7400 --ca ca.pem",
+    options=(
+        option("urls", nargs="+", metavar="URL"),
+        option("--ca", metavar="FILE", help="CA of the cluster, for wss:// URLs"),
+    ),
     twin='mp.connect("ws://10.0.0.5:7400")',
 )
 def connect(session: Session, options: VerbOptions) -> Any:
@@ -184,7 +188,7 @@ def connect(session: Session, options: VerbOptions) -> Any:
     from mpreg_nb.cluster.api import connect
 
     with arguments():
-        return connect(*options.urls)
+        return connect(*options.urls, ca=options.ca)
 
 
 # ------------------------------------------------------------------- functions

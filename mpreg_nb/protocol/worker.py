@@ -45,6 +45,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="set
     max_payload_bytes: int
     home_url: str = ""  # of the node, for functions that call the cluster
     home_token: str = ""
+    home_ca: str = ""
     keeps: bool = False  # what a call sets in the process is there for the next
 
 

@@ -127,9 +127,15 @@ Lane: TypeAlias = Literal["control", "data", "json"]
 """What may travel: `protocol.gossip`, `protocol.messages`, or JSON text."""
 
 FailureKind: TypeAlias = Literal[
-    "refused", "timed_out", "not_trusted", "wrong_cluster", "wrong_node"
+    "refused", "timed_out", "not_trusted", "wrong_cluster", "wrong_node", "mismatch"
 ]
-"""Why a dial led to no link."""
+"""Why a dial led to no link. Mismatch: the other end speaks otherwise; without TLS, or
+as another version of this package does."""
+
+FINAL: frozenset[FailureKind] = frozenset(
+    ("not_trusted", "wrong_cluster", "wrong_node", "mismatch")
+)
+"""Those that do not pass when the same is dialled again a moment later."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +158,9 @@ class PeerInfo:
 
     dialled: bool
     """Whether this side opened the link."""
+
+    expires_s: float = 0.0
+    """When the certificate of the other end ends, on the wall clock; 0: it has none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Open a link to a node, and find out that it is the right one before using it."""
 
 import asyncio
+import re
 import secrets
 import socket
 import ssl
@@ -16,7 +17,7 @@ from websockets.uri import WebSocketURI, parse_uri
 
 from mpreg_nb.errors import MpregError, NotTrusted
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport import local_socket
+from mpreg_nb.transport import local_socket, tls
 from mpreg_nb.transport.connection import (
     Carrier,
     Connection,
@@ -31,6 +32,7 @@ from mpreg_nb.transport.framing import Scratch
 from mpreg_nb.transport.handshake import (
     NONCE_BYTES,
     SUBPROTOCOLS,
+    VERSIONS_HEADER,
     HandshakeHello,
     HandshakeRefused,
     Welcome,
@@ -47,7 +49,9 @@ from mpreg_nb.transport.token import Role, Token, current
 CONNECT_TIMEOUT_S = 3.0
 """From the first packet to the proof; a node on the same continent needs 0.5."""
 
-UNAVAILABLE = b"503"
+UNAVAILABLE, UPGRADE_REQUIRED = b"503", b"426"
+
+_HEADER = re.compile(rb"\r\n%s: ([ -~]{1,200})\r\n" % VERSIONS_HEADER.encode(), re.I)
 
 
 def shown(url: str) -> str:
@@ -96,8 +100,9 @@ async def dial(
     Cancelling leaves no socket behind.
 
     Raises:
-        DialFailed: kind refused, timed_out, wrong_cluster or wrong_node.
-        NotTrusted: the other end could not prove that it knows the token.
+        DialFailed: kind refused, timed_out, wrong_cluster, wrong_node or mismatch.
+        NotTrusted: the other end could not prove that it knows the token, or has no
+            certificate of the CA that `ssl_context` trusts.
     """
     uri = _parse(url)
     token = current(token)
@@ -115,7 +120,10 @@ async def dial(
         mac=carrier == "tcp",
     )
     if uri.secure and ssl_context is None:
-        ssl_context = ssl.create_default_context()
+        raise NotTrusted(
+            f"no CA is known that the certificate of {shown(url)} could be checked "
+            f"with. {COPY_CA}"
+        )
     departure = ClientHandshake(
         url,
         uri,
@@ -145,10 +153,10 @@ async def dial(
     except TimeoutError as error:
         detail = f"no answer within {timeout_s:g} s"
         raise DialFailed("timed_out", url, detail) from error
+    except ssl.SSLCertVerificationError as error:
+        raise NotTrusted(_distrust(url, error.verify_code)) from error
     except ssl.SSLError as error:
-        raise NotTrusted(
-            f"the certificate of {shown(url)} is not trusted: {error.reason}"
-        ) from error
+        raise DialFailed("mismatch", url, _no_tls(error.reason)) from error
     except OSError as error:
         if isinstance(error, MpregError):
             raise
@@ -156,6 +164,47 @@ async def dial(
         raise DialFailed("refused", url, detail) from error
     finally:
         departure.drop_unless_open()
+
+
+COPY_CA = (
+    "Copy ca.pem from the machine where mpreg-nb tls init made it, and name it with "
+    "--ca FILE, ca=FILE or MPREG_NB_CA"
+)
+
+
+def _distrust(url: str, code: int) -> str:
+    """Return why the certificate of the node at `url` is refused, and the cure."""
+    whose = f"the certificate of the node at {shown(url)}"
+    again = "Make one, where the CA is: mpreg-nb tls node NAME HOST"
+    match code:
+        case tls.EXPIRED:
+            return f"{whose} has ended. {again}"
+        case tls.NOT_YET:
+            return (
+                f"{whose} is not valid yet, so the clock of one of the two machines is "
+                "wrong. Set it"
+            )
+        case tls.WRONG_HOST | tls.WRONG_ADDRESS:
+            return (
+                f"{whose} does not name {shown(url)}. Use an address that it names, or "
+                f"make one for this address, where the CA is: mpreg-nb tls node NAME "
+                f"{shown(url)}"
+            )
+        case _:
+            return f"{whose} is of another CA than the one known here. {COPY_CA}"
+
+
+# What OpenSSL reads in an answer that is no TLS.
+_PLAIN = re.compile("WRONG_VERSION|RECORD_LAYER_FAILURE|PACKET_LENGTH|HTTP_REQUEST")
+
+
+def _no_tls(reason: str | None) -> str:
+    if reason and _PLAIN.search(reason):
+        return (
+            "it does not speak TLS. A node without a certificate has a URL that begins "
+            "with ws://"
+        )
+    return f"TLS failed ({reason or 'no reason given'})"
 
 
 def _parse(url: str) -> WebSocketURI:
@@ -249,6 +298,7 @@ class ClientHandshake(asyncio.Protocol):
         self._websocket.receive_data(head)
         answers = self._websocket.events_received()
         if self._websocket.handshake_exc is not None or not answers or rest:
+            self._check_language(status, head)
             code = ascii(status[0].decode("latin-1"))[:5] if status else "none"
             raise NotTrusted(
                 f"the server at {shown(self._url)} is not a node, or rejects this "
@@ -275,7 +325,42 @@ class ClientHandshake(asyncio.Protocol):
             )
         self._check_expected("cluster", self._hello.cluster_id, welcome.cluster_id)
         self._check_expected("node", self._hello.node_name, welcome.node_name)
-        self._open(welcome)
+        self._open(welcome, self._check_certificate(welcome))
+
+    def _check_language(self, status: list[bytes], head: bytes) -> None:
+        """Raise what is wrong if the other end says that it speaks otherwise."""
+        if status == [UPGRADE_REQUIRED]:
+            detail = "it speaks TLS only. Its URL begins with wss://"
+            raise DialFailed("mismatch", self._url, detail)
+        spoken = _HEADER.search(head)
+        if spoken:
+            mine = SUBPROTOCOLS[self._hello.lane]
+            theirs = ascii(spoken[1].decode("latin-1"))[1:-1]
+            detail = (
+                f"it speaks {theirs}, and this process {mine}: their versions of "
+                "mpreg_nb do not fit. Install the same one on both: pip install -U "
+                "mpreg_nb"
+            )
+            raise DialFailed("mismatch", self._url, detail)
+
+    def _check_certificate(self, welcome: Welcome) -> float:
+        """Return when the certificate of the other end ends; 0: there is none.
+
+        Raises:
+            NotTrusted: it is for other nodes than the one that answers.
+        """
+        transport = cast(asyncio.Transport, self._transport)
+        found = transport.get_extra_info("peercert")
+        if not found:
+            return 0.0
+        certificate = tls.Certificate.of(found)
+        if certificate.nodes and welcome.node_name not in certificate.nodes:
+            raise NotTrusted(
+                f"node {welcome.node_name} answers at {shown(self._url)} with the "
+                f"certificate of node {', '.join(certificate.nodes)}. Give it its own: "
+                f"mpreg-nb tls node {welcome.node_name} {shown(self._url)}"
+            )
+        return certificate.expires_s
 
     def _check_expected(
         self, kind: Literal["cluster", "node"], expected: str, proven: str
@@ -285,7 +370,7 @@ class ClientHandshake(asyncio.Protocol):
             wrong: FailureKind = "wrong_cluster" if kind == "cluster" else "wrong_node"
             raise DialFailed(wrong, self._url, detail)
 
-    def _open(self, welcome: Welcome) -> None:
+    def _open(self, welcome: Welcome, expires_s: float) -> None:
         transport = cast(asyncio.Transport, self._transport)
         self._websocket.send_binary(dialler_proof(self._token, self._hello, welcome))
         self._write(transport)
@@ -303,6 +388,7 @@ class ClientHandshake(asyncio.Protocol):
             address=address,
             carrier=self._carrier,
             dialled=True,
+            expires_s=expires_s,
         )
         keys = link_keys(self._token, self._hello, welcome) if welcome.mac else None
         connection = Connection(

@@ -51,6 +51,8 @@ CLUSTER_HEADER = "X-Mpreg-Cluster"
 NODE_HEADER = "X-Mpreg-Node"
 KEY_HEADER = "X-Mpreg-Key"
 MAC_HEADER = "X-Mpreg-Mac"
+VERSIONS_HEADER = "X-Mpreg-Speaks"
+"""What a listener speaks, in its answer to one that speaks something else."""
 
 
 class HandshakeRefused(Exception):

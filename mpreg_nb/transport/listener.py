@@ -45,6 +45,7 @@ from mpreg_nb.transport.handshake import (
     NONCE_BYTES,
     PROOF_BYTES,
     SUBPROTOCOLS,
+    VERSIONS_HEADER,
     HandshakeHello,
     HandshakeRefused,
     Welcome,
@@ -157,6 +158,8 @@ class ServerHandshake(asyncio.Protocol):
             self._opening = loop.create_task(self._open(link))
 
     async def _open(self, link: socket.socket) -> None:
+        if self._carrier == "tls" and not await self._begins_tls(link):
+            return
         self._accepted = None  # a transport will own it, and close it
         context = self._config.ssl_context if self._carrier == "tls" else None
         timeout_s = self._config.terms.limits.proof_timeout_s
@@ -168,9 +171,29 @@ class ServerHandshake(asyncio.Protocol):
                 ssl_handshake_timeout=timeout_s if context is not None else None,
             )
         except OSError as error:  # those of TLS and its time too
-            if not isinstance(error, ConnectionError):
-                self._events.refused(self.address, f"no TLS: {error}")
+            if context is not None and self._read != self._read_nothing:
+                self._events.refused(self.address, _why_no_tls(error))
             self._events.gone(self)
+
+    async def _begins_tls(self, link: socket.socket) -> bool:
+        """Whether the first byte is one of TLS; who speaks without it is told so."""
+        try:
+            first = await _first_byte(link)
+            if first == TLS_HANDSHAKE:
+                return True
+            if first:
+                reason = (
+                    "it speaks without TLS. The URL of this node begins with wss://"
+                )
+                self._events.refused(self.address, reason)
+                link.recv(LONGEST_REQUEST)  # a close with unread bytes cuts the answer
+                link.send(SPEAK_TLS)
+        except OSError:  # it is gone, or does not listen
+            pass
+        self._events.gone(self)
+        link.close()
+        self._accepted = None
+        return False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport, which now owns the socket."""
@@ -196,13 +219,16 @@ class ServerHandshake(asyncio.Protocol):
         if self._opening is not None:
             self._opening.cancel()
         if self._accepted is not None:
+            asyncio.get_running_loop().remove_reader(self._accepted)
             self._accepted.close()
             self._accepted = None
 
     # ----------------------------------------------------------- the request
 
     def _read_request(self) -> None:
-        if not self._received[:1].isalpha():  # no HTTP; most likely TLS
+        if not self._received[:1].isalpha():  # no HTTP
+            if self._received.startswith(TLS_HANDSHAKE):
+                self._speaks_tls()
             self.drop()
             return
         head, end, rest = self._received.partition(END_OF_REQUEST)
@@ -217,6 +243,11 @@ class ServerHandshake(asyncio.Protocol):
         self._write()
         if not end:  # and websockets did not find a line too long either
             cast(asyncio.Transport, self._transport).close()
+
+    def _speaks_tls(self) -> None:
+        reason = "it speaks TLS, and this node has no certificate. Its URL begins with "
+        self._events.refused(self.address, f"{reason}ws://")
+        cast(asyncio.Transport, self._transport).write(SPEAK_PLAIN)
 
     def _answer(self, request: Request, rest: bytes) -> None:
         try:
@@ -262,6 +293,7 @@ class ServerHandshake(asyncio.Protocol):
             raise HandshakeRefused(503, "connection limit reached; try another node")
         response = self._websocket.accept(request)
         if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
+            self._tell_versions(request, response)
             return response
         lane = LANES.get(self._websocket.subprotocol, "json")
         if lane == "json":
@@ -283,12 +315,30 @@ class ServerHandshake(asyncio.Protocol):
         self._read_next = partial(self._read_proof, token, hello, welcome)
         return response
 
+    def _tell_versions(self, request: Request, response: Response) -> None:
+        """Say on both ends that this node speaks another version, if that is it."""
+        offered = request.headers.get_all("Sec-WebSocket-Protocol")
+        if not (len(offered) == 1 and offered[0].startswith("mpreg.")):
+            return
+        spoken = ", ".join(SUBPROTOCOLS.values())
+        response.headers[VERSIONS_HEADER] = spoken
+        reason = (
+            f"it speaks {offered[0][:64]!a}, and this node {spoken}: install the "
+            "same version of mpreg_nb on both"
+        )
+        self._events.refused(self.address, reason)
+
     def _token_of(self, hello: HandshakeHello) -> Token:
         """Return the token that the dialler has, or else ours: it will not fit."""
         tokens = accepted(self._config.token)
         for token in tokens:
             if token.key_id(hello.role) == hello.key_id:
                 return token
+        if hello.key_id:
+            # It finds that out by our proof, and hangs up without a word.
+            reason = f"{hello.role} {hello.name!a} has another token"
+            cure = "Copy the one of this node to it: mpreg-nb token show"
+            self._events.refused(self.address, f"{reason}. {cure}")
         return tokens[0]
 
     def _bearer_role(self, request: Request) -> Role | None:
@@ -380,6 +430,59 @@ class ServerHandshake(asyncio.Protocol):
                 transport.write_eof()  # a close would cut off the answer
             else:
                 transport.close()
+
+
+TLS_HANDSHAKE = b"\x16"
+"""The first byte of everybody who speaks TLS."""
+
+_ANSWER = "HTTP/1.1 {}\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n{}\n"
+SPEAK_TLS = _ANSWER.format(
+    "426 Upgrade Required\r\nUpgrade: TLS/1.2",
+    "this node speaks TLS only: https:// or wss://",
+).encode()
+SPEAK_PLAIN = _ANSWER.format(
+    "400 Bad Request", "this node does not speak TLS: http:// or ws://"
+).encode()
+
+
+async def _first_byte(link: socket.socket) -> bytes:
+    """Return the first byte that comes, without taking it; nothing: it hung up."""
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(link, readable.set)
+    try:
+        await readable.wait()
+        return link.recv(1, socket.MSG_PEEK)
+    finally:
+        if link.fileno() >= 0:  # else it was dropped
+            loop.remove_reader(link)
+
+
+_ALERTS = {
+    "UNKNOWN_CA": "it does not know the CA of this node. Copy ca.pem to it, and name "
+    "it there with --ca FILE, ca=FILE or MPREG_NB_CA",
+    "BAD_CERTIFICATE": "the certificate of this node does not name the address that "
+    "it was dialled at. Make one that does: mpreg-nb tls node NAME HOST",
+    "CERTIFICATE_EXPIRED": "the certificate of this node has ended. Make one: mpreg-nb "
+    "tls node NAME HOST",
+    "CERTIFICATE_UNKNOWN": "it rejects the certificate of this node",
+}
+"""What who dials says before it hangs up, and what it means."""
+
+
+def _why_no_tls(error: OSError) -> str:
+    reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+    for alert, meaning in _ALERTS.items():
+        if reason.endswith(alert):
+            return meaning
+    if isinstance(error, ConnectionError):  # asyncio does not send the alert
+        return (
+            "it hung up during the TLS handshake. Most likely it does not trust the "
+            "certificate of this node: it needs the CA of this cluster (--ca FILE, "
+            "ca=FILE or MPREG_NB_CA), and the certificate must name the address that "
+            "it dials"
+        )
+    return f"no TLS: {error}"
 
 
 def _select(

@@ -39,6 +39,7 @@ _WORST_FIRST: tuple[FailureKind, ...] = (
     "not_trusted",
     "wrong_cluster",
     "wrong_node",
+    "mismatch",
     "timed_out",
     "refused",
 )

@@ -35,7 +35,7 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     callers = importlib.import_module("mpreg_nb.cluster.in_worker")
     callers.set_up()
     if setup.home_url:
-        set_home(Home(setup.home_url, setup.home_token), callers.connect)
+        set_home(Home(setup.home_url, setup.home_token, setup.home_ca), callers.connect)
     outbox = AnswerSender(stream)
     page = SharedStatus(shared)
     os.close(shared)

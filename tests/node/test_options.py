@@ -103,8 +103,13 @@ def test_files_are_found_from_any_folder(
         ("--name n1 --lifeline pipe", "'pipe' is not a whole number"),
         ("--name n1 --parent 0", "0 is too small"),
         ("--name n1 --token secret", "unrecognized arguments: --token"),
-        ("--name n1 --host 0.0.0.0", "Add --tls-cert FILE --tls-key FILE"),
-        ("--name n1 --host example.org", "Add --tls-cert FILE --tls-key FILE"),
+        ("--name n1 --host 0.0.0.0", "add --tls-cert FILE --tls-key FILE"),
+        ("--name n1 --host box.lan", "mpreg-nb tls node n1 box.lan"),
+        (
+            "--name n1 --host 0.0.0.0 --port 7400 --tls-cert a --tls-key b",
+            "Add --advertise wss://ADDRESS:7400",
+        ),
+        ("--name n1 --join wss://10.0.0.5:7400", "could not connect to this one"),
         ("--name n1 --tls-cert a.pem", "give both"),
         (
             "--name n1 --json-open --host 0.0.0.0 --tls-cert a --tls-key b",

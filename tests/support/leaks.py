@@ -112,6 +112,7 @@ def own_folders(folder: Path, patch: pytest.MonkeyPatch) -> None:
         patch.setenv(variable, str(place))
     patch.delenv("MPREG_NB_TOKEN", raising=False)
     patch.delenv("MPREG_NB_TOKEN_FILE", raising=False)
+    patch.delenv("MPREG_NB_CA", raising=False)
 
 
 @contextmanager
