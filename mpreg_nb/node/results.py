@@ -277,17 +277,17 @@ class InputResolver:
         return tuple(found)
 
     async def gather(self, wanted: tuple[Result, ...]) -> InputParts | Failure:
-        """Return all of `wanted` in their order, or why one of them is not to be had.
+        """Return all of `wanted` in their order, or why they are not to be had.
 
         Those of other nodes are fetched at the same time.
         """
         found = await asyncio.gather(*map(self.one, wanted))
-        inputs: list[Found] = []
-        for one in found:
-            if isinstance(one, Failure):
-                return one
-            inputs.append(one)
-        return tuple(inputs)
+        inputs = tuple(one for one in found if not isinstance(one, Failure))
+        if len(inputs) == len(found):
+            return inputs
+        failures = [one for one in found if isinstance(one, Failure)]
+        lost = {key: None for failure in failures for key in failure.lost}
+        return msgspec.structs.replace(failures[0], lost=tuple(lost))
 
     async def one(self, wanted: Result) -> Found | Failure:
         """Return one result, or why it is not to be had."""
@@ -297,16 +297,22 @@ class InputResolver:
             return await self._list(wanted)
         if wanted.owner == self._me:
             held = self._store.find(wanted)
-            return Failure(kind="gone", node=self._me) if held is None else held
+            return self._lost(wanted) if held is None else held
         if self._recent is not None and not wanted.count:
             return await self._recent.get(wanted)
         return await self._fetch(wanted)
 
     async def _fetch(self, wanted: ResultRef) -> Found | Failure:
         answer, parts = await self._peer_requests.result(wanted)
-        if isinstance(answer, Failed):
-            return answer.failure
-        return parts or (answer.payload,)
+        if not isinstance(answer, Failed):
+            return parts or (answer.payload,)
+        if answer.failure.kind in ("gone", "node_lost"):
+            return self._lost(wanted, answer.failure.message)
+        return answer.failure
+
+    def _lost(self, wanted: ResultRef, reason: str = "") -> Failure:
+        lost = (wanted.id,)
+        return Failure(kind="gone", node=wanted.owner, message=reason, lost=lost)
 
     async def _list(self, wanted: ResultRefs) -> Found | Failure:
         """Return the list of results, those that are held together fetched as one."""

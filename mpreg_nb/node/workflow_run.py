@@ -65,6 +65,7 @@ from mpreg_nb.workflows.state import (
     FallingBack,
     InputSkipped,
     Items,
+    ItemsChanged,
     MissingResult,
     Part,
     RunEnded,
@@ -82,6 +83,9 @@ from mpreg_nb.workflows.state import (
 from mpreg_nb.workflows.state import StepFailed as StepFailed
 
 NONE: frozenset[str] = frozenset()
+
+LOST_KINDS = ("node_lost", "worker_crashed")
+"""Failures that are no fault of the function."""
 
 LOST_ATTEMPTS = 2
 """More tries of an idempotent step whose node or worker was lost."""
@@ -198,6 +202,7 @@ def run_step(
         is_map=plan.split is not None,
         has_condition=plan.condition is not None,
         after=frozenset(plan.after).difference(used(plan)) if plan.after else NONE,
+        idempotent=plan.idempotent,
         fallback=FallbackCall() if isinstance(plan.fallback, SideCall) else fallback,
         undo=undo,
     )
@@ -243,6 +248,9 @@ def failed_of(failure: object, run_id: bytes) -> tuple[Failed, tuple[Buffer, ...
             said = Failure(kind="bad_request", message=text)
         case InputSkipped(step, cause):
             said = Failure(kind="skipped", message=step, cause=cause)
+        case ItemsChanged(items):
+            text = f"its items were lost, and when taken apart again they are {items}"
+            said = Failure(kind="bad_request", message=text)
         case _:
             raise AssertionError(f"a run does not fail with {failure!r}")
     return Failed(id=run_id, failure=said), ()
@@ -385,7 +393,7 @@ class RunCalls:
         self._full_since = math.inf
         self._pause: asyncio.TimerHandle | None = None
         self._items: dict[str, list[bytes | ResultRef]] = {}  # of the maps under way
-        self._gathered: dict[str, Result] = {}
+        self._gathered: dict[str, tuple[Items, Result]] = {}
         self._own: list[ResultRef] = []  # what is held only for this run
         self._loop = asyncio.get_running_loop()
         self._parts, given = deal(request, parts)
@@ -524,15 +532,55 @@ class RunCalls:
         given = self._given.get(name)
         if given is not None:
             return given
-        state = self._run.machine.state(name)
-        if not isinstance(state, StepDone):
+        state = self._run.machine.result(name)
+        if state is None:
             raise AssertionError(f"the result of {name} is not there yet")
-        if not isinstance(state.result, Items):
-            result: Result = state.result
+        items = state.result
+        if not isinstance(items, Items):
+            result: Result = items
             return result
-        if name not in self._gathered:
-            self._gathered[name] = self._gather(state.result.results)
-        return self._gathered[name]
+        known = self._gathered.get(name)
+        if known is None or known[0] is not items:
+            known = self._gathered[name] = (items, self._gather(items.results))
+        return known[1]
+
+    def lacking(
+        self, step: str, part: Part, lost: Collection[bytes]
+    ) -> dict[str, list[int]] | None:
+        """Return the steps whose results a call lacks, and which items of a map.
+
+        lost: the ids of results that nobody holds. `step` itself: the items of this
+            map. Returns None if something else is lost, which nobody makes again.
+        """
+        lacking: dict[str, list[int]] = {}
+        if isinstance(part, int) and self._is_lost(self._items[step][part], lost):
+            lacking[step] = []
+        for name in self._needed(step, part):
+            if name in self._given:
+                if self._is_lost(self._given[name], lost):
+                    return None
+                continue
+            state = self._run.machine.result(name)
+            result = None if state is None else state.result
+            if isinstance(result, Items):
+                self._gathered.pop(name, None)
+                one_by_one = enumerate(result.results)
+                items = [n for n, one in one_by_one if self._is_lost(one, lost)]
+                if items:
+                    lacking[name] = items
+            elif self._is_lost(result, lost):
+                lacking[name] = []
+        return lacking
+
+    def _needed(self, step: str, part: Part) -> tuple[str, ...]:
+        plan = self._plans[step]
+        return plan.inputs if part != "split" else _side_call(plan, part).inputs
+
+    def _is_lost(self, result: object, lost: Collection[bytes]) -> bool:
+        if not isinstance(result, ResultRef) or result.id not in lost:
+            return False
+        self._own.append(result)  # its node may hold it and be out of reach for now
+        return True
 
     def deal_out(self, step: str, reply: Reply, parts: tuple[Buffer, ...]) -> int:
         """Take in the items of a map and return how many there are."""
@@ -808,16 +856,7 @@ class WorkflowRun:
                     named = where(part, self.machine.state(step))
                     failure = msgspec.structs.replace(failure, where=named)
                     message = msgspec.structs.replace(message, failure=failure)
-                effects = self.machine.failed(
-                    step,
-                    attempt,
-                    (message, parts),
-                    now,
-                    types=failure.types,
-                    retryable=failure.kind in ("node_lost", "worker_crashed"),
-                    execution=execution(message, failure.node),
-                    part=part,
-                )
+                effects = self._failed(sink, message, parts, now)
             case Started():
                 node = message.node
                 effects = self.machine.started(step, attempt, node, now, part=part)
@@ -856,6 +895,38 @@ class WorkflowRun:
             now,
             execution=said,
             result_bytes=size_bytes(result),
+            part=part,
+        )
+
+    def _failed(
+        self, sink: StepSink, failed: Failed, parts: tuple[Buffer, ...], now: float
+    ) -> list[Effect]:
+        """Have a call repeated, or what it lacks made again, or the step fail."""
+        step, attempt, part = sink.step, sink.attempt, sink.part
+        failure = failed.failure
+        if failure.lost and part not in ("fallback", "undo"):
+            lacking = self._calls.lacking(step, part, failure.lost)
+            named = ", ".join(map(repr, lacking or ()))
+            if named:
+                text = f"the result of {named} is lost"
+                if failure.message:
+                    text += f" ({failure.message})"
+                text += "; a step is made again if its function has idempotent=True"
+                failure = replace(failure, message=text)
+                failed = replace(failed, failure=failure)
+            effects = lacking is not None and self.machine.lost(
+                step, attempt, (failed, parts), now, results=lacking, part=part
+            )
+            if isinstance(effects, list):
+                return effects
+        return self.machine.failed(
+            step,
+            attempt,
+            (failed, parts),
+            now,
+            types=failure.types,
+            retryable=bool(failure.lost) or failure.kind in LOST_KINDS,
+            execution=execution(failed, failure.node),
             part=part,
         )
 

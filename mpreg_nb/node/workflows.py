@@ -522,8 +522,9 @@ class WorkflowService:
         self, result: ResultRef | ResultRefs, answer_id: bytes
     ) -> tuple[Reply | Failed, tuple[Buffer, ...]]:
         found = await self._inputs.one(result)
-        if isinstance(found, Failure):
-            return Failed(id=answer_id, failure=found), ()
+        if isinstance(found, Failure):  # its step did run
+            failure = msgspec.structs.replace(found, lost=())
+            return Failed(id=answer_id, failure=failure), ()
         node = result.owner if isinstance(result, ResultRef) else self._me
         if isinstance(found, bytes):
             return Reply(id=answer_id, payload=found, node=node), ()

@@ -572,6 +572,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     argument_types: tuple[str, ...] = ()  # where the function raised
     where: str = ""  # in which call of a step, such as "item 3"
     timeout_ms: Count = 0  # of the attempt that took too long
+    lost: tuple[RequestId, ...] = ()  # results that it needs, and nobody holds
 
 
 PASSED_ON = "passed on"

@@ -712,7 +712,7 @@ def _plain_error(
                 failure.node,
                 failure.message or "it no longer holds the result",
                 function=function,
-                executed="yes",
+                executed="no" if failure.lost else "yes",
             )
         case "worker_crashed":
             return WorkerCrashed(

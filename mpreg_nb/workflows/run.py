@@ -9,6 +9,10 @@ item; an item that fails for good fails the map. When no step is open any more a
 all went well, the steps that are done are undone one after another, the last first.
 Then the run ends, once.
 
+The result of a step may be lost while the run goes on, with the node that holds it.
+The call that needed it rests, and the step is sent again if it may run twice: of a
+map, the items whose results are lost. Such attempts spend no retries.
+
 Every method takes `now`, seconds on any monotonic clock, and returns what the
 caller must do. The caller sleeps until `deadline`, then calls `tick`. Events
 about an attempt that is over, or of an unknown step, change nothing.
@@ -21,10 +25,11 @@ Source of undoing: Garcia-Molina, Salem, "Sagas", SIGMOD 1987.
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from mpreg_nb.errors import CallTimeout
 from mpreg_nb.workflows.graph import (
@@ -44,6 +49,7 @@ from mpreg_nb.workflows.state import (
     FellBack,
     InputSkipped,
     Items,
+    ItemsChanged,
     MissingResult,
     NotUndone,
     Part,
@@ -65,6 +71,12 @@ from mpreg_nb.workflows.state import (
 
 SPLIT_ATTEMPTS = 2
 """More tries to take items apart when a node or worker is lost: that does no harm."""
+
+MOST_REMADE = 3
+"""Times that the result of one step is made again; nodes may have no room for it."""
+
+MOST_SPARED = 20
+"""Attempts of one call that spend no retry, since they lacked results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +118,7 @@ class RunStep:
     is_map: bool = False
     has_condition: bool = False
     after: frozenset[str] = frozenset()  # dependencies whose results it does not use
+    idempotent: bool = False
     fallback: Fallback | None = None
     undo: UndoCall | None = None
 
@@ -238,6 +251,13 @@ class MapStep:
         self._version = ""
         self.execution = Execution()
 
+    def keep(self, before: StepDone, lost: Collection[int]) -> None:
+        """Take the results from before, but for those of the items `lost`."""
+        self._results = list(before.result.results)
+        self._open = len(lost)
+        self._size_bytes = before.result_bytes or 0
+        self.execution = before.attempt.execution
+
     @property
     def done(self) -> int:
         """How many items have a result."""
@@ -257,9 +277,10 @@ class MapStep:
         self, item: int, result: Any, result_bytes: int | None, said: Execution
     ) -> None:
         """Note the result of an item; to be called once for each."""
+        if self._results[item] is None:
+            self._size_bytes += result_bytes or 0
         self._results[item] = result
         self._open -= 1
-        self._size_bytes += result_bytes or 0
         if said.node not in self._nodes or said.version != self._version:
             self._nodes[said.node] = None
             self._version = said.version
@@ -335,6 +356,106 @@ class Timers:
         return heapq.heappop(self._heap)
 
 
+Lacking: TypeAlias = Literal["result", "items"]
+"""What a call lacks: the result of another step, or its own item of a map."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remaking:
+    """A step that was done, and is sent again since its result is lost."""
+
+    before: StepDone
+    lost: frozenset[int] = frozenset()  # of a map: the items
+
+
+@dataclass(frozen=True, slots=True)
+class Resting:
+    """A call that rests until results are there again."""
+
+    attempt: Attempt
+    failure: Any  # of the attempt that lacked them
+    lacks: frozenset[tuple[str, Lacking]]  # of which steps
+
+
+class LostResults:
+    """What is made again in one run, and which calls rest until it is there."""
+
+    def __init__(self) -> None:
+        self.remaking: dict[str, Remaking] = {}
+        self.old: dict[str, StepDone] = {}  # what was lost
+        self._resting: dict[tuple[str, Part], Resting] = {}
+        self._times: Counter[str] = Counter()
+        self._unspent: dict[tuple[str, Part], int] = {}
+        self._splits: dict[str, int] = {}
+
+    def may_remake(self, step: str) -> bool:
+        """Whether a step was not made again too often."""
+        return self._times[step] < MOST_REMADE
+
+    def count(self, step: str) -> None:
+        """Note that a step, or its split, is sent again."""
+        self._times[step] += 1
+
+    def split(self, step: str, attempt: int) -> None:
+        """Note which attempt has taken the items of a map apart."""
+        self._splits[step] = attempt
+
+    def next_split(self, step: str) -> int:
+        """Return the number of the next attempt to take items apart."""
+        number = self._splits.pop(step, 0)
+        self.free(step, "split", number)
+        return number + 1
+
+    def is_split(self, step: str) -> bool:
+        """Whether the items of a map that is under way are there."""
+        return step in self._splits
+
+    def rest(self, step: str, part: Part, resting: Resting) -> None:
+        """Note that a call rests."""
+        self._resting[step, part] = resting
+
+    def spare(self, step: str, part: Part) -> bool:
+        """Let an attempt spend no retry; False: too many have spent none."""
+        unspent = self._unspent.get((step, part), 0) + 1
+        self.free(step, part, unspent)
+        return unspent <= MOST_SPARED
+
+    def free(self, step: str, part: Part, attempts: int) -> None:
+        """Note how many attempts of a call spent no retry."""
+        self._unspent[step, part] = attempts
+
+    def spent(self, step: str, part: Part, attempt: int) -> int:
+        """Return which attempt this is of those that count."""
+        return attempt - self._unspent.get((step, part), 0)
+
+    def made(self, step: str, what: Lacking) -> list[tuple[str, Part, Resting]]:
+        """Return the calls that rested for `step` and now lack nothing."""
+        ready: list[tuple[str, Part, Resting]] = []
+        for (name, part), resting in list(self._resting.items()):
+            if (step, what) not in resting.lacks:
+                continue
+            left = resting.lacks - {(step, what)}
+            if left:
+                self._resting[name, part] = replace(resting, lacks=left)
+            else:
+                ready.append((name, part, self._resting.pop((name, part))))
+        return ready
+
+    def given_up(self, step: str) -> list[tuple[str, Part, Resting]]:
+        """Return the calls that rested for `step`, which has no result any more."""
+        self.remaking.pop(step, None)
+        return [
+            (name, part, self._resting.pop((name, part)))
+            for (name, part), resting in list(self._resting.items())
+            if (step, "result") in resting.lacks
+        ]
+
+    def drop(self, step: str) -> None:
+        """Forget the resting calls of a step that needs them no longer."""
+        for key in [key for key in self._resting if key[0] == step]:
+            del self._resting[key]
+
+
 TIMEOUT_TYPES = tuple(type_name(cls) for cls in CallTimeout.__mro__[:-1])
 """The classes of a timeout, as `failed` takes them: what retries compare."""
 
@@ -372,6 +493,9 @@ class RunMachine(TableReads):
         self._steps = {step.name: step for step in steps}
         self._table = StepTable(self._steps)
         self._fans: dict[str, MapStep] = {}  # of the maps under way
+        self._lost = LostResults()
+        self._doomed: list[tuple[str, Part, Resting]] = []
+        self._is_failing = False
         self._dependents = dependents_of(
             {step.name: step.dependencies for step in steps}
         )
@@ -435,12 +559,28 @@ class RunMachine(TableReads):
         if self._table.under_way(step, "split", attempt) is None:
             return []
         self._table.drop(step, "split")
-        fan = self._fans[step] = MapStep(items)
+        self._lost.split(step, attempt)
+        fan = self._fans.get(step)
+        if fan is not None:  # for the items that are still open
+            if items == self._table.whole(step).items:
+                return self._send_rested(step, "items", now)
+            return self._stop_map(step, ItemsChanged(items), now)
         whole = replace(self._table.whole(step), items=items)
+        fan = self._fans[step] = MapStep(items)
+        first, todo = 1, list(range(items))
+        remaking = self._lost.remaking.get(step)
+        if remaking is not None:
+            first = whole.number + 1
+            if items == len(remaking.before.result.results):
+                todo = sorted(remaking.lost)
+                fan.keep(remaking.before, todo)
+                whole = replace(whole, items_done=fan.done)
+            for item in todo:
+                self._lost.free(step, item, first - 1)
         if fan.is_done:
             return self._gather(step, whole.ended(now, execution), now)
         self._table.change_whole(step, whole)
-        return [self._send(step, 1, now, item) for item in range(items)]
+        return [self._send(step, first, now, item) for item in todo]
 
     def finished(
         self,
@@ -503,11 +643,110 @@ class RunMachine(TableReads):
         if under_way is None:
             return []
         ended = under_way.ended(now, execution)
-        if attempt <= self._steps[step].more(part, types, retryable=retryable):
+        spent = self._lost.spent(step, part, attempt)
+        if spent <= self._steps[step].more(part, types, retryable=retryable):
             self._table.set(step, part, StepBackoff(ended, failure))
             rest_s = self._steps[step].rest_s(attempt, self._rng.random())
             self._timers.add(now, rest_s, step, attempt, rested=True, part=part)
             return []
+        return self._fail(step, part, ended, failure, now)
+
+    def lost(
+        self,
+        step: str,
+        attempt: int,
+        failure: Any,
+        now: float,
+        *,
+        results: Mapping[str, Collection[int]],
+        part: Part = "call",
+    ) -> list[Effect] | None:
+        """Record that an attempt could not begin, for it lacks results that are lost.
+
+        results: of which steps they were, and of which items of a map. `step` itself:
+            the items of this map that are to be sent. None: they were made again
+            meanwhile.
+
+        Returns None where they cannot be made again: the attempt has failed, then.
+        """
+        under_way = self._table.under_way(step, part, attempt)
+        if under_way is None:
+            return []
+        if part in ("fallback", "undo") or not all(
+            self._can_remake(each, own=each == step) for each in results
+        ):
+            return None
+        if not self._lost.spare(step, part):
+            return None
+        if not results:
+            return [self._send(step, attempt + 1, now, part)]
+        ended = under_way.ended(now, UNSAID)
+        self._table.set(step, part, StepBackoff(ended, failure))
+        lacks: frozenset[tuple[str, Lacking]] = frozenset(
+            (each, "items" if each == step else "result") for each in results
+        )
+        self._lost.rest(step, part, Resting(ended, failure, lacks))
+        return [
+            self._divide_anew(each, now)
+            if each == step
+            else self._remake(each, items, now)
+            for each, items in results.items()
+            if not self._goes_on(each, own=each == step)
+        ]
+
+    def _goes_on(self, step: str, *, own: bool) -> bool:
+        """Whether what is lost is being made again already."""
+        return not self._lost.is_split(step) if own else step in self._lost.remaking
+
+    def _can_remake(self, step: str, *, own: bool) -> bool:
+        if self._goes_on(step, own=own):
+            return True
+        if not self._lost.may_remake(step):
+            return False
+        if own:
+            return True
+        plan = self._steps[step]
+        # An undo would have to know of both times that the step was done.
+        is_done = type(self._table[step]) is StepDone
+        return is_done and plan.idempotent and plan.undo is None
+
+    def _divide_anew(self, step: str, now: float) -> Effect:
+        """Take the items of a map apart again, for those that are still open."""
+        self._lost.count(step)
+        return self._send(step, self._lost.next_split(step), now, "split")
+
+    def _remake(self, step: str, items: Collection[int], now: float) -> Effect:
+        """Send a step again whose result is lost."""
+        before = self._table[step]
+        if not isinstance(before, StepDone):
+            raise AssertionError(f"step {step} has no result that could be lost")
+        self._lost.count(step)
+        self._lost.remaking[step] = Remaking(before, frozenset(items))
+        self._lost.old[step] = before
+        number, count = before.attempt.number, before.attempt.items
+        again = Attempt(number=number, sent_at_s=now, items=count)
+        self._table.reopen(step, Sent(again))
+        if self._steps[step].is_map:
+            return self._send(step, self._lost.next_split(step), now, "split")
+        self._lost.free(step, "call", number)
+        return self._send(step, number + 1, now, "call")
+
+    def _send_rested(self, step: str, what: Lacking, now: float) -> list[Effect]:
+        """Send the calls that rested for the result of `step`, or for its items."""
+        return [
+            self._send(name, resting.attempt.number + 1, now, part)
+            for name, part, resting in self._lost.made(step, what)
+        ]
+
+    def result(self, step: str) -> StepDone | None:
+        """Return the end of a step that has a result, or had one that is lost."""
+        state = self._table[step]
+        return state if isinstance(state, StepDone) else self._lost.old.get(step)
+
+    def _fail(
+        self, step: str, part: Part, ended: Attempt, failure: Any, now: float
+    ) -> list[Effect]:
+        """Do what follows on the last failure of a call of a step."""
         if part != "call":
             self._table.drop(step, part)
         if part == "undo":
@@ -515,10 +754,16 @@ class RunMachine(TableReads):
             return self._undo_next(now)
         if part == "fallback":
             return self._give_up(step, StepFailed(ended, failure), now)
-        effects: list[Effect] = []
-        if part not in ("call", "condition"):  # the other items are no longer needed
-            ended = self._table.whole(step).ended(now, ended.execution)
-            effects += self._table.stop(step)
+        if part not in ("call", "condition"):
+            return self._stop_map(step, failure, now, ended.execution)
+        return self._fall_back(step, ended, failure, now)
+
+    def _stop_map(
+        self, step: str, failure: Any, now: float, execution: Execution = UNSAID
+    ) -> list[Effect]:
+        """Do what follows where a map has failed: its other items are not needed."""
+        ended = self._table.whole(step).ended(now, execution)
+        effects: list[Effect] = [*self._table.stop(step)]
         return effects + self._fall_back(step, ended, failure, now)
 
     def cancel(self, now: float) -> list[Effect]:
@@ -530,6 +775,8 @@ class RunMachine(TableReads):
             return []
         effects: list[Effect] = []
         for step, state in self._table.items():
+            self._lost.drop(step)
+            self._lost.remaking.pop(step, None)
             match state:
                 case Sent(attempt) | StepBackoff(attempt) | FallingBack(attempt):
                     effects += self._table.stop(step)
@@ -598,14 +845,18 @@ class RunMachine(TableReads):
 
     def _complete(self, step: str, state: StepDone) -> None:
         self._table.close(step, state)
+        if self._lost.remaking.pop(step, None) is not None:
+            return  # who waited for it has begun before
         self._undoing.done(step, state)
         for dependent in self._dependents[step]:
             self._missing[dependent] -= 1
 
     def _release(self, step: str, now: float) -> list[Effect]:
         """Start the steps that waited only for `step`, unless they are done."""
-        effects: list[Effect] = []
-        for dependent in self._dependents[step]:
+        effects = self._send_rested(step, "result", now)
+        # Those who waited for a result that was lost since have begun before.
+        began = step in self._lost.old
+        for dependent in () if began else self._dependents[step]:
             waits = isinstance(self._table[dependent], StepWaiting)
             if waits and self._missing[dependent] == 0:
                 effects.append(self._begin(dependent, now))
@@ -615,6 +866,7 @@ class RunMachine(TableReads):
         self, step: str, ended: Attempt, failure: Any, now: float
     ) -> list[Effect]:
         self._fans.pop(step, None)
+        self._lost.drop(step)
         fallback = self._steps[step].fallback
         if fallback is None:
             return self._give_up(step, StepFailed(ended, failure), now)
@@ -630,10 +882,21 @@ class RunMachine(TableReads):
         pending = [step]
         while pending:
             for dependent in self._dependents[pending.pop()]:
-                if isinstance(self._table[dependent], StepWaiting):
+                waits = isinstance(self._table[dependent], StepWaiting)
+                if waits and self._missing[dependent]:  # else it had its inputs
                     self._table.close(dependent, Skipped(step))
                     pending.append(dependent)
-        return self._end(now)
+        self._doomed += self._lost.given_up(step)
+        if self._is_failing:
+            return []  # the loop below goes on: a chain may be long
+        effects: list[Effect] = []
+        self._is_failing = True
+        while self._doomed:
+            name, part, resting = self._doomed.pop()
+            if self._table.rests(name, part, resting.attempt.number):
+                effects += self._fail(name, part, resting.attempt, resting.failure, now)
+        self._is_failing = False
+        return effects + self._end(now)
 
     def _skip(self, step: str, now: float) -> list[Effect]:
         """Skip a step whose condition is false, and what cannot run without it."""

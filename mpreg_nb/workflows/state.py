@@ -6,7 +6,7 @@
        │         │        ├─────▶ Failed
        │         └────────┼─────▶ FallingBack ─▶ FellBack | Failed
        │                  └─────▶ Resting ─▶ Sent, the next attempt
-       └─▶ Skipped
+       └─▶ Skipped        Done ─▶ Sent, where its result is lost
                           what has not ended, at any time ─▶ Cancelled
 
 A map step is Sent or Running as a whole; its items have states of their own.
@@ -115,6 +115,13 @@ class InputSkipped:
 
     step: str
     cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class ItemsChanged:
+    """The failure of a map that has `items` items when they are taken apart again."""
+
+    items: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +363,11 @@ class StepTable:
         """Set the final state of `step`."""
         self.change(step, state)
         self.open -= 1
+
+    def reopen(self, step: str, state: UnderWay) -> None:
+        """Have `step` go on that was done: its result is lost."""
+        self.change(step, state)
+        self.open += 1
 
     # ------------------------------------------------------------------- calls
 

@@ -222,6 +222,7 @@ SAMPLES: list[Any] = [
             argument_types=("builtins.int",),
             where="item [3]",
             timeout_ms=13,
+            lost=(ID,),
         ),
         payload=b"exception",
         version=VERSION,
