@@ -27,7 +27,13 @@ from mpreg_nb.protocol.messages import (
 )
 from mpreg_nb.serialize.exceptions import error_of
 from mpreg_nb.settings import Limits
-from mpreg_nb.transport.connection import FINAL, Connection, Keepalive
+from mpreg_nb.transport.connection import (
+    CARRIERS,
+    FINAL,
+    Carrier,
+    Connection,
+    Keepalive,
+)
 from mpreg_nb.transport.dial import DialFailed, dial, shown
 from mpreg_nb.transport.tls import dialling
 from mpreg_nb.transport.token import Token
@@ -178,6 +184,16 @@ class Connections:
     def open_links(self) -> tuple[str, ...]:
         """Names of the nodes that there is a link to."""
         return tuple(self._links)
+
+    def carried(self) -> str:
+        """Return in words what carries the links, by kind: `by TLS to n1, n2`."""
+        nodes: dict[Carrier, list[str]] = {}
+        for name, link in sorted(self._links.items()):
+            nodes.setdefault(link.peer.carrier, []).append(name)
+        return "; ".join(
+            f"by {CARRIERS[carrier]} to {', '.join(each)}"
+            for carrier, each in nodes.items()
+        )
 
     @property
     def name(self) -> str:

@@ -1,13 +1,16 @@
 """`%mpreg doctor`: checks the installation and the clusters, and suggests fixes."""
 
 import importlib.util
+import math
 import os
 import platform
 import resource
 import socket
 import sys
+import time
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from datetime import date
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -19,6 +22,15 @@ from mpreg_nb.cluster.current import all_clusters
 from mpreg_nb.cures import start_node
 from mpreg_nb.errors import MpregError
 from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, rows_of
+from mpreg_nb.transport.tls import (
+    Certificate,
+    TlsFiles,
+    certificates_folder,
+    dialling,
+    ends_soon,
+    read_ca,
+    read_tls,
+)
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.units import count
 from mpreg_nb.view.html import GREEN, ORANGE, RED, chosen
@@ -189,6 +201,44 @@ def check_trust() -> Iterator[Finding]:
         return
     where = "yours" if plain() else f"from {token.source}"
     yield Finding(about="token", found=where)
+    yield from check_certificates(certificates_folder())
+
+
+def check_certificates(folder: Path) -> Iterator[Finding]:
+    """Look at the CA and the certificates that this user made, if any."""
+    for path in sorted(folder.glob("*.pem")) if folder.is_dir() else ():
+        try:
+            ends_s = _ends_s(path)
+        except (MpregError, OSError) as error:
+            yield Finding(about=path.name, state="wrong", found=str(error))
+            continue
+        yield _end_of(path.name, ends_s)
+
+
+def _ends_s(path: Path) -> float:
+    if path.name == "ca.pem":
+        [found, *_] = dialling(read_ca(path)).get_ca_certs()
+        return Certificate.of(found).expires_s
+    files = TlsFiles(
+        certificate=str(path),
+        key=str(path.with_suffix(".key")),
+        ca=str(path.with_name("ca.pem")),
+    )
+    certificate = read_tls(files).certificate
+    return certificate.expires_s if certificate is not None else 0.0
+
+
+def _end_of(whose: str, ends_s: float) -> Finding:
+    ends = ends_soon(ends_s)
+    if not ends:
+        # The day would be another one in each run of a notebook under test.
+        day = "" if plain() else f" until {date.fromtimestamp(ends_s):%Y-%m-%d}"
+        return Finding(about=whose, found=f"a valid certificate{day}")
+    cure = "mpreg-nb tls node NAME HOST, copy the files to its machine, start it again"
+    if whose == "ca.pem":
+        cure = "mpreg-nb tls init --out FOLDER, then all certificates anew"
+    state: State = "wrong" if ends_s <= time.time() else "note"
+    return Finding(about=whose, state=state, found=f"the certificate {ends}", cure=cure)
 
 
 def check_leftovers() -> Iterator[Finding]:
@@ -271,6 +321,8 @@ def check_cluster(cluster: "Cluster") -> Iterator[Finding]:
                 found=f"is {state}",
                 cure=f"{again} starts it again" if own else "",
             )
+        elif ends_soon(record.certificate_ends_s or math.inf):
+            yield _end_of(record.name, record.certificate_ends_s)
         elif load is not None and load.degraded:
             yield Finding(
                 about=record.name,
@@ -279,7 +331,12 @@ def check_cluster(cluster: "Cluster") -> Iterator[Finding]:
                 cure="look for a function with isolation='thread' that holds the GIL",
             )
     alive = sum(p.record.state.name == "ALIVE" for p in snapshot.nodes)
-    yield Finding(about=name, found=f"{alive} of {len(snapshot.nodes)} nodes alive")
+    carried = "" if plain() else cluster.client.links.carried()
+    yield Finding(
+        about=name,
+        found=f"{alive} of {len(snapshot.nodes)} nodes alive"
+        + (f", connected {carried}" if carried else ""),
+    )
 
 
 State: TypeAlias = Literal["ok", "note", "wrong"]

@@ -72,7 +72,8 @@ class ClusterFrames:
         from mpreg_nb.view.html import StatusCard
 
         snapshot = await self._client.snapshot()
-        return partial(StatusCard, snapshot, self._client.call_log.count)
+        carried = self._client.links.carried()
+        return partial(StatusCard, snapshot, self._client.call_log.count, carried)
 
     async def plot_routes(self) -> MakeFigure:
         """A heat map of calls by function and node."""

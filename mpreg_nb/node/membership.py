@@ -326,6 +326,8 @@ class MembershipEvents:
         """A node is dead, has left or was started again, with the reason."""
         self.load_changed: Event[str, Load] = Event()
         """A node reported its load."""
+        self.came: Event[str, str] = Event()
+        """A node joined, with the version of its Python."""
         self.happened: Event[str, str, str] = Event()
         """For people: the node, what happened to it, and details."""
         self.name_free: Event[str, bytes] = Event()
@@ -344,6 +346,7 @@ class MembershipEvents:
             case Joined(member):
                 urls = ", ".join(sorted(member.record.urls))
                 self.happened(member.name, "joined", urls)
+                self.came(member.name, member.record.python)
             case Suspected(name, by):
                 self.happened(name, "suspect", "by " + ", ".join(by))
             case Confirmed(name):

@@ -76,6 +76,7 @@ from mpreg_nb.protocol.messages import (
     Waiting,
     Watch,
     installed,
+    minor_of,
 )
 from mpreg_nb.protocol.worker import JobPrinted
 from mpreg_nb.routing.catalog import Catalog
@@ -85,12 +86,13 @@ from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.connection import ALL_ANSWERED, Connection
 from mpreg_nb.transport.listener import Listener, listen
-from mpreg_nb.transport.tls import Tls, dialling
+from mpreg_nb.transport.tls import Tls, dialling, ends_soon
 from mpreg_nb.transport.token import Token, current
 
 LOG = logging.getLogger("mpreg_nb.node")
 
 JOIN_TIMEOUT_S = 15.0
+A_DAY_S = 86_400.0
 
 
 class Node:
@@ -119,6 +121,7 @@ class Node:
         """
         self.settings = settings
         self.name = settings.name
+        self._python = platform.python_version()
         self._tls = tls
         self._dials_with = tls.dial if tls else dialling(ca) if ca else None
         self._cluster = ClusterId(settings.cluster_id, first_cluster_id)
@@ -276,7 +279,8 @@ class Node:
             workers=settings.workers,
             slots=settings.slots,
             host=socket.gethostname(),
-            python=platform.python_version(),
+            python=self._python,
+            certificate_ends_s=self._certificate_ends_s,
         )
         return Swim(
             PROFILES[settings.profile],  # type: ignore[index]  # argparse checked it
@@ -355,6 +359,7 @@ class Node:
         """Subscribe the parts to what happens to members."""
         events = self._membership
         events.happened.subscribe(self.snapshots.happened)
+        events.came.subscribe(self._compare_python)
         events.node_died.subscribe(self.links.give_up)
         events.node_gone.subscribe(self._forget_load)
         events.members_changed.subscribe(self._route_again)
@@ -459,6 +464,23 @@ class Node:
         token = current(self._token).issue("client")
         return Home(self._listener.url, token, self._tls.ca if self._tls else "")
 
+    @property
+    def _certificate_ends_s(self) -> int:
+        if self._tls is None or self._tls.certificate is None:
+            return 0
+        return int(self._tls.certificate.expires_s)
+
+    async def _mind_certificate(self) -> None:
+        """Tell the owner each day that the certificate ends, from a month before."""
+        while said := self._certificate_ends_s:
+            if ends := ends_soon(said):
+                LOG.warning(
+                    "the certificate of node %s %s. Make one: mpreg-nb tls node %s %s, "
+                    "then start the node again",
+                    *(self.name, ends, self.name, urlsplit(self.url).hostname),
+                )
+            await asyncio.sleep(A_DAY_S)
+
     def _names(self) -> frozenset[str]:
         """Return the hosts that others know this node by."""
         hosts = {urlsplit(url).hostname or "" for url in self.settings.advertised}
@@ -531,6 +553,16 @@ class Node:
             f"no node can be reached at {', '.join(seeds)}. Check that one runs there, "
             "host and port, and that firewalls let this machine through"
         )
+
+    def _compare_python(self, member: str, python: str) -> None:
+        """Tell that a member cannot run what this node can: both ends log it."""
+        own = minor_of(self._python)
+        if minor_of(python) not in ("", own):
+            LOG.warning(
+                "node %s runs Python %s, and %s Python %s: functions that were shipped "
+                "by one version do not run on the other. Start both with the same one",
+                *(member, minor_of(python), self.name, own),
+            )
 
     def _replaced(self) -> None:
         self.spawn(self.stop(drain_s=0))
@@ -609,6 +641,7 @@ class Node:
         self._loads.report(self.name, self.load_monitor.measure(), time.monotonic())
         # Membership tells of others only.
         self.snapshots.happened(self.name, "joined", ", ".join(sorted(urls)))
+        self.spawn(self._mind_certificate())
         self._joins_now = join_timeout_s is not None
         self.membership_driver.start(settings.join)
         if join_timeout_s is None:

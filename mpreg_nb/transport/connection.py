@@ -123,6 +123,9 @@ def close_reason(
 Carrier: TypeAlias = Literal["unix", "tcp", "tls"]
 """What carries a link: a Unix socket, TCP with a MAC on each message, or TLS."""
 
+CARRIERS: dict[Carrier, str] = {"unix": "Unix socket", "tcp": "TCP", "tls": "TLS"}
+"""What people call them."""
+
 Lane: TypeAlias = Literal["control", "data", "json"]
 """What may travel: `protocol.gossip`, `protocol.messages`, or JSON text."""
 

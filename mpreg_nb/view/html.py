@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from mpreg_nb.cures import list_nodes
 from mpreg_nb.protocol.messages import NodeSnapshot, Snapshot, StepSnapshot
+from mpreg_nb.transport.tls import ends_soon
 from mpreg_nb.units import count, duration, size
 from mpreg_nb.view import palette
 from mpreg_nb.view.diagram_svg import Drawing
@@ -77,29 +78,40 @@ def outline(snapshot: Snapshot, calls: int) -> str:
 class StatusCard:
     """A cluster at one moment: its nodes, its functions, and the number of calls."""
 
-    def __init__(self, snapshot: Snapshot, calls: int) -> None:
-        """`calls` is the number of calls that this kernel made."""
+    def __init__(self, snapshot: Snapshot, calls: int, carried: str = "") -> None:
+        """Show this state.
+
+        calls: the number of calls that this kernel made.
+        carried: what carries its links.
+        """
         functions = served(snapshot)
         self._title = outline(snapshot, calls)
         self._functions = _listed(functions, MOST_FUNCTIONS)
         self._table = _nodes(snapshot, [nodes for _, nodes in functions.values()])
+        self._notes = [f"functions: {self._functions}"] if self._functions else []
+        if carried and not plain():
+            self._notes.append(f"connected {carried}")
+        ending = {
+            picture.record.name: ends_soon(picture.record.certificate_ends_s)
+            for picture in snapshot.nodes
+            if picture.record.certificate_ends_s
+        }
+        self._notes += [
+            f"the certificate of {name} {ends}" for name, ends in ending.items() if ends
+        ]
 
     def __str__(self) -> str:
-        lines = [f"Cluster of {self._title}", str(self._table)]
-        if self._functions:
-            lines.append(f"functions: {self._functions}")
+        lines = [f"Cluster of {self._title}", str(self._table), *self._notes]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         return shown(self)
 
     def _repr_html_(self) -> str:
-        functions = (
-            f"<div>functions: {safe(self._functions)}</div>" if self._functions else ""
-        )
+        notes = "".join(f"<div>{safe(note)}</div>" for note in self._notes)
         return (
             f'<div style="{WIDE}"><div><b>Cluster</b> of {safe(self._title)}</div>'
-            f"{self._table.html}{functions}</div>"
+            f"{self._table.html}{notes}</div>"
         )
 
     def _repr_mimebundle_(

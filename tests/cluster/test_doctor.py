@@ -12,6 +12,7 @@ import mpreg_nb as mp
 from mpreg_nb.cluster import doctor
 from mpreg_nb.cluster.doctor import Finding, Findings, examine
 from mpreg_nb.launcher.cluster_files import ClusterFiles
+from mpreg_nb.transport.certificates import Authority
 from tests.support.leaks import Leaks, nothing_left
 
 
@@ -131,6 +132,27 @@ def test_a_dead_node_is_named_with_the_line_that_starts_it_again() -> None:
             == "cluster.add('n2', {'big', 'gpu'}) starts it again"
         )
         assert about(cluster.name, findings).found == "1 of 2 nodes alive"
+
+
+def test_certificates_are_listed_and_their_end_is_said_a_month_before(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "tls"
+    authority = Authority.make()
+    authority.write(folder)
+    for node, days in (("n1", 365.0), ("n2", 12.5), ("n3", -1.0)):
+        authority.issue(node, days=days).write(folder, node)
+    (folder / "n4.pem").write_text("not one")
+
+    found = {one.about: one for one in doctor.check_certificates(folder)}
+
+    assert [found[f"{name}.pem"].state for name in ("ca", "n1", "n2", "n3", "n4")] == [
+        *("ok", "ok", "note", "wrong", "wrong")
+    ]
+    assert found["n2.pem"].found == "the certificate ends in 12 days"
+    assert "mpreg-nb tls node NAME HOST" in found["n2.pem"].cure
+    assert "has ended" in found["n3.pem"].found
+    assert list(doctor.check_certificates(tmp_path / "none")) == []
 
 
 def test_findings_show_themselves_in_every_way() -> None:

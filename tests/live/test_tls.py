@@ -205,6 +205,18 @@ def test_calls_go_to_both_hosts_directly_and_through_one(
     assert {node.url.partition("://")[0] for node in two.nodes} == {"wss"}
 
 
+def test_status_and_doctor_say_that_tls_carries_the_links(
+    cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MPREG_NB_PLAIN", "0")
+
+    card = str(cluster.status())
+    found = [one.found for one in mp.doctor().found if one.about == "cluster"]
+
+    assert re.search("connected by TLS to n1", card)
+    assert re.search(r"^2 of 2 nodes alive, connected by TLS to n1", found[-1])
+
+
 def test_functions_call_the_cluster_from_both_hosts(cluster: mp.Cluster) -> None:
     registered = cluster.register(own_node)
 
@@ -323,6 +335,52 @@ def test_clients_are_told_the_same(two: Two) -> None:
     with pytest.raises(NodeLost, match="begins with wss://"):
         mp.connect(plain, token=two.secret)
     assert time.monotonic() - began < AT_ONCE_S
+
+
+def test_a_node_that_reaches_nobody_says_why_at_once_and_what_to_look_at(
+    two: Two,
+) -> None:
+    nobody = f"wss://{two.hosts[0].address}:1"
+    words = (*with_certificate(two.hosts[1], two.files("w9")), "--join", nobody)
+    node = subprocess.Popen(
+        [*two.hosts[1].prefix, PROGRAM, "node", "--name", "w9", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "MPREG_NB_TOKEN": two.secret},
+    )
+    assert node.stderr is not None
+    began = time.monotonic()
+    at_once = node.stderr.readline() + node.stderr.readline()
+    took_s = time.monotonic() - began
+    rest = node.communicate(timeout=60)[1]
+
+    assert f"cannot reach {nobody} yet" in at_once
+    assert "It tries again for 15 s" in at_once
+    assert took_s < AT_ONCE_S
+    assert node.returncode == 1
+    last = rest.splitlines()[-1]
+    assert f"no node can be reached at {nobody} (" in last
+    assert "firewalls" in last
+
+
+def test_a_certificate_that_ends_within_a_month_is_told_in_log_and_card(
+    two: Two, cluster: mp.Cluster
+) -> None:
+    issued = two.authority.issue("soon", [two.hosts[1].address], days=12.5)
+    files = issued.write(two.folder / "soon", "soon")
+    words = (*with_certificate(two.hosts[1], files), "--join", two.url)
+    node = Node("soon", two.hosts[1], two.secret, words)
+    try:
+        cluster.wait_for("soon")
+        card = str(cluster.status())
+        found = {one.about: one for one in mp.doctor().found}
+        node.line("certificate of node soon ends in 12 days.*mpreg-nb tls node soon")
+    finally:
+        node.ended()
+
+    assert "the certificate of soon ends in 12 days" in card
+    assert found["soon"].state == "note"
 
 
 # -------------------------------------------------------------------- the command

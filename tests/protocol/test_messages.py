@@ -395,6 +395,7 @@ JOBS: list[Any] = [
         max_payload_bytes=1 << 30,
         home_url="ws://n1",
         home_token="secret",
+        home_ca="PEM",
         keeps=True,
     ),
     Code(version=VERSION, function="f", payload=b"code", sizes=(1, 2)),

@@ -9,11 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from websockets.typing import Subprotocol
 
 from mpreg_nb.errors import MpregError, NotTrusted
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport.certificates import Authority
 from mpreg_nb.transport.dial import DialFailed
+from mpreg_nb.transport.handshake import SUBPROTOCOLS
 from mpreg_nb.transport.tls import (
     SYSTEM,
     Certificate,
@@ -24,7 +26,7 @@ from mpreg_nb.transport.tls import (
     load_ca,
     read_tls,
 )
-from tests.support.links import NODE, house, open_link
+from tests.support.links import NODE, OTHER_TOKEN, house, open_link
 
 OURS = Authority.make("ours")
 OTHERS = Authority.make("others")
@@ -327,3 +329,28 @@ async def test_who_speaks_tls_to_a_node_without_is_told_so_on_both_ends(
 
         assert caught.value.kind == "mismatch"
         assert "it speaks TLS, and this node has no certificate" in caplog.text
+
+
+async def test_another_version_of_the_protocol_is_told_on_both_ends(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house() as home:
+        monkeypatch.setitem(SUBPROTOCOLS, "data", Subprotocol("mpreg.data.v9"))
+        with pytest.raises(DialFailed, match=r"this process mpreg\.data\.v9") as caught:
+            await open_link(home.listener.url)
+
+        assert caught.value.kind == "mismatch"
+        assert "Install the same one on both" in caught.value.detail
+        assert "it speaks 'mpreg.data.v9'" in caplog.text
+        assert home.ears == []
+
+
+async def test_a_node_with_another_token_is_named_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with house() as home:
+        with pytest.raises(NotTrusted, match="has a different token"):
+            await open_link(home.listener.url, token=OTHER_TOKEN, name="w1")
+
+        assert "node 'w1' has another token" in caplog.text
+        assert OTHER_TOKEN.reveal() not in caplog.text

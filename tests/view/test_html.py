@@ -1,7 +1,9 @@
 import re
+import time
 from html.parser import HTMLParser
 from typing import Any
 
+import msgspec
 import pytest
 
 from mpreg_nb.client.registrations import Card
@@ -113,6 +115,24 @@ def test_a_plain_card_holds_nothing_that_differs_from_run_to_run(
         "functions: echo, train",
     ]
     assert "0.21" not in card._repr_html_()
+
+
+def test_the_card_says_what_carries_the_links_and_whose_certificate_ends_soon() -> None:
+    ending, lasting = node("n1"), node("n2")
+    soon, late = time.time() + 12.5 * 86400, time.time() + 300 * 86400
+    replace = msgspec.structs.replace
+    nodes = [
+        replace(each, record=replace(each.record, certificate_ends_s=int(ends_s)))
+        for each, ends_s in ((ending, soon), (lasting, late))
+    ]
+
+    card = StatusCard(snapshot(*nodes), 0, "by TLS to n1")
+
+    assert str(card).splitlines()[-2:] == [
+        "connected by TLS to n1",
+        "the certificate of n1 ends in 12 days",
+    ]
+    assert "<div>connected by TLS to n1</div>" in card._repr_html_()
 
 
 def test_of_a_large_cluster_the_card_shows_a_part_and_says_so() -> None:
