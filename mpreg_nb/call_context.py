@@ -25,7 +25,9 @@ class Home:
 class CallContext:
     """One call while its function runs."""
 
-    __slots__ = ("_changing", "_tell", "_waits", "deadline_s", "function", "id")
+    __slots__ = ("_tell", "_waits", "deadline_s", "function", "id")
+
+    _changing = threading.Lock()  # one for all: they wait seldom
 
     def __init__(
         self,
@@ -40,7 +42,6 @@ class CallContext:
         """On this process's monotonic clock; None: there is none."""
         self._tell = tell
         self._waits = 0  # of its threads or tasks, at once
-        self._changing = threading.Lock()
 
     def wait(self, change: int) -> None:
         """Count one more wait, or one less, and tell when it is the first or last."""

@@ -13,30 +13,31 @@ class Deadlines:
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, bytes]] = []
-        self._due: dict[bytes, float] = {}
+        self.due: dict[bytes, float] = {}
+        """When each key falls due. To be changed by this class alone."""
 
     def __len__(self) -> int:
-        return len(self._due)
+        return len(self.due)
 
     @property
     def next(self) -> float:
         """The earliest moment at which `tick` has something to tell, or inf."""
         heap = self._heap
-        while heap and self._due.get(heap[0][1]) != heap[0][0]:
+        while heap and self.due.get(heap[0][1]) != heap[0][0]:
             heapq.heappop(heap)
         return heap[0][0] if heap else math.inf
 
     def add(self, key: bytes, due: float) -> None:
         """Let `key` fall due at `due`, instead of any moment set before."""
-        self._due[key] = due
+        self.due[key] = due
         heapq.heappush(self._heap, (due, key))
 
     def drop(self, key: bytes) -> None:
         """Forget `key`; unknown keys are no error."""
-        if self._due.pop(key, None) is None:
+        if self.due.pop(key, None) is None:
             return
-        if len(self._heap) > 64 and len(self._heap) > 2 * len(self._due):
-            self._heap = [(due, key) for key, due in self._due.items()]
+        if len(self._heap) > 64 and len(self._heap) > 2 * len(self.due):
+            self._heap = [(due, key) for key, due in self.due.items()]
             heapq.heapify(self._heap)
 
     def tick(self, now: float) -> list[bytes]:
@@ -44,6 +45,6 @@ class Deadlines:
         fallen: list[bytes] = []
         while self.next <= now:
             _, key = heapq.heappop(self._heap)
-            del self._due[key]
+            del self.due[key]
             fallen.append(key)
         return fallen

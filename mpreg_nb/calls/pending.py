@@ -21,7 +21,7 @@ The rules:
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from msgspec.structs import replace
@@ -75,36 +75,48 @@ class NodesFull:
     ended: int  # calls that had ended then
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class CallState:
     """Where one call is, and what is known of its fate.
 
     Whoever keeps calls adds what it needs besides; `PendingCalls` alone writes these.
+    What each call begins with is kept once, in the class: without slots a field with
+    `init=False` costs a new call nothing.
     """
 
     id: bytes = b""
     idempotent: bool = False  # it may run twice
-    place: object = None  # who has it: a link, or this node; None: it is held here
-    to: str = ""  # the node that has it, "" where another one chooses that
-    began: float = 0.0  # when it came here
-    sent: float = 0.0
-    mark: float = 0.0  # how much had been sent to its place before it
-    due: float = math.inf  # when its outcome is of no use any more
-    attempts: int = 0  # times that it was sent, and not given back
-    crashes: int = 0  # workers that died under it
-    avoid: tuple[str, ...] = ()  # nodes that could not take it
-    under_way: bool = False  # it counts as load of its place
-    waiting: bool = False  # who has it said so
-    started: float = 0.0  # when who has it said so
-    cancelled: bool = False
-    withdrawn: bool = False  # it is to end unless it runs
-    returning: bool = False  # who sent it takes it back, unless it runs
-    expired: bool = False  # its deadline has passed
-    answered: bool = False  # its outcome is told; the rest is clean-up
-    executed: Executed = "no"  # by attempts before this one
-    full: "NodesFull | None" = None  # where it is held since nodes are full
-    resuming: str = ""  # the node that had passed it on, and is lost
-    resumes: int = 0  # times that it was asked for elsewhere
+    # Who has it: a link, or this node; None: it is held here
+    place: object = field(default=None, init=False)
+    # The node that has it, "" where another one chooses that
+    to: str = field(default="", init=False)
+    began: float = field(default=0.0, init=False)  # when it came here
+    sent: float = field(default=0.0, init=False)
+    # How much had been sent to its place before it
+    mark: float = field(default=0.0, init=False)
+    # When its outcome is of no use any more
+    due: float = field(default=math.inf, init=False)
+    # Times that it was sent, and not given back
+    attempts: int = field(default=0, init=False)
+    crashes: int = field(default=0, init=False)  # workers that died under it
+    # Nodes that could not take it
+    avoid: tuple[str, ...] = field(default=(), init=False)
+    under_way: bool = field(default=False, init=False)  # it counts as load of its place
+    waiting: bool = field(default=False, init=False)  # who has it said so
+    started: float = field(default=0.0, init=False)  # when who has it said so
+    cancelled: bool = field(default=False, init=False)
+    withdrawn: bool = field(default=False, init=False)  # it is to end unless it runs
+    # Who sent it takes it back, unless it runs
+    returning: bool = field(default=False, init=False)
+    expired: bool = field(default=False, init=False)  # its deadline has passed
+    # Its outcome is told; the rest is clean-up
+    answered: bool = field(default=False, init=False)
+    executed: Executed = field(default="no", init=False)  # by attempts before this one
+    # Where it is held since nodes are full
+    full: "NodesFull | None" = field(default=None, init=False)
+    # The node that had passed it on, and is lost
+    resuming: str = field(default="", init=False)
+    resumes: int = field(default=0, init=False)  # times that it was asked for elsewhere
 
     @property
     def wanted(self) -> Wanted:
@@ -571,7 +583,7 @@ class PendingCalls(Generic[C]):
             self._leave(call, None, now)
         if call.due < math.inf:
             self._due.drop(call.id)
-        if self._pauses:
+        if self._pauses.due:
             self._pauses.drop(call.id)
         if self._parked:
             self._parked.pop(call.id, None)

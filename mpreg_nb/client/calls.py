@@ -59,7 +59,7 @@ QUEUE_REPORT_S = 0.1
 """A node reports within this time that a call waits in its queue."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class ActiveCall(CallState):
     """One call of this client, until its outcome."""
 
@@ -78,8 +78,10 @@ class ActiveCall(CallState):
     folder: bytes = b""  # that the caller works in
     space: bytes = b""
     label: str = ""  # names the call where `function` only carries another function
-    prints: OutputBuffer | None = None  # from its first print on
-    at: str = ""  # the node that runs it, where that is known
+    # From its first print on.
+    prints: OutputBuffer | None = field(default=None, init=False)
+    # The node that runs it, where that is known.
+    at: str = field(default="", init=False)
     pack_us: int = 0
     shipment: object = None  # of its function: held until it has ended
 

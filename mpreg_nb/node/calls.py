@@ -166,7 +166,8 @@ class Calls:
     def receive(self, sink: Sink, call: Call, parts: Payload = ()) -> str:
         """Take in a call, return the node it went to; its outcome goes to `sink`."""
         now = time.monotonic()
-        pending = PendingCall(call, parts, sink, self, began=now)
+        pending = PendingCall(call, parts, sink, self)
+        pending.began = now
         if call.id in self._calls or (call.idempotent and call.id in self._outcomes):
             return self._repeat(pending)
         refusal = self.admission.refusal(pending)

@@ -248,6 +248,10 @@ class RunningCalls:
         self._me = me
         self._calls: dict[bytes, PendingCall] = {}
 
+    def is_empty(self) -> bool:
+        """Return whether no call is here."""
+        return not self._calls
+
     def get(self, call_id: bytes) -> PendingCall | None:
         """Return the call of this id, if it is here."""
         return self._calls.get(call_id)
@@ -420,6 +424,7 @@ class Executor:
                     builtin=True,
                     load=pending.owner.news(),
                 )
+                self._here.drop(pending)
                 self._end(pending, reply, pending.parts, queued_us=0, run_us=0)
                 return
             pending.owner.began(pending)
@@ -493,6 +498,7 @@ class Executor:
         ended: JobDone | JobFailed | Crashed,
         parts: tuple[Buffer, ...],
     ) -> None:
+        self._here.drop(pending)  # before its answer says how busy this node is
         try:
             match ended:
                 case JobDone(run_us=run_us):
@@ -574,7 +580,6 @@ class Executor:
         run_us: int,
     ) -> None:
         call = pending.call
-        self._here.drop(pending)
         pending.owner.finish(pending, outcome, parts)
         if not call.split:  # it did not call the function
             self._counters.count(

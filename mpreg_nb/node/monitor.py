@@ -155,13 +155,18 @@ class LoadMonitor:
         *,
         running: Callable[[], int],
         queued: Callable[[], int],
+        is_idle: Callable[[], bool],
         slots: int,
         counters: Counters,
         tell: Callable[[Load], int],
     ) -> None:
-        """`tell` sends a load to the cluster, and returns to how many peers."""
+        """`tell` sends a load to the cluster, and returns to how many peers.
+
+        is_idle: whether no call is here. Asked for each call, so it counts nothing.
+        """
         self._running = running
         self._queued = queued
+        self._is_idle = is_idle
         self._slots = slots
         self._counters = counters
         self._process = psutil.Process()
@@ -223,7 +228,7 @@ class LoadMonitor:
         """Return the load for an answer, or None if the last report still holds."""
         now = time.monotonic()
         if now < self._news_due:
-            if not (self._told_busy and self._is_idle):
+            if not (self._told_busy and self._is_idle()):
                 return None
         self._news_due = now + NEWS_EVERY_S
         load = self.measure()
@@ -232,16 +237,12 @@ class LoadMonitor:
 
     def changed(self) -> None:
         """Note that a call came or went, and report the load soon."""
-        if self._peers_see_busy and self._is_idle and self._may_tell_idle:
+        if self._peers_see_busy and self._is_idle() and self._may_tell_idle:
             # Else a caller that has its results goes on with a peer that is not right.
             self.stop()
             self._timer = self._loop.call_soon(self._tell_idle)
         elif self._timer is None:
             self._timer = self._loop.call_later(self._tell_s, self._tell_change)
-
-    @property
-    def _is_idle(self) -> bool:
-        return not (self._queued() or self._running())
 
     @property
     def _may_tell_idle(self) -> bool:
@@ -253,7 +254,7 @@ class LoadMonitor:
             self._timer.cancel()
 
     def _tell_idle(self) -> None:
-        if self._is_idle:
+        if self._is_idle():
             self._idle_told_at = time.monotonic()
             self._tell_change()
         else:

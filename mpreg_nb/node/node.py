@@ -174,9 +174,11 @@ class Node:
             self._breakers,
             random.Random(),  # noqa: S311 - spreads load, guards nothing
         )
+        here = RunningCalls(name)
         self.load_monitor = LoadMonitor(
             running=lambda: self.executor.running,
             queued=lambda: self.executor.queued,
+            is_idle=here.is_empty,
             slots=max(1, settings.workers * settings.slots),
             counters=self.counters,
             tell=self._tell_load,
@@ -200,7 +202,6 @@ class Node:
             on_lag=self.load_monitor.lagged,
         )
         happened_here = partial(self.snapshots.happened, name)
-        here = RunningCalls(name)
         self.registry = Registry(self._code_gone)
         self.workers: WorkerPool = ProcessPool(
             settings.workers,

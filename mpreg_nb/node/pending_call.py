@@ -1,7 +1,7 @@
 """One call under way on this node, and the failures that can end it."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -45,7 +45,7 @@ class CallOwner(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(eq=False)
 class PendingCall(CallState):
     """One call on this node, from its arrival to its outcome."""
 
@@ -53,12 +53,16 @@ class PendingCall(CallState):
     parts: tuple[Buffer, ...]
     sink: Sink
     owner: CallOwner
-    version: str = ""
-    isolation: str = "process"  # as the function was registered
-    sought: bool = False  # its code was pulled, since the catalog did not have it
-    waited_us: int = 0  # for a node that fits
-    size_bytes: int = 0  # of the arguments that are held for it
-    again: "PendingCall | None" = None  # the same call, which came once more
+    version: str = field(default="", init=False)
+    # As the function was registered.
+    isolation: str = field(default="process", init=False)
+    # Its code was pulled, since the catalog did not have it.
+    sought: bool = field(default=False, init=False)
+    waited_us: int = field(default=0, init=False)  # for a node that fits
+    # Of the arguments that are held for it.
+    size_bytes: int = field(default=0, init=False)
+    # The same call, which came once more.
+    again: "PendingCall | None" = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.id = self.call.id

@@ -414,7 +414,11 @@ class ProcessPool:
     @property
     def running(self) -> int:
         """Jobs that have a slot."""
-        return sum(min(len(link.handed), self.slots) for link in self._supervisor.links)
+        slots, running = self.slots, 0
+        for link in self._supervisor.links:  # a sum over them takes twice as long
+            jobs = len(link.handed)
+            running += jobs if jobs < slots else slots
+        return running
 
     @property
     def queued(self) -> int:
@@ -451,8 +455,11 @@ class ProcessPool:
             item.began = time.monotonic()
             item.due = item.began + job.remaining_ms / 1e3
         self._items[job.id] = item
-        self._queue.add(item)
-        self._feed()
+        if not self._queue and (link := self._place(job.version)) is not None:
+            self._hand(item, link)
+        else:
+            self._queue.add(item)
+            self._feed()
 
     def _feed(self) -> None:
         """Hand out what fits."""
@@ -471,15 +478,20 @@ class ProcessPool:
     def _place(self, version: str) -> WorkerHandle | None:
         """Return the worker that should have the next job, if there is one."""
         best: WorkerHandle | None = None
+        free, backlog_s = 0, 0.0
         for link in self._supervisor.links:
             if link.is_ready and not link.is_blocked:
-                if best is None or link.load < best.load:
-                    best = link
-        if best is None or best.free_slots > 0:
+                slots = link.free_slots
+                if (
+                    best is None
+                    or slots > free
+                    or (slots == free and link.backlog_s < backlog_s)
+                ):
+                    best, free, backlog_s = link, slots, link.backlog_s
+        if best is None or free > 0:
             return best
         cost_s = self._expected.get(version)
-        full = best.free_slots <= -AHEAD_JOBS
-        if cost_s is None or full or best.backlog_s + cost_s > AHEAD_S:
+        if cost_s is None or free <= -AHEAD_JOBS or backlog_s + cost_s > AHEAD_S:
             return None
         return best
 

@@ -585,11 +585,6 @@ class WorkerHandle:
         """Whether what is handed now would wait for a call that itself waits."""
         return self.slots == 1 and bool(self.waiting)
 
-    @property
-    def load(self) -> tuple[int, float]:
-        """How much it has; the worker with less gets the next job."""
-        return -self.free_slots, self.backlog_s
-
     def needs_code(self, version: str) -> bool:
         """Whether `give_code` must come before a job of this version."""
         return version not in self._codes

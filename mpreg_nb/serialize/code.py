@@ -374,16 +374,10 @@ class Census:
         self.marks: tuple[bytes, ...] = ()
         self._in_place: dict[str, str] = {}  # name -> file, as far as not changed
 
-    @property
-    def is_current(self) -> bool:
-        """Whether no module came, was registered, or is not registered any longer."""
-        return (
-            len(sys.modules) == self._seen and self._registered == self._seen_registered
-        )
-
     def look(self) -> tuple[bytes, ...]:
         """Return how pickles write the names of modules that are shipped by value."""
-        if not self.is_current:
+        # Whether one came, was registered, or is not registered any longer.
+        if len(sys.modules) != self._seen or self._registered != self._seen_registered:
             modules = sys.modules.copy()
             self._seen = len(modules)
             self._seen_registered = frozenset(self._registered)

@@ -450,7 +450,7 @@ def _named(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, object
 
 def _refers_to_own(head: bytes) -> bool:
     """Whether `head` names a module beside the notebook."""
-    for name in census.marks if census.is_current else census.look():
+    for name in census.look():
         if name in head:
             return True
     return False

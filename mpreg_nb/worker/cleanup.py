@@ -3,7 +3,7 @@
 Environment, umask, signal handlers, timers, locale and working folder are checked
 after each call. Limits, priority, standard files and the like take longer to check:
 that is done after the first call of a function, after calls that took long, and else
-every few milliseconds. A forked child that nothing in this process holds is killed.
+every 20 milliseconds. A forked child that nothing in this process holds is killed.
 
 What cannot be restored, such as a hard limit that was lowered, makes the worker
 unfit: its node starts another one in its place. A worker that keeps names for cells
@@ -31,7 +31,7 @@ from mpreg_nb.working_folder import folder_of
 LONG_NS = 500_000
 """A call of this time is followed by the slow checks."""
 
-SLOW_CHECKS_EVERY_NS = 5_000_000
+SLOW_CHECKS_EVERY_NS = 20_000_000
 """After short calls the slow checks, about 30 us, are made this often."""
 
 MOST_THREADS = 1000
@@ -59,7 +59,7 @@ class StateRestorer:
             (fd, fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _saved_from()), _identity(fd))
             for fd in range(3)
         ]
-        self._children = ForkedChildren()
+        self.children = ForkedChildren()
         self._checked_ns = 0
         self.unfit = ""
         """Why this worker must run no more calls; "" as long as it may."""
@@ -71,8 +71,7 @@ class StateRestorer:
         self._all_handlers = [] if self._keeps else _handlers()
         self._thread = ThreadState()
         self._environment = os.environ
-        # As it is stored, in bytes: comparing copies would take 20 times longer.
-        self._stored = vars(os.environ)["_data"]
+        self._stored = WatchedVariables.installed()
         self._variables = dict(self._stored)
         self._locale = _locale.setlocale(_locale.LC_ALL, None)
         self._recursion_limit = sys.getrecursionlimit()
@@ -88,8 +87,8 @@ class StateRestorer:
 
     def end_copies(self) -> None:
         """Kill the copies that functions forked and left; no call may be running."""
-        if self._children.are_left and not self._keeps:
-            self._children.end()
+        if self.children.copies and not self._keeps:
+            self.children.end()
 
     def after(self, now_ns: int, run_ns: int, *, is_first: bool) -> None:
         """Restore what the last call changed; no other call may be running.
@@ -115,9 +114,9 @@ class StateRestorer:
                 self._restore_the_rest()
 
     def _restore_what_is_checked_always(self) -> None:
-        self._thread.restore()
-        _signal.setitimer(_signal.ITIMER_REAL, 0)  # its alarm would hit the next call
-        if self._stored != self._variables or os.environ is not self._environment:
+        os.umask(self._thread.umask)
+        _signal.alarm(0)  # it would hit the next call
+        if self._stored.changed or os.environ is not self._environment:
             self._restore_environment()
         if _locale.setlocale(_locale.LC_ALL, None) != self._locale:
             _locale.setlocale(_locale.LC_ALL, self._locale)
@@ -136,6 +135,7 @@ class StateRestorer:
                 os.environb[name] = value
         if zone != self._stored.get(b"TZ"):
             time.tzset()
+        self._stored.changed = False
 
     def _restore_files(self) -> None:
         for fd, saved, identity in self._files:
@@ -171,6 +171,31 @@ class StateRestorer:
             self.unfit = "a function lowered a limit of its process for good"
 
 
+class WatchedVariables(dict[bytes, bytes]):
+    """What `os.environ` keeps its variables in; notes that one was set or deleted.
+
+    To compare all of them after each call would take a microsecond.
+    """
+
+    changed = False
+
+    @classmethod
+    def installed(cls) -> "WatchedVariables":
+        """Return those of this process, in place of what `os` had."""
+        watched = cls(vars(os.environ)["_data"])
+        for environment in (os.environ, os.environb):
+            vars(environment)["_data"] = watched
+        return watched
+
+    def __setitem__(self, name: bytes, value: bytes) -> None:
+        self.changed = True
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: bytes) -> None:
+        self.changed = True
+        super().__delitem__(name)
+
+
 class ThreadState:
     """What Linux keeps for each thread: who may open its files, priority, signals.
 
@@ -179,8 +204,8 @@ class ThreadState:
 
     def __init__(self) -> None:
         """Note the state of this thread."""
-        self._umask = os.umask(0o077)
-        os.umask(self._umask)
+        self.umask = os.umask(0o077)
+        os.umask(self.umask)
         self._priority = os.getpriority(os.PRIO_PROCESS, 0)
         self._blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         self.is_slow = False
@@ -188,7 +213,7 @@ class ThreadState:
 
     def restore(self) -> None:
         """Restore the umask of this thread."""
-        os.umask(self._umask)
+        os.umask(self.umask)
 
     def restore_priority(self) -> None:
         """Restore priority and blocked signals of this thread, if that is allowed."""
@@ -210,7 +235,8 @@ class ForkedChildren:
     """
 
     def __init__(self) -> None:
-        self._copies: set[int] = set()
+        self.copies: set[int] = set()
+        """Those that there may be. To be changed by this class alone."""
         self._known: set[int] = set()  # children that are no copies
         self._name = _name(os.getpid())
         self._command = _command(os.getpid())
@@ -219,19 +245,14 @@ class ForkedChildren:
     def _notice(self) -> None:
         """Note which child has just been forked."""
         children = _children()
-        self._copies |= children - self._known
+        self.copies |= children - self._known
         self._known = children
-
-    @property
-    def are_left(self) -> bool:
-        """Whether there may be some."""
-        return bool(self._copies)
 
     def end(self) -> None:
         """Kill the copies that no object refers to, and reap them."""
         held = _held_processes()
-        for child in self._copies - held:
-            self._copies.discard(child)
+        for child in self.copies - held:
+            self.copies.discard(child)
             command = _command(child)
             if command == self._command:
                 with contextlib.suppress(ProcessLookupError):

@@ -111,7 +111,8 @@ class SequentialRunner:
         task.code.took(ended - started)
         self._page.end(task.number)
         self._restorer.leave_copy()
-        self._restorer.end_copies()
+        if self._restorer.children.copies:
+            self._restorer.end_copies()
         if call.output is not None:
             self._outbox.send(frames, lambda: self._capture.finish(call))
         else:

@@ -52,7 +52,7 @@ CREDIT = 4
 ANY = st.integers(0, 20)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(eq=False, kw_only=True)
 class SomeCall(CallState):
     """A call of a test."""
 
@@ -456,9 +456,11 @@ def lost(executed: Any) -> Failure:
     return Failure(kind="node_lost", executed=executed, node="n1")
 
 
-def sent_call(calls: PendingCalls[SomeCall], **values: Any) -> SomeCall:
-    call = SomeCall(id=b"1" * 16, **values)
-    calls.add(call, 0.0, values.get("due", math.inf))
+def sent_call(
+    calls: PendingCalls[SomeCall], *, due: float = math.inf, idempotent: bool = False
+) -> SomeCall:
+    call = SomeCall(id=b"1" * 16, idempotent=idempotent)
+    calls.add(call, 0.0, due)
     calls.sent(call, "a link", "n1", 0.0, mark=100.0)
     return call
 

@@ -22,6 +22,7 @@ class Desk:
         self.load_monitor = LoadMonitor(
             running=lambda: self.running,
             queued=lambda: 0,
+            is_idle=lambda: not self.running,
             slots=2,
             counters=Counters("n1"),
             tell=self.tell,
