@@ -306,8 +306,7 @@ class Calls:
         A node in between died, then, and the caller may come back by another one. A
         call that waits is given back instead: it certainly has not run.
         """
-        sink = pending.sink
-        passed_on = isinstance(sink, Connection) and sink.peer.role == "node"
+        passed_on = self._was_passed_on(pending)
         if not passed_on or pending.call.keep or pending.cancelled:
             return False
         self.orphans.keep(pending)
@@ -560,8 +559,8 @@ class Calls:
             if pending.waited_us:
                 outcome = _with_wait(outcome, waited_us=pending.waited_us)
             pending.sink.send(outcome, parts)
-            if here and self._may_be_unheard(pending):
-                self.orphans.keep_outcome(pending, outcome, parts)
+            if here and not pending.call.keep and self._was_passed_on(pending):
+                self.orphans.told(outcome, parts)
             if here and pending.call.idempotent and kind in KEPT_KINDS:
                 self._outcomes.add(
                     pending.call, pending.parts, outcome, parts, time.monotonic()
@@ -574,12 +573,10 @@ class Calls:
         if not self._calls:
             self.idle.set()
 
-    def _may_be_unheard(self, pending: PendingCall) -> bool:
-        """Whether the node that passed a call on may be gone before it hears of it."""
-        link = pending.sink
-        if not isinstance(link, Connection) or link.peer.role != "node":
-            return False
-        return not (link.is_open and self.router.is_alive(link.peer.name))
+    def _was_passed_on(self, pending: PendingCall) -> bool:
+        """Whether another node passed a call on, and is to pass its outcome on."""
+        sink = pending.sink
+        return isinstance(sink, Connection) and sink.peer.role == "node"
 
     def _end(self, pending: PendingCall, failure: Failure) -> None:
         self.finish(pending, pending.failed(failure))

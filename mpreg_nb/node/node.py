@@ -47,7 +47,7 @@ from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.worker_pool import WorkerPool
 from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.codec import Parts
-from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
+from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, Offer
 from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
@@ -255,7 +255,7 @@ class Node:
         self.resumption = Resumption(
             name,
             peer_sender=peer_sender,
-            members=self.members.not_dead,
+            members=self._may_hold_calls,
             orphans=self.calls.orphans,
         )
         self.runs = WorkflowService(
@@ -400,6 +400,17 @@ class Node:
         links.unsent.subscribe(self._unsent)
 
     # ------------------------------------------------------------------- events
+
+    def _may_hold_calls(self) -> frozenset[str]:
+        """Return the members that are not gone; a node that leaves ends its calls."""
+        left = (
+            member.name
+            for member in self.membership_driver.swim.members
+            if member.state is MemberState.LEFT
+        )
+        peers = self.links.peers
+        leaving = (name for name in left if peers.get(name, "control") is not None)
+        return self.members.not_dead().union(leaving)
 
     def _code_gone(self, version: str) -> None:
         self.executor.forget_code(version)
@@ -572,6 +583,8 @@ class Node:
         """Find another way for a message that could not be sent."""
         if isinstance(message, Call):
             self.calls.unsent(message.id, node, reason)
+        elif isinstance(message, Resume):
+            self.resumption.unsent(node, message)
         elif hasattr(message, "id"):
             failure = Failure(kind="node_lost", message=reason, node=node)
             self.dispatcher.answered(None, Failed(id=message.id, failure=failure), ())

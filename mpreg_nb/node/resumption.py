@@ -3,6 +3,8 @@
 A call may run here while the node that passed it on dies. Its caller takes another
 entry and asks that one to go on with the call (`Resume`). So what runs is not cancelled
 at once: for a while it runs on, or its outcome is kept, until somebody asks for it.
+An outcome that was told to the node in between may die with that node, so it is kept
+for a while too (`ToldOutcomes`): that it arrived there says nothing.
 
 `OrphanedCalls` keeps them on the node that runs them. `Resumption` answers callers:
 from what is kept here, or by asking all other nodes. If nobody has the call, nobody
@@ -10,6 +12,7 @@ knows whether it ran.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,6 +41,12 @@ KEPT_S = 10.0
 KEPT_BYTES = 64 << 20
 """Outcomes that are kept; one that does not fit is forgotten."""
 
+TOLD_S = 20.0
+"""How long an outcome is kept that was told to the node in between. A caller notices
+that a link is silent within 10 s."""
+
+MOST_TOLD = 10_000
+
 ANSWER_S = 5.0
 """Nodes that do not say within this time whether they have a call may hang. Shorter
 than `KEPT_S`, long enough for a busy machine: a call that is given up is lost."""
@@ -62,13 +71,56 @@ class _Kept:
     @property
     def size_bytes(self) -> int:
         """Return what is held for it."""
-        if self.outcome is None:
-            return 0
-        return len(self.outcome.payload) + sum(map(len, self.parts))
+        return 0 if self.outcome is None else _size_bytes(self.outcome, self.parts)
+
+
+class ToldOutcomes:
+    """The last outcomes that went to nodes in between, the oldest first."""
+
+    def __init__(self) -> None:
+        self._told: OrderedDict[bytes, tuple[Reply | Failed, Parts, float]]
+        self._told = OrderedDict()
+        self._held_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def add(self, outcome: Reply | Failed, parts: Parts, now: float) -> None:
+        """Keep an outcome, unless it is larger than all may be together."""
+        size_bytes = _size_bytes(outcome, parts)
+        self._drop(outcome.id)
+        if size_bytes > KEPT_BYTES:
+            return
+        self._told[outcome.id] = outcome, parts, now + TOLD_S
+        self._held_bytes += size_bytes
+        while self._held_bytes > KEPT_BYTES or len(self._told) > MOST_TOLD:
+            self._drop(next(iter(self._told)))
+
+    def get(self, call_id: bytes) -> tuple[Reply | Failed, Parts] | None:
+        """Return the outcome of a call, if it is kept."""
+        told = self._told.get(call_id)
+        return None if told is None else told[:2]
+
+    def forget_old(self, now: float) -> None:
+        """Forget what nobody asks for any more."""
+        while self._told:
+            call_id, (_, _, until) = next(iter(self._told.items()))
+            if until > now:
+                break
+            self._drop(call_id)
+
+    def _drop(self, call_id: bytes) -> None:
+        told = self._told.pop(call_id, None)
+        if told is not None:
+            self._held_bytes -= _size_bytes(*told[:2])
+
+
+def _size_bytes(outcome: Reply | Failed, parts: Parts) -> int:
+    return len(outcome.payload) + (sum(map(len, parts)) if parts else 0)
 
 
 class OrphanedCalls:
-    """The calls of this node whose caller is out of reach."""
+    """The calls of this node whose caller is out of reach, or may be."""
 
     def __init__(
         self,
@@ -86,33 +138,39 @@ class OrphanedCalls:
         self._find = find
         self._cancel = cancel
         self._kept: dict[bytes, _Kept] = {}  # the oldest first
+        self._told = ToldOutcomes()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._kept) + len(self._told)
 
     def keep(self, pending: PendingCall) -> None:
         """Take what becomes of a call from now on."""
-        pending.sink = self._keep(pending)
-
-    def keep_outcome(
-        self, pending: PendingCall, outcome: Reply | Failed, parts: Parts
-    ) -> None:
-        """Keep an outcome that the node in between may not have heard."""
-        self._keep(pending).send(outcome, parts)
-
-    def _keep(self, pending: PendingCall) -> _Kept:
         kept = self._kept[pending.id] = _Kept(pending, self._loop.time() + KEPT_S)
+        pending.sink = kept
+        self._look_at(kept.until_s)
+
+    def told(self, outcome: Reply | Failed, parts: Parts) -> None:
+        """Keep an outcome that went to a node in between, which may be gone."""
+        now = self._loop.time()
+        self._told.add(outcome, parts, now)
         if self._timer is None:
-            self._timer = self._loop.call_at(kept.until_s, self._look)
-        return kept
+            self._look_at(now + KEPT_S)
+
+    def _look_at(self, when_s: float) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_at(when_s, self._look)
 
     def hand_over(self, call_id: bytes, caller: Sink, entry: str) -> bool:
         """Let `caller` hear of the call from now on; False: it is not here.
 
         entry: the node that had passed it on. That it is lost may be news here.
         """
+        told = self._told.get(call_id)
+        if told is not None:
+            caller.send(*told)
+            return True
         kept = self._kept.pop(call_id, None)
         pending = self._find(call_id) if kept is None else kept.pending
         if kept is not None and kept.outcome is not None:
@@ -145,9 +203,11 @@ class OrphanedCalls:
             elif held_bytes > KEPT_BYTES:
                 held_bytes -= kept.size_bytes
                 del self._kept[call_id]
+        self._told.forget_old(now)
         if self._kept:
-            first = next(iter(self._kept.values()))
-            self._timer = self._loop.call_at(first.until_s, self._look)
+            self._look_at(next(iter(self._kept.values())).until_s)
+        elif len(self._told):
+            self._look_at(now + KEPT_S)
 
 
 def _came_by(pending: PendingCall, node: str) -> bool:
@@ -209,6 +269,11 @@ class Resumption:
             self._loop.call_later(ANSWER_S, self._give_up, missing)
         else:
             self._give_up(missing)
+
+    def unsent(self, node: str, message: Resume) -> None:
+        """Note that a node cannot be asked for calls."""
+        for call_id in message.ids:
+            self._lacks(call_id, node)
 
     def answered(self, link: Connection | None, message: Any, parts: Parts) -> bool:
         """Pass on what the node says that has a call; False: none here asked for it."""

@@ -159,10 +159,6 @@ class Router:
         self._fits.clear()
         self._reasons.clear()
 
-    def is_alive(self, node: str) -> bool:
-        """Whether a node is a member that neither leaves nor is suspected."""
-        return node in self._alive
-
     def catalog_changed(self) -> None:
         """Forget what was worked out from the catalog as it was."""
         self._fits.clear()

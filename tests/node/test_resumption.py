@@ -10,7 +10,7 @@ import pytest
 from mpreg_nb.node import resumption
 from mpreg_nb.node.peer_requests import PeerSender
 from mpreg_nb.node.pending_call import PendingCall
-from mpreg_nb.node.resumption import OrphanedCalls, Resumption
+from mpreg_nb.node.resumption import OrphanedCalls, Resumption, ToldOutcomes
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.messages import (
     PASSED_ON,
@@ -168,6 +168,45 @@ def test_outcomes_that_are_too_large_are_forgotten(
     on_loop(scene)
 
 
+def test_outcome_that_was_told_is_told_again_to_each_who_asks() -> None:
+    async def scenario(stage: Scene) -> None:
+        stage.orphans.told(DONE, ())
+        entry = Heard("b")
+
+        stage.ask(ONE, by=entry)
+        stage.ask(ONE)
+
+        assert entry.said == [DONE]
+        assert stage.client.said == [DONE]
+
+    on_loop(scenario)
+
+
+def test_oldest_outcomes_that_were_told_are_forgotten_by_number_bytes_and_age(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resumption, "MOST_TOLD", 3)
+    monkeypatch.setattr(resumption, "KEPT_BYTES", 100)
+    told = ToldOutcomes()
+
+    def tell(number: int, size_bytes: int, now: float) -> None:
+        outcome = Reply(id=bytes([number]) * 16, payload=b"", node="me")
+        told.add(outcome, (bytes(size_bytes),), now)
+
+    def kept() -> list[int]:
+        return [n for n in range(10) if told.get(bytes([n]) * 16) is not None]
+
+    for number in range(4):
+        tell(number, 10, 0.0)
+    assert kept() == [1, 2, 3]
+    tell(4, 85, 1.0)
+    assert kept() == [3, 4]
+    tell(5, 101, 1.0)
+    assert kept() == [3, 4]
+    told.forget_old(resumption.TOLD_S + 0.5)
+    assert kept() == [4]
+
+
 @pytest.mark.parametrize("started", [1.0, 0.0], ids=["runs", "waits"])
 def test_loss_of_the_entry_may_be_news(started: float) -> None:
     async def scene(stage: Scene) -> None:
@@ -228,6 +267,18 @@ def test_call_that_no_node_has_may_have_run() -> None:
         assert lost(stage.client.said) == ("node_lost", "unknown", "gone")
 
     on_loop(scene)
+
+
+def test_node_that_cannot_be_asked_is_not_waited_for() -> None:
+    async def scenario(stage: Scene) -> None:
+        stage.ask(ONE, entry="gone")
+
+        stage.answer("b", NotHeld(ids=(ONE,)))
+        stage.resumption.unsent("c", Resume(ids=(ONE,), entry="gone"))
+
+        assert lost(stage.client.said) == ("node_lost", "unknown", "gone")
+
+    on_loop(scenario)
 
 
 def test_node_that_does_not_answer_is_not_waited_for(

@@ -706,36 +706,15 @@ def test_node_that_stops_says_of_a_call_that_it_had_passed_it_on() -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize(
-    ("node", "is_kept"), [("n2", False), ("gone", True)], ids=["alive", "not alive"]
-)
-def test_outcome_is_kept_where_the_node_that_passed_the_call_on_may_not_hear_it(
-    node: str, is_kept: bool
-) -> None:
-    async def scenario(house: House) -> None:
-        link, caller = NodeLink(node), End()
-        call_id = house.call(direct=True, sink=link)
-
-        house.slot.end()
-
-        assert link.heard == [Reply]
-        assert house.calls.orphans.hand_over(call_id, caller, node) is is_kept
-        assert caller.kinds == [Reply] * is_kept
-
-    run(scenario)
-
-
-def test_outcome_is_kept_where_the_link_to_the_node_that_passed_the_call_on_ended() -> (
-    None
-):
+@pytest.mark.parametrize("is_passed_on", [True, False], ids=["passed on", "direct"])
+def test_outcome_is_kept_that_another_node_is_to_pass_on(is_passed_on: bool) -> None:
     async def scenario(house: House) -> None:
         link, caller = NodeLink("n2"), End()
-        call_id = house.call(direct=True, sink=link)
-        link._open = False
+        call_id = house.call(direct=True, sink=link if is_passed_on else None)
 
         house.slot.end()
 
-        assert house.calls.orphans.hand_over(call_id, caller, "n2")
-        assert caller.kinds == [Reply]
+        assert house.calls.orphans.hand_over(call_id, caller, "n2") is is_passed_on
+        assert caller.kinds == [Reply] * is_passed_on
 
     run(scenario)
