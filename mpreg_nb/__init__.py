@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from mpreg_nb.cluster.api import function as function
     from mpreg_nb.cluster.api import map as map
     from mpreg_nb.cluster.api import on as on
+    from mpreg_nb.cluster.api import on_dask as on_dask
     from mpreg_nb.cluster.api import ps as ps
     from mpreg_nb.cluster.api import register as register
     from mpreg_nb.cluster.api import submit as submit
@@ -71,6 +72,7 @@ _HOMES = {
     "load_ipython_extension": "notebook.magics",
     "map": "cluster.api",
     "on": "cluster.api",
+    "on_dask": "cluster.api",
     "ps": "cluster.api",
     "ref": "workflows.builder",
     "register": "cluster.api",

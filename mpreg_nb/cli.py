@@ -6,14 +6,16 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
 from mpreg_nb.boundary import wants_all_frames, without_ours
 from mpreg_nb.cures import in_shell
+from mpreg_nb.engines.options import add_gateway_arguments, gateway_options
 from mpreg_nb.errors import MpregError, RemoteError
 from mpreg_nb.names import meant_by
-from mpreg_nb.node.options import add_arguments, options_of, tls_files
+from mpreg_nb.node.options import NodeOptions, add_arguments, options_of, tls_files
 
 _EXAMPLES = """\
 examples:
@@ -140,6 +142,8 @@ def _parser() -> argparse.ArgumentParser:
         help="cancel the call after this time",
     )
     _add_ca(call)
+    gateway = command("gateway", "run calls on the workers of a Dask cluster")
+    add_gateway_arguments(gateway)
     command("ps", "list your nodes on this machine")
     down = command("down", "end one of your clusters")
     down.add_argument(
@@ -287,11 +291,24 @@ def _bench(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.launcher.cluster_files import ClusterMemory, entered
     from mpreg_nb.node.__main__ import run
-    from mpreg_nb.transport.tls import load_ca
 
     options = options_of(parser, given)
+    return _remembered(options, partial(run, options))
+
+
+def _gateway(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    options = gateway_options(parser, given)
+    from mpreg_nb.engines.gateway import run_gateway
+
+    return _remembered(options.node, partial(run_gateway, options))
+
+
+def _remembered(options: NodeOptions, run: Callable[..., int]) -> int:
+    """Run a node that belongs to the cluster that it belonged to before."""
+    from mpreg_nb.launcher.cluster_files import ClusterMemory, entered
+    from mpreg_nb.transport.tls import load_ca
+
     memory = ClusterMemory(options.settings)
     try:
         cluster_id = memory.recall()
@@ -300,7 +317,7 @@ def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         cluster_id = ""
     files = tls_files(options)
     with entered(options.settings, load_ca(files.vouching) if files else ""):
-        return run(options, first_cluster_id=cluster_id, on_ready=memory.keep)
+        return run(first_cluster_id=cluster_id, on_ready=memory.keep)
 
 
 def _ps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
@@ -410,6 +427,7 @@ _COMMANDS = {
     "demo": _demo,
     "bench": _bench,
     "node": _node,
+    "gateway": _gateway,
     "ps": _ps,
     "down": _down,
     "token": _token,

@@ -12,9 +12,11 @@ from mpreg_nb.cluster import current as open_clusters
 from mpreg_nb.cluster.calling import Called
 from mpreg_nb.cluster.cluster import AdoptedCluster, Cluster
 from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.cluster.engine_cluster import connect_dask, dask_client
 from mpreg_nb.cluster.function import Function, View, declared
 from mpreg_nb.cluster.registration import warn_stale_results
 from mpreg_nb.cures import cure
+from mpreg_nb.engines.engine import is_dask_url
 from mpreg_nb.launcher.cluster_files import ClusterFiles
 from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, read_spec
 from mpreg_nb.node.environment import fill_standard_files
@@ -133,8 +135,13 @@ def connect(
     token: str | None = None,
     direct: bool = True,
     ca: str | os.PathLike[str] | None = None,
+    keep: bool = False,
+    name: str = "",
 ) -> Cluster:
     """Connect to a running cluster by the URL of any of its nodes.
+
+    The URL of a Dask scheduler, `dask://HOST:PORT`, runs the calls on the workers of
+    that Dask cluster: a gateway to it is started here, and ends with this process.
 
     urls: tried in order until one answers.
     token: the cluster's token; by default MPREG_NB_TOKEN, MPREG_NB_TOKEN_FILE or the
@@ -144,17 +151,52 @@ def connect(
     ca: for wss:// URLs, the CA of the cluster: the file ca.pem of `mpreg-nb tls init`;
         by default MPREG_NB_CA, or the one that this user made. "system": trust what
         web browsers trust.
+    keep, name: of the gateway to a Dask cluster: whether it outlives this process, and
+        its name for `ps`, `adopt` and `down`.
 
     Raises:
         NotTrusted: the token is not the cluster's, or a certificate not of its CA.
         NodeLost: no node answers at any of `urls`.
+        StartFailed: the gateway to a Dask cluster did not start, with its reason.
         ValueError: one of `urls` is not the URL of a node.
     """
     if not urls:
         raise TypeError("connect needs the URL of a node: mp.connect('ws://HOST:PORT')")
     fill_standard_files()
+    if is_dask_url(urls[0]):
+        if len(urls) > 1:
+            raise TypeError("a Dask cluster has one scheduler: connect takes its URL")
+        with _starting:
+            secret = load_token(token)
+            return _compared(
+                connect_dask(urls[0], secret, keep=keep, name=name, direct=direct)
+            )
+    if keep or name:
+        raise TypeError(
+            "keep and name are for the gateway to a Dask cluster: other nodes are "
+            "those of whoever started them"
+        )
     cluster = Cluster(urls, load_token(token), direct=direct, ca=load_ca(ca))
     return _compared(cluster)
+
+
+@public
+def on_dask(client: Any, *, keep: bool = False, name: str = "") -> Cluster:
+    """Run calls on the workers of the Dask cluster of a `distributed.Client`.
+
+    For clusters whose client has TLS certificates, and where a client is at hand:
+    `mp.on_dask(Client(SLURMCluster(...)))`. All else is as with `connect`.
+
+    Raises:
+        StartFailed: the gateway did not start, with its reason.
+        ValueError: the Dask cluster is inside this process.
+    """
+    url, security = dask_client(client)
+    fill_standard_files()
+    with _starting:
+        return _compared(
+            connect_dask(url, load_token(), security=security, keep=keep, name=name)
+        )
 
 
 @public

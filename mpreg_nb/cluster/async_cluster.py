@@ -26,6 +26,7 @@ from mpreg_nb.cluster.planner import Callees, Planner, functions_of
 from mpreg_nb.cluster.registration import FunctionRegistry
 from mpreg_nb.cluster.run import AsyncRun, ClusterRuns, OnRun
 from mpreg_nb.cluster.versions import node_versions, warn_of
+from mpreg_nb.engines.engine import is_dask_url
 from mpreg_nb.errors import ForkedProcess, MpregError, NoCluster, NotPicklable
 from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.transport.tls import load_ca
@@ -421,4 +422,9 @@ def connect_async(
     """
     if not urls:
         raise TypeError("connect_async needs the URL of a node")
+    if is_dask_url(urls[0]):
+        raise ValueError(
+            f"connect_async needs the URL of a node. Start a gateway to this Dask "
+            f"cluster first, and connect to its URL: mpreg-nb gateway {urls[0]}"
+        )
     return AsyncCluster(*urls, token=token, direct=direct, ca=ca)

@@ -34,11 +34,18 @@ from mpreg_nb.cluster.executor import ClusterExecutor
 from mpreg_nb.cluster.fault_injection import FaultInjection
 from mpreg_nb.cluster.frames import ClusterFrames
 from mpreg_nb.cluster.function import Function, FunctionNamespace, View, call_options
-from mpreg_nb.cluster.logs import NodeLog, follow_logs, log_sources, read_logs
+from mpreg_nb.cluster.logs import (
+    LogSource,
+    NodeLog,
+    follow_logs,
+    log_sources,
+    read_logs,
+)
 from mpreg_nb.cluster.planner import Callees, Planner, functions_of
 from mpreg_nb.cluster.registration import FunctionRegistry, warn_stale_results
 from mpreg_nb.cluster.run import ClusterRuns, OnRun, Run
 from mpreg_nb.cluster.versions import node_versions, warn_of
+from mpreg_nb.engines.engine import Engine
 from mpreg_nb.errors import ClusterDown, MpregError, NoCluster
 from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, is_here
 from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, difference, read_spec
@@ -75,16 +82,22 @@ class Cluster:
         token: Token,
         *,
         nodes: LocalNodes | None = None,
+        engine: Engine | None = None,
         direct: bool = True,
         ca: str = "",
     ) -> None:
         """Connect to the first of `urls` that answers.
+
+        nodes: those that this process started.
+        engine: whose workers run the calls; `nodes` is then the gateway to it.
 
         Raises:
             NotTrusted: the token is not the cluster's, or a certificate not of `ca`.
             NodeLost: nobody listens there.
         """
         self._nodes = nodes
+        self.engine = engine
+        """The engine whose workers run the calls; None: nodes of mpreg_nb."""
         self._thread = thread = LoopThread()
         self._down = False
         try:
@@ -142,7 +155,12 @@ class Cluster:
     @property
     def started_here(self) -> bool:
         """Whether this process started its nodes."""
-        return self._nodes is not None
+        return self._nodes is not None and self.engine is None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the gateway to the engine runs that this process started."""
+        return self._nodes is not None and not self._nodes.dead
 
     @property
     def start_options(self) -> dict[str, object]:
@@ -162,7 +180,9 @@ class Cluster:
         Raises:
             StartFailed: a node did not start; nodes started before it continue to run.
         """
-        nodes = self._own_nodes("start nodes", "mpreg-nb node --name NAME --join URL")
+        nodes = self._own_nodes(
+            "add", "start nodes", "mpreg-nb node --name NAME --join URL"
+        )
         specs = read_spec(wanted)
         with nodes.changing:
             nodes.end_silent()
@@ -205,7 +225,7 @@ class Cluster:
             MpregError: this process did not start a node of that name.
         """
         nodes = self._own_nodes(
-            "end nodes", "mpreg-nb down CLUSTER, or end its process"
+            "remove", "end nodes", "mpreg-nb down CLUSTER, or end its process"
         )
         known = {spec.name for spec in nodes.specs}
         unknown = [name for name in names if name not in known]
@@ -309,9 +329,11 @@ class Cluster:
         self._nodes = None
         self.down()
 
-    def _own_nodes(self, what: str, elsewhere: str) -> LocalNodes:
+    def _own_nodes(self, verb: str, what: str, elsewhere: str) -> LocalNodes:
         if self._down:
             raise ClusterDown
+        if self.engine is not None:
+            raise self.engine.refuse(verb)
         if self._nodes is None:
             raise MpregError(
                 f"this process only connected to the cluster, so it cannot {what}. "
@@ -628,7 +650,7 @@ class Cluster:
         Nodes that this process started import the installed packages, so they differ
         only in packages that were installed after this process imported them.
         """
-        if self._nodes is not None:
+        if self.started_here:
             warn_of(dict.fromkeys(self.own_nodes, installed()))
         else:
             warn_of(self._run(node_versions(self.client)))
@@ -673,14 +695,19 @@ class Cluster:
         Raises:
             MpregError: the log is on another machine, or there is no such node.
         """
-        return read_logs(log_sources(self.client, self._nodes, node), lines)
+        return read_logs(self._log_sources(node), lines)
 
     def follow_logs(self, node: str | None = None, lines: int = 10) -> Iterator[str]:
         """Iterate over the last lines, then over each new line, as `tail -f` does.
 
         Ends when the nodes have ended. Raises the errors of `logs`.
         """
-        return follow_logs(log_sources(self.client, self._nodes, node), lines)
+        return follow_logs(self._log_sources(node), lines)
+
+    def _log_sources(self, node: str | None) -> list[LogSource]:
+        if self.engine is not None and node not in (None, *self.own_nodes):
+            raise self.engine.refuse("logs")
+        return log_sources(self.client, self._nodes, node)
 
     # ------------------------------------------------------------- fault injection
 
@@ -689,7 +716,7 @@ class Cluster:
 
     @property
     def _faults(self) -> FaultInjection:
-        return FaultInjection(self.client, self._thread, self._nodes)
+        return FaultInjection(self.client, self._thread, self._nodes, self.engine)
 
     def kill(self, node: str) -> None:
         """End a node at once, as a crash would.

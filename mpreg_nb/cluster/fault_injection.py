@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.cures import cure
+from mpreg_nb.engines.engine import Engine
 from mpreg_nb.errors import MpregError
 from mpreg_nb.launcher.local_nodes import LocalNodes
 from mpreg_nb.launcher.paused_node import LONGEST_S
@@ -24,27 +25,35 @@ class FaultInjection:
     """
 
     def __init__(
-        self, client: Client, thread: LoopThread, nodes: LocalNodes | None
+        self,
+        client: Client,
+        thread: LoopThread,
+        nodes: LocalNodes | None,
+        engine: Engine | None,
     ) -> None:
-        """nodes: those that this process started; None: it only connected."""
+        """nodes: those that this process started; None: it only connected.
+
+        engine: whose workers run the calls; it has no such faults.
+        """
+        self._engine = engine
         self._client = client
         self._thread = thread
         self._nodes = nodes
 
     def kill(self, node: str) -> None:
         """End a node at once, as a crash would."""
-        self._own(node).kill(node)
+        self._own("kill", node).kill(node)
 
     def pause(self, node: str, seconds: float) -> None:
         """Stop the processes of a node for some seconds."""
-        self._own(node).pause(node, _checked(seconds))
+        self._own("pause", node).pause(node, _checked(seconds))
 
     def partition(
         self, a: str | Iterable[str], b: str | Iterable[str], seconds: float
     ) -> None:
         """Cut the network between two groups of nodes for some seconds."""
         sides = _names(a), _names(b)
-        nodes = self._own(*sides[0], *sides[1])
+        nodes = self._own("partition", *sides[0], *sides[1])
         if not all(sides):
             raise ValueError("a partition has two sides, with at least one node each")
         if both := sorted(set(sides[0]) & set(sides[1])):
@@ -59,7 +68,9 @@ class FaultInjection:
             _cut(self._client, nodes.urls, sides, for_ms), PARTITION_TIMEOUT_S
         )
 
-    def _own(self, *names: str) -> LocalNodes:
+    def _own(self, fault: str, *names: str) -> LocalNodes:
+        if self._engine is not None:
+            raise self._engine.refuse(fault)
         if self._nodes is None:
             raise MpregError(
                 "failures can be tested only on clusters that this notebook started, "

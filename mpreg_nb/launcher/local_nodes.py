@@ -282,10 +282,12 @@ class LocalNodes:
         notebook: str,
         workers: int,
         slots: int,
+        launcher: Launcher[NodeProcess] | None = None,
     ) -> None:
+        """launcher: of other nodes than `mpreg-nb node` runs."""
         self.cluster_id = os.urandom(16).hex()
         self.keep = keep
-        self._launcher: Launcher[NodeProcess] = ProcessLauncher(token)
+        self._launcher = launcher or ProcessLauncher(token)
         self._ledger = ClusterFiles()
         self._processes: dict[str, NodeProcess] = {}
         self._pauses: dict[str, PausedNode] = {}

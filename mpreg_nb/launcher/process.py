@@ -311,9 +311,16 @@ class NodeProcess:
     """
 
     def __init__(
-        self, name: str, url: str, cluster_id: str, log: Path, child: Launched
+        self,
+        name: str,
+        url: str,
+        cluster_id: str,
+        log: Path,
+        child: Launched,
+        orderly_s: float = ORDERLY_S,
     ) -> None:
         """Take over a child; use `start` to make one."""
+        self._orderly_s = orderly_s
         self.name = name
         self.url = url
         self.pid = child.popen.pid
@@ -345,6 +352,7 @@ class NodeProcess:
         listening: socket.socket | None = None,
         workers: int = 0,
         command: Sequence[str] = (),
+        orderly_s: float = ORDERLY_S,
     ) -> Self:
         """Start a node and return at once; `wait_ready` tells whether it came up.
 
@@ -355,7 +363,8 @@ class NodeProcess:
             its URL is known before it runs.
         workers: of all nodes that share the cores of this machine; 0 counts only its
             own.
-        command: replaces the interpreter and module in tests.
+        command: replaces the interpreter and module.
+        orderly_s: even without a drain it has this long to leave by itself.
 
         Raises StartFailed when the system refuses to start a process.
         """
@@ -379,7 +388,7 @@ class NodeProcess:
             raise StartFailed(name, str(error)) from error
         try:
             url = "" if listening is None else url_of(listening)
-            process = cls(name, url, options.settings.cluster_id, log, child)
+            process = cls(name, url, options.settings.cluster_id, log, child, orderly_s)
             WATCHER.watch(process)
         except BaseException:  # interrupted: nobody would ever end it
             os.killpg(child.popen.pid, signal.SIGKILL)
@@ -415,12 +424,12 @@ class NodeProcess:
     def terminate(self, drain: float = 10.0) -> None:
         """Ask the node to drain and leave, or with drain=0 to leave at once.
 
-        After `drain` seconds, at the least half a second, it is asked to hurry, and
-        a second later it and its workers are killed. Asking again can only shorten
+        After `drain` seconds, usually at the least half a second, it is asked to hurry,
+        and a second later it and its workers are killed. Asking again can only shorten
         that.
         """
         self._check_owner()
-        hurry_at = time.monotonic() + max(drain, ORDERLY_S)
+        hurry_at = time.monotonic() + max(drain, self._orderly_s)
         with self._lock:
             self._hurry_at = min(self._hurry_at, hurry_at)
             self._kill_at = min(self._kill_at, hurry_at + HURRY_S)
@@ -533,13 +542,21 @@ class NodeProcess:
 class ProcessLauncher:
     """Starts nodes as processes of this machine, each on a free port of loopback."""
 
-    def __init__(self, token: Token, *, command: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        token: Token,
+        *,
+        command: Sequence[str] = (),
+        orderly_s: float = ORDERLY_S,
+    ) -> None:
         """Start nodes that prove `token`.
 
-        command: replaces the interpreter and module in tests.
+        command: replaces the interpreter and module.
+        orderly_s: even without a drain a node has this long to leave by itself.
         """
         self._token = token
         self._command = command
+        self._orderly_s = orderly_s
 
     def start(
         self, settings: NodeSettings, *, log: Path, keep: bool, workers: int
@@ -556,6 +573,7 @@ class ProcessLauncher:
                 listening=listening,
                 workers=workers,
                 command=self._command,
+                orderly_s=self._orderly_s,
             )
 
 

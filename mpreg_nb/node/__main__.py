@@ -16,7 +16,9 @@ import stat
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
 from pathlib import Path
+from typing import TypeAlias
 
 from mpreg_nb.errors import MpregError
 from mpreg_nb.node.environment import have_standard_files
@@ -27,8 +29,8 @@ from mpreg_nb.node.options import (
     read_options,
     tls_files,
 )
-from mpreg_nb.transport.tls import load_ca, read_tls
-from mpreg_nb.transport.token import load_token, read_token
+from mpreg_nb.transport.tls import TlsFiles, load_ca, read_tls
+from mpreg_nb.transport.token import Token, load_token, read_token
 
 LOOK_S = 1.0
 """Seconds between two looks at who the parent is; bounds how late it is seen."""
@@ -119,16 +121,27 @@ GARBAGE = (10_000, 20, 20)
 """New objects before the youngest are looked through; see `gc.set_threshold`."""
 
 
+Beside: TypeAlias = Callable[[Node, Token], AbstractAsyncContextManager[object]]
+"""What runs in the process of a node as long as the node: other nodes of a gateway."""
+
+
+def _nothing(node: Node, token: Token) -> AbstractAsyncContextManager[object]:
+    return nullcontext()
+
+
 async def serve(
     options: NodeOptions,
     *,
     first_cluster_id: str = "",
     on_ready: Callable[[str, int], object] | None = None,
+    beside: Beside = _nothing,
 ) -> int:
     """Start the node, say that it is ready, and return when it has stopped.
 
     first_cluster_id: id of its cluster until it has joined others; "": a random one.
     on_ready: hears the id of its cluster and its port, once it has joined.
+    beside: entered when the node has started, before it says that it is ready, and
+        left when the node has stopped.
     """
     if options.token_file:
         token = read_token(Path(options.token_file))
@@ -180,34 +193,49 @@ async def serve(
     )
     try:
         url = await node.start()
-        if on_ready is not None:
-            on_ready(node.cluster_id, node.port)
-        ready = {
-            "ready": True,
-            "name": node.name,
-            "url": url,
-            "pid": os.getpid(),
-            "cluster_id": node.cluster_id,
-        }
-        LOG.info("%s: started %s", node.name, url)
-        # `up` gives its nodes a socket, and those that it does not keep a parent.
-        given = options.listening, options.lifeline, options.parent
-        by_hand = given == (None, None, None)
-        if not (by_hand and sys.stdout.isatty()):
-            sys.stdout.write(json.dumps(ready) + "\n")
-            sys.stdout.flush()
-        if by_hand:
-            ca = files.vouching if files is not None else ""
-            sys.stderr.write(how_to_join(node.name, url, ca))
-        # Whoever reads the line may be gone later; what is printed then is log.
-        os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        _tend_garbage()
-        await node.ended.wait()
-        if by_hand:
+        try:
+            async with beside(node, token):
+                if on_ready is not None:
+                    on_ready(node.cluster_id, node.port)
+                _report_ready(options, node, url, files)
+                _tend_garbage()
+                await node.ended.wait()
+        finally:
+            await node.stop(drain_s=0)  # what runs beside it may have failed
+        if _is_by_hand(options):
             sys.stderr.write(f"node {node.name} has left the cluster and ended\n")
     finally:
         lifeline.close()
     return 0
+
+
+def _is_by_hand(options: NodeOptions) -> bool:
+    # `up` gives its nodes a socket, and those that it does not keep a parent.
+    given = options.listening, options.lifeline, options.parent
+    return given == (None, None, None)
+
+
+def _report_ready(
+    options: NodeOptions, node: Node, url: str, files: TlsFiles | None
+) -> None:
+    """Write the ready line for the program that started the node, or for a person."""
+    ready = {
+        "ready": True,
+        "name": node.name,
+        "url": url,
+        "pid": os.getpid(),
+        "cluster_id": node.cluster_id,
+    }
+    LOG.info("%s: started %s", node.name, url)
+    by_hand = _is_by_hand(options)
+    if not (by_hand and sys.stdout.isatty()):
+        sys.stdout.write(json.dumps(ready) + "\n")
+        sys.stdout.flush()
+    if by_hand:
+        ca = files.vouching if files is not None else ""
+        sys.stderr.write(how_to_join(node.name, url, ca))
+    # Whoever reads the line may be gone later; what is printed then is log.
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
 
 def how_to_join(name: str, url: str, ca: str = "") -> str:
@@ -250,6 +278,7 @@ def run(
     *,
     first_cluster_id: str = "",
     on_ready: Callable[[str, int], object] | None = None,
+    beside: Beside = _nothing,
 ) -> int:
     """Run a node until it has stopped; return the exit code.
 
@@ -266,7 +295,12 @@ def run(
         runner = uvloop.run
     try:
         return runner(
-            serve(options, first_cluster_id=first_cluster_id, on_ready=on_ready)
+            serve(
+                options,
+                first_cluster_id=first_cluster_id,
+                on_ready=on_ready,
+                beside=beside,
+            )
         )
     except (MpregError, OSError) as error:
         sys.stderr.write(f"mpreg-nb node {options.settings.name}: {error}\n")

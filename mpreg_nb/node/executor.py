@@ -295,9 +295,11 @@ class Executor:
         workers: WorkerPool,
         spaces: Spaces,
         has_workers: bool,
+        runs_shipped: bool,
         counters: Counters,
         here: RunningCalls,
     ) -> None:
+        """runs_shipped: whether functions may ask for a thread of this process."""
         self._me = me
         self._registry = registry
         self._store = store
@@ -306,6 +308,7 @@ class Executor:
         self._workers = workers
         self._spaces = spaces
         self._has_workers = has_workers
+        self._runs_shipped = runs_shipped
         self._counters = counters
         self._here = here
         self._own = InProcessExecutor(self._own_ended)
@@ -429,7 +432,7 @@ class Executor:
                 return
             pending.owner.began(pending)
             self._own.run(pending, function.function, inputs)
-        elif pending.isolation == "thread":
+        elif pending.isolation == "thread" and self._runs_shipped:
             pending.owner.began(pending)
             self._own.run_shipped(pending, function, inputs)
         elif not self._has_workers:

@@ -44,7 +44,7 @@ from mpreg_nb.node.process_pool import ProcessPool
 from mpreg_nb.node.results import ResultRequests, ResultStore
 from mpreg_nb.node.resumption import Resumption
 from mpreg_nb.node.spaces import Spaces
-from mpreg_nb.node.worker_pool import WorkerPool
+from mpreg_nb.node.worker_pool import MakePool, WorkerHost, WorkerPool
 from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, Offer
@@ -110,6 +110,7 @@ class Node:
         tls: Tls | None = None,
         ca: str = "",
         first_cluster_id: str = "",
+        worker_host: WorkerHost | None = None,
     ) -> None:
         """Take settings; nothing runs before `start`.
 
@@ -118,15 +119,22 @@ class Node:
         ca: without `tls`, what certificates of other nodes are checked with.
         first_cluster_id: id of the cluster until this node has joined others, in
             32 hex digits; "" for a random one.
+        worker_host: where the workers run, if not here. Then no code that comes over
+            the wire runs in this process.
         """
         self.settings = settings
         self.name = settings.name
-        self._python = platform.python_version()
+        self._python = (
+            worker_host.versions["python"] if worker_host else platform.python_version()
+        )
         self._tls = tls
         self._dials_with = tls.dial if tls else dialling(ca) if ca else None
         self._cluster = ClusterId(settings.cluster_id, first_cluster_id)
         self._token = token
         self._listening = listening
+        self._worker_host = worker_host
+        make_pool: MakePool = ProcessPool
+        self._make_pool = worker_host.make_pool if worker_host else make_pool
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._hurry = asyncio.Event()
@@ -203,7 +211,7 @@ class Node:
         )
         happened_here = partial(self.snapshots.happened, name)
         self.registry = Registry(self._code_gone)
-        self.workers: WorkerPool = ProcessPool(
+        self.workers: WorkerPool = self._make_pool(
             settings.workers,
             settings.slots,
             self._scratch,
@@ -235,6 +243,7 @@ class Node:
             workers=self.workers,
             spaces=self.spaces,
             has_workers=settings.workers > 0,
+            runs_shipped=self._worker_host is None,
             counters=self.counters,
             here=here,
         )
@@ -270,7 +279,7 @@ class Node:
         self._follow_links()
 
     def _swim(self, urls: tuple[str, ...]) -> Swim:
-        settings = self.settings
+        settings, elsewhere = self.settings, self._worker_host
         record = MemberRecord(
             name=self.name,
             generation=1,
@@ -279,7 +288,7 @@ class Node:
             resources=settings.resources,
             workers=settings.workers,
             slots=settings.slots,
-            host=socket.gethostname(),
+            host=elsewhere.host if elsewhere else socket.gethostname(),
             python=self._python,
             certificate_ends_s=self._certificate_ends_s,
         )
@@ -432,8 +441,10 @@ class Node:
             self.dispatcher.reject(link, message, ())
 
     async def _tell_versions(self, link: Connection, message: VersionsRequest) -> None:
-        # Looking them up reads files.
-        found = await asyncio.to_thread(installed)
+        if self._worker_host is not None:
+            found = self._worker_host.versions
+        else:  # looking them up reads files
+            found = await asyncio.to_thread(installed)
         versions = tuple(found.items())
         link.send(Versions(id=message.id, node=self.name, versions=versions))
 
@@ -458,7 +469,7 @@ class Node:
         happened: Callable[[str, str], None],
     ) -> WorkerPool:
         """Return the one worker of a space."""
-        return ProcessPool(
+        return self._make_pool(
             1,
             1,
             self._scratch,

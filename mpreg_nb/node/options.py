@@ -133,19 +133,23 @@ class NodeOptions:
 USAGE = "%(prog)s --name NAME [--resources A,B] [--join URL] [options]"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Give `parser` every option of a node; read them with `options_of`."""
+def add_arguments(parser: argparse.ArgumentParser, *, name: str = "") -> None:
+    """Give `parser` every option of a node; read them with `options_of`.
+
+    name: that of a node to which none is given; "" demands one.
+    """
     parser.usage = USAGE
-    _add_common(parser)
+    _add_common(parser, name)
     _add_network(parser.add_argument_group("other machines"))
     _add_rare(parser.add_argument_group("rarely needed"))
 
 
-def _add_common(parser: argparse.ArgumentParser) -> None:
+def _add_common(parser: argparse.ArgumentParser, name: str) -> None:
     add = parser.add_argument
     add(
         "--name",
-        required=True,
+        required=not name,
+        default=name,
         type=read_named("node"),
         help="name of the node; unique in its cluster",
     )

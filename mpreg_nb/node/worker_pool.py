@@ -7,10 +7,12 @@ node. `tests/support/worker_pool_contract.py` has the tests that every pool must
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from mpreg_nb.call_context import Home
 from mpreg_nb.errors import Executed
-from mpreg_nb.protocol.worker import Job, JobDone, JobFailed
+from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
@@ -111,3 +113,30 @@ class WorkerPool(Protocol):
 
     def statistics(self) -> PoolStatistics:
         """Return the figures of this moment."""
+
+
+class MakePool(Protocol):
+    """Makes the pools of one node; the class `ProcessPool` is one."""
+
+    def __call__(
+        self,
+        count: int,
+        slots: int,
+        scratch: Path,
+        on_output: "Callable[[JobPrinted, Parts], None]",
+        on_event: Callable[[str, str], None],
+        *,
+        max_payload_bytes: int,
+        home: Home | None,
+        keeps: bool = False,
+    ) -> WorkerPool:
+        """Return a pool of `count` workers with `slots` calls at once in each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerHost:
+    """Where the workers of a node run, if that is not where the node runs."""
+
+    make_pool: MakePool
+    host: str
+    versions: dict[str, str]  # "python" and packages, as `installed` returns them

@@ -174,9 +174,10 @@ def adopt(session: Session, options: VerbOptions) -> Any:
 
 @LINE.verb(
     NODES,
-    "Connect to a running cluster by the URL of any of its nodes.",
+    "Connect to a running cluster by the URL of any of its nodes, or to Dask.",
     "connect ws://10.0.0.5:7400",
     "connect wss://10.0.0.5:7400 --ca ca.pem",
+    "connect dask://10.0.0.5:8786",
     options=(
         option("urls", nargs="+", metavar="URL"),
         option("--ca", metavar="FILE", help="CA of the cluster, for wss:// URLs"),

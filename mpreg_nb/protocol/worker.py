@@ -105,6 +105,7 @@ class JobFailed(
         "bad_request",
         "deadline",
         "overloaded",
+        "node_lost",  # of pools whose workers can be lost while their node lives
     ]
     message: str
     executed: Literal["no", "yes", "unknown"] = "yes"

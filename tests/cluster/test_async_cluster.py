@@ -7,7 +7,14 @@ import mpreg_nb as mp
 # Of the process that started the nodes, and of code that blocks.
 ONLY_BLOCKING = {
     *("add", "remove", "grow", "kill", "pause", "partition", "down", "disconnect"),
-    *("name", "own_nodes", "start_options", "started_here", "end_with_process"),
+    *(
+        "name",
+        "own_nodes",
+        "start_options",
+        "started_here",
+        "is_served",
+        "end_with_process",
+    ),
     *("executor", "function", "follow_logs", "take_up_newest"),
     *("call_rows", "live_views", "warn_of_versions"),
 }

@@ -477,6 +477,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
             workers=stubs[1],
             spaces=spaces,
             has_workers=True,
+            runs_shipped=True,
             counters=stubs[1],
             here=RunningCalls("n1"),
         )

@@ -5,7 +5,7 @@ has a class that inherits `WorkerPoolContract`.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -22,7 +22,8 @@ from tests.support.workers import Crash, Office, value_of
 
 OnOutput: TypeAlias = Callable[[JobPrinted, Parts], None]
 OnEvent: TypeAlias = Callable[[str, str], None]
-MakePool: TypeAlias = Callable[[OnOutput, OnEvent], WorkerPool]
+MakePool: TypeAlias = Callable[[OnOutput, OnEvent], WorkerPool | Awaitable[WorkerPool]]
+"""Makes a pool that has not started, in the event loop that it will run in."""
 
 
 class PoolAtWork(Office):
@@ -33,7 +34,8 @@ class PoolAtWork(Office):
         super().__init__(self.run(self._start(make)))
 
     async def _start(self, make: MakePool) -> WorkerPool:
-        pool = make(lambda *printed: self.hear(*printed), self._on_event)
+        made = make(lambda *printed: self.hear(*printed), self._on_event)
+        pool = await made if isinstance(made, Awaitable) else made
         await pool.start()
         return pool
 

@@ -1,0 +1,124 @@
+"""Connecting to a cluster of another engine: starts a gateway to it on this machine."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+from mpreg_nb.cluster import current as open_clusters
+from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.engines.engine import dask_engine, dask_url, gateway_command
+from mpreg_nb.launcher.local_nodes import LocalNodes, NodeSpec
+from mpreg_nb.launcher.process import ProcessLauncher
+from mpreg_nb.transport.token import Token
+from mpreg_nb.user_files import private_folder, state_folder, write_private
+
+GATEWAY = "gateway"
+"""Name of the node that has no workers, to which the notebook is connected."""
+
+LEAVE_S = 4.0
+"""How long a gateway may take to leave its engine as it was."""
+
+
+def connect_dask(
+    url: str,
+    token: Token,
+    *,
+    security: dict[str, Any] | None = None,
+    keep: bool = False,
+    name: str = "",
+    direct: bool = True,
+    timeout: float | None = None,
+) -> Cluster:
+    """Return the cluster whose nodes are the workers of the Dask cluster at `url`.
+
+    One that this process has connected to already is returned as it is.
+
+    security: arguments of `distributed.Security`.
+
+    Raises:
+        StartFailed: the gateway did not start; its last log lines are in the message.
+        ModuleNotFoundError: `distributed` is not installed.
+        ValueError: `url` is not the URL of a Dask scheduler.
+    """
+    engine = dask_engine(url)
+    for cluster in open_clusters.all_clusters():
+        if cluster.engine == engine and cluster.is_served:
+            open_clusters.enter(cluster)
+            found: Cluster = cluster
+            return found
+    file = _written(security)
+    nodes = LocalNodes(
+        token,
+        name=name,
+        keep=keep,
+        notebook=os.environ.get("JPY_SESSION_NAME", ""),
+        workers=0,
+        slots=1,
+        launcher=ProcessLauncher(
+            token,
+            command=gateway_command(url, str(file or "")),
+            orderly_s=LEAVE_S,
+        ),
+    )
+    try:
+        timeout = CONFIG.start_timeout_s if timeout is None else timeout
+        nodes.start([NodeSpec(GATEWAY)], timeout)
+        return Cluster(
+            tuple(nodes.urls.values()), token, nodes=nodes, engine=engine, direct=direct
+        )
+    except BaseException:
+        nodes.close()
+        raise
+    finally:
+        if file is not None:
+            file.unlink(missing_ok=True)  # the gateway has read it, or never will
+
+
+def dask_client(client: Any) -> tuple[str, dict[str, Any] | None]:
+    """Return the URL of the scheduler of a Dask client, and its security.
+
+    Raises:
+        TypeError: it is no client, or its security cannot be handed on.
+        ValueError: its scheduler is in this process alone.
+    """
+    scheduler = getattr(client, "scheduler", None)
+    address = getattr(scheduler, "address", None)
+    if not isinstance(address, str):
+        raise TypeError(
+            f"on_dask takes a connected distributed.Client, not {client!r:.80}"
+        )
+    if address.startswith("inproc:"):
+        raise ValueError(
+            "this Dask cluster is inside this process, where no other one can reach "
+            "it. Start its workers as processes: LocalCluster(processes=True)"
+        )
+    return dask_url(address), _fields(getattr(client, "security", None))
+
+
+def _fields(security: Any) -> dict[str, Any] | None:
+    names = getattr(type(security), "__slots__", ())
+    fields = {name: getattr(security, name, None) for name in names}
+    fields = {name: value for name, value in fields.items() if value}
+    if not fields:
+        return None
+    try:
+        json.dumps(fields)
+    except TypeError as error:
+        raise TypeError(
+            f"the security of this Dask client cannot be handed on ({error}). Use one "
+            "whose arguments are texts and numbers, such as file names"
+        ) from None
+    return fields
+
+
+def _written(security: dict[str, Any] | None) -> Path | None:
+    """Write the arguments to a file of the user alone: they may hold a private key."""
+    if security is None:
+        return None
+    folder = private_folder(state_folder() / "dask")
+    file = folder / f"{secrets.token_hex(8)}.json"
+    write_private(file, json.dumps(security).encode())
+    return file

@@ -1,0 +1,1 @@
+"""Nodes whose workers are those of another engine: Dask."""

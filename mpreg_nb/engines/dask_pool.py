@@ -1,0 +1,528 @@
+"""The pool of a node whose workers are on a Dask worker: gives batches to Dask.
+
+Jobs wait here, and Dask gets only as many as there are slots: what it has, it may move
+or run again, and a cancel would have to find it first. A batch is one Dask task. Its
+first job takes the slot; others that are known to be short travel with it, since a task
+costs Dask about 10 ms.
+
+Dask never repeats a batch on its own: each attempt has a key of its own, names the one
+Dask worker that may run it, and is refused there if it has begun before (see
+`dask_worker`).
+"""
+
+import asyncio
+import itertools
+import logging
+import math
+import platform
+import secrets
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dask
+
+from mpreg_nb.call_context import Home
+from mpreg_nb.calls.waiting_line import WaitingLine
+from mpreg_nb.engines.dask_messages import (
+    Batch,
+    NotBegun,
+    OpenPool,
+    Part,
+    PluginReady,
+    PluginState,
+    PoolCode,
+    PoolEvent,
+    PoolPrinted,
+    PoolWaits,
+    encode,
+    read_answers,
+    read_reports,
+    received,
+    split,
+)
+from mpreg_nb.engines.dask_worker import cancel_job, close_pool, open_pool, run_batch
+from mpreg_nb.node.process_pool import LENT, RuntimeEstimates, cancelled
+from mpreg_nb.node.worker_pool import (
+    Crashed,
+    DoneCallback,
+    Outcome,
+    PoolStatistics,
+    StartedCallback,
+)
+from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted
+
+if TYPE_CHECKING:
+    from mpreg_nb.protocol.codec import Buffer, Parts
+
+SCATTER_BYTES = 1 << 20
+"""Arguments from here on are scattered: inside a task graph they cost six times as
+much."""
+
+BATCH_S = 0.02
+"""Expected time of the jobs that share a task. A task costs Dask about half of that."""
+
+BATCH_JOBS = 64
+"""Jobs that share a task, at most."""
+
+CLOSE_S = 2.0
+"""How long a Dask worker may take to answer when one of its pools is closed."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class GatewayChannel:
+    """What the pools of a gateway share: its Dask client and the topic of reports."""
+
+    def __init__(self, client: Any, gateway: str) -> None:
+        """client: an asynchronous `distributed.Client`, which has no types.
+
+        gateway: name of the plugin and of the topic.
+        """
+        self.client = client
+        self.gateway = gateway
+        self.pools: dict[str, DaskWorkerPool] = {}
+        self.on_ready: Callable[[str], object] = lambda address: None
+        """Hears the address of each Dask worker whose plugin is ready."""
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def subscribe(self) -> None:
+        """Receive the reports of the plugins, from now on."""
+        self.client.subscribe_topic(self.gateway, self._receive)
+
+    def _receive(self, event: tuple[float, Any]) -> None:
+        if not isinstance(event[1], bytes):
+            return  # a program of the user publishes on our topic
+        for report in read_reports(event[1]):
+            if isinstance(report, PluginReady):
+                self.on_ready(report.address)
+                continue
+            pool = self.pools.get(report.pool)
+            if pool is not None:
+                pool.receive(report)
+
+    async def run(self, function: Any, address: str, *args: Any) -> Any:
+        """Run a function of `dask_worker` on a Dask worker, beside its tasks."""
+        found = await self.client.run(
+            function, self.gateway, *args, workers=[address], on_error="raise"
+        )
+        return found[address]
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run `work` beside everything else."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+@dataclass(slots=True)
+class _DaskJob:
+    """A job from its submission to its outcome."""
+
+    job: Job
+    parts: "Parts"
+    code: "tuple[str, Parts]"  # name of the function
+    done: DoneCallback
+    started: StartedCallback | None
+    began: float = 0.0
+    due: float = math.inf
+    batch: "_DaskTask | None" = None  # None: it waits here
+    cancelled: bool = False
+    ended: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _DaskTask:
+    """Jobs that were given to Dask together, under a key of their own."""
+
+    items: list[_DaskJob]
+    key: str = field(default_factory=lambda: f"mpreg-{secrets.token_hex(12)}")
+
+    @property
+    def names(self) -> str:
+        """The function that the dashboard of Dask shows for this task."""
+        return self.items[0].job.function
+
+
+def _is_over(item: _DaskJob) -> bool:
+    return item.ended
+
+
+class DaskWorkerPool:
+    """A `WorkerPool` on one Dask worker."""
+
+    def __init__(
+        self,
+        channel: GatewayChannel,
+        address: str,
+        state: PluginState,
+        direct: bool,
+        count: int,
+        slots: int,
+        scratch: Path,
+        on_output: "Callable[[JobPrinted, Parts], None]",
+        on_event: Callable[[str, str], None],
+        *,
+        max_payload_bytes: int = 1 << 30,
+        home: Home | None = None,
+        keeps: bool = False,
+    ) -> None:
+        """Take settings; nothing runs before `start`.
+
+        address: of the Dask worker; `state` is that of our plugin there.
+        direct: whether large values can go straight to that worker and back. Else
+            they pass the scheduler.
+        scratch: not used, since the workers have their folder on their own machine.
+        """
+        self._channel = channel
+        self._address = address
+        self._incarnation = state.incarnation
+        self._direct = direct
+        self._count = count
+        self._slots = count * slots
+        self._on_output = on_output
+        self._on_event = on_event
+        self._wanted = OpenPool(
+            pool=secrets.token_hex(6),
+            count=count,
+            slots=slots,
+            max_payload_bytes=max_payload_bytes,
+            keeps=keeps,
+            home_url=home.url if home else "",
+            home_token=home.token if home else "",
+            home_host=platform.node(),
+        )
+        self._keeps = keeps
+        self._items: dict[bytes, _DaskJob] = {}
+        self._queue: WaitingLine[_DaskJob] = WaitingLine(_is_over)
+        self._attempts: set[_DaskTask] = set()
+        self._codes: dict[str, tuple[str, Parts]] = {}
+        self._there: set[str] = set()  # versions that the plugin has
+        self._forget: list[str] = []  # versions that it should drop
+        self._waiting: frozenset[bytes] = frozenset()
+        self._expected = RuntimeEstimates()
+        self._opened: asyncio.Task[None] | None = None
+        self._is_closed = False
+        self._deaths = self._finished = 0
+
+    # --------------------------------------------------------------- life cycle
+
+    async def start(self) -> None:
+        """Begin to start the workers; jobs wait until that is done."""
+        self._channel.pools[self._wanted.pool] = self
+        self._opened = asyncio.ensure_future(self._open())
+
+    async def _open(self) -> None:
+        await self._channel.run(open_pool, self._address, encode(self._wanted))
+
+    async def stop(
+        self, timeout_s: float = 2.0, *, cause: str = "the node is stopping"
+    ) -> None:
+        """End all workers, by force after the timeout; jobs get a `Crashed`."""
+        self._is_closed = True
+        for item in list(self._items.values()):
+            executed = "no" if item.batch is None else "unknown"
+            self._end(
+                item,
+                Crashed(
+                    id=item.job.id,
+                    cause=cause,
+                    executed=executed,  # type: ignore[arg-type]
+                ),
+                (),
+            )
+        await self._close(timeout_s)
+
+    def kill(self) -> None:
+        """End all workers at once; jobs get no outcome."""
+        self._is_closed = True
+        self._items.clear()
+        self._queue.clear()
+        self._channel.spawn(self._close(0.0))
+
+    def lost(self, reason: str) -> None:
+        """Give the jobs that Dask had an outcome: their Dask worker is gone."""
+        self._is_closed = True
+        for attempt in list(self._attempts):
+            self._lost(attempt, reason)
+
+    async def _close(self, timeout_s: float) -> None:
+        self._channel.pools.pop(self._wanted.pool, None)
+        if self._opened is None:
+            return
+        closing = self._channel.run(
+            close_pool, self._address, self._wanted.pool, timeout_s
+        )
+        try:
+            async with asyncio.timeout(CLOSE_S + timeout_s):
+                await self._opened
+                await closing
+        except Exception as error:  # noqa: BLE001 - of Dask: its worker is gone
+            closing.close()
+            _LOG.info("a pool on %s was not closed: %s", self._address, error)
+
+    # --------------------------------------------------------------------- code
+
+    def has_code(self, version: str) -> bool:
+        """Whether jobs may name `version`."""
+        return version in self._codes
+
+    def add_code(self, version: str, function: str, parts: "Parts") -> None:
+        """Keep the code of a version; the plugin gets it with the first job for it."""
+        self._codes[version] = function, tuple(parts)
+
+    def forget_code(self, version: str) -> None:
+        """Drop the code of a version; jobs that wait have it."""
+        self._codes.pop(version, None)
+        self._expected.forget(version)
+        if version in self._there:
+            self._there.discard(version)
+            self._forget.append(version)
+
+    # --------------------------------------------------------------------- jobs
+
+    @property
+    def running(self) -> int:
+        """Jobs that have a slot."""
+        return min(len(self._attempts), self._most, len(self._items))
+
+    @property
+    def queued(self) -> int:
+        """Jobs that wait, here or behind others of their batch."""
+        return len(self._items) - self.running
+
+    @property
+    def _most(self) -> int:
+        """Batches that Dask may have at once."""
+        # A job that waits for the cluster has given its slot up.
+        return self._slots + (0 if self._keeps else min(len(self._waiting), LENT))
+
+    def statistics(self) -> PoolStatistics:
+        """Return the figures of this moment."""
+        return PoolStatistics(
+            workers=self._count,
+            slots=self._slots,
+            running=self.running,
+            queued=self.queued,
+            deaths=self._deaths,
+            finished=self._finished,
+        )
+
+    def submit(
+        self,
+        job: Job,
+        parts: "Parts",
+        done: DoneCallback,
+        started: StartedCallback | None = None,
+    ) -> None:
+        """Queue `job`; `started` is told when it is given to Dask."""
+        if job.version not in self._codes:
+            raise LookupError(f"no code for version {job.version}; call add_code first")
+        item = _DaskJob(job, parts, self._codes[job.version], done, started)
+        if job.remaining_ms is not None:
+            item.began = time.monotonic()
+            item.due = item.began + job.remaining_ms / 1e3
+        self._items[job.id] = item
+        self._queue.add(item)
+        self._feed()
+
+    def _feed(self) -> None:
+        """Give Dask what fits."""
+        while self._queue and len(self._attempts) < self._most and not self._is_closed:
+            items = list(self._take())
+            if not items:
+                return
+            attempt = _DaskTask(items)
+            self._attempts.add(attempt)
+            for item in items:
+                item.batch = attempt
+                started, item.started = item.started, None  # called only once
+                if started is not None:
+                    started(item.job.id)
+            self._channel.spawn(self._attempt(attempt))
+
+    def _take(self) -> Iterator[_DaskJob]:
+        """Take the jobs of the next batch out of the queue."""
+        free = self._most - len(self._attempts)
+        share = min(BATCH_JOBS, math.ceil(len(self._queue) / max(1, free)))
+        total_s = 0.0
+        for number in itertools.count():
+            item = self._queue.next(time.monotonic())
+            if item is None or number >= max(1, share):
+                return
+            cost_s = self._expected.get(item.job.version)
+            alone = cost_s is None or self._keeps or item.parts
+            if number and (alone or total_s + (cost_s or 0.0) > BATCH_S):
+                return
+            self._queue.take(item)
+            yield item
+            if alone:
+                return
+            total_s += cost_s or 0.0
+
+    async def _attempt(self, attempt: _DaskTask) -> None:
+        """Run a batch on Dask and give its jobs their outcomes."""
+        try:
+            assert self._opened is not None  # noqa: S101 - `start` comes first
+            await asyncio.shield(self._opened)
+            if not await self._try(attempt, all_codes=False):
+                await self._try(attempt, all_codes=True)
+        except asyncio.CancelledError as error:  # Dask's own is one too
+            task = asyncio.current_task()
+            self._lost(attempt, f"Dask cancelled it: {error}")
+            if task is not None and task.cancelling():
+                raise
+        except Exception as error:  # noqa: BLE001 - of Dask, which has many
+            _LOG.warning("Dask lost a batch of %s: %r", attempt.names, error)
+            self._lost(attempt, f"Dask could not run it: {error}")
+        finally:
+            self._attempts.discard(attempt)
+            self._feed()
+
+    async def _try(self, attempt: _DaskTask, *, all_codes: bool) -> bool:
+        """Run a batch; False: nothing of it began, since the plugin lacks a version."""
+        head, parts = self._packed(attempt, all_codes=all_codes)
+        client, key = self._channel.client, attempt.key
+        size_bytes = sum(memoryview(part.data).nbytes for part in parts)
+        scattered = None
+        # Annotations, from a configuration file too, would go into the task.
+        with dask.config.set(annotations={}):
+            given: Any = parts
+            if size_bytes > SCATTER_BYTES:
+                given = scattered = await client.scatter(
+                    parts, workers=[self._address], hash=False, direct=self._direct
+                )
+            future = client.submit(
+                run_batch,
+                self._channel.gateway,
+                key,
+                head,
+                given,
+                key=f"{attempt.names}-{key}{'-code' if all_codes else ''}",
+                workers=[self._address],
+                allow_other_workers=False,
+                retries=0,
+                pure=False,
+            )
+        try:
+            answer, made = await client.gather(future, direct=self._direct)
+        finally:
+            future.release()  # else the result would stay in the memory of Dask
+            del scattered, given
+        answers = read_answers(answer)
+        if not isinstance(answers, NotBegun):
+            self._there.update(item.job.version for item in attempt.items)
+            self._attempts.discard(attempt)  # its slot is free for who hears of the end
+            pairs = zip(answers.outcomes, split(made, answers.counts), strict=True)
+            for outcome, made_parts in pairs:
+                self._ended(received(outcome), made_parts)
+            return True
+        if answers.reason == "code" and not all_codes:
+            attempt.key = f"mpreg-{secrets.token_hex(12)}"
+            return False
+        if answers.reason == "again":
+            self._lost(attempt, "the Dask worker was lost while it ran")
+        else:
+            self._lost(attempt, "the Dask worker was restarted", executed="no")
+        return True
+
+    def _packed(
+        self, attempt: _DaskTask, *, all_codes: bool
+    ) -> tuple[bytes, list[Part]]:
+        codes: list[PoolCode] = []
+        parts: list[Part] = []
+        for item in attempt.items:
+            version, (function, code) = item.job.version, item.code
+            known = version in self._there and not all_codes
+            if not known and version not in {each.version for each in codes}:
+                codes.append(
+                    PoolCode(version=version, function=function, count=len(code))
+                )
+                parts.extend(map(Part, code))
+        for item in attempt.items:
+            parts.extend(map(Part, item.parts))
+        sent = {code.version for code in codes}
+        forget = tuple(v for v in self._forget if v not in sent)
+        self._forget.clear()
+        batch = Batch(
+            pool=self._wanted.pool,
+            incarnation=self._incarnation,
+            jobs=tuple(item.job for item in attempt.items),
+            counts=tuple(len(item.parts) for item in attempt.items),
+            codes=tuple(codes),
+            forget=forget,
+        )
+        return encode(batch), parts
+
+    # ------------------------------------------------------------------ outcomes
+
+    def _ended(self, outcome: Outcome, parts: "tuple[Buffer, ...]") -> None:
+        item = self._items.get(outcome.id)
+        if item is not None:
+            if isinstance(outcome, JobDone) and not item.job.split:
+                self._expected.learn(item.job.version, outcome.run_us)
+            self._end(item, outcome, parts)
+
+    def _end(
+        self, item: _DaskJob, outcome: Outcome, parts: "tuple[Buffer, ...]"
+    ) -> None:
+        item.ended = True
+        del self._items[item.job.id]
+        self._finished += 1
+        item.done(outcome, parts)
+
+    def _lost(self, attempt: _DaskTask, reason: str, executed: Any = "unknown") -> None:
+        for item in attempt.items:
+            if not item.ended and item.job.id in self._items:
+                lost = JobFailed(
+                    id=item.job.id,
+                    kind="node_lost",
+                    message=reason,
+                    executed=executed,
+                )
+                self._end(item, lost, ())
+
+    def receive(self, report: PoolPrinted | PoolEvent | PoolWaits) -> None:
+        """Take a report of the plugin."""
+        if isinstance(report, PoolPrinted):
+            item = self._items.get(report.printed.id)
+            if item is not None and not item.job.quiet:
+                self._on_output(report.printed, report.parts)
+        elif isinstance(report, PoolEvent):
+            self._deaths += report.event == "worker died"
+            self._on_event(report.event, report.detail)
+        else:
+            self._waiting = frozenset(report.jobs)
+            self._feed()
+
+    # ------------------------------------------------------------------- cancel
+
+    def cancel(self, call_id: bytes) -> None:
+        """Drop a job that waits here, else have it cancelled on the Dask worker."""
+        item = self._items.get(call_id)
+        if item is None or item.cancelled:
+            return
+        item.cancelled = True
+        if item.batch is None:
+            self._end(item, cancelled(item.job), ())
+        else:
+            self._channel.spawn(self._cancel(item, item.batch))
+
+    async def _cancel(self, item: _DaskJob, attempt: _DaskTask) -> None:
+        # Never by `Future.cancel`: Dask would say that it is cancelled at once, and
+        # the function would go on.
+        try:
+            begun = await self._channel.run(
+                cancel_job,
+                self._address,
+                self._wanted.pool,
+                item.job.id,
+                attempt.key,
+            )
+        except Exception as error:  # noqa: BLE001 - of Dask: the batch is lost too
+            _LOG.info("a cancel did not reach %s: %s", self._address, error)
+            return
+        if not begun and not item.ended:
+            self._end(item, cancelled(item.job), ())

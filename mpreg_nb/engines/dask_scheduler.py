@@ -1,0 +1,45 @@
+"""What runs on the Dask scheduler: removes what a gateway left, however it ended."""
+
+from typing import Any
+
+from distributed import Scheduler, SchedulerPlugin
+
+
+class GatewayLease(SchedulerPlugin):
+    """Lasts as long as the Dask client of a gateway is connected."""
+
+    def __init__(self, gateway: str, client: str) -> None:
+        """gateway: name of the plugins and of the topic; client: id of its client."""
+        self.name = gateway
+        self._client = client
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Keep the scheduler."""
+        self._scheduler = scheduler
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Forget what was reported: it has been sent, and may be large."""
+        if topic == self.name:
+            self._scheduler._broker.truncate(topic)
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """Remove everything when the gateway has gone without doing so."""
+        if client == self._client:
+            scheduler._ongoing_background_tasks.call_soon(self._end_alone)
+
+    async def _end_alone(self) -> None:
+        if self.name in self._scheduler.worker_plugins:
+            await self._scheduler.unregister_worker_plugin(comm=None, name=self.name)
+        await self.end()
+
+    async def end(self) -> None:
+        """Remove the topic and this plugin."""
+        self._scheduler._broker._topics.pop(self.name, None)
+        self._scheduler.plugins.pop(self.name, None)
+
+
+async def end_lease(gateway: str, dask_scheduler: Scheduler) -> None:
+    """Remove the topic and the scheduler plugin of a gateway."""
+    lease = dask_scheduler.plugins.get(gateway)
+    if isinstance(lease, GatewayLease):
+        await lease.end()
