@@ -27,7 +27,7 @@ TWO_BY_TWO := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 PLAIN := MPREG_NB_PLAIN=1
 
 .PHONY: venv demo test test-newest test-versions history simulation simulation-long lint \
-	lab notebooks bench dist constraints
+	lab notebooks bench dist docs constraints
 
 venv: $(STAMP)
 
@@ -99,6 +99,10 @@ notebooks: $(STAMP)
 	$(PLAIN) $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 		--ExecutePreprocessor.timeout=60 \
 		--ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+
+# The documentation, into build/docs; a broken link or reference is an error.
+docs: $(STAMP)
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
 
 dist: $(STAMP)
 	$(BIN)/uv build --no-build-isolation --python $(BIN)/python

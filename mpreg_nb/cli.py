@@ -75,7 +75,7 @@ def _told(error: Exception) -> str:
 def _read(
     arguments: Sequence[str] | None,
 ) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    parser = _parser()
+    parser = command_parser()
     given, rest = parser.parse_known_args(arguments)
     if given.command == "call" and all(_is_argument(word) for word in rest):
         given.arguments += rest  # those behind an option
@@ -92,7 +92,8 @@ def _is_argument(word: str) -> bool:
     return not word.startswith("-") or isinstance(_literal(word), int | float)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = Parser(
         prog="mpreg-nb",
         description="Run Python functions on a cluster of nodes without a scheduler.",

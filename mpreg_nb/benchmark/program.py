@@ -25,7 +25,7 @@ def bench(
     ends the measurement and its nodes at once.
 
     quick: about ten seconds; False repeats more and takes one or two minutes.
-    cluster: measure this one instead; functions whose names begin with "bench_" are
+    cluster: measure this one instead; functions whose names begin with `bench_` are
         registered on it. The echo always runs on this machine.
     only: measure only rows with this text in their names.
     progress: called with a line of text from time to time.

@@ -317,8 +317,10 @@ class MPREGClientAPI:
 
         timeout: seconds from now to the last result; None waits without limit.
 
-        Raises the errors of `call` as soon as one command fails; the other commands are
-        then cancelled. Also:
+        The errors of `call` are raised as soon as one command fails; the other
+        commands are then cancelled.
+
+        Raises:
             InvalidWorkflow: two commands have one name, or they wait for each other.
         """
         caller = self._connected()
