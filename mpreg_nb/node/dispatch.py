@@ -402,6 +402,7 @@ class NodeLinks:
         self._spawn = spawn
         self._ssl_context = ssl_context
         self._clients: set[Connection] = set()
+        self._draining = False
         self._told: dict[str, str] = {}  # node -> why it could not be dialled
         self._pulses: dict[Connection, Keepalive] = {}
         self._gossip_sent_bytes = self._gossip_received_bytes = 0  # on ended links
@@ -459,11 +460,15 @@ class NodeLinks:
                 received += statistics.bytes_in
         return sent, received
 
-    def tell_clients(self, notice: Notice) -> None:
-        """Tell all clients; those that speak JSON have no word for it."""
+    def drain(self) -> None:
+        """Have clients enter by other nodes: this one leaves."""
+        self._draining = True
         for link in self._clients:
-            if link.peer.lane == "data":
-                link.send(notice)
+            self._tell_draining(link)
+
+    def _tell_draining(self, link: Connection) -> None:
+        if link.peer.lane == "data":  # those that speak JSON have no word for it
+            link.send(Notice(kind="draining"))
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about links."""
@@ -486,6 +491,8 @@ class NodeLinks:
                 self.peers.accept(connection)
             return
         self._clients.add(connection)
+        if self._draining:
+            self._tell_draining(connection)
         viewer = connection.peer.role == "viewer"
         dispatcher = self._dispatcher
         connection.on_message = (

@@ -57,7 +57,6 @@ from mpreg_nb.protocol.messages import (
     HeldResults,
     LeaveRequest,
     NotHeld,
-    Notice,
     Output,
     Printed,
     Recall,
@@ -725,7 +724,7 @@ class Node:
             listener.stop_accepting()
         if listener is not None:
             listener.draining = True
-            self.links.tell_clients(Notice(kind="draining"))
+            self.links.drain()
             self.membership_driver.leave(drain_s, "stopped")
             self.calls.drain()
             await self._drain(drain_s)
