@@ -52,6 +52,13 @@ if TYPE_CHECKING:
     )
     from mpreg_nb.workflows.builder import ref as ref
 
+if sys.platform == "win32":
+    raise ImportError(
+        "mpreg_nb runs on Linux and macOS: its workers need Unix signals and sockets, "
+        "which Windows does not have. Use it inside of WSL 2: run `wsl --install` in a "
+        "terminal, then install Python and mpreg_nb there"
+    )
+
 _HOMES = {
     "AsyncCluster": "cluster.async_cluster",
     "Cluster": "cluster.cluster",

@@ -133,3 +133,36 @@ def test_every_command_of_the_readme_is_a_target() -> None:
     targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
 
     assert set(re.findall(r"`make ([a-z]+)`", readme)) == targets
+
+
+def test_windows_is_told_what_is_missing_and_what_to_do() -> None:
+    code = "import sys; sys.platform = 'win32'; import mpreg_nb"
+
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True
+    )
+
+    assert ended.returncode == 1
+    assert "mpreg_nb runs on Linux and macOS" in ended.stderr
+    assert "wsl --install" in ended.stderr
+
+
+def test_version_is_the_same_wherever_it_is_said() -> None:
+    citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
+    recipe = (REPOSITORY / "docs" / "conda" / "meta.yaml").read_text(encoding="utf-8")
+
+    version = PROJECT["version"]
+
+    assert citation["version"] == version
+    assert re.search(r"^## (.+)$", changelog, flags=re.MULTILINE)[1] == version  # type: ignore[index]
+    assert f'{{% set version = "{version}" %}}' in recipe
+
+
+def test_conda_recipe_requires_what_the_project_requires() -> None:
+    recipe = (REPOSITORY / "docs" / "conda" / "meta.yaml").read_text(encoding="utf-8")
+    run = recipe.partition("  run:")[2].partition("\ntest:")[0]
+
+    listed = packages(re.findall(r"^    - (.+)$", run, flags=re.MULTILINE))
+
+    assert listed - {"python"} == required()
