@@ -481,12 +481,22 @@ class CallCancelled(MpregError, CancelledError):
         self.executed: Executed = executed
 
 
+NOT_RETRIED = (
+    "It was not tried again, though it is idempotent: of the calls of the last 10 "
+    "seconds, too many were. Find out with cluster.events() what fails, then call it "
+    "again"
+)
+"""What errors say of a call when the budget for retries is spent."""
+
+
 class NodeLost(MpregError, ConnectionError):
     """The node that ran the call is lost or unreachable.
 
     `node` is "" if no node was reachable; `at` lists the addresses that were tried.
     `reason` says how the loss was detected, `last_lines` are the function's last
-    printed lines, `executed` is "no", "yes" or "unknown".
+    printed lines, `executed` is "no", "yes" or "unknown". If
+    `retry_budget_exhausted`, the call would have been tried again, had not so many
+    others been.
     """
 
     def __init__(
@@ -498,8 +508,10 @@ class NodeLost(MpregError, ConnectionError):
         executed: Executed,
         last_lines: Sequence[str] = (),
         at: str = "",
+        retry_budget_exhausted: bool = False,
     ) -> None:
         super().__init__(node, reason)
+        self.retry_budget_exhausted = retry_budget_exhausted
         self.node = node
         self.reason = reason
         self.function = function
@@ -542,6 +554,8 @@ class NodeLost(MpregError, ConnectionError):
             return f"{what} did run"
         if not self.function:
             return f"{what} may have run; try again"
+        if self.retry_budget_exhausted:
+            return NOT_RETRIED
         return (
             f"{what} may have run: call it again if running it twice is safe, or "
             "register it with idempotent=True so that it is retried automatically"
@@ -560,7 +574,8 @@ class WorkerCrashed(MpregError, RuntimeError):
 
     `cause` is its exit code or signal ("exit code 3", "signal SIGSEGV"),
     `memory_mb` its memory when last measured, `last_lines` are the function's last
-    printed lines.
+    printed lines. If `retry_budget_exhausted`, the call would have been tried again,
+    had not so many others been.
     """
 
     def __init__(
@@ -572,13 +587,16 @@ class WorkerCrashed(MpregError, RuntimeError):
         memory_mb: float | None = None,
         last_lines: Sequence[str] = (),
         executed: Executed = "yes",
+        retry_budget_exhausted: bool = False,
     ) -> None:
+        unretried = f" {NOT_RETRIED}." if retry_budget_exhausted else ""
         held = f", using {memory_mb:.0f} MB" if memory_mb is not None else ""
         tail = "".join(f"\n  {line}" for line in last_lines)
         super().__init__(
             f"the worker process on {node} ended while it ran {function}: {cause}"
-            f"{held}.{REPLACED}" + (f" Last printed:{tail}" if tail else "")
+            f"{held}.{REPLACED}{unretried}" + (f" Last printed:{tail}" if tail else "")
         )
+        self.retry_budget_exhausted = retry_budget_exhausted
         self.function = function
         self.node = node
         self.cause = cause

@@ -43,6 +43,18 @@ EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
         "idempotent=True",
     ),
     (
+        errors.NodeLost(
+            "n1", "x", function="f", executed="unknown", retry_budget_exhausted=True
+        ),
+        ConnectionError,
+        "was not tried again",
+    ),
+    (
+        errors.WorkerCrashed("f", "n1", "exit code 3", retry_budget_exhausted=True),
+        RuntimeError,
+        "was not tried again",
+    ),
+    (
         errors.WorkerCrashed("f", "n1", "signal SIGSEGV", memory_mb=41.5),
         RuntimeError,
         "signal SIGSEGV, using 42 MB",

@@ -184,6 +184,8 @@ class CallerRules:
     def __init__(self, chance: Jitter) -> None:
         self._chance = chance
         self._budget = RetryBudget()
+        self.unretried = 0
+        """Calls that ended with a loss because the budget for retries was spent."""
 
     def count_call(self, now: float) -> None:
         """Let the budget for retries grow."""
@@ -212,8 +214,11 @@ class CallerRules:
             return RegisterAgain(), now
         if found == "again later":
             return self._when_full(call, failure, now, ended)
-        if found == "give up" or not (certain or self._budget.take(now)):
+        if found == "give up":
             return AS_HEARD, now
+        if not certain and not self._budget.take(now):
+            self.unretried += 1
+            return Finish(replace(failure, retry_budget_exhausted=True)), now
         call.avoid = (*call.avoid, failure.node)
         if call.attempts < 2 or not certain:
             return NOW, now
@@ -469,7 +474,7 @@ class PendingCalls(Generic[C]):
             self._loads.report(to, outcome.load, now)
         if self._breakers:
             function = call.wanted.function
-            closed = self._breakers.succeeded(to, function)
+            closed = self._breakers.succeeded(to, function, now)
             if closed and self._on_breaker is not None:
                 self._on_breaker(to, "breaker closed", function)
 
@@ -494,7 +499,8 @@ class PendingCalls(Generic[C]):
         if call.returning and certain:
             return AS_HEARD
         verdict, at = self._rules.verdict(call, failure, now, self.ended)
-        if verdict is not AS_HEARD and not certain and call.executed != "yes":
+        over = isinstance(verdict, Finish)
+        if not over and not certain and call.executed != "yes":
             call.executed = failure.executed
         if isinstance(verdict, Retry | RegisterAgain):
             call.place = None

@@ -38,7 +38,7 @@ WINDOW = 512
 """Calls of one `map` in progress at once; more would only wait in queues."""
 
 MOST_OUTSTANDING = 10_000
-"""Submitted calls without an outcome; then `submit` waits for one of them."""
+"""Submitted calls without an outcome; then `submit`, or its task, waits for one."""
 
 BATCH = 64
 """Calls that `map` hands over to the loop in one go."""
@@ -288,6 +288,7 @@ class AsyncCalling:
     def __init__(self, client: Client, registry: FunctionRegistry) -> None:
         self._client = client
         self._registry = registry
+        self._room = asyncio.Semaphore(MOST_OUTSTANDING)
 
     async def call(
         self,
@@ -309,8 +310,22 @@ class AsyncCalling:
         kwargs: dict[str, Any],
         options: CallOptions,
     ) -> "asyncio.Task[Any]":
-        """Start a call and return its task at once."""
-        return asyncio.ensure_future(self.call(function, args, kwargs, options))
+        """Start a call and return its task at once.
+
+        With very many calls without an outcome, the task waits until some have one
+        before it packs its arguments.
+        """
+        return asyncio.ensure_future(self._in_turn(function, args, kwargs, options))
+
+    async def _in_turn(
+        self,
+        function: Called,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        options: CallOptions,
+    ) -> Any:
+        async with self._room:
+            return await self.call(function, args, kwargs, options)
 
     async def map(
         self,

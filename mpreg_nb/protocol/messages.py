@@ -573,6 +573,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     where: str = ""  # in which call of a step, such as "item 3"
     timeout_ms: Count = 0  # of the attempt that took too long
     lost: tuple[RequestId, ...] = ()  # results that it needs, and nobody holds
+    retry_budget_exhausted: bool = False  # else it would have been tried again
 
 
 PASSED_ON = "passed on"

@@ -3,13 +3,21 @@
 Counts only what the infrastructure did: lost nodes, timeouts before the start,
 crashed workers. An exception of the function is an answer, and a full queue is
 load; neither opens a breaker. Sources: Envoy's outlier detection (consecutive
-failures, growing ejection time), Hystrix (half-open probes).
+failures, success rate, growing ejection time, at most a share is ejected), Hystrix
+(half-open probes).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 FAILURES_TO_OPEN = 5
 """In a row. Fewer would eject a node for a single burst."""
+
+LEAST_SUCCESS = 0.8
+WINDOW_S = 30.0
+LEAST_CALLS = 20
+"""It opens too if a smaller share than `LEAST_SUCCESS` of the calls since the first
+failure, within the window, went well; of fewer calls that says nothing."""
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 60.0
@@ -31,7 +39,10 @@ def pause_s(times_opened: int) -> float:
 class Breaker:
     """One (node, function) pair."""
 
-    failures: int = 0
+    failures: int = 0  # in a row
+    since: float = 0.0  # begin of the window
+    calls: int = 0  # that ended in the window
+    lost: int = 0  # of these
     times_opened: int = 0
     open_until: float | None = None  # None: closed
     successes: int = 0  # of probes, while half-open
@@ -42,6 +53,15 @@ class Breaker:
         if self.open_until is None:
             return True
         return now >= self.open_until and not self.probing
+
+    def count(self, now: float, *, lost: bool) -> bool:
+        """Count the end of a call; return whether too many of the last were lost."""
+        if now - self.since >= WINDOW_S:
+            self.since, self.calls, self.lost = now, 0, 0
+        self.calls += 1
+        self.lost += lost
+        enough = self.calls >= LEAST_CALLS
+        return enough and self.calls - self.lost < LEAST_SUCCESS * self.calls
 
 
 class Breakers:
@@ -58,13 +78,34 @@ class Breakers:
         breaker = self._pairs.get((node, function))
         return breaker is None or breaker.allows(now)
 
+    def allowed(
+        self, nodes: Sequence[str], function: str, now: float
+    ) -> frozenset[str]:
+        """Return those of `nodes` that may be called, at least half of them.
+
+        A node with an open breaker serves better than none, and than one alone.
+        """
+        allowed = [node for node in nodes if self.allows(node, function, now)]
+        least = (len(nodes) + 1) // 2
+        if len(allowed) >= least:
+            return frozenset(allowed)
+        badness = {node: self._badness(node, function) for node in nodes}
+        limit = sorted(badness.values())[least - 1]
+        return frozenset((*allowed, *(n for n in nodes if badness[n] <= limit)))
+
+    def _badness(self, node: str, function: str) -> tuple[int, float]:
+        breaker = self._pairs.get((node, function))
+        if breaker is None or breaker.open_until is None:
+            return 0, 0.0
+        return breaker.times_opened, breaker.open_until
+
     def sent(self, node: str, function: str, now: float) -> None:
         """Mark a call to a half-open pair as its one probe."""
         breaker = self._pairs.get((node, function))
         if breaker is not None and breaker.open_until is not None:
             breaker.probing = True
 
-    def succeeded(self, node: str, function: str) -> bool:
+    def succeeded(self, node: str, function: str, now: float) -> bool:
         """Count an answer; return whether this closed the breaker."""
         pair = (node, function)
         breaker = self._pairs.get(pair)
@@ -72,7 +113,9 @@ class Breakers:
             return False
         breaker.failures = 0
         if breaker.open_until is None:
-            del self._pairs[pair]
+            breaker.count(now, lost=False)
+            if not breaker.lost:
+                del self._pairs[pair]
             return False
         breaker.probing = False
         breaker.successes += 1
@@ -83,10 +126,11 @@ class Breakers:
 
     def failed(self, node: str, function: str, now: float) -> bool:
         """Count a failure of the infrastructure; return whether this opened it."""
-        breaker = self._pairs.setdefault((node, function), Breaker())
+        breaker = self._pairs.setdefault((node, function), Breaker(since=now))
         breaker.failures += 1
         half_open = breaker.open_until is not None
-        if not half_open and breaker.failures < FAILURES_TO_OPEN:
+        too_many = breaker.count(now, lost=True)
+        if not half_open and breaker.failures < FAILURES_TO_OPEN and not too_many:
             return False
         breaker.times_opened += 1
         breaker.successes = 0

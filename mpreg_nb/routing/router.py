@@ -179,10 +179,9 @@ class Router:
         if avoid:
             candidates = [c for c in candidates if c.node not in avoid] or candidates
         if self._breakers:
-            breakers = self._breakers
-            candidates = [
-                c for c in candidates if breakers.allows(c.node, wanted.function, now)
-            ] or candidates
+            nodes = [c.node for c in candidates]
+            allowed = self._breakers.allowed(nodes, wanted.function, now)
+            candidates = [c for c in candidates if c.node in allowed]
         pool = tuple(candidates)
         if len(pool) > 1:
             return self._better(pool, now)

@@ -706,6 +706,7 @@ def _plain_error(
                 failure.message or "the connection was lost",
                 function=function,
                 executed=failure.executed,
+                retry_budget_exhausted=failure.retry_budget_exhausted,
             )
         case "gone":
             return NodeLost(
@@ -722,6 +723,7 @@ def _plain_error(
                 memory_mb=failure.memory_mb,
                 last_lines=failure.lines,
                 executed=failure.executed,
+                retry_budget_exhausted=failure.retry_budget_exhausted,
             )
         case "too_large":
             return PayloadTooLarge(

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from msgspec.structs import replace
 
 from mpreg_nb.calls.pending import (
     AS_HEARD,
@@ -605,6 +606,23 @@ def test_idempotent_call_is_tried_again_only_so_often_after_losses() -> None:
         calls.sent(call, f"link {attempt}", "n2", 1.0)
 
     assert verdicts == [Elsewhere()] * (MOST_ATTEMPTS - 1) + [AS_HEARD]
+
+
+def test_loss_says_that_the_budget_for_retries_is_spent() -> None:
+    rules = CallerRules(random.Random(1))
+    calls = machine(rules)
+    verdicts: list[Verdict] = []
+    while not isinstance(verdicts[-1:] and verdicts[-1], Finish):
+        call = SomeCall(id=len(verdicts).to_bytes(16, "big"), idempotent=True)
+        calls.add(call, 0.0)
+        calls.sent(call, "a link", "n1", 0.0)
+        verdicts.append(calls.failed(call, lost("unknown"), 0.0))
+
+    said = replace(lost("unknown"), retry_budget_exhausted=True)
+    assert verdicts[-1] == Finish(said)
+    # Ten a second, and a fifth of the calls.
+    assert len(verdicts) - 1 == math.ceil(100 + 0.2 * len(verdicts))
+    assert rules.unretried == 1
 
 
 def test_node_in_between_repeats_nothing_that_may_have_run() -> None:

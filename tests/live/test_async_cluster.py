@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster import calling
 from mpreg_nb.cluster.calling import WINDOW
+from tests.support.files import wait_for_file
 from tests.support.leaks import nothing_left
 
 pytestmark = pytest.mark.live
@@ -56,6 +58,27 @@ def test_calls_are_made_by_name_by_view_and_by_namespace(cluster: mp.Cluster) ->
             ]
 
     assert asyncio.run(main()) == [3, 4, 5, [4, 6], True]
+
+
+def test_tasks_of_submit_wait_while_very_many_calls_have_no_outcome(
+    cluster: mp.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calling, "MOST_OUTSTANDING", 3)
+    begun, go_on = tmp_path / "begun", tmp_path / "go"
+
+    async def main() -> tuple[int, list[str]]:
+        async with mp.connect_async(*cluster.urls, token=TOKEN) as connected:
+            tasks = [
+                connected.submit(wait_for_file, str(begun), str(go_on))
+                for _ in range(8)
+            ]
+            while not begun.exists():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            outstanding = len(connected.client.calls)
+            go_on.touch()
+            return outstanding, await asyncio.gather(*tasks)
+
+    assert asyncio.run(main()) == (3, ["done"] * 8)
 
 
 def test_a_map_sends_no_more_than_its_window_and_ends_with_its_first_error(

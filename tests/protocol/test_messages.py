@@ -223,6 +223,7 @@ SAMPLES: list[Any] = [
             where="item [3]",
             timeout_ms=13,
             lost=(ID,),
+            retry_budget_exhausted=True,
         ),
         payload=b"exception",
         version=VERSION,
