@@ -85,6 +85,9 @@ class NodeSettings:
     store_bytes: int = 1 << 30
     """Results of workflow steps held here; least recently used go first."""
 
+    shared_memory_mb: int = 1024
+    """For large values, of each worker; 0 sends them through sockets."""
+
     drain_s: float = 10.0
     """How long a leaving node waits for running calls."""
 

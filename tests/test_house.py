@@ -317,6 +317,9 @@ BOUNDED_BY = {
     "view/live/topology.py: _grown": "a window of time",
     "worker/capture.py: _pieces": "limits for each second, in text and displays",
     "worker/channel.py: waiting": "the jobs that a worker has ahead",
+    "shared_memory/exchange.py: _discarded": "the segments that the link knows",
+    "shared_memory/exchange.py: _ended": "leases of messages with large values",
+    "shared_memory/segments.py: _ended": "the segments of the process",
     "worker/concurrent.py: _chores": "a chore or two for each call in a slot",
     "worker/concurrent.py: _for_threads": "slots",
 }

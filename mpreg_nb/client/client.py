@@ -46,6 +46,7 @@ from mpreg_nb.protocol.messages import (
 )
 from mpreg_nb.serialize.pickle import pack_arguments
 from mpreg_nb.settings import Limits
+from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.token import Token
 from mpreg_nb.working_folder import here
@@ -164,6 +165,8 @@ class Client:
         """
         began = time.perf_counter()
         payload, parts = inline(pack_arguments(args, dict(kwargs)), self._limits)
+        if parts:
+            parts = MEMORY.place(parts)
         options = self.registrations.newest(function, options)
         return ActiveCall(
             id=self.requests.new_id(),
@@ -252,7 +255,8 @@ class Client:
         Raises:
             PayloadTooLarge: the parts are larger than this client sends.
         """
-        return inline(parts, self._limits)
+        payload, parts = inline(parts, self._limits)
+        return payload, MEMORY.place(parts) if parts else ()
 
     # ---------------------------------------------------------------- questions
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mpreg_nb.boundary import public
 from mpreg_nb.names import nearest
+from mpreg_nb.shared_memory.segments import DEFAULT_LIMIT_MB, MEMORY, bytes_of
 from mpreg_nb.working_folder import tell_if
 
 if TYPE_CHECKING:
@@ -123,6 +124,16 @@ KEYS: Mapping[str, Key] = {
             "Functions with isolation='thread' use the folder of their node.",
         ),
         Key(
+            name="shared_memory_mb",
+            default=DEFAULT_LIMIT_MB,
+            most=1 << 20,
+            unit="MB",
+            title="for large values, of this kernel and of each worker that up starts",
+            cost="Large arrays, frames and bytes stay in memory that processes of one "
+            "machine share, and are read-only there: np.array(x) makes a copy that can "
+            "be written to. Beyond the limit, and with 0, they go through sockets.",
+        ),
+        Key(
             name="start_timeout_s",
             default=20.0,
             least=0.1,
@@ -176,6 +187,7 @@ class Config:
     slots: int
     keep: bool
     cwd: str
+    shared_memory_mb: int
     start_timeout_s: float
     progress_after_s: float
     output_lines: int
@@ -187,7 +199,10 @@ class Config:
         self.reset()
 
     def __setattr__(self, name: str, value: object) -> None:
+        is_new = not hasattr(self, name)
         object.__setattr__(self, name, key_of(name).checked(value))
+        if name == "shared_memory_mb" and not is_new:
+            MEMORY.limit_bytes = bytes_of(self.shared_memory_mb)
 
     def reset(self) -> None:
         """Set all values to their defaults."""

@@ -22,6 +22,7 @@ from mpreg_nb.launcher.pid import is_alive
 from mpreg_nb.launcher.process import NodeProcess, ProcessLauncher
 from mpreg_nb.names import check_name, check_resources
 from mpreg_nb.settings import NodeSettings
+from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.transport.token import Token
 
 MOST_NODES = 256
@@ -402,6 +403,7 @@ class LocalNodes:
             cluster_id=self.cluster_id,
             workers=self._workers,
             slots=self._slots,
+            shared_memory_mb=MEMORY.limit_bytes >> 20,
         )
         return self._launcher.start(settings, log=log, keep=self.keep, workers=workers)
 

@@ -29,6 +29,7 @@ from mpreg_nb.node.options import (
     read_options,
     tls_files,
 )
+from mpreg_nb.shared_memory.segments import MEMORY, bytes_of
 from mpreg_nb.transport.tls import TlsFiles, load_ca, read_tls
 from mpreg_nb.transport.token import Token, load_token, read_token
 
@@ -287,6 +288,7 @@ def run(
     have_standard_files()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("mpreg_nb").setLevel(logging.INFO)
+    MEMORY.limit_bytes = bytes_of(options.settings.shared_memory_mb)
     try:
         import uvloop
     except ImportError:  # there is none for this platform

@@ -48,6 +48,7 @@ from mpreg_nb.serialize.exceptions import (
 from mpreg_nb.serialize.items import pack_items, take_apart
 from mpreg_nb.serialize.json_rpc import pack_json, unpack_json_call
 from mpreg_nb.settings import INLINE_BYTES
+from mpreg_nb.shared_memory.segments import MEMORY
 
 THREADS = 32
 """Sync functions that run here at the same time; more wait."""
@@ -209,7 +210,7 @@ def _packed(call: Call, value: object) -> Ended:
         return _failed(call, error, (), {})
     if _travels_inline(parts):
         return JobDone(id=call.id, payload=bytes(parts[0])), ()
-    return JobDone(id=call.id), parts
+    return JobDone(id=call.id), MEMORY.place(parts)
 
 
 def _failed(

@@ -83,6 +83,7 @@ from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import NodeSettings
+from mpreg_nb.shared_memory.segments import bytes_of
 from mpreg_nb.transport.connection import ALL_ANSWERED, Connection
 from mpreg_nb.transport.listener import Listener, listen
 from mpreg_nb.transport.tls import Tls, dialling, ends_soon
@@ -132,7 +133,9 @@ class Node:
         self._token = token
         self._listening = listening
         self._worker_host = worker_host
-        make_pool: MakePool = ProcessPool
+        make_pool: MakePool = partial(
+            ProcessPool, shared_memory_bytes=bytes_of(settings.shared_memory_mb)
+        )
         self._make_pool = worker_host.make_pool if worker_host else make_pool
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()

@@ -265,6 +265,14 @@ def _add_rare(group: argparse._ArgumentGroup) -> None:
         help="limit for the results of steps on this node (default %(default)s)",
     )
     add(
+        "--shared-memory-mb",
+        type=read_at_least(0),
+        default=DEFAULTS.shared_memory_mb,
+        metavar="MB",
+        help="limit for large values in memory that processes of one machine share, of "
+        "each worker; 0: they go through sockets (default %(default)s)",
+    )
+    add(
         "--max-payload-bytes",
         type=read_at_least(1),
         default=DEFAULTS.limits.max_payload_bytes,
@@ -346,6 +354,7 @@ def options_of(
             json_open=parsed.json_open,
             scratch=parsed.scratch,
             store_bytes=parsed.store_bytes,
+            shared_memory_mb=parsed.shared_memory_mb,
             drain_s=parsed.drain_s,
             limits=Limits(max_payload_bytes=parsed.max_payload_bytes),
         ),
@@ -397,6 +406,7 @@ def arguments_of(options: NodeOptions) -> list[str]:
         ("ca", options.ca if options.ca == SYSTEM else _absolute(options.ca), ""),
         ("scratch", _absolute(settings.scratch), ""),
         ("store-bytes", settings.store_bytes, DEFAULTS.store_bytes),
+        ("shared-memory-mb", settings.shared_memory_mb, DEFAULTS.shared_memory_mb),
         (
             "max-payload-bytes",
             settings.limits.max_payload_bytes,

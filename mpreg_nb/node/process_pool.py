@@ -39,7 +39,6 @@ from mpreg_nb.protocol.worker import (
     JobDone,
     JobFailed,
     JobPrinted,
-    Received,
     Setup,
 )
 
@@ -332,10 +331,12 @@ class ProcessPool:
         home: Home | None = None,
         environment: Mapping[str, str] = os.environ,
         keeps: bool = False,
+        shared_memory_bytes: int = 0,
     ) -> None:
         """Take settings; nothing runs before `start`.
 
         home: how functions find the node that they run on.
+        shared_memory_bytes: that each worker may own; with 0, values go by sockets.
         keeps: what a call leaves in its process is there for the next. Then no other
             worker helps out while a call waits for the cluster.
         """
@@ -350,6 +351,7 @@ class ProcessPool:
             home_token=home.token if home else "",
             home_ca=home.ca if home else "",
             keeps=keeps,
+            shared_memory_bytes=shared_memory_bytes,
         )
         self._on_output = on_output
         self._on_event = on_event
@@ -507,7 +509,9 @@ class ProcessPool:
         if started is not None:
             started(job.id)
 
-    def answered(self, link: WorkerHandle, answers: list[Received[Answer]]) -> None:
+    def answered(
+        self, link: WorkerHandle, answers: "list[tuple[Answer, tuple[Buffer, ...]]]"
+    ) -> None:
         """Pass on answers; what `Owner` asks for."""
         for answer, parts in answers:
             item = self._items.get(answer.id)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import msgspec
 import psutil
 
+from mpreg_nb.protocol.shared import SegmentsGone
 from mpreg_nb.protocol.worker import (
     PAGE_BYTES,
     RECALL,
@@ -40,6 +41,8 @@ from mpreg_nb.protocol.worker import (
     frame,
     sizes,
 )
+from mpreg_nb.shared_memory.exchange import DescriptorChannel, SegmentExchange
+from mpreg_nb.shared_memory.segments import MEMORY
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
@@ -47,6 +50,11 @@ if TYPE_CHECKING:
 
 SOCKET_BYTES = 1 << 20
 """Asked for in both directions; the system may give less."""
+
+DESCRIPTOR_SOCKET = (
+    socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_DGRAM
+)
+"""The kind of the socket through which descriptors go."""
 
 SECRETS = "MPREG_NB_TOKEN"
 """Variables that begin so are not for user code."""
@@ -118,6 +126,11 @@ class WorkerProcess:
         for end in (self.stream, channel):
             end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SOCKET_BYTES)
             end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SOCKET_BYTES)
+        self.descriptors, descriptors = socket.socketpair(
+            socket.AF_UNIX, DESCRIPTOR_SOCKET
+        )
+        ours.enter_context(self.descriptors)
+        theirs.enter_context(descriptors)
         cancels, self._cancels = os.pipe()
         self.log, log = os.pipe()
         shared = _shared_memory()
@@ -131,7 +144,7 @@ class WorkerProcess:
         # A child inherits the peak of its parent until it has a higher one itself.
         self._inherited_mb = _peak_mb()
         self._sampled_mb: float | None = None
-        given = (channel.fileno(), cancels, shared)
+        given = (channel.fileno(), cancels, shared, descriptors.fileno())
         # PR_SET_PDEATHSIG in the worker refers to the thread that calls this.
         self._popen = subprocess.Popen(  # noqa: S603  our own program
             [
@@ -178,6 +191,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Close our ends; a worker that still runs ends itself."""
         self.stream.close()
+        self.descriptors.close()
         os.close(self._cancels)
         os.close(self.log)
         self.page.close()
@@ -519,7 +533,9 @@ class Handed:
 class Owner(Protocol):
     """Receives the events of a worker; a pool implements it."""
 
-    def answered(self, link: "WorkerHandle", answers: list[Received[Answer]]) -> None:
+    def answered(
+        self, link: "WorkerHandle", answers: "list[tuple[Answer, tuple[Buffer, ...]]]"
+    ) -> None:
         """Some jobs have an answer."""
 
     def printed(self, message: JobPrinted, parts: "Parts" = ()) -> None:
@@ -564,6 +580,10 @@ class WorkerHandle:
         )
         self._stream = WorkerStream(self.process.stream, self._received, self._broken)
         self._log = WorkerLog(self.process.log, self._logged)
+        self._memory: SegmentExchange | None = None
+        if setup.shared_memory_bytes:
+            channel = DescriptorChannel(self.process.descriptors)
+            self._memory = SegmentExchange(MEMORY, channel, self._wake)
         self._stream.write([frame(setup)])
 
     def _call_in_loop(self, action: Callable[[], None]) -> None:
@@ -603,9 +623,14 @@ class WorkerHandle:
         if not self._is_sampling:
             self._is_sampling = True
             self._loop.call_later(SAMPLE_S, self._sample)
-        if parts:
+        if not parts:
+            self._stream.write([frame(job)])
+            return
+        shared = None if self._memory is None else self._memory.export(parts)
+        if shared is None:
             self._stream.write([frame(_sized(job, parts)), *parts])
         else:
+            job = msgspec.structs.replace(job, sizes=(), shared=shared)
             self._stream.write([frame(job)])
 
     def take_back(self, call_id: bytes) -> bool:
@@ -656,9 +681,12 @@ class WorkerHandle:
     # ------------------------------------------------------------------ answers
 
     def _received(self, received: list[Received[FromWorker]]) -> None:
-        answers: list[Received[Answer]] = []
+        answers: list[tuple[Answer, tuple[Buffer, ...]]] = []
         unfit = ""
-        for message, parts in received:
+        for message, came in received:
+            parts: tuple[Buffer, ...] = came
+            if isinstance(message, JobDone) and message.shared:
+                parts = self._accepted(message)
             if isinstance(message, JobDone | JobFailed):
                 if message.run_us > 1000:
                     self._log.read()  # while it is the call's that wrote it
@@ -680,10 +708,27 @@ class WorkerHandle:
                 self._owner.became_ready(self)
             elif isinstance(message, WorkerUnfit):
                 unfit = message.reason
+            elif self._memory is not None and isinstance(message, SegmentsGone):
+                self._memory.told(message)
         if answers:
             self._owner.answered(self, answers)
         if unfit:
             self._owner.became_unfit(self, unfit)
+
+    def _accepted(self, answer: JobDone) -> "tuple[Buffer, ...]":
+        if self._memory is None:
+            raise RuntimeError("a worker without shared memory uses it")
+        return self._memory.accept(answer.shared)
+
+    def _wake(self) -> None:
+        self._call_in_loop(self._tell_gone)
+
+    def _tell_gone(self) -> None:
+        """Tell the worker which shared memory is not read here any more."""
+        if self._memory is not None and not self._is_closed:
+            gone = self._memory.news()
+            if gone is not None:
+                self._stream.write([frame(gone)])
 
     def _logged(self, text: str, lines_cut: int, bytes_cut: int) -> None:
         """Give what went past Python to the call that runs, where only one can."""
@@ -730,6 +775,8 @@ class WorkerHandle:
             self._is_closed = True
             self._stream.close()
             self._log.close()
+            if self._memory is not None:
+                self._memory.close()
             self.process.close()
 
 

@@ -16,6 +16,7 @@ from msgspec import Meta
 from mpreg_nb.errors import BadRequest
 from mpreg_nb.protocol.gossip import Control
 from mpreg_nb.protocol.messages import Data
+from mpreg_nb.protocol.shared import PartRef, SegmentsGone
 
 T = TypeVar("T")
 
@@ -52,7 +53,24 @@ class Abort(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="abo
     stream: StreamId
 
 
-DataElement: TypeAlias = Data | Attach | Fragment | Abort
+class Shared(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="shared"):
+    """`message` with its parts, of which large ones are in shared memory."""
+
+    parts: Annotated[tuple[PartRef, ...], Meta(max_length=65_536)]
+    message: msgspec.Raw
+
+
+class SharedMemoryDoor(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="shared_door"
+):
+    """Where the end that dialled may open a way for descriptors beside this link."""
+
+    address: Annotated[bytes, Meta(max_length=107)]
+
+
+DataElement: TypeAlias = (
+    Data | Attach | Fragment | Abort | Shared | SegmentsGone | SharedMemoryDoor
+)
 ControlElement: TypeAlias = Control | Attach | Fragment | Abort
 
 _encode = msgspec.msgpack.Encoder().encode

@@ -6,6 +6,9 @@ field `sizes` gives. Without parts, `payload` is inline. Both ends are the same
 program, so types are not validated as those of peers are. `JobFrameReader` receives
 large parts where they stay, so that nothing is copied twice.
 
+Large parts that are in shared memory are only referred to; descriptors of that memory
+go through a socket of their own (see `shared_memory.exchange`).
+
 Two more things go beside the socket. Ids of calls to interrupt go through a pipe,
 followed by SIGINT, since a worker that runs a function does not read the socket. And
 `SharedStatus` is memory that both share and that outlives the worker: the number of
@@ -25,6 +28,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
 
 import msgspec
+
+from mpreg_nb.protocol.shared import PartRef, SegmentsGone
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
@@ -47,6 +52,7 @@ class Setup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="set
     home_token: str = ""
     home_ca: str = ""
     keeps: bool = False  # what a call sets in the process is there for the next
+    shared_memory_bytes: int = 0  # that the worker may own; 0: none is used
 
 
 class Code(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="code"):
@@ -72,6 +78,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     remaining_ms: int | None = None
     split: bool = False  # the first argument into items, see `serialize.items`
     folder: bytes = b""  # of the caller, see working_folder
+    shared: tuple[PartRef, ...] = ()  # the parts, if no bytes of them follow
 
 
 class WorkerReady(
@@ -89,6 +96,7 @@ class JobDone(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="d
     payload: bytes = b""
     sizes: tuple[int, ...] = ()
     run_us: int = 0
+    shared: tuple[PartRef, ...] = ()  # the parts, if no bytes of them follow
 
 
 class JobFailed(
@@ -152,9 +160,15 @@ class WorkerUnfit(
     reason: str
 
 
-ToWorker: TypeAlias = Setup | Code | Job
+ToWorker: TypeAlias = Setup | Code | Job | SegmentsGone
 FromWorker: TypeAlias = (
-    WorkerReady | JobDone | JobFailed | JobPrinted | JobBlocked | WorkerUnfit
+    WorkerReady
+    | JobDone
+    | JobFailed
+    | JobPrinted
+    | JobBlocked
+    | WorkerUnfit
+    | SegmentsGone
 )
 
 

@@ -48,13 +48,19 @@ from mpreg_nb.protocol.codec import (
     Decoder,
     Fragment,
     Parts,
+    Shared,
+    SharedMemoryDoor,
     control_decoder,
     data_decoder,
     encode,
     join,
 )
 from mpreg_nb.protocol.messages import Notice
+from mpreg_nb.protocol.shared import SegmentsGone, length
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
+from mpreg_nb.shared_memory.exchange import DescriptorChannel, SegmentExchange
+from mpreg_nb.shared_memory.segments import MEMORY
+from mpreg_nb.transport.descriptors import DescriptorDoor, enter
 from mpreg_nb.transport.framing import (
     MAC_BYTES,
     FrameMac,
@@ -195,12 +201,21 @@ StreamElement: TypeAlias = Attach | Fragment | Abort
 STREAM_ELEMENTS = frozenset((Attach, Fragment, Abort))
 """Types that `MessageReader.batch` returns among messages, for `place`."""
 
+MemoryElement: TypeAlias = Shared | SegmentsGone | SharedMemoryDoor
+
+MEMORY_ELEMENTS = frozenset((Shared, SegmentsGone, SharedMemoryDoor))
+"""Those for `LinkMemory`."""
+
+ELEMENTS = STREAM_ELEMENTS | MEMORY_ELEMENTS
+
 _DECODERS: dict[Lane, Decoder[Any]] = {
     "control": control_decoder(),
     "data": data_decoder(),
     "json": data_decoder(),  # never asked: its messages are text
 }
 _WHOLE = msgspec.Raw(WHOLE)
+
+replace: Callable[..., Any] = msgspec.structs.replace
 
 
 class MessageReader:
@@ -256,6 +271,14 @@ class MessageReader:
             message = self._decoder.one(done.parts[0])
             return Complete(message, done.parts[1:])
         return done
+
+    def message_of(self, shared: Shared) -> Any:
+        """Return the message whose parts are in shared memory.
+
+        Raises:
+            BadRequest: it is no message of this lane.
+        """
+        return self._decoder.one(shared.message)
 
     def text(self, frame: Frame) -> str | None:
         """Return the text message that `frame` completed.
@@ -452,6 +475,10 @@ class MessageWriter:
         """Begin a turn: the other end said something, most likely an answer."""
         self._at_once = self._single
 
+    def heard_nothing(self) -> None:
+        """Let the turn go on as if nothing had come: it was no answer."""
+        self._at_once = False
+
     def send_stream(
         self, element: bytes, parts: Parts, key: bytes | None = None
     ) -> int:
@@ -647,6 +674,87 @@ class Keepalive:
     def _look_later(self) -> None:
         self._due = self._loop.time() + self._ping_s
         self._timer = self._loop.call_at(self._due, self._look)
+
+
+class LinkMemory:
+    """The shared memory of one link: none until both ends have a way for descriptors.
+
+    The end that accepted the link offers one, where both are of one machine and user.
+    """
+
+    def __init__(self, tell: Callable[[msgspec.Struct], None]) -> None:
+        """tell: sends to the other end; not called once `close` was."""
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._exchange: SegmentExchange | None = None
+        self._door: DescriptorDoor | None = None
+        self._is_closed = False
+
+    def offer(self) -> None:
+        """Tell the other end where a way for descriptors may be opened."""
+        if not MEMORY.limit_bytes:
+            return
+        try:
+            self._door = DescriptorDoor(self._open)
+        except OSError as error:
+            LOG.info("large values go through sockets: %s", error)
+        else:
+            self._tell(SharedMemoryDoor(address=self._door.address))
+
+    def enter(self, door: SharedMemoryDoor) -> None:
+        """Open the way that the other end offers."""
+        if MEMORY.limit_bytes and self._exchange is None:
+            channel = enter(door.address)
+            if channel is not None:
+                self._open(channel)
+
+    def export(self, parts: Parts) -> Shared | None:
+        """Return an element without its message; None: send the bytes of `parts`."""
+        exported = None if self._exchange is None else self._exchange.export(parts)
+        return None if exported is None else Shared(parts=exported, message=_NOTHING)
+
+    def accept(self, shared: Shared) -> tuple[Buffer, ...]:
+        """Return the parts of a message.
+
+        Raises:
+            ValueError, OSError: they are not in memory that both ends have.
+        """
+        if self._exchange is None and self._door is not None:
+            self._door.look()
+        if self._exchange is None:
+            raise ValueError("there is no way for descriptors")
+        return self._exchange.accept(shared.parts)
+
+    def told(self, gone: SegmentsGone) -> None:
+        """Take in what the other end does not use any more."""
+        if self._exchange is not None:
+            self._exchange.told(gone)
+
+    def close(self) -> None:
+        """End with the link."""
+        self._is_closed = True
+        if self._door is not None:
+            self._door.close()
+        if self._exchange is not None:
+            self._exchange.close()
+
+    def _open(self, channel: DescriptorChannel) -> None:
+        self._exchange = SegmentExchange(MEMORY, channel, self._wake)
+
+    def _wake(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._tell_news)
+        except RuntimeError:  # the loop was closed, and its links with it
+            return
+
+    def _tell_news(self) -> None:
+        if self._exchange is not None and not self._is_closed:
+            news = self._exchange.news()
+            if news is not None:
+                self._tell(news)
+
+
+_NOTHING = msgspec.Raw(WHOLE)
 
 
 class LinkFault(asyncio.BufferedProtocol):
@@ -848,6 +956,7 @@ class Connection(asyncio.BufferedProtocol):
         self._protocol = protocol
         self._close_s = terms.patience.close_s
         limits = terms.limits
+        self._max_payload_bytes = limits.max_payload_bytes
         self._mac_out = FrameMac(keys[0]) if keys else None
         self._mac_in = FrameMac(keys[1]) if keys else None
         self._reader = FrameReader(
@@ -884,6 +993,9 @@ class Connection(asyncio.BufferedProtocol):
         # port for another minute (TIME_WAIT). Between our own ends the other does.
         self._leaves_first_close = not peer.dialled and peer.lane != "json"
         self._pulse = self.pulse(terms.patience.ping_s, self.give_up)
+        self._memory: LinkMemory | None = None
+        if peer.carrier == "unix" and peer.lane == "data" and peer.role != "viewer":
+            self._memory = LinkMemory(self._tell)
         if peer.lane == "json":
             self._reader.pass_all()
 
@@ -896,6 +1008,8 @@ class Connection(asyncio.BufferedProtocol):
             self._delivery.begin(self._outflow.bytes)
         if self._open:  # the owner may have closed it already
             self._pulse.start()
+            if self._memory is not None and not self.peer.dialled:
+                self._memory.offer()
         while received:
             size = self._reader.put(received)
             received = received[size:]
@@ -921,8 +1035,14 @@ class Connection(asyncio.BufferedProtocol):
         if getattr(message, "before_others", False):
             outflow.flush()  # what was sent before it comes before it
             return outflow.send_stream(element, parts, message.id)  # type: ignore[attr-defined]
-        key = message.id if outflow.streams.is_behind(message) else None  # type: ignore[attr-defined]
-        return outflow.send_stream(element, parts, key)
+        if outflow.streams.is_behind(message):
+            return outflow.send_stream(element, parts, message.id)  # type: ignore[attr-defined]
+        if self._memory is not None and len(element) <= FRAGMENT_BYTES:
+            shared = self._memory.export(parts)
+            if shared is not None:
+                outflow.send(encode(replace(shared, message=msgspec.Raw(element))))
+                return 0
+        return outflow.send_stream(element, parts)
 
     def send_text(self, text: str) -> None:
         """Send one text message to a JSON client."""
@@ -1062,6 +1182,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._end_timer is not None:
             self._end_timer.cancel()
         self._inflow.streams.clear()
+        if self._memory is not None:
+            self._memory.close()
         said = close_reason(self._protocol, exc, self._mac_in)
         self._outflow.ended_with(exc)
         known = self._delivery.end(exc) if self.peer.carrier == "tcp" else math.inf
@@ -1087,8 +1209,8 @@ class Connection(asyncio.BufferedProtocol):
         for message in batch:
             if not self._open:
                 return
-            if type(message) in STREAM_ELEMENTS:
-                self._receive_stream(message)
+            if type(message) in ELEMENTS:
+                self._receive_element(message)
                 continue
             try:
                 on_message(self, message, ())
@@ -1105,6 +1227,42 @@ class Connection(asyncio.BufferedProtocol):
             self.peer.address,
         )
         self.give_up("the connection was lost: a message was changed on its way")
+
+    def _tell(self, element: msgspec.Struct) -> None:
+        if self._open:
+            self._outflow.send(encode(element))
+
+    def _receive_element(self, element: StreamElement | MemoryElement) -> None:
+        if isinstance(element, Attach | Fragment | Abort):
+            self._receive_stream(element)
+        elif self._memory is None:
+            self._strike(BadRequest("this link has no shared memory"))
+        elif isinstance(element, Shared):
+            self._receive_shared(element, self._memory)
+        else:
+            self._outflow.heard_nothing()
+            self._inflow.messages -= 1
+            if isinstance(element, SegmentsGone):
+                self._memory.told(element)
+            elif self.peer.dialled:
+                self._memory.enter(element)
+
+    def _receive_shared(self, shared: Shared, memory: LinkMemory) -> None:
+        try:
+            parts = memory.accept(shared)
+        except (ValueError, OSError) as error:
+            self.give_up(f"the connection was lost: a value did not come: {error}")
+            return
+        try:
+            message = self._inflow.message_of(shared)
+        except BadRequest as error:
+            self._strike(error)
+            return
+        size = sum(map(length, shared.parts))
+        if size > self._max_payload_bytes:
+            self._call(self.on_refused, message, size)
+        else:
+            self._call(self.on_message, message, parts)
 
     def _receive_stream(self, element: StreamElement) -> None:
         begun_here = element.stream % 2 != self.peer.dialled

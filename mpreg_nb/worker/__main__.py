@@ -1,6 +1,6 @@
-"""Start of a worker: `python -P -m mpreg_nb.worker SOCKET CANCELS PAGE PARENT`.
+"""Start of a worker: `python -P -m mpreg_nb.worker SOCKET CANCELS PAGE BESIDE PARENT`.
 
-The first three are file descriptors that the node left open, the last is its
+The first four are file descriptors that the node left open, the last is its
 process id. See `protocol.worker`.
 """
 

@@ -16,6 +16,7 @@ from threading import Lock, RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from mpreg_nb.protocol.shared import SegmentsGone
 from mpreg_nb.protocol.worker import (
     ID_BYTES,
     ByteLimitedCache,
@@ -26,9 +27,12 @@ from mpreg_nb.protocol.worker import (
     Room,
     Setup,
     ToWorker,
+    frame,
 )
 from mpreg_nb.serialize.items import take_apart
 from mpreg_nb.serialize.pickle import unpack_function
+from mpreg_nb.shared_memory.exchange import DescriptorChannel, SegmentExchange
+from mpreg_nb.shared_memory.segments import SharedMemory
 from mpreg_nb.worker.lifetime import start_essential
 
 if TYPE_CHECKING:
@@ -37,6 +41,9 @@ if TYPE_CHECKING:
 
 HOLD_S = 0.002
 """Longest time that an answer is held."""
+
+RETURN_S = 0.001
+"""How soon the node hears that a value in shared memory is not used any more."""
 
 HOLD_BYTES = 64 * 1024
 _IDLE_TICKS = 10
@@ -109,6 +116,24 @@ class AnswerSender:
             self._idle_ticks += 1
         # To keep ticking for a while is cheaper than to be woken for each batch.
         return now + HOLD_S if self._idle_ticks < _IDLE_TICKS else math.inf
+
+    def share(
+        self, memory: SharedMemory, channel: DescriptorChannel
+    ) -> SegmentExchange:
+        """Return the exchange of shared memory with the node; tell it what it says."""
+
+        def tell(_now: float) -> float:
+            news = exchange.news()
+            if news is not None:
+                self.send([frame(news)])
+            return math.inf
+
+        # In the alarm before the first lease ends: that may happen as it is looked at.
+        self._alarm.set(math.inf, tell)
+        exchange = SegmentExchange(
+            memory, channel, lambda: self._alarm.set(monotonic() + RETURN_S, tell)
+        )
+        return exchange
 
     def call_by(self, when: float, tick: Callable[[float], float]) -> None:
         """Call `tick(now)` in a thread by `when`; it returns when to call it again."""
@@ -262,7 +287,11 @@ class Task:
     __slots__ = ("code", "given", "is_called", "job", "number", "parts", "started_ns")
 
     def __init__(
-        self, job: Job, parts: tuple[Room, ...], code: CachedFunction, number: int
+        self,
+        job: Job,
+        parts: "tuple[Buffer, ...]",
+        code: CachedFunction,
+        number: int,
     ) -> None:
         self.job = job
         self.parts = parts
@@ -281,6 +310,7 @@ class JobReceiver:
         self._cancels = cancels
         self._reader: JobFrameReader[ToWorker] = JobFrameReader(ToWorker)
         self._codes = Codes()
+        self.memory: SegmentExchange | None = None
         self._tasks = 0  # that have come so far
         self.waiting: deque[Task] = deque()
 
@@ -317,15 +347,21 @@ class JobReceiver:
         return self._reader.received(count)
 
     def _sort(self, received: list[Received[ToWorker]]) -> None:
-        for message, parts in received:
+        for message, came in received:
             if isinstance(message, Job):
+                parts: tuple[Buffer, ...] = came
+                if message.shared and self.memory is not None:
+                    parts = self.memory.accept(message.shared)
                 code = self._codes.used(message.version)
                 if message.split:
                     code = TAKE_APART
                 self._tasks += 1
                 self.waiting.append(Task(message, parts, code, self._tasks))
+            elif isinstance(message, SegmentsGone):
+                if self.memory is not None:
+                    self.memory.told(message)
             elif not isinstance(message, Setup):
-                self._codes.add(message, parts)
+                self._codes.add(message, came)
 
     def cancels(self) -> list[bytes]:
         """Return ids of jobs to interrupt; may be called in a signal handler."""

@@ -17,12 +17,20 @@ from mpreg_nb.serialize.items import pack_items
 from mpreg_nb.serialize.json_rpc import pack_json, unpack_json_call
 from mpreg_nb.serialize.pickle import pack, pack_exception, unpack, unpack_call
 from mpreg_nb.settings import INLINE_BYTES
+from mpreg_nb.shared_memory.exchange import SegmentExchange
+from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.worker.capture import PrintingCall
 from mpreg_nb.worker.channel import Arguments, Task
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Parts
 
+
+HOW_TO_WRITE = (
+    "Large arguments are in memory that several processes read, so they cannot be "
+    "written to. Copy what the function changes: x = np.array(x), or df = df.copy()."
+)
+"""Added to the error of a function that tries."""
 
 Frames: TypeAlias = list[bytes | bytearray | memoryview]
 """A message and its parts, ready to be written."""
@@ -70,8 +78,10 @@ def _unpacked(task: Task) -> Arguments:
 class Answers:
     """Makes the frames of answers."""
 
-    def __init__(self, max_payload_bytes: int) -> None:
+    def __init__(self, max_payload_bytes: int, memory: SegmentExchange | None) -> None:
+        """memory: what is shared with the node, if anything is."""
         self._limit = max_payload_bytes
+        self._memory = memory
 
     def done(self, job: Job, value: object, run_ns: int) -> Frames:
         """Return the answer with a result, or why the result cannot travel."""
@@ -91,8 +101,13 @@ class Answers:
         lengths = sizes(parts)
         if sum(lengths) > self._limit:
             return [frame(self._too_large(job, sum(lengths), run_ns))]
-        message = JobDone(id=job.id, sizes=lengths, run_us=run_ns // 1000)
-        return [frame(message), *parts]
+        run_us = run_ns // 1000
+        if self._memory is not None:
+            parts = MEMORY.place(parts)
+            shared = self._memory.export(parts)
+            if shared is not None:
+                return [frame(JobDone(id=job.id, shared=shared, run_us=run_us))]
+        return [frame(JobDone(id=job.id, sizes=lengths, run_us=run_us)), *parts]
 
     def _too_large(self, job: Job, size_bytes: int, run_ns: int) -> JobFailed:
         return JobFailed(
@@ -115,6 +130,8 @@ class Answers:
         given: Arguments = ((), {}),
     ) -> Frames:
         """Return the answer with an exception, raised for the arguments `given`."""
+        if job.shared and isinstance(error, ValueError) and "read-only" in str(error):
+            error.add_note(HOW_TO_WRITE)
         text = message_of(error)
         if kind == "not_picklable" and isinstance(error, NotPicklable):
             text = unpicklable(error)

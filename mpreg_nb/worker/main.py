@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from mpreg_nb.call_context import Home, set_home
 from mpreg_nb.protocol.worker import Setup, SharedStatus, WorkerReady, frame
+from mpreg_nb.shared_memory.exchange import DescriptorChannel
+from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.worker.capture import OutputCapture
 from mpreg_nb.worker.channel import AnswerSender, JobReceiver
 from mpreg_nb.worker.cleanup import Folder, Folders, StateRestorer
@@ -18,11 +20,11 @@ from mpreg_nb.worker.sequential import SequentialRunner
 from mpreg_nb.working_folder import hide
 
 
-def main(channel: int, cancels: int, shared: int, parent: int) -> None:
+def main(channel: int, cancels: int, shared: int, beside: int, parent: int) -> None:
     """Serve the node at the other end of `channel` until it is gone."""
     die_with(parent)
     stream = socket.socket(fileno=channel)
-    for inherited in (channel, cancels, shared):
+    for inherited in (channel, cancels, shared, beside):
         os.set_inheritable(inherited, False)
     os.set_blocking(cancels, False)
     watch(channel)
@@ -30,19 +32,23 @@ def main(channel: int, cancels: int, shared: int, parent: int) -> None:
     setup = inbox.first()
     if not isinstance(setup, Setup):
         raise TypeError(f"a worker starts with Setup, not {setup!r}")
+    outbox = AnswerSender(stream)
+    descriptors = socket.socket(fileno=beside)
+    MEMORY.limit_bytes = setup.shared_memory_bytes
+    if setup.shared_memory_bytes:
+        inbox.memory = outbox.share(MEMORY, DescriptorChannel(descriptors))
     sys.argv = [""]  # nothing here is meant for user code
     # By name: the cluster of callers is a room above this one.
     callers = importlib.import_module("mpreg_nb.cluster.in_worker")
     callers.set_up()
     if setup.home_url:
         set_home(Home(setup.home_url, setup.home_token, setup.home_ca), callers.connect)
-    outbox = AnswerSender(stream)
     page = SharedStatus(shared)
     os.close(shared)
     capture = OutputCapture(outbox, page)
     capture.install()
     install(capture, setup.max_payload_bytes)
-    answers = Answers(setup.max_payload_bytes)
+    answers = Answers(setup.max_payload_bytes, inbox.memory)
     os.chdir(setup.scratch)
     hide(os.getcwdb())
     restorer = StateRestorer(capture, keeps=setup.keeps)

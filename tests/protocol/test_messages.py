@@ -77,6 +77,7 @@ from mpreg_nb.protocol.messages import (
     Watch,
 )
 from mpreg_nb.protocol.messages import Printed as RunPrinted
+from mpreg_nb.protocol.shared import SegmentRef, SegmentsGone
 from mpreg_nb.protocol.worker import (
     Code,
     FromWorker,
@@ -389,6 +390,9 @@ SAMPLES: list[Any] = [
 ]
 
 
+SEGMENT = bytes(range(12))
+SHARED = (b"head", SegmentRef(SEGMENT, 64, 1 << 20))
+
 JOBS: list[Any] = [
     Setup(
         scratch="/data/n1",
@@ -398,6 +402,7 @@ JOBS: list[Any] = [
         home_token="secret",
         home_ca="PEM",
         keeps=True,
+        shared_memory_bytes=1 << 30,
     ),
     Code(version=VERSION, function="f", payload=b"code", sizes=(1, 2)),
     Job(
@@ -412,9 +417,10 @@ JOBS: list[Any] = [
         remaining_ms=5000,
         split=True,
         folder=b"mark:/home/me",
+        shared=SHARED,
     ),
     WorkerReady(pid=4711),
-    JobDone(id=ID, payload=b"result", sizes=(4,), run_us=9),
+    JobDone(id=ID, payload=b"result", sizes=(4,), run_us=9, shared=SHARED),
     JobFailed(
         id=ID,
         kind="application",
@@ -438,6 +444,7 @@ JOBS: list[Any] = [
     ),
     JobBlocked(id=ID, waits=True),
     WorkerUnfit(reason="a limit was lowered"),
+    SegmentsGone(returned=(SEGMENT,), stale=(SEGMENT,), forgotten=(SEGMENT,)),
 ]
 
 GOLDEN = Path(__file__).with_name("messages.golden")

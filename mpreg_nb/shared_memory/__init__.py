@@ -1,0 +1,1 @@
+"""Large values in memory that processes of one machine share."""
