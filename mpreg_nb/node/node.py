@@ -487,7 +487,13 @@ class Node:
         if self._listener is None:
             return None
         token = current(self._token).issue("client")
-        return Home(self._listener.url, token, self._tls.ca if self._tls else "")
+        url, ca = self._listener.url, ""
+        if self._tls is not None and self._listener.local_path:
+            # The address that it listens on may be none that its certificate names.
+            url = url.replace("wss:", "ws:")
+        elif self._tls is not None:
+            url, ca = self.url, self._tls.ca
+        return Home(url, token, ca)
 
     @property
     def _certificate_ends_s(self) -> int:
@@ -563,8 +569,8 @@ class Node:
         """Tell at once why there is no answer; it is tried again, up to a limit."""
         if self._joins_now and url not in self._delays:
             LOG.warning(
-                "node %s cannot reach %s yet: %s. It tries again for %g s",
-                *(self.name, url, reason, JOIN_TIMEOUT_S),
+                "node %s cannot reach %s yet: %s. It tries again",
+                *(self.name, url, reason),
             )
         self._delays[url] = reason
 

@@ -5,7 +5,8 @@ proof has 38 bytes, and both must arrive within `Limits.proof_timeout_s`. No mes
 ours is decoded before. The handshake of TLS is part of that time, and descriptors are
 kept for those who are proven.
 
-A node on loopback also listens on a Unix socket, for processes of its own user.
+A node also listens on a Unix socket, for processes of its own user on its machine: who
+dials ws:// and its address finds that, with or without TLS on its port.
 """
 
 import asyncio
@@ -805,7 +806,7 @@ async def listen(
     callbacks. `hosts` are names, beside loopback and `host`, that a Host header
     may have. `metrics` makes the body of GET /metrics. "localhost" listens on
     both of its addresses, where there are both. `local` asks for a Unix socket
-    beside a port of loopback.
+    beside the port.
 
     Raises:
         OSError: the port is taken, or the address cannot be bound; says which.
@@ -843,6 +844,6 @@ async def listen(
         listener.take(listening)
     else:
         await listener.bind(host, port)
-    if local and ssl_context is None:
+    if local:
         listener.bind_local()
     return listener

@@ -1,10 +1,10 @@
 """Unix sockets: links between processes of one user on one machine.
 
-A node that listens on a loopback address also listens on a Unix socket whose name is
-that address, in a folder that only its user can enter. Whoever dials the address looks
-there first. Each end asks the system which user the other one is; the proof of the
-token comes on top. So neither needs a MAC on each message, and no other user of the
-machine can stand between them: not even one who takes the port of a node that died.
+A node also listens on a Unix socket whose name is the address of its port, in a folder
+that only its user can enter. Whoever dials the address with ws:// looks there first.
+Each end asks the system which user the other one is; the proof of the token comes on
+top. So neither needs a MAC on each message, and no other user of the machine can stand
+between them: not even one who takes the port of a node that died.
 
 Machines that share a home, and containers that share it, have folders of their own.
 """

@@ -2,6 +2,7 @@
 
 import asyncio
 import platform
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -73,3 +74,24 @@ def test_a_second_node_of_a_name_is_refused_and_the_first_is_told(
         asyncio.run(scene())
 
     assert "a second node named n1" in caplog.text
+
+
+def test_a_node_that_reaches_nobody_says_why_at_once_and_what_to_look_at(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and nobody listens there
+        nobody = f"ws://127.0.0.1:{unused.getsockname()[1]}"
+        node = Node(NodeSettings(name="n1", join=(nobody,), workers=0), TOKEN)
+
+        with pytest.raises(MpregError) as caught:
+            asyncio.run(node.start(join_timeout_s=0.5))
+
+    delayed = [line for line in caplog.messages if "cannot reach" in line]
+    assert delayed == [
+        f"node n1 cannot reach {nobody} yet: Connection refused. It tries again"
+    ]
+    assert f"no node can be reached at {nobody} (Connection refused)" in str(
+        caught.value
+    )
+    assert "firewalls" in str(caught.value)
