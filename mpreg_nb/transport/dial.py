@@ -1,6 +1,7 @@
 """Open a link to a node, and find out that it is the right one before using it."""
 
 import asyncio
+import os
 import re
 import secrets
 import socket
@@ -160,8 +161,7 @@ async def dial(
     except OSError as error:
         if isinstance(error, MpregError):
             raise
-        detail = str(error.strerror or error)
-        raise DialFailed("refused", url, detail) from error
+        raise DialFailed("refused", url, _reason(error)) from error
     finally:
         departure.drop_unless_open()
 
@@ -196,6 +196,18 @@ def _distrust(url: str, code: int) -> str:
 
 # What OpenSSL reads in an answer that is no TLS.
 _PLAIN = re.compile("WRONG_VERSION|RECORD_LAYER_FAILURE|PACKET_LENGTH|HTTP_REQUEST")
+
+
+def _reason(error: OSError) -> str:
+    """Return why the system refused, in its words: asyncio puts addresses into them."""
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror or error)
+    several = _ERRNO.search(str(error))  # one for each address of the host
+    number = error.errno or (int(several[1]) if several else 0)
+    return os.strerror(number) if number else str(error)
+
+
+_ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
 def _no_tls(reason: str | None) -> str:
