@@ -291,6 +291,10 @@ TERMINATE_S, KILL_S = 2.0, 4.5
 """After a cancel that is not followed: SIGTERM, then SIGKILL, with the worker. The
 slot is promised back within 6 seconds, and the next worker needs time to start."""
 
+IMPORT_PATIENCE_S, IMPORTED_S = 30.0, 1.0
+"""Calls beside a cancelled one do not die for its import, which is not interrupted: so
+long they are spared while the worker says, at least so often, that it goes on."""
+
 
 @dataclass(slots=True)
 class _Item:
@@ -305,6 +309,7 @@ class _Item:
     due: float = math.inf  # when nobody needs its outcome any longer
     link: WorkerHandle | None = None  # None: it waits here
     cancelled: bool = False
+    cancelled_s: float = 0.0  # when
 
 
 def _is_cancelled(item: _Item) -> bool:
@@ -562,6 +567,7 @@ class ProcessPool:
         if item is None or item.cancelled:
             return
         item.cancelled = True
+        item.cancelled_s = time.monotonic()
         if item.link is None:
             self._end(item, cancelled(item.job), ())
             return
@@ -576,9 +582,23 @@ class ProcessPool:
         if self._items.get(call_id) is not item or link is None:
             return
         if link.has_begun(call_id):
-            link.process.kill(number)
+            if self._is_to_spare(item, link):
+                later = asyncio.get_running_loop().call_later
+                later(IMPORTED_S / 2, self._insist, item, number)
+            else:
+                link.process.kill(number)
         else:  # another job is in its way; it will be dropped when its turn comes
             asyncio.get_running_loop().call_later(1.0, self._insist, item, number)
+
+    def _is_to_spare(self, item: _Item, link: WorkerHandle) -> bool:
+        """Whether a cancelled call only waits for an import, and others run beside."""
+        now = time.monotonic()
+        beside = any(
+            link.has_begun(call_id) and not self._items[call_id].cancelled
+            for call_id in link.handed
+        )
+        imports = now - link.process.page.put_off_s < IMPORTED_S
+        return beside and imports and now - item.cancelled_s < IMPORT_PATIENCE_S
 
     # --------------------------------------------------------------------- ends
 

@@ -23,6 +23,7 @@ it alone: after the same uses both hold the same versions, without a message.
 import contextlib
 import mmap
 import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
@@ -172,12 +173,12 @@ FromWorker: TypeAlias = (
 )
 
 
-_BEGUN, _ENDED, _HEARD, _WRITTEN = range(4)
+_BEGUN, _ENDED, _HEARD, _WRITTEN, _PUT_OFF = range(5)
 
-_NUMBERS_BYTES = 4 * 8
+_NUMBERS_BYTES = 5 * 8
 TEXT_BYTES = 8 * 1024 - _NUMBERS_BYTES
 PAGE_BYTES = _NUMBERS_BYTES + TEXT_BYTES
-"""Four numbers in this host's order, then a ring of text."""
+"""Five numbers in this host's order, then a ring of text."""
 
 
 class SharedStatus:
@@ -213,6 +214,15 @@ class SharedStatus:
     def hear(self, count: int) -> None:
         """Say that so many more ids have been taken in."""
         self._numbers[_HEARD] += count
+
+    @property
+    def put_off_s(self) -> float:
+        """When an interrupt was put off last, since an import is not torn apart."""
+        return self._numbers[_PUT_OFF] / 1e9
+
+    def put_off(self) -> None:
+        """Say that a call is not interrupted now, but as soon as its import is over."""
+        self._numbers[_PUT_OFF] = time.monotonic_ns()
 
     def note(self, text: str) -> None:
         """Keep `text`, or its end, as what was printed last."""

@@ -297,6 +297,7 @@ class ConcurrentRunner:
     def _raise(self, call_id: bytes, thread: int) -> None:
         """Raise KeyboardInterrupt in a thread, but not while it imports a module."""
         if is_importing(sys._current_frames().get(thread)):
+            self._page.put_off()
             self._to_retry.append(call_id)
             self._outbox.call_by(monotonic() + IMPORT_S, self._retry)
         else:

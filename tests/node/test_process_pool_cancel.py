@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.protocol.worker import JobFailed
+from mpreg_nb.node import process_pool
+from mpreg_nb.protocol.worker import JobDone, JobFailed
 from tests.support.worker_functions import (
     SpinsWhenOpened,
     echo,
@@ -184,3 +185,36 @@ def test_an_import_is_not_torn_apart(tmp_path: Path, slots: int) -> None:
     assert outcome.kind == "cancelled"
     assert took < 1.5
     assert value == 7
+
+
+@pytest.mark.parametrize("patience_s", [30.0, 0.0], ids=["spared", "without patience"])
+def test_calls_beside_one_that_is_cancelled_during_a_long_import_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    monkeypatch.setattr(process_pool, "IMPORT_PATIENCE_S", patience_s)
+    module = tmp_path / "very_slow_module.py"
+    module.write_text("import time\ntime.sleep(2.6)\n")
+
+    def importing(folder: str) -> None:
+        import sys
+        import time
+
+        sys.path.insert(0, folder)
+        import very_slow_module  # type: ignore[import-not-found]  # noqa: F401
+
+        while True:
+            time.sleep(0.01)
+
+    async def scenario(here: Office) -> tuple[Any, Any]:
+        await here.call(echo, 0)
+        beside = here.submit(sleep, 3.2)[1]
+        call_id, end = here.submit(importing, str(tmp_path))
+        await asyncio.sleep(0.2)
+        here.workers.cancel(call_id)
+        outcome, _ = await end
+        return outcome, (await beside)[0]
+
+    cancelled, beside = run(tmp_path, scenario, slots=2)
+
+    assert cancelled.kind == "cancelled"
+    assert isinstance(beside, JobDone) is bool(patience_s)

@@ -1,5 +1,6 @@
 import os
 import socket
+import time
 from typing import Any
 
 import msgspec
@@ -149,3 +150,12 @@ def test_a_text_longer_than_the_page_leaves_its_end() -> None:
     worker.note("x" * TEXT_BYTES * 2 + "\nlast")
 
     assert node.last_lines(1) == ["last"]
+
+
+def test_the_page_tells_when_an_interrupt_was_put_off_last() -> None:
+    worker, node = shared_page()
+    before_s = time.monotonic()
+
+    worker.put_off()
+
+    assert before_s <= node.put_off_s <= time.monotonic()
