@@ -145,10 +145,43 @@ def command_parser() -> argparse.ArgumentParser:
     _add_ca(call)
     gateway = command("gateway", "run calls on the workers of a Dask cluster")
     add_gateway_arguments(gateway)
-    command("ps", "list your nodes on this machine")
+    up = command("up", "start nodes, here and on other machines")
+    up.add_argument(
+        "nodes", nargs="*", metavar="NAME[:res,res]", help="a node and its resources"
+    )
+    up.add_argument("-n", dest="count", type=int, metavar="3", help="number of nodes")
+    up.add_argument(
+        "--ssh",
+        action="append",
+        default=[],
+        metavar="HOST[/NAME][:res,res]",
+        help="a node on a host that ssh reaches; may be repeated",
+    )
+    up.add_argument(
+        "--python", default="", metavar="PATH", help="interpreter of the hosts"
+    )
+    up.add_argument(
+        "--install", action="store_true", help="make an environment on the hosts, once"
+    )
+    up.add_argument(
+        "--packages", default="", metavar="A,B", help="what else that environment has"
+    )
+    up.add_argument("--workers", type=int, metavar="1", help="processes per node")
+    up.add_argument("--slots", type=int, metavar="1", help="calls at once per worker")
+    up.add_argument("--name", default="", metavar="CLUSTER", help="its name, for ps")
+    up.add_argument(
+        "--keep", action="store_true", help="return at once; `mpreg-nb down` ends it"
+    )
+    host = command("host", "start nodes at the word of another machine (by ssh)")
+    host.add_argument("mark", metavar="MARK", help="what stands before its reports")
+    ps = command("ps", "list your nodes on this machine")
+    ps.add_argument("host", nargs="?", default="", help="or on a host of ssh")
     down = command("down", "end one of your clusters")
     down.add_argument(
-        "name", nargs="?", metavar="CLUSTER", help="its name, see mpreg-nb ps"
+        "name",
+        nargs="?",
+        metavar="CLUSTER",
+        help="its name, see mpreg-nb ps; HOST/CLUSTER on another machine",
     )
     down.add_argument(
         "--all",
@@ -321,18 +354,71 @@ def _remembered(options: NodeOptions, run: Callable[..., int]) -> int:
         return run(first_cluster_id=cluster_id, on_ready=memory.keep)
 
 
+def _up(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    from mpreg_nb.cluster.api import up
+
+    if given.nodes and given.count is not None:
+        parser.error("give names or a number, not both: mpreg-nb up -n 3")
+    packages = tuple(name for name in given.packages.split(",") if name)
+    cluster = up(
+        given.nodes or given.count,
+        ssh=given.ssh or None,
+        python=given.python,
+        install=given.install,
+        packages=packages,
+        workers=given.workers,
+        slots=given.slots,
+        name=given.name,
+        keep=given.keep,
+    )
+    name, url = cluster.name, cluster.urls[0]
+    print(f"cluster {name} runs: {', '.join(cluster.own_nodes)}")
+    print(f"  from Python       mpreg_nb.connect({url!r})")
+    print(f"  from a notebook   %mpreg connect {url}")
+    if given.keep:
+        print(f"  its end           mpreg-nb down {name}", flush=True)
+        cluster.disconnect()
+        return 0
+    print("Ctrl-C ends it.", flush=True)
+    try:
+        _await_signal()
+    finally:
+        cluster.down()
+    return 0
+
+
+def _await_signal() -> None:
+    import signal
+
+    numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    signal.sigwait(numbers)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def _host(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    from mpreg_nb.launcher.host import main as host
+
+    return host([given.mark])
+
+
 def _ps(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.launcher.cluster_files import ClusterFiles
+    from mpreg_nb.launcher.kept_clusters import rows_on
+    from mpreg_nb.transport.token import load_token
     from mpreg_nb.view.processes import processes
     from mpreg_nb.view.terminal import shown
 
-    rows = ClusterFiles().rows()
+    here = not given.host
+    rows = ClusterFiles().rows() if here else rows_on(given.host, load_token())
     print(shown(processes(rows)) if rows else "no clusters")
     return 0
 
 
 def _down(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.launcher.cluster_files import ClusterFiles
+    from mpreg_nb.launcher.kept_clusters import end
+    from mpreg_nb.transport.token import load_token
 
     ledger = ClusterFiles()
     names = [given.name]
@@ -341,7 +427,7 @@ def _down(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     if not names:
         print("no clusters")
     for name in names:
-        ended = ledger.end(name)
+        ended = end(name, load_token())
         print(f"ended: {', '.join(ended) or 'no live nodes'}")
     return 0
 
@@ -429,6 +515,8 @@ _COMMANDS = {
     "bench": _bench,
     "node": _node,
     "gateway": _gateway,
+    "up": _up,
+    "host": _host,
     "ps": _ps,
     "down": _down,
     "token": _token,

@@ -7,6 +7,7 @@
     │   ├── ClusterDown                the cluster was shut down
     │   └── ForkedProcess              the cluster belongs to the parent process
     ├── StartFailed (RuntimeError)     a node did not start
+    │   └── HostsFailed                nodes of other machines did not start
     ├── NoRoute (LookupError)          no live node has function and resources
     ├── RemoteError                    the function raised; also the original class
     ├── WorkflowFailed (ExceptionGroup)  steps of a run failed
@@ -32,6 +33,7 @@ or time of day, so that they can be compared.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from mpreg_nb.cures import (
@@ -136,6 +138,52 @@ class StartFailed(MpregError, RuntimeError):
         self.node = node
         self.reason = reason
         self.log = tuple(log)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFailure:
+    """Why a host has none of the nodes that it was to have."""
+
+    host: str
+    stage: str
+    """How far it came: connect, key, python, import, bind or join."""
+
+    reason: str
+    cure: str = ""
+    log: tuple[str, ...] = ()
+    """The last lines that were written there."""
+
+    def __str__(self) -> str:
+        text = f"{self.host} ({self.stage}): {self.reason}"
+        if self.cure:
+            text += f". {self.cure}"
+        return text + "".join(f"\n    {line}" for line in self.log)
+
+
+class HostsFailed(StartFailed):
+    """Nodes of other machines did not start; those of the other hosts run.
+
+    `failures` has one HostFailure for each host that failed.
+    """
+
+    def __init__(
+        self, failures: Sequence[HostFailure], running: Sequence[str] = ()
+    ) -> None:
+        hosts = "a host" if len(failures) == 1 else f"{len(failures)} hosts"
+        told = "".join(f"\n  {failure}" for failure in failures)
+        if running:
+            go_on = cure(
+                magic="run the cell again once it is cured, or use mp.current()",
+                python="the same mp.up(...) again starts the rest; mp.current() is "
+                "the cluster",
+                command="the same line again starts the rest",
+            )
+            told += f"\n  {', '.join(running)} run: {go_on}"
+        MpregError.__init__(self, f"{hosts} did not start:{told}")
+        self.node = failures[0].host
+        self.reason = failures[0].reason
+        self.log = failures[0].log
+        self.failures = tuple(failures)
 
 
 def _before(executed: Executed) -> str:

@@ -73,6 +73,9 @@ class NodeSettings:
     profile: str = "local"
     """Figures of membership: local (loopback), lan or wan."""
 
+    host_name: str = ""
+    """Name of its machine in tables and views; empty takes the machine's own."""
+
     advertised: tuple[str, ...] = ()
     """URLs told to others; empty tells the address that was bound."""
 

@@ -17,6 +17,14 @@ EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
     (errors.NoCluster(), LookupError, "no cluster yet"),
     (errors.ClusterDown(), LookupError, "has been shut down. Start another: mp.up(3)"),
     (
+        errors.HostsFailed(
+            [errors.HostFailure("gpu-1", "key", "it refused ada", "ssh-add", ("no",))],
+            ["lab"],
+        ),
+        RuntimeError,
+        "gpu-1 (key): it refused ada. ssh-add\n    no",
+    ),
+    (
         errors.StartFailed("n1", "it ended with exit code 1", ["boom"]),
         RuntimeError,
         "boom",

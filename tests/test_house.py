@@ -304,6 +304,7 @@ BOUNDED_BY = {
     "calls/waiting_line.py: _line": "admission: calls_per_node and queued_bytes",
     "client/callbacks.py: _queue": "futures, which their caller holds",
     "cluster/call_progress.py: _notes": "a window of time",
+    "launcher/host.py: _waiting": "logs wait in their files while it is long",
     "launcher/pid.py: _new": "children that this process starts",
     "membership/swim.py: waiting": "the effects of one message",
     "node/worker_process.py: _unsent": "the jobs that a worker has ahead",

@@ -65,7 +65,7 @@ def test_constraints_are_pins_and_name_no_host_and_no_path() -> None:
 
 def test_every_package_that_is_imported_is_declared() -> None:
     homes = packages_distributions()
-    declared = required("dask", "demo", "joblib", "tls")
+    declared = required("dask", "demo", "joblib", "ssh", "tls")
     imported = {
         name.partition(".")[0]
         for path in PACKAGE.rglob("*.py")

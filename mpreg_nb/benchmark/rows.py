@@ -16,7 +16,8 @@ from mpreg_nb.cluster import current
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.errors import MpregError
-from mpreg_nb.launcher.local_nodes import LocalNodes, read_spec
+from mpreg_nb.launcher.node_spec import read_spec
+from mpreg_nb.launcher.started_nodes import StartedNodes
 from mpreg_nb.protocol.messages import RunStart, StepPlan
 from mpreg_nb.serialize.pickle import pack_call
 from mpreg_nb.transport.token import load_token
@@ -48,7 +49,7 @@ def own_nodes() -> Iterator[Cluster]:
     The current cluster stays the current one, and `up` and `down` do not see this.
     """
     secret = load_token()
-    nodes = LocalNodes(secret, name="", keep=False, notebook="", workers=1, slots=1)
+    nodes = StartedNodes(secret, name="", keep=False, notebook="", workers=1, slots=1)
     specs = read_spec({"b1": "first", "b2": "second"})
     try:
         nodes.start(specs, CONFIG.start_timeout_s)

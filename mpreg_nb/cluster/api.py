@@ -3,7 +3,8 @@
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from mpreg_nb.boundary import levels_to_user, public
@@ -15,10 +16,16 @@ from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.engine_cluster import connect_dask, dask_client
 from mpreg_nb.cluster.function import Function, View, declared
 from mpreg_nb.cluster.registration import warn_stale_results
+from mpreg_nb.cluster.start_progress import await_hosts
 from mpreg_nb.cures import cure
 from mpreg_nb.engines.engine import is_dask_url
+from mpreg_nb.errors import HostsFailed
 from mpreg_nb.launcher.cluster_files import ClusterFiles
-from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, read_spec
+from mpreg_nb.launcher.kept_clusters import end, rows_on, take_up
+from mpreg_nb.launcher.launcher import RemoteOptions
+from mpreg_nb.launcher.launchers import read_places
+from mpreg_nb.launcher.node_spec import Wanted, WantedHosts, read_spec
+from mpreg_nb.launcher.started_nodes import StartedNodes
 from mpreg_nb.node.environment import fill_standard_files
 from mpreg_nb.transport.tls import load_ca
 from mpreg_nb.transport.token import load_token
@@ -59,8 +66,13 @@ def current() -> Cluster:
 
 @public
 def up(
-    nodes: Wanted = 3,
+    nodes: Wanted | None = None,
     *,
+    ssh: WantedHosts | None = None,
+    launchers: Mapping[str, Any] = MappingProxyType({}),
+    python: str = "",
+    install: bool = False,
+    packages: Sequence[str] | str = (),
     workers: int | None = None,
     slots: int | None = None,
     keep: bool | None = None,
@@ -69,11 +81,20 @@ def up(
     token: str | None = None,
     timeout: float | None = None,
 ) -> Cluster:
-    """Start nodes on this machine and return the cluster; idempotent.
+    """Start nodes, here and on other machines, and return the cluster; idempotent.
 
     nodes: a number, a dict of name -> resources, or words as for `%mpreg up`. The
         same nodes again return the running cluster; more nodes are added; a node that
-        died, or whose resources changed, is started again; fewer change nothing.
+        died, or whose resources changed, is started again; fewer change nothing. By
+        default 3 nodes, or none on this machine where there are others.
+    ssh: hosts as ssh knows them, and the resources of the node on each:
+        {"gpu-1": {"gpu"}, "ada@box.lan": {"disk"}}; or several nodes of a host:
+        {"gpu-1": {"a": {"gpu"}, "b": "cpu"}}; or words: "gpu-1:gpu box/b:disk".
+    launchers: nodes of other launchers, by their names.
+    python: the interpreter on other machines; by default one that fits is looked for.
+    install: make an environment on other machines, with this mpreg_nb; once.
+    packages: what else that environment has, as pip takes it; "kernel": the packages,
+        in their versions here, that functions of this notebook import.
     workers: processes per node that run user code.
     slots: calls at once in each worker.
     keep: the nodes outlive this process; see `adopt`.
@@ -84,9 +105,15 @@ def up(
 
     Raises:
         StartFailed: a node did not start; its last log lines are in the message.
+        HostsFailed: nodes of other machines did not; says where, why, and what to
+            do. The others run, in a cluster that `current` returns.
     """
     fill_standard_files()
-    specs = read_spec(nodes)
+    places = {**launchers, "ssh": ssh}
+    places = {name: wanted for name, wanted in places.items() if wanted is not None}
+    here = read_spec(3 if nodes is None else nodes) if nodes or not places else ()
+    specs = read_places(here, places)
+    remote = RemoteOptions(python=python, install=install, packages=packages)
     given = {"workers": workers, "slots": slots, "keep": keep, "name": name or None}
     workers = CONFIG.workers if workers is None else workers
     slots = CONFIG.slots if slots is None else slots
@@ -102,31 +129,40 @@ def up(
                 cluster.down()
         elif running:
             cluster = running[-1]
-            cluster.grow(specs, timeout)
             open_clusters.enter(cluster)
+            cluster.grow(specs, timeout, remote)
             _warn_of_ignored(given, cluster.start_options)
             return cluster
         secret = load_token(token)
-        local = LocalNodes(
+        local = StartedNodes(
             secret,
             name=name,
             keep=CONFIG.keep if keep is None else keep,
             notebook=os.environ.get("JPY_SESSION_NAME", ""),
             workers=workers,
             slots=slots,
+            lease_s=CONFIG.lease_s,
+            await_hosts=await_hosts,
         )
         try:
-            local.start(specs, timeout)
+            local.ask_of_hosts(remote)
+            failures = local.start(specs, timeout)
+            started = tuple(local.urls)
+            if not started:
+                raise HostsFailed(failures)
             cluster = Cluster(tuple(local.urls.values()), secret, nodes=local)
         except BaseException:
             local.close()
             raise
         try:
-            cluster.wait_for(*(spec.name for spec in specs))
+            cluster.wait_for(*started)
         except BaseException:
             cluster.down()
             raise
-        return _compared(cluster)
+        cluster = _compared(cluster)
+        if failures:
+            raise HostsFailed(failures, started)
+        return cluster
 
 
 @public
@@ -208,24 +244,34 @@ def adopt(name: str | None = None) -> Cluster:
     the nodes, `cluster.disconnect()` lets them run. A cluster that this process
     already holds is returned as it is.
 
-    name: may be omitted if there is only one kept cluster.
+    name: may be omitted if there is only one kept cluster. "gpu-1/lab" is cluster lab
+        on a host that ssh reaches.
 
     Raises:
         NoCluster: there is none of that name, or there are several and no name was
             given.
     """
-    entry = ClusterFiles().find(name, only_kept=True)
     cluster: Cluster
+    wanted = name
+    if name is None or "/" not in name:
+        wanted = ClusterFiles().find(name, only_kept=True).cluster
     for cluster in open_clusters.all_clusters():
-        if cluster.name == entry.cluster:
+        if cluster.name == wanted:
             open_clusters.enter(cluster)
             return cluster
-    return _compared(AdoptedCluster(entry))
+    kept = take_up(wanted, load_token())
+    try:
+        return _compared(AdoptedCluster(kept))
+    except BaseException:
+        kept.close()
+        raise
 
 
 @public
 def down(name: str | None = None) -> tuple[str, ...]:
     """End the cluster of this process, or the one of this user that has `name`.
+
+    "gpu-1/lab" is cluster lab on a host that ssh reaches.
 
     Without a name, and without a cluster in this process: the user's kept cluster
     whose owner has ended, if there is exactly one. Returns the names of the nodes
@@ -241,7 +287,7 @@ def down(name: str | None = None) -> tuple[str, ...]:
     for cluster in held:
         if name is not None and cluster.name == name:
             return _end(cluster)
-    return ClusterFiles().end(name)
+    return end(name, load_token())
 
 
 def _end(cluster: Cluster) -> tuple[str, ...]:
@@ -251,14 +297,17 @@ def _end(cluster: Cluster) -> tuple[str, ...]:
 
 
 @public
-def ps() -> "pd.DataFrame":
+def ps(host: str = "") -> "pd.DataFrame":
     """Return one row per node that this user started here, nodes run by hand too.
+
+    host: list those on a host that ssh reaches.
 
     Columns: cluster, node, state, resources, pid, notebook, started_at.
     """
     from mpreg_nb.view.frames import ps_frame
 
-    return ps_frame(ClusterFiles().rows())
+    rows = rows_on(host, load_token()) if host else ClusterFiles().rows()
+    return ps_frame(rows)
 
 
 def _compared(cluster: Cluster) -> Cluster:

@@ -46,9 +46,18 @@ from mpreg_nb.cluster.registration import FunctionRegistry, warn_stale_results
 from mpreg_nb.cluster.run import ClusterRuns, OnRun, Run
 from mpreg_nb.cluster.versions import node_versions, warn_of
 from mpreg_nb.engines.engine import Engine
-from mpreg_nb.errors import ClusterDown, MpregError, NoCluster
-from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, is_here
-from mpreg_nb.launcher.local_nodes import LocalNodes, Wanted, difference, read_spec
+from mpreg_nb.errors import ClusterDown, HostsFailed, MpregError, NoCluster
+from mpreg_nb.launcher.cluster_files import ClusterFiles, is_here
+from mpreg_nb.launcher.kept_clusters import KeptCluster, end
+from mpreg_nb.launcher.launcher import AS_FOUND, RemoteOptions
+from mpreg_nb.launcher.node_spec import (
+    NodeSpec,
+    Wanted,
+    check_host,
+    difference,
+    read_spec,
+)
+from mpreg_nb.launcher.started_nodes import StartedNodes
 from mpreg_nb.protocol.messages import Snapshot, installed
 from mpreg_nb.transport.token import Token, load_token
 from mpreg_nb.units import count
@@ -81,7 +90,7 @@ class Cluster:
         urls: Sequence[str],
         token: Token,
         *,
-        nodes: LocalNodes | None = None,
+        nodes: StartedNodes | None = None,
         engine: Engine | None = None,
         direct: bool = True,
         ca: str = "",
@@ -174,26 +183,37 @@ class Cluster:
             return ()
         return tuple(spec.name for spec in self._nodes.specs)
 
-    def grow(self, wanted: Wanted, timeout: float = 20.0) -> bool:
+    def grow(
+        self,
+        wanted: Wanted,
+        timeout: float = 20.0,
+        remote: RemoteOptions = AS_FOUND,
+    ) -> bool:
         """Start the nodes of `wanted` that do not run; False if all of them run.
 
         Raises:
             StartFailed: a node did not start; nodes started before it continue to run.
+            HostsFailed: nodes of other machines did not; all others run.
         """
         nodes = self._own_nodes(
             "add", "start nodes", "mpreg-nb node --name NAME --join URL"
         )
         specs = read_spec(wanted)
         with nodes.changing:
+            nodes.ask_of_hosts(remote)
             nodes.end_silent()
             change = difference(specs, nodes.specs, dead=nodes.dead)
             if change.nothing:
                 return False
             nodes.stop([spec.name for spec in change.restart])
             started = (*change.restart, *change.start)
-            nodes.start(started, timeout)
-            urls = {spec.name: nodes.urls[spec.name] for spec in started}
-        self._run(self._take_in(urls))
+            failures = nodes.start(started, timeout)
+            running = nodes.urls
+            urls = {s.name: running[s.name] for s in started if s.name in running}
+        if urls:
+            self._run(self._take_in(urls))
+        if failures:
+            raise HostsFailed(failures, tuple(running))
         return True
 
     async def _take_in(self, urls: dict[str, str]) -> None:
@@ -204,19 +224,28 @@ class Cluster:
         await self.client.registrations.restore(without=frozenset(urls))
 
     def add(
-        self, name: str, resources: str | Iterable[str] = (), *, timeout: float = 20.0
+        self,
+        name: str,
+        resources: str | Iterable[str] = (),
+        *,
+        host: str = "",
+        timeout: float = 20.0,
     ) -> None:
-        """Start one more node on this machine; it receives the functions that fit it.
+        """Start one more node; it receives the functions that fit it.
 
         resources: names of resources that the node holds.
+        host: a machine that ssh reaches; by default this one.
         timeout: seconds in which the node must be ready.
 
         Raises:
             StartFailed: the node did not start; its last log lines are in the message.
             MpregError: this cluster was only connected to.
         """
-        held = {resources} if isinstance(resources, str) else set(resources)
-        self.grow({name: held}, timeout)
+        held = frozenset({resources} if isinstance(resources, str) else resources)
+        node = NodeSpec(name, held)
+        if host:
+            node = NodeSpec(name, held, host=check_host(host), launcher="ssh")
+        self.grow(node, timeout)
 
     def remove(self, *names: str) -> None:
         """End nodes that this process started; each finishes its running calls first.
@@ -326,10 +355,12 @@ class Cluster:
         if self._nodes is not None and not self._nodes.keep:
             self.down()
             return
-        self._nodes = None
+        nodes, self._nodes = self._nodes, None
         self.down()
+        if nodes is not None:
+            nodes.release()
 
-    def _own_nodes(self, verb: str, what: str, elsewhere: str) -> LocalNodes:
+    def _own_nodes(self, verb: str, what: str, elsewhere: str) -> StartedNodes:
         if self._down:
             raise ClusterDown
         if self.engine is not None:
@@ -787,16 +818,18 @@ class AdoptedCluster(Cluster):
     process, leave them running.
     """
 
-    def __init__(self, entry: ClusterRecord) -> None:
-        """Connect to a cluster of this machine, and take up its newest runs.
+    def __init__(self, kept: KeptCluster) -> None:
+        """Connect to a cluster that was taken up, and take up its newest runs.
 
         Raises:
             NoCluster: it runs on another machine.
         """
+        entry = kept.record
         if not is_here(entry):
             raise NoCluster(
                 f"cluster {entry.cluster!r} runs on {entry.host}: adopt it there"
             )
+        self._kept = kept
         self._entry = entry
         self._ended: tuple[str, ...] = ()
         urls = [node.url for node in entry.nodes]
@@ -821,10 +854,12 @@ class AdoptedCluster(Cluster):
         """End its nodes and all that they run, and disconnect; may be repeated."""
         if self._down:
             return
-        super().down()
-        if self._entry.cluster in {entry.cluster for entry in ClusterFiles().entries()}:
-            self._ended = ClusterFiles().end(self._entry.cluster, drain=DRAIN_S)
+        self.disconnect()
+        known = {entry.cluster for entry in ClusterFiles().entries()}
+        if self._entry.cluster in known or "/" in self._entry.cluster:
+            self._ended = end(self._entry.cluster, load_token(), drain_s=DRAIN_S)
 
     def disconnect(self) -> None:
         """Disconnect and leave its nodes running."""
         super().down()
+        self._kept.close()

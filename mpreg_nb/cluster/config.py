@@ -144,6 +144,16 @@ KEYS: Mapping[str, Key] = {
             "only after this time.",
         ),
         Key(
+            name="lease_s",
+            default=30.0,
+            least=1.0,
+            most=86_400,
+            unit="seconds",
+            title="of silence after which nodes on other machines end",
+            cost="Nodes there survive a lost connection for so long, and also a kernel "
+            "that was killed. Kept nodes stay.",
+        ),
+        Key(
             name="progress_after_s",
             default=2.0,
             unit="seconds",
@@ -189,6 +199,7 @@ class Config:
     cwd: str
     shared_memory_mb: int
     start_timeout_s: float
+    lease_s: float
     progress_after_s: float
     output_lines: int
 

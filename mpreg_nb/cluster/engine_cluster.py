@@ -10,8 +10,9 @@ from mpreg_nb.cluster import current as open_clusters
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.engines.engine import dask_engine, dask_url, gateway_command
-from mpreg_nb.launcher.local_nodes import LocalNodes, NodeSpec
+from mpreg_nb.launcher.node_spec import NodeSpec
 from mpreg_nb.launcher.process import ProcessLauncher
+from mpreg_nb.launcher.started_nodes import StartedNodes
 from mpreg_nb.transport.token import Token
 from mpreg_nb.user_files import private_folder, state_folder, write_private
 
@@ -50,7 +51,7 @@ def connect_dask(
             found: Cluster = cluster
             return found
     file = _written(security)
-    nodes = LocalNodes(
+    nodes = StartedNodes(
         token,
         name=name,
         keep=keep,
@@ -59,6 +60,7 @@ def connect_dask(
         slots=1,
         launcher=ProcessLauncher(
             token,
+            keep=keep,
             command=gateway_command(url, str(file or "")),
             orderly_s=LEAVE_S,
         ),

@@ -8,8 +8,8 @@ from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.cures import cure
 from mpreg_nb.engines.engine import Engine
 from mpreg_nb.errors import MpregError
-from mpreg_nb.launcher.local_nodes import LocalNodes
 from mpreg_nb.launcher.paused_node import LONGEST_S
+from mpreg_nb.launcher.started_nodes import StartedNodes
 from mpreg_nb.names import nearest
 from mpreg_nb.protocol.messages import Partition
 
@@ -28,7 +28,7 @@ class FaultInjection:
         self,
         client: Client,
         thread: LoopThread,
-        nodes: LocalNodes | None,
+        nodes: StartedNodes | None,
         engine: Engine | None,
     ) -> None:
         """nodes: those that this process started; None: it only connected.
@@ -68,7 +68,7 @@ class FaultInjection:
             _cut(self._client, nodes.urls, sides, for_ms), PARTITION_TIMEOUT_S
         )
 
-    def _own(self, fault: str, *names: str) -> LocalNodes:
+    def _own(self, fault: str, *names: str) -> StartedNodes:
         if self._engine is not None:
             raise self._engine.refuse(fault)
         if self._nodes is None:

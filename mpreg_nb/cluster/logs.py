@@ -7,13 +7,15 @@ started on this machine, in this process or an earlier one.
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.errors import MpregError
 from mpreg_nb.launcher.cluster_files import ClusterFiles, is_here
-from mpreg_nb.launcher.local_nodes import LocalNodes
-from mpreg_nb.launcher.pid import ProcessId, is_alive
-from mpreg_nb.launcher.process import LogFile
+from mpreg_nb.launcher.launcher import LaunchedNode, LogReader
+from mpreg_nb.launcher.log_file import LogFile
+from mpreg_nb.launcher.pid import is_alive
+from mpreg_nb.launcher.started_nodes import StartedNodes
 from mpreg_nb.names import nearest
 
 LOOK_S = 0.2
@@ -38,8 +40,8 @@ class LogSource:
     """The log of one node."""
 
     node: str
-    file: LogFile
-    process: ProcessId
+    file: LogReader
+    is_running: Callable[[], bool]
     kept: Callable[[int], tuple[str, ...]]  # the last lines when the file is gone
 
     def last(self, lines: int) -> tuple[str, ...]:
@@ -75,7 +77,7 @@ def follow_logs(sources: list[LogSource], lines: int) -> Iterator[str]:
 
 
 def log_sources(
-    client: Client, nodes: LocalNodes | None, node: str | None
+    client: Client, nodes: StartedNodes | None, node: str | None
 ) -> list[LogSource]:
     """Return the log of `node`, or of all nodes.
 
@@ -101,21 +103,25 @@ def log_sources(
     )
 
 
-def _all_sources(client: Client, nodes: LocalNodes | None) -> Iterator[LogSource]:
+def _all_sources(client: Client, nodes: StartedNodes | None) -> Iterator[LogSource]:
     if nodes is not None:
         for spec in nodes.specs:
-            process = nodes.process(spec.name)
-            log = process.log_file()
-            yield LogSource(spec.name, log, process.stamp, process.log)
+            own = nodes.node(spec.name)
+            yield LogSource(spec.name, own.log_reader(), partial(_runs, own), own.log)
         return
     # Adopted, or joined by URL: perhaps another process of this user started them.
     files = ClusterFiles()
     urls = {url for each in client.state.nodes for url in each.record.urls}
     for entry in files.entries():
         for recorded in entry.nodes:
-            if recorded.url in urls and is_here(entry):
+            if recorded.url in urls and is_here(entry) and not recorded.launcher:
                 log = LogFile(files.log_path(entry.cluster, recorded.name))
-                yield LogSource(recorded.name, log, recorded.process, lambda lines: ())
+                alive = partial(is_alive, recorded.process)
+                yield LogSource(recorded.name, log, alive, lambda lines: ())
+
+
+def _runs(node: LaunchedNode) -> bool:
+    return node.is_running
 
 
 def _follow(sources: list[LogSource], lines: int) -> Iterator[str]:
@@ -126,7 +132,7 @@ def _follow(sources: list[LogSource], lines: int) -> Iterator[str]:
     while following:
         time.sleep(LOOK_S)  # no system call of all platforms reports a file that grows
         # Checked before the file is read: the last lines of a node are read too.
-        ended = [source for source in following if not is_alive(source.process)]
+        ended = [source for source in following if not source.is_running()]
         for source in following:
             for line in source.more():
                 yield _prefixed(source.node, line, sources)

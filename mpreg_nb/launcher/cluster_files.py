@@ -70,6 +70,8 @@ class RecordedNode(msgspec.Struct, frozen=True, kw_only=True):
     resources: tuple[str, ...]
     url: str
     process: ProcessId
+    host: str = ""  # of another machine, as its launcher knows it
+    launcher: str = ""  # what started it there; "": a process of this machine
 
 
 class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,10 +118,12 @@ def stale(entry: ClusterRecord) -> bool:
     """Return whether `entry` has outlived its cluster.
 
     Then no node runs any more, nor the process that would start them again. Of
-    another machine's clusters that cannot be known.
+    another machine's clusters, and kept nodes there, that cannot be known.
     """
-    processes = (entry.owner, *(node.process for node in entry.nodes))
-    return is_here(entry) and not any(is_alive(process) for process in processes)
+    here = [node.process for node in entry.nodes if not node.launcher]
+    if not is_here(entry) or (entry.keep and len(here) < len(entry.nodes)):
+        return False
+    return not any(is_alive(process) for process in (entry.owner, *here))
 
 
 def rows_of(entry: ClusterRecord) -> tuple[LedgerRow, ...]:
@@ -159,7 +163,7 @@ def read_entry(path: Path) -> ClusterRecord:
 def _state(
     entry: ClusterRecord, node: RecordedNode
 ) -> Literal["alive", "dead", "elsewhere"]:
-    if not is_here(entry):
+    if not is_here(entry) or node.launcher:
         return "elsewhere"
     return "alive" if is_alive(node.process) else "dead"
 
@@ -392,9 +396,10 @@ class ClusterFiles:
                 f"cluster {entry.cluster!r} runs on {entry.host}. End it there: "
                 f"mpreg-nb down '{entry.cluster}'"
             )
-        ended = end_all((node.process for node in entry.nodes), drain=drain)
+        here = [node for node in entry.nodes if not node.launcher]
+        ended = end_all((node.process for node in here), drain=drain)
         self.remove(entry)
-        return tuple(node.name for node in entry.nodes if node.process in ended)
+        return tuple(node.name for node in here if node.process in ended)
 
     def folder(self, cluster: str) -> Path:
         """Return the folder for the files of a cluster; `remove` deletes it."""

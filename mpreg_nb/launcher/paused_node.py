@@ -22,8 +22,8 @@ from pathlib import Path
 import psutil
 
 from mpreg_nb.errors import MpregError
+from mpreg_nb.launcher.child import launch, node_environment
 from mpreg_nb.launcher.pid import WATCHER, ProcessId, is_alive, send, session_of
-from mpreg_nb.launcher.process import launch, node_environment
 
 STOPPED = b"stopped\n"
 GONE = b"gone\n"
@@ -237,3 +237,40 @@ class PausedNode:
             self._lock = threading.Lock()  # whoever held it was not copied
         self._hang_up()
         os.close(self._output)
+
+
+class Pauses:
+    """The pauses of one node; its methods may be called from any thread."""
+
+    def __init__(self, name: str, node: ProcessId, log: Path) -> None:
+        """Pause nothing yet; the arguments are those of `PausedNode`."""
+        self._name = name
+        self._node = node
+        self._log = log
+        self._lock = threading.Lock()  # of `_pause`
+        self._pause: PausedNode | None = None
+
+    def begin(self, seconds: float) -> None:
+        """Stop the node for `seconds`; again: for so long from now.
+
+        Raises:
+            MpregError: it has ended.
+        """
+        with self._lock:
+            pause = PausedNode(self._name, self._node, seconds, self._log)
+            if self._pause is not None:
+                pause.take_over_from(self._pause)
+            self._pause = pause
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the node stands still."""
+        with self._lock:
+            return self._pause is not None and not self._pause.is_over
+
+    def end(self) -> None:
+        """Let the node go on; nothing happens where it runs."""
+        with self._lock:
+            pause, self._pause = self._pause, None
+        if pause is not None:
+            pause.end()

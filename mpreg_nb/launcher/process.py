@@ -9,25 +9,27 @@ holds up its nodes.
 import math
 import os
 import signal
-import site
 import socket
-import subprocess
-import sys
-import sysconfig
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
 import msgspec
 
-import mpreg_nb
 from mpreg_nb.errors import StartFailed
-from mpreg_nb.launcher.launcher import LOG_LINES, ReadyLine, wait_all_ready
+from mpreg_nb.launcher.child import Launched, launch, node_command, node_environment
+from mpreg_nb.launcher.launcher import (
+    LOG_LINES,
+    Launcher,
+    ReadyLine,
+    wait_all_ready,
+)
+from mpreg_nb.launcher.log_file import LogFile
+from mpreg_nb.launcher.paused_node import Pauses
 from mpreg_nb.launcher.pid import (
     WATCHER,
     ProcessId,
@@ -35,164 +37,9 @@ from mpreg_nb.launcher.pid import (
     open_pidfd,
     stamp,
 )
-from mpreg_nb.node.environment import share_cores
 from mpreg_nb.node.options import STDIN, NodeOptions, arguments_of
 from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.token import Token
-
-TOKEN_VARIABLE = "MPREG_NB_TOKEN"  # noqa: S105 - its name, not a token
-
-PACKAGE_ROOT = str(Path(mpreg_nb.__file__).resolve().parent.parent)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Launched:
-    """One child, and our ends of its pipes."""
-
-    popen: subprocess.Popen[bytes]
-    output: int  # what it prints
-    lifeline: int  # never written to; -1 for a child that outlives us
-    log_start_bytes: int  # where in the log file its lines begin
-
-
-def node_command() -> list[str]:
-    """Return the words that start a node with the interpreter that runs this.
-
-    Flags that change what user code means are handed on; those that only make
-    this process talk or wait, as -v, -i and -X importtime do, are not. -P keeps
-    the folder that a node starts in from hiding modules.
-    """
-    if not sys.executable:
-        raise FileNotFoundError(
-            "sys.executable is empty, so no node can be started with this Python"
-        )
-    flags = ["-P"]
-    if sys.flags.optimize:
-        flags.append("-" + "O" * sys.flags.optimize)
-    if sys.flags.dont_write_bytecode:
-        flags.append("-B")
-    if sys.flags.no_user_site:
-        flags.append("-s")
-    if sys.flags.dev_mode:
-        flags.extend(("-X", "dev"))
-    if sys.flags.utf8_mode:
-        flags.extend(("-X", "utf8"))
-    return [sys.executable, *flags, "-m", "mpreg_nb.node"]
-
-
-def node_environment(token: str = "", workers: int = 0) -> dict[str, str]:
-    """Return the variables of a node that this process starts.
-
-    The node imports what this process can import: folders that were added to
-    `sys.path`, a source checkout among them, go first. The current folder is left
-    out, since notebooks are named freely and modules beside them travel by value.
-
-    workers: of all nodes that share the cores of this machine, where that is known.
-    """
-    environment = dict(os.environ)
-    if sys.flags.ignore_environment:
-        for name in list(environment):
-            if name.startswith("PYTHON"):
-                del environment[name]
-    environment["PYTHONPATH"] = os.pathsep.join(_import_path())
-    if environment.get("MPLBACKEND", "").startswith("module://"):
-        # A backend that draws into the notebook has nothing to draw into there.
-        environment["MPLBACKEND"] = "agg"
-    if workers:
-        share_cores(environment, workers)
-    if token:
-        environment[TOKEN_VARIABLE] = token
-    return environment
-
-
-def launch(
-    command: Sequence[str],
-    *,
-    log: Path,
-    environment: Mapping[str, str],
-    keep: bool,
-    inherited: Sequence[int] = (),
-) -> Launched:
-    """Start `command` in a session of its own, in the folder of `log`.
-
-    It has three descriptors and those `inherited`: standard error goes to the end
-    of `log`, standard output to `output`, and standard input is a pipe that closes
-    when this process ends, or nothing with `keep`.
-
-    Raises OSError when it cannot be started.
-    """
-    with ExitStack() as ours, ExitStack() as theirs:
-        # Interrupted anywhere, both sides close, and the lifeline ends the child.
-        errors, log_start_bytes = _open_log(log)
-        theirs.callback(os.close, errors)
-        output, written = os.pipe()
-        ours.callback(os.close, output)
-        theirs.callback(os.close, written)
-        if keep:
-            read, lifeline = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), -1
-        else:
-            read, lifeline = os.pipe()
-            ours.callback(os.close, lifeline)
-        theirs.callback(os.close, read)
-        os.set_blocking(output, False)
-        popen = subprocess.Popen(  # noqa: S603 - our own program, no shell
-            command,
-            stdin=read,
-            stdout=written,
-            stderr=errors,
-            env=environment,
-            cwd=log.parent,
-            start_new_session=True,
-            pass_fds=inherited,
-        )
-        ours.pop_all()
-        return Launched(
-            popen=popen,
-            output=output,
-            lifeline=lifeline,
-            log_start_bytes=log_start_bytes,
-        )
-
-
-def _open_log(log: Path) -> tuple[int, int]:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    descriptor = os.open(log, flags, 0o600)
-    return descriptor, os.fstat(descriptor).st_size
-
-
-def _import_path() -> list[str]:
-    usual = {os.path.realpath(path) for path in _usual_path()}
-    try:
-        here = os.path.realpath(os.getcwd())
-    except OSError:  # the folder of this process was removed: nothing to leave out
-        here = ""
-    added = [
-        path
-        for path in sys.path
-        if os.path.isabs(path)
-        and os.path.realpath(path) not in usual
-        and os.path.realpath(path) != here
-        and os.path.exists(path)
-        and os.pathsep not in path
-    ]
-    if os.path.realpath(PACKAGE_ROOT) not in usual:
-        added.insert(0, PACKAGE_ROOT)
-    return list(dict.fromkeys(added))
-
-
-def _usual_path() -> list[str]:
-    """Return the folders that any start of this interpreter imports from."""
-    paths = sysconfig.get_paths()
-    standard = [paths[key] for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    digits = f"{sys.version_info.major}{sys.version_info.minor}"
-    return [
-        *standard,
-        os.path.join(paths["platstdlib"], "lib-dynload"),
-        os.path.join(sys.base_prefix, "lib", f"python{digits}.zip"),
-        *site.getsitepackages(),
-        site.getusersitepackages(),
-    ]
-
 
 UNREADY_BYTES = 64 * 1024
 """Longest line on standard output; start-up files of a site may print there too."""
@@ -236,60 +83,6 @@ class ReadyReader:
         return ReadyLine(
             name=said.name, url=said.url, pid=said.pid, cluster_id=said.cluster_id
         )
-
-
-TAIL_BYTES = 64 * 1024
-"""Read from the end of a log file at most; bounds what one look costs."""
-
-
-class LogFile:
-    """Lines of one file, control characters escaped. Remembers how far it has read."""
-
-    def __init__(self, path: Path, start_bytes: int = 0) -> None:
-        """Begin at `start_bytes`; what is before it was written by others."""
-        self._path = path
-        self._start_bytes = start_bytes
-        self._at = start_bytes
-        self._unfinished = b""
-
-    def last(self, lines: int) -> tuple[str, ...]:
-        """Return the last lines that are there; `more` goes on after them.
-
-        Raises:
-            OSError: the file is gone.
-        """
-        with self._path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            self._at = max(self._start_bytes, size - TAIL_BYTES)
-            file.seek(self._at)
-            found = self._split(file.read(TAIL_BYTES), whole=True)
-        return found[-lines:] if lines else ()
-
-    def more(self) -> tuple[str, ...]:
-        """Return the lines that were finished since it was read last.
-
-        Raises:
-            OSError: the file is gone.
-        """
-        with self._path.open("rb") as file:
-            file.seek(self._at)
-            return self._split(file.read(TAIL_BYTES), whole=False)
-
-    def _split(self, piece: bytes, *, whole: bool) -> tuple[str, ...]:
-        """Return the lines in `piece`; one that has no end yet waits, or is shown."""
-        self._at += len(piece)
-        *finished, rest = (self._unfinished + piece).split(b"\n")
-        self._unfinished = b"" if whole else rest
-        if whole and rest:
-            finished.append(rest)
-        return tuple(map(_shown, finished))
-
-
-def _shown(line: bytes) -> str:
-    return "".join(
-        letter if letter.isprintable() or letter == "\t" else ascii(letter)[1:-1]
-        for letter in line.decode(errors="replace").removesuffix("\r")
-    )
 
 
 ORDERLY_S = 0.5
@@ -338,6 +131,7 @@ class NodeProcess:
         self._kill_at = math.inf
         self._reader = ReadyReader(name, cluster_id)
         self._last_lines: tuple[str, ...] = ()
+        self._pauses = Pauses(name, self.stamp, log)
         self._pidfd = open_pidfd(self.pid)
         self._output_open = True
 
@@ -443,14 +237,32 @@ class NodeProcess:
         with self._lock:
             self._kill_group()
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there and is no remains."""
+        return self.poll() is None and is_alive(self.stamp)
+
+    def pause(self, seconds: float) -> None:
+        """Stop the node and its workers, as `LaunchedNode` says."""
+        self._pauses.begin(seconds)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether the node stands still."""
+        return self._pauses.is_paused
+
+    def resume(self) -> None:
+        """End a pause; nothing happens where the node runs."""
+        self._pauses.end()
+
     def log(self, lines: int = 50) -> tuple[str, ...]:
         """Return the last lines that this node wrote, control characters escaped."""
         try:
-            return self.log_file().last(lines)
+            return self.log_reader().last(lines)
         except OSError:  # the folder went with the cluster
             return self._last_lines[-lines:] if lines else ()
 
-    def log_file(self) -> LogFile:
+    def log_reader(self) -> LogFile:
         """Return what reads the lines of this node, from the first on."""
         return LogFile(self.log_path, self._child.log_start_bytes)
 
@@ -539,27 +351,35 @@ class NodeProcess:
                 os.close(descriptor)
 
 
-class ProcessLauncher:
+class ProcessLauncher(Launcher[NodeProcess]):
     """Starts nodes as processes of this machine, each on a free port of loopback."""
 
     def __init__(
         self,
         token: Token,
         *,
+        keep: bool = False,
         command: Sequence[str] = (),
         orderly_s: float = ORDERLY_S,
     ) -> None:
         """Start nodes that prove `token`.
 
+        keep: they outlive this process.
         command: replaces the interpreter and module.
         orderly_s: even without a drain a node has this long to leave by itself.
         """
         self._token = token
+        self._keep = keep
         self._command = command
         self._orderly_s = orderly_s
 
     def start(
-        self, settings: NodeSettings, *, log: Path, keep: bool, workers: int
+        self,
+        settings: NodeSettings,
+        *,
+        host: str = "",
+        log: Path,
+        workers: int,
     ) -> NodeProcess:
         """Start a node and return at once, as `Launcher` says."""
         # From its file, where it has one: then a rotation reaches the node.
@@ -569,7 +389,7 @@ class ProcessLauncher:
                 NodeOptions(settings=settings, token_file=str(path or "")),
                 log=log,
                 token="" if path else self._token.reveal(),
-                keep=keep,
+                keep=self._keep,
                 listening=listening,
                 workers=workers,
                 command=self._command,

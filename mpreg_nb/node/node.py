@@ -282,6 +282,7 @@ class Node:
 
     def _swim(self, urls: tuple[str, ...]) -> Swim:
         settings, elsewhere = self.settings, self._worker_host
+        here = settings.host_name or socket.gethostname()
         record = MemberRecord(
             name=self.name,
             generation=1,
@@ -290,7 +291,7 @@ class Node:
             resources=settings.resources,
             workers=settings.workers,
             slots=settings.slots,
-            host=elsewhere.host if elsewhere else socket.gethostname(),
+            host=elsewhere.host if elsewhere else here,
             python=self._python,
             certificate_ends_s=self._certificate_ends_s,
         )

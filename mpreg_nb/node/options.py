@@ -252,6 +252,12 @@ def _add_rare(group: argparse._ArgumentGroup) -> None:
         help="accept JSON calls without a token; only on loopback",
     )
     add(
+        "--host-name",
+        default=DEFAULTS.host_name,
+        metavar="NAME",
+        help="name of this machine in tables (default: its own)",
+    )
+    add(
         "--scratch",
         default=DEFAULTS.scratch,
         metavar="FOLDER",
@@ -350,6 +356,7 @@ def options_of(
             workers=parsed.workers,
             slots=parsed.slots,
             profile=parsed.profile,
+            host_name=parsed.host_name,
             advertised=tuple(parsed.advertise),
             json_open=parsed.json_open,
             scratch=parsed.scratch,
@@ -399,6 +406,7 @@ def arguments_of(options: NodeOptions) -> list[str]:
         *(("join", url, None) for url in settings.join),
         ("cluster-id", settings.cluster_id, DEFAULTS.cluster_id),
         ("profile", settings.profile, DEFAULTS.profile),
+        ("host-name", settings.host_name, DEFAULTS.host_name),
         *(("advertise", url, None) for url in settings.advertised),
         ("token-file", _absolute(options.token_file), ""),
         ("tls-cert", _absolute(options.tls_cert), ""),

@@ -78,8 +78,9 @@ NODES = "nodes"
 
 @LINE.verb(
     NODES,
-    "Start nodes on this machine; nodes that already run are kept.",
+    "Start nodes, here and on other machines; nodes that already run are kept.",
     "up gpu-1:gpu,ml-models cpu-1:cpu",
+    "up lab:cpu --ssh gpu-1:gpu --ssh ada@box.lan:disk",
     "up -n 3 --workers 2",
     "up --keep",
     options=(
@@ -101,6 +102,24 @@ NODES = "nodes"
             help="nodes outlive this kernel",
         ),
         option("--fresh", action="store_true", help="end running nodes first"),
+        option(
+            "--ssh",
+            action="append",
+            default=[],
+            metavar="HOST[/NAME][:res,res]",
+            help="a node on a host that ssh reaches; may be repeated",
+        ),
+        option("--python", default="", metavar="PATH", help="interpreter of hosts"),
+        option(
+            "--install", action="store_true", help="make an environment on hosts, once"
+        ),
+        option(
+            "--packages",
+            type=names,
+            default=(),
+            metavar="A,B",
+            help="what else it has; kernel: what functions here import",
+        ),
     ),
     twin='mp.up({"gpu-1": {"gpu", "ml-models"}, "cpu-1": "cpu"}, workers=1)',
     more="A node that has died, or whose resources changed, is started again.",
@@ -113,9 +132,14 @@ def up(session: Session, options: VerbOptions) -> Any:
     if options.nodes and options.count is not None:
         raise Misuse("give names or a number, not both: %mpreg up -n 3")
     before = [(cluster, cluster.urls) for cluster in all_clusters()]
+    packages = options.packages
     with arguments():
         cluster = up(
-            options.nodes or (3 if options.count is None else options.count),
+            options.nodes or options.count,
+            ssh=options.ssh or None,
+            python=options.python,
+            install=options.install,
+            packages="kernel" if packages == ("kernel",) else packages,
             workers=options.workers,
             slots=options.slots,
             keep=options.keep,
@@ -135,7 +159,7 @@ def up(session: Session, options: VerbOptions) -> Any:
     completes="own node",
     twin='mp.down() or cluster.remove("gpu-1")',
     more="A cluster that you only connected to is disconnected; its nodes continue to "
-    "run.",
+    "run. HOST/CLUSTER ends a kept cluster on another machine.",
 )
 def down(session: Session, options: VerbOptions) -> Any:
     """End the cluster or some of its nodes; return the names of those that ended."""
@@ -143,17 +167,28 @@ def down(session: Session, options: VerbOptions) -> Any:
 
     if not options.names:
         return down()
+    if "/" in options.names[0] and len(options.names) == 1:
+        with arguments():
+            return down(options.names[0])
     with arguments():
         session.cluster.remove(*options.names)
     return tuple(options.names)
 
 
-@LINE.verb(NODES, "List every node that you started on this machine.", twin="mp.ps()")
+@LINE.verb(
+    NODES,
+    "List every node that you started on this machine, or on a host of ssh.",
+    "ps",
+    "ps gpu-1",
+    options=(option("host", nargs="?", default="", metavar="HOST", help="of ssh"),),
+    twin='mp.ps() or mp.ps("gpu-1")',
+)
 def ps(session: Session, options: VerbOptions) -> Any:
     """Return the frame of all nodes of this user."""
     from mpreg_nb.cluster.api import ps
 
-    return ps()
+    with arguments():
+        return ps(options.host)
 
 
 @LINE.verb(
@@ -161,6 +196,7 @@ def ps(session: Session, options: VerbOptions) -> Any:
     "Take over a cluster that was started with --keep, with its runs.",
     "adopt",
     "adopt calm-otter",
+    "adopt gpu-1/calm-otter",
     options=(option("name", nargs="?", metavar="CLUSTER", help="see ps"),),
     twin='mp.adopt("calm-otter")',
 )

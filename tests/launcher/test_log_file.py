@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mpreg_nb.launcher.process import TAIL_BYTES, LogFile
+from mpreg_nb.launcher.log_file import TAIL_BYTES, LogFile
 
 
 @pytest.fixture

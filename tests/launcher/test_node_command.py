@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from mpreg_nb.launcher.process import PACKAGE_ROOT, node_command, node_environment
+from mpreg_nb.launcher.child import PACKAGE_ROOT, node_command, node_environment
 from tests.support.leaks import nothing_left
 from tests.support.node_processes import SOON_S, Start
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mpreg_nb.launcher.child import node_environment
 from mpreg_nb.launcher.pid import await_end, end_all, is_alive, stamp
-from mpreg_nb.launcher.process import node_environment
 from tests.support.leaks import Leaks, nothing_left
 
 pytestmark = pytest.mark.live

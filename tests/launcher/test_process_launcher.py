@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from mpreg_nb.launcher.launcher import end_now
 from mpreg_nb.launcher.process import ProcessLauncher
 from mpreg_nb.transport.token import Token
 from tests.support.launcher_contract import Launched, LauncherContract
@@ -14,8 +13,8 @@ from tests.support.leaks import nothing_left
 pytestmark = pytest.mark.live
 
 
-def make_launcher() -> ProcessLauncher:
-    return ProcessLauncher(Token("t" * 43))
+def make_launcher(keep: bool) -> ProcessLauncher:
+    return ProcessLauncher(Token("t" * 43), keep=keep)
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def launched(tmp_path: Path) -> Iterator[Launched]:
     with nothing_left(tmp_path) as leaks:
         launched = Launched(make_launcher, tmp_path)
         yield launched
-        end_now(launched.nodes)
+        launched.close()
         leaks.forget_files()  # sockets of nodes that were killed
 
 

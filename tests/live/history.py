@@ -456,7 +456,7 @@ class Faults:
         nodes = self._cluster._nodes
         assert nodes is not None
         for spec in nodes.specs:
-            self.processes[nodes.process(spec.name).pid] = spec.name
+            self.processes[nodes.node(spec.name).stamp.pid] = spec.name
 
 
 # -------------------------------------------------------------------------- the calls

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.launcher.process import node_environment
+from mpreg_nb.launcher.child import node_environment
 from tests.support.files import until_exists
 from tests.support.leaks import Leaks
 
@@ -170,14 +170,14 @@ def test_whoever_is_paused_can_be_ended(cluster: mp.Cluster) -> None:
     for node in ("n2", "n3"):
         cluster.pause(node, 60)
         cluster.pause(node, 60)
-    leaders = {name: cluster._nodes.process(name) for name in ("n2", "n3")}  # type: ignore[union-attr]
+    leaders = {name: cluster._nodes.node(name) for name in ("n2", "n3")}  # type: ignore[union-attr]
 
     cluster.kill("n2")
     killed = leaders["n2"].wait(SEEN_S)
     cluster.remove("n3")
 
     assert killed == -signal.SIGKILL
-    assert leaders["n3"].poll() == 0
+    assert leaders["n3"].wait(0) == 0
     assert cluster.own_nodes == ("n1", "n2")
     cluster.grow(3)
     cluster.pause("n2", 60)
@@ -194,7 +194,7 @@ def test_cluster_of_another_notebook_is_ended_also_where_a_node_is_paused() -> N
         subprocess.run([sys.executable, "-c", code], env=node_environment(), check=True)
 
         assert all(
-            cluster._nodes.process(name).wait(SEEN_S) == 0  # type: ignore[union-attr]
+            cluster._nodes.node(name).wait(SEEN_S) == 0  # type: ignore[union-attr]
             for name in ("n1", "n2")
         )
 

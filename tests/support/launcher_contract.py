@@ -18,6 +18,7 @@ import pytest
 
 from mpreg_nb.errors import StartFailed
 from mpreg_nb.launcher.launcher import (
+    AS_FOUND,
     LaunchedNode,
     Launcher,
     end_now,
@@ -28,17 +29,31 @@ from mpreg_nb.settings import NodeSettings
 
 SOON_S = 60.0
 
-MakeLauncher: TypeAlias = Callable[[], Launcher[LaunchedNode]]
+MakeLauncher: TypeAlias = Callable[[bool], Launcher[LaunchedNode]]
+"""Its argument says whether nodes are kept."""
 
 
 class Launched:
     """Nodes that a launcher has started for a test."""
 
-    def __init__(self, make: MakeLauncher, folder: Path) -> None:
+    def __init__(self, make: MakeLauncher, folder: Path, host: str = "") -> None:
         self.make = make
+        self.host = host
         self.folder = folder
-        self.launcher = make()
+        self.launchers: list[Launcher[LaunchedNode]] = []
         self.nodes: list[LaunchedNode] = []
+
+    def _launcher(self, keep: bool) -> Launcher[LaunchedNode]:
+        if not self.launchers:
+            launcher = self.make(keep)
+            assert launcher.prepare((self.host,), AS_FOUND).result(SOON_S) == {}
+            self.launchers.append(launcher)
+        return self.launchers[0]
+
+    def close(self) -> None:
+        end_now(self.nodes)
+        for launcher in self.launchers:
+            launcher.close()
 
     def start(
         self,
@@ -49,8 +64,11 @@ class Launched:
         keep: bool = False,
     ) -> LaunchedNode:
         settings = NodeSettings(name=name, join=join, cluster_id=cluster_id, workers=1)
-        node = self.launcher.start(
-            settings, log=self.folder / f"{name}.log", keep=keep, workers=1
+        node = self._launcher(keep).start(
+            settings,
+            host=self.host,
+            log=self.folder / f"{name}.log",
+            workers=1,
         )
         self.nodes.append(node)
         return node
@@ -67,7 +85,7 @@ import sys
 from pathlib import Path
 from {make.__module__} import {make.__name__} as make
 from tests.support.launcher_contract import Launched, SOON_S
-node = Launched(make, Path(sys.argv[1])).start("n1", keep={keep})
+node = Launched(make, Path(sys.argv[1]), {launched.host!r}).start("n1", keep={keep})
 print(node.ready.result(SOON_S).pid, flush=True)
 sys.stdin.read()
 """

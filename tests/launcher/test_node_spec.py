@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpreg_nb.launcher.local_nodes import (
+from mpreg_nb.launcher.node_spec import (
     MOST_NODES,
     Difference,
     NodeSpec,

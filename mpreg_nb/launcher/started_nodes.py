@@ -1,0 +1,452 @@
+"""The nodes of one cluster that this process starts, here and on other machines."""
+
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from itertools import groupby
+from typing import Any, TypeAlias
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mpreg_nb.errors import HostFailure, HostsFailed, StartFailed
+from mpreg_nb.launcher import launchers
+from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, RecordedNode
+from mpreg_nb.launcher.launcher import (
+    AS_FOUND,
+    LOG_LINES,
+    LaunchContext,
+    LaunchedNode,
+    Launcher,
+    RemoteOptions,
+    end_now,
+    wait_all_ready,
+)
+from mpreg_nb.launcher.node_spec import NodeSpec
+from mpreg_nb.launcher.process import ProcessLauncher
+from mpreg_nb.settings import NodeSettings
+from mpreg_nb.shared_memory.segments import MEMORY
+from mpreg_nb.transport import local_socket
+from mpreg_nb.transport.token import Token
+
+_REQUEST = b"GET /healthz HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
+
+
+def silent(urls: Mapping[str, str], timeout_s: float) -> tuple[str, ...]:
+    """Return the names of the nodes of `urls` that do not answer in time.
+
+    A node whose port is closed counts at once.
+    """
+    quiet: list[str] = []
+    deadline = time.monotonic() + timeout_s
+    with selectors.DefaultSelector() as waiting:
+        for name, url in urls.items():
+            try:
+                link = _asked(url, timeout_s)
+            except OSError:  # nobody listens there any more
+                quiet.append(name)
+            else:
+                waiting.register(link, selectors.EVENT_READ, name)
+        while waiting.get_map() and (left_s := deadline - time.monotonic()) > 0:
+            for key, _ in waiting.select(left_s):
+                link = waiting.unregister(key.fileobj).fileobj  # type: ignore[assignment]
+                if not _answers(link):
+                    quiet.append(key.data)
+        for key in list(waiting.get_map().values()):
+            quiet.append(key.data)
+            key.fileobj.close()  # type: ignore[union-attr]  # a socket
+    return tuple(quiet)
+
+
+def _asked(url: str, timeout_s: float) -> socket.socket:
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 0
+    # First as links find it: a node of another machine has a tunnel there.
+    near = local_socket.connect(host, port)
+    if near is not None:
+        near.settimeout(timeout_s)
+    link = near or socket.create_connection((host, port), timeout_s)
+    link.sendall(_REQUEST % parts.netloc.encode())
+    return link
+
+
+def _answers(link: socket.socket) -> bool:
+    with link:
+        try:
+            return bool(link.recv(1))
+        except OSError:  # it ended before it could answer
+            return False
+
+
+KILLED_S = 2.0
+"""So long a killed process may take to be gone, on a machine that is very busy."""
+
+SILENT_S = 5.0
+"""A node that runs answers within milliseconds; on a machine that swaps, later."""
+
+DRAIN_S = 10.0
+"""How long a node that is asked to leave may finish what it runs."""
+
+
+Preparing: TypeAlias = "Future[Mapping[str, HostFailure]]"
+
+AwaitHosts: TypeAlias = Callable[[Preparing, Callable[[], Mapping[str, str]]], object]
+"""Waits for hosts that are being prepared; the second argument tells their stages."""
+
+
+class StartedNodes:
+    """Starts and ends nodes by their launchers; keeps the ledger true about them."""
+
+    def __init__(
+        self,
+        token: Token,
+        *,
+        name: str,
+        keep: bool,
+        notebook: str,
+        workers: int,
+        slots: int,
+        lease_s: float = 30.0,
+        launcher: Launcher[LaunchedNode] | None = None,
+        await_hosts: AwaitHosts = lambda preparing, stages: preparing.result(),
+    ) -> None:
+        """launcher: of other nodes of this machine than `mpreg-nb node` runs."""
+        self.cluster_id = os.urandom(16).hex()
+        self.keep = keep
+        self._ledger = ClusterFiles()
+        self._nodes: dict[str, LaunchedNode] = {}
+        self._specs: dict[str, NodeSpec] = {}
+        self._urls: dict[str, str] = {}
+        self.changing = threading.RLock()
+        """Held by whoever looks which nodes there are, then starts or ends some."""
+
+        self._entry: ClusterRecord = self._ledger.claim(
+            self.cluster_id,
+            name=name,
+            keep=keep,
+            notebook=notebook,
+            workers=workers,
+            slots=slots,
+        )
+        self._context = LaunchContext(
+            token=token,
+            cluster=self.name,
+            cluster_id=self.cluster_id,
+            keep=keep,
+            notebook=notebook,
+            lease_s=lease_s,
+        )
+        self._launchers: dict[str, Launcher[LaunchedNode]] = {
+            "": launcher or ProcessLauncher(token, keep=keep)
+        }
+        self._await_hosts = await_hosts
+        self._remote = AS_FOUND
+        self._workers = workers
+        self._slots = slots
+
+    @property
+    def name(self) -> str:
+        """The cluster's name, by which `ps`, `adopt` and `down` know it."""
+        return self._entry.cluster
+
+    @property
+    def options(self) -> dict[str, object]:
+        """The options of `up` that hold for all nodes of the cluster."""
+        return {
+            "workers": self._workers,
+            "slots": self._slots,
+            "keep": self.keep,
+            "name": self.name,
+        }
+
+    @property
+    def specs(self) -> tuple[NodeSpec, ...]:
+        """The nodes that were started and not removed, dead ones too."""
+        return tuple(self._specs.values())
+
+    @property
+    def dead(self) -> frozenset[str]:
+        """Names of the nodes whose process has ended by itself."""
+        return frozenset(n for n, node in self._nodes.items() if not node.is_running)
+
+    def end_silent(self, timeout_s: float = SILENT_S) -> None:
+        """Kill the nodes that do not answer in time; `dead` names them then.
+
+        Those that a drill has paused are left alone. One that was killed a moment
+        ago may still look alive to the system, but does not answer any more.
+        """
+        asked = {n: url for n, url in self.urls.items() if n not in self.paused}
+        end_now([self._nodes[name] for name in silent(asked, timeout_s)])
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Node -> URL of those that run."""
+        dead = self.dead
+        return {n: url for n, url in self._urls.items() if n not in dead}
+
+    def node(self, name: str) -> LaunchedNode:
+        """Return the node that was started under this name.
+
+        Raises:
+            KeyError: none was.
+        """
+        return self._nodes[name]
+
+    def ask_of_hosts(self, options: RemoteOptions) -> None:
+        """Choose interpreters of other machines so, from now on."""
+        self._remote = options
+
+    def start(
+        self, specs: Sequence[NodeSpec], timeout_s: float
+    ) -> tuple[HostFailure, ...]:
+        """Start all of `specs` at the same time; return the hosts that failed.
+
+        Each host fails alone: none of its nodes of `specs` is left. Of the nodes of
+        this machine all join, or nothing is left of all of `specs`.
+
+        Raises:
+            StartFailed: a node of this machine did not come up; with the last lines
+                of its log.
+        """
+        if not specs:
+            return ()
+        failures = self._prepare(specs)
+        begun: dict[NodeSpec, LaunchedNode] = {}
+        try:
+            for place, together in by_place(specs):
+                if place not in failures:
+                    failure = self._begin(together, begun)
+                    if failure is not None:
+                        failures[place] = failure
+            self._expose(begun, failures)
+            self._await(begun, timeout_s, failures)
+        except BaseException:
+            end_now(list(begun.values()))
+            raise
+        for spec, node in begun.items():
+            self._nodes[spec.name] = node
+            self._specs[spec.name] = spec
+            self._urls[spec.name] = node.ready.result().url
+        self._record()
+        return tuple(failures.values())
+
+    def _prepare(self, specs: Sequence[NodeSpec]) -> "dict[Place, HostFailure]":
+        """Make all hosts ready at the same time; return those that failed."""
+        hosts: dict[str, list[str]] = {}
+        for (launcher, host), _ in by_place(specs):
+            if launcher:
+                hosts.setdefault(launcher, []).append(host)
+        under_way = {
+            launcher: self._launcher(launcher).prepare(of_it, self._remote)
+            for launcher, of_it in hosts.items()
+        }
+        failures: dict[Place, HostFailure] = {}
+        try:
+            for launcher, preparing in under_way.items():
+                self._await_hosts(preparing, lambda: self.stages)
+                for host, failure in preparing.result().items():
+                    failures[launcher, host] = failure
+        except BaseException:
+            for preparing in under_way.values():
+                preparing.cancel()
+            raise
+        return failures
+
+    @property
+    def stages(self) -> Mapping[str, str]:
+        """What happens on each host that is being prepared."""
+        return {
+            host: stage
+            for launcher in self._launchers.values()
+            for host, stage in launcher.stages.items()
+        }
+
+    def _launcher(self, name: str) -> Launcher[LaunchedNode]:
+        if name not in self._launchers:
+            self._launchers[name] = launchers.make(name, self._context)
+        return self._launchers[name]
+
+    def _begin(
+        self, specs: Sequence[NodeSpec], begun: dict[NodeSpec, LaunchedNode]
+    ) -> HostFailure | None:
+        """Start the nodes of one place; return why it failed, if it did."""
+        launcher, host = specs[0].place
+        here = [s for s in self.specs if s.place == specs[0].place]
+        workers = self._workers * len({s.name for s in (*here, *specs)})
+        own: dict[NodeSpec, LaunchedNode] = {}
+        try:
+            for spec in specs:
+                started = (*begun.values(), *own.values())
+                join = tuple(self.urls.values()) or tuple(n.url for n in started[:1])
+                own[spec] = self._spawn(spec, join, workers)
+        except BaseException as error:
+            end_now(list(own.values()))
+            if launcher and isinstance(error, StartFailed):
+                return _failure(host or launcher, error)
+            raise
+        begun.update(own)
+        return None
+
+    def _spawn(
+        self,
+        spec: NodeSpec,
+        join: tuple[str, ...],
+        workers: int,  # of all nodes of this cluster on that machine
+    ) -> LaunchedNode:
+        log = self._ledger.log_path(self.name, spec.name)
+        settings = NodeSettings(
+            name=spec.name,
+            scratch="" if spec.launcher else str(log.with_suffix(".files")),
+            resources=spec.resources,
+            join=join,
+            cluster_id=self.cluster_id,
+            workers=self._workers,
+            slots=self._slots,
+            shared_memory_mb=MEMORY.limit_bytes >> 20,
+            host_name=spec.host,
+        )
+        return self._launcher(spec.launcher).start(
+            settings, host=spec.host, log=log, workers=workers
+        )
+
+    def _expose(
+        self,
+        begun: dict[NodeSpec, LaunchedNode],
+        failures: "dict[Place, HostFailure]",
+    ) -> None:
+        """Let every node reach every other one."""
+        urls = {*self.urls.values(), *(node.url for node in begun.values())}
+        for name, launcher in self._launchers.items():
+            for host, failure in launcher.expose(urls).items():
+                failures[name, host] = failure
+                _drop(begun, (name, host))
+
+    def _await(
+        self,
+        begun: dict[NodeSpec, LaunchedNode],
+        timeout_s: float,
+        failures: "dict[Place, HostFailure]",
+    ) -> None:
+        """Wait until all are ready; take those of a host that failed out of `begun`."""
+        deadline = time.monotonic() + timeout_s
+        for place, together in by_place(list(begun)):
+            left_s = max(0.0, deadline - time.monotonic())
+            try:
+                wait_all_ready([begun[spec] for spec in together], left_s)
+            except StartFailed as error:
+                if not place[0]:
+                    raise
+                failures[place] = _failure(place[1] or place[0], error)
+                _drop(begun, place)
+
+    def kill(self, name: str) -> None:
+        """End a node and its workers, as a crash would; returns when they are gone."""
+        node = self._nodes[name]
+        node.kill()
+        node.resume()  # what is left of its session must hear that it ended
+        node.wait(KILLED_S)
+
+    def pause(self, name: str, seconds: float) -> None:
+        """Stop a node and its workers for `seconds`; again: for so long from now.
+
+        Raises:
+            MpregError: it has ended.
+        """
+        self._nodes[name].pause(seconds)
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """Names of the nodes that stand still."""
+        return frozenset(n for n, node in self._nodes.items() if node.is_paused)
+
+    def go_on(self, names: Iterable[str] | None = None) -> None:
+        """End the pauses of these nodes, or all: who stands still cannot end in order.
+
+        Does nothing for nodes that run.
+        """
+        for name in tuple(self._nodes if names is None else names):
+            self._nodes[name].resume()
+
+    def stop(self, names: Iterable[str], drain_s: float = DRAIN_S) -> None:
+        """End these nodes, each after what it runs, and wait until they are gone."""
+        ending = [(name, self._nodes[name]) for name in names]
+        self.go_on(name for name, _ in ending)
+        for _, node in ending:
+            node.terminate(drain_s)
+        for name, node in ending:
+            node.wait()
+            del self._nodes[name], self._specs[name], self._urls[name]
+        self._record()
+
+    def close(self, drain_s: float = 0.0) -> None:
+        """End all nodes and strike the cluster out of the ledger."""
+        nodes = list(self._nodes.values())
+        try:
+            self.go_on()
+            for node in nodes:
+                node.terminate(drain_s)
+            for node in nodes:
+                node.wait()
+        except KeyboardInterrupt:  # who stops this wants it sooner, not undone
+            for node in nodes:
+                node.kill()
+            for node in nodes:
+                node.wait()
+            raise
+        finally:
+            self._nodes.clear()
+            self.release()
+            self._ledger.remove(self._entry)
+
+    def release(self) -> None:
+        """Let go of other machines; nodes that are kept go on there."""
+        for launcher in self._launchers.values():
+            launcher.close()
+
+    def log(self, name: str, lines: int = 50) -> tuple[str, ...]:
+        """Return the last lines that a node wrote."""
+        return self.node(name).log(lines)
+
+    def _record(self) -> None:
+        nodes = tuple(
+            RecordedNode(
+                name=name,
+                resources=tuple(sorted(self._specs[name].resources)),
+                url=self._urls[name],
+                process=node.stamp,
+                host=self._specs[name].host,
+                launcher=self._specs[name].launcher,
+            )
+            for name, node in self._nodes.items()
+        )
+        replace: Any = msgspec.structs.replace
+        self._entry = replace(self._entry, nodes=nodes)
+        self._ledger.record(self._entry)
+
+
+Place: TypeAlias = tuple[str, str]
+"""A launcher and a host."""
+
+
+def by_place(specs: Sequence[NodeSpec]) -> Iterator[tuple[Place, list[NodeSpec]]]:
+    """Yield the nodes of each place; those of this machine first, since others join."""
+    ordered = sorted(specs, key=lambda spec: spec.place)
+    for place, together in groupby(ordered, key=lambda spec: spec.place):
+        yield place, list(together)
+
+
+def _drop(begun: dict[NodeSpec, LaunchedNode], place: Place) -> None:
+    """End the nodes of a place that failed."""
+    lost = [spec for spec in begun if spec.place == place]
+    end_now([begun.pop(spec) for spec in lost])
+
+
+def _failure(host: str, error: StartFailed) -> HostFailure:
+    if isinstance(error, HostsFailed):
+        return error.failures[0]
+    reason = f"node {error.node} did not start: {error.reason}"
+    return HostFailure(host, "join", reason, log=error.log[-LOG_LINES:])
