@@ -303,6 +303,10 @@ class PendingCalls(Generic[C]):
     def __iter__(self) -> Iterator[C]:
         return iter(tuple(self.calls.values()))
 
+    def has(self, place: object, call: C) -> bool:
+        """Whether `place` has the call; else what it says is of an attempt before."""
+        return call.place is place
+
     def under_way(self, place: object) -> int:
         """Return how many calls `place` has."""
         return self._at.get(place, 0)
@@ -405,7 +409,7 @@ class PendingCalls(Generic[C]):
         told: list[C] = []
         for call_id in ids:
             call = self.calls.get(call_id)
-            if call is None or call.place is not place:
+            if call is None or not self.has(place, call):
                 continue
             call.started = 0.0
             if not call.waiting:

@@ -280,7 +280,7 @@ class ClientCalls:
         call = self._calls.get(message.id)
         if call is None:
             return False
-        if call.place is not link:
+        if not self._pending.has(link, call):
             return True  # it is about an attempt that is over
         if kind is Reply or kind is Failed:
             node, now = call.to, time.monotonic()

@@ -324,7 +324,7 @@ class Calls:
         pending = self._calls.get(message.id)
         if pending is None or pending.place is None:
             return False
-        if pending.place is not link:
+        if not self._pending.has(link, pending):
             return True  # it is about an attempt that is over
         match message:
             case Reply() | Failed():

@@ -245,7 +245,7 @@ class World(RuleBasedStateMachine):
         call = (
             None if isinstance(message, Waiting) else self.calls.calls.get(message.id)
         )
-        if call is not None and call.place is link:
+        if call is not None and self.calls.has(link, call):
             match message:
                 case Reply():
                     self.calls.answered(call, message, self.now)

@@ -12,6 +12,7 @@ from websockets.frames import Frame, Opcode
 
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.transport import dial as dial_module
+from mpreg_nb.transport import listener
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.dial import DialFailed, dial
 from mpreg_nb.transport.handshake import PROOF_BYTES
@@ -201,6 +202,23 @@ async def test_a_wrong_proof_closes_the_link_before_anything_is_read(
     assert reason.endswith(": 1008")
     assert ears == []
     assert refusals == 1
+
+
+async def test_without_the_proof_who_has_another_token_would_be_heard(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listener, "proves", lambda offered, right: True)
+    async with house() as home, wiretap(home.listener.port) as tap:
+        tap.change_sent = lambda data: (
+            data
+            if data.startswith(b"GET") or len(data) >= 1000
+            else data[:-1] + bytes([data[-1] ^ 1])
+        )
+        link = await open_link(tap.url)
+
+        ear = await home.ear()
+        assert home.ears == [ear]
+        link.close()
 
 
 async def test_a_proof_that_was_seen_opens_no_second_link() -> None:
