@@ -22,6 +22,7 @@ from mpreg_nb.cluster.current import all_clusters
 from mpreg_nb.cures import start_node
 from mpreg_nb.errors import MpregError
 from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, rows_of
+from mpreg_nb.shared_memory.segments import DEFAULT_LIMIT_MB, IS_SUPPORTED, MEMORY
 from mpreg_nb.transport.tls import (
     Certificate,
     TlsFiles,
@@ -187,6 +188,27 @@ def check_machine() -> Iterator[Finding]:
         yield Finding(
             about="open files", state="note", found=f"at most {files}", cure=cure
         )
+    yield _shared_memory()
+
+
+def _shared_memory() -> Finding:
+    about = "shared memory"
+    if not IS_SUPPORTED:
+        found = "not on this system: large values go through sockets"
+        return Finding(about=about, state="note", found=found)
+    held = MEMORY.statistics()
+    if not held.limit_bytes:
+        found = "switched off: large values go through sockets"
+        cure = f'mp.config("shared_memory_mb", {DEFAULT_LIMIT_MB})'
+        return Finding(about=about, state="note", found=found, cure=cure)
+    found = f"up to {held.limit_bytes >> 20:,} MB for large values"
+    if held.owned_bytes and not plain():
+        found += f", {held.owned_bytes >> 20:,} MB of it in use"
+    if held.refused:
+        found += "; the limit was reached, and values went through sockets"
+        cure = f'mp.config("shared_memory_mb", {2 * (held.limit_bytes >> 20)})'
+        return Finding(about=about, state="note", found=found, cure=cure)
+    return Finding(about=about, found=found)
 
 
 # ------------------------------------------------------------- trust and leftovers

@@ -22,6 +22,7 @@ class NodeFigures:
     load: Load
     pool: PoolStatistics
     store: StoreStatistics
+    shared_memory_bytes: int
     pending_calls: int
     outcomes: Mapping[str, int]  # by kind
     refused_calls: Mapping[str, int]  # by reason
@@ -60,6 +61,11 @@ def _lines(figures: NodeFigures) -> Iterator[str]:
         "memory_bytes",
         "Resident memory of the node and its workers.",
         load.memory_mb * 1_000_000,
+    )
+    yield from _gauge(
+        "shared_memory_bytes",
+        "Memory of large values that this node shares with its workers and others.",
+        figures.shared_memory_bytes,
     )
     yield from _gauge(
         "cpu_ratio", "Cores in use by the node and its workers.", load.cpu_percent / 100

@@ -27,6 +27,7 @@ from mpreg_nb.protocol.messages import (
     Watch,
 )
 from mpreg_nb.routing.catalog import Catalog
+from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.transport.connection import Connection, LinkStatistics
 
 MOST_VERSIONS = 1000
@@ -173,7 +174,7 @@ class LoadMonitor:
         self._started = time.monotonic()
         self._sampled_at = -SAMPLE_S
         self._cpu_percent = 0.0
-        self._memory_mb = 0
+        self._memory_mb = self._shared_memory_mb = 0
         self._news_due = 0.0
         self._tell = tell
         self._tell_s = TELL_S
@@ -211,6 +212,7 @@ class LoadMonitor:
             memory_mb=self._memory_mb,
             uptime_s=int(now - self._started),
             serial=self._serial,
+            shared_memory_mb=self._shared_memory_mb,
         )
 
     def measure_for_peer(self) -> Load:
@@ -281,6 +283,7 @@ class LoadMonitor:
                 continue  # it ended between the list and the look
         self._cpu_percent = round(cpu_percent, 1)
         self._memory_mb = memory // 1_000_000
+        self._shared_memory_mb = MEMORY.statistics().mapped_bytes // 1_000_000
 
 
 LOG = logging.getLogger("mpreg_nb.node")

@@ -83,7 +83,7 @@ from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Router
 from mpreg_nb.settings import NodeSettings
-from mpreg_nb.shared_memory.segments import bytes_of
+from mpreg_nb.shared_memory.segments import MEMORY, bytes_of
 from mpreg_nb.transport.connection import ALL_ANSWERED, Connection
 from mpreg_nb.transport.listener import Listener, listen
 from mpreg_nb.transport.tls import Tls, dialling, ends_soon
@@ -616,6 +616,7 @@ class Node:
             load=self.load_monitor.measure(),
             pool=self.workers.statistics(),
             store=self.store.statistics(),
+            shared_memory_bytes=MEMORY.statistics().mapped_bytes,
             pending_calls=len(self.calls),
             outcomes=self.counters.outcomes,
             refused_calls=self.counters.refusals,

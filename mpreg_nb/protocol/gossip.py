@@ -69,6 +69,7 @@ class Load(Told, frozen=True, kw_only=True, tag="load"):
     memory_mb: Small = 0
     uptime_s: Count = 0  # instead of a start time
     serial: Count = 0  # of the same process, a later account has a larger one
+    shared_memory_mb: Small = 0  # that it passes on or keeps, of whichever process
 
 
 class MemberRecord(Told, frozen=True, kw_only=True, tag="member"):

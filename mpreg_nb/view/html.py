@@ -89,6 +89,14 @@ class StatusCard:
         self._functions = _listed(functions, MOST_FUNCTIONS)
         self._table = _nodes(snapshot, [nodes for _, nodes in functions.values()])
         self._notes = [f"functions: {self._functions}"] if self._functions else []
+        sharing = {
+            picture.record.name: picture.load.shared_memory_mb
+            for picture in snapshot.nodes
+            if picture.load is not None and picture.load.shared_memory_mb
+        }
+        if sharing and not plain():
+            said = (f"{name} {mb:,} MB" for name, mb in sharing.items())
+            self._notes.append(f"shared memory: {_listed(said, MOST_FUNCTIONS)}")
         if carried and not plain():
             self._notes.append(f"connected {carried}")
         ending = {

@@ -12,6 +12,7 @@ import mpreg_nb as mp
 from mpreg_nb.cluster import doctor
 from mpreg_nb.cluster.doctor import Finding, Findings, examine
 from mpreg_nb.launcher.cluster_files import ClusterFiles
+from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.transport.certificates import Authority
 from tests.support.leaks import Leaks, nothing_left
 
@@ -35,6 +36,18 @@ def test_where_all_is_well_nothing_has_to_be_done() -> None:
         "ok"
     }
     assert about("leftovers", findings).state == "ok"
+
+
+def test_whether_large_values_share_memory_is_said_and_what_switches_it_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    on = about("shared memory", examine())
+    monkeypatch.setattr(MEMORY, "limit_bytes", 0)
+    off = about("shared memory", examine())
+
+    assert (on.state, on.found) == ("ok", "up to 1,024 MB for large values")
+    assert off.state == "note"
+    assert off.cure == 'mp.config("shared_memory_mb", 1024)'
 
 
 def test_a_missing_and_an_old_package_are_named_with_what_to_type(

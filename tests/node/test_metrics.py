@@ -22,6 +22,7 @@ def text_of(**changed: Any) -> str:
             workers=2, slots=4, running=2, queued=3, deaths=1, finished=9
         ),
         "store": StoreStatistics(results=1, held_bytes=700, evicted=0),
+        "shared_memory_bytes": 800,
         "pending_calls": 5,
         "outcomes": {"ok": 7, "application": 2},
         "refused_calls": {"overloaded": 1},
@@ -46,6 +47,7 @@ def test_figures_are_in_base_units_and_none_is_rounded() -> None:
     values = {name: list(family.samples.values()) for name, family in found.items()}
     assert values["mpreg_event_loop_lag_seconds"] == [0.0015]
     assert values["mpreg_memory_bytes"] == [90e6]
+    assert values["mpreg_shared_memory_bytes"] == [800]
     assert values["mpreg_gossip_bytes_total"] == [10_000_000_000, 11]
     assert found["mpreg_members"].samples == {
         'mpreg_members{state="alive"}': 2,

@@ -95,7 +95,15 @@ from mpreg_nb.protocol.worker import (
 ID = bytes(range(16))
 VERSION = "0123456789abcdef" * 2
 KEPT = ResultRef("n2", ID, 70_000, 2, 3)
-LOAD = Load(running=1, queued=2, slots=3, latency_ms=0.5, uptime_s=9, serial=4)
+LOAD = Load(
+    running=1,
+    queued=2,
+    slots=3,
+    latency_ms=0.5,
+    uptime_s=9,
+    serial=4,
+    shared_memory_mb=300,
+)
 OFFER = Offer(
     function="f", version=VERSION, resources=frozenset({"gpu"}), counter=4, origin="n1"
 )

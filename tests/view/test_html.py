@@ -135,6 +135,16 @@ def test_the_card_says_what_carries_the_links_and_whose_certificate_ends_soon() 
     assert "<div>connected by TLS to n1</div>" in card._repr_html_()
 
 
+def test_the_card_says_how_much_memory_nodes_share() -> None:
+    replace = msgspec.structs.replace
+    sharing, idle = node("n1"), node("n2")
+    sharing = replace(sharing, load=Load(shared_memory_mb=1200))
+
+    card = StatusCard(snapshot(sharing, idle), 0)
+
+    assert str(card).splitlines()[-1] == "shared memory: n1 1,200 MB"
+
+
 def test_of_a_large_cluster_the_card_shows_a_part_and_says_so() -> None:
     nodes = [node(f"n{number:03}") for number in range(100)]
 
