@@ -77,9 +77,10 @@ test-versions: $(STAMP)
 	$(BIN)/pytest $(TWO_BY_TWO) $(VERSIONED) -m 'not browser'
 
 # Calls under faults, about two minutes a seed: did each end as its caller was told?
+# Over TLS: make history SEEDS=1 TLS=1
 SEEDS ?= 1 2 3
 history: $(STAMP)
-	$(BIN)/python -m tests.live.history $(SEEDS)
+	$(BIN)/python -m tests.live.history $(if $(TLS),--tls) $(SEEDS)
 
 # Membership in simulated time: a table, build/simulation.png, and an error if a bound
 # is missed. The long one takes an hour or two.

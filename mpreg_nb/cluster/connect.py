@@ -10,6 +10,7 @@ from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.names import check_url
 from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.protocol.messages import Snapshot
+from mpreg_nb.transport.tls import load_ca
 from mpreg_nb.transport.token import Token
 
 
@@ -18,7 +19,8 @@ async def open_client(
 ) -> Client:
     """Return a client that is connected, or leave nothing open.
 
-    ca: what certificates of nodes are checked with; see `transport.tls.load_ca`.
+    ca: what certificates of nodes are checked with; without it, for wss:// URLs, what
+        `transport.tls.load_ca` finds.
 
     Raises:
         ValueError: one of `urls` is not the URL of a node.
@@ -27,6 +29,8 @@ async def open_client(
     """
     for url in urls:
         check_url(url)
+    if not ca and any(url.startswith("wss:") for url in urls):
+        ca = load_ca()
     limit_lines(lambda: CONFIG.output_lines)
     client = Client(urls, token, direct=direct, ca=ca)
     try:

@@ -85,6 +85,32 @@ class Admission:
         self._limits = limits
         self.held_bytes = 0  # arguments of all calls under way
         self.draining = False
+        self._credited: dict[Sink, int] = {}  # calls of each link of a client
+
+    def credit(self, pending: PendingCall) -> bool:
+        """Count a call of a client; False: it has as many on its link as it may.
+
+        Our clients hold the others back. Nodes may pass on what many clients sent.
+        """
+        sink = pending.sink
+        if type(sink) is not Connection or sink.peer.role == "node":
+            return True
+        under_way = self._credited.get(sink, 0)
+        if under_way >= self._limits.calls_per_link:
+            return False
+        self._credited[sink] = under_way + 1
+        pending.credited = sink
+        return True
+
+    def give_back(self, pending: PendingCall) -> None:
+        """Count a call no more: it has ended, or its client does not wait for it."""
+        sink, pending.credited = pending.credited, None
+        if sink is not None:
+            left = self._credited[sink] - 1
+            if left:
+                self._credited[sink] = left
+            else:
+                del self._credited[sink]
 
     def refusal(self, pending: PendingCall) -> Failure | None:
         """Return why a call is not taken in, if it is not."""
@@ -176,6 +202,8 @@ class Calls:
             if not (pending.is_own and self._fits_elsewhere(pending, now)):
                 refusal = Failure(kind="draining", node=self._me)
             pending.avoid = (self._me,)
+        if refusal is None and not self.admission.credit(pending):
+            refusal = Failure(kind="overloaded", node=self._me, retry_after_ms=50)
         if refusal is not None:
             self._counters.refusals[refusal.kind] += 1
             sink.send(pending.failed(refusal))
@@ -227,6 +255,7 @@ class Calls:
         pending = self._calls.get(call_id)
         if pending is None or not self._pending.cancel(pending, time.monotonic()):
             return
+        self.admission.give_back(pending)
         if pending.place is None:
             self._end(pending, Failure(kind="cancelled", executed="no"))
         else:
@@ -551,6 +580,7 @@ class Calls:
         here = pending.place is self._me
         owed = self._pending.end(pending, time.monotonic())
         self.admission.held_bytes -= pending.size_bytes
+        self.admission.give_back(pending)
         if here:
             self._changed()
         if owed:

@@ -46,6 +46,10 @@ class PeerSender:
 Answer: TypeAlias = tuple[Reply | CodePush | Failed, tuple[Buffer, ...]]
 
 
+CODE_TIMEOUT_S = 30.0
+"""For the code of one function; 100 MB take 10 s over a slow network of a site."""
+
+
 class PeerRequests:
     """Sends questions on the data lane and hands each answer to who asked.
 
@@ -53,14 +57,27 @@ class PeerRequests:
     `Failed("node_lost")`.
     """
 
-    def __init__(self, peer_sender: PeerSender) -> None:
+    def __init__(
+        self, peer_sender: PeerSender, *, code_timeout_s: float = CODE_TIMEOUT_S
+    ) -> None:
         self._peer_sender = peer_sender
+        self._code_timeout_s = code_timeout_s
         self._ids = Ids()
         self._open: dict[bytes, tuple[str, asyncio.Future[Any]]] = {}
 
     async def code(self, node: str, version: str) -> Answer:
-        """Ask `node` for the code of `version`."""
-        return await self._ask(node, CodePull(id=self._ids.next(), version=version))
+        """Ask `node` for the code of `version`.
+
+        It has a time, unlike a result: a node that is alive and never answers must not
+        keep this one from asking the next.
+        """
+        pull = CodePull(id=self._ids.next(), version=version)
+        try:
+            return await asyncio.wait_for(self._ask(node, pull), self._code_timeout_s)
+        except TimeoutError:
+            reason = f"it sent no code within {self._code_timeout_s:g} s"
+            failure = Failure(kind="node_lost", message=reason, node=node)
+            return Failed(id=pull.id, failure=failure), ()
 
     async def result(self, kept: ResultRef) -> Answer:
         """Ask for a result that its owner holds."""

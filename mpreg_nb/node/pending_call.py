@@ -61,6 +61,8 @@ class PendingCall(CallState):
     waited_us: int = field(default=0, init=False)  # for a node that fits
     # Of the arguments that are held for it.
     size_bytes: int = field(default=0, init=False)
+    # Its client has it among the calls that it may have on its way over this link.
+    credited: Sink | None = field(default=None, init=False)
     # The same call, which came once more.
     again: "PendingCall | None" = field(default=None, init=False)
 

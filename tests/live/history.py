@@ -39,6 +39,7 @@ import mpreg_nb as mp
 from mpreg_nb.errors import MpregError
 from tests.support.leaks import own_folders
 from tests.support.noted_work import work
+from tests.support.tls_nodes import local_nodes_over_tls
 
 # ------------------------------------------------------------------------ the history
 
@@ -680,15 +681,16 @@ class _Connected:
         self.cluster.disconnect()
 
 
-def run_seed(seed: int, *, calls: int, seconds: float) -> Result:
-    """Run one seed on a cluster of its own."""
+def run_seed(seed: int, *, calls: int, seconds: float, tls: bool = False) -> Result:
+    """Run one seed on a cluster of its own; with `tls`, its nodes have certificates."""
     began_s = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="history-") as name,
         pytest.MonkeyPatch.context() as patch,
     ):
         own_folders(Path(name), patch)
-        with mp.up(len(NODES), slots=2, fresh=True) as cluster:
+        over = local_nodes_over_tls(Path(name)) if tls else contextlib.nullcontext()
+        with over, mp.up(len(NODES), slots=2, fresh=True) as cluster:
             history = record(
                 cluster, seed, calls=calls, seconds=seconds, folder=Path(name)
             )
@@ -701,12 +703,15 @@ def main(words: Sequence[str], *, say: Callable[[str], object] = print) -> int:
     parser.add_argument("seeds", nargs="+", type=int)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=75.0)
+    parser.add_argument("--tls", action="store_true", help="all links over TLS")
     parser.add_argument("--stories", type=int, default=2, help="of each rule, at most")
     options = parser.parse_args(words)
     say("  ".join(HEAD))
     wrong = 0
     for seed in options.seeds:
-        result = run_seed(seed, calls=options.calls, seconds=options.seconds)
+        result = run_seed(
+            seed, calls=options.calls, seconds=options.seconds, tls=options.tls
+        )
         say(
             "  ".join(f"{v:>{len(h)}}" for h, v in zip(HEAD, result.row(), strict=True))
         )

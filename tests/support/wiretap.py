@@ -62,10 +62,11 @@ class Half(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def wiretap(target_port: int) -> AsyncIterator[Wiretap]:
+async def wiretap(target_port: int, port: int = 0) -> AsyncIterator[Wiretap]:
+    """Stand before `target_port`; port: where to listen, 0 for a free one."""
     tap = Wiretap(target_port)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(tap.caught, "127.0.0.1", 0)
+    server = await loop.create_server(tap.caught, "127.0.0.1", port)
     tap.url = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield tap
