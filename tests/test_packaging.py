@@ -126,13 +126,13 @@ def test_wheel_holds_nothing_but_the_package_and_its_license(
     assert any(name.endswith("licenses/LICENSE") for name in others)
 
 
-def test_every_command_of_the_readme_is_a_target() -> None:
+def test_the_commands_for_contributors_are_the_targets() -> None:
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    guide = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 
     targets = set(re.findall(r"^([a-z]+):", makefile, flags=re.MULTILINE))
 
-    assert set(re.findall(r"`make ([a-z]+)`", readme)) == targets
+    assert set(re.findall(r"`make ([a-z]+)`", guide)) == targets
 
 
 def test_windows_is_told_what_is_missing_and_what_to_do() -> None:

@@ -17,7 +17,7 @@ from tests.browser.screenshots import CELLS, PATIENCE_MS, THEME_SETTING, THEMES
 from tests.support.browser import chromium
 from tests.support.jupyter import LAB, Server, jupyter_server, run_all
 
-WIDTH_PX = 940
+WINDOW_PX = 1320
 LIVELY_MS = 20_000
 FRAME_MS = 400
 SCENES = (("runs", 8), ("members", 4), ("kill", 9), ("topology", 7), ("calls", 7))
@@ -63,7 +63,7 @@ def main(path: Path) -> None:
 def take(server: Server, browser: Browser) -> list[Image.Image]:
     """Return the frames of all scenes, in the same colours and of one size."""
     expect.set_options(timeout=PATIENCE_MS)
-    context = browser.new_context(viewport={"width": WIDTH_PX + 160, "height": 900})
+    context = browser.new_context(viewport={"width": WINDOW_PX, "height": 900})
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     cells = [*CELLS[:3], "run = None\n" + KEEPS_GOING, "cluster.down()"]
@@ -89,7 +89,10 @@ def take(server: Server, browser: Browser) -> list[Image.Image]:
     wide = [Image.new("RGB", size, "white") for _ in pictures]
     for canvas, picture in zip(wide, pictures, strict=True):
         canvas.paste(picture)
-    palette = wide[len(wide) // 2].quantize(COLOURS)
+    every = Image.new("RGB", (size[0], size[1] * len(wide)))
+    for number, canvas in enumerate(wide):
+        every.paste(canvas, (0, size[1] * number))
+    palette = every.quantize(COLOURS)
     return [
         canvas.quantize(palette=palette, dither=Image.Dither.NONE) for canvas in wide
     ]
