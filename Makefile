@@ -26,8 +26,8 @@ TWO_BY_TWO := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Plain mode leaves times, ports and pids out of what notebooks show.
 PLAIN := MPREG_NB_PLAIN=1
 
-.PHONY: venv demo test test-newest test-versions history simulation simulation-long lint \
-	lab notebooks bench dist docs constraints
+.PHONY: venv demo test test-newest test-versions history rolling-restart soak simulation \
+	simulation-long lint lab notebooks bench dist docs constraints
 
 venv: $(STAMP)
 
@@ -81,6 +81,16 @@ test-versions: $(STAMP)
 SEEDS ?= 1 2 3
 history: $(STAMP)
 	$(BIN)/python -m tests.live.history $(if $(TLS),--tls) $(SEEDS)
+
+# Five nodes are restarted one after the other under load, RUNS times: nothing is lost.
+RUNS ?= 10
+rolling-restart: $(STAMP)
+	$(BIN)/python -m tests.live.rolling_restart $(RUNS)
+
+# Work and churn for so long: a table, build/soak.png, and an error if anything grew.
+MINUTES ?= 10
+soak: $(STAMP)
+	$(BIN)/python -m tests.live.soak $(MINUTES)
 
 # Membership in simulated time: a table, build/simulation.png, and an error if a bound
 # is missed. The long one takes an hour or two.

@@ -25,6 +25,8 @@ OTHER_FOLDERS = {"benchmarks", "browser", "live", "support"}
 PROGRAMS = {
     "browser/screenshots.py",
     "live/history.py",
+    "live/rolling_restart.py",
+    "live/soak.py",
     "membership/experiments.py",
     "membership/report.py",
 }

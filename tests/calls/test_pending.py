@@ -8,6 +8,7 @@ their link is long given up. What really ran is counted there, and judges the ma
 import math
 import random
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +32,12 @@ from mpreg_nb.calls.pending import (
     Stop,
     Verdict,
 )
-from mpreg_nb.calls.retry import MOST_ATTEMPTS, MOST_TRIES, OVERLOAD_PATIENCE_S
+from mpreg_nb.calls.retry import (
+    MOST_ATTEMPTS,
+    MOST_TRIES,
+    OVERLOAD_PATIENCE_S,
+    RetryBudget,
+)
 from mpreg_nb.protocol.gossip import Load, Offer
 from mpreg_nb.protocol.messages import (
     Call,
@@ -44,7 +50,7 @@ from mpreg_nb.protocol.messages import (
     Waiting,
 )
 from mpreg_nb.routing.catalog import Catalog
-from mpreg_nb.routing.circuit_breaker import Breakers
+from mpreg_nb.routing.circuit_breaker import FAILURES_TO_OPEN, Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Chosen, Router, Wanted
 
@@ -667,3 +673,94 @@ def test_calls_that_ended_while_they_waited_for_room_are_not_sent() -> None:
 
     assert calls.next_held(Wanted("f"), 1.0) is None
     assert calls.lines == {}
+
+
+# -------------------------------------- negative controls, one protection at a time
+
+CALLS = 300
+
+
+@pytest.fixture
+def no_fencing(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """What anybody says of a call is believed, whoever has it now."""
+    return lambda: monkeypatch.setattr(PendingCalls, "has", lambda *_: True)
+
+
+@pytest.fixture
+def no_breaker(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    return lambda: monkeypatch.setattr(Breakers, "failed", lambda *_: False)
+
+
+@pytest.fixture
+def no_budget(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    return lambda: monkeypatch.setattr(RetryBudget, "take", lambda *_: True)
+
+
+def runs_of_a_call_that_was_given_back_twice() -> int:
+    """A node gives a call back; when another one runs it, it does so once more."""
+    world = World()
+    world.submit(idempotent=False, timeout_s=1e9, pinned=None)
+    (call,) = world.made.values()
+    first: Any = call.place
+    first.take_in()
+    first.leave()
+    first.refuse(call.id, "draining")
+    world.hear(first)
+    second: Any = call.place
+    second.take_in()
+    second.begin()
+    world.hear(first)
+    for link in world.links.values():
+        link.take_in()
+        link.begin()
+    return world.ran[call.id]
+
+
+def test_without_fencing_a_call_runs_twice_that_may_not(
+    no_fencing: Callable[[], None],
+) -> None:
+    assert runs_of_a_call_that_was_given_back_twice() == 1
+    no_fencing()
+    assert runs_of_a_call_that_was_given_back_twice() == 2
+
+
+def attempts(broken: set[str]) -> Counter[str]:
+    """Return how often each node got a call; `broken` ones lose all of them."""
+    calls, router = machine_and_router(CallerRules(random.Random(1)), Loads())
+    sent: Counter[str] = Counter()
+    for number in range(CALLS):
+        now = number / CALLS
+        call = SomeCall(id=number.to_bytes(16, "big"), idempotent=True)
+        calls.add(call, now)
+        while True:
+            chosen = router.choose(call.wanted, now, avoid=call.avoid)
+            assert isinstance(chosen, Chosen)
+            sent[chosen.node] += 1
+            calls.sent(call, f"link to {chosen.node}", chosen.node, now)
+            if chosen.node not in broken:
+                break
+            calls.unsent(call, now, node=chosen.node, reason="it died")
+            lost = Failure(kind="node_lost", executed="unknown", node=chosen.node)
+            if not isinstance(calls.failed(call, lost, now), Elsewhere):
+                break
+        calls.end(call, now)
+    return sent
+
+
+def test_without_a_breaker_a_node_that_loses_all_its_calls_gets_ever_more(
+    no_breaker: Callable[[], None],
+) -> None:
+    assert attempts({"n2"})["n2"] == FAILURES_TO_OPEN
+    no_breaker()
+    assert attempts({"n2"})["n2"] > CALLS / 4
+
+
+def test_without_a_budget_retries_multiply_the_load(
+    no_budget: Callable[[], None],
+) -> None:
+    everywhere = {"n1", "n2", "n3"}
+    floor = 100
+
+    assert attempts(everywhere).total() <= 1.2 * CALLS + floor + 1
+    no_budget()
+    assert attempts(everywhere).total() == MOST_ATTEMPTS * CALLS

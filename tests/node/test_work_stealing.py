@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from mpreg_nb.calls.outcome_cache import OutcomeCache
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.executor import Executor, RunningCalls
 from mpreg_nb.node.monitor import Counters
@@ -719,3 +720,26 @@ def test_outcome_is_kept_that_another_node_is_to_pass_on(is_passed_on: bool) -> 
         assert caller.kinds == [Reply] * is_passed_on
 
     run(scenario)
+
+
+def runs_of_a_call_that_comes_again() -> int:
+    runs = 0
+
+    async def scenario(house: House) -> None:
+        nonlocal runs
+        for _ in range(2):
+            house.idempotent_call(End())
+            if house.slot.current:
+                runs += 1
+                house.slot.end()
+
+    run(scenario)
+    return runs
+
+
+def test_without_deduplication_a_call_that_comes_again_runs_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert runs_of_a_call_that_comes_again() == 1
+    monkeypatch.setattr(OutcomeCache, "add", lambda *_: None)
+    assert runs_of_a_call_that_comes_again() == 2
