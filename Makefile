@@ -26,8 +26,8 @@ TWO_BY_TWO := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Plain mode leaves times, ports and pids out of what notebooks show.
 PLAIN := MPREG_NB_PLAIN=1
 
-.PHONY: venv demo test test-newest test-versions history rolling-restart soak simulation \
-	simulation-long lint lab notebooks bench dist docs constraints
+.PHONY: venv demo test test-newest test-versions history large-values rolling-restart soak \
+	simulation simulation-long lint lab notebooks bench dist docs constraints
 
 venv: $(STAMP)
 
@@ -91,6 +91,10 @@ rolling-restart: $(STAMP)
 MINUTES ?= 10
 soak: $(STAMP)
 	$(BIN)/python -m tests.live.soak $(MINUTES)
+
+# 1,000 round trips of 100 MB, and kills meanwhile: is any memory left?
+large-values: $(STAMP)
+	$(BIN)/python -m tests.live.large_values
 
 # Membership in simulated time: a table, build/simulation.png, and an error if a bound
 # is missed. The long one takes an hour or two.
