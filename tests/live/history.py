@@ -637,7 +637,7 @@ def record(
 ) -> History:
     """Make so many calls on a cluster of `NODES` while faults happen to it.
 
-    faults: what to do in place of what the seed draws.
+    faults: what to do in place of what the seed draws, all of it however long it takes.
     """
     chance = random.Random(seed)
     drawn = draw_faults(chance, seconds) if faults is None else faults
@@ -660,7 +660,8 @@ def record(
             thread.start()
         for thread in threads:
             thread.join()
-        stop.set()
+        if faults is None:
+            stop.set()
         breaking.join()
         time.sleep(SETTLED_S)
         return History(
