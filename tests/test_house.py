@@ -305,6 +305,7 @@ BOUNDED_BY = {
     "calls/retry.py: _slices": "a window of time",
     "calls/waiting_line.py: _line": "admission: calls_per_node and queued_bytes",
     "client/callbacks.py: _queue": "futures, which their caller holds",
+    "client/statistics.py: _rows": "KEPT_CALLS calls, and one chunk",
     "cluster/call_progress.py: _notes": "a window of time",
     "launcher/host.py: _waiting": "logs wait in their files while it is long",
     "launcher/pid.py: _new": "children that this process starts",

@@ -83,6 +83,7 @@ class ActiveCall(CallState):
     # The node that runs it, where that is known.
     at: str = field(default="", init=False)
     pack_us: int = 0
+    items: tuple[bytes, ...] = ()  # of a chunk, see serialize.chunks
     shipment: object = None  # of its function: held until it has ended
 
     @property
@@ -103,6 +104,7 @@ class ActiveCall(CallState):
     def let_go(self) -> None:
         """Hold neither the arguments nor who waited, now that it has ended."""
         self.payload, self.parts, self.done = b"", (), _ended
+        self.items = ()
 
     @property
     def is_running(self) -> bool:
@@ -437,6 +439,7 @@ class ClientCalls:
                 folder=call.folder,
                 space=call.space,
                 idempotent=call.idempotent,
+                items=len(call.items),
             ),
             call.parts,
         )

@@ -23,7 +23,13 @@ from mpreg_nb.client.calls import (
 from mpreg_nb.client.cluster_view import ClusterState, ClusterView
 from mpreg_nb.client.connections import Connections, Requests, addressed
 from mpreg_nb.client.future import Future
-from mpreg_nb.client.outcome import Arrived, arrive, awaited
+from mpreg_nb.client.outcome import (
+    Arrived,
+    ArrivedChunk,
+    arrive,
+    arrive_chunk,
+    awaited,
+)
 from mpreg_nb.client.output import current_writer, say
 from mpreg_nb.client.registrations import Registrations
 from mpreg_nb.client.runs import ClientRuns
@@ -44,6 +50,7 @@ from mpreg_nb.protocol.messages import (
     SpaceOpen,
     Watch,
 )
+from mpreg_nb.serialize.chunks import pack_items_of_chunk
 from mpreg_nb.serialize.pickle import pack_arguments
 from mpreg_nb.settings import Limits
 from mpreg_nb.shared_memory.segments import MEMORY
@@ -164,7 +171,34 @@ class Client:
             PayloadTooLarge: the arguments are larger than one call may carry.
         """
         began = time.perf_counter()
-        payload, parts = inline(pack_arguments(args, dict(kwargs)), self._limits)
+        packed = pack_arguments(args, dict(kwargs))
+        return self._prepared(function, packed, options, done, began)
+
+    def prepare_chunk(
+        self,
+        function: str,
+        items: tuple[bytes, ...],
+        options: CallOptions,
+        done: Callable[[ActiveCall, Outcome, tuple[Buffer, ...]], None],
+        began: float,
+    ) -> ActiveCall:
+        """Return a call of all `items`, the packed arguments of one call each.
+
+        began: when packing them did, by perf_counter.
+        """
+        packed = (pack_items_of_chunk(items),)
+        return self._prepared(function, packed, options, done, began, items)
+
+    def _prepared(
+        self,
+        function: str,
+        packed: Parts,
+        options: CallOptions,
+        done: Callable[[ActiveCall, Outcome, tuple[Buffer, ...]], None],
+        began: float,
+        items: tuple[bytes, ...] = (),
+    ) -> ActiveCall:
+        payload, parts = inline(packed, self._limits)
         if parts:
             parts = MEMORY.place(parts)
         options = self.registrations.newest(function, options)
@@ -187,6 +221,7 @@ class Client:
             space=options.space,
             label=options.label,
             pack_us=int((time.perf_counter() - began) * 1e6),
+            items=items,
         )
 
     async def call(
@@ -248,6 +283,12 @@ class Client:
         stopped: its caller no longer waits for it.
         """
         return arrive(self.call_log, call, outcome, parts, stopped=stopped)
+
+    def arrive_chunk(
+        self, call: ActiveCall, reply: Reply, parts: tuple[Buffer, ...]
+    ) -> ArrivedChunk:
+        """Do the same for a chunk of calls that was answered."""
+        return arrive_chunk(self.call_log, call, reply, parts)
 
     def inline(self, parts: Parts) -> tuple[bytes, tuple[Buffer, ...]]:
         """Return (payload, ()) for what travels inside a message, else (b"", parts).

@@ -7,14 +7,16 @@ hold up or end the calls of others.
 
 import threading
 import time
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.calls import ActiveCall
-from mpreg_nb.client.statistics import CallLog, CallRow
+from mpreg_nb.client.statistics import CallLog, CallRow, ChunkRow
 from mpreg_nb.errors import NodeLost, NotPicklable, RemoteError
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import Failed, Reply
+from mpreg_nb.serialize.chunks import job_failure, outcome_of_chunk
 from mpreg_nb.serialize.code import BUILTINS
 from mpreg_nb.serialize.exceptions import call_status, error_of
 from mpreg_nb.serialize.pickle import size_bytes, unpack
@@ -137,7 +139,6 @@ def arrive(
     What went by before it was last sent is a wait. stopped: its caller no longer
     waits for it.
     """
-    total_us = int((time.monotonic() - call.began) * 1e6) + call.pack_us
     status, node = "done", ""
     if type(outcome) is Reply:
         node = outcome.node
@@ -148,13 +149,65 @@ def arrive(
         status = call_status(failed.failure)
         # Who says that nobody fits has not taken the call.
         node = "" if failed.failure.kind == "no_route" else failed.failure.node
+    row = _row(call, outcome, parts, node, "cancelled" if stopped else status)
+    call_log.add(row)
+    return Arrived(call, outcome, parts, row)
+
+
+@dataclass(frozen=True, slots=True)
+class ArrivedChunk:
+    """What became of the calls of a chunk: the results of the first, as bytes.
+
+    failed: the one after them, if it failed. What is left has not run.
+    """
+
+    results: list[bytes]
+    failed: Arrived | None
+    run_s: float  # of all that ran
+
+
+def arrive_chunk(
+    call_log: CallLog, call: ActiveCall, reply: Reply, parts: tuple[Buffer, ...]
+) -> ArrivedChunk:
+    """Note in the call log what each call of a chunk took; return what has arrived.
+
+    Raises:
+        msgspec.DecodeError: a node answered something else.
+    """
+    outcome = outcome_of_chunk(parts[0] if parts else reply.payload)
+    if outcome.results:
+        whole = _row(call, reply, parts, reply.node, "done")
+        call_log.add_chunk(ChunkRow(whole, outcome.run_us))
+        call_log.add_result(call.function, reply.version, len(outcome.results))
+    failed: Arrived | None = None
+    if outcome.failed is not None:
+        failure = Failed(
+            id=call.id,
+            failure=job_failure(outcome.failed, reply.node),
+            payload=outcome.failed.payload,
+            version=reply.version,
+            queued_us=reply.queued_us,
+            run_us=outcome.failed.run_us,
+        )
+        failed = arrive(call_log, call, failure, ())
+    return ArrivedChunk(outcome.results, failed, reply.run_us / 1e6)
+
+
+def _row(
+    call: ActiveCall,
+    outcome: Outcome,
+    parts: tuple[Buffer, ...],
+    node: str,
+    status: str,
+) -> CallRow:
+    total_us = int((time.monotonic() - call.began) * 1e6) + call.pack_us
     entry = "" if call.to or call.link is None else call.link.peer.name
-    row = CallRow(
+    return CallRow(
         call_id=call.id.hex(),
         function=call.function,
         node=node,
         via="" if entry == node else entry,
-        status="cancelled" if stopped else status,
+        status=status,
         waited_us=outcome.waited_us + max(0, int((call.sent - call.began) * 1e6)),
         queued_us=outcome.queued_us,
         run_us=outcome.run_us,
@@ -164,5 +217,3 @@ def arrive(
         received_bytes=len(outcome.payload) + size_bytes(parts),
         started_at=time.time() - total_us / 1e6,
     )
-    call_log.add(row)
-    return Arrived(call, outcome, parts, row)

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 from hdrh.histogram import HdrHistogram
@@ -58,15 +58,46 @@ class CallRow(msgspec.Struct, gc=False):
         self.total_us += unpack_us
 
 
+class ChunkRow(msgspec.Struct, frozen=True, gc=False):
+    """The calls of a chunk that have a result. Their rows are made for who asks."""
+
+    whole: CallRow
+    run_us: list[int]
+
+    def rows(self) -> Iterator[CallRow]:
+        """Yield the row of each call: those before it were its queue."""
+        whole, count = self.whole, len(self.run_us)
+        before_us, after_us = 0, sum(self.run_us)
+        for number, run_us in enumerate(self.run_us):
+            after_us -= run_us
+            yield msgspec.structs.replace(
+                whole,
+                call_id=f"{whole.call_id}[{number}]",
+                queued_us=whole.queued_us + before_us,
+                run_us=run_us,
+                serialize_us=whole.serialize_us // count,
+                total_us=max(run_us, whole.total_us - after_us),
+                sent_bytes=whole.sent_bytes // count,
+                received_bytes=whole.received_bytes // count,
+            )
+            before_us += run_us
+
+
+def _calls(row: CallRow | ChunkRow) -> int:
+    return len(row.run_us) if type(row) is ChunkRow else 1
+
+
 class CallLog:
     """The last calls, and a histogram per function and node."""
 
     def __init__(self) -> None:
-        self._rows: deque[CallRow] = deque(maxlen=KEPT_CALLS)
-        self._fresh: list[CallRow] = []
+        self._rows: deque[CallRow | ChunkRow] = deque()
+        self._kept = 0  # calls in these rows
+        self._fresh: list[CallRow | ChunkRow] = []
         self._histograms: dict[tuple[str, str], HdrHistogram] = {}
         self._digesting = threading.Lock()  # two threads may ask at the same time
-        self._digested = 0
+        self.count = 0
+        """How many calls were noted since the beginning, those not kept included."""
         self.results: dict[tuple[str, str], int] = {}
         """How many results came of each (function, version), steps of runs included."""
         self.wall_offset_s = time.time() - time.perf_counter()
@@ -74,30 +105,45 @@ class CallLog:
 
     def add(self, row: CallRow) -> None:
         """Note a call that has ended."""
-        self._rows.append(row)
+        self._add(row, 1)
+
+    def add_chunk(self, chunk: ChunkRow) -> None:
+        """Note the calls of a chunk that have a result."""
+        self._add(chunk, len(chunk.run_us))
+
+    def _add(self, row: CallRow | ChunkRow, calls: int) -> None:
+        rows = self._rows
+        rows.append(row)
+        self.count += calls
+        self._kept += calls
+        while self._kept > KEPT_CALLS and self._kept - _calls(rows[0]) >= KEPT_CALLS:
+            self._kept -= _calls(rows.popleft())
         self._fresh.append(row)
         if len(self._fresh) >= KEPT_CALLS:
             self._digest()
 
-    def add_result(self, function: str, version: str) -> None:
-        """Count one result of one version of a function."""
+    def add_result(self, function: str, version: str, count: int = 1) -> None:
+        """Count results of one version of a function."""
         key = (function, version)
-        self.results[key] = self.results.get(key, 0) + 1
+        self.results[key] = self.results.get(key, 0) + count
 
     def rows(self) -> tuple[CallRow, ...]:
         """Return the last calls, oldest first."""
-        return tuple(self._rows)
-
-    @property
-    def count(self) -> int:
-        """How many calls were noted since the beginning, those not kept included."""
-        with self._digesting:
-            return self._digested + len(self._fresh)
+        found: list[CallRow] = []
+        for row in tuple(self._rows):
+            if type(row) is ChunkRow:
+                found += row.rows()
+            else:
+                found.append(row)  # type: ignore[arg-type]
+        return tuple(found[-KEPT_CALLS:])
 
     @property
     def last(self) -> CallRow | None:
         """The call that ended last."""
-        return self._rows[-1] if self._rows else None
+        if not self._rows:
+            return None
+        row = self._rows[-1]
+        return tuple(row.rows())[-1] if isinstance(row, ChunkRow) else row
 
     def histograms(self) -> dict[tuple[str, str], HdrHistogram]:
         """Return (function, node) -> histogram of total microseconds."""
@@ -107,8 +153,13 @@ class CallLog:
     def _digest(self) -> None:
         with self._digesting:
             fresh, self._fresh = self._fresh, []
-            self._digested += len(fresh)
-            for row in fresh:
+            for each in fresh:
+                row, calls = each, 1
+                if isinstance(row, ChunkRow):
+                    calls = len(row.run_us)
+                    row = msgspec.structs.replace(
+                        row.whole, total_us=row.whole.total_us - sum(row.run_us) // 2
+                    )
                 if not row.node:
                     continue
                 key = (row.function, row.node)
@@ -116,7 +167,7 @@ class CallLog:
                 if histogram is None:
                     histogram = HdrHistogram(1, LONGEST_US, DIGITS)
                     self._histograms[key] = histogram
-                histogram.record_value(min(max(1, row.total_us), LONGEST_US))
+                histogram.record_value(min(max(1, row.total_us), LONGEST_US), calls)
 
 
 EVERY_S = 2.0

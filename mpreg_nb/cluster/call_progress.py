@@ -199,7 +199,8 @@ class MapProgress:
         if not ended:
             begun = [c for c in count.active if c.link is not None and not c.waiting]
             nodes = _listed(sorted({c.at or c.to for c in begun} - {""}), " ")
-            parts.append(f"{len(begun):,} in progress" + (f" on {nodes}" * bool(nodes)))
+            calls = sum(len(call.items) or 1 for call in begun)
+            parts.append(f"{calls:,} in progress" + (f" on {nodes}" * bool(nodes)))
         return " · ".join(filter(None, parts))
 
     def bundle(self, ended: str = "") -> dict[str, str]:

@@ -6,11 +6,11 @@ decided by the same code. Arguments are pickled in the thread of the caller.
 """
 
 import asyncio
+import contextlib
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
-from itertools import islice
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from mpreg_nb.boundary import public
@@ -21,10 +21,11 @@ from mpreg_nb.client.calls import PLAIN, ActiveCall, CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future, Over
 from mpreg_nb.client.loop_thread import LoopThread
-from mpreg_nb.client.outcome import Arrived, awaited
-from mpreg_nb.cluster.call_progress import CallProgress, MapCount, MapProgress
+from mpreg_nb.client.outcome import awaited
+from mpreg_nb.cluster.call_progress import CallProgress, MapProgress
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.function import Function
+from mpreg_nb.cluster.map_call import PROBE_S, MapCall
 from mpreg_nb.cluster.progress import ProgressReporter
 from mpreg_nb.cluster.registration import Callee, FunctionRegistry, unwrapped
 from mpreg_nb.errors import ClusterDown
@@ -34,15 +35,8 @@ from mpreg_nb.protocol.gossip import Offer
 Called: TypeAlias = "Function[Any, Any] | Callable[..., Any] | str"
 """What can be called: a function, or the name of a registered one."""
 
-WINDOW = 512
-"""Calls of one `map` in progress at once; more would only wait in queues."""
-
 MOST_OUTSTANDING = 10_000
 """Submitted calls without an outcome; then `submit`, or its task, waits for one."""
-
-BATCH = 64
-"""Calls that `map` hands over to the loop in one go."""
-
 
 GIVE_UP_SLOT_S = 0.2
 """So long after a function has made a call, another one may have its slot."""
@@ -123,7 +117,14 @@ class Calling:
                 changed.notify_all()
 
         callee = self.callee(function, options)
-        mapping = MapCall(self._client, callee, first, kwargs, iterables, notify)
+        chunk_s = CONFIG.map_chunk_ms / 1e3
+        mapping = MapCall(
+            self._client, callee, first, kwargs, iterables, notify, chunk_s=chunk_s
+        )
+
+        def probe() -> None:
+            with changed:
+                changed.wait_for(lambda: not mapping.is_probing, PROBE_S)
 
         def wait(most: int) -> None:
             def over(seconds: float | None) -> bool:
@@ -137,9 +138,13 @@ class Calling:
         try:
             progress = MapProgress(callee[0], mapping.count)
             with ProgressReporter(progress) as reporter:
+                is_first = True
                 while batch := mapping.next_batch():
                     self._thread.call_soon(mapping.start, batch)
-                    wait(WINDOW)
+                    if is_first and mapping.is_probing:
+                        probe()
+                    is_first = False
+                    wait(mapping.window)
                 wait(0)
         except BaseException:
             self._thread.call_soon(mapping.cancel)
@@ -340,7 +345,15 @@ class AsyncCalling:
         function, first, kwargs = map_arguments(function, iterables)
         changed = asyncio.Event()
         callee = await self.callee(function, options)
-        mapping = MapCall(self._client, callee, first, kwargs, iterables, changed.set)
+        chunk_s = CONFIG.map_chunk_ms / 1e3
+        mapping = MapCall(
+            self._client, callee, first, kwargs, iterables, changed.set, chunk_s=chunk_s
+        )
+
+        async def probe() -> None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PROBE_S):
+                    await changed.wait()
 
         async def wait(most: int) -> None:
             while not mapping.is_down_to(most):
@@ -350,9 +363,13 @@ class AsyncCalling:
 
         try:
             with blocked_on_cluster():
+                is_first = True
                 while batch := mapping.next_batch():
                     mapping.start(batch)
-                    await wait(WINDOW)
+                    if is_first and mapping.is_probing:
+                        await probe()
+                    is_first = False
+                    await wait(mapping.window)
                 await wait(0)
         except BaseException:
             mapping.cancel()
@@ -394,115 +411,3 @@ def map_arguments(
     if not iterables:
         raise TypeError("map needs at least one iterable: f.map(items)")
     return unwrapped(function, (), {})
-
-
-_PENDING: Any = None
-"""Stands for a result that has not arrived."""
-
-Raised: TypeAlias = Callable[[BaseException], BaseException]
-"""Turns the error of a call into the one to raise."""
-
-
-class MapCall:
-    """One `map`: results by place, and a window of calls in progress.
-
-    As `map` of Python, it ends with the shortest iterable. `next_batch` runs in the
-    thread of the caller, `start` and `cancel` run on the loop.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        callee: Callee,
-        first: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        iterables: tuple[Iterable[Any], ...],
-        changed: Callable[[], None],
-    ) -> None:
-        """changed: called on the loop when a wait may be over.
-
-        first, kwargs: arguments of all calls.
-        """
-        sized = [len(items) for items in iterables if isinstance(items, Sized)]
-        self._total = min(sized) if len(sized) == len(iterables) else None
-        self._items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
-        self._first, self._kwargs = first, dict(kwargs)
-        self._client = client
-        self._name, self._options = callee
-        self._notify = changed
-        self._results: list[Arrived] = []
-        self._active: dict[bytes, tuple[int, ActiveCall]] = {}  # place in the results
-        self._first_error: Arrived | None = None
-        self._sent = 0
-        self._ended = 0
-        self._failed = 0
-
-    def next_batch(self) -> list[ActiveCall]:
-        """Return the next calls to start; none when all items have their call."""
-        batch = [self._prepare(args) for args in islice(self._items, BATCH)]
-        self._sent += len(batch)
-        return batch
-
-    def start(self, batch: list[ActiveCall]) -> None:
-        """Send the calls of a batch."""
-        for call in batch:
-            self._client.calls.start(call)
-
-    def cancel(self) -> None:
-        """Cancel the calls in progress."""
-        for call_id in list(self._active):
-            self._client.calls.cancel(call_id)
-
-    def is_down_to(self, most: int) -> bool:
-        """Whether at most `most` calls are in progress, or one has failed."""
-        return self._first_error is not None or self._sent - self._ended <= most
-
-    def count(self) -> MapCount:
-        """Return how many calls have ended, for the progress."""
-        active = [call for _, call in list(self._active.values())]
-        return MapCount(
-            ended=self._ended, failed=self._failed, total=self._total, active=active
-        )
-
-    def raise_first_error(self, raised: Raised = lambda error: error) -> None:
-        """Raise the error of the call that failed first, if one has."""
-        if self._first_error is not None:
-            _value(self._first_error, raised)
-
-    def results(self, raised: Raised = lambda error: error) -> list[Any]:
-        """Return the results of all calls, which have ended."""
-        return [_value(arrived, raised) for arrived in self._results]
-
-    def _prepare(self, args: tuple[Any, ...]) -> ActiveCall:
-        call = self._client.prepare(
-            self._name, (*self._first, *args), self._kwargs, self._options, self._done
-        )
-        self._active[call.id] = len(self._results), call
-        self._results.append(_PENDING)
-        return call
-
-    def _done(
-        self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
-    ) -> None:
-        place, _ = self._active.pop(call.id)
-        arrived = self._client.arrive(call, outcome, parts)
-        self._results[place] = arrived
-        self._ended += 1
-        self._failed += arrived.failed
-        first_error = arrived.failed and self._first_error is None
-        if first_error:
-            self._first_error = arrived
-        left = self._sent - self._ended
-        if first_error or left == 0 or left == WINDOW - BATCH:
-            self._notify()
-
-
-def _value(arrived: Arrived, raised: Raised) -> Any:
-    """Return the value of one item, or raise its error."""
-    value, error = arrived.rebuild()
-    if error is not None:
-        try:
-            raise raised(error)
-        finally:
-            del error, arrived  # else the traceback would hold itself
-    return value

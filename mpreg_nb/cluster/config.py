@@ -161,6 +161,15 @@ KEYS: Mapping[str, Key] = {
             cost="0 shows it at once, also for short calls; inf never shows it.",
         ),
         Key(
+            name="map_chunk_ms",
+            default=5.0,
+            most=1000,
+            unit="milliseconds",
+            title="of work that map sends to a worker at once",
+            cost="Short calls travel together, which takes far less time for each. "
+            "0 sends each call of a map by itself.",
+        ),
+        Key(
             name="output_lines",
             default=1000,
             least=1,
@@ -201,6 +210,7 @@ class Config:
     start_timeout_s: float
     lease_s: float
     progress_after_s: float
+    map_chunk_ms: float
     output_lines: int
 
     __slots__ = tuple(KEYS)

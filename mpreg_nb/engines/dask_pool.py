@@ -352,7 +352,7 @@ class DaskWorkerPool:
             item = self._queue.next(time.monotonic())
             if item is None or number >= max(1, share):
                 return
-            cost_s = self._expected.get(item.job.version)
+            cost_s = self._expected.get(item.job)
             alone = cost_s is None or self._keeps or item.parts
             if number and (alone or total_s + (cost_s or 0.0) > BATCH_S):
                 return
@@ -462,7 +462,7 @@ class DaskWorkerPool:
         item = self._items.get(outcome.id)
         if item is not None:
             if isinstance(outcome, JobDone) and not item.job.split:
-                self._expected.learn(item.job.version, outcome.run_us)
+                self._expected.learn(item.job, outcome.run_us)
             self._end(item, outcome, parts)
 
     def _end(

@@ -576,7 +576,7 @@ class Calls:
         if pending.id not in self._calls:
             return
         kind = outcome.failure.kind if isinstance(outcome, Failed) else "ok"
-        self._counters.outcomes[kind] += 1
+        self._counters.outcomes[kind] += pending.call.items or 1
         here = pending.place is self._me
         owed = self._pending.end(pending, time.monotonic())
         self.admission.held_bytes -= pending.size_bytes

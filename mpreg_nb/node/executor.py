@@ -431,9 +431,13 @@ class Executor:
                 self._here.drop(pending)
                 self._end(pending, reply, pending.parts, queued_us=0, run_us=0)
                 return
+            if self._refuses_chunk(pending):
+                return
             pending.owner.began(pending)
             self._own.run(pending, function.function, inputs)
         elif pending.isolation == "thread" and self._runs_shipped:
+            if self._refuses_chunk(pending):
+                return
             pending.owner.began(pending)
             self._own.run_shipped(pending, function, inputs)
         elif not self._has_workers:
@@ -441,6 +445,13 @@ class Executor:
             pending.owner.retry_elsewhere(pending)
         else:
             self._submit(pending, function, inputs)
+
+    def _refuses_chunk(self, pending: PendingCall) -> bool:
+        """End a chunk of a function that runs in this process now; it has not run."""
+        if pending.call.items:
+            reason = "it was registered anew while it was mapped. Map it again"
+            self._fail(pending, Failure(kind="bad_request", message=reason))
+        return bool(pending.call.items)
 
     def _submit(
         self,
@@ -474,6 +485,7 @@ class Executor:
             remaining_ms=call.remaining_ms and pending.remaining_ms(time.monotonic()),
             split=call.split,
             folder=call.folder,
+            items=call.items,
         )
         if call.space:
             self._spaces.submit(
@@ -593,6 +605,7 @@ class Executor:
                 queued_us=queued_us,
                 failed=isinstance(outcome, Failed)
                 and outcome.failure.kind != "cancelled",
+                calls=call.items or 1,
             )
 
     def _queued_us(self, pending: PendingCall, run_us: int) -> int:

@@ -97,15 +97,24 @@ class Counters:
         """By reason, of calls that this node did not accept."""
 
     def count(
-        self, function: str, version: str, *, run_us: int, queued_us: int, failed: bool
+        self,
+        function: str,
+        version: str,
+        *,
+        run_us: int,
+        queued_us: int,
+        failed: bool,
+        calls: int = 1,
     ) -> None:
-        """Count one call that ran to its end, well or badly."""
+        """Count one call that ran to its end, well or badly; or a chunk of calls."""
+        if calls > 1:
+            run_us //= calls
         key = (function, version)
         counter = self._functions.get(key)
         if counter is None:
             counter = self._add(key)
         self._counted = counter.last = self._counted + 1
-        counter.calls += 1
+        counter.calls += calls
         counter.errors += failed
         counter.run_us.append(run_us)
         taken_us = run_us + queued_us

@@ -13,6 +13,7 @@ from mpreg_nb.protocol.gossip import Load
 from mpreg_nb.protocol.messages import Call, Failed, Failure
 from mpreg_nb.protocol.worker import JobFailed
 from mpreg_nb.routing.router import NoCandidate, Wanted
+from mpreg_nb.serialize.chunks import job_failure
 
 
 class Sink(Protocol):
@@ -109,16 +110,7 @@ class PendingCall(CallState):
 def failure_of(ended: JobFailed | Crashed, node: str) -> Failure:
     """Return why a job on `node` has no result."""
     if isinstance(ended, JobFailed):
-        return Failure(
-            kind=ended.kind,
-            message=ended.message,
-            executed=ended.executed,
-            node=node,
-            types=ended.types,
-            size_bytes=ended.size_bytes,
-            limit_bytes=ended.limit_bytes,
-            argument_types=ended.argument_types,
-        )
+        return job_failure(ended, node)
     return Failure(
         kind="worker_crashed",
         executed=ended.executed,

@@ -259,19 +259,24 @@ class RuntimeEstimates:
     def __init__(self) -> None:
         self._times_s: dict[str, float] = {}
 
-    def get(self, version: str) -> float | None:
+    def get(self, job: Job) -> float | None:
         """Return the expected time in seconds; None before the first run."""
-        return self._times_s.get(version)
+        expected_s = self._times_s.get(job.version)
+        if expected_s is None or not job.items:
+            return expected_s
+        return expected_s * job.items
 
-    def learn(self, version: str, run_us: int) -> None:
+    def learn(self, job: Job, run_us: int) -> None:
         """Take a run into account.
 
         >>> expected = RuntimeEstimates()
-        >>> expected.learn("v", 100)
-        >>> round(expected.get("v") * 1e6)
+        >>> job = Job(id=b"", version="v", function="f")
+        >>> expected.learn(job, 100)
+        >>> round(expected.get(job) * 1e6)
         110
         """
-        run_s = run_us / 1e6 + OVERHEAD_S
+        version = job.version
+        run_s = run_us / (job.items or 1) / 1e6 + OVERHEAD_S
         before_s = self._times_s.get(version, run_s)
         weight = RISE if run_s > before_s else FALL
         self._times_s[version] = before_s + weight * (run_s - before_s)
@@ -462,7 +467,7 @@ class ProcessPool:
             item.began = time.monotonic()
             item.due = item.began + job.remaining_ms / 1e3
         self._items[job.id] = item
-        if not self._queue and (link := self._place(job.version)) is not None:
+        if not self._queue and (link := self._place(job)) is not None:
             self._hand(item, link)
         else:
             self._queue.add(item)
@@ -471,7 +476,7 @@ class ProcessPool:
     def _feed(self) -> None:
         """Hand out what fits."""
         while self._queue and (item := self._queue.next(time.monotonic())) is not None:
-            link = self._place(item.job.version)
+            link = self._place(item.job)
             if link is None and self._keeps:
                 return
             if link is None:
@@ -482,7 +487,7 @@ class ProcessPool:
             self._queue.take(item)
             self._hand(item, link)
 
-    def _place(self, version: str) -> WorkerHandle | None:
+    def _place(self, job: Job) -> WorkerHandle | None:
         """Return the worker that should have the next job, if there is one."""
         best: WorkerHandle | None = None
         free, backlog_s = 0, 0.0
@@ -497,7 +502,7 @@ class ProcessPool:
                     best, free, backlog_s = link, slots, link.backlog_s
         if best is None or free > 0:
             return best
-        cost_s = self._expected.get(version)
+        cost_s = self._expected.get(job)
         if cost_s is None or free <= -AHEAD_JOBS or backlog_s + cost_s > AHEAD_S:
             return None
         return best
@@ -507,7 +512,7 @@ class ProcessPool:
         item.link = link
         if link.needs_code(job.version):
             link.give_code(*item.code)
-        expected_s = self._expected.get(job.version)
+        expected_s = self._expected.get(job)
         # After an unknown function nothing more is sent before its answer.
         link.hand(job, item.parts, AHEAD_S if expected_s is None else expected_s)
         started, item.started = item.started, None  # called only once
@@ -526,7 +531,7 @@ class ProcessPool:
                 self._queue.put_back([item])
             elif item is not None:
                 if isinstance(answer, JobDone) and not item.job.split:
-                    self._expected.learn(item.job.version, answer.run_us)
+                    self._expected.learn(item.job, answer.run_us)
                 self._end(item, answer, parts)
         self._feed()
 

@@ -516,6 +516,7 @@ class Call(Message, frozen=True, kw_only=True, array_like=True, tag="call"):
     folder: bytes = b""  # of the caller, see working_folder
     space: bytes = b""  # run it in the worker of this space, or refuse
     idempotent: bool = False  # it may run twice; it may come again with the same id
+    items: Count = 0  # so many calls in one, see serialize.chunks; 0: it is one call
 
 
 class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):

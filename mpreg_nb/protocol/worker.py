@@ -80,6 +80,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     split: bool = False  # the first argument into items, see `serialize.items`
     folder: bytes = b""  # of the caller, see working_folder
     shared: tuple[PartRef, ...] = ()  # the parts, if no bytes of them follow
+    items: int = 0  # so many calls in one, see serialize.chunks; 0: it is one call
 
 
 class WorkerReady(

@@ -415,6 +415,23 @@ def pack(value: object, *, name: str = "value") -> "tuple[Buffer, ...]":
     return (file.getvalue(), *buffers)
 
 
+def pack_whole(value: object, *, name: str = "value") -> bytes:
+    """Return `value` as one piece of bytes; large arrays in it are copied.
+
+    Raises:
+        NotPicklable: something in it cannot travel; the error has the path to it.
+    """
+    try:
+        whole = pickle.dumps(value, PROTOCOL)
+        if _MAIN not in whole and not _refers_to_own(whole):
+            return whole
+    except _RAISED:
+        pass
+    file = BytesIO()
+    _dump(Pickler(file, lambda _: True), value, {name: value})
+    return file.getvalue()
+
+
 def _keeper(buffers: "list[Buffer]") -> Callable[[pickle.PickleBuffer], bool]:
     """Return the buffer callback: small buffers stay in the pickle, others don't."""
 

@@ -21,6 +21,7 @@ from mpreg_nb.call_context import running_call
 from mpreg_nb.protocol.worker import JobBlocked, SharedStatus, WorkerUnfit, frame
 from mpreg_nb.worker.capture import OutputCapture, PrintingCall
 from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
+from mpreg_nb.worker.chunks import run_chunk
 from mpreg_nb.worker.cleanup import (
     Folders,
     StateRestorer,
@@ -118,7 +119,7 @@ class ConcurrentRunner:
                 self._page.begin(task.number)
                 task.started_ns = perf_counter_ns()
                 self._running[task.job.id] = _nothing
-                if task.code.is_async:
+                if task.code.is_async and not task.job.items:
                     self._start_async(task)
                 else:
                     self._hand_to_thread(task)
@@ -147,7 +148,7 @@ class ConcurrentRunner:
             self._elsewhere.discard(call.id)
             is_first = not task.code.has_run
             run_ns = now_ns - task.started_ns
-            task.code.took(run_ns)
+            task.code.took(run_ns // (task.job.items or 1))
             if not self._busy:
                 # Before the answer, after which the next call may come and begin.
                 self._restorer.end_copies()
@@ -173,7 +174,8 @@ class ConcurrentRunner:
                     self._running.pop(task.job.id)
                 self._ended(task, call_of(task.job, self._tell_waiting), answer)
                 continue
-            if task.code.is_async:  # known only now that it is opened
+            # Known only now that it is opened.
+            if task.code.is_async and not task.job.items:
                 self._start_async(task)
             else:
                 self._perform(task, function)
@@ -208,18 +210,40 @@ class ConcurrentRunner:
                 self._running[task.job.id] = partial(self._raise, task.job.id, me)
             self._folders.enter(task.job.folder)
             started = perf_counter_ns()
-            try:
-                args, kwargs = arguments(task)
-            except Exception as error:  # noqa: BLE001  user code runs in there
-                return self._answers.unusable(task.job, error)
-            task.is_called = True
-            value = function(*args, **kwargs)
-            if type(value) is CoroutineType:
-                value = asyncio.run_coroutine_threadsafe(value, self._loop).result()
+            if task.job.items:
+                value: object = self._run_chunk(task, function)
+            else:
+                try:
+                    args, kwargs = arguments(task)
+                except Exception as error:  # noqa: BLE001  user code runs in there
+                    return self._answers.unusable(task.job, error)
+                task.is_called = True
+                value = self._invoke(function, args, kwargs)
             _end_figures(are_shown=True)
             return self._answers.done(task.job, value, perf_counter_ns() - started)
         except BaseException as error:  # noqa: BLE001  the border of user code
             return error
+
+    def _invoke(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+    ) -> object:
+        value = function(*args, **kwargs)
+        if type(value) is not CoroutineType:
+            return value
+        course = asyncio.run_coroutine_threadsafe(value, self._loop)
+        try:
+            return course.result()
+        except KeyboardInterrupt:
+            course.cancel()
+            raise
+
+    def _run_chunk(self, task: Task, function: Callable[..., Any]) -> bytes:
+        def between(_run_ns: int) -> None:
+            _end_figures(are_shown=True)
+            self._restorer.leave_copy()
+            self._folders.enter(task.job.folder)
+
+        return run_chunk(task, partial(self._invoke, function), self._answers, between)
 
     def _close(self, call_id: bytes, me: int) -> None:
         """End the time in which the call can be interrupted."""

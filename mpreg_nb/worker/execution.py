@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
+from msgspec.structs import replace
+
 from mpreg_nb.errors import MpregError, NotPicklable
 from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, frame, sizes
 from mpreg_nb.serialize.exceptions import (
@@ -80,7 +82,7 @@ class Answers:
 
     def __init__(self, max_payload_bytes: int, memory: SegmentExchange | None) -> None:
         """memory: what is shared with the node, if anything is."""
-        self._limit = max_payload_bytes
+        self.limit = max_payload_bytes
         self._memory = memory
 
     def done(self, job: Job, value: object, run_ns: int) -> Frames:
@@ -91,6 +93,8 @@ class Answers:
                 parts = (pack_json(value),)
             elif job.split and isinstance(value, list):
                 parts = pack_items(value)
+            elif job.items and isinstance(value, bytes):
+                parts = (value,)  # it is packed, see `run_chunk`
             else:
                 parts = pack(value, name="result")
         except NotPicklable as error:
@@ -99,8 +103,8 @@ class Answers:
             payload = bytes(parts[0])
             return [frame(JobDone(id=job.id, payload=payload, run_us=run_ns // 1000))]
         lengths = sizes(parts)
-        if sum(lengths) > self._limit:
-            return [frame(self._too_large(job, sum(lengths), run_ns))]
+        if sum(lengths) > self.limit:
+            return [frame(self.too_large(job, sum(lengths), run_ns))]
         run_us = run_ns // 1000
         if self._memory is not None:
             parts = MEMORY.place(parts)
@@ -109,13 +113,14 @@ class Answers:
                 return [frame(JobDone(id=job.id, shared=shared, run_us=run_us))]
         return [frame(JobDone(id=job.id, sizes=lengths, run_us=run_us)), *parts]
 
-    def _too_large(self, job: Job, size_bytes: int, run_ns: int) -> JobFailed:
+    def too_large(self, job: Job, size_bytes: int, run_ns: int) -> JobFailed:
+        """Return why a result does not travel."""
         return JobFailed(
             id=job.id,
             kind="too_large",
             message=f"the result of {job.function} is too large",
             size_bytes=size_bytes,
-            limit_bytes=self._limit,
+            limit_bytes=self.limit,
             run_us=run_ns // 1000,
         )
 
@@ -130,26 +135,41 @@ class Answers:
         given: Arguments = ((), {}),
     ) -> Frames:
         """Return the answer with an exception, raised for the arguments `given`."""
+        message = self.failure(
+            job, error, run_ns, kind=kind, executed=executed, given=given
+        )
+        if len(message.payload) <= INLINE_BYTES:
+            return [frame(message)]
+        parts = (message.payload,)
+        return [frame(replace(message, payload=b"", sizes=sizes(parts))), *parts]
+
+    def failure(
+        self,
+        job: Job,
+        error: BaseException,
+        run_ns: int = 0,
+        *,
+        kind: str = "application",
+        executed: str = "yes",
+        given: Arguments = ((), {}),
+    ) -> JobFailed:
+        """Return the same as one message, however large it is."""
         if job.shared and isinstance(error, ValueError) and "read-only" in str(error):
             error.add_note(HOW_TO_WRITE)
         text = message_of(error)
         if kind == "not_picklable" and isinstance(error, NotPicklable):
             text = unpicklable(error)
         name = raised_class(error).__name__
-        parts = pack_exception(error)
-        inline = len(parts[0]) <= INLINE_BYTES
-        message = JobFailed(
+        return JobFailed(
             id=job.id,
             kind=kind,  # type: ignore[arg-type]
             message=text if kind != "application" else f"{name}: {text}",
             executed=executed,  # type: ignore[arg-type]
             types=type_names(raised_class(error)),
-            payload=bytes(parts[0]) if inline else b"",
-            sizes=() if inline else sizes(parts),
+            payload=bytes(pack_exception(error)[0]),
             run_us=run_ns // 1000,
             argument_types=argument_types(*given),
         )
-        return [frame(message)] if inline else [frame(message), *parts]
 
     def unusable(self, job: Job, error: Exception) -> Frames:
         """Return the answer for code or arguments that cannot be rebuilt here."""

@@ -19,6 +19,7 @@ from mpreg_nb.protocol.worker import (
 )
 from mpreg_nb.worker.capture import OutputCapture
 from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
+from mpreg_nb.worker.chunks import run_chunk
 from mpreg_nb.worker.cleanup import Folder, StateRestorer, is_importing
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 
@@ -108,7 +109,7 @@ class SequentialRunner:
             self._cancelled.pop(job.id, None)  # it came too late
         ended = perf_counter_ns()
         is_first = not task.code.has_run
-        task.code.took(ended - started)
+        task.code.took((ended - started) // (job.items or 1))
         self._page.end(task.number)
         self._restorer.leave_copy()
         if self._restorer.children.copies:
@@ -127,15 +128,37 @@ class SequentialRunner:
         try:
             self._folder.enter(job.folder)
             function = task.code.function
-            args, kwargs = arguments(task)
+            if not job.items:
+                args, kwargs = arguments(task)
         except Exception as error:  # noqa: BLE001  user code runs in there
             return self._answers.unusable(job, error)
-        task.is_called = True
-        value = function(*args, **kwargs)
-        if type(value) is CoroutineType:
-            value = self._await(value)
+        if job.items:
+            value: object = self._run_chunk(task, function)
+        else:
+            task.is_called = True
+            value = function(*args, **kwargs)
+            if type(value) is CoroutineType:
+                value = self._await(value)
         self._end_figures(are_shown=True)
         return self._answers.done(job, value, perf_counter_ns() - started)
+
+    def _run_chunk(self, task: Task, function: Callable[..., Any]) -> bytes:
+        def invoke(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+            value = function(*args, **kwargs)
+            return self._await(value) if type(value) is CoroutineType else value
+
+        def between(run_ns: int) -> None:
+            self._end_figures(are_shown=True)
+            restorer, code = self._restorer, task.code
+            restorer.leave_copy()
+            if restorer.children.copies:
+                restorer.end_copies()
+            restorer.after(perf_counter_ns(), run_ns, is_first=not code.has_run)
+            if not code.has_run:
+                code.took(run_ns)
+            self._folder.enter(task.job.folder)
+
+        return run_chunk(task, invoke, self._answers, between)
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         if self._loop is None:

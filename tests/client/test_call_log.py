@@ -1,6 +1,6 @@
 import threading
 
-from mpreg_nb.client.statistics import KEPT_CALLS, CallLog
+from mpreg_nb.client.statistics import KEPT_CALLS, CallLog, ChunkRow
 from tests.support.builders import call
 
 
@@ -16,6 +16,33 @@ def test_the_last_calls_are_kept_and_all_are_counted() -> None:
     assert call_log.count == KEPT_CALLS + 5
     assert call_log.histograms()["f", "n1"].get_total_count() == KEPT_CALLS + 5
     assert call_log.count == KEPT_CALLS + 5
+
+
+def test_each_call_of_a_chunk_has_a_row_and_its_own_run_time() -> None:
+    call_log = CallLog()
+    whole = call("f", "n1", 1_000)
+
+    call_log.add_chunk(ChunkRow(whole, [100, 300]))
+
+    first, second = call_log.rows()
+    assert (first.run_us, second.run_us) == (100, 300)
+    assert (first.total_us, second.total_us) == (700, 1_000)
+    assert second.queued_us - first.queued_us == 100
+    assert first.call_id != second.call_id
+    assert call_log.last == second
+    assert call_log.count == 2
+    assert call_log.histograms()["f", "n1"].get_total_count() == 2
+
+
+def test_the_calls_of_chunks_leave_the_log_with_the_oldest_chunk() -> None:
+    call_log = CallLog()
+    half = KEPT_CALLS // 2
+
+    for node in ("n1", "n2", "n3"):
+        call_log.add_chunk(ChunkRow(call("f", node, 1_000), [1] * half))
+
+    assert {row.node for row in call_log.rows()} == {"n2", "n3"}
+    assert call_log.count == 3 * half
 
 
 def test_an_empty_journal_has_no_last_call() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cluster import calling
-from mpreg_nb.cluster.calling import WINDOW
+from mpreg_nb.cluster.map_call import WINDOW
 from tests.support.files import wait_for_file
 from tests.support.leaks import nothing_left
 

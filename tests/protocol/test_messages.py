@@ -197,6 +197,7 @@ SAMPLES: list[Any] = [
         folder=b"mark:/home/me",
         space=ID,
         idempotent=True,
+        items=2,
     ),
     Call(id=ID, function="f", payload=b""),
     Reply(
@@ -426,6 +427,7 @@ JOBS: list[Any] = [
         split=True,
         folder=b"mark:/home/me",
         shared=SHARED,
+        items=2,
     ),
     WorkerReady(pid=4711),
     JobDone(id=ID, payload=b"result", sizes=(4,), run_us=9, shared=SHARED),

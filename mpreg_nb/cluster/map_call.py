@@ -1,0 +1,355 @@
+"""One `map`: items go out in chunks, results come back by place.
+
+To send a short call takes longer than to run it. So items whose calls are short travel
+in chunks of some milliseconds of work, by the run times of the calls before them; see
+`serialize.chunks`. The first calls go one by one, and so do those with large arguments.
+Towards the end chunks get smaller, so that all workers end at about the same time.
+"""
+
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from itertools import islice
+from typing import Any, TypeAlias
+
+import msgspec
+
+from mpreg_nb.calls.pending import Outcome
+from mpreg_nb.client.calls import ActiveCall, CallOptions
+from mpreg_nb.client.client import Client
+from mpreg_nb.client.outcome import Arrived, rebuilt
+from mpreg_nb.cluster.call_progress import MapCount
+from mpreg_nb.cluster.registration import Callee
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.gossip import MemberState
+from mpreg_nb.protocol.messages import Failed, Failure, Reply
+from mpreg_nb.serialize.pickle import pack_arguments
+
+WINDOW = 512
+"""Calls of one `map` in progress at once; more would only wait in queues."""
+
+BATCH = 64
+"""Calls that `map` hands over to the loop in one go."""
+
+CHUNKS_AHEAD = 4
+"""Chunks in progress for each slot, where these are more calls than `WINDOW`."""
+
+MOST_ITEMS = 256
+"""Of one chunk. Larger ones are no faster."""
+
+ITEM_BYTES = 16 * 1024
+"""Arguments larger than this travel by themselves."""
+
+CHUNK_BYTES = 512 * 1024
+"""Arguments of one chunk."""
+
+LAST_TIMES = 5
+"""Run times of calls and chunks that the size of the next chunk follows."""
+
+PROBE_S = 0.003
+"""How long a map waits for the first run time before it sends more calls one by one."""
+
+Raised: TypeAlias = Callable[[BaseException], BaseException]
+"""Turns the error of a call into the one to raise."""
+
+_PENDING: Any = None
+"""Stands for a result that has not arrived."""
+
+
+class ChunkSizes:
+    """How many items the next chunk has, by the last run times.
+
+    The median of them: where a processor does other things, some take long.
+    """
+
+    def __init__(self, chunk_s: float, slots: int) -> None:
+        self._chunk_s = chunk_s
+        self._slots = slots
+        self._last_s: deque[float] = deque(maxlen=LAST_TIMES)
+        self.item_s: float | None = None
+        """Expected time of one item; None before the first is known."""
+
+    def took(self, items: int, run_s: float) -> None:
+        """Take the run time of so many items into account.
+
+        >>> sizes = ChunkSizes(chunk_s=0.005, slots=2)
+        >>> sizes.took(1, 100e-6)
+        >>> sizes.next(left=None), sizes.next(left=100), sizes.next(left=1)
+        (50, 25, 1)
+        """
+        self._last_s.append(run_s / items)
+        self.item_s = statistics.median(self._last_s)
+
+    def next(self, left: int | None) -> int:
+        """Return the size of the next chunk; `left`: items to send, if known."""
+        if self.item_s is None:
+            return 1
+        most = int(self._chunk_s / max(self.item_s, 1e-6))
+        if left is not None:  # each slot has several chunks yet to come
+            most = min(most, -(-left // (2 * self._slots)))
+        return max(1, min(most, MOST_ITEMS))
+
+
+class MapCall:
+    """One `map`: results by place, and a window of calls in progress.
+
+    As `map` of Python, it ends with the shortest iterable. `next_batch` runs in the
+    thread of the caller, `start` and `cancel` run on the loop.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        callee: Callee,
+        first: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        iterables: tuple[Iterable[Any], ...],
+        changed: Callable[[], None],
+        *,
+        chunk_s: float,
+    ) -> None:
+        """changed: called on the loop when a wait may be over.
+
+        first, kwargs: arguments of all calls. chunk_s: work of one chunk; 0: no chunks.
+        """
+        sized = [len(items) for items in iterables if isinstance(items, Sized)]
+        self._total = min(sized) if len(sized) == len(iterables) else None
+        self._items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        self._first, self._kwargs = first, dict(kwargs)
+        self._client = client
+        self._name, options = callee
+        self._options = client.registrations.newest(self._name, options)
+        self._notify = changed
+        self._slots = _slots(client)
+        self._sizes: ChunkSizes | None = None
+        if chunk_s and _can_be_chunked(client, self._name, self._options):
+            self._sizes = ChunkSizes(chunk_s, self._slots)
+        self._results: list[Any] = []  # each Arrived, or bytes from a chunk
+        self._active: dict[bytes, tuple[int, ActiveCall]] = {}  # place in the results
+        self._first_error: Arrived | None = None
+        self._cancelled = False
+        self._sent = 0
+        self._ended = 0
+        self._failed = 0
+        self._low = 0  # so few in progress are worth a word
+
+    # ------------------------------------------------------------------ sending
+
+    @property
+    def window(self) -> int:
+        """How many items may be in progress while more are sent."""
+        if self._sizes is None:
+            return WINDOW
+        return max(WINDOW, CHUNKS_AHEAD * self._slots * self._sizes.next(None))
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether it waits for the first run time, to know how large chunks are."""
+        return self._sizes is not None and self._sizes.item_s is None
+
+    def next_batch(self) -> list[ActiveCall]:
+        """Return the next calls to start; none when all items have their call."""
+        size, batch = 1, BATCH
+        if self._sizes is not None:
+            left = None if self._total is None else self._total - self._sent
+            size = self._sizes.next(left)
+            if not self._sent:
+                batch = 2 * self._slots  # the first run times are known soon
+        if size > 1:
+            calls = self._chunk(size)
+        else:
+            calls = [self._single(args) for args in islice(self._items, batch)]
+        items = sum(len(call.items) or 1 for call in calls)
+        self._sent += items
+        self._low = max(0, self.window - items)
+        return calls
+
+    def _single(self, args: tuple[Any, ...]) -> ActiveCall:
+        call = self._client.prepare(
+            self._name, (*self._first, *args), self._kwargs, self._options, self._done
+        )
+        return self._placed(call, 1)
+
+    def _chunk(self, size: int) -> list[ActiveCall]:
+        """Return one call of the next items; those with large arguments by themselves.
+
+        They cut the chunk in two: results have the places of their items.
+        """
+        calls: list[ActiveCall] = []
+        packed: list[bytes] = []
+        size_bytes, began = 0, time.perf_counter()
+        first, kwargs = self._first, self._kwargs
+        for args in islice(self._items, size):
+            parts = pack_arguments((*first, *args), kwargs)
+            head = parts[0]
+            if len(parts) > 1 or type(head) is not bytes or len(head) > ITEM_BYTES:
+                calls += self._close(packed, began)
+                calls.append(self._single(args))
+                packed, began = [], time.perf_counter()
+                continue
+            packed.append(head)
+            size_bytes += len(head)
+            if size_bytes > CHUNK_BYTES:
+                break
+        return calls + self._close(packed, began)
+
+    def _close(self, packed: list[bytes], began: float) -> list[ActiveCall]:
+        if not packed:
+            return []
+        call = self._client.prepare_chunk(
+            self._name, tuple(packed), self._options, self._done, began
+        )
+        return [self._placed(call, len(packed))]
+
+    def _placed(self, call: ActiveCall, items: int) -> ActiveCall:
+        self._active[call.id] = len(self._results), call
+        self._results += [_PENDING] * items
+        return call
+
+    def start(self, batch: list[ActiveCall]) -> None:
+        """Send the calls of a batch."""
+        for call in batch:
+            self._client.calls.start(call)
+
+    def cancel(self) -> None:
+        """Cancel the calls in progress."""
+        self._cancelled = True
+        for call_id in list(self._active):
+            self._client.calls.cancel(call_id)
+
+    # ------------------------------------------------------------------ waiting
+
+    def is_down_to(self, most: int) -> bool:
+        """Whether at most `most` calls are in progress, or one has failed."""
+        return self._first_error is not None or self._sent - self._ended <= most
+
+    def count(self) -> MapCount:
+        """Return how many calls have ended, for the progress."""
+        active = [call for _, call in list(self._active.values())]
+        return MapCount(
+            ended=self._ended, failed=self._failed, total=self._total, active=active
+        )
+
+    def raise_first_error(self, raised: Raised = lambda error: error) -> None:
+        """Raise the error of the call that failed first, if one has."""
+        if self._first_error is not None:
+            _value(self._first_error, raised)
+
+    def results(self, raised: Raised = lambda error: error) -> list[Any]:
+        """Return the results of all calls, which have ended."""
+        return [_value(arrived, raised) for arrived in self._results]
+
+    # ----------------------------------------------------------------- outcomes
+
+    def _done(
+        self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
+    ) -> None:
+        place, _ = self._active.pop(call.id)
+        was_probing = self.is_probing
+        if call.items and type(outcome) is Reply:
+            ended = self._chunk_done(call, outcome, parts, place)
+        else:
+            arrived = self._client.arrive(call, outcome, parts)
+            self._arrived(arrived, place)
+            ended = len(call.items) or 1
+            if self._sizes is not None and type(outcome) is Reply:
+                self._sizes.took(1, outcome.run_us / 1e6)
+        before = self._sent - self._ended
+        self._ended += ended
+        left = before - ended
+        if (
+            left == 0
+            or before > self._low >= left
+            or was_probing
+            or self._first_error is not None
+        ):
+            self._notify()
+
+    def _arrived(self, arrived: Arrived, place: int) -> None:
+        self._results[place] = arrived
+        if arrived.failed:
+            self._failed += 1
+            if self._first_error is None:
+                self._first_error = arrived
+
+    def _chunk_done(
+        self, call: ActiveCall, reply: Reply, parts: tuple[Buffer, ...], place: int
+    ) -> int:
+        """Take what arrived of a chunk, and send what did not run again."""
+        count = len(call.items)
+        try:
+            chunk = self._client.arrive_chunk(call, reply, parts)
+        except msgspec.DecodeError as error:
+            text = f"its answer to a chunk of a map cannot be read: {error}"
+            failure = Failure(kind="bad_request", message=text, node=reply.node)
+            failed = Failed(id=call.id, failure=failure)
+            self._arrived(self._client.arrive(call, failed, ()), place)
+            return count
+        done = len(chunk.results)
+        self._results[place : place + done] = chunk.results
+        if chunk.failed is not None:
+            self._arrived(chunk.failed, place + done)
+        if self._sizes is not None and done:
+            self._sizes.took(done, chunk.run_s)
+        rest = call.items[done:]
+        if not rest or chunk.failed is not None or self._cancelled:
+            return count
+        self._send_again(call, rest, place + done)
+        return done
+
+    def _send_again(
+        self, call: ActiveCall, rest: tuple[bytes, ...], place: int
+    ) -> None:
+        """Send items that a chunk did not come to, in parts for several workers."""
+        size = len(rest) if self._sizes is None else self._sizes.next(len(rest))
+        for start in range(0, len(rest), size):
+            again = self._client.prepare_chunk(
+                self._name,
+                rest[start : start + size],
+                self._options,
+                self._done,
+                time.perf_counter(),
+            )
+            again.writer, again.folder = call.writer, call.folder
+            self._active[again.id] = place + start, again
+            self._client.calls.start(again)
+
+
+def _slots(client: Client) -> int:
+    """Return how many calls all nodes that are alive run at once."""
+    slots = 0
+    for snapshot in client.state.nodes:
+        if snapshot.record.state is MemberState.ALIVE:
+            slots += 1 if snapshot.load is None else max(1, snapshot.load.slots)
+    return max(1, slots)
+
+
+def _can_be_chunked(client: Client, name: str, options: CallOptions) -> bool:
+    """Whether several calls can be one: a deadline and a space are of one call each.
+
+    So is a function of one node, or one that runs in the process of the node.
+    """
+    if options.version is None or options.timeout_s is not None or options.space:
+        return False
+    return any(
+        offer.version == options.version
+        and offer.placed
+        and offer.isolation == "process"
+        for _, offer in client.state.offers(name)
+    )
+
+
+def _value(arrived: Any, raised: Raised) -> Any:
+    """Return the value of one item, or raise its error."""
+    value, error = (
+        rebuilt((arrived,), name="result")
+        if type(arrived) is bytes
+        else arrived.rebuild()
+    )
+    if error is not None:
+        try:
+            raise raised(error)
+        finally:
+            del error, arrived  # else the traceback would hold itself
+    return value

@@ -1,0 +1,77 @@
+"""Runs the items of a chunk one after the other, see `serialize.chunks`.
+
+A chunk takes a few milliseconds, by the run times that its caller has measured. Where
+its items take longer than that, it ends early: its caller sends the others again, in
+smaller chunks, so that all workers have a part of them.
+"""
+
+from collections.abc import Callable
+from time import perf_counter_ns
+from typing import Any
+
+from mpreg_nb.errors import NotPicklable
+from mpreg_nb.protocol.worker import JobFailed
+from mpreg_nb.serialize.chunks import ChunkOutcome, items_of_chunk, pack_items_of_chunk
+from mpreg_nb.serialize.pickle import pack_whole, unpack
+from mpreg_nb.worker.channel import Task
+from mpreg_nb.worker.execution import Answers
+
+LONGEST_NS = 100_000_000
+"""A chunk that has run for so long begins no more items."""
+
+MOST_BYTES = 1 << 20
+"""Nor does one whose results are larger than this."""
+
+
+def run_chunk(
+    task: Task,
+    invoke: Callable[[tuple[Any, ...], dict[str, Any]], object],
+    answers: Answers,
+    between: Callable[[int], None],
+) -> bytes:
+    """Return the outcome of a chunk as it travels.
+
+    invoke: calls the function. between: called before each item but the first with
+    the time that the one before took, in nanoseconds.
+
+    Raises KeyboardInterrupt, which may be the end of the chunk.
+    """
+    job = task.job
+    results: list[bytes] = []
+    run_us: list[int] = []
+    size_bytes = 0
+    failed: JobFailed | None = None
+    began = ended = perf_counter_ns()
+    for data in items_of_chunk(task.parts[0] if task.parts else job.payload):
+        if results:
+            if ended - began > LONGEST_NS or size_bytes > MOST_BYTES:
+                break
+            between(1000 * run_us[-1])
+        started = perf_counter_ns()
+        try:
+            args, kwargs = unpack((data,), name="the arguments")
+        except NotPicklable as error:
+            failed = answers.failure(job, error, kind="not_picklable", executed="no")
+            break
+        task.given = args, kwargs
+        task.is_called = True
+        try:
+            value = invoke(args, kwargs)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001  the border of user code
+            failed = answers.failure(job, error, given=task.given)
+            break
+        try:
+            result = pack_whole(value, name="result")
+        except NotPicklable as error:
+            failed = answers.failure(job, error, kind="not_picklable")
+            break
+        ended = perf_counter_ns()
+        if len(result) > answers.limit:
+            failed = answers.too_large(job, len(result), ended - started)
+            break
+        results.append(result)
+        run_us.append((ended - started) // 1000)
+        size_bytes += len(result)
+    return pack_items_of_chunk(ChunkOutcome(results, run_us, failed))
