@@ -211,7 +211,7 @@ def test_a_chunk_is_cancelled_as_a_whole_and_its_worker_goes_on(
 ) -> None:
     async def scenario(here: Office) -> None:
         worker = await here.call(pid)
-        job = job_of(here, spin_at_two, 1, 2, 3)
+        job = job_of(here, spin_at_two, 2, 3)
         over = asyncio.ensure_future(ended(here, job))
         await here.until(lambda: "spins" in here.prints_of(job.id))
 
