@@ -24,7 +24,7 @@ import mpreg_nb
 NEEDED = ("msgspec", "psutil", "websockets", "cloudpickle")
 """What nodes and their workers import; pandas and Jupyter are for notebooks."""
 
-USED_IF_THERE = ("uvloop",)
+USED_IF_THERE = ("uvloop", "hdrhistogram")
 
 MINOR = f"{sys.version_info.major}.{sys.version_info.minor}"
 """Functions travel as byte code, which one minor version of Python reads."""
