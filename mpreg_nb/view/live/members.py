@@ -164,15 +164,37 @@ COLUMNS = (
 )
 
 
+COLUMNS_OF_HOSTS = (
+    COLUMNS[0],
+    Column("host", "Host", "Sort by the machine of the node"),
+    *COLUMNS[1:],
+)
+"""For nodes on several machines."""
+
+
 def drawing(picture: dict[str, Any]) -> list[Element]:
-    """Return the nodes as a table that can be sorted, with a button to kill them."""
-    rows = picture["rows"]
+    """Return the nodes as a table that can be sorted, with a button to kill them.
+
+    Nodes of one machine stand together.
+    """
+    rows = _by_host(picture["rows"])
     if not rows:
         return empty("No node is known yet.")
-    drawn = [_live_row(_Row(row, picture["every_s"])) for row in rows]
+    several = _several_hosts(rows)
+    drawn = [_live_row(_Row(row, picture["every_s"]), several) for row in rows]
     drills = any(row["own"] for row in rows)
     label = "Members of the cluster"
-    return [charts.table(label, COLUMNS, drawn, data_drills=drills)]
+    columns = COLUMNS_OF_HOSTS if several else COLUMNS
+    return [charts.table(label, columns, drawn, data_drills=drills)]
+
+
+def _several_hosts(rows: list[dict[str, Any]]) -> bool:
+    return len({row["host"] for row in rows}) > 1
+
+
+def _by_host(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows by machine, and in their order on each."""
+    return sorted(rows, key=lambda row: str(row["host"]))
 
 
 class _Row:
@@ -195,11 +217,15 @@ class _Row:
 
 
 @lru_cache(maxsize=512)
-def _live_row(row: _Row) -> Element:
+def _live_row(row: _Row, several: bool) -> Element:
     """Return a row of the table; most rows are the same in the next picture."""
     values = row.values
-    cells = _cells(values, row.every_s)
-    return charts.table_row(COLUMNS, values["node"], cells, _values(values))
+    cells, sort = _cells(values, row.every_s), _values(values)
+    if not several:
+        return charts.table_row(COLUMNS, values["node"], cells, sort)
+    cells.insert(1, element("span", values["host"] or NOTHING))
+    sort["host"] = values["host"]
+    return charts.table_row(COLUMNS_OF_HOSTS, values["node"], cells, sort)
 
 
 def _values(row: dict[str, Any]) -> dict[str, Any]:
@@ -327,24 +353,27 @@ def html(picture: dict[str, Any]) -> str:
 
 def _table(picture: dict[str, Any], *, curves: bool) -> Table:
     hidden = plain()
-    head = ["node", "state", "resources", "functions"]
+    all_rows = _by_host(picture["rows"])
+    several = _several_hosts(all_rows)
+    head = ["node", *(["host"] if several else []), "state", "resources", "functions"]
     numbers = ["functions", "busy", "queued", "RTT, ms", "CPU, %", "memory, MB"]
     if not hidden:
         head += numbers[1:]
         head += ["CPU", "memory"] if curves else []
-    well = [row["state"] == "alive" for row in picture["rows"]]
+    well = [row["state"] == "alive" for row in all_rows]
     places = sorted(range(len(well)), key=well.__getitem__)[:MOST_ROWS]
     rows = []
-    for row in (picture["rows"][place] for place in sorted(places)):
+    for row in (all_rows[place] for place in sorted(places)):
         mark, ink = STATES[row["state"]]
         cells: list[Cell] = [
             row["node"],
+            *([row["host"]] if several else []),
             Marked(mark, row["state"], ink),
             ", ".join(row["resources"]),
             str(row["functions"]),
         ]
         rows.append(cells if hidden else cells + _figures(row, curves=curves))
-    more = len(picture["rows"]) - MOST_ROWS
+    more = len(all_rows) - MOST_ROWS
     return Table(
         head=head,
         rows=rows,

@@ -51,6 +51,26 @@ def test_the_frame_of_a_picture_is_the_frame_of_nodes() -> None:
     pd.testing.assert_frame_equal(frame, nodes_frame(cluster()))
 
 
+def test_nodes_of_one_machine_stand_together_once_there_are_several(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MPREG_NB_PLAIN", "1")
+    picture = members.picture(cluster(), members.Readings(), ())
+    for row, host in zip(picture["rows"], ("lab", "box"), strict=True):
+        row["host"] = host
+
+    [drawn] = members.drawing(picture)
+
+    assert [line.split()[:2] for line in members.text(picture).splitlines()] == [
+        ["node", "host"],
+        ["gpu-1", "box"],
+        ["cpu-1", "lab"],
+    ]
+    html = str(drawn)
+    assert html.index("gpu-1") < html.index("cpu-1")
+    assert "Sort by the machine of the node" in html
+
+
 def test_loads_are_read_at_about_even_steps() -> None:
     readings = members.Readings()
     nodes = [node("cpu-1", load=LOAD)]
