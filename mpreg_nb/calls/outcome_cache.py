@@ -15,9 +15,12 @@ from mpreg_nb.protocol.messages import Call
 KEPT_S = 300.0
 """How long an outcome is kept; nobody retries for so long."""
 
-MOST_KEPT = 10_000
+MOST_KEPT = 100_000
 MOST_KEPT_BYTES = 64 << 20
 """Outcomes that are kept on one node; the oldest go first."""
+
+ENTRY_BYTES = 500
+"""What is kept of each call beside its result: many small ones are bounded too."""
 
 READ_BYTES = 64 * 1024
 """How much of each part of the arguments is compared, besides its size."""
@@ -69,7 +72,7 @@ class OutcomeCache:
         now: float,
     ) -> None:
         """Keep the outcome of a call, unless it is larger than all may be."""
-        size_bytes = len(outcome.payload) + sum(map(len, parts))
+        size_bytes = ENTRY_BYTES + len(outcome.payload) + sum(map(len, parts))
         self._drop(call.id)
         if size_bytes > self._most_bytes:
             return

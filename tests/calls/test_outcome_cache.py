@@ -1,6 +1,13 @@
 """An idempotent call that comes again is answered with the outcome that it had."""
 
-from mpreg_nb.calls.outcome_cache import KEPT_S, OutcomeCache, fingerprint
+from mpreg_nb.calls.outcome_cache import (
+    ENTRY_BYTES,
+    KEPT_S,
+    MOST_KEPT,
+    MOST_KEPT_BYTES,
+    OutcomeCache,
+    fingerprint,
+)
 from mpreg_nb.protocol.messages import Call, Reply
 
 
@@ -47,22 +54,26 @@ def test_oldest_outcomes_go_when_there_are_too_many() -> None:
 
 
 def test_oldest_outcomes_go_when_they_are_too_large() -> None:
-    cache = OutcomeCache(most_bytes=100)
+    cache = OutcomeCache(most_bytes=2 * ENTRY_BYTES + 100)
     for number in range(5):
         one = call(number)
         cache.add(one, (), reply(one, b"." * 30), (b"." * 10,), now=0.0)
 
     assert len(cache) == 2
-    assert cache.size_bytes == 80
+    assert cache.size_bytes == 2 * ENTRY_BYTES + 80
 
 
 def test_outcome_that_is_larger_than_the_cache_is_not_kept() -> None:
-    cache, one = OutcomeCache(most_bytes=100), call(1)
+    cache, one = OutcomeCache(most_bytes=ENTRY_BYTES + 100), call(1)
 
     cache.add(one, (), reply(one, b"." * 101), (), now=0.0)
 
     assert one.id not in cache
     assert cache.size_bytes == 0
+
+
+def test_many_small_outcomes_fit_within_the_bytes() -> None:
+    assert MOST_KEPT * (ENTRY_BYTES + 100) < MOST_KEPT_BYTES
 
 
 def test_outcomes_go_after_a_while() -> None:
