@@ -172,7 +172,13 @@ class Environment:
         return f"{wheel_key()}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
+SENDS_WHEEL = "ready for the wheel"
+"""Said once the script is read to its end: a shell reads ahead, and what comes before
+would be lost to it."""
+
+# In braces, so that nothing runs before the last line has been read.
 _INSTALL = """
+{
 folder=FOLDER/KEY
 new="$folder.$$"
 say() { printf '\\n%s %s\\n' MARK "$1"; }
@@ -181,6 +187,7 @@ umask 077
 mkdir -p "$new" || fail
 wheel="$new/WHEEL"
 PATH="$PATH:$HOME/.local/bin:$HOME/.cargo/bin"
+say "READY"
 head -c SIZE > "$wheel" || fail
 if command -v uv >/dev/null 2>&1; then
     say "making an environment with uv"
@@ -201,11 +208,15 @@ rm -rf "$folder.old" && { [ ! -e "$folder" ] || mv "$folder" "$folder.old"; }
 rm -f "$wheel"
 ln -s "${new##*/}/env" "$folder.link.$$" && mv -f "$folder.link.$$" "$folder" || fail
 say "done"
+exit
+}
 """
 
 
 def install_script(mark: str, environment: Environment, base: str) -> str:
-    """Return the script that makes `environment`; the wheel follows on its input.
+    """Return the script that makes `environment`.
+
+    Its input is the wheel, once it has said `SENDS_WHEEL`.
 
     base: the interpreter to make it of; "" takes one of this minor version.
     """
@@ -214,6 +225,7 @@ def install_script(mark: str, environment: Environment, base: str) -> str:
         "FOLDER": _FOLDER,
         "KEY": environment.key,
         "MARK": mark,
+        "READY": SENDS_WHEEL,
         "WHEEL": wheel_name(),
         "SIZE": str(len(own_wheel())),
         "BASE": shlex.quote(base or f"python{MINOR}"),

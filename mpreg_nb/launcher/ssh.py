@@ -70,6 +70,7 @@ from mpreg_nb.launcher.node_spec import NodeSpec, WantedHosts, own_name, read_ho
 from mpreg_nb.launcher.pid import ProcessId
 from mpreg_nb.launcher.remote_python import (
     MINOR,
+    SENDS_WHEEL,
     Environment,
     install_script,
     marked,
@@ -565,9 +566,7 @@ class SshHost:
         mark = _mark()
         script = install_script(mark, environment, self._options.python)
         process = await self._shell()
-        process.stdin.write(f"{script}\nexit\n".encode())
-        process.stdin.write(own_wheel())
-        process.stdin.write_eof()
+        process.stdin.write(f"{script}\n".encode())
         lines: list[str] = []
 
         async def errors() -> None:
@@ -578,6 +577,10 @@ class SshHost:
         done = False
         async for line in process.stdout:
             for said in marked(mark, line.decode(errors="replace")):
+                if said == SENDS_WHEEL:
+                    process.stdin.write(own_wheel())
+                    process.stdin.write_eof()
+                    continue
                 done = said == "done"
                 self._say(said)
         await reading
