@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +29,8 @@ from tests.support.hosts import Host, two_hosts
 pytestmark = pytest.mark.live
 
 PROGRAM = str(Path(sys.executable).with_name("mpreg-nb"))
-AT_ONCE_S = 12.0
-"""On a busy machine; a node that does not know why it cannot join waits for 15 s."""
+WAITED = "no node can be reached"
+"""What a node says that tried for 15 s; one that knows why ends at once."""
 
 
 class Node:
@@ -123,7 +122,6 @@ class Two:
         environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Start a node on the second host that cannot join; return how it ended."""
-        began = time.monotonic()
         done = subprocess.run(
             [*self.hosts[1].prefix, PROGRAM, "node", "--name", name, *words],
             capture_output=True,
@@ -133,7 +131,7 @@ class Two:
             timeout=60,
         )
         assert done.returncode == 1, done
-        assert time.monotonic() - began < AT_ONCE_S, done
+        assert WAITED not in done.stderr
         assert "Traceback" not in done.stderr
         return done
 
@@ -351,7 +349,6 @@ def test_a_second_node_of_a_name_is_refused_on_both_ends(two: Two) -> None:
 def test_clients_are_told_the_same(two: Two) -> None:
     others = Authority.make("others").certificate
     plain = two.url.replace("wss:", "ws:")
-    began = time.monotonic()
 
     with pytest.raises(NotTrusted, match="of another CA than the one known here"):
         mp.connect(two.url, token=two.secret, ca=others)
@@ -361,7 +358,6 @@ def test_clients_are_told_the_same(two: Two) -> None:
         mp.connect(two.url, token="another-token-0123456789abcdef", ca=two.ca)
     with pytest.raises(NodeLost, match="begins with wss://"):
         mp.connect(plain, token=two.secret)
-    assert time.monotonic() - began < AT_ONCE_S
 
 
 def test_a_certificate_that_ends_within_a_month_is_told_in_log_and_card(
