@@ -5,7 +5,7 @@ import concurrent.futures
 import threading
 from collections.abc import Callable, Generator
 from functools import partial
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from mpreg_nb.boundary import public
 from mpreg_nb.call_context import blocked_on_cluster
@@ -84,6 +84,13 @@ def _over() -> None:
     """Stand for the cancelling of a call that has ended."""
 
 
+class EndedCall(NamedTuple):
+    """What a future keeps of a call that has ended: somebody may hold very many."""
+
+    id: bytes
+    shown_name: str
+
+
 @public
 class Future(concurrent.futures.Future[T]):
     """A `concurrent.futures.Future` that can also be awaited.
@@ -145,7 +152,7 @@ class Future(concurrent.futures.Future[T]):
         self._arrived = None
 
     def _wait_for_end(self, timeout: float | None) -> None:
-        waiting = self._waiting
+        waiting, call = self._waiting, self._call
         after_s = None
         if waiting is not None:
             waiting.check()
@@ -156,7 +163,7 @@ class Future(concurrent.futures.Future[T]):
             return
         if not self._over(after_s):
             rest_s = None if timeout is None else timeout - after_s
-            waiting.wait(self._call, self._over, rest_s)
+            waiting.wait(call, self._over, rest_s)
             super().exception(0)
 
     def _over(self, seconds: float | None) -> bool:
@@ -231,26 +238,30 @@ class Future(concurrent.futures.Future[T]):
 
     def running(self) -> bool:
         """Return whether a node runs the call, as far as the client knows."""
-        return not self.done() and self._call is not None and self._call.is_running
+        call = self._call
+        return not self.done() and call is not None and call.is_running
 
     def arrive(self, arrived: Arrived) -> None:
         """Set the outcome; called once, by the client."""
         if arrived.was_cancelled and self._call.withdrawn:
             super().cancel()
-        if not self.set_running_or_notify_cancel():
-            return
-        self._arrived = arrived
-        self._cancel_call = _over
-        if arrived.failed:
-            self.set_exception(_UNREAD)
-        else:
-            self.set_result(None)  # type: ignore[arg-type]
+        if self.set_running_or_notify_cancel():
+            self._arrived = arrived
+            self._cancel_call = _over
+            if arrived.failed:
+                self.set_exception(_UNREAD)
+            else:
+                self.set_result(None)  # type: ignore[arg-type]
+        # Last: whoever finds it gone must find that the future is done.
+        if self._call is not None:
+            self._call = EndedCall(self._call.id, self._call.shown_name)
 
     def __repr__(self) -> str:
         name = "" if self._call is None else f" {self._call.shown_name}"
         return f"<Future{name}: {self._state_text()}>"
 
     def _state_text(self) -> str:
+        call = self._call
         if self.cancelled():
             return "cancelled"
         if self.done():
@@ -259,7 +270,7 @@ class Future(concurrent.futures.Future[T]):
             return "failed" if failed else "done"
         if not self.running():
             return "waiting"
-        at = self._call.at or self._call.to
+        at = call.at or call.to
         return f"running on {at}" if at else "running"
 
 

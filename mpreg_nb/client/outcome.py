@@ -37,7 +37,9 @@ class Arrived:
         parts: tuple[Buffer, ...],
         row: CallRow,
     ) -> None:
-        self._call = call
+        is_plain = type(outcome) is Reply and not outcome.builtin
+        # Somebody may hold very many results that nobody has read yet.
+        self._call = None if is_plain else call
         self._outcome = outcome
         self._parts = parts
         self._row = row
@@ -78,12 +80,18 @@ class Arrived:
         if error is not None:
             self._row.status = "failed"
         elif reply.builtin:
-            value = BUILTINS[self._call.function](*value[0], **value[1])
+            value = BUILTINS[self._known.function](*value[0], **value[1])
         self._row.add_unpacking(int((time.perf_counter() - began) * 1e6))
         return value, error
 
+    @property
+    def _known(self) -> ActiveCall:
+        if self._call is None:
+            raise AssertionError("a plain result needs nothing of its call")
+        return self._call
+
     def _error(self, failed: Failed) -> Exception:
-        call = self._call
+        call = self._known
         error = error_of(
             failed,
             self._parts,
