@@ -512,6 +512,19 @@ class PendingCalls(Generic[C]):
             self._pauses.add(call.id, at)
         return verdict
 
+    def returned(self, call: C, now: float) -> Verdict:
+        """Say what follows where a worker gave a call back that it never began."""
+        self._leave(call, None, now)
+        if call.answered:
+            return AS_HEARD
+        if call.expired:
+            return Finish(Failure(kind="deadline", node=call.to))
+        if call.cancelled or call.withdrawn:
+            return Finish(Failure(kind="cancelled", node=call.to))
+        call.place = None
+        call.attempts -= 1  # it was none
+        return NOW
+
     def lost(
         self,
         place: object,

@@ -10,8 +10,10 @@ they cost a node nothing and can still go to any.
 """
 
 import asyncio
+import math
 import random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
@@ -30,16 +32,21 @@ from mpreg_nb.calls.pending import (
 )
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.connections import Connections
+from mpreg_nb.client.leases import Key, LeasedWorkers, WorkerLink
 from mpreg_nb.client.output import OutputBuffer, Writer
 from mpreg_nb.errors import Executed, PayloadTooLarge
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import (
+    LEASE_OVER,
     PASSED_ON,
     Call,
     Cancel,
     Failed,
     Failure,
+    LeaseAnswer,
+    LeasedCalls,
+    LeaseRevoked,
     Output,
     Recall,
     Reply,
@@ -47,13 +54,18 @@ from mpreg_nb.protocol.messages import (
     Started,
     Waiting,
 )
+from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted, Returned
 from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Chosen, Router, Wanted
+from mpreg_nb.serialize.chunks import job_failure
 from mpreg_nb.serialize.pickle import size_bytes
 from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.timer import DeadlineTimer, run_each
+
+LATE_PRINTS = 64
+"""Calls that have ended, and whose prints past Python may still come."""
 
 QUEUE_REPORT_S = 0.1
 """A node reports within this time that a call waits in its queue."""
@@ -85,6 +97,7 @@ class ActiveCall(CallState):
     pack_us: int = 0
     items: tuple[bytes, ...] = ()  # of a chunk, see serialize.chunks
     shipment: object = None  # of its function: held until it has ended
+    by_node: bool = False  # no worker is to have it directly
 
     @property
     def wanted(self) -> Wanted:
@@ -98,7 +111,7 @@ class ActiveCall(CallState):
 
     @property
     def link(self) -> Connection | None:
-        """Where it was sent; None: it is held here."""
+        """Where it was sent, or what stands for it: `WorkerLink`; None: it is held."""
         return self.place  # type: ignore[return-value]  # no other places here
 
     def let_go(self) -> None:
@@ -158,8 +171,11 @@ class ClientCalls:
         *,
         direct: bool,
         reregister: Reregister,
+        new_id: Callable[[], bytes],
+        to_workers: Callable[[], bool],
         calls_per_link: int = 256,
     ) -> None:
+        """to_workers: whether calls may go straight to workers of this machine."""
         self._links = links
         self._state = state
         self._direct = direct
@@ -177,6 +193,14 @@ class ClientCalls:
         self._calls = self._pending.calls
         self._waiters = self._pending.waiters
         self._lines = self._pending.lines
+        self._leases = LeasedWorkers(
+            is_wanted=lambda: direct and to_workers(),
+            new_id=new_id,
+            said=self._worker_said,
+            lost=self._worker_lost,
+            decided=lambda: self._send_held(time.monotonic()),
+        )
+        self._late_prints: deque[tuple[bytes, Writer]] = deque(maxlen=LATE_PRINTS)
         self._several = False  # whether there is anything to choose
         self._only = ""  # the one node that is alive, "" if it is not the only one
         self._loop = asyncio.get_running_loop()
@@ -279,13 +303,22 @@ class ClientCalls:
         if kind is Waiting:
             self._told_waiting(link, message)
             return True
+        if kind is LeaseRevoked or kind is LeaseAnswer:
+            self._leases.receive(link, message)
+            return True
         call = self._calls.get(message.id)
         if call is None:
-            return False
+            return kind is Output and self._printed_late(message)
         if not self._pending.has(link, call):
-            return True  # it is about an attempt that is over
+            place = call.place  # else it is about an attempt that is over
+            if type(place) is WorkerLink and place.node_link is link:
+                self._printed(call, message, parts)
+            return True
         if kind is Reply or kind is Failed:
             node, now = call.to, time.monotonic()
+            if kind is Failed and message.failure.cause == LEASE_OVER:
+                self._given_back(call, now)
+                return True
             self._pending.answered(call, message, now)
             if kind is Failed and message.failure.cause == PASSED_ON:
                 self._lost(call, message, now, link)
@@ -293,23 +326,108 @@ class ClientCalls:
                 self._failed(call, message, parts, now)
             else:
                 self._finish(call, message, parts, now)
-            if self._waiters and node:
-                self._steal(now, node)
-            if self._lines:
-                self._send_held(now)
+            self._room_made(node, now)
         elif kind is Output:
-            call.at = message.node
-            if call.prints is None:
-                call.prints = OutputBuffer(call.writer)
-            call.prints.add(message, parts)
+            self._printed(call, message, parts)
         elif kind is Started:
             call.at = message.node
             self._pending.started(call, time.monotonic())
         return True
 
+    def _room_made(self, node: str, now: float) -> None:
+        """Use the room at a node that has answered a call."""
+        if self._waiters and node:
+            self._steal(now, node)
+        if self._lines:
+            self._send_held(now)
+
+    def _printed(
+        self, call: ActiveCall, message: Output, parts: tuple[Buffer, ...] = ()
+    ) -> None:
+        call.at = message.node
+        if call.prints is None:
+            call.prints = OutputBuffer(call.writer)
+        call.prints.add(message, parts)
+
+    def _printed_late(self, message: Output) -> bool:
+        """Show what a call wrote past Python, and what came after its answer.
+
+        The node reads that, and the answer comes from the worker.
+        """
+        for call_id, writer in self._late_prints:
+            if call_id == message.id:
+                prints = OutputBuffer(writer)
+                prints.add(message, ())
+                prints.end()
+                return True
+        return False
+
+    # -------------------------------------------------- workers that are leased
+
+    def _worker_said(
+        self, worker: WorkerLink, message: Any, parts: tuple[Buffer, ...]
+    ) -> None:
+        """Take in what a worker says of a call that it was sent directly."""
+        kind = type(message)
+        call = self._calls.get(message.id)
+        if kind is JobPrinted:
+            if call is not None and call.place is worker:
+                self._printed(call, _output(message, worker.node), parts)
+            return
+        if call is not None and call.place is worker:
+            now = time.monotonic()
+            if kind is Returned:
+                worker.ended(message.id)
+                self._given_back(call, now)
+                return
+            self._late_prints.append((call.id, call.writer))
+            outcome = _outcome_of(message, worker.node, call.version or "")
+            self._pending.answered(call, outcome, now)
+            worker.ended(message.id)
+            if parts:
+                self._leases.is_large(worker, _key(call))
+            if type(outcome) is Failed:
+                self._failed(call, outcome, parts, now)
+            else:
+                self._finish(call, outcome, parts, now)
+            self._room_made(worker.node, now)
+        else:
+            worker.ended(message.id)
+
+    def _given_back(self, call: ActiveCall, now: float) -> None:
+        call.by_node = True
+        verdict = self._pending.returned(call, now)
+        if verdict is AS_HEARD:
+            failure = Failure(kind="cancelled", node=call.to)
+            self._finish(call, Failed(id=call.id, failure=failure), (), now)
+        else:
+            self._follow(call, verdict, now)
+
+    def _worker_lost(self, worker: WorkerLink) -> None:
+        """Ask the node what became of the calls of a worker that is gone."""
+        now = time.monotonic()
+        link = worker.node_link
+        if not link.is_open:
+            lost = self._pending.lost(
+                worker, now, node=worker.node, reason="the connection was lost"
+            )
+            run_each(lambda one: self._failed(*one, (), now), lost)
+            return
+        asked: list[tuple[bytes, int]] = []
+        for call_id, place in worker.calls.items():
+            call = self._calls.get(call_id)
+            if call is not None and call.place is worker and call.under_way:
+                # That the link is lost then, even in order, tells nothing of the run.
+                self._pending.arrived(call, link, -math.inf)
+                asked.append((call_id, place))
+        if asked:
+            link.send(LeasedCalls(number=worker.number, calls=tuple(asked)))
+        self._send_held(now)
+
     def link_lost(self, link: Connection, reason: str) -> None:
         """Decide about every call that was on a link that is gone."""
         now = time.monotonic()
+        self._leases.link_lost(link)
         lost = self._pending.lost(
             link, now, node=link.peer.name, reason=reason, received=link.received
         )
@@ -357,6 +475,7 @@ class ClientCalls:
             self._end(call, failure)
 
         run_each(end, self._pending)
+        self._leases.stop()
         self._alarm.stop()
         for task in self._tasks:
             task.cancel()
@@ -415,11 +534,26 @@ class ClientCalls:
                 straight = self._links.direct(target, urls)
                 if straight is not None:
                     link, hops_left, to = straight, 0, target
-        if self._pending.under_way(link) >= self._calls_per_link:
-            return False
         remaining_ms: int | None = None
         if call.timeout_s is not None:
             remaining_ms = max(0, int((call.due - now) * 1e3))
+        if self._may_go_to_worker(call, link, to):
+            key = _key(call)
+            worker = self._leases.find(link, key)
+            if worker is None and not self._pending.under_way(link):
+                if not self._leases.is_asked(link):
+                    self._leases.want(link, key)
+                if self._leases.is_asked(link):
+                    return False  # until it is answered
+            elif worker is not None and worker.has_room:
+                # Else it would have to be said in time whether it ran.
+                if call.timeout_s is None or not worker.calls:
+                    self._send_to_worker(call, worker, remaining_ms, now)
+                    return True
+            elif worker is not None and worker.is_short and self._sole_worker(worker):
+                return False
+        if self._pending.under_way(link) >= self._calls_per_link:
+            return False
         call.at = self._only
         self._pending.sent(call, link, to, now, link.written)
         link.send(
@@ -444,6 +578,43 @@ class ClientCalls:
             call.parts,
         )
         return True
+
+    def _may_go_to_worker(self, call: ActiveCall, link: Connection, to: str) -> bool:
+        """Whether a worker may have a call directly that is to go to a node.
+
+        What is large goes through the node, and so does what it alone can do.
+        """
+        if call.version is None or call.attempts or call.by_node:
+            return False
+        if call.parts or call.items or call.space or call.json:
+            return False
+        # Without a link to each node, the one of the entry would choose.
+        return bool(to) or link.peer.name in (call.node, self._only)
+
+    def _sole_worker(self, worker: WorkerLink) -> bool:
+        """Whether its node has no other worker that could have a call."""
+        record = self._state.record(worker.node)
+        return record is not None and record.workers == 1
+
+    def _send_to_worker(
+        self,
+        call: ActiveCall,
+        worker: WorkerLink,
+        remaining_ms: int | None,
+        now: float,
+    ) -> None:
+        call.at = worker.node
+        self._pending.sent(call, worker, worker.node, now)
+        worker.call(
+            Job(
+                id=call.id,
+                version=call.version or "",
+                function=call.function,
+                payload=call.payload,
+                remaining_ms=remaining_ms,
+                folder=call.folder,
+            )
+        )
 
     def _failed(
         self,
@@ -519,6 +690,43 @@ class ClientCalls:
         run_each(lambda one: self._follow(*one, now), self._pending.tick(now))
         self._alarm.set(self._pending.deadline)
         self._send_held(now)
+
+
+def _key(call: ActiveCall) -> Key:
+    return call.function, call.version or "", call.resources
+
+
+def _output(printed: JobPrinted, node: str) -> Output:
+    """Return what a worker has printed as its node would pass it on."""
+    return Output(
+        id=printed.id,
+        node=node,
+        stream=printed.stream,
+        text=printed.text,
+        lines_cut=printed.lines_cut,
+        characters_cut=printed.characters_cut,
+    )
+
+
+def _outcome_of(answer: JobDone | JobFailed, node: str, version: str) -> Outcome:
+    """Return the answer of a worker as its node would pass it on."""
+    if type(answer) is JobDone:
+        return Reply(
+            id=answer.id,
+            payload=answer.payload,
+            node=node,
+            version=version,
+            queued_us=answer.queued_us,
+            run_us=answer.run_us,
+        )
+    failed: JobFailed = answer  # type: ignore[assignment]
+    return Failed(
+        id=failed.id,
+        failure=job_failure(failed, node),
+        payload=failed.payload,
+        version=version,
+        run_us=failed.run_us,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,8 +79,13 @@ class Client:
         *,
         direct: bool = True,
         ca: str = "",
+        to_workers: Callable[[], bool] = lambda: True,
         limits: Limits | None = None,
     ) -> None:
+        """direct: open links to other nodes, and to workers of this machine.
+
+        to_workers: whether calls may go straight to those workers at this moment.
+        """
         self.urls = tuple(urls)
         self.direct = direct
         self.call_log = CallLog()
@@ -105,6 +110,8 @@ class Client:
             self.state,
             direct=direct,
             reregister=self._register_again,
+            new_id=self.requests.new_id,
+            to_workers=to_workers,
             calls_per_link=self._limits.calls_per_link,
         )
         self.view = ClusterView(

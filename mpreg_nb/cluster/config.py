@@ -134,6 +134,13 @@ KEYS: Mapping[str, Key] = {
             "be written to. Beyond the limit, and with 0, they go through sockets.",
         ),
         Key(
+            name="direct_calls",
+            default=True,
+            title="repeated calls go straight to a worker on this machine",
+            cost="Their node leases the worker for as long as it is used. False sends "
+            "every call through the node, which takes about twice as long.",
+        ),
+        Key(
             name="start_timeout_s",
             default=20.0,
             least=0.1,
@@ -207,6 +214,7 @@ class Config:
     keep: bool
     cwd: str
     shared_memory_mb: int
+    direct_calls: bool
     start_timeout_s: float
     lease_s: float
     progress_after_s: float

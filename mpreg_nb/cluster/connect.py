@@ -32,7 +32,13 @@ async def open_client(
     if not ca and any(url.startswith("wss:") for url in urls):
         ca = load_ca()
     limit_lines(lambda: CONFIG.output_lines)
-    client = Client(urls, token, direct=direct, ca=ca)
+    client = Client(
+        urls,
+        token,
+        direct=direct,
+        to_workers=lambda: CONFIG.direct_calls,
+        ca=ca,
+    )
     try:
         await client.open()
     except BaseException:

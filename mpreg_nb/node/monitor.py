@@ -87,6 +87,8 @@ class Counters:
 
     def __init__(self, me: str) -> None:
         self._me = me
+        self.sources: list[Callable[[], None]] = []
+        """Each counts what it knows of and has not counted yet."""
         self._functions: dict[tuple[str, str], FunctionCounter] = {}
         self._counted = 0
         self.latency_us = 0.0  # moving average of queue and run, all functions
@@ -132,6 +134,8 @@ class Counters:
 
     def snapshots(self) -> tuple[FunctionSnapshot, ...]:
         """Return what was counted so far."""
+        for count in self.sources:
+            count()
         return tuple(
             FunctionSnapshot(
                 function=function,

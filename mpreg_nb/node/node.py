@@ -36,6 +36,7 @@ from mpreg_nb.node.dispatch import (
 from mpreg_nb.node.executor import Executor, RunningCalls
 from mpreg_nb.node.functions import CodeDistributor, OwnFunction, Registry, own_version
 from mpreg_nb.node.json_rpc import JsonCalls
+from mpreg_nb.node.leases import Leases
 from mpreg_nb.node.membership import Members, MembershipDriver, MembershipEvents
 from mpreg_nb.node.metrics import NodeFigures, metrics_text
 from mpreg_nb.node.monitor import Counters, LoadMonitor, SnapshotPublisher
@@ -133,10 +134,12 @@ class Node:
         self._token = token
         self._listening = listening
         self._worker_host = worker_host
-        make_pool: MakePool = partial(
+        process_pool = partial(
             ProcessPool, shared_memory_bytes=bytes_of(settings.shared_memory_mb)
         )
-        self._make_pool = worker_host.make_pool if worker_host else make_pool
+        self._make_pool: MakePool = (
+            worker_host.make_pool if worker_host else process_pool
+        )
         self._listener: Listener | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._hurry = asyncio.Event()
@@ -213,15 +216,15 @@ class Node:
         )
         happened_here = partial(self.snapshots.happened, name)
         self.registry = Registry(self._code_gone)
-        self.workers: WorkerPool = self._make_pool(
-            settings.workers,
-            settings.slots,
-            self._scratch,
-            here.printed,
-            happened_here,
-            max_payload_bytes=settings.limits.max_payload_bytes,
-            home=self._home(),
+        self.leases = Leases(
+            name,
+            registry=self.registry,
+            router=self.router,
+            counters=self.counters,
+            changed=self.load_monitor.changed,
+            make_pool=partial(self._make_workers, here.printed, happened_here),
         )
+        self.workers = self.leases.workers
         space_worker = partial(self._space_worker, here.printed)
         self.spaces = Spaces(space_worker, self.spawn, happened_here)
         self.code_distributor = CodeDistributor(
@@ -332,6 +335,7 @@ class Node:
             }
         )
         dispatcher.handle(self.links.client_handlers(), nodes=False)
+        dispatcher.handle(self.leases.handlers(), nodes=False)
         dispatcher.handle({Relay: without_parts(run_proxy.pass_on)}, nodes=False)
         dispatcher.handle(self.code_distributor.node_handlers(), clients=False)
         views: dict[type, Handler] = {
@@ -404,6 +408,7 @@ class Node:
         links.join_delayed.subscribe(self._join_delayed)
         links.sink_lost.subscribe(
             self.calls.sink_lost,
+            self.leases.sink_lost,
             self.resumption.sink_lost,
             self.runs.sink_lost,
             self.snapshots.sink_lost,
@@ -465,6 +470,25 @@ class Node:
 
     def _close_space(self, link: Connection, message: SpaceClose) -> None:
         self.spaces.close(message.id)
+
+    def _make_workers(
+        self,
+        printed: Callable[[JobPrinted, Parts], None],
+        happened: Callable[[str, str], None],
+        leases: Leases,
+    ) -> WorkerPool:
+        """Return the workers of this node."""
+        leased = {} if self._worker_host else {"leases": leases}
+        return self._make_pool(
+            self.settings.workers,
+            self.settings.slots,
+            self._scratch,
+            printed,
+            happened,
+            max_payload_bytes=self.settings.limits.max_payload_bytes,
+            home=self._home(),
+            **leased,  # type: ignore[arg-type]  # of process pools alone
+        )
 
     def _space_worker(
         self,
@@ -738,6 +762,7 @@ class Node:
             self.links.drain()
             self.membership_driver.leave(drain_s, "stopped")
             self.calls.drain()
+            self.leases.drain()
             await self._drain(drain_s)
             self._stop_parts()
             await self.spaces.stop()
@@ -767,6 +792,7 @@ class Node:
 
     def _stop_parts(self) -> None:
         self.membership_driver.stop()
+        self.leases.stop()
         self.calls.stop()
         self.snapshots.stop()
         self.executor.stop()
@@ -784,6 +810,7 @@ class Node:
 
         async def all_done() -> None:
             await self.calls.idle.wait()
+            await self.leases.idle.wait()
             if len(self.members.alive()) > 1:
                 await self._membership.spread.wait()
 

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from mpreg_nb.call_context import Home
 from mpreg_nb.calls.waiting_line import WaitingLine
@@ -32,13 +32,22 @@ from mpreg_nb.node.worker_pool import (
     PoolStatistics,
     StartedCallback,
 )
-from mpreg_nb.node.worker_process import Answer, End, Owner, WorkerHandle, was_dropped
+from mpreg_nb.node.worker_process import (
+    Answer,
+    End,
+    LeaseRecord,
+    Owner,
+    WorkerHandle,
+    WorkerLease,
+    was_dropped,
+)
 from mpreg_nb.protocol.worker import (
     Code,
     Job,
     JobDone,
     JobFailed,
     JobPrinted,
+    RunRecord,
     Setup,
 )
 
@@ -125,7 +134,8 @@ class WorkerSupervisor:
     def _shrink(self) -> None:
         """Let lent workers go that have nothing to do."""
         for link in list(self.links):
-            if len(self.links) > self._wanted and not link.handed:
+            is_free = not link.handed and link.lease is None
+            if len(self.links) > self._wanted and is_free:
                 self.links.remove(link)
                 self._leaving.add(link)
                 link.close()
@@ -321,6 +331,25 @@ def _is_cancelled(item: _Item) -> bool:
     return item.cancelled
 
 
+class LeaseEvents(Protocol):
+    """Receives what happens to the leases of workers."""
+
+    def opened(self, lease: WorkerLease) -> None:
+        """The worker listens for who holds the lease."""
+
+    def ending(self, lease: WorkerLease) -> None:
+        """No job of the lease begins any more; one may run."""
+
+    def over(self, lease: WorkerLease, record: LeaseRecord) -> None:
+        """No job of the lease runs, and none will."""
+
+    def printed(self, lease: WorkerLease, message: JobPrinted) -> None:
+        """A job of a lease has written something past Python."""
+
+    def counted(self, runs: list[tuple[str, str, RunRecord]]) -> None:
+        """Jobs of leases have ended: function and version of each, and what it took."""
+
+
 class ProcessPool:
     """`count` processes with `slots` calls at once in each; all in one loop.
 
@@ -342,8 +371,11 @@ class ProcessPool:
         environment: Mapping[str, str] = os.environ,
         keeps: bool = False,
         shared_memory_bytes: int = 0,
+        leases: LeaseEvents | None = None,
     ) -> None:
         """Take settings; nothing runs before `start`.
+
+        leases: hears of leases; None: there will be none.
 
         home: how functions find the node that they run on.
         shared_memory_bytes: that each worker may own; with 0, values go by sockets.
@@ -351,6 +383,8 @@ class ProcessPool:
             worker helps out while a call waits for the cluster.
         """
         self._keeps = keeps
+        self._leases = leases
+        self._leases_made = 0
         self.count = count
         self.slots = slots
         self._setup = Setup(
@@ -420,12 +454,23 @@ class ProcessPool:
         """Drop the code of a version; jobs that are queued have it."""
         self._codes.pop(version, None)
         self._expected.forget(version)
+        for link in self._supervisor.links:
+            if link.lease is not None and version in link.lease.versions:
+                link.end_lease()
 
     # --------------------------------------------------------------------- jobs
 
     @property
     def running(self) -> int:
         """Jobs that have a slot."""
+        running = self._running
+        for link in self._supervisor.links:
+            if link.lease is not None:
+                running += link.is_at_leased_work
+        return running
+
+    @property
+    def _running(self) -> int:
         slots, running = self.slots, 0
         for link in self._supervisor.links:  # a sum over them takes twice as long
             jobs = len(link.handed)
@@ -435,7 +480,7 @@ class ProcessPool:
     @property
     def queued(self) -> int:
         """Jobs that wait, here or ahead of the slots of a worker."""
-        return len(self._items) - self.running
+        return len(self._items) - self._running
 
     def statistics(self) -> PoolStatistics:
         """Return the figures of this moment."""
@@ -480,6 +525,7 @@ class ProcessPool:
             if link is None and self._keeps:
                 return
             if link is None:
+                self.end_leases()
                 self._supervisor.lend()
                 if self._supervisor.is_stuck:
                     self._refuse(overloaded)
@@ -492,7 +538,7 @@ class ProcessPool:
         best: WorkerHandle | None = None
         free, backlog_s = 0, 0.0
         for link in self._supervisor.links:
-            if link.is_ready and not link.is_blocked:
+            if link.is_ready and not link.is_blocked and link.lease is None:
                 slots = link.free_slots
                 if (
                     best is None
@@ -550,6 +596,7 @@ class ProcessPool:
         """Find places for what a call that waits is in the way of; for `Owner`."""
         if link.is_blocked:
             link.recall(self._queue_again)
+            link.end_lease()  # what waits there goes elsewhere
         self._feed()
 
     def _queue_again(self, call_ids: list[bytes]) -> None:
@@ -560,6 +607,162 @@ class ProcessPool:
                 self._end(item, cancelled(item.job), ())
         self._queue.put_back([item for item in items if not item.cancelled])
         self._feed()
+
+    # ------------------------------------------------------------------- leases
+
+    def lease(self, function: str, version: str) -> WorkerLease | None:
+        """Lease a worker for calls of this version, which `add_code` was called for.
+
+        None where none is idle, or jobs wait. A lease counts as a busy slot: it ends
+        as soon as a job finds no other.
+        """
+        if self._leases is None or self.slots > 1 or self._items:
+            return None
+        if len(self._supervisor.links) > self.count:  # some are lent: calls wait
+            return None
+        for link in self._supervisor.links:
+            is_idle = link.is_ready and not link.handed and not link.waiting
+            if is_idle and link.lease is None:
+                self._leases_made += 1
+                lease = link.open_lease(self._leases_made)
+                if lease is not None:
+                    self._permit(link, lease, function, version)
+                return lease
+        return None
+
+    def permit(self, lease: WorkerLease, function: str, version: str) -> bool:
+        """Let the jobs of a lease name this version too; False: it is ending."""
+        link = self._leased(lease)
+        if link is None or lease.is_ending:
+            return False
+        if version not in lease.versions:
+            self._permit(link, lease, function, version)
+        return True
+
+    def _permit(
+        self, link: WorkerHandle, lease: WorkerLease, function: str, version: str
+    ) -> None:
+        if link.needs_code(version):
+            link.give_code(*self._codes[version])
+        link.permit(lease, function, version)
+
+    def end_leases(self) -> None:
+        """Have no job of any lease begin from now on; `LeaseEvents.over` follows."""
+        for link in self._supervisor.links:
+            link.end_lease()
+
+    def end_lease(self, lease: WorkerLease, *, stop: bool = False) -> None:
+        """Have no job of a lease begin from now on; stop: and what runs be ended."""
+        link = self._leased(lease)
+        if link is not None:
+            link.end_lease(stop=stop)
+            if stop and link.is_at_leased_work:
+                begun, _ = link.process.page.leased(lease.number)
+                self._end_leased_later(lease, begun)
+
+    def cancel_leased(
+        self, lease: WorkerLease, call_id: bytes, place: int, *, unless_begun: bool
+    ) -> None:
+        """Drop a job of a lease if it has not begun, else interrupt it, if wanted.
+
+        place: the number of the job in the lease.
+        """
+        link = self._leased(lease)
+        if link is None:
+            return
+        if unless_begun:
+            link.recall_leased(call_id)
+            return
+        lease.cancelled.add(call_id)
+        link.process.interrupt(call_id)
+        self._end_leased_later(lease, place)
+
+    def _end_leased_later(self, lease: WorkerLease, place: int) -> None:
+        later = asyncio.get_running_loop().call_later
+        later(TERMINATE_S, self._insist_leased, lease, place, signal.SIGTERM)
+        later(KILL_S, self._insist_leased, lease, place, signal.SIGKILL)
+
+    def _insist_leased(
+        self, lease: WorkerLease, place: int, number: signal.Signals
+    ) -> None:
+        """Kill the worker of a cancelled job of a lease that still runs."""
+        link = self._leased(lease)
+        if link is None:
+            return
+        begun, ended = link.process.page.leased(lease.number)
+        if ended < place <= begun:
+            link.process.kill(number)
+        elif begun < place:  # another job is in its way; it will be dropped
+            loop = asyncio.get_running_loop()
+            loop.call_later(1.0, self._insist_leased, lease, place, number)
+
+    def is_used(self, lease: WorkerLease) -> tuple[int, bool]:
+        """Return how many jobs of a lease have begun, and whether one runs."""
+        link = self._leased(lease)
+        if link is None:
+            return 0, False
+        begun, ended = link.process.page.leased(lease.number)
+        return begun, begun > ended
+
+    def count_leased(self) -> None:
+        """Tell now what jobs of leases took; else that is told once in a while."""
+        for link in self._supervisor.links:
+            link.count_leased()
+
+    def crash_of(self, call_id: bytes, place: int, record: LeaseRecord) -> Outcome:
+        """Return the outcome of a leased job that had begun when its worker ended."""
+        if call_id in record.cancelled:
+            return JobFailed(
+                id=call_id,
+                kind="cancelled",
+                message="the call was cancelled",
+                executed="yes",
+            )
+        return self._deaths.crashed(
+            call_id,
+            record.end or End(-signal.SIGKILL, None),
+            record.lines,
+            guilty=place > record.ended,
+            executed="yes",
+        )
+
+    def _leased(self, lease: WorkerLease) -> WorkerHandle | None:
+        for link in self._supervisor.links:
+            if link.lease is lease:
+                return link
+        return None
+
+    def lease_opened(self, link: WorkerHandle, lease: WorkerLease) -> None:
+        """Pass it on; what `Owner` asks for."""
+        if self._leases is not None:
+            self._leases.opened(lease)
+
+    def lease_ending(self, link: WorkerHandle, lease: WorkerLease) -> None:
+        """Pass it on; what `Owner` asks for."""
+        if self._leases is not None:
+            self._leases.ending(lease)
+
+    def lease_over(
+        self, link: WorkerHandle, lease: WorkerLease, record: LeaseRecord
+    ) -> None:
+        """Give the worker jobs of this node again; what `Owner` asks for."""
+        if self._leases is not None:
+            self._leases.over(lease, record)
+        self._feed()
+
+    def leased_printed(self, lease: WorkerLease, message: JobPrinted) -> None:
+        """Pass it on; what `Owner` asks for."""
+        if self._leases is not None:
+            self._leases.printed(lease, message)
+
+    def counted(self, runs: list[tuple[str, str, RunRecord]]) -> None:
+        """Learn from what was run, and pass it on; what `Owner` asks for."""
+        for _, version, (_, run_us, _, end) in runs:
+            if end == "ok":
+                self._expected.learn(version, run_us)
+        self._finished += len(runs)
+        if self._leases is not None:
+            self._leases.counted(runs)
 
     # ------------------------------------------------------------------- cancel
 
@@ -622,6 +825,8 @@ class ProcessPool:
         """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""
         self._supervisor.links.remove(link)
         self._deaths.count += 1
+        leased = link.is_at_leased_work
+        link.settle_lease(end)
         again: list[_Item] = []
         names: list[str] = []
         page = link.process.page
@@ -653,6 +858,8 @@ class ProcessPool:
             else:
                 again.append(item)
         self._queue.put_back(again)
+        if leased:
+            names.append(link.leased_function)
         doing = f" while it ran {', '.join(names)}" if names else ""
         self._on_event("worker died", f"{end.cause}{doing}")
         self._supervisor.replace(link, end)

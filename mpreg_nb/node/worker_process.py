@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -22,6 +22,7 @@ import psutil
 
 from mpreg_nb.protocol.shared import SegmentsGone
 from mpreg_nb.protocol.worker import (
+    END_LEASE,
     PAGE_BYTES,
     RECALL,
     ByteLimitedCache,
@@ -33,16 +34,26 @@ from mpreg_nb.protocol.worker import (
     JobFailed,
     JobFrameReader,
     JobPrinted,
+    Lease,
+    LeaseEnd,
+    LeaseOpen,
+    LeaseOver,
+    Permit,
     Received,
+    RunRecord,
+    RunsCounted,
     Setup,
     SharedStatus,
     WorkerReady,
     WorkerUnfit,
     frame,
+    lease_word,
+    read_records,
     sizes,
 )
 from mpreg_nb.shared_memory.exchange import DescriptorChannel, SegmentExchange
 from mpreg_nb.shared_memory.segments import MEMORY
+from mpreg_nb.transport import local_socket
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
@@ -250,6 +261,10 @@ class WorkerStream:
 
     `on_messages` gets what one reception completed. `on_broken` is called when
     nothing more will come, with the reason if it is not that the end was closed.
+
+    Frames are written at the end of a turn of the loop, together. A worker that got no
+    more than one write in the turn before gets the next one at once: who waits for each
+    answer before the next call saves a turn.
     """
 
     def __init__(
@@ -265,6 +280,8 @@ class WorkerStream:
         self._reader: JobFrameReader[FromWorker] = JobFrameReader(FromWorker)
         self._unsent: deque[Buffer] = deque()
         self._is_sending = False  # a write is scheduled, or waits for room
+        self._writes = 0  # since the worker last said something
+        self._at_once = False  # whether the next write need not wait for others
         self._is_full = False  # it waits for room
         self._is_closed = False
         self._loop.add_reader(end.fileno(), self._receive)
@@ -272,8 +289,14 @@ class WorkerStream:
     def write(self, frames: "list[Buffer]") -> None:
         """Send frames, with all else of this turn of the loop."""
         self._unsent.extend(frames)
-        if not self._is_sending:
-            self._is_sending = True
+        self._writes += 1
+        if self._is_sending:
+            return
+        self._is_sending = True
+        if self._at_once:
+            self._at_once = False
+            self._send()
+        else:
             self._loop.call_soon(self._send)
 
     def _send(self) -> None:
@@ -326,6 +349,9 @@ class WorkerStream:
             return True
         if received:
             self._on_messages(received)
+            # What followed on it was written together; what comes next may be alone.
+            self._at_once = self._writes <= 1
+            self._writes = 0
         return bool(received)
 
     def drain(self) -> None:
@@ -512,6 +538,9 @@ PRINTED_LINES = 10
 SAMPLE_S = 1.0
 """Between looks at the memory of a worker that runs something."""
 
+MOST_LEASED = 1 << 16
+"""Versions that the leases of one worker name, at most."""
+
 RECALL_S = 0.001
 """Between looks whether a worker has heard which jobs it is not to begin."""
 
@@ -530,8 +559,50 @@ class Handed:
     cost_s: float  # how long it is expected to take
 
 
+@dataclass(slots=True, eq=False)
+class WorkerLease:
+    """That a client sends jobs to a worker itself; none of the node go there then."""
+
+    number: int
+    key: bytes
+    path: str
+    is_open: bool = False  # the worker listens for it
+    is_ending: bool = False
+    versions: set[str] = field(default_factory=set)  # that its jobs may name
+    cancelled: set[bytes] = field(default_factory=set)  # calls
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRecord:
+    """What is known of a lease that is over, by the numbers of its jobs."""
+
+    begun: int
+    ended: int
+    cancelled: frozenset[bytes]
+    is_gone: bool  # the worker, too
+    end: End | None = None  # of the worker; None: it lives, or was replaced
+    lines: tuple[str, ...] = ()  # that it printed last
+
+
 class Owner(Protocol):
     """Receives the events of a worker; a pool implements it."""
+
+    def lease_opened(self, link: "WorkerHandle", lease: WorkerLease) -> None:
+        """The worker listens for who holds the lease."""
+
+    def lease_ending(self, link: "WorkerHandle", lease: WorkerLease) -> None:
+        """No job of the lease begins any more; one may run."""
+
+    def lease_over(
+        self, link: "WorkerHandle", lease: WorkerLease, record: LeaseRecord
+    ) -> None:
+        """No job of the lease runs, and none will; `link.lease` is None again."""
+
+    def leased_printed(self, lease: WorkerLease, message: JobPrinted) -> None:
+        """A job of a lease has written something past Python."""
+
+    def counted(self, runs: list[tuple[str, str, RunRecord]]) -> None:
+        """Jobs of leases have ended: function and version of each, and what it took."""
 
     def answered(
         self, link: "WorkerHandle", answers: "list[tuple[Answer, tuple[Buffer, ...]]]"
@@ -573,6 +644,9 @@ class WorkerHandle:
         self._codes = ByteLimitedCache()  # the versions that the worker has
         self._is_sampling = False
         self._is_closed = False
+        self.lease: WorkerLease | None = None
+        self._leased: dict[tuple[str, str], int] = {}  # what leases name -> its place
+        self._door: Path | None = None  # where the worker listens
         self.process = WorkerProcess(
             Path(setup.scratch),
             environment,
@@ -633,6 +707,86 @@ class WorkerHandle:
             job = msgspec.structs.replace(job, sizes=(), shared=shared)
             self._stream.write([frame(job)])
 
+    # ------------------------------------------------------------------- leases
+
+    def open_lease(self, number: int) -> WorkerLease | None:
+        """Let a client send jobs itself; None: there is no place for a socket.
+
+        The worker must have no jobs. It gets none but these until `lease_over`.
+        """
+        if self._door is None:
+            self._door = local_socket.path_for(f"worker-{self.process.pid}")
+        if self._door is None or len(self._leased) >= MOST_LEASED:
+            return None
+        lease = WorkerLease(number, os.urandom(16), str(self._door))
+        self.lease = lease
+        if not self._is_sampling:
+            self._is_sampling = True
+            self._loop.call_later(SAMPLE_S, self._sample)
+        told = Lease(number=number, key=lease.key, path=lease.path)
+        self._stream.write([frame(told)])
+        return lease
+
+    def permit(self, lease: WorkerLease, function: str, version: str) -> None:
+        """Let the jobs of a lease name a version, which the worker has."""
+        place = self._leased.setdefault((function, version), len(self._leased))
+        lease.versions.add(version)
+        self._codes.use(version)
+        self._stream.write([frame(Permit(version=version, place=place))])
+
+    def end_lease(self, *, stop: bool = False) -> None:
+        """Have no more jobs of the lease begin; stop: nor the one that runs go on."""
+        lease = self.lease
+        if lease is None or (lease.is_ending and not stop):
+            return
+        if not lease.is_ending:
+            lease.is_ending = True
+            self._stream.write([frame(LeaseEnd(number=lease.number))])
+            self._owner.lease_ending(self, lease)
+        if lease.is_open:
+            # What waits in the worker behind a long job is to be given back now.
+            self.process.interrupt(END_LEASE, lease_word(lease.number, stop=stop))
+
+    def recall_leased(self, call_id: bytes) -> None:
+        """Have a job of the lease dropped if it has not begun."""
+        self.process.interrupt(RECALL, call_id)
+
+    @property
+    def leased_function(self) -> str:
+        """The name of the function whose job of a lease began last."""
+        _, place = self.process.page.leased_job
+        return list(self._leased)[place][0]
+
+    @property
+    def is_at_leased_work(self) -> bool:
+        """Whether a job of a lease runs now."""
+        if self.lease is None:
+            return False
+        begun, ended = self.process.page.leased(self.lease.number)
+        return begun > ended
+
+    def count_leased(self) -> None:
+        """Tell the owner what jobs of leases took since the last time."""
+        self._count_records(self.process.page.take_records())
+
+    def _count_records(self, records: list[RunRecord]) -> None:
+        if records:
+            named = list(self._leased)
+            self._owner.counted([(*named[record[0]], record) for record in records])
+
+    def settle_lease(self, end: End | None = None, *, is_gone: bool = True) -> None:
+        """Forget the lease: its last job has ended, or the worker `is_gone`."""
+        lease, self.lease = self.lease, None
+        if lease is None:
+            return
+        self.count_leased()
+        lease.is_ending = True
+        begun, ended = self.process.page.leased(lease.number)
+        lines = () if end is None else self.last_lines()
+        cancelled = frozenset(lease.cancelled)
+        record = LeaseRecord(begun, ended, cancelled, is_gone, end, lines)
+        self._owner.lease_over(self, lease, record)
+
     def take_back(self, call_id: bytes) -> bool:
         """Remove a job from those that the worker has; False if it had it not."""
         handed = self.handed.pop(call_id, None)
@@ -673,7 +827,8 @@ class WorkerHandle:
         then(back)
 
     def _sample(self) -> None:
-        self._is_sampling = bool(self.handed) and not self._is_closed
+        is_used = bool(self.handed) or self.lease is not None
+        self._is_sampling = is_used and not self._is_closed
         if self._is_sampling:
             self.process.sample()
             self._loop.call_later(SAMPLE_S, self._sample)
@@ -697,7 +852,8 @@ class WorkerHandle:
             elif isinstance(message, JobPrinted):
                 self._owner.printed(message, parts)
             elif isinstance(message, JobBlocked):
-                if message.waits and message.id in self.handed:
+                known = message.id in self.handed or self.is_at_leased_work
+                if message.waits and known:
                     self.waiting.add(message.id)
                 else:
                     self.waiting.discard(message.id)
@@ -710,6 +866,8 @@ class WorkerHandle:
                 unfit = message.reason
             elif self._memory is not None and isinstance(message, SegmentsGone):
                 self._memory.told(message)
+            else:
+                self._heard_of_lease(message)
         if answers:
             self._owner.answered(self, answers)
         if unfit:
@@ -730,8 +888,36 @@ class WorkerHandle:
             if gone is not None:
                 self._stream.write([frame(gone)])
 
+    def _heard_of_lease(self, message: FromWorker) -> None:
+        lease = self.lease
+        if isinstance(message, RunsCounted):
+            self._count_records(read_records(message))
+            self.count_leased()
+        elif lease is None:
+            return
+        elif isinstance(message, LeaseOpen) and message.number == lease.number:
+            if message.error:
+                self._log.add(f"no calls come directly: {message.error}")
+                self.end_lease()
+            elif not lease.is_ending:
+                lease.is_open = True
+                self._owner.lease_opened(self, lease)
+        elif isinstance(message, LeaseOver) and message.number == lease.number:
+            self.waiting.clear()
+            self.settle_lease(is_gone=False)
+
     def _logged(self, text: str, lines_cut: int, bytes_cut: int) -> None:
         """Give what went past Python to the call that runs, where only one can."""
+        if self.lease is not None:
+            printed = JobPrinted(
+                id=self.process.page.leased_job[0],
+                stream="stdout",
+                text=text,
+                lines_cut=lines_cut,
+                characters_cut=bytes_cut,
+            )
+            self._owner.leased_printed(self.lease, printed)
+            return
         first = next(iter(self.handed.values()), None)
         if (
             first is not None
@@ -773,11 +959,14 @@ class WorkerHandle:
         """Let go of the worker; one that still runs ends itself."""
         if not self._is_closed:
             self._is_closed = True
+            self.settle_lease()
             self._stream.close()
             self._log.close()
             if self._memory is not None:
                 self._memory.close()
             self.process.close()
+            if self._door is not None:
+                local_socket.remove(self._door)
 
 
 def _sized(message: "Code | Job", parts: "Parts") -> "Code | Job":

@@ -645,6 +645,59 @@ class Cancel(Message, frozen=True, kw_only=True, array_like=True, tag="cancel"):
     id: RequestId
 
 
+class LeaseRequest(
+    Message, frozen=True, kw_only=True, array_like=True, tag="lease_ask"
+):
+    """Let this client call `function` in a worker of this machine directly."""
+
+    id: RequestId
+    function: str
+    version: str
+    resources: frozenset[str] = frozenset()
+
+
+class LeaseAnswer(Message, frozen=True, kw_only=True, array_like=True, tag="leased"):
+    """The lease, which may be one that the client has; number 0: there is none now."""
+
+    id: RequestId
+    number: int = 0
+    path: str = ""  # of the Unix socket where the worker listens
+    key: bytes = b""  # that it is to be shown
+
+
+class LeaseRevoked(
+    Message, frozen=True, kw_only=True, array_like=True, tag="lease_revoked"
+):
+    """The worker begins no more jobs of this lease; `gone`: it answers none either."""
+
+    number: int
+    gone: bool = False
+
+
+class LeasedCalls(
+    Message, frozen=True, kw_only=True, array_like=True, tag="lease_lost"
+):
+    """The worker is gone: say what became of these calls, one `Failed` for each."""
+
+    number: int
+    calls: tuple[tuple[RequestId, int], ...]  # and their numbers in the lease
+
+
+class LeasedCancel(
+    Message, frozen=True, kw_only=True, array_like=True, tag="lease_cancel"
+):
+    """End a call that a worker was sent directly; the worker answers it."""
+
+    number: int
+    id: RequestId
+    place: int  # its number in the lease
+    unless_begun: bool = False
+
+
+LEASE_OVER = "its lease was over"
+"""Cause of the failure of a call that the worker of a lease has not begun."""
+
+
 class Resume(Message, frozen=True, kw_only=True, array_like=True, tag="resume"):
     """Go on with these calls here: `entry`, by which they were sent, is gone.
 
@@ -779,6 +832,11 @@ Data: TypeAlias = (
     | Started
     | Output
     | Cancel
+    | LeaseRequest
+    | LeaseAnswer
+    | LeaseRevoked
+    | LeasedCalls
+    | LeasedCancel
     | Resume
     | NotHeld
     | Fetch

@@ -16,12 +16,18 @@ the last job that started, of the last one that ended with all before it, how ma
 drops the worker has seen, and the end of what functions printed. Jobs are numbered
 and start in that order, so after a crash the node knows which of them never ran.
 
+A node may lease a worker to a client of its machine. Who holds the lease sends `Job`
+to the worker itself, over a Unix socket, and gets the answers there. These jobs are
+numbered too, from 1 in each lease; the shared memory has the number of the last one
+that started, and what each took, so that the node counts them without a message.
+
 `ByteLimitedCache` is the rule by which a node and its workers keep code. Each follows
 it alone: after the same uses both hold the same versions, without a message.
 """
 
 import contextlib
 import mmap
+import struct
 import sys
 import time
 from collections import OrderedDict
@@ -38,9 +44,27 @@ if TYPE_CHECKING:
 
 ID_BYTES = 16
 
+"""Length of the id of a call."""
+
 RECALL = bytes(ID_BYTES)
 """Before the id of a call: drop it if it has not begun, but do not interrupt it."""
-"""Length of the id of a call."""
+
+END_LEASE = b"\xff" * ID_BYTES
+"""Before the `lease_word` of a lease: begin no more of its jobs."""
+
+
+def lease_word(number: int, *, stop: bool) -> bytes:
+    """Return the word after `END_LEASE`. stop: interrupt the job that runs, too.
+
+    >>> lease_read(lease_word(7, stop=True))
+    (7, True)
+    """
+    return number.to_bytes(8, "big") + stop.to_bytes(8, "big")
+
+
+def lease_read(word: bytes) -> tuple[int, bool]:
+    """Return the number of the lease, and whether its job is to be interrupted."""
+    return int.from_bytes(word[:8], "big"), bool(word[-1])
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="setup"):
@@ -83,6 +107,77 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     items: int = 0  # so many calls in one, see serialize.chunks; 0: it is one call
 
 
+class Lease(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="lease"):
+    """Take jobs from who connects to `path` and shows `key`, until `LeaseEnd`.
+
+    A worker has one lease at a time, and none while it has jobs of its node.
+    """
+
+    number: int
+    key: bytes
+    path: str
+
+
+class Permit(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="permit"):
+    """Jobs of the lease may name `version`; in `RunRecord` it is called `place`."""
+
+    version: str
+    place: int
+
+
+class LeaseEnd(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="lease_end"
+):
+    """Begin no more jobs of this lease, and say when none runs."""
+
+    number: int
+
+
+class LeaseOpen(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="lease_open"
+):
+    """The worker listens for who holds the lease; "" says that it can."""
+
+    number: int
+    error: str = ""
+
+
+class LeaseOver(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="lease_over"
+):
+    """No job of this lease runs, and none will."""
+
+    number: int
+
+
+class RunsCounted(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="counted"
+):
+    """There are many records in the shared memory: take them.
+
+    `records` are those for which there was no room.
+    """
+
+    records: bytes = b""
+
+
+class Greeting(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="greeting"
+):
+    """The first message of who holds a lease."""
+
+    lease: int
+    key: bytes
+
+
+class Returned(
+    msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="returned"
+):
+    """Job `id` has not begun, and never will: its lease has ended."""
+
+    id: bytes
+
+
 class WorkerReady(
     msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="ready"
 ):
@@ -99,6 +194,7 @@ class JobDone(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="d
     sizes: tuple[int, ...] = ()
     run_us: int = 0
     shared: tuple[PartRef, ...] = ()  # the parts, if no bytes of them follow
+    queued_us: int = 0  # in the worker; told only to who holds a lease
 
 
 class JobFailed(
@@ -162,7 +258,7 @@ class WorkerUnfit(
     reason: str
 
 
-ToWorker: TypeAlias = Setup | Code | Job | SegmentsGone
+ToWorker: TypeAlias = Setup | Code | Job | SegmentsGone | Lease | Permit | LeaseEnd
 FromWorker: TypeAlias = (
     WorkerReady
     | JobDone
@@ -171,19 +267,85 @@ FromWorker: TypeAlias = (
     | JobBlocked
     | WorkerUnfit
     | SegmentsGone
+    | LeaseOpen
+    | LeaseOver
+    | RunsCounted
 )
+
+FromHolder: TypeAlias = Greeting | Job
+"""What a worker is told by who holds a lease of it."""
+
+ToHolder: TypeAlias = JobDone | JobFailed | JobPrinted | Returned
+"""What it answers."""
+
+_DONE = b"\xa4done"
+
+ENDS = (
+    "ok",
+    "application",
+    "not_picklable",
+    "too_large",
+    "cancelled",
+    "bad_request",
+    "deadline",
+    "overloaded",
+)
+"""How a job can end: its result, or the kind of its `JobFailed`."""
+
+
+def end_of(answer: "Buffer") -> str:
+    """Return how a job ended, by the frame of its answer.
+
+    >>> end_of(frame(JobDone(id=b"i"))), end_of(
+    ...     frame(JobFailed(id=b"i", kind="too_large", message=""))
+    ... )
+    ('ok', 'too_large')
+    """
+    data = memoryview(answer)
+    if data[5 : 5 + len(_DONE)] == _DONE:
+        return "ok"
+    failed: JobFailed = _failed_decoder.decode(data[4:])
+    return failed.kind
+
+
+_failed_decoder = msgspec.msgpack.Decoder(JobFailed)
 
 
 _BEGUN, _ENDED, _HEARD, _WRITTEN, _PUT_OFF = range(5)
+_LEASE, _LEASE_BEGUN, _LEASE_ENDED, _PLACE, _COUNTED, _TAKEN = range(5, 11)
 
-_NUMBERS_BYTES = 5 * 8
+_ID_AT = 11 * 8
+_NUMBERS_BYTES = _ID_AT + ID_BYTES
 TEXT_BYTES = 8 * 1024 - _NUMBERS_BYTES
-PAGE_BYTES = _NUMBERS_BYTES + TEXT_BYTES
-"""Five numbers in this host's order, then a ring of text."""
+
+_RECORD = struct.Struct("<IIHBx")
+RECORDS = 8192
+"""Runs of leased jobs that the node has not counted yet, at most."""
+
+_RECORDS_AT = _NUMBERS_BYTES + TEXT_BYTES
+PAGE_BYTES = _RECORDS_AT + RECORDS * _RECORD.size
+"""Eleven numbers in this host's order, an id, a ring of text, and one of records."""
+
+_MOST_US = (1 << 32) - 1
+
+RunRecord: TypeAlias = tuple[int, int, int, str]
+"""Of a leased job: its version by `Permit`, run and queue in us, one of `ENDS`."""
+
+
+def _records(data: "Buffer") -> list[RunRecord]:
+    return [
+        (place, run_us, queued_us, ENDS[end])
+        for run_us, queued_us, place, end in _RECORD.iter_unpack(data)
+    ]
+
+
+def read_records(message: RunsCounted) -> list[RunRecord]:
+    """Return the records that came with a message."""
+    return _records(message.records)
 
 
 class SharedStatus:
-    """Both sides' view of the page. Only the worker writes."""
+    """Both sides' view of the page. Only the worker writes, all but `_TAKEN`."""
 
     def __init__(self, shared: int) -> None:
         self._memory = mmap.mmap(shared, PAGE_BYTES)
@@ -206,6 +368,66 @@ class SharedStatus:
     def end(self, number: int) -> None:
         """Say that all jobs up to this one have ended; answers may still be held."""
         self._numbers[_ENDED] = number
+
+    def open_lease(self, number: int) -> None:
+        """Say that jobs come by this lease from now on; none has begun."""
+        self._numbers[_LEASE_BEGUN] = self._numbers[_LEASE_ENDED] = 0
+        self._numbers[_LEASE] = number
+
+    def begin_leased(self, number: int, call_id: bytes, place: int) -> None:
+        """Say that this job of the lease may have effects from now on."""
+        self._memory[_ID_AT:_NUMBERS_BYTES] = call_id
+        self._numbers[_PLACE] = place
+        self._numbers[_LEASE_BEGUN] = number
+
+    def end_leased(self, number: int) -> None:
+        """Say that all jobs of the lease up to this one have ended."""
+        self._numbers[_LEASE_ENDED] = number
+
+    def leased(self, lease: int) -> tuple[int, int]:
+        """Return the numbers of the last job of a lease that began, and that ended."""
+        if self._numbers[_LEASE] != lease:
+            return 0, 0
+        # In this order: what has ended by now had begun.
+        ended = self._numbers[_LEASE_ENDED]
+        return self._numbers[_LEASE_BEGUN], ended
+
+    @property
+    def leased_job(self) -> tuple[bytes, int]:
+        """The call whose job of a lease began last, and its version by `Permit`."""
+        return bytes(self._memory[_ID_AT:_NUMBERS_BYTES]), self._numbers[_PLACE]
+
+    def count(
+        self, place: int, run_us: int, queued_us: int, end: str
+    ) -> RunsCounted | None:
+        """Note what a job of a lease took; return what the node is to be told, if so.
+
+        It is told when half of the room is taken, and what there is no room for.
+        """
+        run = min(run_us, _MOST_US), min(queued_us, _MOST_US), place, ENDS.index(end)
+        counted = self._numbers[_COUNTED]
+        waiting = counted - self._numbers[_TAKEN]
+        if waiting >= RECORDS:
+            return RunsCounted(records=_RECORD.pack(*run))
+        at = _RECORDS_AT + counted % RECORDS * _RECORD.size
+        _RECORD.pack_into(self._memory, at, *run)
+        self._numbers[_COUNTED] = counted + 1
+        return RunsCounted() if waiting == RECORDS // 2 else None
+
+    def take_records(self) -> list[RunRecord]:
+        """Return what jobs of leases took since this was asked; for the node."""
+        taken, counted = self._numbers[_TAKEN], self._numbers[_COUNTED]
+        if taken == counted:
+            return []
+        first, last = taken % RECORDS, counted % RECORDS
+        size, start = _RECORD.size, _RECORDS_AT
+        if first < last:
+            data = self._memory[start + first * size : start + last * size]
+        else:
+            data = self._memory[start + first * size : start + RECORDS * size]
+            data += self._memory[start : start + last * size]
+        self._numbers[_TAKEN] = counted
+        return _records(data)
 
     @property
     def heard(self) -> int:

@@ -79,6 +79,49 @@ def bind(host: str, port: int, *, backlog: int) -> LocalSocket | None:
     return None
 
 
+def path_for(name: str) -> Path | None:
+    """Return where a process of this user may listen under `name`; None: nowhere."""
+    for folder in folders():
+        try:
+            return private_folder(folder) / name
+        except OSError as error:
+            LOG.info("no Unix socket in %s: %s", folder, error)
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove the socket of a process that is gone, if there is one."""
+    path.unlink(missing_ok=True)
+    _remove_if_empty(path.parent)
+
+
+def listening_at(path: Path) -> socket.socket:
+    """Return a socket that listens at `path`, in a folder that is private.
+
+    Raises:
+        OSError: the folder is not, or the system takes no such name.
+    """
+    check_private_folder(path.parent)
+    return _bind(path, backlog=8).listening
+
+
+def connected_to(path: Path) -> socket.socket:
+    """Return a socket to a process of this user that listens at `path`.
+
+    It does not wait: what it cannot send or receive at once raises BlockingIOError.
+
+    Raises:
+        OSError: there is none, or it is of another user.
+    """
+    check_private_folder(path.parent)
+    link = _connect(path)
+    if not is_own(link):
+        link.close()
+        raise PermissionError(f"{path} is of a process of another user")
+    widen(link)
+    return link
+
+
 def connect(host: str, port: int) -> socket.socket | None:
     """Return a connected socket of the node of this user that has this address.
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import groupby
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -102,8 +103,9 @@ class DisplayRate:
 class CallOutput:
     """Prints and displays of one call that are not sent yet."""
 
-    def __init__(self, call_id: bytes) -> None:
+    def __init__(self, call_id: bytes, outbox: AnswerSender) -> None:
         self.id = call_id
+        self.outbox = outbox
         self._pieces: deque[tuple[Stream, str | Cut | bytes]] = deque()
         self._displays: DisplayRate | None = None  # from its first display on
         self._since = -math.inf  # when the present second of counting began
@@ -243,11 +245,12 @@ def _pieces(text: str) -> Iterable[str]:
 class PrintingCall(CallContext):
     """A call with its prints."""
 
-    __slots__ = ("has_figures", "output")
+    __slots__ = ("has_figures", "outbox", "output")
 
     def __init__(self, *told: Any) -> None:
         super().__init__(*told)
         self.output: CallOutput | None = None
+        self.outbox: AnswerSender | None = None  # who made it; None: the node
         self.has_figures = False  # of matplotlib, that are open
 
 
@@ -300,17 +303,20 @@ class OutputCapture:
 
     def _output_of(self, call: PrintingCall) -> CallOutput:
         if call.output is None:
-            call.output = CallOutput(call.id)
+            call.output = CallOutput(call.id, call.outbox or self._outbox)
             self._printing[call.id] = call.output
             self._outbox.call_by(monotonic() + FIRST_FLUSH_S, self._flush)
         return call.output
 
     def _flush(self, now: float) -> float:
-        self._outbox.send((), self._unsent)
+        for outbox in {output.outbox for output in list(self._printing.values())}:
+            outbox.send((), partial(self._unsent, outbox))
         return now + FLUSH_S if self._printing else math.inf
 
-    def _unsent(self) -> "list[Buffer]":
-        outputs = list(self._printing.values())
+    def _unsent(self, outbox: AnswerSender) -> "list[Buffer]":
+        outputs = [
+            each for each in list(self._printing.values()) if each.outbox is outbox
+        ]
         return [data for output in outputs for data in output.frames(whole=False)]
 
     def finish(self, call: PrintingCall) -> "list[Buffer]":

@@ -9,23 +9,27 @@ import inspect
 import math
 import os
 import socket
+import struct
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from threading import Lock, RLock
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
 
 from mpreg_nb.protocol.shared import SegmentsGone
 from mpreg_nb.protocol.worker import (
     ID_BYTES,
     ByteLimitedCache,
     Code,
+    FromHolder,
     Job,
     JobFrameReader,
     Received,
     Room,
-    Setup,
     ToWorker,
     frame,
 )
@@ -33,6 +37,7 @@ from mpreg_nb.serialize.items import take_apart
 from mpreg_nb.serialize.pickle import unpack_function
 from mpreg_nb.shared_memory.exchange import DescriptorChannel, SegmentExchange
 from mpreg_nb.shared_memory.segments import SharedMemory
+from mpreg_nb.transport.local_socket import widen
 from mpreg_nb.worker.lifetime import start_essential
 
 if TYPE_CHECKING:
@@ -53,14 +58,15 @@ _BUFFERS = 512  # given to one sendmsg; the system takes at most 1024
 class AnswerSender:
     """Frames to the node; complete frames, whichever thread sends them."""
 
-    def __init__(self, stream: socket.socket) -> None:
+    def __init__(self, stream: socket.socket, alarm: "Alarm | None" = None) -> None:
+        """alarm: shared with another sender; None: one of its own."""
         self._stream = stream
         self._lock = Lock()
         self._held: list[Buffer] = []
         self._held_bytes = 0
         self._held_since = math.inf
         self._idle_ticks = 0
-        self._alarm = _Alarm()
+        self.alarm = alarm or Alarm()
 
     def send(
         self,
@@ -90,7 +96,7 @@ class AnswerSender:
             self._held_bytes += len(frame)
             if len(self._held) == 1:
                 self._held_since = now = monotonic()
-                self._alarm.set(now + HOLD_S, self._flush_due)
+                self.alarm.set(now + HOLD_S, self._flush_due)
 
     @property
     def is_full(self) -> bool:
@@ -129,15 +135,15 @@ class AnswerSender:
             return math.inf
 
         # In the alarm before the first lease ends: that may happen as it is looked at.
-        self._alarm.set(math.inf, tell)
+        self.alarm.set(math.inf, tell)
         exchange = SegmentExchange(
-            memory, channel, lambda: self._alarm.set(monotonic() + RETURN_S, tell)
+            memory, channel, lambda: self.alarm.set(monotonic() + RETURN_S, tell)
         )
         return exchange
 
     def call_by(self, when: float, tick: Callable[[float], float]) -> None:
         """Call `tick(now)` in a thread by `when`; it returns when to call it again."""
-        self._alarm.set(when, tick)
+        self.alarm.set(when, tick)
 
     def _write(self, frames: "Sequence[Buffer]") -> None:
         if len(frames) == 1:
@@ -155,7 +161,7 @@ class AnswerSender:
                 views[0] = views[0][sent:]
 
 
-class _Alarm:
+class Alarm:
     """A thread that calls functions at given times; started with the first of them."""
 
     def __init__(self) -> None:
@@ -179,6 +185,11 @@ class _Alarm:
             elif self._asleep.locked():
                 self._asleep.release()
 
+    def forget(self, tick: Callable[[float], float]) -> None:
+        """Never call `tick` again: its owner is gone."""
+        with self._changing:
+            self._due.pop(tick, None)
+
     def _run(self) -> None:
         while True:
             now = monotonic()
@@ -189,12 +200,65 @@ class _Alarm:
                     self._due[tick] = math.inf
                 again = tick(now)
                 with self._changing:
-                    self._due[tick] = min(again, self._due[tick])
+                    if tick in self._due:
+                        self._due[tick] = min(again, self._due[tick])
             with self._changing:
-                self._next = min(self._due.values())
+                self._next = min(self._due.values(), default=math.inf)
                 pause = self._next - monotonic()
             if pause > 0:
                 self._asleep.acquire(timeout=min(pause, 3600.0))
+
+
+UNREAD_S = 10
+"""A client that reads nothing for so long, while answers wait, gets no more."""
+
+
+class Holder(AnswerSender):
+    """The client that holds a lease: its jobs come from here, its answers go there."""
+
+    def __init__(self, stream: socket.socket, lease: int, outbox: AnswerSender) -> None:
+        super().__init__(stream, alarm=outbox.alarm)
+        seconds = struct.pack("ll", UNREAD_S, 0)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, seconds)
+        widen(stream)
+        self.lease = lease
+        self.stream = stream
+        self.is_gone = False
+        self.jobs = 0  # that have come so far
+        self._reader: JobFrameReader[FromHolder] = JobFrameReader(FromHolder)
+
+    def receive(self) -> list[Received[FromHolder]]:
+        """Return what came, without waiting; at the end of it `is_gone`."""
+        try:
+            space = self._reader.space()
+            count = self.stream.recv_into(space, 0, socket.MSG_DONTWAIT)
+            if count:
+                return self._reader.received(count)
+        except BlockingIOError:
+            return []
+        except (OSError, ValueError, msgspec.MsgspecError):
+            pass  # it ended, or speaks another language: either way it is gone
+        self.is_gone = True
+        return []
+
+    def let_go(self) -> None:
+        """Write nothing any more; what is held is for nobody."""
+        self.is_gone = True
+        self.alarm.forget(self._flush_due)
+
+    def _write(self, frames: "Sequence[Buffer]") -> None:
+        """Write to the client; one that is gone, or reads nothing, is let go.
+
+        It asks its node what became of its calls.
+        """
+        if self.is_gone:
+            return
+        try:
+            super()._write(frames)
+        except OSError:
+            self.is_gone = True
+            with suppress(OSError):  # it ended by itself
+                self.stream.shutdown(socket.SHUT_RDWR)
 
 
 RISE = 0.5
@@ -271,8 +335,16 @@ class Codes:
 
     def used(self, version: str) -> CachedFunction:
         """Return a version for a job that has come."""
-        self._recent.use(version)
+        self.use(version)
         return self._kept[version]
+
+    def use(self, version: str) -> None:
+        """Count a version as the last one used."""
+        self._recent.use(version)
+
+    def find(self, version: str) -> CachedFunction | None:
+        """Return a version if it is here. The node does not hear of this use."""
+        return self._kept.get(version)
 
 
 TAKE_APART = CachedFunction.of(take_apart)
@@ -284,7 +356,18 @@ Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
 class Task:
     """A job with its parts and its code."""
 
-    __slots__ = ("code", "given", "is_called", "job", "number", "parts", "started_ns")
+    __slots__ = (
+        "code",
+        "given",
+        "holder",
+        "is_called",
+        "job",
+        "number",
+        "parts",
+        "place",
+        "read_ns",
+        "started_ns",
+    )
 
     def __init__(
         self,
@@ -300,6 +383,9 @@ class Task:
         self.given: Arguments = ((), {})  # once they are unpacked
         self.started_ns = 0
         self.is_called = False  # its function has begun, or does so just now
+        self.holder: Holder | None = None  # who sent it; None: the node
+        self.read_ns = 0  # when it came, from who holds a lease
+        self.place = 0  # of its version by `Permit`
 
 
 class JobReceiver:
@@ -309,7 +395,7 @@ class JobReceiver:
         self._receive = stream.recv_into
         self._cancels = cancels
         self._reader: JobFrameReader[ToWorker] = JobFrameReader(ToWorker)
-        self._codes = Codes()
+        self.codes = Codes()
         self.memory: SegmentExchange | None = None
         self._tasks = 0  # that have come so far
         self.waiting: deque[Task] = deque()
@@ -352,7 +438,7 @@ class JobReceiver:
                 parts: tuple[Buffer, ...] = came
                 if message.shared and self.memory is not None:
                     parts = self.memory.accept(message.shared)
-                code = self._codes.used(message.version)
+                code = self.codes.used(message.version)
                 if message.split:
                     code = TAKE_APART
                 self._tasks += 1
@@ -360,8 +446,8 @@ class JobReceiver:
             elif isinstance(message, SegmentsGone):
                 if self.memory is not None:
                     self.memory.told(message)
-            elif not isinstance(message, Setup):
-                self._codes.add(message, came)
+            elif isinstance(message, Code):
+                self.codes.add(message, came)
 
     def cancels(self) -> list[bytes]:
         """Return ids of jobs to interrupt; may be called in a signal handler."""

@@ -85,8 +85,20 @@ class Answers:
         self.limit = max_payload_bytes
         self._memory = memory
 
-    def done(self, job: Job, value: object, run_ns: int) -> Frames:
-        """Return the answer with a result, or why the result cannot travel."""
+    def done(
+        self,
+        job: Job,
+        value: object,
+        run_ns: int,
+        *,
+        queued_ns: int = 0,
+        is_direct: bool = False,
+    ) -> Frames:
+        """Return the answer with a result, or why the result cannot travel.
+
+        queued_ns: how long the job waited here. is_direct: it goes to who holds a
+        lease, who shares no memory with this worker.
+        """
         parts: Parts
         try:
             if job.json:
@@ -101,17 +113,27 @@ class Answers:
             return self.failed(job, error, run_ns, kind="not_picklable")
         if len(parts) == 1 and len(parts[0]) <= INLINE_BYTES:
             payload = bytes(parts[0])
-            return [frame(JobDone(id=job.id, payload=payload, run_us=run_ns // 1000))]
+            return [
+                frame(
+                    JobDone(
+                        id=job.id,
+                        payload=payload,
+                        run_us=run_ns // 1000,
+                        queued_us=queued_ns // 1000,
+                    )
+                )
+            ]
         lengths = sizes(parts)
         if sum(lengths) > self.limit:
             return [frame(self.too_large(job, sum(lengths), run_ns))]
-        run_us = run_ns // 1000
-        if self._memory is not None:
+        run_us, queued_us = run_ns // 1000, queued_ns // 1000
+        if self._memory is not None and not is_direct:
             parts = MEMORY.place(parts)
             shared = self._memory.export(parts)
             if shared is not None:
                 return [frame(JobDone(id=job.id, shared=shared, run_us=run_us))]
-        return [frame(JobDone(id=job.id, sizes=lengths, run_us=run_us)), *parts]
+        message = JobDone(id=job.id, sizes=lengths, run_us=run_us, queued_us=queued_us)
+        return [frame(message), *parts]
 
     def too_large(self, job: Job, size_bytes: int, run_ns: int) -> JobFailed:
         """Return why a result does not travel."""

@@ -11,9 +11,10 @@ from mpreg_nb.protocol.worker import Setup, SharedStatus, WorkerReady, frame
 from mpreg_nb.shared_memory.exchange import DescriptorChannel
 from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.worker.capture import OutputCapture
-from mpreg_nb.worker.channel import AnswerSender, JobReceiver
+from mpreg_nb.worker.channel import AnswerSender
 from mpreg_nb.worker.cleanup import Folder, Folders, StateRestorer
 from mpreg_nb.worker.display import install
+from mpreg_nb.worker.door import DirectReceiver
 from mpreg_nb.worker.execution import Answers
 from mpreg_nb.worker.lifetime import die_with, essential, watch
 from mpreg_nb.worker.sequential import SequentialRunner
@@ -28,7 +29,7 @@ def main(channel: int, cancels: int, shared: int, beside: int, parent: int) -> N
         os.set_inheritable(inherited, False)
     os.set_blocking(cancels, False)
     watch(channel)
-    inbox = JobReceiver(stream, cancels)
+    inbox = DirectReceiver(stream, cancels)
     setup = inbox.first()
     if not isinstance(setup, Setup):
         raise TypeError(f"a worker starts with Setup, not {setup!r}")
@@ -45,6 +46,7 @@ def main(channel: int, cancels: int, shared: int, beside: int, parent: int) -> N
         set_home(Home(setup.home_url, setup.home_token, setup.home_ca), callers.connect)
     page = SharedStatus(shared)
     os.close(shared)
+    inbox.serve(page, outbox)
     capture = OutputCapture(outbox, page)
     capture.install()
     install(capture, setup.max_payload_bytes)

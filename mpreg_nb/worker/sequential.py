@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.call_context import running_call
 from mpreg_nb.protocol.worker import (
+    END_LEASE,
     RECALL,
     JobBlocked,
     SharedStatus,
     WorkerUnfit,
     frame,
+    lease_read,
 )
 from mpreg_nb.worker.capture import OutputCapture
-from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
+from mpreg_nb.worker.channel import AnswerSender, Task
 from mpreg_nb.worker.chunks import run_chunk
 from mpreg_nb.worker.cleanup import Folder, StateRestorer, is_importing
+from mpreg_nb.worker.door import DirectReceiver
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 
 if TYPE_CHECKING:
@@ -45,7 +48,7 @@ class SequentialRunner:
 
     def __init__(
         self,
-        inbox: JobReceiver,
+        inbox: DirectReceiver,
         outbox: AnswerSender,
         page: SharedStatus,
         capture: OutputCapture,
@@ -64,6 +67,8 @@ class SequentialRunner:
         self._running: bytes | None = None  # set while a call can be interrupted
         self._interrupted = False
         self._recalls = False  # the next id is to be dropped, not interrupted
+        self._ends_lease = False  # the next id is a word about a lease
+        self._is_leased = False  # what runs came by a lease
         self._loop: asyncio.AbstractEventLoop | None = None
         self._awaited: asyncio.Task[Any] | None = None
         self._holding_since_ns = 0
@@ -76,8 +81,11 @@ class SequentialRunner:
         while True:
             if not waiting:
                 self._outbox.flush()
+                self._inbox.flush()
                 self._inbox.wait()
-            self._perform(waiting.popleft())
+            task = waiting.popleft()
+            if task.holder is None or self._inbox.admits(task):
+                self._perform(task)
             if self._restorer.unfit:
                 self._leave()
 
@@ -88,9 +96,14 @@ class SequentialRunner:
             self._inbox.read()
 
     def _perform(self, task: Task) -> None:
-        job = task.job
-        self._page.begin(task.number)
+        job, holder = task.job, task.holder
+        self._is_leased = holder is not None
+        if holder is None:
+            self._page.begin(task.number)
+        else:
+            self._page.begin_leased(task.number, job.id, task.place)
         call = call_of(job, self._tell_waiting)
+        call.outbox = holder
         self._capture.sole = call
         running_call.set(call)
         self._interrupted = False
@@ -110,14 +123,19 @@ class SequentialRunner:
         ended = perf_counter_ns()
         is_first = not task.code.has_run
         task.code.took((ended - started) // (job.items or 1))
-        self._page.end(task.number)
+        if holder is None:
+            self._page.end(task.number)
+        else:
+            self._page.end_leased(task.number)
+            self._inbox.count(task, ended - started, started - task.read_ns, frames[0])
         self._restorer.leave_copy()
         if self._restorer.children.copies:
             self._restorer.end_copies()
+        outbox = self._outbox if holder is None else holder
         if call.output is not None:
-            self._outbox.send(frames, lambda: self._capture.finish(call))
+            outbox.send(frames, lambda: self._capture.finish(call))
         else:
-            self._answer(frames, ended)
+            self._answer(outbox, frames, ended)
         self._restorer.after(ended, ended - started, is_first=is_first)
 
     def _work(self, task: Task, started: int) -> Frames:
@@ -140,7 +158,13 @@ class SequentialRunner:
             if type(value) is CoroutineType:
                 value = self._await(value)
         self._end_figures(are_shown=True)
-        return self._answers.done(job, value, perf_counter_ns() - started)
+        run_ns = perf_counter_ns() - started
+        if task.holder is None:
+            return self._answers.done(job, value, run_ns)
+        queued_ns = started - task.read_ns
+        return self._answers.done(
+            job, value, run_ns, queued_ns=queued_ns, is_direct=True
+        )
 
     def _run_chunk(self, task: Task, function: Callable[..., Any]) -> bytes:
         def invoke(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
@@ -185,8 +209,8 @@ class SequentialRunner:
 
             end_figures(call, are_shown=are_shown)
 
-    def _answer(self, frames: Frames, now_ns: int) -> None:
-        waiting, outbox = self._inbox.waiting, self._outbox
+    def _answer(self, outbox: AnswerSender, frames: Frames, now_ns: int) -> None:
+        waiting = self._inbox.waiting
         if (
             waiting
             and len(frames) == 1
@@ -213,6 +237,16 @@ class SequentialRunner:
         for call_id in cancels:
             if call_id == RECALL:
                 self._recalls = True
+                continue
+            if call_id == END_LEASE:
+                self._ends_lease = True
+                continue
+            if self._ends_lease:
+                self._ends_lease = False
+                lease, stop = lease_read(call_id)
+                self._inbox.end_lease(lease)
+                if stop and self._is_leased and self._running is not None:
+                    self._cancelled[self._running] = None
                 continue
             let_be = self._recalls and call_id == self._running
             self._recalls = False

@@ -23,6 +23,7 @@ from mpreg_nb.protocol.messages import (
     Cancel,
     Failed,
     Failure,
+    Ids,
     NodeSnapshot,
     Recall,
     Reply,
@@ -145,7 +146,14 @@ class World:
         async def reregister(version: str) -> bool:
             return False
 
-        self.calls = ClientCalls(ways, state, direct=True, reregister=reregister)
+        self.calls = ClientCalls(
+            ways,
+            state,
+            direct=True,
+            reregister=reregister,
+            new_id=Ids().next,
+            to_workers=lambda: False,
+        )
         self.calls.routes_changed()
 
     def submit(

@@ -462,6 +462,12 @@ class Faults:
 
 # -------------------------------------------------------------------------- the calls
 
+BURST = 24
+"""Calls that a client makes at once, at most."""
+
+LEASED_BURST, LEASED_SHARE = 3, 0.4
+"""The same where workers are to be leased, and the share of calls made then."""
+
 OUTSTANDING = 150
 """Calls of one client that are under way at once, at most."""
 
@@ -476,8 +482,15 @@ class Caller:
     """Makes calls through one client, and notes what it is told."""
 
     def __init__(
-        self, name: str, cluster: mp.Cluster, log: Path, chance: random.Random
+        self,
+        name: str,
+        cluster: mp.Cluster,
+        log: Path,
+        chance: random.Random,
+        burst: int,
     ) -> None:
+        """burst: calls that are made at once, at most."""
+        self._burst = burst
         self._name = name
         self._cluster = cluster
         self._log = str(log)
@@ -502,7 +515,7 @@ class Caller:
         began_s = time.monotonic()
         made = 0
         while made < calls:
-            for _ in range(min(calls - made, self._chance.randint(1, 24))):
+            for _ in range(min(calls - made, self._chance.randint(1, self._burst))):
                 self._room.acquire()
                 self._call(f"{self._name}{made}")
                 made += 1
@@ -634,10 +647,12 @@ def record(
     seconds: float,
     folder: Path,
     faults: Sequence[Fault] | None = None,
+    burst: int = BURST,
 ) -> History:
     """Make so many calls on a cluster of `NODES` while faults happen to it.
 
     faults: what to do in place of what the seed draws, all of it however long it takes.
+    burst: calls that a client makes at once, at most.
     """
     chance = random.Random(seed)
     drawn = draw_faults(chance, seconds) if faults is None else faults
@@ -646,7 +661,7 @@ def record(
     with contextlib.closing(_Connected(entry)) as connected:
         clients = {"direct": cluster, "via": connected.cluster}
         callers = [
-            Caller(name, client, log, random.Random(chance.random()))
+            Caller(name, client, log, random.Random(chance.random()), burst)
             for name, client in clients.items()
         ]
         doing = Faults(cluster, clients)
@@ -691,9 +706,18 @@ def run_seed(seed: int, *, calls: int, seconds: float, tls: bool = False) -> Res
     ):
         own_folders(Path(name), patch)
         over = local_nodes_over_tls(Path(name)) if tls else contextlib.nullcontext()
-        with over, mp.up(len(NODES), slots=2, fresh=True) as cluster:
+        # Half of the seeds have calls go straight to workers: these have one slot, and
+        # nodes lease them where they are idle now and then.
+        leased = seed % 2 == 0
+        slots = 1 if leased else 2
+        with over, mp.up(len(NODES), slots=slots, fresh=True) as cluster:
             history = record(
-                cluster, seed, calls=calls, seconds=seconds, folder=Path(name)
+                cluster,
+                seed,
+                calls=int(calls * LEASED_SHARE) if leased else calls,
+                seconds=seconds,
+                folder=Path(name),
+                burst=LEASED_BURST if leased else BURST,
             )
     return Result(seed, history, check(history), time.monotonic() - began_s)
 

@@ -26,6 +26,7 @@ from mpreg_nb.protocol.messages import (
     Cancel,
     Failed,
     Failure,
+    Ids,
     NodeSnapshot,
     Recall,
     Reply,
@@ -164,7 +165,14 @@ class Town:
             return False
 
         ways: Any = self
-        self.client = ClientCalls(ways, state, direct=True, reregister=reregister)
+        self.client = ClientCalls(
+            ways,
+            state,
+            direct=True,
+            reregister=reregister,
+            new_id=Ids().next,
+            to_workers=lambda: False,
+        )
         self.client.routes_changed()
 
     def direct(self, node: str, urls: object) -> Any:

@@ -30,6 +30,11 @@ from mpreg_nb.protocol.messages import (
     Given,
     HasResults,
     HeldResults,
+    LeaseAnswer,
+    LeasedCalls,
+    LeasedCancel,
+    LeaseRequest,
+    LeaseRevoked,
     LeaveRequest,
     Line,
     LinkSnapshot,
@@ -80,13 +85,23 @@ from mpreg_nb.protocol.messages import Printed as RunPrinted
 from mpreg_nb.protocol.shared import SegmentRef, SegmentsGone
 from mpreg_nb.protocol.worker import (
     Code,
+    FromHolder,
     FromWorker,
+    Greeting,
     Job,
     JobBlocked,
     JobDone,
     JobFailed,
     JobPrinted,
+    Lease,
+    LeaseEnd,
+    LeaseOpen,
+    LeaseOver,
+    Permit,
+    Returned,
+    RunsCounted,
     Setup,
+    ToHolder,
     ToWorker,
     WorkerReady,
     WorkerUnfit,
@@ -251,6 +266,11 @@ SAMPLES: list[Any] = [
         id=ID, node="n1", stream="stderr", text="ü\n", lines_cut=9, characters_cut=99
     ),
     Cancel(id=ID),
+    LeaseRequest(id=ID, function="f", version=VERSION, resources=frozenset({"gpu"})),
+    LeaseAnswer(id=ID, number=7, path="/run/w", key=b"key"),
+    LeaseRevoked(number=7, gone=True),
+    LeasedCalls(number=7, calls=((ID, 3),)),
+    LeasedCancel(number=7, id=ID, place=3, unless_begun=True),
     Fetch(id=ID, kept=KEPT),
     Release(ids=(ID,)),
     SpaceOpen(id=ID),
@@ -430,7 +450,7 @@ JOBS: list[Any] = [
         items=2,
     ),
     WorkerReady(pid=4711),
-    JobDone(id=ID, payload=b"result", sizes=(4,), run_us=9, shared=SHARED),
+    JobDone(id=ID, payload=b"result", sizes=(4,), run_us=9, shared=SHARED, queued_us=8),
     JobFailed(
         id=ID,
         kind="application",
@@ -455,7 +475,18 @@ JOBS: list[Any] = [
     JobBlocked(id=ID, waits=True),
     WorkerUnfit(reason="a limit was lowered"),
     SegmentsGone(returned=(SEGMENT,), stale=(SEGMENT,), forgotten=(SEGMENT,)),
+    Lease(number=7, key=b"key", path="/run/w"),
+    Permit(version=VERSION, place=3),
+    LeaseEnd(number=7),
+    LeaseOpen(number=7, error="the name is too long"),
+    LeaseOver(number=7),
+    RunsCounted(records=b"record"),
+    Greeting(lease=7, key=b"key"),
+    Returned(id=ID),
 ]
+
+LANES = (ToWorker, FromWorker, FromHolder, ToHolder)
+"""What a worker is told and says, by its node and by who holds a lease of it."""
 
 GOLDEN = Path(__file__).with_name("messages.golden")
 
@@ -487,20 +518,18 @@ def test_a_message_reads_back_as_it_was(message: Any) -> None:
 
 @pytest.mark.parametrize("message", JOBS, ids=name)
 def test_a_message_of_the_worker_lane_reads_back_as_it_was(message: Any) -> None:
-    lane = msgspec.msgpack.Decoder(
-        ToWorker if isinstance(message, get_args(ToWorker)) else FromWorker
-    )
+    lanes = [lane for lane in LANES if isinstance(message, get_args(lane))]
 
-    assert lane.decode(encode(message)) == message
+    read = [msgspec.msgpack.Decoder(lane).decode(encode(message)) for lane in lanes]
+
+    assert read == [message] * len(lanes)
 
 
 def test_every_message_of_the_lanes_is_among_them() -> None:
     assert len(golden_lines()) == len(SAMPLES + JOBS)
     assert {type(message) for message in SAMPLES} == set(get_args(Data))
-    assert {type(message) for message in JOBS} == {
-        *get_args(ToWorker),
-        *get_args(FromWorker),
-    }
+    lanes = {kind for lane in LANES for kind in get_args(lane)}
+    assert {type(message) for message in JOBS} == lanes
 
 
 def test_every_field_of_every_message_is_shown_with_a_value() -> None:

@@ -1,0 +1,362 @@
+"""Leases of workers on this machine: calls go straight to a worker and back.
+
+A node leases an idle worker to a client that calls the same function again and again.
+Calls of that version then go to the worker's own Unix socket, while the lease lasts.
+How each ends stays with `calls/pending.py`: a lease is one more place where a call can
+be. The node interrupts calls, and says what became of them when the worker is gone.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import msgspec
+
+from mpreg_nb.protocol.codec import Buffer
+from mpreg_nb.protocol.messages import (
+    Cancel,
+    LeaseAnswer,
+    LeasedCancel,
+    LeaseRequest,
+    LeaseRevoked,
+    Recall,
+)
+from mpreg_nb.protocol.worker import (
+    Greeting,
+    Job,
+    JobDone,
+    JobFrameReader,
+    ToHolder,
+    frame,
+)
+from mpreg_nb.transport.connection import Connection
+from mpreg_nb.transport.local_socket import connected_to
+
+AHEAD_S = 0.005
+"""Expected time of the calls that a worker has; it gets no more of them at once."""
+
+AHEAD_CALLS = 64
+"""Calls that a worker has, at most."""
+
+OVERHEAD_S = 10e-6
+"""What a call takes in its worker besides the function."""
+
+SHORT_S = 0.0005
+"""Calls that take less wait here for their turn; others go to the node."""
+
+RISE, FALL = 0.5, 0.1
+"""How fast the expectation follows longer and shorter runs."""
+
+PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+"""After a lease that was refused or revoked, until the next is asked for."""
+
+ANSWER_S = 0.1
+"""How long calls wait for the answer of a node that was asked for a worker."""
+
+FUNCTIONS = 256
+"""Functions of which is known that they were called, for each node."""
+
+Key: TypeAlias = tuple[str, str, frozenset[str]]
+"""Function, version and resources."""
+
+Said: TypeAlias = Callable[["WorkerLink", Any, tuple[Buffer, ...]], None]
+
+
+class WorkerLink:
+    """A worker that is leased to this client: jobs out, answers in."""
+
+    def __init__(
+        self,
+        entry: Connection,
+        answer: LeaseAnswer,
+        said: Said,
+        broken: Callable[["WorkerLink"], None],
+    ) -> None:
+        """Connect to the worker.
+
+        Raises:
+            OSError: it does not listen any more.
+        """
+        self.node_link = entry
+        self.node = entry.peer.name
+        self.number = answer.number
+        self.permitted: set[Key] = set()
+        self.is_over = False  # it takes no calls any more
+        self.calls: dict[bytes, int] = {}  # that it has: their numbers
+        self._sent = 0
+        self._said = said
+        self._broken = broken
+        self._expected_s = AHEAD_S  # of one call
+        self._unsent = b""
+        self._reader: JobFrameReader[ToHolder] = JobFrameReader(ToHolder)
+        self._loop = asyncio.get_running_loop()
+        self._end = connected_to(Path(answer.path))
+        self.is_closed = False
+        self._end.send(frame(Greeting(lease=answer.number, key=answer.key)))
+        self._loop.add_reader(self._end.fileno(), self._readable)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more call would begin at once, or very soon."""
+        calls = len(self.calls)
+        if self._unsent or calls >= AHEAD_CALLS:
+            return False
+        return not calls or (calls + 1) * self._expected_s <= AHEAD_S
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it is worth while to wait for room."""
+        return self._expected_s <= SHORT_S
+
+    def call(self, job: Job) -> None:
+        """Send a job; what becomes of it is told."""
+        self._sent += 1
+        self.calls[job.id] = self._sent
+        data = frame(job)
+        try:
+            sent = self._end.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:  # the reading side learns of it, after what had come
+            return
+        if sent < len(data):
+            self._unsent = data[sent:]
+            self._loop.add_writer(self._end.fileno(), self._writable)
+
+    def send(self, message: Cancel | Recall) -> None:
+        """Have the node end calls, or only those that have not begun."""
+        unless_begun = isinstance(message, Recall)
+        for call_id in message.ids if isinstance(message, Recall) else (message.id,):
+            place = self.calls.get(call_id)
+            if place is not None:
+                self.node_link.send(
+                    LeasedCancel(
+                        number=self.number,
+                        id=call_id,
+                        place=place,
+                        unless_begun=unless_begun,
+                    )
+                )
+
+    def ended(self, call_id: bytes) -> None:
+        """Note that a call has its answer."""
+        self.calls.pop(call_id, None)
+        if self.is_over and not self.calls:
+            self.close()
+
+    def revoked(self) -> None:
+        """Send no calls any more; those that are there have their answers to come."""
+        self.is_over = True
+        if not self.calls:
+            self.close()
+
+    def drain(self) -> None:
+        """Take what the worker had written, before it is given up."""
+        while not self.is_closed and self._receive():
+            pass
+
+    def close(self) -> None:
+        """Let go of the worker."""
+        self.is_over = True
+        if not self.is_closed:
+            self.is_closed = True
+            self._loop.remove_reader(self._end.fileno())
+            self._loop.remove_writer(self._end.fileno())
+            self._end.close()
+
+    def _writable(self) -> None:
+        try:
+            sent = self._end.send(self._unsent)
+        except BlockingIOError:
+            return
+        except OSError:
+            sent = len(self._unsent)
+        self._unsent = self._unsent[sent:]
+        if not self._unsent:
+            self._loop.remove_writer(self._end.fileno())
+
+    def _readable(self) -> None:
+        self._receive()
+
+    def _receive(self) -> bool:
+        """Take what has come; False: there is no more."""
+        try:
+            count = self._end.recv_into(self._reader.space())
+            received = self._reader.received(count) if count else None
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError, msgspec.MsgspecError):
+            received = None
+        if received is None:
+            self.close()
+            self._broken(self)
+            return False
+        for message, parts in received:
+            kind = type(message)
+            if kind is JobDone:
+                self._learn(message.run_us / 1e6 + OVERHEAD_S)  # type: ignore[union-attr]
+            self._said(self, message, parts)
+        return True
+
+    def _learn(self, run_s: float) -> None:
+        before_s = self._expected_s
+        weight = RISE if run_s > before_s else FALL
+        self._expected_s = before_s + weight * (run_s - before_s)
+
+
+class LeasedWorkers:
+    """The leases of one client, one for each link to a node of this machine."""
+
+    def __init__(
+        self,
+        *,
+        is_wanted: Callable[[], bool],
+        new_id: Callable[[], bytes],
+        said: Said,
+        lost: Callable[[WorkerLink], None],
+        decided: Callable[[], None],
+    ) -> None:
+        """is_wanted: whether calls may go straight to workers at all.
+
+        said: hears each message of a worker; lost: that one is gone; decided: that
+        calls need not wait for the answer of a node any more.
+        """
+        self._is_wanted = is_wanted
+        self._new_id = new_id
+        self._said = said
+        self._lost = lost
+        self._decided = decided
+        self._links: dict[Connection, WorkerLink] = {}  # that take calls
+        # Those whose end is not known, by the number of the lease.
+        self._open: dict[tuple[Connection, int], WorkerLink] = {}
+        self._called: dict[Connection, dict[Key, None]] = {}
+        self._large: dict[Key, None] = {}  # whose results were
+        self._asked: dict[bytes, tuple[Connection, Key]] = {}
+        self._pauses: dict[Connection, tuple[float, float]] = {}  # until, how long
+
+    def find(self, link: Connection, key: Key) -> WorkerLink | None:
+        """Return the worker of a node that takes such calls, if one does."""
+        leased = self._links.get(link)
+        if leased is None or leased.is_over or key not in leased.permitted:
+            return None
+        return leased if self._is_wanted() else None
+
+    def is_large(self, worker: WorkerLink, key: Key) -> None:
+        """Send such calls through the node: it shares memory for large results."""
+        worker.permitted.discard(key)
+        self._large[key] = None
+        if len(self._large) > FUNCTIONS:
+            del self._large[next(iter(self._large))]
+
+    def is_asked(self, link: Connection) -> bool:
+        """Whether a node is about to say if there is a worker."""
+        return any(one is link for one, _ in self._asked.values())
+
+    def want(self, link: Connection, key: Key) -> None:
+        """Ask for a worker where a function is called for the second time."""
+        if link.peer.carrier != "unix" or not self._is_wanted() or key in self._large:
+            return
+        called = self._called.setdefault(link, {})
+        if key not in called:
+            called[key] = None
+            if len(called) > FUNCTIONS:
+                del called[next(iter(called))]
+            return
+        until, _ = self._pauses.get(link, (-math.inf, 0.0))
+        if time.monotonic() < until:
+            return
+        function, version, resources = key
+        request = LeaseRequest(
+            id=self._new_id(), function=function, version=version, resources=resources
+        )
+        self._asked[request.id] = link, key
+        link.send(request)
+        loop = asyncio.get_running_loop()
+        loop.call_later(ANSWER_S, self._unanswered, request.id)
+
+    def _unanswered(self, request_id: bytes) -> None:
+        """Go on without a worker: the node is slow, or of a version without leases."""
+        if request_id in self._asked:
+            self._answered(LeaseAnswer(id=request_id))
+            self._decided()
+
+    def receive(self, link: Connection, message: LeaseAnswer | LeaseRevoked) -> None:
+        """Take what a node says of leases."""
+        if isinstance(message, LeaseAnswer):
+            self._answered(message)
+            self._decided()
+            return
+        leased = self._open.get((link, message.number))
+        if leased is None:
+            return
+        if self._links.get(link) is leased:
+            del self._links[link]
+            self._pause(link)
+            self._decided()
+        if message.gone:
+            leased.drain()
+            self._give_up(leased)
+        leased.revoked()
+
+    def _answered(self, answer: LeaseAnswer) -> None:
+        link, key = self._asked.pop(answer.id, (None, None))
+        if link is None or key is None:
+            return
+        leased = self._links.get(link)
+        if not answer.number:
+            self._pause(link)
+            return
+        if leased is None or leased.number != answer.number:
+            try:
+                leased = WorkerLink(link, answer, self._said, self._broken)
+            except OSError:  # the worker ended just now
+                self._pause(link)
+                return
+            self._forget_closed()
+            self._links[link] = self._open[link, answer.number] = leased
+        leased.permitted.add(key)
+
+    def _forget_closed(self) -> None:
+        for key, leased in list(self._open.items()):
+            if leased.is_closed and not leased.calls:
+                del self._open[key]
+
+    def _pause(self, link: Connection) -> None:
+        """Ask for nothing for a while; longer each time, unless that is long ago."""
+        now = time.monotonic()
+        until, pause_s = self._pauses.get(link, (-math.inf, 0.0))
+        again = now - until < LONGEST_PAUSE_S
+        pause_s = min(2 * pause_s, LONGEST_PAUSE_S) if again else PAUSE_S
+        self._pauses[link] = now + pause_s, pause_s
+
+    def _broken(self, leased: WorkerLink) -> None:
+        if self._links.get(leased.node_link) is leased:
+            del self._links[leased.node_link]
+            self._pause(leased.node_link)
+        self._give_up(leased)
+
+    def _give_up(self, leased: WorkerLink) -> None:
+        leased.close()
+        if self._open.pop((leased.node_link, leased.number), None) is not None:
+            self._lost(leased)
+
+    def link_lost(self, link: Connection) -> None:
+        """Give up the workers of a node that is lost, after what they have answered."""
+        self._links.pop(link, None)
+        self._called.pop(link, None)
+        for call_id in [c for c, (one, _) in self._asked.items() if one is link]:
+            del self._asked[call_id]
+        for leased in [one for one in self._open.values() if one.node_link is link]:
+            leased.drain()
+            self._give_up(leased)
+        self._pauses.pop(link, None)
+
+    def stop(self) -> None:
+        """Let go of all workers."""
+        for leased in self._open.values():
+            leased.close()
+        self._links.clear()
+        self._open.clear()

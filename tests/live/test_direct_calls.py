@@ -1,0 +1,197 @@
+"""Calls that go straight to a worker of this machine mean what others mean."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mpreg_nb as mp
+from mpreg_nb.errors import CallTimeout
+from tests.support.direct_calls import FEW, MANY, become_direct, messages_of, until
+from tests.support.files import until_exists, wait_for_file
+
+pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[mp.Cluster]:
+    with mp.up(1, fresh=True) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def other(cluster: mp.Cluster) -> Iterator[mp.Cluster]:
+    """Another client of the same node."""
+    with mp.connect(cluster.urls[0]) as other:
+        yield other
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def work(number: int) -> str:
+    """Say in which worker it ran."""
+
+    return f"{number} {os.getpid()}"
+
+
+def fail(number: int) -> None:
+    raise KeyError(number)
+
+
+def note(path: str, number: int) -> int:
+    """Leave a line for each time that it runs."""
+
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{number}\n".encode())
+    os.close(file)
+    return number
+
+
+def test_repeated_calls_go_straight_to_a_worker(cluster: mp.Cluster) -> None:
+    become_direct(cluster, double, 1)
+
+    def calls() -> None:
+        assert [cluster.call(double, n) for n in range(MANY)] == [
+            2 * n for n in range(MANY)
+        ]
+
+    assert messages_of(cluster, calls) < FEW
+
+
+def test_many_calls_at_once_keep_their_results_apart(cluster: mp.Cluster) -> None:
+    become_direct(cluster, double, 1)
+
+    futures = [cluster.submit(double, n) for n in range(2000)]
+
+    assert [future.result(30) for future in futures] == [2 * n for n in range(2000)]
+
+
+def test_the_setting_sends_every_call_through_the_node(cluster: mp.Cluster) -> None:
+    become_direct(cluster, double, 1)
+    mp.config("direct_calls", False)
+    try:
+
+        def calls() -> None:
+            for number in range(MANY):
+                assert cluster.call(double, number) == 2 * number
+
+        assert messages_of(cluster, calls) >= MANY
+    finally:
+        mp.config("direct_calls", True)
+
+
+def test_every_call_is_counted_with_its_time_and_its_errors(
+    cluster: mp.Cluster,
+) -> None:
+    named = cluster.register(double, name="counted")
+    failing = cluster.register(fail, name="counted-fail")
+
+    for number in range(MANY):
+        named.call(number)
+        with pytest.raises(KeyError):
+            failing.call(number)
+
+    frame = cluster.functions().set_index("function")
+    counted = frame.loc[["counted", "counted-fail"], ["calls", "errors"]]
+    assert counted.to_numpy().tolist() == [[MANY, 0], [MANY, MANY]]
+
+
+def test_prints_come_before_the_result_and_those_past_python_come_too(
+    cluster: mp.Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speak(number: int) -> int:
+
+        print("said", number)  # noqa: T201
+        os.write(1, f"past {number}\n".encode())
+        return number
+
+    shown = ""
+    for number in range(8):
+        cluster.call(speak, number)
+        shown += capsys.readouterr().out
+        assert f"said {number}" in shown
+
+    def all_shown() -> bool:
+        nonlocal shown
+        shown += capsys.readouterr().out
+        return all(f"past {number}" in shown for number in range(8))
+
+    until(all_shown)
+
+
+def test_a_call_of_another_client_gets_the_worker_that_is_leased(
+    cluster: mp.Cluster, other: mp.Cluster
+) -> None:
+    become_direct(cluster, work, 1)
+
+    mine = cluster.call(work, 7)
+    theirs = other.call(work, 7)
+
+    assert theirs == mine  # the only worker of the node
+
+
+def test_calls_that_wait_behind_a_long_one_are_given_back_and_run_once(
+    cluster: mp.Cluster, other: mp.Cluster, tmp_path: Path
+) -> None:
+    become_direct(cluster, note, str(tmp_path / "before"), 1)
+    notes = tmp_path / "notes"
+
+    futures = [cluster.submit(note, str(notes), n) for n in range(400)]
+    theirs = [other.call(note, str(notes), 1000 + n) for n in range(20)]
+
+    assert [future.result(30) for future in futures] == list(range(400))
+    assert theirs == list(range(1000, 1020))
+    runs = Counter(map(int, notes.read_text().split()))
+    assert runs == Counter([*range(400), *range(1000, 1020)])
+
+
+def test_a_cancelled_call_is_interrupted(cluster: mp.Cluster, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    go.touch()
+    become_direct(cluster, wait_for_file, str(tmp_path / "begun before"), str(go))
+    begun = tmp_path / "begun"
+
+    future = cluster.submit(wait_for_file, str(begun), str(tmp_path / "never"))
+    until_exists(begun)
+    future.cancel()
+
+    began_s = time.monotonic()
+    assert cluster.call(double, 4) == 8
+    assert time.monotonic() - began_s < 5
+    assert future.cancelled()
+
+
+def test_a_deadline_ends_a_call_and_frees_its_worker(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    go.touch()
+    become_direct(cluster, wait_for_file, str(tmp_path / "begun before"), str(go))
+
+    with pytest.raises(CallTimeout):
+        cluster.on(timeout=0.3).call(
+            wait_for_file, str(tmp_path / "begun"), str(tmp_path / "never")
+        )
+
+    assert cluster.call(double, 4) == 8
+
+
+def test_a_new_version_runs_at_once(cluster: mp.Cluster) -> None:
+    def old() -> str:
+        return "old"
+
+    def new() -> str:
+        return "new"
+
+    cluster.register(old, name="versioned")
+    for _ in range(8):
+        assert cluster.call("versioned") == "old"
+
+    cluster.register(new, name="versioned")
+
+    assert [cluster.call("versioned") for _ in range(8)] == ["new"] * 8
