@@ -256,18 +256,22 @@ class LeasedWorkers:
         return any(one is link for one, _ in self._asked.values())
 
     def want(self, link: Connection, key: Key) -> None:
-        """Ask for a worker where a function is called for the second time."""
+        """Ask for a worker where a function is called for the second time.
+
+        One that is leased already is asked to take another function at its first call:
+        through the node, that call would end the lease.
+        """
         if link.peer.carrier != "unix" or not self._is_wanted() or key in self._large:
             return
         called = self._called.setdefault(link, {})
-        if key not in called:
-            called[key] = None
-            if len(called) > FUNCTIONS:
-                del called[next(iter(called))]
-            return
-        until, _ = self._pauses.get(link, (-math.inf, 0.0))
-        if time.monotonic() < until:
-            return
+        is_first = key not in called
+        called[key] = None
+        if len(called) > FUNCTIONS:
+            del called[next(iter(called))]
+        if link not in self._links:
+            until, _ = self._pauses.get(link, (-math.inf, 0.0))
+            if is_first or time.monotonic() < until:
+                return
         function, version, resources = key
         request = LeaseRequest(
             id=self._new_id(), function=function, version=version, resources=resources

@@ -757,9 +757,10 @@ class ProcessPool:
 
     def counted(self, runs: list[tuple[str, str, RunRecord]]) -> None:
         """Learn from what was run, and pass it on; what `Owner` asks for."""
-        for _, version, (_, run_us, _, end) in runs:
+        for function, version, (_, run_us, _, end) in runs:
             if end == "ok":
-                self._expected.learn(version, run_us)
+                job = Job(id=b"", version=version, function=function)
+                self._expected.learn(job, run_us)
         self._finished += len(runs)
         if self._leases is not None:
             self._leases.counted(runs)
