@@ -22,13 +22,16 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from typing import Any, TypeVar
 
+import psutil
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
+from mpreg_nb.benchmark.raw_tcp import RawTcp
 from mpreg_nb.benchmark.rows import (
     LATENCY_ROWS,
     TWO_NODES,
     Testbed,
+    array_gb_per_s,
     blocking_latencies_us,
     calls_per_s,
     latencies_us,
@@ -37,7 +40,7 @@ from mpreg_nb.benchmark.rows import (
     prepare,
 )
 from mpreg_nb.cluster.cluster import Cluster
-from mpreg_nb.view.benchmark import Bench, LatencyRow, RateRow
+from mpreg_nb.view.benchmark import Bench, LatencyRow, RateRow, TransferRow
 
 PAYLOAD = bytes(range(120))
 
@@ -73,6 +76,13 @@ class Baseline:
             await link.recv()
             taken.append((clock() - began) * 1e6)
         return taken
+
+    def is_on_one_core(self) -> bool | None:
+        """Whether both ends ran on one processor last; None: this system says not."""
+        if not hasattr(psutil.Process, "cpu_num"):
+            return None
+        server = psutil.Process(self._server.pid)
+        return bool(server.cpu_num() == psutil.Process().cpu_num())
 
     def close(self) -> None:
         """End the link and the server."""
@@ -136,12 +146,15 @@ BLOCKING = "call, blocking"
 BLOCKING_GOAL = 2.3
 IN_FLIGHT = "64 in flight, one worker"
 IN_FLIGHT_GOAL_PER_S = 30_000
+TRANSFER_BYTES = 100_000_000
+TRANSFER = "100 MB there and back"
+TRANSFER_GOAL = 3.0
 MAPPED = "map of 2,000"
 MAPPED_GOAL_PER_S = 15_000
 COUNTS = {1: "one node", 2: "two nodes"}
 
-Taken = tuple[float, float, float, float]
-"""p50 and p99 of one round, in microseconds, then both in bare echoes of the round."""
+Taken = tuple[float, float, float, float, float, float]
+"""Mean, p50, p95 and p99 of one round in microseconds; p50 and p99 in bare echoes."""
 
 
 def check_only(only: str, *, nodes: int = 2) -> None:
@@ -151,7 +164,7 @@ def check_only(only: str, *, nodes: int = 2) -> None:
         ValueError: there is none; the message names all.
     """
     rows = [name for name in LATENCY_ROWS if nodes > 1 or name not in TWO_NODES]
-    rows += [BLOCKING, IN_FLIGHT, mapped_row(nodes)]
+    rows += [BLOCKING, IN_FLIGHT, mapped_row(nodes), TRANSFER]
     if not any(only in row for row in rows):
         few = " of one node" if nodes == 1 else ""
         raise ValueError(
@@ -178,6 +191,7 @@ class Measurement:
             (3, 300, 0.5) if quick else (7, 1000, 1.0)
         )
         self._only = only
+        self._one_core: list[bool] = []  # by round
         self._stopping = threading.Event()
         self._loop = _new_loop()
         self._task: asyncio.Task[Any] | None = None
@@ -229,6 +243,7 @@ class Measurement:
             with awake() as quiet:
                 units_us, taken = self._latencies(lab, bare)
             rates = tuple(self._rates(lab))
+            transfers = tuple(self._transfers(lab))
         finally:
             gc.unfreeze()
         goals = {name: goal for name, (_, goal) in LATENCY_ROWS.items()}
@@ -239,6 +254,8 @@ class Measurement:
             quiet=quiet,
             latencies=tuple(latencies),
             rates=rates,
+            transfers=transfers,
+            one_core=statistics.fmean(self._one_core) if self._one_core else None,
         )
 
     def _latencies(
@@ -258,6 +275,9 @@ class Measurement:
         for number in range(1, self._rounds + 1):
             unit_us = statistics.median(bare.latencies_us(self._count))
             units_us.append(unit_us)
+            one_core = bare.is_on_one_core()
+            if one_core is not None:
+                self._one_core.append(one_core)
             self._say(
                 f"latencies, round {number} of {self._rounds}: "
                 f"a bare echo takes {unit_us:.0f} µs"
@@ -287,6 +307,27 @@ class Measurement:
                 for _ in range(self._rounds)
             ]
             yield _rate(mapped, rates, MAPPED_GOAL_PER_S)
+
+    def _transfers(self, lab: Testbed) -> Iterable[TransferRow]:
+        if self._only not in TRANSFER:
+            return
+        self._say(f"rates: {TRANSFER}")
+        rates: list[float] = []
+        ratios: list[float] = []
+        with contextlib.closing(RawTcp(TRANSFER_BYTES)) as tcp:
+            for _ in range(self._rounds + 1):
+                unit = self._checked(tcp.gb_per_s)
+                rates.append(self._checked(lambda: array_gb_per_s(lab, TRANSFER_BYTES)))
+                ratios.append(rates[-1] / unit)
+        rates, ratios = rates[1:], ratios[1:]  # the first brought the memory
+        yield TransferRow(
+            row=TRANSFER,
+            gb_per_s=statistics.median(rates),
+            gb_per_s_min=min(rates),
+            gb_per_s_max=max(rates),
+            times_tcp=statistics.median(ratios),
+            goal_times_tcp=TRANSFER_GOAL,
+        )
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` on the loop; `stop` ends it."""
@@ -318,14 +359,17 @@ class Measurement:
 def _taken(us: Sequence[float], unit_us: float) -> Taken:
     ordered = sorted(us)
     p50_us, p99_us = statistics.median(ordered), ordered[int(len(ordered) * 0.99)]
-    return p50_us, p99_us, p50_us / unit_us, p99_us / unit_us
+    mean_us, p95_us = statistics.fmean(ordered), ordered[int(len(ordered) * 0.95)]
+    return mean_us, p50_us, p95_us, p99_us, p50_us / unit_us, p99_us / unit_us
 
 
 def _row(name: str, taken: Sequence[Taken], goal: float) -> LatencyRow:
-    p50_us, p99_us, p50_echoes, p99_echoes = zip(*taken, strict=True)
+    mean_us, p50_us, p95_us, p99_us, p50_echoes, p99_echoes = zip(*taken, strict=True)
     return LatencyRow(
         row=name,
+        mean_us=statistics.median(mean_us),
         p50_us=statistics.median(p50_us),
+        p95_us=statistics.median(p95_us),
         p99_us=statistics.median(p99_us),
         p50_echoes=statistics.median(p50_echoes),
         p99_echoes=statistics.median(p99_echoes),

@@ -250,6 +250,20 @@ def mapped_per_s(lab: Testbed, items: int) -> float:
     return items / (time.perf_counter() - began)
 
 
+def array_gb_per_s(lab: Testbed, size_bytes: int) -> float:
+    """Return the rate of an array that goes to a function and back."""
+    import numpy as np
+
+    array = np.ones(size_bytes // 8)
+    view = lab.cluster.on(node=lab.first)
+    began = time.perf_counter()
+    found = view.call(SAME, array)
+    taken_s = time.perf_counter() - began
+    if found.nbytes != array.nbytes:
+        raise AssertionError("another array came back")
+    return 2 * array.nbytes / taken_s / 1e9
+
+
 def _chain(lab: Testbed, nodes: Sequence[str]) -> list[StepPlan]:
     plans = []
     for number, node in enumerate(nodes):

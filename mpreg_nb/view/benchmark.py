@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 COLUMNS = {
     "row": TEXT,
+    "mean_us": MEASURE,
     "p50_us": MEASURE,
+    "p95_us": MEASURE,
     "p99_us": MEASURE,
     "p50_echoes": MEASURE,
     "p99_echoes": MEASURE,
@@ -30,6 +32,11 @@ COLUMNS = {
     "calls_per_s_min": MEASURE,
     "calls_per_s_max": MEASURE,
     "goal_calls_per_s": MEASURE,
+    "gb_per_s": MEASURE,
+    "gb_per_s_min": MEASURE,
+    "gb_per_s_max": MEASURE,
+    "times_tcp": MEASURE,
+    "goal_times_tcp": MEASURE,
 }
 MEDIANS, TAILS = (BUSY.ink.middle, 0.55), BAD.ink.middle
 MEDIAN = "median, and its spread over the rounds"
@@ -40,7 +47,9 @@ class LatencyRow:
     """How long one thing took; medians of all rounds. In bare echoes of the round."""
 
     row: str
+    mean_us: float
     p50_us: float
+    p95_us: float
     p99_us: float
     p50_echoes: float
     p99_echoes: float
@@ -61,10 +70,24 @@ class RateRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TransferRow:
+    """How fast a large array moved, there and back together; median of all rounds."""
+
+    row: str
+    gb_per_s: float
+    gb_per_s_min: float
+    gb_per_s_max: float
+    times_tcp: float  # of the rate of raw TCP in the same round
+    goal_times_tcp: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bench:
     """Measured cost of calls, in units of a bare WebSocket echo of the same run.
 
     unit_us: median of the echo, in microseconds.
+    one_core: how often both ends of the echo were on one processor, from 0 to 1; None
+        where the system does not say. An echo is cheaper there, so ratios are higher.
     quiet: whether the processors were kept awake, so that the ratios compare
         programs and not the wake-up time of a processor.
     """
@@ -73,20 +96,23 @@ class Bench:
     quiet: bool
     latencies: tuple[LatencyRow, ...]
     rates: tuple[RateRow, ...]
+    transfers: tuple[TransferRow, ...] = ()
+    one_core: float | None = None
 
     def frame(self) -> "pd.DataFrame":
         """Return one row per measurement, in the order of the table.
 
-        Columns: row, p50_us, p99_us, p50_echoes, p99_echoes, p50_echoes_min,
-        p50_echoes_max, goal_echoes, calls_per_s, calls_per_s_min, calls_per_s_max,
-        goal_calls_per_s. A row has a latency or a rate; its other columns are NaN.
-        "echoes" are times in units of the bare echo, which is the first row.
+        Columns: row, mean_us, p50_us, p95_us, p99_us, p50_echoes, p99_echoes,
+        p50_echoes_min, p50_echoes_max, goal_echoes, calls_per_s, calls_per_s_min,
+        calls_per_s_max, goal_calls_per_s, gb_per_s, gb_per_s_min, gb_per_s_max,
+        times_tcp, goal_times_tcp. A row has a latency or a rate; its other columns are
+        NaN. "echoes" are times in units of the bare echo, which is the first row.
         """
-        unit = self.unit_us
-        rows: list[Any] = [("bare echo", unit, None, 1.0, *[None] * 8)]
+        unit = {"row": "bare echo", "p50_us": self.unit_us, "p50_echoes": 1.0}
+        rows: list[Any] = [tuple(map(unit.get, COLUMNS))]
         rows += [
             tuple(getattr(row, column, None) for column in COLUMNS)
-            for row in (*self.latencies, *self.rates)
+            for row in (*self.latencies, *self.rates, *self.transfers)
         ]
         return frame(COLUMNS, rows)
 
@@ -113,18 +139,24 @@ class Bench:
 
     def __str__(self) -> str:
         lines = [f"unit: a bare websockets echo, p50 {self.unit_us:.0f} µs"]
+        if self.one_core is not None:
+            lines.append(
+                f"mode: the echo stayed on one core in {self.one_core:.0%} of the looks"
+            )
         if not self.quiet:
             lines.append(
                 "(this system cannot keep its processors awake: ratios are too low)"
             )
         if self.latencies:
             lines.append(
-                f"{'row':28} {'p50':>7} {'p99':>7} {'spread of p50':>15} {'goal':>7}"
+                f"{'ms':26} {'mean':>7} {'p50':>7} {'p95':>7} {'p99':>7} "
+                f"{'p50':>7} {'its spread':>15} {'p99':>7} {'goal':>6}"
             )
         lines += [
-            f"{row.row:28} {row.p50_echoes:6.2f}x {row.p99_echoes:6.2f}x "
+            f"{row.row:26} {row.mean_us / 1e3:7.3f} {row.p50_us / 1e3:7.3f} "
+            f"{row.p95_us / 1e3:7.3f} {row.p99_us / 1e3:7.3f} {row.p50_echoes:6.2f}x "
             f"{row.p50_echoes_min:6.2f} - {row.p50_echoes_max:5.2f}x "
-            f"{row.goal_echoes:6.1f}x"
+            f"{row.p99_echoes:6.2f}x {row.goal_echoes:5.1f}x"
             for row in self.latencies
         ]
         lines += [
@@ -132,11 +164,17 @@ class Bench:
             f"{row.calls_per_s_max:,.0f}  goal {row.goal_calls_per_s:,.0f}/s"
             for row in self.rates
         ]
+        lines += [
+            f"{row.row:28} {row.gb_per_s:5.2f} GB/s  {row.gb_per_s_min:.2f} - "
+            f"{row.gb_per_s_max:.2f}  {row.times_tcp:.1f}x raw TCP, "
+            f"goal {row.goal_times_tcp:.1f}x"
+            for row in self.transfers
+        ]
         return "\n".join(lines)
 
     def __repr__(self) -> str:
         if asked():  # plain mode, and the figures are all times
-            rows = len(self.latencies) + len(self.rates)
+            rows = len(self.latencies) + len(self.rates) + len(self.transfers)
             return f"<bench of {rows} rows: .frame() has the figures>"
         return str(self)
 

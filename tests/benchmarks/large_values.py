@@ -9,9 +9,7 @@ processes hold. With --sockets, shared memory is switched off.
 """
 
 import argparse
-import socket
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -23,23 +21,7 @@ import numpy as np
 import psutil
 
 import mpreg_nb as mp
-
-SERVER = """
-import socket, sys
-size = int(sys.argv[1])
-with socket.create_server(("127.0.0.1", 0)) as server:
-    print(server.getsockname()[1], flush=True)
-    link, _ = server.accept()
-room = memoryview(bytearray(size))
-while True:
-    have = 0
-    while have < size:
-        count = link.recv_into(room[have:])
-        if not count:
-            sys.exit()
-        have += count
-    link.sendall(room)
-"""
+from mpreg_nb.benchmark.raw_tcp import RawTcp
 
 
 def same(value: Any) -> Any:
@@ -49,7 +31,6 @@ def same(value: Any) -> Any:
 
 def another(value: Any) -> Any:
     """Return an array of the same size, made once, that was not sent here."""
-    import sys
 
     kept = vars(sys).get("_mpreg_kept_array")
     if kept is None or kept.size != value.size:
@@ -60,33 +41,6 @@ def another(value: Any) -> Any:
 def small(value: int) -> int:
     """Return what came, which is small."""
     return value
-
-
-class RawTcp:
-    """Sends bytes to another process and receives them from there."""
-
-    def __init__(self, size_bytes: int) -> None:
-        self._room = memoryview(bytearray(size_bytes))
-        self._server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, str(size_bytes)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._server.stdout is not None
-        port = int(self._server.stdout.readline())
-        self._link = socket.create_connection(("127.0.0.1", port))
-
-    def there_and_back(self, data: memoryview) -> None:
-        """Send `data` while the same amount comes back."""
-        self._link.sendall(data)
-        have = 0
-        while have < len(self._room):
-            have += self._link.recv_into(self._room[have:])
-
-    def close(self) -> None:
-        """End the other process."""
-        self._link.close()
-        self._server.communicate()
 
 
 def rates(once: Callable[[], object], rounds: int, moved_bytes: int) -> list[float]:
@@ -155,7 +109,7 @@ def main() -> None:
             cluster.register(function, resources={"large"})
         cluster.register(small, resources={"small"})
         cases: dict[str, Callable[[], object]] = {
-            "raw TCP": lambda: tcp.there_and_back(array.data.cast("B")),
+            "raw TCP": tcp.gb_per_s,
             "the same array back": lambda: cluster.call("same", array),
             "a new array back": lambda: cluster.call("another", array),
         }

@@ -55,6 +55,15 @@ def test_it_measures_the_cluster_that_it_is_given() -> None:
     ]
 
 
+def test_it_measures_an_array_beside_raw_tcp() -> None:
+    measured = mp.bench(only="100 MB", progress=lambda line: None)
+
+    [row] = measured.transfers
+    assert 0.0 < row.gb_per_s_min <= row.gb_per_s <= row.gb_per_s_max
+    assert row.times_tcp > 0.0
+    assert (measured.latencies, measured.rates) == ((), ())
+
+
 def test_stop_ends_it_and_its_nodes() -> None:
     with pytest.raises(KeyboardInterrupt):
         mp.bench(progress=interrupting("latencies, round 1"))
@@ -73,8 +82,9 @@ def test_the_command_prints_the_table_and_nothing_else() -> None:
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     assert lines[0].startswith("unit: a bare websockets echo, p50 ")
-    assert lines[2].startswith("builtin echo  ")
-    assert len(lines) == 3
+    assert lines[1].startswith("mode: ")
+    assert lines[3].startswith("builtin echo  ")
+    assert len(lines) == 4
     assert "round 3 of 3" in done.stderr
 
 

@@ -4,11 +4,13 @@ import math
 
 import pytest
 
-from mpreg_nb.view.benchmark import COLUMNS, Bench, LatencyRow, RateRow
+from mpreg_nb.view.benchmark import COLUMNS, Bench, LatencyRow, RateRow, TransferRow
 
 CALL = LatencyRow(
     row="call, worker process",
+    mean_us=150.0,
     p50_us=120.0,
+    p95_us=240.0,
     p99_us=480.0,
     p50_echoes=2.0,
     p99_echoes=8.0,
@@ -23,12 +25,29 @@ MAP = RateRow(
     calls_per_s_max=25_000.0,
     goal_calls_per_s=15_000.0,
 )
-BENCH = Bench(unit_us=60.0, quiet=True, latencies=(CALL,), rates=(MAP,))
+ARRAY = TransferRow(
+    row="100 MB there and back",
+    gb_per_s=5.0,
+    gb_per_s_min=4.0,
+    gb_per_s_max=6.0,
+    times_tcp=3.5,
+    goal_times_tcp=3.0,
+)
+BENCH = Bench(
+    unit_us=60.0,
+    quiet=True,
+    latencies=(CALL,),
+    rates=(MAP,),
+    transfers=(ARRAY,),
+    one_core=0.25,
+)
 TABLE = """\
 unit: a bare websockets echo, p50 60 µs
-row                              p50     p99   spread of p50    goal
-call, worker process           2.00x   8.00x   1.90 -  2.20x    1.5x
-map of 2,000, two nodes        20,000/s  15,000 - 25,000  goal 15,000/s"""
+mode: the echo stayed on one core in 25% of the looks
+ms                            mean     p50     p95     p99     p50      its spread     p99   goal
+call, worker process         0.150   0.120   0.240   0.480   2.00x   1.90 -  2.20x   8.00x   1.5x
+map of 2,000, two nodes        20,000/s  15,000 - 25,000  goal 15,000/s
+100 MB there and back         5.00 GB/s  4.00 - 6.00  3.5x raw TCP, goal 3.0x"""  # noqa: E501
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +70,7 @@ def test_in_plain_mode_there_are_no_times(monkeypatch: pytest.MonkeyPatch) -> No
 
     bundle = BENCH._repr_mimebundle_()
 
-    assert repr(BENCH) == "<bench of 2 rows: .frame() has the figures>"
+    assert repr(BENCH) == "<bench of 3 rows: .frame() has the figures>"
     assert "20,000" not in bundle["text/html"]
 
 
@@ -60,18 +79,19 @@ def test_a_notebook_shows_the_table_as_it_is() -> None:
 
     assert bundle["text/plain"] == TABLE
     assert "<pre" in bundle["text/html"]
-    assert "call, worker process           2.00x" in bundle["text/html"]
+    assert "call, worker process         0.150" in bundle["text/html"]
 
 
 def test_the_frame_has_a_row_for_each_measurement_and_one_for_the_unit() -> None:
     table = BENCH.frame()
 
     assert list(table.columns) == list(COLUMNS)
-    assert list(table["row"]) == ["bare echo", CALL.row, MAP.row]
+    assert list(table["row"]) == ["bare echo", CALL.row, MAP.row, ARRAY.row]
     assert list(table["p50_us"])[:2] == [60.0, 120.0]
     assert list(table["p50_echoes"])[:2] == [1.0, 2.0]
     assert math.isnan(table["calls_per_s"][1])
     assert table["calls_per_s"][2] == 20_000.0
+    assert list(table["times_tcp"])[2:] == [pytest.approx(math.nan, nan_ok=True), 3.5]
     assert {str(dtype) for dtype in table.dtypes[1:]} == {"float64"}
 
 
