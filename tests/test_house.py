@@ -23,8 +23,10 @@ TESTS = REPOSITORY / "tests"
 OTHER_FOLDERS = {"benchmarks", "browser", "live", "support"}
 # Programs that are run by hand, with what belongs to them.
 PROGRAMS = {
+    "browser/moving_picture.py",
     "browser/screenshots.py",
     "live/history.py",
+    "live/large_values.py",
     "live/rolling_restart.py",
     "live/soak.py",
     "membership/experiments.py",
