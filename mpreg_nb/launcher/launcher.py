@@ -226,7 +226,7 @@ def wait_all_ready(
                 future.result()
         for node in nodes:
             if not node.ready.done():
-                reason = f"it was not ready within {timeout:g} s"
+                reason = f"it was not ready within {timeout:.3g} s"
                 raise StartFailed(node.name, reason, node.log(LOG_LINES))
         return tuple(future.result() for future in waited)
     except BaseException:

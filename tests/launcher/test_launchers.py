@@ -40,7 +40,9 @@ def test_a_launcher_of_another_package_starts_nodes_beside_those_of_this_machine
     tmp_path: Path,
 ) -> None:
     with nothing_left(tmp_path):
-        with mp.up({"lab": "cpu"}, launchers={"nice": {"night": {"batch"}}}) as cluster:
+        nice = {"nice": {"night": {"batch"}}}
+        # On a machine that is busy, a nice node takes long to start.
+        with mp.up({"lab": "cpu"}, launchers=nice, timeout=90) as cluster:
             night, lab = (cluster.on(name).call(niceness) for name in ("batch", "cpu"))
             cluster.kill("night")
             cluster.wait_for("night", state="dead", timeout=30)

@@ -10,6 +10,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.errors import HostsFailed, NoCluster
 from tests.support.ssh_hosts import SshHosts
 
@@ -23,6 +24,7 @@ def hosts(_own_folders_of_the_run: None) -> Iterator[SshHosts]:
     with SshHosts("gpu-1", "box") as hosts, pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(hosts.home))
         patch.delenv("SSH_AUTH_SOCK", raising=False)
+        patch.setattr(CONFIG, "start_timeout_s", 90.0)  # for a machine that is busy
         (hosts["box"].home / ".bashrc").write_text("echo Welcome to the box\n")
         yield hosts
         left = {name: host.left() for name, host in hosts.hosts.items()}
@@ -111,7 +113,8 @@ def test_each_host_fails_alone(hosts: SshHosts) -> None:
 KEPT = """
 import os, sys
 import mpreg_nb as mp
-cluster = mp.up({}, ssh={"gpu-1": "gpu", "box": "disk"}, keep=True, name="lab")
+hosts = {"gpu-1": "gpu", "box": "disk"}
+cluster = mp.up(ssh=hosts, keep=True, name="lab", timeout=90)
 cluster.register(len, "length")
 sys.stdout.write("up\\n")
 sys.stdout.flush()
