@@ -19,6 +19,9 @@ from mpreg_nb.user_files import private_folder, state_folder, write_private
 GATEWAY = "gateway"
 """Name of the node that has no workers, to which the notebook is connected."""
 
+START_S = 60.0
+"""How long a gateway may take to start, at the least: Dask takes long to import."""
+
 LEAVE_S = 4.0
 """How long a gateway may take to leave its engine as it was."""
 
@@ -31,7 +34,6 @@ def connect_dask(
     keep: bool = False,
     name: str = "",
     direct: bool = True,
-    timeout: float | None = None,
 ) -> Cluster:
     """Return the cluster whose nodes are the workers of the Dask cluster at `url`.
 
@@ -66,8 +68,7 @@ def connect_dask(
         ),
     )
     try:
-        timeout = CONFIG.start_timeout_s if timeout is None else timeout
-        nodes.start([NodeSpec(GATEWAY)], timeout)
+        nodes.start([NodeSpec(GATEWAY)], max(START_S, CONFIG.start_timeout_s))
         return Cluster(
             tuple(nodes.urls.values()), token, nodes=nodes, engine=engine, direct=direct
         )

@@ -18,7 +18,7 @@ import platform
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,12 +138,15 @@ class _DaskTask:
     """Jobs that were given to Dask together, under a key of their own."""
 
     items: list[_DaskJob]
-    key: str = field(default_factory=lambda: f"mpreg-{secrets.token_hex(12)}")
+    key: str = ""
 
-    @property
-    def names(self) -> str:
-        """The function that the dashboard of Dask shows for this task."""
-        return self.items[0].job.function
+    def __post_init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Take another key: under one that Dask knows it would return what it has."""
+        # The dashboard of Dask shows what is before the digits.
+        self.key = f"{self.items[0].job.function}-{secrets.token_hex(16)}"
 
 
 def _is_over(item: _DaskJob) -> bool:
@@ -375,7 +378,7 @@ class DaskWorkerPool:
             if task is not None and task.cancelling():
                 raise
         except Exception as error:  # noqa: BLE001 - of Dask, which has many
-            _LOG.warning("Dask lost a batch of %s: %r", attempt.names, error)
+            _LOG.warning("Dask lost %s: %r", attempt.key, error)
             self._lost(attempt, f"Dask could not run it: {error}")
         finally:
             self._attempts.discard(attempt)
@@ -400,7 +403,7 @@ class DaskWorkerPool:
                 key,
                 head,
                 given,
-                key=f"{attempt.names}-{key}{'-code' if all_codes else ''}",
+                key=key,
                 workers=[self._address],
                 allow_other_workers=False,
                 retries=0,
@@ -420,7 +423,7 @@ class DaskWorkerPool:
                 self._ended(received(outcome), made_parts)
             return True
         if answers.reason == "code" and not all_codes:
-            attempt.key = f"mpreg-{secrets.token_hex(12)}"
+            attempt.renew()
             return False
         if answers.reason == "again":
             self._lost(attempt, "the Dask worker was lost while it ran")

@@ -185,9 +185,9 @@ class DaskNodes:
     async def _check(self, client: Any) -> None:
         """Refuse a cluster whose workers cannot run our functions."""
         found = await client.get_versions(packages=["mpreg_nb"])
-        here = minor_of(installed()["python"])
+        here = installed()
         for address, versions in found["workers"].items():
-            problem = _unfit(address, versions["packages"], here)
+            problem = unfit(address, versions["packages"], here)
             if problem:
                 raise MpregError(problem)
 
@@ -309,22 +309,26 @@ def _resources(given: Mapping[str, float]) -> frozenset[str]:
     return frozenset(fit)
 
 
-def _unfit(address: str, packages: Mapping[str, str | None], here: str) -> str:
+def unfit(
+    address: str, packages: Mapping[str, str | None], here: Mapping[str, str]
+) -> str:
     """Return why a Dask worker cannot run our functions; "" if it can."""
-    python = minor_of(packages["python"] or "")
-    if python != here:
+    python, own = minor_of(packages["python"] or ""), minor_of(here["python"])
+    if python != own:
         return (
             f"the Dask worker at {address} has Python {python}, and this is Python "
-            f"{here}: compiled functions do not travel between them. Start this "
-            f"notebook with Python {python}, or the Dask workers with Python {here}"
+            f"{own}: compiled functions do not travel between them. Start this "
+            f"notebook with Python {python}, or the Dask workers with Python {own}"
         )
-    if not packages.get("mpreg_nb"):
-        return (
-            f"the Dask worker at {address} cannot import mpreg_nb. Install it on all "
-            "workers: from distributed import PipInstall; "
-            "client.register_plugin(PipInstall(['mpreg_nb'], restart_workers=True))"
-        )
-    return ""
+    found, wanted = packages.get("mpreg_nb"), here.get("mpreg_nb", "")
+    if found == wanted or (found and not wanted):
+        return ""
+    lack = f"has mpreg_nb {found}, not {wanted}" if found else "cannot import mpreg_nb"
+    return (
+        f"the Dask worker at {address} {lack}. Install it on all workers: "
+        "from distributed import PipInstall; client.register_plugin("
+        f"PipInstall(['mpreg_nb=={wanted}'], restart_workers=True))"
+    )
 
 
 def _read_security(file: str) -> Any:

@@ -1,6 +1,7 @@
 """The pool on a Dask worker does what every pool must do."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from mpreg_nb.engines.dask_messages import read_state
 from mpreg_nb.engines.dask_pool import DaskWorkerPool, GatewayChannel
 from mpreg_nb.engines.dask_worker import WorkerPools, plugin_state
-from tests.support.dask_cluster import DaskCluster, dask_cluster
+from tests.support.dask_cluster import dask_cluster
 from tests.support.worker_pool_contract import (
     MakePool,
     OnEvent,
@@ -34,35 +35,31 @@ class _PoolWithClient(DaskWorkerPool):
         await self._channel.client.close()
 
 
-@pytest.fixture(scope="module")
-def dask() -> Iterator[DaskCluster]:
-    with dask_cluster(n_workers=1, threads_per_worker=4) as cluster:
-        yield cluster
-
-
-@pytest.fixture(scope="module")
-def make_pool(dask: DaskCluster) -> MakePool:
+async def _make(address: str, on_output: OnOutput, on_event: OnEvent) -> DaskWorkerPool:
     client_of: Any = distributed.Client
+    client = await client_of(address, asynchronous=True, set_as_default=False)
+    channel = GatewayChannel(client, PLUGIN)
+    channel.subscribe()
+    await client.register_plugin(WorkerPools(PLUGIN))
+    ((worker, state),) = (await client.run(plugin_state, PLUGIN)).items()
+    return _PoolWithClient(
+        channel,
+        worker,
+        read_state(state),
+        True,
+        2,
+        2,
+        Path(),
+        on_output,
+        on_event,
+    )
 
-    async def make(on_output: OnOutput, on_event: OnEvent) -> DaskWorkerPool:
-        client = await client_of(dask.address, asynchronous=True, set_as_default=False)
-        channel = GatewayChannel(client, PLUGIN)
-        channel.subscribe()
-        await client.register_plugin(WorkerPools(PLUGIN))
-        ((address, state),) = (await client.run(plugin_state, PLUGIN)).items()
-        return _PoolWithClient(
-            channel,
-            address,
-            read_state(state),
-            True,
-            2,
-            2,
-            Path(),
-            on_output,
-            on_event,
-        )
 
-    return make
+@pytest.fixture(scope="module")
+def make_pool() -> Iterator[MakePool]:
+    # Dask runs as many tasks at once as its worker has threads.
+    with dask_cluster({"four": []}, threads=4) as dask:
+        yield partial(_make, dask.address)
 
 
 class TestDaskWorkerPool(WorkerPoolContract):

@@ -5,51 +5,74 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
 PROGRAM = """
 import json, sys
-from distributed import LocalCluster
+from distributed import Nanny, Scheduler, Security, SpecCluster
+
+def worker(resources, threads):
+    options = {"nthreads": threads, "resources": dict.fromkeys(resources, 1)}
+    return {"cls": Nanny, "options": {**options, "dashboard": False}}
 
 if __name__ == "__main__":
-    with LocalCluster(dashboard_address=None, **json.loads(sys.argv[1])) as cluster:
-        print(cluster.scheduler_address, flush=True)
-        for line in sys.stdin:
-            cluster.scale(int(line))
+    workers, threads, port, secure = json.loads(sys.argv[1])
+    security = Security.temporary() if secure else Security()
+    protocol = "tls://" if secure else "tcp://"
+    place = {"host": "127.0.0.1", "port": port, "protocol": protocol}
+    with SpecCluster(
+        workers={name: worker(held, threads) for name, held in workers.items()},
+        scheduler={"cls": Scheduler, "options": {**place, "dashboard": False}},
+        worker=worker([], threads),
+        security=security,
+    ) as cluster:
+        fields = {name: getattr(security, name) for name in security.__slots__}
+        fields = {name: value for name, value in fields.items() if value}
+        ready = {"address": cluster.scheduler_address, "security": fields}
+        print(json.dumps(ready), flush=True)
+        sys.stdin.read()
 """
 
 
 class DaskCluster:
     """A scheduler and its workers, each a process."""
 
-    def __init__(self, process: "subprocess.Popen[str]", address: str) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[str]", address: str, security: dict[str, Any]
+    ) -> None:
         self._process = process
         self.address = address
+        self.security = security
 
     @property
     def url(self) -> str:
         """What `connect` takes."""
         return self.address.replace("tcp://", "dask://")
 
-    def scale(self, workers: int) -> None:
-        """Have so many workers, sooner or later."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{workers}\n")
-        self._process.stdin.flush()
-
     def kill(self) -> None:
         """End the scheduler at once; its workers end with it."""
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
 
 
 @contextmanager
-def dask_cluster(**options: Any) -> Iterator[DaskCluster]:
-    """Have a Dask cluster until the end of the block; options of `LocalCluster`."""
+def dask_cluster(
+    workers: Mapping[str, Sequence[str]],
+    *,
+    threads: int = 1,
+    port: int = 0,
+    secure: bool = False,
+) -> Iterator[DaskCluster]:
+    """Have a Dask cluster until the end of the block.
+
+    workers: name -> resources.
+    threads: of each worker.
+    """
+    options = json.dumps([workers, threads, port, secure])
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, json.dumps(options)],
+        [sys.executable, "-c", PROGRAM, options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,  # Dask logs much that is in order
@@ -58,9 +81,9 @@ def dask_cluster(**options: Any) -> Iterator[DaskCluster]:
     ) as process:
         assert process.stdout is not None
         try:
-            address = process.stdout.readline().strip()
-            assert address, "the Dask cluster did not start"
-            yield DaskCluster(process, address)
+            line = process.stdout.readline()
+            assert line, "the Dask cluster did not start"
+            yield DaskCluster(process, **json.loads(line))
         finally:
             if process.poll() is None:
                 process.communicate()  # closes its input, which ends it

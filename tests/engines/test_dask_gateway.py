@@ -1,0 +1,301 @@
+"""A gateway from its start to its end, and what it leaves in the Dask cluster."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import distributed
+import psutil
+import pytest
+
+import mpreg_nb as mp
+from mpreg_nb.engines.engine import DASK_GAPS
+from mpreg_nb.engines.gateway import unfit
+from mpreg_nb.launcher.pid import await_end, stamp
+from tests.support.dask_cluster import DaskCluster, dask_cluster
+from tests.support.files import until_exists
+
+pytestmark = pytest.mark.live
+
+SOON_S = 60.0
+
+client_of: Any = distributed.Client
+
+
+@pytest.fixture
+def client(dask: DaskCluster) -> Iterator[Any]:
+    with client_of(dask.address, set_as_default=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def cluster(dask: DaskCluster) -> Iterator[mp.Cluster]:
+    with mp.connect(dask.url) as cluster:
+        cluster.wait_for("gpu-1", "cpu-1")
+        yield cluster
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for what nobody reports here."""
+    deadline = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def left_in(client: Any) -> dict[str, Any]:
+    """Return what a gateway could leave in the Dask cluster."""
+
+    def on_scheduler(dask_scheduler: Any) -> Any:
+        return (
+            [name for name in dask_scheduler.plugins if name.startswith("mpreg")],
+            [name for name in dask_scheduler.worker_plugins if name != "shuffle"],
+            [n for n in dask_scheduler._broker._topics if n.startswith("mpreg")],
+            [str(key) for key in dask_scheduler.tasks],
+        )
+
+    def on_worker(dask_worker: Any) -> Any:
+        import os
+
+        import psutil
+
+        return (
+            [name for name in dask_worker.plugins if name.startswith("mpreg")],
+            [str(key) for key in dask_worker.data],
+            len(psutil.Process().children()),
+            [n for n in os.listdir(dask_worker.local_directory) if "mpreg" in n],
+        )
+
+    return {
+        "scheduler": client.run_on_scheduler(on_scheduler),
+        **client.run(on_worker),
+    }
+
+
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+def test_the_dask_cluster_is_as_it_was_when_the_gateway_has_left(
+    dask: DaskCluster, client: Any
+) -> None:
+    before = left_in(client)
+    with mp.connect(dask.url) as cluster:
+        cluster.wait_for("gpu-1", "cpu-1")
+        assert cluster.map(add, range(10)) == list(range(1, 11))
+        assert left_in(client) != before
+
+    assert left_in(client) == before
+
+
+def test_a_gateway_that_is_killed_leaves_nothing_either(
+    dask: DaskCluster, client: Any
+) -> None:
+    before = left_in(client)
+    with mp.connect(dask.url) as cluster:
+        (row,) = [row for _, row in mp.ps().iterrows() if row.cluster == cluster.name]
+        assert cluster.call(add, 1) == 2
+
+        os.kill(int(row.pid), signal.SIGKILL)
+
+        until(lambda: left_in(client) == before)
+
+
+def test_a_gateway_ends_with_the_process_that_started_it(
+    dask: DaskCluster, client: Any
+) -> None:
+    before = left_in(client)
+    program = (
+        "import sys, mpreg_nb as mp\n"
+        "cluster = mp.connect(sys.argv[1])\n"
+        "print(int(mp.ps().pid.iloc[-1]), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, dask.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as starter:
+        assert starter.stdout is not None
+        gateway = stamp(int(starter.stdout.readline()))
+        starter.kill()
+
+    assert await_end([gateway], timeout=10)
+    until(lambda: left_in(client) == before)
+
+
+def test_a_kept_gateway_is_adopted_and_ended_by_its_name(
+    dask: DaskCluster, client: Any
+) -> None:
+    before = left_in(client)
+    mp.connect(dask.url, keep=True, name="kept-dask").disconnect()
+
+    with mp.adopt("kept-dask") as cluster:
+        assert cluster.call(add, 1) == 2
+    until(lambda: left_in(client) == before)
+
+    assert "kept-dask" not in set(mp.ps().cluster)
+
+
+def test_connecting_again_returns_the_same_cluster(
+    dask: DaskCluster, cluster: mp.Cluster
+) -> None:
+    assert mp.connect(dask.url) is cluster
+    assert mp.current() is cluster
+
+
+def test_a_cluster_of_our_own_starts_beside_it(cluster: mp.Cluster) -> None:
+    with mp.up(1) as own:
+        assert own is not cluster
+        assert own.call(add, 1) == 2
+
+
+def test_a_client_of_dask_stands_for_its_scheduler(
+    client: Any, cluster: mp.Cluster
+) -> None:
+    assert mp.on_dask(client) is cluster
+
+
+def test_what_is_no_client_or_cannot_be_reached_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"distributed\.Client"):
+        mp.on_dask("tcp://127.0.0.1:1")
+    scheduler = SimpleNamespace(address="inproc://10.0.0.5/1/1")
+    with pytest.raises(ValueError, match="processes=True"):
+        mp.on_dask(SimpleNamespace(scheduler=scheduler))
+
+
+def test_a_scheduler_that_is_not_there_is_named() -> None:
+    with pytest.raises(mp.errors.StartFailed, match="no Dask scheduler can be reached"):
+        mp.connect("dask://127.0.0.1:9")
+
+
+@pytest.mark.parametrize("url", ["dask://", "dask://host", "dask+tls://:1", "dask:x"])
+def test_what_is_no_url_of_a_scheduler_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match="dask://HOST:PORT"):
+        mp.connect(url)
+
+
+def test_workers_that_do_not_fit_are_named_with_the_cure() -> None:
+    here = {"python": "3.11.7", "mpreg_nb": "1.0"}
+    fits = {"python": "3.11.2.final.0", "mpreg_nb": "1.0"}
+
+    assert unfit("tcp://w:1", fits, here) == ""
+    assert "Python 3.12" in unfit("tcp://w:1", {**fits, "python": "3.12.1"}, here)
+    assert "PipInstall" in unfit("tcp://w:1", {**fits, "mpreg_nb": None}, here)
+    assert "has mpreg_nb 0.9" in unfit("tcp://w:1", {**fits, "mpreg_nb": "0.9"}, here)
+
+
+GAPS: dict[str, Callable[[mp.Cluster], object]] = {
+    "add": lambda cluster: cluster.add("n9"),
+    "remove": lambda cluster: cluster.remove("gpu-1"),
+    "kill": lambda cluster: cluster.kill("gpu-1"),
+    "pause": lambda cluster: cluster.pause("gpu-1", 1),
+    "partition": lambda cluster: cluster.partition("gpu-1", "cpu-1", 1),
+    "logs": lambda cluster: cluster.logs("gpu-1"),
+}
+
+
+@pytest.mark.parametrize("verb", GAPS)
+def test_a_verb_that_dask_does_not_have_says_why(
+    cluster: mp.Cluster, verb: str
+) -> None:
+    with pytest.raises(mp.errors.MpregError) as caught:
+        GAPS[verb](cluster)
+
+    assert str(caught.value) == f"Dask has no {verb}: {DASK_GAPS[verb]}"
+
+
+def test_the_doctor_lists_what_dask_does_not_have(cluster: mp.Cluster) -> None:
+    told = str(mp.doctor())
+
+    assert all(verb in told for verb in DASK_GAPS)
+
+
+def test_annotations_of_the_notebook_do_not_reach_the_tasks(
+    cluster: mp.Cluster,
+) -> None:
+    import dask
+
+    with dask.annotate(resources={"nowhere": 1}):
+        assert cluster.on(timeout=SOON_S).call(add, 1) == 2
+
+
+def test_a_call_runs_at_most_once_when_its_worker_is_lost(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+
+    def note_and_kill_the_dask_worker() -> None:
+        import os
+        import signal
+
+        with runs.open("a") as file:
+            file.write("ran\n")
+        os.kill(psutil.Process().parent().pid, signal.SIGKILL)
+        signal.pause()
+
+    with dask_cluster({"one": []}) as dask, mp.connect(dask.url) as cluster:
+        cluster.wait_for("one")
+
+        with pytest.raises(mp.errors.NodeLost) as caught:
+            cluster.call(note_and_kill_the_dask_worker)
+        # Its nanny starts the worker again, and its node comes back.
+        assert cluster.on(wait=SOON_S).call(add, 1) == 2
+
+    assert caught.value.executed == "unknown"
+    assert runs.read_text() == "ran\n"
+
+
+def test_workers_that_come_get_a_node_and_the_functions(
+    dask: DaskCluster, cluster: mp.Cluster
+) -> None:
+    cluster.register(add, "late", resources={"late"})
+    command = [sys.executable, "-m", "distributed.cli.dask_worker", dask.address]
+    options = ["--name", "late-1", "--resources", "late=1", "--nthreads", "1"]
+    quiet = ["--no-dashboard", "--no-nanny"]
+    with subprocess.Popen(
+        [*command, *options, *quiet], stderr=subprocess.DEVNULL
+    ) as worker:
+        try:
+            found = cluster.on(wait=SOON_S).call("late", 1)
+        finally:
+            worker.terminate()
+    cluster.wait_for("late-1", state="left", timeout=SOON_S)
+
+    assert found == 2
+
+
+def test_a_scheduler_that_is_started_again_is_served_again(tmp_path: Path) -> None:
+    with dask_cluster({"one": []}) as first:
+        port = int(first.address.rpartition(":")[2])
+        with mp.connect(first.url) as cluster:
+            cluster.wait_for("one")
+            future = cluster.submit(_touch_and_wait, tmp_path / "begun")
+            until_exists(tmp_path / "begun")
+
+            first.kill()
+
+            with pytest.raises(mp.errors.NodeLost):
+                future.result(SOON_S)
+            with dask_cluster({"two": []}, port=port):
+                assert cluster.on(node="two", wait=SOON_S).call(add, 1) == 2
+
+
+def _touch_and_wait(path: Path) -> None:
+    path.touch()
+    time.sleep(600)
+
+
+def test_a_dask_cluster_with_certificates_is_served() -> None:
+    with dask_cluster({"one": []}, secure=True) as dask:
+        security: Any = distributed.Security(**dask.security)
+        with (
+            client_of(dask.address, security=security, set_as_default=False) as client,
+            mp.on_dask(client) as cluster,
+        ):
+            assert cluster.on(wait=SOON_S).call(add, 1) == 2
