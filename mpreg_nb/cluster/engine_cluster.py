@@ -101,11 +101,16 @@ def dask_client(client: Any) -> tuple[str, dict[str, Any] | None]:
     return dask_url(address), _fields(getattr(client, "security", None))
 
 
+_SECURE = ("require_encryption", "tls_ca_file", "tls_client_cert", "extra_conn_args")
+"""Fields of `distributed.Security` of which one is set where there is TLS. The others
+have values always."""
+
+
 def _fields(security: Any) -> dict[str, Any] | None:
     names = getattr(type(security), "__slots__", ())
     fields = {name: getattr(security, name, None) for name in names}
-    fields = {name: value for name, value in fields.items() if value}
-    if not fields:
+    fields = {name: value for name, value in fields.items() if value is not None}
+    if not any(fields.get(name) for name in _SECURE):
         return None
     try:
         json.dumps(fields)

@@ -120,7 +120,7 @@ class DaskNodes:
                 _LOG.warning("the Dask cluster did not confirm the end: %s", error)
 
     async def _leave(self, client: Any) -> None:
-        if client.status == "running":
+        if client.status == "running" and self._scheduler_id:
             # Else the scheduler would report our own end to a closed link.
             client.unsubscribe_topic("all")
             client.unsubscribe_topic(self._gateway)
@@ -145,7 +145,7 @@ class DaskNodes:
                 timeout=CONNECT_S,
                 name="mpreg-gateway",
             )
-        except (OSError, TimeoutError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise MpregError(
                 f"no Dask scheduler can be reached at {self._address}: {error}. In "
                 "Dask, its address is client.scheduler.address"

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.engine_cluster import dask_client
 from mpreg_nb.engines.engine import DASK_GAPS
 from mpreg_nb.engines.gateway import unfit
 from mpreg_nb.launcher.pid import await_end, stamp
@@ -161,6 +162,14 @@ def test_a_client_of_dask_stands_for_its_scheduler(
     client: Any, cluster: mp.Cluster
 ) -> None:
     assert mp.on_dask(client) is cluster
+
+
+def test_a_client_without_certificates_hands_on_no_security(client: Any) -> None:
+    # Else Dask would take its ciphers for a wish to be encrypted.
+    url, security = dask_client(client)
+
+    assert url.startswith("dask://")
+    assert security is None
 
 
 def test_what_is_no_client_or_cannot_be_reached_is_refused() -> None:
