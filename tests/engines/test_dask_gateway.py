@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask.base
 import distributed
-import psutil
 import pytest
 
 import mpreg_nb as mp
@@ -27,6 +27,8 @@ pytestmark = pytest.mark.live
 SOON_S = 60.0
 
 client_of: Any = distributed.Client
+security_of: Any = distributed.Security
+annotate: Any = dask.base.annotate
 
 
 @pytest.fixture
@@ -230,9 +232,7 @@ def test_the_doctor_lists_what_dask_does_not_have(cluster: mp.Cluster) -> None:
 def test_annotations_of_the_notebook_do_not_reach_the_tasks(
     cluster: mp.Cluster,
 ) -> None:
-    import dask
-
-    with dask.annotate(resources={"nowhere": 1}):
+    with annotate(resources={"nowhere": 1}):
         assert cluster.on(timeout=SOON_S).call(add, 1) == 2
 
 
@@ -245,7 +245,7 @@ def test_a_call_runs_at_most_once_when_its_worker_is_lost(tmp_path: Path) -> Non
 
         with runs.open("a") as file:
             file.write("ran\n")
-        os.kill(psutil.Process().parent().pid, signal.SIGKILL)
+        os.kill(os.getppid(), signal.SIGKILL)
         signal.pause()
 
     with dask_cluster({"one": []}) as dask, mp.connect(dask.url) as cluster:
@@ -302,7 +302,7 @@ def _touch_and_wait(path: Path) -> None:
 
 def test_a_dask_cluster_with_certificates_is_served() -> None:
     with dask_cluster({"one": []}, secure=True) as dask:
-        security: Any = distributed.Security(**dask.security)
+        security = security_of(**dask.security)
         with (
             client_of(dask.address, security=security, set_as_default=False) as client,
             mp.on_dask(client) as cluster,
