@@ -13,19 +13,22 @@ PROGRAM = """
 import json, sys
 from distributed import Nanny, Scheduler, Security, SpecCluster
 
-def worker(resources, threads):
-    options = {"nthreads": threads, "resources": dict.fromkeys(resources, 1)}
-    return {"cls": Nanny, "options": {**options, "dashboard": False}}
-
 if __name__ == "__main__":
     workers, threads, port, secure = json.loads(sys.argv[1])
     security = Security.temporary() if secure else Security()
     protocol = "tls://" if secure else "tcp://"
-    place = {"host": "127.0.0.1", "port": port, "protocol": protocol}
+    common = {"protocol": protocol, "security": security, "dashboard": False}
+
+    def worker(resources):
+        held = dict.fromkeys(resources, 1)
+        options = {"nthreads": threads, "resources": held, **common}
+        return {"cls": Nanny, "options": options}
+
+    place = {"host": "127.0.0.1", "port": port}
     with SpecCluster(
-        workers={name: worker(held, threads) for name, held in workers.items()},
-        scheduler={"cls": Scheduler, "options": {**place, "dashboard": False}},
-        worker=worker([], threads),
+        workers={name: worker(held) for name, held in workers.items()},
+        scheduler={"cls": Scheduler, "options": {**place, **common}},
+        worker=worker([]),
         security=security,
     ) as cluster:
         fields = {name: getattr(security, name) for name in security.__slots__}
