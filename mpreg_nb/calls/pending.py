@@ -476,7 +476,9 @@ class PendingCalls(Generic[C]):
         self._leave(call, now - call.sent - elsewhere_s, now)
         if outcome.load is not None:
             self._loads.report(to, outcome.load, now)
-        if self._breakers:
+        if isinstance(outcome, Failed) and outcome.failure.kind == "worker_crashed":
+            self._blame(call, now)
+        elif self._breakers:
             function = call.wanted.function
             closed = self._breakers.succeeded(to, function, now)
             if closed and self._on_breaker is not None:

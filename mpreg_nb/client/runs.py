@@ -60,6 +60,7 @@ class RunRecord:
     started_at_s: float = field(default_factory=time.time)  # wall clock
     lost: Exception | None = None  # why nothing more will be heard of it
     results: dict[str, bytes] = field(default_factory=dict)  # small outputs
+    failures: dict[str, Failed] = field(default_factory=dict)  # small ones
     lines: OutputTail = field(default_factory=OutputTail)
     prints: dict[str, OutputBuffer] = field(default_factory=dict)  # of steps that run
     plans: tuple[StepPlan, ...] = ()  # without arguments, where others began it
@@ -300,6 +301,9 @@ class ClientRuns:
         """
         if step in record.results:
             return Fetched(step, (record.results[step],))
+        if step in record.failures:
+            function = record.functions.get(step, step)
+            return Fetched(function, (), record.failures[step])
         if record.lost is not None:
             raise record.lost
         fetch = StepFetch(id=self._requests.new_id(), run=record.id, step=step)
@@ -328,6 +332,7 @@ class ClientRuns:
                     record.steps[state.name] = state
                 record.duration_ms = message.duration_ms
                 record.results.update(message.results)
+                record.failures.update(message.failures)
                 record.status = message.status
             case Printed(line=line):
                 record.lines.add(line, parts)

@@ -9,7 +9,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias, assert_never
 
 import msgspec
@@ -700,6 +700,9 @@ class RunSubscribers:
         self.tell(Printed(id=self._run_id, line=line), parts)
 
 
+TOLD_BYTES = 256 << 10
+"""Of all failures that are told with the end of a run."""
+
 TELL_EVERY_S = 0.1
 """How often changes of a run that goes on are told; failures and its end at once."""
 
@@ -957,6 +960,7 @@ class WorkflowRun:
             return
         calls, self._call_rows = tuple(self._call_rows), []
         results: tuple[tuple[str, bytes], ...] = ()
+        failures: tuple[tuple[str, Failed], ...] = ()
         if status != "running":
             ended = {step: self.machine.state(step) for step in self.outputs}
             done = [
@@ -964,6 +968,7 @@ class WorkflowRun:
             ]
             found = [(step, self._calls.result(step)) for step in done]
             results = tuple((step, r) for step, r in found if isinstance(r, bytes))
+            failures = tuple(self._small_failures())
         self.subscribers.tell(
             RunState(
                 id=self.id,
@@ -972,8 +977,20 @@ class WorkflowRun:
                 duration_ms=self._duration_ms(),
                 results=results,
                 calls=calls,
+                failures=failures,
             )
         )
+
+    def _small_failures(self) -> Iterator[tuple[str, Failed]]:
+        """Return failures to tell without being asked: a run may be forgotten soon."""
+        size_bytes = 0
+        for step, failure in self.machine.failures().items():
+            failed, parts = failed_of(failure, self.id)
+            size_bytes += len(failed.payload) + sum(map(len, parts))
+            if size_bytes > TOLD_BYTES:
+                return
+            if not parts:
+                yield step, failed
 
     def _set_alarm(self) -> None:
         if self._alarm is not None:

@@ -154,6 +154,7 @@ class RunState(Message, frozen=True, kw_only=True, array_like=True, tag="run_sta
     duration_ms: float = 0.0
     results: tuple[tuple[Name, bytes], ...] = ()  # at the end: small ones of outputs
     calls: tuple[StepCall, ...] = ()  # that have ended since the last one
+    failures: tuple[tuple[Name, "Failed"], ...] = ()  # at the end: the first, if small
 
 
 class StepFetch(Message, frozen=True, kw_only=True, array_like=True, tag="step_fetch"):

@@ -131,6 +131,7 @@ def _table(frame: "pd.DataFrame") -> Table | None:
             title for title, is_right in zip(titles, right, strict=True) if is_right
         ],
         more=note,
+        names_cells=True,
     )
 
 

@@ -79,6 +79,7 @@ class Table:
     rows: Sequence[Sequence[Cell]]
     numbers: Collection[str] = ()
     more: str = ""  # what to say of rows that were left out
+    names_cells: bool = False  # in HTML each cell says of which column it is
 
     def __str__(self) -> str:
         terminal = here()
@@ -131,7 +132,13 @@ class Table:
     def _as_html(self, *, wraps: bool) -> str:
         sides = ["right" if name in self.numbers else "left" for name in self.head]
         head = _row("th", _HEAD, sides, self.head, wraps=False)
-        body = "".join(_row("td", _CELL, sides, row, wraps=wraps) for row in self.rows)
+        names = [
+            f' data-column="{safe(name)}"' if self.names_cells else ""
+            for name in self.head
+        ]
+        body = "".join(
+            _row("td", _CELL, sides, row, wraps=wraps, names=names) for row in self.rows
+        )
         more = f"<div>{safe(self.more)}</div>" if self.more else ""
         return (
             f'<table style="{_TABLE}"><thead>{head}</thead>'
@@ -174,12 +181,20 @@ def safe(text: str) -> str:
 
 
 def _row(
-    tag: str, style: str, sides: Sequence[str], cells: Sequence[Cell], *, wraps: bool
+    tag: str,
+    style: str,
+    sides: Sequence[str],
+    cells: Sequence[Cell],
+    *,
+    wraps: bool,
+    names: Sequence[str] | None = None,
 ) -> str:
     inner = "".join(
-        f'<{tag} style="{style};{_place(cell, wraps=wraps)};text-align:{side}">'
+        f'<{tag}{name} style="{style};{_place(cell, wraps=wraps)};text-align:{side}">'
         f"{_html(cell)}</{tag}>"
-        for cell, side in zip(cells, sides, strict=True)
+        for cell, side, name in zip(
+            cells, sides, names or [""] * len(sides), strict=True
+        )
     )
     # A row's ground is the page's: some pages stripe tables, in their own colours.
     return f"<tr>{inner}</tr>"

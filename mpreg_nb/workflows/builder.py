@@ -483,7 +483,8 @@ class Flow(Generic[RunT, PlanT]):
                 value; or there is no input of that name.
         """
         self._check_inputs(inputs)
-        return Workflow(self.name, self._steps(), inputs)
+        in_order = {name: inputs[name] for name in self._inputs}
+        return Workflow(self.name, self._steps(), in_order)
 
     def run(self, /, **inputs: Any) -> RunT:
         """Check the workflow, execute it, wait for its end, and return the run.

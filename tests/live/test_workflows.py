@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.node.workflows import REMEMBERED_RUNS
 
 pytestmark = pytest.mark.live
 
@@ -448,3 +449,24 @@ def test_retries_wait_as_long_as_they_were_told(
         True
     ] * 3
     assert "retry 3 after 0.1, 0.2, 0.4 s" in str(run.diagram().boxes[0].notes)
+
+
+def test_errors_of_more_runs_than_a_node_remembers_are_all_kept(
+    cluster: mp.Cluster,
+) -> None:
+    def refuse(buyer: int) -> None:
+        raise LookupError(f"nothing left for {buyer}")
+
+    flow = cluster.workflow("rush")
+    flow.step("buy", refuse, flow.input("buyer"))
+    runs = [flow.start(buyer=number) for number in range(REMEMBERED_RUNS + 20)]
+    while any(run.status == "running" for run in runs):
+        cluster.call("echo", None)
+
+    told = []
+    for run in runs:
+        with pytest.raises(mp.errors.WorkflowFailed) as raised:
+            run.wait()
+        told += [str(error) for error in raised.value.exceptions]
+
+    assert told == [f"nothing left for {number}" for number in range(len(runs))]

@@ -498,8 +498,18 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
     run(scenario)
 
 
-def test_breaker_that_opens_and_closes_is_an_event_of_the_node_it_is_about() -> None:
+@pytest.mark.parametrize("crashes", [False, True], ids=["lost", "worker crashed"])
+def test_breaker_that_opens_and_closes_is_an_event_of_the_node_it_is_about(
+    crashes: bool,
+) -> None:
     async def scenario(house: House) -> None:
+        def fail(call_id: bytes) -> None:
+            if crashes:
+                crash = Failure(kind="worker_crashed", node="n2", executed="unknown")
+                house.say(Failed(id=call_id, failure=crash))
+            else:
+                house.lose("n2")
+
         def call() -> bytes:
             call_id = IDS.next()
             call = Call(id=call_id, function="f", payload=b"", hops_left=1, node="n2")
@@ -507,8 +517,7 @@ def test_breaker_that_opens_and_closes_is_an_event_of_the_node_it_is_about() -> 
             return call_id
 
         for _ in range(FAILURES_TO_OPEN):
-            call()
-            house.lose("n2")
+            fail(call())
         opened = list(house.events)
         for _ in range(SUCCESSES_TO_CLOSE):
             house.say(Reply(id=call(), payload=b"", node="n2"))

@@ -359,6 +359,7 @@ SAMPLES: list[Any] = [
                 ended_at_s=1.5,
             ),
         ),
+        failures=(("t", Failed(id=ID, failure=Failure(kind="cancelled"))),),
     ),
     StepFetch(id=ID, run=ID, step="s"),
     RunList(id=ID),

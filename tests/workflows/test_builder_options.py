@@ -322,3 +322,11 @@ def test_a_delay_that_makes_no_sense_is_refused(
 
     with pytest.raises(error, match=text):
         step.retry(3, **options)
+
+
+def test_inputs_keep_the_order_in_which_the_flow_has_them(
+    flow: Flow[str, int],
+) -> None:
+    flow.step("a", book, flow.input("x"), flow.input("y"))
+
+    assert list(flow.freeze(y=1, x=2).inputs) == ["x", "y"]
