@@ -139,7 +139,7 @@ def narrowed(options: CallOptions, node: str) -> CallOptions:
 async def one_call(lab: Testbed) -> Any:
     """Call a function in a worker process of the node of the link."""
     options = narrowed(lab.options, lab.first)
-    return await lab.through_first.call(SAME, (VALUE,), None, options)
+    return await lab.direct.call(SAME, (VALUE,), None, options)
 
 
 async def builtin_echo(lab: Testbed) -> Any:
@@ -228,7 +228,7 @@ async def latencies_us(lab: Testbed, once: Once, count: int) -> list[float]:
 async def calls_per_s(lab: Testbed, in_flight: int, seconds: float) -> float:
     """Return the rate with `in_flight` coroutines that call without a pause."""
     options = narrowed(lab.options, lab.first)
-    call = lab.through_first.call
+    call = lab.direct.call
     finished = 0
     end = time.perf_counter() + seconds
 

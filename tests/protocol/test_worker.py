@@ -10,15 +10,19 @@ from hypothesis import strategies as st
 
 from mpreg_nb.protocol.worker import (
     BUFFER_BYTES,
+    ENDS,
     LARGE_BYTES,
     PAGE_BYTES,
+    RECORDS,
     TEXT_BYTES,
     FromWorker,
     JobDone,
     JobFrameReader,
     JobPrinted,
+    RunRecord,
     SharedStatus,
     frame,
+    read_records,
     room,
     sizes,
 )
@@ -159,3 +163,52 @@ def test_the_page_tells_when_an_interrupt_was_put_off_last() -> None:
     worker.put_off()
 
     assert before_s <= node.put_off_s <= time.monotonic()
+
+
+@given(
+    turns=st.lists(
+        st.lists(st.integers(0, 9000), max_size=30).map(tuple), min_size=1, max_size=6
+    )
+)
+def test_the_page_tells_what_leased_jobs_took_in_their_order(
+    turns: list[tuple[int, ...]],
+) -> None:
+    worker, node = shared_page()
+    told: list[RunRecord] = []
+
+    for turn in turns:
+        for run_us in turn:
+            worker.count(run_us % 7, run_us, 2 * run_us, ENDS[run_us % len(ENDS)])
+        told += node.take_records()
+
+    assert told == [
+        (run_us % 7, run_us, 2 * run_us, ENDS[run_us % len(ENDS)])
+        for turn in turns
+        for run_us in turn
+    ]
+
+
+def test_no_leased_job_is_left_out_where_the_page_is_full() -> None:
+    worker, node = shared_page()
+
+    told = [worker.count(0, number, 0, "ok") for number in range(RECORDS + 3)]
+
+    with_records = [message for message in told if message is not None]
+    half, *beyond = with_records
+    assert read_records(half) == []
+    records = [*node.take_records(), *(r for m in beyond for r in read_records(m))]
+    assert [record[1] for record in records] == list(range(RECORDS + 3))
+
+
+def test_the_page_tells_how_far_the_jobs_of_a_lease_came() -> None:
+    worker, node = shared_page()
+    worker.open_lease(1)
+    worker.begin_leased(4, ID, 2)
+    worker.end_leased(3)
+
+    before = node.leased(1)
+    worker.open_lease(2)
+
+    assert before == (4, 3)
+    assert node.leased_job == (ID, 2)
+    assert (node.leased(1), node.leased(2)) == ((0, 0), (0, 0))
