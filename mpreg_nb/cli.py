@@ -3,6 +3,7 @@
 import argparse
 import ast
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -373,12 +374,15 @@ def _up(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     )
     name, url = cluster.name, cluster.urls[0]
     print(f"cluster {name} runs: {', '.join(cluster.own_nodes)}")
-    print(f"  from Python       mpreg_nb.connect({url!r})")
-    print(f"  from a notebook   %mpreg connect {url}")
     if given.keep:
+        # Not by its URL: tunnels to other machines are those of who takes it over.
+        print(f"  from Python       mpreg_nb.adopt({name!r})")
+        print(f"  from a notebook   %mpreg adopt {shlex.quote(name)}")
         print(f"  its end           mpreg-nb down {name}", flush=True)
         cluster.disconnect()
         return 0
+    print(f"  from Python       mpreg_nb.connect({url!r})")
+    print(f"  from a notebook   %mpreg connect {url}")
     print("Ctrl-C ends it.", flush=True)
     try:
         _await_signal()
