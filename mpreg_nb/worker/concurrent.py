@@ -165,6 +165,7 @@ class ConcurrentRunner:
     def _serve(self) -> None:
         state = ThreadState()
         while True:
+            task: Task | None = None  # arguments of the last one need not stay
             task = self._for_threads.get()
             try:
                 function = task.code.function

@@ -86,6 +86,7 @@ class SequentialRunner:
             task = waiting.popleft()
             if task.holder is None or self._inbox.admits(task):
                 self._perform(task)
+            del task  # its arguments would stay until the next job comes
             if self._restorer.unfit:
                 self._leave()
 
