@@ -99,7 +99,10 @@ class Figures:
     )
 
     def measure(self) -> None:
-        """Take all figures of this moment, of each kind the mean of its processes."""
+        """Take all figures of this moment, of each kind those of its largest process.
+
+        Nodes and workers are started again all the time; one node never is.
+        """
         now = time.monotonic()
         by_kind: dict[Kind, list[psutil.Process]] = {"node": [], "worker": []}
         by_kind["kernel"] = [psutil.Process()]
@@ -112,8 +115,8 @@ class Figures:
             if not found:
                 continue
             for figure in found[0]:
-                mean = statistics.fmean(one[figure] for one in found)
-                self.series[kind, figure].append((now, mean))
+                most = max(one[figure] for one in found)
+                self.series[kind, figure].append((now, most))
             self.series[kind, "processes"].append((now, float(len(found))))
         files = sum(1 for path in self.folder.rglob("*") if not path.is_dir())
         self.series["cluster", "files"].append((now, float(files)))
