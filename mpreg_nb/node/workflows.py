@@ -149,6 +149,9 @@ MOST_NODES = 20
 MOST_CHANCES = 20_000
 """Nodes that are noted in all, some 3 MB; the oldest choices go first."""
 
+CHOICE_WEIGHT = 9
+"""What a choice takes besides its nodes, in nodes: where these are few, it counts."""
+
 MOMENT_S = 0.005
 """Steps that are sent within it share what was known, where nodes are many."""
 
@@ -206,10 +209,10 @@ class PlacementLog:
 
     def _note(self, key: tuple[bytes, str], choice: StepChoice) -> None:
         self._choices.setdefault(key, []).append(choice)
-        self._chances += len(choice.nodes)
+        self._chances += CHOICE_WEIGHT + len(choice.nodes)
         while self._chances > MOST_CHANCES:
             oldest, choices = next(iter(self._choices.items()))
-            self._chances -= len(choices.pop(0).nodes)
+            self._chances -= CHOICE_WEIGHT + len(choices.pop(0).nodes)
             if not choices:
                 del self._choices[oldest]
 

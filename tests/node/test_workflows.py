@@ -232,7 +232,8 @@ async def test_why_tells_each_attempt_as_it_was_sent(shell: Shell) -> None:
 
 
 def test_the_oldest_choices_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choices_module, "MOST_CHANCES", 5)
+    most = 5 + 2 * choices_module.CHOICE_WEIGHT
+    monkeypatch.setattr(choices_module, "MOST_CHANCES", most)
 
     async def within() -> None:
         shell = Shell()
