@@ -108,6 +108,7 @@ def test_prints_come_before_the_result_and_those_past_python_come_too(
 
         print("said", number)  # noqa: T201
         os.write(1, f"past {number}\n".encode())
+        time.sleep(0.05)  # while it runs, its node reads that
         return number
 
     shown = ""
