@@ -21,7 +21,7 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture
 def _package_of_a_stranger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module, _ = blocks("python")
+    module, _ = blocks("py")
     [entry] = re.findall(r"^nice = \"(.*)\"$", blocks("toml")[0], re.MULTILINE)
     place = tmp_path / "site"
     about = place / "nice_nodes-1.dist-info"
@@ -48,7 +48,7 @@ def test_a_launcher_of_another_package_starts_nodes_beside_those_of_this_machine
             cluster.wait_for("night", state="dead", timeout=30)
 
     assert night == lab + 10
-    assert len(blocks("python")[0].splitlines()) <= 40
+    assert len(blocks("py")[0].splitlines()) <= 40
 
 
 def niceness() -> int:
