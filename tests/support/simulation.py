@@ -58,6 +58,11 @@ class SimPeer:
     name: str
     dialled: bool
 
+    @property
+    def address(self) -> str:
+        """Where it listens, for what is logged."""
+        return f"the address of {self.name}"
+
 
 class SimLink:
     """One end of a control link; it offers what `Connection` does."""
