@@ -680,7 +680,7 @@ def doctor(session: Session, options: VerbOptions) -> Any:
 
 def _explained(key: Key) -> str:
     text = f"{key.name}: {key.rule}, else {key.default}. {key.meaning}"
-    return fill(text, width=80, subsequent_indent="  ")
+    return fill(text, width=80, subsequent_indent="  ", break_on_hyphens=False)
 
 
 NODES, FUNCTIONS, WORKFLOWS, DRILLS = (

@@ -152,6 +152,6 @@ def test_functions_know_their_node_and_other_processes_have_none(
     assert run(tmp_path, scenario, home=("ws://n1", "secret")) == (
         "ws://n1",
         "secret",
-        "Home(url='ws://n1')",
+        "Home(url='ws://n1', ca='')",
     )
     assert home() is None

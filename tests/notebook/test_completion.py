@@ -167,7 +167,7 @@ def test_the_first_tab_of_a_kernel_imports_nothing() -> None:
 @pytest.mark.parametrize(
     ("line", "word", "kind"),
     [
-        ("%mpreg ", "up", "verb: Start nodes on this machine"),
+        ("%mpreg ", "up", "verb: Start nodes, here and on"),
         ("%mpreg up ", "--keep", "option: "),
         ("%mpreg kill ", "gpu-1", "node"),
         ("%%mpreg remote --on ", "gpu", "resource"),

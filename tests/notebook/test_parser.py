@@ -25,6 +25,10 @@ def test_nodes_are_given_by_name_with_their_resources() -> None:
         "slots": None,  # as configured
         "keep": True,
         "fresh": False,
+        "ssh": [],
+        "install": False,
+        "packages": (),
+        "python": "",
     }
 
 
