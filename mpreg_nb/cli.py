@@ -9,10 +9,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import indent
 from typing import NoReturn
 
 from mpreg_nb.boundary import wants_all_frames, without_ours
 from mpreg_nb.cures import in_shell
+from mpreg_nb.demo.catalog import DEMOS, demo, listing
 from mpreg_nb.engines.options import add_gateway_arguments, gateway_options
 from mpreg_nb.errors import MpregError, RemoteError
 from mpreg_nb.names import meant_by
@@ -118,8 +120,24 @@ def command_parser() -> argparse.ArgumentParser:
         made.set_defaults(parser=made)
         return made
 
-    demo = command("demo", "run a workflow on real data, on three nodes")
-    demo.add_argument(
+    demo_parser = command(
+        "demo", "run a real job on nodes of this machine, and explain it"
+    )
+    demo_parser.epilog = f"the demos:\n{indent(listing(), '  ')}"
+    demo_parser.add_argument(
+        "name",
+        nargs="?",
+        choices=list(DEMOS),
+        metavar="NAME",
+        help="which one; see below",
+    )
+    demo_parser.add_argument(
+        "--list", action="store_true", help="list the demos and exit"
+    )
+    demo_parser.add_argument(
+        "--fast", action="store_true", help="no time to read, and no notebook"
+    )
+    demo_parser.add_argument(
         "--folder", type=Path, default=Path("build"), help="folder for output files"
     )
     node = command("node", "run one node until SIGTERM or Ctrl-C")
@@ -314,9 +332,17 @@ def _tls(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _demo(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
-    from mpreg_nb.demo.program import main as demo
+    if given.list:
+        print(listing())
+        return 0
+    if given.name is None:
+        from mpreg_nb.demo.program import main as tour
 
-    return demo(given.folder)
+        return tour(given.folder, fast=given.fast)
+    from mpreg_nb.demo.story import Story
+
+    demo(given.name)(Story(fast=given.fast))
+    return 0
 
 
 def _bench(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:

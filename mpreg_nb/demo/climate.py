@@ -5,13 +5,12 @@ Oceanography) and comes inside the package statsmodels. Some weeks are missing.
 Each function is one step of a workflow; none knows of a cluster.
 """
 
-import csv
-import importlib.util
 import itertools
 import statistics
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
+
+from mpreg_nb.demo.datasets import measured
 
 Week = tuple[date, float]
 
@@ -20,14 +19,7 @@ MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
 
 def ingest(series: str) -> list[tuple[str, str]]:
     """Return the rows of a measured series as they stand in the file."""
-    package = importlib.util.find_spec("statsmodels")
-    if package is None or not package.submodule_search_locations:
-        raise ModuleNotFoundError(
-            "the demo's data come with statsmodels: pip install 'mpreg_nb[demo]'"
-        )
-    folder = Path(package.submodule_search_locations[0], "datasets", series)
-    with (folder / f"{series}.csv").open(newline="") as file:
-        rows = list(csv.reader(file))[1:]
+    rows = measured(series)
     print(f"read {len(rows)} weeks of {series}")
     return [(week, value) for week, value in rows]
 

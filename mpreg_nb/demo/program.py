@@ -9,6 +9,7 @@ from mpreg_nb.cluster.api import up
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.run import Run
 from mpreg_nb.demo import climate
+from mpreg_nb.demo.catalog import listing
 from mpreg_nb.workflows.builder import Flow
 
 NODES = {
@@ -32,8 +33,11 @@ def build(cluster: Cluster) -> "Flow[Run, Any]":
     return flow
 
 
-def main(folder: Path = Path("build")) -> int:
-    """Run the demo; files go to `folder`. Returns the exit code."""
+def main(folder: Path = Path("build"), *, fast: bool = False) -> int:
+    """Run the demo; files go to `folder`. Returns the exit code.
+
+    fast: leave out the quickstart notebook.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
     with up(NODES, fresh=True) as cluster:
@@ -50,9 +54,10 @@ def main(folder: Path = Path("build")) -> int:
         _show("How long calls took", cluster.latency())
         plot = folder / "latency.png"
         cluster.plot_latency().savefig(plot, dpi=120)
-    notebook = _execute_notebook(folder)
+    notebook = None if fast else _execute_notebook(folder)
     print(f"Written: {plot}" + (f", {notebook}" if notebook else ""))
-    print(f"All in {time.perf_counter() - began:.1f} s")
+    print(f"All in {time.perf_counter() - began:.1f} s\n")
+    print(f"Next, other jobs with what to learn from each:\n{listing()}")
     return 0
 
 

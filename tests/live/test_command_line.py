@@ -207,6 +207,7 @@ def test_wrong_options_are_told_in_a_line() -> None:
         (["nod"], "Did you mean node?"),
         (["node", "--name", "x", "--joi", "ws://h:1"], "Did you mean --join?"),
         (["token", "shw"], "Did you mean show?"),
+        (["demo", "order"], "Did you mean orders?"),
         (["bench", "--only", "no such row"], "The rows are: call, worker process; "),
         (["call", "ftp://x", "f"], "is not a node's URL: ws://HOST:PORT"),
     ],

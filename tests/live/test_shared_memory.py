@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import psutil
-import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow as pa
 import pytest
 
 import mpreg_nb as mp
