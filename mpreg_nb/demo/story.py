@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from mpreg_nb.view.palette import BUSY, GOOD
 from mpreg_nb.view.terminal import Terminal, found, shown
 
-READING_S = 1.2
+READING_S = 0.8
 """How long a person on a terminal has to read what will be seen."""
 
 
