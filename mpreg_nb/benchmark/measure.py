@@ -20,27 +20,51 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import psutil
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 
+from mpreg_nb.benchmark.capacity import (
+    MOST_NODES,
+    SCALING,
+    SPEEDS,
+    UNEQUAL,
+    register_pause,
+    scaled_per_s,
+    scaling_row,
+    unequal_row,
+)
 from mpreg_nb.benchmark.raw_tcp import RawTcp
 from mpreg_nb.benchmark.rows import (
     LATENCY_ROWS,
     TWO_NODES,
+    WORKER_CALL,
     Testbed,
     array_gb_per_s,
     blocking_latencies_us,
     calls_per_s,
     latencies_us,
     mapped_per_s,
+    memory_mb,
     opened,
+    own_nodes,
     prepare,
+    requests_per_s,
+    workflows_per_s,
 )
 from mpreg_nb.cluster.cluster import Cluster
-from mpreg_nb.view.benchmark import Bench, LatencyRow, RateRow, TransferRow
+from mpreg_nb.view.benchmark import (
+    Bench,
+    LatencyRow,
+    MemoryRow,
+    RateRow,
+    ScalingRow,
+    TransferRow,
+    UnequalRow,
+)
 
 PAYLOAD = bytes(range(120))
 
@@ -146,6 +170,13 @@ BLOCKING = "call, blocking"
 BLOCKING_GOAL = 2.3
 IN_FLIGHT = "64 in flight, one worker"
 IN_FLIGHT_GOAL_PER_S = 30_000
+THROUGHPUT = "throughput, one connection"
+WORKFLOWS = "workflows of 6 steps"
+MEMORY = "memory, node and worker"
+# What the document of MPREG gives for itself.
+MPREG_LATENCY_US = (870.0, 1240.0, 2600.0)  # of the call of a worker process
+MPREG_THROUGHPUT_PER_S = 1523.0
+MPREG_WORKFLOWS_PER_S = 8.0
 TRANSFER_BYTES = 100_000_000
 TRANSFER = "100 MB there and back"
 TRANSFER_GOAL = 3.0
@@ -157,16 +188,23 @@ Taken = tuple[float, float, float, float, float, float]
 """Mean, p50, p95 and p99 of one round in microseconds; p50 and p99 in bare echoes."""
 
 
-def check_only(only: str, *, nodes: int = 2) -> None:
-    """Raise if no row that so many nodes can measure contains `only` in its name.
+def check_only(only: str, *, given: int | None = None) -> None:
+    """Raise if no row that can be measured contains `only` in its name.
+
+    given: how many nodes the cluster has that is measured; None: nodes are started.
 
     Raises:
         ValueError: there is none; the message names all.
     """
+    nodes = 2 if given is None else given
     rows = [name for name in LATENCY_ROWS if nodes > 1 or name not in TWO_NODES]
-    rows += [BLOCKING, IN_FLIGHT, mapped_row(nodes), TRANSFER]
+    rows += [BLOCKING, IN_FLIGHT, THROUGHPUT, WORKFLOWS, mapped_row(nodes), TRANSFER]
+    rows.append(MEMORY)
+    if given is None:
+        rows += [*SCALING.values(), UNEQUAL]
     if not any(only in row for row in rows):
-        few = " of one node" if nodes == 1 else ""
+        few = "" if given is None else " of a given cluster"
+        few = " of one node" if given == 1 else few
         raise ValueError(
             f"no row{few} has {only!r} in its name. The rows are: {'; '.join(rows)}"
         )
@@ -184,13 +222,17 @@ class Stopped(Exception):
 class Measurement:
     """One run of the bench. `said` has lines of progress, then how it ended."""
 
-    def __init__(self, cluster: Cluster, *, quick: bool, only: str) -> None:
+    def __init__(
+        self, cluster: Cluster, *, quick: bool, only: str, more_nodes: bool = False
+    ) -> None:
+        """more_nodes: also rows that start nodes; if `quick`, only with `only`."""
         self.said: queue.SimpleQueue[str | Bench | BaseException] = queue.SimpleQueue()
         self._cluster = cluster
         self._rounds, self._count, self._seconds = (
             (3, 300, 0.5) if quick else (7, 1000, 1.0)
         )
         self._only = only
+        self._more_nodes = more_nodes and bool(only or not quick)
         self._one_core: list[bool] = []  # by round
         self._stopping = threading.Event()
         self._loop = _new_loop()
@@ -204,7 +246,10 @@ class Measurement:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the measurement within a fraction of a second."""
+        """End the measurement within a fraction of a second.
+
+        Nodes that are being started come up first, and then end.
+        """
         self._stopping.set()
         self._loop.call_soon_threadsafe(self._cancel)
         self.join()
@@ -242,8 +287,11 @@ class Measurement:
         try:
             with awake() as quiet:
                 units_us, taken = self._latencies(lab, bare)
+            memory = tuple(self._memory(lab))  # before it holds large values
             rates = tuple(self._rates(lab))
             transfers = tuple(self._transfers(lab))
+            scaling = tuple(self._scaling())
+            unequal = tuple(self._unequal())
         finally:
             gc.unfreeze()
         goals = {name: goal for name, (_, goal) in LATENCY_ROWS.items()}
@@ -255,6 +303,9 @@ class Measurement:
             latencies=tuple(latencies),
             rates=rates,
             transfers=transfers,
+            scaling=scaling,
+            unequal=unequal,
+            memory=memory,
             one_core=statistics.fmean(self._one_core) if self._one_core else None,
         )
 
@@ -299,6 +350,20 @@ class Measurement:
                 for _ in range(self._rounds)
             ]
             yield _rate(IN_FLIGHT, rates, IN_FLIGHT_GOAL_PER_S)
+        if self._only in THROUGHPUT:
+            self._say(f"rates: {THROUGHPUT}")
+            rates = [
+                self._run(requests_per_s(lab, 64, self._seconds))
+                for _ in range(self._rounds)
+            ]
+            yield _rate(THROUGHPUT, rates, mpreg=MPREG_THROUGHPUT_PER_S)
+        if self._only in WORKFLOWS:
+            self._say(f"rates: {WORKFLOWS}")
+            rates = [
+                self._run(workflows_per_s(lab, 8, self._seconds))
+                for _ in range(self._rounds)
+            ]
+            yield _rate(WORKFLOWS, rates, mpreg=MPREG_WORKFLOWS_PER_S)
         mapped = mapped_row(len(lab.cluster.urls))
         if self._only in mapped:
             self._say(f"rates: {mapped}")
@@ -328,6 +393,50 @@ class Measurement:
             times_tcp=statistics.median(ratios),
             goal_times_tcp=TRANSFER_GOAL,
         )
+
+    def _memory(self, lab: Testbed) -> Iterable[MemoryRow]:
+        if self._only not in MEMORY or self._cluster.engine is not None:
+            return  # the workers of an engine are not children of a node
+        held = self._checked(lambda: memory_mb(lab))
+        sizes_mb = [size_mb for size_mb, _ in held]
+        yield MemoryRow(
+            row=MEMORY,
+            memory_mb=statistics.median(sizes_mb),
+            memory_mb_min=min(sizes_mb),
+            memory_mb_max=max(sizes_mb),
+            processes=max(processes for _, processes in held),
+        )
+
+    def _scaling(self) -> Iterable[ScalingRow]:
+        wanted = any(self._only in row for row in SCALING.values())
+        if not (wanted and self._more_nodes):
+            return
+        names = [f"s{number}" for number in range(1, MOST_NODES + 1)]
+        one_per_s = 0.0
+        with self._started(names[:1]) as cluster:
+            for nodes in SCALING:
+                self._say(f"rates: {SCALING[nodes]}")
+                if nodes > 1:
+                    self._checked(partial(cluster.add, names[nodes - 1]))
+                work = scaled_per_s(cluster, names[:nodes], self._rounds, self._seconds)
+                rates = self._run(work)
+                one_per_s = one_per_s or statistics.median(rates)
+                yield scaling_row(nodes, rates, one_per_s)
+
+    def _unequal(self) -> Iterable[UnequalRow]:
+        if self._only not in UNEQUAL or not self._more_nodes:
+            return
+        self._say(f"rates: {UNEQUAL}")
+        with self._started(SPEEDS) as cluster:
+            yield self._run(unequal_row(cluster, self._rounds, 2 * self._seconds))
+
+    @contextlib.contextmanager
+    def _started(self, names: Iterable[str]) -> Iterator[Cluster]:
+        """Start nodes for some rows, beside those of the others."""
+        starting = self._checked(lambda: own_nodes(dict.fromkeys(names, ())))
+        with starting as cluster:
+            register_pause(cluster)
+            yield cluster
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` on the loop; `stop` ends it."""
@@ -376,16 +485,23 @@ def _row(name: str, taken: Sequence[Taken], goal: float) -> LatencyRow:
         p50_echoes_min=min(p50_echoes),
         p50_echoes_max=max(p50_echoes),
         goal_echoes=goal,
+        mpreg_us=MPREG_LATENCY_US if name == WORKER_CALL else None,
     )
 
 
-def _rate(name: str, rates: Sequence[float], goal: float) -> RateRow:
+def _rate(
+    name: str,
+    rates: Sequence[float],
+    goal: float | None = None,
+    mpreg: float | None = None,
+) -> RateRow:
     return RateRow(
         row=name,
-        calls_per_s=statistics.median(rates),
-        calls_per_s_min=min(rates),
-        calls_per_s_max=max(rates),
-        goal_calls_per_s=goal,
+        per_s=statistics.median(rates),
+        per_s_min=min(rates),
+        per_s_max=max(rates),
+        goal_per_s=goal,
+        mpreg_per_s=mpreg,
     )
 
 

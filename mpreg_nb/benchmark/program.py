@@ -24,21 +24,26 @@ def bench(
     Starts two nodes of its own for the measurement and ends them. Interrupting it
     ends the measurement and its nodes at once.
 
-    quick: about ten seconds; False repeats more and takes one or two minutes.
-    cluster: measure this one instead; functions whose names begin with `bench_` are
-        registered on it. The echo always runs on this machine.
-    only: measure only rows with this text in their names.
+    quick: about fifteen seconds; False repeats more, and also measures how the rate
+        grows from 1 to 5 nodes and how unequal nodes share mixed work, on nodes that
+        it starts for these rows. It takes two minutes.
+    cluster: measure this one instead, without the rows that start nodes; functions
+        whose names begin with `bench_` are registered on it. The echo always runs on
+        this machine.
+    only: measure only rows with this text in their names, those of other nodes too.
     progress: called with a line of text from time to time.
 
     Raises:
         ValueError: no row has `only` in its name.
     """
-    check_only(only, nodes=2 if cluster is None else len(cluster.urls))
+    own = cluster is None
+    check_only(only, given=None if cluster is None else len(cluster.urls))
     with ExitStack() as stack:
         if cluster is None:
             progress("starting two nodes")
             cluster = stack.enter_context(own_nodes())
-        return _measured(Measurement(cluster, quick=quick, only=only), progress)
+        measurement = Measurement(cluster, quick=quick, only=only, more_nodes=own)
+        return _measured(measurement, progress)
 
 
 def main(*, quick: bool = False, only: str = "") -> int:

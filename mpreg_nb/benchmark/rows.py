@@ -4,11 +4,26 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
+from dataclasses import dataclass, replace
 from typing import Any
 
-from mpreg_nb.benchmark.functions import GATHER, SAME, SAME_THREAD, gather, same
+from mpreg_nb.benchmark.functions import (
+    GATHER,
+    MEMORY,
+    SAME,
+    SAME_THREAD,
+    gather,
+    memory,
+    same,
+)
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.output import write_to_streams
@@ -16,7 +31,7 @@ from mpreg_nb.cluster import current
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.errors import MpregError
-from mpreg_nb.launcher.node_spec import read_spec
+from mpreg_nb.launcher.node_spec import Wanted, read_spec
 from mpreg_nb.launcher.started_nodes import StartedNodes
 from mpreg_nb.protocol.messages import RunStart, StepPlan
 from mpreg_nb.serialize.pickle import pack_call
@@ -42,15 +57,20 @@ class Testbed:
         return self.first == self.second
 
 
+TWO: Mapping[str, str] = {"b1": "first", "b2": "second"}
+
+
 @contextlib.contextmanager
-def own_nodes() -> Iterator[Cluster]:
-    """Start two nodes, and end them in the end.
+def own_nodes(wanted: Wanted = TWO) -> Iterator[Cluster]:
+    """Start nodes, and end them in the end.
+
+    wanted: as in `up`.
 
     The current cluster stays the current one, and `up` and `down` do not see this.
     """
     secret = load_token()
     nodes = StartedNodes(secret, name="", keep=False, notebook="", workers=1, slots=1)
-    specs = read_spec({"b1": "first", "b2": "second"})
+    specs = read_spec(wanted)
     try:
         nodes.start(specs, CONFIG.start_timeout_s)
         cluster = Cluster(tuple(nodes.urls.values()), secret, nodes=nodes)
@@ -79,6 +99,7 @@ def prepare(cluster: Cluster) -> tuple[str, str]:
     cluster.register(same, name=SAME_THREAD, isolation="thread")
     cluster.register(same, name=SAME)
     cluster.register(gather, name=GATHER)
+    cluster.register(memory, name=MEMORY)
     return alive[0], alive[1] if len(alive) > 1 else alive[0]
 
 
@@ -101,8 +122,8 @@ async def opened(cluster: Cluster, first: str, second: str) -> AsyncIterator[Tes
             cluster=cluster,
             direct=direct,
             through_first=through_first,
-            options=_version(cluster, SAME),
-            gather_options=_version(cluster, GATHER),
+            options=version(cluster, SAME),
+            gather_options=version(cluster, GATHER),
             first=first,
             second=second,
         )
@@ -111,7 +132,8 @@ async def opened(cluster: Cluster, first: str, second: str) -> AsyncIterator[Tes
         await through_first.close()
 
 
-def _version(cluster: Cluster, function: str) -> CallOptions:
+def version(cluster: Cluster, function: str) -> CallOptions:
+    """Return the options of calls of the newest version of `function`."""
     offer = cluster.client.offer(function)
     if offer is None:
         raise AssertionError(f"{function} was registered just now")
@@ -131,9 +153,9 @@ VALUE = {
 Once = Callable[[Testbed], Awaitable[Any]]
 
 
-def narrowed(options: CallOptions, node: str) -> CallOptions:
-    """Return `options` for one node only."""
-    return CallOptions(node=node, version=options.version, holder=options.holder)
+def narrowed(options: CallOptions, node: str, *, wait_s: float = 0.0) -> CallOptions:
+    """Return `options` for one node only, which may take `wait_s` to hold it."""
+    return replace(options, node=node, wait_s=wait_s)
 
 
 async def one_call(lab: Testbed) -> Any:
@@ -188,8 +210,10 @@ async def fan_in(lab: Testbed) -> Any:
     return await _run(lab, [*plans, last])
 
 
+WORKER_CALL = "call, worker process"
+
 LATENCY_ROWS: dict[str, tuple[Once, float]] = {
-    "call, worker process": (one_call, 1.5),
+    WORKER_CALL: (one_call, 1.5),
     "builtin echo": (builtin_echo, 0.8),
     "call, thread of the node": (thread_call, 1.4),
     "call, forwarded": (forwarded, 2.5),
@@ -229,18 +253,44 @@ async def calls_per_s(lab: Testbed, in_flight: int, seconds: float) -> float:
     """Return the rate with `in_flight` coroutines that call without a pause."""
     options = narrowed(lab.options, lab.first)
     call = lab.direct.call
+    return await _per_s(lambda: call(SAME, (VALUE,), None, options), in_flight, seconds)
+
+
+async def _per_s(
+    once: Callable[[], Awaitable[Any]], in_flight: int, seconds: float
+) -> float:
     finished = 0
     end = time.perf_counter() + seconds
 
     async def caller() -> None:
         nonlocal finished
         while time.perf_counter() < end:
-            await call(SAME, (VALUE,), None, options)
+            await once()
             finished += 1
 
     began = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(in_flight)))
     return finished / (time.perf_counter() - began)
+
+
+async def requests_per_s(lab: Testbed, in_flight: int, seconds: float) -> float:
+    """Return the rate of calls that all go over one connection, to one node."""
+    options = narrowed(lab.options, lab.first)
+    call = lab.through_first.call
+    return await _per_s(lambda: call(SAME, (VALUE,), None, options), in_flight, seconds)
+
+
+async def workflows_per_s(lab: Testbed, in_flight: int, seconds: float) -> float:
+    """Return the rate of workflows whose six steps need each other."""
+    return await _per_s(lambda: _run(lab, _diamonds(lab)), in_flight, seconds)
+
+
+def memory_mb(lab: Testbed) -> list[tuple[float, int]]:
+    """Return for each node its memory with its workers, and its processes."""
+    return [
+        lab.cluster.on(node=node).call(MEMORY)
+        for node in sorted({lab.first, lab.second})
+    ]
 
 
 def mapped_per_s(lab: Testbed, items: int) -> float:
@@ -270,6 +320,26 @@ def _chain(lab: Testbed, nodes: Sequence[str]) -> list[StepPlan]:
         value: Any = Reference(f"s{number - 1}") if number else VALUE
         plans.append(_plan(f"s{number}", SAME, lab.options, (value,), node))
     return plans
+
+
+def _diamonds(lab: Testbed) -> list[StepPlan]:
+    """Plan two diamonds that share a corner: what makes a step wait, all of it."""
+    same, both = (SAME, lab.options), (GATHER, lab.gather_options)
+    needs = {
+        "a": (*same, (VALUE,)),
+        "b": (*same, (Reference("a"),)),
+        "c": (*same, (Reference("a"),)),
+        "d": (*both, (Reference("b"), Reference("c"))),
+        "e": (*same, (Reference("b"),)),
+        "f": (*both, (Reference("d"), Reference("e"))),
+    }
+    nodes = itertools.cycle((lab.first, lab.second))
+    return [
+        _plan(name, function, options, args, node)
+        for (name, (function, options, args)), node in zip(
+            needs.items(), nodes, strict=False
+        )
+    ]
 
 
 def _plan(

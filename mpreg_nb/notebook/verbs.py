@@ -648,7 +648,11 @@ def logs(session: Session, options: VerbOptions) -> Any:
     "bench",
     "bench --here --only map",
     options=(
-        option("--full", action="store_true", help="more repetitions; takes minutes"),
+        option(
+            "--full",
+            action="store_true",
+            help="more repetitions, 1 to 5 nodes and unequal nodes; takes minutes",
+        ),
         option("--here", action="store_true", help="on the current cluster"),
         option(
             "--only",

@@ -33,7 +33,7 @@ from mpreg_nb.view.timeline import (
 if TYPE_CHECKING:
     from hdrh.histogram import HdrHistogram
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, SubFigure
     from matplotlib.lines import Line2D
 
     from mpreg_nb.client.statistics import CallRow
@@ -55,7 +55,9 @@ def new_figure(**options: Any) -> "Figure":
     return made
 
 
-def new_axes(figure: "Figure", columns: int = 1, **options: Any) -> "list[Axes]":
+def new_axes(
+    figure: "Figure | SubFigure", columns: int = 1, **options: Any
+) -> "list[Axes]":
     """Return so many axes side by side, in colours that show on every page."""
     grid = figure.subplots(1, columns, squeeze=False, **options)
     made: list[Axes] = list(grid[0])

@@ -1,5 +1,6 @@
 """The bench, as a notebook and as a terminal run it."""
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.benchmark.capacity import register_pause, scaled_per_s, scaling_row
+from mpreg_nb.benchmark.rows import own_nodes
 
 pytestmark = pytest.mark.live
 
@@ -64,6 +67,45 @@ def test_it_measures_an_array_beside_raw_tcp() -> None:
     assert (measured.latencies, measured.rates) == ((), ())
 
 
+def test_it_answers_the_figures_of_mpreg_on_one_node() -> None:
+    with mp.up(1, fresh=True) as cluster:
+        workflows, memory = (
+            mp.bench(cluster=cluster, only=row, progress=lambda line: None)
+            for row in ("workflows", "memory")
+        )
+
+    assert [row.mpreg_per_s for row in workflows.rates] == [8.0]
+    assert workflows.rates[0].per_s_min > 0.0
+    [held] = memory.memory
+    assert held.processes == 2
+    assert 20.0 < held.memory_mb < 500.0
+    assert (memory.scaling, memory.unequal) == ((), ())
+
+
+def test_unequal_nodes_take_shares_of_mixed_work_by_their_speed() -> None:
+    measured = mp.bench(only="unequal", progress=lambda line: None)
+
+    [row] = measured.unequal
+    fast, half, quarter = row.shares
+    assert [share.node for share in row.shares] == ["fast", "half", "quarter"]
+    assert fast.share + half.share + quarter.share == pytest.approx(1.0)
+    assert fast.share > quarter.share > 0.0
+    assert 0.0 < row.per_s < row.most_per_s * 1.1
+
+
+def test_the_rate_of_calls_that_wait_grows_with_the_nodes() -> None:
+    with own_nodes("s1") as cluster:
+        register_pause(cluster)
+        with asyncio.Runner() as loop:
+            [one] = loop.run(scaled_per_s(cluster, ["s1"], 1, 0.3))
+            cluster.add("s2")
+            [two] = loop.run(scaled_per_s(cluster, ["s1", "s2"], 1, 0.3))
+
+    row = scaling_row(2, [two], one)
+    assert row.row == "scaling, 2 nodes"
+    assert row.times_one > 1.2
+
+
 def test_stop_ends_it_and_its_nodes() -> None:
     with pytest.raises(KeyboardInterrupt):
         mp.bench(progress=interrupting("latencies, round 1"))
@@ -104,5 +146,10 @@ def test_rows_that_there_are_not_are_refused_before_anything_starts() -> None:
         pytest.raises(ValueError, match="no row of one node has 'forwarded'"),
     ):
         mp.bench(cluster=cluster, only="forwarded", progress=said.append)
+    with (
+        mp.up(2, fresh=True) as cluster,
+        pytest.raises(ValueError, match="no row of a given cluster has 'scaling'"),
+    ):
+        mp.bench(cluster=cluster, only="scaling", progress=said.append)
 
     assert said == []
