@@ -181,14 +181,19 @@ class Registrations:
         """Name the version for a call by name, where it was registered from here.
 
         What others registered stays unnamed: the nodes know better than this client
-        which is the newest. So do functions that belong to one node each.
+        which is the newest. So do functions that belong to one node each. Whether a
+        function may run twice, who registered it has said for all callers.
         """
-        if options.version is not None or not self._newest:
+        if options.version is not None:
             return options
         newest = self._state.newest(function)
-        shipment = None if newest is None else self._shipped.get(newest.version)
-        if newest is None or shipment is None:
+        if newest is None:
             return options
+        shipment = self._shipped.get(newest.version)
+        if shipment is None:
+            if newest.idempotent == options.idempotent:
+                return options
+            return replace(options, idempotent=newest.idempotent)
         return replace(
             options,
             version=newest.version,

@@ -13,6 +13,7 @@ from mpreg_nb.cluster.registration import Callee, unwrapped
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
 from mpreg_nb.protocol.codec import Buffer, Parts
+from mpreg_nb.protocol.gossip import Offer
 from mpreg_nb.protocol.messages import (
     Condition,
     Given,
@@ -61,6 +62,9 @@ class PackedStep:
     """Large arguments that all items of a map share; they travel as inputs do."""
 
 
+MAY_RUN_TWICE = replace(PLAIN, idempotent=True)
+
+
 def functions_of(workflow: Workflow) -> Iterator[Any]:
     """Return the functions that a workflow calls and that are no names."""
     for step in workflow.steps:
@@ -73,9 +77,13 @@ def functions_of(workflow: Workflow) -> Iterator[Any]:
 class StepSerializer:
     """Pickles the arguments of the steps of one workflow."""
 
-    def __init__(self, callees: Callees, inline: Inline) -> None:
+    def __init__(
+        self, callees: Callees, inline: Inline, offer: Callable[[str], Offer | None]
+    ) -> None:
+        """offer: returns the newest registration of a name, as far as it is known."""
         self._callees = callees
         self._inline = inline
+        self._offer = offer
         self._number = count()  # for names of shared arguments
 
     def step(self, step: Step) -> PackedStep:
@@ -129,11 +137,10 @@ class StepSerializer:
     def callee(self, function: StepFunction) -> Callee:
         """Return how to call the function of a step."""
         function, _, _ = unwrapped(function, (), {})
-        return (
-            (function, PLAIN)
-            if isinstance(function, str)
-            else self._callees[id(function)]
-        )
+        if not isinstance(function, str):
+            return self._callees[id(function)]
+        offer = self._offer(function)
+        return function, MAY_RUN_TWICE if offer and offer.idempotent else PLAIN
 
     def given(self, inputs: Mapping[str, Any]) -> Iterator[tuple[Given, Parts]]:
         """Return the inputs of a workflow, each with its parts.
@@ -245,7 +252,7 @@ class Planner:
             NoRoute: no live node holds all resources of a step.
             NotPicklable: an argument cannot be pickled.
         """
-        packer = StepSerializer(callees, self._client.inline)
+        packer = StepSerializer(callees, self._client.inline, self._client.offer)
         packed = {step.name: packer.step(step) for step in workflow.steps}
         _check_found(workflow, packed)
         for step in workflow.steps:
@@ -275,7 +282,7 @@ class Planner:
 
     def rows(self, workflow: Workflow, callees: Callees) -> tuple[PlanRow, ...]:
         """Return where each step would run now."""
-        packer = StepSerializer(callees, self._client.inline)
+        packer = StepSerializer(callees, self._client.inline, self._client.offer)
         rows = []
         for step in workflow.steps:
             name, options = packer.callee(step.function)

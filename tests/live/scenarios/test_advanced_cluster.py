@@ -323,3 +323,28 @@ def test_a_crash_costs_one_call_and_the_node_goes_on(small: mp.Cluster) -> None:
         view.call(serve, 13)
 
     assert view.map(serve, range(5)) == [0, 1, 2, 3, 4]
+
+
+def test_who_registered_a_function_says_for_all_callers_that_it_may_run_again(
+    small: mp.Cluster, tmp_path: Path
+) -> None:
+    def long(folder: str, name: str) -> str:
+        import os
+        import pathlib
+        import time
+
+        pathlib.Path(folder, f"{name} {os.getppid()}").touch()
+        while not pathlib.Path(folder, "go").exists():
+            time.sleep(0.005)
+        return name
+
+    small.register(long, idempotent=True)
+    with mp.connect(*small.urls) as other:
+        futures = [other.submit("long", str(tmp_path), name) for name in ("a", "b")]
+        while len(list(tmp_path.iterdir())) < 2:
+            assert not any(future.done() for future in futures)
+
+        small.kill("n2")
+        (tmp_path / "go").touch()
+
+        assert [future.result(30) for future in futures] == ["a", "b"]
