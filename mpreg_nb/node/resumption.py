@@ -152,7 +152,13 @@ class OrphanedCalls:
         self._look_at(kept.until_s)
 
     def told(self, outcome: Reply | Failed, parts: Parts) -> None:
-        """Keep an outcome that went to a node in between, which may be gone."""
+        """Keep an outcome that went to a node in between, which may be gone.
+
+        Not that a call did not run here: the node in between may have heard that, and
+        have sent the call to another node, where it runs.
+        """
+        if isinstance(outcome, Failed) and outcome.failure.executed == "no":
+            return
         now = self._loop.time()
         self._told.add(outcome, parts, now)
         if self._timer is None:

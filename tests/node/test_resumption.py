@@ -17,6 +17,7 @@ from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
     Failed,
+    Failure,
     NotHeld,
     Reply,
     Resume,
@@ -180,6 +181,20 @@ def test_outcome_that_was_told_is_told_again_to_each_who_asks() -> None:
         assert stage.client.said == [DONE]
 
     on_loop(scenario)
+
+
+def test_call_that_was_given_back_may_run_elsewhere() -> None:
+    async def scene(stage: Scene) -> None:
+        given_back = Failed(id=ONE, failure=Failure(kind="overloaded", node="me"))
+        stage.orphans.told(given_back, ())
+
+        stage.ask(ONE, by=Heard("b"))
+        stage.ask(ONE)
+
+        assert stage.client.said == []
+        assert stage.sent["c"] == [Resume(ids=(ONE,), entry="gone")]
+
+    on_loop(scene)
 
 
 def test_oldest_outcomes_that_were_told_are_forgotten_by_number_bytes_and_age(
