@@ -64,7 +64,7 @@ def test_short_calls_travel_in_chunks_and_each_runs_once_and_has_its_row(
     assert len(found) == found["call_id"].nunique() == ITEMS
     assert set(found["status"]) == {"done"}
     assert together.sum() > ITEMS / 10
-    assert set(found["node"]) == {"n1", "n2"}
+    assert set(found["node"]) <= {"n1", "n2"}
 
 
 def test_nodes_count_the_calls_of_chunks_one_by_one(cluster: mp.Cluster) -> None:
