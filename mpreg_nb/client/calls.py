@@ -114,6 +114,11 @@ class ActiveCall(CallState):
         """Where it was sent, or what stands for it: `WorkerLink`; None: it is held."""
         return self.place  # type: ignore[return-value]  # no other places here
 
+    @property
+    def shown_node(self) -> str:
+        """The node that has it, or the one that it is meant for; "" if unknown."""
+        return self.at or self.to or self.node or ""
+
     def let_go(self) -> None:
         """Hold neither the arguments nor who waited, now that it has ended."""
         self.payload, self.parts, self.done = b"", (), _ended

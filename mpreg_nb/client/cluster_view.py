@@ -138,6 +138,10 @@ class ClusterView:
         said = self._routes_changed()
         newest = self._state.loads_told(said) or snapshot
         self._doubt(newest.nodes)
+        entry = self._entry
+        if entry in self._leaving and (self._search is None or self._search.done()):
+            # When it said that it leaves, no other node may have been known yet.
+            self._silent(entry)
         self.first.set()
         self._tell(newest)
         return newest

@@ -270,8 +270,8 @@ class Future(concurrent.futures.Future[T]):
             return "failed" if failed else "done"
         if not self.running():
             return "waiting"
-        at = call.at or call.to
-        return f"running on {at}" if at else "running"
+        node = call.shown_node
+        return f"running on {node}" if node else "running"
 
 
 def _hand_over(

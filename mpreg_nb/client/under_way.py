@@ -31,11 +31,11 @@ def under_way(
         UnderWay(
             call_id=call.id.hex(),
             function=call.function,
-            node=call.at or call.to,
+            node=call.shown_node,
             started_at=(call.started or call.sent) + wall_offset_s,
         )
         for call in calls
-        if call.is_running and (call.at or call.to)
+        if call.is_running and call.shown_node
     ]
     for record in runs:
         for step in record.steps.values():

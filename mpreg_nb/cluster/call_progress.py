@@ -146,7 +146,7 @@ class CallProgress:
             if picture.record.state == MemberState.ALIVE
         ]
         only = alive[0] if len(alive) == 1 else ""
-        return self._call.at or self._call.to or only
+        return self._call.shown_node or only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -198,7 +198,7 @@ class MapProgress:
         parts += _failures(count.failed, ended)
         if not ended:
             begun = [c for c in count.active if c.link is not None and not c.waiting]
-            nodes = _listed(sorted({c.at or c.to for c in begun} - {""}), " ")
+            nodes = _listed(sorted({c.shown_node for c in begun} - {""}), " ")
             calls = sum(len(call.items) or 1 for call in begun)
             parts.append(f"{calls:,} in progress" + (f" on {nodes}" * bool(nodes)))
         return " · ".join(filter(None, parts))

@@ -115,7 +115,7 @@ def test_callbacks_run_in_order_and_one_that_fails_ends_no_other(
 
 
 def test_the_future_of_a_call_says_where_it_runs_and_has_no_address() -> None:
-    call: Any = SimpleNamespace(shown_name="train", at="gpu-1", to="", is_running=True)
+    call: Any = SimpleNamespace(shown_name="train", shown_node="gpu-1", is_running=True)
     future: Future[Any] = Future(lambda: None, Shown(None), call)
 
     texts = [repr(future)]

@@ -104,6 +104,22 @@ def test_client_moves_to_another_entry_when_its_own_leaves() -> None:
     run(scene)
 
 
+def test_client_leaves_a_leaving_entry_as_soon_as_it_hears_of_another_node() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            other = nodes["a"].members.pop("b")
+            nodes["a"].tell_all()
+            await until(lambda: len(client.state.nodes) == 1)
+            nodes["a"].links[0].send(Notice(kind="draining"))
+
+            nodes["a"].members["b"] = other
+            nodes["a"].tell_all()
+
+            await until(lambda: client.entry_node == "b")
+
+    run(scene)
+
+
 def test_client_finds_nodes_that_were_all_started_again_in_another_cluster(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

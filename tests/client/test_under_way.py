@@ -27,7 +27,12 @@ def call(number: int, **values: Any) -> ActiveCall:
 
 
 def test_a_call_runs_from_when_it_left_the_queue_else_from_when_it_was_sent() -> None:
-    calls = [call(1), call(2, started=7.0), call(3, at="", to="n2")]
+    calls = [
+        call(1),
+        call(2, started=7.0),
+        call(3, at="", to="n2"),
+        call(4, at="", node="n3"),  # its entry passed it on, to the node it names
+    ]
 
     found = under_way(calls, [], OFFSET_S)
 
@@ -35,6 +40,7 @@ def test_a_call_runs_from_when_it_left_the_queue_else_from_when_it_was_sent() ->
         UnderWay("01" * 16, "train", "n1", 1_005.0),
         UnderWay("02" * 16, "train", "n1", 1_007.0),
         UnderWay("03" * 16, "train", "n2", 1_005.0),
+        UnderWay("04" * 16, "train", "n3", 1_005.0),
     ]
 
 

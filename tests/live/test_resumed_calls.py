@@ -52,3 +52,41 @@ def test_outcome_that_its_entry_has_not_passed_on_before_it_is_killed_is_not_los
         os.kill(entry, signal.SIGKILL)
 
         assert future.result(20) == "done"
+
+
+def test_call_on_a_node_that_leaves_goes_on_when_its_entry_is_killed(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go"
+    entry, runner = process_of(cluster, "n1"), process_of(cluster, "n3")
+    with entered_by(cluster, "n1") as client:
+        future = client.on(node="n3").submit(wait_for_file, str(begun), str(go_on))
+        until_exists(begun)
+        os.kill(runner, signal.SIGTERM)
+        cluster.wait_for("n3", state="left", timeout=10)
+
+        os.kill(entry, signal.SIGKILL)
+        while client.client.links.entry is None or client.client.entry_node != "n2":
+            os.sched_yield()
+        go_on.touch()
+
+        assert future.result(20) == "done"
+
+
+def test_client_that_enters_by_a_node_that_leaves_goes_on_to_another(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    begun, go_on = tmp_path / "begun", tmp_path / "go"
+    leaving = process_of(cluster, "n3")
+    future = cluster.on(node="n3").submit(wait_for_file, str(begun), str(go_on))
+    until_exists(begun)
+    os.kill(leaving, signal.SIGTERM)
+    cluster.wait_for("n3", state="left", timeout=10)
+
+    with entered_by(cluster, "n3") as client:
+        while client.client.entry_node == "n3":
+            os.sched_yield()
+
+        assert client.client.entry_node in ("n1", "n2")
+    go_on.touch()
+    assert future.result(20) == "done"

@@ -70,6 +70,26 @@ def slots_used(pictures: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
+def test_a_call_is_in_a_slot_of_its_node_while_it_runs_and_afterwards(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    front = Drawn()
+    with cluster.watch("calls") as view:
+        view.add(front)
+        future = cluster.on(node="n2").submit(hold, str(tmp_path))
+
+        runs = front.wait(lambda pictures: bool(slots_used(pictures)))
+        (tmp_path / "go").touch()
+        future.result(WAIT_S)
+        ended = front.wait(lambda pictures: slots_used(pictures) == [("n2", "done")])
+        frame = view.to_frame()
+
+    assert slots_used(runs) == [("n2", "running")]
+    assert [f["function"] for f in ended["calls"]["functions"]] == ["hold"]
+    took_ms = cluster.calls().run_ms.tolist()
+    assert frame.run_ms.tolist() == pytest.approx(took_ms, abs=0.1)
+
+
 def test_a_killed_node_is_shown_as_dead_and_the_view_goes_on(
     cluster: mp.Cluster,
 ) -> None:
