@@ -1,5 +1,6 @@
 """Finds the object in an object graph that cannot be pickled."""
 
+import io
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,18 @@ _SEND_RESULT = (
     "Send the result itself: future.result(). Or make both calls steps of a workflow, "
     "whose results go from node to node"
 )
+_CURES: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (
+        (types.GeneratorType, types.AsyncGeneratorType),
+        "Make a list of its items: list(…), or [… async for …]",
+    ),
+    (
+        types.CoroutineType,
+        "Await it first. Nodes also run async functions, and return what they await",
+    ),
+    (io.IOBase, "Use its path, and open it inside the function"),
+)
+"""What to do about objects of kinds that people meet often."""
 _DEEP = "it is nested too deeply, or refers to itself in a way that never ends"
 
 
@@ -42,7 +55,8 @@ def find_unpicklable(
         return NotPicklable(path, _NO_RESULT, _SEND_RESULT)
     if isinstance(reason, NotPicklable):  # the object itself says what to do
         return NotPicklable(path, reason.reason, reason.cure)
-    return NotPicklable(path, str(reason)[:500] or type(reason).__name__)
+    cure = next((cure for kinds, cure in _CURES if isinstance(value, kinds)), "")
+    return NotPicklable(path, str(reason)[:500] or type(reason).__name__, cure)
 
 
 def type_name(cls: type) -> str:

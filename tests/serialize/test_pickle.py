@@ -3,6 +3,7 @@ import pickle
 import socket
 import sys
 import threading
+from collections.abc import AsyncIterator, Callable
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -217,6 +218,34 @@ def test_an_argument_that_cannot_travel_is_named(
         pack_arguments(args, kwargs)
 
     assert path in str(caught.value)
+
+
+async def _rows() -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("made", "cure"),
+    [
+        (lambda: (x for x in "ab"), r"list\(…\)"),
+        (_rows, "async for"),
+        (threading.Lock, "Create it inside the function"),
+    ],
+    ids=["generator", "async generator", "lock"],
+)
+def test_what_cannot_travel_comes_with_a_cure_of_its_kind(
+    made: Callable[[], Any], cure: str
+) -> None:
+    with pytest.raises(NotPicklable, match=cure):
+        pack_arguments((made(),), {})
+
+
+def test_an_open_file_is_to_be_opened_inside_the_function() -> None:
+    with (
+        Path(__file__).open("rb") as file,
+        pytest.raises(NotPicklable, match="Use its path, and open it inside"),
+    ):
+        pack_arguments((file,), {})
 
 
 def test_an_open_socket_and_a_cycle_around_it_are_named() -> None:
