@@ -515,8 +515,8 @@ class CallTimeout(MpregError, TimeoutError):
     def __str__(self) -> str:
         return (
             f"{self.function} gave no result within {self.timeout_s:g} s (executed: "
-            f"{self.executed}). Allow more time: .on(timeout=…), or see which nodes "
-            f"are busy: {list_nodes()}"
+            f"{self.executed}). Allow more time: .on(timeout=…) for a call, "
+            f".timeout(…) for a step. Or see which nodes are busy: {list_nodes()}"
         )
 
 

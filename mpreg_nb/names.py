@@ -3,6 +3,8 @@
 import difflib
 import re
 from collections.abc import Iterable
+from functools import partial
+from typing import Any
 from urllib.parse import urlsplit
 
 LONGEST_NAME = 128
@@ -136,3 +138,21 @@ def meant_by(refusal: str, options: Iterable[str]) -> str:
             return ""
     meant = nearest(wrong, known)
     return f"Did you mean {meant}? " if meant else ""
+
+
+ANONYMOUS = "lambda"
+"""The name of lambdas; only their versions matter, as they are called by object."""
+
+
+def name_of(function: Any) -> str:
+    """Return the name of a function, or of what a partial or object calls.
+
+    >>> name_of(partial(len)), name_of(name_of), name_of(lambda: 1)
+    ('len', 'name_of', 'lambda')
+    """
+    while isinstance(function, partial):
+        function = function.func
+    name = getattr(function, "__name__", None)
+    if not name or not isinstance(name, str):
+        return type(function).__name__
+    return ANONYMOUS if name == "<lambda>" else name

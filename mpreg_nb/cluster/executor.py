@@ -20,7 +20,7 @@ from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
 from mpreg_nb.cluster.current import Caller, CallingCluster
 from mpreg_nb.cluster.function import Function
-from mpreg_nb.serialize.code import name_of
+from mpreg_nb.names import name_of
 from mpreg_nb.serialize.pickle import Initializer, apply, apply_each
 
 T = TypeVar("T")

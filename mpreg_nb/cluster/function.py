@@ -12,8 +12,7 @@ from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.registrations import Card
 from mpreg_nb.cluster.current import CallingCluster, current
-from mpreg_nb.names import check_name, check_resources, nearest
-from mpreg_nb.serialize.code import name_of
+from mpreg_nb.names import ANONYMOUS, check_name, check_resources, name_of, nearest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +47,7 @@ class Function(Generic[P, R]):
                 f"{isolation!r}"
             )
         given = name_of(function) if name is None else name
-        if given == "<lambda>":
+        if name is None and given == ANONYMOUS:
             raise ValueError(
                 "a lambda has no name of its own. Give it one: name='double'"
             )

@@ -24,8 +24,7 @@ from mpreg_nb.client.output import write_at_once
 from mpreg_nb.client.registrations import Card, ReplacedVersion
 from mpreg_nb.cluster.current import CallingCluster
 from mpreg_nb.cluster.function import Function, declared
-from mpreg_nb.names import check_name
-from mpreg_nb.serialize.code import name_of
+from mpreg_nb.names import ANONYMOUS, check_name, name_of
 
 if TYPE_CHECKING:
     from mpreg_nb.serialize.change_detection import Witnesses
@@ -95,10 +94,6 @@ def _uses(code: types.CodeType, name: str) -> bool:
         for inner in code.co_consts
         if isinstance(inner, types.CodeType)
     )
-
-
-ANONYMOUS = "lambda"
-"""The name of lambdas; only their versions matter, as they are called by object."""
 
 
 Callee: TypeAlias = tuple[str, CallOptions]
@@ -184,8 +179,6 @@ class FunctionRegistry:
         if known is not None:
             return Function(function, cluster=self._cluster, **known.declared)
         name = name_of(function)
-        if name == "<lambda>":
-            name = ANONYMOUS
         return Function(function, name=name, cluster=self._cluster)
 
     def _pack(self, function: "Function[Any, Any]") -> "Shipped":

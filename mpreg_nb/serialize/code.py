@@ -33,7 +33,7 @@ import sysconfig
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from hashlib import sha256
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -74,18 +74,6 @@ class Shipped:
     sources: Mapping[str, str]  # file name of a cell -> its text; travels along
     python: str = ""  # minor version that alone runs it; "" where all is imported
     witnesses: "Witnesses"  # tell whether it still is what was packed
-
-
-def name_of(function: Any) -> str:
-    """Return the name of a function, or of what a partial or object calls.
-
-    >>> name_of(partial(len)), name_of(name_of)
-    ('len', 'name_of')
-    """
-    while isinstance(function, partial):
-        function = function.func
-    name = getattr(function, "__name__", None)
-    return name if name and isinstance(name, str) else type(function).__name__
 
 
 def described(function: Callable[..., Any]) -> tuple[str, str]:

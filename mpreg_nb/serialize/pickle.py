@@ -30,6 +30,7 @@ import cloudpickle
 from cloudpickle import cloudpickle as reductions
 
 from mpreg_nb.errors import NotPicklable
+from mpreg_nb.names import name_of
 from mpreg_nb.protocol.messages import PYTHON
 from mpreg_nb.serialize import classes, exceptions
 from mpreg_nb.serialize.change_detection import Witnesses
@@ -44,7 +45,6 @@ from mpreg_nb.serialize.code import (
     imported,
     is_installed_file,
     mark,
-    name_of,
     own_modules,
     place,
     read,

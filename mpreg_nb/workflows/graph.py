@@ -23,7 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn, TypeAlias
 
 from mpreg_nb.errors import InvalidWorkflow
-from mpreg_nb.names import check_name, nearest
+from mpreg_nb.names import check_name, name_of, nearest
 
 MOST_STEPS = 10_000
 """In one workflow: a run of so many is still started, shown and kept with ease."""
@@ -318,11 +318,8 @@ class Step:
 
 
 def label(function: StepFunction) -> str:
-    """Return the name of `function`, or of its type where it has none."""
-    if isinstance(function, str):
-        return function
-    inner = getattr(function, "func", function)  # functools.partial has no name
-    return str(getattr(inner, "__name__", type(function).__name__))
+    """Return the name under which `function` is shown."""
+    return function if isinstance(function, str) else name_of(function)
 
 
 def type_name(cls: type[BaseException]) -> str:

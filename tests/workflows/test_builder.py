@@ -279,7 +279,7 @@ def test_a_step_cannot_be_iterated_searched_or_unpacked(
 @pytest.mark.parametrize(
     "take", [lambda hole, raw: raw, lambda hole, raw: raw["x"], lambda hole, raw: hole]
 )
-def test_a_step_has_no_truth_value_and_is_not_compared(
+def test_a_step_has_no_truth_value_and_is_not_compared_or_computed_with(
     flow: Flow[str, int], take: Callable[[Any, Any], Any]
 ) -> None:
     asked = take(flow.input("sensor"), flow.step("raw", ingest, "s"))
@@ -290,6 +290,8 @@ def test_a_step_has_no_truth_value_and_is_not_compared(
         _ = asked == 3
     with pytest.raises(TypeError, match="cannot be compared"):
         _ = asked != "raw"
+    with pytest.raises(TypeError, match="cannot be computed with"):
+        _ = 1 + asked
     assert asked in [asked]
     assert Value(asked) == Value(asked)  # a dataclass asks each field by itself
 

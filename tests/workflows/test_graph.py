@@ -149,6 +149,7 @@ def test_functions_are_called_by_their_names_in_drawings() -> None:
     assert label("train") == "train"
     assert label(sorted) == "sorted"
     assert label(partial(sorted, reverse=True)) == "sorted"
+    assert label(lambda row: row) == "lambda"
     assert label(Model()) == "Model"
 
 
