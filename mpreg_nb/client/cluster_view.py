@@ -11,7 +11,8 @@ sent through the entry. Own registrations are never forgotten.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from mpreg_nb.errors import MpregError
 from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, Offer
 from mpreg_nb.protocol.messages import (
     Cancel,
+    CatalogMark,
     LoadsReport,
     NodeSnapshot,
     Snapshot,
@@ -84,7 +86,8 @@ class ClusterView:
             self._entry.send(Cancel(id=self._watch_id))
         self._entry = link
         self._watch_id = self._requests.new_id()
-        link.send(Watch(id=self._watch_id, period_ms=WATCH_PERIOD_MS))
+        known = self._state.mark
+        link.send(Watch(id=self._watch_id, period_ms=WATCH_PERIOD_MS, known=known))
         self._feel(link)
 
     def leaves(self, link: Connection) -> None:
@@ -117,12 +120,19 @@ class ClusterView:
         Raises:
             NodeLost: no node can be reached.
         """
-        return self.take(await self._ask_entry())
+        snapshot = await self._ask_entry(known=self._state.mark)
+        if not self._state.continues(snapshot):  # it has another entry by now
+            snapshot = await self._ask_entry()
+        return self.take(snapshot)
 
     def receive(self, snapshot: Snapshot) -> None:
         """Take in a snapshot that nobody asked for, if it is from the entry."""
-        if snapshot.id == self._watch_id:
+        if snapshot.id != self._watch_id:
+            return
+        if self._state.continues(snapshot):
             self.take(snapshot)
+        elif self._entry is not None:
+            self.entered(self._entry)  # and learn all of it anew
 
     def loads_told(self, told: LoadsReport) -> None:
         """Take in how busy nodes are, as the entry says."""
@@ -130,10 +140,13 @@ class ClusterView:
             return
         snapshot = self._state.loads_told(self._loads_changed(told.loads))
         if snapshot is not None:
-            self._tell(snapshot)
+            self._tell(replace(snapshot, changed=()))
 
     def take(self, snapshot: Snapshot) -> Snapshot:
-        """Make `snapshot` the newest, return it with loads that are newer here."""
+        """Make `snapshot` the newest; return it whole, with loads that are newer here.
+
+        Listeners are told the same, with the names that changed.
+        """
         self._state.update(snapshot)
         said = self._routes_changed()
         newest = self._state.loads_told(said) or snapshot
@@ -150,8 +163,10 @@ class ClusterView:
         for listener in tuple(self._listeners):
             listener(snapshot)
 
-    async def _ask_entry(self, link: Connection | None = None) -> Snapshot:
-        request = Watch(id=self._requests.new_id())
+    async def _ask_entry(
+        self, link: Connection | None = None, known: CatalogMark = ("", 0)
+    ) -> Snapshot:
+        request = Watch(id=self._requests.new_id(), known=known)
         answer, _ = await self._requests.ask(request, link=link)
         snapshot: Snapshot = answer
         return snapshot
@@ -255,20 +270,37 @@ class ClusterState:
 
     def __init__(self) -> None:
         self.snapshot: Snapshot | None = None
-        self._offers: dict[str, list[tuple[str, Offer]]] = {}
+        """With all offers; `changed` names those that were new in it."""
+        self.mark: CatalogMark = ("", 0)
+        self._told: dict[str, list[tuple[str, Offer]]] = {}  # what snapshots had
         self._own: dict[str, Offer] = {}  # newest own registration of each name
         self._newest: dict[str, Offer | None] = {}
 
+    def continues(self, snapshot: Snapshot) -> bool:
+        """Whether `snapshot` has all offers, or what changed in those known here."""
+        return snapshot.changed is None or snapshot.mark[0] == self.mark[0]
+
     def update(self, snapshot: Snapshot) -> None:
-        """Take a newer snapshot."""
-        self.snapshot = snapshot
-        offers: dict[str, list[tuple[str, Offer]]] = {}
+        """Take a newer snapshot, which continues what is known here."""
+        self.mark = snapshot.mark
+        if snapshot.changed is None:
+            self._told = {}
+            self._newest.clear()
+        for function in snapshot.changed or ():
+            self._told.pop(function, None)
+            self._newest.pop(function, None)
         for owner, offer in snapshot.offers:
-            offers.setdefault(offer.function, []).append((owner, offer))
-        self._offers = offers
-        self._newest.clear()
-        for offer in self._own.values():
-            self._add(offer)
+            self._told.setdefault(offer.function, []).append((owner, offer))
+        if snapshot.changed is not None and self.snapshot is not None:
+            offers = self.snapshot.offers
+            if snapshot.changed:
+                offers = tuple(chain.from_iterable(self._told.values()))
+            snapshot = replace(snapshot, offers=offers)
+        self.snapshot = snapshot
+
+    def is_told_of(self, function: str) -> bool:
+        """Whether the newest snapshot has a node that serves a placed function."""
+        return any(offer.placed for _, offer in self._told.get(function, ()))
 
     def loads_told(self, loads: Mapping[str, Load]) -> Snapshot | None:
         """Return the snapshot with newer loads of some nodes; it is the newest now."""
@@ -280,20 +312,24 @@ class ClusterState:
     def registered(self, offer: Offer) -> None:
         """Note an own registration, of which no snapshot may tell yet."""
         self._own[offer.function] = offer
-        self._add(offer)
+        self._newest.pop(offer.function, None)
 
-    def offers(self, function: str) -> Iterable[tuple[str, Offer]]:
+    def offers(self, function: str) -> Sequence[tuple[str, Offer]]:
         """Return (owner, offer) of every version of `function`."""
-        return self._offers.get(function, ())
+        told = self._told.get(function, [])
+        own = self._own.get(function)
+        if own is None or (own.origin, own) in told:
+            return told
+        return [*told, (own.origin, own)]
 
     def entries(self) -> Iterable[tuple[str, Offer]]:
         """Return (owner, offer) of all that is offered."""
-        return [pair for pairs in self._offers.values() for pair in pairs]
+        return chain.from_iterable(map(self.offers, self.functions))
 
     @property
     def functions(self) -> set[str]:
         """The names of all registered functions."""
-        return {function for function, offers in self._offers.items() if offers}
+        return {*self._told, *self._own}
 
     def newest(self, function: str) -> Offer | None:
         """Return the newest registration of a name that was ever heard of."""
@@ -363,12 +399,6 @@ class ClusterState:
             for snapshot in self.nodes
             if not snapshot.record.workers
         )
-
-    def _add(self, offer: Offer) -> None:
-        self._newest.clear()
-        pairs = self._offers.setdefault(offer.function, [])
-        if (offer.origin, offer) not in pairs:
-            pairs.append((offer.origin, offer))
 
 
 def _with(snapshot: NodeSnapshot, loads: Mapping[str, Load]) -> NodeSnapshot:

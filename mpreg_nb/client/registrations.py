@@ -72,6 +72,7 @@ class Registrations:
         self._say = say
         self._newest: dict[str, Shipment] = {}  # by name
         self._held: set[str] = set()  # those of them that nodes were seen to hold
+        self._gone: set[str] = set()  # those of these that no node holds any more
         self._mending: asyncio.Task[None] | None = None
         self._shipped: WeakValueDictionary[str, Shipment] = WeakValueDictionary()
 
@@ -136,9 +137,16 @@ class Registrations:
 
     def look(self, snapshot: Snapshot) -> None:
         """Register again in a while what nodes held, and no node holds any more."""
-        if self._held.isdisjoint(self._lost(snapshot)):
-            self._held = {*self._newest} - {*self._lost(snapshot)}
-        elif self._mending is None or self._mending.done():
+        changed = self._newest if snapshot.changed is None else snapshot.changed
+        for name in changed:
+            if name not in self._newest:
+                continue
+            if self._state.is_told_of(name):
+                self._held.add(name)
+                self._gone.discard(name)
+            elif name in self._held:
+                self._gone.add(name)
+        if self._gone and (self._mending is None or self._mending.done()):
             self._mending = asyncio.ensure_future(self._mend(MISSED_S))
 
     async def mend(self) -> None:

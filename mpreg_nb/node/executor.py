@@ -348,7 +348,7 @@ class Executor:
         async def look() -> None:
             call = pending.call
             found = call.version is not None and await self._code_distributor.obtain(
-                call.version, call.holder
+                call.function, call.version, call.holder
             )
             self._tasks.pop(call.id, None)
             then(pending, found)
@@ -393,7 +393,9 @@ class Executor:
         self._tasks[pending.call.id] = asyncio.ensure_future(work)
 
     async def _obtain_and_run(self, pending: PendingCall, offer: Offer) -> None:
-        found = await self._code_distributor.obtain(offer.version, pending.call.holder)
+        found = await self._code_distributor.obtain(
+            offer.function, offer.version, pending.call.holder
+        )
         function = self._registry.get(offer.version)
         if not found or function is None:
             self._tasks.pop(pending.call.id, None)

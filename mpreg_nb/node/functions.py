@@ -13,6 +13,7 @@ names a version which is not here makes it be pulled at once.
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -159,6 +160,8 @@ class CodeDistributor:
         self._announce = announce
         self._on_event = on_event
         self._obtaining: dict[str, asyncio.Task[bool]] = {}
+        self._looked_at = 0  # revision of the catalog
+        self._not_had: set[str] = set()  # functions whose code nobody gave
 
     # ------------------------------------------------------------ registrations
 
@@ -286,32 +289,45 @@ class CodeDistributor:
     # ------------------------------------------------------------------- pulls
 
     def serve_missing(self) -> None:
-        """Pull what this node should serve and lacks."""
-        for offer in self._catalog.missing(self._resources):
-            mine = self._can_run(self._me, offer)
-            if mine and offer.version not in self._obtaining:
-                self._obtain(offer.version, None)
+        """Pull what this node should serve and lacks, of the names that changed.
 
-    async def obtain(self, version: str, holder: str | None) -> bool:
+        What nobody gave is asked for again whenever any name changes.
+        """
+        changed = self._catalog.changed_since(self._looked_at)
+        self._looked_at = self._catalog.revision
+        names, self._not_had = {*changed, *self._not_had}, set()
+        for offer in self._catalog.missing(self._resources, sorted(names)):
+            if self._can_run(self._me, offer):
+                task = self._obtain(offer.function, offer.version, None)
+                task.add_done_callback(partial(self._looked_for, offer.function))
+
+    def _looked_for(self, function: str, task: "asyncio.Task[bool]") -> None:
+        if task.cancelled() or task.exception() or not task.result():
+            self._not_had.add(function)
+
+    async def obtain(self, function: str, version: str, holder: str | None) -> bool:
         """Have the code of `version` here; False if nobody has it.
 
         `holder` is a node that should have it, in case the catalog knows of none.
         """
         if version in self._registry:
             return True
-        return await asyncio.shield(self._obtain(version, holder))
+        return await asyncio.shield(self._obtain(function, version, holder))
 
-    def _obtain(self, version: str, holder: str | None) -> "asyncio.Task[bool]":
+    def _obtain(
+        self, function: str, version: str, holder: str | None
+    ) -> "asyncio.Task[bool]":
         task = self._obtaining.get(version)
         if task is None:
-            task = asyncio.ensure_future(self._pull(version, holder))
+            task = asyncio.ensure_future(self._pull(function, version, holder))
             self._obtaining[version] = task
             task.add_done_callback(lambda _: self._obtaining.pop(version, None))
         return task
 
-    async def _pull(self, version: str, holder: str | None) -> bool:
+    async def _pull(self, function: str, version: str, holder: str | None) -> bool:
         asked = [holder] if holder is not None else []
-        asked += [n for n in self._catalog.holders(version) if n not in asked]
+        holders = self._catalog.holders(function, version)
+        asked += [n for n in holders if n not in asked]
         for node in asked:
             if node == self._me:
                 continue

@@ -10,8 +10,10 @@ from collections import Counter as CollectionsCounter
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from uuid import uuid4
 
 import psutil
+from msgspec.structs import replace
 
 from mpreg_nb.membership.member import Member
 from mpreg_nb.node.pending_call import Sink
@@ -329,6 +331,7 @@ class SnapshotPublisher:
         self._load_of = load_of
         self._catalog = catalog
         self._counters = counters
+        self._process = uuid4().hex
         self._events: deque[EventSnapshot] = deque(maxlen=REMEMBERED_EVENTS)
         self._watchers: dict[Sink, Watch] = {}
         self._timers: dict[Sink, asyncio.TimerHandle] = {}
@@ -350,7 +353,9 @@ class SnapshotPublisher:
         """Send a snapshot now, and again after changes if that was asked."""
         if request.period_ms:
             self._watchers[sink] = request
-        sink.send(self.take(request.id, whole=not request.period_ms))
+            self._tell(sink, request)
+        else:
+            sink.send(self.take(request, whole=True))
 
     def cancel(self, sink: Sink, request_id: bytes) -> None:
         """Send no more to a watcher that looks elsewhere now."""
@@ -384,16 +389,25 @@ class SnapshotPublisher:
         if self._whole_timer is None:
             self._whole_timer = later(WHOLE_EVERY_S, self._send_whole)
 
-    def take(self, request_id: bytes, *, whole: bool) -> Snapshot:
-        """Return what this node knows now; `whole` with counts and events."""
+    def take(self, request: Watch, *, whole: bool) -> Snapshot:
+        """Return what this node knows now; `whole` with counts and events.
+
+        Of functions only those that changed since the snapshot which the watcher has.
+        """
         nodes = [self._node(member) for member in self._members()]
+        process, revision = request.known
+        changed = None
+        if process == self._process:
+            changed = self._catalog.changed_since(revision)
         return Snapshot(
-            id=request_id,
+            id=request.id,
             node=self._me,
             nodes=tuple(sorted(nodes, key=lambda node: node.record.name)),
-            offers=self._catalog.entries(),
+            offers=self._catalog.entries(changed),
             functions=self._counters.snapshots() if whole else (),
             events=tuple(self._events) if whole else (),
+            mark=(self._process, self._catalog.revision),
+            changed=changed,
         )
 
     def _node(self, member: Member) -> NodeSnapshot:
@@ -433,7 +447,13 @@ class SnapshotPublisher:
         self._timers.pop(sink, None)
         request = self._watchers.get(sink)
         if request is not None:
-            sink.send(self.take(request.id, whole=False))
+            self._tell(sink, request)
+
+    def _tell(self, sink: Sink, request: Watch) -> None:
+        """Send what a watcher does not know yet, and note what it knows then."""
+        snapshot = self.take(request, whole=False)
+        self._watchers[sink] = replace(request, known=snapshot.mark)
+        sink.send(snapshot)
 
 
 def link_statistics(

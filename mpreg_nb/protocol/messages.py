@@ -350,11 +350,16 @@ class EventSnapshot(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     detail: str = ""
 
 
+CatalogMark: TypeAlias = tuple[str, Count]
+"""A process, and how far its catalog had got: what changed since then can be told."""
+
+
 class Watch(Message, frozen=True, kw_only=True, array_like=True, tag="watch"):
     """Send a Snapshot now and after changes; `period_ms` 0: only this once."""
 
     id: RequestId
     period_ms: Count = 0
+    known: CatalogMark = ("", 0)  # of the last Snapshot: only what changed since
 
 
 class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapshot"):
@@ -366,6 +371,9 @@ class Snapshot(Message, frozen=True, kw_only=True, array_like=True, tag="snapsho
     offers: tuple[tuple[Name, Offer], ...]  # owner, what it offers
     functions: tuple[FunctionSnapshot, ...] = ()  # these two only when asked once
     events: tuple[EventSnapshot, ...] = ()
+    mark: CatalogMark = ("", 0)
+    changed: tuple[Name, ...] | None = None
+    """The functions that `offers` is about; others are as they were. None: all are."""
 
 
 class LoadsReport(Message, frozen=True, kw_only=True, array_like=True, tag="loads"):

@@ -12,6 +12,7 @@ a name is the one with the highest pair.
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import takewhile
 from typing import Protocol
 
 import msgspec
@@ -196,6 +197,7 @@ class Catalog:
         self._index: dict[FunctionName, dict[tuple[NodeName, Version], Offer]] = {}
         self.revision = 0
         """Rises with every change; what was matched before may be out of date."""
+        self._changed_at: dict[FunctionName, int] = {}  # revision, the newest last
         self.deadline = math.inf
         """When `pulls` has something to send; infinity while nothing is missing."""
 
@@ -349,11 +351,12 @@ class Catalog:
 
     # ------------------------------------------------------------------- reads
 
-    def entries(self) -> tuple[tuple[NodeName, Offer], ...]:
-        """Return (node, offer) of all that is offered, by function and node."""
-        return tuple(
-            pair for function in sorted(self._index) for pair in self.offers(function)
-        )
+    def entries(
+        self, functions: Iterable[FunctionName] | None = None
+    ) -> tuple[tuple[NodeName, Offer], ...]:
+        """Return (node, offer) of these functions, or of all, by function and node."""
+        names = sorted(self._index) if functions is None else functions
+        return tuple(pair for function in names for pair in self.offers(function))
 
     def offers(self, function: FunctionName) -> tuple[tuple[NodeName, Offer], ...]:
         """Return (node, offer) of one name, all versions of it."""
@@ -368,20 +371,31 @@ class Catalog:
         wanted = [offer for offer in known if version in (None, offer.version)]
         return max(wanted, key=_rank, default=None)
 
-    def holders(self, version: Version) -> tuple[NodeName, ...]:
+    def holders(self, function: FunctionName, version: Version) -> tuple[NodeName, ...]:
         """Return the nodes that have the code of `version`, served or merely kept."""
         return tuple(
             owner
             for owner, log in sorted(self._logs.items())
-            if any(version in versions for versions in log.offers.values())
+            if version in log.offers.get(function, {})
         )
 
-    def missing(self, resources: frozenset[str]) -> tuple[Offer, ...]:
-        """Return what a node that holds `resources` should serve, and lacks.
+    def changed_since(self, revision: int) -> tuple[FunctionName, ...]:
+        """Return the names that changed after `revision`, sorted.
+
+        It takes as long as there are such names, however many others there are.
+        """
+        newest_first = reversed(self._changed_at.items())
+        newer = takewhile(lambda change: change[1] > revision, newest_first)
+        return tuple(sorted(function for function, _ in newer))
+
+    def missing(
+        self, resources: frozenset[str], among: Iterable[FunctionName]
+    ) -> tuple[Offer, ...]:
+        """Return which of these names a node with `resources` should serve, and lacks.
 
         Only the newest registration of each name: older ones are pulled by need.
         """
-        newest = [self.newest(function) for function in sorted(self._index)]
+        newest = map(self.newest, among)
         return tuple(
             offer
             for offer in newest
@@ -398,6 +412,8 @@ class Catalog:
     def _reindex(self, functions: Iterable[FunctionName]) -> None:
         self.revision += 1
         for function in dict.fromkeys(functions):
+            self._changed_at.pop(function, None)
+            self._changed_at[function] = self.revision
             known = [
                 (owner, offer)
                 for owner, log in self._logs.items()

@@ -7,6 +7,7 @@ units in their names. Names in one cell are joined by ", ", which no name contai
 What is not known is NaN or NA, never a zero.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
@@ -275,26 +276,30 @@ def served(snapshot: Snapshot) -> dict[str, tuple[Offer, tuple[str, ...]]]:
     for owner, offer in snapshot.offers:
         if offer.version and not offer.removed:
             offers.setdefault(offer.function, []).append((owner, offer))
+    fitting: dict[tuple[frozenset[str], bool], tuple[str, ...]] = {}
     found = {}
     for function in sorted(offers):
         newest = max((o for _, o in offers[function]), key=_rank)
         if newest.placed:
-            nodes = {node for node in there if newest.resources <= there[node]}
-            if newest.needs_worker:
-                nodes -= workerless
+            asked = newest.resources, newest.needs_worker
+            if asked not in fitting:  # many functions ask for the same
+                nodes = {node for node in there if newest.resources <= there[node]}
+                nodes -= workerless if newest.needs_worker else set()
+                fitting[asked] = tuple(sorted(nodes))
+            found[function] = newest, fitting[asked]
         else:  # only those that have it, and of the nodes that have it only these
             nodes = {
                 owner
                 for owner, offer in offers[function]
                 if owner in there and offer.version == newest.version
             }
-        found[function] = (newest, tuple(sorted(nodes)))
+            found[function] = newest, tuple(sorted(nodes))
     return found
 
 
 def nodes_frame(snapshot: Snapshot) -> "pd.DataFrame":
     """Return one row a node, sorted by name; those that are gone too."""
-    serving = [nodes for _, nodes in served(snapshot).values()]
+    serving = Counter(n for _, nodes in served(snapshot).values() for n in nodes)
     rows = []
     for picture in sorted(snapshot.nodes, key=lambda picture: picture.record.name):
         record, load = picture.record, picture.load
@@ -303,7 +308,7 @@ def nodes_frame(snapshot: Snapshot) -> "pd.DataFrame":
                 record.name,
                 record.state.name.lower(),
                 _names(record.resources),
-                sum(record.name in nodes for nodes in serving),
+                serving[record.name],
                 record.workers,
                 record.slots if record.workers else 0,
                 None if load is None else load.running,

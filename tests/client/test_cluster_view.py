@@ -3,6 +3,9 @@
 import pytest
 
 from mpreg_nb.client import cluster_view
+from mpreg_nb.client.cluster_view import ClusterState
+from mpreg_nb.protocol.gossip import Offer
+from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.transport.connection import Connection
 from tests.support.telling_nodes import run, speakers, until
 
@@ -95,5 +98,60 @@ def test_former_entry_sends_no_more_when_it_is_back() -> None:
             await until(lambda: not nodes["a"].watched)
 
             assert client.entry_node == "b"
+
+    run(scene)
+
+
+# ------------------------------------------------------------ what changed alone
+
+
+def offer(function: str, version: str = "1") -> tuple[str, Offer]:
+    return "a", Offer(function=function, version=version * 32, origin="a")
+
+
+def told(*offers: tuple[str, Offer], **fields: object) -> Snapshot:
+    plain: dict[str, object] = {"id": bytes(16), "node": "a", "nodes": ()}
+    return Snapshot(**plain | {"offers": offers, "mark": ("p", 1)} | fields)  # type: ignore[arg-type]
+
+
+def test_state_keeps_what_a_snapshot_does_not_speak_of() -> None:
+    state = ClusterState()
+    state.update(told(offer("kept"), offer("new"), offer("gone")))
+    state.registered(offer("own")[1])
+
+    state.update(told(offer("new", "2"), mark=("p", 2), changed=("gone", "new")))
+
+    assert state.functions == {"kept", "new", "own"}
+    newest = state.newest("new")
+    assert newest is not None
+    assert newest.version == "2" * 32
+    assert state.newest("gone") is None
+    assert state.snapshot is not None
+    assert sorted(one.function for _, one in state.snapshot.offers) == ["kept", "new"]
+    assert state.mark == ("p", 2)
+
+
+def test_changes_continue_only_what_the_same_process_told() -> None:
+    state = ClusterState()
+    state.update(told(offer("f")))
+
+    assert state.continues(told(mark=("p", 2), changed=()))
+    assert state.continues(told(mark=("other", 2)))
+    assert not state.continues(told(mark=("other", 2), changed=()))
+
+
+def test_client_asks_for_all_when_it_hears_of_changes_to_what_it_does_not_know() -> (
+    None
+):
+    async def scene() -> None:
+        async with speakers("a") as (client, nodes):
+            [before] = nodes["a"].watched
+            news = told(offer("f"), id=before, mark=("other", 2), changed=("f",))
+
+            nodes["a"].links[0].send(news)
+            await until(lambda: before not in nodes["a"].watched)
+            await until(lambda: bool(nodes["a"].watched))
+
+            assert client.state.functions == set()
 
     run(scene)

@@ -10,7 +10,8 @@ from mpreg_nb.node.functions import (
     ShippedFunction,
     own_version,
 )
-from mpreg_nb.protocol.messages import Register
+from mpreg_nb.protocol.gossip import Offer
+from mpreg_nb.protocol.messages import Failed, Failure, Register
 from mpreg_nb.protocol.worker import CODE_BYTES
 from mpreg_nb.routing.catalog import Catalog
 
@@ -110,3 +111,56 @@ def test_a_version_that_has_to_go_is_an_event_and_leaves_the_catalog() -> None:
     offered = {offer.version for _, offer in catalog.offers("f")}
     assert len(offered) == KEPT_VERSIONS
     assert "0" * 32 not in offered
+
+
+def test_code_that_nobody_gave_is_asked_for_again_at_the_next_change() -> None:
+    catalog = Catalog("n1")
+    asked: list[tuple[str, str]] = []
+
+    class Peers:
+        async def code(self, node: str, version: str) -> tuple[Failed, tuple[()]]:
+            asked.append((node, version[0]))
+            failure = Failure(kind="no_code", node=node)
+            return Failed(id=bytes(16), failure=failure), ()
+
+    alone: Any = None
+    peers: Any = Peers()
+    distributor = CodeDistributor(
+        "n1",
+        frozenset(),
+        registry=Registry(),
+        catalog=catalog,
+        peer_requests=peers,
+        peer_sender=alone,
+        alive=lambda: {"n1": frozenset()},
+        can_run=lambda node, offer: True,
+        announce=lambda offers: None,
+        on_event=lambda *event: None,
+    )
+
+    def offered(version: int, function: str, digit: str) -> None:
+        """Hear that another node offers a function."""
+        offer = Offer(function=function, version=digit * 32, origin="n2")
+        catalog.apply(
+            "n2",
+            generation=1,
+            version=version,
+            from_version=version - 1,
+            offers=(offer,),
+        )
+
+    async def until_asked(question: tuple[str, str], times: int) -> None:
+        while asked.count(question) < times:
+            distributor.serve_missing()
+            await asyncio.sleep(0)
+
+    async def scene() -> None:
+        async with asyncio.timeout(20):
+            offered(1, "f", "1")
+            await until_asked(("n2", "1"), 3)
+            offered(2, "g", "2")
+            await until_asked(("n2", "2"), 1)
+
+    asyncio.run(scene())
+
+    assert set(asked) == {("n2", "1"), ("n2", "2")}

@@ -1,4 +1,4 @@
-"""When a node says how busy it is."""
+"""When a node says how busy it is, and what it tells those who watch."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node import monitor
-from mpreg_nb.node.monitor import Counters, LoadMonitor
-from mpreg_nb.protocol.gossip import Load
+from mpreg_nb.node.monitor import Counters, LoadMonitor, SnapshotPublisher
+from mpreg_nb.protocol.gossip import Load, Offer
+from mpreg_nb.protocol.messages import Snapshot, Watch
+from mpreg_nb.routing.catalog import Catalog
 
 LONG_S = 1000.0
 
@@ -193,3 +195,98 @@ def test_calls_that_came_and_went_meanwhile_are_not_told() -> None:
         desk.load_monitor.stop()
 
     run(scene)
+
+
+# --------------------------------------------------------------------- snapshots
+
+
+class Watcher:
+    """A link to a client that watches."""
+
+    def __init__(self) -> None:
+        self.told: asyncio.Queue[Snapshot] = asyncio.Queue()
+
+    def send(self, message: Snapshot, parts: object = ()) -> None:
+        self.told.put_nowait(message)
+
+
+def names(snapshot: Snapshot) -> list[str]:
+    return [offer.function for _, offer in snapshot.offers]
+
+
+def watching(
+    scene: Callable[
+        [SnapshotPublisher, Callable[[str], None]], Coroutine[Any, Any, None]
+    ],
+) -> None:
+    """Run `scene` with a publisher, and with what registers a function of a name."""
+
+    async def bounded() -> None:
+        catalog = Catalog("n1")
+        publisher = SnapshotPublisher(
+            "n1",
+            members=lambda: (),
+            own_load=Load,
+            load_of=lambda node: None,
+            catalog=catalog,
+            counters=Counters("n1"),
+        )
+
+        def register(function: str) -> None:
+            catalog.publish(Offer(function=function, version="1" * 32, origin="n1"))
+            publisher.changed()
+
+        async with asyncio.timeout(20):
+            await scene(publisher, register)
+        publisher.stop()
+
+    asyncio.run(bounded())
+
+
+def test_watchers_are_told_of_all_functions_once_and_then_of_those_that_changed() -> (
+    None
+):
+    async def scene(
+        publisher: SnapshotPublisher, register: Callable[[str], None]
+    ) -> None:
+        one, other = Watcher(), Watcher()
+        register("a")
+        publisher.watch(one, Watch(id=bytes(16), period_ms=1))  # type: ignore[arg-type]
+        first = await one.told.get()
+
+        register("b")
+        second = await one.told.get()
+        publisher.watch(other, Watch(id=bytes(16), period_ms=1))  # type: ignore[arg-type]
+        whole = await other.told.get()
+        register("c")
+
+        assert (first.changed, names(first)) == (None, ["a"])
+        assert (second.changed, names(second)) == (("b",), ["b"])
+        assert (whole.changed, names(whole)) == (None, ["a", "b"])
+        for watcher in (one, other):
+            third = await watcher.told.get()
+            assert (third.changed, names(third)) == (("c",), ["c"])
+
+    watching(scene)
+
+
+def test_who_asks_once_is_told_what_changed_since_what_this_process_told_before() -> (
+    None
+):
+    async def scene(
+        publisher: SnapshotPublisher, register: Callable[[str], None]
+    ) -> None:
+        asker = Watcher()
+        register("a")
+        publisher.watch(asker, Watch(id=bytes(16)))  # type: ignore[arg-type]
+        before = await asker.told.get()
+        register("b")
+
+        publisher.watch(asker, Watch(id=bytes(16), known=before.mark))  # type: ignore[arg-type]
+        publisher.watch(asker, Watch(id=bytes(16), known=("other process", 9)))  # type: ignore[arg-type]
+
+        assert names(await asker.told.get()) == ["b"]
+        whole = await asker.told.get()
+        assert (whole.changed, names(whole)) == (None, ["a", "b"])
+
+    watching(scene)

@@ -456,7 +456,7 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
         asked = asyncio.Event()
 
         class Placement:
-            async def obtain(self, version: str, holder: object) -> bool:
+            async def obtain(self, function: str, version: str, holder: object) -> bool:
                 asked.set()
                 return await asyncio.Future()
 

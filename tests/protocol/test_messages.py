@@ -290,7 +290,7 @@ SAMPLES: list[Any] = [
     Registered(id=ID, offer=OFFER, nodes=("n1", "n2")),
     CodePull(id=ID, version=VERSION),
     CodePush(id=ID, offer=OFFER, payload=b"code"),
-    Watch(id=ID, period_ms=250),
+    Watch(id=ID, period_ms=250, known=("process", 7)),
     Snapshot(
         id=ID,
         node="n1",
@@ -313,6 +313,8 @@ SAMPLES: list[Any] = [
             ),
         ),
         events=(EventSnapshot(at_s=1.5, node="n1", event="left", detail="bye"),),
+        mark=("process", 8),
+        changed=("f",),
     ),
     LoadsReport(id=ID, loads=(("n1", LOAD),)),
     TrafficRequest(id=ID),

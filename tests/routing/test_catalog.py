@@ -250,7 +250,7 @@ def test_an_unregistered_name_is_nowhere(n1: Catalog, n2: Catalog) -> None:
     assert n2.newest("train") is None
     assert n2.entries() == ()
     assert n2.voided() == (offer(V1, 1),)
-    assert n2.missing(GPU) == ()
+    assert n2.missing(GPU, ["train"]) == ()
 
 
 def test_a_name_that_was_unregistered_can_be_registered_again(
@@ -289,10 +289,11 @@ def test_a_node_lacks_what_it_should_serve_and_only_the_newest_of_it(
     n1.publish(offer(V1, 1, function="own", placed=False))
     follow(n2, n1)
 
-    assert n2.missing(GPU) == (newest,)
-    assert n2.missing(NOTHING) == ()
+    assert n2.missing(GPU, ["own", "train"]) == (newest,)
+    assert n2.missing(NOTHING, ["own", "train"]) == ()
+    assert n2.missing(GPU, ["own"]) == ()
     n2.publish(newest)
-    assert n2.missing(GPU) == ()
+    assert n2.missing(GPU, ["own", "train"]) == ()
 
 
 def test_all_who_have_the_code_are_holders_even_if_they_do_not_serve(
@@ -302,5 +303,28 @@ def test_all_who_have_the_code_are_holders_even_if_they_do_not_serve(
     n2.publish(offer(resources=GPU))
     follow(n1, n2)
 
-    assert n1.holders(V1) == ("n1", "n2")
-    assert n1.holders(V2) == ()
+    assert n1.holders("train", V1) == ("n1", "n2")
+    assert n1.holders("train", V2) == ()
+
+
+def test_names_that_changed_since_a_revision_are_known_also_those_that_went(
+    n1: Catalog, n2: Catalog
+) -> None:
+    n1.publish(offer(function="a"), offer(function="b"))
+    n1.publish(offer(function="c"))
+    follow(n2, n1)
+    before = n2.revision
+    assert n2.changed_since(before) == ()
+
+    n1.publish(offer(V2, 2, function="b"))
+    n1.remove("c")
+    follow(n2, n1)
+
+    assert n2.changed_since(before) == ("b", "c")
+    assert n2.entries(("b", "c")) == (
+        ("n1", offer(function="b")),
+        ("n1", offer(V2, 2, function="b")),
+    )
+    n2.forget("n1")
+    assert n2.changed_since(before) == ("a", "b", "c")
+    assert n2.entries(("a", "b", "c")) == ()
