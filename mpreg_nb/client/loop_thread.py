@@ -1,11 +1,16 @@
-"""An event loop in a thread of its own, for callers that block."""
+"""The event loop of a client: its caller's own, or one in a thread.
+
+A verb of a cluster is written once, as a coroutine that reaches the client by the
+`wait_for` of its loop alone. Async code awaits it. Code that blocks runs it with
+`run_blocking` in its own thread, where it never suspends.
+"""
 
 import asyncio
 import concurrent.futures
 import os
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from mpreg_nb.errors import ClusterDown, ForkedProcess
 
@@ -17,6 +22,49 @@ _serving = threading.local()
 def is_loop_thread() -> bool:
     """Return whether this is the thread of a client, which must never wait."""
     return getattr(_serving, "yes", False)
+
+
+class ClientLoop(Protocol):
+    """The event loop that a client lives on, as the code of its caller needs it."""
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a function on the loop; return at once. Safe on any thread."""
+
+    async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and return its result."""
+
+
+class OwnLoop:
+    """The event loop of code that awaits; to be made on it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
+        """Run a function on the loop; return at once. Safe on any thread."""
+        self._loop.call_soon_threadsafe(function, *args)
+
+    async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and return its result."""
+        return await work
+
+    def run(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Do nothing: other threads cannot wait for this loop."""
+        work.close()
+
+
+def run_blocking(verb: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in this thread; it reaches its client by `LoopThread.wait_for`.
+
+    So its packing, its tables and its errors are those of the thread that calls.
+    """
+    try:
+        verb.send(None)
+    except StopIteration as ended:
+        result: T = ended.value
+        return result
+    verb.close()
+    raise AssertionError("a verb that blocks has awaited something of another loop")
 
 
 class LoopThread:
@@ -61,6 +109,10 @@ class LoopThread:
         except (KeyboardInterrupt, concurrent.futures.TimeoutError):
             future.cancel()
             raise
+
+    async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Do the same for a verb that `run_blocking` runs."""
+        return self.run(work)
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         """Run a function on the loop; returns at once. Safe on any thread."""

@@ -1,16 +1,22 @@
-"""`AsyncCluster`: the verbs of a cluster as coroutines on the caller's event loop."""
+"""`AsyncCluster`: the verbs of a cluster as coroutines.
+
+They are written once, here: `Cluster` has an `AsyncCluster` over its own parts, and
+runs its coroutines in the thread of its caller (`client/loop_thread.py`).
+"""
 
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 from mpreg_nb.boundary import public
-from mpreg_nb.client.calls import CallOptions
+from mpreg_nb.client.calls import PLAIN, CallOptions
 from mpreg_nb.client.client import Client
+from mpreg_nb.client.loop_thread import ClientLoop, OwnLoop
 from mpreg_nb.client.registrations import Card
+from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.cluster.calling import AsyncCalling, Called
 from mpreg_nb.cluster.connect import (
     SEEN_TIMEOUT_S,
@@ -19,18 +25,21 @@ from mpreg_nb.cluster.connect import (
     open_client,
     wait_for_nodes,
 )
-from mpreg_nb.cluster.frames import ClusterFrames
+from mpreg_nb.cluster.current import CallingCluster
 from mpreg_nb.cluster.function import FunctionNamespace, call_options
 from mpreg_nb.cluster.logs import NodeLog, log_sources, read_logs
 from mpreg_nb.cluster.planner import Callees, Planner, functions_of
 from mpreg_nb.cluster.registration import FunctionRegistry
 from mpreg_nb.cluster.run import AsyncRun, ClusterRuns, OnRun
-from mpreg_nb.cluster.versions import node_versions, warn_of
+from mpreg_nb.cluster.versions import compare, node_versions, warn_of
 from mpreg_nb.engines.engine import is_dask_url
 from mpreg_nb.errors import ForkedProcess, MpregError, NoCluster, NotPicklable
+from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.transport.tls import load_ca
 from mpreg_nb.transport.token import load_token
+from mpreg_nb.view import explain, frames
+from mpreg_nb.view.explain import PlanRow
 from mpreg_nb.workflows.builder import Flow
 from mpreg_nb.workflows.graph import Workflow
 
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
 
     from mpreg_nb.cluster.live import LiveView, LiveViews
 
+T = TypeVar("T")
 
 AsyncFlow: TypeAlias = Flow[
     Coroutine[Any, Any, AsyncRun], "Coroutine[Any, Any, pd.DataFrame]"
@@ -47,20 +57,27 @@ AsyncFlow: TypeAlias = Flow[
 """A flow of which `run`, `start` and `plan` are awaited."""
 
 
-class _Connected:
-    """The parts of an `AsyncCluster` while it is connected."""
+class ClusterParts:
+    """What the verbs of one connected cluster are made of."""
 
-    def __init__(self, client: Client, cluster: "AsyncCluster") -> None:
+    def __init__(
+        self,
+        client: Client,
+        loop: ClientLoop,
+        cluster: Callable[[], CallingCluster],
+        calling: Callable[[Client, Any, FunctionRegistry], Any],
+        run: Callable[..., Any],
+    ) -> None:
+        """cluster: the one that functions call which are registered here.
+
+        calling, run: what makes calls, and a run, for code that awaits or blocks.
+        """
         self.client = client
-        self.registry = FunctionRegistry(client, lambda: cluster)
-        self.calling = AsyncCalling(client, self.registry)
-        self.runs: ClusterRuns[AsyncRun] = ClusterRuns(
-            client, partial(AsyncRun, client)
-        )
+        self.loop = loop
+        self.registry = FunctionRegistry(client, loop, cluster)
+        self.calling = calling(client, loop, self.registry)
+        self.runs: ClusterRuns[Any] = ClusterRuns(client, run)
         self.planner = Planner(client, self.registry.needs)
-        self.frames = ClusterFrames(client, self.planner, self.runs)
-        self.fn = FunctionNamespace(cluster)
-        self.views: LiveViews | None = None
 
 
 @public
@@ -75,33 +92,35 @@ class AsyncCluster:
 
     def __init__(
         self,
-        *urls: str,
-        token: str | None = None,
-        direct: bool = True,
-        ca: str | os.PathLike[str] | None = None,
+        connect: Callable[[], Coroutine[Any, Any, Client]] | None = None,
+        parts: ClusterParts | None = None,
     ) -> None:
-        self._urls = urls
-        self._token = load_token(token)
-        self._ca = load_ca(ca)
-        self._direct = direct
-        self._parts: _Connected | None = None
+        """Give either what connects it, or the parts of a cluster that is connected."""
+        self._connect = connect
+        self._parts = parts
         self._process = os.getpid()
+        self._views: LiveViews | None = None
 
     async def __aenter__(self) -> "AsyncCluster":
-        client = await open_client(self._urls, self._token, self._direct, self._ca)
+        if self._connect is None:
+            raise AssertionError("it was made over a cluster that is connected")
+        client = await self._connect()
         try:
             warn_of(await node_versions(client))
         except BaseException:
             await client.close()
             raise
-        self._parts = _Connected(client, self)
+        self._parts = ClusterParts(
+            client, OwnLoop(), lambda: self, AsyncCalling, partial(AsyncRun, client)
+        )
         return self
 
     async def __aexit__(self, *error: object) -> None:
         parts, self._parts = self._parts, None
+        views, self._views = self._views, None
+        if views is not None:
+            views.end()
         if parts is not None:
-            if parts.views is not None:
-                parts.views.end()
             await parts.client.close()
 
     def __reduce__(self) -> NoReturn:
@@ -117,7 +136,7 @@ class AsyncCluster:
         return f"<AsyncCluster {alive_nodes(self._parts.client)}>"
 
     @property
-    def _connected(self) -> _Connected:
+    def _connected(self) -> ClusterParts:
         if os.getpid() != self._process:
             raise ForkedProcess
         if self._parts is None:
@@ -126,6 +145,10 @@ class AsyncCluster:
                 "async with mp.connect_async(url) as cluster"
             )
         return self._parts
+
+    async def _wait_for(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run what asks the client on its loop; all else runs where the verb does."""
+        return await self._connected.loop.wait_for(work)
 
     @property
     def client(self) -> Client:
@@ -140,7 +163,8 @@ class AsyncCluster:
     @property
     def calling(self) -> AsyncCalling:
         """Makes the calls; for views and `fn`."""
-        return self._connected.calling
+        calling: AsyncCalling = self._connected.calling
+        return calling
 
     # -------------------------------------------------------------------- calls
 
@@ -149,20 +173,20 @@ class AsyncCluster:
 
         Raises the errors of `Cluster.call`. Cancelling the await cancels the call.
         """
-        return await self.calling.call(function, args, kwargs, CallOptions())
+        return await self.calling.call(function, args, kwargs, PLAIN)
 
     def submit(
         self, function: Called, /, *args: Any, **kwargs: Any
     ) -> "asyncio.Task[Any]":
         """Send a call of `function` and return its task at once."""
-        return self.calling.submit(function, args, kwargs, CallOptions())
+        return self.calling.submit(function, args, kwargs, PLAIN)
 
     async def map(self, function: Called, /, *iterables: Iterable[Any]) -> list[Any]:
         """Run `function` once for each item and return the results in order.
 
         The first error cancels the remaining calls and is raised.
         """
-        return await self.calling.map(function, iterables, CallOptions())
+        return await self.calling.map(function, iterables, PLAIN)
 
     def on(
         self,
@@ -177,7 +201,7 @@ class AsyncCluster:
     @property
     def fn(self) -> FunctionNamespace:
         """Functions of the catalog by name: `await cluster.fn.train(rows)`."""
-        return self._connected.fn
+        return FunctionNamespace(self)
 
     async def register(
         self,
@@ -192,15 +216,13 @@ class AsyncCluster:
 
         The options are those of `Cluster.register`.
         """
-        registry = self._connected.registry
-        made = registry.declared(
+        made = await self._connected.registry.register(
             function,
             name=name,
             resources=resources,
             idempotent=idempotent,
             isolation=isolation,
         )
-        await registry.register(made)
         if made.card is None:
             raise AssertionError("a registration gives a card")
         return made.card
@@ -238,15 +260,22 @@ class AsyncCluster:
         """
         parts = self._connected
         planned = parts.planner.prepared(workflow, await self._callees(workflow))
-        return await parts.runs.start(planned)
+        try:
+            run: AsyncRun = await self._wait_for(parts.runs.start(planned))
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            # The run may have started, and nobody has it.
+            parts.loop.call_soon(parts.runs.cancel, planned.request.id)
+            raise
+        return run
 
     async def plan(self, workflow: Workflow) -> "pd.DataFrame":
         """Return where each step would run now; see `Cluster.plan`."""
         callees = await self._callees(workflow)
-        return (await self._connected.frames.plan(workflow, callees))()
+        rows = await self._wait_for(_planned(self._connected, workflow, callees))
+        return explain.plan_frame(rows)
 
     async def _callees(self, workflow: Workflow) -> Callees:
-        return await self.calling.callees(functions_of(workflow))
+        return await self._connected.registry.callees(functions_of(workflow))
 
     @property
     def own_runs(self) -> tuple[AsyncRun, ...]:
@@ -262,7 +291,7 @@ class AsyncCluster:
 
     async def runs(self) -> "pd.DataFrame":
         """Return one row per run, newest first; see `Cluster.runs`."""
-        return (await self._connected.frames.runs())()
+        return frames.runs_frame(await self._wait_for(self._connected.runs.summaries()))
 
     async def get_run(self, run: str) -> AsyncRun:
         """Return a run by its id, first characters of its id, or workflow.
@@ -271,7 +300,12 @@ class AsyncCluster:
             NoRun: no run or several runs match, or the node that coordinates it is
                 unreachable.
         """
-        return await self._connected.runs.find(run)
+        runs = self._connected.runs
+        found: Any = runs.recent.get(run)
+        if found is None:
+            found = await self._wait_for(runs.find(run))
+        known: AsyncRun = found
+        return known
 
     # -------------------------------------------------------------------- nodes
 
@@ -282,7 +316,7 @@ class AsyncCluster:
 
     async def refresh(self) -> Snapshot:
         """Ask the connected node for the current state of the cluster."""
-        return await self.client.snapshot()
+        return await self._wait_for(self.client.snapshot())
 
     async def wait_for(
         self,
@@ -291,7 +325,7 @@ class AsyncCluster:
         timeout: float = SEEN_TIMEOUT_S,  # noqa: ASYNC109 - as in `Cluster.wait_for`
     ) -> None:
         """Wait until all of these nodes are in `state`; see `Cluster.wait_for`."""
-        await wait_for_nodes(self.client, names, state, timeout)
+        await self._wait_for(wait_for_nodes(self.client, names, state, timeout))
 
     async def logs(self, node: str | None = None, lines: int = 50) -> NodeLog:
         """Return the last lines of the log of a node; see `Cluster.logs`."""
@@ -301,43 +335,61 @@ class AsyncCluster:
 
     async def nodes(self) -> "pd.DataFrame":
         """Return one row per node; see `Cluster.nodes`."""
-        return (await self._connected.frames.nodes())()
+        return frames.nodes_frame(await self.refresh())
 
     async def functions(self, pattern: str = "*") -> "pd.DataFrame":
         """Return one row per function; see `Cluster.functions`."""
-        return (await self._connected.frames.functions(pattern))()
+        here, there = await self._wait_for(_snapshots(self.client))
+        counted = [function for each in there for function in each.functions]
+        return frames.functions_frame(here, counted, pattern)
 
     async def routes(self) -> "pd.DataFrame":
         """Return one row per function and node called here; see `Cluster.routes`."""
-        return self._connected.frames.routes()
+        return frames.routes_frame(self.call_rows())
 
     async def calls(self) -> "pd.DataFrame":
         """Return the last 10,000 calls of this client; see `Cluster.calls`."""
-        return self._connected.frames.calls()
+        return frames.calls_frame(self.call_rows())
 
     async def latency(self, by: "str | tuple[str, ...]" = "function") -> "pd.DataFrame":
         """Return latency percentiles of the calls; see `Cluster.latency`."""
-        return self._connected.frames.latency(by)
+        keys = (by,) if isinstance(by, str) else tuple(by)
+        return frames.latency_frame(self.client.call_log.histograms(), keys)
 
     async def events(self) -> "pd.DataFrame":
         """Return the events of the cluster, oldest first; see `Cluster.events`."""
-        return (await self._connected.frames.events())()
+        return frames.events_frame(*await self._wait_for(_snapshots(self.client)))
 
     async def versions(self) -> "pd.DataFrame":
         """Return the versions of packages here and on nodes; see `Cluster.versions`."""
-        return (await self._connected.frames.versions())()
+        return frames.versions_frame(*await self._wait_for(compare(self.client)))
 
     async def plot_latency(self) -> "matplotlib.figure.Figure":
         """Return a figure of latency; see `Cluster.plot_latency`."""
-        return self._connected.frames.plot_latency()
+        from mpreg_nb.view.figures import latency_figure
+
+        histograms = self.client.call_log.histograms()
+        return latency_figure(histograms, self.call_rows())
 
     async def plot_routes(self) -> "matplotlib.figure.Figure":
         """Return a heat map of calls; see `Cluster.plot_routes`."""
-        return (await self._connected.frames.plot_routes())()
+        from mpreg_nb.view.figures import routes_figure
+
+        records = [node.record for node in (await self.refresh()).nodes]
+        alive = [each.name for each in records if each.state is MemberState.ALIVE]
+        return routes_figure(self.call_rows(), alive)
 
     async def status(self) -> Any:
         """Return the card that `%mpreg` shows: nodes, functions, calls."""
-        return (await self._connected.frames.status())()
+        from mpreg_nb.view.html import StatusCard
+
+        client = self.client
+        snapshot, carried = await self._wait_for(_carried(client))
+        return StatusCard(snapshot, client.call_log.count, carried)
+
+    def call_rows(self) -> tuple[CallRow, ...]:
+        """Return the measurements of each of the last calls, oldest first."""
+        return self.client.call_log.rows()
 
     # --------------------------------------------------------------- live views
 
@@ -346,11 +398,32 @@ class AsyncCluster:
         from mpreg_nb.cluster.live import LiveViews
 
         parts = self._connected
-        await parts.client.snapshot()
-        if parts.views is None:
-            loop = _OwnLoop(asyncio.get_running_loop())
-            parts.views = LiveViews(_ViewSource(parts.client, parts.runs), loop)
-        return parts.views.watch(views)
+        await self.refresh()
+        if self._views is None:
+            source = _ViewSource(parts.client, parts.runs)
+            self._views = LiveViews(source, OwnLoop())
+        return self._views.watch(views)
+
+
+async def _snapshots(client: Client) -> tuple[Snapshot, list[Snapshot]]:
+    """Return what the entry knows now, and what each node that can be reached knows."""
+    here = await client.snapshot()
+    nodes = [node.record.name for node in client.state.nodes]
+    answers = await asyncio.gather(*map(client.snapshot_of, nodes))
+    return here, [snapshot for snapshot in answers if snapshot is not None]
+
+
+async def _carried(client: Client) -> tuple[Snapshot, str]:
+    """Return what the entry knows now, and what carries the links of this client."""
+    return await client.snapshot(), client.links.carried()
+
+
+async def _planned(
+    parts: ClusterParts, workflow: Workflow, callees: Callees
+) -> tuple[PlanRow, ...]:
+    """Return where each step would run, by what the entry knows now."""
+    await parts.client.snapshot()
+    return parts.planner.rows(workflow, callees)
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,19 +444,6 @@ class _ViewSource:
 
     def kill(self, node: str) -> None:
         raise MpregError("only the program that started a node can kill it")
-
-
-@dataclass(frozen=True, slots=True)
-class _OwnLoop:
-    """The event loop of an `AsyncCluster`, which live views cannot wait for."""
-
-    loop: asyncio.AbstractEventLoop
-
-    def call_soon(self, function: Callable[..., object], *args: Any) -> None:
-        self.loop.call_soon_threadsafe(function, *args)
-
-    def run(self, work: Coroutine[Any, Any, Any]) -> None:
-        work.close()
 
 
 @public
@@ -427,4 +487,6 @@ def connect_async(
             f"connect_async needs the URL of a node. Start a gateway to this Dask "
             f"cluster first, and connect to its URL: mpreg-nb gateway {urls[0]}"
         )
-    return AsyncCluster(*urls, token=token, direct=direct, ca=ca)
+    return AsyncCluster(
+        partial(open_client, urls, load_token(token), direct, load_ca(ca))
+    )

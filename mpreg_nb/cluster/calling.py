@@ -3,6 +3,9 @@
 `Calling` serves code that blocks, on any thread; `AsyncCalling` serves coroutines on
 the event loop of the client. Which function is called, how and with which arguments is
 decided by the same code. Arguments are pickled in the thread of the caller.
+
+A call that blocks is no coroutine that is run, as other verbs are: it goes from the
+thread of the caller straight to the client, and is waited for by its future.
 """
 
 import asyncio
@@ -17,15 +20,15 @@ from mpreg_nb.boundary import public
 from mpreg_nb.call_context import CallContext, blocked_on_cluster, running_call
 from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.callbacks import CALLBACKS
-from mpreg_nb.client.calls import PLAIN, ActiveCall, CallOptions
+from mpreg_nb.client.calls import ActiveCall, CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future, Over
-from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.loop_thread import ClientLoop, LoopThread, run_blocking
 from mpreg_nb.client.outcome import awaited
 from mpreg_nb.cluster.call_progress import CallProgress, MapProgress
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.function import Function
-from mpreg_nb.cluster.map_call import PROBE_S, MapCall
+from mpreg_nb.cluster.map_call import MapCall
 from mpreg_nb.cluster.progress import ProgressReporter
 from mpreg_nb.cluster.registration import Callee, FunctionRegistry, unwrapped
 from mpreg_nb.errors import ClusterDown
@@ -109,47 +112,28 @@ class Calling:
 
         The first error cancels the calls in progress and is raised. So does Stop.
         """
-        function, first, kwargs = map_arguments(function, iterables)
         changed = threading.Condition()
 
         def notify() -> None:
             with changed:
                 changed.notify_all()
 
-        callee = self.callee(function, options)
-        chunk_s = CONFIG.map_chunk_ms / 1e3
-        mapping = MapCall(
-            self._client, callee, first, kwargs, iterables, notify, chunk_s=chunk_s
-        )
-
-        def probe() -> None:
-            with changed:
-                changed.wait_for(lambda: not mapping.is_probing, PROBE_S)
-
-        def wait(most: int) -> None:
+        async def until(
+            met: Callable[[], bool], timeout_s: float | None = None
+        ) -> None:
             def over(seconds: float | None) -> bool:
                 with changed:
-                    return changed.wait_for(lambda: mapping.is_down_to(most), seconds)
+                    return changed.wait_for(met, seconds)
 
             with blocked_on_cluster():
-                reporter.wait(over)
-            mapping.raise_first_error()
+                reporter.wait(over, timeout_s)
 
-        try:
-            progress = MapProgress(callee[0], mapping.count)
-            with ProgressReporter(progress) as reporter:
-                is_first = True
-                while batch := mapping.next_batch():
-                    self._thread.call_soon(mapping.start, batch)
-                    if is_first and mapping.is_probing:
-                        probe()
-                    is_first = False
-                    wait(mapping.window)
-                wait(0)
-        except BaseException:
-            self._thread.call_soon(mapping.cancel)
-            raise
-        return mapping.results()
+        function, first, kwargs = map_arguments(function, iterables)
+        callee = self.callee(function, options)
+        mapping = MapCall(self._client, callee, first, kwargs, iterables, notify)
+        with ProgressReporter(MapProgress(callee[0], mapping.count)) as reporter:
+            run_blocking(mapping.run(self._thread, until))
+            return mapping.results()
 
     # ---------------------------------------------------------------- functions
 
@@ -159,13 +143,9 @@ class Calling:
         Raises:
             NotPicklable: the function captures what cannot travel.
         """
-        return self._registry.callee(function, options) or self._thread.run(
+        return self._registry.callee(function, options) or run_blocking(
             self._registry.register_called(function, options)
         )
-
-    def callees(self, functions: Iterable[Any]) -> dict[int, Callee]:
-        """Return how to call each function, by the id of the object."""
-        return {id(each): self.callee(each, PLAIN) for each in functions}
 
     @property
     def functions(self) -> set[str]:
@@ -290,8 +270,11 @@ class Calling:
 class AsyncCalling:
     """Calls of one cluster for coroutines, on the event loop of the client."""
 
-    def __init__(self, client: Client, registry: FunctionRegistry) -> None:
+    def __init__(
+        self, client: Client, loop: ClientLoop, registry: FunctionRegistry
+    ) -> None:
         self._client = client
+        self._loop = loop
         self._registry = registry
         self._room = asyncio.Semaphore(MOST_OUTSTANDING)
 
@@ -304,7 +287,7 @@ class AsyncCalling:
     ) -> Any:
         """Call a function and return its result. Cancelling cancels the call."""
         function, args, given = unwrapped(function, args, kwargs)
-        name, options = await self.callee(function, options)
+        name, options = await self._callee(function, options)
         with blocked_on_cluster():
             return await self._client.call(name, args, given, options)
 
@@ -342,53 +325,28 @@ class AsyncCalling:
 
         The first error, and cancelling, cancel the calls in progress.
         """
-        function, first, kwargs = map_arguments(function, iterables)
         changed = asyncio.Event()
-        callee = await self.callee(function, options)
-        chunk_s = CONFIG.map_chunk_ms / 1e3
-        mapping = MapCall(
-            self._client, callee, first, kwargs, iterables, changed.set, chunk_s=chunk_s
-        )
 
-        async def probe() -> None:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(PROBE_S):
-                    await changed.wait()
+        async def until(
+            met: Callable[[], bool],
+            timeout_s: float | None = None,
+        ) -> None:
+            with blocked_on_cluster(), contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    while not met():
+                        changed.clear()
+                        await changed.wait()
 
-        async def wait(most: int) -> None:
-            while not mapping.is_down_to(most):
-                changed.clear()
-                await changed.wait()
-            mapping.raise_first_error(awaited)
-
-        try:
-            with blocked_on_cluster():
-                is_first = True
-                while batch := mapping.next_batch():
-                    mapping.start(batch)
-                    if is_first and mapping.is_probing:
-                        await probe()
-                    is_first = False
-                    await wait(mapping.window)
-                await wait(0)
-        except BaseException:
-            mapping.cancel()
-            raise
+        function, first, kwargs = map_arguments(function, iterables)
+        callee = await self._callee(function, options)
+        mapping = MapCall(self._client, callee, first, kwargs, iterables, changed.set)
+        await mapping.run(self._loop, until)
         return mapping.results(awaited)
 
-    async def callee(self, function: Called, options: CallOptions) -> Callee:
-        """Return how to call `function` as it is now; register it if needed.
-
-        Raises:
-            NotPicklable: the function captures what cannot travel.
-        """
+    async def _callee(self, function: Called, options: CallOptions) -> Callee:
         return self._registry.callee(
             function, options
         ) or await self._registry.register_called(function, options)
-
-    async def callees(self, functions: Iterable[Any]) -> dict[int, Callee]:
-        """Return how to call each function, by the id of the object."""
-        return {id(each): await self.callee(each, PLAIN) for each in functions}
 
     @property
     def functions(self) -> set[str]:

@@ -1,8 +1,8 @@
 """`Cluster`: nodes, functions, calls, workflows, frames and views of one cluster.
 
-`Cluster` blocks; `AsyncCluster` has the same verbs as coroutines. Both are thin: the
-rules of a verb are in the part that both share. The client lives on the loop of a
-thread of its own.
+`Cluster` blocks: it runs the verbs of an `AsyncCluster` in the thread of its caller,
+while the client lives on the loop of a thread of its own. It adds the nodes that this
+process started.
 """
 
 import atexit
@@ -17,22 +17,21 @@ from mpreg_nb.boundary import public
 from mpreg_nb.client.calls import PLAIN
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future
-from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.loop_thread import LoopThread, run_blocking
 from mpreg_nb.client.output import write_at_once
 from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.cluster import current, joblib_backend
+from mpreg_nb.cluster.async_cluster import AsyncCluster, ClusterParts
 from mpreg_nb.cluster.calling import Called, Calling
 from mpreg_nb.cluster.connect import (
     SEEN_TIMEOUT_S,
     alive_nodes,
     alive_urls,
     open_client,
-    wait_for_nodes,
     wait_for_states,
 )
 from mpreg_nb.cluster.executor import ClusterExecutor
 from mpreg_nb.cluster.fault_injection import FaultInjection
-from mpreg_nb.cluster.frames import ClusterFrames
 from mpreg_nb.cluster.function import Function, FunctionNamespace, View, call_options
 from mpreg_nb.cluster.logs import (
     LogSource,
@@ -41,8 +40,7 @@ from mpreg_nb.cluster.logs import (
     log_sources,
     read_logs,
 )
-from mpreg_nb.cluster.planner import Callees, Planner, functions_of
-from mpreg_nb.cluster.registration import FunctionRegistry, warn_stale_results
+from mpreg_nb.cluster.registration import warn_stale_results
 from mpreg_nb.cluster.run import ClusterRuns, OnRun, Run
 from mpreg_nb.cluster.versions import node_versions, warn_of
 from mpreg_nb.engines.engine import Engine
@@ -115,11 +113,13 @@ class Cluster:
             thread.stop()
             raise
         self.client: Client = client
-        self._registry = FunctionRegistry(client, lambda: self)
-        self.calling = Calling(client, thread, self._registry)
-        self._runs: ClusterRuns[Run] = ClusterRuns(client, partial(Run, client, thread))
-        self._planner = Planner(client, self._registry.needs)
-        self._frames = ClusterFrames(client, self._planner, self._runs)
+        parts = ClusterParts(
+            client, thread, lambda: self, Calling, partial(Run, client, thread)
+        )
+        self._verbs = AsyncCluster(parts=parts)
+        self._registry = parts.registry
+        self._runs: ClusterRuns[Run] = parts.runs
+        self.calling: Calling = parts.calling
         self.fn = FunctionNamespace(self)
         """Functions of the catalog by name, with tab completion: `cluster.fn.train`."""
         self._executors: WeakSet[ClusterExecutor] = WeakSet()
@@ -279,11 +279,11 @@ class Cluster:
             ValueError: there is no such state, or a state was given as a name.
             TimeoutError: a node is not in that state after `timeout` seconds.
         """
-        self._run(wait_for_nodes(self.client, names, state, timeout))
+        run_blocking(self._verbs.wait_for(*names, state=state, timeout=timeout))
 
     def refresh(self) -> Snapshot:
         """Ask the connected node for the current state of the cluster."""
-        return self._run(self.client.snapshot())
+        return run_blocking(self._verbs.refresh())
 
     def down(self) -> None:
         """End the nodes that this process started, and disconnect. May be repeated.
@@ -429,15 +429,14 @@ class Cluster:
             NotPicklable: the function captures an object that cannot be pickled; the
                 message names its path.
         """
-        made = self._registry.declared(
+        registering = self._registry.register(
             function,
             name=name,
             resources=resources,
             idempotent=idempotent,
             isolation=isolation,
         )
-        self._run(self._registry.register(made))
-        return made
+        return run_blocking(registering)
 
     # -------------------------------------------------------------------- calls
 
@@ -537,22 +536,16 @@ class Cluster:
         Raises:
             InvalidWorkflow, NoRoute, NotPicklable: before any step runs.
         """
-        planned = self._planner.prepared(workflow, self._callees(workflow))
-        try:
-            return self._run(self._runs.start(planned))
-        except KeyboardInterrupt:  # the run may have started, and nobody has it
-            self._thread.call_soon(self._runs.cancel, planned.request.id)
-            raise
+        run: Any = run_blocking(self._verbs.start(workflow))
+        started: Run = run
+        return started
 
     def plan(self, workflow: Workflow) -> Any:
         """Return where each step would run now, as a pandas DataFrame.
 
         Columns: step, function, version, resources, candidates, rejected, chosen.
         """
-        return self._run(self._frames.plan(workflow, self._callees(workflow)))()
-
-    def _callees(self, workflow: Workflow) -> Callees:
-        return self.calling.callees(functions_of(workflow))
+        return run_blocking(self._verbs.plan(workflow))
 
     @property
     def own_runs(self) -> tuple[Run, ...]:
@@ -573,7 +566,7 @@ class Cluster:
         Columns: run, workflow, status, steps, done, failed, started_at, duration_s.
         Includes the runs of all clients. Each node remembers its last 100 ended runs.
         """
-        return self._run(self._frames.runs())()
+        return run_blocking(self._verbs.runs())
 
     def get_run(self, run: str) -> Run:
         """Return a run by its id, by 4 or more first characters of its id, or by the
@@ -586,7 +579,9 @@ class Cluster:
             NoRun: no run or several runs match, or the node that coordinates it is
                 unreachable.
         """
-        return self._runs.recent.get(run) or self._run(self._runs.find(run))
+        found: Any = run_blocking(self._verbs.get_run(run))
+        known: Run = found
+        return known
 
     def take_up_newest(self) -> None:
         """Add the newest runs of the cluster to `own_runs`; see `adopt`."""
@@ -600,7 +595,7 @@ class Cluster:
         Columns: node, state, resources, functions, workers, slots, busy, queued,
         rtt_ms, cpu_percent, memory_mb, host, python, uptime_s.
         """
-        return self._run(self._frames.nodes())()
+        return run_blocking(self._verbs.nodes())
 
     def functions(self, pattern: str = "*") -> "pd.DataFrame":
         """Return one row per function whose name matches `pattern`, such as "train*".
@@ -608,14 +603,14 @@ class Cluster:
         Columns: function, version, resources, nodes, calls, errors, p50_ms,
         signature. Calls and errors count those of all clients since each node started.
         """
-        return self._run(self._frames.functions(pattern))()
+        return run_blocking(self._verbs.functions(pattern))
 
     def routes(self) -> "pd.DataFrame":
         """Return one row per function and node that this client called.
 
         Columns: function, node, calls, errors, share (of the function's calls), p50_ms.
         """
-        return self._frames.routes()
+        return run_blocking(self._verbs.routes())
 
     def calls(self) -> "pd.DataFrame":
         """Return the last 10,000 calls of this client, newest last.
@@ -625,7 +620,7 @@ class Cluster:
         cancelled, lost), waited_ms (for a node that fits), queued_ms, run_ms,
         network_ms, serialize_ms, total_ms, sent_bytes, received_bytes, started_at.
         """
-        return self._frames.calls()
+        return run_blocking(self._verbs.calls())
 
     def latency(self, by: "str | tuple[str, ...]" = "function") -> "pd.DataFrame":
         """Return latency percentiles of the calls of this client.
@@ -634,7 +629,7 @@ class Cluster:
         Columns: those of `by`, count, mean_ms, p50_ms, p95_ms, p99_ms, max_ms; from HDR
         histograms with three digits, over all calls since the client connected.
         """
-        return self._frames.latency(by)
+        return run_blocking(self._verbs.latency(by))
 
     def events(self) -> "pd.DataFrame":
         """Return the events of the cluster, oldest first.
@@ -644,7 +639,7 @@ class Cluster:
 
         Columns: time, node (to which it happened), event, detail.
         """
-        return self._run(self._frames.events())()
+        return run_blocking(self._verbs.events())
 
     def versions(self) -> "pd.DataFrame":
         """Return one row for this process and one per live node.
@@ -653,26 +648,26 @@ class Cluster:
         (names of the packages whose version is not the one here). For a node that
         cannot be reached from here only python is known.
         """
-        return self._run(self._frames.versions())()
+        return run_blocking(self._verbs.versions())
 
     def plot_latency(self) -> "matplotlib.figure.Figure":
         """Return a figure: latency percentiles by function, and the parts of a call."""
-        return self._frames.plot_latency()
+        return run_blocking(self._verbs.plot_latency())
 
     def plot_routes(self) -> "matplotlib.figure.Figure":
         """Return a heat map of calls by function and node.
 
         It shows the calls that `routes()` counts, with a column for each live node.
         """
-        return self._run(self._frames.plot_routes())()
+        return run_blocking(self._verbs.plot_routes())
 
     def status(self) -> Any:
         """Return the card that `%mpreg` shows: nodes, functions, calls."""
-        return self._run(self._frames.status())()
+        return run_blocking(self._verbs.status())
 
     def call_rows(self) -> tuple[CallRow, ...]:
         """Return the measurements of each of the last calls, oldest first."""
-        return self._frames.call_rows
+        return self._verbs.call_rows()
 
     def warn_of_versions(self) -> None:
         """Warn, with a table, if a node has other versions than this process.

@@ -11,15 +11,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.calls import ActiveCall, CallOptions
 from mpreg_nb.client.client import Client
+from mpreg_nb.client.loop_thread import ClientLoop
 from mpreg_nb.client.outcome import Arrived, rebuilt
 from mpreg_nb.cluster.call_progress import MapCount
+from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.registration import Callee
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.gossip import MemberState
@@ -49,6 +51,16 @@ LAST_TIMES = 5
 
 PROBE_S = 0.003
 """How long a map waits for the first run time before it sends more calls one by one."""
+
+
+class Until(Protocol):
+    """Waits until something is the case, in a thread or on an event loop."""
+
+    async def __call__(
+        self, met: Callable[[], bool], timeout_s: float | None = None
+    ) -> None:
+        """Return when `met` says so, or after `timeout_s`."""
+
 
 Raised: TypeAlias = Callable[[BaseException], BaseException]
 """Turns the error of a call into the one to raise."""
@@ -94,8 +106,8 @@ class ChunkSizes:
 class MapCall:
     """One `map`: results by place, and a window of calls in progress.
 
-    As `map` of Python, it ends with the shortest iterable. `next_batch` runs in the
-    thread of the caller, `start` and `cancel` run on the loop.
+    As `map` of Python, it ends with the shortest iterable. Items are taken and packed
+    in the thread of the caller, and sent on the loop of the client.
     """
 
     def __init__(
@@ -106,12 +118,10 @@ class MapCall:
         kwargs: Mapping[str, Any],
         iterables: tuple[Iterable[Any], ...],
         changed: Callable[[], None],
-        *,
-        chunk_s: float,
     ) -> None:
         """changed: called on the loop when a wait may be over.
 
-        first, kwargs: arguments of all calls. chunk_s: work of one chunk; 0: no chunks.
+        first, kwargs: arguments of all calls.
         """
         sized = [len(items) for items in iterables if isinstance(items, Sized)]
         self._total = min(sized) if len(sized) == len(iterables) else None
@@ -123,6 +133,7 @@ class MapCall:
         self._notify = changed
         self._slots = _slots(client)
         self._sizes: ChunkSizes | None = None
+        chunk_s = CONFIG.map_chunk_ms / 1e3  # 0: no chunks
         if chunk_s and _can_be_chunked(client, self._name, self._options):
             self._sizes = ChunkSizes(chunk_s, self._slots)
         self._results: list[Any] = []  # each Arrived, or bytes from a chunk
@@ -133,6 +144,28 @@ class MapCall:
         self._ended = 0
         self._failed = 0
         self._low = 0  # so few in progress are worth a word
+
+    async def run(self, loop: ClientLoop, until: Until) -> None:
+        """Return when all calls have ended. If one fails, cancel the others.
+
+        until: waits, and is woken by `changed`.
+        """
+        try:
+            is_first = True
+            while batch := self._next_batch():
+                loop.call_soon(self._start, batch)
+                if is_first and self.is_probing:
+                    await until(lambda: not self.is_probing, PROBE_S)
+                is_first = False
+                await until(lambda: self.is_down_to(self.window))
+                if self._first_error is not None:
+                    break
+            await until(lambda: self.is_down_to(0))
+        except BaseException:
+            loop.call_soon(self._cancel)
+            raise
+        if self._first_error is not None:
+            loop.call_soon(self._cancel)
 
     # ------------------------------------------------------------------ sending
 
@@ -148,7 +181,7 @@ class MapCall:
         """Whether it waits for the first run time, to know how large chunks are."""
         return self._sizes is not None and self._sizes.item_s is None
 
-    def next_batch(self) -> list[ActiveCall]:
+    def _next_batch(self) -> list[ActiveCall]:
         """Return the next calls to start; none when all items have their call."""
         size, batch = 1, BATCH
         if self._sizes is not None:
@@ -207,13 +240,11 @@ class MapCall:
         self._results += [_PENDING] * items
         return call
 
-    def start(self, batch: list[ActiveCall]) -> None:
-        """Send the calls of a batch."""
+    def _start(self, batch: list[ActiveCall]) -> None:
         for call in batch:
             self._client.calls.start(call)
 
-    def cancel(self) -> None:
-        """Cancel the calls in progress."""
+    def _cancel(self) -> None:
         self._cancelled = True
         for call_id in list(self._active):
             self._client.calls.cancel(call_id)
@@ -231,13 +262,13 @@ class MapCall:
             ended=self._ended, failed=self._failed, total=self._total, active=active
         )
 
-    def raise_first_error(self, raised: Raised = lambda error: error) -> None:
-        """Raise the error of the call that failed first, if one has."""
+    def results(self, raised: Raised = lambda error: error) -> list[Any]:
+        """Return the results of all calls, or raise the error of the first that failed.
+
+        To be called after `run`.
+        """
         if self._first_error is not None:
             _value(self._first_error, raised)
-
-    def results(self, raised: Raised = lambda error: error) -> list[Any]:
-        """Return the results of all calls, which have ended."""
         return [_value(arrived, raised) for arrived in self._results]
 
     # ----------------------------------------------------------------- outcomes

@@ -13,13 +13,14 @@ import functools
 import sys
 import types
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from mpreg_nb.client.calls import CallOptions
+from mpreg_nb.client.calls import PLAIN, CallOptions
 from mpreg_nb.client.client import Client
+from mpreg_nb.client.loop_thread import ClientLoop
 from mpreg_nb.client.output import write_at_once
 from mpreg_nb.client.registrations import Card, ReplacedVersion
 from mpreg_nb.cluster.current import CallingCluster
@@ -114,8 +115,11 @@ class _Registered:
 class FunctionRegistry:
     """The functions that one client has registered, by object."""
 
-    def __init__(self, client: Client, cluster: Callable[[], CallingCluster]) -> None:
+    def __init__(
+        self, client: Client, loop: ClientLoop, cluster: Callable[[], CallingCluster]
+    ) -> None:
         self._client = client
+        self._loop = loop
         self._cluster = cluster
         # By id, or by the ids of object and function for a method.
         self._registered: dict[object, _Registered] = {}
@@ -148,28 +152,38 @@ class FunctionRegistry:
 
     # --------------------------------------------------------------- registration
 
-    def declared(self, function: Any, **options: Any) -> "Function[Any, Any]":
-        """Return the function that `register` was given, with its options."""
-        return declared(function, self._cluster, **options)
+    # Functions are packed in the thread of the caller, and sent on the client's loop.
 
-    def register(self, function: "Function[Any, Any]") -> Coroutine[Any, Any, Callee]:
-        """Pack a function in this thread; return what registers it on the loop.
+    async def register(self, function: Any, **options: Any) -> "Function[Any, Any]":
+        """Register a function with the options of `Cluster.register`; return it.
 
         Raises:
             NotPicklable: the function captures what cannot travel.
         """
-        return self._send(function, self._pack(function), None, CallOptions())
+        made = declared(function, self._cluster, **options)
+        await self._loop.wait_for(self._send(made, self._pack(made), None, PLAIN))
+        return made
 
-    def register_called(
-        self, function: Any, options: CallOptions
-    ) -> Coroutine[Any, Any, Callee]:
-        """Do the same for the object that a call names.
+    async def register_called(self, function: Any, options: CallOptions) -> Callee:
+        """Register the object that a call names, and return how to call it.
 
         It needs no registration of its own if the newest version of its name has the
         same code.
+
+        Raises:
+            NotPicklable: the function captures what cannot travel.
         """
         named = self._named(function)
-        return self._send(named, self._pack(named), function, options)
+        sending = self._send(named, self._pack(named), function, options)
+        return await self._loop.wait_for(sending)
+
+    async def callees(self, functions: Iterable[Any]) -> dict[int, Callee]:
+        """Return how to call each function as it is now, by the id of the object."""
+        return {
+            id(each): self.callee(each, PLAIN)
+            or await self.register_called(each, PLAIN)
+            for each in functions
+        }
 
     def _named(self, function: Any) -> "Function[Any, Any]":
         """Return `function` with a name, and as it was registered before."""

@@ -16,7 +16,7 @@ ONLY_BLOCKING = {
         "end_with_process",
     ),
     *("executor", "function", "follow_logs", "take_up_newest"),
-    *("call_rows", "live_views", "warn_of_versions"),
+    *("live_views", "warn_of_versions"),
 }
 
 

@@ -106,32 +106,6 @@ def test_a_map_sends_no_more_than_its_window_and_ends_with_its_first_error(
     assert taken < 5 * WINDOW
 
 
-def test_frames_figures_and_logs_are_those_of_the_blocking_cluster(
-    cluster: mp.Cluster,
-) -> None:
-    async def main() -> None:
-        async with mp.connect_async(*cluster.urls, token=TOKEN) as connected:
-            await connected.call(add, 1, 2)
-            for frame, blocking in (
-                (await connected.nodes(), cluster.nodes()),
-                (await connected.functions("ad*"), cluster.functions("ad*")),
-                (await connected.versions(), cluster.versions()),
-            ):
-                assert frame.iloc[:, 0].tolist() == blocking.iloc[:, 0].tolist() != []
-                assert frame.columns.tolist() == blocking.columns.tolist()
-            assert (await connected.calls())["function"].tolist() == ["add"]
-            assert (await connected.routes())["calls"].tolist() == [1]
-            assert (await connected.latency())["count"].tolist() == [1]
-            assert not (await connected.events()).empty
-            assert (await connected.plot_routes()).axes
-            assert (await connected.plot_latency()).axes
-            assert "2 nodes" in str(await connected.status())
-            assert (await connected.logs("n1")).nodes == ("n1",)
-            assert repr(connected) == "<AsyncCluster 2 of 2 nodes alive>"
-
-    asyncio.run(main())
-
-
 def test_a_live_view_shows_nodes_and_runs_until_the_cluster_is_left(
     cluster: mp.Cluster,
 ) -> None:
