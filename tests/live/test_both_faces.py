@@ -178,8 +178,7 @@ def test_a_run_is_found_by_its_id_and_its_workflow_and_is_the_same_one(
     stop()
 
     assert face.get_run(run.id) is face.get_run("found") is face.own_runs[0] is run
-    assert heard
-    assert {each.id for each in heard} == {run.id}
+    assert any(each is run for each in heard)
     assert face.runs()["workflow"].iloc[0] == "found"
     with pytest.raises(mp.errors.NoRun, match="Did you mean 'found'"):
         face.get_run("foundd")
