@@ -129,17 +129,12 @@ def command_parser() -> argparse.ArgumentParser:
         nargs="?",
         choices=list(DEMOS),
         metavar="NAME",
-        help="which one; see below",
+        help="which one; without it, the guided tour",
     )
     demo_parser.add_argument(
         "--list", action="store_true", help="list the demos and exit"
     )
-    demo_parser.add_argument(
-        "--fast", action="store_true", help="no time to read, and no notebook"
-    )
-    demo_parser.add_argument(
-        "--folder", type=Path, default=Path("build"), help="folder for output files"
-    )
+    demo_parser.add_argument("--fast", action="store_true", help="no time to read")
     node = command("node", "run one node until SIGTERM or Ctrl-C")
     add_arguments(node)
     call = command("call", "call a registered function and print its result")
@@ -339,13 +334,10 @@ def _demo(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     if given.list:
         print(listing())
         return 0
-    if given.name is None:
-        from mpreg_nb.demo.program import main as tour
-
-        return tour(given.folder, fast=given.fast)
     from mpreg_nb.demo.story import Story
 
-    demo(given.name)(Story(fast=given.fast))
+    tell = demo(given.name) if given.name else demo()
+    tell(Story(fast=given.fast))
     return 0
 
 

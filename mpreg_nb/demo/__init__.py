@@ -1,1 +1,1 @@
-"""The main job on real data, as a program: `mpreg-nb demo`."""
+"""Jobs on real data, told in a terminal: `mpreg-nb demo`."""

@@ -87,7 +87,7 @@ def tell(story: Story) -> None:
             for trouble in _troubles(cluster)
         ]
         story.act("Afterwards", "Who is there, and what the nodes saw of each other.")
-        story.show(cluster.nodes()[["node", "state"]].to_string(index=False))
+        story.show(cluster.nodes()[["node", "state"]])
         story.show(_events(cluster))
     costs = ", ".join(f"{max(0.0, seconds):.1f} s" for seconds in more_s)
     story.end(
@@ -140,12 +140,8 @@ def _disturbed(
 ) -> float:
     story.act(trouble.title, trouble.about)
     run = flow.start()
-    while not _works(run, trouble.node) and not run.has_ended(0.005):
-        continue
-    done = sum(step.status == "done" for step in run.steps)
+    lose(story, run, trouble.node, trouble.begin)
     with story.timed() as lost_for_s:
-        trouble.begin()
-        story.saw(f"{trouble.node} is lost after {done} of {len(run.steps)} steps")
         cluster.wait_for(trouble.node, state="dead", timeout=30)
     run.wait(timeout=60)
     _check_answer(story, run)
@@ -163,10 +159,19 @@ def _disturbed(
     return run.duration_ms / 1000
 
 
-def _works(run: Run, node: str) -> bool:
-    """Return whether a node has work of a run that is well under way."""
+def lose(story: Story, run: Run, node: str, begin: Callable[[], None]) -> None:
+    """Lose a node by `begin` once it has work of a run that is well under way."""
+    while not _works(run, node) and not run.has_ended(0.005):
+        continue
     done = sum(step.status == "done" for step in run.steps)
-    return done >= PARTS // 10 and any(
+    begin()
+    story.saw(f"{node} is lost after {done} of {len(run.steps)} steps")
+
+
+def _works(run: Run, node: str) -> bool:
+    """Return whether a node has work of a run of which a tenth is done."""
+    done = sum(step.status == "done" for step in run.steps)
+    return done >= len(run.steps) // 10 and any(
         step.status == "running" and step.node == node for step in run.steps
     )
 

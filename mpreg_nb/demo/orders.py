@@ -165,7 +165,7 @@ def _undone(story: Story, flow: "Flow[Run, Any]", folder: str) -> None:
         failed = error.run
     else:
         raise RuntimeError("an order without an address went through")
-    story.show(failed.frame()[["step", "status", "node"]].to_string(index=False))
+    story.show(failed.frame()[["step", "status", "node"]])
     undone = [step.name for step in failed.steps if step.status == "undone"]
     story.saw(f"undone: {', '.join(reversed(undone))}")
     story.check(_stand(folder) == before, "the books are as they were before")

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from mpreg_nb.view.palette import BUSY, GOOD
 from mpreg_nb.view.terminal import Terminal, found, shown
 
-READING_S = 0.8
-"""How long a person on a terminal has to read what will be seen."""
+WORD_S, LONGEST_S = 0.2, 8.0
+"""How long a person on a terminal has to read a word, and at most at each rest."""
 
 
 class Story:
@@ -23,6 +23,7 @@ class Story:
     def __init__(self, *, fast: bool = False) -> None:
         terminal = found()
         self._reads = terminal is not None and not fast
+        self._unread = 0
         self._terminal = terminal or Terminal(width=80, colours=False)
         self._act = 0
         self._began = time.perf_counter()
@@ -34,12 +35,12 @@ class Story:
 
     def act(self, title: str, will_be_seen: str) -> None:
         """Begin a part: its title, and what to look for in it."""
+        self._rest()
         self._act += 1
         heading = f"{self._act}. {title}"
         self._say(f"\n{self._terminal.inked(heading, BUSY.mark)}")
         self._say(f"   {will_be_seen}\n")
-        if self._reads:
-            time.sleep(READING_S)
+        self._rest()
 
     def show(self, thing: object) -> None:
         """Show a drawing, a frame or a run."""
@@ -74,6 +75,7 @@ class Story:
 
     def end(self, answer: str, *next_steps: str) -> None:
         """Say what a person wants to know at the end, and what to do next."""
+        self._rest()
         took = time.perf_counter() - self._began
         self._say(f"\n{self._terminal.bold(answer)}  ({took:.1f} s in all)")
         self._say("\nNext:")
@@ -82,3 +84,10 @@ class Story:
 
     def _say(self, text: str) -> None:
         print(text, flush=True)
+        self._unread += len(text.split())
+
+    def _rest(self) -> None:
+        """Leave a person the time to read what was said since the last rest."""
+        if self._reads:
+            time.sleep(min(self._unread * WORD_S, LONGEST_S))
+        self._unread = 0
