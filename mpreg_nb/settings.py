@@ -5,6 +5,9 @@ The figures of membership are in `mpreg_nb.membership.config`.
 
 from dataclasses import dataclass, field
 
+LONGEST_TIME_S = 1e7
+"""That a call or a step may be given; about 115 days. Longer ones are mistakes."""
+
 INLINE_BYTES = 64 * 1024
 """A payload of one part up to this size travels inside its message."""
 

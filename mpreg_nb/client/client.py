@@ -408,9 +408,9 @@ class Client:
             if message.kind == "draining":
                 self.view.leaves(link)
             else:
-                _LOG.warning(
-                    "%s says: %s", link.peer.name, message.text or message.kind
-                )
+                why = message.text or message.kind
+                _LOG.warning("%s says: %s", link.peer.name, why)
+                link.close(1008, f"a message was lost: {why}")
             return
         if self.calls.receive(link, message, parts):
             return

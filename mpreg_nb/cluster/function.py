@@ -13,6 +13,7 @@ from mpreg_nb.client.future import Future
 from mpreg_nb.client.registrations import Card
 from mpreg_nb.cluster.current import CallingCluster, current
 from mpreg_nb.names import ANONYMOUS, check_name, check_resources, name_of, nearest
+from mpreg_nb.settings import LONGEST_TIME_S
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -305,9 +306,10 @@ def call_options(
             continue
         if isinstance(seconds, bool) or not isinstance(seconds, int | float):
             raise TypeError(f"{what} must be a number of seconds, not {seconds!r}")
-        if not 0 < seconds <= 1e7:
+        if not 0 < seconds <= LONGEST_TIME_S:
             raise ValueError(
-                f"{what} must be a positive number of seconds, not {seconds!r}"
+                f"{what} takes seconds above 0, at most {LONGEST_TIME_S:,.0f}, not "
+                f"{seconds!r}"
             )
     return CallOptions(
         resources=check_resources(resources),

@@ -36,7 +36,7 @@ from mpreg_nb.calls.pending import (
 from mpreg_nb.node.executor import Executor
 from mpreg_nb.node.monitor import Counters
 from mpreg_nb.node.peer_requests import PeerSender
-from mpreg_nb.node.pending_call import PendingCall, Sink, no_route
+from mpreg_nb.node.pending_call import PendingCall, Sink, broken, no_route
 from mpreg_nb.node.resumption import OrphanedCalls
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.gossip import Load
@@ -216,13 +216,7 @@ class Calls:
         else:
             self._pending.add(pending, now, now + call.remaining_ms / 1e3)
             self._alarm.set(pending.due)
-        try:
-            self._route(pending, now)
-        except Exception as error:
-            text = f"node {self._me} could not handle it: {error}"
-            failure = Failure(kind="bad_request", message=text, executed="unknown")
-            self._end(pending, failure)
-            raise  # to the handler of the loop: it costs this call, and no other
+        self._route(pending, now)
         return pending.to
 
     def _repeat(self, repeat: PendingCall) -> str:
@@ -434,6 +428,17 @@ class Calls:
 
     def _route(
         self, pending: PendingCall, now: float, target: Chosen | None = None
+    ) -> None:
+        try:
+            self._send_where_it_fits(pending, now, target)
+        except Exception as error:
+            if pending.place is self._me:
+                self._executor.withdraw(pending)
+            self._end(pending, broken(error, self._me))
+            raise  # to the handler of the loop: it costs this call, and no other
+
+    def _send_where_it_fits(
+        self, pending: PendingCall, now: float, target: Chosen | None
     ) -> None:
         call = pending.call
         node = self._me if call.hops_left == 0 else call.node

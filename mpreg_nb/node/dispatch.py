@@ -24,11 +24,13 @@ from mpreg_nb.errors import NotTrusted
 from mpreg_nb.node.events import Event
 from mpreg_nb.node.membership import Members
 from mpreg_nb.node.monitor import link_statistics
+from mpreg_nb.node.pending_call import broken
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Hello
 from mpreg_nb.protocol.messages import (
+    ANSWERS,
+    REQUESTS,
     Call,
-    CodePush,
     Failed,
     Failure,
     Notice,
@@ -147,16 +149,25 @@ class Dispatcher:
 
     def refused(self, link: Connection, message: Any, size_bytes: int) -> None:
         """Answer a request whose payload is larger than this node takes."""
+        kind = type(message)
         failure = Failure(
             kind="too_large",
             node=self._name,
+            executed="yes" if kind in (Reply, Failed) else "no",
             size_bytes=size_bytes,
             limit_bytes=self._limits.max_payload_bytes,
         )
-        if isinstance(message, Reply | Failed | CodePush):
-            self.answered(link, Failed(id=message.id, failure=failure), ())
-        elif hasattr(message, "id"):
+        if kind in ANSWERS and self.answered(
+            link, Failed(id=message.id, failure=failure), ()
+        ):
+            return
+        if kind in REQUESTS:
             link.send(Failed(id=message.id, failure=failure))
+        elif kind not in ANSWERS:
+            LOG.warning(
+                "%s of %s was dropped: it has %d bytes",
+                *(kind.__name__, link.peer.name, size_bytes),
+            )
 
     def text(self, link: Connection, text: str) -> None:
         """Dispatch a message of a JSON client."""
@@ -169,9 +180,27 @@ class Dispatcher:
         message: Any,
         parts: Payload,
     ) -> None:
-        work = handlers.get(type(message), self.reject)(link, message, parts)
+        try:
+            work = handlers.get(type(message), self.reject)(link, message, parts)
+        except Exception as error:
+            self._broken(link, message, error)
+            raise  # to the handler of the loop
         if work is not None:
-            self._spawn(work)
+            self._spawn(self._watched(work, link, message))
+
+    async def _watched(
+        self, work: Coroutine[Any, Any, None], link: Connection, message: Any
+    ) -> None:
+        try:
+            await work
+        except Exception as error:
+            self._broken(link, message, error)
+            raise
+
+    def _broken(self, link: Connection, message: Any, error: Exception) -> None:
+        """Answer a request whose handler raised: its sender shall not wait for ever."""
+        if type(message) in REQUESTS:
+            link.send(Failed(id=message.id, failure=broken(error, self._name)))
 
     def reject(self, link: Connection, message: Any, parts: Payload) -> None:
         """Answer a request that its sender may not make."""
@@ -472,7 +501,10 @@ class NodeLinks:
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about links."""
-        return {TrafficRequest: without_parts(self._tell_traffic)}
+        return {
+            TrafficRequest: without_parts(self._tell_traffic),
+            Notice: without_parts(self._noticed),
+        }
 
     def client_handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about links that only clients may send."""
@@ -511,6 +543,11 @@ class NodeLinks:
     def dial_seed(self, url: str) -> None:
         """Dial a URL whose node is not known by name."""
         self._spawn(self._join_through(url))
+
+    def _noticed(self, link: Connection, notice: Notice) -> None:
+        """End a link whose other end lost something of what was sent on it."""
+        LOG.warning("%s says to node %s: %s", link.peer.name, self._name, notice.text)
+        link.close(1008, f"a message was lost: {notice.text}")
 
     def _tell_traffic(self, link: Connection, message: TrafficRequest) -> None:
         link.send(link_statistics(message.id, self._name, self.all()))

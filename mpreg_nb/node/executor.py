@@ -29,7 +29,7 @@ from mpreg_nb.node.functions import (
 )
 from mpreg_nb.node.monitor import Counters
 from mpreg_nb.node.peer_requests import PeerRequests
-from mpreg_nb.node.pending_call import PendingCall, failure_of
+from mpreg_nb.node.pending_call import PendingCall, broken, failure_of
 from mpreg_nb.node.results import InputParts, InputResolver, ResultStore
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.worker_pool import Crashed, WorkerPool
@@ -390,7 +390,15 @@ class Executor:
         self._own.stop()
 
     def _spawn(self, pending: PendingCall, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks[pending.call.id] = asyncio.ensure_future(work)
+        async def watched() -> None:
+            try:
+                await work
+            except Exception as error:
+                self._tasks.pop(pending.call.id, None)
+                self._fail(pending, broken(error, self._me))
+                raise
+
+        self._tasks[pending.call.id] = asyncio.ensure_future(watched())
 
     async def _obtain_and_run(self, pending: PendingCall, offer: Offer) -> None:
         found = await self._code_distributor.obtain(

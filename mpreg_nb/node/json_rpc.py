@@ -83,6 +83,10 @@ class JsonCalls:
             except JsonRefused as refused:
                 refused.u = request.u
                 raise
+            except Exception as error:
+                text = f"node {self._name} could not handle it: {error}"
+                link.send_text(JsonRefused(FAILED, text, u=request.u).answer)
+                raise  # to the handler of the loop
         except JsonRefused as refused:
             link.send_text(refused.answer)
 

@@ -121,6 +121,12 @@ def failure_of(ended: JobFailed | Crashed, node: str) -> Failure:
     )
 
 
+def broken(error: Exception, node: str) -> Failure:
+    """Return why a request has no result whose handling raised."""
+    text = f"node {node} could not handle it: {type(error).__name__}: {error}"
+    return Failure(kind="bad_request", message=text, node=node, executed="unknown")
+
+
 def no_route(refused: NoCandidate, node: str) -> Failure:
     """Return what `node` knows of why no live node fits a call."""
     return Failure(

@@ -8,6 +8,7 @@ nothing but its own messages.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar, get_args
 
 import msgspec
@@ -15,7 +16,7 @@ from msgspec import Meta
 
 from mpreg_nb.errors import BadRequest
 from mpreg_nb.protocol.gossip import Control
-from mpreg_nb.protocol.messages import Data
+from mpreg_nb.protocol.messages import Data, RequestId
 from mpreg_nb.protocol.shared import PartRef, SegmentsGone
 
 T = TypeVar("T")
@@ -76,6 +77,21 @@ ControlElement: TypeAlias = Control | Attach | Fragment | Abort
 _encode = msgspec.msgpack.Encoder().encode
 _raw_elements = msgspec.msgpack.Decoder(list[msgspec.Raw])
 _text = msgspec.msgpack.Decoder(str)
+_id = msgspec.msgpack.Decoder(RequestId)
+
+
+@dataclass(frozen=True, slots=True)
+class Unread:
+    """A message that came and could not be read: why, and what is known of it."""
+
+    error: BadRequest
+    kind: type | None = None
+    id: bytes = b""
+
+
+def unread(message: object, reason: str) -> Unread:
+    """Return that nothing can be done with `message`, since its parts are wrong."""
+    return Unread(BadRequest(reason), type(message), getattr(message, "id", b""))
 
 
 def encode(message: msgspec.Struct) -> bytes:
@@ -105,7 +121,9 @@ class Decoder(Generic[T]):
     def __init__(self, element: Any) -> None:
         self._batch = msgspec.msgpack.Decoder(list[element])
         self._one = msgspec.msgpack.Decoder(element)
-        self._tags = {struct.__struct_config__.tag for struct in get_args(element)}
+        self._kinds: dict[Any, type[msgspec.Struct]] = {
+            struct.__struct_config__.tag: struct for struct in get_args(element)
+        }
 
     def batch(self, data: Buffer) -> list[T]:
         """Return the messages in `data`.
@@ -119,7 +137,14 @@ class Decoder(Generic[T]):
         """Return the single message in `data`, or raise `BadRequest`."""
         return _decoded(self._one, data)  # type: ignore[no-any-return]
 
-    def salvage(self, data: Buffer) -> tuple[list[T], int, list[BadRequest]]:
+    def one_or_unread(self, data: Buffer | msgspec.Raw) -> T | Unread:
+        """Return the single message in `data`, or what is known of it."""
+        try:
+            return self.one(data)
+        except BadRequest as error:
+            return self._unread(data, error)
+
+    def salvage(self, data: Buffer) -> tuple[list[T], int, list[Unread]]:
         """Return what can be read of a batch that `batch` refused.
 
         That is its good messages, the number of those whose kind is unknown
@@ -127,27 +152,37 @@ class Decoder(Generic[T]):
         """
         good: list[T] = []
         unknown = 0
-        wrong: list[BadRequest] = []
+        wrong: list[Unread] = []
         try:
             elements: list[msgspec.Raw] = _decoded(_raw_elements, data)
         except BadRequest as error:
-            return good, unknown, [error]
+            return good, unknown, [Unread(error)]
         for element in elements:
-            try:
-                good.append(self.one(element))
-            except BadRequest as error:
-                if self._is_unknown(element):
-                    unknown += 1
-                else:
-                    wrong.append(error)
+            read = self.one_or_unread(element)
+            if not isinstance(read, Unread):
+                good.append(read)
+            elif self._is_unknown(element):
+                unknown += 1
+            else:
+                wrong.append(read)
         return good, unknown, wrong
 
     def _is_unknown(self, element: msgspec.Raw) -> bool:
         try:
             fields = _decoded(_raw_elements, element)
-            return bool(fields) and _decoded(_text, fields[0]) not in self._tags
+            return bool(fields) and _decoded(_text, fields[0]) not in self._kinds
         except BadRequest:
             return False
+
+    def _unread(self, data: Buffer | msgspec.Raw, error: BadRequest) -> Unread:
+        try:
+            fields = _decoded(_raw_elements, data)
+            kind = self._kinds.get(_decoded(_text, fields[0])) if fields else None
+            if kind is None or kind.__struct_fields__[:1] != ("id",):
+                return Unread(error, kind)
+            return Unread(error, kind, _decoded(_id, fields[1]))
+        except (BadRequest, IndexError):  # not even that can be read
+            return Unread(error)
 
 
 def _decoded(decoder: "msgspec.msgpack.Decoder[Any]", data: Any) -> Any:

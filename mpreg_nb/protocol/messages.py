@@ -884,6 +884,51 @@ Data: TypeAlias = (
 """Everything that may travel on the data lane."""
 
 
+REQUESTS: frozenset[type] = frozenset(
+    (
+        Call,
+        LeaseRequest,
+        Fetch,
+        SpaceOpen,
+        Register,
+        CodePull,
+        CodePush,
+        Watch,
+        TrafficRequest,
+        RunStart,
+        StepFetch,
+        RunList,
+        RunWatch,
+        RunResume,
+        ExplainStep,
+        HasResults,
+        Relay,
+        LeaveRequest,
+        Partition,
+        VersionsRequest,
+    )
+)
+"""Those whose sender waits for an answer with the same id."""
+
+ANSWERS: frozenset[type] = frozenset(
+    (
+        Reply,
+        Failed,
+        LeaseAnswer,
+        Registered,
+        CodePush,
+        Traffic,
+        RunState,
+        Runs,
+        RunFollowed,
+        StepExplanation,
+        HeldResults,
+        Versions,
+    )
+)
+"""Those for which their receiver waits, under the id of its request."""
+
+
 SHOWN = 8
 """Characters of a run's id that tables show; `get_run` takes them."""
 

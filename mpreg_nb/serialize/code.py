@@ -84,7 +84,9 @@ def described(function: Callable[..., Any]) -> tuple[str, str]:
         signature = "(...)"
     if len(signature) > SIGNATURE_LENGTH:
         signature = f"{signature[: SIGNATURE_LENGTH - 4]}...)"
-    return signature, (inspect.getdoc(function) or "")[:DOC_LENGTH]
+    doc = (inspect.getdoc(function) or "")[:DOC_LENGTH]
+    # Half a character of UTF-16, as JSON may bring, is no text for others.
+    return signature, doc.encode(errors="backslashreplace").decode()
 
 
 def captures(

@@ -221,7 +221,8 @@ def type_names(cls: type) -> tuple[str, ...]:
     >>> type_names(KeyError)[:2]
     ('builtins.KeyError', 'builtins.LookupError')
     """
-    return tuple(f"{c.__module__}.{c.__qualname__}" for c in cls.__mro__[:-1])
+    names = (f"{c.__module__}.{c.__qualname__}" for c in cls.__mro__[:-1])
+    return tuple(map(_encodable, names))  # a module may be named by anything
 
 
 def raised_class(error: BaseException) -> type[BaseException]:
@@ -270,7 +271,7 @@ def _raised(
     # Where the chain was cut, a group has none of its members, rather than some.
     complete = all(id(member) in numbers for member in group)
     return ExceptionRecord(
-        types=tuple(_encodable(name) for name in type_names(raised_class(error))),
+        types=type_names(raised_class(error)),
         message=message_of(error),
         frames=frames(read(error, "__traceback__")),
         pickled=_pickled(error, pack) if complete else b"",

@@ -50,12 +50,13 @@ from mpreg_nb.protocol.codec import (
     Parts,
     Shared,
     SharedMemoryDoor,
+    Unread,
     control_decoder,
     data_decoder,
     encode,
     join,
 )
-from mpreg_nb.protocol.messages import Notice
+from mpreg_nb.protocol.messages import ANSWERS, REQUESTS, Failed, Failure, Notice
 from mpreg_nb.protocol.shared import SegmentsGone, length
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
 from mpreg_nb.shared_memory.exchange import DescriptorChannel, SegmentExchange
@@ -225,7 +226,7 @@ class MessageReader:
         self.streams = IncomingStreams(max_bytes=max_payload_bytes)
         self.frames = self.messages = 0
         self.unknown = 0  # messages of a kind that only newer versions know
-        self.wrong: list[BadRequest] = []  # not yet heeded
+        self.wrong: list[Unread] = []  # not yet heeded
         self._decoder = _DECODERS[lane]
         self._text: list[bytes] = []  # of a text message that came in part
 
@@ -241,44 +242,47 @@ class MessageReader:
         self.messages += len(batch)
         return batch
 
-    def place(self, element: StreamElement) -> Complete | TooLarge | None:
+    def place(self, element: StreamElement) -> Complete | TooLarge | Unread | None:
         """Return the message that `element` completed, or that is refused for it.
 
         Raises:
             BadRequest: the element belongs to nothing.
         """
         self.messages -= 1  # its message counts, when it is complete
-        stream = element.stream
+        done: Complete | TooLarge | Unread | None
         match element:
             case Fragment():
-                done = self.streams.fragment(stream, element.data)
+                done = self.streams.fragment(element.stream, element.data)
             case Attach():
-                whole = element.message == _WHOLE
-                message = None if whole else self._decoder.one(element.message)
-                if type(message) in STREAM_ELEMENTS or (whole and not element.sizes):
-                    raise BadRequest("an attachment without a message")
-                refused = self.streams.attach(stream, element.sizes, message)
-                if isinstance(refused, TooLarge):
-                    return refused
-                done = refused
+                done = self._attach(element)
             case Abort():
-                self.streams.abort(stream)
+                self.streams.abort(element.stream)
                 return None
-        if done is None:
-            return None
+        if isinstance(done, TooLarge) and done.message is None:
+            return Unread(BadRequest(f"a message of {done.size_bytes} bytes"))
+        if not isinstance(done, Complete):
+            return done
         self.messages += 1
         if done.message is None:
-            message = self._decoder.one(done.parts[0])
+            message = self._decoder.one_or_unread(done.parts[0])
+            if isinstance(message, Unread):
+                return message
             return Complete(message, done.parts[1:])
         return done
 
-    def message_of(self, shared: Shared) -> Any:
-        """Return the message whose parts are in shared memory.
+    def _attach(self, element: Attach) -> Complete | TooLarge | Unread | None:
+        whole = element.message == _WHOLE
+        message = None if whole else self._decoder.one_or_unread(element.message)
+        if isinstance(message, Unread):
+            self.streams.refuse(element.stream, element.sizes)
+            return message
+        if type(message) in STREAM_ELEMENTS or (whole and not element.sizes):
+            raise BadRequest("an attachment without a message")
+        return self.streams.attach(element.stream, element.sizes, message)
 
-        Raises:
-            BadRequest: it is no message of this lane.
-        """
-        return self._decoder.one(shared.message)
+    def message_of(self, shared: Shared) -> Any:
+        """Return the message whose parts are in shared memory, or that it is unread."""
+        return self._decoder.one_or_unread(shared.message)
 
     def text(self, frame: Frame) -> str | None:
         """Return the text message that `frame` completed.
@@ -1236,7 +1240,7 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(element, Attach | Fragment | Abort):
             self._receive_stream(element)
         elif self._memory is None:
-            self._strike(BadRequest("this link has no shared memory"))
+            self._strike(Unread(BadRequest("this link has no shared memory")))
         elif isinstance(element, Shared):
             self._receive_shared(element, self._memory)
         else:
@@ -1253,13 +1257,11 @@ class Connection(asyncio.BufferedProtocol):
         except (ValueError, OSError) as error:
             self.give_up(f"the connection was lost: a value did not come: {error}")
             return
-        try:
-            message = self._inflow.message_of(shared)
-        except BadRequest as error:
-            self._strike(error)
-            return
+        message = self._inflow.message_of(shared)
         size = sum(map(length, shared.parts))
-        if size > self._max_payload_bytes:
+        if isinstance(message, Unread):
+            self._strike(message)
+        elif size > self._max_payload_bytes:
             self._call(self.on_refused, message, size)
         else:
             self._call(self.on_message, message, parts)
@@ -1271,20 +1273,40 @@ class Connection(asyncio.BufferedProtocol):
         try:
             done = self._inflow.place(element)
         except BadRequest as error:
-            self._strike(error)
-            return
-        if isinstance(done, TooLarge):
+            done = Unread(error)
+        if isinstance(done, Unread):
+            self._strike(done)
+        elif isinstance(done, TooLarge):
             self._outflow.send(encode(Abort(stream=element.stream)))
             self._call(self.on_refused, done.message, done.size_bytes)
         elif done is not None:
             self._call(self.on_message, done.message, done.parts)
 
-    def _strike(self, error: BadRequest) -> None:
+    def _strike(self, unread: Unread) -> None:
+        """Let whoever waits for a message that could not be read know of it.
+
+        Where that cannot be told, a `Notice` says that something was lost. Our own
+        ends then end the link, and with it all that might be waited for in vain.
+        """
         self._strikes += 1
+        kind, why = unread.kind, str(unread.error)
+        name = "a message" if kind is None else kind.__name__
+        LOG.warning("%s of %s could not be read: %s", name, self.peer.name, why)
         if self._strikes >= STRIKES:
             self.close(1008, "too many invalid messages")
-        elif self.peer.lane == "data":
-            self.send(Notice(kind="strike", text=str(error)))
+            return
+        if self.peer.lane != "data":
+            return
+        if unread.id and kind in ANSWERS:
+            text = f"the answer of {self.peer.name} could not be read: {why}"
+            failure = Failure(kind="bad_request", message=text, executed="unknown")
+            self._call(self.on_message, Failed(id=unread.id, failure=failure), ())
+        if unread.id and kind in REQUESTS:
+            text = f"the node could not read it, and did nothing: {why}"
+            failure = Failure(kind="bad_request", message=text)
+            self.send(Failed(id=unread.id, failure=failure))
+        elif not (unread.id and kind in ANSWERS):
+            self.send(Notice(kind="strike", text=why))
 
     def _call(self, callback: Callable[..., None], *arguments: object) -> None:
         try:

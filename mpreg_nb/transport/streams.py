@@ -19,7 +19,16 @@ from typing import Any
 import msgspec
 
 from mpreg_nb.errors import BadRequest
-from mpreg_nb.protocol.codec import Abort, Attach, Buffer, Fragment, Parts, encode
+from mpreg_nb.protocol.codec import (
+    Abort,
+    Attach,
+    Buffer,
+    Fragment,
+    Parts,
+    Unread,
+    encode,
+    unread,
+)
 from mpreg_nb.settings import FRAGMENT_BYTES
 
 OPEN_AT_ONCE = 16
@@ -201,16 +210,15 @@ class IncomingStreams:
 
     def attach(
         self, stream: int, sizes: tuple[int, ...], message: Any
-    ) -> Complete | TooLarge | None:
+    ) -> Complete | TooLarge | Unread | None:
         """Make room for the parts of `message`.
 
-        Raises:
-            BadRequest: the stream is open already, or one too many.
+        Unread: the stream is open already, or one too many.
         """
         if stream in self._open or stream in self._refused:
-            raise BadRequest(f"stream {stream} was started twice")
+            return unread(message, f"stream {stream} was started twice")
         if len(self._open) + len(self._refused) > 2 * OPEN_AT_ONCE:
-            raise BadRequest("too many streams at once")
+            return unread(message, "too many streams at once")
         total = sum(sizes)
         if total > self._max_bytes:
             self._refused[stream] = total
@@ -226,11 +234,18 @@ class IncomingStreams:
         self._open[stream] = _Incoming(message, parts, total, rooms)
         return None
 
-    def fragment(self, stream: int, data: memoryview) -> Complete | None:
+    def refuse(self, stream: int, sizes: tuple[int, ...]) -> None:
+        """Drop the parts that will come of a message which could not be read."""
+        if sum(sizes) and stream not in self._open:
+            self._refused[stream] = sum(sizes)
+
+    def fragment(self, stream: int, data: memoryview) -> Complete | Unread | None:
         """Copy `data` to its place; return the message if that completed it.
 
+        Unread: more came than was announced.
+
         Raises:
-            BadRequest: the stream is not open, or has less missing than that.
+            BadRequest: the stream is not open.
         """
         incoming = self._open.get(stream)
         if incoming is None:
@@ -241,7 +256,8 @@ class IncomingStreams:
         incoming.missing -= len(data)
         if incoming.missing < 0:
             del self._open[stream]
-            raise BadRequest(f"stream {stream} sent more than it announced")
+            reason = f"stream {stream} sent more than it announced"
+            return unread(incoming.message, reason)
         rooms = incoming.rooms
         while len(data):
             room = rooms[0]

@@ -7,7 +7,6 @@ objects are found when the arguments are pickled, by the method
 are put in their places where the step runs, by `serialize.references`.
 """
 
-import math
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import (
@@ -24,6 +23,7 @@ from typing import Any, Literal, NoReturn, TypeAlias
 
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.names import check_name, name_of, nearest
+from mpreg_nb.settings import LONGEST_TIME_S
 
 MOST_STEPS = 10_000
 """In one workflow: a run of so many is still started, shown and kept with ease."""
@@ -486,10 +486,10 @@ class StepOptions:
                 f"timeout takes seconds, a number, not {type(seconds).__name__}: "
                 ".timeout(5)"
             )
-        if not 0 < seconds < math.inf:
+        if not 0 < seconds <= LONGEST_TIME_S:
             raise ValueError(
-                f"timeout takes seconds above 0 and finite, not {seconds!r}. "
-                "Leave .timeout() out for no limit"
+                f"timeout takes seconds above 0, at most {LONGEST_TIME_S:,.0f}, not "
+                f"{seconds!r}. Leave .timeout() out for no limit"
             )
         return replace(self, timeout_s=float(seconds))
 

@@ -105,7 +105,21 @@ def test_deadline_that_passes_is_a_timeout(cluster: mp.Cluster) -> None:
     check_text(caught.value)
 
 
-@pytest.mark.parametrize("bad", [0, -1, "5", True, float("nan")])
+def test_class_in_a_module_with_a_name_that_is_no_text_can_be_raised(
+    cluster: mp.Cluster,
+) -> None:
+    def fail() -> None:
+        """Fail, \ud800."""
+        error = type("Odd", (Exception,), {"__module__": "odd_\ud800"})
+        raise error("said")
+
+    with pytest.raises(mp.errors.RemoteError, match="said") as caught:
+        cluster.call(fail)
+
+    check_text(caught.value)
+
+
+@pytest.mark.parametrize("bad", [0, -1, "5", True, float("nan"), 1e8])
 def test_timeout_is_a_positive_number(cluster: mp.Cluster, bad: object) -> None:
     with pytest.raises((TypeError, ValueError), match="timeout"):
         cluster.on(timeout=bad)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from mpreg_nb.protocol.codec import (
     encode,
     join,
 )
-from mpreg_nb.protocol.messages import Call, Cancel, Notice
+from mpreg_nb.protocol.messages import Call, Cancel, Notice, Waiting
 
 ID = bytes(range(16))
 CANCEL = encode(Cancel(id=ID))
@@ -189,11 +189,31 @@ def test_the_good_messages_of_a_bad_batch_can_be_saved() -> None:
     assert len(bad) == 1 + len(odd)
 
 
+def test_of_an_unread_message_kind_and_id_are_known_where_they_can_be_read() -> None:
+    call = msgspec.msgpack.decode(encode(CALL))
+    calls = [
+        ["call", call[1], "", *call[3:]],  # a function without a name
+        ["call", "no id", *call[2:]],
+        ["call"],
+        ["waiting", 7],
+    ]
+    batch = join([msgspec.msgpack.encode(one) for one in calls])
+
+    _, _, wrong = data_decoder().salvage(batch)
+
+    assert [(one.kind, one.id) for one in wrong] == [
+        (Call, CALL.id),
+        (None, b""),
+        (None, b""),
+        (Waiting, b""),
+    ]
+
+
 def test_of_what_is_no_batch_nothing_is_saved() -> None:
     good, unknown, [wrong] = data_decoder().salvage(VALID[:-1])
 
     assert (good, unknown) == ([], 0)
-    assert isinstance(wrong, BadRequest)
+    assert (wrong.kind, wrong.id) == (None, b"")
 
 
 @given(st.binary(max_size=200))

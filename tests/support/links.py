@@ -6,7 +6,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpreg_nb.protocol.codec import Buffer
+from websockets.frames import Frame, Opcode
+
+from mpreg_nb.protocol.codec import Buffer, join
 from mpreg_nb.protocol.messages import Cancel
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport.connection import Connection, Lane, Timeouts
@@ -142,6 +144,13 @@ def payload_of(link: Connection, payload: bytes) -> bytes:
     """
     mac = link._outflow._mac
     return payload if mac is None else payload + mac.next(payload)
+
+
+def write_element(link: Connection, element: bytes) -> None:
+    """Send what no `send` would: an element that need not be a message."""
+    payload = payload_of(link, join([element]))
+    frame = Frame(Opcode.BINARY, payload).serialize(mask=link.peer.dialled)
+    link._transport.write(frame)
 
 
 @dataclass

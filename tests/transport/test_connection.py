@@ -2,14 +2,25 @@
 
 import asyncio
 import time
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any, cast, get_args
 
 import msgspec
 import pytest
 from websockets.frames import Frame, Opcode
 
 from mpreg_nb.protocol.codec import Attach, Buffer, Fragment, encode, join
-from mpreg_nb.protocol.messages import Notice, Output, RunList
+from mpreg_nb.protocol.messages import (
+    ANSWERS,
+    REQUESTS,
+    Call,
+    Data,
+    Failed,
+    Message,
+    Notice,
+    Output,
+    RunList,
+)
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
 from mpreg_nb.transport.connection import (
     FAST_BYTES_PER_S,
@@ -312,6 +323,94 @@ async def test_a_bad_message_is_a_strike_and_the_others_of_its_batch_count() -> 
         assert isinstance(notice, Notice)
         assert (notice.kind, pair.accepted.statistics().strikes) == ("strike", 1)
         assert "Expected `bytes`, got `int`" in notice.text
+
+
+def unreadable(kind: type[Message], reader: str = "") -> bytes:
+    """Return an element of the kind whose id alone can be read; ids are all zero."""
+    others = len(kind.__struct_fields__) - 1
+    wrong = [{reader: None}] * others
+    return msgspec.msgpack.encode([kind.__struct_config__.tag, bytes(16), *wrong])
+
+
+def with_more_than_an_id(kinds: Iterable[Any]) -> list[Any]:
+    found = [kind for kind in kinds if len(kind.__struct_fields__) > 1]
+    return sorted(found, key=lambda kind: kind.__name__)
+
+
+@pytest.mark.parametrize("kind", with_more_than_an_id(REQUESTS))
+async def test_who_sent_a_request_that_cannot_be_read_is_told_so(kind: Any) -> None:
+    async with linked() as pair:
+        write_raw(pair.dialled, binary(pair.dialled, join([unreadable(kind)])))
+
+        answer, _ = await pair.dialled_ear.message()
+
+        assert isinstance(answer, Failed)
+        assert (answer.id, answer.failure.kind) == (bytes(16), "bad_request")
+        assert answer.failure.executed == "no"
+        assert "could not read it, and did nothing: " in answer.failure.message
+        assert pair.dialled.is_open
+
+
+@pytest.mark.parametrize("kind", with_more_than_an_id(ANSWERS))
+async def test_who_waits_for_an_answer_that_cannot_be_read_gets_an_error(
+    kind: Any,
+) -> None:
+    async with linked() as pair:
+        write_raw(pair.accepted, binary(pair.accepted, join([unreadable(kind)])))
+
+        answer, _ = await pair.dialled_ear.message()
+
+        assert isinstance(answer, Failed)
+        assert (answer.id, answer.failure.kind) == (bytes(16), "bad_request")
+        assert answer.failure.executed == "unknown"
+        assert f"the answer of {NODE} could not be read: " in answer.failure.message
+        assert pair.dialled.is_open
+
+
+@pytest.mark.parametrize(
+    "kind",
+    with_more_than_an_id(set(get_args(Data)) - REQUESTS - ANSWERS),
+)
+async def test_who_sent_anything_else_that_cannot_be_read_hears_of_it(
+    kind: Any,
+) -> None:
+    async with linked() as pair:
+        write_raw(pair.dialled, binary(pair.dialled, join([unreadable(kind)])))
+
+        notice, _ = await pair.dialled_ear.message()
+
+        assert isinstance(notice, Notice)
+        assert notice.kind == "strike"
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["TCP", "Unix socket"])
+async def test_a_large_request_that_cannot_be_read_is_answered_too(
+    local: bool,
+) -> None:
+    async with linked(local=local) as pair:
+        bad = msgspec.Raw(unreadable(Call))
+        attach = encode(Attach(stream=2, sizes=(3,), message=bad))
+        fragment = encode(Fragment(stream=2, data=memoryview(b"abc")))
+        write_raw(pair.dialled, binary(pair.dialled, join([attach, fragment])))
+
+        answer, _ = await pair.dialled_ear.message()
+
+        assert isinstance(answer, Failed)
+        assert answer.failure.kind == "bad_request"
+        assert pair.accepted.statistics().strikes == 1  # not one for each fragment
+
+
+async def test_a_request_that_brings_more_than_it_announced_is_answered() -> None:
+    async with linked() as pair:
+        call = msgspec.Raw(encode(Call(id=bytes(16), function="f", payload=b"")))
+        attach = encode(Attach(stream=2, sizes=(2,), message=call))
+        fragment = encode(Fragment(stream=2, data=memoryview(b"abc")))
+        write_raw(pair.dialled, binary(pair.dialled, join([attach, fragment])))
+
+        answer, _ = await pair.dialled_ear.message()
+
+        assert isinstance(answer, Failed)
+        assert "sent more than it announced" in answer.failure.message
 
 
 async def test_messages_of_a_newer_version_are_counted_and_ignored() -> None:

@@ -175,9 +175,10 @@ Mistake = Callable[[StepHandle[str, int]], object]
 @pytest.mark.parametrize(
     ("mistake", "error", "message"),
     [
-        (lambda step: step.timeout(-1), ValueError, "seconds above 0 and finite"),
-        (lambda step: step.timeout(float("nan")), ValueError, "above 0 and finite"),
-        (lambda step: step.timeout(float("inf")), ValueError, "above 0 and finite"),
+        (lambda step: step.timeout(-1), ValueError, "seconds above 0, at most 10,000"),
+        (lambda step: step.timeout(float("nan")), ValueError, "above 0, at most"),
+        (lambda step: step.timeout(float("inf")), ValueError, "above 0, at most"),
+        (lambda step: step.timeout(1e16), ValueError, "above 0, at most"),
         (lambda step: step.timeout("5"), TypeError, "seconds, a number, not str"),
         (lambda step: step.timeout(True), TypeError, "a number, not bool"),
         (lambda step: step.retry(2.0), TypeError, "a whole number, not float"),

@@ -182,7 +182,7 @@ def test_what_cannot_travel_to_a_remote_cell_is_named(
 
 
 MISTAKES = {
-    "%%mpreg remote --timeout -1\n1": "timeout must be a positive number",
+    "%%mpreg remote --timeout -1\n1": "timeout takes seconds above 0",
     "%%mpreg remote --on a/b\n1": "'a/b' cannot name a resource",
     "%%mpreg remote --on moon\n1": "Start one: %mpreg up n3:moon",
     "%%mpreg remote --node moon\n1": "no live node is named 'moon'",

@@ -1,0 +1,175 @@
+"""Who gets a message; a request whose handler raises is answered all the same."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+import pytest
+
+from mpreg_nb.node.dispatch import Dispatcher, Handler
+from mpreg_nb.node.node import Node
+from mpreg_nb.protocol.gossip import Offer
+from mpreg_nb.protocol.messages import (
+    Call,
+    Cancel,
+    CodePush,
+    Failed,
+    Notice,
+    Output,
+    Reply,
+    TrafficRequest,
+)
+from mpreg_nb.settings import Limits, NodeSettings
+from mpreg_nb.transport.connection import Connection
+from tests.support.links import TOKEN, Ear, open_link, write_element
+
+ID = bytes(16)
+
+
+class Link:
+    """Keeps what is sent on it."""
+
+    peer = type("Peer", (), {"role": "client", "name": "me"})
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, message: Any, parts: Any = ()) -> None:
+        self.sent.append(message)
+
+
+def raises(link: Any, message: Any, parts: Any) -> None:
+    raise RuntimeError("a fault")
+
+
+async def raises_later(link: Any, message: Any, parts: Any) -> None:
+    await asyncio.sleep(0)
+    raise RuntimeError("a fault")
+
+
+def handled(handler: Handler, message: Any) -> list[Any]:
+    """Return what is answered where `handler` handles a message, and raises."""
+    work: list[Coroutine[Any, Any, None]] = []
+    dispatcher = Dispatcher("n1", Limits(), work.append)
+    dispatcher.handle({type(message): handler})
+    link: Any = Link()
+
+    async def handle() -> None:
+        dispatcher.from_client(link, message, ())
+        await work[0]
+
+    with pytest.raises(RuntimeError, match="a fault"):
+        asyncio.run(handle())
+    return link.sent  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("handler", [raises, raises_later])
+def test_a_request_whose_handler_raises_is_answered(handler: Handler) -> None:
+    [answer] = handled(handler, TrafficRequest(id=ID))
+
+    assert (answer.id, answer.failure.kind) == (ID, "bad_request")
+    assert answer.failure.executed == "unknown"
+    assert answer.failure.message == (
+        "node n1 could not handle it: RuntimeError: a fault"
+    )
+
+
+@pytest.mark.parametrize("handler", [raises, raises_later])
+def test_a_handler_of_no_request_that_raises_ends_nothing(
+    handler: Handler,
+) -> None:
+    assert handled(handler, Cancel(id=ID)) == []
+
+
+def refused(message: Any) -> tuple[list[Any], list[Any]]:
+    """Return what who waits here hears, and what is answered, of a large message."""
+    heard: list[Any] = []
+
+    def take(link: Any, answer: Any, parts: Any) -> bool:
+        if answer.id == ID:
+            heard.append(answer)
+        return answer.id == ID  # type: ignore[no-any-return]
+
+    dispatcher = Dispatcher("n1", Limits(), lambda work: None)
+    dispatcher.handle_answers(take, Failed)
+    link: Any = Link()
+    dispatcher.refused(link, message, 2**40)
+    return heard, link.sent
+
+
+def test_a_result_that_is_too_large_is_said_to_have_run() -> None:
+    [heard], sent = refused(Reply(id=ID, payload=b"", node="n2"))
+
+    assert (heard.failure.kind, heard.failure.executed) == ("too_large", "yes")
+    assert not sent
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Call(id=ID[:-1] + b"1", function="f", payload=b""),
+        CodePush(
+            id=ID[:-1] + b"1",
+            offer=Offer(function="f", version="0" * 32, origin="n2"),
+            payload=b"",
+        ),
+    ],
+    ids=["a call", "code that a node was given"],
+)
+def test_a_request_that_is_too_large_is_answered(message: Any) -> None:
+    heard, [answer] = refused(message)
+
+    assert (answer.id, answer.failure.kind) == (message.id, "too_large")
+    assert answer.failure.executed == "no"
+    assert not heard
+
+
+def test_a_print_that_is_too_large_ends_no_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    heard, sent = refused(Output(id=ID, node="n2", stream="display", text=""))
+
+    assert (heard, sent) == ([], [])
+    assert "Output of me was dropped" in caplog.text
+
+
+def with_a_node(scene: Callable[[Ear, Connection], Coroutine[Any, Any, None]]) -> None:
+    """Play `scene` with the link of a client to a node."""
+
+    async def bounded() -> None:
+        node = Node(NodeSettings(name="n1", workers=0, drain_s=0), TOKEN)
+        await node.start()
+        ear = Ear()
+        link = await open_link(node.url, ear, role="client")
+        try:
+            async with asyncio.timeout(20):
+                await scene(ear, link)
+        finally:
+            link.close()
+            await link.wait_closed()
+            await node.stop()
+
+    asyncio.run(bounded())
+
+
+def test_a_call_that_a_node_cannot_read_is_answered() -> None:
+    async def scene(ear: Ear, link: Connection) -> None:
+        write_element(link, msgspec.msgpack.encode(["call", ID, 129 * "x", b""]))
+
+        answer, _ = await ear.message()
+
+        assert isinstance(answer, Failed)
+        assert (answer.id, answer.failure.executed) == (ID, "no")
+        assert link.is_open
+
+    with_a_node(scene)
+
+
+def test_a_node_ends_a_link_on_which_something_was_lost_that_it_sent() -> None:
+    async def scene(ear: Ear, link: Connection) -> None:
+        link.send(Notice(kind="strike", text="not msgpack"))
+
+        assert "a message was lost: not msgpack" in await ear.lost()
+
+    with_a_node(scene)
