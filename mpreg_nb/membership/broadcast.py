@@ -19,6 +19,9 @@ Key: TypeAlias = tuple[str, NodeName, int]
 SENT_ONCE = 1 << 48
 """What one send adds to the rank of an item; above all serial numbers."""
 
+MOST_DELTAS = 16
+"""Of one catalog that wait: who misses an older one notices, and pulls all at once."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _rank = attrgetter("rank")
 
@@ -55,6 +58,8 @@ class Broadcasts:
         """Queue `item`, in place of an older item of the same kind and subject."""
         key = _key(item)
         self._serial += 1
+        if isinstance(item, Announce):
+            self._waiting.pop((*key[:2], item.version - MOST_DELTAS), None)
         self._waiting.pop(key, None)
         self._waiting[key] = _Waiting(item, size_bytes(item), -self._serial)
 

@@ -30,7 +30,7 @@ from mpreg_nb.protocol.gossip import (
 RETRY_S = 1.0
 """Before an unanswered pull is sent again."""
 
-HISTORY = 64
+HISTORY = 1024
 """Deltas that a writer keeps; who is further behind gets all entries."""
 
 PART_BYTES = 32 * 1024
@@ -75,16 +75,10 @@ class OfferLog:
 
         A delta where the history reaches back so far, else all entries.
         """
-        since, offers = 0, self.all()
         if self._history and self._history[0][0] <= pull.from_version + 1:
-            since = pull.from_version
-            changed = {
-                (offer.function, offer.version): offer
-                for version, delta in self._history
-                for offer in delta
-                if version > since
-            }
-            offers = tuple(changed.values())
+            since, offers = pull.from_version, self._since(pull.from_version)
+        else:
+            since, offers = 0, self.all()
         parts = tuple(_parts(offers))
         return tuple(
             CatalogPush(
@@ -98,6 +92,15 @@ class OfferLog:
             )
             for number, part in enumerate(parts)
         )
+
+    def _since(self, version: int) -> tuple[Offer, ...]:
+        """Return the entries that changed after `version`, as they are now."""
+        newer = takewhile(lambda step: step[0] > version, reversed(self._history))
+        changed: dict[tuple[FunctionName, Version], Offer] = {}
+        for _, delta in newer:  # the newest first
+            for offer in reversed(delta):
+                changed.setdefault((offer.function, offer.version), offer)
+        return tuple(reversed(changed.values()))
 
     # ------------------------------------------------------------ a follower's
 

@@ -1,4 +1,4 @@
-from mpreg_nb.membership.broadcast import Broadcasts, size_bytes
+from mpreg_nb.membership.broadcast import MOST_DELTAS, Broadcasts, size_bytes
 from mpreg_nb.protocol.gossip import (
     Announce,
     Item,
@@ -104,6 +104,21 @@ def test_deltas_of_one_catalog_all_go_and_in_their_order() -> None:
         news.put(delta)
 
     assert news.take(MUCH, 9) == tuple(deltas)
+
+
+def test_only_the_newest_of_very_many_deltas_wait_for_each_catalog() -> None:
+    news = Broadcasts()
+    for version in range(1, 10 * MOST_DELTAS + 1):
+        news.put(Announce(owner="n1", generation=1, version=version))
+    news.put(Announce(owner="n2", generation=1, version=3))
+
+    sent = news.take(10 * MUCH, 1)
+
+    newest = range(9 * MOST_DELTAS + 1, 10 * MOST_DELTAS + 1)
+    assert [(i.owner, i.version) for i in sent if isinstance(i, Announce)] == [
+        ("n2", 3),
+        *(("n1", version) for version in newest),
+    ]
 
 
 def test_what_a_gone_node_offered_is_no_news() -> None:
