@@ -6,6 +6,7 @@ tells. Source: Das, Gupta, Motivala, "SWIM", DSN 2002, section 4.1; sending the
 least sent first is memberlist's.
 """
 
+from collections import deque
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import TypeAlias
@@ -49,6 +50,7 @@ class Broadcasts:
 
     def __init__(self) -> None:
         self._waiting: dict[Key, _Waiting] = {}
+        self._deltas: dict[NodeName, deque[Key]] = {}  # that waited last
         self._serial = 0
 
     def __len__(self) -> int:
@@ -59,12 +61,16 @@ class Broadcasts:
         key = _key(item)
         self._serial += 1
         if isinstance(item, Announce):
-            self._waiting.pop((*key[:2], item.version - MOST_DELTAS), None)
+            deltas = self._deltas.setdefault(item.owner, deque())
+            deltas.append(key)
+            if len(deltas) > MOST_DELTAS:
+                self._waiting.pop(deltas.popleft(), None)
         self._waiting.pop(key, None)
         self._waiting[key] = _Waiting(item, size_bytes(item), -self._serial)
 
     def drop(self, name: NodeName) -> None:
         """Remove the queued catalog and load items of `name`."""
+        self._deltas.pop(name, None)
         for key in [key for key in self._waiting if key[1] == name]:
             if key[0] != "member":
                 del self._waiting[key]
