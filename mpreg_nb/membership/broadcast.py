@@ -61,10 +61,10 @@ class Broadcasts:
         key = _key(item)
         self._serial += 1
         if isinstance(item, Announce):
-            deltas = self._deltas.setdefault(item.owner, deque())
+            deltas = self._deltas.setdefault(item.owner, deque(maxlen=MOST_DELTAS))
+            if len(deltas) == MOST_DELTAS:
+                self._waiting.pop(deltas[0], None)
             deltas.append(key)
-            if len(deltas) > MOST_DELTAS:
-                self._waiting.pop(deltas.popleft(), None)
         self._waiting.pop(key, None)
         self._waiting[key] = _Waiting(item, size_bytes(item), -self._serial)
 
