@@ -180,6 +180,12 @@ def command_parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--packages", default="", metavar="A,B", help="what else that environment has"
     )
+    up.add_argument(
+        "--via",
+        choices=("tunnel", "tls"),
+        help="links between machines: tunnels of ssh (default), or TLS, which needs "
+        "open ports",
+    )
     up.add_argument("--workers", type=int, metavar="1", help="processes per node")
     up.add_argument("--slots", type=int, metavar="1", help="calls at once per worker")
     up.add_argument("--name", default="", metavar="CLUSTER", help="its name, for ps")
@@ -379,6 +385,7 @@ def _remembered(options: NodeOptions, run: Callable[..., int]) -> int:
 
 def _up(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.cluster.api import up
+    from mpreg_nb.launcher.cluster_files import CA_FILE, ClusterFiles
 
     if given.nodes and given.count is not None:
         parser.error("give names or a number, not both: mpreg-nb up -n 3")
@@ -389,12 +396,14 @@ def _up(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         python=given.python,
         install=given.install,
         packages=packages,
+        via=given.via,
         workers=given.workers,
         slots=given.slots,
         name=given.name,
         keep=given.keep,
     )
     name, url = cluster.name, cluster.urls[0]
+    ca = str(ClusterFiles().folder(name) / CA_FILE) if cluster.ca else ""
     print(f"cluster {name} runs: {', '.join(cluster.own_nodes)}")
     if given.keep:
         # Not by its URL: tunnels to other machines are those of who takes it over.
@@ -403,8 +412,9 @@ def _up(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         print(f"  its end           mpreg-nb down {name}", flush=True)
         cluster.disconnect()
         return 0
-    print(f"  from Python       mpreg_nb.connect({url!r})")
-    print(f"  from a notebook   %mpreg connect {url}")
+    argument, option = (f", ca={ca!r}", f" --ca {ca}") if ca else ("", "")
+    print(f"  from Python       mpreg_nb.connect({url!r}{argument})")
+    print(f"  from a notebook   %mpreg connect {url}{option}")
     print("Ctrl-C ends it.", flush=True)
     try:
         _await_signal()

@@ -25,7 +25,7 @@ from mpreg_nb.launcher.kept_clusters import end, rows_on, take_up
 from mpreg_nb.launcher.launcher import RemoteOptions
 from mpreg_nb.launcher.launchers import read_places
 from mpreg_nb.launcher.node_spec import Wanted, WantedHosts, read_spec
-from mpreg_nb.launcher.started_nodes import StartedNodes
+from mpreg_nb.launcher.started_nodes import VIA, StartedNodes, Via
 from mpreg_nb.node.environment import fill_standard_files
 from mpreg_nb.transport.tls import load_ca
 from mpreg_nb.transport.token import load_token
@@ -73,6 +73,7 @@ def up(
     python: str = "",
     install: bool = False,
     packages: Sequence[str] | str = (),
+    via: Via | None = None,
     workers: int | None = None,
     slots: int | None = None,
     keep: bool | None = None,
@@ -95,6 +96,9 @@ def up(
     install: make an environment on other machines, with this mpreg_nb; once.
     packages: what else that environment has, as pip takes it; "kernel": the packages,
         in their versions here, that functions of this notebook import.
+    via: how links get from machine to machine. "tunnel", the default: through this
+        machine, inside of ssh. "tls": from each to each, over ports that must be
+        reachable, with certificates that are made for this cluster.
     workers: processes per node that run user code.
     slots: calls at once in each worker.
     keep: the nodes outlive this process; see `adopt`.
@@ -113,8 +117,11 @@ def up(
     places = {name: wanted for name, wanted in places.items() if wanted is not None}
     here = read_spec(3 if nodes is None else nodes) if nodes or not places else ()
     specs = read_places(here, places)
+    if via not in (None, *VIA):
+        raise ValueError(f"via is 'tunnel' or 'tls', not {via!r:.60}")
     remote = RemoteOptions(python=python, install=install, packages=packages)
     given = {"workers": workers, "slots": slots, "keep": keep, "name": name or None}
+    given["via"] = via
     workers = CONFIG.workers if workers is None else workers
     slots = CONFIG.slots if slots is None else slots
     timeout = CONFIG.start_timeout_s if timeout is None else timeout
@@ -142,6 +149,7 @@ def up(
             workers=workers,
             slots=slots,
             lease_s=CONFIG.lease_s,
+            via=via or "tunnel",
             await_hosts=await_hosts,
         )
         try:
@@ -150,7 +158,8 @@ def up(
             started = tuple(local.urls)
             if not started:
                 raise HostsFailed(failures)
-            cluster = Cluster(tuple(local.urls.values()), secret, nodes=local)
+            urls = tuple(local.urls.values())
+            cluster = Cluster(urls, secret, nodes=local, ca=local.ca)
         except BaseException:
             local.close()
             raise

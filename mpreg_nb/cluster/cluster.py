@@ -105,6 +105,9 @@ class Cluster:
         self._nodes = nodes
         self.engine = engine
         """The engine whose workers run the calls; None: nodes of mpreg_nb."""
+        self.ca = ca
+        """What certificates of its nodes are checked with (PEM), for `connect(ca=)` in
+        other programs; "" where none was given and none was made."""
         self._thread = thread = LoopThread()
         self._down = False
         try:

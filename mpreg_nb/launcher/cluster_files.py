@@ -50,6 +50,10 @@ LONGEST_STEM = 100
 """Bytes; most systems end file names at 255, and suffixes come on top."""
 
 
+CA_FILE = "ca.pem"
+"""In the folder of a cluster: what certificates of its nodes are checked with."""
+
+
 def file_stem(name: str) -> str:
     """Return a file name for `name`, whatever is in it; no two share one.
 

@@ -64,7 +64,12 @@ from mpreg_nb.launcher.launcher import LOG_LINES, LaunchedNode, ReadyLine, end_n
 from mpreg_nb.launcher.log_file import LogFile
 from mpreg_nb.launcher.paused_node import Pauses
 from mpreg_nb.launcher.pid import KILLED_S, await_end, end_all, is_alive, stamp
-from mpreg_nb.launcher.process import NodeProcess, listen_on_free_port
+from mpreg_nb.launcher.process import (
+    LOOPBACK,
+    NodeProcess,
+    listen_on_free_port,
+    secured,
+)
 from mpreg_nb.node.environment import have_standard_files
 from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.transport import local_socket
@@ -174,9 +179,15 @@ class FollowedLog:
 class HostAgent:
     """Carries out commands, one after the other; reports come from any thread."""
 
-    def __init__(self, token: Token, report: Callable[[HostMessage], None]) -> None:
-        """Have no cluster yet."""
+    def __init__(
+        self,
+        token: Token,
+        report: Callable[[HostMessage], None],
+        address: str = LOOPBACK,
+    ) -> None:
+        """Have no cluster yet. address: where others reach this host."""
         self._token = token
+        self._address = address
         self._report = report
         self._ledger = ClusterFiles()
         self._entry: ClusterRecord | None = None
@@ -224,6 +235,7 @@ class HostAgent:
             name=asked.cluster,
             keep=asked.keep,
             notebook=asked.notebook,
+            ca=asked.ca,
         )
         self._opened((), asked.lease_s)
 
@@ -262,6 +274,7 @@ class HostAgent:
                 machine=machine().decode(),
                 cluster=self._entry.cluster,
                 cluster_id=self._entry.cluster_id,
+                ca=self._entry.ca,
                 nodes=nodes,
             )
         )
@@ -286,10 +299,16 @@ class HostAgent:
     # -------------------------------------------------------------------- nodes
 
     def _reserve(self, asked: ReservePort) -> None:
-        listening = listen_on_free_port()
+        address = self._address if asked.is_open else LOOPBACK
+        try:
+            listening = listen_on_free_port(address)
+        except OSError as error:
+            said = f"no port of {address} can be opened: {error.strerror}"
+            self._report(CommandDone(id=asked.id, error=said))
+            return
         port = listening.getsockname()[1]
         self._reserved[port] = listening
-        self._report(PortReserved(id=asked.id, port=port))
+        self._report(PortReserved(id=asked.id, port=port, address=address))
 
     def _release(self, asked: ReleasePort) -> None:
         self._reserved.pop(asked.port).close()
@@ -303,8 +322,9 @@ class HostAgent:
         settings = dataclasses.replace(asked.settings, scratch=scratch)
         with self._reserved.pop(asked.port) as listening:
             try:
+                options = NodeOptions(settings=settings)
                 node = NodeProcess.start(
-                    NodeOptions(settings=settings),
+                    secured(options, asked.tls, log) if asked.tls else options,
                     log=log,
                     token=self._token.reveal(),
                     keep=self._entry.keep,
@@ -507,12 +527,20 @@ TOKEN_S = 30.0
 """From the start of this program until its starter has sent the token."""
 
 
-def serve(mark: str, commands: CommandReader, report: Reporter) -> str:
-    """Carry out commands until the starter is gone; return how that was noticed."""
+def serve(
+    commands: CommandReader,
+    report: Reporter,
+    address: str,
+    on_token: Callable[[], object] = lambda: None,
+) -> str:
+    """Carry out commands until the starter is gone; return how that was noticed.
+
+    address: where others reach this host.
+    on_token: called when the first line, the token, has come.
+    """
     token = Token(commands.line(TOKEN_S).decode(), source="the starter")
-    sys.stdout.write(f"\n{mark}\n")
-    sys.stdout.flush()
-    host = HostAgent(token, report)
+    on_token()
+    host = HostAgent(token, report, address)
     follow = partial(host.follow, report.is_behind)
     threading.Thread(target=follow, daemon=True).start()
     try:
@@ -535,7 +563,15 @@ def main(arguments: Sequence[str]) -> int:
     os.environ.pop("XDG_RUNTIME_DIR", None)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: sys.exit(0))
-    reason = serve(mark, CommandReader(0), Reporter(1))
+
+    def say_mark() -> None:
+        sys.stdout.write(f"\n{mark}\n")
+        sys.stdout.flush()
+
+    # "client port server port", as sshd says it.
+    reached = os.environ.get("SSH_CONNECTION", "").split()
+    address = reached[2] if len(reached) == 4 else LOOPBACK
+    reason = serve(CommandReader(0), Reporter(1), address, say_mark)
     sys.stderr.write(f"mpreg-nb host: {reason}\n")
     sys.stderr.flush()
     # A thread that writes to a connection which stands still must not hold it up.

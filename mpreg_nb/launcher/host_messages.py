@@ -11,6 +11,7 @@ import msgspec
 from mpreg_nb.launcher.cluster_files import RecordedNode
 from mpreg_nb.launcher.pid import ProcessId
 from mpreg_nb.settings import NodeSettings
+from mpreg_nb.transport.tls import TlsMaterial
 
 
 class HostMessage(msgspec.Struct, frozen=True, kw_only=True, tag_field="t"):
@@ -25,6 +26,7 @@ class EnterCluster(HostMessage, frozen=True, kw_only=True, tag="open"):
     keep: bool
     notebook: str
     lease_s: float
+    ca: str = ""  # of its nodes
 
 
 class TakeUpCluster(HostMessage, frozen=True, kw_only=True, tag="attach"):
@@ -35,9 +37,13 @@ class TakeUpCluster(HostMessage, frozen=True, kw_only=True, tag="attach"):
 
 
 class ReservePort(HostMessage, frozen=True, kw_only=True, tag="reserve"):
-    """Hold a free port for a node that `StartNode` names later."""
+    """Hold a free port for a node that `StartNode` names later.
+
+    is_open: at the address that others reach this host at; else on loopback.
+    """
 
     id: int
+    is_open: bool = False
 
 
 class ReleasePort(HostMessage, frozen=True, kw_only=True, tag="release"):
@@ -52,6 +58,7 @@ class StartNode(HostMessage, frozen=True, kw_only=True, tag="start"):
     settings: NodeSettings
     port: int
     workers: int
+    tls: TlsMaterial | None = None
 
 
 class TerminateNode(HostMessage, frozen=True, kw_only=True, tag="terminate"):
@@ -125,6 +132,7 @@ class ClusterEntered(HostMessage, frozen=True, kw_only=True, tag="opened"):
     machine: str
     cluster: str
     cluster_id: str
+    ca: str = ""
     nodes: tuple[RecordedNode, ...] = ()
 
 
@@ -139,6 +147,7 @@ class PortReserved(HostMessage, frozen=True, kw_only=True, tag="reserved"):
 
     id: int
     port: int
+    address: str
 
 
 class CommandDone(HostMessage, frozen=True, kw_only=True, tag="done"):

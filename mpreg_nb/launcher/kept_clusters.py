@@ -18,9 +18,9 @@ from mpreg_nb.launcher.cluster_files import (
     ClusterFiles,
     ClusterRecord,
     LedgerRow,
-    RecordedNode,
     is_here,
 )
+from mpreg_nb.launcher.host_messages import ClusterEntered
 from mpreg_nb.launcher.launcher import LaunchContext
 from mpreg_nb.launcher.node_spec import check_host, own_name
 from mpreg_nb.launcher.pid import stamp
@@ -68,20 +68,20 @@ def take_up(name: str | None, token: Token) -> KeptCluster:
     if slash:
         launcher = _ssh(token)
         try:
-            nodes, cluster_id = launcher.take_up(check_host(host), cluster)
+            entered = launcher.take_up(check_host(host), cluster)
         except BaseException:
             launcher.close()
             raise
-        return KeptCluster(_record_of(f"{host}/{cluster}", cluster_id, nodes), launcher)
+        return KeptCluster(_record_of(f"{host}/{cluster}", entered), launcher)
     record = ClusterFiles().find(name, only_kept=True)
     hosts = _hosts(record)
-    if not hosts or not is_here(record):
+    if not hosts or not is_here(record) or record.ca:  # by TLS it needs no tunnels
         return KeptCluster(record, None)
     launcher = _ssh(token, record.cluster_id)
     try:
         nodes = [node for node in record.nodes if not node.launcher]
         for host, there in hosts.items():
-            nodes += launcher.take_up(host, there)[0]
+            nodes += launcher.take_up(host, there).nodes
         failures = launcher.expose([node.url for node in nodes])
         if failures:
             raise HostsFailed(tuple(failures.values()))
@@ -91,18 +91,17 @@ def take_up(name: str | None, token: Token) -> KeptCluster:
     return KeptCluster(msgspec.structs.replace(record, nodes=tuple(nodes)), launcher)
 
 
-def _record_of(
-    name: str, cluster_id: str, nodes: tuple[RecordedNode, ...]
-) -> ClusterRecord:
+def _record_of(name: str, entered: ClusterEntered) -> ClusterRecord:
     return ClusterRecord(
         cluster=name,
-        cluster_id=cluster_id,
+        cluster_id=entered.cluster_id,
         host=platform.node(),
         owner=stamp(os.getpid()),
         keep=True,
         notebook="",
         started_at=time.time(),
-        nodes=nodes,
+        ca=entered.ca,
+        nodes=entered.nodes,
     )
 
 

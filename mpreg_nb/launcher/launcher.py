@@ -6,11 +6,11 @@ packages. What a launcher must do is tested by `tests/support/launcher_contract.
 """
 
 import concurrent.futures
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from mpreg_nb.errors import HostFailure, StartFailed
 from mpreg_nb.launcher.node_spec import NodeSpec, read_spec
 from mpreg_nb.launcher.pid import KILLED_S, ProcessId
 from mpreg_nb.settings import NodeSettings
+from mpreg_nb.transport.tls import TlsMaterial
 from mpreg_nb.transport.token import Token
 
 LOG_LINES = 20
@@ -123,6 +124,9 @@ class RemoteOptions:
     """What that environment has besides mpreg_nb; "kernel": what this process uses."""
 
 
+IssueCertificate: TypeAlias = Callable[[str, Iterable[str]], TlsMaterial]
+"""Makes key and certificate for a node, by its name and the hosts it is dialled at."""
+
 AS_FOUND = RemoteOptions()
 """One that fits, of those that are there."""
 
@@ -145,6 +149,13 @@ class LaunchContext:
 
     lease_s: float = 30.0
     """Silence after which nodes on other machines end, unless they are kept."""
+
+    issue: IssueCertificate | None = None
+    """Makes certificates for nodes, which then listen with TLS at an address that the
+    others reach; None: they listen on loopback, and tunnels lead there."""
+
+    ca: str = ""
+    """What these certificates are checked with: PEM."""
 
 
 class Launcher(Protocol[NodeT_co]):
@@ -174,6 +185,11 @@ class Launcher(Protocol[NodeT_co]):
     def stages(self) -> Mapping[str, str]:
         """What happens on each host that is being prepared, in a few words."""
         return {}
+
+    @property
+    def address_here(self) -> str:
+        """The address of this machine as its hosts see it; "" where none is known."""
+        return ""
 
     def start(
         self,

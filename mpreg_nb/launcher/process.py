@@ -24,6 +24,7 @@ from mpreg_nb.errors import StartFailed
 from mpreg_nb.launcher.child import Launched, launch, node_command, node_environment
 from mpreg_nb.launcher.launcher import (
     LOG_LINES,
+    IssueCertificate,
     Launcher,
     ReadyLine,
     wait_all_ready,
@@ -39,7 +40,10 @@ from mpreg_nb.launcher.pid import (
 )
 from mpreg_nb.node.options import STDIN, NodeOptions, arguments_of
 from mpreg_nb.settings import NodeSettings
+from mpreg_nb.transport.tls import TlsMaterial
 from mpreg_nb.transport.token import Token
+
+LOOPBACK = "127.0.0.1"
 
 UNREADY_BYTES = 64 * 1024
 """Longest line on standard output; start-up files of a site may print there too."""
@@ -181,7 +185,7 @@ class NodeProcess:
         except OSError as error:
             raise StartFailed(name, str(error)) from error
         try:
-            url = "" if listening is None else url_of(listening)
+            url = "" if listening is None else url_of(options, listening)
             process = cls(name, url, options.settings.cluster_id, log, child, orderly_s)
             WATCHER.watch(process)
         except BaseException:  # interrupted: nobody would ever end it
@@ -352,7 +356,7 @@ class NodeProcess:
 
 
 class ProcessLauncher(Launcher[NodeProcess]):
-    """Starts nodes as processes of this machine, each on a free port of loopback."""
+    """Starts nodes as processes of this machine, each on a free port."""
 
     def __init__(
         self,
@@ -361,10 +365,12 @@ class ProcessLauncher(Launcher[NodeProcess]):
         keep: bool = False,
         command: Sequence[str] = (),
         orderly_s: float = ORDERLY_S,
+        issue: IssueCertificate | None = None,
     ) -> None:
         """Start nodes that prove `token`.
 
         keep: they outlive this process.
+        issue: makes their certificates; without it they listen on loopback.
         command: replaces the interpreter and module.
         orderly_s: even without a drain a node has this long to leave by itself.
         """
@@ -372,6 +378,7 @@ class ProcessLauncher(Launcher[NodeProcess]):
         self._keep = keep
         self._command = command
         self._orderly_s = orderly_s
+        self._issue = issue
 
     def start(
         self,
@@ -384,9 +391,18 @@ class ProcessLauncher(Launcher[NodeProcess]):
         """Start a node and return at once, as `Launcher` says."""
         # From its file, where it has one: then a rotation reaches the node.
         path = self._token.path
-        with listen_on_free_port() as listening:
+        options = NodeOptions(settings=settings, token_file=str(path or ""))
+        if self._issue is not None:
+            tls = self._issue(settings.name, (settings.host,))
+            options = secured(options, tls, log)
+        try:
+            listening = listen_on_free_port(settings.host)
+        except OSError as error:
+            reason = f"{settings.host}: {error.strerror}"
+            raise StartFailed(settings.name, reason) from error
+        with listening:
             return NodeProcess.start(
-                NodeOptions(settings=settings, token_file=str(path or "")),
+                options,
                 log=log,
                 token="" if path else self._token.reveal(),
                 keep=self._keep,
@@ -397,22 +413,41 @@ class ProcessLauncher(Launcher[NodeProcess]):
             )
 
 
-def listen_on_free_port() -> socket.socket:
+def listen_on_free_port(address: str = LOOPBACK) -> socket.socket:
     """Return a socket that listens on a free port, for a node to inherit.
 
     So its URL is known before it runs, nobody can take the port in between, and
     whoever connects early is served as soon as the node is up.
+
+    Raises:
+        OSError: this machine has no such address.
     """
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listening.bind(("127.0.0.1", 0))
-    listening.listen(128)
-    return listening
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family, backlog=128)
 
 
-def url_of(listening: socket.socket) -> str:
-    """Return the URL of a node that accepts on a socket of loopback."""
-    return f"ws://127.0.0.1:{listening.getsockname()[1]}"
+def url_at(address: str, port: int, *, secure: bool) -> str:
+    """Return the URL of a node.
+
+    >>> url_at("fe80::1", 7400, secure=True)
+    'wss://[fe80::1]:7400'
+    """
+    host = f"[{address}]" if ":" in address else address
+    return f"{'wss' if secure else 'ws'}://{host}:{port}"
+
+
+def url_of(options: NodeOptions, listening: socket.socket) -> str:
+    """Return the URL of a node that accepts on `listening`."""
+    if options.settings.advertised:
+        return options.settings.advertised[0]
+    address, port = listening.getsockname()[:2]
+    return url_at(address, port, secure=bool(options.tls_cert))
+
+
+def secured(options: NodeOptions, tls: TlsMaterial, log: Path) -> NodeOptions:
+    """Return these options with a certificate, whose files are beside the log."""
+    files = tls.write(log.with_suffix(".tls"), "node")
+    return replace(options, tls_cert=files.certificate, tls_key=files.key, ca=files.ca)
 
 
 def ending(code: int) -> str:

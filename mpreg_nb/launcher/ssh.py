@@ -13,7 +13,6 @@ import asyncio
 import os
 import secrets
 import shlex
-import signal
 import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import Future
@@ -29,45 +28,33 @@ import msgspec
 
 from mpreg_nb.client.loop_thread import LoopThread
 from mpreg_nb.cures import cure
-from mpreg_nb.errors import HostFailure, HostsFailed, MpregError, NoCluster
+from mpreg_nb.errors import HostFailure, HostsFailed
 from mpreg_nb.launcher.cluster_files import LedgerRow, RecordedNode
 from mpreg_nb.launcher.host_messages import (
     ClusterEnded,
     ClusterEntered,
-    ClusterRefused,
     CommandDone,
     EndCluster,
     EnterCluster,
     ExposeSocket,
-    Heartbeat,
     HostMessage,
-    KillNode,
     Listed,
     ListNodes,
-    NodeEnded,
-    NodeFailed,
-    NodeLogged,
-    NodeReady,
-    PauseNode,
     PortReserved,
     ReleasePort,
-    Report,
     ReservePort,
     StartNode,
     TakeUpCluster,
-    TerminateNode,
 )
 from mpreg_nb.launcher.launcher import (
     AS_FOUND,
     LOG_LINES,
     LaunchContext,
     Launcher,
-    ReadyLine,
     RemoteOptions,
 )
-from mpreg_nb.launcher.log_file import LogFile
 from mpreg_nb.launcher.node_spec import NodeSpec, WantedHosts, own_name, read_hosts
-from mpreg_nb.launcher.pid import ProcessId
+from mpreg_nb.launcher.remote_host import ALIVE_S, HostError, RemoteHost, RemoteNode
 from mpreg_nb.launcher.remote_python import (
     MINOR,
     SENDS_WHEEL,
@@ -102,11 +89,8 @@ LOGIN_S = 20.0
 PROBE_S = 30.0
 """Python starts within a second, but not on a cold network disk."""
 
-ALIVE_S = 5.0
-"""Between two questions whether the other end is there; three in vain end it."""
-
-ANSWER_S = 30.0
-"""In which a command on a host must be carried out."""
+REACHED_S = 3.0
+"""In which a connection to a port of a host must be there, or a firewall drops it."""
 
 CLOSE_S = 8.0
 """In which the nodes of a host leave when all is over."""
@@ -117,23 +101,6 @@ Connection: TypeAlias = asyncssh.SSHClientConnection
 
 T = TypeVar("T")
 R = TypeVar("R", bound=HostMessage)
-
-
-class HostError(Exception):
-    """A host failed; `failure` says where and why."""
-
-    def __init__(
-        self,
-        host: str,
-        stage: str,
-        reason: str,
-        how: str = "",
-        log: Collection[str] = (),
-    ) -> None:
-        """how: the cure."""
-        super().__init__(reason)
-        self.failure = HostFailure(host, stage, reason, how, tuple(log)[-LOG_LINES:])
-
 
 # ---------------------------------------------------------------------- connection
 
@@ -326,126 +293,6 @@ def _described(key: Any) -> str:
 # ------------------------------------------------------------------------------ host
 
 
-class SshNode:
-    """One node on another machine, as `LaunchedNode`."""
-
-    def __init__(self, name: str, url: str, log: Path, host: "SshHost") -> None:
-        """Know where it will be; it is started by its host."""
-        self.name = name
-        self.url = url
-        self.ready: Future[ReadyLine] = Future()
-        self.ended: Future[int] = Future()
-        self.stamp = ProcessId(pid=1, started_s=0.0)
-        self._log = log
-        self._start_bytes = log.stat().st_size if log.exists() else 0
-        self._last_lines: tuple[str, ...] = ()
-        self._host = host
-        self._paused_until: asyncio.TimerHandle | None = None
-        self._is_paused = False
-
-    def __repr__(self) -> str:
-        state = "ended" if self.ended.done() else "there"
-        return f"<SshNode {self.name} on {self._host.host}, {state}>"
-
-    @property
-    def is_running(self) -> bool:
-        """Whether it runs, as far as its host has said."""
-        return not self.ended.done()
-
-    def log(self, lines: int = 50) -> tuple[str, ...]:
-        """Return the last lines that came from it."""
-        try:
-            return self.log_reader().last(lines)
-        except OSError:  # the folder went with the cluster
-            return self._last_lines[-lines:] if lines else ()
-
-    def log_reader(self) -> LogFile:
-        """Return what reads the copy of its log."""
-        return LogFile(self._log, self._start_bytes)
-
-    def terminate(self, drain: float = 10.0) -> None:
-        """Ask it to leave."""
-        self._host.send(TerminateNode(node=self.name, drain_s=drain))
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._host.send(KillNode(node=self.name))
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        """Return the exit code once it has ended, or None after `timeout`."""
-        try:
-            return self.ended.result(timeout)
-        except TimeoutError:
-            return None
-
-    def pause(self, seconds: float) -> None:
-        """Stop it for `seconds`; the host lets it go on."""
-        self._host.ask_now(
-            lambda id: PauseNode(id=id, node=self.name, seconds=seconds), CommandDone
-        )
-        self._host.after(seconds, self)
-        self._is_paused = True
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether it stands still."""
-        return self._is_paused and not self.ended.done()
-
-    def resume(self) -> None:
-        """End a pause."""
-        if self.is_paused:
-            self._is_paused = False
-            self._host.ask_now(
-                lambda id: PauseNode(id=id, node=self.name, seconds=0), CommandDone
-            )
-
-    # What follows is called on the loop of the launcher only.
-
-    def goes_on_after(self, seconds: float) -> None:
-        """Know when the pause is over."""
-        if self._paused_until is not None:
-            self._paused_until.cancel()
-        loop = asyncio.get_running_loop()
-        self._paused_until = loop.call_later(seconds, self._goes_on)
-
-    def _goes_on(self) -> None:
-        self._is_paused = False
-
-    def is_ready(self, said: NodeReady, cluster_id: str) -> None:
-        """Take its ready line."""
-        self.stamp = said.process
-        if not self.ready.done():
-            self.ready.set_result(
-                ReadyLine(
-                    name=self.name,
-                    url=said.url,
-                    pid=said.process.pid,
-                    cluster_id=cluster_id,
-                )
-            )
-
-    def write(self, lines: Collection[str]) -> None:
-        """Add lines to the copy of its log."""
-        text = "".join(f"{line}\n" for line in lines)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            with open(os.open(self._log, flags, 0o600), "a") as file:
-                file.write(text)
-        except FileNotFoundError:  # the folder went with the cluster
-            return
-
-    def failed(self, failure: HostFailure) -> None:
-        """Not come up."""
-        if not self.ready.done():
-            self.ready.set_exception(HostsFailed((failure,)))
-
-    def has_ended(self, code: int) -> None:
-        """Be gone."""
-        if not self.ended.done():
-            self._last_lines = self.log()
-            self.ended.set_result(code)
-
-
 class SshHost:
     """One host: its connection, the program there, tunnels and nodes."""
 
@@ -465,19 +312,24 @@ class SshHost:
         self._say = say
         self._connections: list[Connection] = []  # jump hosts first
         self._process: asyncssh.SSHClientProcess[str] | None = None
-        self._errors: list[str] = []
-        self._entered: asyncio.Future[ClusterEntered] | None = None
+        self.nodes = RemoteHost(host, context, thread, self._write)
         self._folder = ""
         self._is_same_machine = False
         self._is_near = False
         self._kept: dict[str, RecordedNode] = {}
-        self._nodes: dict[str, SshNode] = {}
-        self._answers: dict[int, asyncio.Future[Any]] = {}
-        self._newest_id = 0
         self._tunnels: dict[int, TunnelTo] = {}
         self._exposed: set[int] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
-        self.is_up = False
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it is connected, and its program runs."""
+        return self.nodes.is_up
+
+    @property
+    def address_here(self) -> str:
+        """The address of this machine as the host sees it."""
+        return str(self._connections[0].get_extra_info("sockname")[0])
 
     # ------------------------------------------------------------------------- open
 
@@ -493,7 +345,7 @@ class SshHost:
         except BaseException:
             await self.close()
             raise
-        self.is_up = True
+        self.nodes.is_up = True
         return entered
 
     async def open_for_ledger(self) -> None:
@@ -655,34 +507,24 @@ class SshHost:
                         "import",
                         f"{python} could not start nodes",
                         "Its last lines say why",
-                        self._errors,
+                        self.nodes.errors,
                     )
         except TimeoutError:
             raise HostError(
                 self.host,
                 "import",
                 f"{python} did not start within {PROBE_S:g} s",
-                log=self._errors,
+                log=self.nodes.errors,
             ) from None
         self._spawn(self._read(process))
 
     async def _read_errors(self, process: "asyncssh.SSHClientProcess[str]") -> None:
         with suppress(asyncssh.Error):  # the end of the connection is heard elsewhere
             async for line in process.stderr:
-                self._errors = [*self._errors, line.rstrip()][-LOG_LINES:]
+                self.nodes.errors = [*self.nodes.errors, line.rstrip()][-LOG_LINES:]
 
     async def _enter(self, command: HostMessage) -> ClusterEntered:
-        self._entered = asyncio.get_running_loop().create_future()
-        self._write(command)
-        try:
-            entered = await asyncio.wait_for(self._entered, ANSWER_S)
-        except TimeoutError:
-            raise HostError(
-                self.host,
-                "import",
-                f"the program there did not answer within {ANSWER_S:g} s",
-                log=self._errors,
-            ) from None
+        entered = await self.nodes.enter(command)
         self._folder = entered.sockets
         folders = map(str, local_socket.folders())
         # This machine and this user: links find each other without a tunnel.
@@ -690,17 +532,14 @@ class SshHost:
         self._is_near = self._is_same_machine and entered.sockets in folders
         self._kept = {node.name: node for node in entered.nodes}
         if not self._context.keep:
-            self._spawn(self._beat())
+            self._spawn(self.nodes.beat())
         return entered
-
-    async def _beat(self) -> None:
-        while True:
-            await asyncio.sleep(min(ALIVE_S, self._context.lease_s / 6))
-            self._write(Heartbeat())
 
     # ------------------------------------------------------------------------ nodes
 
-    async def start(self, settings: NodeSettings, log: Path, workers: int) -> SshNode:
+    async def start(
+        self, settings: NodeSettings, log: Path, workers: int
+    ) -> RemoteNode:
         """Start a node; returns when its URL is known.
 
         Raises:
@@ -711,46 +550,75 @@ class SshHost:
         if kept is not None and kept.resources == tuple(sorted(settings.resources)):
             return self.take_up(kept, log)
         if kept is not None:
-            node = self._nodes[name] = SshNode(name, kept.url, log, self)
-            self._write(TerminateNode(node=name, drain_s=0.0))
-            await asyncio.wait_for(asyncio.wrap_future(node.ended), ANSWER_S)
-        port = await self._reserve()
-        url = f"ws://127.0.0.1:{port}"
-        node = self._nodes[name] = SshNode(name, url, log, self)
+            await self.nodes.end(kept, log)
+        if self._context.issue is not None:
+            return await self._start_over_tls(settings, log, workers)
+        reserved = await self._reserve()
+        url = f"ws://127.0.0.1:{reserved.port}"
+        node = self.nodes.expect(name, url, log)
         await self.expose(settings.join)
-        self._write(StartNode(settings=settings, port=port, workers=workers))
+        self.nodes.write(
+            StartNode(settings=settings, port=reserved.port, workers=workers)
+        )
         return node
+
+    async def _start_over_tls(
+        self, settings: NodeSettings, log: Path, workers: int
+    ) -> RemoteNode:
+        """Start a node with a certificate, at the address that ssh reached."""
+        reserved = await self.nodes.ask(
+            lambda id: ReservePort(id=id, is_open=True), PortReserved
+        )
+        # As it is seen from here, where an address may be translated on the way.
+        direct = len(self._connections) == 1
+        seen = str(self._connection.get_extra_info("peername")[0]) if direct else ""
+        await self._check_reached(seen or reserved.address, reserved.port)
+        return self.nodes.start_over_tls(settings, reserved, log, workers, seen=seen)
+
+    async def _check_reached(self, address: str, port: int) -> None:
+        """Raise HostError unless this machine can connect to a port there."""
+        try:
+            async with asyncio.timeout(REACHED_S):
+                _, writer = await asyncio.open_connection(address, port)
+        except OSError as error:  # TimeoutError is one
+            why = error.strerror or f"no answer within {REACHED_S:g} s"
+            raise HostError(
+                self.host,
+                "bind",
+                f"a node there would listen at {address} port {port}, which cannot be "
+                f"reached from here: {why}",
+                "Open TCP ports between the machines, or leave out via='tls': tunnels "
+                "of ssh need none",
+            ) from error
+        writer.close()
 
     def open_tunnel(self, kept: RecordedNode) -> None:
         """Let this machine reach a node that runs there."""
         port = port_of(kept.url)
-        tunnel = self._tunnel(port)
+        tunnel = self._tunnel(port) if port else None
         if tunnel is not None and port not in self._tunnels:
             tunnel.take_port()
             tunnel.open()
             self._tunnels[port] = tunnel
 
-    def take_up(self, kept: RecordedNode, log: Path) -> SshNode:
+    def take_up(self, kept: RecordedNode, log: Path) -> RemoteNode:
         """Return a node that runs there since an earlier connection."""
-        node = self._nodes[kept.name] = SshNode(kept.name, kept.url, log, self)
         self.open_tunnel(kept)
-        said = NodeReady(node=kept.name, url=kept.url, process=kept.process)
-        node.is_ready(said, self._context.cluster_id)
-        return node
+        return self.nodes.take_up(kept, log)
 
-    async def _reserve(self) -> int:
+    async def _reserve(self) -> PortReserved:
         """Hold a port there that is free here too, and open the tunnel to it."""
         for _ in range(PORTS_TRIED):
-            reserved = await self.ask(lambda id: ReservePort(id=id), PortReserved)
+            reserved = await self.nodes.ask(lambda id: ReservePort(id=id), PortReserved)
             port = reserved.port
             tunnel = self._tunnel(port)
             if tunnel is None:
-                return port
+                return reserved
             if tunnel.take_port() or self._is_same_machine:
                 tunnel.open()
                 self._tunnels[port] = tunnel
-                return port
-            self._write(ReleasePort(port=port))
+                return reserved
+            self.nodes.write(ReleasePort(port=port))
         raise HostError(
             self.host, "bind", f"of {PORTS_TRIED} ports, none was free on both machines"
         )
@@ -772,7 +640,7 @@ class SshHost:
         ports = {port_of(url) for url in urls} - {0, *self._exposed, *self._tunnels}
         for port in ports:
             name = socket_name(port)
-            await self.ask(
+            await self.nodes.ask(
                 lambda id, name=name: ExposeSocket(id=id, socket=name),  # type: ignore[misc]
                 CommandDone,
             )
@@ -790,112 +658,24 @@ class SshHost:
                 ) from error
             self._exposed.add(port)
 
-    # --------------------------------------------------------------------- messages
+    # ------------------------------------------------------------------------ lines
 
-    def send(self, command: HostMessage) -> None:
-        """Send a command, in any thread; nothing happens where the host is gone."""
-        if self.is_up and not self._thread.is_of_parent:
-            self._thread.call_soon(self._write, command)
-
-    def ask_now(self, make: Callable[[int], HostMessage], answer: type[R]) -> R:
-        """Send a command and wait for its answer, in any thread.
-
-        Raises:
-            MpregError: it was not carried out.
-        """
-        try:
-            return self._thread.run(self.ask(make, answer))
-        except HostError as error:
-            raise MpregError(str(error.failure)) from error
-
-    def after(self, seconds: float, node: SshNode) -> None:
-        """Tell `node` that its pause is over when it is."""
-        self._thread.call_soon(node.goes_on_after, seconds)
-
-    async def ask(self, make: Callable[[int], HostMessage], answer: type[R]) -> R:
-        """Send a command with an id and return its answer.
-
-        Raises:
-            HostError: it was not carried out.
-        """
-        self._newest_id += 1
-        id = self._newest_id
-        future = asyncio.get_running_loop().create_future()
-        self._answers[id] = future
-        self._write(make(id))
-        try:
-            said = await asyncio.wait_for(future, ANSWER_S)
-        except TimeoutError:
-            raise HostError(
-                self.host, "start", f"no answer within {ANSWER_S:g} s", log=self._errors
-            ) from None
-        finally:
-            del self._answers[id]
-        if isinstance(said, CommandDone) and said.is_missing:
-            raise NoCluster(f"on {self.host}: {said.error}")
-        if isinstance(said, CommandDone) and said.error:
-            raise HostError(self.host, "start", said.error)
-        if not isinstance(said, answer):
-            raise HostError(self.host, "start", f"an answer of another kind: {said}")
-        return said
-
-    def _write(self, command: HostMessage) -> None:
+    def _write(self, line: str) -> None:
         process = self._process
         if process is not None and not process.stdin.is_closing():
-            process.stdin.write(msgspec.json.encode(command).decode() + "\n")
+            process.stdin.write(line)
 
     async def _read(self, process: "asyncssh.SSHClientProcess[str]") -> None:
         reason = "the program on its host has ended"
         try:
             async for line in process.stdout:
                 if line.endswith("\n"):  # else it was cut off with the connection
-                    self._receive(msgspec.json.decode(line, type=Report))
+                    self.nodes.receive(line)
         except (asyncssh.Error, OSError) as error:
             reason = f"the connection to its host was lost: {error}"
         finally:
-            self._lost(reason)
-
-    def _receive(self, said: Any) -> None:
-        match said:
-            case ClusterEntered() if self._entered is not None:
-                self._entered.set_result(said)
-            case ClusterRefused() if self._entered is not None:
-                error = HostError(self.host, "start", said.reason)
-                self._entered.set_exception(error)
-            case PortReserved() | CommandDone() | Listed() | ClusterEnded():
-                future = self._answers.get(said.id)
-                if future is not None and not future.done():
-                    future.set_result(said)
-            case NodeReady() if said.node in self._nodes:
-                self._nodes[said.node].is_ready(said, self._context.cluster_id)
-            case NodeLogged() if said.node in self._nodes:
-                self._nodes[said.node].write(said.lines)
-            case NodeFailed() if said.node in self._nodes:
-                reason = f"node {said.node} did not start: {said.reason}"
-                self._nodes[said.node].failed(
-                    HostFailure(self.host, _stage_of(said), reason, log=said.log)
-                )
-            case NodeEnded() if said.node in self._nodes:
-                self._nodes[said.node].has_ended(said.code)
-
-    def _lost(self, reason: str) -> None:
-        """The connection is gone: nodes that are not kept end by their lease."""
-        self.is_up = False
-        for node in self._nodes.values():
-            if node.is_running:
-                node.write((f"mpreg_nb: {reason}",))
-                node.failed(HostFailure(self.host, "connect", reason))
-                node.has_ended(-signal.SIGHUP)
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(HostError(self.host, "connect", reason))
-        if self._entered is not None and not self._entered.done():
-            self._entered.set_exception(
-                HostError(
-                    self.host, "import", "the program there ended", log=self._errors
-                )
-            )
-        self._close_tunnels()
+            self.nodes.lost(reason)
+            self._close_tunnels()
 
     def _close_tunnels(self) -> None:
         while self._tunnels:
@@ -919,18 +699,11 @@ class SshHost:
         except (TimeoutError, OSError, asyncssh.Error):
             self._say("it does not answer: its lease ends what is left there")
         finally:
-            self.is_up = False
+            self.nodes.is_up = False
             for task in list(self._tasks):
                 task.cancel()
             for connection in reversed(self._connections):
                 connection.abort()
-
-
-def _stage_of(said: NodeFailed) -> str:
-    text = "\n".join((said.reason, *said.log))
-    if "ImportError" in text or "ModuleNotFoundError" in text:
-        return "import"
-    return "bind" if "Address already in use" in text else "join"
 
 
 def _mark() -> str:
@@ -940,7 +713,7 @@ def _mark() -> str:
 # -------------------------------------------------------------------------- launcher
 
 
-class SshLauncher(Launcher[SshNode]):
+class SshLauncher(Launcher[RemoteNode]):
     """Starts nodes on hosts; one of it serves one cluster."""
 
     def __init__(self, context: LaunchContext) -> None:
@@ -967,6 +740,11 @@ class SshLauncher(Launcher[SshNode]):
     def stages(self) -> Mapping[str, str]:
         """What happens on each host that is being prepared."""
         return dict(self._stages)
+
+    @property
+    def address_here(self) -> str:
+        """The address of this machine as the first host sees it."""
+        return next((h.address_here for h in self._hosts.values() if h.is_up), "")
 
     def prepare(
         self, hosts: Collection[str], options: RemoteOptions
@@ -995,6 +773,7 @@ class SshLauncher(Launcher[SshNode]):
             keep=context.keep,
             notebook=context.notebook,
             lease_s=context.lease_s,
+            ca=context.ca,
         )
         host = self._new_host(name)
         try:
@@ -1017,7 +796,7 @@ class SshLauncher(Launcher[SshNode]):
         host: str,
         log: Path,
         workers: int,
-    ) -> SshNode:
+    ) -> RemoteNode:
         """Start a node, as `Launcher` says."""
         work = self._hosts[host].start(settings, log, workers)
         try:
@@ -1056,19 +835,17 @@ class SshLauncher(Launcher[SshNode]):
 
     # ------------------------------------------------- clusters of earlier starters
 
-    def take_up(self, host: str, cluster: str) -> tuple[tuple[RecordedNode, ...], str]:
+    def take_up(self, host: str, cluster: str) -> ClusterEntered:
         """Connect to a kept cluster there, and open the tunnels to its nodes.
 
-        Returns its nodes that run, and its id.
+        Returns what is known of it, with its nodes that run.
 
         Raises:
             HostsFailed: there is no such cluster, or no way to it.
         """
         return self._run(self._take_up(host, cluster))
 
-    async def _take_up(
-        self, name: str, cluster: str
-    ) -> tuple[tuple[RecordedNode, ...], str]:
+    async def _take_up(self, name: str, cluster: str) -> ClusterEntered:
         host = self._new_host(name)
         command = TakeUpCluster(cluster=cluster, lease_s=self._context.lease_s)
         entered = await host.open(command)
@@ -1077,7 +854,7 @@ class SshLauncher(Launcher[SshNode]):
             host.open_tunnel(node)
         replace: Any = msgspec.structs.replace
         nodes = (replace(n, host=name, launcher="ssh") for n in entered.nodes)
-        return tuple(nodes), entered.cluster_id
+        return replace(entered, nodes=tuple(nodes))  # type: ignore[no-any-return]
 
     def rows(self, host: str) -> tuple[LedgerRow, ...]:
         """Return the nodes of this user on a host, as `mp.ps` shows them.
@@ -1120,11 +897,11 @@ class SshLauncher(Launcher[SshNode]):
     ) -> R:
         host = self._hosts.get(name)
         if host is not None and host.is_up:
-            return await host.ask(make, answer)
+            return await host.nodes.ask(make, answer)
         host = self._new_host(name)
         await host.open_for_ledger()
         try:
-            return await host.ask(make, answer)
+            return await host.nodes.ask(make, answer)
         finally:
             await host.close()
 

@@ -3,19 +3,26 @@
 import os
 import selectors
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from itertools import groupby
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
 
 from mpreg_nb.errors import HostFailure, HostsFailed, StartFailed
 from mpreg_nb.launcher import launchers
-from mpreg_nb.launcher.cluster_files import ClusterFiles, ClusterRecord, RecordedNode
+from mpreg_nb.launcher.cluster_files import (
+    CA_FILE,
+    ClusterFiles,
+    ClusterRecord,
+    RecordedNode,
+)
 from mpreg_nb.launcher.launcher import (
     AS_FOUND,
     LOG_LINES,
@@ -27,26 +34,33 @@ from mpreg_nb.launcher.launcher import (
     wait_all_ready,
 )
 from mpreg_nb.launcher.node_spec import NodeSpec
-from mpreg_nb.launcher.process import ProcessLauncher
+from mpreg_nb.launcher.process import LOOPBACK, ProcessLauncher
 from mpreg_nb.settings import NodeSettings
 from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.transport import local_socket
+from mpreg_nb.transport.tls import dialling
 from mpreg_nb.transport.token import Token
+from mpreg_nb.user_files import write_private
+
+if TYPE_CHECKING:
+    from mpreg_nb.transport.certificates import Authority
 
 _REQUEST = b"GET /healthz HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n"
 
 
-def silent(urls: Mapping[str, str], timeout_s: float) -> tuple[str, ...]:
+def silent(urls: Mapping[str, str], timeout_s: float, ca: str = "") -> tuple[str, ...]:
     """Return the names of the nodes of `urls` that do not answer in time.
 
     A node whose port is closed counts at once.
+
+    ca: what certificates of nodes are checked with: PEM.
     """
     quiet: list[str] = []
     deadline = time.monotonic() + timeout_s
     with selectors.DefaultSelector() as waiting:
         for name, url in urls.items():
             try:
-                link = _asked(url, timeout_s)
+                link = _asked(url, timeout_s, ca)
             except OSError:  # nobody listens there any more
                 quiet.append(name)
             else:
@@ -62,9 +76,13 @@ def silent(urls: Mapping[str, str], timeout_s: float) -> tuple[str, ...]:
     return tuple(quiet)
 
 
-def _asked(url: str, timeout_s: float) -> socket.socket:
+def _asked(url: str, timeout_s: float, ca: str) -> socket.socket:
     parts = urlsplit(url)
     host, port = parts.hostname or "", parts.port or 0
+    if parts.scheme == "wss":
+        link = socket.create_connection((host, port), timeout_s)
+        link.sendall(_client_hello(host, ca))  # that it begins TLS is answer enough
+        return link
     # First as links find it: a node of another machine has a tunnel there.
     near = local_socket.connect(host, port)
     if near is not None:
@@ -72,6 +90,13 @@ def _asked(url: str, timeout_s: float) -> socket.socket:
     link = near or socket.create_connection((host, port), timeout_s)
     link.sendall(_REQUEST % parts.netloc.encode())
     return link
+
+
+def _client_hello(host: str, ca: str) -> bytes:
+    received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):  # it waits for the answer
+        dialling(ca).wrap_bio(received, sent, server_hostname=host).do_handshake()
+    return sent.read()
 
 
 def _answers(link: socket.socket) -> bool:
@@ -98,6 +123,19 @@ AwaitHosts: TypeAlias = Callable[[Preparing, Callable[[], Mapping[str, str]]], o
 """Waits for hosts that are being prepared; the second argument tells their stages."""
 
 
+Via: TypeAlias = Literal["tunnel", "tls"]
+"""How links get from machine to machine."""
+
+VIA: tuple[Via, ...] = ("tunnel", "tls")
+
+
+def _new_authority() -> "Authority":
+    # Needs a package that nodes of one machine do without.
+    from mpreg_nb.transport.certificates import Authority
+
+    return Authority.make()
+
+
 class StartedNodes:
     """Starts and ends nodes by their launchers; keeps the ledger true about them."""
 
@@ -111,10 +149,23 @@ class StartedNodes:
         workers: int,
         slots: int,
         lease_s: float = 30.0,
+        via: Via = "tunnel",
         launcher: Launcher[LaunchedNode] | None = None,
         await_hosts: AwaitHosts = lambda preparing, stages: preparing.result(),
     ) -> None:
-        """launcher: of other nodes of this machine than `mpreg-nb node` runs."""
+        """Have no node yet.
+
+        via: how links get from machine to machine: through tunnels of ssh, or by TLS,
+            with certificates of a CA that is made for this cluster.
+        launcher: of other nodes of this machine than `mpreg-nb node` runs.
+
+        Raises:
+            MpregError: via TLS, and the package that makes certificates is missing.
+        """
+        authority = _new_authority() if via == "tls" else None
+        self.ca = authority.certificate if authority is not None else ""
+        """What certificates of its nodes are checked with: PEM; "": they have none."""
+
         self.cluster_id = os.urandom(16).hex()
         self.keep = keep
         self._ledger = ClusterFiles()
@@ -131,7 +182,12 @@ class StartedNodes:
             notebook=notebook,
             workers=workers,
             slots=slots,
+            ca=self.ca,
         )
+        if self.ca:
+            path = self._ledger.folder(self.name) / CA_FILE
+            write_private(path, self.ca.encode())
+        issue = authority.issue if authority is not None else None
         self._context = LaunchContext(
             token=token,
             cluster=self.name,
@@ -139,9 +195,12 @@ class StartedNodes:
             keep=keep,
             notebook=notebook,
             lease_s=lease_s,
+            issue=issue,
+            ca=self.ca,
         )
+        self._via = via
         self._launchers: dict[str, Launcher[LaunchedNode]] = {
-            "": launcher or ProcessLauncher(token, keep=keep)
+            "": launcher or ProcessLauncher(token, keep=keep, issue=issue)
         }
         self._await_hosts = await_hosts
         self._remote = AS_FOUND
@@ -161,6 +220,7 @@ class StartedNodes:
             "slots": self._slots,
             "keep": self.keep,
             "name": self.name,
+            "via": self._via,
         }
 
     @property
@@ -180,7 +240,7 @@ class StartedNodes:
         ago may still look alive to the system, but does not answer any more.
         """
         asked = {n: url for n, url in self.urls.items() if n not in self.paused}
-        end_now([self._nodes[name] for name in silent(asked, timeout_s)])
+        end_now([self._nodes[name] for name in silent(asked, timeout_s, self.ca)])
 
     @property
     def urls(self) -> dict[str, str]:
@@ -298,8 +358,10 @@ class StartedNodes:
         workers: int,  # of all nodes of this cluster on that machine
     ) -> LaunchedNode:
         log = self._ledger.log_path(self.name, spec.name)
+        address = "" if spec.launcher or not self.ca else self._address_here()
         settings = NodeSettings(
             name=spec.name,
+            host=address or LOOPBACK,
             scratch="" if spec.launcher else str(log.with_suffix(".files")),
             resources=spec.resources,
             join=join,
@@ -312,6 +374,10 @@ class StartedNodes:
         return self._launcher(spec.launcher).start(
             settings, host=spec.host, log=log, workers=workers
         )
+
+    def _address_here(self) -> str:
+        seen = (launcher.address_here for launcher in self._launchers.values())
+        return next(filter(None, seen), "")
 
     def _expose(
         self,

@@ -32,7 +32,8 @@ BUFFERED_BYTES = 1 << 20
 def port_of(url: str) -> int:
     """Return the port of a URL of a node on loopback; 0: it needs no tunnel."""
     parts = urlsplit(url)
-    return parts.port or 0 if parts.hostname == LOOPBACK else 0
+    needs_one = parts.scheme == "ws" and parts.hostname == LOOPBACK
+    return parts.port or 0 if needs_one else 0
 
 
 def socket_name(port: int) -> str:

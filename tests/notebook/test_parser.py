@@ -26,6 +26,7 @@ def test_nodes_are_given_by_name_with_their_resources() -> None:
         "keep": True,
         "fresh": False,
         "ssh": [],
+        "via": None,
         "install": False,
         "packages": (),
         "python": "",

@@ -1,4 +1,6 @@
-"""Hosts that ssh reaches: real sshds on loopback, each with a home of its own.
+"""Hosts that ssh reaches: real sshds, each with a home of its own.
+
+They are on loopback, or where hosts of `tests/support/hosts.py` are.
 
 They run as the user of the tests, on ports of their own, with host keys and authorized
 keys of their own. `SshHosts.config` writes the ~/.ssh of the side that connects.
@@ -11,13 +13,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
 import psutil
 
+from tests.support.hosts import Host
+
 SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+LOOPBACK = Host("127.0.0.1")
 
 SOON_S = 30.0
 
@@ -39,10 +45,11 @@ def make_key(path: Path) -> str:
 class SshHost:
     """One sshd, and the home that its users have."""
 
-    def __init__(self, name: str, folder: Path, key: str) -> None:
+    def __init__(self, name: str, folder: Path, key: str, host: Host) -> None:
         """Start it; it accepts `key` alone."""
         assert SSHD is not None, "apt-get install openssh-server"
         self.name = name
+        self.address = host.address
         self.home = folder / name
         self.home.mkdir()
         self.bin = self.home / "bin"
@@ -52,8 +59,9 @@ class SshHost:
         self.host_key = make_key(own / "host_key")
         (own / "authorized").write_text(key)
         with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
+            free.bind(("127.0.0.1" if host.prefix else host.address, 0))
             self.port = free.getsockname()[1]
+        listening = "0.0.0.0" if host.prefix else host.address  # noqa: S104
         path = f"{self.bin}:{Path(sys.executable).parent}:/usr/bin:/bin"
         variables = {
             "HOME": str(self.home),
@@ -63,7 +71,7 @@ class SshHost:
         }
         passed = " ".join(f'{k}="{v}"' for k, v in variables.items())
         (own / "config").write_text(
-            f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {own}/host_key\n"
+            f"Port {self.port}\nListenAddress {listening}\nHostKey {own}/host_key\n"
             f"AuthorizedKeysFile {own}/authorized\nPidFile none\nStrictModes no\n"
             "UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             f"PermitRootLogin yes\nPrintMotd no\nSetEnv {passed}\n"
@@ -72,7 +80,7 @@ class SshHost:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self._log = (own / "log").open("w")
         self.sshd = subprocess.Popen(
-            [SSHD, "-D", "-e", "-f", own / "config"], stderr=self._log
+            [*host.prefix, SSHD, "-D", "-e", "-f", own / "config"], stderr=self._log
         )
         self._await_port()
 
@@ -80,7 +88,7 @@ class SshHost:
         deadline = time.monotonic() + SOON_S
         while True:  # it tells nobody that it listens
             try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
+                socket.create_connection((self.address, self.port), 1).close()
             except ConnectionRefusedError:
                 assert self.sshd.poll() is None, "sshd ended"
                 assert time.monotonic() < deadline
@@ -152,8 +160,10 @@ def _words(process: psutil.Process) -> list[str]:
 class SshHosts:
     """Some hosts, and a user who has a key for all of them."""
 
-    def __init__(self, *names: str) -> None:
-        """Start the hosts."""
+    def __init__(
+        self, *names: str, places: Sequence[Host] = (LOOPBACK, LOOPBACK)
+    ) -> None:
+        """Start the hosts. places: where they are."""
         # Names of Unix sockets are short, so not in a folder of pytest.
         self._folder = Path(tempfile.mkdtemp(prefix="mpreg-ssh-"))
         self.home = self._folder / "user"
@@ -161,7 +171,8 @@ class SshHosts:
         self.ssh.mkdir(parents=True, mode=0o700)
         key = make_key(self.ssh / "id_ed25519")
         self.hosts: Mapping[str, SshHost] = {
-            name: SshHost(name, self._folder, key) for name in names
+            name: SshHost(name, self._folder, key, place)
+            for name, place in zip(names, places, strict=False)
         }
         self.config()
 
@@ -181,8 +192,8 @@ class SshHosts:
         text = extra
         known = ""
         for name, host in self.hosts.items():
-            text += f"Host {name}\n  HostName 127.0.0.1\n  Port {host.port}\n"
+            text += f"Host {name}\n  HostName {host.address}\n  Port {host.port}\n"
             if name != unknown:
-                known += f"[127.0.0.1]:{host.port} {host.host_key}"
+                known += f"[{host.address}]:{host.port} {host.host_key}"
         (self.ssh / "config").write_text(text)
         (self.ssh / "known_hosts").write_text(known)

@@ -29,9 +29,7 @@ def local_nodes_over_tls(folder: Path) -> Iterator[None]:
         secured = replace(
             options, tls_cert=files.certificate, tls_key=files.key, ca=files.ca
         )
-        process: NodeProcess = plain(cls, secured, **rest)
-        process.url = process.url.replace("ws:", "wss:")
-        return process
+        return plain(cls, secured, **rest)  # type: ignore[no-any-return]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(NodeProcess, "start", classmethod(start))
