@@ -71,38 +71,76 @@ QUEUE_REPORT_S = 0.1
 """A node reports within this time that a call waits in its queue."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What narrows a call. Times in seconds; None: no limit."""
+
+    resources: frozenset[str] = frozenset()
+    node: str | None = None
+    timeout_s: float | None = None
+    wait_s: float = 0.0
+    version: str | None = None
+    holder: str | None = None
+    idempotent: bool = False
+    space: bytes = b""  # in whose worker it runs
+    label: str = ""  # names the call in errors, instead of its function
+    # Held, so that it can be registered again for as long as somebody may call it.
+    shipment: object = field(default=None, repr=False, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Elsewhere nobody needs the code of a function to narrow a call.
+        values = [getattr(self, each.name) for each in fields(self)]
+        return _remade, (*values[:-1],)
+
+
+def _remade(*values: Any) -> CallOptions:
+    return CallOptions(
+        **{each.name: v for each, v in zip(fields(CallOptions), values, strict=False)}
+    )
+
+
+PLAIN = CallOptions()
+
+
 @dataclass(eq=False, kw_only=True)
 class ActiveCall(CallState):
-    """One call of this client, until its outcome."""
+    """One call of this client, until its outcome.
+
+    Python reads attributes fast as long as an object has at most 30 of its own.
+    """
 
     function: str
     payload: bytes
     parts: tuple[Buffer, ...]
     done: Callable[["ActiveCall", Outcome, tuple[Buffer, ...]], None]
     writer: Writer
-    version: str | None = None
-    resources: frozenset[str] = frozenset()
-    node: str | None = None
-    holder: str | None = None
-    timeout_s: float | None = None
-    wait_s: float = 0.0
-    json: bool = False
+    # Holds the code of its function, too, until the call has ended.
+    options: CallOptions = PLAIN
     folder: bytes = b""  # that the caller works in
-    space: bytes = b""
-    label: str = ""  # names the call where `function` only carries another function
     # From its first print on.
     prints: OutputBuffer | None = field(default=None, init=False)
     # The node that runs it, where that is known.
     at: str = field(default="", init=False)
     pack_us: int = 0
     items: tuple[bytes, ...] = ()  # of a chunk, see serialize.chunks
-    shipment: object = None  # of its function: held until it has ended
-    by_node: bool = False  # no worker is to have it directly
+    # No worker is to have it directly.
+    by_node: bool = field(default=False, init=False)
 
     @property
     def wanted(self) -> Wanted:
         """What it asks of a node."""
-        return Wanted(self.function, self.version, self.resources, self.node)
+        options = self.options
+        return Wanted(self.function, options.version, options.resources, options.node)
+
+    @property
+    def version(self) -> str | None:
+        """The version of the function; None: the newest."""
+        return self.options.version
+
+    @property
+    def node(self) -> str | None:
+        """The one node that may run it; None: any."""
+        return self.options.node
 
     @property
     def is_movable(self) -> bool:
@@ -138,7 +176,7 @@ class ActiveCall(CallState):
     @property
     def shown_name(self) -> str:
         """The name of the function for errors and progress."""
-        return self.label or self.function
+        return self.options.label or self.function
 
 
 def _ended(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
@@ -199,7 +237,7 @@ class ClientCalls:
         self._waiters = self._pending.waiters
         self._lines = self._pending.lines
         self._leases = LeasedWorkers(
-            is_wanted=lambda: direct and to_workers(),
+            is_wanted=to_workers,
             new_id=new_id,
             said=self._worker_said,
             lost=self._worker_lost,
@@ -208,6 +246,7 @@ class ClientCalls:
         self._late_prints: deque[tuple[bytes, Writer]] = deque(maxlen=LATE_PRINTS)
         self._several = False  # whether there is anything to choose
         self._only = ""  # the one node that is alive, "" if it is not the only one
+        self._sole_workers: set[str] = set()  # nodes with one worker
         self._loop = asyncio.get_running_loop()
         self._alarm = DeadlineTimer(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -231,10 +270,11 @@ class ClientCalls:
         """Send a call; `call.done` hears of its outcome, exactly once."""
         now = time.monotonic()
         pending = self._pending
-        if call.timeout_s is None:
+        timeout_s = call.options.timeout_s
+        if timeout_s is None:
             pending.add(call, now)
         else:
-            pending.add(call, now, now + call.timeout_s)
+            pending.add(call, now, now + timeout_s)
             self._alarm.set(call.due)
         if self._lines and pending.is_held(call.wanted):
             pending.hold(call)
@@ -277,8 +317,11 @@ class ClientCalls:
         suspect = self._state.resources(MemberState.SUSPECT)
         state = self._state
         self.router.update(alive, suspect, state.pythons, state.workerless)
+        self._sole_workers.clear()
         for snapshot in self._state.nodes:
             record = snapshot.record
+            if record.workers == 1:
+                self._sole_workers.add(record.name)
             if self._epochs.get(record.name, record.epoch) != record.epoch:
                 self._loads.forget(record.name)  # another process has the name now
                 self._breakers.forget(record.name)
@@ -314,13 +357,15 @@ class ClientCalls:
         call = self._calls.get(message.id)
         if call is None:
             return kind is Output and self._printed_late(message)
-        if not self._pending.has(link, call):
-            place = call.place  # else it is about an attempt that is over
+        place = call.place
+        if place is not link:  # it is about an attempt that is over, or of a worker
             if type(place) is WorkerLink and place.node_link is link:
                 self._printed(call, message, parts)
             return True
         if kind is Reply or kind is Failed:
             node, now = call.to, time.monotonic()
+            if kind is Reply:
+                self._leases.learn(message.version, message.run_us)
             if kind is Failed and message.failure.cause == LEASE_OVER:
                 self._given_back(call, now)
                 return True
@@ -527,37 +572,36 @@ class ClientCalls:
             entry.send(Resume(ids=(call.id,), entry=lost))
             return True
         link, hops_left, to = entry, 1, ""
-        again = call.attempts and not call.to and entry.peer.name not in call.avoid
+        options, attempts = call.options, call.attempts
+        again = attempts and not call.to and entry.peer.name not in call.avoid
         if self._several and not again:
             if not target:
-                wanted = Wanted(call.function, call.version, call.resources, call.node)
-                choice = self.router.choose(wanted, now, avoid=call.avoid)
+                choice = self.router.choose(call.wanted, now, avoid=call.avoid)
                 target = choice.node if type(choice) is Chosen else ""
             if target:
-                record = self._state.record(target)
-                urls = record.urls if record is not None else ()
-                straight = self._links.direct(target, urls)
+                straight = self._links.get(target)
+                if straight is None:
+                    straight = self._links.direct(target, self._state.urls_of(target))
                 if straight is not None:
                     link, hops_left, to = straight, 0, target
         remaining_ms: int | None = None
-        if call.timeout_s is not None:
+        if options.timeout_s is not None:
             remaining_ms = max(0, int((call.due - now) * 1e3))
+        under_way = self._pending.under_way(link)
         if self._may_go_to_worker(call, link, to):
             key = _key(call)
             worker = self._leases.find(link, key)
-            if worker is None and not self._pending.under_way(link):
-                if not self._leases.is_asked(link):
-                    self._leases.want(link, key)
-                if self._leases.is_asked(link):
-                    return False  # until it is answered
-            elif worker is not None and worker.has_room:
+            if worker is None:
+                if self._leases.is_awaited(link, key, under_way, now):
+                    return False  # until there is one, or there will be none
+            elif worker.has_room:
                 # Else it would have to be said in time whether it ran.
-                if call.timeout_s is None or not worker.calls:
+                if options.timeout_s is None or not worker.calls:
                     self._send_to_worker(call, worker, remaining_ms, now)
                     return True
-            elif worker is not None and worker.is_short and self._sole_worker(worker):
-                return False
-        if self._pending.under_way(link) >= self._calls_per_link:
+            elif worker.is_short and worker.node in self._sole_workers:
+                return False  # its node has no other worker that could have it
+        if under_way >= self._calls_per_link:
             return False
         call.at = self._only
         self._pending.sent(call, link, to, now, link.written)
@@ -566,17 +610,16 @@ class ClientCalls:
                 id=call.id,
                 function=call.function,
                 payload=call.payload,
-                version=call.version,
-                resources=call.resources,
-                node=call.node,
+                version=options.version,
+                resources=options.resources,
+                node=options.node,
                 remaining_ms=remaining_ms,
-                wait_ms=int(call.wait_s * 1e3),
+                wait_ms=int(options.wait_s * 1e3),
                 hops_left=hops_left,
-                holder=call.holder,
-                attempt=min(call.attempts - 1, 255),
-                json=call.json,
+                holder=options.holder,
+                attempt=min(attempts, 255),
                 folder=call.folder,
-                space=call.space,
+                space=options.space,
                 idempotent=call.idempotent,
                 items=len(call.items),
             ),
@@ -589,17 +632,13 @@ class ClientCalls:
 
         What is large goes through the node, and so does what it alone can do.
         """
-        if call.version is None or call.attempts or call.by_node:
+        options = call.options
+        if not self._direct or options.version is None or options.space:
             return False
-        if call.parts or call.items or call.space or call.json:
+        if call.attempts or call.by_node or call.parts or call.items:
             return False
         # Without a link to each node, the one of the entry would choose.
-        return bool(to) or link.peer.name in (call.node, self._only)
-
-    def _sole_worker(self, worker: WorkerLink) -> bool:
-        """Whether its node has no other worker that could have a call."""
-        record = self._state.record(worker.node)
-        return record is not None and record.workers == 1
+        return bool(to) or link.peer.name in (options.node, self._only)
 
     def _send_to_worker(
         self,
@@ -613,7 +652,7 @@ class ClientCalls:
         worker.call(
             Job(
                 id=call.id,
-                version=call.version or "",
+                version=call.options.version or "",
                 function=call.function,
                 payload=call.payload,
                 remaining_ms=remaining_ms,
@@ -698,7 +737,8 @@ class ClientCalls:
 
 
 def _key(call: ActiveCall) -> Key:
-    return call.function, call.version or "", call.resources
+    options = call.options
+    return call.function, options.version or "", options.resources
 
 
 def _output(printed: JobPrinted, node: str) -> Output:
@@ -732,34 +772,3 @@ def _outcome_of(answer: JobDone | JobFailed, node: str, version: str) -> Outcome
         version=version,
         run_us=failed.run_us,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CallOptions:
-    """What narrows a call. Times in seconds; None: no limit."""
-
-    resources: frozenset[str] = frozenset()
-    node: str | None = None
-    timeout_s: float | None = None
-    wait_s: float = 0.0
-    version: str | None = None
-    holder: str | None = None
-    idempotent: bool = False
-    space: bytes = b""  # in whose worker it runs
-    label: str = ""  # names the call in errors, instead of its function
-    # Held, so that it can be registered again for as long as somebody may call it.
-    shipment: object = field(default=None, repr=False, compare=False)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Elsewhere nobody needs the code of a function to narrow a call.
-        values = [getattr(self, each.name) for each in fields(self)]
-        return _remade, (*values[:-1],)
-
-
-def _remade(*values: Any) -> CallOptions:
-    return CallOptions(
-        **{each.name: v for each, v in zip(fields(CallOptions), values, strict=False)}
-    )
-
-
-PLAIN = CallOptions()

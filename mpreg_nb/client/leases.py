@@ -50,8 +50,14 @@ SHORT_S = 0.0005
 RISE, FALL = 0.5, 0.1
 """How fast the expectation follows longer and shorter runs."""
 
-PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+PAUSE_S, LONGEST_PAUSE_S = 0.01, 2.0
 """After a lease that was refused or revoked, until the next is asked for."""
+
+WORTH_CALLS = 64
+"""A lease that took so many calls was worth its price: the next pause is short."""
+
+EMPTY_S = 0.005
+"""How long calls wait until those before them have left the node."""
 
 ANSWER_S = 0.1
 """How long calls wait for the answer of a node that was asked for a worker."""
@@ -74,8 +80,9 @@ class WorkerLink:
         answer: LeaseAnswer,
         said: Said,
         broken: Callable[["WorkerLink"], None],
+        expected_s: float,
     ) -> None:
-        """Connect to the worker.
+        """Connect to the worker. expected_s: what a call takes.
 
         Raises:
             OSError: it does not listen any more.
@@ -86,11 +93,14 @@ class WorkerLink:
         self.permitted: set[Key] = set()
         self.is_over = False  # it takes no calls any more
         self.calls: dict[bytes, int] = {}  # that it has: their numbers
-        self._sent = 0
+        self.sent = 0  # calls so far
         self._said = said
         self._broken = broken
-        self._expected_s = AHEAD_S  # of one call
-        self._unsent = b""
+        self._expected_s = expected_s  # of one call
+        self._unwritten: list[bytes] = []  # jobs of this turn of the loop
+        self._writes = 0  # jobs since the worker last said something
+        self._at_once = True  # whether the next job need not wait for others
+        self._unsent = b""  # what the system did not take
         self._reader: JobFrameReader[ToHolder] = JobFrameReader(ToHolder)
         self._loop = asyncio.get_running_loop()
         self._end = connected_to(Path(answer.path))
@@ -112,10 +122,31 @@ class WorkerLink:
         return self._expected_s <= SHORT_S
 
     def call(self, job: Job) -> None:
-        """Send a job; what becomes of it is told."""
-        self._sent += 1
-        self.calls[job.id] = self._sent
-        data = frame(job)
+        """Send a job, with all others of this turn; what becomes of it is told.
+
+        A caller that waits for each answer before the next call saves the turn.
+        """
+        self.sent += 1
+        self.calls[job.id] = self.sent
+        self._writes += 1
+        unwritten = self._unwritten
+        unwritten.append(frame(job))
+        if len(unwritten) > 1:
+            return
+        if self._at_once:
+            self._at_once = False
+            self._write()
+        else:
+            self._loop.call_soon(self._write)
+
+    def _write(self) -> None:
+        data = b"".join(self._unwritten)
+        self._unwritten.clear()
+        if self.is_closed:  # what became of them was asked already
+            return
+        if self._unsent:
+            self._unsent += data
+            return
         try:
             sent = self._end.send(data)
         except BlockingIOError:
@@ -194,6 +225,9 @@ class WorkerLink:
             self.close()
             self._broken(self)
             return False
+        # What was sent since the last word went together; what comes may be alone.
+        self._at_once = self._writes <= 1
+        self._writes = 0
         for message, parts in received:
             kind = type(message)
             if kind is JobDone:
@@ -234,7 +268,11 @@ class LeasedWorkers:
         self._open: dict[tuple[Connection, int], WorkerLink] = {}
         self._called: dict[Connection, dict[Key, None]] = {}
         self._large: dict[Key, None] = {}  # whose results were
+        self._run_s: dict[str, float] = {}  # of versions, as their nodes told
         self._asked: dict[bytes, tuple[Connection, Key]] = {}
+        self._asking: set[Connection] = set()  # links of these
+        self._emptying: set[Connection] = set()  # their calls are to end first
+        self._loop = asyncio.get_running_loop()
         self._pauses: dict[Connection, tuple[float, float]] = {}  # until, how long
 
     def find(self, link: Connection, key: Key) -> WorkerLink | None:
@@ -251,35 +289,66 @@ class LeasedWorkers:
         if len(self._large) > FUNCTIONS:
             del self._large[next(iter(self._large))]
 
-    def is_asked(self, link: Connection) -> bool:
-        """Whether a node is about to say if there is a worker."""
-        return any(one is link for one, _ in self._asked.values())
+    def learn(self, version: str, run_us: int) -> None:
+        """Note how long a call took that a node ran."""
+        run_s = self._run_s
+        if version not in run_s and len(run_s) >= FUNCTIONS:
+            del run_s[next(iter(run_s))]
+        run_s[version] = run_us / 1e6 + OVERHEAD_S
 
-    def want(self, link: Connection, key: Key) -> None:
-        """Ask for a worker where a function is called for the second time.
+    def is_awaited(
+        self, link: Connection, key: Key, under_way: int, now: float
+    ) -> bool:
+        """Say whether a call is to wait for a worker, and ask for one if it is time.
 
-        One that is leased already is asked to take another function at its first call:
-        through the node, that call would end the lease.
+        under_way: how many calls the node has. It leases a worker that is idle, so the
+        client lets short ones end first.
         """
+        if link in self._asking:
+            return True
         if link.peer.carrier != "unix" or not self._is_wanted() or key in self._large:
-            return
-        called = self._called.setdefault(link, {})
-        is_first = key not in called
-        called[key] = None
-        if len(called) > FUNCTIONS:
-            del called[next(iter(called))]
+            return False
+        # One that is leased takes another function at its first call: through the
+        # node, that call would end the lease.
         if link not in self._links:
             until, _ = self._pauses.get(link, (-math.inf, 0.0))
-            if is_first or time.monotonic() < until:
-                return
+            if now < until or not self._is_called_again(link, key):
+                return False
+            if under_way:
+                return self._is_emptied(link, key)
+        self._emptying.discard(link)
         function, version, resources = key
         request = LeaseRequest(
             id=self._new_id(), function=function, version=version, resources=resources
         )
         self._asked[request.id] = link, key
+        self._asking.add(link)
         link.send(request)
-        loop = asyncio.get_running_loop()
-        loop.call_later(ANSWER_S, self._unanswered, request.id)
+        self._loop.call_later(ANSWER_S, self._unanswered, request.id)
+        return link in self._asking  # the send may have ended the link
+
+    def _is_called_again(self, link: Connection, key: Key) -> bool:
+        called = self._called.setdefault(link, {})
+        is_first = key not in called
+        called[key] = None
+        if len(called) > FUNCTIONS:
+            del called[next(iter(called))]
+        return not is_first
+
+    def _is_emptied(self, link: Connection, key: Key) -> bool:
+        """Whether calls wait until the node has none; not for long."""
+        if link not in self._emptying:
+            if self._run_s.get(key[1], math.inf) > SHORT_S:
+                return False
+            self._emptying.add(link)
+            self._loop.call_later(EMPTY_S, self._not_emptied, link)
+        return True
+
+    def _not_emptied(self, link: Connection) -> None:
+        if link in self._emptying:
+            self._emptying.discard(link)
+            self._pause(link)
+            self._decided()
 
     def _unanswered(self, request_id: bytes) -> None:
         """Go on without a worker: the node is slow, or of a version without leases."""
@@ -298,7 +367,7 @@ class LeasedWorkers:
             return
         if self._links.get(link) is leased:
             del self._links[link]
-            self._pause(link)
+            self._pause(link, leased)
             self._decided()
         if message.gone:
             leased.drain()
@@ -309,13 +378,15 @@ class LeasedWorkers:
         link, key = self._asked.pop(answer.id, (None, None))
         if link is None or key is None:
             return
+        self._asking.discard(link)
         leased = self._links.get(link)
         if not answer.number:
             self._pause(link)
             return
         if leased is None or leased.number != answer.number:
             try:
-                leased = WorkerLink(link, answer, self._said, self._broken)
+                expected_s = self._run_s.get(key[1], AHEAD_S)
+                leased = WorkerLink(link, answer, self._said, self._broken, expected_s)
             except OSError:  # the worker ended just now
                 self._pause(link)
                 return
@@ -328,18 +399,24 @@ class LeasedWorkers:
             if leased.is_closed and not leased.calls:
                 del self._open[key]
 
-    def _pause(self, link: Connection) -> None:
-        """Ask for nothing for a while; longer each time, unless that is long ago."""
+    def _pause(self, link: Connection, leased: WorkerLink | None = None) -> None:
+        """Ask for nothing for a while.
+
+        Longer each time, unless the last time is long ago, or the lease that ended was
+        worth its price.
+        """
         now = time.monotonic()
         until, pause_s = self._pauses.get(link, (-math.inf, 0.0))
         again = now - until < LONGEST_PAUSE_S
+        if leased is not None and leased.sent >= WORTH_CALLS:
+            again = False
         pause_s = min(2 * pause_s, LONGEST_PAUSE_S) if again else PAUSE_S
         self._pauses[link] = now + pause_s, pause_s
 
     def _broken(self, leased: WorkerLink) -> None:
         if self._links.get(leased.node_link) is leased:
             del self._links[leased.node_link]
-            self._pause(leased.node_link)
+            self._pause(leased.node_link, leased)
         self._give_up(leased)
 
     def _give_up(self, leased: WorkerLink) -> None:
@@ -351,6 +428,8 @@ class LeasedWorkers:
         """Give up the workers of a node that is lost, after what they have answered."""
         self._links.pop(link, None)
         self._called.pop(link, None)
+        self._asking.discard(link)
+        self._emptying.discard(link)
         for call_id in [c for c, (one, _) in self._asked.items() if one is link]:
             del self._asked[call_id]
         for leased in [one for one in self._open.values() if one.node_link is link]:

@@ -96,9 +96,9 @@ class Arrived:
             failed,
             self._parts,
             function=call.shown_name,
-            resources=call.resources,
-            node=call.node,
-            timeout_s=call.timeout_s or 0.0,
+            resources=call.options.resources,
+            node=call.options.node,
+            timeout_s=call.options.timeout_s or 0.0,
         )
         if isinstance(error, NodeLost) and call.prints is not None:
             return NodeLost(

@@ -20,6 +20,9 @@ from mpreg_nb.protocol.messages import Traffic, TrafficRequest
 
 KEPT_CALLS = 10_000
 
+FRESH_CALLS = 2_000
+"""From so many on, calls are counted in histograms; that takes a millisecond."""
+
 LONGEST_US = 24 * 3600 * 1_000_000
 """Histograms end here; a longer call counts as this long."""
 
@@ -119,7 +122,7 @@ class CallLog:
         while self._kept > KEPT_CALLS and self._kept - _calls(rows[0]) >= KEPT_CALLS:
             self._kept -= _calls(rows.popleft())
         self._fresh.append(row)
-        if len(self._fresh) >= KEPT_CALLS:
+        if len(self._fresh) >= FRESH_CALLS:
             self._digest()
 
     def add_result(self, function: str, version: str, count: int = 1) -> None:
@@ -153,6 +156,7 @@ class CallLog:
     def _digest(self) -> None:
         with self._digesting:
             fresh, self._fresh = self._fresh, []
+            counts: dict[tuple[str, str, int], int] = {}
             for each in fresh:
                 row, calls = each, 1
                 if isinstance(row, ChunkRow):
@@ -162,12 +166,15 @@ class CallLog:
                     )
                 if not row.node:
                     continue
-                key = (row.function, row.node)
-                histogram = self._histograms.get(key)
+                value = (row.function, row.node, row.total_us)
+                counts[value] = counts.get(value, 0) + calls
+            # Many calls take the same number of microseconds.
+            for (function, node, total_us), calls in counts.items():
+                histogram = self._histograms.get((function, node))
                 if histogram is None:
                     histogram = HdrHistogram(1, LONGEST_US, DIGITS)
-                    self._histograms[key] = histogram
-                histogram.record_value(min(max(1, row.total_us), LONGEST_US), calls)
+                    self._histograms[function, node] = histogram
+                histogram.record_value(min(max(1, total_us), LONGEST_US), calls)
 
 
 EVERY_S = 2.0

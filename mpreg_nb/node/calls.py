@@ -443,18 +443,21 @@ class Calls:
         call = pending.call
         node = self._me if call.hops_left == 0 else call.node
         wanted = Wanted(call.function, call.version, call.resources, node)
-        match target or self.router.choose(wanted, now, avoid=pending.avoid):
-            case Chosen(chosen, version, offer):
-                pending.version = version
-                if call.wait_ms and call.hops_left:  # before, there was none
-                    pending.waited_us = int((now - pending.began) * 1e6)
-                if chosen == self._me:
-                    self._pending.sent(pending, self._me, self._me, now)
-                    self._changed()
-                    self._executor.run(pending, offer)
+        choice = target or self.router.choose(wanted, now, avoid=pending.avoid)
+        if type(choice) is Chosen:
+            pending.version = choice.version
+            if call.wait_ms and call.hops_left:  # before, there was none
+                pending.waited_us = int((now - pending.began) * 1e6)
+            if choice.node == self._me:
+                self._pending.sent(pending, self._me, self._me, now)
+                self._changed()
+                self._executor.run(pending, choice.offer)
+                if self._sweep is None:
                     self._look_soon()
-                else:
-                    self._forward(pending, chosen, now)
+            else:
+                self._forward(pending, choice.node, now)
+            return
+        match choice:
             case UnknownVersion() if pending.sought:
                 self._end(pending, Failure(kind="no_code", node=self._me))
             case UnknownVersion():
@@ -580,7 +583,7 @@ class Calls:
         """Deliver the outcome of a call and forget it."""
         if pending.id not in self._calls:
             return
-        kind = outcome.failure.kind if isinstance(outcome, Failed) else "ok"
+        kind = outcome.failure.kind if type(outcome) is Failed else "ok"
         self._counters.outcomes[kind] += pending.call.items or 1
         here = pending.place is self._me
         owed = self._pending.end(pending, time.monotonic())

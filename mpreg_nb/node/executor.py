@@ -526,13 +526,12 @@ class Executor:
     ) -> None:
         self._here.drop(pending)  # before its answer says how busy this node is
         try:
-            match ended:
-                case JobDone(run_us=run_us):
-                    self._returned(pending, ended.payload, parts, run_us)
-                case JobFailed(run_us=run_us):
-                    self._raised(pending, ended, parts)
-                case Crashed():
-                    self._fail(pending, failure_of(ended, self._me))
+            if type(ended) is JobDone:
+                self._returned(pending, ended.payload, parts, ended.run_us)
+            elif type(ended) is JobFailed:
+                self._raised(pending, ended, parts)
+            else:
+                self._fail(pending, failure_of(ended, self._me))  # type: ignore[arg-type]
         except Exception as error:
             LOG.exception("the outcome of %s was lost", pending.call.function)
             text = f"its outcome could not be passed on: {error}"

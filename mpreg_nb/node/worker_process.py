@@ -840,9 +840,9 @@ class WorkerHandle:
         unfit = ""
         for message, came in received:
             parts: tuple[Buffer, ...] = came
-            if isinstance(message, JobDone) and message.shared:
-                parts = self._accepted(message)
-            if isinstance(message, JobDone | JobFailed):
+            if type(message) is JobDone or type(message) is JobFailed:
+                if type(message) is JobDone and message.shared:
+                    parts = self._accepted(message)
                 if message.run_us > 1000:
                     self._log.read()  # while it is the call's that wrote it
                 if message.id in self._recalled and was_dropped(message):

@@ -174,6 +174,8 @@ class Router:
                 self._fits.clear()
             fit = self._fits[wanted] = self._fit(wanted)
         candidates: Iterable[Chosen] = fit.alive or fit.suspect
+        if len(fit.alive) == 1 and not avoid and not self._breakers:
+            return fit.alive[0]
         if fit.unknown:
             return UnknownVersion()
         if avoid:

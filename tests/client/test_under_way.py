@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
-from mpreg_nb.client.calls import ActiveCall
+from mpreg_nb.client.calls import ActiveCall, CallOptions
 from mpreg_nb.client.under_way import UnderWay, under_way
 from mpreg_nb.protocol.messages import StepSnapshot
 
@@ -31,7 +31,8 @@ def test_a_call_runs_from_when_it_left_the_queue_else_from_when_it_was_sent() ->
         call(1),
         call(2, started=7.0),
         call(3, at="", to="n2"),
-        call(4, at="", node="n3"),  # its entry passed it on, to the node it names
+        # Its entry passed it on, to the node that it names.
+        call(4, at="", options=CallOptions(node="n3")),
     ]
 
     found = under_way(calls, [], OFFSET_S)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpreg_nb.calls.pending import Outcome
-from mpreg_nb.client.calls import ActiveCall, ClientCalls
+from mpreg_nb.client.calls import ActiveCall, CallOptions, ClientCalls
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.protocol.gossip import Load, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
@@ -119,9 +119,12 @@ class Ways:
         self.wires = wires
         self.entry = wires["n1"]
 
-    def direct(self, node: str, urls: object) -> Wire | None:
+    def get(self, node: str) -> Wire | None:
         wire = self.wires[node]
         return wire if wire.is_open else None
+
+    def direct(self, node: str, urls: object) -> Wire | None:
+        return self.get(node)
 
 
 class World:
@@ -174,8 +177,7 @@ class World:
             parts=(),
             done=done,
             writer=lambda node, stream, text: None,
-            timeout_s=0.0 if in_a_hurry else None,
-            node=node,
+            options=CallOptions(timeout_s=0.0 if in_a_hurry else None, node=node),
         )
         self.calls.start(call)
         return call_id
@@ -256,7 +258,7 @@ def test_call_that_was_told_to_run_there_stays_there() -> None:
             parts=(),
             done=lambda *_: None,
             writer=lambda *_: None,
-            node="n1",
+            options=CallOptions(node="n1"),
         )
         world.calls.start(call)
         busy.take_in()

@@ -1,8 +1,9 @@
 """Calls that go straight to a worker of this machine mean what others mean."""
 
+import itertools
 import os
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,6 +70,29 @@ def test_many_calls_at_once_keep_their_results_apart(cluster: mp.Cluster) -> Non
     futures = [cluster.submit(double, n) for n in range(2000)]
 
     assert [future.result(30) for future in futures] == [2 * n for n in range(2000)]
+
+
+def test_calls_that_never_pause_come_to_go_straight_to_a_worker(
+    cluster: mp.Cluster,
+) -> None:
+    def triple(number: int) -> int:
+        return 3 * number
+
+    under_way: deque[tuple[int, mp.Future[int]]] = deque()
+    numbers = itertools.count()
+
+    def calls() -> None:
+        for number in itertools.islice(numbers, 400):
+            under_way.append((number, cluster.submit(triple, number)))
+            if len(under_way) > 32:
+                asked, future = under_way.popleft()
+                assert future.result(30) == 3 * asked
+
+    until(lambda: messages_of(cluster, calls) < 100)
+
+    assert [future.result(30) for _, future in under_way] == [
+        3 * number for number, _ in under_way
+    ]
 
 
 def test_the_setting_sends_every_call_through_the_node(cluster: mp.Cluster) -> None:

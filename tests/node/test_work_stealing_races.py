@@ -175,8 +175,11 @@ class Town:
         )
         self.client.routes_changed()
 
-    def direct(self, node: str, urls: object) -> Any:
+    def get(self, node: str) -> Any:
         return self.links.get(node)
+
+    def direct(self, node: str, urls: object) -> Any:
+        return self.get(node)
 
     def submit(self) -> None:
         call_id = (len(self.ended) + 1).to_bytes(16, "big")
