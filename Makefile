@@ -26,7 +26,7 @@ TWO_BY_TWO := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Plain mode leaves times, ports and pids out of what notebooks show.
 PLAIN := MPREG_NB_PLAIN=1
 
-.PHONY: venv demo test test-newest test-versions history large-values rolling-restart soak \
+.PHONY: venv demo test test-newest test-notebooks test-versions history large-values rolling-restart soak \
 	simulation simulation-long lint lab notebooks bench dist docs constraints
 
 venv: $(STAMP)
@@ -49,10 +49,19 @@ bench: $(STAMP)
 lab: $(STAMP)
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
+TUTORIALS := $(PLAIN) $(BIN)/pytest $(TWO_BY_TWO) -p nbval.plugin notebooks --nbval \
+	--nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	--nbval-cell-timeout=60
+
 test: $(STAMP)
 	$(BIN)/pytest $(TWO_BY_TWO)
-	$(PLAIN) $(BIN)/pytest $(TWO_BY_TWO) -p nbval.plugin notebooks --nbval --nbval-current-env \
-		--nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout=60
+	$(TUTORIALS)
+
+# The tutorials and the pages in browsers alone, for another Python than that of `test`:
+# make test-notebooks PYTHON=python3.13 VENV=build/cpython-313
+test-notebooks: $(STAMP)
+	$(TUTORIALS)
+	$(BIN)/pytest $(TWO_BY_TWO) -m browser
 
 # What depends on the version of Python, on the newest one of this machine: how
 # functions and values travel, tracebacks, cells that are read as code, processes.

@@ -116,6 +116,9 @@ SILENT_S = 5.0
 DRAIN_S = 10.0
 """How long a node that is asked to leave may finish what it runs."""
 
+MOST_SEEDS = 3
+"""Nodes that a new one joins where all start together: the first may die at once."""
+
 
 Preparing: TypeAlias = "Future[Mapping[str, HostFailure]]"
 
@@ -341,7 +344,8 @@ class StartedNodes:
         try:
             for spec in specs:
                 started = (*begun.values(), *own.values())
-                join = tuple(self.urls.values()) or tuple(n.url for n in started[:1])
+                join = tuple(self.urls.values())
+                join = join or tuple(node.url for node in started[:MOST_SEEDS])
                 own[spec] = self._spawn(spec, join, workers)
         except BaseException as error:
             end_now(list(own.values()))

@@ -18,6 +18,10 @@ LONGEST_RETRY_S = 2.0
 """Between dials of a seed before the join is complete: nodes that are started
 together find each other soon, a wrong url costs little."""
 
+FIRST_ROUND_S = 1.0
+"""Between looks at the seeds in the first round after the join. The seed that let this
+node in may die before it has told of nodes that joined at the same moment."""
+
 LOST_S = 10.0
 """A dial whose outcome was not reported for so long is tried again."""
 
@@ -32,8 +36,8 @@ class _Seed:
 class Seeds:
     """Seeds of one node; all are tried until the join is complete.
 
-    Later one that is no member is dialled now and then: two halves of a cluster
-    that have forgotten each other meet again.
+    Later those that are no members are dialled, each once soon after the join, then
+    one now and then: two halves of a cluster that do not know each other meet.
     """
 
     def __init__(self, settings: SwimConfig) -> None:
@@ -42,6 +46,7 @@ class Seeds:
         self._again_at_s = math.inf  # once the join is complete
         self._dialled_at_s = -math.inf  # after the join
         self._turn = 0
+        self._first_round = 0  # seeds that it has still to look at
 
     def __len__(self) -> int:
         return len(self._seeds)
@@ -56,9 +61,10 @@ class Seeds:
         self._again_at_s = math.inf
 
     def settle(self, now: float) -> None:
-        """Dial seeds at the slow rate, after the join."""
+        """Begin to look for seeds that are no members, after the join."""
+        self._first_round = len(self._seeds)
         if self._seeds:
-            self._again_at_s = now + self._settings.seed_redial_s
+            self._again_at_s = now + FIRST_ROUND_S
 
     def failed(self, url: str, now: float) -> bool:
         """Record that a dial failed; return whether `url` is a seed."""
@@ -82,7 +88,11 @@ class Seeds:
         if self._again_at_s < math.inf:
             if now < self._again_at_s:
                 return []
-            self._again_at_s = now + self._settings.seed_redial_s
+            self._first_round -= 1
+            is_first = self._first_round > 0
+            self._again_at_s = now + (
+                FIRST_ROUND_S if is_first else self._settings.seed_redial_s
+            )
             self._turn = (self._turn + 1) % len(self._seeds)
             url = self._seeds[self._turn].url
             if url in members:

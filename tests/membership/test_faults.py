@@ -450,3 +450,21 @@ def test_after_any_row_of_faults_all_agree_again(
     for node in sim.running:
         records = {n.swim.member(node.name) for n in sim.running if n is not node}
         assert {m.record for m in records if m is not None} == {node.swim.me}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_nodes_that_start_together_meet_although_the_one_that_lets_them_in_dies(
+    seed: int,
+) -> None:
+    sim = settled(1, "local", seed)
+    first = sim.running[0]
+    one = sim.start("one", [first.url])
+    other = sim.start("other", [first.url, one.url])
+    sim.run_until(
+        lambda: one.swim.joined and other.swim.joined, limit_s=5.0, step_s=0.001
+    )
+
+    sim.kill(first)
+    took_s = sim.run_until(sim.is_whole, 30.0)
+
+    assert took_s <= 4.0

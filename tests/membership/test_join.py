@@ -40,14 +40,23 @@ def test_what_is_no_seed_is_told_so(seeds: Seeds) -> None:
     assert not seeds.failed("n1", 0.0)
 
 
-def test_after_the_join_only_seeds_without_a_member_are_dialled_now_and_then(
-    seeds: Seeds,
-) -> None:
+def test_after_the_join_only_seeds_without_a_member_are_dialled(seeds: Seeds) -> None:
     seeds.start([A, B], 0.0)
     seeds.settle(1.0)
 
-    assert seeds.due(30.9, ()) == []
-    dialled = [seeds.due(31.0 + 30.0 * turn, (A,)) for turn in range(4)]
+    dialled = [seeds.due(2.0, (A,)), seeds.due(3.0, (A,))]
+
+    assert sorted(dialled) == [[], [B]]
+
+
+def test_after_one_round_seeds_are_dialled_now_and_then(seeds: Seeds) -> None:
+    seeds.start([A, B], 0.0)
+    seeds.settle(1.0)
+    seeds.due(2.0, ())
+    seeds.due(3.0, ())
+
+    assert seeds.due(32.9, ()) == []
+    dialled = [seeds.due(33.0 + 30.0 * turn, (A,)) for turn in range(4)]
     assert sorted(dialled) == [[], [], [B], [B]]
 
 
