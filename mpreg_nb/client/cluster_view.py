@@ -273,7 +273,8 @@ class ClusterState:
         """With all offers; `changed` names those that were new in it."""
         self.mark: CatalogMark = ("", 0)
         self._told: dict[str, list[tuple[str, Offer]]] = {}  # what snapshots had
-        self._own: dict[str, Offer] = {}  # newest own registration of each name
+        # Own registrations: those that no snapshot has told of, and the newest.
+        self._own: dict[str, list[Offer]] = {}
         self._newest: dict[str, Offer | None] = {}
 
     def continues(self, snapshot: Snapshot) -> bool:
@@ -291,6 +292,8 @@ class ClusterState:
             self._newest.pop(function, None)
         for owner, offer in snapshot.offers:
             self._told.setdefault(offer.function, []).append((owner, offer))
+        for function in self._own if snapshot.changed is None else snapshot.changed:
+            self._forget_told(function)
         if snapshot.changed is not None and self.snapshot is not None:
             offers = self.snapshot.offers
             if snapshot.changed:
@@ -311,16 +314,25 @@ class ClusterState:
 
     def registered(self, offer: Offer) -> None:
         """Note an own registration, of which no snapshot may tell yet."""
-        self._own[offer.function] = offer
+        self._own.setdefault(offer.function, []).append(offer)
         self._newest.pop(offer.function, None)
 
     def offers(self, function: str) -> Sequence[tuple[str, Offer]]:
         """Return (owner, offer) of every version of `function`."""
         told = self._told.get(function, [])
-        own = self._own.get(function)
-        if own is None or (own.origin, own) in told:
-            return told
-        return [*told, (own.origin, own)]
+        own = [(offer.origin, offer) for offer in self._own.get(function, ())]
+        untold = [pair for pair in own if pair not in told]
+        return [*told, *untold] if untold else told
+
+    def _forget_told(self, function: str) -> None:
+        """Forget own registrations of a name, but not the newest, once told of them."""
+        own = self._own.get(function, [])
+        if len(own) < 2:
+            return
+        last: dict[str, int] = {}  # a node tells of its registrations in their order
+        for _, offer in self._told.get(function, ()):
+            last[offer.origin] = max(last.get(offer.origin, 0), offer.counter)
+        own[:-1] = [o for o in own[:-1] if o.counter > last.get(o.origin, 0)]
 
     def entries(self) -> Iterable[tuple[str, Offer]]:
         """Return (owner, offer) of all that is offered."""

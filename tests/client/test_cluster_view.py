@@ -1,6 +1,7 @@
 """Through whose eyes a client sees the cluster, when one of them closes."""
 
 import pytest
+from msgspec.structs import replace
 
 from mpreg_nb.client import cluster_view
 from mpreg_nb.client.cluster_view import ClusterState
@@ -129,6 +130,32 @@ def test_state_keeps_what_a_snapshot_does_not_speak_of() -> None:
     assert state.snapshot is not None
     assert sorted(one.function for _, one in state.snapshot.offers) == ["kept", "new"]
     assert state.mark == ("p", 2)
+
+
+def test_state_keeps_all_own_registrations_of_a_name_until_a_snapshot_tells_of_them() -> (
+    None
+):
+    def versions() -> list[tuple[str, str]]:
+        return sorted((node, one.version[0]) for node, one in state.offers("f"))
+
+    def own(version: str, counter: int, origin: str = "a") -> Offer:
+        offered = Offer(function="f", version=version * 32, origin=origin)
+        return replace(offered, counter=counter)
+
+    state = ClusterState()
+    state.update(told())
+    first, second, other = own("1", 1), own("2", 2), own("3", 2, "b")
+    for offered in (first, second, other):
+        state.registered(offered)
+
+    state.update(told(mark=("p", 2), changed=()))
+    assert versions() == [("a", "1"), ("a", "2"), ("b", "3")]
+
+    state.update(told(("a", first), mark=("p", 3), changed=("f",)))
+    assert versions() == [("a", "1"), ("a", "2"), ("b", "3")]
+
+    state.update(told(("a", second), mark=("p", 4), changed=("f",)))
+    assert versions() == [("a", "2"), ("b", "3")]
 
 
 def test_changes_continue_only_what_the_same_process_told() -> None:

@@ -70,6 +70,17 @@ def random_dag(rng: random.Random, flow: Any) -> dict[str, dict[str, Any]]:
     return expected
 
 
+def test_lambdas_that_no_node_has_told_of_yet_are_steps_of_one_run(
+    cluster: mp.Cluster,
+) -> None:
+    for number in range(10):
+        flow = mp.workflow("anonymous")
+        first = flow.step("first", lambda number=number: number)
+        flow.step("second", lambda value, number=number: (value, number), first)
+
+        assert flow.run()["second"] == (number, number)
+
+
 def test_random_workflows_give_what_they_give_here(cluster: mp.Cluster) -> None:
     rng = random.Random(SEED)
     for number in range(DAGS):
