@@ -132,9 +132,7 @@ def test_state_keeps_what_a_snapshot_does_not_speak_of() -> None:
     assert state.mark == ("p", 2)
 
 
-def test_state_keeps_all_own_registrations_of_a_name_until_a_snapshot_tells_of_them() -> (
-    None
-):
+def test_state_keeps_own_registrations_until_a_snapshot_tells_of_them() -> None:
     def versions() -> list[tuple[str, str]]:
         return sorted((node, one.version[0]) for node, one in state.offers("f"))
 
