@@ -26,8 +26,9 @@ TWO_BY_TWO := -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Plain mode leaves times, ports and pids out of what notebooks show.
 PLAIN := MPREG_NB_PLAIN=1
 
-.PHONY: venv demo test test-newest test-notebooks test-versions history large-values rolling-restart soak \
-	simulation simulation-long lint lab notebooks bench dist docs constraints
+.PHONY: venv demo test test-newest test-notebooks test-versions history large-values \
+	many-submits rolling-restart soak simulation simulation-long lint lab notebooks \
+	bench dist docs constraints
 
 venv: $(STAMP)
 
@@ -112,6 +113,11 @@ simulation: $(STAMP)
 
 simulation-long: $(STAMP)
 	$(BIN)/python -m tests.membership.report long
+
+# So many small calls at once: none is Overloaded, and the kernel stays small.
+CALLS ?= 200000
+many-submits: $(STAMP)
+	$(BIN)/python -m tests.live.many_submits $(CALLS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check

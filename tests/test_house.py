@@ -27,6 +27,7 @@ PROGRAMS = {
     "browser/screenshots.py",
     "live/history.py",
     "live/large_values.py",
+    "live/many_submits.py",
     "live/rolling_restart.py",
     "live/soak.py",
     "membership/experiments.py",

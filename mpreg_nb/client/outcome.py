@@ -37,11 +37,12 @@ class Arrived:
         parts: tuple[Buffer, ...],
         row: CallRow,
     ) -> None:
+        # Somebody may hold very many results that nobody has read yet: of a plain one
+        # only its bytes.
         is_plain = type(outcome) is Reply and not outcome.builtin
-        # Somebody may hold very many results that nobody has read yet.
         self._call = None if is_plain else call
-        self._outcome = outcome
-        self._parts = parts
+        self._outcome = None if is_plain else outcome
+        self._parts = parts if parts or not is_plain else (outcome.payload,)
         self._row = row
         self._rebuilt: Rebuilt | None = None
         self._rebuilding = threading.Lock()
@@ -75,12 +76,12 @@ class Arrived:
         if type(outcome) is Failed:
             return None, self._error(outcome)
         began = time.perf_counter()
-        reply: Reply = outcome  # type: ignore[assignment]
-        value, error = rebuilt(self._parts or (reply.payload,), name="result")
+        parts = self._parts if outcome is None else self._parts or (outcome.payload,)
+        value, error = rebuilt(parts, name="result")
+        if error is None and outcome is not None:  # of a builtin
+            value = BUILTINS[self._known.function](*value[0], **value[1])
         if error is not None:
             self._row.status = "failed"
-        elif reply.builtin:
-            value = BUILTINS[self._known.function](*value[0], **value[1])
         self._row.add_unpacking(int((time.perf_counter() - began) * 1e6))
         return value, error
 
@@ -149,7 +150,7 @@ def arrive(
     """
     status, node = "done", ""
     if type(outcome) is Reply:
-        node = outcome.node
+        node = call.to if outcome.node == call.to else outcome.node  # one for all
         if outcome.version and not stopped:
             call_log.add_result(call.function, outcome.version)
     else:

@@ -711,19 +711,21 @@ class ProcessPool:
 
     def crash_of(self, call_id: bytes, place: int, record: LeaseRecord) -> Outcome:
         """Return the outcome of a leased job that had begun when its worker ended."""
+        ran = place <= record.ended or place == record.called
+        executed: Executed = "yes" if ran else "unknown"
         if call_id in record.cancelled:
             return JobFailed(
                 id=call_id,
                 kind="cancelled",
                 message="the call was cancelled",
-                executed="yes",
+                executed=executed,
             )
         return self._deaths.crashed(
             call_id,
             record.end or End(-signal.SIGKILL, None),
             record.lines,
             guilty=place > record.ended,
-            executed="yes",
+            executed=executed,
         )
 
     def _leased(self, lease: WorkerLease) -> WorkerHandle | None:
@@ -840,9 +842,9 @@ class ProcessPool:
             begun = handed.number <= page.begun
             # One that had ended lost only its answer: it did not kill the worker.
             guilty = handed.number > page.ended
-            # Of several at once, one may have ended the process before another had
-            # reached its function.
-            sure = not guilty or at_work == 1
+            # Its arguments may have ended the process, or another job of several,
+            # before it had reached its function.
+            sure = not guilty or (at_work == 1 and page.called == handed.number)
             executed: Executed = "no" if not begun else "yes" if sure else "unknown"
             if item.cancelled:
                 self._end(item, cancelled(item.job, executed=executed), ())

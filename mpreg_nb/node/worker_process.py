@@ -578,6 +578,7 @@ class LeaseRecord:
 
     begun: int
     ended: int
+    called: int  # the last whose function was called
     cancelled: frozenset[bytes]
     is_gone: bool  # the worker, too
     end: End | None = None  # of the worker; None: it lives, or was replaced
@@ -782,9 +783,10 @@ class WorkerHandle:
         self.count_leased()
         lease.is_ending = True
         begun, ended = self.process.page.leased(lease.number)
+        called = self.process.page.leased_called
         lines = () if end is None else self.last_lines()
         cancelled = frozenset(lease.cancelled)
-        record = LeaseRecord(begun, ended, cancelled, is_gone, end, lines)
+        record = LeaseRecord(begun, ended, called, cancelled, is_gone, end, lines)
         self._owner.lease_over(self, lease, record)
 
     def take_back(self, call_id: bytes) -> bool:

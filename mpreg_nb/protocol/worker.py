@@ -313,8 +313,9 @@ _failed_decoder = msgspec.msgpack.Decoder(JobFailed)
 
 _BEGUN, _ENDED, _HEARD, _WRITTEN, _PUT_OFF = range(5)
 _LEASE, _LEASE_BEGUN, _LEASE_ENDED, _PLACE, _COUNTED, _TAKEN = range(5, 11)
+_CALLED, _LEASE_CALLED = 11, 12
 
-_ID_AT = 11 * 8
+_ID_AT = 13 * 8
 _NUMBERS_BYTES = _ID_AT + ID_BYTES
 TEXT_BYTES = 8 * 1024 - _NUMBERS_BYTES
 
@@ -324,7 +325,7 @@ RECORDS = 8192
 
 _RECORDS_AT = _NUMBERS_BYTES + TEXT_BYTES
 PAGE_BYTES = _RECORDS_AT + RECORDS * _RECORD.size
-"""Eleven numbers in this host's order, an id, a ring of text, and one of records."""
+"""Thirteen numbers in this host's order, an id, a ring of text, and one of records."""
 
 _MOST_US = (1 << 32) - 1
 
@@ -365,6 +366,15 @@ class SharedStatus:
         """Say that this job may have effects from now on."""
         self._numbers[_BEGUN] = number
 
+    @property
+    def called(self) -> int:
+        """Number of the job whose function was called last."""
+        return self._numbers[_CALLED]
+
+    def call(self, number: int) -> None:
+        """Say that the function of this job is called now; its arguments are there."""
+        self._numbers[_CALLED] = number
+
     def end(self, number: int) -> None:
         """Say that all jobs up to this one have ended; answers may still be held."""
         self._numbers[_ENDED] = number
@@ -372,6 +382,7 @@ class SharedStatus:
     def open_lease(self, number: int) -> None:
         """Say that jobs come by this lease from now on; none has begun."""
         self._numbers[_LEASE_BEGUN] = self._numbers[_LEASE_ENDED] = 0
+        self._numbers[_LEASE_CALLED] = 0
         self._numbers[_LEASE] = number
 
     def begin_leased(self, number: int, call_id: bytes, place: int) -> None:
@@ -379,6 +390,15 @@ class SharedStatus:
         self._memory[_ID_AT:_NUMBERS_BYTES] = call_id
         self._numbers[_PLACE] = place
         self._numbers[_LEASE_BEGUN] = number
+
+    def call_leased(self, number: int) -> None:
+        """Say that the function of this job of the lease is called now."""
+        self._numbers[_LEASE_CALLED] = number
+
+    @property
+    def leased_called(self) -> int:
+        """Number of the job of the newest lease whose function was called last."""
+        return self._numbers[_LEASE_CALLED]
 
     def end_leased(self, number: int) -> None:
         """Say that all jobs of the lease up to this one have ended."""

@@ -219,15 +219,20 @@ class ConcurrentRunner:
                 except Exception as error:  # noqa: BLE001  user code runs in there
                     return self._answers.unusable(task.job, error)
                 task.is_called = True
-                value = self._invoke(function, args, kwargs)
+                value = self._invoke(task, function, args, kwargs)
             _end_figures(are_shown=True)
             return self._answers.done(task.job, value, perf_counter_ns() - started)
         except BaseException as error:  # noqa: BLE001  the border of user code
             return error
 
     def _invoke(
-        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Any
+        self,
+        task: Task,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: Any,
     ) -> object:
+        self._page.call(task.number)
         value = function(*args, **kwargs)
         if type(value) is not CoroutineType:
             return value
@@ -244,7 +249,8 @@ class ConcurrentRunner:
             self._restorer.leave_copy()
             self._folders.enter(task.job.folder)
 
-        return run_chunk(task, partial(self._invoke, function), self._answers, between)
+        invoke = partial(self._invoke, task, function)
+        return run_chunk(task, invoke, self._answers, between)
 
     def _close(self, call_id: bytes, me: int) -> None:
         """End the time in which the call can be interrupted."""
@@ -299,6 +305,7 @@ class ConcurrentRunner:
             return self._answers.unusable(task.job, error)
         started = perf_counter_ns()
         task.is_called = True
+        self._page.call(task.number)
         try:
             value = await function(*args, **kwargs)
             _end_figures(are_shown=True)

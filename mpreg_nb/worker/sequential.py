@@ -158,6 +158,10 @@ class SequentialRunner:
             value: object = self._run_chunk(task, function)
         else:
             task.is_called = True
+            if task.holder is None:
+                self._page.call(task.number)
+            else:
+                self._page.call_leased(task.number)
             value = function(*args, **kwargs)
             if type(value) is CoroutineType:
                 value = self._await(value)
@@ -172,6 +176,7 @@ class SequentialRunner:
 
     def _run_chunk(self, task: Task, function: Callable[..., Any]) -> bytes:
         def invoke(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+            self._page.call(task.number)
             value = function(*args, **kwargs)
             return self._await(value) if type(value) is CoroutineType else value
 

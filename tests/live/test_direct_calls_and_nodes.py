@@ -5,6 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -71,6 +72,27 @@ def test_a_worker_that_dies_tells_what_ran_and_the_rest_runs_once(
     others = [n for n in range(30) if n != 5]
     assert {outcome(futures[n]) for n in others} <= {*others, "yes"}
     assert Counter(map(int, notes.read_text().split())) == Counter(others)
+
+
+class LeavesWhenOpened:
+    """An argument that ends the process that unpacks it."""
+
+    def __reduce__(self) -> Any:
+        return os._exit, (4,)
+
+
+def test_arguments_that_end_their_worker_leave_open_whether_the_call_ran(
+    own: mp.Cluster,
+) -> None:
+    def same(value: object) -> object:
+        return value
+
+    become_direct(own, same, 1)
+
+    with pytest.raises(WorkerCrashed, match="exit code 4") as caught:
+        own.call(same, LeavesWhenOpened())
+
+    assert caught.value.executed == "unknown"
 
 
 def test_a_function_that_calls_the_cluster_waits_for_nobody(

@@ -11,6 +11,7 @@ import pytest
 
 import mpreg_nb as mp
 from tests.live.history import (
+    INTERRUPTED,
     NODES,
     Ended,
     Fault,
@@ -160,6 +161,33 @@ def test_call_that_is_said_to_have_run_and_did_not_is_found() -> None:
     found = rules(failed("NodeLost", "yes"), happened=(KILLED,))
 
     assert found == ["said to have run: a start"]
+
+
+@pytest.mark.parametrize("error", ["CallTimeout", "CallCancelled", "CancelledError"])
+def test_calls_that_are_said_to_have_run_and_never_began_are_found(error: str) -> None:
+    calls = [replace(CALL, call=f"c{number}") for number in range(10)]
+    ends = [replace(failed(error, "yes"), call=call.call) for call in calls]
+    runs = [replace(RUN, call=call.call) for call in calls]
+
+    assert check(History(calls, ends, runs)) == ()
+    # One may have been interrupted before it could note that it began.
+    assert check(History(calls, ends, runs[:-1])) == ()
+    lies = check(History(calls, ends, runs[:-2]))
+    assert {(one.rule, one.call) for one in lies} == {
+        (INTERRUPTED, "c8"),
+        (INTERRUPTED, "c9"),
+    }
+
+
+def test_a_call_whose_worker_ended_before_it_began_has_not_run() -> None:
+    fatal = Invoked(call="c2", at_s=10.0, fate="exit")
+    crash = replace(RUN, call="c2", ended_s=None)
+    ends = [failed("WorkerCrashed", "yes"), Ended(call="c2", at_s=10.2)]
+    ends[1] = replace(ends[0], call="c2")
+
+    [lie] = check(History([CALL, fatal], ends, [crash]))
+
+    assert (lie.rule, lie.call) == ("said to have run: a start", "c1")
 
 
 @pytest.mark.parametrize(

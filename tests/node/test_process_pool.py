@@ -16,7 +16,15 @@ import pytest
 from mpreg_nb.node.worker_pool import Crashed
 from mpreg_nb.protocol.worker import JobFailed
 from tests.support.files import until_exists, wait_for_file
-from tests.support.worker_functions import echo, fault, kill_self, leave, pid, sleep
+from tests.support.worker_functions import (
+    LeavesWhenOpened,
+    echo,
+    fault,
+    kill_self,
+    leave,
+    pid,
+    sleep,
+)
 from tests.support.workers import Crash, Office, is_alive, run, value_of
 
 pytestmark = pytest.mark.live
@@ -58,6 +66,20 @@ def test_a_crash_costs_one_call_and_says_how_it_ended(
         assert crashed.last_lines == ("about to leave",)
     if function is fault:
         assert any("Segmentation fault" in line for line in crashed.last_lines)
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_a_job_whose_arguments_end_its_worker_is_not_said_to_have_run(
+    tmp_path: Path, slots: int
+) -> None:
+    async def scenario(here: Office) -> Crashed:
+        with pytest.raises(Crash) as caught:
+            await here.call(echo, LeavesWhenOpened())
+        return caught.value.crashed
+
+    crashed = run(tmp_path, scenario, slots=slots)
+
+    assert (crashed.cause, crashed.executed) == ("exit code 4", "unknown")
 
 
 def test_it_stays_open_which_of_several_calls_in_a_dead_worker_had_begun(

@@ -16,9 +16,13 @@ def work(log: str, call: str, seconds: float, fate: str) -> str:
         finally:
             os.close(file)
 
-    note("start")
-    if seconds:
-        time.sleep(seconds)
+    try:
+        note("start")
+        if seconds:
+            time.sleep(seconds)
+    except BaseException:  # interrupted, perhaps before it could write: it did start
+        note("start")
+        raise
     if fate == "exit":
         os._exit(3)
     note("end")

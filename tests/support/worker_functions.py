@@ -54,6 +54,15 @@ def say_and_spin() -> None:
         pass
 
 
+class LeavesWhenOpened:
+    """An argument that ends the process that unpacks it."""
+
+    def __reduce__(self) -> Any:
+        import os
+
+        return os._exit, (4,)
+
+
 class SpinsWhenOpened:
     """An argument that is never ready."""
 
