@@ -28,7 +28,7 @@ PLAIN := MPREG_NB_PLAIN=1
 
 .PHONY: venv demo test test-newest test-notebooks test-versions history large-values \
 	many-submits rolling-restart soak simulation simulation-long lint lab notebooks \
-	bench dist docs constraints
+	test-plain-ways growth bench dist docs constraints
 
 venv: $(STAMP)
 
@@ -85,6 +85,17 @@ VERSIONED := mpreg_nb $(addprefix tests/,protocol serialize worker transport wor
 
 test-versions: $(STAMP)
 	$(BIN)/pytest $(TWO_BY_TWO) $(VERSIONED) -m 'not browser'
+
+# All tests with the fast ways switched off: every call goes through its node, a map
+# sends each call by itself, and large values go through sockets.
+PLAIN_WAYS := MPREG_NB_DIRECT_CALLS=0 MPREG_NB_MAP_CHUNK_MS=0 MPREG_NB_SHARED_MEMORY_MB=0
+test-plain-ways: $(STAMP)
+	$(PLAIN_WAYS) $(BIN)/pytest $(TWO_BY_TWO) $(ROOMS)
+
+# What one more function, node, step, item, call or run costs where there are many: a
+# table, and the page docs/growth.md with its figure. About ten minutes.
+growth: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.growth --page --save build/growth.json
 
 # Calls under faults, about two minutes a seed: did each end as its caller was told?
 # Over TLS: make history SEEDS=1 TLS=1

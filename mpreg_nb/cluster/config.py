@@ -1,10 +1,12 @@
 """The defaults of this process: `mp.config`, `%mpreg config`.
 
-`CONFIG` holds the values. `KEYS` has the default, the bounds and the reason of each.
+`CONFIG` holds the values. `KEYS` has the default, the bounds and the reason of each. A
+process starts with what its environment says, such as `MPREG_NB_SLOTS=8`.
 Code reads a value each time it needs it, so a change takes effect at once.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -57,6 +59,34 @@ class Key:
     def brief(self) -> str:
         """The meaning, in a few words."""
         return f"{self.unit} {self.title}".lstrip()
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that has the value to begin with."""
+        return f"MPREG_NB_{self.name.upper()}"
+
+    def first(self, environment: Mapping[str, str]) -> Value:
+        """Return the value that `environment` gives, or the default.
+
+        Raises:
+            ValueError: this key does not accept it.
+        """
+        text = environment.get(self.variable)
+        if not text:
+            return self.default
+        try:
+            return self.checked(self._read(text))
+        except (KeyError, TypeError, ValueError):
+            rule = "0 or 1" if isinstance(self.default, bool) else self.rule
+            raise ValueError(
+                f"the environment variable {self.variable} must be {rule}, not "
+                f"{text!r:.60}. Change it, or remove it: unset {self.variable}"
+            ) from None
+
+    def _read(self, text: str) -> object:
+        if isinstance(self.default, bool):
+            return {"0": False, "false": False, "1": True, "true": True}[text.lower()]
+        return text if self.choices else type(self.default)(text)
 
     def checked(self, value: object) -> Value:
         """Return `value` if this key accepts it.
@@ -230,13 +260,17 @@ class Config:
     def __setattr__(self, name: str, value: object) -> None:
         is_new = not hasattr(self, name)
         object.__setattr__(self, name, key_of(name).checked(value))
-        if name == "shared_memory_mb" and not is_new:
+        if name == "shared_memory_mb" and not (is_new and value == DEFAULT_LIMIT_MB):
             MEMORY.limit_bytes = bytes_of(self.shared_memory_mb)
 
     def reset(self) -> None:
-        """Set all values to their defaults."""
+        """Set all values to those of the environment, else to their defaults.
+
+        Raises:
+            ValueError: a variable has a value that its key does not accept.
+        """
         for key in KEYS.values():
-            setattr(self, key.name, key.default)
+            setattr(self, key.name, key.first(os.environ))
 
     def frame(self) -> "pd.DataFrame":
         """Return one row a key, as a pandas DataFrame.

@@ -11,8 +11,11 @@ from mpreg_nb.cluster.config import CONFIG, KEYS, Config
 
 @pytest.fixture(autouse=True)
 def _unchanged() -> Iterator[None]:
-    CONFIG.reset()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for key in KEYS.values():
+            patch.delenv(key.variable, raising=False)
+        CONFIG.reset()
+        yield
     CONFIG.reset()
 
 
@@ -23,6 +26,49 @@ def test_every_key_begins_with_its_default_and_accepts_it() -> None:
         assert getattr(config, key.name) == key.default
         assert key.checked(key.default) == key.default
     assert set(KEYS) == set(Config.__annotations__)
+
+
+def test_a_process_begins_with_what_its_environment_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {
+        "SLOTS": "8",
+        "DIRECT_CALLS": "0",
+        "KEEP": "True",
+        "MAP_CHUNK_MS": "2.5",
+        "PROGRESS_AFTER_S": "inf",
+        "CWD": "scratch",
+        "WORKERS": "",
+    }
+    for name, text in given.items():
+        monkeypatch.setenv(f"MPREG_NB_{name}", text)
+
+    config = Config()
+
+    assert (config.slots, config.direct_calls, config.keep) == (8, False, True)
+    assert (config.map_chunk_ms, config.progress_after_s) == (2.5, float("inf"))
+    assert (config.cwd, config.workers) == ("scratch", 1)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        ("MPREG_NB_SLOTS", "many", "1 to 1,024, not 'many'"),
+        ("MPREG_NB_SLOTS", "0", "1 to 1,024, not '0'"),
+        ("MPREG_NB_DIRECT_CALLS", "no", "must be 0 or 1, not 'no'"),
+        ("MPREG_NB_CWD", "home", "'caller' or 'scratch', not 'home'"),
+    ],
+)
+def test_what_the_environment_says_wrongly_is_refused_with_the_cure(
+    variable: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+
+    with pytest.raises(ValueError, match=said) as raised:
+        Config()
+
+    assert f"variable {variable} must be" in str(raised.value)
+    assert str(raised.value).endswith(f"remove it: unset {variable}")
 
 
 def test_a_value_that_is_set_is_the_one_that_is_read() -> None:
