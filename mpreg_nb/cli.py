@@ -218,6 +218,12 @@ def command_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--only", default="", metavar="WORD", help="only rows whose name contains this"
     )
+    bench.add_argument(
+        "--peers",
+        action="store_true",
+        help="also measure the same work with ProcessPoolExecutor, and with joblib, "
+        "Dask, ipyparallel, Ray and loky where they are installed",
+    )
     _add_tls(command)
     token = command("token", "show, replace and issue tokens")
     token.add_argument(
@@ -350,7 +356,7 @@ def _demo(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 def _bench(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.benchmark.program import main as bench
 
-    return bench(quick=given.quick, only=given.only)
+    return bench(quick=given.quick, only=given.only, peers=given.peers)
 
 
 def _node(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:

@@ -37,6 +37,8 @@ from mpreg_nb.benchmark.capacity import (
     scaling_row,
     unequal_row,
 )
+from mpreg_nb.benchmark.peers import ROWS as PEER_ROWS
+from mpreg_nb.benchmark.peers import START
 from mpreg_nb.benchmark.raw_tcp import RawTcp
 from mpreg_nb.benchmark.rows import (
     LATENCY_ROWS,
@@ -188,10 +190,11 @@ Taken = tuple[float, float, float, float, float, float]
 """Mean, p50, p95 and p99 of one round in microseconds; p50 and p99 in bare echoes."""
 
 
-def check_only(only: str, *, given: int | None = None) -> None:
+def check_only(only: str, *, given: int | None = None, peers: bool = False) -> None:
     """Raise if no row that can be measured contains `only` in its name.
 
     given: how many nodes the cluster has that is measured; None: nodes are started.
+    peers: whether peers are measured too.
 
     Raises:
         ValueError: there is none; the message names all.
@@ -202,6 +205,8 @@ def check_only(only: str, *, given: int | None = None) -> None:
     rows.append(MEMORY)
     if given is None:
         rows += [*SCALING.values(), UNEQUAL]
+    if peers:
+        rows += [START, *PEER_ROWS]
     if not any(only in row for row in rows):
         few = "" if given is None else " of a given cluster"
         few = " of one node" if given == 1 else few

@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 from mpreg_nb.benchmark.measure import Measurement, check_only
+from mpreg_nb.benchmark.peers import compared, pythons
 from mpreg_nb.benchmark.rows import own_nodes
 from mpreg_nb.boundary import public
 from mpreg_nb.cluster.cluster import Cluster
@@ -17,6 +19,7 @@ def bench(
     cluster: Cluster | None = None,
     *,
     only: str = "",
+    peers: bool = False,
     progress: Callable[[str], object] = print,
 ) -> Bench:
     """Measure calls, workflows and maps in units of a bare WebSocket echo.
@@ -31,24 +34,33 @@ def bench(
         whose names begin with `bench_` are registered on it. The echo always runs on
         this machine.
     only: measure only rows with this text in their names, those of other nodes too.
+    peers: then also measure the same work with mpreg_nb and with those of
+        ProcessPoolExecutor, loky, joblib, Ray, ipyparallel and Dask that are installed
+        here: each in a process of its own, with two workers.
     progress: called with a line of text from time to time.
 
     Raises:
         ValueError: no row has `only` in its name.
     """
     own = cluster is None
-    check_only(only, given=None if cluster is None else len(cluster.urls))
+    given = None if cluster is None else len(cluster.urls)
+    check_only(only, given=given, peers=peers)
     with ExitStack() as stack:
         if cluster is None:
             progress("starting two nodes")
             cluster = stack.enter_context(own_nodes())
         measurement = Measurement(cluster, quick=quick, only=only, more_nodes=own)
-        return _measured(measurement, progress)
+        measured = _measured(measurement, progress)
+    if peers:
+        rounds = 1 if quick else 3
+        rows = compared(pythons(), rounds=rounds, only=only, progress=progress)
+        measured = replace(measured, peers=rows)
+    return measured
 
 
-def main(*, quick: bool = False, only: str = "") -> int:
+def main(*, quick: bool = False, only: str = "", peers: bool = False) -> int:
     """Measure and print the table, progress to standard error; return 0."""
-    measured = bench(quick, only=only, progress=_to_stderr)
+    measured = bench(quick, only=only, peers=peers, progress=_to_stderr)
     sys.stdout.write(f"{measured}\n")
     return 0
 

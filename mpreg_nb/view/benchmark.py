@@ -158,6 +158,18 @@ class TransferRow:
     goal_times_tcp: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerRow:
+    """What one program took for a row that all of them ran; median of all rounds."""
+
+    row: str
+    peer: str
+    unit: str  # "us", "/s", "GB/s", "MB" or "s"
+    value: float
+    value_min: float
+    value_max: float
+
+
 class Answer(NamedTuple):
     """One figure that MPREG gives for itself, and what was measured here."""
 
@@ -187,6 +199,7 @@ class Bench:
     unequal: tuple[UnequalRow, ...] = ()
     memory: tuple[MemoryRow, ...] = ()
     one_core: float | None = None
+    peers: tuple[PeerRow, ...] = ()
 
     @property
     def answers(self) -> tuple[Answer, ...]:
@@ -219,6 +232,7 @@ class Bench:
             *self.scaling,
             *self.unequal,
             *self.memory,
+            *map(_PeerFrameRow.of, self.peers),
         )
 
     def frame(self) -> "pd.DataFrame":
@@ -233,7 +247,7 @@ class Bench:
         A row has a latency, a rate, a share or a size; its other columns are NaN.
         "echoes" are times in units of the bare echo, which is the first row;
         "times_one" is a rate in units of that of one node; "mpreg" is what MPREG gives
-        for itself.
+        for itself. Rows of peers are named "map of 2,000: joblib".
         """
         unit = {"row": "bare echo", "p50_us": self.unit_us, "p50_echoes": 1.0}
         rows: list[Any] = [tuple(map(unit.get, COLUMNS))]
@@ -342,7 +356,7 @@ class Bench:
             + (f"  {answer.times:6.1f}x" if answer.times is not None else "")
             for answer in self.answers
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *peers_table(self.peers)])
 
     def __repr__(self) -> str:
         if asked():  # plain mode, and the figures are all times
@@ -358,6 +372,59 @@ class Bench:
         lines = "\n".join(map(safe, text.splitlines()))
         html = f'<pre style="overflow-x:auto">{lines}</pre>'
         return chosen({"text/plain": text, "text/html": html}, include, exclude)
+
+
+def peers_table(rows: Sequence[PeerRow]) -> list[str]:
+    """Return the lines of a table with a column for each peer; none without rows."""
+    peers = list(dict.fromkeys(row.peer for row in rows))
+    units = {row.row: row.unit.replace("us", "µs") for row in rows}
+    values = {(row.row, row.peer): _figure(row.value) for row in rows}
+    head = ["two workers each, the same loop", *peers]
+    table = [
+        [f"{row}, {unit}", *(values.get((row, peer), "-") for peer in peers)]
+        for row, unit in units.items()
+    ]
+    if not table:
+        return []
+    return [
+        f"{first:31}" + "".join(f"{cell:>13}" for cell in cells)
+        for first, *cells in (head, *table)
+    ]
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+@dataclass(frozen=True, slots=True)
+class _PeerFrameRow:
+    """What one peer took, as a row of the frame."""
+
+    row: str
+    p50_us: float | None = None
+    per_s: float | None = None
+    per_s_min: float | None = None
+    per_s_max: float | None = None
+    gb_per_s: float | None = None
+    gb_per_s_min: float | None = None
+    gb_per_s_max: float | None = None
+    memory_mb: float | None = None
+    memory_mb_min: float | None = None
+    memory_mb_max: float | None = None
+
+    @classmethod
+    def of(cls, measured: PeerRow) -> "_PeerFrameRow":
+        row = f"{measured.row}: {measured.peer}"
+        if measured.unit in ("us", "s"):
+            scale = 1.0 if measured.unit == "us" else 1e6
+            return cls(row, p50_us=measured.value * scale)
+        name = {"/s": "per_s", "GB/s": "gb_per_s", "MB": "memory_mb"}[measured.unit]
+        found = {
+            name: measured.value,
+            f"{name}_min": measured.value_min,
+            f"{name}_max": measured.value_max,
+        }
+        return cls(row, **found)
 
 
 def _rate_line(row: RateRow | ScalingRow | UnequalRow) -> str:

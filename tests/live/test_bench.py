@@ -1,6 +1,7 @@
 """The bench, as a notebook and as a terminal run it."""
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.benchmark import program
 from mpreg_nb.benchmark.capacity import register_pause, scaled_per_s, scaling_row
+from mpreg_nb.benchmark.peers import compared, pythons
 from mpreg_nb.benchmark.rows import own_nodes
 
 pytestmark = pytest.mark.live
@@ -104,6 +107,48 @@ def test_the_rate_of_calls_that_wait_grows_with_the_nodes() -> None:
     row = scaling_row(2, [two], one)
     assert row.row == "scaling, 2 nodes"
     assert row.times_one > 1.2
+
+
+def test_peers_run_the_same_loop_and_one_that_does_not_start_is_left_out() -> None:
+    said: list[str] = []
+    installed = {"mpreg_nb": sys.executable, "ProcessPool": sys.executable}
+
+    rows = compared(
+        installed | {"broken": shutil.which("false") or ""},
+        rounds=2,
+        only="chain",
+        progress=said.append,
+    )
+
+    assert [(row.row, row.peer, row.unit) for row in rows] == [
+        ("chain of 8", "mpreg_nb", "us"),
+        ("chain of 8", "ProcessPool", "us"),
+    ]
+    assert all(0.0 < row.value_min <= row.value <= row.value_max for row in rows)
+    assert "peers: broken is left out: ended with exit code 1" in said
+    assert said[-1] == "peers, round 2 of 2: chain of 8"
+
+
+def test_the_peers_are_those_that_are_installed_here() -> None:
+    found = pythons()
+
+    assert {"mpreg_nb", "ProcessPool", "joblib", "Dask"} <= found.keys()
+    assert set(found.values()) == {sys.executable}
+
+
+def test_rows_of_peers_are_measured_where_they_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(program, "pythons", lambda: {"ProcessPool": sys.executable})
+    with pytest.raises(ValueError, match="no row has 'blocking call'"):
+        mp.bench(only="blocking call", progress=lambda line: None)
+
+    measured = mp.bench(
+        only="start to first result", peers=True, progress=lambda line: None
+    )
+
+    assert [row.row for row in measured.peers] == ["start to first result"]
+    assert (measured.latencies, measured.rates) == ((), ())
 
 
 def test_stop_ends_it_and_its_nodes() -> None:

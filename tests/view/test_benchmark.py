@@ -14,6 +14,7 @@ from mpreg_nb.view.benchmark import (
     LatencyRow,
     MemoryRow,
     NodeShare,
+    PeerRow,
     RateRow,
     ScalingRow,
     TransferRow,
@@ -134,6 +135,31 @@ scaling, 5 nodes                   linear  4.90x one node
 memory, node and worker      low overhead           45 MB"""  # noqa: E501
 
 
+def of_peer(row: str, peer: str, unit: str, value: float) -> PeerRow:
+    return PeerRow(
+        row=row, peer=peer, unit=unit, value=value, value_min=value, value_max=value
+    )
+
+
+COMPARED = Bench(
+    unit_us=60.0,
+    quiet=True,
+    latencies=(),
+    rates=(),
+    peers=(
+        of_peer("blocking call", "mpreg_nb", "us", 150.0),
+        of_peer("blocking call", "joblib", "us", 11_070.4),
+        of_peer("map of 2,000", "mpreg_nb", "/s", 150_000.0),
+        of_peer("memory", "joblib", "MB", 100.0),
+    ),
+)
+PEERS = """\
+two workers each, the same loop     mpreg_nb       joblib
+blocking call, µs                        150       11,070
+map of 2,000, /s                     150,000            -
+memory, MB                                 -          100"""
+
+
 @pytest.fixture(autouse=True)
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MPREG_NB_PLAIN", raising=False)
@@ -145,6 +171,19 @@ def test_the_table_tells_ratios_spreads_and_goals() -> None:
 
 def test_the_table_answers_each_figure_that_mpreg_gives_for_itself() -> None:
     assert str(ANSWERED).splitlines()[2:] == ANSWERS.splitlines()
+
+
+def test_peers_have_a_column_each_in_a_table_of_their_own() -> None:
+    assert str(COMPARED).splitlines()[1:] == PEERS.splitlines()
+
+
+def test_the_frame_has_a_row_for_what_each_peer_took() -> None:
+    frame = COMPARED.frame().set_index("row")
+
+    assert frame.p50_us["blocking call: joblib"] == 11_070.4
+    assert frame.per_s_max["map of 2,000: mpreg_nb"] == 150_000.0
+    assert frame.memory_mb["memory: joblib"] == 100.0
+    assert math.isnan(frame.per_s["memory: joblib"])
 
 
 def test_it_says_where_processors_could_not_be_kept_awake() -> None:

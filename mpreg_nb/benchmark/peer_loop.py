@@ -1,15 +1,17 @@
 """The loop that every peer runs: reads the name of a row, measures it once, answers.
 
-Runs in the environment of the peer and needs nothing of ours. Each peer is four
-functions: call and wait, submit, wait for what was submitted, map.
+Runs in the environment of the peer, by its path, and needs nothing of ours. Each peer
+is three functions: call and wait; submit all and wait for them; map.
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module as load
 from typing import Any
 
@@ -180,13 +182,13 @@ def chain(peer: Any) -> None:
         value = peer.call(value)
 
 
-def memory_mib() -> float:
+def memory_mb() -> float:
     """Return what this process and all that it started hold; shared pages by share."""
     import psutil
 
     here = psutil.Process()
     family = (here, *here.children(recursive=True))
-    return float(sum(p.memory_full_info().pss for p in family) / (1 << 20))
+    return float(sum(p.memory_full_info().pss for p in family) / 1e6)
 
 
 def measured(peer: Any, row: str, array: Any) -> tuple[float, str]:
@@ -201,26 +203,37 @@ def measured(peer: Any, row: str, array: Any) -> tuple[float, str]:
     if row == "chain of 8":
         return seconds(lambda: chain(peer)) * 1e6, "us"
     if row == "memory":
-        return memory_mib(), "MiB"
+        return memory_mb(), "MB"
     return 2 * SIZE_BYTES / seconds(lambda: peer.call(array)) / 1e9, "GB/s"
 
 
 def main() -> None:
     """Say when the first result is there, then answer each line."""
-    name = sys.argv[1]
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a peer prints is no answer
+
+    def answer(work: Callable[[], tuple[float, str]]) -> bool:
+        try:
+            value, unit = work()
+        except Exception as error:  # noqa: BLE001  the border of a peer's code
+            said: dict[str, Any] = {"error": repr(error)}
+        else:
+            said = {"value": value, "unit": unit}
+        answers.write(json.dumps(said) + "\n")
+        answers.flush()
+        return "value" in said
+
     array = np.ones(SIZE_BYTES // 8)
+    peers: list[Any] = []
     with ExitStack() as stack:
-        began = time.perf_counter()
-        peer = opened(name, stack)
-        peer.call(1)
-        print(json.dumps({"value": time.perf_counter() - began}), flush=True)
-        for line in sys.stdin:
-            try:
-                value, unit = measured(peer, line.strip(), array)
-            except Exception as error:  # noqa: BLE001  the border of a peer's code
-                print(json.dumps({"error": repr(error)}), flush=True)
-            else:
-                print(json.dumps({"value": value, "unit": unit}), flush=True)
+
+        def start() -> None:
+            peers.append(opened(sys.argv[1], stack))
+            peers[0].call(1)
+
+        if answer(lambda: (seconds(start), "s")):
+            for line in sys.stdin:
+                answer(partial(measured, peers[0], line.strip(), array))
 
 
 if __name__ == "__main__":
