@@ -207,6 +207,15 @@ KEYS: Mapping[str, Key] = {
             "0 sends each call of a map by itself.",
         ),
         Key(
+            name="chain_ms",
+            default=5.0,
+            most=1000,
+            unit="milliseconds",
+            title="of work that a worker is given as steps that follow each other",
+            cost="It goes on with the next step of a workflow by itself, which takes "
+            "far less time for each. 0 sends a step when the one before has ended.",
+        ),
+        Key(
             name="output_lines",
             default=1000,
             least=1,
@@ -249,6 +258,7 @@ class Config:
     lease_s: float
     progress_after_s: float
     map_chunk_ms: float
+    chain_ms: float
     output_lines: int
 
     __slots__ = tuple(KEYS)

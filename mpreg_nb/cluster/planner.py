@@ -9,6 +9,7 @@ import msgspec
 
 from mpreg_nb.client.calls import PLAIN, CallOptions
 from mpreg_nb.client.client import Client
+from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.registration import Callee, unwrapped
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
 from mpreg_nb.names import nearest
@@ -274,6 +275,7 @@ class Planner:
             steps=tuple(made.plan for made in packed.values()),
             inputs=tuple(inputs),
             folder=here(),
+            chain_ms=CONFIG.chain_ms,
         )
         diagram = Diagram.of(
             workflow.name, workflow.steps, workflow.inputs, self._needs

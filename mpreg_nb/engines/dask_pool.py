@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
+from msgspec.structs import replace
 
 from mpreg_nb.call_context import Home
 from mpreg_nb.calls.waiting_line import WaitingLine
@@ -319,10 +320,13 @@ class DaskWorkerPool:
         parts: "Parts",
         done: DoneCallback,
         started: StartedCallback | None = None,
+        chain_s: float = 0.0,
     ) -> None:
         """Queue `job`; `started` is told when it is given to Dask."""
         if job.version not in self._codes:
             raise LookupError(f"no code for version {job.version}; call add_code first")
+        if job.then:  # a task is given to Dask by itself
+            job = replace(job, then=())
         item = _DaskJob(job, parts, self._codes[job.version], done, started)
         if job.remaining_ms is not None:
             item.began = time.monotonic()
@@ -501,6 +505,11 @@ class DaskWorkerPool:
             self._feed()
 
     # ------------------------------------------------------------------- cancel
+
+    def version_of(self, call_id: bytes) -> str | None:
+        """Return the version of a job that is here and was not cancelled, if one is."""
+        item = self._items.get(call_id)
+        return None if item is None or item.cancelled else item.job.version
 
     def cancel(self, call_id: bytes) -> None:
         """Drop a job that waits here, else have it cancelled on the Dask worker."""

@@ -36,7 +36,13 @@ from mpreg_nb.calls.pending import (
 from mpreg_nb.node.executor import Executor
 from mpreg_nb.node.monitor import Counters
 from mpreg_nb.node.peer_requests import PeerSender
-from mpreg_nb.node.pending_call import PendingCall, Sink, broken, no_route
+from mpreg_nb.node.pending_call import (
+    Followers,
+    PendingCall,
+    Sink,
+    broken,
+    no_route,
+)
 from mpreg_nb.node.resumption import OrphanedCalls
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.gossip import Load
@@ -189,11 +195,24 @@ class Calls:
 
     # ------------------------------------------------------------ what happens
 
-    def receive(self, sink: Sink, call: Call, parts: Payload = ()) -> str:
-        """Take in a call, return the node it went to; its outcome goes to `sink`."""
+    def receive(
+        self,
+        sink: Sink,
+        call: Call,
+        parts: Payload = (),
+        then: Followers | None = None,
+    ) -> str:
+        """Take in a call, return the node it went to; its outcome goes to `sink`.
+
+        then: calls of a run, each of which needs nothing but the result of the one
+            before. They come by themselves when that is there; a worker here may have
+            gone on with them then, see `go_on`.
+        """
         now = time.monotonic()
         pending = PendingCall(call, parts, sink, self)
         pending.began = now
+        if then is not None:
+            pending.then = then
         if call.id in self._calls or (call.idempotent and call.id in self._outcomes):
             return self._repeat(pending)
         refusal = self.admission.refusal(pending)
@@ -218,6 +237,24 @@ class Calls:
             self._alarm.set(pending.due)
         self._route(pending, now)
         return pending.to
+
+    def go_on(self, sink: Sink, call: Call) -> bool:
+        """Take in a call that a worker here has gone on with; False: none has."""
+        version = self._executor.goes_on_with(call.id)
+        if version is None:
+            return False
+        now = time.monotonic()
+        pending = PendingCall(call, (), sink, self)
+        pending.version = version
+        if not self._calls:
+            self.idle.clear()
+        self.admission.held_bytes += pending.size_bytes
+        self._pending.add(pending, now)
+        self._pending.sent(pending, self._me, self._me, now)
+        self._pending.started(pending, now)
+        self._changed()
+        self._executor.keep(pending)
+        return True
 
     def _repeat(self, repeat: PendingCall) -> str:
         """Take in a call whose id is known: its caller lost the link, and asks again.
@@ -451,6 +488,8 @@ class Calls:
             if choice.node == self._me:
                 self._pending.sent(pending, self._me, self._me, now)
                 self._changed()
+                if pending.then is not None:
+                    pending.then = self._fitting_here(pending.then, now)
                 self._executor.run(pending, choice.offer)
                 if self._sweep is None:
                     self._look_soon()
@@ -465,6 +504,22 @@ class Calls:
                 self._executor.obtain_then_route(pending, self._route_again)
             case NoCandidate() as refused:
                 self._refuse(pending, refused, now)
+
+    def _fitting_here(self, then: Followers, now: float) -> Followers | None:
+        """Return the first of them, as far as workers of this node may run them."""
+        if self.admission.draining:
+            return None
+        fitting: list[Call] = []
+        for call in then.calls:
+            wanted = Wanted(call.function, call.version, call.resources, self._me)
+            found = self.router.fitting(wanted, now)
+            elsewhere = call.node not in (None, self._me)
+            if elsewhere or not found or found[0].offer.isolation != "process":
+                break
+            if call.version is None:
+                call = _replace(call, version=found[0].version)
+            fitting.append(call)
+        return Followers(tuple(fitting), then.limit_s) if fitting else None
 
     def _route_again(self, pending: PendingCall, found: bool) -> None:
         if not found:

@@ -11,7 +11,7 @@ that does it is imported with the first such call.
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -29,14 +29,19 @@ from mpreg_nb.node.functions import (
 )
 from mpreg_nb.node.monitor import Counters
 from mpreg_nb.node.peer_requests import PeerRequests
-from mpreg_nb.node.pending_call import PendingCall, broken, failure_of
+from mpreg_nb.node.pending_call import (
+    Followers,
+    PendingCall,
+    broken,
+    failure_of,
+)
 from mpreg_nb.node.results import InputParts, InputResolver, ResultStore
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.worker_pool import Crashed, WorkerPool
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Offer
 from mpreg_nb.protocol.messages import Call, Failed, Failure, Output, Reply
-from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted
+from mpreg_nb.protocol.worker import BEFORE, Job, JobDone, JobFailed, JobPrinted
 from mpreg_nb.serialize.exceptions import (
     argument_types,
     execution_failed,
@@ -340,6 +345,14 @@ class Executor:
         else:
             self._start(pending, function, inputs)
 
+    def goes_on_with(self, call_id: bytes) -> str | None:
+        """Return the version of a call that a worker here has gone on with, if so."""
+        return self._workers.version_of(call_id)
+
+    def keep(self, pending: PendingCall) -> None:
+        """Note a call that a worker here has gone on with."""
+        self._here.add(pending)
+
     def obtain_then_route(
         self, pending: PendingCall, then: Callable[[PendingCall, bool], None]
     ) -> None:
@@ -497,12 +510,40 @@ class Executor:
             folder=call.folder,
             items=call.items,
         )
+        if pending.then is not None:
+            followers = tuple(self._followers(pending.then))
+            job = msgspec.structs.replace(job, then=followers)
+            self._workers.submit(
+                job, parts, self._job_ended, self._job_began, pending.then.limit_s
+            )
+            return
         if call.space:
             self._spaces.submit(
                 call.space, function, job, parts, self._job_ended, self._job_began
             )
         else:
             self._workers.submit(job, parts, self._job_ended, self._job_began)
+
+    def _followers(self, then: Followers) -> Iterator[Job]:
+        """Return the jobs that could follow a call in its worker."""
+        for call in then.calls:
+            version = call.version or ""
+            function = self._registry.get(version)
+            if not isinstance(function, ShippedFunction):
+                return  # it is not here yet
+            if not self._workers.has_code(version):
+                self._workers.add_code(version, function.name, function.parts)
+            yield Job(
+                id=call.id,
+                version=version,
+                function=call.function,
+                payload=call.payload,
+                inputs=tuple(
+                    one if isinstance(one, bytes) else BEFORE for one in call.inputs
+                ),
+                quiet=call.quiet,
+                folder=call.folder,
+            )
 
     # --------------------------------------------------------------------- end
 
@@ -517,6 +558,9 @@ class Executor:
         pending = self._here.get(ended.id)
         if pending is not None:
             self._own_ended(pending, ended, parts)
+        if isinstance(ended, JobDone) and ended.goes_on:
+            if self._here.get(ended.goes_on) is None:  # it is not wanted any more
+                self._workers.cancel(ended.goes_on)
 
     def _own_ended(
         self,
@@ -557,7 +601,7 @@ class Executor:
             queued_us=queued_us,
             run_us=run_us,
             kept=kept,
-            load=pending.owner.news(),
+            load=None if pending.is_own else pending.owner.news(),
         )
         self._end(pending, reply, parts, queued_us=queued_us, run_us=run_us)
 

@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -46,6 +46,13 @@ class CallOwner(Protocol):
         ...
 
 
+class Followers(NamedTuple):
+    """Calls of a run that its worker can go on with, see `Job.then`."""
+
+    calls: tuple[Call, ...]
+    limit_s: float  # of the expected time of all, the call before them included
+
+
 @dataclass(eq=False)
 class PendingCall(CallState):
     """One call on this node, from its arrival to its outcome."""
@@ -64,6 +71,8 @@ class PendingCall(CallState):
     size_bytes: int = field(default=0, init=False)
     # Its client has it among the calls that it may have on its way over this link.
     credited: Sink | None = field(default=None, init=False)
+    # What its worker can go on with.
+    then: "Followers | None" = field(default=None, init=False)
     # The same call, which came once more.
     again: "PendingCall | None" = field(default=None, init=False)
 

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from msgspec.structs import replace
+
 from mpreg_nb.call_context import Home
 from mpreg_nb.calls.waiting_line import WaitingLine
 from mpreg_nb.errors import Executed
@@ -49,6 +51,7 @@ from mpreg_nb.protocol.worker import (
     JobPrinted,
     RunRecord,
     Setup,
+    following,
 )
 
 if TYPE_CHECKING:
@@ -264,20 +267,28 @@ class RuntimeEstimates:
 
     Follows upward fast: to take a long call for a short one makes others wait
     behind it, the other mistake only makes a short one wait for its turn.
+
+    In the first run of a version in a worker, modules are imported. It stands until
+    there was another one.
     """
 
     def __init__(self) -> None:
         self._times_s: dict[str, float] = {}
+        self._of_first_runs: set[str] = set()
 
     def get(self, job: Job) -> float | None:
         """Return the expected time in seconds; None before the first run."""
         expected_s = self._times_s.get(job.version)
-        if expected_s is None or not job.items:
-            return expected_s
-        return expected_s * job.items
+        if expected_s is None:
+            return None
+        if job.items:
+            return expected_s * job.items
+        for follower in job.then:
+            expected_s += self._times_s.get(follower.version, 0.0)
+        return expected_s
 
-    def learn(self, job: Job, run_us: int) -> None:
-        """Take a run into account.
+    def learn(self, job: Job, run_us: int, *, is_first: bool = False) -> None:
+        """Take a run into account; is_first: of this version in its worker.
 
         >>> expected = RuntimeEstimates()
         >>> job = Job(id=b"", version="v", function="f")
@@ -288,12 +299,20 @@ class RuntimeEstimates:
         version = job.version
         run_s = run_us / (job.items or 1) / 1e6 + OVERHEAD_S
         before_s = self._times_s.get(version, run_s)
+        if is_first and version in self._times_s:
+            return
+        if is_first:
+            self._of_first_runs.add(version)
+        elif version in self._of_first_runs:
+            self._of_first_runs.discard(version)
+            before_s = run_s
         weight = RISE if run_s > before_s else FALL
         self._times_s[version] = before_s + weight * (run_s - before_s)
 
     def forget(self, version: str) -> None:
         """Drop what is known of a version."""
         self._times_s.pop(version, None)
+        self._of_first_runs.discard(version)
 
 
 AHEAD_S = 0.005
@@ -311,18 +330,22 @@ IMPORT_PATIENCE_S, IMPORTED_S = 30.0, 1.0
 long they are spared while the worker says, at least so often, that it goes on."""
 
 
+NOTHING: frozenset[str] = frozenset()
+
+
 @dataclass(slots=True)
 class _Item:
     """A job from its submission to its outcome."""
 
     job: Job
     parts: "Parts"
-    code: "tuple[Code, Parts]"
+    codes: "tuple[tuple[Code, Parts], ...]"  # of the job, and of those that follow it
     done: DoneCallback
     started: StartedCallback | None
     began: float = 0.0  # when it came here
     due: float = math.inf  # when nobody needs its outcome any longer
     link: WorkerHandle | None = None  # None: it waits here
+    opened: frozenset[str] = frozenset()  # versions that are new to its worker
     cancelled: bool = False
     cancelled_s: float = 0.0  # when
 
@@ -499,6 +522,7 @@ class ProcessPool:
         parts: "Parts",
         done: DoneCallback,
         started: StartedCallback | None = None,
+        chain_s: float = 0.0,
     ) -> None:
         """Queue `job`; its `sizes` are filled in here from `parts`.
 
@@ -507,7 +531,10 @@ class ProcessPool:
         """
         if job.version not in self._codes:
             raise LookupError(f"no code for version {job.version}; call add_code first")
-        item = _Item(job, parts, self._codes[job.version], done, started)
+        if job.then:
+            job = self._shortened(job, chain_s)
+        codes = tuple(self._codes[each.version] for each in (job, *job.then))
+        item = _Item(job, parts, codes, done, started)
         if job.remaining_ms is not None:
             item.began = time.monotonic()
             item.due = item.began + job.remaining_ms / 1e3
@@ -517,6 +544,26 @@ class ProcessPool:
         else:
             self._queue.add(item)
             self._feed()
+
+    def _shortened(self, job: Job, limit_s: float) -> Job:
+        """Return a job with those that follow it, as far as all of them are short.
+
+        Longer ones would keep the worker from what others want of it.
+        """
+        alone = replace(job, then=())
+        all_s = self._expected.get(alone)
+        if self.slots > 1 or self._keeps or all_s is None:
+            return alone
+        count = 0
+        for follower in job.then:
+            expected_s = self._expected.get(follower)
+            if expected_s is None or follower.version not in self._codes:
+                break
+            all_s += expected_s
+            if all_s > limit_s:
+                break
+            count += 1
+        return job if count == len(job.then) else replace(job, then=job.then[:count])
 
     def _feed(self) -> None:
         """Hand out what fits."""
@@ -556,8 +603,17 @@ class ProcessPool:
     def _hand(self, item: _Item, link: WorkerHandle) -> None:
         job = item.job
         item.link = link
-        if link.needs_code(job.version):
-            link.give_code(*item.code)
+        item.opened = NOTHING
+        for code, parts in item.codes:
+            if link.needs_code(code.version):
+                item.opened |= {code.version}
+                link.give_code(code, parts)
+        if job.then and any(link.needs_code(code.version) for code, _ in item.codes):
+            # Together they are more than a worker keeps.
+            item.job = job = replace(job, then=())
+            item.codes = item.codes[:1]
+            if link.needs_code(job.version):
+                link.give_code(*item.codes[0])
         expected_s = self._expected.get(job)
         # After an unknown function nothing more is sent before its answer.
         link.hand(job, item.parts, AHEAD_S if expected_s is None else expected_s)
@@ -577,9 +633,27 @@ class ProcessPool:
                 self._queue.put_back([item])
             elif item is not None:
                 if isinstance(answer, JobDone) and not item.job.split:
-                    self._expected.learn(item.job, answer.run_us)
-                self._end(item, answer, parts)
+                    is_first = item.job.version in item.opened
+                    self._expected.learn(item.job, answer.run_us, is_first=is_first)
+                if isinstance(answer, JobDone) and answer.goes_on:
+                    self._go_on(item, answer, parts)
+                else:
+                    self._end(item, answer, parts)
         self._feed()
+
+    def _go_on(self, item: _Item, answer: JobDone, parts: "tuple[Buffer, ...]") -> None:
+        """Pass on the answer of a job whose worker goes on with the next one."""
+        del self._items[item.job.id]
+        item.job, item.parts = following(item.job, answer.payload), ()
+        item.codes = item.codes[1:]
+        self._items[item.job.id] = item
+        self._finished += 1
+        item.done(answer, parts)
+
+    def version_of(self, call_id: bytes) -> str | None:
+        """Return the version of a job that is here and was not cancelled, if one is."""
+        item = self._items.get(call_id)
+        return None if item is None or item.cancelled else item.job.version
 
     def _end(self, item: _Item, outcome: Outcome, parts: "tuple[Buffer, ...]") -> None:
         del self._items[item.job.id]
@@ -782,7 +856,9 @@ class ProcessPool:
         if item.link is None:
             self._end(item, cancelled(item.job), ())
             return
-        item.link.process.interrupt(call_id)
+        # The worker may have gone on to what follows; no word of that has come yet.
+        followers = [follower.id for follower in item.job.then]
+        item.link.process.interrupt(call_id, *followers)
         later = asyncio.get_running_loop().call_later
         later(TERMINATE_S, self._insist, item, signal.SIGTERM)
         later(KILL_S, self._insist, item, signal.SIGKILL)

@@ -87,14 +87,23 @@ class WorkerPool(Protocol):
         parts: "Parts",
         done: DoneCallback,
         started: StartedCallback | None = None,
+        chain_s: float = 0.0,
     ) -> None:
         """Run `job` when a slot is free; its arguments are its payload, or `parts`.
+
+        The jobs that follow it (`Job.then`) are an offer: those that the pool does not
+        take are submitted later. A pool may take as many as are done in `chain_s`
+        seconds. Of one that it goes on with it says so in the answer of the one before
+        (`JobDone.goes_on`), whose `done` then gets its outcome too.
 
         `started` comes before the function runs, at most once; `done` exactly once.
 
         Raises:
             LookupError: `add_code` was not called for the version of the job.
         """
+
+    def version_of(self, call_id: bytes) -> str | None:
+        """Return the version of a job that is here and was not cancelled, if one is."""
 
     def cancel(self, call_id: bytes) -> None:
         """Drop a job that has not started, else interrupt it, in the end by force.

@@ -46,6 +46,7 @@ from mpreg_nb.protocol.worker import (
     SharedStatus,
     WorkerReady,
     WorkerUnfit,
+    following,
     frame,
     lease_word,
     read_records,
@@ -694,6 +695,9 @@ class WorkerHandle:
         self._codes.use(job.version)
         self._count += 1
         self.handed[job.id] = Handed(job, self._count, cost_s)
+        for follower in job.then:
+            self._codes.use(follower.version)
+            self._count += 1
         self.backlog_s += cost_s
         if not self._is_sampling:
             self._is_sampling = True
@@ -799,6 +803,25 @@ class WorkerHandle:
         self.backlog_s = self.backlog_s - handed.cost_s if self.handed else 0.0
         return True
 
+    def _go_on(self, answer: JobDone) -> bool:
+        """Have the job that follows in place of one that is answered."""
+        handed = self.handed.get(answer.id)
+        if handed is None:
+            return False
+        follows = following(handed.job, answer.payload)
+        after = Handed(follows, handed.number + 1, handed.cost_s)
+        if len(self.handed) == 1:
+            self.handed.clear()
+            self.handed[follows.id] = after
+        else:  # in the order in which they were handed
+            handed_now = list(self.handed.values())
+            self.handed.clear()
+            for each in handed_now:
+                kept = after if each is handed else each
+                self.handed[kept.job.id] = kept
+        self.waiting.discard(answer.id)
+        return True
+
     def has_begun(self, call_id: bytes) -> bool:
         """Whether a job that the worker has was started."""
         return self.handed[call_id].number <= self.process.page.begun
@@ -842,6 +865,10 @@ class WorkerHandle:
         unfit = ""
         for message, came in received:
             parts: tuple[Buffer, ...] = came
+            if answers and isinstance(message, JobPrinted | JobBlocked):
+                # It may be of a job that goes on behind one of these.
+                self._owner.answered(self, answers)
+                answers = []
             if type(message) is JobDone or type(message) is JobFailed:
                 if type(message) is JobDone and message.shared:
                     parts = self._accepted(message)
@@ -849,6 +876,9 @@ class WorkerHandle:
                     self._log.read()  # while it is the call's that wrote it
                 if message.id in self._recalled and was_dropped(message):
                     self._recalled.discard(message.id)
+                elif type(message) is JobDone and message.goes_on:
+                    if self._go_on(message):
+                        answers.append((message, parts))
                 elif self.take_back(message.id):
                     answers.append((message, parts))
             elif isinstance(message, JobPrinted):

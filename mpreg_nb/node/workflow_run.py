@@ -10,13 +10,13 @@ import math
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Any, TypeAlias, assert_never
+from typing import Any, Protocol, assert_never
 
 import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.node.calls import Calls
-from mpreg_nb.node.pending_call import Sink
+from mpreg_nb.node.pending_call import Followers, Sink
 from mpreg_nb.node.results import ResultStore
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import (
@@ -125,10 +125,24 @@ class StepSink:
 Dealt = dict[tuple[str, Part], tuple[Buffer, ...]]
 """The parts of calls that have some, by step and part."""
 
-HandOver: TypeAlias = Callable[
-    ["WorkflowRun", StepSink, Call, tuple[Buffer, ...]], None
-]
-"""How a run gives the call of a step to the node."""
+
+class Placement(Protocol):
+    """How a run gives the calls of its steps to the node, and who notes why where."""
+
+    def hand_over(
+        self,
+        run: "WorkflowRun",
+        sink: StepSink,
+        call: Call,
+        parts: tuple[Buffer, ...],
+        then: Followers | None,
+    ) -> None:
+        """Give a call to the node, with calls that its worker may go on with."""
+
+    def go_on(
+        self, run: "WorkflowRun", sink: StepSink, call: Call, behind: str
+    ) -> bool:
+        """Take in a call that the worker of step `behind` went on with; False: not."""
 
 
 def deal(
@@ -206,6 +220,33 @@ def run_step(
         fallback=FallbackCall() if isinstance(plan.fallback, SideCall) else fallback,
         undo=undo,
     )
+
+
+def followers(
+    plans: Iterable[StepPlan], waits_for: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
+    """Return step -> one that a worker may go on with when it has its result.
+
+    That one needs nothing else but inputs. Both are plain calls. A step with a
+    timeout has no follower: its retry could find that the follower has run.
+
+    waits_for: what `needs` says of each step.
+    """
+    found: dict[str, str] = {}
+    plain = {plan.name: plan for plan in plans if _is_plain(plan)}
+    for plan in plain.values():
+        needed = waits_for[plan.name]
+        if len(needed) != 1 or plan.parts:
+            continue
+        before = plain.get(needed[0])
+        if before is not None and before.timeout_ms is None:
+            found.setdefault(before.name, plan.name)
+    return found
+
+
+def _is_plain(plan: StepPlan) -> bool:
+    sides = (plan.condition, plan.split, plan.undo)
+    return not plan.json and all(side is None for side in sides)
 
 
 def bare(plan: StepPlan) -> StepPlan:
@@ -344,6 +385,12 @@ def _undo_error(row: StepRow) -> str:
     return failure_line(failed.failure)
 
 
+MOST_FOLLOWERS = 63
+"""Steps that are given to a worker with the one that they follow."""
+
+TO_COME = ResultRefs(items=())
+"""Stands for the result of the step before, among the inputs of one that follows."""
+
 MOST_UNDER_WAY = 512
 """Calls of one run at once, half of what a node takes; others are held back here."""
 
@@ -374,14 +421,18 @@ class RunCalls:
         me: str,
         calls: Calls,
         store: ResultStore,
-        hand_over: "HandOver",
+        placement: Placement,
         ids: Ids,
+        needs: Mapping[str, tuple[str, ...]],
     ) -> None:
         self._run = run
         self._me = me
         self._calls = calls
         self._store = store
-        self._give = hand_over
+        self._placement = placement
+        self._next = followers(request.steps, needs) if request.chain_ms else {}
+        self._chain_s = request.chain_ms / 1e3
+        self._offered: dict[str, tuple[str, Call]] = {}  # step -> the one before, call
         self._ids = ids
         self._quiet = request.quiet
         self._folder = request.folder
@@ -408,8 +459,47 @@ class RunCalls:
     # ------------------------------------------------------------------- calls
 
     def start(self, effect: StartStep) -> None:
-        """Put a call in line; `flush` sends it."""
-        self._held[effect.step, effect.part] = effect.attempt
+        """Put a call in line; `flush` sends it, unless a worker has it already."""
+        offered = self._offered.pop(effect.step, None)
+        if offered is None or effect.part != "call" or not self._go_on(effect, offered):
+            self._held[effect.step, effect.part] = effect.attempt
+
+    def _go_on(self, effect: StartStep, offered: tuple[str, Call]) -> bool:
+        """Take in the call of a step that the worker of the one before went on with."""
+        step, attempt = effect.step, effect.attempt
+        before, call = offered
+        inputs = tuple(map(self.result, self._plans[step].inputs))
+        call = replace(call, inputs=inputs)
+        sink = StepSink(self._run, step, attempt, "call", call.id)
+        sink.given = True
+        sink.function, sink.sent_s = call.function, time.monotonic()
+        if not self._placement.go_on(self._run, sink, call, before):
+            return False
+        self._under_way[step, "call"] = sink
+        self._run.machine.started(step, attempt, self._me, sink.sent_s)
+        return True
+
+    def _followers(self, step: str, call: Call) -> Followers | None:
+        """Return the calls that a worker may go on with after that of `step`."""
+        found: list[Call] = []
+        here = (None, self._me)
+        if call.node not in here:
+            return None
+        while (after := self._next.get(step)) and len(found) < MOST_FOLLOWERS:
+            plan = self._plans[after]
+            waits = isinstance(self._run.machine.state(after), StepWaiting)
+            if not waits or plan.node not in here:
+                break
+            inputs = tuple(
+                TO_COME if name == step else self._given[name] for name in plan.inputs
+            )
+            if not all(one is TO_COME or isinstance(one, bytes) for one in inputs):
+                break
+            follower = self._made(plan, plan, inputs, attempt=1)
+            self._offered[after] = step, follower
+            found.append(follower)
+            step = after
+        return Followers(tuple(found), self._chain_s) if found else None
 
     def cancel(self, effect: CancelStep) -> None:
         """End a call, or do not begin it."""
@@ -453,7 +543,7 @@ class RunCalls:
         self._room = max(1, len(self._under_way))
         self._held[key] = sink.attempt
         if not self._under_way and self._pause is None:
-            self._pause = self._loop.call_later(AGAIN_S, self._go_on)
+            self._pause = self._loop.call_later(AGAIN_S, self._flush_again)
         return False
 
     def stop(self) -> None:
@@ -461,7 +551,7 @@ class RunCalls:
         if self._pause is not None:
             self._pause.cancel()
 
-    def _go_on(self) -> None:
+    def _flush_again(self) -> None:
         self._pause = None
         self.flush()
 
@@ -483,13 +573,15 @@ class RunCalls:
         parts = self._parts.get((step, "call" if isinstance(part, int) else part), ())
         if isinstance(part, int) and part >= NOTED_ITEMS:
             self._calls.receive(sink, call, parts)
-        else:
-            self._give(self._run, sink, call, parts)
+            return
+        then: Followers | None = None
+        if part == "call" and step in self._next:
+            then = self._followers(step, call)
+        self._placement.hand_over(self._run, sink, call, parts, then)
 
     def _call(self, step: str, part: Part, attempt: int) -> Call:
         plan = self._plans[step]
         made: StepPlan | SideCall = plan
-        resources, node = plan.resources, plan.node
         if part == "call":
             inputs = tuple(map(self.result, plan.inputs))
         elif isinstance(part, int):
@@ -497,23 +589,35 @@ class RunCalls:
         else:
             made = _side_call(plan, part)
             if part == "fallback":
-                resources, node = frozenset(), None
                 inputs = (self._error(step),)
             else:
                 inputs = tuple(map(self.result, made.inputs))
+        call = self._made(plan, made, inputs, attempt=attempt)
+        if part == "fallback":  # it runs wherever its function can
+            return replace(call, resources=frozenset(), node=None)
+        return replace(call, split=True) if part in CALLS_NOTHING else call
+
+    def _made(
+        self,
+        plan: StepPlan,
+        made: StepPlan | SideCall,
+        inputs: tuple[Result, ...],
+        *,
+        attempt: int,
+    ) -> Call:
+        """Return a call of a step. made: the step itself, or what else is called."""
         return Call(
             id=self._ids.next(),
             function=made.function,
             payload=made.payload,
             version=made.version,
-            resources=resources,
-            node=node,
+            resources=plan.resources,
+            node=plan.node,
             attempt=min(attempt, 255),
             inputs=inputs,
             keep=True,
             json=plan.json,
             quiet=self._quiet,
-            split=part in CALLS_NOTHING,
             folder=self._folder,
         )
 
@@ -719,7 +823,7 @@ class WorkflowRun:
         me: str,
         calls: Calls,
         store: ResultStore,
-        hand_over: HandOver,
+        placement: Placement,
         ids: Ids,
         on_end: Callable[["WorkflowRun"], None],
         done: Mapping[str, StepDone] | None = None,
@@ -742,6 +846,7 @@ class WorkflowRun:
         self._alarm: asyncio.TimerHandle | None = None
         self._step_ended: dict[str, asyncio.Event] = {}
         given = {value.name for value in request.inputs}
+        self._needs = {plan.name: needs(plan, given) for plan in request.steps}
         self._calls = RunCalls(
             self,
             request,
@@ -749,10 +854,10 @@ class WorkflowRun:
             me=me,
             calls=calls,
             store=store,
-            hand_over=hand_over,
+            placement=placement,
             ids=ids,
+            needs=self._needs,
         )
-        self._needs = {plan.name: needs(plan, given) for plan in request.steps}
         fallbacks = self._calls.fallbacks
         self.machine = RunMachine(
             request.workflow,

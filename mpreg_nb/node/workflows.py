@@ -17,9 +17,9 @@ from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.dispatch import Handler, without_parts
 from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
-from mpreg_nb.node.pending_call import Sink
+from mpreg_nb.node.pending_call import Followers, Sink
 from mpreg_nb.node.results import InputResolver, ResultStore
-from mpreg_nb.node.workflow_run import HandOver, StepSink, WorkflowRun, used
+from mpreg_nb.node.workflow_run import Placement, StepSink, WorkflowRun, used
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import (
     Call,
@@ -50,7 +50,7 @@ from mpreg_nb.protocol.messages import (
     StepPlan,
     summary_of,
 )
-from mpreg_nb.routing.router import CandidateVerdict, Wanted
+from mpreg_nb.routing.router import CandidateVerdict, Router, Wanted
 from mpreg_nb.workflows.state import Attempt, Items, NotUndone, Part, StepDone, Undone
 
 _replace: Any = msgspec.structs.replace
@@ -156,12 +156,95 @@ MOMENT_S = 0.005
 """Steps that are sent within it share what was known, where nodes are many."""
 
 
-class PlacementLog:
-    """The last choices for the steps of all runs of this node."""
+class _Choice:
+    """One choice; put into words when somebody asks for it."""
+
+    __slots__ = (
+        "_at",
+        "_chosen",
+        "_wanted",
+        "attempt",
+        "behind",
+        "loads",
+        "part",
+        "reasons",
+    )
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        now: float,
+        loads: tuple[CandidateVerdict, ...],
+        chosen: str,
+    ) -> None:
+        self._wanted = wanted
+        self._at = now
+        self.loads = loads
+        self._chosen = chosen
+        self.attempt = 0
+        self.part: Part = "call"
+        self.behind = ""  # the step whose worker went on with this one
+        self.reasons: tuple[tuple[str, str], ...] = ()
+        """What speaks against each node, where the loads are those of another step."""
+
+    @property
+    def weight(self) -> int:
+        """What it takes in memory, in nodes."""
+        return CHOICE_WEIGHT + (0 if self.behind else min(MOST_NODES, len(self.loads)))
+
+    def told(self, router: Router, began_s: float) -> StepChoice:
+        """Return it as it travels; began_s: when the run did."""
+        wanted, verdicts = self._wanted, self.loads
+        if self.behind:
+            loads = {verdict.node: verdict for verdict in verdicts}
+            verdicts = tuple(
+                replace(loads[node], reason=reason)
+                for node, reason in self.reasons
+                if node in loads
+            )
+        return StepChoice(
+            attempt=self.attempt,
+            sent_ms=(self._at - began_s) * 1e3,
+            function=wanted.function,
+            chosen=self._chosen,
+            nodes=_chances(verdicts, self._chosen),
+            version=wanted.version or "",
+            resources=router.needed(wanted),
+            more_nodes=max(0, len(verdicts) - MOST_NODES),
+            part=_said(self.part),
+            behind=self.behind,
+        )
+
+
+class Unnoted:
+    """Gives calls to the node, and notes nothing."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._choices: OrderedDict[tuple[bytes, str], list[StepChoice]] = OrderedDict()
+
+    def hand_over(
+        self,
+        run: WorkflowRun,
+        sink: StepSink,
+        call: Call,
+        parts: tuple[Buffer, ...],
+        then: Followers | None,
+    ) -> None:
+        """Give the call of a step to the node."""
+        self._calls.receive(sink, call, parts, then)
+
+    def go_on(self, run: WorkflowRun, sink: StepSink, call: Call, behind: str) -> bool:
+        """Take in a call that a worker went on with; False: none did."""
+        return self._calls.go_on(sink, call)
+
+
+class PlacementLog:
+    """The last choices for the steps of all runs of this node."""
+
+    def __init__(self, me: str, calls: Calls) -> None:
+        self._me = me
+        self._calls = calls
+        self._choices: OrderedDict[tuple[bytes, str], list[_Choice]] = OrderedDict()
         self._chances = 0
         self._last: tuple[Wanted, float, tuple[CandidateVerdict, ...]] | None = None
 
@@ -171,30 +254,37 @@ class PlacementLog:
         sink: StepSink,
         call: Call,
         parts: tuple[Buffer, ...],
+        then: Followers | None,
     ) -> None:
         """Give the call of a step to the node, and note where it goes and why."""
         now = time.monotonic()
         wanted = Wanted(call.function, call.version, call.resources, call.node)
         # Before the call is taken in: it would count itself.
         verdicts = self._verdicts(wanted, now)
-        resources = self._calls.router.needed(wanted)
-        node = self._calls.receive(sink, call, parts)
-        choice = StepChoice(
-            attempt=sink.attempt,
-            sent_ms=(now - run.began_s) * 1e3,
-            function=call.function,
-            chosen=node,
-            nodes=_chances(verdicts, node),
-            version=call.version or "",
-            resources=resources,
-            more_nodes=max(0, len(verdicts) - MOST_NODES),
-            part=_said(sink.part),
-        )
-        self._note((run.id, sink.step), choice)
+        node = self._calls.receive(sink, call, parts, then)
+        self._note(run, sink, _Choice(wanted, now, verdicts, node))
 
-    def of(self, run_id: bytes, step: str) -> tuple[StepChoice, ...]:
+    def go_on(
+        self, run: "WorkflowRun", sink: StepSink, call: Call, behind: str
+    ) -> bool:
+        """Take in a call that a worker went on with, and note that it did."""
+        if not self._calls.go_on(sink, call):
+            return False
+        now = time.monotonic()
+        wanted = Wanted(call.function, call.version, call.resources, call.node)
+        # The loads are those of the moment in which the first of them was sent.
+        before = self._choices.get((run.id, behind), ())
+        choice = _Choice(wanted, now, before[-1].loads if before else (), self._me)
+        choice.behind, choice.reasons = behind, self._calls.router.reasons(wanted, now)
+        self._note(run, sink, choice)
+        return True
+
+    def of(self, run: "WorkflowRun", step: str) -> tuple[StepChoice, ...]:
         """Return what is remembered of a step, in the order of being sent."""
-        return tuple(self._choices.get((run_id, step), ()))
+        return tuple(
+            choice.told(self._calls.router, run.began_s)
+            for choice in self._choices.get((run.id, step), ())
+        )
 
     def _verdicts(self, wanted: Wanted, now: float) -> tuple[CandidateVerdict, ...]:
         """Return what the router knows; of many nodes, as it was a moment ago."""
@@ -207,12 +297,13 @@ class PlacementLog:
         self._last = (wanted, now, verdicts)
         return verdicts
 
-    def _note(self, key: tuple[bytes, str], choice: StepChoice) -> None:
-        self._choices.setdefault(key, []).append(choice)
-        self._chances += CHOICE_WEIGHT + len(choice.nodes)
+    def _note(self, run: "WorkflowRun", sink: StepSink, choice: "_Choice") -> None:
+        choice.attempt, choice.part = sink.attempt, sink.part
+        self._choices.setdefault((run.id, sink.step), []).append(choice)
+        self._chances += choice.weight
         while self._chances > MOST_CHANCES:
             oldest, choices = next(iter(self._choices.items()))
-            self._chances -= CHOICE_WEIGHT + len(choices.pop(0).nodes)
+            self._chances -= choices.pop(0).weight
             if not choices:
                 del self._choices[oldest]
 
@@ -331,7 +422,8 @@ class WorkflowService:
     ) -> None:
         self._me = me
         self._calls = calls
-        self._placement_log = PlacementLog(calls)
+        self._placement_log = PlacementLog(me, calls)
+        self._unnoted = Unnoted(calls)
         self._peer_requests = peer_requests
         self._store = store
         self._peer_sender = peer_sender
@@ -350,9 +442,7 @@ class WorkflowService:
     def start(self, sink: Sink, request: RunStart, parts: tuple[Buffer, ...]) -> None:
         """Check the workflow and begin to execute it."""
         try:
-            run = self._made(
-                sink, request, parts, self._placement_log.hand_over, self._remember
-            )
+            run = self._made(sink, request, parts, self._placement_log, self._remember)
         except InvalidWorkflow as error:
             failure = Failure(kind="bad_request", message=str(error))
             sink.send(Failed(id=request.id, failure=failure))
@@ -385,7 +475,7 @@ class WorkflowService:
             sink,
             start,
             old.parts,
-            self._placement_log.hand_over,
+            self._placement_log,
             self._remember,
             reusable(old, done, held),
         )
@@ -424,7 +514,7 @@ class WorkflowService:
         sink: Sink,
         request: RunStart,
         parts: tuple[Buffer, ...],
-        hand_over: HandOver,
+        placement: Placement,
         on_end: Callable[[WorkflowRun], None],
         done: Mapping[str, StepDone] | None = None,
     ) -> WorkflowRun:
@@ -435,20 +525,11 @@ class WorkflowService:
             me=self._me,
             calls=self._calls,
             store=self._store,
-            hand_over=hand_over,
+            placement=placement,
             ids=self._ids,
             on_end=on_end,
             done=done,
         )
-
-    def _unnoted(
-        self,
-        run: WorkflowRun,
-        sink: StepSink,
-        call: Call,
-        parts: tuple[Buffer, ...],
-    ) -> None:
-        self._calls.receive(sink, call, parts)
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about runs."""
@@ -493,7 +574,7 @@ class WorkflowService:
         run = self._known(sink, request.id, request.run)
         if run is None:
             return
-        choices = self._placement_log.of(request.run, request.step)
+        choices = self._placement_log.of(run, request.step)
         sink.send(StepExplanation(id=request.id, choices=choices))
 
     async def fetch(self, sink: Sink, request: StepFetch) -> None:

@@ -96,6 +96,7 @@ class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_sta
     quiet: bool = False
     inputs: Annotated[tuple[Given, ...], Meta(max_length=10_000)] = ()
     folder: bytes = b""  # of the caller, see working_folder
+    chain_ms: float = 5.0  # of work that a worker is given in steps, see `Job.then`
 
 
 StepStatus: TypeAlias = Literal[
@@ -297,6 +298,7 @@ class StepChoice(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     resources: frozenset[Name] = frozenset()  # those of the registration too
     more_nodes: Count = 0  # that are left out, none of them chosen
     part: str = ""  # of the step, such as "item [3]" or "the fallback"
+    behind: str = ""  # the step before, whose worker went on with this one
 
 
 class StepExplanation(

@@ -89,8 +89,18 @@ class Code(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="code
     sizes: tuple[int, ...] = ()
 
 
+BEFORE = -1
+"""In `Job.inputs`: the result of the job that this one follows."""
+
+
 class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job"):
-    """Run `version` on the arguments in the payload."""
+    """Run `version` on the arguments in the payload.
+
+    It may bring jobs that follow it. Each begins when the one before it has a result
+    that is small, and has been answered; where one has none, those after it never
+    begin, and no word is said of them. A worker numbers them as it does jobs that come
+    by themselves.
+    """
 
     id: bytes
     version: str
@@ -105,6 +115,14 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     folder: bytes = b""  # of the caller, see working_folder
     shared: tuple[PartRef, ...] = ()  # the parts, if no bytes of them follow
     items: int = 0  # so many calls in one, see serialize.chunks; 0: it is one call
+    then: "tuple[Job, ...]" = ()  # steps of a workflow that follow this one
+
+
+def following(job: Job, result: bytes) -> Job:
+    """Return the first job that follows `job`, as one that comes by itself."""
+    first, *others = job.then
+    inputs = tuple(result if given == BEFORE else given for given in first.inputs)
+    return msgspec.structs.replace(first, inputs=inputs, then=tuple(others))
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="lease"):
@@ -195,6 +213,7 @@ class JobDone(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="d
     run_us: int = 0
     shared: tuple[PartRef, ...] = ()  # the parts, if no bytes of them follow
     queued_us: int = 0  # in the worker; told only to who holds a lease
+    goes_on: bytes = b""  # the job that follows and begins now; see `Job.then`
 
 
 class JobFailed(

@@ -201,6 +201,17 @@ class Router:
 
     def explain(self, wanted: Wanted, now: float) -> tuple[CandidateVerdict, ...]:
         """Return every known node with what it lacks, the fitting ones first."""
+        verdicts = []
+        for node, reason in self.reasons(wanted, now):
+            load = self._loads[node]
+            score = load.score(now)
+            verdicts.append(
+                CandidateVerdict(node, reason, load.in_flight, score, load.reported)
+            )
+        return tuple(verdicts)
+
+    def reasons(self, wanted: Wanted, now: float) -> tuple[tuple[str, str], ...]:
+        """Return every known node with what it lacks, "" where it fits; these first."""
         reasons = self._reasons.get(wanted)
         if reasons is None:
             if len(self._reasons) > 4096:
@@ -215,14 +226,7 @@ class Router:
                 for node, reason in reasons
             )
             reasons = tuple(sorted(reasons, key=_fitting_first))
-        verdicts = []
-        for node, reason in reasons:
-            load = self._loads[node]
-            score = load.score(now)
-            verdicts.append(
-                CandidateVerdict(node, reason, load.in_flight, score, load.reported)
-            )
-        return tuple(verdicts)
+        return reasons
 
     def _explained(self, wanted: Wanted) -> tuple[tuple[str, str], ...]:
         """Return each node with what speaks against it, as long as nothing changes."""

@@ -188,6 +188,8 @@ class Why:
 
     def _because(self, choice: StepChoice) -> str:
         fitting = [node.node for node in choice.nodes if not node.reason]
+        if choice.behind:
+            return f"the worker of step {choice.behind!r} went on with it"
         if not choice.chosen:
             return "no node that fits" if not fitting else "refused"
         if len(fitting) == 1:

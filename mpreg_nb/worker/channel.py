@@ -357,7 +357,9 @@ class Task:
     """A job with its parts and its code."""
 
     __slots__ = (
+        "before",
         "code",
+        "follower",
         "given",
         "holder",
         "is_called",
@@ -386,6 +388,8 @@ class Task:
         self.holder: Holder | None = None  # who sent it; None: the node
         self.read_ns = 0  # when it came, from who holds a lease
         self.place = 0  # of its version by `Permit`
+        self.follower: Task | None = None  # that begins when this one has a result
+        self.before: bytes | None = None  # the result of the task that this one follows
 
 
 class JobReceiver:
@@ -442,7 +446,14 @@ class JobReceiver:
                 if message.split:
                     code = TAKE_APART
                 self._tasks += 1
-                self.waiting.append(Task(message, parts, code, self._tasks))
+                task = Task(message, parts, code, self._tasks)
+                self.waiting.append(task)
+                for job in message.then:
+                    self._tasks += 1
+                    code = self.codes.used(job.version)
+                    follower = Task(job, (), code, self._tasks)
+                    task.follower = follower
+                    task = follower
             elif isinstance(message, SegmentsGone):
                 if self.memory is not None:
                     self.memory.told(message)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from msgspec.structs import replace
 
 from mpreg_nb.errors import MpregError, NotPicklable
-from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, frame, sizes
+from mpreg_nb.protocol.worker import BEFORE, Job, JobDone, JobFailed, frame, sizes
 from mpreg_nb.serialize.exceptions import (
     argument_types,
     message_of,
@@ -62,12 +62,16 @@ def _unpacked(task: Task) -> Arguments:
     if not job.inputs and not job.json:
         args, kwargs = unpack(parts or (job.payload,), name="the arguments")
         return args, kwargs
-    counts = [count for count in job.inputs if isinstance(count, int)]
-    own = len(parts) - sum(counts)
+    own = len(parts)
+    for given in job.inputs:
+        if isinstance(given, int) and given != BEFORE:
+            own -= given
     whole: Parts = parts[:own] or (job.payload,)
     inputs: list[Parts] = []
     for given in job.inputs:
-        if isinstance(given, int):
+        if given == BEFORE and task.before is not None:
+            inputs.append((task.before,))
+        elif isinstance(given, int):
             inputs.append(parts[own : own + given])
             own += given
         else:
@@ -93,11 +97,13 @@ class Answers:
         *,
         queued_ns: int = 0,
         is_direct: bool = False,
+        follower: Task | None = None,
     ) -> Frames:
         """Return the answer with a result, or why the result cannot travel.
 
         queued_ns: how long the job waited here. is_direct: it goes to who holds a
-        lease, who shares no memory with this worker.
+        lease, who shares no memory with this worker. follower: the task that gets the
+        result, and begins next, if that is small.
         """
         parts: Parts
         try:
@@ -113,6 +119,8 @@ class Answers:
             return self.failed(job, error, run_ns, kind="not_picklable")
         if len(parts) == 1 and len(parts[0]) <= INLINE_BYTES:
             payload = bytes(parts[0])
+            if follower is not None:
+                follower.before = payload
             return [
                 frame(
                     JobDone(
@@ -120,6 +128,7 @@ class Answers:
                         payload=payload,
                         run_us=run_ns // 1000,
                         queued_us=queued_ns // 1000,
+                        goes_on=b"" if follower is None else follower.job.id,
                     )
                 )
             ]

@@ -86,12 +86,13 @@ class SequentialRunner:
                 self._outbox.flush()
                 self._inbox.flush()
                 self._inbox.wait()
-            task = waiting.popleft()
-            if task.holder is None or self._inbox.admits(task):
-                self._perform(task)
-            del task  # its arguments would stay until the next job comes
-            if self._restorer.unfit:
-                self._leave()
+            first = waiting.popleft()
+            task = first if first.holder is None or self._inbox.admits(first) else None
+            del first  # its arguments would stay until the next job comes
+            while task is not None:
+                task = self._perform(task)
+                if self._restorer.unfit:
+                    self._leave()
 
     def _leave(self) -> None:
         """Run no more calls; the node takes back those that wait, and ends this."""
@@ -99,7 +100,8 @@ class SequentialRunner:
         while True:
             self._inbox.read()
 
-    def _perform(self, task: Task) -> None:
+    def _perform(self, task: Task) -> Task | None:
+        """Run a task and answer it; return the one that follows and begins now."""
         job, holder = task.job, task.holder
         self._is_leased = holder is not None
         if holder is None:
@@ -120,6 +122,7 @@ class SequentialRunner:
                 self._running = None
         except BaseException as error:  # noqa: BLE001  the border of user code
             self._running = None
+            task.follower = None
             frames = self._broken(task, error, perf_counter_ns() - started)
         self._capture.sole = None
         if self._cancelled:
@@ -136,11 +139,18 @@ class SequentialRunner:
         if self._restorer.children.copies:
             self._restorer.end_copies()
         outbox = self._outbox if holder is None else holder
+        follower = task.follower
+        if follower is not None and follower.before is None:
+            follower = None
         if call.output is not None:
             outbox.send(frames, lambda: self._capture.finish(call))
+        elif follower is not None:
+            # Whatever becomes of this process then, the node knows of this result.
+            outbox.send(frames)
         else:
             self._answer(outbox, frames, ended)
         self._restorer.after(ended, ended - started, is_first=is_first)
+        return follower
 
     def _work(self, task: Task, started: int) -> Frames:
         job = task.job
@@ -168,7 +178,7 @@ class SequentialRunner:
         self._end_figures(are_shown=True)
         run_ns = perf_counter_ns() - started
         if task.holder is None:
-            return self._answers.done(job, value, run_ns)
+            return self._answers.done(job, value, run_ns, follower=task.follower)
         queued_ns = started - task.read_ns
         return self._answers.done(
             job, value, run_ns, queued_ns=queued_ns, is_direct=True

@@ -9,6 +9,7 @@ import pytest
 
 from mpreg_nb.node import workflows as choices_module
 from mpreg_nb.node import workflows as runs_module
+from mpreg_nb.node.pending_call import Followers
 from mpreg_nb.node.results import ResultStore
 from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.messages import (
@@ -60,6 +61,9 @@ class Router:
             "n2", "lacks gpu", 0, 0.1
         )
 
+    def reasons(self, wanted: Any, now: float) -> tuple[tuple[str, str], ...]:
+        return ("n1", ""), ("n2", "lacks tpu")
+
     def needed(self, wanted: Any) -> frozenset[str]:
         return frozenset({"gpu"})
 
@@ -70,10 +74,21 @@ class Calls:
     def __init__(self) -> None:
         self.router = Router()
         self.sent: dict[str, list[tuple[Any, Call]]] = {}
+        self.offered: Followers | None = None  # with the last call
+        self.riding: set[bytes] = set()  # calls that a worker goes on with
 
-    def receive(self, sink: Any, call: Call, parts: Any = ()) -> str:
+    def receive(
+        self, sink: Any, call: Call, parts: Any = (), then: Followers | None = None
+    ) -> str:
         self.sent.setdefault(sink.step, []).append((sink, call))
+        self.offered = then
         return "n1"
+
+    def go_on(self, sink: Any, call: Call) -> bool:
+        if call.id not in self.riding:
+            return False
+        self.sent.setdefault(sink.step, []).append((sink, call))
+        return True
 
     def look_at_own_load(self, now: float) -> None:
         self.looked_at_s = now
@@ -246,6 +261,69 @@ def test_the_oldest_choices_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
         assert remembered == [0, 1, 1]
 
     asyncio.run(within())
+
+
+@in_loop
+async def test_a_step_that_a_worker_went_on_with_is_not_sent(shell: Shell) -> None:
+    run = await shell.start(plan("a"), plan("b", "a"), plan("c", "b"))
+    offered = shell.calls.offered
+    assert offered is not None
+    shell.calls.riding = {call.id for call in offered.calls}
+
+    shell.calls.returns("a", b"of a")
+    _, call = shell.calls.sent["b"][0]  # in the same turn: its outcome may be next
+    shell.calls.returns("b", b"of b")
+    shell.calls.returns("c", b"of c")
+
+    shell.book.why(shell.caller, ExplainStep(id=IDS.next(), run=run, step="b"))
+    [choice] = shell.caller.last(StepExplanation).choices
+    assert (call.id, call.inputs) == (offered.calls[0].id, (b"of a",))
+    assert shell.caller.last(RunState).status == "done"
+    assert (choice.chosen, choice.behind) == ("n1", "a")
+    assert [(n.node, n.reason) for n in choice.nodes] == [
+        ("n1", ""),
+        ("n2", "lacks tpu"),
+    ]
+
+
+@in_loop
+async def test_a_step_that_no_worker_went_on_with_is_sent(shell: Shell) -> None:
+    await shell.start(plan("a"), plan("b", "a"))
+    offered = shell.calls.offered
+    assert offered is not None
+
+    shell.calls.returns("a", b"of a")
+    await asyncio.sleep(0)
+
+    _, call = shell.calls.sent["b"][0]
+    assert call.id != offered.calls[0].id
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        plan("b", "a", "x"),
+        plan("b", "a", node="n2"),
+        plan("b", "a", json=True),
+        plan("b", "a", undo=SideCall(function="u", payload=b"")),
+    ],
+    ids=["two inputs", "another node", "JSON", "undo"],
+)
+def test_steps_that_are_sent_by_themselves(second: StepPlan) -> None:
+    async def within() -> None:
+        shell = Shell()
+        await shell.start(plan("x"), plan("a"), second)
+
+        assert shell.calls.offered is None
+
+    asyncio.run(within())
+
+
+@in_loop
+async def test_nothing_follows_a_step_with_a_timeout(shell: Shell) -> None:
+    await shell.start(plan("a", timeout_ms=1000), plan("b", "a"))
+
+    assert shell.calls.offered is None
 
 
 @in_loop

@@ -84,6 +84,7 @@ from mpreg_nb.protocol.messages import (
 from mpreg_nb.protocol.messages import Printed as RunPrinted
 from mpreg_nb.protocol.shared import SegmentRef, SegmentsGone
 from mpreg_nb.protocol.worker import (
+    BEFORE,
     Code,
     FromHolder,
     FromWorker,
@@ -339,6 +340,7 @@ SAMPLES: list[Any] = [
         quiet=True,
         inputs=(Given(name="i", payload=b"", parts=2),),
         folder=b"mark:/home/me",
+        chain_ms=2.5,
     ),
     RunState(
         id=ID,
@@ -408,6 +410,7 @@ SAMPLES: list[Any] = [
                 resources=frozenset({"gpu"}),
                 more_nodes=7,
                 part="item [3]",
+                behind="a",
             ),
         ),
     ),
@@ -451,9 +454,18 @@ JOBS: list[Any] = [
         folder=b"mark:/home/me",
         shared=SHARED,
         items=2,
+        then=(Job(id=ID, version=VERSION, function="g", inputs=(BEFORE,)),),
     ),
     WorkerReady(pid=4711),
-    JobDone(id=ID, payload=b"result", sizes=(4,), run_us=9, shared=SHARED, queued_us=8),
+    JobDone(
+        id=ID,
+        payload=b"result",
+        sizes=(4,),
+        run_us=9,
+        shared=SHARED,
+        queued_us=8,
+        goes_on=ID,
+    ),
     JobFailed(
         id=ID,
         kind="application",

@@ -17,6 +17,7 @@ from mpreg_nb.protocol.codec import Parts
 from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted
 from mpreg_nb.serialize.pickle import pack, unpack
 from tests.support.cells import run_cell
+from tests.support.chains import Chain
 from tests.support.worker_functions import echo, ignore_interrupts, leave
 from tests.support.workers import Crash, Office, value_of
 
@@ -120,6 +121,23 @@ class WorkerPoolContract:
         call_id, started = here.run(scenario())
 
         assert started == [call_id]
+
+    def test_a_job_that_follows_has_an_outcome_if_it_was_said_that_it_goes_on(
+        self, here: PoolAtWork
+    ) -> None:
+        async def scenario() -> Chain:
+            await here.call(echo, 0)
+            chain = Chain(here).add(echo, 1).add(echo).add(echo).submit()
+            await chain.until(0)
+            while (last := chain.announced()) not in chain.outcomes:
+                await chain.until(last)
+            await here.call(echo, 0)
+            return chain
+
+        chain = here.run(scenario())
+
+        assert list(chain.outcomes) == list(range(chain.announced() + 1))
+        assert set(chain.values()) == {1}
 
     def test_large_arguments_and_results_travel_as_parts(
         self, here: PoolAtWork

@@ -1,0 +1,67 @@
+"""Jobs that follow each other in one worker, for tests of pools."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from msgspec.structs import replace
+
+from mpreg_nb.node.worker_pool import Outcome
+from mpreg_nb.protocol.worker import BEFORE, Job, JobDone
+from mpreg_nb.serialize.pickle import pack_call, unpack
+from mpreg_nb.workflows.graph import Reference
+from tests.support.workers import Office
+
+
+class Chain:
+    """One chain of jobs in a worker, each with the result of the one before."""
+
+    def __init__(self, here: Office) -> None:
+        self._here = here
+        self._jobs: list[Job] = []
+        self.outcomes: dict[int, Outcome] = {}
+        self._heard = asyncio.Event()
+
+    def add(self, function: Callable[..., Any], *args: Any) -> "Chain":
+        """Let a job follow; but for the first it gets the result of the one before."""
+        number = len(self._jobs)
+        given = (Reference("before"), *args) if number else args
+        (head, *_), inputs = pack_call(given, {}, ("before",) if number else ())
+        job = Job(
+            id=bytes([number]) * 16,
+            version=self._here.version_of(function),
+            function=function.__name__,
+            payload=bytes(head),
+            inputs=(BEFORE,) * len(inputs),
+        )
+        self._jobs.append(job)
+        return self
+
+    def submit(self, limit_s: float = 60.0) -> "Chain":
+        first, *others = self._jobs
+        job = replace(first, then=tuple(others))
+        started = self._here.started.append
+        self._here.workers.submit(job, (), self._ended, started, limit_s)
+        return self
+
+    def _ended(self, outcome: Outcome, _: object) -> None:
+        self.outcomes[outcome.id[0]] = outcome
+        self._heard.set()
+
+    async def until(self, *numbers: int) -> None:
+        """Wait for the outcomes of these jobs."""
+        async with asyncio.timeout(30):
+            while not set(numbers) <= set(self.outcomes):
+                self._heard.clear()
+                await self._heard.wait()
+
+    def announced(self) -> int:
+        """Return the number of the last job that a worker went on with."""
+        ended = self.outcomes.values()
+        return sum(isinstance(one, JobDone) and bool(one.goes_on) for one in ended)
+
+    def values(self) -> list[Any]:
+        return [
+            unpack((outcome.payload,)) if isinstance(outcome, JobDone) else outcome
+            for outcome in self.outcomes.values()
+        ]
