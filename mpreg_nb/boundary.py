@@ -18,13 +18,13 @@ VARIABLE = "MPREG_NB_DEBUG"
 PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 LIBRARY = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
-_SPECIAL = (
-    "__init__",
-    "__call__",
-    "__getitem__",
-    "__getattr__",
-    "__await__",
-    "__aenter__",
+_SPECIAL = frozenset(
+    f"__{name}__"
+    for name in (
+        "init call getitem getattr await aenter bool iter contains eq lt le gt ge "
+        "add sub mul matmul truediv floordiv mod pow and or neg abs "
+        "radd rsub rmul rmatmul rtruediv rfloordiv rmod rpow rand ror"
+    ).split()
 )
 """Methods with underscores that users reach by syntax."""
 
@@ -70,7 +70,7 @@ def _wrapped(function: Any) -> Any:
             try:
                 return await function(*args, **kwargs)
             except BaseException as error:
-                leave(error)
+                leave(error, code)
                 raise
 
         return awaited
@@ -81,7 +81,7 @@ def _wrapped(function: Any) -> Any:
             try:
                 return (yield from function(*args, **kwargs))
             except BaseException as error:
-                leave(error)
+                leave(error, code)
                 raise
 
         return iterated
@@ -91,25 +91,48 @@ def _wrapped(function: Any) -> Any:
         try:
             return function(*args, **kwargs)
         except BaseException as error:
-            leave(error)
+            leave(error, code)
             raise
 
     return called
 
 
-def leave(error: BaseException) -> None:
+def leave(error: BaseException, code: CodeType | None = None) -> None:
     """Cut the traceback of `error` if its handler is called by code of others.
 
     To be called by the handler, just before a bare `raise`.
+
+    code: of the public function that was called; names the nearest of its keywords
+        where an unknown one was given.
     """
     caller = sys._getframe(2).f_code
     # An import asks a module what it has, and takes no for an answer.
     if caller.co_filename.startswith((PACKAGE, "<frozen importlib")):
         return
+    if code is not None and isinstance(error, TypeError):
+        _name_nearest_keyword(error, code)
     if wants_all_frames():
         return
     if is_meant(error, error.__traceback__):
         cut(error)
+
+
+def _name_nearest_keyword(error: TypeError, code: CodeType) -> None:
+    """Name the keyword of `code` that an unknown one was meant to be."""
+    import re  # only once there is an error
+
+    from mpreg_nb.names import nearest
+
+    traceback = error.__traceback__
+    if traceback is None or traceback.tb_next is not None:
+        return  # the call was accepted
+    unknown = re.search(r"unexpected keyword argument '(\w+)'$", str(error))
+    if unknown is None:
+        return
+    keywords = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
+    meant = nearest(unknown[1], keywords[code.co_posonlyargcount :])
+    if meant:
+        error.args = (f"{error}. Did you mean {meant!r}?",)
 
 
 def wants_all_frames() -> bool:

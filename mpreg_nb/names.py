@@ -24,9 +24,10 @@ def check_name(kind: str, text: object) -> str:
         TypeError: `text` is not a string.
         ValueError: the name breaks the rule; the message tells the rule.
     """
+    a_kind = f"an {kind}" if kind[:1] in "aeiou" else f"a {kind}"
     if not isinstance(text, str):
         raise TypeError(
-            f"a {kind} name must be a string, not {type(text).__name__}: {text!r:.80}"
+            f"{a_kind} name must be a string, not {type(text).__name__}: {text!r:.80}"
         )
     if (
         1 <= len(text) <= LONGEST_NAME
@@ -37,7 +38,7 @@ def check_name(kind: str, text: object) -> str:
         return text
     shown = text if len(text) <= 40 else text[:40] + "…"
     raise ValueError(
-        f"{shown!r} cannot name a {kind}: a name has 1 to {LONGEST_NAME} printable "
+        f"{shown!r} cannot name {a_kind}: a name has 1 to {LONGEST_NAME} printable "
         "characters, without comma, colon or slash, and no space at its ends"
     )
 
@@ -47,9 +48,19 @@ _NONE: frozenset[str] = frozenset()
 
 
 def check_resources(given: str | Iterable[str]) -> frozenset[str]:
-    """Return the resource names in `given`; a single string is one name."""
+    """Return the resource names in `given`; a single string is one name.
+
+    Raises:
+        TypeError: `given` is neither a name nor several.
+        ValueError: a name breaks the rule.
+    """
     if isinstance(given, str):
         return frozenset((check_name("resource", given),))
+    if not isinstance(given, Iterable):
+        raise TypeError(
+            f'resources are one name or several, "gpu" or {{"gpu", "ml-models"}}, not '
+            f"{given!r:.80} ({type(given).__name__})"
+        )
     names = frozenset(check_name("resource", name) for name in given)
     return names or _NONE
 

@@ -4,10 +4,12 @@ import asyncio
 import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from mpreg_nb import boundary
+from mpreg_nb.boundary import public
 from mpreg_nb.errors import MpregError, WorkflowFailed
 
 OURS = """
@@ -119,6 +121,32 @@ def test_the_line_of_the_user_is_the_last(
     assert names(error)[0] == "raised"
     assert set(names(error)[1:]) == {"<lambda>"}
     assert "pretended" not in "".join(traceback.format_exception(error))
+
+
+def takes(*, resources: str = "") -> str:
+    return resources
+
+
+def asks(**options: Any) -> str:
+    return takes(**options)
+
+
+@pytest.mark.parametrize(
+    ("function", "wrong", "said"),
+    [
+        (takes, "resource", "argument 'resource'. Did you mean 'resources'?"),
+        (takes, "timeout", "argument 'timeout'"),
+        (asks, "resource", "argument 'resource'"),  # what the function itself does
+    ],
+    ids=["near", "far", "inside"],
+)
+def test_the_keyword_that_was_meant_is_named(
+    function: Callable[..., object], wrong: str, said: str
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        public(function)(**{wrong: "x"})
+
+    assert str(caught.value).endswith(said)
 
 
 def test_a_coroutine_ends_at_the_line_that_awaits_it(ours: ModuleType) -> None:

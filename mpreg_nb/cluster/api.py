@@ -381,7 +381,15 @@ def function(
 
 
 @public
-def function(local: Any = None, /, **options: Any) -> Any:
+def function(
+    local: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    resources: str | Iterable[str] = (),
+    idempotent: bool = False,
+    isolation: str = "process",
+) -> Any:
     """Decorate a function so that it can be called here and on the cluster.
 
     It is registered at once if there is a current cluster; otherwise, and on a
@@ -390,7 +398,14 @@ def function(local: Any = None, /, **options: Any) -> Any:
 
     @public
     def decorate(plain: Callable[P, R]) -> Function[P, R]:
-        made: Function[P, R] = declared(plain, current, **options)
+        made: Function[P, R] = declared(
+            plain,
+            current,
+            name=name,
+            resources=resources,
+            idempotent=idempotent,
+            isolation=isolation,
+        )
         if open_clusters.all_clusters():
             warn_stale_results(current().register(made))
         return made

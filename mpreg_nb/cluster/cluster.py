@@ -390,8 +390,15 @@ class Cluster:
         isolation: str = "process",
     ) -> Callable[[Callable[P, R]], Function[P, R]]: ...
 
-    def function(  # type: ignore[misc]  # the overloads say which options
-        self, function: Any = None, /, **options: Any
+    def function(  # type: ignore[misc]  # the overloads say what it returns
+        self,
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        resources: str | Iterable[str] = (),
+        idempotent: bool = False,
+        isolation: str = "process",
     ) -> Any:
         """Decorate a function so that it can be called here and on the cluster.
 
@@ -404,7 +411,9 @@ class Cluster:
 
         @public
         def decorate(local: Callable[P, R]) -> Function[P, R]:
-            made: Function[P, R] = self.register(local, **options)
+            made: Function[P, R] = self.register(
+                local, name, resources, idempotent=idempotent, isolation=isolation
+            )
             warn_stale_results(made)
             return made
 

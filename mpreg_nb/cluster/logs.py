@@ -93,7 +93,8 @@ def log_sources(
     if node is not None and node not in known:
         meant = nearest(node, {*known, *found})
         hint = f" Did you mean {meant!r}?" if meant else ""
-        raise MpregError(f"the cluster has no node {node!r}.{hint}")
+        have = ", ".join(sorted({*known, *found}))
+        raise MpregError(f"the cluster has no node {node!r}.{hint} It has: {have}")
     if found and node is None:
         return [found[name] for name in sorted(found)]
     whose = f"node {node!r} was" if node is not None else "its nodes were"

@@ -365,6 +365,10 @@ class AsyncRun(BaseRun):
         self._raise_for_status(await self._fetch_all(self._unknown_errors))
         return self
 
+    def __getitem__(self, step: str) -> Coroutine[Any, Any, Any]:
+        """`await run[step]` is `await run.result(step)`."""
+        return self.result(step)
+
     async def result(self, step: str) -> Any:
         """Wait for a step and return its value; see `Run.__getitem__`."""
         self._check(step)

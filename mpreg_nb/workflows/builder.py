@@ -41,7 +41,7 @@ PlanT = TypeVar("PlanT")
 
 @public
 class _Incomparable(Placeholder):
-    """A placeholder that cannot be compared, tested for truth or computed with."""
+    """A placeholder that cannot be compared."""
 
     __slots__ = ()
 
@@ -58,21 +58,11 @@ class _Incomparable(Placeholder):
             "whether two names are one step: a is b"
         )
 
-    def _no_arithmetic(self, *others: object) -> NoReturn:
-        raise TypeError(
-            f"{self!r} cannot be computed with: its result exists only when the "
-            "workflow runs. Compute inside a function that receives it"
-        )
-
     __lt__ = __le__ = __gt__ = __ge__ = _no_order
-    __add__ = __sub__ = __mul__ = __matmul__ = __truediv__ = _no_arithmetic
-    __radd__ = __rsub__ = __rmul__ = __rmatmul__ = __rtruediv__ = _no_arithmetic
-    __floordiv__ = __mod__ = __pow__ = __and__ = __or__ = _no_arithmetic
-    __rfloordiv__ = __rmod__ = __rpow__ = __rand__ = __ror__ = _no_arithmetic
-    __neg__ = __abs__ = _no_arithmetic
     __hash__ = object.__hash__
 
 
+@public
 class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     """A step of a workflow: it stands for its result, and has the step's modifiers.
 

@@ -21,6 +21,7 @@ from collections.abc import (
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NoReturn, TypeAlias
 
+from mpreg_nb.boundary import public
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.names import check_name, name_of, nearest
 from mpreg_nb.settings import LONGEST_TIME_S
@@ -154,6 +155,7 @@ StepFunction: TypeAlias = Callable[..., Any] | str
 """What a step runs: a callable, or a name in the catalog."""
 
 
+@public
 class Placeholder:
     """Stands for a result, or a part of a result, of a step that has not run."""
 
@@ -183,6 +185,18 @@ class Placeholder:
             f"{self!r} cannot be searched with `in`: the result exists only when the "
             "workflow runs. Search inside the function that receives it"
         )
+
+    def _no_arithmetic(self, *others: object) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be computed with: its result exists only when the "
+            "workflow runs. Compute inside a function that receives it"
+        )
+
+    __add__ = __sub__ = __mul__ = __matmul__ = __truediv__ = _no_arithmetic
+    __radd__ = __rsub__ = __rmul__ = __rmatmul__ = __rtruediv__ = _no_arithmetic
+    __floordiv__ = __mod__ = __pow__ = __and__ = __or__ = _no_arithmetic
+    __rfloordiv__ = __rmod__ = __rpow__ = __rand__ = __ror__ = _no_arithmetic
+    __neg__ = __abs__ = _no_arithmetic
 
 
 @dataclass(frozen=True, slots=True, repr=False)

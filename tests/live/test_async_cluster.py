@@ -176,7 +176,7 @@ def test_async_code_in_a_function_gives_up_its_slot_while_it_waits(
             return [
                 await there.call(add, 1, 2),
                 await there.map(add, [1, 2], [3, 4]),
-                await (await flow.run()).result("two"),
+                await (await flow.run())["two"],
             ]
 
     url = cluster.urls[0]

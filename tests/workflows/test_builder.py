@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import traceback
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -295,6 +296,29 @@ def test_a_step_has_no_truth_value_and_is_not_compared_or_computed_with(
         _ = 1 + asked
     assert asked in [asked]
     assert Value(asked) == Value(asked)  # a dataclass asks each field by itself
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        bool,
+        iter,
+        lambda step: step == 3,
+        lambda step: step + 1,
+        lambda step: 1 - step,
+        lambda step: "x" in step,
+        lambda step: step.retry("2"),
+    ],
+    ids=["bool", "iter", "equal", "add", "subtract", "in", "modifier"],
+)
+def test_a_wrong_use_of_a_step_ends_at_the_line_of_the_user(
+    flow: Flow[str, int], use: Callable[[Any], object]
+) -> None:
+    with pytest.raises(TypeError) as caught:
+        use(flow.step("raw", ingest, "s"))
+
+    files = {frame.filename for frame in traceback.extract_tb(caught.tb)}
+    assert files == {__file__}
 
 
 @pytest.mark.parametrize("take", [lambda step: step, lambda step: step["x"]])
