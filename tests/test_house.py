@@ -322,7 +322,7 @@ BOUNDED_BY = {
     "transport/streams.py: left": "the parts of one message",
     "transport/streams.py: rooms": "the parts of one message",
     "view/live/topology.py: _grown": "a window of time",
-    "worker/capture.py: _pieces": "limits for each second, in text and displays",
+    "output/capture.py: _pieces": "limits for each second, in text and displays",
     "worker/channel.py: waiting": "the jobs that a worker has ahead",
     "shared_memory/exchange.py: _discarded": "the segments that the link knows",
     "shared_memory/exchange.py: _ended": "leases of messages with large values",

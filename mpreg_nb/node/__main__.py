@@ -164,6 +164,7 @@ async def serve(
         tls=tls,
         ca=load_ca(options.ca or None) if tls is None else "",
         first_cluster_id=first_cluster_id,
+        is_process=True,
     )
     asked = 0
 

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -37,6 +38,7 @@ from mpreg_nb.node.pending_call import (
 )
 from mpreg_nb.node.results import InputParts, InputResolver, ResultStore
 from mpreg_nb.node.spaces import Spaces
+from mpreg_nb.node.thread_output import ThreadOutput
 from mpreg_nb.node.worker_pool import Crashed, WorkerPool
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Offer
@@ -60,6 +62,8 @@ THREADS = 32
 
 Ended: TypeAlias = tuple[JobDone | JobFailed, tuple[Buffer, ...]]
 Find: TypeAlias = Callable[[], Callable[..., Any]]
+Captured: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""Sends what is printed inside to the caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,11 @@ class InProcessExecutor:
     def __init__(
         self,
         ended: Callable[[PendingCall, JobDone | JobFailed, tuple[Buffer, ...]], None],
+        output: ThreadOutput | None,
     ) -> None:
+        """output: of code that came over the wire; None: it stays in this process."""
         self._ended = ended
+        self._output = output
         self._threads: ThreadPoolExecutor | None = None
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
         self._shipped: dict[str, Callable[..., Any]] = {}
@@ -92,13 +99,17 @@ class InProcessExecutor:
         self, pending: PendingCall, function: Callable[..., Any], inputs: InputParts
     ) -> None:
         """Run a function of this process; its end is told as a worker's would be."""
-        self._begin(pending, lambda: function, inputs)
+        self._begin(pending, lambda: function, inputs, nullcontext)
 
     def run_shipped(
         self, pending: PendingCall, shipped: ShippedFunction, inputs: InputParts
     ) -> None:
         """Run code that came over the wire, in a thread of this process."""
-        self._begin(pending, partial(self._open, shipped), inputs)
+        captured: Captured = nullcontext
+        if self._output is not None:
+            call = pending.call
+            captured = partial(self._output.of, call.id, call.function)
+        self._begin(pending, partial(self._open, shipped), inputs, captured)
 
     def forget_code(self, version: str) -> None:
         """Let go of a function that came over the wire."""
@@ -122,16 +133,30 @@ class InProcessExecutor:
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _begin(self, pending: PendingCall, find: Find, inputs: InputParts) -> None:
-        call_id = pending.call.id
-        self._tasks[call_id] = asyncio.ensure_future(self._run(pending, find, inputs))
+    def _begin(
+        self,
+        pending: PendingCall,
+        find: Find,
+        inputs: InputParts,
+        captured: Captured,
+    ) -> None:
+        running = self._run(pending, find, inputs, captured)
+        self._tasks[pending.call.id] = asyncio.ensure_future(running)
 
-    async def _run(self, pending: PendingCall, find: Find, inputs: InputParts) -> None:
+    async def _run(
+        self,
+        pending: PendingCall,
+        find: Find,
+        inputs: InputParts,
+        captured: Captured,
+    ) -> None:
         call = pending.call
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         try:
-            ended, parts = await self._course(call, pending.parts, find, inputs)
+            ended, parts = await self._course(
+                call, pending.parts, find, inputs, captured
+            )
         except asyncio.CancelledError:
             text = "cancelled while it ran"
             ended, parts = JobFailed(id=call.id, kind="cancelled", message=text), ()
@@ -141,16 +166,22 @@ class InProcessExecutor:
         self._ended(pending, msgspec.structs.replace(ended, run_us=run_us), parts)
 
     async def _course(
-        self, call: Call, parts: tuple[Buffer, ...], find: Find, inputs: InputParts
+        self,
+        call: Call,
+        parts: tuple[Buffer, ...],
+        find: Find,
+        inputs: InputParts,
+        captured: Captured,
     ) -> Ended:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(THREADS, "mpreg-function")
         in_thread = partial(asyncio.get_running_loop().run_in_executor, self._threads)
-        begun = await in_thread(_run_or_begin, call, parts, find, inputs)
+        begun = await in_thread(_run_or_begin, call, parts, find, inputs, captured)
         if not isinstance(begun, _Begun):
             return begun
         try:
-            value = await begun.function(*begun.args, **begun.kwargs)
+            with captured():
+                value = await begun.function(*begun.args, **begun.kwargs)
         except BaseException as error:  # the border of user code
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
@@ -168,7 +199,11 @@ class InProcessExecutor:
 
 
 def _run_or_begin(
-    call: Call, parts: tuple[Buffer, ...], find: Find, inputs: InputParts
+    call: Call,
+    parts: tuple[Buffer, ...],
+    find: Find,
+    inputs: InputParts,
+    captured: Captured,
 ) -> Ended | _Begun:
     """Run a function to its end; one that wants the event loop is given back."""
     args: tuple[Any, ...] = ()
@@ -178,7 +213,8 @@ def _run_or_begin(
         args, kwargs = _arguments(call, parts, inputs)
         if asyncio.iscoroutinefunction(function):
             return _Begun(function, args, kwargs)
-        value = function(*args, **kwargs)
+        with captured():
+            value = function(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - the border of user code
         return _failed(call, error, args, kwargs)
     return _packed(call, value)
@@ -302,6 +338,7 @@ class Executor:
         spaces: Spaces,
         has_workers: bool,
         runs_shipped: bool,
+        thread_output: ThreadOutput | None = None,
         counters: Counters,
         here: RunningCalls,
     ) -> None:
@@ -317,7 +354,7 @@ class Executor:
         self._runs_shipped = runs_shipped
         self._counters = counters
         self._here = here
-        self._own = InProcessExecutor(self._own_ended)
+        self._own = InProcessExecutor(self._own_ended, thread_output)
         self._tasks: dict[bytes, asyncio.Task[None]] = {}  # calls that wait for data
 
     @property

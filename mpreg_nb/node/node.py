@@ -45,6 +45,7 @@ from mpreg_nb.node.process_pool import ProcessPool
 from mpreg_nb.node.results import ResultRequests, ResultStore
 from mpreg_nb.node.resumption import Resumption
 from mpreg_nb.node.spaces import Spaces
+from mpreg_nb.node.thread_output import ThreadOutput
 from mpreg_nb.node.worker_pool import MakePool, WorkerHost, WorkerPool
 from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.codec import Parts
@@ -112,6 +113,7 @@ class Node:
         ca: str = "",
         first_cluster_id: str = "",
         worker_host: WorkerHost | None = None,
+        is_process: bool = False,
     ) -> None:
         """Take settings; nothing runs before `start`.
 
@@ -122,7 +124,10 @@ class Node:
             32 hex digits; "" for a random one.
         worker_host: where the workers run, if not here. Then no code that comes over
             the wire runs in this process.
+        is_process: whether this process is this node and no more. Then it may replace
+            the streams of the process, for prints of functions in threads.
         """
+        self._is_process = is_process
         self.settings = settings
         self.name = settings.name
         self._python = (
@@ -249,6 +254,9 @@ class Node:
             spaces=self.spaces,
             has_workers=settings.workers > 0,
             runs_shipped=self._worker_host is None,
+            thread_output=ThreadOutput(here.printed, settings.limits.max_payload_bytes)
+            if self._is_process
+            else None,
             counters=self.counters,
             here=here,
         )

@@ -25,7 +25,7 @@ import weakref
 from types import FrameType
 from typing import Any
 
-from mpreg_nb.worker.capture import OutputCapture
+from mpreg_nb.output.capture import OutputCapture
 from mpreg_nb.working_folder import folder_of
 
 LONG_NS = 500_000

@@ -18,8 +18,8 @@ from types import CoroutineType, FrameType
 from typing import Any, TypeAlias
 
 from mpreg_nb.call_context import running_call
+from mpreg_nb.output.capture import OutputCapture, PrintingCall
 from mpreg_nb.protocol.worker import JobBlocked, SharedStatus, WorkerUnfit, frame
-from mpreg_nb.worker.capture import OutputCapture, PrintingCall
 from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
 from mpreg_nb.worker.chunks import run_chunk
 from mpreg_nb.worker.cleanup import (
@@ -47,7 +47,7 @@ _NOTHING = ctypes.py_object()
 def _end_figures(*, are_shown: bool) -> None:
     call = running_call.get()
     if isinstance(call, PrintingCall) and call.has_figures:
-        from mpreg_nb.worker.figures import end_figures
+        from mpreg_nb.output.figures import end_figures
 
         end_figures(call, are_shown=are_shown)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from msgspec.structs import replace
 
 from mpreg_nb.errors import MpregError, NotPicklable
+from mpreg_nb.output.capture import PrintingCall
 from mpreg_nb.protocol.worker import BEFORE, Job, JobDone, JobFailed, frame, sizes
 from mpreg_nb.serialize.exceptions import (
     argument_types,
@@ -21,7 +22,6 @@ from mpreg_nb.serialize.pickle import pack, pack_exception, unpack, unpack_call
 from mpreg_nb.settings import INLINE_BYTES
 from mpreg_nb.shared_memory.exchange import SegmentExchange
 from mpreg_nb.shared_memory.segments import MEMORY
-from mpreg_nb.worker.capture import PrintingCall
 from mpreg_nb.worker.channel import Arguments, Task
 
 if TYPE_CHECKING:

@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable
 
 from mpreg_nb.call_context import Home, set_home
+from mpreg_nb.output.capture import OutputCapture
+from mpreg_nb.output.display import install
 from mpreg_nb.protocol.worker import Setup, SharedStatus, WorkerReady, frame
 from mpreg_nb.shared_memory.exchange import DescriptorChannel
 from mpreg_nb.shared_memory.segments import MEMORY
-from mpreg_nb.worker.capture import OutputCapture
 from mpreg_nb.worker.channel import AnswerSender
 from mpreg_nb.worker.cleanup import Folder, Folders, StateRestorer
-from mpreg_nb.worker.display import install
 from mpreg_nb.worker.door import DirectReceiver
 from mpreg_nb.worker.execution import Answers
 from mpreg_nb.worker.lifetime import die_with, essential, watch

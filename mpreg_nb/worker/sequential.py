@@ -10,6 +10,7 @@ from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
 
 from mpreg_nb.call_context import running_call
+from mpreg_nb.output.capture import OutputCapture
 from mpreg_nb.protocol.worker import (
     END_LEASE,
     RECALL,
@@ -19,7 +20,6 @@ from mpreg_nb.protocol.worker import (
     frame,
     lease_read,
 )
-from mpreg_nb.worker.capture import OutputCapture
 from mpreg_nb.worker.channel import AnswerSender, Task
 from mpreg_nb.worker.chunks import run_chunk
 from mpreg_nb.worker.cleanup import Folder, StateRestorer, is_importing
@@ -224,7 +224,7 @@ class SequentialRunner:
     def _end_figures(self, *, are_shown: bool) -> None:
         call = self._capture.sole
         if call is not None and call.has_figures:
-            from mpreg_nb.worker.figures import end_figures
+            from mpreg_nb.output.figures import end_figures
 
             end_figures(call, are_shown=are_shown)
 

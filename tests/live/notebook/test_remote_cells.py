@@ -23,6 +23,12 @@ def show(html):
 def nested(html):
     import mpreg_nb as mp
     return mp.call(show, html)
+
+async def awaited(html):
+    return show(html)
+
+mp.register(show, name="in a thread", isolation="thread")
+mp.register(awaited, isolation="thread")
 """
 
 
@@ -108,6 +114,8 @@ def test_figures_of_remote_cells_are_shown_as_in_a_notebook(front: Kernel) -> No
         "await mp.submit(show, '<p>')",
         "mp.map(show, ['<p>'])[0]",
         "mp.call(nested, '<p>')",
+        "mp.call('in a thread', '<p>')",
+        "mp.call('awaited', '<p>')",
         "flow = mp.workflow('shows'); flow.step('s', show, '<p>'); flow.run(); None",
     ],
 )

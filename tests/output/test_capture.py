@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.worker.capture import LINES_PER_S
+from mpreg_nb.output.capture import LINES_PER_S
 from tests.support.cells import run_cell
 from tests.support.workers import Crash, Office, run, value_of
 

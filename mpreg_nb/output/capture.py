@@ -1,9 +1,10 @@
 """Sends prints of functions to the callers of their calls while they run.
 
-`sys.stdout` and `sys.stderr` are replaced once, for the life of the worker; each
-write looks which call it belongs to. Logging and warnings arrive here too, since
-they write to `sys.stderr`. What goes past Python, to the file descriptors, is
-read by the node at the other end of a pipe.
+`sys.stdout` and `sys.stderr` are replaced once, for the life of the process, in workers
+and in nodes that run functions in threads. Each write looks which call it belongs to.
+Logging and warnings arrive here too, since they write to `sys.stderr`. What a worker
+writes past Python, to the file descriptors, is read by the node at the other end of a
+pipe.
 """
 
 import io
@@ -11,16 +12,15 @@ import math
 import os
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from mpreg_nb.call_context import CallContext, running_call
 from mpreg_nb.protocol.displays import CLEARS
-from mpreg_nb.protocol.worker import JobPrinted, SharedStatus, frame, sizes
-from mpreg_nb.worker.channel import AnswerSender
+from mpreg_nb.protocol.worker import JobPrinted, frame, sizes
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer
@@ -56,6 +56,27 @@ DISPLAY_BYTES_AT_ONCE = 32 << 20
 
 DISPLAY_LEAST = 4096
 """A display counts as so many bytes at least: each costs the page a place."""
+
+
+class Outbox(Protocol):
+    """Sends what calls print and display."""
+
+    def send(
+        self,
+        frames: "Sequence[Buffer]",
+        before: "Callable[[], Sequence[Buffer]] | None" = None,
+    ) -> None:
+        """Send what `before` returns, then `frames`."""
+
+    def call_by(self, when: float, tick: Callable[[float], float]) -> None:
+        """Call `tick(now)` by `when`; it returns when to call it again."""
+
+
+class LastPrints(Protocol):
+    """Keeps what a process printed last, for whoever looks after it has crashed."""
+
+    def note(self, text: str) -> None:
+        """Keep the end of all text."""
 
 
 class DisplayRate:
@@ -103,7 +124,7 @@ class DisplayRate:
 class CallOutput:
     """Prints and displays of one call that are not sent yet."""
 
-    def __init__(self, call_id: bytes, outbox: AnswerSender) -> None:
+    def __init__(self, call_id: bytes, outbox: Outbox) -> None:
         self.id = call_id
         self.outbox = outbox
         self._pieces: deque[tuple[Stream, str | Cut | bytes]] = deque()
@@ -250,14 +271,14 @@ class PrintingCall(CallContext):
     def __init__(self, *told: Any) -> None:
         super().__init__(*told)
         self.output: CallOutput | None = None
-        self.outbox: AnswerSender | None = None  # who made it; None: the node
+        self.outbox: Outbox | None = None  # to who made it; None: to the node
         self.has_figures = False  # of matplotlib, that are open
 
 
 class OutputCapture:
     """Knows which calls have printed."""
 
-    def __init__(self, outbox: AnswerSender, page: SharedStatus) -> None:
+    def __init__(self, outbox: Outbox, page: LastPrints) -> None:
         self._outbox = outbox
         self._page = page
         self._printing: dict[bytes, CallOutput] = {}
@@ -313,7 +334,7 @@ class OutputCapture:
             outbox.send((), partial(self._unsent, outbox))
         return now + FLUSH_S if self._printing else math.inf
 
-    def _unsent(self, outbox: AnswerSender) -> "list[Buffer]":
+    def _unsent(self, outbox: Outbox) -> "list[Buffer]":
         outputs = [
             each for each in list(self._printing.values()) if each.outbox is outbox
         ]

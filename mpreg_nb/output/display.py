@@ -1,4 +1,4 @@
-"""`display` in remote code: shows objects in the cell that made the call.
+"""`display` in functions: shows objects in the cell that made the call.
 
 An object is turned into its forms (text, HTML, an image, …) here, where it lives;
 only they travel. `display` is a builtin, as in a notebook, and the functions of
@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
+from mpreg_nb.output.capture import OutputCapture, PrintingCall
 from mpreg_nb.protocol.displays import packed, packed_clear, set_passing_on
-from mpreg_nb.worker.capture import OutputCapture, PrintingCall
 
 Bundle: TypeAlias = dict[str, Any]
 """MIME type -> the object in that form."""
@@ -46,13 +46,13 @@ def install(capture: OutputCapture, max_payload_bytes: int) -> None:
     _most_bytes[:] = [min(MOST_BYTES, max_payload_bytes)]
     builtins.display = display  # type: ignore[attr-defined]  # as IPython has it
     sys.meta_path.insert(0, _Finder())
-    os.environ["MPLBACKEND"] = "module://mpreg_nb.worker.figures"
+    os.environ["MPLBACKEND"] = "module://mpreg_nb.output.figures"
 
 
 def displaying_call() -> PrintingCall | None:
     """Return the call whose cell shows displays made at this moment.
 
-    None outside of calls, and outside of workers.
+    None outside of calls, and in processes that capture none.
     """
     return _capture[0].call if _capture else None
 
@@ -123,7 +123,7 @@ def clear_output(wait: bool = False) -> None:
 def _pass_on(line: str, head: str) -> bool:
     """Show displays of a call that was made from here, after a line of text.
 
-    Returns False where this is no worker.
+    Returns False outside of calls.
     """
     if displaying_call() is None:
         return False

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mpreg_nb.worker import capture
-from mpreg_nb.worker.capture import DisplayRate
+from mpreg_nb.output import capture
+from mpreg_nb.output.capture import DisplayRate
 from tests.support.cells import run_cell
 from tests.support.workers import Office, run, value_of
 

@@ -1,4 +1,4 @@
-"""The backend of matplotlib in workers: figures are shown in the cell of the call.
+"""The backend of matplotlib in functions: figures are shown in the cell of the call.
 
 As in a notebook: `plt.show()` shows the figures that are open and closes them, and
 what is still open when the function returns is shown then. Only matplotlib imports
@@ -11,8 +11,8 @@ from matplotlib._pylab_helpers import Gcf
 from matplotlib.backend_bases import FigureManagerBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from mpreg_nb.worker.capture import PrintingCall
-from mpreg_nb.worker.display import display, displaying_call
+from mpreg_nb.output.capture import PrintingCall
+from mpreg_nb.output.display import display, displaying_call
 
 
 class FigureManager(FigureManagerBase):
@@ -36,7 +36,7 @@ class FigureManager(FigureManagerBase):
 
 
 class FigureCanvas(FigureCanvasAgg):
-    """Draws into memory: a worker has no screen."""
+    """Draws into memory: there is no screen."""
 
     manager_class = FigureManager
 

@@ -1,0 +1,1 @@
+"""What functions print and display, on its way to the cell of their call."""
