@@ -181,6 +181,16 @@ def command_parser() -> argparse.ArgumentParser:
         "--packages", default="", metavar="A,B", help="what else that environment has"
     )
     up.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="NAME[:res,res]",
+        help="a node that is a job of Slurm; may be repeated",
+    )
+    up.add_argument(
+        "--sbatch", default="", metavar="OPTIONS", help="options of these jobs"
+    )
+    up.add_argument(
         "--via",
         choices=("tunnel", "tls"),
         help="links between machines: tunnels of ssh (default), or TLS, which needs "
@@ -392,6 +402,7 @@ def _remembered(options: NodeOptions, run: Callable[..., int]) -> int:
 def _up(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.cluster.api import up
     from mpreg_nb.launcher.cluster_files import CA_FILE, ClusterFiles
+    from mpreg_nb.launcher.launchers import jobs
 
     if given.nodes and given.count is not None:
         parser.error("give names or a number, not both: mpreg-nb up -n 3")
@@ -399,6 +410,7 @@ def _up(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     cluster = up(
         given.nodes or given.count,
         ssh=given.ssh or None,
+        slurm=jobs(given.slurm, given.sbatch),
         python=given.python,
         install=given.install,
         packages=packages,

@@ -146,7 +146,7 @@ class HostFailure:
 
     host: str
     stage: str
-    """How far it came: connect, key, python, import, bind or join."""
+    """How far it came: connect, key, queue, python, import, bind or join."""
 
     reason: str
     cure: str = ""

@@ -24,7 +24,7 @@ from mpreg_nb.launcher.cluster_files import ClusterFiles
 from mpreg_nb.launcher.kept_clusters import end, rows_on, take_up
 from mpreg_nb.launcher.launcher import RemoteOptions
 from mpreg_nb.launcher.launchers import read_places
-from mpreg_nb.launcher.node_spec import Wanted, WantedHosts, read_spec
+from mpreg_nb.launcher.node_spec import NodeSpec, Wanted, WantedHosts, read_spec
 from mpreg_nb.launcher.started_nodes import VIA, StartedNodes, Via
 from mpreg_nb.node.environment import fill_standard_files
 from mpreg_nb.transport.tls import load_ca
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from mpreg_nb.cluster.run import Run
     from mpreg_nb.workflows.builder import Flow
 
+
+ENTRY = NodeSpec("entry", workers=0)
+"""Jobs of a queue join it when they start: a node here that runs nothing itself."""
 
 _starting = threading.RLock()
 
@@ -69,6 +72,7 @@ def up(
     nodes: Wanted | None = None,
     *,
     ssh: WantedHosts | None = None,
+    slurm: Any = None,
     launchers: Mapping[str, Any] = MappingProxyType({}),
     python: str = "",
     install: bool = False,
@@ -91,6 +95,10 @@ def up(
     ssh: hosts as ssh knows them, and the resources of the node on each:
         {"gpu-1": {"gpu"}, "ada@box.lan": {"disk"}}; or several nodes of a host:
         {"gpu-1": {"a": {"gpu"}, "b": "cpu"}}; or words: "gpu-1:gpu box/b:disk".
+    slurm: nodes that are jobs of Slurm, each a job of its own: their names and
+        resources, {"train": {"gpu"}}, or such dicts by the options of sbatch:
+        {"--gres=gpu:1 --time=4:00:00": {"train": {"gpu"}}}. A job that still waits in
+        the queue after `timeout` joins when it starts.
     launchers: nodes of other launchers, by their names.
     python: the interpreter on other machines; by default one that fits is looked for.
     install: make an environment on other machines, with this mpreg_nb; once.
@@ -98,7 +106,8 @@ def up(
         in their versions here, that functions of this notebook import.
     via: how links get from machine to machine. "tunnel", the default: through this
         machine, inside of ssh. "tls": from each to each, over ports that must be
-        reachable, with certificates that are made for this cluster.
+        reachable, with certificates that are made for this cluster; the only way to
+        nodes of Slurm.
     workers: processes per node that run user code.
     slots: calls at once in each worker.
     keep: the nodes outlive this process; see `adopt`.
@@ -113,9 +122,14 @@ def up(
             do. The others run, in a cluster that `current` returns.
     """
     fill_standard_files()
-    places = {**launchers, "ssh": ssh}
+    places = {**launchers, "ssh": ssh, "slurm": slurm}
     places = {name: wanted for name, wanted in places.items() if wanted is not None}
     here = read_spec(3 if nodes is None else nodes) if nodes or not places else ()
+    if slurm is not None:
+        if via == "tunnel":
+            raise ValueError("nodes of Slurm are reached by TLS alone: leave out via")
+        via = "tls"
+        here = here or (ENTRY,)
     specs = read_places(here, places)
     if via not in (None, *VIA):
         raise ValueError(f"via is 'tunnel' or 'tls', not {via!r:.60}")
@@ -139,7 +153,12 @@ def up(
             open_clusters.enter(cluster)
             cluster.grow(specs, timeout, remote)
             _warn_of_ignored(given, cluster.start_options)
+            _warn_of_waiting(cluster.waiting)
             return cluster
+        if via is not None and not places:
+            raise ValueError(
+                f"via={via!r} is for nodes on other machines: ssh={{'gpu-1': 'gpu'}}"
+            )
         secret = load_token(token)
         local = StartedNodes(
             secret,
@@ -169,6 +188,7 @@ def up(
             cluster.down()
             raise
         cluster = _compared(cluster)
+        _warn_of_waiting(cluster.waiting)
         if failures:
             raise HostsFailed(failures, started)
         return cluster
@@ -329,6 +349,18 @@ def _compared(cluster: Cluster) -> Cluster:
             cluster.disconnect()
         raise
     return cluster
+
+
+def _warn_of_waiting(waiting: Mapping[str, str]) -> None:
+    """Say which nodes `up` does not wait for any longer."""
+    if waiting:
+        told = "; ".join(f"node {name}: {what}" for name, what in waiting.items())
+        names = ", ".join(map(repr, waiting))
+        warnings.warn(
+            f"{told}. It joins when it starts. To wait for it: "
+            f"cluster.wait_for({names}, timeout=3600)",
+            stacklevel=levels_to_user(),
+        )
 
 
 def _warn_of_ignored(

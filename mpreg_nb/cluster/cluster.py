@@ -186,6 +186,14 @@ class Cluster:
             return ()
         return tuple(spec.name for spec in self._nodes.specs)
 
+    @property
+    def waiting(self) -> dict[str, str]:
+        """Nodes that wait for their turn in a queue, and what is known of each.
+
+        They join when they start: `wait_for(name, timeout=3600)`.
+        """
+        return {} if self._nodes is None else self._nodes.waiting
+
     def grow(
         self,
         wanted: Wanted,

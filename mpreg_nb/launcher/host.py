@@ -83,6 +83,9 @@ LOOK_S = 0.2
 LEAVE_S = 3.0
 """How long nodes may take to leave when the starter is gone, before they are killed."""
 
+DRAIN_S = 10.0
+"""How long nodes may finish what they run when the system ends them."""
+
 LINE_BYTES = 1 << 20
 """Longest command; a longer one is not from a starter."""
 
@@ -432,8 +435,11 @@ class HostAgent:
 
     # ---------------------------------------------------------------------- end
 
-    def close(self) -> None:
-        """The starter is gone: end what is not kept, and leave nothing of it."""
+    def close(self, drain_s: float = 0.0) -> None:
+        """End what is not kept, and leave nothing of it: the starter is gone.
+
+        drain_s: how long nodes may finish what they run.
+        """
         for listening in self._reserved.values():
             listening.close()
         entry = self._entry
@@ -441,8 +447,8 @@ class HostAgent:
             nodes = list(self._nodes.values())
             for node in nodes:
                 node.resume()
-                node.terminate(0.0)
-            deadline = time.monotonic() + LEAVE_S
+                node.terminate(drain_s)
+            deadline = time.monotonic() + drain_s + LEAVE_S
             for node in nodes:
                 node.wait(max(0.0, deadline - time.monotonic()))
             end_now([node for node in nodes if node.is_running])
@@ -543,6 +549,7 @@ def serve(
     host = HostAgent(token, report, address)
     follow = partial(host.follow, report.is_behind)
     threading.Thread(target=follow, daemon=True).start()
+    drain_s = 0.0
     try:
         while line := commands.line(host.lease_s):
             command: Command = msgspec.json.decode(line, type=Command)
@@ -550,8 +557,11 @@ def serve(
         return "the connection has ended"
     except TimeoutError:
         return f"nothing came for {host.lease_s:g} s"
+    except SystemExit:  # the machine goes down, or the time of a job is over
+        drain_s = DRAIN_S
+        return "it was asked to end"
     finally:
-        host.close()
+        host.close(drain_s)
         report.finish(KILLED_S)
 
 

@@ -164,6 +164,10 @@ class Launcher(Protocol[NodeT_co]):
     `launchers` calls its class with a LaunchContext. Only `start` must be written.
     """
 
+    is_queue: bool = False
+    """Whether its nodes wait for their turn, perhaps for hours. Then each fails alone,
+    and one that is not ready in time joins later; its URL is known when it is ready."""
+
     @staticmethod
     def read(wanted: Any) -> tuple[NodeSpec, ...]:
         """Return the nodes that `wanted`, the argument of a user, asks for.

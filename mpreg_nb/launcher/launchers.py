@@ -3,7 +3,7 @@
 Another package adds one by an entry point of the group `mpreg_nb.launchers`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ from mpreg_nb.names import nearest
 GROUP = "mpreg_nb.launchers"
 
 OWN: Mapping[str, str] = {
+    "slurm": "mpreg_nb.launcher.slurm:SlurmLauncher",
     "ssh": "mpreg_nb.launcher.ssh:SshLauncher",
 }
 """Loaded when they are asked for: a node needs neither."""
@@ -52,6 +53,19 @@ def make(name: str, context: LaunchContext) -> Launcher[LaunchedNode]:
     made: Any = find(name)
     launcher: Launcher[LaunchedNode] = made(context)
     return launcher
+
+
+def jobs(words: Sequence[str], options: str) -> Mapping[str, Any] | list[str] | None:
+    """Return what a line of words wants of a queue, as `up` takes it.
+
+    options: of all of these jobs.
+
+    Raises:
+        ValueError: there are options and no jobs.
+    """
+    if options and not words:
+        raise ValueError("--sbatch names options of jobs, and --slurm names none")
+    return ({options: list(words)} if options else list(words)) if words else None
 
 
 def read_places(

@@ -34,6 +34,9 @@ class NodeSpec:
     launcher: str = ""
     """The name of what starts it; "" starts a process of this machine."""
 
+    workers: int | None = None
+    """Processes that run user code; None: as many as other nodes of its cluster."""
+
     def __post_init__(self) -> None:
         check_name("node", self.name)
         object.__setattr__(self, "resources", check_resources(self.resources))

@@ -82,13 +82,13 @@ class RemoteNode:
         self._log = log
         self._start_bytes = log.stat().st_size if log.exists() else 0
         self._last_lines: tuple[str, ...] = ()
-        self._host = host
+        self.host = host
         self._paused_until: asyncio.TimerHandle | None = None
         self._is_paused = False
 
     def __repr__(self) -> str:
         state = "ended" if self.ended.done() else "there"
-        return f"<RemoteNode {self.name} on {self._host.name}, {state}>"
+        return f"<RemoteNode {self.name} on {self.host.name}, {state}>"
 
     @property
     def is_running(self) -> bool:
@@ -108,11 +108,11 @@ class RemoteNode:
 
     def terminate(self, drain: float = 10.0) -> None:
         """Ask it to leave."""
-        self._host.send(TerminateNode(node=self.name, drain_s=drain))
+        self.host.send(TerminateNode(node=self.name, drain_s=drain))
 
     def kill(self) -> None:
         """End it at once."""
-        self._host.send(KillNode(node=self.name))
+        self.host.send(KillNode(node=self.name))
 
     def wait(self, timeout: float | None = None) -> int | None:
         """Return the exit code once it has ended, or None after `timeout`."""
@@ -123,10 +123,10 @@ class RemoteNode:
 
     def pause(self, seconds: float) -> None:
         """Stop it for `seconds`; the host lets it go on."""
-        self._host.ask_now(
+        self.host.ask_now(
             lambda id: PauseNode(id=id, node=self.name, seconds=seconds), CommandDone
         )
-        self._host.after(seconds, self)
+        self.host.after(seconds, self)
         self._is_paused = True
 
     @property
@@ -138,7 +138,7 @@ class RemoteNode:
         """End a pause."""
         if self.is_paused:
             self._is_paused = False
-            self._host.ask_now(
+            self.host.ask_now(
                 lambda id: PauseNode(id=id, node=self.name, seconds=0), CommandDone
             )
 
@@ -251,12 +251,11 @@ class RemoteHost:
         self,
         settings: NodeSettings,
         reserved: PortReserved,
-        log: Path,
         workers: int,
         *,
         seen: str = "",
-    ) -> RemoteNode:
-        """Start a node that listens with a certificate of the cluster.
+    ) -> str:
+        """Start a node that listens with a certificate of the cluster; return its URL.
 
         seen: where others dial it, if not at the address that was reserved.
         """
@@ -272,11 +271,10 @@ class RemoteHost:
             host=reserved.address,
             advertised=(url,) if is_elsewhere else (),
         )
-        node = self.expect(settings.name, url, log)
         self.write(
             StartNode(settings=bound, port=reserved.port, workers=workers, tls=tls)
         )
-        return node
+        return url
 
     async def end(self, kept: RecordedNode, log: Path) -> None:
         """End a node that runs since an earlier connection."""

@@ -573,7 +573,8 @@ class SshHost:
         direct = len(self._connections) == 1
         seen = str(self._connection.get_extra_info("peername")[0]) if direct else ""
         await self._check_reached(seen or reserved.address, reserved.port)
-        return self.nodes.start_over_tls(settings, reserved, log, workers, seen=seen)
+        url = self.nodes.start_over_tls(settings, reserved, workers, seen=seen)
+        return self.nodes.expect(settings.name, url, log)
 
     async def _check_reached(self, address: str, port: int) -> None:
         """Raise HostError unless this machine can connect to a port there."""

@@ -174,7 +174,6 @@ class StartedNodes:
         self._ledger = ClusterFiles()
         self._nodes: dict[str, LaunchedNode] = {}
         self._specs: dict[str, NodeSpec] = {}
-        self._urls: dict[str, str] = {}
         self.changing = threading.RLock()
         """Held by whoever looks which nodes there are, then starts or ends some."""
 
@@ -247,9 +246,22 @@ class StartedNodes:
 
     @property
     def urls(self) -> dict[str, str]:
-        """Node -> URL of those that run."""
-        dead = self.dead
-        return {n: url for n, url in self._urls.items() if n not in dead}
+        """Node -> URL of those that run; what waits in a queue is not there."""
+        return {
+            name: node.ready.result().url
+            for name, node in self._nodes.items()
+            if _is_ready(node) and node.is_running
+        }
+
+    @property
+    def waiting(self) -> dict[str, str]:
+        """Node -> what is known of it, of those that wait for their turn in a queue."""
+        stages = self.stages
+        return {
+            name: stages.get(name, "starts")
+            for name, node in self._nodes.items()
+            if not node.ready.done() and node.is_running
+        }
 
     def node(self, name: str) -> LaunchedNode:
         """Return the node that was started under this name.
@@ -293,7 +305,6 @@ class StartedNodes:
         for spec, node in begun.items():
             self._nodes[spec.name] = node
             self._specs[spec.name] = spec
-            self._urls[spec.name] = node.ready.result().url
         self._record()
         return tuple(failures.values())
 
@@ -370,7 +381,7 @@ class StartedNodes:
             resources=spec.resources,
             join=join,
             cluster_id=self.cluster_id,
-            workers=self._workers,
+            workers=self._workers if spec.workers is None else spec.workers,
             slots=self._slots,
             shared_memory_mb=MEMORY.limit_bytes >> 20,
             host_name=spec.host,
@@ -405,6 +416,9 @@ class StartedNodes:
         deadline = time.monotonic() + timeout_s
         for place, together in by_place(list(begun)):
             left_s = max(0.0, deadline - time.monotonic())
+            if self._launcher(place[0]).is_queue:
+                failures.update(self._await_turns(place, begun, left_s))
+                continue
             try:
                 wait_all_ready([begun[spec] for spec in together], left_s)
             except StartFailed as error:
@@ -412,6 +426,44 @@ class StartedNodes:
                     raise
                 failures[place] = _failure(place[1] or place[0], error)
                 _drop(begun, place)
+
+    def _await_turns(
+        self, place: "Place", begun: dict[NodeSpec, LaunchedNode], timeout_s: float
+    ) -> "dict[Place, HostFailure]":
+        """Wait for nodes that wait for their turn; those that still do join later.
+
+        Takes out of `begun` those that failed, and returns why.
+        """
+        here = {spec: node for spec, node in begun.items() if spec.place == place}
+        arrived: Preparing = Future()
+        left = len(here)
+
+        def count(ready: "Future[Any]") -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                over()
+
+        def over() -> None:
+            if not arrived.done():
+                arrived.set_result({})
+
+        patience = threading.Timer(timeout_s, over)
+        patience.daemon = True
+        patience.start()
+        for node in here.values():
+            node.ready.add_done_callback(count)
+        try:
+            self._await_hosts(arrived, lambda: self.stages)
+        finally:
+            patience.cancel()
+        failures: dict[Place, HostFailure] = {}
+        for spec, node in here.items():
+            error = node.ready.exception() if node.ready.done() else None
+            if isinstance(error, StartFailed):
+                failures[place[0], spec.name] = _failure(spec.name, error)
+                end_now([begun.pop(spec)])
+        return failures
 
     def kill(self, name: str) -> None:
         """End a node and its workers, as a crash would; returns when they are gone."""
@@ -449,7 +501,7 @@ class StartedNodes:
             node.terminate(drain_s)
         for name, node in ending:
             node.wait()
-            del self._nodes[name], self._specs[name], self._urls[name]
+            del self._nodes[name], self._specs[name]
         self._record()
 
     def close(self, drain_s: float = 0.0) -> None:
@@ -486,7 +538,7 @@ class StartedNodes:
             RecordedNode(
                 name=name,
                 resources=tuple(sorted(self._specs[name].resources)),
-                url=self._urls[name],
+                url=node.ready.result().url if _is_ready(node) else "",
                 process=node.stamp,
                 host=self._specs[name].host,
                 launcher=self._specs[name].launcher,
@@ -507,6 +559,10 @@ def by_place(specs: Sequence[NodeSpec]) -> Iterator[tuple[Place, list[NodeSpec]]
     ordered = sorted(specs, key=lambda spec: spec.place)
     for place, together in groupby(ordered, key=lambda spec: spec.place):
         yield place, list(together)
+
+
+def _is_ready(node: LaunchedNode) -> bool:
+    return node.ready.done() and node.ready.exception() is None
 
 
 def _drop(begun: dict[NodeSpec, LaunchedNode], place: Place) -> None:

@@ -81,6 +81,7 @@ NODES = "nodes"
     "Start nodes, here and on other machines; nodes that already run are kept.",
     "up gpu-1:gpu,ml-models cpu-1:cpu",
     "up lab:cpu --ssh gpu-1:gpu --ssh ada@box.lan:disk",
+    "up --slurm train:gpu --sbatch '--gres=gpu:1 --time=4:00:00'",
     "up -n 3 --workers 2",
     "up --keep",
     options=(
@@ -121,6 +122,14 @@ NODES = "nodes"
             help="what else it has; kernel: what functions here import",
         ),
         option(
+            "--slurm",
+            action="append",
+            default=[],
+            metavar="NAME[:res,res]",
+            help="a node that is a job of Slurm; may be repeated",
+        ),
+        option("--sbatch", default="", metavar="OPTIONS", help="options of these jobs"),
+        option(
             "--via",
             choices=("tunnel", "tls"),
             help="links between machines: tunnels (default), or TLS and open ports",
@@ -133,6 +142,7 @@ def up(session: Session, options: VerbOptions) -> Any:
     """Start nodes and return the cluster."""
     from mpreg_nb.cluster.api import up
     from mpreg_nb.cluster.current import all_clusters
+    from mpreg_nb.launcher.launchers import jobs
 
     if options.nodes and options.count is not None:
         raise Misuse("give names or a number, not both: %mpreg up -n 3")
@@ -142,6 +152,7 @@ def up(session: Session, options: VerbOptions) -> Any:
         cluster = up(
             options.nodes or options.count,
             ssh=options.ssh or None,
+            slurm=jobs(options.slurm, options.sbatch),
             python=options.python,
             install=options.install,
             packages="kernel" if packages == ("kernel",) else packages,

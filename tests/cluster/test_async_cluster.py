@@ -10,6 +10,7 @@ ONLY_BLOCKING = {
     *(
         "name",
         "own_nodes",
+        "waiting",
         "start_options",
         "started_here",
         "is_served",

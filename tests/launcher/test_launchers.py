@@ -60,7 +60,7 @@ def test_a_launcher_that_is_not_there_is_answered_with_the_nearest_name() -> Non
     with pytest.raises(ValueError, match="Did you mean 'nice'") as refused:
         mp.up(launchers={"nise": 1})
 
-    assert "There are: nice, ssh" in str(refused.value)
+    assert "There are: nice, slurm, ssh" in str(refused.value)
 
 
 def test_nodes_of_all_places_have_names_of_their_own() -> None:

@@ -143,13 +143,14 @@ def test_drills_and_the_set_up_cell_work_as_on_one_machine(
 
 
 def test_a_host_whose_ports_cannot_be_reached_says_so_and_names_the_tunnels(
-    hosts: SshHosts, places: tuple[Host, Host]
+    hosts: SshHosts, places: tuple[Host, Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hidden = "10.255.77.1"
-    prefix = places[0].prefix
-    assert prefix, "this needs network namespaces"
-    own = f"{hidden}/32"
-    subprocess.run([*prefix, "ip", "addr", "add", own, "dev", "lo"], check=True)
+    hidden = "10.255.77.1" if places[0].prefix else hosts["gpu-1"].address
+    if places[0].prefix:  # an address that only the host itself knows
+        add = ("ip", "addr", "add", f"{hidden}/32", "dev", "lo")
+        subprocess.run([*places[0].prefix, *add], check=True)
+    else:
+        monkeypatch.setattr("mpreg_nb.launcher.ssh.REACHED_S", 0.0)
     port = hosts["gpu-1"].port
     hosts.config(f"Host inner\n  HostName {hidden}\n  Port {port}\n  ProxyJump gpu-1\n")
     with (hosts.ssh / "known_hosts").open("a") as known:
@@ -160,7 +161,6 @@ def test_a_host_whose_ports_cannot_be_reached_says_so_and_names_the_tunnels(
             mp.up(ssh={"inner": "x"}, via="tls")
     finally:
         hosts.config()
-        subprocess.run([*prefix, "ip", "addr", "del", own, "dev", "lo"], check=True)
 
     [failure] = failed.value.failures
     assert (failure.host, failure.stage) == ("inner", "bind")

@@ -26,6 +26,8 @@ def test_nodes_are_given_by_name_with_their_resources() -> None:
         "keep": True,
         "fresh": False,
         "ssh": [],
+        "slurm": [],
+        "sbatch": "",
         "via": None,
         "install": False,
         "packages": (),
