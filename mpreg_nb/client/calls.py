@@ -32,7 +32,7 @@ from mpreg_nb.calls.pending import (
 )
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.connections import Connections
-from mpreg_nb.client.leases import Key, LeasedWorkers, WorkerLink
+from mpreg_nb.client.leases import LEND_CALLS, Key, LeasedWorkers, WorkerLink
 from mpreg_nb.client.output import OutputBuffer, Writer
 from mpreg_nb.errors import Executed, PayloadTooLarge
 from mpreg_nb.protocol.codec import Buffer, Parts
@@ -66,6 +66,8 @@ from mpreg_nb.transport.timer import DeadlineTimer, run_each
 
 LATE_PRINTS = 64
 """Calls that have ended, and whose prints past Python may still come."""
+
+STOPPED = "the client was closed"
 
 QUEUE_REPORT_S = 0.1
 """A node reports within this time that a call waits in its queue."""
@@ -125,6 +127,9 @@ class ActiveCall(CallState):
     items: tuple[bytes, ...] = ()  # of a chunk, see serialize.chunks
     # No worker is to have it directly.
     by_node: bool = field(default=False, init=False)
+    blocks: bool = False  # a thread waits for it, and for nothing else
+    # A worker that has it from this thread, until the loop goes on with it.
+    asked: WorkerLink | None = field(default=None, init=False)
 
     @property
     def wanted(self) -> Wanted:
@@ -250,6 +255,7 @@ class ClientCalls:
         self._loop = asyncio.get_running_loop()
         self._alarm = DeadlineTimer(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -280,6 +286,70 @@ class ClientCalls:
             pending.hold(call)
         else:
             self._send(call, now)
+
+    # Calls of threads that block, and read the answer themselves.
+
+    def ask(self, call: ActiveCall, hand_over: Callable[[], object]) -> Reply | None:
+        """Make a call in this thread, if a worker is lent for it.
+
+        None: it is to be made in the loop, unless it was handed over: then a worker
+        has it, and the loop goes on with it by `adopt`.
+        """
+        worker = self._leases.lent.get(call.wanted)
+        if worker is None or not worker.is_at_hand() or worker.using.locked():
+            return None
+        options = call.options
+        if call.parts or options.space or options.timeout_s is not None:
+            return None
+        if self._breakers or not self._leases.is_wanted():
+            return None
+        call.began = call.sent = time.monotonic()
+        call.to = worker.node
+        with worker.using:
+            if not worker.is_at_hand():  # any more
+                call.to = ""
+                return None
+            call.asked = worker
+            try:
+                answer = worker.ask(_job(call, None))
+            except BaseException:
+                worker.is_over = True  # what came may be lost, see `tear`
+                raise
+            if answer is None:
+                worker.handed_over = call
+                hand_over()
+                return None
+        call.asked = None
+        self._late_prints.append((call.id, call.writer))
+        return _reply(answer, worker.node, options.version or "")
+
+    def adopt(self, call: ActiveCall) -> None:
+        """Go on with a call that a thread has sent to a worker."""
+        worker, call.asked = call.asked, None
+        if worker is None:
+            return
+        worker.handed_over = None
+        self._pending.add(call, call.began)
+        self._pending.sent(call, worker, worker.node, time.monotonic())
+        call.at = worker.node
+        worker.take_back()
+        if self._is_stopped:
+            self._end(
+                call, Failure(kind="node_lost", message=STOPPED, executed="unknown")
+            )
+        elif worker.is_closed:
+            self._worker_lost(worker)
+
+    def tear(self, call: ActiveCall) -> None:
+        """Cancel a call whose thread was interrupted, maybe while it read."""
+        worker = call.asked
+        if worker is None:
+            return
+        if call.id in worker.calls:
+            self.adopt(call)
+            self.cancel(call.id)
+        call.asked = None
+        self._leases.give_up(worker)
 
     def cancel(self, call_id: bytes) -> None:
         """Ask for the end of a call; its outcome tells whether it came to that."""
@@ -420,6 +490,9 @@ class ClientCalls:
         """Take in what a worker says of a call that it was sent directly."""
         kind = type(message)
         call = self._calls.get(message.id)
+        if call is None and worker.handed_over is not None:
+            self.adopt(worker.handed_over)
+            call = self._calls.get(message.id)
         if kind is JobPrinted:
             if call is not None and call.place is worker:
                 self._printed(call, _output(message, worker.node), parts)
@@ -441,8 +514,20 @@ class ClientCalls:
             else:
                 self._finish(call, outcome, parts, now)
             self._room_made(worker.node, now)
+            self._lend(worker, call)
         else:
             worker.ended(message.id)
+
+    def _lend(self, worker: WorkerLink, call: ActiveCall) -> None:
+        """Lend a worker once threads that block make its calls one by one."""
+        options = call.options
+        is_chosen = bool(options.node or self._only)  # no other node could have them
+        if not call.blocks or not is_chosen or worker.calls or self._lines:
+            worker.alone = 0
+            return
+        worker.alone += 1
+        if worker.alone >= LEND_CALLS and worker.is_short and not worker.is_over:
+            self._leases.lend(worker, call.wanted)
 
     def _given_back(self, call: ActiveCall, now: float) -> None:
         call.by_node = True
@@ -517,11 +602,11 @@ class ClientCalls:
 
     def stop(self) -> None:
         """End every call and set no timer any more."""
-        text = "the client was closed"
+        self._is_stopped = True
 
         def end(call: ActiveCall) -> None:
             executed: Executed = "no" if call.link is None else "unknown"
-            failure = Failure(kind="node_lost", message=text, executed=executed)
+            failure = Failure(kind="node_lost", message=STOPPED, executed=executed)
             self._end(call, failure)
 
         run_each(end, self._pending)
@@ -591,6 +676,9 @@ class ClientCalls:
         if self._may_go_to_worker(call, link, to):
             key = _key(call)
             worker = self._leases.find(link, key)
+            if worker is not None and worker.is_lent:
+                worker.take_back()  # that may end it
+                worker = self._leases.find(link, key)
             if worker is None:
                 if self._leases.is_awaited(link, key, under_way, now):
                     return False  # until there is one, or there will be none
@@ -649,16 +737,7 @@ class ClientCalls:
     ) -> None:
         call.at = worker.node
         self._pending.sent(call, worker, worker.node, now)
-        worker.call(
-            Job(
-                id=call.id,
-                version=call.options.version or "",
-                function=call.function,
-                payload=call.payload,
-                remaining_ms=remaining_ms,
-                folder=call.folder,
-            )
-        )
+        worker.call(_job(call, remaining_ms))
 
     def _failed(
         self,
@@ -753,17 +832,34 @@ def _output(printed: JobPrinted, node: str) -> Output:
     )
 
 
+def _job(call: ActiveCall, remaining_ms: int | None) -> Job:
+    """Return a call as its node would give it to a worker."""
+    return Job(
+        id=call.id,
+        version=call.options.version or "",
+        function=call.function,
+        payload=call.payload,
+        remaining_ms=remaining_ms,
+        folder=call.folder,
+    )
+
+
+def _reply(answer: JobDone, node: str, version: str) -> Reply:
+    """Return a result of a worker as its node would pass it on."""
+    return Reply(
+        id=answer.id,
+        payload=answer.payload,
+        node=node,
+        version=version,
+        queued_us=answer.queued_us,
+        run_us=answer.run_us,
+    )
+
+
 def _outcome_of(answer: JobDone | JobFailed, node: str, version: str) -> Outcome:
     """Return the answer of a worker as its node would pass it on."""
     if type(answer) is JobDone:
-        return Reply(
-            id=answer.id,
-            payload=answer.payload,
-            node=node,
-            version=version,
-            queued_us=answer.queued_us,
-            run_us=answer.run_us,
-        )
+        return _reply(answer, node, version)
     failed: JobFailed = answer  # type: ignore[assignment]
     return Failed(
         id=failed.id,

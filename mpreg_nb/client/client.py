@@ -170,8 +170,12 @@ class Client:
         kwargs: Mapping[str, Any],
         options: CallOptions,
         done: Callable[[ActiveCall, Outcome, tuple[Buffer, ...]], None],
+        *,
+        blocks: bool = False,
     ) -> ActiveCall:
         """Return a call that `calls.start` can send. May run on any thread.
+
+        blocks: a thread waits for it, and for nothing else.
 
         Raises:
             NotPicklable: an argument cannot travel; its path is named.
@@ -179,7 +183,9 @@ class Client:
         """
         began = time.perf_counter()
         packed = pack_arguments(args, dict(kwargs))
-        return self._prepared(function, packed, options, done, began)
+        call = self._prepared(function, packed, options, done, began)
+        call.blocks = blocks
+        return call
 
     def prepare_chunk(
         self,
@@ -257,6 +263,12 @@ class Client:
             finally:
                 del error, future  # else the traceback would hold itself
         return value
+
+    def noted(
+        self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
+    ) -> None:
+        """Note the end of a call that nobody waits for; a `done` of `prepare`."""
+        self.arrive(call, outcome, parts, stopped=True)
 
     def deliver(
         self,

@@ -4,10 +4,17 @@ A node leases an idle worker to a client that calls the same function again and 
 Calls of that version then go to the worker's own Unix socket, while the lease lasts.
 How each ends stays with `calls/pending.py`: a lease is one more place where a call can
 be. The node interrupts calls, and says what became of them when the worker is gone.
+
+Who blocks a thread for each call reads the answers in that thread: a worker that takes
+such calls alone is *lent* to the threads, one at a time. What is not answered at once
+goes on in the loop, and so does all else; then the loop takes the worker back.
 """
 
 import asyncio
 import math
+import socket
+import struct
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +36,11 @@ from mpreg_nb.protocol.worker import (
     Job,
     JobDone,
     JobFrameReader,
+    Received,
     ToHolder,
     frame,
 )
+from mpreg_nb.routing.router import Wanted
 from mpreg_nb.transport.connection import Connection
 from mpreg_nb.transport.local_socket import connected_to
 
@@ -61,6 +70,12 @@ EMPTY_S = 0.005
 
 ANSWER_S = 0.1
 """How long calls wait for the answer of a node that was asked for a worker."""
+
+LEND_CALLS = 4
+"""Calls in a row that a thread waited for, and nothing beside them; then it is lent."""
+
+READ_S = 0.002
+"""How long a thread reads; the loop waits for it, if it needs the worker."""
 
 FUNCTIONS = 256
 """Functions of which is known that they were called, for each node."""
@@ -105,6 +120,14 @@ class WorkerLink:
         self._loop = asyncio.get_running_loop()
         self._end = connected_to(Path(answer.path))
         self.is_closed = False
+        self.using = threading.Lock()
+        """Held by the thread that uses a lent worker."""
+        self.is_lent = False
+        self.alone = 0  # calls in a row that had the worker for themselves
+        self.handed_over: Any = None  # a call that the loop does not know yet
+        self._early: list[Received[ToHolder]] = []  # read by a thread, for the loop
+        seconds = struct.pack("ll", 0, int(READ_S * 1e6))
+        self._end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, seconds)
         self._end.send(frame(Greeting(lease=answer.number, key=answer.key)))
         self._loop.add_reader(self._end.fileno(), self._readable)
 
@@ -157,6 +180,63 @@ class WorkerLink:
             self._unsent = data[sent:]
             self._loop.add_writer(self._end.fileno(), self._writable)
 
+    # ------------------------------------------------------- lent to a thread
+
+    def is_at_hand(self) -> bool:
+        """Say whether a thread may use it now."""
+        return self.is_lent and not self.is_over
+
+    def lend(self) -> None:
+        """Let threads use it; it has no calls."""
+        self.is_lent = True
+        self._loop.remove_reader(self._end.fileno())
+        self._end.setblocking(True)
+
+    def ask(self, job: Job) -> JobDone | None:
+        """Send a job and return its answer, in the thread that has it lent.
+
+        None: that takes long, or is no plain result. The loop goes on with it.
+        """
+        self.sent += 1
+        self.calls[job.id] = self.sent
+        data = frame(job)
+        try:
+            sent = self._end.send(data, socket.MSG_DONTWAIT)
+            if sent < len(data):
+                self._unsent = data[sent:]
+                return None
+            count = self._end.recv_into(self._reader.space())
+            received = self._reader.received(count) if count else []
+        except (OSError, ValueError, msgspec.MsgspecError):
+            return None  # it takes long, or is gone: the loop learns which
+        if len(received) == 1:
+            ((answer, parts),) = received
+            if type(answer) is JobDone and answer.id == job.id and not parts:
+                del self.calls[job.id]
+                self._learn(answer.run_us / 1e6 + OVERHEAD_S)
+                return answer
+        self._early += received
+        return None
+
+    def take_back(self) -> None:
+        """Let the loop alone use it from now on; waits for a thread that does."""
+        self.alone = 0
+        if not self.is_lent:
+            return
+        with self.using:
+            self.is_lent = False
+        self._end.setblocking(False)
+        if self.is_closed:
+            return
+        self._loop.add_reader(self._end.fileno(), self._readable)
+        if self._unsent:
+            self._loop.add_writer(self._end.fileno(), self._writable)
+        early, self._early = self._early, []
+        for message, parts in early:
+            self._said(self, message, parts)
+
+    # --------------------------------------------------------------------- its end
+
     def send(self, message: Cancel | Recall) -> None:
         """Have the node end calls, or only those that have not begun."""
         unless_begun = isinstance(message, Recall)
@@ -181,17 +261,20 @@ class WorkerLink:
     def revoked(self) -> None:
         """Send no calls any more; those that are there have their answers to come."""
         self.is_over = True
+        self.take_back()
         if not self.calls:
             self.close()
 
     def drain(self) -> None:
         """Take what the worker had written, before it is given up."""
+        self.take_back()
         while not self.is_closed and self._receive():
             pass
 
     def close(self) -> None:
         """Let go of the worker."""
         self.is_over = True
+        self.take_back()
         if not self.is_closed:
             self.is_closed = True
             self._loop.remove_reader(self._end.fileno())
@@ -258,7 +341,7 @@ class LeasedWorkers:
         said: hears each message of a worker; lost: that one is gone; decided: that
         calls need not wait for the answer of a node any more.
         """
-        self._is_wanted = is_wanted
+        self.is_wanted = is_wanted
         self._new_id = new_id
         self._said = said
         self._lost = lost
@@ -266,6 +349,8 @@ class LeasedWorkers:
         self._links: dict[Connection, WorkerLink] = {}  # that take calls
         # Those whose end is not known, by the number of the lease.
         self._open: dict[tuple[Connection, int], WorkerLink] = {}
+        self.lent: dict[Wanted, WorkerLink] = {}
+        """Read by all threads: the worker that calls of this kind may use alone."""
         self._called: dict[Connection, dict[Key, None]] = {}
         self._large: dict[Key, None] = {}  # whose results were
         self._run_s: dict[str, float] = {}  # of versions, as their nodes told
@@ -280,7 +365,18 @@ class LeasedWorkers:
         leased = self._links.get(link)
         if leased is None or leased.is_over or key not in leased.permitted:
             return None
-        return leased if self._is_wanted() else None
+        return leased if self.is_wanted() else None
+
+    def lend(self, worker: WorkerLink, wanted: Wanted) -> None:
+        """Lend a worker without calls to the threads that make calls of one kind."""
+        self.lent = {w: one for w, one in self.lent.items() if one.is_lent}
+        self.lent[wanted] = worker
+        worker.lend()
+
+    def give_up(self, worker: WorkerLink) -> None:
+        """Let go of a worker whose answers may be lost; its calls are asked about."""
+        worker.close()
+        self._broken(worker)
 
     def is_large(self, worker: WorkerLink, key: Key) -> None:
         """Send such calls through the node: it shares memory for large results."""
@@ -306,7 +402,7 @@ class LeasedWorkers:
         """
         if link in self._asking:
             return True
-        if link.peer.carrier != "unix" or not self._is_wanted() or key in self._large:
+        if link.peer.carrier != "unix" or not self.is_wanted() or key in self._large:
             return False
         # One that is leased takes another function at its first call: through the
         # node, that call would end the lease.

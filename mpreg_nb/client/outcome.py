@@ -71,6 +71,16 @@ class Arrived:
                     self._parts = ()
         return self._rebuilt
 
+    def value(self) -> Any:
+        """Return the value, or raise the error."""
+        value, error = self.rebuild()
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # else the traceback would hold itself
+        return value
+
     def _rebuild(self) -> Rebuilt:
         outcome = self._outcome
         if type(outcome) is Failed:

@@ -98,6 +98,7 @@ class CallLog:
         self._kept = 0  # calls in these rows
         self._fresh: list[CallRow | ChunkRow] = []
         self._histograms: dict[tuple[str, str], HdrHistogram] = {}
+        self._noting = threading.Lock()  # threads that block note their calls too
         self._digesting = threading.Lock()  # two threads may ask at the same time
         self.count = 0
         """How many calls were noted since the beginning, those not kept included."""
@@ -115,20 +116,23 @@ class CallLog:
         self._add(chunk, len(chunk.run_us))
 
     def _add(self, row: CallRow | ChunkRow, calls: int) -> None:
-        rows = self._rows
-        rows.append(row)
-        self.count += calls
-        self._kept += calls
-        while self._kept > KEPT_CALLS and self._kept - _calls(rows[0]) >= KEPT_CALLS:
-            self._kept -= _calls(rows.popleft())
-        self._fresh.append(row)
+        with self._noting:
+            rows = self._rows
+            rows.append(row)
+            self.count += calls
+            kept = self._kept + calls
+            while kept > KEPT_CALLS and kept - _calls(rows[0]) >= KEPT_CALLS:
+                kept -= _calls(rows.popleft())
+            self._kept = kept
+            self._fresh.append(row)
         if len(self._fresh) >= FRESH_CALLS:
             self._digest()
 
     def add_result(self, function: str, version: str, count: int = 1) -> None:
         """Count results of one version of a function."""
         key = (function, version)
-        self.results[key] = self.results.get(key, 0) + count
+        with self._noting:
+            self.results[key] = self.results.get(key, 0) + count
 
     def rows(self) -> tuple[CallRow, ...]:
         """Return the last calls, oldest first."""
@@ -155,7 +159,8 @@ class CallLog:
 
     def _digest(self) -> None:
         with self._digesting:
-            fresh, self._fresh = self._fresh, []
+            with self._noting:
+                fresh, self._fresh = self._fresh, []
             counts: dict[tuple[str, str, int], int] = {}
             for each in fresh:
                 row, calls = each, 1

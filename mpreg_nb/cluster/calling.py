@@ -71,12 +71,29 @@ class Calling:
         options: CallOptions,
     ) -> Any:
         """Call a function, wait, and return its result. Stop cancels the call."""
-        future, active = self._prepare(function, args, kwargs, options)
+        self._thread.check()
+        active = self._prepare(function, args, kwargs, options, blocks=True)
+        calls = self._client.calls
+        future: Future[Any] | None = None
+
+        def hand_over() -> Future[Any]:
+            nonlocal future
+            future = self._future(active)
+            begin = calls.start if active.asked is None else calls.adopt
+            self._thread.call_soon(begin, active)
+            return future
+
         try:
-            self._thread.call_soon(self._client.calls.start, active)
-            return future.result()
+            reply = None
+            if running_call.get() is None:
+                reply = calls.ask(active, hand_over)
+            if reply is not None:
+                return self._client.arrive(active, reply, ()).value()
+            return (future or hand_over()).result()
         except KeyboardInterrupt:
-            future.cancel()  # Stop may have come before the wait
+            if future is not None:
+                future.cancel()  # Stop may have come before the wait
+            self._thread.call_soon(calls.tear, active)
             raise
 
     def submit(
@@ -96,7 +113,8 @@ class Calling:
         """
         if self._submitted - self._ended >= MOST_OUTSTANDING:
             self._wait_for_room()
-        future, active = self._prepare(function, args, kwargs, options)
+        active = self._prepare(function, args, kwargs, options)
+        future = self._future(active)
         future.when_over(self._on_over)
         self._submitted = next(self._count)
         self._thread.call_soon(self._client.calls.start, active)
@@ -233,9 +251,16 @@ class Calling:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         options: CallOptions,
-    ) -> tuple[Future[Any], ActiveCall]:
+        *,
+        blocks: bool = False,
+    ) -> ActiveCall:
         function, args, given = unwrapped(function, args, kwargs)
         name, options = self.callee(function, options)
+        client = self._client
+        return client.prepare(name, args, given, options, client.noted, blocks=blocks)
+
+    def _future(self, active: ActiveCall) -> Future[Any]:
+        """Return what gets the outcome of a call that the loop does not have yet."""
         client = self._client
 
         def done(call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]) -> None:
@@ -244,12 +269,12 @@ class Calling:
         def cancel() -> None:
             self._thread.call_soon(client.calls.cancel, active.id)
 
-        active = client.prepare(name, args, given, options, done)
+        active.done = done
         future: Future[Any] = Future(cancel, self, active)
         running = running_call.get()
         if running is not None:
             self._thread.call_soon(self._give_up_slot_later, running, future)
-        return future, active
+        return future
 
     def _give_up_slot_later(self, running: CallContext, future: Future[Any]) -> None:
         """Count a call as one that waits, once a call that it has made takes long.

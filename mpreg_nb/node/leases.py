@@ -190,6 +190,11 @@ class Leases:
             )
         if place > record.begun:
             return Failure(kind="overloaded", node=self._me, cause=LEASE_OVER)
+        if not record.is_gone and call_id not in record.cancelled:
+            text = "it ran, and its answer was lost on the way from its worker"
+            return Failure(
+                kind="node_lost", message=text, node=self._me, executed="yes"
+            )
         ended = self._pool.crash_of(call_id, place, record)
         if isinstance(ended, Crashed):
             self._counters.outcomes["worker_crashed"] += 1
