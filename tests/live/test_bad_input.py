@@ -109,10 +109,10 @@ def test_class_in_a_module_with_a_name_that_is_no_text_can_be_raised(
     cluster: mp.Cluster,
 ) -> None:
     def fail() -> None:
-        """Fail, \ud800."""
         error = type("Odd", (Exception,), {"__module__": "odd_\ud800"})
         raise error("said")
 
+    fail.__doc__ = "Fail, \ud800."  # 3.13.0 cannot compile it as a docstring
     with pytest.raises(mp.errors.RemoteError, match="said") as caught:
         cluster.call(fail)
 
