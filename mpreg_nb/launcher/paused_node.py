@@ -266,7 +266,9 @@ class Pauses:
     def is_paused(self) -> bool:
         """Whether the node stands still."""
         with self._lock:
-            return self._pause is not None and not self._pause.is_over
+            is_over = self._pause is None or self._pause.is_over
+        # The process that resumed it may not have ended yet.
+        return not is_over and not _runs(self._node)
 
     def end(self) -> None:
         """Let the node go on; nothing happens where it runs."""

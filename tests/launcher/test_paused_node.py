@@ -11,7 +11,7 @@ import pytest
 
 from mpreg_nb.errors import MpregError
 from mpreg_nb.launcher import paused_node
-from mpreg_nb.launcher.paused_node import PausedNode
+from mpreg_nb.launcher.paused_node import PausedNode, Pauses
 from mpreg_nb.launcher.pid import ProcessId
 from mpreg_nb.launcher.process import NodeProcess
 from tests.support.leaks import nothing_left
@@ -156,3 +156,18 @@ def test_interrupted_pause_leaves_the_node_running(
     until(lambda: set(psutil.Process().children()) <= before)
     assert not stands_still(node.stamp)
     assert [t for t in threading.enumerate() if t.name == "mpreg_nb-nodes"]
+
+
+def test_a_node_is_not_called_paused_once_it_runs_although_its_watcher_is_there(
+    start: Start,
+) -> None:
+    node = start()
+    pauses = Pauses(node.name, node.stamp, node.log_path)
+    pauses.begin(30.0)
+    stood_still = pauses.is_paused
+
+    paused_node.release(node.stamp)  # as the watcher does just before it ends
+
+    assert stood_still
+    assert not pauses.is_paused
+    pauses.end()
