@@ -1,7 +1,11 @@
 """Outcomes of calls that may be asked for again.
 
 A caller that loses the link to a node sends an idempotent call again, with the same id.
-Where that call ran already, its outcome is told again instead of running it twice.
+Where that call ran already, its outcome is told again instead of running it twice. One
+whose outcome is no longer kept runs anew, which such a call may.
+
+Of other calls nothing is kept after their end: who made one sends it again only where
+it certainly did not run. So no node can tell whether an id of such a call is new.
 """
 
 from collections import OrderedDict

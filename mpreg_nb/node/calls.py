@@ -260,7 +260,7 @@ class Calls:
         """Take in a call whose id is known: its caller lost the link, and asks again.
 
         It gets the outcome that there is or will be. Where the call before is being
-        ended, since its caller had gone, it begins after that.
+        ended, since its caller had gone, it begins after that, if it may run twice.
         """
         call = repeat.call
         known = self._calls.get(call.id)
@@ -268,17 +268,23 @@ class Calls:
         was = kept and kept.fingerprint
         if known is not None:
             was = fingerprint(known.call, known.parts)
-        if not call.idempotent or was != fingerprint(call, repeat.parts):
+        if was != fingerprint(call, repeat.parts):
             text = "another call has this id"
             failure = Failure(kind="bad_request", message=text)
             repeat.sink.send(repeat.failed(failure))
         elif known is None:
             if kept is not None:
                 repeat.sink.send(kept.outcome, kept.parts)
-        elif known.answered or known.cancelled:
+        elif not (known.answered or known.cancelled):
+            known.sink = repeat.sink
+        elif call.idempotent:
             known.again = repeat
         else:
-            known.sink = repeat.sink
+            text = "the call is being ended there, since its caller had gone"
+            failure = Failure(
+                kind="node_lost", message=text, node=self._me, executed="unknown"
+            )
+            repeat.sink.send(repeat.failed(failure))
         return "" if known is None else known.to
 
     def cancel(self, call_id: bytes) -> None:

@@ -130,6 +130,11 @@ class SequentialRunner:
         ended = perf_counter_ns()
         is_first = not task.code.has_run
         task.code.took((ended - started) // (job.items or 1))
+        outbox = self._outbox if holder is None else holder
+        if not task.is_called:
+            # Now: who has ended without an answer is said to have run.
+            self._restorer.leave_copy()
+            outbox.send(frames, lambda: self._capture.finish(call))
         if holder is None:
             self._page.end(task.number)
         else:
@@ -138,11 +143,12 @@ class SequentialRunner:
         self._restorer.leave_copy()
         if self._restorer.children.copies:
             self._restorer.end_copies()
-        outbox = self._outbox if holder is None else holder
         follower = task.follower
         if follower is not None and follower.before is None:
             follower = None
-        if call.output is not None:
+        if not task.is_called:
+            pass  # it is answered
+        elif call.output is not None:
             outbox.send(frames, lambda: self._capture.finish(call))
         elif follower is not None:
             # Whatever becomes of this process then, the node knows of this result.

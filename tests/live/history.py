@@ -274,7 +274,8 @@ class _Rules:
         elif end.error not in OF_FAULTS:
             yield "errors are those of the contract", f"{end.error}: {end.text}"
             return
-        if call.pinned and end.executed == "no":
+        tried_again = call.idempotent and self._may_have_crashed(end)
+        if call.pinned and (end.executed == "no" or tried_again):
             return  # its node may be gone in order
         if any(one.excuses(since_s, until_s) for one in self._history.happened):
             return

@@ -85,6 +85,12 @@ RIGHT = {
     "no node fits after it was lost": History(
         [CALL], [failed("NoRoute", "unknown")], [RUN], [KILLED]
     ),
+    "pinned to a node that left after its worker had ended": History(
+        [replace(CALL, pinned=True, idempotent=True, fate="exit")],
+        [failed("NoRoute", "unknown")],
+        [replace(RUN, ended_s=None)],
+        [REMOVED],
+    ),
     "pinned to a node that left": History(
         [replace(CALL, pinned=True)], [failed("NoRoute", "no")], [], [REMOVED]
     ),

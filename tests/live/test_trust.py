@@ -27,7 +27,7 @@ import mpreg_nb as mp
 from mpreg_nb.cli import main
 from mpreg_nb.errors import NodeLost, NotTrusted
 from mpreg_nb.transport.framing import FrameMac
-from mpreg_nb.transport.token import load_token
+from mpreg_nb.transport.token import Token, load_token
 
 pytestmark = pytest.mark.live
 
@@ -321,6 +321,40 @@ def test_functions_in_workers_hold_a_token_for_clients(cluster: mp.Cluster) -> N
         return node.token
 
     assert cluster.call(token_here).startswith("client.")
+
+
+def found_in_memory(start: str, rest: str) -> bool:
+    """Whether this process holds `start` and `rest` one after the other."""
+    from pathlib import Path
+
+    # In two: what is looked for must not be found where it is looked for.
+    first, last = start.encode(), rest.encode()
+    with Path("/proc/self/mem").open("rb", buffering=0) as memory:
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            span, mode, *_ = line.split()
+            begin, end = (int(bound, 16) for bound in span.split("-"))
+            if "rw" not in mode:
+                continue
+            memory.seek(begin)
+            held = memory.read(end - begin)
+            at = held.find(first)
+            while at >= 0:
+                after = at + len(first)
+                if held[after : after + len(last)] == last:
+                    return True
+                at = held.find(first, after)
+    return False
+
+
+def test_workers_do_not_hold_the_token_of_the_cluster(
+    user: User, cluster: mp.Cluster
+) -> None:
+    """Whoever reads their memory can call functions, as they can, and no more."""
+    secret = user.secret
+    ours = Token(secret).issue("client")
+
+    assert cluster.call(found_in_memory, ours[:12], ours[12:])
+    assert not cluster.call(found_in_memory, secret[:12], secret[12:])
 
 
 def test_a_rotation_reaches_nodes_that_run_and_old_holders_stay_for_a_while(

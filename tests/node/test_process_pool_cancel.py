@@ -10,6 +10,7 @@ import pytest
 
 from mpreg_nb.node import process_pool
 from mpreg_nb.protocol.worker import JobDone, JobFailed
+from tests.support.files import until_exists, wait_for_file
 from tests.support.worker_functions import (
     SpinsWhenOpened,
     echo,
@@ -92,6 +93,39 @@ def test_a_function_that_ignores_it_is_killed_with_its_worker(
 
     assert (outcome.kind, outcome.executed) == ("cancelled", "yes")
     assert took < longest_s
+
+
+def echo_or_leave(value: int) -> int:
+    """Return what came, or end the process."""
+    import os
+
+    if value < 0:
+        os._exit(3)
+    return value
+
+
+def test_a_dropped_call_has_not_run_though_its_worker_ends_right_afterwards(
+    tmp_path: Path,
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    ready = str(tmp_path)
+
+    async def scenario(here: Office) -> Any:
+        for number in range(50):  # until the worker gets several ahead
+            await here.call(echo_or_leave, number)
+            await here.call(wait_for_file, ready, ready)
+        here.submit(wait_for_file, str(begun), str(go))
+        dropped_id, dropped = here.submit(echo_or_leave, 2)
+        _, leaves = here.submit(echo_or_leave, -1)
+        await asyncio.to_thread(until_exists, begun)
+        here.workers.cancel(dropped_id)
+        go.touch()
+        await leaves
+        return (await dropped)[0]
+
+    outcome = run(tmp_path, scenario)
+
+    assert (outcome.kind, outcome.executed) == ("cancelled", "no")
 
 
 @pytest.mark.parametrize("slots", [1, 2])

@@ -191,14 +191,16 @@ class House:
         for node, load in loads.items():
             self.loads.report(node, load, time.monotonic())
 
-    def idempotent_call(self, sink: End, payload: bytes = b"") -> None:
+    def same_call(
+        self, sink: End, payload: bytes = b"", *, idempotent: bool = True
+    ) -> None:
         """Receive the call of the one id that a caller sends again and again."""
         call = Call(
             id=b"again and again!",
             function="f",
             payload=payload,
             hops_left=0,
-            idempotent=True,
+            idempotent=idempotent,
         )
         self.calls.receive(sink, call)
 
@@ -531,10 +533,10 @@ def test_breaker_that_opens_and_closes_is_an_event_of_the_node_it_is_about(
 
 def test_idempotent_call_that_comes_again_while_it_runs_runs_once() -> None:
     async def scenario(house: House) -> None:
-        house.idempotent_call(house.client)
+        house.same_call(house.client)
         again = End()
 
-        house.idempotent_call(again)
+        house.same_call(again)
         house.slot.end()
 
         assert again.kinds == [Reply]
@@ -546,11 +548,11 @@ def test_idempotent_call_that_comes_again_while_it_runs_runs_once() -> None:
 
 def test_idempotent_call_that_comes_again_after_its_end_is_answered_as_before() -> None:
     async def scenario(house: House) -> None:
-        house.idempotent_call(house.client)
+        house.same_call(house.client)
         house.slot.end()
         again = End()
 
-        house.idempotent_call(again)
+        house.same_call(again)
 
         assert again.heard == house.client.heard
         assert house.slot.current == []
@@ -560,11 +562,11 @@ def test_idempotent_call_that_comes_again_after_its_end_is_answered_as_before() 
 
 def test_idempotent_call_that_raised_and_comes_again_raises_as_before() -> None:
     async def scenario(house: House) -> None:
-        house.idempotent_call(house.client)
+        house.same_call(house.client)
         house.slot.end(Failure(kind="application", node="n1", executed="yes"))
         again = End()
 
-        house.idempotent_call(again)
+        house.same_call(again)
 
         assert again.heard == house.client.heard
         assert house.slot.current == []
@@ -574,11 +576,11 @@ def test_idempotent_call_that_raised_and_comes_again_raises_as_before() -> None:
 
 def test_idempotent_call_that_lost_its_worker_runs_again_when_it_comes_again() -> None:
     async def scenario(house: House) -> None:
-        house.idempotent_call(house.client)
+        house.same_call(house.client)
         house.slot.end(Failure(kind="worker_crashed", node="n1", executed="yes"))
         again = End()
 
-        house.idempotent_call(again)
+        house.same_call(again)
         house.slot.end()
 
         assert again.kinds == [Reply]
@@ -588,11 +590,11 @@ def test_idempotent_call_that_lost_its_worker_runs_again_when_it_comes_again() -
 
 def test_idempotent_call_whose_caller_had_gone_runs_again_after_its_end() -> None:
     async def scenario(house: House) -> None:
-        house.idempotent_call(house.client)
+        house.same_call(house.client)
         house.calls.sink_lost(house.client)
         again = End()
 
-        house.idempotent_call(again)
+        house.same_call(again)
         house.slot.end()
         assert again.heard == []
         house.slot.end()
@@ -603,14 +605,44 @@ def test_idempotent_call_whose_caller_had_gone_runs_again_after_its_end() -> Non
     run(scenario)
 
 
+def test_call_that_is_not_idempotent_and_comes_again_while_it_runs_runs_once() -> None:
+    async def scenario(house: House) -> None:
+        house.same_call(house.client, idempotent=False)
+        again = End()
+
+        house.same_call(again, idempotent=False)
+        house.slot.end()
+
+        assert again.kinds == [Reply]
+        assert house.slot.current == house.slot.line == []
+
+    run(scenario)
+
+
+def test_call_that_is_not_idempotent_is_not_begun_anew_while_it_is_ended() -> None:
+    async def scenario(house: House) -> None:
+        house.same_call(house.client, idempotent=False)
+        house.calls.sink_lost(house.client)
+        again = End()
+
+        house.same_call(again, idempotent=False)
+        house.slot.end()
+
+        [told] = again.heard
+        assert (told.failure.kind, told.failure.executed) == ("node_lost", "unknown")
+        assert house.slot.current == house.slot.line == []
+
+    run(scenario)
+
+
 def test_other_arguments_under_the_id_of_a_call_are_refused() -> None:
     async def scenario(house: House) -> None:
-        house.idempotent_call(house.client)
+        house.same_call(house.client)
         other = End()
 
-        house.idempotent_call(other, b"other arguments")
+        house.same_call(other, b"other arguments")
         house.slot.end()
-        house.idempotent_call(other, b"other arguments")
+        house.same_call(other, b"other arguments")
 
         assert [one.failure.kind for one in other.heard] == ["bad_request"] * 2
         assert house.client.kinds == [Reply]
@@ -737,7 +769,7 @@ def runs_of_a_call_that_comes_again() -> int:
     async def scenario(house: House) -> None:
         nonlocal runs
         for _ in range(2):
-            house.idempotent_call(End())
+            house.same_call(End())
             if house.slot.current:
                 runs += 1
                 house.slot.end()
