@@ -50,6 +50,7 @@ from mpreg_nb.protocol.messages import (
     Output,
     Recall,
     Reply,
+    ResultRef,
     Resume,
     Started,
     Waiting,
@@ -86,6 +87,7 @@ class CallOptions:
     idempotent: bool = False
     space: bytes = b""  # in whose worker it runs
     label: str = ""  # names the call in errors, instead of its function
+    inputs: tuple[ResultRef, ...] = ()  # that its arguments refer to
     # Held, so that it can be registered again for as long as somebody may call it.
     shipment: object = field(default=None, repr=False, compare=False)
 
@@ -710,6 +712,7 @@ class ClientCalls:
                 space=options.space,
                 idempotent=call.idempotent,
                 items=len(call.items),
+                inputs=options.inputs,
             ),
             call.parts,
         )
@@ -722,6 +725,8 @@ class ClientCalls:
         """
         options = call.options
         if not self._direct or options.version is None or options.space:
+            return False
+        if options.inputs:
             return False
         if call.attempts or call.by_node or call.parts or call.items:
             return False

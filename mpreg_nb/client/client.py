@@ -183,7 +183,7 @@ class Client:
         """
         began = time.perf_counter()
         packed = pack_arguments(args, dict(kwargs))
-        call = self._prepared(function, packed, options, done, began)
+        call = self.prepare_packed(function, packed, options, done, began)
         call.blocks = blocks
         return call
 
@@ -200,9 +200,9 @@ class Client:
         began: when packing them did, by perf_counter.
         """
         packed = (pack_items_of_chunk(items),)
-        return self._prepared(function, packed, options, done, began, items)
+        return self.prepare_packed(function, packed, options, done, began, items)
 
-    def _prepared(
+    def prepare_packed(
         self,
         function: str,
         packed: Parts,
@@ -211,6 +211,7 @@ class Client:
         began: float,
         items: tuple[bytes, ...] = (),
     ) -> ActiveCall:
+        """Return a call whose arguments are packed. May run on any thread."""
         payload, parts = inline(packed, self._limits)
         if parts:
             parts = MEMORY.place(parts)

@@ -4,12 +4,17 @@ To send a short call takes longer than to run it. So items whose calls are short
 in chunks of some milliseconds of work, by the run times of the calls before them; see
 `serialize.chunks`. The first calls go one by one, and so do those with large arguments.
 Towards the end chunks get smaller, so that all workers end at about the same time.
+
+Large arguments that all calls share go to the cluster once: a node holds them until the
+map has ended, and each other node that runs items fetches them once.
 """
 
+import asyncio
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Protocol, TypeAlias
 
@@ -23,10 +28,19 @@ from mpreg_nb.client.outcome import Arrived, rebuilt
 from mpreg_nb.cluster.call_progress import MapCount
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.registration import Callee
+from mpreg_nb.errors import MpregError, NodeLost
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.gossip import MemberState
-from mpreg_nb.protocol.messages import Failed, Failure, Reply
-from mpreg_nb.serialize.pickle import pack_arguments
+from mpreg_nb.protocol.messages import (
+    Failed,
+    Failure,
+    Hold,
+    Release,
+    Reply,
+    ResultRef,
+)
+from mpreg_nb.serialize.pickle import pack_arguments, pack_call
+from mpreg_nb.workflows.graph import Reference
 
 WINDOW = 512
 """Calls of one `map` in progress at once; more would only wait in queues."""
@@ -64,6 +78,12 @@ class Until(Protocol):
 
 Raised: TypeAlias = Callable[[BaseException], BaseException]
 """Turns the error of a call into the one to raise."""
+
+SHARED = "what all items share"
+"""Names it in references, as steps are named."""
+
+MOST_LOST = 3
+"""Times that the shared arguments are sent again, since their node was lost."""
 
 _PENDING: Any = None
 """Stands for a result that has not arrived."""
@@ -103,6 +123,64 @@ class ChunkSizes:
         return max(1, min(most, MOST_ITEMS))
 
 
+class SharedArguments:
+    """The arguments that all calls of a map have in common, if they are large.
+
+    They are packed in the thread of the caller; the rest runs on the loop.
+    """
+
+    def __init__(
+        self, client: Client, first: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self._client = client
+        packed = pack_arguments(first, dict(kwargs)) if first or kwargs else ()
+        self.is_large = sum(map(len, packed)) > ITEM_BYTES
+        self._packed = client.inline(packed) if self.is_large else (b"", ())
+        self._lost = 0
+        self._sending: asyncio.Task[ResultRef] | None = None
+
+    async def send(self) -> ResultRef:
+        """Have a node hold them; return where. Whoever asks meanwhile gets the same."""
+        if self._sending is None:
+            self._sending = asyncio.ensure_future(self._send())
+        return await asyncio.shield(self._sending)
+
+    async def send_again(self, lost: ResultRef) -> ResultRef:
+        """Have another node hold them.
+
+        Raises:
+            MpregError: they were lost too often, or no node can be reached.
+        """
+        sent = self._sending
+        if sent is not None and sent.done() and sent.result() == lost:
+            self._lost += 1
+            self._sending = None
+        if self._lost > MOST_LOST:
+            reason = "it held the arguments that all items share"
+            raise NodeLost(lost.owner, reason, executed="no")
+        return await self.send()
+
+    def release(self) -> None:
+        """Let them go."""
+        sent = self._sending
+        if sent is None:
+            return
+        if not sent.done():
+            sent.cancel()
+        elif sent.exception() is None:
+            held = sent.result()
+            link = self._client.links.get(held.owner)
+            if link is not None:  # else it was released with the link
+                link.send(Release(ids=(held.id,)))
+
+    async def _send(self) -> ResultRef:
+        payload, parts = self._packed
+        request = Hold(id=self._client.requests.new_id(), payload=payload)
+        answer, _ = await self._client.requests.ask(request, parts)
+        held: ResultRef = answer.kept
+        return held
+
+
 class MapCall:
     """One `map`: results by place, and a window of calls in progress.
 
@@ -127,7 +205,12 @@ class MapCall:
         self._total = min(sized) if len(sized) == len(iterables) else None
         self._items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
         self._first, self._kwargs = first, dict(kwargs)
+        # What stands for these where they are an input of the calls.
+        self._references = tuple(Reference(SHARED, (0, n)) for n in range(len(first)))
+        self._named = {name: Reference(SHARED, (1, name)) for name in kwargs}
         self._client = client
+        self._shared = SharedArguments(client, first, kwargs)
+        self._repeats: set[asyncio.Task[None]] = set()  # calls whose input was lost
         self._name, options = callee
         self._options = client.registrations.newest(self._name, options)
         self._notify = changed
@@ -151,6 +234,8 @@ class MapCall:
         until: waits, and is woken by `changed`.
         """
         try:
+            if self._shared.is_large:
+                self._refer_to(await loop.wait_for(self._shared.send()))
             is_first = True
             while batch := self._next_batch():
                 loop.call_soon(self._start, batch)
@@ -161,13 +246,26 @@ class MapCall:
                 if self._first_error is not None:
                     break
             await until(lambda: self.is_down_to(0))
+            if self._first_error is not None:
+                loop.call_soon(self._cancel)
         except BaseException:
             loop.call_soon(self._cancel)
             raise
-        if self._first_error is not None:
-            loop.call_soon(self._cancel)
+        finally:
+            if self._shared.is_large:
+                loop.call_soon(self._let_go)
 
     # ------------------------------------------------------------------ sending
+
+    def _refer_to(self, held: ResultRef) -> None:
+        self._options = replace(self._options, inputs=(held,))
+        self._first, self._kwargs = (), {}  # a worker adds them
+
+    def _let_go(self) -> None:
+        """Let go of what was shared; on the loop, when no item is to be sent."""
+        for repeat in self._repeats:
+            repeat.cancel()
+        self._shared.release()
 
     @property
     def window(self) -> int:
@@ -199,8 +297,13 @@ class MapCall:
         return calls
 
     def _single(self, args: tuple[Any, ...]) -> ActiveCall:
-        call = self._client.prepare(
-            self._name, (*self._first, *args), self._kwargs, self._options, self._done
+        began = time.perf_counter()
+        if self._options.inputs:
+            packed, _ = pack_call((*self._references, *args), self._named, (SHARED,))
+        else:
+            packed = pack_arguments((*self._first, *args), self._kwargs)
+        call = self._client.prepare_packed(
+            self._name, packed, self._options, self._done, began
         )
         return self._placed(call, 1)
 
@@ -276,6 +379,42 @@ class MapCall:
     def _done(
         self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
     ) -> None:
+        if _has_lost_input(outcome) and not self._cancelled:
+            given = call.parts or (call.payload,)
+            repeat = asyncio.ensure_future(
+                self._repeat(call, given, call.items, outcome)
+            )
+            self._repeats.add(repeat)
+            repeat.add_done_callback(self._repeats.discard)
+        else:
+            self._over(call, outcome, parts)
+
+    async def _repeat(
+        self,
+        call: ActiveCall,
+        given: tuple[Buffer, ...],
+        items: tuple[bytes, ...],
+        outcome: Outcome,
+    ) -> None:
+        """Send a call again that did not run, since nobody held what all share."""
+        try:
+            held = await self._shared.send_again(call.options.inputs[0])
+        except MpregError:
+            self._over(call, outcome, ())
+            return
+        self._refer_to(held)
+        place, _ = self._active.pop(call.id)
+        if items:
+            self._send_again(call, items, place)
+        else:
+            again = self._client.prepare_packed(
+                self._name, given, self._options, self._done, time.perf_counter()
+            )
+            self._start_again(call, again, place)
+
+    def _over(
+        self, call: ActiveCall, outcome: Outcome, parts: tuple[Buffer, ...]
+    ) -> None:
         place, _ = self._active.pop(call.id)
         was_probing = self.is_probing
         if call.items and type(outcome) is Reply:
@@ -342,9 +481,20 @@ class MapCall:
                 self._done,
                 time.perf_counter(),
             )
-            again.writer, again.folder = call.writer, call.folder
-            self._active[again.id] = place + start, again
-            self._client.calls.start(again)
+            self._start_again(call, again, place + start)
+
+    def _start_again(self, call: ActiveCall, again: ActiveCall, place: int) -> None:
+        again.writer, again.folder = call.writer, call.folder
+        self._active[again.id] = place, again
+        self._client.calls.start(again)
+
+
+def _has_lost_input(outcome: Outcome) -> bool:
+    return (
+        type(outcome) is Failed
+        and outcome.failure.kind == "gone"
+        and bool(outcome.failure.lost)
+    )
 
 
 def _slots(client: Client) -> int:

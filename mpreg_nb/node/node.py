@@ -183,6 +183,7 @@ class Node:
         self.catalog = Catalog(name)
         self.counters = Counters(name)
         self.store = ResultStore(settings.store_bytes)
+        self.results = ResultRequests(name, self.store)
         self._loads = Loads()
         self._breakers = Breakers()
         self.router = Router(
@@ -339,7 +340,7 @@ class Node:
                 **self.links.handlers(),
                 **self.code_distributor.handlers(),
                 **self.runs.handlers(),
-                **ResultRequests(self.name, self.store).handlers(),
+                **self.results.handlers(),
             }
         )
         dispatcher.handle(self.links.client_handlers(), nodes=False)
@@ -418,6 +419,7 @@ class Node:
             self.calls.sink_lost,
             self.leases.sink_lost,
             self.resumption.sink_lost,
+            self.results.sink_lost,
             self.runs.sink_lost,
             self.snapshots.sink_lost,
             self.spaces.sink_lost,

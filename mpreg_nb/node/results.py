@@ -17,6 +17,7 @@ import msgspec
 
 from mpreg_nb.node.dispatch import Handler, without_parts
 from mpreg_nb.node.peer_requests import PeerRequests
+from mpreg_nb.node.pending_call import Sink
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import (
     Call,
@@ -24,6 +25,7 @@ from mpreg_nb.protocol.messages import (
     Failure,
     HasResults,
     HeldResults,
+    Hold,
     Release,
     Reply,
     Result,
@@ -33,6 +35,7 @@ from mpreg_nb.protocol.messages import (
 from mpreg_nb.protocol.messages import Fetch as FetchRequest
 from mpreg_nb.serialize.items import gather
 from mpreg_nb.settings import RIDE_ALONG_BYTES
+from mpreg_nb.shared_memory.segments import LEAST_BYTES, MEMORY
 from mpreg_nb.transport.connection import Connection
 
 
@@ -122,6 +125,9 @@ class ResultStore:
 HOLD_S = 5.0
 """After its last use; items of one map follow each other faster than that."""
 
+HOLD_SHARED_S = 60.0
+"""The same for what is known to be shared: items may take long."""
+
 MOST_BYTES = 256 << 20
 """Of all that is held. Those that were not used for longest go first."""
 
@@ -134,6 +140,7 @@ class _CachedResult:
     found: Found
     size_bytes: int
     used_at_s: float
+    hold_s: float
 
 
 class ResultCache:
@@ -173,7 +180,7 @@ class ResultCache:
 
     def _came(self, kept: ResultRef, task: "asyncio.Task[Found | Failure]") -> None:
         del self._asked[kept.id]
-        several = self._askers.pop(kept.id) > 1
+        several = self._askers.pop(kept.id) > 1 or kept.shared
         if not several or task.cancelled() or task.exception() is not None:
             return
         found = task.result()
@@ -181,9 +188,10 @@ class ResultCache:
             return
         size = len(found) if isinstance(found, bytes) else sum(map(len, found))
         loop = asyncio.get_running_loop()
-        self._held[kept.id] = _CachedResult(found, size, loop.time())
+        hold_s = HOLD_SHARED_S if kept.shared else HOLD_S
+        self._held[kept.id] = _CachedResult(found, size, loop.time(), hold_s)
         self._held_bytes += size
-        while self._held_bytes > MOST_BYTES:
+        while self._held_bytes > MOST_BYTES and len(self._held) > 1:
             self._drop(next(iter(self._held)))
         if self._sweep is None:
             self._sweep = loop.call_later(HOLD_S, self._drop_old)
@@ -192,7 +200,7 @@ class ResultCache:
         loop = asyncio.get_running_loop()
         self._sweep = None
         for key, held in list(self._held.items()):
-            if held.used_at_s + HOLD_S <= loop.time():
+            if held.used_at_s + held.hold_s <= loop.time():
                 self._drop(key)
         if self._held:
             self._sweep = loop.call_later(HOLD_S, self._drop_old)
@@ -210,14 +218,29 @@ class ResultRequests:
     def __init__(self, me: str, store: ResultStore) -> None:
         self._me = me
         self._store = store
+        self._held_for: dict[Sink, set[bytes]] = {}
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about results."""
         return {
+            Hold: self._hold,
             FetchRequest: without_parts(self._fetch),
             HasResults: without_parts(self._tell_held),
             Release: without_parts(self._release),
         }
+
+    def sink_lost(self, sink: Sink) -> None:
+        """Let go of what a caller that is gone had held here."""
+        for key in self._held_for.pop(sink, ()):
+            self._store.release(key)
+
+    def _hold(self, link: Connection, message: Hold, parts: tuple[Buffer, ...]) -> None:
+        if not link.is_open:
+            return  # nobody would ever release it
+        self._held_for.setdefault(link, set()).add(message.id)
+        size_bytes = self._store.put(message.id, parts or (message.payload,))
+        kept = ResultRef(self._me, message.id, size_bytes, shared=True)
+        link.send(Reply(id=message.id, payload=b"", node=self._me, kept=kept))
 
     def _fetch(self, link: Connection, message: FetchRequest) -> None:
         held = self._store.find(message.kept)
@@ -232,6 +255,7 @@ class ResultRequests:
         link.send(HeldResults(id=message.id, ids=held))
 
     def _release(self, link: Connection, message: Release) -> None:
+        self._held_for.get(link, set()).difference_update(message.ids)
         for key in message.ids:
             self._store.release(key)
 
@@ -254,7 +278,7 @@ class InputResolver:
         self._me = me
         self._store = store
         self._peer_requests = peer_requests
-        self._recent = ResultCache(self._fetch) if shares else None
+        self._recent = ResultCache(self._fetch_to_share) if shares else None
 
     def stop(self) -> None:
         """Fetch nothing any more."""
@@ -301,6 +325,13 @@ class InputResolver:
         if self._recent is not None and not wanted.count:
             return await self._recent.get(wanted)
         return await self._fetch(wanted)
+
+    async def _fetch_to_share(self, wanted: ResultRef) -> Found | Failure:
+        """Fetch what several workers may read; once here, it is copied no more."""
+        found = await self._fetch(wanted)
+        if isinstance(found, tuple) and wanted.size_bytes >= LEAST_BYTES:
+            return await asyncio.to_thread(MEMORY.place, found)
+        return found
 
     async def _fetch(self, wanted: ResultRef) -> Found | Failure:
         answer, parts = await self._peer_requests.result(wanted)

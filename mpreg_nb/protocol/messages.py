@@ -493,6 +493,7 @@ class ResultRef(msgspec.Struct, frozen=True, array_like=True, tag="kept"):
     size_bytes: Count
     first: Count = 0  # of its parts
     count: Count = 0  # 0: all of them
+    shared: bool = False  # many calls will want it, one after the other
 
 
 class ResultRefs(msgspec.Struct, frozen=True, array_like=True, tag="gathered"):
@@ -733,6 +734,16 @@ class Fetch(Message, frozen=True, kw_only=True, array_like=True, tag="fetch"):
     kept: ResultRef
 
 
+class Hold(Message, frozen=True, kw_only=True, array_like=True, tag="hold"):
+    """Hold a value for calls that name it as an input; answered by Reply with `kept`.
+
+    It is held until it is released, or until the link of its caller is lost.
+    """
+
+    id: RequestId
+    payload: bytes
+
+
 class Release(Message, frozen=True, kw_only=True, array_like=True, tag="release"):
     """These results are not needed any more; no answer."""
 
@@ -851,6 +862,7 @@ Data: TypeAlias = (
     | Resume
     | NotHeld
     | Fetch
+    | Hold
     | Release
     | SpaceOpen
     | SpaceClose

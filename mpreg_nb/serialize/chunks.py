@@ -2,9 +2,10 @@
 
 To send a short call takes longer than to run it, so items of a map travel in chunks.
 A chunk is one call to all on the way: it has one id and one fate. Its items are
-pickled one by one, as calls of their own would be: they share no object. They run one
-after the other. The outcome has a result for each item that ran to its end, then the
-failure of the next one, if that is why it ends. What comes after has certainly not
+pickled one by one, as calls of their own would be: they share no object. Large
+arguments that all calls of a map have in common are an input of the chunk. Items run
+one after the other. The outcome has a result for each item that ran to its end, then
+the failure of the next one, if that is why it ends. What comes after has certainly not
 run, and its caller sends it again.
 """
 

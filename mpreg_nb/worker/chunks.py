@@ -14,7 +14,7 @@ from mpreg_nb.protocol.worker import JobFailed
 from mpreg_nb.serialize.chunks import ChunkOutcome, items_of_chunk, pack_items_of_chunk
 from mpreg_nb.serialize.pickle import pack_whole, unpack
 from mpreg_nb.worker.channel import Task
-from mpreg_nb.worker.execution import Answers
+from mpreg_nb.worker.execution import Answers, with_inputs
 
 LONGEST_NS = 100_000_000
 """A chunk that has run for so long begins no more items."""
@@ -42,7 +42,8 @@ def run_chunk(
     size_bytes = 0
     failed: JobFailed | None = None
     began = ended = perf_counter_ns()
-    for data in items_of_chunk(task.parts[0] if task.parts else job.payload):
+    own, shared = with_inputs(task)
+    for data in items_of_chunk(own[0]):
         if results:
             if ended - began > LONGEST_NS or size_bytes > MOST_BYTES:
                 break
@@ -50,6 +51,9 @@ def run_chunk(
         started = perf_counter_ns()
         try:
             args, kwargs = unpack((data,), name="the arguments")
+            for parts in shared:  # anew for each item, as if it had come with it
+                first, more = unpack(parts, name="the arguments")
+                args, kwargs = (*first, *args), {**more, **kwargs}
         except NotPicklable as error:
             failed = answers.failure(job, error, kind="not_picklable", executed="no")
             break

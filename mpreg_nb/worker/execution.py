@@ -62,6 +62,15 @@ def _unpacked(task: Task) -> Arguments:
     if not job.inputs and not job.json:
         args, kwargs = unpack(parts or (job.payload,), name="the arguments")
         return args, kwargs
+    whole, inputs = with_inputs(task)
+    if job.json:
+        return unpack_json_call(whole, inputs)
+    return unpack_call(whole, inputs)
+
+
+def with_inputs(task: Task) -> "tuple[Parts, list[Parts]]":
+    """Return the parts of the arguments themselves, and those of each input."""
+    job, parts = task.job, task.parts
     own = len(parts)
     for given in job.inputs:
         if isinstance(given, int) and given != BEFORE:
@@ -76,9 +85,7 @@ def _unpacked(task: Task) -> Arguments:
             own += given
         else:
             inputs.append((given,))
-    if job.json:
-        return unpack_json_call(whole, inputs)
-    return unpack_call(whole, inputs)
+    return whole, inputs
 
 
 class Answers:

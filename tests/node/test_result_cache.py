@@ -134,3 +134,32 @@ async def test_what_is_not_used_any_more_is_dropped(
 
     assert owner.asked == [ONE, ONE]
     shared.stop()
+
+
+@on_a_loop
+async def test_what_is_known_to_be_shared_is_held_for_the_first_that_asks() -> None:
+    owner = Owner()
+    shared = ResultCache(owner.fetch)
+    many = ResultRef("n2", b"3" * 16, 5, shared=True)
+
+    await ask_together(owner, shared, many, times=1)
+    await shared.get(many)
+
+    assert owner.asked == [many]
+    shared.stop()
+
+
+@on_a_loop
+async def test_the_newest_stays_even_if_it_is_larger_than_the_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(results, "MOST_BYTES", 3)
+    owner = Owner()
+    shared = ResultCache(owner.fetch)
+
+    await ask_together(owner, shared, ONE, times=2)
+    await ask_together(owner, shared, OTHER, times=2)
+    await shared.get(OTHER)
+
+    assert owner.asked == [ONE, OTHER]
+    shared.stop()

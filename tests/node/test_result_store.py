@@ -1,6 +1,9 @@
 """Results that stay on a node, and what goes when there are too many."""
 
-from mpreg_nb.node.results import ResultStore
+from typing import Any
+
+from mpreg_nb.node.results import ResultRequests, ResultStore
+from mpreg_nb.protocol.messages import Hold, Release, ResultRef
 
 
 def test_result_is_held_until_it_is_released() -> None:
@@ -44,3 +47,44 @@ def test_same_key_again_replaces_the_result() -> None:
     store.put(b"a", (b"1",))
 
     assert store.statistics().held_bytes == 1
+
+
+class Caller:
+    """A link to a client."""
+
+    is_open = True
+
+    def __init__(self) -> None:
+        self.said: list[Any] = []
+
+    def send(self, message: Any, parts: object = ()) -> None:
+        self.said.append(message)
+
+
+def test_what_a_caller_has_held_goes_when_it_is_released_or_with_the_caller() -> None:
+    store = ResultStore(100)
+    requests = ResultRequests("n1", store)
+    handlers: dict[type, Any] = requests.handlers()
+    caller: Any = Caller()
+    other: Any = Caller()
+    for number, link in enumerate((caller, caller, other)):
+        handlers[Hold](link, Hold(id=bytes([number]) * 16, payload=b"value"), ())
+
+    assert caller.said[0].kept == ResultRef("n1", bytes(16), 5, shared=True)
+    handlers[Release](caller, Release(ids=(bytes(16),)), ())
+    assert store.statistics().results == 2
+    requests.sink_lost(caller)
+    assert store.statistics().results == 1
+    assert store.get(b"\2" * 16) == (b"value",)
+
+
+def test_nothing_is_held_for_a_caller_that_is_gone_already() -> None:
+    store = ResultStore(100)
+    caller: Any = Caller()
+    caller.is_open = False
+
+    handlers: dict[type, Any] = ResultRequests("n1", store).handlers()
+    handlers[Hold](caller, Hold(id=bytes(16), payload=b"value"), ())
+
+    assert store.statistics().results == 0
+    assert caller.said == []

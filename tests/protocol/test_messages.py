@@ -30,6 +30,7 @@ from mpreg_nb.protocol.messages import (
     Given,
     HasResults,
     HeldResults,
+    Hold,
     LeaseAnswer,
     LeasedCalls,
     LeasedCancel,
@@ -110,7 +111,7 @@ from mpreg_nb.protocol.worker import (
 
 ID = bytes(range(16))
 VERSION = "0123456789abcdef" * 2
-KEPT = ResultRef("n2", ID, 70_000, 2, 3)
+KEPT = ResultRef("n2", ID, 70_000, 2, 3, True)
 LOAD = Load(
     running=1,
     queued=2,
@@ -273,6 +274,7 @@ SAMPLES: list[Any] = [
     LeasedCalls(number=7, calls=((ID, 3),)),
     LeasedCancel(number=7, id=ID, place=3, unless_begun=True),
     Fetch(id=ID, kept=KEPT),
+    Hold(id=ID, payload=b"pickle"),
     Release(ids=(ID,)),
     SpaceOpen(id=ID),
     SpaceClose(id=ID),
