@@ -32,10 +32,10 @@ examples:
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses a line with the nearest word that it knows."""
+    """An argument parser whose errors suggest the nearest known word."""
 
     def error(self, message: str) -> NoReturn:
-        """Print usage, what is wrong and what was probably meant; exit with 2."""
+        """Print the usage, the error and the nearest known word; exit with 2."""
         hint = meant_by(message, self._option_string_actions)
         super().error(f"{message}. {hint}".rstrip() if hint else message)
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _COMMANDS[given.command](given.parser, given)
         except KeyboardInterrupt:
             return 130
-        except Exception as error:  # the border to a shell, which reads lines
+        except Exception as error:  # the border to a shell, which gets one line
             if wants_all_frames():
                 raise
             sys.stderr.write(f"mpreg-nb {given.command}: {_told(error)}\n")
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _told(error: Exception) -> str:
-    """Return the message of `error`; of one of a function also where it failed."""
+    """Return the message of `error`; for an error of a function, also its lines."""
     if not isinstance(error, RemoteError):
         known = isinstance(error, _SAID)
         name = "" if known and str(error) else f"{type(error).__name__}: "
@@ -81,12 +81,12 @@ def _read(
     parser = command_parser()
     given, rest = parser.parse_known_args(arguments)
     if given.command == "call" and all(_is_argument(word) for word in rest):
-        given.arguments += rest  # those behind an option
+        given.arguments += rest  # words after an option are arguments too
         rest = []
     if rest:
-        # Told by the parser of the command, which knows what else there is.
-        told_by = getattr(given, "parser", parser)
-        told_by.error(f"unrecognized arguments: {' '.join(rest)}")
+        # The parser of the command reports it: its usage lists the valid options.
+        reporter = getattr(given, "parser", parser)
+        reporter.error(f"unrecognized arguments: {' '.join(rest)}")
     return parser, given
 
 
@@ -129,12 +129,14 @@ def command_parser() -> argparse.ArgumentParser:
         nargs="?",
         choices=list(DEMOS),
         metavar="NAME",
-        help="which one; without it, the guided tour",
+        help="the demo to run; by default the guided tour",
     )
     demo_parser.add_argument(
         "--list", action="store_true", help="list the demos and exit"
     )
-    demo_parser.add_argument("--fast", action="store_true", help="no time to read")
+    demo_parser.add_argument(
+        "--fast", action="store_true", help="do not pause for reading"
+    )
     node = command("node", "run one node until SIGTERM or Ctrl-C")
     add_arguments(node)
     call = command("call", "call a registered function and print its result")
@@ -172,13 +174,13 @@ def command_parser() -> argparse.ArgumentParser:
         help="a node on a host that ssh reaches; may be repeated",
     )
     up.add_argument(
-        "--python", default="", metavar="PATH", help="interpreter of the hosts"
+        "--python", default="", metavar="PATH", help="Python interpreter on the hosts"
     )
     up.add_argument(
         "--install", action="store_true", help="make an environment on the hosts, once"
     )
     up.add_argument(
-        "--packages", default="", metavar="A,B", help="what else that environment has"
+        "--packages", default="", metavar="A,B", help="other packages to install there"
     )
     up.add_argument(
         "--slurm",
@@ -198,14 +200,22 @@ def command_parser() -> argparse.ArgumentParser:
     )
     up.add_argument("--workers", type=int, metavar="1", help="processes per node")
     up.add_argument("--slots", type=int, metavar="1", help="calls at once per worker")
-    up.add_argument("--name", default="", metavar="CLUSTER", help="its name, for ps")
     up.add_argument(
-        "--keep", action="store_true", help="return at once; `mpreg-nb down` ends it"
+        "--name", default="", metavar="CLUSTER", help="name, as ps shows it"
     )
-    host = command("host", "start nodes at the word of another machine (by ssh)")
-    host.add_argument("mark", metavar="MARK", help="what stands before its reports")
+    up.add_argument(
+        "--keep",
+        action="store_true",
+        help="exit and leave the nodes running; `mpreg-nb down` ends them",
+    )
+    host = command("host", "start nodes for another machine (used over ssh)")
+    host.add_argument(
+        "mark", metavar="MARK", help="prefix of the lines that it reports"
+    )
     ps = command("ps", "list your nodes on this machine")
-    ps.add_argument("host", nargs="?", default="", help="or on a host of ssh")
+    ps.add_argument(
+        "host", nargs="?", default="", help="list those of a host that ssh reaches"
+    )
     down = command("down", "end one of your clusters")
     down.add_argument(
         "name",
@@ -308,7 +318,7 @@ def _add_tls(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
         type=float,
         default=None,
         metavar="N",
-        help="days until it ends (default: 10 years for a CA, one year for a node)",
+        help="days of validity (default: 10 years for a CA, one year for a node)",
     )
 
 
@@ -384,7 +394,7 @@ def _gateway(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _remembered(options: NodeOptions, run: Callable[..., int]) -> int:
-    """Run a node that belongs to the cluster that it belonged to before."""
+    """Run a node in the cluster that it belonged to when it last ran."""
     from mpreg_nb.launcher.cluster_files import ClusterMemory, entered
     from mpreg_nb.transport.tls import load_ca
 
@@ -392,7 +402,7 @@ def _remembered(options: NodeOptions, run: Callable[..., int]) -> int:
     try:
         cluster_id = memory.recall()
     except OSError as error:
-        sys.stderr.write(f"this node will not know its cluster again: {error}\n")
+        sys.stderr.write(f"this node cannot remember its cluster: {error}\n")
         cluster_id = ""
     files = tls_files(options)
     with entered(options.settings, load_ca(files.vouching) if files else ""):
@@ -424,10 +434,10 @@ def _up(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     ca = str(ClusterFiles().folder(name) / CA_FILE) if cluster.ca else ""
     print(f"cluster {name} runs: {', '.join(cluster.own_nodes)}")
     if given.keep:
-        # Not by its URL: tunnels to other machines are those of who takes it over.
+        # Not by its URL: whoever takes it over opens new tunnels to other hosts.
         print(f"  from Python       mpreg_nb.adopt({name!r})")
         print(f"  from a notebook   %mpreg adopt {shlex.quote(name)}")
-        print(f"  its end           mpreg-nb down {name}", flush=True)
+        print(f"  to end it         mpreg-nb down {name}", flush=True)
         cluster.disconnect()
         return 0
     argument, option = (f", ca={ca!r}", f" --ca {ca}") if ca else ("", "")
@@ -476,7 +486,7 @@ def _down(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
     ledger = ClusterFiles()
     names = [given.name]
-    if given.all:  # a node started by hand is ended by its name, or where it runs
+    if given.all:  # nodes started by hand are ended by name only
         names = [e.cluster for e in ledger.entries() if not e.by_hand]
     if not names:
         print("no clusters")
@@ -521,14 +531,14 @@ def _rotated(path: str, overlap_h: float) -> str:
 
 
 MOST_OVERLAP_H = 24 * 30
-"""A token that was replaced since somebody knows it must not last."""
+"""A token is often replaced because it has leaked, so it must expire."""
 
 
 def _doctor(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.cluster.doctor import examine
 
     findings = examine()
-    print(repr(findings))  # made for the terminal, where there is one
+    print(repr(findings))  # the repr fits the terminal
     return 0 if findings.healthy else 1
 
 
@@ -547,7 +557,7 @@ def _call(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 def _shown(result: object) -> str:
-    """Return a result as JSON, or as Python shows it where JSON has no such thing."""
+    """Return a result as JSON, or its repr if JSON cannot express it."""
     try:
         return json.dumps(result, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError):
@@ -562,7 +572,7 @@ def _literal(text: str) -> object:
 
 
 _SAID = MpregError, ValueError, OSError, TimeoutError
-"""Errors whose message is enough; of others the class is told too."""
+"""Errors whose message is enough; others are printed with their class."""
 
 _COMMANDS = {
     "demo": _demo,

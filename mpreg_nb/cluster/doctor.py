@@ -53,7 +53,7 @@ NODE_MODULE = "mpreg_nb.node"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     about: str
     state: "State" = "ok"
@@ -65,7 +65,7 @@ class Finding:
 
 
 def check_installation() -> Iterator[Finding]:
-    """Look at Python and at the packages that this one needs."""
+    """Check the version of Python and the required packages."""
     here = f"{platform.python_implementation()} {platform.python_version()}"
     if plain():
         here = platform.python_implementation()
@@ -107,7 +107,7 @@ def _wrong_packages() -> Iterator[Finding]:
 
 
 def check_notebook() -> Iterator[Finding]:
-    """Look at where this runs, and whether live views can be shown there."""
+    """Check the front end, and whether it can show live views."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     if shell is None:
@@ -138,10 +138,10 @@ def _front_end() -> str:
 
 
 def _widgets() -> Iterator[Finding]:
-    """Look for the scripts by which JupyterLab and Notebook show widgets.
+    """Check that the front-end files of widgets are installed.
 
-    They are looked for where this kernel's environment has them. A server of another
-    environment has its own.
+    It checks the environment of this kernel. A Jupyter server in another environment
+    has its own files.
     """
     missing = [
         name
@@ -170,7 +170,7 @@ def _widgets() -> Iterator[Finding]:
 
 
 def check_machine() -> Iterator[Finding]:
-    """Look at ports of the loopback address and at limits of this process."""
+    """Check loopback connections, the limit of open files, and shared memory."""
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             with socket.create_connection(server.getsockname(), timeout=2.0):
@@ -215,7 +215,7 @@ def _shared_memory() -> Finding:
 
 
 def check_trust() -> Iterator[Finding]:
-    """Look at the token."""
+    """Check the token, the CA and the certificates of this user."""
     try:
         token = load_token()
     except (MpregError, OSError) as error:
@@ -227,7 +227,7 @@ def check_trust() -> Iterator[Finding]:
 
 
 def check_certificates(folder: Path) -> Iterator[Finding]:
-    """Look at the CA and the certificates that this user made, if any."""
+    """Check the CA and the certificates in a folder, if there are any."""
     for path in sorted(folder.glob("*.pem")) if folder.is_dir() else ():
         try:
             ends_s = _ends_s(path)
@@ -253,18 +253,18 @@ def _ends_s(path: Path) -> float:
 def _end_of(whose: str, ends_s: float) -> Finding:
     ends = ends_soon(ends_s)
     if not ends:
-        # The day would be another one in each run of a notebook under test.
+        # Plain mode shows no date, so that a tested notebook shows the same each day.
         day = "" if plain() else f" until {date.fromtimestamp(ends_s):%Y-%m-%d}"
         return Finding(about=whose, found=f"a valid certificate{day}")
     cure = "mpreg-nb tls node NAME HOST, copy the files to its machine, start it again"
     if whose == "ca.pem":
-        cure = "mpreg-nb tls init --out FOLDER, then all certificates anew"
+        cure = "mpreg-nb tls init --out FOLDER, then make all certificates again"
     state: State = "wrong" if ends_s <= time.time() else "note"
     return Finding(about=whose, state=state, found=f"the certificate {ends}", cure=cure)
 
 
 def check_leftovers() -> Iterator[Finding]:
-    """Look for clusters and nodes that run, and for what outlived them."""
+    """List other clusters and node processes of this user that run."""
     reading = ClusterFiles().read()
     for problem in reading.problems:
         yield Finding(about="ledger", state="wrong", found=problem)
@@ -276,7 +276,7 @@ def check_leftovers() -> Iterator[Finding]:
     known = {row.pid for entry in entries for row in rows_of(entry)}
     unknown = [pid for pid in _node_processes() if pid not in known]
     if unknown:
-        # Whose they are is not known here, so nobody is told to end them.
+        # Their owner is unknown, so no cure suggests to end them.
         yield Finding(
             about="processes",
             found=f"{count(len(unknown), 'node process', 'node processes')} of other "
@@ -315,7 +315,7 @@ def _node_processes() -> Iterator[int]:
     me = psutil.Process().uids().real
     for process in psutil.process_iter(["cmdline", "uids"]):
         words, uids = process.info["cmdline"] or (), process.info["uids"]
-        # Workers are children of nodes and begin with another module.
+        # Workers are children of nodes and run another module.
         if uids is not None and uids.real == me and NODE_MODULE in words:
             yield process.pid
 
@@ -324,7 +324,7 @@ def _node_processes() -> Iterator[int]:
 
 
 def check_cluster(cluster: "Cluster") -> Iterator[Finding]:
-    """Look at a cluster that is open here."""
+    """Check the nodes and links of an open cluster."""
     name = cluster.name or "cluster"
     try:
         snapshot = cluster.refresh()
@@ -371,7 +371,7 @@ _MARKS = {"ok": ("●", GREEN), "note": ("◐", ORANGE), "wrong": ("✗", RED)}
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What was looked at, subject by subject."""
+    """The results of all checks, by subject."""
 
     found: "tuple[Finding, ...]"
 
@@ -381,7 +381,7 @@ class Findings:
         return all(finding.state != "wrong" for finding in self.found)
 
     def frame(self) -> "pd.DataFrame":
-        """Return one row a finding.
+        """Return one row per finding.
 
         Columns: about, state (ok, note, wrong), found, cure.
         """
@@ -443,10 +443,10 @@ def _ink(finding: "Finding") -> str:
 
 
 def examine() -> Findings:
-    """Look at this installation, this kernel, this user's files and clusters.
+    """Check this installation, this kernel, and the files and clusters of this user.
 
-    Starts nothing, changes nothing, and sends nothing but questions to the clusters
-    that are open here. Takes some tenths of a second.
+    It starts and changes nothing; it sends requests to the clusters that are open
+    here. It takes some tenths of a second.
     """
     return Findings(tuple(_everything()))
 

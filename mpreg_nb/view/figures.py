@@ -1,7 +1,7 @@
 """All matplotlib figures: latencies, routes, and the Gantt chart of a run.
 
-A figure that ends a cell is shown once, since none of them touches pyplot. Its ground
-is transparent, and its colours show on light and on dark pages.
+None of them uses pyplot, so a figure at the end of a cell is shown only once. The
+background is transparent, and the colours can be seen on light and dark pages.
 """
 
 import warnings
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
 
 
 INK, SOFT = palette.INK.middle, palette.SOFT.middle
-"""Ink of titles and names, and of what is said beside the data."""
+"""Colours of titles and names, and of notes next to the data."""
 
 GRID = (palette.LINE.middle, 0.3)
-"""Ink of lines that help to read: colour and opacity."""
+"""Colour and opacity of grid lines."""
 
 IN_BAR = "#ffffff"
-"""Ink of what is written in a filled bar."""
+"""Colour of text inside a filled bar."""
 
 
 def new_figure(**options: Any) -> "Figure":
-    """Return a figure that shows itself, with and without pyplot."""
+    """Return a figure that Jupyter displays, with and without pyplot."""
     made: Figure = _figure_class()(facecolor="none", **options)
     return made
 
@@ -58,7 +58,7 @@ def new_figure(**options: Any) -> "Figure":
 def new_axes(
     figure: "Figure | SubFigure", columns: int = 1, **options: Any
 ) -> "list[Axes]":
-    """Return so many axes side by side, in colours that show on every page."""
+    """Return this many axes next to each other, in colours for light and dark pages."""
     grid = figure.subplots(1, columns, squeeze=False, **options)
     made: list[Axes] = list(grid[0])
     for axes in made:
@@ -67,7 +67,7 @@ def new_axes(
 
 
 def dress(axes: "Axes") -> None:
-    """Give `axes` colours that show on every page, and only the lines it needs."""
+    """Set colours that can be seen on light and dark pages; hide needless lines."""
     axes.set_facecolor("none")
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(palette.LINE.middle)
@@ -77,7 +77,7 @@ def dress(axes: "Axes") -> None:
 
 
 def say_empty(axes: "Axes", text: str) -> None:
-    """Say in the middle of `axes` why nothing is drawn."""
+    """Write in the centre of `axes` why nothing is drawn."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.text(
@@ -92,13 +92,13 @@ def say_empty(axes: "Axes", text: str) -> None:
 
 
 def short(name: str, most: int = 20) -> str:
-    """Return a name that users gave as text of a figure, cut where it is long."""
-    # matplotlib would read what is between two dollar signs as a formula.
+    """Return the name of a user, shortened and escaped for the text of a figure."""
+    # matplotlib would read text between two dollar signs as a formula.
     return clipped(printable(name), most).replace("$", r"\$")
 
 
 def subtitle(axes: "Axes", title: str, more: str) -> None:
-    """Set the title of `axes`, and below it in smaller letters what else to know."""
+    """Set the title of `axes`, and a note in smaller letters below it."""
     pad = 22 if more else 8
     axes.set_title(title, loc="left", pad=pad, fontsize=12, color=INK)
     if more:
@@ -121,40 +121,40 @@ def _figure_class() -> "type[Figure]":
         def _repr_png_(self) -> bytes:
             file = BytesIO()
             with warnings.catch_warnings():
-                # A box stands for a letter that the font lacks; a warning for each
-                # letter of each name would bury the figure.
+                # A letter that the font lacks is drawn as a box; one warning per
+                # letter would bury the figure.
                 warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
                 self.savefig(file, format="png")
             return file.getvalue()
 
-    Shown.__name__ = Shown.__qualname__ = "Figure"  # which is what its repr says
+    Shown.__name__ = Shown.__qualname__ = "Figure"  # shown by its repr
     return Shown
 
 
 MOST_CURVES = 8
-"""Curves in one plot; more could not be told apart."""
+"""Curves in one plot; more could not be distinguished."""
 
 FEW = 30
-"""Fewer calls are drawn as points, one for each: they have no percentiles."""
+"""Fewer calls are drawn as one point each: they are too few for percentiles."""
 
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (7, 2)), (0, (1, 3)), "-", "--")
 MARKERS = "osD^vP*X"
 PERCENTILES = (0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999)
 STEPS_PER_TEN = 12
-"""Points of a curve on the way from 90 to 99 percent, and on each such way."""
+"""Points of a curve between 90 and 99 percent, between 99 and 99.9, and so on."""
 
 LABEL_POINTS = 9.0
-"""Size of the letters of a label."""
+"""Font size of a label."""
 
 
 def latency_figure(
     histograms: "Mapping[tuple[str, str], HdrHistogram]", rows: "Sequence[CallRow]"
 ) -> "Figure":
-    """Return percentile curves per function, and bars of where the time went.
+    """Return latency curves by percentile, and bars with the parts of a call.
 
-    The calls of a function with few of them are points.
+    A function with few calls has one point per call instead of a curve.
     histograms: (function, node) -> microseconds of all calls.
-    rows: the calls that the bars are means of.
+    rows: the calls whose mean times the bars show.
     """
     by_function = {k[0]: h for k, h in merged(histograms, ("function",)).items()}
     busiest = sorted(by_function, key=lambda f: (-by_function[f].get_total_count(), f))
@@ -225,7 +225,7 @@ def _curves(
 
 
 def _each(histogram: "HdrHistogram") -> list[tuple[float, float]]:
-    """Return (percentile, microseconds) of each call, in the middle of its share."""
+    """Return (percentile, microseconds) of each call; each has an equal share."""
     values: list[float] = []
     for item in histogram.get_recorded_iterator():
         values += [item.value_iterated_to] * item.count_at_value_iterated_to
@@ -236,16 +236,16 @@ def _each(histogram: "HdrHistogram") -> list[tuple[float, float]]:
 
 
 def _percentiles(histogram: "HdrHistogram") -> list[tuple[float, float]]:
-    """Return (percentile, microseconds), as far as there is something to know."""
+    """Return (percentile, microseconds), up to what this many calls can tell."""
     count = histogram.get_total_count()
-    # Of 99 calls each is one percent: beyond that there is nothing to know.
+    # With 99 calls each is one percent, so there is no percentile above 99.
     ticks = range(round(STEPS_PER_TEN * log10(count + 1)) + 1)
     percentiles = [100 - 100 * 10 ** (-tick / STEPS_PER_TEN) for tick in ticks]
     return list(histogram.get_percentile_to_value_dict(percentiles).items())
 
 
 def _label(figure: "Figure", axes: "Axes", lines: "Sequence[Line2D]") -> None:
-    """Write the name of each function at the end of its curve."""
+    """Label the end of each curve with the name of its function."""
     from matplotlib.textpath import TextPath
 
     names = [str(line.get_label()) for line in lines]
@@ -254,16 +254,16 @@ def _label(figure: "Figure", axes: "Axes", lines: "Sequence[Line2D]") -> None:
         TextPath((0, 0), name, size=LABEL_POINTS).get_extents().width * points
         for name in names
     ]
-    figure.draw_without_rendering()  # so that the size of the axes is known
+    figure.draw_without_rendering()  # computes the size of the axes
     box = axes.get_window_extent()
-    # As much longer as the labels behind the ends of the curves need.
+    # Widen the axis, so that the labels fit after the ends of the curves.
     ends = [line.get_path().get_extents().x1 for line in lines]
     room = [box.width - BESIDE - 4 - width for width in widths]
     axes.set_xlim(
         0, max(end * box.width / has for end, has in zip(ends, room, strict=True))
     )
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.08)  # labels may stand over curves
+    axes.set_ylim(low, high * (high / low) ** 0.08)  # room for labels above curves
     curves = []
     for line in lines:
         pixels = axes.transData.transform(line.get_xydata())
@@ -330,17 +330,17 @@ def _bars(axes: "Axes", functions: "Sequence[str]", rows: "Sequence[CallRow]") -
         places, [f"{short(name)}\n{duration(sum(m))}" for name, m in means_ms.items()]
     )
     axes.tick_params(axis="y", length=0)
-    axes.set_ylim(max(len(calls), 3) - 0.5, -0.5)  # one bar alone is not a wall
+    axes.set_ylim(max(len(calls), 3) - 0.5, -0.5)  # else one bar fills the plot
     axes.set_xlim(0, 100)
 
 
 def _tens(percentile: float) -> float:
-    """Return how many tens of percent are left out: 90 is at 1, 99 at 2."""
+    """Return the place of a percentile on the axis: 90 at 1, 99 at 2, 99.9 at 3."""
     return -log10(1 - percentile / 100)
 
 
 def _number_decades(axes: "Axes") -> None:
-    """Write plain numbers on a logarithmic axis, and between tens where it is short."""
+    """Label a logarithmic axis with plain numbers; a short one also at 2 and 5."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     lowest, highest = axes.get_ylim()
@@ -352,29 +352,29 @@ def _number_decades(axes: "Axes") -> None:
 
 MOST_FUNCTIONS = 30
 MOST_NODES = 40
-"""More rows or columns could not be read."""
+"""More rows or columns would be unreadable."""
 
 MOST_WRITTEN = 12
-"""With more columns, cells have a colour and no figures."""
+"""With more columns, cells have a colour but no numbers."""
 
 WEAKEST, STRONGEST = "#c6dff2", "#0b5a97"
-"""Ends of the scale: one hue from light to dark, which all eyes can order.
+"""Ends of the scale: one hue from light to dark, safe for colour-blind readers.
 
-Both show on light pages and on dark ones. Where no call went, there is no colour.
+Both can be seen on light and dark pages. A cell without calls has no colour.
 """
 
 DARK = 0.45
-"""Part of the scale from which on white letters can be read better than black."""
+"""From this part of the scale on, white text is easier to read than black."""
 
 SCALES = (10.0, 20.0, 50.0, 100.0)
-"""Percent that the darkest colour stands for: with many nodes shares are small."""
+"""Percent of the darkest colour: with many nodes the shares are small."""
 
 
 def routes_figure(rows: "Iterable[CallRow]", nodes: Collection[str] = ()) -> "Figure":
     """Return a heat map of functions by nodes, coloured by share of the calls.
 
     rows: the calls, as in the frame of routes.
-    nodes: have a column even if no call went there.
+    nodes: have a column even if they got no call.
     """
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -426,7 +426,7 @@ def routes_figure(rows: "Iterable[CallRow]", nodes: Collection[str] = ()) -> "Fi
 
 
 def _columns(taking: Collection[str], present: Collection[str]) -> list[str]:
-    """Return the nodes to show: those that took calls first, if they are too many."""
+    """Return the nodes to show; if there are too many, first those with calls."""
     columns = sorted(taking)[:MOST_NODES]
     columns += sorted(set(present) - set(taking))[: MOST_NODES - len(columns)]
     return sorted(columns)
@@ -451,7 +451,7 @@ def _name(
         [f"{short(name, 24)} ({totals[name]:,})" for name in functions],
     )
     axes.tick_params(length=0)
-    # Lines around the cells: neighbours of one colour stay apart.
+    # Lines around the cells separate neighbours of the same colour.
     axes.set_xticks([place - 0.5 for place in range(len(columns) + 1)], minor=True)
     axes.set_yticks([place - 0.5 for place in range(len(functions) + 1)], minor=True)
     axes.grid(which="minor", color=GRID, linewidth=1.5)
@@ -478,17 +478,17 @@ INCHES = 11.0
 LANE_INCHES = 0.3
 TALLEST_INCHES = 16.0
 DPI = 100
-LETTERS = 128.0  # how many the axis has room for, rather too few
+LETTERS = 128.0  # that fit along the axis, at least
 
 
 def gantt_figure(
     workflow: str, steps: Sequence[StepSnapshot], duration_ms: float
 ) -> "Figure":
-    """Return a bar a step, by node: light and hatched while it waited there.
+    """Return a Gantt chart: one bar per step, by node, hatched while the step waited.
 
-    duration_ms: milliseconds from the start of the run until now or its end; bars
-    of steps that are under way end there. Steps that did not begin have no bar and
-    are named below the title.
+    duration_ms: milliseconds from the start of the run to now or its end; bars of
+    running steps end there. Steps that have not begun have no bar and are named below
+    the title.
     """
     bars = bars_of(steps, duration_ms)
     until_ms = max([duration_ms, *(bar.end_ms for bar in bars)])
@@ -555,7 +555,7 @@ def _draw_bar(axes: "Axes", bar: Bar, place: int, unit_ms: float) -> None:
         height=0.62,
         color=colour,
         edgecolor=colour,
-        linewidth=0.8,  # so that what took no time is a line at least
+        linewidth=0.8,  # so that a bar without duration is still a line
     )
 
 

@@ -22,21 +22,21 @@ from itertools import pairwise
 from typing import NamedTuple
 
 MOST_BENDS = 4_000
-"""Arrows over several layers bend around what is between. Where there would be
-more bends than these, they go straight: it could not be read either way."""
+"""Arrows over several layers bend around the boxes between. In a graph that would need
+more bends than these, arrows go straight: it would be unreadable either way."""
 
 ROUNDS = 8
-"""Sweeps over all layers, there and back. More change nothing that can be seen."""
+"""Sweeps over all layers, forward and backward. More make no visible difference."""
 
 Edge = tuple[str, str]
 Key = str | int
-"""A box by its name; a bend, where an arrow passes a layer, by its number."""
+"""The name of a box, or the number of a bend (where an arrow passes a layer)."""
 
 
 class Layers:
-    """A graph in which every arrow goes from one layer to the next, by bends.
+    """A layered graph: bends split each arrow into parts from one layer to the next.
 
-    Cycles are no error: one arrow of each is turned round.
+    Cycles are allowed: one arrow of each cycle is reversed.
     """
 
     def __init__(self, names: Sequence[str], edges: Sequence[Edge]) -> None:
@@ -68,7 +68,7 @@ class Layers:
                     self.before[right].append(left)
 
     def order(self) -> None:
-        """Sort the rows by the middles of their neighbours; keep the best found."""
+        """Reorder each row by the mean place of its neighbours; keep the best order."""
         best, fewest = [list(row) for row in self.rows], self._crossings()
         for turn in range(ROUNDS):
             if fewest == 0:
@@ -95,7 +95,7 @@ class Layers:
         row.sort(key=middles.__getitem__)
 
     def _crossings(self) -> int:
-        """Count pairs of arrows that cross, all layers together.
+        """Return the number of pairs of arrows that cross, over all layers.
 
         Source: Barth, Jünger, Mutzel, "Simple and Efficient Bilayer Cross
         Counting", 2002: insertions into a tree of counts.
@@ -123,10 +123,10 @@ class Layers:
 
 
 def without_cycles(names: Sequence[str], edges: Sequence[Edge]) -> list[Edge]:
-    """Return the edges with those that close a cycle turned round, each once.
+    """Return the edges without duplicates; those that close a cycle are reversed.
 
-    A walk in depth says which. An edge from a name to itself, or to or from a name
-    that is not there, is left out.
+    A depth-first search finds them. Edges from a name to itself, and edges of
+    unknown names, are dropped.
     """
     known = set(names)
     edges = [
@@ -164,9 +164,10 @@ def without_cycles(names: Sequence[str], edges: Sequence[Edge]) -> list[Edge]:
 
 
 def _layers(names: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
-    """Give each box its layer: as early as can be, then where arrows are short.
+    """Return the layer of each box: as early as possible, but with short arrows.
 
-    A box with more arrows out than in goes as late as what it gives to allows.
+    A box with more outgoing than incoming arrows moves to the layer just before its
+    first target.
     """
     sources: dict[str, list[str]] = {name: [] for name in names}
     targets: dict[str, list[str]] = {name: [] for name in names}
@@ -190,7 +191,7 @@ def _layers(names: Sequence[str], edges: Sequence[Edge]) -> dict[str, int]:
 
 
 Gap = Callable[[Key, Key], float]
-"""The least distance between the middles of two neighbours in a layer."""
+"""Returns the least distance between the centres of two neighbours in a layer."""
 
 Near = Mapping[Key, Sequence[Key]]
 Row = Sequence[Key]
@@ -198,7 +199,7 @@ Places = dict[Key, float]
 
 
 def align(graph: Layers, gap: Gap) -> Places:
-    """Return the middle of every box and bend across the layers."""
+    """Return the centre of every box and bend, across the direction of the arrows."""
     crossed = _crossed(graph)
     drawings: list[Places] = []
     for near, rows in ((graph.before, graph.rows), (graph.after, graph.rows[::-1])):
@@ -214,7 +215,7 @@ def _turned(gap: Gap) -> Gap:
 
 
 def _crossed(graph: Layers) -> set[frozenset[Key]]:
-    """Find arrows that cross a long one: they may not be aligned in its stead."""
+    """Return the arrows that cross a long one: the long one is aligned instead."""
     crossed: set[frozenset[Key]] = set()
     for upper, lower in pairwise(graph.rows):
         place = {key: index for index, key in enumerate(upper)}
@@ -242,7 +243,7 @@ def _is_inner(source: Key, target: Key) -> bool:
 def _blocks(
     rows: Sequence[Row], near: Near, crossed: set[frozenset[Key]]
 ) -> dict[Key, Key]:
-    """Align what can be aligned; return the first of its block for each key."""
+    """Align keys with their middle neighbours; return the first key of each block."""
     root: dict[Key, Key] = {key: key for row in rows for key in row}
     place: dict[Key, int] = {}
     for row in rows:
@@ -261,7 +262,7 @@ def _blocks(
 
 
 def _packed(rows: Sequence[Row], root: Mapping[Key, Key], gap: Gap) -> Places:
-    """Put blocks as far to the left as their gaps allow, then close to the right."""
+    """Place blocks as far left as their gaps allow, then close gaps to the right."""
     after: dict[Key, dict[Key, float]] = {block: {} for block in root.values()}
     missing = dict.fromkeys(after, 0)
     for row in rows:
@@ -285,9 +286,9 @@ def _packed(rows: Sequence[Row], root: Mapping[Key, Key], gap: Gap) -> Places:
 
 
 def _balanced(drawings: Sequence[Places]) -> Places:
-    """Lay the drawings over the narrowest one, and take the middle of each place.
+    """Align the four drawings with the narrowest one; return their mean places.
 
-    Every second one was packed from the right, and so is laid at the right side.
+    Every second drawing was packed from the right, and is aligned at the right side.
     """
     if not drawings[0]:
         return {}
@@ -309,16 +310,16 @@ def _balanced(drawings: Sequence[Places]) -> Places:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much room a box takes."""
+    """The space that a box takes."""
 
     along: float
     across: float
-    after: float = 0.0  # kept free beside it, across; arrows do not end there
+    after: float = 0.0  # empty space next to it, across; no arrow ends there
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A place; boxes are placed by their middles."""
+    """A position; that of a box is its centre."""
 
     along: float
     across: float
@@ -326,10 +327,10 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Where everything goes. The smallest coordinate of anything is 0."""
+    """The positions of boxes and arrows. The smallest coordinate is 0."""
 
     boxes: dict[str, Point]
-    edges: dict[Edge, tuple[Point, ...]]  # from border to border, bends between
+    edges: dict[Edge, tuple[Point, ...]]  # start, bends, end
     size: Size
 
 
@@ -343,8 +344,8 @@ def arrange(
 ) -> Layout:
     """Place boxes of `sizes` so that arrows go forward and few of them cross.
 
-    The same input gives the same layout. Arrows between unknown boxes, and from a
-    box to itself, are left out.
+    The same input gives the same layout. Arrows of unknown boxes, and from a box to
+    itself, are left out.
     """
     graph = Layers(list(sizes), edges)
     graph.order()
@@ -370,7 +371,7 @@ def arrange(
     for edge in dict.fromkeys(edges):
         turned = edge not in graph.chains
         chain = graph.chains.get((edge[1], edge[0]) if turned else edge)
-        if chain is None:  # not to be drawn
+        if chain is None:  # left out, see above
             continue
         points = _path(
             chain, bands[graph.layer_of[str(chain[0])] :], boxes, sizes, across
@@ -388,7 +389,7 @@ def arrange(
 
 
 class _Band(NamedTuple):
-    """The strip along the arrows that one layer takes."""
+    """The range that one layer covers, along the arrows."""
 
     start: float
     end: float
@@ -413,7 +414,7 @@ def _path(
     sizes: Mapping[str, Size],
     across: Mapping[Key, float],
 ) -> tuple[Point, ...]:
-    """Return the way of an arrow: straight through bands, free between them."""
+    """Return the points of an arrow; it is straight inside of each band."""
     source, target = str(chain[0]), str(chain[-1])
     points = [Point(boxes[source].along + sizes[source].along / 2, across[source])]
     for bend, band in zip(chain[1:-1], bands[1:], strict=False):

@@ -1,4 +1,4 @@
-"""The system's own browser, without its errands to other hosts."""
+"""The browser of the system, without its requests to other hosts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

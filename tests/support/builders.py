@@ -1,4 +1,4 @@
-"""Hand-made snapshots of a cluster, for tests of what is made from them."""
+"""Snapshots of a cluster, for tests of frames, views and tables."""
 
 from typing import Any
 

@@ -23,7 +23,7 @@ class Chain:
         self._heard = asyncio.Event()
 
     def add(self, function: Callable[..., Any], *args: Any) -> "Chain":
-        """Let a job follow; but for the first it gets the result of the one before."""
+        """Append a job; its argument is the result of the job before, if there is one."""
         number = len(self._jobs)
         given = (Reference("before"), *args) if number else args
         (head, *_), inputs = pack_call(given, {}, ("before",) if number else ())

@@ -1,4 +1,4 @@
-"""By which way calls go, and how they come to go straight to a worker.
+"""Whether calls go through a node or straight to a worker.
 
 What a client sends to a node tells by which way its calls go: a call that a worker gets
 directly is no message on that link.

@@ -1,11 +1,11 @@
-"""Files by which a test and what it runs in other processes wait for each other."""
+"""Files with which a test and its functions in other processes wait for each other."""
 
 import time
 from pathlib import Path
 
 
 def wait_for_file(begun: str, go_on: str) -> str:
-    """Say that it runs, wait to be let go, and return the node's process group."""
+    """Report that it runs, wait for the second file, return the process group."""
     import pathlib
     import time
 

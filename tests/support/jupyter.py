@@ -17,11 +17,11 @@ import psutil
 from playwright.sync_api import Locator, Page, expect
 
 PATIENCE_S = 60.0
-"""How long anything of the server is waited for; the machine may be busy."""
+"""Timeout for everything of the server; the machine may be busy."""
 
 LOOK_S = 0.05
 TAKES_MS = 2_000
-"""Until a cell that was run shows it."""
+"""Timeout until a cell shows that it was run."""
 
 # No errands to other hosts: news, updates, a list of extensions.
 CONFIG = {

@@ -14,7 +14,7 @@ TIMEOUT_S = 30
 
 @dataclass
 class Cell:
-    """What belongs to one execution, in the order in which it came."""
+    """The messages of one execution, in the order in which they arrived."""
 
     messages: list[dict[str, Any]] = field(default_factory=list)
 
@@ -38,7 +38,7 @@ class Cell:
         return error["ename"], re.sub("\x1b\\[[0-9;]*m", "", text)
 
     def kinds(self) -> list[str]:
-        """Which messages came, without those of the protocol."""
+        """The types of the messages, without those of the protocol."""
         return [
             message["msg_type"]
             for message in self.messages
@@ -47,7 +47,7 @@ class Cell:
 
 
 class Kernel:
-    """Runs cells and sorts what comes back by the cell that it belongs to."""
+    """Runs cells, and sorts the messages of the kernel by cell."""
 
     def __init__(self, manager: KernelManager, client: BlockingKernelClient) -> None:
         self._manager = manager
@@ -67,7 +67,7 @@ class Kernel:
         return cell
 
     def set_up(self, source: str) -> None:
-        """Run a cell that the others need; nothing makes sense if it fails."""
+        """Run a cell that the others need; raise if it fails."""
         cell = self.run(source)
         if "error" in cell.kinds():
             raise AssertionError(cell.error()[1])
@@ -84,17 +84,17 @@ class Kernel:
         return cell
 
     def wait(self, cell: Cell) -> None:
-        """Take messages in until `cell` has ended."""
+        """Receive messages until `cell` has ended."""
         while not cell.messages or not _idle(cell.messages[-1]):
             self._take()
 
     def wait_for(self, text: str, cell: Cell) -> None:
-        """Take messages in until `cell` has written `text`."""
+        """Receive messages until `cell` has written `text`."""
         while text not in cell.stream():
             self._take()
 
     def wait_until(self, is_so: Callable[[], bool]) -> None:
-        """Take messages in until something is so."""
+        """Receive messages until a condition is met."""
         while not is_so():
             self._take()
 

@@ -1,4 +1,4 @@
-"""Two processes: one sends the other 100 MB and small messages; prints what it cost.
+"""Two processes: one sends the other 100 MB and small messages; prints the cost.
 
 Run with the name of an event loop, and unix or tcp. Peak memory is what the system
 counts, from the moment before the transfer.
@@ -43,7 +43,7 @@ def array() -> Any:
 
 
 async def receive(carrier: str) -> None:
-    """Listen, print the port, echo small messages, and tell of the large one."""
+    """Listen, print the port, echo small messages, and report the large one."""
     received: list[Buffer] = []
     grown = 0.0
 

@@ -27,7 +27,7 @@ class Leaks:
     """Compares what is there now with what was there when this was made."""
 
     def __init__(self, folder: Path) -> None:
-        """Take stock; `folder` is the test's own, as `own_folders` made it."""
+        """Record what exists now; `folder` is the test's own, as `own_folders` made it."""
         self._folder = folder
         self._files_matter = True
         self._marker = str(folder / "runtime")
@@ -45,7 +45,7 @@ class Leaks:
         return left
 
     def forget_files(self) -> None:
-        """Do not mind files: a process that was killed could not delete its own."""
+        """Ignore files: a process that was killed could not delete its own."""
         self._files_matter = False
 
     def processes(self) -> list[psutil.Process]:

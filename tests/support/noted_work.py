@@ -1,11 +1,11 @@
-"""The function of histories; apart, so that a worker loads it in a moment."""
+"""The function that histories call, in a file of its own: workers load it fast."""
 
 import os
 import time
 
 
 def work(log: str, call: str, seconds: float, fate: str) -> str:
-    """Note the start and the end of one execution, each by one write."""
+    """Record the start and the end of one execution, each by one write."""
     run = f"{os.getpid()}-{os.urandom(4).hex()}"
 
     def note(what: str) -> None:

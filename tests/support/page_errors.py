@@ -1,4 +1,4 @@
-"""Hears what pages complain about, and whom they ask for anything."""
+"""Records the errors of pages, and the hosts that they send requests to."""
 
 from urllib.parse import urlsplit
 
@@ -11,7 +11,7 @@ class Ear:
     """Listens to all pages of a context from its first moment on."""
 
     def __init__(self, context: BrowserContext) -> None:
-        """Begin to listen."""
+        """Start to record."""
         self.complaints: list[str] = []
         self.foreign: list[str] = []
         context.on("console", self._console)
@@ -19,7 +19,7 @@ class Ear:
         context.on("request", self._request)
 
     def forget_complaints(self) -> None:
-        """Leave out what a front end said of itself while it opened."""
+        """Discard what the front end logged while it opened."""
         self.complaints.clear()
 
     def _console(self, message: ConsoleMessage) -> None:

@@ -1,4 +1,4 @@
-"""A stand-in for what executes workflows."""
+"""A fake runner of workflows, which records what it is given."""
 
 from dataclasses import dataclass, field
 

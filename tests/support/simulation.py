@@ -60,7 +60,7 @@ class SimPeer:
 
     @property
     def address(self) -> str:
-        """Where it listens, for what is logged."""
+        """The address that is logged."""
         return f"the address of {self.name}"
 
 
@@ -89,7 +89,7 @@ class SimLink:
         self.on_lost: Callable[..., object]
 
     def send(self, message: msgspec.Struct) -> None:
-        """Put `message` on its way to the other end."""
+        """Send `message` to the other end."""
         if self.is_open:
             self.node.sim.transmit(self, message)
 
@@ -110,13 +110,13 @@ class SimLink:
             sim.at(arrival_s, other.node, other.lose, reason_there)
 
     def lose(self, reason: str) -> None:
-        """Take in that the other end is gone."""
+        """Process the loss of the other end."""
         if self.is_open:
             self.is_open = False
             self.on_lost(self, reason)
 
     def deliver(self, message: msgspec.Struct) -> None:
-        """Take in a message from the other end."""
+        """Process a message from the other end."""
         if self.is_open:
             self.on_message(self, message, ())
 
@@ -282,7 +282,7 @@ class SimNode:
     # ------------------------------------------------------------- its commands
 
     def leave(self) -> None:
-        """Say goodbye; the process ends once the goodbye is spread."""
+        """Announce the leave; the process ends once the others know of it."""
         self.driver.leave(0.0, "bye")
 
     def publish(self, *offers: Offer) -> None:
@@ -310,7 +310,7 @@ class SimNode:
             self.sim.stop(self)
 
     def refused(self) -> None:
-        """Another process has the name of this one."""
+        """End: another process has taken the name of this one."""
         self.sim.note(self, NameTaken(self.name, self.epoch))
         self.sim.stop(self)
 
@@ -358,7 +358,7 @@ class Simulation:
         self.__dict__.update(state)
 
     def reseed(self, seed: int) -> None:
-        """Go on with other random numbers."""
+        """Use the random numbers of another seed from now on."""
         self.seed = seed
         self.rng.seed(seed)
         for node in self.processes:
@@ -419,7 +419,7 @@ class Simulation:
         return node
 
     def start_together(self, count: int) -> None:
-        """Start processes that know each other already, as after a long time."""
+        """Start processes that know each other already, as some time after a start."""
         nodes = [self._process(f"n{number:03}") for number in range(count)]
         everybody = SyncPush(records=tuple(node.swim.me for node in nodes))
         self._is_noting = False  # a million of joins, in a cluster of a thousand
@@ -639,7 +639,7 @@ class Simulation:
 
 
 def quiet_cluster(count: int, settings: SwimConfig) -> Simulation:
-    """Return a cluster that has nothing to tell any more."""
+    """Return a cluster that has no news left to gossip."""
     sim = Simulation(0, settings)
     sim.start_together(count)
     sim.run(10 * settings.period_s)  # all news told, all dials made

@@ -1,6 +1,6 @@
-"""Nodes of this process that tell who the members are, and a client of theirs.
+"""Fake nodes in this process that report the members, and a client of them.
 
-They also keep what is registered with them, and pass it on to nobody.
+They also keep registrations of functions, and send them to no other node.
 """
 
 import asyncio
@@ -44,11 +44,11 @@ class Speaker:
         link.on_message = self.hear
 
     def fall_silent(self) -> None:
-        """Say and hear nothing any more, as a process that hangs."""
+        """Send and receive nothing from now on, as a process that hangs."""
         self.cuts += [link.cut() for link in self.links]
 
     def die(self) -> None:
-        """End all links without a word, and forget everything."""
+        """Close all links without a goodbye, and forget all state."""
         self.offers.clear()
         self.watched.clear()
         for link in self.links:
@@ -75,19 +75,19 @@ class Speaker:
         link.send(Snapshot(id=request_id, node=self.name, nodes=nodes, offers=offers))
 
     def bury(self, name: str) -> None:
-        """Say to all who watch that `name` is dead."""
+        """Report `name` as dead to all watchers."""
         self.members[name] = replace(self.members[name], state=MemberState.DEAD)
         self.tell_all()
 
     def tell_all(self) -> None:
-        """Say to all who watch how things are."""
+        """Send the current snapshot to all watchers."""
         for request_id, link in self.watched.items():
             self.tell(request_id, link)
 
 
 @asynccontextmanager
 async def speakers(*names: str) -> AsyncIterator[tuple[Client, dict[str, Speaker]]]:
-    """Yield a client that entered by the first of some nodes, and the nodes."""
+    """Yield a client, whose entry is the first of some nodes, and the nodes."""
     members: dict[str, MemberRecord] = {}
     found = {name: Speaker(name, members) for name in names}
     async with AsyncExitStack() as homes:

@@ -1,4 +1,4 @@
-"""A cluster that is only looked at: no node, no socket, values from the test."""
+"""A fake cluster for live views: no node, no socket, values from the test."""
 
 import queue
 from collections.abc import Callable, Mapping
@@ -64,19 +64,19 @@ class Watched:
         self.views.end()
 
     def tell(self, *dead: str) -> None:
-        """Let the client hear of the members again, these of them being dead."""
+        """Publish the members again, these of them as dead."""
         alive, gone = MemberState.ALIVE, MemberState.DEAD
         nodes = (node(n, state=gone if n in dead else alive) for n in self.names)
         self.client.state.update(snapshot(*nodes))
 
     def refresh(self) -> Snapshot:
-        """Count how often the cluster was asked."""
+        """Count the refreshes."""
         self.refreshed += 1
         found: Snapshot = self.client.state.snapshot
         return found
 
     def kill(self, name: str) -> None:
-        """Note it."""
+        """Record it."""
         if name not in self.names:
             raise MpregError(f"there is no node {name!r}")
         self.killed.append(name)
@@ -92,18 +92,18 @@ class Drawn:
         self.ended: queue.SimpleQueue[dict[str, Picture]] = queue.SimpleQueue()
 
     def take(self, pictures: Mapping[str, Picture]) -> None:
-        """Note what is new."""
+        """Record the new pictures."""
         self.times += 1
         if any(self.last.get(name) is not value for name, value in pictures.items()):
             self.last = dict(pictures)
             self.given.put(self.last)
 
     def end(self, pictures: Mapping[str, Picture]) -> None:
-        """Note the last state."""
+        """Record the last pictures."""
         self.ended.put(dict(pictures))
 
     def wait(self, fits: Callable[[dict[str, Picture]], bool]) -> dict[str, Picture]:
-        """Return the first of what is given that fits."""
+        """Return the first pictures that fulfil a condition."""
         while not fits(pictures := self.given.get(timeout=WAIT_S)):
             continue
         return pictures

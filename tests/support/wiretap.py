@@ -1,4 +1,4 @@
-"""Somebody between the two ends of a link, who keeps and may change what passes."""
+"""A proxy between the two ends of a link that records, and may change, the bytes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

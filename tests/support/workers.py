@@ -80,7 +80,7 @@ class Office:
         return call_id, ended
 
     def version_of(self, function: Callable[..., Any]) -> str:
-        """Return the version of a function, whose code the workers have then."""
+        """Send the code of a function to the workers; return its version."""
         version = self._versions.get(function)
         if version is None:
             shipped = pack_function(function)
