@@ -23,7 +23,7 @@ class Chain:
         self._heard = asyncio.Event()
 
     def add(self, function: Callable[..., Any], *args: Any) -> "Chain":
-        """Append a job; its argument is the result of the job before, if there is one."""
+        """Append a job, whose argument is the result of the job before it, if any."""
         number = len(self._jobs)
         given = (Reference("before"), *args) if number else args
         (head, *_), inputs = pack_call(given, {}, ("before",) if number else ())

@@ -27,7 +27,7 @@ class Leaks:
     """Compares what is there now with what was there when this was made."""
 
     def __init__(self, folder: Path) -> None:
-        """Record what exists now; `folder` is the test's own, as `own_folders` made it."""
+        """Record what exists now; `own_folders` made `folder` for this test alone."""
         self._folder = folder
         self._files_matter = True
         self._marker = str(folder / "runtime")
