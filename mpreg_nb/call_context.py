@@ -25,7 +25,7 @@ class Home:
 class CallContext:
     """One call while its function runs."""
 
-    __slots__ = ("_tell", "_waits", "deadline_s", "function", "id")
+    __slots__ = ("_tell", "_waits", "deadline_s", "depth", "function", "id")
 
     _changing = threading.Lock()  # one for all: they wait seldom
 
@@ -35,8 +35,11 @@ class CallContext:
         function: str,
         deadline_s: float | None = None,
         tell: Callable[[bytes, bool], None] | None = None,
+        depth: int = 0,
     ) -> None:
+        """depth: how many calls, one of the other, wait for this one."""
         self.id = id
+        self.depth = depth
         self.function = function
         self.deadline_s = deadline_s
         """On this process's monotonic clock; None: there is none."""
@@ -59,6 +62,14 @@ _home: list[tuple[Home, Callable[[Home], None]]] = []
 def home() -> Home | None:
     """Return the node of this worker; None in any other process."""
     return _home[-1][0] if _home else None
+
+
+def depth_of_calls() -> int:
+    """Return how many calls, one of the other, wait for those that are made here."""
+    call = running_call.get()
+    if call is not None:
+        return call.depth + 1
+    return 1 if _home else 0  # in a thread of its own
 
 
 def connect_home() -> None:

@@ -4,6 +4,9 @@ The oldest goes first. But when calls wait for half of the time that they have, 
 come than can be served. First in, first out would then begin each call when its time is
 nearly over, and answer almost none; so the newest goes first until that is over.
 Source: B. Maurer, "Fail at Scale", 2015 (adaptive LIFO).
+
+Where slots run calls, calls that others wait for go before all of these: the others
+keep slots or processes until they have ended.
 """
 
 import math
@@ -69,3 +72,64 @@ class WaitingLine(Generic[Q]):
         waiting = [call for call in self._line if not self._is_over(call)]
         self._line.clear()
         return waiting
+
+
+class Nested(Queued, Protocol):
+    """What is asked of a call that others may wait for."""
+
+    @property
+    def depth(self) -> int:
+        """How many calls, one of the other, wait for it."""
+
+
+N = TypeVar("N", bound=Nested)
+
+
+class DeepestFirst(Generic[N]):
+    """Waiting lines by depth; the deepest goes first."""
+
+    def __init__(self, is_over: Callable[[N], bool]) -> None:
+        self._is_over = is_over
+        self._lines: dict[int, WaitingLine[N]] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def add(self, call: N) -> None:
+        """Put a call at the end of those that are as deep."""
+        self._line(call.depth).add(call)
+
+    def put_back(self, calls: list[N]) -> None:
+        """Put calls at the front of those that are as deep, in this order."""
+        for depth in {call.depth for call in calls}:
+            self._line(depth).put_back([c for c in calls if c.depth == depth])
+
+    def next(self, now: float) -> N | None:
+        """Return the call that goes next; None where none waits."""
+        for depth in sorted(self._lines, reverse=True):
+            call = self._lines[depth].next(now)
+            if call is not None:
+                return call
+            del self._lines[depth]
+        return None
+
+    def take(self, call: N) -> None:
+        """Take out the call that `next` returned."""
+        line = self._lines[call.depth]
+        line.take(call)
+        if not line:
+            del self._lines[call.depth]
+
+    def clear(self, least: int = 0) -> list[N]:
+        """Take out all calls that are at least so deep; return those that wait."""
+        depths = sorted(depth for depth in self._lines if depth >= least)
+        return [call for depth in depths for call in self._lines.pop(depth).clear()]
+
+    def _line(self, depth: int) -> WaitingLine[N]:
+        line = self._lines.get(depth)
+        if line is None:
+            line = self._lines[depth] = WaitingLine(self._is_over)
+        return line

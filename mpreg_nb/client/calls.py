@@ -127,6 +127,8 @@ class ActiveCall(CallState):
     at: str = field(default="", init=False)
     pack_us: int = 0
     items: tuple[bytes, ...] = ()  # of a chunk, see serialize.chunks
+    # Of calls that wait for it.
+    depth: int = field(default=0, init=False)
     # No worker is to have it directly.
     by_node: bool = field(default=False, init=False)
     blocks: bool = False  # a thread waits for it, and for nothing else
@@ -713,6 +715,7 @@ class ClientCalls:
                 idempotent=call.idempotent,
                 items=len(call.items),
                 inputs=options.inputs,
+                depth=call.depth,
             ),
             call.parts,
         )
@@ -846,6 +849,7 @@ def _job(call: ActiveCall, remaining_ms: int | None) -> Job:
         payload=call.payload,
         remaining_ms=remaining_ms,
         folder=call.folder,
+        depth=call.depth,
     )
 
 

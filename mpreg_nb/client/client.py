@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from mpreg_nb.call_context import depth_of_calls
 from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.calls import (
     PLAIN,
@@ -216,7 +217,7 @@ class Client:
         if parts:
             parts = MEMORY.place(parts)
         options = self.registrations.newest(function, options)
-        return ActiveCall(
+        call = ActiveCall(
             id=self.requests.new_id(),
             function=function,
             payload=payload,
@@ -229,6 +230,10 @@ class Client:
             pack_us=int((time.perf_counter() - began) * 1e6),
             items=items,
         )
+        depth = depth_of_calls()
+        if depth:
+            call.depth = depth
+        return call
 
     async def call(
         self,

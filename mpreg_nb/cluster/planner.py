@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from mpreg_nb.call_context import depth_of_calls
 from mpreg_nb.client.calls import PLAIN, CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.cluster.config import CONFIG
@@ -276,6 +277,7 @@ class Planner:
             inputs=tuple(inputs),
             folder=here(),
             chain_ms=CONFIG.chain_ms,
+            depth=depth_of_calls(),
         )
         diagram = Diagram.of(
             workflow.name, workflow.steps, workflow.inputs, self._needs

@@ -26,7 +26,7 @@ import dask
 from msgspec.structs import replace
 
 from mpreg_nb.call_context import Home
-from mpreg_nb.calls.waiting_line import WaitingLine
+from mpreg_nb.calls.waiting_line import DeepestFirst
 from mpreg_nb.engines.dask_messages import (
     Batch,
     NotBegun,
@@ -133,6 +133,11 @@ class _DaskJob:
     cancelled: bool = False
     ended: bool = False
 
+    @property
+    def depth(self) -> int:
+        """How many calls wait for it."""
+        return self.job.depth
+
 
 @dataclass(slots=True, eq=False)
 class _DaskTask:
@@ -200,7 +205,7 @@ class DaskWorkerPool:
         )
         self._keeps = keeps
         self._items: dict[bytes, _DaskJob] = {}
-        self._queue: WaitingLine[_DaskJob] = WaitingLine(_is_over)
+        self._queue: DeepestFirst[_DaskJob] = DeepestFirst(_is_over)
         self._attempts: set[_DaskTask] = set()
         self._codes: dict[str, tuple[str, Parts]] = {}
         self._there: set[str] = set()  # versions that the plugin has

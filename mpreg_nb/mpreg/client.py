@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mpreg_nb.boundary import public
+from mpreg_nb.call_context import depth_of_calls
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.output import current_writer
@@ -436,6 +437,7 @@ def _run_start(
         workflow="commands",
         steps=tuple(plans),
         folder=here(),
+        depth=depth_of_calls(),
     )
     return start, tuple(beside)
 

@@ -546,6 +546,7 @@ class Executor:
             split=call.split,
             folder=call.folder,
             items=call.items,
+            depth=call.depth,
         )
         if pending.then is not None:
             followers = tuple(self._followers(pending.then))
@@ -580,6 +581,7 @@ class Executor:
                 ),
                 quiet=call.quiet,
                 folder=call.folder,
+                depth=call.depth,
             )
 
     # --------------------------------------------------------------------- end

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec.structs import replace
 
 from mpreg_nb.call_context import Home
-from mpreg_nb.calls.waiting_line import WaitingLine
+from mpreg_nb.calls.waiting_line import DeepestFirst
 from mpreg_nb.errors import Executed
 from mpreg_nb.node.environment import share_cores
 from mpreg_nb.node.worker_pool import (
@@ -349,6 +349,11 @@ class _Item:
     cancelled: bool = False
     cancelled_s: float = 0.0  # when
 
+    @property
+    def depth(self) -> int:
+        """How many calls wait for it."""
+        return self.job.depth
+
 
 def _is_cancelled(item: _Item) -> bool:
     return item.cancelled
@@ -430,7 +435,7 @@ class ProcessPool:
         self._codes: dict[str, tuple[Code, Parts]] = {}
         self._expected = RuntimeEstimates()
         self._items: dict[bytes, _Item] = {}
-        self._queue: WaitingLine[_Item] = WaitingLine(_is_cancelled)
+        self._queue: DeepestFirst[_Item] = DeepestFirst(_is_cancelled)
         self._deaths = CrashHistory()
         self._finished = 0
 
@@ -575,7 +580,8 @@ class ProcessPool:
                 self.end_leases()
                 self._supervisor.lend()
                 if self._supervisor.is_stuck:
-                    self._refuse(overloaded)
+                    # For what they wait. The others may wait until some have ended.
+                    self._refuse(overloaded, least=1)
                 return
             self._queue.take(item)
             self._hand(item, link)
@@ -949,7 +955,7 @@ class ProcessPool:
             lambda job: Crashed(id=job.id, cause=cause, executed="no", last_lines=lines)
         )
 
-    def _refuse(self, outcome: Callable[[Job], Outcome]) -> None:
-        """Tell all that wait that they will not run here."""
-        for item in self._queue.clear():
+    def _refuse(self, outcome: Callable[[Job], Outcome], *, least: int = 0) -> None:
+        """Tell all that wait, and are so deep, that they will not run here."""
+        for item in self._queue.clear(least):
             self._end(item, outcome(item.job), ())

@@ -436,6 +436,7 @@ class RunCalls:
         self._ids = ids
         self._quiet = request.quiet
         self._folder = request.folder
+        self._depth = request.depth
         self._plans: Mapping[str, StepPlan] = {s.name: s for s in request.steps}
         self._under_way: dict[Key, StepSink] = {}
         self._held: dict[Key, int] = {}  # -> attempt, in the order to send them
@@ -619,6 +620,7 @@ class RunCalls:
             json=plan.json,
             quiet=self._quiet,
             folder=self._folder,
+            depth=self._depth,
         )
 
     def _error(self, step: str) -> bytes:

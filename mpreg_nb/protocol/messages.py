@@ -97,6 +97,7 @@ class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_sta
     inputs: Annotated[tuple[Given, ...], Meta(max_length=10_000)] = ()
     folder: bytes = b""  # of the caller, see working_folder
     chain_ms: float = 5.0  # of work that a worker is given in steps, see `Job.then`
+    depth: Count = 0  # as that of a call
 
 
 StepStatus: TypeAlias = Literal[
@@ -529,6 +530,7 @@ class Call(Message, frozen=True, kw_only=True, array_like=True, tag="call"):
     space: bytes = b""  # run it in the worker of this space, or refuse
     idempotent: bool = False  # it may run twice; it may come again with the same id
     items: Count = 0  # so many calls in one, see serialize.chunks; 0: it is one call
+    depth: Count = 0  # of calls that wait for it: 1 for those of a function, and so on
 
 
 class Reply(Message, frozen=True, kw_only=True, array_like=True, tag="reply"):

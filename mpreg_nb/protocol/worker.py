@@ -116,6 +116,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     shared: tuple[PartRef, ...] = ()  # the parts, if no bytes of them follow
     items: int = 0  # so many calls in one, see serialize.chunks; 0: it is one call
     then: "tuple[Job, ...]" = ()  # steps of a workflow that follow this one
+    depth: int = 0  # of calls that wait for it
 
 
 def following(job: Job, result: bytes) -> Job:

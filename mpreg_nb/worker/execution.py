@@ -43,7 +43,7 @@ def call_of(job: Job, tell_waiting: Callable[[bytes, bool], None]) -> PrintingCa
     deadline_s = None
     if job.remaining_ms is not None:
         deadline_s = time.monotonic() + job.remaining_ms / 1e3
-    return PrintingCall(job.id, job.function, deadline_s, tell_waiting)
+    return PrintingCall(job.id, job.function, deadline_s, tell_waiting, job.depth)
 
 
 def arguments(task: Task) -> Arguments:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from mpreg_nb.calls.waiting_line import WaitingLine
+from mpreg_nb.calls.waiting_line import DeepestFirst, WaitingLine
 
 
 @dataclass(eq=False)
@@ -89,3 +89,57 @@ def test_at_three_times_the_load_nearly_all_that_is_served_is_in_time() -> None:
     in_time = served_in_time(line_of(), per_s=100.0, arrive_per_s=300.0)
 
     assert in_time >= 0.9 * 100.0 * 20.0
+
+
+@dataclass(eq=False)
+class Nested(Waiter):
+    began: float = 0.0
+    depth: int = 0
+
+
+def deepest_first(*depths: int) -> tuple[DeepestFirst[Nested], list[Nested]]:
+    line: DeepestFirst[Nested] = DeepestFirst(lambda call: call.over)
+    calls = [Nested(depth=depth) for depth in depths]
+    for call in calls:
+        line.add(call)
+    return line, calls
+
+
+def taken(line: DeepestFirst[Nested]) -> list[Nested]:
+    found = []
+    while (call := line.next(0.0)) is not None:
+        line.take(call)
+        found.append(call)
+    return found
+
+
+def test_what_others_wait_for_goes_first_and_of_equals_the_oldest() -> None:
+    line, (a, b, c, d, e) = deepest_first(0, 1, 0, 2, 1)
+
+    assert (len(line), taken(line)) == (5, [d, b, e, a, c])
+    assert not line
+
+
+def test_what_is_put_back_goes_before_what_is_as_deep() -> None:
+    line, (a, b) = deepest_first(0, 1)
+    c, d = Nested(depth=0), Nested(depth=1)
+
+    line.put_back([c, d])
+
+    assert taken(line) == [d, b, c, a]
+
+
+def test_only_what_is_deep_enough_is_taken_out() -> None:
+    line, (a, b, c) = deepest_first(0, 1, 2)
+    c.over = True
+
+    assert line.clear(least=1) == [b]
+    assert taken(line) == [a]
+
+
+def test_lines_of_which_all_ended_are_empty() -> None:
+    line, (a, b) = deepest_first(0, 1)
+    a.over = b.over = True
+
+    assert line.next(0.0) is None
+    assert not line

@@ -24,6 +24,25 @@ def test_nested_calls_never_run_out_of_slots() -> None:
         assert cluster.on(timeout=60).call("fibonacci", 6) == 8
 
 
+def test_calls_that_others_wait_for_go_first_so_that_few_processes_are_needed() -> None:
+    def inner(number: int) -> int:
+        return number
+
+    def outer(number: int) -> tuple[int, int]:
+        import os
+
+        import mpreg_nb as mp
+
+        return mp.call("inner", number), os.getpid()
+
+    with mp.up(1, fresh=True) as cluster:
+        cluster.register(inner)
+        found = cluster.map(outer, range(40))
+
+    assert [number for number, _ in found] == list(range(40))
+    assert len({process for _, process in found}) <= 10
+
+
 def test_function_objects_can_be_called_inside_of_functions() -> None:
     with mp.up(1, fresh=True) as cluster:
         cluster.register(len, name="length")

@@ -9,6 +9,7 @@ import pytest
 from mpreg_nb.node import process_pool
 from mpreg_nb.protocol.worker import JobFailed
 from tests.support.cells import run_cell
+from tests.support.files import wait_for_file
 from tests.support.worker_functions import echo, wait_elsewhere, wait_elsewhere_async
 from tests.support.workers import Office, links, run, value_of
 
@@ -111,27 +112,51 @@ def test_lent_workers_go_when_they_are_not_needed(
     assert run(tmp_path, scenario) == (2, 1)
 
 
-def test_calls_are_refused_when_no_more_workers_can_be_lent(
+def test_what_others_wait_for_is_refused_when_no_more_workers_can_be_lent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_pool, "LENT", 1)
 
-    async def scenario(here: Office) -> Any:
+    async def scenario(here: Office) -> tuple[Any, Any]:
         gate = tmp_path / "gate"
         ends = []
         for number in range(2):
             ends.append(here.submit(wait_elsewhere, str(gate), number)[1])
             await begins(here, f"waits {number}\n")
-        refused, _ = await here.submit(echo, 1)[1]
+        _, patient = here.submit(echo, 1)
+        here.depth = 1
+        refused, _ = await here.submit(echo, 2)[1]
         gate.touch()
         for end in ends:
             await end
-        return refused
+        return refused, await value_of(patient)
 
-    refused = run(tmp_path, scenario)
+    refused, value = run(tmp_path, scenario)
 
     assert isinstance(refused, JobFailed)
     assert (refused.kind, refused.executed) == ("overloaded", "no")
+    assert value == 1
+
+
+def test_what_others_wait_for_goes_first(tmp_path: Path) -> None:
+    async def scenario(here: Office) -> list[str]:
+        order: list[str] = []
+        gate = tmp_path / "gate"
+        _, first = here.submit(wait_for_file, str(tmp_path / "begun"), str(gate))
+
+        async def noted(depth: int) -> None:
+            here.depth = depth
+            _, end = here.submit(echo, depth)
+            await end
+            order.append(f"{depth}")
+
+        ends = [asyncio.ensure_future(noted(depth)) for depth in (0, 1, 0, 2, 1)]
+        await asyncio.sleep(0)  # all of them are in line
+        gate.touch()
+        await asyncio.gather(first, *ends)
+        return order
+
+    assert run(tmp_path, scenario) == ["2", "1", "1", "0", "0"]
 
 
 def test_functions_know_their_node_and_other_processes_have_none(

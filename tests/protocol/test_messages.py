@@ -215,6 +215,7 @@ SAMPLES: list[Any] = [
         space=ID,
         idempotent=True,
         items=2,
+        depth=2,
     ),
     Call(id=ID, function="f", payload=b""),
     Reply(
@@ -343,6 +344,7 @@ SAMPLES: list[Any] = [
         inputs=(Given(name="i", payload=b"", parts=2),),
         folder=b"mark:/home/me",
         chain_ms=2.5,
+        depth=1,
     ),
     RunState(
         id=ID,
@@ -456,6 +458,7 @@ JOBS: list[Any] = [
         folder=b"mark:/home/me",
         shared=SHARED,
         items=2,
+        depth=2,
         then=(Job(id=ID, version=VERSION, function="g", inputs=(BEFORE,)),),
     ),
     WorkerReady(pid=4711),

@@ -38,6 +38,7 @@ class Office:
         self.printed: list[JobPrinted] = []
         self.events: list[tuple[str, str]] = []
         self.started: list[bytes] = []
+        self.depth = 0  # of the jobs that are submitted
         self._versions: dict[Callable[..., Any], str] = {}
         self._ids = count(1)
         self._heard = asyncio.Event()
@@ -67,6 +68,7 @@ class Office:
             version=version,
             function=function.__name__,
             payload=bytes(head) if inline else b"",
+            depth=self.depth,
         )
         ended: Ended = asyncio.get_running_loop().create_future()
         self.workers.submit(
