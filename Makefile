@@ -98,10 +98,10 @@ growth: $(STAMP)
 	$(BIN)/python -m tests.benchmarks.growth --page --save build/growth.json
 
 # Calls under faults, about two minutes a seed: did each end as its caller was told?
-# Over TLS: make history SEEDS=1 TLS=1
+# Over TLS: make history SEEDS=1 TLS=1. On hosts of ssh: SSH=1; TLS=1 with it, or tunnels.
 SEEDS ?= 1 2 3
 history: $(STAMP)
-	$(BIN)/python -m tests.live.history $(if $(TLS),--tls) $(SEEDS)
+	$(BIN)/python -m tests.live.history $(if $(TLS),--tls) $(if $(SSH),--ssh) $(SEEDS)
 
 # Five nodes are restarted one after the other under load, RUNS times: nothing is lost.
 RUNS ?= 10

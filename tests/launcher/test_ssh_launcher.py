@@ -6,7 +6,9 @@ The hosts are real sshds on loopback, whose login shell prints a greeting.
 import os
 import secrets
 import signal
+import subprocess
 import sys
+import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from mpreg_nb.launcher.ssh import SshLauncher
 from mpreg_nb.transport.token import Token
 from tests.support.launcher_contract import SOON_S, Launched, LauncherContract
 from tests.support.leaks import nothing_left
-from tests.support.ssh_hosts import SshHosts, make_key
+from tests.support.ssh_hosts import SshHost, SshHosts, make_key
 
 pytestmark = pytest.mark.live
 
@@ -200,8 +202,35 @@ def test_a_host_without_a_python_that_fits_lists_those_that_it_has(
     assert "install=True" in failures["gpu-1"].cure
 
 
-def test_an_environment_is_made_there_once(hosts: SshHosts, launched: Launched) -> None:
-    options = RemoteOptions(install=True, python=sys.executable)
+def small_package(folder: Path) -> Path:
+    """Make a wheel of a package that nobody else has."""
+    wheel = folder / "own_words-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("own_words.py", "GREETING = 'hello'\n")
+        about = "own_words-1.0.dist-info"
+        archive.writestr(
+            f"{about}/METADATA",
+            "Metadata-Version: 2.1\nName: own_words\nVersion: 1.0\n",
+        )
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        archive.writestr(f"{about}/RECORD", "")
+    return wheel
+
+
+def environments_of(host: SshHost) -> list[Path]:
+    folder = host.home / "state" / "mpreg_nb" / "environments"
+    return [path for path in folder.iterdir() if path.is_symlink()]
+
+
+def is_made_by_uv(environment: Path) -> bool:
+    return "uv = " in (environment / "pyvenv.cfg").read_text()
+
+
+def test_an_environment_is_made_there_once_with_the_packages_that_were_named(
+    hosts: SshHosts, launched: Launched, tmp_path: Path
+) -> None:
+    wheel = small_package(tmp_path)
+    options = RemoteOptions(install=True, python=sys.executable, packages=[str(wheel)])
     launcher = SshLauncher(context())
     try:
         failures = prepared(launcher, "gpu-1", options=options)
@@ -210,15 +239,56 @@ def test_an_environment_is_made_there_once(hosts: SshHosts, launched: Launched) 
     again = SshLauncher(context())
     try:
         failures_again = prepared(again, "gpu-1", options=options)
-        environments = hosts["gpu-1"].home / "state" / "mpreg_nb" / "environments"
-        made = [path for path in environments.iterdir() if path.is_symlink()]
+        [made] = environments_of(hosts["gpu-1"])
         programs = {Path(p.cmdline()[0]) for p in hosts["gpu-1"].processes()}
     finally:
         again.close()
+    python = made / "bin" / "python"
+    code = "import own_words; print(own_words.GREETING)"
+    said = subprocess.run([python, "-c", code], capture_output=True, check=True)
 
     assert (failures, failures_again) == ({}, {})
-    assert len(made) == 1
-    assert environments in {program.parents[2] for program in programs}
+    assert made.parent in {program.parents[2] for program in programs}
+    assert said.stdout == b"hello\n"
+    assert is_made_by_uv(made) == hosts["gpu-1"].has("uv")
+
+
+def test_where_there_is_no_uv_an_environment_is_made_with_venv_and_pip(
+    launcher: SshLauncher, hosts: SshHosts
+) -> None:
+    start_up = hosts["box"].home / ".bashrc"
+    start_up.write_text("PATH=/usr/bin:/bin\n")
+
+    try:
+        options = RemoteOptions(install=True, python=sys.executable)
+        failures = prepared(launcher, "box", options=options)
+        [made] = environments_of(hosts["box"])
+    finally:
+        start_up.unlink()
+
+    assert failures == {}
+    assert not is_made_by_uv(made)
+    assert (made / "bin" / "pip").exists()
+
+
+def test_an_environment_that_cannot_be_made_shows_its_last_lines(
+    launcher: SshLauncher, hosts: SshHosts, tmp_path: Path
+) -> None:
+    missing = str(tmp_path / "missing-1.0-py3-none-any.whl")
+    options = RemoteOptions(install=True, python=sys.executable, packages=[missing])
+
+    failure = prepared(launcher, "box", options=options)["box"]
+
+    assert (failure.stage, failure.cure) == ("python", "Its last lines say why")
+    assert "missing-1.0-py3-none-any.whl" in "\n".join(failure.log)
+
+
+def test_packages_without_an_environment_are_refused(launcher: SshLauncher) -> None:
+    options = RemoteOptions(packages=["own-words"])
+
+    failure = prepared(launcher, "box", options=options)["box"]
+
+    assert (failure.stage, failure.cure) == ("python", "Add install=True")
 
 
 def test_a_host_is_reached_through_another_one(

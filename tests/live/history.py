@@ -37,8 +37,10 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.errors import MpregError
+from mpreg_nb.launcher.started_nodes import Via
 from tests.support.leaks import own_folders
 from tests.support.noted_work import work
+from tests.support.ssh_hosts import SshHosts
 from tests.support.tls_nodes import local_nodes_over_tls
 
 # ------------------------------------------------------------------------ the history
@@ -399,6 +401,9 @@ class Faults:
         self._clients = clients
         self.happened: list[Happened] = []
         self.processes: dict[int, str] = {}
+        nodes = cluster._nodes
+        assert nodes is not None
+        self._specs = nodes.specs
         self._note_processes()
 
     def run(self, faults: Iterable[Fault], stop: threading.Event) -> None:
@@ -419,10 +424,10 @@ class Faults:
             match fault.kind:
                 case "remove":
                     self._cluster.remove(fault.node)
-                    self._cluster.add(fault.node)
+                    self._cluster.grow(self._specs)
                 case "kill":
                     self._cluster.kill(fault.node)
-                    self._cluster.grow(len(NODES))
+                    self._cluster.grow(self._specs)
                 case "pause":
                     self._cluster.pause(fault.node, fault.seconds)
                     text += f" for {fault.seconds:.1f} s"
@@ -434,7 +439,7 @@ class Faults:
         except (MpregError, TimeoutError) as error:  # such as a drill on a dead node
             text += f" [{type(error).__name__}: {error}]"
             with contextlib.suppress(MpregError, TimeoutError):
-                self._cluster.grow(len(NODES))
+                self._cluster.grow(self._specs)
         self._note_processes()
         return text
 
@@ -668,7 +673,7 @@ def record(
     drawn = draw_faults(chance, seconds) if faults is None else faults
     log = folder / f"history-{seed}.log"
     entry = cluster.urls[chance.randrange(len(cluster.urls))]
-    with contextlib.closing(_Connected(entry)) as connected:
+    with contextlib.closing(_Connected(entry, cluster.ca)) as connected:
         clients = {"direct": cluster, "via": connected.cluster}
         callers = [
             Caller(name, client, log, random.Random(chance.random()), burst)
@@ -700,27 +705,53 @@ def record(
 class _Connected:
     """A second client, which sends all calls through the node that it entered by."""
 
-    def __init__(self, url: str) -> None:
-        self.cluster = mp.connect(url, direct=False)
+    def __init__(self, url: str, ca: str) -> None:
+        self.cluster = mp.connect(url, direct=False, ca=ca or None)
 
     def close(self) -> None:
         self.cluster.disconnect()
 
 
-def run_seed(seed: int, *, calls: int, seconds: float, tls: bool = False) -> Result:
-    """Run one seed on a cluster of its own; with `tls`, its nodes have certificates."""
+@contextlib.contextmanager
+def nodes_on_hosts() -> Iterator[dict[str, dict[str, tuple[str, ...]]]]:
+    """Start two hosts that ssh reaches; yield what `up` takes, half of `NODES` each."""
+    with SshHosts("first", "second") as hosts, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(hosts.home))
+        patch.delenv("SSH_AUTH_SOCK", raising=False)
+        yield {
+            host: dict.fromkeys(NODES[at : at + 2], ())
+            for host, at in (("first", 0), ("second", 2))
+        }
+
+
+def run_seed(
+    seed: int, *, calls: int, seconds: float, tls: bool = False, ssh: bool = False
+) -> Result:
+    """Run one seed on a cluster of its own.
+
+    tls: its nodes have certificates. ssh: they are on two hosts that ssh reaches, and
+        links go through tunnels, unless `tls`.
+    """
     began_s = time.monotonic()
     with (
         tempfile.TemporaryDirectory(prefix="history-") as name,
         pytest.MonkeyPatch.context() as patch,
     ):
         own_folders(Path(name), patch)
-        over = local_nodes_over_tls(Path(name)) if tls else contextlib.nullcontext()
         # Half of the seeds have calls go straight to workers: these have one slot, and
         # nodes lease them where they are idle now and then.
         leased = seed % 2 == 0
         slots = 1 if leased else 2
-        with over, mp.up(len(NODES), slots=slots, fresh=True) as cluster:
+        with contextlib.ExitStack() as stack:
+            if ssh:
+                hosts = stack.enter_context(nodes_on_hosts())
+                via: Via | None = "tls" if tls else None
+                cluster = mp.up(ssh=hosts, via=via, slots=slots, timeout=90, fresh=True)
+            else:
+                if tls:
+                    stack.enter_context(local_nodes_over_tls(Path(name)))
+                cluster = mp.up(len(NODES), slots=slots, fresh=True)
+            stack.enter_context(cluster)
             history = record(
                 cluster,
                 seed,
@@ -739,13 +770,18 @@ def main(words: Sequence[str], *, say: Callable[[str], object] = print) -> int:
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--seconds", type=float, default=75.0)
     parser.add_argument("--tls", action="store_true", help="all links over TLS")
+    parser.add_argument("--ssh", action="store_true", help="nodes on hosts of ssh")
     parser.add_argument("--stories", type=int, default=2, help="of each rule, at most")
     options = parser.parse_args(words)
     say("  ".join(HEAD))
     wrong = 0
     for seed in options.seeds:
         result = run_seed(
-            seed, calls=options.calls, seconds=options.seconds, tls=options.tls
+            seed,
+            calls=options.calls,
+            seconds=options.seconds,
+            tls=options.tls,
+            ssh=options.ssh,
         )
         say(
             "  ".join(f"{v:>{len(h)}}" for h, v in zip(HEAD, result.row(), strict=True))

@@ -62,10 +62,10 @@ class SshHost:
             free.bind(("127.0.0.1" if host.prefix else host.address, 0))
             self.port = free.getsockname()[1]
         listening = "0.0.0.0" if host.prefix else host.address  # noqa: S104
-        path = f"{self.bin}:{Path(sys.executable).parent}:/usr/bin:/bin"
+        self._path = f"{self.bin}:{Path(sys.executable).parent}:/usr/bin:/bin"
         variables = {
             "HOME": str(self.home),
-            "PATH": path,
+            "PATH": self._path,
             "XDG_STATE_HOME": str(self.home / "state"),
             **{k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)},
         }
@@ -95,6 +95,10 @@ class SshHost:
                 time.sleep(LOOK_S)
             else:
                 return
+
+    def has(self, program: str) -> bool:
+        """Whether a login finds this program."""
+        return shutil.which(program, path=self._path) is not None
 
     def sessions(self) -> list[psutil.Process]:
         """Return the processes of sshd that serve logins."""
