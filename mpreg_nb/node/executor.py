@@ -427,6 +427,10 @@ class Executor:
             self._workers.cancel(call_id)
         return True
 
+    def forget_input(self, key: bytes) -> None:
+        """Let go of an input that was fetched from another node."""
+        self._inputs.forget(key)
+
     def forget_code(self, version: str) -> None:
         """Let go of code that the registry holds no longer; queued calls have it."""
         self._workers.forget_code(version)

@@ -183,7 +183,6 @@ class Node:
         self.catalog = Catalog(name)
         self.counters = Counters(name)
         self.store = ResultStore(settings.store_bytes)
-        self.results = ResultRequests(name, self.store)
         self._loads = Loads()
         self._breakers = Breakers()
         self.router = Router(
@@ -261,6 +260,7 @@ class Node:
             counters=self.counters,
             here=here,
         )
+        self.results = ResultRequests(name, self.store, self.executor.forget_input)
         self.calls = Calls(
             name,
             router=self.router,

@@ -178,6 +178,11 @@ class ResultCache:
             self._sweep.cancel()
         self._held.clear()
 
+    def forget(self, key: bytes) -> None:
+        """Let go of a result; unknown keys are no error."""
+        if key in self._held:
+            self._drop(key)
+
     def _came(self, kept: ResultRef, task: "asyncio.Task[Found | Failure]") -> None:
         del self._asked[kept.id]
         several = self._askers.pop(kept.id) > 1 or kept.shared
@@ -215,10 +220,15 @@ InputParts: TypeAlias = tuple[bytes | tuple[Buffer, ...], ...]
 class ResultRequests:
     """Answers requests of other nodes and of clients about results held here."""
 
-    def __init__(self, me: str, store: ResultStore) -> None:
+    def __init__(
+        self, me: str, store: ResultStore, forget: Callable[[bytes], None]
+    ) -> None:
+        """forget: drops what was fetched from another node, which is released there."""
         self._me = me
         self._store = store
+        self._forget = forget
         self._held_for: dict[Sink, set[bytes]] = {}
+        self._fetched_by: dict[bytes, set[Connection]] = {}  # of what is shared
 
     def handlers(self) -> dict[type, Handler]:
         """Return the handlers of messages about results."""
@@ -232,7 +242,7 @@ class ResultRequests:
     def sink_lost(self, sink: Sink) -> None:
         """Let go of what a caller that is gone had held here."""
         for key in self._held_for.pop(sink, ()):
-            self._store.release(key)
+            self._let_go(key)
 
     def _hold(self, link: Connection, message: Hold, parts: tuple[Buffer, ...]) -> None:
         if not link.is_open:
@@ -244,6 +254,8 @@ class ResultRequests:
 
     def _fetch(self, link: Connection, message: FetchRequest) -> None:
         held = self._store.find(message.kept)
+        if message.kept.shared and held is not None:
+            self._fetched_by.setdefault(message.kept.id, set()).add(link)
         if held is None:
             failure = Failure(kind="gone", node=self._me)
             link.send(Failed(id=message.id, failure=failure))
@@ -257,7 +269,14 @@ class ResultRequests:
     def _release(self, link: Connection, message: Release) -> None:
         self._held_for.get(link, set()).difference_update(message.ids)
         for key in message.ids:
-            self._store.release(key)
+            self._let_go(key)
+
+    def _let_go(self, key: bytes) -> None:
+        self._store.release(key)
+        self._forget(key)
+        for link in self._fetched_by.pop(key, ()):
+            if link.is_open:
+                link.send(Release(ids=(key,)))
 
 
 class InputResolver:
@@ -284,6 +303,11 @@ class InputResolver:
         """Fetch nothing any more."""
         if self._recent is not None:
             self._recent.stop()
+
+    def forget(self, key: bytes) -> None:
+        """Let go of what was fetched, if it is held."""
+        if self._recent is not None:
+            self._recent.forget(key)
 
     def at_hand(self, wanted: tuple[Result, ...]) -> InputParts | None:
         """Return all of `wanted` if none has to be fetched; costs no task."""

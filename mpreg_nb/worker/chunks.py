@@ -42,7 +42,9 @@ def run_chunk(
     size_bytes = 0
     failed: JobFailed | None = None
     began = ended = perf_counter_ns()
-    own, shared = with_inputs(task)
+    own, inputs = with_inputs(task)
+    # What one item writes there, the next would read.
+    shared = [[memoryview(part).toreadonly() for part in parts] for parts in inputs]
     for data in items_of_chunk(own[0]):
         if results:
             if ended - began > LONGEST_NS or size_bytes > MOST_BYTES:

@@ -192,7 +192,8 @@ class Answers:
         given: Arguments = ((), {}),
     ) -> JobFailed:
         """Return the same as one message, however large it is."""
-        if job.shared and isinstance(error, ValueError) and "read-only" in str(error):
+        is_read_only = job.shared or (job.items and job.inputs)
+        if is_read_only and isinstance(error, ValueError) and "read-only" in str(error):
             error.add_note(HOW_TO_WRITE)
         text = message_of(error)
         if kind == "not_picklable" and isinstance(error, NotPicklable):

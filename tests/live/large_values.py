@@ -2,18 +2,21 @@
 
     python -m tests.live.large_values [ROUND TRIPS] [KILLS]
 
-Takes some minutes; `make large-values` runs it. Ends with 1 if anything is wrong:
-more than 2.2 copies of the array in a process, descriptors or segments that stay,
-a value that changed, or memory that outlives the processes that shared it.
+First it tells how many copies of an array each process had at most, of an argument and
+of a result, in shared memory, through sockets and through a second node. Takes some
+minutes; `make large-values` runs it. Ends with 1 if anything is wrong: more than 2.2
+copies of the array in a process, descriptors or segments that stay, a value that
+changed, or memory that outlives the processes that shared it.
 """
 
+import asyncio
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ import numpy as np
 import psutil
 
 import mpreg_nb as mp
-from mpreg_nb.shared_memory.segments import MEMORY
+from mpreg_nb.client.calls import CallOptions
+from mpreg_nb.client.client import Client
+from mpreg_nb.shared_memory.segments import DEFAULT_LIMIT_MB, MEMORY
 
 SIZE_MB = 100
 MOST_COPIES = 2.2
@@ -53,6 +58,16 @@ def same(value: Any) -> Any:
     return value
 
 
+def first(value: Any) -> float:
+    """Return the first item."""
+    return float(value[0])
+
+
+def ones(size_mb: int) -> Any:
+    """Return an array of this size."""
+    return np.ones(size_mb * 1_000_000 // 8)
+
+
 def ours() -> Iterator[psutil.Process]:
     """Yield this process and all that it started, however they detached themselves."""
     for process in psutil.process_iter():
@@ -75,6 +90,76 @@ def segments(process: psutil.Process) -> int:
 def copies(process: psutil.Process) -> float:
     """Return how many arrays fit into what a process holds; it shares some of it."""
     return (process.memory_full_info().pss / 1e6 - IDLE_MB) / SIZE_MB
+
+
+def memory_mb(pid: int, field: str) -> float:
+    """Return what the system says that a process holds (VmRSS), or held (VmHWM)."""
+    text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
+    [line] = [line for line in text.splitlines() if line.startswith(field)]
+    return int(line.split()[1]) * 1024 / 1e6
+
+
+def most_copies(work: Callable[[], object]) -> dict[str, float]:
+    """Return how many arrays each process held at most while it worked, by its kind."""
+    pids: dict[int, str] = {}
+    for process in ours():
+        words = " ".join(process.cmdline())
+        kind = "node" if "--lifeline" in words else "worker"
+        pids[process.pid] = "notebook" if process.pid == os.getpid() else kind
+    before = {pid: memory_mb(pid, "VmRSS") for pid in pids}
+    for pid in pids:
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="utf-8")  # the peak
+    work()
+    found: dict[str, float] = {}
+    for pid, kind in pids.items():
+        copies = (memory_mb(pid, "VmHWM") - before[pid]) / SIZE_MB
+        found[kind] = max(copies, found.get(kind, 0.0))
+    return found
+
+
+def through_second(cluster: mp.Cluster, name: str, value: object) -> object:
+    """Call a function of one node through another."""
+    client = cluster.client
+    urls = {one.record.name: one.record.urls[0] for one in client.state.nodes}
+
+    async def call() -> object:
+        other = Client([urls["n1"]], client.links.token, direct=False)
+        await other.open()
+        try:
+            return await other.call(name, (value,), None, CallOptions(node="n2"))
+        finally:
+            await other.close()
+
+    return asyncio.run(call())
+
+
+def peaks() -> Iterator[str]:
+    """Yield which process held too many copies of an array, on which way."""
+    array = np.random.default_rng(1).random(SIZE_MB * 1_000_000 // 8)
+    ways: dict[str, tuple[int, Callable[..., object]]] = {
+        "shared memory": (
+            DEFAULT_LIMIT_MB,
+            lambda c, *call: c.on(node="n2").call(*call),
+        ),
+        "sockets": (0, lambda c, *call: c.on(node="n2").call(*call)),
+        "sockets, through a second node": (0, through_second),
+    }
+    values = {"an argument": ("first", array), "a result": ("ones", SIZE_MB)}
+    for way, (limit_mb, call) in ways.items():
+        mp.config("shared_memory_mb", limit_mb)
+        for value, (name, given) in values.items():
+            with mp.up(2, fresh=True) as cluster:
+                for function in (same, first, ones):
+                    cluster.register(function)
+                for node in ("n1", "n2"):
+                    cluster.on(node=node).call("same", np.ones(10))
+                found = most_copies(lambda: call(cluster, name, given))  # noqa: B023
+            text = ", ".join(f"{kind} {most:.1f}" for kind, most in found.items())
+            say(f"copies at most of {value} ({way}): {text}")
+            for kind, most in found.items():
+                if most > MOST_COPIES:
+                    yield f"{value}, {way}: the {kind} held {most:.1f} copies"
+    mp.config("shared_memory_mb", DEFAULT_LIMIT_MB)
 
 
 def round_trips(count: int) -> Iterator[str]:
@@ -139,7 +224,11 @@ def main() -> int:
     os.environ[MARK] = "1"
     counts = [int(word) for word in sys.argv[1:]] or [1000, 20]
     named = set(os.listdir("/dev/shm"))  # noqa: S108  only to look
-    wrong = [*round_trips(counts[0]), *kills(counts[1] if len(counts) > 1 else 20)]
+    wrong = [
+        *peaks(),
+        *round_trips(counts[0]),
+        *kills(counts[1] if len(counts) > 1 else 20),
+    ]
     if new := set(os.listdir("/dev/shm")) - named:  # noqa: S108
         say(f"new in /dev/shm, of whichever program: {sorted(new)}")
     for line in wrong:

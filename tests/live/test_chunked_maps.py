@@ -11,8 +11,16 @@ import pytest
 import mpreg_nb as mp
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.map_call import ITEM_BYTES
+from tests.support.settings import default_settings
 
 pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settings() -> Iterator[None]:
+    with default_settings():
+        yield
+
 
 ITEMS = 600
 

@@ -13,8 +13,15 @@ import mpreg_nb as mp
 from mpreg_nb.errors import CallTimeout
 from tests.support.direct_calls import FEW, MANY, become_direct, messages_of, until
 from tests.support.files import until_exists, wait_for_file
+from tests.support.settings import default_settings
 
 pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settings() -> Iterator[None]:
+    with default_settings():
+        yield
 
 
 @pytest.fixture(scope="module")

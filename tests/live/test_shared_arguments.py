@@ -39,8 +39,11 @@ def grown(numbers: list[int], item: int) -> int:
     return len(numbers)
 
 
-def write(values: Any, place: int) -> None:
-    values[place] = 0.0
+def at_then_write(values: Any, place: int) -> float:
+    """Write only to what travelled in a chunk, after the calls that go one by one."""
+    if place > 500:
+        values[place] = 0.0
+    return float(values[place])
 
 
 def at_and_pid(values: Any, place: int) -> tuple[float, int]:
@@ -104,11 +107,15 @@ def test_what_one_item_changes_is_as_it_was_for_the_next(
     assert len(numbers) == 30_000
 
 
-def test_a_function_that_writes_to_them_is_told_how(
-    cluster: mp.Cluster, chunk_ms: float
+def test_a_function_that_writes_to_them_in_a_chunk_is_told_how(
+    cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ValueError, match="read-only"):
-        cluster.map(partial(write, table()), range(10))
+    monkeypatch.setattr(mp.config(), "map_chunk_ms", 5.0)
+
+    with pytest.raises(ValueError, match="read-only") as raised:
+        cluster.map(partial(at_then_write, table()), range(1000))
+
+    assert any("np.array(x)" in note for note in raised.value.__notes__)
 
 
 def test_nothing_is_held_when_the_map_has_ended(cluster: mp.Cluster) -> None:

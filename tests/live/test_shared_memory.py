@@ -17,8 +17,16 @@ import pytest
 import mpreg_nb as mp
 from mpreg_nb.shared_memory.segments import DEFAULT_LIMIT_MB, MEMORY
 from tests.support.leaks import nothing_left
+from tests.support.settings import default_settings
 
 pytestmark = pytest.mark.live
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settings() -> Iterator[None]:
+    with default_settings():
+        yield
+
 
 MB = 1 << 20
 SOON_S = 20.0

@@ -163,3 +163,17 @@ async def test_the_newest_stays_even_if_it_is_larger_than_the_limit(
 
     assert owner.asked == [ONE, OTHER]
     shared.stop()
+
+
+@on_a_loop
+async def test_what_was_released_where_it_was_made_is_held_no_longer() -> None:
+    owner = Owner()
+    shared = ResultCache(owner.fetch)
+    await ask_together(owner, shared, ONE, times=2)
+
+    shared.forget(ONE.id)
+    shared.forget(OTHER.id)
+    await shared.get(ONE)
+
+    assert owner.asked == [ONE, ONE]
+    shared.stop()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from mpreg_nb.node.results import ResultRequests, ResultStore
-from mpreg_nb.protocol.messages import Hold, Release, ResultRef
+from mpreg_nb.protocol.messages import Fetch, Hold, Release, ResultRef
 
 
 def test_result_is_held_until_it_is_released() -> None:
@@ -63,7 +63,8 @@ class Caller:
 
 def test_what_a_caller_has_held_goes_when_it_is_released_or_with_the_caller() -> None:
     store = ResultStore(100)
-    requests = ResultRequests("n1", store)
+    forgotten: list[bytes] = []
+    requests = ResultRequests("n1", store, forgotten.append)
     handlers: dict[type, Any] = requests.handlers()
     caller: Any = Caller()
     other: Any = Caller()
@@ -71,7 +72,10 @@ def test_what_a_caller_has_held_goes_when_it_is_released_or_with_the_caller() ->
         handlers[Hold](link, Hold(id=bytes([number]) * 16, payload=b"value"), ())
 
     assert caller.said[0].kept == ResultRef("n1", bytes(16), 5, shared=True)
+    handlers[Fetch](other, Fetch(id=bytes(16), kept=caller.said[0].kept), ())
     handlers[Release](caller, Release(ids=(bytes(16),)), ())
+    assert other.said[-1] == Release(ids=(bytes(16),))  # which had fetched it
+    assert forgotten == [bytes(16)]
     assert store.statistics().results == 2
     requests.sink_lost(caller)
     assert store.statistics().results == 1
@@ -83,7 +87,7 @@ def test_nothing_is_held_for_a_caller_that_is_gone_already() -> None:
     caller: Any = Caller()
     caller.is_open = False
 
-    handlers: dict[type, Any] = ResultRequests("n1", store).handlers()
+    handlers: dict[type, Any] = ResultRequests("n1", store, print).handlers()
     handlers[Hold](caller, Hold(id=bytes(16), payload=b"value"), ())
 
     assert store.statistics().results == 0
