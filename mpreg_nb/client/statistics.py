@@ -20,6 +20,9 @@ from mpreg_nb.protocol.messages import Traffic, TrafficRequest
 
 KEPT_CALLS = 10_000
 
+SPARE_CALLS = 200
+"""So many more are kept, so that not each call has to look for what is to go."""
+
 FRESH_CALLS = 2_000
 """From so many on, calls are counted in histograms; that takes a millisecond."""
 
@@ -120,13 +123,18 @@ class CallLog:
             rows = self._rows
             rows.append(row)
             self.count += calls
-            kept = self._kept + calls
-            while kept > KEPT_CALLS and kept - _calls(rows[0]) >= KEPT_CALLS:
-                kept -= _calls(rows.popleft())
-            self._kept = kept
+            self._kept += calls
+            if self._kept > KEPT_CALLS + SPARE_CALLS:
+                self._forget_oldest()
             self._fresh.append(row)
         if len(self._fresh) >= FRESH_CALLS:
             self._digest()
+
+    def _forget_oldest(self) -> None:
+        rows, kept = self._rows, self._kept
+        while kept - _calls(rows[0]) >= KEPT_CALLS:
+            kept -= _calls(rows.popleft())
+        self._kept = kept
 
     def add_result(self, function: str, version: str, count: int = 1) -> None:
         """Count results of one version of a function."""
