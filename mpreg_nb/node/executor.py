@@ -10,12 +10,13 @@ that does it is imported with the first such call.
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from queue import SimpleQueue
 from typing import Any, TypeAlias
 
 import msgspec
@@ -75,6 +76,54 @@ class _Begun:
     kwargs: Mapping[str, Any]
 
 
+class FunctionThreads:
+    """Threads that run one piece of work after the other; started when it is needed.
+
+    `ThreadPoolExecutor` costs twice as much for each piece. They end with the process,
+    whatever they do. To be called on the event loop.
+    """
+
+    def __init__(self) -> None:
+        self._work: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        self._count = 0
+        self._given = 0  # pieces of work that have not ended
+        self._is_stopped = False
+
+    def run(self, work: Callable[[], object]) -> None:
+        """Run `work` in a thread; it is to raise nothing, and its end is to be told."""
+        self._given += 1
+        self._work.put(work)
+        if self._given > self._count and self._count < THREADS:
+            self._count += 1
+            name = f"mpreg-function_{self._count}"
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+
+    def ended(self) -> None:
+        """Note that a piece of work has ended."""
+        self._given -= 1
+
+    def stop(self) -> None:
+        """Begin nothing any more; what runs is left alone."""
+        self._is_stopped = True
+        for _ in range(self._count):
+            self._work.put(None)
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None and not self._is_stopped:
+            work()
+            del work  # its arguments would stay until the next call comes
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """A call that runs in this process."""
+
+    pending: PendingCall
+    began_s: float
+    captured: Captured
+    task: asyncio.Task[None] | None = None  # of a coroutine function
+
+
 class InProcessExecutor:
     """The calls that run in this process."""
 
@@ -86,14 +135,15 @@ class InProcessExecutor:
         """output: of code that came over the wire; None: it stays in this process."""
         self._ended = ended
         self._output = output
-        self._threads: ThreadPoolExecutor | None = None
-        self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._loop = asyncio.get_running_loop()
+        self._threads = FunctionThreads()
+        self._runs: dict[bytes, _Run] = {}
         self._shipped: dict[str, Callable[..., Any]] = {}
 
     @property
     def running(self) -> int:
         """Calls that run here now."""
-        return len(self._tasks)
+        return len(self._runs)
 
     def run(
         self, pending: PendingCall, function: Callable[..., Any], inputs: InputParts
@@ -120,18 +170,20 @@ class InProcessExecutor:
 
         A coroutine is cancelled. A thread cannot be: it runs on, unheard.
         """
-        task = self._tasks.get(call_id)
-        if task is None:
+        run = self._runs.get(call_id)
+        if run is None:
             return False
-        task.cancel()
+        if run.task is not None:
+            run.task.cancel()
+        else:
+            self._end(run, _cancelled(run), ())
         return True
 
     def stop(self) -> None:
         """Cancel all that runs here; threads that do not end are left alone."""
-        for task in self._tasks.values():
-            task.cancel()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.stop()
+        for call_id in list(self._runs):
+            self.cancel(call_id)
 
     def _begin(
         self,
@@ -140,54 +192,58 @@ class InProcessExecutor:
         inputs: InputParts,
         captured: Captured,
     ) -> None:
-        running = self._run(pending, find, inputs, captured)
-        self._tasks[pending.call.id] = asyncio.ensure_future(running)
-
-    async def _run(
-        self,
-        pending: PendingCall,
-        find: Find,
-        inputs: InputParts,
-        captured: Captured,
-    ) -> None:
+        run = _Run(pending, self._loop.time(), captured)
         call = pending.call
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        try:
-            ended, parts = await self._course(
-                call, pending.parts, find, inputs, captured
-            )
-        except asyncio.CancelledError:
-            text = "cancelled while it ran"
-            ended, parts = JobFailed(id=call.id, kind="cancelled", message=text), ()
-        finally:
-            self._tasks.pop(call.id, None)
-        run_us = int((loop.time() - began_s) * 1e6)
-        self._ended(pending, msgspec.structs.replace(ended, run_us=run_us), parts)
+        self._runs[call.id] = run
+        work = partial(_run_or_begin, call, pending.parts, find, inputs, captured)
+        self._run_in_thread(run, work)
 
-    async def _course(
-        self,
-        call: Call,
-        parts: tuple[Buffer, ...],
-        find: Find,
-        inputs: InputParts,
-        captured: Captured,
-    ) -> Ended:
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(THREADS, "mpreg-function")
-        in_thread = partial(asyncio.get_running_loop().run_in_executor, self._threads)
-        begun = await in_thread(_run_or_begin, call, parts, find, inputs, captured)
-        if not isinstance(begun, _Begun):
-            return begun
+    def _run_in_thread(self, run: _Run, work: Callable[[], Ended | _Begun]) -> None:
+        def work_and_tell() -> None:
+            try:
+                came = work()
+            except BaseException as error:  # noqa: BLE001 - the border of user code
+                came = _failed(run.pending.call, error, (), {})
+            try:
+                self._loop.call_soon_threadsafe(self._came, run, came)
+            except RuntimeError:  # the loop was closed: nobody waits
+                return
+
+        self._threads.run(work_and_tell)
+
+    def _came(self, run: _Run, came: Ended | _Begun) -> None:
+        """Go on with what a thread has brought, if the call was not cancelled."""
+        self._threads.ended()
+        if self._runs.get(run.pending.id) is not run:
+            return
+        if isinstance(came, _Begun):
+            run.task = asyncio.ensure_future(self._await(run, came))
+        else:
+            self._end(run, *came)
+
+    async def _await(self, run: _Run, begun: _Begun) -> None:
+        call = run.pending.call
         try:
-            with captured():
+            with run.captured():
                 value = await begun.function(*begun.args, **begun.kwargs)
-        except BaseException as error:  # the border of user code
+        except BaseException as error:  # noqa: BLE001 - the border of user code
             task = asyncio.current_task()
             if isinstance(error, asyncio.CancelledError) and task and task.cancelling():
-                raise  # the call was cancelled, and not by the function itself
-            return _failed(call, error, begun.args, begun.kwargs)
-        return await in_thread(_packed, call, value)
+                # The call was cancelled, and not by the function itself.
+                self._end(run, _cancelled(run), ())
+            else:
+                self._end(run, *_failed(call, error, begun.args, begun.kwargs))
+        else:
+            run.task = None
+            self._run_in_thread(run, partial(_packed, call, value))
+
+    def _end(
+        self, run: _Run, ended: JobDone | JobFailed, parts: tuple[Buffer, ...]
+    ) -> None:
+        del self._runs[run.pending.id]
+        run_us = int((self._loop.time() - run.began_s) * 1e6)
+        ended = msgspec.structs.replace(ended, run_us=run_us)
+        self._ended(run.pending, ended, parts)
 
     def _open(self, shipped: ShippedFunction) -> Callable[..., Any]:
         from mpreg_nb.serialize.pickle import unpack_function
@@ -196,6 +252,11 @@ class InProcessExecutor:
         if function is None:
             function = self._shipped[shipped.version] = unpack_function(shipped.parts)
         return function
+
+
+def _cancelled(run: _Run) -> JobFailed:
+    text = "cancelled while it ran"
+    return JobFailed(id=run.pending.id, kind="cancelled", message=text)
 
 
 def _run_or_begin(
