@@ -23,6 +23,7 @@ from tests.support.worker_functions import (
     kill_self,
     leave,
     pid,
+    say_and_sleep,
     sleep,
 )
 from tests.support.workers import Crash, Office, is_alive, run, value_of
@@ -97,13 +98,6 @@ def test_it_stays_open_which_of_several_calls_in_a_dead_worker_had_begun(
         ends = (waits, cancelled, leaves)
         outcomes = [(await asyncio.wait_for(end, 30))[0] for end in ends]
         return {o.executed for o in outcomes if isinstance(o, Crashed | JobFailed)}
-
-    def say_and_sleep() -> None:
-        import sys
-        import time
-
-        sys.stdout.write("sleeps\n")
-        time.sleep(60)  # in the system, where a thread cannot be interrupted
 
     assert run(tmp_path, scenario, slots=3) == {"unknown"}
 

@@ -17,8 +17,9 @@ from tests.support.worker_functions import (
     ignore_interrupts,
     ignore_terminate_too,
     pid,
+    say_and_sleep,
+    say_and_spin,
     sleep,
-    spin,
     wait_long,
 )
 from tests.support.workers import Office, run, value_of
@@ -27,19 +28,18 @@ pytestmark = pytest.mark.live
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-@pytest.mark.parametrize("function", [sleep, spin, wait_long])
+@pytest.mark.parametrize("function", [say_and_sleep, say_and_spin, wait_long])
 def test_a_running_call_is_interrupted_and_its_worker_stays(
     tmp_path: Path, function: Callable[..., Any], slots: int
 ) -> None:
     # The first two are sync, and one of them never leaves the interpreter.
-    args = (60,) if function is sleep else ()
     # A thread that sleeps in the system cannot be interrupted, only killed.
-    stays = slots == 1 or function is not sleep
+    stays = slots == 1 or function is not say_and_sleep
 
     async def scenario(here: Office) -> tuple[Any, float, bool]:
         before = await here.call(pid)
-        call_id, end = here.submit(function, *args)
-        await asyncio.sleep(0.1)
+        call_id, end = here.submit(function)
+        await here.until(lambda: here.prints_of(call_id) != "")
         cancelled = time.monotonic()
         here.workers.cancel(call_id)
         here.workers.cancel(call_id)

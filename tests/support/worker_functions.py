@@ -54,6 +54,14 @@ def say_and_spin() -> None:
         pass
 
 
+def say_and_sleep() -> None:
+    import sys
+    import time
+
+    sys.stdout.write("sleeps\n")
+    time.sleep(60)  # in the system, where a thread cannot be interrupted
+
+
 class LeavesWhenOpened:
     """An argument that ends the process that unpacks it."""
 
@@ -96,7 +104,9 @@ def ignore_terminate_too() -> None:
 
 async def wait_long() -> None:
     import asyncio
+    import sys
 
+    sys.stdout.write("waits\n")
     await asyncio.sleep(60)
 
 
