@@ -482,3 +482,36 @@ def test_ci_does_not_pass_with_a_skipped_test(
 
     assert re.search(closing, run.stdout), run.stdout
     assert run.returncode == int(no_skips)
+
+
+DECIDE = ("calls", "membership", "routing", "workflows")
+"""Rooms that are told the time; a wall clock may be set while a cluster runs."""
+
+
+def test_rooms_that_decide_read_no_wall_clock() -> None:
+    readers = [
+        name_in_package(path)
+        for path in MODULES
+        if path.relative_to(PACKAGE).parts[0] in DECIDE
+        and re.search(r"time\.time|datetime", path.read_text(encoding="utf-8"))
+    ]
+
+    assert readers == []
+
+
+FAULTS = TESTS / "live" / "README.md"
+
+
+def test_each_threat_and_each_fault_has_its_row() -> None:
+    rows = re.findall(r"^\| ([S\d][S\d, ]*) \|", FAULTS.read_text(), re.MULTILINE)
+
+    named = {number for row in rows for number in row.split(", ")}
+
+    threats = {f"S{number}" for number in range(1, 28)} - {"S6"}  # there is none
+    assert named == threats | {str(number) for number in range(1, 91)}
+
+
+def test_files_that_the_table_of_faults_names_exist() -> None:
+    named = set(re.findall(r"`([\w/]+\.py)`", FAULTS.read_text()))
+
+    assert {name for name in named if not (TESTS / name).is_file()} == set()
