@@ -312,6 +312,7 @@ BOUNDED_BY = {
     "launcher/host.py: _waiting": "logs wait in their files while it is long",
     "launcher/pid.py: _new": "children that this process starts",
     "membership/swim.py: waiting": "the effects of one message",
+    "node/executor.py: _work": "admission: calls_per_node and queued_bytes",
     "node/worker_process.py: _unsent": "the jobs that a worker has ahead",
     "notebook/reloaded_page.py: _kept": "a number of ends, checked when one is added",
     "protocol/output_tail.py: _lines": "a number of bytes, checked with each line",
