@@ -694,6 +694,27 @@ class NotPicklable(MpregError, TypeError):
         self.cure = cure
 
 
+class NotComputed(MpregError, TypeError):
+    """An argument stands for a value that Dask has to compute, and no Dask runs here.
+
+    `path` names the argument, `kind` says what it is.
+    """
+
+    def __init__(self, path: str, kind: str) -> None:
+        what = "future.result()" if kind.endswith("Future") else "value.compute()"
+        super().__init__(
+            f"{path} is a {kind}, which stands for a value that Dask has to compute, "
+            f"and the workers of this cluster are not those of Dask. Pass the value: "
+            f"{what}, or run on the Dask cluster, where it is computed for the "
+            "function: mp.on_dask(client)"
+        )
+        self.path = path
+        self.kind = kind
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, self.kind)
+
+
 class PayloadTooLarge(MpregError, ValueError):
     """An object is larger than the limit for one call."""
 

@@ -99,6 +99,9 @@ class NodeSettings:
 
     limits: Limits = field(default_factory=Limits)
 
+    engine: str = ""
+    """URL of what runs the calls in place of worker processes of nodes."""
+
 
 CONTROL_RETRY = 0.05
 """Seconds before the first redial of a lost link; doubles up to two seconds."""

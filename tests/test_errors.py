@@ -69,6 +69,8 @@ EXAMPLES: list[tuple[Exception, type[BaseException], str]] = [
     ),
     (errors.Overloaded("f", 1024), RuntimeError, "1024 calls wait"),
     (errors.NotPicklable("model.lock", "_thread.lock"), TypeError, "model.lock"),
+    (errors.NotComputed("args[0]", "Dask Future"), TypeError, "future.result()"),
+    (errors.NotComputed("rows", "Dask DataFrame"), TypeError, "value.compute()"),
     (errors.PayloadTooLarge("rows", 2 * 10**9, 10**9), ValueError, "2000.0 MB"),
     (errors.BadRequest("what?"), ValueError, "what?"),
     (errors.ForkedProcess(), RuntimeError, "mp.connect(*cluster.urls)"),

@@ -42,6 +42,7 @@ from mpreg_nb.protocol.messages import (
     PASSED_ON,
     Call,
     Cancel,
+    EngineRef,
     Failed,
     Failure,
     LeaseAnswer,
@@ -87,7 +88,7 @@ class CallOptions:
     idempotent: bool = False
     space: bytes = b""  # in whose worker it runs
     label: str = ""  # names the call in errors, instead of its function
-    inputs: tuple[ResultRef, ...] = ()  # that its arguments refer to
+    inputs: tuple[ResultRef | EngineRef, ...] = ()  # that its arguments refer to
     # Held, so that it can be registered again for as long as somebody may call it.
     shipment: object = field(default=None, repr=False, compare=False)
 
@@ -134,6 +135,7 @@ class ActiveCall(CallState):
     blocks: bool = False  # a thread waits for it, and for nothing else
     # A worker that has it from this thread, until the loop goes on with it.
     asked: WorkerLink | None = field(default=None, init=False)
+    holds: object = field(default=None, init=False)  # keeps some of its inputs
 
     @property
     def wanted(self) -> Wanted:
@@ -169,7 +171,7 @@ class ActiveCall(CallState):
     def let_go(self) -> None:
         """Hold neither the arguments nor who waited, now that it has ended."""
         self.payload, self.parts, self.done = b"", (), _ended
-        self.items = ()
+        self.items, self.holds = (), None
 
     @property
     def is_running(self) -> bool:

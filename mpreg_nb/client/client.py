@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from mpreg_nb.call_context import depth_of_calls
@@ -23,6 +24,7 @@ from mpreg_nb.client.calls import (
 )
 from mpreg_nb.client.cluster_view import ClusterState, ClusterView
 from mpreg_nb.client.connections import Connections, Requests, addressed
+from mpreg_nb.client.deferred import DeferredArguments
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.outcome import (
     Arrived,
@@ -40,6 +42,7 @@ from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import MemberState, Offer
 from mpreg_nb.protocol.messages import (
     CodePush,
+    EngineRef,
     Failed,
     Failure,
     LeaveRequest,
@@ -52,7 +55,7 @@ from mpreg_nb.protocol.messages import (
     Watch,
 )
 from mpreg_nb.serialize.chunks import pack_items_of_chunk
-from mpreg_nb.serialize.pickle import pack_arguments
+from mpreg_nb.serialize.pickle import pack_arguments, pack_call
 from mpreg_nb.settings import Limits
 from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.transport.connection import Connection
@@ -91,6 +94,8 @@ class Client:
         self.direct = direct
         self.call_log = CallLog()
         self.state = ClusterState()
+        self.deferred = DeferredArguments()
+        """What becomes of arguments that stand for values of Dask."""
         self._limits = limits or Limits()
         self.links = Connections(
             token,
@@ -161,6 +166,7 @@ class Client:
         self.calls.stop()
         self.runs.stop()
         await self.links.close()
+        await self.deferred.close()
 
     # -------------------------------------------------------------------- calls
 
@@ -181,11 +187,40 @@ class Client:
         Raises:
             NotPicklable: an argument cannot travel; its path is named.
             PayloadTooLarge: the arguments are larger than one call may carry.
+            NotComputed: an argument stands for a value that Dask has to compute.
         """
         began = time.perf_counter()
-        packed = pack_arguments(args, dict(kwargs))
-        call = self.prepare_packed(function, packed, options, done, began)
+        if self.deferred.found(*args, *kwargs.values()):
+            call = self.prepare_deferred(function, args, kwargs, options, done, began)
+        else:
+            packed = pack_arguments(args, dict(kwargs))
+            call = self.prepare_packed(function, packed, options, done, began)
         call.blocks = blocks
+        return call
+
+    def prepare_deferred(
+        self,
+        function: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        options: CallOptions,
+        done: Callable[[ActiveCall, Outcome, tuple[Buffer, ...]], None],
+        began: float,
+        inputs: tuple[str, ...] = (),
+    ) -> ActiveCall:
+        """Return a call some of whose arguments stand for values of Dask.
+
+        inputs: names of the inputs that the options have already.
+
+        Raises:
+            NotComputed: no Dask cluster runs the calls.
+        """
+        made = self.deferred.replaced(args, kwargs)
+        packed, names = pack_call(made.args, made.kwargs, inputs)
+        values = [EngineRef(made.keys[name]) for name in names[len(inputs) :]]
+        options = replace(options, inputs=(*options.inputs, *values))
+        call = self.prepare_packed(function, packed, options, done, began)
+        call.holds = made.holds
         return call
 
     def prepare_chunk(

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -65,6 +65,7 @@ class RunRecord:
     prints: dict[str, OutputBuffer] = field(default_factory=dict)  # of steps that run
     plans: tuple[StepPlan, ...] = ()  # without arguments, where others began it
     mendable: frozenset[str] = frozenset()  # functions that may be registered anew
+    holds: Sequence[object] = ()  # keeps values of the engine that steps take
 
     @property
     def ended(self) -> bool:

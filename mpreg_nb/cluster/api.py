@@ -260,7 +260,14 @@ def on_dask(client: Any, *, keep: bool = False, name: str = "") -> Cluster:
     fill_standard_files()
     with _starting:
         return _compared(
-            connect_dask(url, load_token(), security=security, keep=keep, name=name)
+            connect_dask(
+                url,
+                load_token(),
+                client=client,
+                security=security,
+                keep=keep,
+                name=name,
+            )
         )
 
 

@@ -27,6 +27,7 @@ from mpreg_nb.cluster.connect import (
     SEEN_TIMEOUT_S,
     alive_nodes,
     alive_urls,
+    engine_of,
     open_client,
     wait_for_states,
 )
@@ -43,7 +44,6 @@ from mpreg_nb.cluster.logs import (
 from mpreg_nb.cluster.registration import warn_stale_results
 from mpreg_nb.cluster.run import ClusterRuns, OnRun, Run
 from mpreg_nb.cluster.versions import node_versions, warn_of
-from mpreg_nb.engines.engine import Engine
 from mpreg_nb.errors import ClusterDown, HostsFailed, MpregError, NoCluster
 from mpreg_nb.launcher.cluster_files import ClusterFiles, is_here
 from mpreg_nb.launcher.kept_clusters import KeptCluster, end
@@ -89,22 +89,19 @@ class Cluster:
         token: Token,
         *,
         nodes: StartedNodes | None = None,
-        engine: Engine | None = None,
         direct: bool = True,
         ca: str = "",
     ) -> None:
         """Connect to the first of `urls` that answers.
 
-        nodes: those that this process started.
-        engine: whose workers run the calls; `nodes` is then the gateway to it.
+        nodes: those that this process started; the gateway, where an engine runs the
+            calls.
 
         Raises:
             NotTrusted: the token is not the cluster's, or a certificate not of `ca`.
             NodeLost: nobody listens there.
         """
         self._nodes = nodes
-        self.engine = engine
-        """The engine whose workers run the calls; None: nodes of mpreg_nb."""
         self.ca = ca
         """What certificates of its nodes are checked with (PEM), for `connect(ca=)` in
         other programs; "" where none was given and none was made."""
@@ -116,6 +113,8 @@ class Cluster:
             thread.stop()
             raise
         self.client: Client = client
+        self.engine = engine_of(client)
+        """The engine whose workers run the calls; None: nodes of mpreg_nb."""
         parts = ClusterParts(
             client, thread, lambda: self, Calling, partial(Run, client, thread)
         )

@@ -7,6 +7,8 @@ from types import MappingProxyType
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.output import limit_lines
 from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.engines.dask_values import DaskArguments
+from mpreg_nb.engines.engine import Engine, engine_at
 from mpreg_nb.names import check_url
 from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.protocol.messages import Snapshot
@@ -44,7 +46,16 @@ async def open_client(
     except BaseException:
         await client.close()
         raise
+    engine = engine_of(client)
+    if engine is not None:
+        client.deferred = DaskArguments(engine.address)
     return client
+
+
+def engine_of(client: Client) -> Engine | None:
+    """Return the engine whose workers run the calls; None: nodes of mpreg_nb do."""
+    said = (engine_at(picture.record.engine) for picture in client.state.nodes)
+    return next((engine for engine in said if engine is not None), None)
 
 
 def alive_urls(client: Client) -> tuple[str, ...]:

@@ -9,7 +9,13 @@ from typing import Any
 from mpreg_nb.cluster import current as open_clusters
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.config import CONFIG
-from mpreg_nb.engines.engine import dask_engine, dask_url, gateway_command
+from mpreg_nb.engines.dask_values import DaskArguments
+from mpreg_nb.engines.engine import (
+    check_installed,
+    dask_address,
+    dask_url,
+    gateway_command,
+)
 from mpreg_nb.launcher.node_spec import NodeSpec
 from mpreg_nb.launcher.process import ProcessLauncher
 from mpreg_nb.launcher.started_nodes import StartedNodes
@@ -30,6 +36,7 @@ def connect_dask(
     url: str,
     token: Token,
     *,
+    client: Any = None,
     security: dict[str, Any] | None = None,
     keep: bool = False,
     name: str = "",
@@ -39,19 +46,22 @@ def connect_dask(
 
     One that this process has connected to already is returned as it is.
 
-    security: arguments of `distributed.Security`.
+    client: of the program, to compute arguments with, and the arguments of its
+        `distributed.Security`.
 
     Raises:
         StartFailed: the gateway did not start; its last log lines are in the message.
         ModuleNotFoundError: `distributed` is not installed.
         ValueError: `url` is not the URL of a Dask scheduler.
     """
-    engine = dask_engine(url)
+    address = dask_address(url)
+    check_installed()
     for cluster in open_clusters.all_clusters():
-        if cluster.engine == engine and cluster.is_served:
+        engine = cluster.engine
+        if engine is not None and engine.address == address and cluster.is_served:
             open_clusters.enter(cluster)
             found: Cluster = cluster
-            return found
+            return _with_client(found, client, security)
     file = _written(security)
     nodes = StartedNodes(
         token,
@@ -69,15 +79,24 @@ def connect_dask(
     )
     try:
         nodes.start([NodeSpec(GATEWAY)], max(START_S, CONFIG.start_timeout_s))
-        return Cluster(
-            tuple(nodes.urls.values()), token, nodes=nodes, engine=engine, direct=direct
-        )
+        urls = tuple(nodes.urls.values())
+        made = Cluster(urls, token, nodes=nodes, direct=direct)
+        return _with_client(made, client, security)
     except BaseException:
         nodes.close()
         raise
     finally:
         if file is not None:
             file.unlink(missing_ok=True)  # the gateway has read it, or never will
+
+
+def _with_client(
+    cluster: Cluster, client: Any, security: dict[str, Any] | None
+) -> Cluster:
+    deferred = cluster.client.deferred
+    if isinstance(deferred, DaskArguments) and client is not None:
+        deferred.use(client, security)
+    return cluster
 
 
 def dask_client(client: Any) -> tuple[str, dict[str, Any] | None]:

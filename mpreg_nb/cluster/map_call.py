@@ -133,7 +133,10 @@ class SharedArguments:
         self, client: Client, first: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
         self._client = client
-        packed = pack_arguments(first, dict(kwargs)) if first or kwargs else ()
+        packed: tuple[Buffer, ...] = ()
+        # What Dask has to compute travels with each call, as a reference.
+        if (first or kwargs) and not client.deferred.found(*first, *kwargs.values()):
+            packed = pack_arguments(first, dict(kwargs))
         self.is_large = sum(map(len, packed)) > ITEM_BYTES
         self._packed = client.inline(packed) if self.is_large else (b"", ())
         self._lost = 0
@@ -298,7 +301,16 @@ class MapCall:
 
     def _single(self, args: tuple[Any, ...]) -> ActiveCall:
         began = time.perf_counter()
-        if self._options.inputs:
+        client, options = self._client, self._options
+        if client.deferred.found(*self._first, *args, *self._kwargs.values()):
+            shared = (SHARED,) if options.inputs else ()
+            first = self._references if shared else self._first
+            kwargs = self._named if shared else self._kwargs
+            call = client.prepare_deferred(
+                self._name, (*first, *args), kwargs, options, self._done, began, shared
+            )
+            return self._placed(call, 1)
+        if options.inputs:
             packed, _ = pack_call((*self._references, *args), self._named, (SHARED,))
         else:
             packed = pack_arguments((*self._first, *args), self._kwargs)
@@ -316,7 +328,13 @@ class MapCall:
         packed: list[bytes] = []
         size_bytes, began = 0, time.perf_counter()
         first, kwargs = self._first, self._kwargs
+        deferred = self._client.deferred
         for args in islice(self._items, size):
+            if deferred.found(*first, *args, *kwargs.values()):
+                calls += self._close(packed, began)
+                calls.append(self._single(args))
+                packed, began = [], time.perf_counter()
+                continue
             parts = pack_arguments((*first, *args), kwargs)
             head = parts[0]
             if len(parts) > 1 or type(head) is not bytes or len(head) > ITEM_BYTES:
@@ -382,7 +400,7 @@ class MapCall:
         if _has_lost_input(outcome) and not self._cancelled:
             given = call.parts or (call.payload,)
             repeat = asyncio.ensure_future(
-                self._repeat(call, given, call.items, outcome)
+                self._repeat(call, given, call.items, call.holds, outcome)
             )
             self._repeats.add(repeat)
             repeat.add_done_callback(self._repeats.discard)
@@ -394,11 +412,14 @@ class MapCall:
         call: ActiveCall,
         given: tuple[Buffer, ...],
         items: tuple[bytes, ...],
+        holds: object,
         outcome: Outcome,
     ) -> None:
         """Send a call again that did not run, since nobody held what all share."""
         try:
-            held = await self._shared.send_again(call.options.inputs[0])
+            lost, *others = call.options.inputs
+            assert isinstance(lost, ResultRef)  # noqa: S101 - see `_refer_to`
+            held = await self._shared.send_again(lost)
         except MpregError:
             self._over(call, outcome, ())
             return
@@ -407,9 +428,11 @@ class MapCall:
         if items:
             self._send_again(call, items, place)
         else:
+            options = replace(self._options, inputs=(held, *others))
             again = self._client.prepare_packed(
-                self._name, given, self._options, self._done, time.perf_counter()
+                self._name, given, options, self._done, time.perf_counter()
             )
+            again.holds = holds
             self._start_again(call, again, place)
 
     def _over(

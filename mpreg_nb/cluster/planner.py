@@ -10,6 +10,7 @@ import msgspec
 from mpreg_nb.call_context import depth_of_calls
 from mpreg_nb.client.calls import PLAIN, CallOptions
 from mpreg_nb.client.client import Client
+from mpreg_nb.client.deferred import DeferredArguments, ValueReference
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.registration import Callee, unwrapped
 from mpreg_nb.errors import InvalidWorkflow, NoRoute
@@ -61,7 +62,8 @@ class PackedStep:
     callees: tuple[tuple[StepFunction, SideCall], ...] = ()
     """Functions that are called besides that of the step."""
     given: tuple[tuple[Given, Parts], ...] = ()
-    """Large arguments that all items of a map share; they travel as inputs do."""
+    """Large arguments that all items of a map share, and values of the engine; they
+    travel as inputs do."""
 
 
 MAY_RUN_TWICE = replace(PLAIN, idempotent=True)
@@ -80,13 +82,20 @@ class StepSerializer:
     """Pickles the arguments of the steps of one workflow."""
 
     def __init__(
-        self, callees: Callees, inline: Inline, offer: Callable[[str], Offer | None]
+        self,
+        callees: Callees,
+        inline: Inline,
+        offer: Callable[[str], Offer | None],
+        deferred: DeferredArguments,
     ) -> None:
         """offer: returns the newest registration of a name, as far as it is known."""
         self._callees = callees
         self._inline = inline
         self._offer = offer
+        self._deferred = deferred
         self._number = count()  # for names of shared arguments
+        self.holds: list[object] = []
+        """Keeps the values of the engine that steps take, until the run is dropped."""
 
     def step(self, step: Step) -> PackedStep:
         """Return the step as it travels.
@@ -94,8 +103,10 @@ class StepSerializer:
         Raises:
             NotPicklable: an argument cannot be pickled.
             PayloadTooLarge: the arguments are larger than a step may carry.
+            NotComputed: an argument stands for a value that Dask has to compute.
         """
         function, args, kwargs = unwrapped(step.function, step.args, step.kwargs)
+        args, kwargs, given = self._without_deferred(args, kwargs)
         name, options = self.callee(function)
         item = f"{step.name}/item"
         if step.over is not None:
@@ -105,10 +116,10 @@ class StepSerializer:
         else:
             found = step.inputs
         packed, found = pack_call(args, dict(kwargs), found)
-        given: tuple[tuple[Given, Parts], ...] = ()
         if step.over is not None and size_bytes(packed) > INLINE_BYTES:
-            kwargs, given = self._shared(kwargs)
+            kwargs, shared = self._shared(kwargs)
             packed, found = pack_call(args, kwargs, (item,))
+            given = (*given, *shared)
         payload, parts = self._inline(packed)
         plan = StepPlan(
             name=step.name,
@@ -128,12 +139,13 @@ class StepSerializer:
             idempotent=options.idempotent,
         )
         sides = (step.over, step.fallback, step.undo)
-        if not step.conditions and all(side is None for side in sides):
-            return PackedStep(plan, parts, plan.inputs)
-        made = self._with_sides(step, plan, parts)
-        made.given = given
-        shared = {value.name for value, _ in given}
-        made.inputs = tuple(name for name in made.inputs if name not in shared)
+        made = PackedStep(plan, parts, plan.inputs, given=given)
+        if step.conditions or any(side is not None for side in sides):
+            self._add_sides(made, step)
+        unnamed = {value.name for value, _ in made.given}
+        if unnamed:
+            made.inputs = tuple(n for n in made.inputs if n not in unnamed)
+            made.undo_inputs = tuple(n for n in made.undo_inputs if n not in unnamed)
         return made
 
     def callee(self, function: StepFunction) -> Callee:
@@ -167,10 +179,21 @@ class StepSerializer:
                 kwargs[key] = Reference(name)
         return kwargs, tuple(given)
 
-    def _with_sides(
-        self, step: Step, plan: StepPlan, parts: tuple[Buffer, ...]
-    ) -> PackedStep:
-        made = PackedStep(plan, parts, plan.inputs)
+    def _without_deferred(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], Mapping[str, Any], tuple[tuple[Given, Parts], ...]]:
+        """Refer to values of the engine as to inputs, which nobody gave a name."""
+        if not self._deferred.found(*args, *kwargs.values()):
+            return args, kwargs, ()
+        made = self._deferred.replaced(args, kwargs)
+        self.holds += made.holds
+        given = tuple(
+            (Given(name=name, payload=b"", key=key), ())
+            for name, key in made.keys.items()
+        )
+        return made.args, made.kwargs, given
+
+    def _add_sides(self, made: PackedStep, step: Step) -> None:
         split: SideCall | None = None
         fallback: SideCall | Given | None = None
         undo: SideCall | None = None
@@ -198,9 +221,8 @@ class StepSerializer:
             made.undo_inputs = undo.inputs
             made.callees = (*made.callees, (undone_by, undo))
         made.plan = msgspec.structs.replace(
-            plan, condition=condition, split=split, fallback=fallback, undo=undo
+            made.plan, condition=condition, split=split, fallback=fallback, undo=undo
         )
-        return made
 
     def _call(
         self,
@@ -212,6 +234,8 @@ class StepSerializer:
     ) -> SideCall:
         function, args, kwargs = unwrapped(function, args, kwargs)
         name, options = self.callee(function)
+        args, kwargs, given = self._without_deferred(args, kwargs)
+        made.given = (*made.given, *given)
         packed, found = pack_call(args, kwargs)
         payload, parts = self._inline(packed)
         made.parts = (*made.parts, *parts)
@@ -225,6 +249,16 @@ class StepSerializer:
         )
 
     def _value(self, value: Any, *, name: str, what: str) -> tuple[Given, Parts]:
+        if self._deferred.found(value):
+            made = self._deferred.replaced((), {what: value})
+            self.holds += made.holds
+            if not name or not isinstance(made.kwargs[what], ValueReference):
+                raise TypeError(
+                    f"{what} has a value inside that Dask has to compute. Make it an "
+                    "argument of a step, or an input by itself"
+                )
+            (key,) = made.keys.values()
+            return Given(name=name, payload=b"", key=key), ()
         payload, parts = self._inline(pack(value, name=what))
         return Given(name=name, payload=payload, parts=len(parts)), parts
 
@@ -236,6 +270,8 @@ class PlannedRun:
     request: RunStart
     parts: tuple[Buffer, ...]
     diagram: Diagram
+    holds: Sequence[object] = ()
+    """Keeps the values of the engine that steps take."""
 
 
 class Planner:
@@ -253,8 +289,9 @@ class Planner:
             InvalidWorkflow: a function is not in the catalog.
             NoRoute: no live node holds all resources of a step.
             NotPicklable: an argument cannot be pickled.
+            NotComputed: an argument stands for a value that Dask has to compute.
         """
-        packer = StepSerializer(callees, self._client.inline, self._client.offer)
+        packer = self._serializer(callees)
         packed = {step.name: packer.step(step) for step in workflow.steps}
         _check_found(workflow, packed)
         for step in workflow.steps:
@@ -282,11 +319,15 @@ class Planner:
         diagram = Diagram.of(
             workflow.name, workflow.steps, workflow.inputs, self._needs
         )
-        return PlannedRun(request, tuple(parts), diagram)
+        return PlannedRun(request, tuple(parts), diagram, packer.holds)
+
+    def _serializer(self, callees: Callees) -> StepSerializer:
+        client = self._client
+        return StepSerializer(callees, client.inline, client.offer, client.deferred)
 
     def rows(self, workflow: Workflow, callees: Callees) -> tuple[PlanRow, ...]:
         """Return where each step would run now."""
-        packer = StepSerializer(callees, self._client.inline, self._client.offer)
+        packer = self._serializer(callees)
         rows = []
         for step in workflow.steps:
             name, options = packer.callee(step.function)

@@ -742,6 +742,7 @@ class ClusterRuns(Generic[RunT]):
     async def _start(self, planned: PlannedRun, writer: Writer) -> RunT:
         runs = self._client.runs
         record = runs.start(planned.request, planned.parts, writer=writer)
+        record.holds = planned.holds
         return self.recent.add(record, planned.diagram)
 
     async def _find(self, key: str, writer: Writer) -> RunT:
@@ -768,6 +769,7 @@ class ClusterRuns(Generic[RunT]):
         self, record: RunRecord, diagram: Diagram, writer: Writer
     ) -> RunT:
         resumed = await self._client.runs.resume(record, writer)
+        resumed.holds = record.holds
         return self.recent.add(resumed, diagram)
 
     def _followed(self, record: RunRecord) -> RunT:

@@ -4,12 +4,18 @@ A Dask task carries a `Batch` of jobs to the plugin; its result is `BatchAnswers
 Everything else that the plugin reports goes over one topic of the Dask scheduler.
 Both are msgpack; bytes of code, arguments and results are parts beside it, which Dask
 never opens.
+
+Large parts of results that are kept stay on the Dask worker, as values of Dask: an
+answer has a `StayingPart` in their place. A task that needs such values, or those of a
+user of Dask, has their futures as arguments, so that Dask brings them to its worker; a
+`ValuePart` says where each belongs.
 """
 
 import dataclasses
 import pickle
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 
@@ -34,6 +40,40 @@ class Part:
     def __sizeof__(self) -> int:
         # Dask counts the memory of its workers by this.
         return object.__sizeof__(self) + memoryview(self.data).nbytes
+
+
+class StayingPart:
+    """A part that stays on the Dask worker, as the value of this key."""
+
+    __slots__ = ("key", "size_bytes")
+
+    def __init__(self, key: str, size_bytes: int) -> None:
+        self.key = key
+        self.size_bytes = size_bytes
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return StayingPart, (self.key, self.size_bytes)
+
+
+class ValuePart:
+    """A part that is among the values of the task, under this number.
+
+    is_object: it is not the bytes of a part, but an object of a user of Dask, which is
+        pickled where it is.
+    """
+
+    __slots__ = ("is_object", "number")
+
+    def __init__(self, number: int, is_object: bool) -> None:
+        self.number = number
+        self.is_object = is_object
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ValuePart, (self.number, self.is_object)
+
+
+GivenPart: TypeAlias = Part | ValuePart
+MadePart: TypeAlias = Part | StayingPart
 
 
 class OpenPool(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -66,6 +106,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     counts: tuple[int, ...]  # of the parts of each job
     codes: tuple[PoolCode, ...] = ()
     forget: tuple[str, ...] = ()  # versions that no job names any longer
+    client: str = ""  # id of the gateway's Dask client, which wants what stays
 
 
 class JobCrashed(
@@ -165,11 +206,10 @@ def received(outcome: SentOutcome) -> Outcome:
     return outcome
 
 
-def split(parts: list[Part], counts: Iterable[int]) -> list[tuple[Buffer, ...]]:
-    """Return the bytes of each of several things that were sent together."""
-    found: list[tuple[Buffer, ...]] = []
-    start = 0
-    for count in counts:
-        found.append(tuple(part.data for part in parts[start : start + count]))
-        start += count
-    return found
+AnyPart = TypeVar("AnyPart")
+
+
+def split(parts: list[AnyPart], counts: Iterable[int]) -> list[list[AnyPart]]:
+    """Return the parts of each of several things that were sent together."""
+    rest = iter(parts)
+    return [list(islice(rest, count)) for count in counts]

@@ -8,8 +8,13 @@ costs Dask about 10 ms.
 Dask never repeats a batch on its own: each attempt has a key of its own, names the one
 Dask worker that may run it, and is refused there if it has begun before (see
 `dask_worker`).
+
+Large results of steps stay in the memory of Dask (`ResultOnDask`): a job that needs one
+has its future among the arguments of the task, and Dask brings it to the worker. So
+have jobs whose arguments are values of a user of Dask (`ValueOfDask`).
 """
 
+import ast
 import asyncio
 import itertools
 import logging
@@ -23,12 +28,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
+import distributed
 from msgspec.structs import replace
 
 from mpreg_nb.call_context import Home
 from mpreg_nb.calls.waiting_line import DeepestFirst
 from mpreg_nb.engines.dask_messages import (
     Batch,
+    GivenPart,
+    MadePart,
     NotBegun,
     OpenPool,
     Part,
@@ -38,6 +46,8 @@ from mpreg_nb.engines.dask_messages import (
     PoolEvent,
     PoolPrinted,
     PoolWaits,
+    StayingPart,
+    ValuePart,
     encode,
     read_answers,
     read_reports,
@@ -49,11 +59,16 @@ from mpreg_nb.node.process_pool import LENT, RuntimeEstimates, cancelled
 from mpreg_nb.node.worker_pool import (
     Crashed,
     DoneCallback,
+    HeldPart,
     Outcome,
     PoolStatistics,
     StartedCallback,
+    lost_calls,
 )
+from mpreg_nb.protocol.messages import EngineRef, ResultRef
 from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted
+from mpreg_nb.serialize.exceptions import message_of, type_names
+from mpreg_nb.serialize.pickle import pack_exception, pack_whole
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
@@ -68,10 +83,150 @@ BATCH_S = 0.02
 BATCH_JOBS = 64
 """Jobs that share a task, at most."""
 
+UNKNOWN_S, UNKNOWN_AGAIN_S = 30.0, 0.02
+"""How long the scheduler may not know a value that is an argument, and how often it is
+asked."""
+
 CLOSE_S = 2.0
 """How long a Dask worker may take to answer when one of its pools is closed."""
 
 _LOG = logging.getLogger(__name__)
+
+# The package has no types for it.
+_FUTURE: Any = distributed.Future
+
+
+class _OnDask(HeldPart):
+    """Something that Dask has, through a future that keeps it there."""
+
+    is_object: bool
+
+    def __init__(self, channel: "GatewayChannel", *, direct: bool) -> None:
+        """direct: whether large values can come here without the scheduler."""
+        self._channel = channel
+        self._direct = direct
+        self.future: Any = None
+
+    async def hold(self) -> None:
+        """Have a future of it.
+
+        Raises:
+            LookupError: Dask does not know it.
+        """
+
+    @property
+    def status(self) -> str:
+        """What Dask has said of it."""
+        return "lost" if self.future is None else str(self.future.status)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether Dask does not have it any more, or never had it."""
+        return self.status in ("cancelled", "lost")
+
+    async def _value(self) -> Any:
+        await self.hold()
+        try:
+            return await self._channel.client.gather(self.future, direct=self._direct)
+        except (Exception, asyncio.CancelledError) as error:  # of Dask, which has many
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise LookupError(f"Dask has lost it: {error}") from error
+
+
+class ResultOnDask(_OnDask):
+    """A part of a result that stayed on a Dask worker."""
+
+    is_object = False
+
+    def __init__(
+        self,
+        channel: "GatewayChannel",
+        staying: StayingPart,
+        made_by: bytes,
+        *,
+        direct: bool,
+    ) -> None:
+        """made_by: id of the job that made it."""
+        super().__init__(channel, direct=direct)
+        self.future = channel.future(staying.key)
+        self.made_by = made_by
+        self._size_bytes = staying.size_bytes
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    async def fetch(self) -> "Buffer":
+        """Return its bytes."""
+        data: Buffer = (await self._value()).data
+        return data
+
+
+class ValueOfDask(_OnDask):
+    """A value that a user of Dask has there; its bytes are made where it is needed."""
+
+    is_object = True
+    made_by = b""
+
+    def __init__(self, channel: "GatewayChannel", key: Any, *, direct: bool) -> None:
+        """key: of the value; the program of the user keeps it until the call ends."""
+        super().__init__(channel, direct=direct)
+        self._key = key
+
+    async def hold(self) -> None:
+        """Have a future of it, once the scheduler knows it.
+
+        What the program of the user tells the scheduler can come after the call, and
+        take long there: a scheduler imports what a graph needs.
+        """
+        client = self._channel.client
+        until_s = time.monotonic() + UNKNOWN_S
+        while self.future is None:
+            found = await client.scheduler.get_task_status(keys=[self._key])
+            if found.get(self._key) is not None:
+                self.future = self._channel.future(self._key)
+            elif time.monotonic() > until_s:
+                raise LookupError(
+                    f"the Dask scheduler has no value {self._key!r}: it was released, "
+                    "or is of another Dask cluster"
+                )
+            else:
+                await asyncio.sleep(UNKNOWN_AGAIN_S)
+
+    def __len__(self) -> int:
+        return 0  # not known here
+
+    async def fetch(self) -> "Buffer":
+        """Return the value as one part."""
+        return pack_whole(await self._value())
+
+
+class ResultsOnDask:
+    """The `EngineResults` of the nodes of one gateway."""
+
+    def __init__(self, channel: "GatewayChannel") -> None:
+        self._channel = channel
+        self._stores: dict[str, Callable[[ResultRef], tuple[Buffer, ...] | None]] = {}
+
+    def join(
+        self, node: str, find: "Callable[[ResultRef], tuple[Buffer, ...] | None]"
+    ) -> None:
+        """Have the others find the results of a node by `find`, until it has left."""
+        self._stores[node] = find
+
+    def leave(self, node: str) -> None:
+        """Find the results of a node no longer."""
+        self._stores.pop(node, None)
+
+    def find(self, wanted: ResultRef | EngineRef) -> "tuple[Buffer, ...] | None":
+        """Return the parts of a result of these nodes, or of a value of Dask."""
+        if isinstance(wanted, ResultRef):
+            store = self._stores.get(wanted.owner)
+            return store(wanted) if store is not None else None
+        key = ast.literal_eval(wanted.key)
+        value: Any = ValueOfDask(self._channel, key, direct=self._channel.direct)
+        return (value,)
 
 
 class GatewayChannel:
@@ -87,6 +242,8 @@ class GatewayChannel:
         self.pools: dict[str, DaskWorkerPool] = {}
         self.on_ready: Callable[[str], object] = lambda address: None
         """Hears the address of each Dask worker whose plugin is ready."""
+        self.direct = False
+        """Whether this process reaches the Dask workers themselves."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     def subscribe(self) -> None:
@@ -110,6 +267,13 @@ class GatewayChannel:
             function, self.gateway, *args, workers=[address], on_error="raise"
         )
         return found[address]
+
+    def future(self, key: Any) -> Any:
+        """Return a future of a value that Dask has, which keeps it there."""
+        future = _FUTURE(key, self.client)
+        # Says to the scheduler who wants it, and has it say how it is.
+        self.client._send_to_scheduler({"op": "client-desires-keys", "keys": [key]})
+        return future
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run `work` beside everything else."""
@@ -383,21 +547,28 @@ class DaskWorkerPool:
                 await self._try(attempt, all_codes=True)
         except asyncio.CancelledError as error:  # Dask's own is one too
             task = asyncio.current_task()
-            self._lost(attempt, f"Dask cancelled it: {error}")
             if task is not None and task.cancelling():
+                self._lost(attempt, f"Dask cancelled it: {error}")
                 raise
+            await self._unable(attempt, f"Dask cancelled it: {error}")
         except Exception as error:  # noqa: BLE001 - of Dask, which has many
             _LOG.warning("Dask lost %s: %r", attempt.key, error)
-            self._lost(attempt, f"Dask could not run it: {error}")
+            await self._unable(attempt, f"Dask could not run it: {error}")
         finally:
             self._attempts.discard(attempt)
             self._feed()
 
     async def _try(self, attempt: _DaskTask, *, all_codes: bool) -> bool:
         """Run a batch; False: nothing of it began, since the plugin lacks a version."""
-        head, parts = self._packed(attempt, all_codes=all_codes)
+        for item in attempt.items:
+            for part in item.parts:
+                if isinstance(part, _OnDask):
+                    await part.hold()
+        head, parts, values = self._packed(attempt, all_codes=all_codes)
         client, key = self._channel.client, attempt.key
-        size_bytes = sum(memoryview(part.data).nbytes for part in parts)
+        size_bytes = sum(
+            memoryview(part.data).nbytes for part in parts if isinstance(part, Part)
+        )
         scattered = None
         # Annotations, from a configuration file too, would go into the task.
         with dask.config.set(annotations={}):
@@ -412,6 +583,7 @@ class DaskWorkerPool:
                 key,
                 head,
                 given,
+                [value.future for value in values],
                 key=key,
                 workers=[self._address],
                 allow_other_workers=False,
@@ -422,14 +594,15 @@ class DaskWorkerPool:
             answer, made = await client.gather(future, direct=self._direct)
         finally:
             future.release()  # else the result would stay in the memory of Dask
-            del scattered, given
+            del scattered, given, values
         answers = read_answers(answer)
         if not isinstance(answers, NotBegun):
             self._there.update(item.job.version for item in attempt.items)
             self._attempts.discard(attempt)  # its slot is free for who hears of the end
             pairs = zip(answers.outcomes, split(made, answers.counts), strict=True)
             for outcome, made_parts in pairs:
-                self._ended(received(outcome), made_parts)
+                found = tuple(self._here(outcome.id, part) for part in made_parts)
+                self._ended(received(outcome), found)
             return True
         if answers.reason == "code" and not all_codes:
             attempt.renew()
@@ -440,11 +613,19 @@ class DaskWorkerPool:
             self._lost(attempt, "the Dask worker was restarted", executed="no")
         return True
 
+    def _here(self, job: bytes, part: MadePart) -> "Buffer":
+        """Return the bytes of a part, or what stands for them here."""
+        if isinstance(part, Part):
+            return part.data
+        held: Any = ResultOnDask(self._channel, part, job, direct=self._direct)
+        return held  # type: ignore[no-any-return]  # see HeldPart
+
     def _packed(
         self, attempt: _DaskTask, *, all_codes: bool
-    ) -> tuple[bytes, list[Part]]:
+    ) -> tuple[bytes, list[GivenPart], list[_OnDask]]:
         codes: list[PoolCode] = []
-        parts: list[Part] = []
+        parts: list[GivenPart] = []
+        values: dict[_OnDask, int] = {}  # and its number
         for item in attempt.items:
             version, (function, code) = item.job.version, item.code
             known = version in self._there and not all_codes
@@ -454,7 +635,12 @@ class DaskWorkerPool:
                 )
                 parts.extend(map(Part, code))
         for item in attempt.items:
-            parts.extend(map(Part, item.parts))
+            for part in item.parts:
+                if isinstance(part, _OnDask):
+                    number = values.setdefault(part, len(values))
+                    parts.append(ValuePart(number, part.is_object))
+                else:
+                    parts.append(Part(part))
         sent = {code.version for code in codes}
         forget = tuple(v for v in self._forget if v not in sent)
         self._forget.clear()
@@ -465,8 +651,9 @@ class DaskWorkerPool:
             counts=tuple(len(item.parts) for item in attempt.items),
             codes=tuple(codes),
             forget=forget,
+            client=self._channel.client.id,
         )
-        return encode(batch), parts
+        return encode(batch), parts, list(values)
 
     # ------------------------------------------------------------------ outcomes
 
@@ -484,6 +671,47 @@ class DaskWorkerPool:
         del self._items[item.job.id]
         self._finished += 1
         item.done(outcome, parts)
+
+    async def _unable(self, attempt: _DaskTask, reason: str) -> None:
+        """Give jobs that Dask did not run their outcomes: maybe it lacked a value."""
+        executed = "unknown"
+        for item in attempt.items:
+            values = [part for part in item.parts if isinstance(part, _OnDask)]
+            if not values or item.ended:
+                continue
+            if await self._has_begun(item, attempt):
+                continue
+            executed = "no"
+            failed = [each for each in values if each.status == "error"]
+            if failed and not item.ended:
+                error = await failed[0].future.exception()
+                self._end(item, _failed_argument(item.job, error), ())
+            elif any(each.is_lost for each in values) and not item.ended:
+                calls = lost_calls(values)
+                lacks = JobFailed(
+                    id=item.job.id,
+                    kind="gone" if calls else "bad_request",
+                    message=reason,
+                    executed="no",
+                    lost=calls,
+                )
+                self._end(item, lacks, ())
+        self._lost(attempt, reason, executed)
+
+    async def _has_begun(self, item: _DaskJob, attempt: _DaskTask) -> bool:
+        """Ask the plugin whether a job has begun; it never begins if it has not."""
+        try:
+            begun: bool = await self._channel.run(
+                cancel_job,
+                self._address,
+                self._wanted.pool,
+                item.job.id,
+                attempt.key,
+            )
+        except Exception as error:  # noqa: BLE001 - of Dask: its worker is gone
+            _LOG.info("%s cannot say what has begun: %s", self._address, error)
+            return True
+        return begun
 
     def _lost(self, attempt: _DaskTask, reason: str, executed: Any = "unknown") -> None:
         for item in attempt.items:
@@ -530,16 +758,19 @@ class DaskWorkerPool:
     async def _cancel(self, item: _DaskJob, attempt: _DaskTask) -> None:
         # Never by `Future.cancel`: Dask would say that it is cancelled at once, and
         # the function would go on.
-        try:
-            begun = await self._channel.run(
-                cancel_job,
-                self._address,
-                self._wanted.pool,
-                item.job.id,
-                attempt.key,
-            )
-        except Exception as error:  # noqa: BLE001 - of Dask: the batch is lost too
-            _LOG.info("a cancel did not reach %s: %s", self._address, error)
-            return
+        begun = await self._has_begun(item, attempt)
         if not begun and not item.ended:
             self._end(item, cancelled(item.job), ())
+
+
+def _failed_argument(job: Job, error: BaseException) -> JobFailed:
+    """Return the outcome of a job whose argument Dask could not compute."""
+    error.add_note("Dask raised it when it computed an argument of the call.")
+    return JobFailed(
+        id=job.id,
+        kind="application",
+        message=f"{type(error).__name__}: {message_of(error)}",
+        executed="no",
+        types=type_names(type(error)),
+        payload=bytes(pack_exception(error)[0]),
+    )

@@ -31,6 +31,12 @@ class GatewayLease(SchedulerPlugin):
         if self.name in self._scheduler.worker_plugins:
             await self._scheduler.unregister_worker_plugin(comm=None, name=self.name)
         await self.end()
+        # A result that came to stay at this moment made Dask know the client again.
+        known = self._scheduler.clients.get(self._client)
+        if known is not None:
+            keys = [task.key for task in known.wants_what]
+            self._scheduler.client_releases_keys(keys=keys, client=self._client)
+            del self._scheduler.clients[self._client]
 
     async def end(self) -> None:
         """Remove the topic and this plugin."""

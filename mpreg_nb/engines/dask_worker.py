@@ -7,17 +7,23 @@ code of users never runs in the threads of Dask, and can be interrupted and kill
 A batch runs at most once. Dask runs a task again when the worker that had it is lost;
 so a batch names the incarnation of the plugin, which ends with its process, and each
 incarnation remembers the batches that it has begun.
+
+Large parts of kept results become values of Dask here, which belong to the Dask client
+of the gateway: they are gone when that lets go of them, or is gone itself.
 """
 
 import asyncio
+import logging
 import platform
 import secrets
 import shutil
 import time
 from collections import OrderedDict
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 from distributed import Worker, WorkerPlugin, get_worker
 from distributed.worker_state_machine import SecedeEvent
 
@@ -25,6 +31,8 @@ from mpreg_nb.call_context import Home
 from mpreg_nb.engines.dask_messages import (
     Batch,
     BatchAnswers,
+    GivenPart,
+    MadePart,
     NotBegun,
     OpenPool,
     Part,
@@ -34,22 +42,32 @@ from mpreg_nb.engines.dask_messages import (
     PoolPrinted,
     PoolWaits,
     Report,
+    StayingPart,
+    ValuePart,
     encode,
     read_batch,
     read_open,
     sent,
     split,
 )
+from mpreg_nb.errors import NotPicklable
 from mpreg_nb.node.process_pool import ProcessPool, cancelled
 from mpreg_nb.node.worker_pool import Outcome
 from mpreg_nb.node.worker_process import WorkerHandle
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import installed
-from mpreg_nb.protocol.worker import Job, JobPrinted
+from mpreg_nb.protocol.worker import Job, JobFailed, JobPrinted
+from mpreg_nb.serialize.exceptions import unpicklable
+from mpreg_nb.serialize.pickle import pack, pack_exception
+
+_LOG = logging.getLogger(__name__)
 
 REMEMBERED = 100_000
 """Batches of which a plugin remembers that they have begun, and cancels that came
 before their job."""
+
+STAY_BYTES = 64 * 1024
+"""Parts of kept results from here on stay; a value costs Dask about a millisecond."""
 
 STOP_S = 2.0
 """How long worker processes may take to end when the plugin goes."""
@@ -159,8 +177,8 @@ class WorkerPools(WorkerPlugin):
     # --------------------------------------------------------------------- jobs
 
     async def run(
-        self, key: str, batch: Batch, parts: list[Part]
-    ) -> tuple[bytes, list[Part]]:
+        self, key: str, batch: Batch, parts: list[GivenPart], values: list[Any]
+    ) -> tuple[bytes, list[MadePart]]:
         """Run a batch; return its answers, and their parts."""
         refused = self._refused(key, batch)
         if refused:
@@ -169,14 +187,21 @@ class WorkerPools(WorkerPlugin):
         codes = [code.count for code in batch.codes]
         found = split(parts, (*codes, *batch.counts))
         for code, code_parts in zip(batch.codes, found, strict=False):
-            pool.add_code(code.version, code.function, code_parts)
+            bare = tuple(_data(part, values) for part in code_parts)
+            pool.add_code(code.version, code.function, bare)
         if not all(pool.has_code(job.version) for job in batch.jobs):
             return encode(NotBegun(reason="code")), []
+        given = [
+            await _whole(job, job_parts, values)
+            for job, job_parts in zip(batch.jobs, found[len(codes) :], strict=True)
+        ]
+        refused = self._refused(key, batch)  # that may have taken long
+        if refused:
+            return encode(NotBegun(reason=refused)), []
         _remember(self._begun, key)
-        given = found[len(codes) :]
         ends = [
-            self._submit(pool, key, job, job_parts)
-            for job, job_parts in zip(batch.jobs, given, strict=True)
+            self._submit(pool, key, job, whole)
+            for job, whole in zip(batch.jobs, given, strict=True)
         ]
         for version in batch.forget:
             pool.forget_code(version)
@@ -185,12 +210,47 @@ class WorkerPools(WorkerPlugin):
         finally:
             for job in batch.jobs:
                 self._tasks.pop(job.id, None)
+        made = [
+            await self._placed(job, parts, batch.client)
+            for job, (_, parts) in zip(batch.jobs, outcomes, strict=True)
+        ]
         self._flush()  # prints come before the outcome
         answers = BatchAnswers(
             outcomes=tuple(sent(outcome) for outcome, _ in outcomes),
-            counts=tuple(len(made) for _, made in outcomes),
+            counts=tuple(map(len, made)),
         )
-        return encode(answers), [Part(part) for _, made in outcomes for part in made]
+        return encode(answers), [part for parts in made for part in parts]
+
+    async def _placed(
+        self, job: Job, parts: tuple[Buffer, ...], client: str
+    ) -> list[MadePart]:
+        """Return the parts of an outcome; of what is kept, the large ones stay."""
+        placed: list[MadePart] = [Part(part) for part in parts]
+        if not job.keep or self._is_leaving:
+            return placed
+        stay: dict[Any, object] = {}
+        sizes: dict[str, int] = {}
+        for number, part in enumerate(parts):
+            size_bytes = memoryview(part).nbytes
+            # Of items that were taken apart, the node deals out the head.
+            if size_bytes < STAY_BYTES or (job.split and not number):
+                continue
+            key = f"{job.function}-result-{secrets.token_hex(16)}"
+            stay[key], sizes[key] = Part(part), size_bytes
+            placed[number] = StayingPart(key, size_bytes)
+        if stay:
+            # As `Client.scatter` does inside of a task, but for the gateway's client.
+            self._worker.update_data(data=stay)
+            try:
+                await self._worker.scheduler.update_data(
+                    who_has={key: [self._worker.address] for key in stay},
+                    nbytes=sizes,
+                    client=client,
+                )
+            except Exception as error:  # noqa: BLE001 - of Dask: its scheduler is gone
+                _LOG.info("a result of %s does not stay: %s", job.function, error)
+                return [Part(part) for part in parts]
+        return placed
 
     def _refused(self, key: str, batch: Batch) -> str:
         """Return why a batch must not begin here; "" if it may."""
@@ -201,7 +261,7 @@ class WorkerPools(WorkerPlugin):
         return ""
 
     def _submit(
-        self, pool: ProcessPool, key: str, job: Job, parts: tuple[Buffer, ...]
+        self, pool: ProcessPool, key: str, job: Job, whole: "_Whole | JobFailed"
     ) -> "asyncio.Future[tuple[Outcome, tuple[Buffer, ...]]]":
         end: asyncio.Future[tuple[Outcome, tuple[Buffer, ...]]]
         end = asyncio.get_running_loop().create_future()
@@ -212,9 +272,11 @@ class WorkerPools(WorkerPlugin):
 
         if job.id in self._cancelled:
             done(cancelled(job), ())
+        elif isinstance(whole, JobFailed):
+            done(whole, ())
         else:
             self._tasks[job.id] = key
-            pool.submit(job, parts, done)
+            pool.submit(whole.job, whole.parts, done)
         return end
 
     def _give_up_slot(self, job: bytes) -> None:
@@ -256,18 +318,69 @@ def _remember(known: "OrderedDict[Any, None]", key: Any) -> None:
         known.popitem(last=False)
 
 
+def _data(part: GivenPart, values: list[Any]) -> Buffer:
+    if isinstance(part, ValuePart):
+        part = values[part.number]
+        assert isinstance(part, Part)  # noqa: S101 - objects are taken apart first
+    return part.data
+
+
+class _Whole(NamedTuple):
+    """A job and its parts, with the values that Dask has brought for it."""
+
+    job: Job
+    parts: tuple[Buffer, ...]
+
+
+async def _whole(
+    job: Job, parts: list[GivenPart], values: list[Any]
+) -> _Whole | JobFailed:
+    if not any(isinstance(part, ValuePart) and part.is_object for part in parts):
+        return _Whole(job, tuple(_data(part, values) for part in parts))
+    own = len(parts) - sum(count for count in job.inputs if isinstance(count, int))
+    whole = [_data(part, values) for part in parts[:own]]
+    rest = iter(parts[own:])
+    inputs: list[bytes | int] = []
+    for given in job.inputs:
+        if isinstance(given, bytes):
+            inputs.append(given)
+            continue
+        before = len(whole)
+        for part in islice(rest, given):
+            if isinstance(part, ValuePart) and part.is_object:
+                try:
+                    whole += await asyncio.to_thread(pack, values[part.number])
+                except NotPicklable as error:
+                    return JobFailed(
+                        id=job.id,
+                        kind="not_picklable",
+                        message=unpicklable(error),
+                        executed="no",
+                        payload=bytes(pack_exception(error)[0]),
+                    )
+            else:
+                whole.append(_data(part, values))
+        inputs.append(len(whole) - before)
+    lengths = tuple(memoryview(part).nbytes for part in whole)
+    changed = msgspec.structs.replace(job, sizes=lengths, inputs=tuple(inputs))
+    return _Whole(changed, tuple(whole))
+
+
 # What a gateway runs on a Dask worker. `run_batch` is a task, the others are calls of
 # `Client.run`, beside the tasks.
 
 
 async def run_batch(
-    gateway: str, key: str, batch: bytes, parts: list[Part]
-) -> tuple[bytes, list[Part]]:
-    """Run a batch in the pools of `gateway`."""
+    gateway: str, key: str, batch: bytes, parts: list[GivenPart], values: list[Any]
+) -> tuple[bytes, list[MadePart]]:
+    """Run a batch in the pools of `gateway`.
+
+    values: of the futures that its parts refer to, which Dask has brought here.
+    """
     plugin = _plugin(get_worker(), gateway)
     if plugin is None:
         return encode(NotBegun(reason="gone")), []
-    return await plugin.run(key, read_batch(batch), parts)
+    return await plugin.run(key, read_batch(batch), parts, values)
 
 
 def plugin_state(gateway: str, dask_worker: Worker) -> bytes:

@@ -31,6 +31,9 @@ DASK_GAPS: Mapping[str, str] = MappingProxyType(
         "runs on the machine of the gateway; elsewhere it finds no cluster",
         "isolation": "isolation='thread' has no effect: a thread of the node would run "
         "in the gateway, so the function runs in a worker process of its Dask worker",
+        "results": "a large result of a step is in the memory of the Dask worker that "
+        "made it, and is lost with that worker. Steps of idempotent functions are then "
+        "run again; a step that needs the result of another one fails",
         "adapt": "Dask sees only as many calls as there are slots, so "
         "dask_cluster.adapt() starts no workers for those that wait. Scale by hand: "
         "dask_cluster.scale(4)",
@@ -94,20 +97,18 @@ def dask_url(address: str) -> str:
     return f"dask://{rest}" if protocol in ("", "tcp") else f"dask+{protocol}://{rest}"
 
 
-def dask_engine(url: str) -> Engine:
-    """Return the Dask cluster at `url` as an engine.
+def engine_at(url: str) -> Engine | None:
+    """Return the engine that a node says runs its calls; None if it is one of ours."""
+    return Engine("Dask", dask_address(url), DASK_GAPS) if is_dask_url(url) else None
 
-    Raises:
-        ModuleNotFoundError: `distributed` is not installed.
-        ValueError: the URL is none of a scheduler.
-    """
-    address = dask_address(url)
+
+def check_installed() -> None:
+    """Raise ModuleNotFoundError where `distributed` is not installed."""
     if importlib.util.find_spec("distributed") is None:
         raise ModuleNotFoundError(
             "Dask is not installed here. Install it: pip install 'mpreg_nb[dask]'",
             name="distributed",
         )
-    return Engine("Dask", address, DASK_GAPS)
 
 
 def gateway_command(url: str, security: str = "") -> list[str]:

@@ -25,7 +25,7 @@ from typing import Any
 import distributed
 
 from mpreg_nb.engines.dask_messages import PluginState, read_state
-from mpreg_nb.engines.dask_pool import DaskWorkerPool, GatewayChannel
+from mpreg_nb.engines.dask_pool import DaskWorkerPool, GatewayChannel, ResultsOnDask
 from mpreg_nb.engines.dask_scheduler import GatewayLease, end_lease
 from mpreg_nb.engines.dask_worker import WorkerPools, plugin_state
 from mpreg_nb.engines.options import (
@@ -153,6 +153,7 @@ class DaskNodes:
         if channel is None:
             channel = self._channel = GatewayChannel(client, self._gateway)
             channel.on_ready = lambda address: self._changed.set()
+            self._results = ResultsOnDask(channel)
         channel.client = client
         return channel
 
@@ -239,7 +240,7 @@ class DaskNodes:
             if not raw:
                 return  # it will report that it is ready
             name, state = node_name(worker["name"], address), read_state(raw)
-            direct = await self._reaches(channel.client, address)
+            direct = channel.direct = await self._reaches(channel.client, address)
             node = self._node(channel, address, state, name, worker, direct)
             await node.start()
         except Exception as error:  # noqa: BLE001 - of Dask, or its worker lacks us
@@ -273,9 +274,13 @@ class DaskNodes:
             workers=worker["nthreads"],
             limits=self._entry.settings.limits,
             store_bytes=self._entry.settings.store_bytes,
+            engine=self._entry.settings.engine,
         )
         where = WorkerHost(
-            make_pool=make_pool, host=state.host, versions=state.versions
+            make_pool=make_pool,
+            host=state.host,
+            versions=state.versions,
+            results=self._results,
         )
         return Node(settings, self._token, worker_host=where)
 
@@ -294,6 +299,7 @@ class DaskNodes:
                 pool.lost(reason)
         nodes = [self._nodes.pop(address) for address in addresses]
         for node in nodes:
+            self._results.leave(node.name)
             _LOG.info("%s leaves: %s", node.name, reason)
         await asyncio.gather(*(node.stop(0.0) for node in nodes))
 

@@ -3,7 +3,7 @@
 import argparse
 from dataclasses import dataclass, replace
 
-from mpreg_nb.engines.engine import dask_address, dask_engine
+from mpreg_nb.engines.engine import check_installed, dask_address
 from mpreg_nb.node.options import NodeOptions, add_arguments, options_of
 
 
@@ -46,9 +46,9 @@ def gateway_options(
         address = dask_address(given.dask)
     except ValueError as error:
         parser.error(str(error))
-    dask_engine(given.dask)
+    check_installed()
     # The gateway's own node is where clients connect to, and runs nothing.
-    own = replace(options.settings, workers=0)
+    own = replace(options.settings, workers=0, engine=given.dask)
     return GatewayOptions(
         node=replace(options, settings=own),
         address=address,

@@ -40,7 +40,14 @@ from mpreg_nb.node.pending_call import (
 from mpreg_nb.node.results import InputParts, InputResolver, ResultStore
 from mpreg_nb.node.spaces import Spaces
 from mpreg_nb.node.thread_output import ThreadOutput
-from mpreg_nb.node.worker_pool import Crashed, WorkerPool
+from mpreg_nb.node.worker_pool import (
+    Crashed,
+    EngineResults,
+    WorkerPool,
+    brought,
+    is_held,
+    lost_calls,
+)
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.gossip import Offer
 from mpreg_nb.protocol.messages import Call, Failed, Failure, Output, Reply
@@ -402,13 +409,19 @@ class Executor:
         thread_output: ThreadOutput | None = None,
         counters: Counters,
         here: RunningCalls,
+        engine: EngineResults | None = None,
     ) -> None:
-        """runs_shipped: whether functions may ask for a thread of this process."""
+        """runs_shipped: whether functions may ask for a thread of this process.
+
+        engine: has values, where the workers are its own.
+        """
         self._me = me
         self._registry = registry
         self._store = store
         self._code_distributor = code_distributor
-        self._inputs = InputResolver(me, store, peer_requests, shares=True)
+        self._inputs = InputResolver(
+            me, store, peer_requests, shares=True, engine=engine
+        )
         self._workers = workers
         self._spaces = spaces
         self._has_workers = has_workers
@@ -536,6 +549,26 @@ class Executor:
         else:
             self._start(pending, function, inputs)
 
+    async def _bring_and_start(
+        self, pending: PendingCall, function: OwnFunction, inputs: InputParts
+    ) -> None:
+        """Run a function of this process on values that are with the engine."""
+        try:
+            found = [i if isinstance(i, bytes) else await brought(i) for i in inputs]
+        except LookupError as error:
+            self._tasks.pop(pending.call.id, None)
+            parts = [part for one in inputs for part in one]
+            failure = Failure(
+                kind="gone",
+                message=str(error),
+                node=self._me,
+                lost=lost_calls(parts),
+            )
+            self._fail(pending, failure)
+            return
+        self._tasks.pop(pending.call.id, None)
+        self._start(pending, function, tuple(found))
+
     def _start(
         self,
         pending: PendingCall,
@@ -544,6 +577,10 @@ class Executor:
     ) -> None:
         call = pending.call
         if isinstance(function, OwnFunction):
+            if any(is_held(one) for one in inputs if not isinstance(one, bytes)):
+                work = self._bring_and_start(pending, function, inputs)
+                self._spawn(pending, work)
+                return
             if function.where == "inline" and not (call.keep or call.json or inputs):
                 reply = Reply(
                     id=call.id,
@@ -612,6 +649,7 @@ class Executor:
             folder=call.folder,
             items=call.items,
             depth=call.depth,
+            keep=call.keep,
         )
         if pending.then is not None:
             followers = tuple(self._followers(pending.then))

@@ -183,6 +183,8 @@ class Node:
         self.catalog = Catalog(name)
         self.counters = Counters(name)
         self.store = ResultStore(settings.store_bytes)
+        if self._worker_host is not None:
+            self._worker_host.results.join(name, self.store.find)
         self._loads = Loads()
         self._breakers = Breakers()
         self.router = Router(
@@ -259,6 +261,7 @@ class Node:
             else None,
             counters=self.counters,
             here=here,
+            engine=self._worker_host.results if self._worker_host else None,
         )
         self.results = ResultRequests(name, self.store, self.executor.forget_input)
         self.calls = Calls(
@@ -306,6 +309,7 @@ class Node:
             host=elsewhere.host if elsewhere else here,
             python=self._python,
             certificate_ends_s=self._certificate_ends_s,
+            engine=settings.engine,
         )
         return Swim(
             PROFILES[settings.profile],  # type: ignore[index]  # argparse checked it

@@ -3,6 +3,9 @@
 The node never opens results. When the limit in bytes is reached, those that were not
 asked for longest go first; a request for one that went is answered "gone".
 
+Parts that are with the engine of the workers (`HeldPart`) stay there too: the store has
+what stands for them, and they are brought only where bytes are needed.
+
 The items of a map often share an argument, such as a model, so a result of another
 node that several calls want is fetched once and held while they want it.
 """
@@ -18,9 +21,11 @@ import msgspec
 from mpreg_nb.node.dispatch import Handler, without_parts
 from mpreg_nb.node.peer_requests import PeerRequests
 from mpreg_nb.node.pending_call import Sink
+from mpreg_nb.node.worker_pool import EngineResults, brought, is_held
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import (
     Call,
+    EngineRef,
     Failed,
     Failure,
     HasResults,
@@ -252,15 +257,34 @@ class ResultRequests:
         kept = ResultRef(self._me, message.id, size_bytes, shared=True)
         link.send(Reply(id=message.id, payload=b"", node=self._me, kept=kept))
 
-    def _fetch(self, link: Connection, message: FetchRequest) -> None:
+    def _fetch(
+        self, link: Connection, message: FetchRequest
+    ) -> Coroutine[Any, Any, None] | None:
         held = self._store.find(message.kept)
         if message.kept.shared and held is not None:
             self._fetched_by.setdefault(message.kept.id, set()).add(link)
-        if held is None:
+        if held is not None and is_held(held):
+            return self._bring(link, message, held)
+        self._answer(link, message, held)
+        return None
+
+    async def _bring(
+        self, link: Connection, message: FetchRequest, held: tuple[Buffer, ...]
+    ) -> None:
+        try:
+            found: tuple[Buffer, ...] | None = await brought(held)
+        except LookupError:
+            found = None
+        self._answer(link, message, found)
+
+    def _answer(
+        self, link: Connection, message: FetchRequest, found: tuple[Buffer, ...] | None
+    ) -> None:
+        if found is None:
             failure = Failure(kind="gone", node=self._me)
             link.send(Failed(id=message.id, failure=failure))
         else:
-            link.send(Reply(id=message.id, payload=b"", node=self._me), held)
+            link.send(Reply(id=message.id, payload=b"", node=self._me), found)
 
     def _tell_held(self, link: Connection, message: HasResults) -> None:
         held = tuple(key for key in message.ids if self._store.get(key))
@@ -283,7 +307,8 @@ class InputResolver:
     """Takes inputs from the message, from the store here, or from their owner.
 
     What several calls want at about the same time is fetched once for all, if
-    `shares`; then `stop` is to be called at the end.
+    `shares`; then `stop` is to be called at the end. With `engine`, values that the
+    engine has are given as what stands for them.
     """
 
     def __init__(
@@ -293,10 +318,12 @@ class InputResolver:
         peer_requests: PeerRequests,
         *,
         shares: bool = False,
+        engine: EngineResults | None = None,
     ) -> None:
         self._me = me
         self._store = store
         self._peer_requests = peer_requests
+        self._engine = engine
         self._recent = ResultCache(self._fetch_to_share) if shares else None
 
     def stop(self) -> None:
@@ -316,7 +343,7 @@ class InputResolver:
             if isinstance(one, bytes):
                 found.append(one)
                 continue
-            if isinstance(one, ResultRefs) or one.owner != self._me:
+            if not isinstance(one, ResultRef) or one.owner != self._me:
                 return None
             held = self._store.find(one)
             if held is None:
@@ -343,6 +370,15 @@ class InputResolver:
             return wanted
         if isinstance(wanted, ResultRefs):
             return await self._list(wanted)
+        held = self._engine.find(wanted) if self._engine is not None else None
+        if held is not None:
+            return held
+        if isinstance(wanted, EngineRef):
+            text = (
+                "an argument is a value of Dask, and it runs where Dask has no worker. "
+                "Choose the node of a Dask worker by on(...)"
+            )
+            return Failure(kind="bad_request", message=text, node=self._me)
         if wanted.owner == self._me:
             held = self._store.find(wanted)
             return self._lost(wanted) if held is None else held

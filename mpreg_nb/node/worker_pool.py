@@ -5,17 +5,73 @@ or on which machine, they run. `ProcessPool` is the pool of worker processes of 
 node. `tests/support/worker_pool_contract.py` has the tests that every pool must pass.
 """
 
-from collections.abc import Callable
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from mpreg_nb.call_context import Home
 from mpreg_nb.errors import Executed
+from mpreg_nb.protocol.messages import EngineRef, ResultRef
 from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
+
+
+class HeldPart(ABC):
+    """A part of a result that stays with the engine that made it.
+
+    A pool whose workers are elsewhere gives these in the place of bytes, for jobs that
+    say `keep`, and takes them as parts of other jobs. Who needs the bytes calls
+    `brought`.
+    """
+
+    made_by: bytes
+    """Id of the call that made it; empty: it is a value of a user of the engine."""
+
+    @property
+    @abstractmethod
+    def is_lost(self) -> bool:
+        """Whether the engine is known to have lost it."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return how many bytes it is."""
+
+    @abstractmethod
+    async def fetch(self) -> "Buffer":
+        """Return its bytes.
+
+        Raises:
+            LookupError: the engine has lost it.
+        """
+
+
+def is_held(parts: Sequence[object]) -> bool:
+    """Return whether some of the parts are with an engine."""
+    return any(isinstance(part, HeldPart) for part in parts)
+
+
+def lost_calls(parts: Sequence[object]) -> tuple[bytes, ...]:
+    """Return the ids of those calls whose results among `parts` are lost."""
+    lost = (part for part in parts if isinstance(part, HeldPart) and part.is_lost)
+    return tuple({part.made_by: None for part in lost if part.made_by})
+
+
+async def brought(parts: "tuple[Buffer, ...]") -> "tuple[Buffer, ...]":
+    """Return the same parts, with the bytes of those that are with an engine.
+
+    Raises:
+        LookupError: the engine has lost one.
+    """
+
+    async def one(part: "Buffer | HeldPart") -> "Buffer":
+        return await part.fetch() if isinstance(part, HeldPart) else part
+
+    return tuple(await asyncio.gather(*map(one, parts)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +198,21 @@ class MakePool(Protocol):
         """Return a pool of `count` workers with `slots` calls at once in each."""
 
 
+class EngineResults(Protocol):
+    """What the nodes of one engine reach without asking each other."""
+
+    def join(
+        self, node: str, find: "Callable[[ResultRef], tuple[Buffer, ...] | None]"
+    ) -> None:
+        """Have the others find the results of a node by `find`, until it has left."""
+
+    def find(self, wanted: ResultRef | EngineRef) -> "tuple[Buffer, ...] | None":
+        """Return the parts of a result of these nodes, or of a value of the engine.
+
+        Returns None for the results of other nodes, and where it is not held.
+        """
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerHost:
     """Where the workers of a node run, if that is not where the node runs."""
@@ -149,3 +220,4 @@ class WorkerHost:
     make_pool: MakePool
     host: str
     versions: dict[str, str]  # "python" and packages, as `installed` returns them
+    results: EngineResults

@@ -21,6 +21,7 @@ from mpreg_nb.node.results import ResultStore
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import (
     Call,
+    EngineRef,
     Failed,
     Failure,
     Given,
@@ -449,7 +450,12 @@ class RunCalls:
         self._own: list[ResultRef] = []  # what is held only for this run
         self._loop = asyncio.get_running_loop()
         self._parts, given = deal(request, parts)
-        self._given = {name: self._hold(*value) for name, value in given.items()}
+        self._given: dict[str, Result] = {
+            name: self._hold(*value) for name, value in given.items()
+        }
+        for value in request.inputs:
+            if value.key:
+                self._given[value.name] = EngineRef(value.key)
         self.fallbacks = {
             plan.name: self._fallback(plan.name, plan.fallback)
             for plan in request.steps

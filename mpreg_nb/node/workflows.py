@@ -19,11 +19,13 @@ from mpreg_nb.node.dispatch import Handler, without_parts
 from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
 from mpreg_nb.node.pending_call import Followers, Sink
 from mpreg_nb.node.results import InputResolver, ResultStore
+from mpreg_nb.node.worker_pool import brought
 from mpreg_nb.node.workflow_run import Placement, StepSink, WorkflowRun, used
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
+    EngineRef,
     ExplainStep,
     Failed,
     Failure,
@@ -597,13 +599,13 @@ class WorkflowService:
         end = await run.ended(step)
         if isinstance(end, bytes):
             return Reply(id=answer_id, payload=end, node=self._me), ()
-        if isinstance(end, ResultRef | ResultRefs):
+        if isinstance(end, ResultRef | ResultRefs | EngineRef):
             return await self._found(end, answer_id)
         failed, parts = end
         return msgspec.structs.replace(failed, id=answer_id), parts
 
     async def _found(
-        self, result: ResultRef | ResultRefs, answer_id: bytes
+        self, result: ResultRef | ResultRefs | EngineRef, answer_id: bytes
     ) -> tuple[Reply | Failed, tuple[Buffer, ...]]:
         found = await self._inputs.one(result)
         if isinstance(found, Failure):  # its step did run
@@ -612,6 +614,11 @@ class WorkflowService:
         node = result.owner if isinstance(result, ResultRef) else self._me
         if isinstance(found, bytes):
             return Reply(id=answer_id, payload=found, node=node), ()
+        try:
+            found = await brought(found)
+        except LookupError as error:
+            gone = Failure(kind="gone", message=str(error), node=node)
+            return Failed(id=answer_id, failure=gone), ()
         return Reply(id=answer_id, payload=b"", node=node), found
 
     def sink_lost(self, sink: Sink) -> None:

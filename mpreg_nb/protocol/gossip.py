@@ -90,6 +90,7 @@ class MemberRecord(Told, frozen=True, kw_only=True, tag="member"):
     by: Annotated[tuple[NodeName, ...], Meta(max_length=16)] = ()  # who says so
     age_s: Count = 0  # in this state, as the sender counts; set when synced
     certificate_ends_s: Count = 0  # on the wall clock; 0: it has no certificate
+    engine: Annotated[str, Meta(max_length=256)] = ""  # URL of what runs its calls
 
 
 class Offer(Told, frozen=True, kw_only=True, tag="offer"):

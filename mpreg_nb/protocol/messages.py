@@ -60,6 +60,7 @@ class Given(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="giv
     name: str = ""
     payload: bytes
     parts: Count = 0
+    key: str = ""  # of a value of the engine, see EngineRef, in place of a payload
 
 
 class StepPlan(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
@@ -503,7 +504,13 @@ class ResultRefs(msgspec.Struct, frozen=True, array_like=True, tag="gathered"):
     items: tuple[bytes | ResultRef, ...]
 
 
-Result: TypeAlias = bytes | ResultRef | ResultRefs
+class EngineRef(msgspec.Struct, frozen=True, array_like=True, tag="engine"):
+    """A value that the engine of the workers has, not made by a call of ours."""
+
+    key: str  # of the engine, as Python writes it
+
+
+Result: TypeAlias = bytes | ResultRef | ResultRefs | EngineRef
 """What a step of a run gave: a pickle that is small, or where it is."""
 
 

@@ -117,6 +117,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="job")
     items: int = 0  # so many calls in one, see serialize.chunks; 0: it is one call
     then: "tuple[Job, ...]" = ()  # steps of a workflow that follow this one
     depth: int = 0  # of calls that wait for it
+    keep: bool = False  # its result may stay where it is made, if it is large
 
 
 def following(job: Job, result: bytes) -> Job:
@@ -232,6 +233,7 @@ class JobFailed(
         "deadline",
         "overloaded",
         "node_lost",  # of pools whose workers can be lost while their node lives
+        "gone",  # of such pools: `lost` are calls whose results they no longer have
     ]
     message: str
     executed: Literal["no", "yes", "unknown"] = "yes"
@@ -242,6 +244,7 @@ class JobFailed(
     limit_bytes: int = 0
     run_us: int = 0
     argument_types: tuple[str, ...] = ()  # where the function raised
+    lost: tuple[bytes, ...] = ()
 
 
 class JobPrinted(

@@ -56,4 +56,5 @@ def job_failure(ended: JobFailed, node: str) -> Failure:
         size_bytes=ended.size_bytes,
         limit_bytes=ended.limit_bytes,
         argument_types=ended.argument_types,
+        lost=ended.lost,
     )

@@ -106,12 +106,26 @@ class _Gathered:
 def gather(items: Sequence[Sequence[Buffer]]) -> tuple[Buffer, ...]:
     """Return the parts of the list of `items`, each given by its own parts.
 
-    Opens none of them. Large parts are referred to, not copied.
+    Opens none of them. Large parts are referred to, not copied, and so are those that
+    are with an engine.
     """
     kept: list[Buffer] = []
+    elsewhere: dict[int, Buffer] = {}  # by the id of the bytes that stand for them
+
+    def here(part: Any) -> Buffer:
+        if isinstance(part, bytes | bytearray | memoryview):
+            return part
+        stand_in = bytearray()
+        elsewhere[id(stand_in)] = part
+        return stand_in
+
+    items = [[here(part) for part in parts] for parts in items]
 
     def keep(buffer: pickle.PickleBuffer) -> bool:
         raw = buffer.raw()
+        if id(raw.obj) in elsewhere:
+            kept.append(elsewhere[id(raw.obj)])
+            return False
         if raw.nbytes < RIDE_ALONG_BYTES or len(kept) >= MOST_PARTS:
             return True
         kept.append(raw)

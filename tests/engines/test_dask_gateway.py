@@ -1,5 +1,6 @@
 """A gateway from its start to its end, and what it leaves in the Dask cluster."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask
 import dask.base
 import distributed
 import pytest
@@ -104,6 +106,9 @@ def test_a_gateway_that_is_killed_leaves_nothing_either(
     with mp.connect(dask.url) as cluster:
         (row,) = [row for _, row in mp.ps().iterrows() if row.cluster == cluster.name]
         assert cluster.call(add, 1) == 2
+        flow = cluster.workflow("large")
+        flow.step("stays", bytes, 1_000_000)
+        assert len(flow.run()["stays"]) == 1_000_000
 
         os.kill(int(row.pid), signal.SIGKILL)
 
@@ -142,6 +147,8 @@ def test_a_kept_gateway_is_adopted_and_ended_by_its_name(
 
     with mp.adopt("kept-dask") as cluster:
         assert cluster.call(add, 1) == 2
+        with pytest.raises(mp.errors.MpregError, match="Dask has no remove"):
+            cluster.remove("gpu-1")
     until(lambda: left_in(client) == before)
 
     assert "kept-dask" not in set(mp.ps().cluster)
@@ -160,10 +167,36 @@ def test_a_cluster_of_our_own_starts_beside_it(cluster: mp.Cluster) -> None:
         assert own.call(add, 1) == 2
 
 
-def test_a_client_of_dask_stands_for_its_scheduler(
+def test_a_client_of_dask_stands_for_its_scheduler_and_computes_arguments(
     client: Any, cluster: mp.Cluster
 ) -> None:
     assert mp.on_dask(client) is cluster
+    assert cluster.call(add, vars(dask)["delayed"](add)(1)) == 3
+
+
+def test_who_connects_to_the_url_of_a_gateway_has_the_same(
+    client: Any, cluster: mp.Cluster
+) -> None:
+    other = mp.connect(*cluster.urls)
+    try:
+        with pytest.raises(mp.errors.MpregError, match="Dask has no kill"):
+            other.kill("gpu-1")
+        assert other.call(add, client.submit(add, 1)) == 3
+    finally:
+        other.disconnect()
+
+
+def test_a_coroutine_passes_values_of_dask_too(
+    client: Any, cluster: mp.Cluster
+) -> None:
+    async def scenario() -> tuple[int, int]:
+        async with mp.connect_async(*cluster.urls) as other:
+            flow = other.workflow("values")
+            flow.step("add", add, client.submit(add, 2))
+            run = await flow.run()
+            return await other.call(add, client.submit(add, 1)), await run.result("add")
+
+    assert asyncio.run(scenario()) == (3, 4)
 
 
 def test_a_client_without_certificates_hands_on_no_security(client: Any) -> None:
