@@ -99,9 +99,11 @@ growth: $(STAMP)
 
 # Calls under faults, about two minutes a seed: did each end as its caller was told?
 # Over TLS: make history SEEDS=1 TLS=1. On hosts of ssh: SSH=1; TLS=1 with it, or tunnels.
+# On workers of Dask: DASK=1.
 SEEDS ?= 1 2 3
 history: $(STAMP)
-	$(BIN)/python -m tests.live.history $(if $(TLS),--tls) $(if $(SSH),--ssh) $(SEEDS)
+	$(BIN)/python -m tests.live.history $(if $(TLS),--tls) $(if $(SSH),--ssh) \
+		$(if $(DASK),--dask) $(SEEDS)
 
 # Five nodes are restarted one after the other under load, RUNS times: nothing is lost.
 RUNS ?= 10

@@ -42,14 +42,27 @@ def cure(*, magic: str, python: str, command: str) -> str:
     return {"magic": magic, "python": python, "shell": command}[place()]
 
 
-def start_node(name: str, resources: Iterable[str] = ()) -> str:
+def start_node(name: str, resources: Iterable[str] = (), engine: str = "") -> str:
     """Return the line that starts one more node.
+
+    engine: URL of what runs the calls, if that is not nodes of mpreg_nb.
 
     >>> start_node("n3", {"gpu"})
     "cluster.add('n3', {'gpu'})"
+    >>> start_node("n3", {"gpu"}, "dask://10.0.0.5:8786")
+    "in a shell, dask worker 10.0.0.5:8786 --name n3 --resources 'gpu=1'"
     """
     held = sorted(resources)
     words = ",".join(held)
+    if engine:
+        scheme, _, place_of_scheduler = engine.partition("://")
+        protocol = "tls://" if scheme.endswith("+tls") else ""
+        wanted = " ".join(f"{resource}=1" for resource in held)
+        line = f"dask worker {protocol}{place_of_scheduler} --name {name}" + (
+            f" --resources '{wanted}'" if held else ""
+        )
+        inside = f"in a shell, {line}"
+        return cure(magic=inside, python=inside, command=line)
     return cure(
         magic=f"%mpreg up {name}:{words}" if held else f"%mpreg up {name}",
         python=f"cluster.add({name!r}, {{{', '.join(map(repr, held))}}})"

@@ -201,7 +201,8 @@ class NoRoute(MpregError, LookupError):
     offers with it; `held` maps every live node to the resources it holds.
     `pinned` is the node that the call was restricted to, if any; `reason` says why
     else no node can run the call, and what to do. `executed` is "unknown" where the
-    call was lost with a node before, and may have run there.
+    call was lost with a node before, and may have run there. `engine` is the URL of the
+    Dask cluster whose workers are the nodes, if that is so.
     """
 
     def __init__(
@@ -215,8 +216,10 @@ class NoRoute(MpregError, LookupError):
         similar: str | None = None,
         reason: str = "",
         executed: Executed = "no",
+        engine: str = "",
     ) -> None:
         super().__init__(function)
+        self.engine = engine
         self.function = function
         self.resources = resources
         self.offers = dict(offers)
@@ -295,7 +298,7 @@ class NoRoute(MpregError, LookupError):
         )
 
     def _cure(self, name: str = "") -> str:
-        return start_node(name or _free_name(self.held), self.resources)
+        return start_node(name or _free_name(self.held), self.resources, self.engine)
 
 
 def _free_name(taken: Mapping[str, object]) -> str:

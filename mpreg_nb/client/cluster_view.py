@@ -277,6 +277,12 @@ class ClusterState:
         self._own: dict[str, list[Offer]] = {}
         self._newest: dict[str, Offer | None] = {}
 
+    @property
+    def engine(self) -> str:
+        """The URL of what runs the calls; "" where nodes of mpreg_nb do."""
+        engines = (picture.record.engine for picture in self.nodes)
+        return next(filter(None, engines), "")
+
     def continues(self, snapshot: Snapshot) -> bool:
         """Whether `snapshot` has all offers, or what changed in those known here."""
         return snapshot.changed is None or snapshot.mark[0] == self.mark[0]

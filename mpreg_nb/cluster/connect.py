@@ -54,8 +54,7 @@ async def open_client(
 
 def engine_of(client: Client) -> Engine | None:
     """Return the engine whose workers run the calls; None: nodes of mpreg_nb do."""
-    said = (engine_at(picture.record.engine) for picture in client.state.nodes)
-    return next((engine for engine in said if engine is not None), None)
+    return engine_at(client.state.engine)
 
 
 def alive_urls(client: Client) -> tuple[str, ...]:

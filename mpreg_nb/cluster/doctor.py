@@ -335,7 +335,7 @@ def check_cluster(cluster: "Cluster") -> Iterator[Finding]:
         record, load = picture.record, picture.load
         state = record.state.name.lower()
         if state in ("dead", "suspect"):
-            again = start_node(record.name, record.resources)
+            again = start_node(record.name, record.resources, record.engine)
             own = record.name in cluster.own_nodes
             yield Finding(
                 about=record.name,

@@ -382,8 +382,17 @@ class Planner:
         choice = self._client.calls.router.choose(
             Wanted(name, call.version, step.resources, step.node), self._client.now()
         )
-        reason = choice.reason if isinstance(choice, NoCandidate) else ""
-        raise NoRoute(name, wanted, held, held=held, pinned=step.node, reason=reason)
+        engine = self._client.state.engine
+        reason = choice.reason_on(engine) if isinstance(choice, NoCandidate) else ""
+        raise NoRoute(
+            name,
+            wanted,
+            held,
+            held=held,
+            pinned=step.node,
+            reason=reason,
+            engine=engine,
+        )
 
     def _verdicts(
         self, step: Step, function: str, options: CallOptions

@@ -670,7 +670,8 @@ class DaskWorkerPool:
         item.ended = True
         del self._items[item.job.id]
         self._finished += 1
-        item.done(outcome, parts)
+        item.parts, done = (), item.done  # what Dask holds for it is let go now
+        done(outcome, parts)
 
     async def _unable(self, attempt: _DaskTask, reason: str) -> None:
         """Give jobs that Dask did not run their outcomes: maybe it lacked a value."""

@@ -155,13 +155,16 @@ class Calls:
         limits: Limits,
         counters: Counters,
         on_event: Callable[[str, str, str], None],
+        engine: str = "",
     ) -> None:
         """Have no calls yet.
 
+        engine: URL of what runs the calls, if that is not this node.
         measure, news: the load of this node, now and where it says anything new.
         changed: hears of each call that comes or goes here.
         """
         self._me = me
+        self._engine = engine
         self._on_event = on_event  # of a node: what, and details
         self.router = router
         self._loads = loads
@@ -555,7 +558,7 @@ class Calls:
         if left_s > 0:
             self._wait(pending, now + left_s)
         else:
-            self._end(pending, no_route(refused, self._me))
+            self._end(pending, no_route(refused, self._me, self._engine))
 
     def _wait_left_s(self, pending: PendingCall, now: float) -> float:
         """Return for how long a call still waits here for a node that fits."""

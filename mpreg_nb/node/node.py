@@ -277,6 +277,7 @@ class Node:
             limits=settings.limits,
             counters=self.counters,
             on_event=self.snapshots.happened,
+            engine=settings.engine,
         )
         self.resumption = Resumption(
             name,

@@ -136,8 +136,11 @@ def broken(error: Exception, node: str) -> Failure:
     return Failure(kind="bad_request", message=text, node=node, executed="unknown")
 
 
-def no_route(refused: NoCandidate, node: str) -> Failure:
-    """Return what `node` knows of why no live node fits a call."""
+def no_route(refused: NoCandidate, node: str, engine: str) -> Failure:
+    """Return what `node` knows of why no live node fits a call.
+
+    engine: URL of what runs the calls; "": nodes do.
+    """
     return Failure(
         kind="no_route",
         node=node,
@@ -145,5 +148,6 @@ def no_route(refused: NoCandidate, node: str) -> Failure:
         held=refused.held,
         similar=refused.similar,
         lines=tuple(sorted(refused.resources)),
-        cause=refused.reason,
+        cause=refused.reason_on(engine),
+        engine=engine,
     )

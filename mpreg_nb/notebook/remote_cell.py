@@ -537,7 +537,8 @@ def _place(session: Session, options: VerbOptions) -> Kept:
     if options.node is not None:
         fitting = [n for n in fitting if n == options.node]
     if not fitting:
-        raise NoRoute(NAME, wanted, held, held=held, pinned=options.node)
+        engine = session.cluster.client.state.engine
+        raise NoRoute(NAME, wanted, held, held=held, pinned=options.node, engine=engine)
     node = fitting[0]
     space = cluster.calling.open_space(node)
     place = known[name] = Kept(name, node, space)
@@ -671,7 +672,8 @@ def _fitting(session: Session, options: VerbOptions) -> list[str]:
     }
     nodes = sorted(node for node, resources in held.items() if wanted <= resources)
     if not nodes:
-        raise NoRoute(REMOTE_CELL, wanted, held, held=held)
+        engine = session.cluster.client.state.engine
+        raise NoRoute(REMOTE_CELL, wanted, held, held=held, engine=engine)
     return nodes
 
 

@@ -596,6 +596,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     timeout_ms: Count = 0  # of the attempt that took too long
     lost: tuple[RequestId, ...] = ()  # results that it needs, and nobody holds
     retry_budget_exhausted: bool = False  # else it would have been tried again
+    engine: str = ""  # URL of what runs the calls, where no node fits
 
 
 PASSED_ON = "passed on"

@@ -92,6 +92,10 @@ class NoCandidate:
             )
         return "; also, ".join(reasons)
 
+    def reason_on(self, engine: str) -> str:
+        """Return the same where an engine runs the calls: gateways have no workers."""
+        return "" if engine and not self.pythons else self.reason
+
 
 Choice: TypeAlias = Chosen | UnknownVersion | NoCandidate
 

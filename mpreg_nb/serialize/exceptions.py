@@ -682,6 +682,7 @@ def _plain_error(
                 similar=failure.similar or None,
                 reason=failure.cause,
                 executed=failure.executed,
+                engine=failure.engine,
             )
         case "no_code":
             return NoRoute(function, resources, {}, executed=failure.executed)

@@ -262,6 +262,28 @@ def test_the_doctor_lists_what_dask_does_not_have(cluster: mp.Cluster) -> None:
     assert all(verb in told for verb in DASK_GAPS)
 
 
+def call_on_tape(cluster: mp.Cluster) -> object:
+    return cluster.on("tape").call(add, 1)
+
+
+def step_on_tape(cluster: mp.Cluster) -> object:
+    flow = cluster.workflow("tape")
+    flow.step("add", add, 1).on("tape")
+    return flow.run()
+
+
+@pytest.mark.parametrize("run", [call_on_tape, step_on_tape])
+def test_the_cure_for_a_resource_that_no_worker_has_is_one_of_dask(
+    dask: DaskCluster, cluster: mp.Cluster, run: Callable[[mp.Cluster], object]
+) -> None:
+    with pytest.raises(mp.errors.NoRoute) as caught:
+        run(cluster)
+
+    place = dask.address.removeprefix("tcp://")
+    assert f"dask worker {place} --name n" in str(caught.value)
+    assert str(caught.value).endswith("--resources 'tape=1'")
+
+
 def test_annotations_of_the_notebook_do_not_reach_the_tasks(
     cluster: mp.Cluster,
 ) -> None:

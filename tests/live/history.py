@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import pytest
 
@@ -475,6 +475,15 @@ class Faults:
             self.processes[nodes.node(spec.name).stamp.pid] = spec.name
 
 
+class MakeFaults(Protocol):
+    """Makes what does faults to a cluster; the class `Faults` is one."""
+
+    def __call__(
+        self, cluster: mp.Cluster, clients: Mapping[str, mp.Cluster]
+    ) -> Faults:
+        """Return it. clients: those that make the calls."""
+
+
 # -------------------------------------------------------------------------- the calls
 
 BURST = 24
@@ -663,6 +672,7 @@ def record(
     folder: Path,
     faults: Sequence[Fault] | None = None,
     burst: int = BURST,
+    make_faults: MakeFaults = Faults,
 ) -> History:
     """Make so many calls on a cluster of `NODES` while faults happen to it.
 
@@ -679,7 +689,7 @@ def record(
             Caller(name, client, log, random.Random(chance.random()), burst)
             for name, client in clients.items()
         ]
-        doing = Faults(cluster, clients)
+        doing = make_faults(cluster, clients)
         stop = threading.Event()
         threads = [
             threading.Thread(target=caller.run, args=(calls // 2, seconds))
@@ -763,6 +773,33 @@ def run_seed(
     return Result(seed, history, check(history), time.monotonic() - began_s)
 
 
+DASK_SHARE = 0.25
+"""Share of the calls that are made where each is a task of Dask."""
+
+
+def run_seed_on_dask(seed: int, *, calls: int, seconds: float) -> Result:
+    """Run one seed on a gateway to a Dask cluster, whose workers are killed."""
+    from tests.support.dask_faults import cluster_on_dask, draw_dask_faults
+
+    began_s = time.monotonic()
+    with (
+        tempfile.TemporaryDirectory(prefix="history-") as name,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        own_folders(Path(name), patch)
+        with cluster_on_dask() as (cluster, make_faults):
+            history = record(
+                cluster,
+                seed,
+                calls=int(calls * DASK_SHARE),
+                seconds=seconds,
+                folder=Path(name),
+                faults=draw_dask_faults(random.Random(seed), seconds),
+                make_faults=make_faults,
+            )
+    return Result(seed, history, check(history), time.monotonic() - began_s)
+
+
 def main(words: Sequence[str], *, say: Callable[[str], object] = print) -> int:
     """Run the seeds that `words` name; return how many had violations."""
     parser = argparse.ArgumentParser(prog="history", description=__doc__.split("\n")[0])
@@ -771,18 +808,17 @@ def main(words: Sequence[str], *, say: Callable[[str], object] = print) -> int:
     parser.add_argument("--seconds", type=float, default=75.0)
     parser.add_argument("--tls", action="store_true", help="all links over TLS")
     parser.add_argument("--ssh", action="store_true", help="nodes on hosts of ssh")
+    parser.add_argument("--dask", action="store_true", help="on workers of Dask")
     parser.add_argument("--stories", type=int, default=2, help="of each rule, at most")
     options = parser.parse_args(words)
     say("  ".join(HEAD))
     wrong = 0
     for seed in options.seeds:
-        result = run_seed(
-            seed,
-            calls=options.calls,
-            seconds=options.seconds,
-            tls=options.tls,
-            ssh=options.ssh,
-        )
+        length = {"calls": options.calls, "seconds": options.seconds}
+        if options.dask:
+            result = run_seed_on_dask(seed, **length)
+        else:
+            result = run_seed(seed, **length, tls=options.tls, ssh=options.ssh)
         say(
             "  ".join(f"{v:>{len(h)}}" for h, v in zip(HEAD, result.row(), strict=True))
         )

@@ -25,6 +25,7 @@ from tests.live.history import (
     record,
     story,
 )
+from tests.support.dask_faults import cluster_on_dask
 
 CALL = Invoked(call="c1", at_s=10.0)
 DONE = Ended(call="c1", at_s=10.2)
@@ -283,6 +284,31 @@ def test_calls_end_as_told_while_nodes_are_removed_killed_and_cut_off(
     with mp.up(len(NODES), slots=2, fresh=True) as cluster:
         history = record(
             cluster, 7, calls=800, seconds=5.0, folder=tmp_path, faults=faults
+        )
+
+    stories = [story(history, violation) for violation in check(history)]
+    assert not stories, "\n".join(stories)
+    assert any(not end.error for end in history.ended)
+
+
+@pytest.mark.live
+def test_calls_end_as_told_while_workers_of_a_dask_cluster_are_killed(
+    tmp_path: Path,
+) -> None:
+    faults = [
+        Fault("kill", "n2", after_s=0.3),
+        Fault("pause", "n3", after_s=0.2, seconds=0.5),
+    ]
+
+    with cluster_on_dask() as (cluster, make_faults):
+        history = record(
+            cluster,
+            7,
+            calls=200,
+            seconds=4.0,
+            folder=tmp_path,
+            faults=faults,
+            make_faults=make_faults,
         )
 
     stories = [story(history, violation) for violation in check(history)]

@@ -253,6 +253,7 @@ SAMPLES: list[Any] = [
             timeout_ms=13,
             lost=(ID,),
             retry_budget_exhausted=True,
+            engine="dask://h:1",
         ),
         payload=b"exception",
         version=VERSION,
