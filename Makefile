@@ -88,7 +88,8 @@ test-versions: $(STAMP)
 
 # All tests with the fast ways switched off: every call goes through its node, a map
 # sends each call by itself, and large values go through sockets.
-PLAIN_WAYS := MPREG_NB_DIRECT_CALLS=0 MPREG_NB_MAP_CHUNK_MS=0 MPREG_NB_SHARED_MEMORY_MB=0
+PLAIN_WAYS := MPREG_NB_DIRECT_CALLS=0 MPREG_NB_MAP_CHUNK_MS=0 MPREG_NB_CHAIN_MS=0 \
+	MPREG_NB_SHARED_MEMORY_MB=0
 test-plain-ways: $(STAMP)
 	$(PLAIN_WAYS) $(BIN)/pytest $(TWO_BY_TWO) $(ROOMS)
 

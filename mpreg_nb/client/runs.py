@@ -484,7 +484,7 @@ class ClientRuns:
 
 def _forgotten(node: str, error: NodeLost) -> NoRun:
     return NoRun(
-        f"node {node} coordinated the run and is no longer reachable "
+        f"node {node} coordinated the run, and nothing more can be had of it there "
         f"({error.reason}). Finished steps stay finished. To run all steps again, "
         "start the workflow again"
     )

@@ -754,6 +754,29 @@ class RunCalls:
         return FallbackResult(result=result, result_bytes=size_bytes(result))
 
 
+STEP_BYTES = 2048
+"""What a step takes besides its arguments and its result, about."""
+
+ITEM_BYTES = 256
+"""And an item of a map."""
+
+
+def size_of_end(state: StepState) -> int:
+    """Return what the result or the failure of a step takes in memory."""
+    size = 0
+    failure = getattr(state, "failure", None)
+    if isinstance(failure, tuple):
+        failed, parts = failure
+        size += len(failed.payload) + sum(map(len, parts))
+    result = state.result if isinstance(state, StepDone) else None
+    if isinstance(result, Items):
+        size += sum(len(one) for one in result.results if isinstance(one, bytes))
+        size += ITEM_BYTES * len(result.results)
+    elif isinstance(result, bytes):
+        size += len(result)
+    return size
+
+
 def size_bytes(result: bytes | ResultRef) -> int:
     """Return how large a result is, wherever it is."""
     return result.size_bytes if isinstance(result, ResultRef) else len(result)
@@ -911,6 +934,20 @@ class WorkflowRun:
     def kept(self) -> list[ResultRef]:
         """Return the results that other nodes, or this one, hold for this run."""
         return self._calls.kept({s: self.machine.state(s) for s in self._plans})
+
+    def size_bytes(self) -> int:
+        """Return what the run takes here, about: arguments, results and failures.
+
+        What nodes hold of it is not counted.
+        """
+        size = sum(map(len, self.parts)) + STEP_BYTES * len(self._plans)
+        size += sum(len(value.payload) for value in self.request.inputs)
+        for plan in self._plans.values():
+            sides = (plan.condition, plan.split, plan.fallback, plan.undo)
+            size += len(plan.payload)
+            size += sum(len(side.payload) for side in sides if side is not None)
+            size += size_of_end(self.machine.state(plan.name))
+        return size
 
     def snapshot(self) -> RunSnapshot:
         """Return the run as a row of a table, with its graph."""

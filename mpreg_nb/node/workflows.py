@@ -42,6 +42,7 @@ from mpreg_nb.protocol.messages import (
     Runs,
     RunStart,
     RunState,
+    RunSummary,
     RunWatch,
     SideCall,
     SpaceClose,
@@ -409,6 +410,12 @@ class RunProxy:
 REMEMBERED_RUNS = 100
 """Ended runs whose results can still be fetched; the oldest go first."""
 
+REMEMBERED_BYTES = 256 << 20
+"""Of all of them; the newest stays, however large it is."""
+
+REMEMBERED_ROWS = 1000
+"""Runs of which nothing is left but what a table shows."""
+
 
 class WorkflowService:
     """All runs of one node, by id, oldest first."""
@@ -433,7 +440,9 @@ class WorkflowService:
         self._ids = Ids()
         self.run_proxy = RunProxy(peer_sender)
         self._runs: OrderedDict[bytes, WorkflowRun] = OrderedDict()
-        self._ended: OrderedDict[bytes, None] = OrderedDict()
+        self._ended: OrderedDict[bytes, int] = OrderedDict()  # -> its size
+        self._ended_bytes = 0
+        self._rows: OrderedDict[bytes, RunSummary] = OrderedDict()  # of forgotten ones
         self._uses: Counter[bytes] = Counter()  # of a result, by runs after the first
 
     @property
@@ -561,7 +570,8 @@ class WorkflowService:
     def list(self, sink: Sink, request: RunList) -> None:
         """Answer with all runs, newest first."""
         runs = (summary_of(run.snapshot()) for run in reversed(self._runs.values()))
-        sink.send(Runs(id=request.id, runs=tuple(runs)))
+        rows = (*runs, *reversed(self._rows.values()))
+        sink.send(Runs(id=request.id, runs=rows))
 
     def watch(self, sink: Sink, request: RunWatch) -> None:
         """Answer with all that is known of a run, and tell `sink` of it from now."""
@@ -638,10 +648,18 @@ class WorkflowService:
         return run
 
     def _remember(self, run: WorkflowRun) -> None:
-        self._ended[run.id] = None
-        while len(self._ended) > REMEMBERED_RUNS:
-            old_id, _ = self._ended.popitem(last=False)
-            self.release(self._runs.pop(old_id))
+        self._ended[run.id] = size = run.size_bytes()
+        self._ended_bytes += size
+        while len(self._ended) > REMEMBERED_RUNS or (
+            self._ended_bytes > REMEMBERED_BYTES and len(self._ended) > 1
+        ):
+            old_id, size = self._ended.popitem(last=False)
+            self._ended_bytes -= size
+            old = self._runs.pop(old_id)
+            self._rows[old_id] = summary_of(old.snapshot())
+            self.release(old)
+        while len(self._rows) > REMEMBERED_ROWS:
+            self._rows.popitem(last=False)
 
     def release(self, run: WorkflowRun) -> None:
         """Let go of the results that are held for a run, on whatever node."""

@@ -11,6 +11,7 @@ from mpreg_nb.node import workflows as choices_module
 from mpreg_nb.node import workflows as runs_module
 from mpreg_nb.node.pending_call import Followers
 from mpreg_nb.node.results import ResultStore
+from mpreg_nb.node.workflow_run import ITEM_BYTES, size_of_end
 from mpreg_nb.node.workflows import WorkflowService
 from mpreg_nb.protocol.messages import (
     Call,
@@ -24,7 +25,9 @@ from mpreg_nb.protocol.messages import (
     Reply,
     ResultRef,
     RunFollowed,
+    RunList,
     RunResume,
+    Runs,
     RunStart,
     RunState,
     RunWatch,
@@ -35,6 +38,7 @@ from mpreg_nb.protocol.messages import (
 )
 from mpreg_nb.protocol.output_tail import MOST_CHARACTERS
 from mpreg_nb.routing.router import CandidateVerdict
+from mpreg_nb.workflows.state import Attempt, Items, Skipped, StepDone, StepFailed
 
 OLD, NEW = "0" * 32, "1" * 32
 IDS = Ids()
@@ -471,3 +475,68 @@ def test_shared_results_go_when_no_remembered_run_needs_them(
         assert shell.store.get(kept.id) is None
 
     asyncio.run(within())
+
+
+def rows_of(shell: Shell) -> list[tuple[bytes, str]]:
+    shell.book.list(shell.caller, RunList(id=IDS.next()))
+    return [(row.run, row.status) for row in shell.caller.last(Runs).runs]
+
+
+def is_known(shell: Shell, run: bytes) -> bool:
+    shell.caller.heard.clear()
+    shell.book.watch(shell.caller, RunWatch(id=IDS.next(), run=run))
+    return isinstance(shell.caller.heard[-1], RunFollowed)
+
+
+def test_ended_runs_are_forgotten_by_bytes_and_their_rows_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_BYTES", 100_000)
+
+    async def within() -> None:
+        shell = Shell()
+        runs = []
+        for payload, result in ((b"x" * 40_000, b""), (b"", b"y" * 40_000), (b"", b"")):
+            runs.append(await shell.start(plan("a", payload=payload)))
+            shell.calls.returns("a", result)
+        before = [is_known(shell, run) for run in runs]
+        runs.append(await shell.start(plan("a", payload=b"x" * 50_000)))
+        shell.calls.returns("a", b"")
+
+        assert before == [True] * 3
+        assert [is_known(shell, run) for run in runs] == [False, True, True, True]
+        assert rows_of(shell) == [(run, "done") for run in (*runs[:0:-1], runs[0])]
+
+    asyncio.run(within())
+
+
+def test_the_newest_run_is_kept_however_large_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_BYTES", 100)
+    monkeypatch.setattr(runs_module, "REMEMBERED_ROWS", 1)
+
+    async def within() -> None:
+        shell = Shell()
+        runs = []
+        for _ in range(3):
+            runs.append(await shell.start(plan("a", payload=b"x" * 1000)))
+            shell.calls.fails("a")
+
+        assert [is_known(shell, run) for run in runs] == [False, False, True]
+        assert rows_of(shell) == [(run, "failed") for run in runs[:0:-1]]
+
+    asyncio.run(within())
+
+
+def test_what_an_ended_run_takes_is_counted() -> None:
+    failed = Failed(id=IDS.next(), failure=Failure(kind="application"), payload=b"12")
+    attempt = Attempt(number=1, sent_at_s=0.0)
+    kept = ResultRef("n1", IDS.next(), 10_000)
+
+    assert size_of_end(StepDone(attempt, b"123", 3)) == 3
+    assert size_of_end(StepDone(attempt, kept, 10_000)) == 0
+    assert size_of_end(StepFailed(attempt, (failed, (b"345",)))) == 5
+    items = StepDone(attempt, Items((b"1", kept, b"23")), 3)
+    assert size_of_end(items) == 3 + 3 * ITEM_BYTES
+    assert size_of_end(Skipped("a")) == 0
