@@ -59,6 +59,11 @@ class NodeLoad:
     reported_at: float = -math.inf
     others: int = 0  # calls that the report counted besides those of this router
 
+    @property
+    def has_answered(self) -> bool:
+        """Whether this router has had an answer of it."""
+        return self.sampled_at > -math.inf
+
     def free_slots(self, now: float) -> int:
         """Return how many slots nobody is known to use."""
         report = self.reported

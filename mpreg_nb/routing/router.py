@@ -9,9 +9,10 @@ the minor version of Python that compiled it, and a function that runs in a work
 process only on nodes that have any.
 
 Among the nodes that fit the best one is taken, where they are few; of many two are
-drawn and the better one is taken (power of two choices, Mitzenmacher 2001). The
-node that asks takes itself when it has a free slot. Suspected nodes are used only
-where no other fits, and open breakers are passed over unless all are open.
+drawn and the better one is taken (power of two choices, Mitzenmacher 2001), unless the
+one that was taken last for such a call is as good: its processes are awake, and have
+the code. The node that asks takes itself when it has a free slot. Suspected nodes are
+used only where no other fits, and open breakers are passed over unless all are open.
 """
 
 import math
@@ -27,6 +28,9 @@ from mpreg_nb.routing.load import Loads
 
 FEW = 8
 """So many nodes that fit are all compared, so that no idle one is passed over."""
+
+AS_GOOD = 1.001
+"""A node is as good as one with so much less of a score: some ms of latency."""
 
 
 class RandomChoice(Protocol):
@@ -142,6 +146,7 @@ class Router:
         self._pythons: Mapping[str, str] = {}
         self._workerless: Collection[str] = ()
         self._fits: dict[Wanted, _Fit] = {}
+        self._last: dict[Wanted, str] = {}  # the node that was taken, where many fit
         self._reasons: dict[Wanted, tuple[tuple[str, str], ...]] = {}  # node, reason
 
     def update(
@@ -189,8 +194,10 @@ class Router:
             allowed = self._breakers.allowed(nodes, wanted.function, now)
             candidates = [c for c in candidates if c.node in allowed]
         pool = tuple(candidates)
+        if len(pool) > FEW:
+            return self._of_many(wanted, pool, now)
         if len(pool) > 1:
-            return self._better(pool, now)
+            return self._own(pool) or self._of_few(pool, now)
         return pool[0] if pool else self._refuse(wanted)
 
     def fitting(self, wanted: Wanted, now: float) -> tuple[Chosen, ...]:
@@ -264,29 +271,46 @@ class Router:
             reasons.append((node, reason))
         return tuple(sorted(reasons, key=_fitting_first))
 
-    def _better(self, pool: tuple[Chosen, ...], now: float) -> Chosen:
-        loads = self._loads
+    def _own(self, pool: tuple[Chosen, ...]) -> Chosen | None:
+        """Return the node that asks, if it fits and has a free slot."""
         if self._me is not None:
             for chosen in pool:
                 if chosen.node == self._me:
-                    mine = loads[self._me]
+                    mine = self._loads[self._me]
                     slots = mine.reported.slots if mine.reported else 1
                     if mine.in_flight < slots:
                         return chosen
-        count = len(pool)
+        return None
+
+    def _of_few(self, pool: tuple[Chosen, ...], now: float) -> Chosen:
+        # The first of equals is drawn: callers must not agree on one.
+        first = int(self._chance.random() * len(pool))
+        best, least = pool[first], math.inf
+        for chosen in (*pool[first:], *pool[:first]):
+            score = self._loads[chosen.node].score(now)
+            if score < least:
+                best, least = chosen, score
+        return best
+
+    def _of_many(self, wanted: Wanted, pool: tuple[Chosen, ...], now: float) -> Chosen:
+        own = self._own(pool)
+        if own is not None:
+            return own
+        loads, count = self._loads, len(pool)
         first = int(self._chance.random() * count)
-        if count <= FEW:  # the first of equals is drawn: callers must not agree on one
-            best, least = pool[first], math.inf
-            for chosen in (*pool[first:], *pool[:first]):
-                score = loads[chosen.node].score(now)
-                if score < least:
-                    best, least = chosen, score
-            return best
         second = int(self._chance.random() * (count - 1))
         if second >= first:
             second += 1
         one, other = pool[first], pool[second]
-        return one if loads.better(one.node, other.node, now) == one.node else other
+        best = one if loads.better(one.node, other.node, now) == one.node else other
+        last = self._last.get(wanted)
+        if last is not None and loads[last].has_answered:
+            if loads[last].score(now) <= AS_GOOD * loads[best.node].score(now):
+                best = next((one for one in pool if one.node == last), best)
+        if len(self._last) > 4096:
+            self._last.clear()
+        self._last[wanted] = best.node
+        return best
 
     def _fit(self, wanted: Wanted) -> _Fit:
         offers = self._matching(wanted)

@@ -34,6 +34,7 @@ BATCH = 50
 """Registrations that one point is the mean of."""
 
 IDLE_S = 5.0
+RESULTS, RESULT_BYTES = 400, 15 * 1024
 
 Point = tuple[int, float]
 
@@ -90,6 +91,7 @@ def functions(counts: list[int]) -> Iterator[tuple[str, Point]]:
     """Register many functions; then do nothing for a while."""
     with nodes(2) as cluster:
         known = 0
+        cluster.register(small, name="first")  # brings what registering needs
         for count in counts:
             while known < count - BATCH:
                 cluster.register(small, name=f"f{known}")
@@ -156,10 +158,9 @@ def items(counts: list[int]) -> Iterator[tuple[str, Point]]:
         cluster.map(small, range(2000))
         for count in counts:
             before, held = processor_s(), memory_mib(of_children=False)
-            found = cluster.map(small, range(count))
+            cluster.map(small, range(count))
             taken_us = (processor_s() - before) / count * 1e6
             yield "an item of a map of N", (count, taken_us)
-            del found
             grown = memory_mib(of_children=False) - held
             yield "memory of the notebook after a map of N", (count, grown)
 
@@ -179,10 +180,11 @@ def calls(counts: list[int]) -> Iterator[tuple[str, Point]]:
 
 
 def runs(counts: list[int]) -> Iterator[tuple[str, Point]]:
-    """End many runs whose results are not small."""
+    """End many runs whose results are kept with them: each as large as may be."""
     with nodes(1):
         flow = mp.workflow("results")
-        flow.step("ones", "ones", 8 * MIB)
+        for number in range(RESULTS):
+            flow.step(f"s{number}", "ones", RESULT_BYTES)
         flow.run()
         held, made = memory_mib(of_children=True), 0
         for count in counts:
@@ -190,7 +192,7 @@ def runs(counts: list[int]) -> Iterator[tuple[str, Point]]:
                 flow.run()
                 made += 1
             grown = memory_mib(of_children=True) - held
-            yield "memory of a node after N runs of 8 MiB", (count, grown)
+            yield "memory of a node after N runs of 6 MiB", (count, grown)
 
 
 Measure = Callable[[list[int]], Iterator[tuple[str, Point]]]
@@ -218,7 +220,7 @@ UNITS: dict[str, tuple[str, float | None]] = {
     "an item of a map of N": ("µs", 10),
     "memory of the notebook after a map of N": ("MiB", 45),
     "memory of a node after N calls": ("MiB", 5),
-    "memory of a node after N runs of 8 MiB": ("MiB", 320),
+    "memory of a node after N runs of 6 MiB": ("MiB", 320),
 }
 
 
@@ -327,7 +329,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="the first two N alone")
     parser.add_argument("--most", type=int, help="no N beyond this")
     parser.add_argument("--save", type=Path)
-    parser.add_argument("--beside", type=Path)
+    parser.add_argument("--beside", type=Path, nargs="*", default=[])
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
     growth = Growth()
@@ -342,7 +344,9 @@ def main() -> None:
         growth.points |= fresh.points
         if given.save is not None:
             growth.save(given.save)
-    beside = Growth() if given.beside is None else Growth.read(given.beside)
+    beside = Growth()
+    for path in given.beside:
+        beside.points |= Growth.read(path).points
     print(text(growth, beside))
     if given.page:
         page(growth, beside)

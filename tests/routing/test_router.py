@@ -379,3 +379,44 @@ def test_equally_good_nodes_are_drawn() -> None:
     room.offer(placed("f", V1))
 
     assert room.chosen(Wanted("f")) == {"a", "b", "c"}
+
+
+def many(*, answered: bool) -> Room:
+    """Return a room with many equal nodes, which have answered before or not."""
+    room = Room(me=None)
+    room.alive = {f"n{number}": NONE for number in range(3 * FEW)}
+    room.router.update(room.alive, {})
+    room.offer(placed("f", V1), placed("g", V1))
+    for node in room.alive if answered else ():
+        room.loads.sent(node)
+        room.loads.answered(node, 0.0002, 0.0)
+    return room
+
+
+def test_calls_that_follow_each_other_go_to_the_node_that_is_awake() -> None:
+    room = many(answered=True)
+    first = room.chosen(Wanted("f"), times=1)
+
+    room.router.update(room.alive, {})  # as after each snapshot
+
+    assert room.chosen(Wanted("f")) == first
+    assert len({*room.chosen(Wanted("g")), *first}) == 2  # drawn for each function
+
+
+def test_a_node_that_is_awake_and_busy_or_late_or_gone_is_passed_over() -> None:
+    room = many(answered=True)
+    [busy] = room.chosen(Wanted("f"), times=1)
+    room.loads.sent(busy)
+    [late] = room.chosen(Wanted("f"), times=1)
+    room.loads.answered(late, 2 * LATE_S, 0.0)
+    [gone] = room.chosen(Wanted("f"), times=1)
+    del room.alive[gone]
+    room.router.update(room.alive, {})
+
+    [last] = room.chosen(Wanted("f"))
+
+    assert len({busy, late, gone, last}) == 4
+
+
+def test_many_nodes_that_never_answered_are_drawn() -> None:
+    assert len(many(answered=False).chosen(Wanted("f"))) > FEW
