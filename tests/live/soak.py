@@ -203,6 +203,12 @@ def large(size_bytes: int) -> bytes:
     return bytes(size_bytes)
 
 
+KEPT_BYTES = 20_000
+"""A result that stays on the node that made it, for as long as its run is remembered.
+Which nodes make more of the remembered runs is chance: what they hold together must be
+less than a figure may grow."""
+
+
 class Load:
     """What a busy notebook does, one thing after the other, as the seed draws it."""
 
@@ -242,7 +248,7 @@ class Load:
 
     def _workflow(self) -> None:
         flow = self._cluster.workflow("soak")
-        first = flow.step("first", large, 200_000)
+        first = flow.step("first", large, KEPT_BYTES)
         flow.step("second", len, first)
         flow.map("items", square, over=list(range(20)))
         self._try(flow.run)

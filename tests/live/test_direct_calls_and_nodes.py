@@ -175,3 +175,46 @@ def test_a_node_that_is_killed_leaves_no_call_without_an_outcome(
     with pytest.raises(NodeLost) as caught:
         future.result(20)
     assert caught.value.executed == "unknown"
+
+
+def cut_links(cluster: mp.Cluster) -> None:
+    """Have the client lose its links to nodes, as if the cable were cut."""
+    links = cluster.client.links
+
+    def cut(_: object) -> None:
+        for node in tuple(links.open_links):
+            link = links.get(node)
+            if link is not None:
+                link.give_up("the cable was cut")
+
+    # A node answers this itself; what comes then is on the client's own thread.
+    cluster.submit("echo", 1).when_over(cut)
+
+
+@pytest.mark.parametrize("idempotent", [False, True])
+def test_a_direct_call_whose_client_loses_the_node_is_run_again_or_left_open(
+    own: mp.Cluster, tmp_path: Path, idempotent: bool
+) -> None:
+    """The node ends what ran for a client that it has lost, so nothing runs on."""
+    begun, go = tmp_path / "begun", tmp_path / "go"
+    go.touch()
+    waiting = own.register(wait_for_file, idempotent=idempotent)
+    become_direct(own, wait_for_file, str(begun), str(go))
+    go.unlink()
+    begun.unlink()
+    future = waiting.submit(str(begun), str(go))
+    until_exists(begun)
+    begun.unlink()
+
+    cut_links(own)
+
+    if idempotent:
+        until_exists(begun)  # it runs again, and once at a time: there is one slot
+        go.touch()
+        assert future.result(20) == "done"
+    else:
+        with pytest.raises(NodeLost) as caught:
+            future.result(20)
+        assert caught.value.executed == "unknown"
+        assert own.on(timeout=20).call(double, 4) == 8
+        assert not begun.exists()
