@@ -76,7 +76,7 @@ class ClusterParts:
         self.loop = loop
         self.registry = FunctionRegistry(client, loop, cluster)
         self.calling = calling(client, loop, self.registry)
-        self.runs: ClusterRuns[Any] = ClusterRuns(client, run)
+        self.runs: ClusterRuns[Any] = ClusterRuns(client, partial(run, client, loop))
         self.planner = Planner(client, self.registry.needs)
 
 
@@ -111,7 +111,7 @@ class AsyncCluster:
             await client.close()
             raise
         self._parts = ClusterParts(
-            client, OwnLoop(), lambda: self, AsyncCalling, partial(AsyncRun, client)
+            client, OwnLoop(), lambda: self, AsyncCalling, AsyncRun
         )
         return self
 

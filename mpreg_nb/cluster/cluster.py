@@ -9,7 +9,7 @@ import atexit
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 from weakref import WeakSet
 
@@ -115,9 +115,7 @@ class Cluster:
         self.client: Client = client
         self.engine = engine_of(client)
         """The engine whose workers run the calls; None: nodes of mpreg_nb."""
-        parts = ClusterParts(
-            client, thread, lambda: self, Calling, partial(Run, client, thread)
-        )
+        parts = ClusterParts(client, thread, lambda: self, Calling, Run)
         self._verbs = AsyncCluster(parts=parts)
         self._registry = parts.registry
         self._runs: ClusterRuns[Run] = parts.runs

@@ -1,7 +1,8 @@
 """One execution of a workflow, as a notebook, a script or async code holds it.
 
-`ClusterRuns` finds, starts and resumes the runs of a cluster. `Run` blocks, `AsyncRun`
-is awaited; what both know of a run without asking a node is in `BaseRun`.
+`ClusterRuns` finds, starts and resumes the runs of a cluster. What a run does is
+written once, in `BaseRun`: `AsyncRun` awaits its coroutines, `Run` runs them in the
+thread of its caller (`client/loop_thread.py`).
 """
 
 import asyncio
@@ -21,7 +22,8 @@ from weakref import ref
 from mpreg_nb.boundary import public
 from mpreg_nb.call_context import blocked_on_cluster
 from mpreg_nb.client.client import Client
-from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.loop_thread import ClientLoop, LoopThread, run_blocking
+from mpreg_nb.client.outcome import awaited
 from mpreg_nb.client.output import PrintState, Writer, current_writer
 from mpreg_nb.client.runs import RunRecord
 from mpreg_nb.cluster.call_progress import RunProgress
@@ -67,11 +69,12 @@ Outcome: TypeAlias = Callable[[], Any] | Exception
 
 @public
 class BaseRun(ABC):
-    """What is known of a run here, without asking a node."""
+    """What a run does, for code that blocks and for code that awaits."""
 
     def __init__(
         self,
         client: Client,
+        loop: ClientLoop,
         runs: "ClusterRuns[Any]",
         record: RunRecord,
         diagram: Diagram,
@@ -80,15 +83,28 @@ class BaseRun(ABC):
         self._runs = runs
         self._record = record
         self._diagram = diagram
+        self._loop = loop
         self._errors: dict[str, Exception] = {}  # of failed steps
+        self._values: dict[str, Any] = {}  # of steps, once they were asked for
 
     @abstractmethod
     def changed(self) -> None:
         """Wake those who wait for the run; called on the loop with each change."""
 
+    def _raised(self, error: BaseException) -> BaseException:
+        """Return what to raise for a StopIteration of a function."""
+        return error
+
     @abstractmethod
+    async def _until(self, met: Callable[[], bool]) -> None:
+        """Wait until a condition is met, which is checked with each change."""
+
     def cancel(self) -> None:
-        """Cancel the run, and its running steps on their nodes."""
+        """Cancel the run, and its running steps on their nodes.
+
+        Then finished steps that have an `undo` are undone, which cannot be cancelled.
+        """
+        self._loop.call_soon(self._client.runs.cancel, self._record)
 
     # -------------------------------------------------------------------- state
 
@@ -223,8 +239,60 @@ class BaseRun(ABC):
         failed = [state.name for state in self.steps if state.status == "failed"]
         return [step for step in failed if step not in self._errors]
 
+    async def _outcome(self, step: str) -> Callable[[], Any]:
+        """Wait for a step; return what gives its value, or raises its error.
+
+        It is called outside of this coroutine: the error may be a StopIteration.
+        """
+        self._check(step)
+        if step in self._values:
+            return partial(self._values.get, step)
+        record = self._record
+        await self._until(lambda: record.ended or record.steps[step].status in ENDED)
+        self._check_has_outcome(step)
+        return await self._loop.wait_for(self._client.runs.fetch(record, step))
+
+    async def _last_outcomes(self) -> dict[str, Callable[[], Any]]:
+        """Do the same for the steps that no other step uses, if they were wanted."""
+        found = {}
+        for step in self._last:
+            try:
+                found[step] = await self._outcome(step)
+            except StepSkipped:
+                if not self._was_unwanted(step):
+                    raise
+        return found
+
+    def _value(self, step: str, outcome: Callable[[], Any]) -> Any:
+        """Return the value of a step, or raise its error; keep the value."""
+        try:
+            value = self._values[step] = outcome()
+        except StopIteration as error:
+            raise self._raised(error)  # noqa: B904 - of the function, not of ours
+        return value
+
+    def _outputs(self, outcomes: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+        return {step: self._value(step, each) for step, each in outcomes.items()}
+
     async def _fetch_all(self, steps: Iterable[str]) -> dict[str, Outcome]:
-        """Fetch the outcomes of steps that have ended. Rebuilds none of them."""
+        """Return the outcomes of steps that have ended, as far as they can be had.
+
+        It unpickles none of them.
+        """
+        known, missing = {}, []
+        for step in steps:
+            if step in self._values:
+                known[step] = partial(self._values.get, step)
+            else:
+                missing.append(step)
+        if not missing:
+            return {**known}
+        try:
+            return {**known, **await self._loop.wait_for(self._fetched(missing))}
+        except ClusterDown as error:
+            return {**known, **dict.fromkeys(missing, error)}
+
+    async def _fetched(self, steps: Iterable[str]) -> dict[str, Outcome]:
         fetched: dict[str, Outcome] = {}
         for step in steps:
             try:
@@ -266,7 +334,7 @@ class BaseRun(ABC):
     async def _why(self, step: str) -> Why:
         self._check(step)
         record = self._record
-        choices = await self._client.runs.why(record, step)
+        choices = await self._loop.wait_for(self._client.runs.why(record, step))
         needed = [a.source for a in self._diagram.arrows if a.target == step]
         states = {name: record.steps[name] for name in needed if name in record.steps}
         return Why(
@@ -290,14 +358,13 @@ class BaseRun(ABC):
         failed = [step.name for step in self.steps if step.status == "failed"]
         return [*failed, *small_outputs]
 
-    def _write_report(
-        self, path: str | os.PathLike[str], fetched: Mapping[str, Outcome]
-    ) -> Path:
+    async def _write_report(self, path: str | os.PathLike[str]) -> Path:
+        report = self._report_of(await self._fetch_all(self._reported_steps))
         path = Path(path)
-        path.write_text(report_page(self._report(fetched)), encoding="utf-8")
+        path.write_text(report_page(report), encoding="utf-8")
         return path
 
-    def _report(self, fetched: Mapping[str, Outcome]) -> RunReport:
+    def _report_of(self, fetched: Mapping[str, Outcome]) -> RunReport:
         snapshot = self._client.state.snapshot
         finished = [step for step in self.steps if step.status in ("done", "fallback")]
         logs = {step.name: _last_lines(self.log(step.name)) for step in self.steps}
@@ -349,12 +416,13 @@ class AsyncRun(BaseRun):
     def __init__(
         self,
         client: Client,
+        loop: ClientLoop,
         runs: "ClusterRuns[AsyncRun]",
         record: RunRecord,
         diagram: Diagram,
     ) -> None:
         """Made by the workflows and by `get_run` of an `AsyncCluster`."""
-        super().__init__(client, runs, record, diagram)
+        super().__init__(client, loop, runs, record, diagram)
         self._news = asyncio.Event()
 
     def __await__(self) -> Generator[Any, None, "AsyncRun"]:
@@ -371,25 +439,14 @@ class AsyncRun(BaseRun):
 
     async def result(self, step: str) -> Any:
         """Wait for a step and return its value; see `Run.__getitem__`."""
-        self._check(step)
-        record = self._record
-        await self._until(lambda: record.ended or record.steps[step].status in ENDED)
-        self._check_has_outcome(step)
-        return (await self._client.runs.fetch(record, step))()
+        return self._value(step, await self._outcome(step))
 
     async def outputs(self) -> dict[str, Any]:
         """Return the values of the steps that no other step uses, by step name.
 
         Steps that were skipped because of a condition (`when`) are left out.
         """
-        found: dict[str, Any] = {}
-        for step in self._last:
-            try:
-                found[step] = await self.result(step)
-            except StepSkipped:
-                if not self._was_unwanted(step):
-                    raise
-        return found
+        return self._outputs(await self._last_outcomes())
 
     async def why(self, step: str) -> Why:
         """Return which nodes could run a step and why one was chosen; see `Run.why`."""
@@ -402,11 +459,10 @@ class AsyncRun(BaseRun):
 
     async def report(self, path: str | os.PathLike[str]) -> Path:
         """Write a page about the run, and return its path; see `Run.report`."""
-        return self._write_report(path, await self._fetch_all(self._reported_steps))
+        return await self._write_report(path)
 
-    def cancel(self) -> None:
-        """Cancel the run, and its running steps on their nodes."""
-        self._client.runs.cancel(self._record)
+    def _raised(self, error: BaseException) -> BaseException:
+        return awaited(error)
 
     def changed(self) -> None:
         """Wake all waiting tasks."""
@@ -436,10 +492,9 @@ class Run(BaseRun):
         diagram: Diagram,
     ) -> None:
         """Made by the workflows and by `get_run` of a `Cluster`."""
-        super().__init__(client, runs, record, diagram)
+        super().__init__(client, thread, runs, record, diagram)
         self._thread = thread
         self._changed = threading.Condition()
-        self._values: dict[str, Any] = {}
         self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def changed(self) -> None:
@@ -451,6 +506,10 @@ class Run(BaseRun):
                 loop.call_soon_threadsafe(event.set)
 
     # ------------------------------------------------------------------ waiting
+
+    async def _until(self, met: Callable[[], bool]) -> None:
+        with self._changed, blocked_on_cluster():
+            self._changed.wait_for(met)
 
     def wait(self, timeout: float | None = None) -> "Run":
         """Wait for the end of the run and return it; interrupting (Stop) cancels it.
@@ -471,7 +530,7 @@ class Run(BaseRun):
                 f"workflow {self.name!r} is still running after {timeout:g} s and "
                 "continues. See run.frame()"
             )
-        self._raise_for_status(self._fetch(self._unknown_errors))
+        self._raise_for_status(run_blocking(self._fetch_all(self._unknown_errors)))
         return self
 
     def has_ended(self, seconds: float | None = 0.0) -> bool:
@@ -497,27 +556,9 @@ class Run(BaseRun):
                 self.cancel()
                 raise
         # Errors are fetched by blocking, which the loop of the caller must not do.
-        steps = self._unknown_errors
-        self._raise_for_status(await asyncio.to_thread(self._fetch, steps))
+        fetching = self._fetch_all(self._unknown_errors)
+        self._raise_for_status(await asyncio.to_thread(run_blocking, fetching))
         return self
-
-    def _fetch(self, steps: Sequence[str]) -> dict[str, Outcome]:
-        """Return the outcomes of steps that have ended, as far as they can be had."""
-        known = {s: partial(self._values.get, s) for s in steps if s in self._values}
-        missing = [step for step in steps if step not in known]
-        if not missing:
-            return {**known}
-        try:
-            return {**known, **self._thread.run(self._fetch_all(missing))}
-        except ClusterDown as error:
-            return {**known, **dict.fromkeys(missing, error)}
-
-    def cancel(self) -> None:
-        """Cancel the run, and its running steps on their nodes.
-
-        Then finished steps that have an `undo` are undone, which cannot be cancelled.
-        """
-        self._thread.call_soon(self._client.runs.cancel, self._record)
 
     def resume(self) -> "Run":
         """Start a new run of the steps that have no result, and return it.
@@ -533,7 +574,8 @@ class Run(BaseRun):
             NoRun: the node that coordinated the run is unreachable, or no longer
                 remembers it.
         """
-        run: Run = self._thread.run(self._runs.resume(self._record, self._diagram))
+        resuming = self._runs.resume(self._record, self._diagram)
+        run: Run = run_blocking(self._loop.wait_for(resuming))
         return run
 
     # ------------------------------------------------------------------ results
@@ -543,17 +585,7 @@ class Run(BaseRun):
 
         Raises the step's error if it failed, StepSkipped if it did not run.
         """
-        self._check(step)
-        if step not in self._values:
-            record = self._record
-            with self._changed, blocked_on_cluster():
-                self._changed.wait_for(
-                    lambda: record.ended or record.steps[step].status in ENDED
-                )
-            self._check_has_outcome(step)
-            fetch = self._client.runs.fetch(record, step)
-            self._values[step] = self._thread.run(fetch)()
-        return self._values[step]
+        return self._value(step, run_blocking(self._outcome(step)))
 
     @property
     def outputs(self) -> dict[str, Any]:
@@ -561,14 +593,7 @@ class Run(BaseRun):
 
         Steps that were skipped because of a condition (`when`) are left out.
         """
-        found: dict[str, Any] = {}
-        for step in self._last:
-            try:
-                found[step] = self[step]
-            except StepSkipped:
-                if not self._was_unwanted(step):
-                    raise
-        return found
+        return self._outputs(run_blocking(self._last_outcomes()))
 
     def why(self, step: str) -> Why:
         """Return which nodes could run a step, their load, and why one was chosen.
@@ -582,7 +607,7 @@ class Run(BaseRun):
             NoRun: the node that coordinates the run is unreachable, or no longer
                 remembers it.
         """
-        return self._thread.run(self._why(step))
+        return run_blocking(self._why(step))
 
     def report(self, path: str | os.PathLike[str]) -> Path:
         """Write a self-contained HTML page about the run, and return its path.
@@ -590,7 +615,7 @@ class Run(BaseRun):
         The page shows the workflow, its steps, errors, outputs up to 1 MB, prints and
         nodes. An existing file is overwritten.
         """
-        return self._write_report(path, self._fetch(self._reported_steps))
+        return run_blocking(self._write_report(path))
 
 
 # ------------------------------------------------------------- runs of a cluster

@@ -226,6 +226,30 @@ def test_a_failed_run_raises_where_it_is_awaited(cluster: mp.Cluster) -> None:
     assert isinstance(error.exceptions[0], ValueError)
 
 
+def test_values_of_a_run_are_unpickled_once_and_an_end_of_an_iteration_is_an_error(
+    cluster: mp.Cluster,
+) -> None:
+    def ends_an_iteration() -> None:
+        raise StopIteration("too early")
+
+    async def main() -> None:
+        async with mp.connect_async(*cluster.urls, token=TOKEN) as connected:
+            flow = connected.workflow("values")
+            flow.step("rows", passes, [1, 2])
+            flow.step("ends", ends_an_iteration)
+            run = await flow.start()
+            with pytest.raises(mp.errors.WorkflowFailed):
+                await run
+            with pytest.raises(mp.errors.RemoteError, match="too early"):
+                await run.result("ends")
+            with pytest.raises(mp.errors.RemoteError, match="too early"):
+                await run.outputs()
+            assert await run.result("rows") is await run.result("rows")
+            assert (await run.why("rows")).frame()["chosen"].any()
+
+    asyncio.run(main())
+
+
 def test_cancelling_the_await_of_a_run_cancels_it(cluster: mp.Cluster) -> None:
     def sleeps() -> None:
         import time
