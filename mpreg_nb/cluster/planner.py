@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeAlias
+from weakref import ref
 
 import msgspec
 
@@ -274,6 +275,17 @@ class PlannedRun:
     """Keeps the values of the engine that steps take."""
 
 
+@dataclass(slots=True)
+class _Prepared:
+    """What all runs of a workflow have in common."""
+
+    callees: list[tuple[Callee, frozenset[str]]]  # of its functions, and their needs
+    packed: dict[str, PackedStep]
+    plans: tuple[StepPlan, ...]
+    diagram: Diagram
+    workflow: "ref[Workflow] | None" = None
+
+
 class Planner:
     """Prepares workflows for one cluster."""
 
@@ -281,6 +293,7 @@ class Planner:
         """needs: returns the resources that a function was registered with."""
         self._client = client
         self._needs = needs
+        self._known: dict[int, _Prepared] = {}  # by the id of the workflow
 
     def prepared(self, workflow: Workflow, callees: Callees) -> PlannedRun:
         """Pickle the arguments of a workflow, and check it against the cluster.
@@ -292,8 +305,8 @@ class Planner:
             NotComputed: an argument stands for a value that Dask has to compute.
         """
         packer = self._serializer(callees)
-        packed = {step.name: packer.step(step) for step in workflow.steps}
-        _check_found(workflow, packed)
+        prepared = self._prepared(workflow, packer)
+        packed = prepared.packed
         for step in workflow.steps:
             made = packed[step.name]
             self._check(workflow, step, step.function, made.plan)
@@ -310,16 +323,39 @@ class Planner:
         request = RunStart(
             id=run_id(),
             workflow=workflow.name,
-            steps=tuple(made.plan for made in packed.values()),
+            steps=prepared.plans,
             inputs=tuple(inputs),
             folder=here(),
             chain_ms=CONFIG.chain_ms,
             depth=depth_of_calls(),
         )
-        diagram = Diagram.of(
-            workflow.name, workflow.steps, workflow.inputs, self._needs
+        return PlannedRun(request, tuple(parts), prepared.diagram, packer.holds)
+
+    def _prepared(self, workflow: Workflow, packer: StepSerializer) -> "_Prepared":
+        """Return what all runs of a workflow have in common, as its functions are now.
+
+        It is kept for as long as the workflow lives, if that cannot change.
+        """
+        functions = {id(s.function): s.function for s in workflow.steps}
+        callees = [
+            (packer.callee(each), self._needs(each)) for each in functions.values()
+        ]
+        known = self._known.get(id(workflow))
+        if known is not None and known.callees == callees:
+            return known
+        packed = {step.name: packer.step(step) for step in workflow.steps}
+        _check_found(workflow, packed)
+        prepared = _Prepared(
+            callees,
+            packed,
+            tuple(made.plan for made in packed.values()),
+            Diagram.of(workflow.name, workflow.steps, workflow.inputs, self._needs),
         )
-        return PlannedRun(request, tuple(parts), diagram, packer.holds)
+        if workflow.is_constant:
+            key = id(workflow)
+            prepared.workflow = ref(workflow, lambda _: self._known.pop(key, None))
+            self._known[key] = prepared
+        return prepared
 
     def _serializer(self, callees: Callees) -> StepSerializer:
         client = self._client
@@ -369,7 +405,11 @@ class Planner:
             )
         if function is step.fallback:  # it runs wherever its function can
             step = replace(step, resources=frozenset(), node=None)
-        verdicts = self._verdicts(step, name, CallOptions(version=call.version))
+        options = CallOptions(version=call.version)
+        asked = Wanted(name, options.version, step.resources, step.node)
+        if self._client.calls.router.fitting(asked, self._client.now()):
+            return
+        verdicts = self._verdicts(step, name, options)
         if any(not verdict.reason for verdict in verdicts):
             return
         newest = self._client.offer(name)

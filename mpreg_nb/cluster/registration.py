@@ -182,7 +182,7 @@ class FunctionRegistry:
         return {
             id(each): self.callee(each, PLAIN)
             or await self.register_called(each, PLAIN)
-            for each in functions
+            for each in {id(each): each for each in functions}.values()
         }
 
     def _named(self, function: Any) -> "Function[Any, Any]":

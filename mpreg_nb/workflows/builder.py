@@ -5,7 +5,9 @@ turns it into a `Workflow`, which is complete and checked. What then happens to
 it is up to the `Runner` that the flow was made with.
 """
 
+import operator
 from collections.abc import Callable, Container, Mapping
+from functools import partial
 from typing import (
     Any,
     Generic,
@@ -30,6 +32,7 @@ from mpreg_nb.workflows.graph import (
     StepOptions,
     Value,
     Workflow,
+    is_constant,
     no_needs,
     placeholders,
     shown_path,
@@ -70,7 +73,16 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     `map`, `run`, `start` and `plan` are those of the workflow.
     """
 
-    __slots__ = ("_args", "_function", "_kwargs", "_options", "_over", "flow", "name")
+    __slots__ = (
+        "_args",
+        "_frozen",
+        "_function",
+        "_kwargs",
+        "_options",
+        "_over",
+        "flow",
+        "name",
+    )
 
     def __init__(
         self,
@@ -88,6 +100,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         self._kwargs = kwargs
         self._over = over
         self._options = StepOptions()
+        self._frozen: tuple[StepOptions, Step] | None = None
 
     def on(self, *resources: str, node: str | None = None) -> Self:
         """Run the step only on nodes that hold all of `resources`, and only on `node`.
@@ -221,8 +234,15 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         )
 
     def frozen(self) -> Step:
-        """Return the step as it is now."""
-        return Step(
+        """Return the step as it is now; the same object while nothing can change."""
+        if self._frozen is not None and self._frozen[0] is self._options:
+            return self._frozen[1]
+        constant = not isinstance(self._function, partial) and all(
+            map(is_constant, (*self._args, *self._kwargs.values()))
+        )
+        sides = (self._over, self._options.fallback, self._options.undo)
+        constant = constant and all(side is None for side in sides)
+        step = Step(
             name=self.name,
             function=self._function,
             args=self._args,
@@ -239,7 +259,10 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
             conditions=self._options.conditions,
             fallback=self._options.fallback,
             undo=self._options.undo,
+            is_constant=constant and not self._options.conditions,
         )
+        self._frozen = (self._options, step) if step.is_constant else None
+        return step
 
     def shown(self) -> str:
         """Return its name, inputs and resources in one line."""
@@ -385,6 +408,7 @@ class Flow(Generic[RunT, PlanT]):
         self._draw = draw
         self._handles: dict[str, StepHandle[RunT, PlanT]] = {}  # by name, as added
         self._inputs: dict[str, FlowInput] = {}  # likewise
+        self._frozen: Workflow | None = None  # if nothing has changed since
 
     def step(
         self, name: str, function: StepFunction, /, *args: Any, **kwargs: Any
@@ -485,7 +509,13 @@ class Flow(Generic[RunT, PlanT]):
         """
         self._check_inputs(inputs)
         in_order = {name: inputs[name] for name in self._inputs}
-        return Workflow(self.name, self._steps(), in_order)
+        steps, known = self._steps(), self._frozen
+        if known is not None and not in_order and len(known.steps) == len(steps):
+            if all(map(operator.is_, known.steps, steps)):
+                return known
+        made = Workflow(self.name, steps, in_order)
+        self._frozen = made if made.is_constant else None
+        return made
 
     def run(self, /, **inputs: Any) -> RunT:
         """Check the workflow, execute it, wait for its end, and return the run.

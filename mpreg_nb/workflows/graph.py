@@ -253,9 +253,26 @@ def placeholders(value: Any) -> Iterator[Placeholder]:
             pending.extend(inner)
 
 
+def is_constant(value: Any) -> bool:
+    """Whether an argument is a reference or a small value that cannot change.
+
+    >>> is_constant(3), is_constant("x" * 100_000), is_constant([3])
+    (True, False, False)
+    """
+    if isinstance(value, str | bytes):
+        return type(value) in (str, bytes) and len(value) <= MOST_CONSTANT
+    return isinstance(value, Placeholder) or type(value) in CONSTANT
+
+
 def references(value: Any) -> tuple[Reference, ...]:
     """Return the references inside `value`, as `placeholders` finds them."""
     return tuple(found.__mpreg_reference__() for found in placeholders(value))
+
+
+CONSTANT = (int, float, complex, bool, type(None))
+
+MOST_CONSTANT = 4096
+"""Characters or bytes; longer ones are pickled for each run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,6 +320,7 @@ class Step:
     conditions: tuple[Reference, ...] = ()  # it runs if all of them are true
     fallback: Value | Callable[..., Any] | None = None  # a callable gets the exception
     undo: Undo | None = None
+    is_constant: bool = False  # its arguments are references and values like numbers
 
     def __post_init__(self) -> None:
         over = None if self.over is None else self.over.value
@@ -345,7 +363,7 @@ def type_name(cls: type[BaseException]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Workflow:
     """A checked workflow: each step can run once the steps that it uses are done.
 
@@ -363,6 +381,11 @@ class Workflow:
     def __post_init__(self) -> None:
         undos = {step.name: step.undo for step in self.steps}
         self.check_mentions({step: undo.inputs for step, undo in undos.items() if undo})
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether each run of it sends the same arguments."""
+        return not self.inputs and all(step.is_constant for step in self.steps)
 
     @property
     def last_steps(self) -> tuple[str, ...]:

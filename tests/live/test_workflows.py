@@ -481,3 +481,36 @@ def test_errors_of_more_runs_than_a_node_remembers_are_all_kept(
         told += [str(error) for error in raised.value.exceptions]
 
     assert told == [f"nothing left for {number}" for number in range(len(runs))]
+
+
+factor = 2
+
+
+def test_flow_that_runs_again_has_the_arguments_and_functions_of_that_moment(
+    cluster: mp.Cluster,
+) -> None:
+    def scaled(value: int) -> int:
+        return value * factor
+
+    def total(values: list[int], last: int) -> int:
+        return sum(values) + last
+
+    global factor
+    flow = cluster.workflow("again")
+    values = [1, 2]
+    scale = flow.step("scale", scaled, 10)
+    flow.step("total", total, values, scale)
+    constant = cluster.workflow("constant")
+    constant.step("scale", scaled, 10)
+    found = [flow.run()["total"], flow.run()["total"], constant.run()["scale"]]
+
+    values.append(3)
+    factor = 3
+    found += [flow.run()["total"], constant.run()["scale"]]
+    scale.on("no-such-thing")
+    constant.replace("scale", scaled, 100)
+    found.append(constant.run()["scale"])
+
+    assert found == [23, 23, 20, 36, 30, 300]
+    with pytest.raises(mp.errors.NoRoute):
+        flow.run()

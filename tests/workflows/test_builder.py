@@ -482,3 +482,41 @@ def test_a_step_that_is_replaced_keeps_its_place_and_what_refers_to_it(
     assert steps[0].args == (2,)
     assert steps[0].resources == {"gpu"}
     assert steps[1].inputs == steps[2].inputs == ("first",)
+
+
+def test_flow_that_nobody_changed_is_checked_once(flow: Flow[str, int]) -> None:
+    raw = flow.step("raw", ingest, "sensor-7")
+    flow.step("clean", clean_data, raw)
+
+    first = flow.freeze()
+
+    assert flow.freeze() is first
+
+
+def test_what_is_added_or_modified_later_counts(flow: Flow[str, int]) -> None:
+    raw = flow.step("raw", ingest, "sensor-7")
+    first = flow.freeze()
+
+    raw.retry(2)
+    second = flow.freeze()
+    flow.step("clean", clean_data, raw)
+    third = flow.freeze()
+    flow.replace("raw", ingest, "sensor-8")
+    fourth = flow.freeze()
+
+    assert [first.steps[0].more_attempts, second.steps[0].more_attempts] == [0, 2]
+    assert [len(third.steps), fourth.steps[0].args] == [2, ("sensor-8",)]
+
+
+def test_arguments_that_can_change_are_looked_at_for_each_run(
+    flow: Flow[str, int],
+) -> None:
+    raw = flow.step("raw", ingest, "sensor-7")
+    parts: list[Any] = []
+    flow.step("report", render, parts)
+    before = flow.freeze()
+
+    parts.append(raw)
+    after = flow.freeze()
+
+    assert [before.steps[1].inputs, after.steps[1].inputs] == [(), ("raw",)]
