@@ -210,9 +210,10 @@ class DaskNodes:
         self._changed.clear()
         try:
             channel = await self._connect()
-            found = await asyncio.wait_for(
-                channel.client.scheduler.identity(n_workers=-1), CONNECT_S
-            )
+            found = await self._identity(channel.client)
+            if found is None:
+                _LOG.warning("the Dask scheduler has not answered for %g s", CONNECT_S)
+                return
             if found["id"] != self._scheduler_id:
                 await self._register(channel)
                 self._scheduler_id = found["id"]
@@ -230,6 +231,21 @@ class DaskNodes:
                 if address not in self._nodes and address not in self._unfit
             )
         )
+
+    async def _identity(self, client: Any) -> Mapping[str, Any] | None:
+        """Return what the scheduler knows of its workers; None if it is busy.
+
+        It may be for long, such as when it imports what a graph needs. Its link ends
+        if it is gone.
+        """
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                found: Mapping[str, Any] = await client.scheduler.identity(n_workers=-1)
+        except TimeoutError:
+            if client.status == "running" and self._scheduler_id:
+                return None
+            raise
+        return found
 
     async def _start(
         self, channel: GatewayChannel, address: str, worker: Mapping[str, Any]

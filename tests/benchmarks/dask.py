@@ -52,10 +52,8 @@ def timed(work: Callable[[], object]) -> float:
 def show(what: str, dask_s: float, here_s: float, unit: str = "ms") -> None:
     """Print one row; times are those of one call."""
     scale = {"ms": 1e3, "s": 1.0}[unit]
-    ratio = here_s / dask_s
-    print(
-        f"{what:44} {dask_s * scale:9.2f} {here_s * scale:9.2f} {unit:3} {ratio:5.2f}"
-    )
+    dask, here = dask_s * scale, here_s * scale
+    print(f"{what:44} {dask:9.2f} {here:9.2f} {unit:3} {here / dask:5.2f}")
 
 
 def calls(client: Any, cluster: mp.Cluster, rounds: int) -> None:
@@ -64,10 +62,9 @@ def calls(client: Any, cluster: mp.Cluster, rounds: int) -> None:
     cluster.call("add", 1)
     client.submit(add, 1).result()
     dask_s, here_s = [], []
-    for number in range(rounds):
-        alone = client.submit
-        dask_s.append(timed(lambda n=number: alone(add, n, pure=False).result()))
-        here_s.append(timed(lambda n=number: cluster.call("add", n)))
+    for _ in range(rounds):
+        dask_s.append(timed(lambda: client.submit(add, 1, pure=False).result()))
+        here_s.append(timed(lambda: cluster.call("add", 1)))
     show("a call, median", statistics.median(dask_s), statistics.median(here_s))
 
 

@@ -440,6 +440,35 @@ def test_without_a_client_of_the_program_one_is_made_for_its_collections(
     assert found == 4
 
 
+def test_a_scheduler_that_is_busy_loses_neither_nodes_nor_calls(
+    cluster: mp.Cluster,
+    client: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    def wait_for_go() -> str:
+        (tmp_path / "waits").touch()
+        while not (tmp_path / "go").exists():
+            time.sleep(0.01)
+        return "went"
+
+    def block() -> None:  # as an import does that a graph needs
+        time.sleep(1)
+
+    future = cluster.on("gpu").submit(wait_for_go)
+    until_exists(tmp_path / "waits")
+    monkeypatch.setattr("mpreg_nb.engines.gateway.CONNECT_S", 0.1)
+
+    client.log_event("all", {"action": "retire-workers"})  # has the gateway look
+    client.run_on_scheduler(block)
+    until(lambda: "has not answered" in caplog.text)
+    monkeypatch.undo()
+    (tmp_path / "go").touch()
+
+    assert future.result(SOON_S) == "went"
+
+
 # ------------------------------------------------------------ nodes of mpreg_nb
 
 
