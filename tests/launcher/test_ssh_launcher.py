@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from mpreg_nb.errors import HostFailure
+from mpreg_nb.launcher import remote_python
 from mpreg_nb.launcher.launcher import AS_FOUND, LaunchContext, RemoteOptions
 from mpreg_nb.launcher.pid import await_end
 from mpreg_nb.launcher.remote_python import MINOR, own_version
@@ -254,8 +255,9 @@ def test_an_environment_is_made_there_once_with_the_packages_that_were_named(
 
 
 def test_where_there_is_no_uv_an_environment_is_made_with_venv_and_pip(
-    launcher: SshLauncher, hosts: SshHosts
+    launcher: SshLauncher, hosts: SshHosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(remote_python, "USED_IF_THERE", ())  # pip takes its time
     start_up = hosts["box"].home / ".bashrc"
     start_up.write_text("PATH=/usr/bin:/bin\n")
 

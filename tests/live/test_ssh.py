@@ -137,8 +137,15 @@ def test_a_kept_cluster_is_found_again_from_a_process_that_knows_nothing_of_it(
     part = mp.adopt("gpu-1/lab")
     one = part.on("gpu").call("echo", 1)
     part.disconnect()
+    # Those nodes are still there: a new cluster with a node of the same name.
+    with mp.up(ssh={"gpu-1": "gpu"}, name="new") as new:
+        beside = new.on("gpu").call(home)
+        both = set(mp.ps("gpu-1").cluster)
+        seen = new.nodes().node.tolist()
     ended = mp.down("lab")
 
+    assert beside == str(hosts["gpu-1"].home)
+    assert (both, seen) == ({"lab@gpu-1", "new@gpu-1"}, ["gpu-1"])
     assert listed == {"lab@gpu-1"}
     assert (answer, one) == (4, 1)
     assert set(ended) == {"gpu-1", "box"}
