@@ -283,6 +283,7 @@ class PendingCalls(Generic[C]):
         on_breaker: hears a node, "breaker open" or "breaker closed", and a function.
         """
         self._rules = rules
+        self._count_call = rules.count_call
         self._here = here
         self._on_breaker = on_breaker
         self._loads = loads
@@ -322,7 +323,7 @@ class PendingCalls(Generic[C]):
         """Begin to keep a call, which nobody has yet."""
         self.calls[call.id] = call
         call.began = now
-        self._rules.count_call(now)
+        self._count_call(now)
         if due < math.inf:
             call.due = due
             self._due.add(call.id, due)

@@ -18,6 +18,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeAlias
 
+from msgspec.structs import replace
+
 from mpreg_nb.calls.pending import (
     AS_HEARD,
     CallerRules,
@@ -290,8 +292,8 @@ class ClientCalls:
             self._alarm.set(call.due)
         if self._lines and pending.is_held(call.wanted):
             pending.hold(call)
-        else:
-            self._send(call, now)
+        elif not self._try_to_send(call, now):
+            pending.hold(call)
 
     # Calls of threads that block, and read the answer themselves.
 
@@ -440,7 +442,7 @@ class ClientCalls:
             return True
         if kind is Reply or kind is Failed:
             node, now = call.to, time.monotonic()
-            if kind is Reply:
+            if kind is Reply and self._direct:
                 self._leases.learn(message.version, message.run_us)
             if kind is Failed and message.failure.cause == LEASE_OVER:
                 self._given_back(call, now)
@@ -452,7 +454,8 @@ class ClientCalls:
                 self._failed(call, message, parts, now)
             else:
                 self._finish(call, message, parts, now)
-            self._room_made(node, now)
+            if self._waiters or self._lines:
+                self._room_made(node, now)
         elif kind is Output:
             self._printed(call, message, parts)
         elif kind is Started:
@@ -519,7 +522,8 @@ class ClientCalls:
                 self._failed(call, outcome, parts, now)
             else:
                 self._finish(call, outcome, parts, now)
-            self._room_made(worker.node, now)
+            if self._waiters or self._lines:
+                self._room_made(worker.node, now)
             self._lend(worker, call)
         else:
             worker.ended(message.id)
@@ -679,7 +683,7 @@ class ClientCalls:
         if options.timeout_s is not None:
             remaining_ms = max(0, int((call.due - now) * 1e3))
         under_way = self._pending.under_way(link)
-        if self._may_go_to_worker(call, link, to):
+        if self._direct and self._may_go_to_worker(call, link, to):
             key = _key(call)
             worker = self._leases.find(link, key)
             if worker is not None and worker.is_lent:
@@ -699,28 +703,31 @@ class ClientCalls:
             return False
         call.at = self._only
         self._pending.sent(call, link, to, now, link.written)
-        link.send(
-            Call(
-                id=call.id,
-                function=call.function,
-                payload=call.payload,
-                version=options.version,
-                resources=options.resources,
-                node=options.node,
-                remaining_ms=remaining_ms,
+        # Python takes three times as long for a call with more than 15 keywords.
+        message = Call(
+            id=call.id,
+            function=call.function,
+            payload=call.payload,
+            version=options.version,
+            resources=options.resources,
+            node=options.node,
+            remaining_ms=remaining_ms,
+            hops_left=hops_left,
+            holder=options.holder,
+            attempt=attempts if attempts < 255 else 255,
+            folder=call.folder,
+            idempotent=call.idempotent,
+            items=len(call.items),
+        )
+        if options.wait_s or options.space or options.inputs or call.depth:
+            message = replace(
+                message,
                 wait_ms=int(options.wait_s * 1e3),
-                hops_left=hops_left,
-                holder=options.holder,
-                attempt=min(attempts, 255),
-                folder=call.folder,
                 space=options.space,
-                idempotent=call.idempotent,
-                items=len(call.items),
                 inputs=options.inputs,
                 depth=call.depth,
-            ),
-            call.parts,
-        )
+            )
+        link.send(message, call.parts)
         return True
 
     def _may_go_to_worker(self, call: ActiveCall, link: Connection, to: str) -> bool:
@@ -729,7 +736,7 @@ class ClientCalls:
         What is large goes through the node, and so does what it alone can do.
         """
         options = call.options
-        if not self._direct or options.version is None or options.space:
+        if options.version is None or options.space:
             return False
         if options.inputs:
             return False
