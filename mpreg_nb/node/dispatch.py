@@ -18,6 +18,7 @@ import os
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 from mpreg_nb.errors import NotTrusted
@@ -54,7 +55,7 @@ from mpreg_nb.transport.token import Token
 LOG = logging.getLogger("mpreg_nb.node")
 
 Payload: TypeAlias = tuple[Buffer, ...]
-Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], None]
+Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None]"]
 
 
 Handler: TypeAlias = Callable[
@@ -186,18 +187,18 @@ class Dispatcher:
             self._broken(link, message, error)
             raise  # to the handler of the loop
         if work is not None:
-            self._spawn(self._watched(work, link, message))
+            task = self._spawn(work)
+            task.add_done_callback(partial(self._handled, link, message))
 
-    async def _watched(
-        self, work: Coroutine[Any, Any, None], link: Connection, message: Any
+    def _handled(
+        self, link: Connection, message: Any, task: "asyncio.Task[None]"
     ) -> None:
-        try:
-            await work
-        except Exception as error:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
             self._broken(link, message, error)
-            raise
+            raise error  # to the handler of the loop
 
-    def _broken(self, link: Connection, message: Any, error: Exception) -> None:
+    def _broken(self, link: Connection, message: Any, error: BaseException) -> None:
         """Answer a request whose handler raised: its sender shall not wait for ever."""
         if type(message) in REQUESTS:
             link.send(Failed(id=message.id, failure=broken(error, self._name)))

@@ -518,15 +518,16 @@ class Executor:
         self._own.stop()
 
     def _spawn(self, pending: PendingCall, work: Coroutine[Any, Any, None]) -> None:
-        async def watched() -> None:
-            try:
-                await work
-            except Exception as error:
-                self._tasks.pop(pending.call.id, None)
-                self._fail(pending, broken(error, self._me))
-                raise
+        task = self._tasks[pending.call.id] = asyncio.ensure_future(work)
+        task.add_done_callback(partial(self._looked_for, pending))
 
-        self._tasks[pending.call.id] = asyncio.ensure_future(watched())
+    def _looked_for(self, pending: PendingCall, task: "asyncio.Task[None]") -> None:
+        """End a call if looking for what it needs raised."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._tasks.pop(pending.call.id, None)
+            self._fail(pending, broken(error, self._me))
+            raise error  # to the handler of the loop
 
     async def _obtain_and_run(self, pending: PendingCall, offer: Offer) -> None:
         found = await self._code_distributor.obtain(

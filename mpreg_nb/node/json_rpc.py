@@ -60,7 +60,7 @@ class JsonCalls:
         runs: WorkflowService,
         catalog: Catalog,
         router: Router,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._name = name
         self._limits = limits
@@ -174,7 +174,7 @@ class OpenRequest:
         answer: Callable[["OpenRequest", str], None],
         *,
         runs: WorkflowService,
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
         limits: Limits,
     ) -> None:
         self._runs = runs

@@ -130,7 +130,7 @@ def failure_of(ended: JobFailed | Crashed, node: str) -> Failure:
     )
 
 
-def broken(error: Exception, node: str) -> Failure:
+def broken(error: BaseException, node: str) -> Failure:
     """Return why a request has no result whose handling raised."""
     text = f"node {node} could not handle it: {type(error).__name__}: {error}"
     return Failure(kind="bad_request", message=text, node=node, executed="unknown")

@@ -50,14 +50,16 @@ async def raises_later(link: Any, message: Any, parts: Any) -> None:
 
 def handled(handler: Handler, message: Any) -> list[Any]:
     """Return what is answered where `handler` handles a message, and raises."""
-    work: list[Coroutine[Any, Any, None]] = []
-    dispatcher = Dispatcher("n1", Limits(), work.append)
-    dispatcher.handle({type(message): handler})
     link: Any = Link()
 
     async def handle() -> None:
+        loop = asyncio.get_running_loop()
+        told = loop.create_future()
+        loop.set_exception_handler(lambda _, one: told.set_exception(one["exception"]))
+        dispatcher = Dispatcher("n1", Limits(), loop.create_task)
+        dispatcher.handle({type(message): handler})
         dispatcher.from_client(link, message, ())
-        await work[0]
+        await told
 
     with pytest.raises(RuntimeError, match="a fault"):
         asyncio.run(handle())
@@ -91,7 +93,7 @@ def refused(message: Any) -> tuple[list[Any], list[Any]]:
             heard.append(answer)
         return answer.id == ID  # type: ignore[no-any-return]
 
-    dispatcher = Dispatcher("n1", Limits(), lambda work: None)
+    dispatcher = Dispatcher("n1", Limits(), asyncio.ensure_future)
     dispatcher.handle_answers(take, Failed)
     link: Any = Link()
     dispatcher.refused(link, message, 2**40)

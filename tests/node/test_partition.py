@@ -129,14 +129,14 @@ def test_only_clients_may_cut_a_node_off(
 ) -> None:
     async def scene() -> None:
         told: list[Any] = []
-        dispatcher = Dispatcher("n1", Limits(), lambda work: None)
+        dispatcher = Dispatcher("n1", Limits(), asyncio.ensure_future)
         links = NodeLinks(
             NodeSettings(name="n1"),
             TOKEN,
             cluster=ClusterId(""),
             dispatcher=dispatcher,
             members=Members(SimpleNamespace(member=lambda name: None)),  # type: ignore[arg-type]
-            spawn=lambda work: None,
+            spawn=asyncio.ensure_future,
             ssl_context=None,
         )
         dispatcher.handle(links.client_handlers(), nodes=False)

@@ -500,6 +500,53 @@ def test_call_that_waits_for_its_code_can_be_taken_back() -> None:
     run(scenario)
 
 
+def test_call_whose_code_cannot_be_looked_for_has_an_outcome() -> None:
+    async def scenario(house: House) -> None:
+        told: list[dict[str, Any]] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: told.append(context))
+
+        class Broken:
+            queued = 0
+
+            def get(self, version: str) -> None:
+                """Return that the code is not here."""
+
+            def at_hand(self, inputs: Any) -> tuple[Any, ...]:
+                return ()
+
+            async def obtain(self, function: str, version: str, holder: object) -> bool:
+                raise RuntimeError("a fault")
+
+        broken: Any = Broken()
+        running = Executor(
+            "n1",
+            registry=broken,
+            store=broken,
+            code_distributor=broken,
+            peer_requests=broken,
+            workers=broken,
+            spaces=Spaces(broken, broken, broken),
+            has_workers=True,
+            runs_shipped=True,
+            counters=broken,
+            here=RunningCalls("n1"),
+        )
+        house.calls._executor = running
+        house.call(direct=True)
+
+        failed = await house.client.hears(Failed)
+
+        assert (failed.failure.kind, failed.failure.executed) == (
+            "bad_request",
+            "unknown",
+        )
+        assert "RuntimeError: a fault" in failed.failure.message
+        assert len(house.calls) == 0
+
+    run(scenario)
+
+
 @pytest.mark.parametrize("crashes", [False, True], ids=["lost", "worker crashed"])
 def test_breaker_that_opens_and_closes_is_an_event_of_the_node_it_is_about(
     crashes: bool,
@@ -646,6 +693,37 @@ def test_other_arguments_under_the_id_of_a_call_are_refused() -> None:
 
         assert [one.failure.kind for one in other.heard] == ["bad_request"] * 2
         assert house.client.kinds == [Reply]
+
+    run(scenario)
+
+
+def test_call_that_cannot_be_routed_has_an_outcome_and_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(house: House) -> None:
+        def fail(*_: Any, **__: Any) -> Any:
+            raise RuntimeError("a fault")
+
+        waits = Call(id=IDS.next(), function="g", payload=b"", wait_ms=60_000)
+        house.calls.receive(house.client, waits)
+        with monkeypatch.context() as patch:
+            patch.setattr(house.calls.router, "choose", fail)
+            with pytest.raises(RuntimeError, match="a fault"):
+                house.call()
+            told: list[Any] = []
+            loop = asyncio.get_running_loop()
+            loop.set_exception_handler(lambda _, context: told.append(context))
+            house.calls.routes_changed()
+        house.call(direct=True)
+        house.slot.end()
+
+        ends = [one for one in house.client.heard if isinstance(one, Failed | Reply)]
+        assert [type(end) for end in ends] == [Failed, Failed, Reply]
+        failures = [end.failure for end in ends if isinstance(end, Failed)]
+        assert {failure.executed for failure in failures} == {"unknown"}
+        assert "node n1 could not handle it" in failures[0].message
+        assert len(told) == 1
+        assert len(house.calls) == 0
 
     run(scenario)
 
