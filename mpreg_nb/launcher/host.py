@@ -529,6 +529,9 @@ class CommandReader:
         return line
 
 
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""How the system says that this program shall end."""
+
 TOKEN_S = 30.0
 """From the start of this program until its starter has sent the token."""
 
@@ -561,6 +564,8 @@ def serve(
         drain_s = DRAIN_S
         return "it was asked to end"
     finally:
+        for number in ENDING:  # it ends already: nothing may cut that short
+            signal.signal(number, signal.SIG_IGN)
         host.close(drain_s)
         report.finish(KILLED_S)
 
@@ -571,7 +576,7 @@ def main(arguments: Sequence[str]) -> int:
     [mark] = arguments
     # The folder goes when the last login of the user ends, and kept nodes stay.
     os.environ.pop("XDG_RUNTIME_DIR", None)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, lambda number, frame: sys.exit(0))
 
     def say_mark() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from mpreg_nb.launcher.host import CommandReader, Reporter, serve
+from mpreg_nb.launcher.host import ENDING, CommandReader, Reporter, serve
 from mpreg_nb.node.environment import have_standard_files
 from mpreg_nb.transport.tls import dialling
 from mpreg_nb.user_files import read_private
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str]) -> int:
             "be shared by the machines: set XDG_STATE_HOME to one that is\n"
         )
         return 1
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         signal.signal(number, lambda number, frame: sys.exit(0))
     try:
         bridge = Bridge(ticket)

@@ -495,15 +495,15 @@ class SlurmLauncher(Launcher[SlurmNode]):
             )
             if job is None:
                 LOG.warning("somebody connected who is no job of this cluster")
-                return
-            job.writer = writer
-            await self._serve(job, reader, writer)
+            else:
+                job.writer = writer
+                await self._serve(job, reader, writer)
         except (OSError, ValueError) as error:  # TimeoutError is one; a line too long
             LOG.info("a job: %s", error)
         finally:
             writer.close()
-            if job is not None:
-                await self._left(job)
+        if job is not None:
+            await self._left(job)
 
     async def _serve(
         self, job: SlurmJob, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -569,7 +569,8 @@ class SlurmLauncher(Launcher[SlurmNode]):
         if thread is None or thread.is_of_parent:
             return
         for job in list(self._jobs.values()):
-            job.cancel()
+            if not job.node.ended.done():  # else it ends in order
+                job.cancel()
         try:
             thread.run(self._close())
         finally:

@@ -356,7 +356,9 @@ class StartedNodes:
             for spec in specs:
                 started = (*begun.values(), *own.values())
                 join = tuple(self.urls.values())
-                join = join or tuple(node.url for node in started[:MOST_SEEDS])
+                # A job that waits in a queue has no URL yet.
+                begun_urls = [node.url for node in started if node.url]
+                join = join or tuple(begun_urls[:MOST_SEEDS])
                 own[spec] = self._spawn(spec, join, workers)
         except BaseException as error:
             end_now(list(own.values()))
