@@ -159,6 +159,18 @@ def marked(mark: str, output: str) -> Iterator[str]:
 # --------------------------------------------------------------------- installation
 
 
+def needed_here() -> tuple[str, ...]:
+    """Return what a node and its workers import, in the versions that are here."""
+    return tuple(_pinned(name) for name in (*NEEDED, *USED_IF_THERE))
+
+
+def _pinned(name: str) -> str:
+    try:
+        return f"{name}=={version(name)}"
+    except PackageNotFoundError:  # it is used only where it is there
+        return name
+
+
 @dataclass(frozen=True, kw_only=True)
 class Environment:
     """An environment that is made on another machine, once for each content."""
@@ -168,7 +180,7 @@ class Environment:
     @property
     def key(self) -> str:
         """Its name: what is in it, and nothing else, decides."""
-        content = "\n".join((MINOR, *sorted(self.packages)))
+        content = "\n".join((MINOR, *needed_here(), *sorted(self.packages)))
         return f"{wheel_key()}-{hashlib.sha256(content.encode()).hexdigest()[:12]}"
 
 
@@ -229,7 +241,7 @@ def install_script(mark: str, environment: Environment, base: str) -> str:
         "WHEEL": wheel_name(),
         "SIZE": str(len(own_wheel())),
         "BASE": shlex.quote(base or f"python{MINOR}"),
-        "PACKAGES": shlex.join((*NEEDED, *USED_IF_THERE, *environment.packages)),
+        "PACKAGES": shlex.join((*needed_here(), *environment.packages)),
     }.items():
         script = script.replace(word, value)
     return script

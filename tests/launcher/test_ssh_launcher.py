@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -245,12 +246,12 @@ def test_an_environment_is_made_there_once_with_the_packages_that_were_named(
     finally:
         again.close()
     python = made / "bin" / "python"
-    code = "import own_words; print(own_words.GREETING)"
+    code = "import own_words, msgspec; print(own_words.GREETING, msgspec.__version__)"
     said = subprocess.run([python, "-c", code], capture_output=True, check=True)
 
     assert (failures, failures_again) == ({}, {})
     assert made.parent in {program.parents[2] for program in programs}
-    assert said.stdout == b"hello\n"
+    assert said.stdout.decode().split() == ["hello", version("msgspec")]
     assert is_made_by_uv(made) == hosts["gpu-1"].has("uv")
 
 
