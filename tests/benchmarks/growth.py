@@ -213,8 +213,8 @@ MEASURES: dict[str, tuple[Measure, list[int]]] = {
     "runs": (runs, [10, 50, 100]),
 }
 
-# Row -> its unit, and what is to be reached: at most so much at the largest N above; None:
-# no more than at the smallest.
+# Row -> its unit, and what is to be reached: at most so much at the largest N above;
+# None: no more than at the smallest.
 UNITS: dict[str, tuple[str, float | None]] = {
     "registering the N-th function": ("ms", None),
     "nothing to do, with N functions": ("% of a core", None),
@@ -300,6 +300,9 @@ def draw(growth: Growth, beside: Growth) -> None:
         if goal is not None:
             each.axhline(goal, color="C2", linewidth=0.8)
         each.set_xscale("log")
+        counts = [count for count, _ in points]
+        each.set_xticks(counts, [f"{count:,}" for count in counts])
+        each.set_xticks([], minor=True)
         each.set_ylim(bottom=min(0, *(value for _, value in points)))
         each.set_title(row, fontsize=9)
         each.set_ylabel(unit, fontsize=8)
