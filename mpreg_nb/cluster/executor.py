@@ -203,7 +203,9 @@ def _results(futures: list[Future[Any]], end: float | None) -> Iterator[Any]:
         futures.reverse()
         while futures:
             left_s = None if end is None else max(0.0, end - time.monotonic())
-            yield futures.pop().result(left_s)
+            result = futures[-1].result(left_s)
+            futures.pop()  # only now: one that is late is cancelled with the others
+            yield result
     finally:
         for future in futures:
             future.cancel()
