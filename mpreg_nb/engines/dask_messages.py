@@ -173,7 +173,13 @@ class PluginReady(msgspec.Struct, frozen=True, kw_only=True, array_like=True, ta
     address: str
 
 
-Report: TypeAlias = PoolPrinted | PoolEvent | PoolWaits | PluginReady
+class WorkerGone(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="g"):
+    """The scheduler has no Dask worker at `address` any more."""
+
+    address: str
+
+
+Report: TypeAlias = PoolPrinted | PoolEvent | PoolWaits | PluginReady | WorkerGone
 
 
 class PluginState(msgspec.Struct, frozen=True, kw_only=True, array_like=True):

@@ -48,6 +48,7 @@ from mpreg_nb.engines.dask_messages import (
     PoolWaits,
     StayingPart,
     ValuePart,
+    WorkerGone,
     encode,
     read_answers,
     read_reports,
@@ -242,6 +243,10 @@ class GatewayChannel:
         self.pools: dict[str, DaskWorkerPool] = {}
         self.on_ready: Callable[[str], object] = lambda address: None
         """Hears the address of each Dask worker whose plugin is ready."""
+        self.on_gone: Callable[[str], object] = lambda address: None
+        """Hears the address of each Dask worker that the scheduler has no longer."""
+        self.on_missing: Callable[[], object] = lambda: None
+        """Hears that a plugin is missing where it was."""
         self.direct = False
         """Whether this process reaches the Dask workers themselves."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -256,6 +261,9 @@ class GatewayChannel:
         for report in read_reports(event[1]):
             if isinstance(report, PluginReady):
                 self.on_ready(report.address)
+                continue
+            if isinstance(report, WorkerGone):
+                self.on_gone(report.address)
                 continue
             pool = self.pools.get(report.pool)
             if pool is not None:
@@ -610,6 +618,7 @@ class DaskWorkerPool:
         if answers.reason == "again":
             self._lost(attempt, "the Dask worker was lost while it ran")
         else:
+            self._channel.on_missing()
             self._lost(attempt, "the Dask worker was restarted", executed="no")
         return True
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from distributed import Scheduler, SchedulerPlugin
 
+from mpreg_nb.engines.dask_messages import WorkerGone, encode
+
 
 class GatewayLease(SchedulerPlugin):
     """Lasts as long as the Dask client of a gateway is connected."""
@@ -16,6 +18,14 @@ class GatewayLease(SchedulerPlugin):
     async def start(self, scheduler: Scheduler) -> None:
         """Keep the scheduler."""
         self._scheduler = scheduler
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """Tell the gateway at once. That one has come, its plugin says.
+
+        The topic "all" of Dask has this too; but not all that Dask puts there can be
+        sent, and then the link to who listens breaks.
+        """
+        scheduler.log_event(self.name, encode((WorkerGone(address=worker),)))
 
     def log_event(self, topic: str, msg: Any) -> None:
         """Forget what was reported: it has been sent, and may be large."""

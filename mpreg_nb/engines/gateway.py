@@ -94,6 +94,7 @@ class DaskNodes:
         self._pools: dict[str, list[DaskWorkerPool]] = {}
         self._unfit: set[str] = set()  # Dask workers that cannot have a node
         self._changed = asyncio.Event()
+        self._is_missing = False  # a plugin, where it was
         self._comparing: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -122,7 +123,6 @@ class DaskNodes:
     async def _leave(self, client: Any) -> None:
         if client.status == "running" and self._scheduler_id:
             # Else the scheduler would report our own end to a closed link.
-            client.unsubscribe_topic("all")
             client.unsubscribe_topic(self._gateway)
             await client.unregister_worker_plugin(self._gateway)
             with contextlib.suppress(ValueError):  # it runs no functions of clients
@@ -153,6 +153,8 @@ class DaskNodes:
         if channel is None:
             channel = self._channel = GatewayChannel(client, self._gateway)
             channel.on_ready = lambda address: self._changed.set()
+            channel.on_gone = self._gone
+            channel.on_missing = self._missing
             self._results = ResultsOnDask(channel)
         channel.client = client
         return channel
@@ -170,18 +172,18 @@ class DaskNodes:
                 error,
             )
         channel.subscribe()
-        client.subscribe_topic("all", self._reported)
         await client.register_plugin(WorkerPools(self._gateway))
 
-    def _reported(self, event: tuple[float, Any]) -> None:
-        """Look at what the scheduler reports of workers."""
-        told = event[1]
-        action = told.get("action") if isinstance(told, dict) else None
-        if action == "remove-worker":
-            for pool in self._pools.get(told.get("worker", ""), ()):
-                pool.lost("its Dask worker has ended")
-        if action in ("add-worker", "remove-worker", "retire-workers"):
-            self._changed.set()
+    def _gone(self, address: str) -> None:
+        """End what ran on a Dask worker that the scheduler has no longer."""
+        for pool in self._pools.get(address, ()):
+            pool.lost("its Dask worker has ended")
+        self._changed.set()
+
+    def _missing(self) -> None:
+        """Look which Dask workers have no plugin any more, and give it to them."""
+        self._is_missing = True
+        self._changed.set()
 
     async def _check(self, client: Any) -> None:
         """Refuse a cluster whose workers cannot run our functions."""
@@ -214,9 +216,11 @@ class DaskNodes:
             if found is None:
                 _LOG.warning("the Dask scheduler has not answered for %g s", CONNECT_S)
                 return
-            if found["id"] != self._scheduler_id:
+            if self._is_missing:
+                await self._end(await self._without_plugin(channel), "its link broke")
+            if found["id"] != self._scheduler_id or self._is_missing:
                 await self._register(channel)
-                self._scheduler_id = found["id"]
+                self._scheduler_id, self._is_missing = found["id"], False
         except Exception:
             await self._end(list(self._nodes), "the Dask scheduler does not answer")
             raise
@@ -231,6 +235,17 @@ class DaskNodes:
                 if address not in self._nodes and address not in self._unfit
             )
         )
+
+    async def _without_plugin(self, channel: GatewayChannel) -> list[str]:
+        """Return the Dask workers that have no plugin of ours any more.
+
+        The scheduler takes it from all when the link of this process broke, though that
+        comes again by itself.
+        """
+        found = {
+            address: await channel.run(plugin_state, address) for address in self._nodes
+        }
+        return [address for address, state in found.items() if not state]
 
     async def _identity(self, client: Any) -> Mapping[str, Any] | None:
         """Return what the scheduler knows of its workers; None if it is busy.

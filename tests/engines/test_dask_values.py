@@ -19,6 +19,7 @@ import pytest
 import tornado.iostream
 
 import mpreg_nb as mp
+from mpreg_nb.engines.dask_messages import PluginReady, encode
 from mpreg_nb.engines.dask_values import DaskArguments
 from mpreg_nb.engines.gateway import DaskNodes
 from mpreg_nb.node.node import Node
@@ -440,6 +441,40 @@ def test_without_a_client_of_the_program_one_is_made_for_its_collections(
     assert found == 4
 
 
+def topics_of_gateways(dask_scheduler: Any) -> list[str]:
+    return [name for name in dask_scheduler._broker._topics if name.startswith("mpreg")]
+
+
+def cut_off_gateways(dask_scheduler: Any) -> None:
+    """End the links of gateways, as a network does; they connect again."""
+    for name, comm in dask_scheduler.client_comms.items():
+        if "mpreg-gateway" in name:
+            comm.abort()
+
+
+def test_a_gateway_whose_link_to_the_scheduler_broke_goes_on(
+    cluster: mp.Cluster, client: Any
+) -> None:
+    # A call at that moment may be lost; one that may run twice is sent again.
+    length = cluster.register(len, "length", idempotent=True)
+    assert client.run_on_scheduler(topics_of_gateways)
+
+    client.run_on_scheduler(cut_off_gateways)
+    until(lambda: client.run_on_scheduler(topics_of_gateways) == [])
+
+    assert length.on(wait=SOON_S).call([1, 2]) == 2
+    assert length.on(wait=SOON_S).call(load(3)) == 3
+
+
+def test_what_a_program_scatters_to_all_workers_breaks_nothing(
+    cluster: mp.Cluster, client: Any
+) -> None:
+    # Of this Dask tells on its topic "all" what it cannot send.
+    future = client.scatter(np.ones(1000), broadcast=True)
+
+    assert cluster.map(total, [future] * 4) == [1000] * 4
+
+
 def test_a_scheduler_that_is_busy_loses_neither_nodes_nor_calls(
     cluster: mp.Cluster,
     client: Any,
@@ -454,15 +489,20 @@ def test_a_scheduler_that_is_busy_loses_neither_nodes_nor_calls(
         return "went"
 
     def block() -> None:  # as an import does that a graph needs
-        time.sleep(1)
+        time.sleep(0.5)
+
+    def has_looked_in_vain() -> bool:
+        client.run_on_scheduler(block)
+        return "has not answered" in caplog.text
 
     future = cluster.on("gpu").submit(wait_for_go)
     until_exists(tmp_path / "waits")
     monkeypatch.setattr("mpreg_nb.engines.gateway.CONNECT_S", 0.1)
+    monkeypatch.setattr("mpreg_nb.engines.gateway.COMPARE_S", 0.05)
 
-    client.log_event("all", {"action": "retire-workers"})  # has the gateway look
-    client.run_on_scheduler(block)
-    until(lambda: "has not answered" in caplog.text)
+    (topic,) = client.run_on_scheduler(topics_of_gateways)
+    client.log_event(topic, encode((PluginReady(address=""),)))  # it looks again
+    until(has_looked_in_vain)
     monkeypatch.undo()
     (tmp_path / "go").touch()
 
