@@ -241,6 +241,10 @@ class Calls:
         self._route(pending, now)
         return pending.to
 
+    def catch_up(self) -> None:
+        """Take in now what workers here have said, so that all of it is known."""
+        self._executor.catch_up()
+
     def go_on(self, sink: Sink, call: Call) -> bool:
         """Take in a call that a worker here has gone on with; False: none has."""
         version = self._executor.goes_on_with(call.id)

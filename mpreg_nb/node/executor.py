@@ -456,6 +456,10 @@ class Executor:
         else:
             self._start(pending, function, inputs)
 
+    def catch_up(self) -> None:
+        """Take in now what workers have said."""
+        self._workers.catch_up()
+
     def goes_on_with(self, call_id: bytes) -> str | None:
         """Return the version of a call that a worker here has gone on with, if so."""
         return self._workers.version_of(call_id)

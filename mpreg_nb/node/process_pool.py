@@ -656,6 +656,11 @@ class ProcessPool:
         self._finished += 1
         item.done(answer, parts)
 
+    def catch_up(self) -> None:
+        """Take in now what workers have said."""
+        for link in self.links:
+            link.catch_up()
+
     def version_of(self, call_id: bytes) -> str | None:
         """Return the version of a job that is here and was not cancelled, if one is."""
         item = self._items.get(call_id)

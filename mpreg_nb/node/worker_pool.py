@@ -158,6 +158,9 @@ class WorkerPool(Protocol):
             LookupError: `add_code` was not called for the version of the job.
         """
 
+    def catch_up(self) -> None:
+        """Take in now what workers have said, as far as it is there."""
+
     def version_of(self, call_id: bytes) -> str | None:
         """Return the version of a job that is here and was not cancelled, if one is."""
 

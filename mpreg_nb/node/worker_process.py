@@ -326,6 +326,10 @@ class WorkerStream:
             self._is_full = False
             self._loop.remove_writer(self._end.fileno())
 
+    def read(self) -> None:
+        """Take in what is there, without a turn of the loop."""
+        self._receive()
+
     def _receive(self) -> None:
         for _ in range(READS):
             try:
@@ -965,6 +969,11 @@ class WorkerHandle:
                     characters_cut=bytes_cut,
                 )
             )
+
+    def catch_up(self) -> None:
+        """Take in now what the worker has said."""
+        if not self._is_closed:
+            self._stream.read()
 
     def last_lines(self) -> tuple[str, ...]:
         """Return what the worker printed last."""

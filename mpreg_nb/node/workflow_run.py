@@ -508,6 +508,11 @@ class RunCalls:
             step = after
         return Followers(tuple(found), self._chain_s) if found else None
 
+    def catch_up(self) -> None:
+        """Take in which steps workers have gone on with by now."""
+        if self._offered:
+            self._calls.catch_up()
+
     def cancel(self, effect: CancelStep) -> None:
         """End a call, or do not begin it."""
         key = (effect.step, effect.part)
@@ -909,6 +914,7 @@ class WorkflowRun:
 
     def cancel(self) -> None:
         """Cancel what is under way, and with it the run."""
+        self._calls.catch_up()
         self._perform(self.machine.cancel(time.monotonic()))
 
     def sink_lost(self, sink: Sink) -> None:

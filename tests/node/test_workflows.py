@@ -80,6 +80,11 @@ class Calls:
         self.sent: dict[str, list[tuple[Any, Call]]] = {}
         self.offered: Followers | None = None  # with the last call
         self.riding: set[bytes] = set()  # calls that a worker goes on with
+        self.cancelled: list[bytes] = []
+        self.unread: Callable[[], object] = lambda: None  # what a worker has said
+
+    def catch_up(self) -> None:
+        self.unread()
 
     def receive(
         self, sink: Any, call: Call, parts: Any = (), then: Followers | None = None
@@ -98,7 +103,7 @@ class Calls:
         self.looked_at_s = now
 
     def cancel(self, call_id: bytes) -> None:
-        raise AssertionError("nothing is cancelled here")
+        self.cancelled.append(call_id)
 
     def returns(
         self, step: str, payload: bytes = b"", kept: ResultRef | None = None
@@ -288,6 +293,28 @@ async def test_a_step_that_a_worker_went_on_with_is_not_sent(shell: Shell) -> No
         ("n1", ""),
         ("n2", "lacks tpu"),
     ]
+
+
+@in_loop
+async def test_a_cancel_is_of_the_step_that_a_worker_has_gone_on_with(
+    shell: Shell,
+) -> None:
+    run = await shell.start(plan("a"), plan("b", "a"), plan("c", "b"))
+    offered = shell.calls.offered
+    assert offered is not None
+    shell.calls.riding = {call.id for call in offered.calls}
+    shell.calls.unread = lambda: shell.calls.returns("a", b"of a")
+
+    shell.book.cancel(run)
+
+    shell.book.watch(shell.caller, RunWatch(id=IDS.next(), run=run))
+    steps = shell.caller.last(RunFollowed).run.steps
+    assert [(step.status, step.attempts) for step in steps] == [
+        ("done", 1),
+        ("cancelled", 1),
+        ("cancelled", 0),
+    ]
+    assert shell.calls.cancelled == [offered.calls[0].id]
 
 
 @in_loop
