@@ -7,6 +7,7 @@ workers all of this is there and says nothing.
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -70,6 +71,14 @@ def depth_of_calls() -> int:
     if call is not None:
         return call.depth + 1
     return 1 if _home else 0  # in a thread of its own
+
+
+def time_left_s() -> float | None:
+    """Return what is left of the time of the call that runs here; None: no limit."""
+    call = running_call.get()
+    if call is None or call.deadline_s is None:
+        return None
+    return max(0.001, call.deadline_s - time.monotonic())
 
 
 def connect_home() -> None:

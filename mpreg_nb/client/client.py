@@ -7,13 +7,14 @@ it pickles the arguments where the caller is.
 import asyncio
 import itertools
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from mpreg_nb.call_context import depth_of_calls
+from mpreg_nb.call_context import depth_of_calls, time_left_s
 from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.calls import (
     PLAIN,
@@ -252,6 +253,10 @@ class Client:
         if parts:
             parts = MEMORY.place(parts)
         options = self.registrations.newest(function, options)
+        depth = depth_of_calls()
+        left_s = time_left_s() if depth else None
+        if left_s is not None and left_s < (options.timeout_s or math.inf):
+            options = replace(options, timeout_s=left_s)
         call = ActiveCall(
             id=self.requests.new_id(),
             function=function,
@@ -265,7 +270,6 @@ class Client:
             pack_us=int((time.perf_counter() - began) * 1e6),
             items=items,
         )
-        depth = depth_of_calls()
         if depth:
             call.depth = depth
         return call
