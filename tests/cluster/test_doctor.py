@@ -15,6 +15,7 @@ from mpreg_nb.launcher.cluster_files import ClusterFiles
 from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.transport.certificates import Authority
 from tests.support.leaks import Leaks, nothing_left
+from tests.support.settings import default_settings
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,8 @@ def test_where_all_is_well_nothing_has_to_be_done() -> None:
 def test_whether_large_values_share_memory_is_said_and_what_switches_it_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    on = about("shared memory", examine())
+    with default_settings():
+        on = about("shared memory", examine())
     monkeypatch.setattr(MEMORY, "limit_bytes", 0)
     off = about("shared memory", examine())
 
