@@ -39,10 +39,17 @@ class OwnLoop:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
-        """Run a function on the loop; return at once. Safe on any thread."""
-        self._loop.call_soon_threadsafe(function, *args)
+        """Run a function on the loop; return at once. Safe on any thread.
+
+        On the loop itself that is now: the client may be closed in the next turn.
+        """
+        if threading.get_ident() == self._thread:
+            function(*args)
+        else:
+            self._loop.call_soon_threadsafe(function, *args)
 
     async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop and return its result."""
