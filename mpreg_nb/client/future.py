@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from mpreg_nb.boundary import public
-from mpreg_nb.call_context import blocked_on_cluster
+from mpreg_nb.call_context import BlockedOnCluster
 from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.client.loop_thread import is_loop_thread
 from mpreg_nb.client.outcome import Arrived, awaited
@@ -138,7 +138,7 @@ class Future(concurrent.futures.Future[T]):
         """Wait for the end, rebuild what has arrived, return the error if it is one."""
         try:
             if not self.done():
-                with blocked_on_cluster():
+                with BlockedOnCluster():
                     self._wait_for_end(timeout)
             if self._arrived is not None:
                 self._rebuild(self._arrived)
@@ -188,7 +188,7 @@ class Future(concurrent.futures.Future[T]):
                 over.set_result(None)
 
         self.when_over(ended)
-        with blocked_on_cluster():
+        with BlockedOnCluster():
             try:
                 yield from over
             except asyncio.CancelledError:

@@ -16,8 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
-from mpreg_nb.boundary import public
-from mpreg_nb.call_context import CallContext, blocked_on_cluster, running_call
+from mpreg_nb.call_context import BlockedOnCluster, CallContext, running_call
 from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.client.calls import ActiveCall, CallOptions
@@ -143,7 +142,7 @@ class Calling:
                 with changed:
                     return changed.wait_for(met, seconds)
 
-            with blocked_on_cluster():
+            with BlockedOnCluster():
                 reporter.wait(over, timeout_s)
 
         function, first, kwargs = map_arguments(function, iterables)
@@ -237,7 +236,7 @@ class Calling:
                 self._room.notify_all()
 
     def _wait_for_room(self) -> None:
-        with blocked_on_cluster(), self._room:
+        with BlockedOnCluster(), self._room:
             self._wait_for_it += 1
             try:
                 while self._submitted - self._ended >= MOST_OUTSTANDING:
@@ -291,7 +290,6 @@ class Calling:
         self._thread.loop.call_later(GIVE_UP_SLOT_S, give_up)
 
 
-@public
 class AsyncCalling:
     """Calls of one cluster for coroutines, on the event loop of the client."""
 
@@ -313,7 +311,7 @@ class AsyncCalling:
         """Call a function and return its result. Cancelling cancels the call."""
         function, args, given = unwrapped(function, args, kwargs)
         name, options = await self._callee(function, options)
-        with blocked_on_cluster():
+        with BlockedOnCluster():
             return await self._client.call(name, args, given, options)
 
     def submit(
@@ -356,7 +354,7 @@ class AsyncCalling:
             met: Callable[[], bool],
             timeout_s: float | None = None,
         ) -> None:
-            with blocked_on_cluster(), contextlib.suppress(TimeoutError):
+            with BlockedOnCluster(), contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     while not met():
                         changed.clear()

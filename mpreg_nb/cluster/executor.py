@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from mpreg_nb.boundary import public
-from mpreg_nb.call_context import blocked_on_cluster
+from mpreg_nb.call_context import BlockedOnCluster
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
 from mpreg_nb.cluster.current import Caller, CallingCluster
@@ -142,7 +142,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         if cancel_futures and under_way:
             self._cluster.calling.withdraw(under_way)
         if wait:
-            with blocked_on_cluster():
+            with BlockedOnCluster():
                 concurrent.futures.wait(under_way)
                 self._cluster.calling.wait_for_callbacks(self)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from mpreg_nb.call_context import blocked_on_cluster
+from mpreg_nb.call_context import BlockedOnCluster
 
 if TYPE_CHECKING:
     from mpreg_nb.cluster.executor import ClusterExecutor
@@ -94,7 +94,7 @@ def _backend_class() -> type:
 
         def start_call(self) -> None:
             """Give up the slot of the call that runs this loop, if one does."""
-            self._waiting = blocked_on_cluster()
+            self._waiting = BlockedOnCluster()
             self._waiting.__enter__()
 
         def stop_call(self) -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 from weakref import ref
 
 from mpreg_nb.boundary import public
-from mpreg_nb.call_context import blocked_on_cluster
+from mpreg_nb.call_context import BlockedOnCluster
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import ClientLoop, LoopThread, run_blocking
 from mpreg_nb.client.outcome import awaited
@@ -470,7 +470,7 @@ class AsyncRun(BaseRun):
         self._news = asyncio.Event()
 
     async def _until(self, met: Callable[[], bool]) -> None:
-        with blocked_on_cluster():
+        with BlockedOnCluster():
             while not met():
                 await self._news.wait()
 
@@ -508,7 +508,7 @@ class Run(BaseRun):
     # ------------------------------------------------------------------ waiting
 
     async def _until(self, met: Callable[[], bool]) -> None:
-        with self._changed, blocked_on_cluster():
+        with self._changed, BlockedOnCluster():
             self._changed.wait_for(met)
 
     def wait(self, timeout: float | None = None) -> "Run":
@@ -523,7 +523,7 @@ class Run(BaseRun):
         """
         if not self._record.ended:
             self._thread.check()
-        with blocked_on_cluster():
+        with BlockedOnCluster():
             ended = wait_shown(RunProgress(self), self.has_ended, timeout)
         if not ended:
             raise TimeoutError(
@@ -550,7 +550,7 @@ class Run(BaseRun):
         self._awaiting.append((asyncio.get_running_loop(), event))
         if not self._record.ended:
             try:
-                with blocked_on_cluster():
+                with BlockedOnCluster():
                     await event.wait()
             except asyncio.CancelledError:
                 self.cancel()

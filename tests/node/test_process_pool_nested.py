@@ -62,8 +62,8 @@ def test_jobs_handed_ahead_are_called_back_from_a_worker_that_waits(
         "def work(gate):\n"
         "    if not gate: return 'done'\n"
         "    import os, time\n"
-        "    from mpreg_nb.call_context import blocked_on_cluster\n"
-        "    with blocked_on_cluster():\n"
+        "    from mpreg_nb.call_context import BlockedOnCluster\n"
+        "    with BlockedOnCluster():\n"
         "        while not os.path.exists(gate): time.sleep(0.01)\n"
         "    return 'waited'\n"
     )["work"]

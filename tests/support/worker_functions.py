@@ -115,9 +115,9 @@ def wait_elsewhere(gate: str, number: int) -> int:
     import sys
     import time
 
-    from mpreg_nb.call_context import blocked_on_cluster
+    from mpreg_nb.call_context import BlockedOnCluster
 
-    with blocked_on_cluster():
+    with BlockedOnCluster():
         sys.stdout.write(f"waits {number}\n")
         while not os.path.exists(gate):
             time.sleep(0.01)
@@ -129,9 +129,9 @@ async def wait_elsewhere_async(gate: str, number: int) -> int:
     import os
     import sys
 
-    from mpreg_nb.call_context import blocked_on_cluster
+    from mpreg_nb.call_context import BlockedOnCluster
 
-    with blocked_on_cluster():
+    with BlockedOnCluster():
         sys.stdout.write(f"waits {number}\n")
         while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240  made by the test
             await asyncio.sleep(0.01)
