@@ -290,7 +290,9 @@ class ClientCalls:
         else:
             pending.add(call, now, now + timeout_s)
             self._alarm.set(call.due)
-        if self._lines and pending.is_held(call.wanted):
+        if self._is_stopped:  # another thread called while the client was closed
+            self._closed(call)
+        elif self._lines and pending.is_held(call.wanted):
             pending.hold(call)
         elif not self._try_to_send(call, now):
             pending.hold(call)
@@ -342,9 +344,7 @@ class ClientCalls:
         call.at = worker.node
         worker.take_back()
         if self._is_stopped:
-            self._end(
-                call, Failure(kind="node_lost", message=STOPPED, executed="unknown")
-            )
+            self._closed(call)
         elif worker.is_closed:
             self._worker_lost(worker)
 
@@ -613,17 +613,16 @@ class ClientCalls:
     def stop(self) -> None:
         """End every call and set no timer any more."""
         self._is_stopped = True
-
-        def end(call: ActiveCall) -> None:
-            executed: Executed = "no" if call.link is None else "unknown"
-            failure = Failure(kind="node_lost", message=STOPPED, executed=executed)
-            self._end(call, failure)
-
-        run_each(end, self._pending)
+        run_each(self._closed, self._pending)
         self._leases.stop()
         self._alarm.stop()
         for task in self._tasks:
             task.cancel()
+
+    def _closed(self, call: ActiveCall) -> None:
+        executed: Executed = "no" if call.link is None else "unknown"
+        failure = Failure(kind="node_lost", message=STOPPED, executed=executed)
+        self._end(call, failure)
 
     def _told_waiting(self, link: Connection, message: Waiting) -> None:
         now = time.monotonic()

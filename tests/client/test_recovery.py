@@ -5,10 +5,11 @@ import asyncio
 import pytest
 
 from mpreg_nb.client import cluster_view, connections, registrations
+from mpreg_nb.client.calls import PLAIN
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.registrations import Shipment
 from mpreg_nb.errors import NodeLost
-from mpreg_nb.protocol.messages import Notice, Register, Watch
+from mpreg_nb.protocol.messages import Failed, Notice, Register, Watch
 from tests.support.links import house
 from tests.support.telling_nodes import run, speakers, until
 
@@ -29,6 +30,26 @@ def registering(client: Client) -> asyncio.Task[Shipment]:
         id=client.requests.new_id(), function="train", version=VERSION, payload=b""
     )
     return asyncio.ensure_future(client.registrations.register(request, (b"code",)))
+
+
+def test_a_call_that_comes_when_the_client_has_been_closed_ends_unsent() -> None:
+    async def scene() -> None:
+        async with speakers("a") as (client, _nodes):
+            outcomes: list[object] = []
+
+            def done(call: object, outcome: object, parts: object) -> None:
+                outcomes.append(outcome)
+
+            call = client.prepare("echo", (1,), {}, PLAIN, done)
+            await client.close()
+            client.calls.start(call)
+
+            [outcome] = outcomes
+            assert isinstance(outcome, Failed)
+            assert outcome.failure.kind == "node_lost"
+            assert outcome.failure.executed == "no"
+
+    run(scene)
 
 
 @pytest.mark.parametrize("end", ["dies", "hangs"])
