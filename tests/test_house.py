@@ -456,6 +456,9 @@ import pytest
 @pytest.mark.skipif(True, reason="no accelerator")
 def test_that_is_skipped() -> None: ...
 
+@pytest.mark.skipif(True, reason="this machine has no network namespaces")
+def test_that_the_machine_cannot_run() -> None: ...
+
 @pytest.mark.xfail(reason="known", strict=True)
 def test_that_fails_as_expected() -> None:
     assert False
@@ -464,7 +467,7 @@ def test_that_fails_as_expected() -> None:
 
 @pytest.mark.parametrize(
     ("no_skips", "closing"),
-    [("0", "1 skipped, 1 xfailed"), ("1", "1 xfailed, 1 error")],
+    [("0", "2 skipped, 1 xfailed"), ("1", "1 skipped, 1 xfailed, 1 error")],
 )
 def test_ci_does_not_pass_with_a_skipped_test(
     tmp_path: Path, no_skips: str, closing: str
