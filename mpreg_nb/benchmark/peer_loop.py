@@ -18,7 +18,10 @@ from typing import Any
 import numpy as np
 
 WORKERS = 2
-CALLS = 200
+REPEATS = 200
+ROW_S = 0.5
+"""A row is repeated for so long, and 200 times at most; its median counts."""
+
 IN_FLIGHT = 64
 ITEMS = 2000
 STEPS = 8
@@ -175,6 +178,15 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def median_s(work: Callable[[], object]) -> float:
+    """Return the median time of `work`, once it has warmed up."""
+    work()
+    taken: list[float] = []
+    while len(taken) < REPEATS and sum(taken) < ROW_S:
+        taken.append(seconds(work))
+    return sorted(taken)[len(taken) // 2]
+
+
 def chain(peer: Any) -> None:
     """Call step after step, driven from here."""
     value: Any = 1
@@ -194,17 +206,16 @@ def memory_mb() -> float:
 def measured(peer: Any, row: str, array: Any) -> tuple[float, str]:
     """Return the value of a row and its unit."""
     if row == "blocking call":
-        taken = sorted(seconds(lambda: peer.call(1)) for _ in range(CALLS))
-        return taken[CALLS // 2] * 1e6, "us"
+        return median_s(lambda: peer.call(1)) * 1e6, "us"
     if row == "64 in flight":
-        return IN_FLIGHT / seconds(lambda: peer.many(range(IN_FLIGHT))), "/s"
+        return IN_FLIGHT / median_s(lambda: peer.many(range(IN_FLIGHT))), "/s"
     if row == "map of 2,000":
-        return ITEMS / seconds(lambda: peer.map(range(ITEMS))), "/s"
+        return ITEMS / median_s(lambda: peer.map(range(ITEMS))), "/s"
     if row == "chain of 8":
-        return seconds(lambda: chain(peer)) * 1e6, "us"
+        return median_s(lambda: chain(peer)) * 1e6, "us"
     if row == "memory":
         return memory_mb(), "MB"
-    return 2 * SIZE_BYTES / seconds(lambda: peer.call(array)) / 1e9, "GB/s"
+    return 2 * SIZE_BYTES / median_s(lambda: peer.call(array)) / 1e9, "GB/s"
 
 
 def main() -> None:
