@@ -50,9 +50,14 @@ def stamp(pid: int) -> ProcessId:
 
 
 def is_alive(known: ProcessId) -> bool:
-    """Return whether that very process still runs; remains do not."""
+    """Return whether that very process still runs; remains do not.
+
+    While it ends, its main thread may be gone before others that hold its files.
+    """
     try:
-        remains = psutil.Process(known.pid).status() == psutil.STATUS_ZOMBIE
+        process = psutil.Process(known.pid)
+        is_zombie = process.status() == psutil.STATUS_ZOMBIE
+        remains = is_zombie and process.num_threads() <= 1
     except psutil.Error:
         return False
     return not remains and not _is_replaced(known)

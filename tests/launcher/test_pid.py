@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -7,7 +8,7 @@ import psutil
 import pytest
 
 from mpreg_nb.launcher import pid as identity
-from mpreg_nb.launcher.pid import ProcessId, is_alive, stamp
+from mpreg_nb.launcher.pid import ProcessId, await_end, is_alive, stamp
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 GONE = ProcessId(pid=2**22 + 1, started_s=1.0)  # beyond the ids that Linux gives
@@ -26,6 +27,35 @@ def test_remains_of_a_process_are_not_alive(sleeper: subprocess.Popen[bytes]) ->
     os.waitid(os.P_PID, sleeper.pid, os.WEXITED | os.WNOWAIT)
 
     assert not is_alive(process)
+
+
+WITHOUT_MAIN_THREAD = """
+import ctypes, platform, threading, time
+threading.Thread(target=time.sleep, args=(60,)).start()
+exits = {"x86_64": 60, "aarch64": 93}[platform.machine()]
+print("ready", flush=True)
+ctypes.CDLL(None).syscall(exits, 0)  # of this thread alone
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="this machine is no Linux")
+def test_a_process_without_its_main_thread_is_alive() -> None:
+    command = [sys.executable, "-c", WITHOUT_MAIN_THREAD]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, start_new_session=True
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        process = stamp(child.pid)
+        while psutil.Process(child.pid).status() != psutil.STATUS_ZOMBIE:
+            os.sched_yield()
+
+        alive = is_alive(process)
+        os.kill(child.pid, signal.SIGKILL)
+
+        assert alive
+        assert await_end([process], timeout=30)
+        assert not is_alive(process)
 
 
 def test_setting_the_clock_changes_no_identity(
