@@ -27,11 +27,11 @@ import mpreg_nb as mp
 from mpreg_nb.launcher.started_nodes import Via
 from mpreg_nb.transport.certificates import Authority
 from tests.benchmarks.tls import (
-    Ask,
     Row,
     bare_server,
     large_s,
     measure_bare,
+    measure_calls,
     p50_us,
 )
 from tests.support.leaks import own_folders
@@ -77,20 +77,7 @@ def measure_cluster(via: Via) -> Row:
     """Measure calls of a node on the host, from here."""
     with mp.up(ssh={HOST: ()}, via=via, fresh=True) as cluster:
         cluster.register(lambda value: value, "same")  # nothing there has this file
-
-        async def calls() -> Row:
-            ca = cluster.ca or None
-            async with mp.connect_async(*cluster.urls, ca=ca) as here:
-                await here.call("echo", b"")
-                builtin: Ask = lambda value: here.call("echo", value)  # noqa: E731
-                worker: Ask = lambda value: here.call("same", value)  # noqa: E731
-                return {
-                    "echo, us": await p50_us(builtin),
-                    "in a worker, us": await p50_us(worker),
-                    "100 MB, s": await large_s(builtin),
-                }
-
-        return uvloop.run(calls())
+        return uvloop.run(measure_calls(cluster))
 
 
 def started_s(*, install: bool) -> float:

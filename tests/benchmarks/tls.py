@@ -123,23 +123,28 @@ async def measure_bare(files: TlsFiles | None) -> Row:
         return {"echo, us": await p50_us(ask), "100 MB, s": await large_s(ask)}
 
 
+async def measure_calls(cluster: mp.Cluster) -> Row:
+    """Measure calls of a cluster of one node; its function `same` returns its argument.
+
+    By a client of its own, over the links that it has.
+    """
+    async with mp.connect_async(*cluster.urls, ca=cluster.ca or None) as here:
+        await here.call("echo", PAYLOAD)
+        builtin: Ask = lambda value: here.call("echo", value)  # noqa: E731
+        worker: Ask = lambda value: here.call("same", value)  # noqa: E731
+        return {
+            "echo, us": await p50_us(builtin),
+            "in a worker, us": await p50_us(worker),
+            "100 MB, s": await large_s(builtin),
+        }
+
+
 def measure_cluster() -> Row:
     """Measure calls of a cluster of one node, as its links are."""
     with mp.up(1, fresh=True) as cluster:
         cluster.register(same)
 
-        async def calls() -> Row:
-            async with mp.connect_async(*cluster.urls) as here:
-                await here.call("echo", PAYLOAD)
-                builtin: Ask = lambda value: here.call("echo", value)  # noqa: E731
-                worker: Ask = lambda value: here.call("same", value)  # noqa: E731
-                return {
-                    "echo, us": await p50_us(builtin),
-                    "in a worker, us": await p50_us(worker),
-                    "100 MB, s": await large_s(builtin),
-                }
-
-        return uvloop.run(calls())
+        return uvloop.run(measure_calls(cluster))
 
 
 def once(folder: Path) -> dict[str, Row]:
