@@ -106,7 +106,8 @@ class WorkerSupervisor:
 
     @property
     def _wanted(self) -> int:
-        return self._count + min(sum(link.is_blocked for link in self.links), LENT)
+        extra = sum(link.is_blocked or link.is_leaving for link in self.links)
+        return self._count + min(extra, LENT)
 
     @property
     def is_stuck(self) -> bool:
@@ -165,6 +166,11 @@ class WorkerSupervisor:
             self._on_hopeless(f"workers do not start: {cause}", lines)
         pause_s = RESTART_S[min(self._failed_starts, len(RESTART_S) - 1)]
         asyncio.get_running_loop().call_later(pause_s, self._start_one)
+
+    @property
+    def has_leaving(self) -> bool:
+        """Whether a worker only ends what it runs; another took its place."""
+        return len(self.links) > self._count and any(e.is_leaving for e in self.links)
 
     def retire(self, link: WorkerHandle) -> None:
         """Kill a worker that runs nothing, and start another in its place."""
@@ -326,8 +332,8 @@ TERMINATE_S, KILL_S = 2.0, 4.5
 slot is promised back within 6 seconds, and the next worker needs time to start."""
 
 IMPORT_PATIENCE_S, IMPORTED_S = 30.0, 1.0
-"""Calls beside a cancelled one do not die for its import, which is not interrupted: so
-long they are spared while the worker says, at least so often, that it goes on."""
+"""An import is not interrupted: so long its worker is not replaced for a cancelled call
+while it says, at least so often, that the import goes on."""
 
 
 NOTHING: frozenset[str] = frozenset()
@@ -502,8 +508,13 @@ class ProcessPool:
         slots, running = self.slots, 0
         for link in self._supervisor.links:  # a sum over them takes twice as long
             jobs = len(link.handed)
+            if link.is_leaving:
+                jobs -= self._cancelled_in(link)  # these have no slot any more
             running += jobs if jobs < slots else slots
         return running
+
+    def _cancelled_in(self, link: WorkerHandle) -> int:
+        return sum(self._items[call_id].cancelled for call_id in link.handed)
 
     @property
     def queued(self) -> int:
@@ -590,8 +601,10 @@ class ProcessPool:
         """Return the worker that should have the next job, if there is one."""
         best: WorkerHandle | None = None
         free, backlog_s = 0, 0.0
+        if self._supervisor.has_leaving and self._running >= self.count * self.slots:
+            return None
         for link in self._supervisor.links:
-            if link.is_ready and not link.is_blocked and link.lease is None:
+            if link.takes_jobs:
                 slots = link.free_slots
                 if (
                     best is None
@@ -645,6 +658,8 @@ class ProcessPool:
                     self._go_on(item, answer, parts)
                 else:
                     self._end(item, answer, parts)
+        if link.is_leaving and not link.handed:
+            self._supervisor.retire(link)
         self._feed()
 
     def _go_on(self, item: _Item, answer: JobDone, parts: "tuple[Buffer, ...]") -> None:
@@ -879,24 +894,37 @@ class ProcessPool:
         call_id, link = item.job.id, item.link
         if self._items.get(call_id) is not item or link is None:
             return
-        if link.has_begun(call_id):
-            if self._is_to_spare(item, link):
-                later = asyncio.get_running_loop().call_later
-                later(IMPORTED_S / 2, self._insist, item, number)
-            else:
-                link.process.kill(number)
-        else:  # another job is in its way; it will be dropped when its turn comes
+        if not link.has_begun(call_id):
+            # Another job is in its way; it will be dropped when its turn comes.
             asyncio.get_running_loop().call_later(1.0, self._insist, item, number)
+        elif not self._runs_beside(link):
+            link.process.kill(number)
+        else:
+            now = time.monotonic()
+            imports = now - link.process.page.put_off_s < IMPORTED_S
+            if not imports or now - item.cancelled_s > IMPORT_PATIENCE_S:
+                self._replace(link)
+            later = asyncio.get_running_loop().call_later
+            later(IMPORTED_S / 2, self._insist, item, number)
 
-    def _is_to_spare(self, item: _Item, link: WorkerHandle) -> bool:
-        """Whether a cancelled call only waits for an import, and others run beside."""
-        now = time.monotonic()
-        beside = any(
+    def _runs_beside(self, link: WorkerHandle) -> bool:
+        """Whether a worker runs calls that nobody has cancelled."""
+        return any(
             link.has_begun(call_id) and not self._items[call_id].cancelled
             for call_id in link.handed
         )
-        imports = now - link.process.page.put_off_s < IMPORTED_S
-        return beside and imports and now - item.cancelled_s < IMPORT_PATIENCE_S
+
+    def _replace(self, link: WorkerHandle) -> None:
+        """Start another worker for one that only ends the calls that it runs.
+
+        So the slot of a call that ignores its cancel is free again, and the calls
+        beside it need not die for it.
+        """
+        if not link.is_leaving:
+            link.is_leaving = True
+            self._on_event("worker replaced", "it runs a call that ignores its cancel")
+            link.recall(self._queue_again)
+            self._supervisor.lend()
 
     # --------------------------------------------------------------------- ends
 

@@ -645,6 +645,7 @@ class WorkerHandle:
         self._recalled: set[bytes] = set()  # taken back; the answer is still to come
         self.backlog_s = 0.0  # expected time of all that is handed
         self.is_ready = False
+        self.is_leaving = False  # it only ends what it runs
         self.gone = asyncio.Event()
         self._count = 0
         self._codes = ByteLimitedCache()  # the versions that the worker has
@@ -684,6 +685,12 @@ class WorkerHandle:
     def is_blocked(self) -> bool:
         """Whether what is handed now would wait for a call that itself waits."""
         return self.slots == 1 and bool(self.waiting)
+
+    @property
+    def takes_jobs(self) -> bool:
+        """Whether a job may be handed to it now."""
+        is_free = not self.is_blocked and self.lease is None
+        return self.is_ready and is_free and not self.is_leaving
 
     def needs_code(self, version: str) -> bool:
         """Whether `give_code` must come before a job of this version."""

@@ -118,9 +118,9 @@ def test_nothing_is_taken_after_shutdown(cluster: Cluster) -> None:
     assert cluster.call(square, 3) == 9
 
 
-def wait_for(path: str) -> str:
+def wait_for(path: str, number: int) -> str:
     """Say that it runs, and run until the file is gone."""
-    Path(f"{path}.runs").touch()
+    Path(path).with_name(f"runs-{number}").touch()
     while Path(path).exists():
         time.sleep(0.01)
     return "ran"
@@ -130,14 +130,14 @@ def wait_for(path: str) -> str:
 def test_shutdown_cancels_what_waits_and_leaves_what_runs(
     cluster: Cluster, tmp_path: Path, direct: bool
 ) -> None:
-    gate, runs = tmp_path / "gate", tmp_path / "gate.runs"
+    gate = tmp_path / "gate"
     gate.touch()
     entry = next(url for url in cluster.urls)
     with mp.connect(entry, direct=direct) as other:
         executor = other.executor(node="e2")
-        futures = [executor.submit(wait_for, str(gate)) for _ in range(5)]
+        futures = [executor.submit(wait_for, str(gate), n) for n in range(5)]
+        until(lambda: len(list(tmp_path.glob("runs-*"))) == 2)
         until(lambda: sum(future.running() for future in futures) == 2)
-        until(runs.exists)
 
         executor.shutdown(wait=False, cancel_futures=True)
         until(lambda: sum(future.cancelled() for future in futures) == 3)

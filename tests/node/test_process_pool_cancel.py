@@ -239,16 +239,56 @@ def test_calls_beside_one_that_is_cancelled_during_a_long_import_go_on(
         while True:
             time.sleep(0.01)
 
-    async def scenario(here: Office) -> tuple[Any, Any]:
-        await here.call(echo, 0)
+    async def scenario(here: Office) -> tuple[Any, Any, bool]:
+        before = await here.call(pid)
         beside = here.submit(sleep, 3.2)[1]
         call_id, end = here.submit(importing, str(tmp_path))
         await asyncio.sleep(0.2)
         here.workers.cancel(call_id)
         outcome, _ = await end
-        return outcome, (await beside)[0]
+        return outcome, (await beside)[0], await here.call(pid) == before
 
-    cancelled, beside = run(tmp_path, scenario, slots=2)
+    cancelled, beside, same = run(tmp_path, scenario, slots=2)
 
     assert cancelled.kind == "cancelled"
-    assert isinstance(beside, JobDone) is bool(patience_s)
+    assert isinstance(beside, JobDone)
+    assert same is bool(patience_s)
+
+
+def test_calls_beside_one_that_ignores_its_cancel_go_on_and_its_slot_is_back(
+    tmp_path: Path,
+) -> None:
+    begun, go, after = (tmp_path / name for name in ("begun", "go", "after"))
+    go.mkdir()
+
+    async def scenario(here: Office) -> tuple[list[Any], bool, int]:
+        before = await here.call(pid)
+        _, beside = here.submit(wait_for_file, str(begun), str(go / "beside"))
+        ignores_id, ignores = here.submit(say_and_sleep)
+        await here.until(lambda: here.prints_of(ignores_id) != "")
+        here.workers.cancel(ignores_id)
+
+        # In the slot of the cancelled one, while it still sleeps.
+        replaced = await here.call(pid) != before
+        last = [
+            here.submit(wait_for_file, str(each), str(go / "last"))
+            for each in (after, tmp_path / "too many")
+        ]
+        await asyncio.to_thread(until_exists, after)
+        too_many = (tmp_path / "too many").exists()
+        running = here.workers.running
+        (go / "beside").touch()
+        (go / "last").touch()
+        ends = [await end for end in (beside, ignores, *(end for _, end in last))]
+        return [outcome for outcome, _ in ends], replaced and not too_many, running
+
+    outcomes, replaced, running = run(tmp_path, scenario, slots=2)
+
+    assert [type(outcome) for outcome in outcomes] == [
+        JobDone,
+        JobFailed,
+        JobDone,
+        JobDone,
+    ]
+    assert replaced
+    assert running == 2
