@@ -19,7 +19,13 @@ from typing import Any, TypeAlias
 
 from mpreg_nb.call_context import running_call
 from mpreg_nb.output.capture import OutputCapture, PrintingCall
-from mpreg_nb.protocol.worker import JobBlocked, SharedStatus, WorkerUnfit, frame
+from mpreg_nb.protocol.worker import (
+    RECALL,
+    JobBlocked,
+    SharedStatus,
+    WorkerUnfit,
+    frame,
+)
 from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
 from mpreg_nb.worker.chunks import run_chunk
 from mpreg_nb.worker.cleanup import (
@@ -84,6 +90,7 @@ class ConcurrentRunner:
         self._running: dict[bytes, Interrupt] = {}  # call -> how to interrupt it
         self._interrupted: set[bytes] = set()
         self._early: dict[bytes, None] = {}  # cancelled before they were read
+        self._recalls = False  # the next id is to be dropped, not interrupted
         self._threads = 0
         self._for_threads: SimpleQueue[Task] = SimpleQueue()
         # What signal handlers and functions may not do themselves: they could be
@@ -317,10 +324,7 @@ class ConcurrentRunner:
 
     def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         """Pass on which calls are cancelled; a signal handler may take no lock."""
-        cancels = self._inbox.cancels()
-        for call_id in cancels:
-            self._chores.put(partial(self._cancel, call_id))
-        self._page.hear(len(cancels))
+        self._chores.put(partial(self._hear, self._inbox.cancels()))
 
     def _do_chores(self) -> None:
         while True:
@@ -340,8 +344,21 @@ class ConcurrentRunner:
             self._chores.put(partial(self._cancel, self._to_retry.pop()))
         return math.inf
 
-    def _cancel(self, call_id: bytes) -> None:
+    def _hear(self, words: list[bytes]) -> None:
+        for word in words:
+            if word == RECALL:
+                self._recalls = True
+                continue
+            is_recall, self._recalls = self._recalls, False
+            self._cancel(word, is_recall=is_recall)
+        # Not before: a job that the node takes back now must not begin here, too.
+        self._page.hear(len(words))
+
+    def _cancel(self, call_id: bytes, *, is_recall: bool = False) -> None:
+        """Drop a call, or interrupt it; what is recalled goes on if it has begun."""
         with self._state:
+            if is_recall and call_id in self._busy:
+                return
             interrupt = self._running.get(call_id)
             if interrupt is not None:
                 self._interrupted.add(call_id)

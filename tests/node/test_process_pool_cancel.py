@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpreg_nb.node import process_pool
-from mpreg_nb.protocol.worker import JobDone, JobFailed
+from mpreg_nb.protocol.worker import RECALL, JobDone, JobFailed
 from tests.support.files import until_exists, wait_for_file
 from tests.support.worker_functions import (
     SpinsWhenOpened,
@@ -22,7 +22,7 @@ from tests.support.worker_functions import (
     sleep,
     wait_long,
 )
-from tests.support.workers import Office, run, value_of
+from tests.support.workers import Office, links, run, value_of
 
 pytestmark = pytest.mark.live
 
@@ -292,3 +292,22 @@ def test_calls_beside_one_that_ignores_its_cancel_go_on_and_its_slot_is_back(
     ]
     assert replaced
     assert running == 2
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_job_that_is_recalled_just_after_it_has_begun_goes_on(
+    tmp_path: Path, slots: int
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
+    async def scenario(here: Office) -> Any:
+        call_id, end = here.submit(wait_for_file, str(begun), str(go))
+        await asyncio.to_thread(until_exists, begun)
+        process = links(here)[0].process
+        process.interrupt(RECALL, call_id)
+        while process.page.heard < process.told:
+            await asyncio.sleep(0.001)
+        go.touch()
+        return (await end)[0]
+
+    assert isinstance(run(tmp_path, scenario, slots=slots), JobDone)
