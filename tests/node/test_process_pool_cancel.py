@@ -10,6 +10,7 @@ import pytest
 
 from mpreg_nb.node import process_pool
 from mpreg_nb.protocol.worker import RECALL, JobDone, JobFailed
+from tests.support.direct_calls import until
 from tests.support.files import until_exists, wait_for_file
 from tests.support.worker_functions import (
     SpinsWhenOpened,
@@ -305,8 +306,7 @@ def test_a_job_that_is_recalled_just_after_it_has_begun_goes_on(
         await asyncio.to_thread(until_exists, begun)
         process = links(here)[0].process
         process.interrupt(RECALL, call_id)
-        while process.page.heard < process.told:
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(until, lambda: process.page.heard == process.told)
         go.touch()
         return (await end)[0]
 
