@@ -1,7 +1,8 @@
 """Processes by id and start time, and one thread that waits for all children.
 
 A process is known by its id together with when it started, counted from the
-boot of the machine, so that setting the wall clock changes nothing.
+boot of the machine, so that setting the wall clock changes nothing. After the next
+boot it is gone, whoever has its id then.
 """
 
 import math
@@ -14,6 +15,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Collection, Iterable
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Protocol
 
 import msgspec
@@ -35,6 +38,21 @@ class ProcessId(msgspec.Struct, frozen=True, kw_only=True):
     # Zero and less mean groups of processes to the system, never one.
     pid: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
     started_s: float  # from boot to start
+    boot: str = ""  # which boot of the machine; "": the last one, or not known
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        """Whether the machine was not started again since."""
+        return self.boot in ("", boot_id())
+
+
+@cache
+def boot_id() -> str:
+    """Return what names this boot of the machine; "" where the system has no name."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def stamp(pid: int) -> ProcessId:
@@ -46,7 +64,7 @@ def stamp(pid: int) -> ProcessId:
         started_s = psutil.Process(pid).create_time() - psutil.boot_time()
     except psutil.NoSuchProcess:
         raise ProcessLookupError(f"there is no process {pid}") from None
-    return ProcessId(pid=pid, started_s=round(started_s, 2))
+    return ProcessId(pid=pid, started_s=round(started_s, 2), boot=boot_id())
 
 
 def is_alive(known: ProcessId) -> bool:
@@ -151,6 +169,8 @@ def _sessions(leaders: Collection[ProcessId]) -> set[ProcessId]:
 
 
 def _is_replaced(known: ProcessId) -> bool:
+    if not known.is_of_this_boot:
+        return True
     try:
         now = stamp(known.pid)
     except (ProcessLookupError, psutil.AccessDenied):

@@ -4,11 +4,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+import msgspec
 import psutil
 import pytest
 
 from mpreg_nb.launcher import pid as identity
-from mpreg_nb.launcher.pid import ProcessId, await_end, is_alive, stamp
+from mpreg_nb.launcher.pid import ProcessId, await_end, end_all, is_alive, stamp
 
 SLEEP = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
 GONE = ProcessId(pid=2**22 + 1, started_s=1.0)  # beyond the ids that Linux gives
@@ -70,6 +71,19 @@ def test_setting_the_clock_changes_no_identity(
     )
 
     assert is_alive(process)
+
+
+def test_after_the_next_boot_whoever_has_the_id_is_left_alone(
+    sleeper: subprocess.Popen[bytes],
+) -> None:
+    now = stamp(sleeper.pid)
+    before = msgspec.structs.replace(now, boot="of another day")
+
+    assert now.boot or sys.platform != "linux"
+    assert not is_alive(before)
+    assert end_all([before], drain=0.1) == ()
+    assert sleeper.poll() is None
+    assert end_all([now], drain=10.0) == (now,)
 
 
 def test_waiting_for_an_end_is_bounded_also_where_it_is_not_told(
