@@ -1,5 +1,9 @@
 """What every run obeys: browser tests need a browser, and CI skips nothing.
 
+Hypothesis judges no test by its time, which is that of a machine that others use, too.
+In CI it tries the same examples each time: whether a change passes is no luck. Nodes,
+too, may take their time to start.
+
 With CI_NO_SKIPS=1 in the environment a skipped test or module fails the run, unless
 its reason is the machine, and tests marked `browser` run (and fail) even where no
 browser is found.
@@ -11,11 +15,21 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 CHROMIUM = Path("/usr/bin/chromium")
 NO_SKIPS = os.environ.get("CI_NO_SKIPS") == "1"
 THE_MACHINE = "Skipped: this machine "
 """How the reason of a skip begins that is nobody's fault."""
+
+settings.register_profile(
+    "suite",
+    deadline=None,
+    derandomize=NO_SKIPS,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("suite")
+os.environ.setdefault("MPREG_NB_START_TIMEOUT_S", "90")
 
 
 def pytest_configure() -> None:

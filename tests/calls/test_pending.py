@@ -447,13 +447,9 @@ class NodeWorld(World):
 
 
 TestCallsOfACaller = World.TestCase
-TestCallsOfACaller.settings = settings(
-    max_examples=100, stateful_step_count=60, deadline=None
-)
+TestCallsOfACaller.settings = settings(max_examples=100, stateful_step_count=60)
 TestCallsOfANode = NodeWorld.TestCase
-TestCallsOfANode.settings = settings(
-    max_examples=60, stateful_step_count=60, deadline=None
-)
+TestCallsOfANode.settings = settings(max_examples=60, stateful_step_count=60)
 
 
 # --------------------------------------------------------------- one rule at a time

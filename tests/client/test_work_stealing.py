@@ -346,7 +346,7 @@ EVENTS = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(2, 8), EVENTS)
 def test_each_call_ends_once_and_runs_at_most_once(
     first: int, events: list[tuple[str, int]]

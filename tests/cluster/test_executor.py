@@ -6,7 +6,7 @@ import functools
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 import mpreg_nb as mp
 from mpreg_nb.cluster.cluster import Cluster
 from tests.support.leaks import nothing_left
+from tests.support.until import until
 
 
 def square(number: int) -> int:
@@ -146,13 +147,6 @@ def test_shutdown_cancels_what_waits_and_leaves_what_runs(
 
         ran = [future.result() for future in futures if not future.cancelled()]
     assert ran == ["ran", "ran"]
-
-
-def until(met: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def note(path: str) -> None:

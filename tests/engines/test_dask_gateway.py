@@ -23,6 +23,7 @@ from mpreg_nb.engines.gateway import unfit
 from mpreg_nb.launcher.pid import await_end, stamp
 from tests.support.dask_cluster import DaskCluster, dask_cluster
 from tests.support.files import until_exists
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 
@@ -44,14 +45,6 @@ def cluster(dask: DaskCluster) -> Iterator[mp.Cluster]:
     with mp.connect(dask.url) as cluster:
         cluster.wait_for("gpu-1", "cpu-1")
         yield cluster
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody reports here."""
-    deadline = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def left_in(client: Any) -> dict[str, Any]:
@@ -135,7 +128,7 @@ def test_a_gateway_ends_with_the_process_that_started_it(
         gateway = stamp(int(starter.stdout.readline()))
         starter.kill()
 
-    assert await_end([gateway], timeout=10)
+    assert await_end([gateway], timeout=60)
     until(lambda: left_in(client) == before)
 
 

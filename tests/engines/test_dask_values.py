@@ -27,6 +27,7 @@ from mpreg_nb.settings import NodeSettings
 from mpreg_nb.transport.token import load_token
 from tests.support.dask_cluster import DaskCluster
 from tests.support.files import until_exists
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 
@@ -90,14 +91,6 @@ def arguments(cluster: mp.Cluster) -> DaskArguments:
     deferred = cluster.client.deferred
     assert isinstance(deferred, DaskArguments)
     return deferred
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what nobody reports here."""
-    deadline = time.monotonic() + SOON_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def keys_in(client: Any) -> list[str]:

@@ -2,8 +2,7 @@
 
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +15,7 @@ from mpreg_nb.launcher.pid import ProcessId
 from mpreg_nb.launcher.process import NodeProcess
 from tests.support.leaks import nothing_left
 from tests.support.node_processes import SOON_S, Start, worker_of
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 
@@ -35,20 +35,13 @@ def stands_still(*processes: ProcessId) -> bool:
     return states == {psutil.STATUS_STOPPED}
 
 
-def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SOON_S
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_node_and_worker_stand_still_and_go_on_when_the_time_is_over(
     start: Start,
 ) -> None:
     node = start()
     worker = worker_of(node)
 
-    pause = paused(node, 0.5)
+    pause = paused(node, 1.5)
     stood_still = stands_still(node.stamp, worker)
 
     until(lambda: pause.is_over)

@@ -212,7 +212,7 @@ def kills(count: int) -> Iterator[str]:
             if process.is_running():
                 os.kill(process.pid, signal.SIGKILL)
         caller.wait()
-        psutil.wait_procs(processes, timeout=10)
+        psutil.wait_procs(processes, timeout=60)
         left = [f"{p.pid}" for p in ours() if p.pid != os.getpid() and segments(p)]
         say(f"kill {number + 1}: {name}, {len(left)} processes left with segments")
         if left:

@@ -264,11 +264,11 @@ def test_cancelling_the_await_of_a_run_cancels_it(cluster: mp.Cluster) -> None:
                 await asyncio.wait_for(flow.run(), 0.5)
             run = await connected.get_run("async sleep")
             with pytest.raises(mp.errors.CallCancelled):
-                await asyncio.wait_for(run, 10)
+                await asyncio.wait_for(run, 60)
 
     asyncio.run(main())
 
-    assert cluster.on(timeout=10).call(add, 1, 2) == 3
+    assert cluster.on(timeout=60).call(add, 1, 2) == 3
 
 
 def test_a_report_is_written_by_awaiting_it(

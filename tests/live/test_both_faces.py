@@ -225,7 +225,7 @@ def test_figures_and_the_card_are_made(face: Face) -> None:
 def test_a_wait_for_a_state_says_what_is_meant_and_what_is_the_case(
     face: Face,
 ) -> None:
-    face.wait_for("n1", "n2", timeout=10)
+    face.wait_for("n1", "n2", timeout=60)
 
     with pytest.raises(ValueError, match="state='dead'"):
         face.wait_for("n1", "dead")

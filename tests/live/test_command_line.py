@@ -96,7 +96,7 @@ def test_node_joins_by_hand_and_leaves_on_sigterm() -> None:
         try:
             assert node.stdout is not None
             ready = json.loads(node.stdout.readline())
-            length = cluster.on("gpu", wait=5).call("len", "abc")
+            length = cluster.on("gpu", wait=60).call("len", "abc")
         finally:
             node.send_signal(signal.SIGTERM)
             _, told = node.communicate(timeout=20)
@@ -127,7 +127,7 @@ def test_node_started_by_hand_is_listed_and_ended_by_its_name_only() -> None:
         ended_all = run("down", "--all")
         misspelt = run("down", f"{framed['cluster']}x")
         ended = run("down", framed["cluster"])
-        code = node.wait(20)
+        code = node.wait(60)
     finally:
         node.kill()
         node.communicate()
@@ -172,7 +172,7 @@ def test_terminal_says_at_its_end_what_becomes_of_the_nodes(
     try:
         os.write(ours, b"exit\n")
         told = b"".join(iter(lambda: read(ours), b"")).decode()
-        code = ipython.wait(20)
+        code = ipython.wait(60)
     finally:
         ipython.kill()
         ipython.wait()

@@ -132,7 +132,7 @@ def test_a_demo_that_is_stopped_takes_its_nodes_along() -> None:
     assert b"Traceback" not in said
     assert b"\x1b[" in said
     assert len(nodes) >= 4
-    _, alive = psutil.wait_procs(nodes, timeout=10)
+    _, alive = psutil.wait_procs(nodes, timeout=60)
     assert alive == []
 
 

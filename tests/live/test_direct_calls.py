@@ -11,9 +11,10 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.errors import CallTimeout
-from tests.support.direct_calls import FEW, MANY, become_direct, messages_of, until
+from tests.support.direct_calls import FEW, MANY, become_direct, messages_of
 from tests.support.files import until_exists, wait_for_file
 from tests.support.settings import default_settings
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 

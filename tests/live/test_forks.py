@@ -69,7 +69,7 @@ def run(cluster: Cluster) -> Any:
     "attempt",
     [
         lambda cluster: cluster.call(abs, -1),
-        lambda cluster: cluster.on(timeout=3).call(abs, -1),
+        lambda cluster: cluster.on(timeout=60).call(abs, -1),
         lambda cluster: cluster.submit(abs, -1),
         lambda cluster: cluster.map(abs, [-1]),
         lambda cluster: cluster.call(lambda: 1),

@@ -1,13 +1,12 @@
 """What a future says of a call while it goes on."""
 
 import os
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import mpreg_nb as mp
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 
@@ -59,11 +58,3 @@ def test_a_call_that_waits_for_a_node_that_fits_is_not_said_to_run(
 
     assert waiting == "<Future hold: waiting>"
     assert running == "<Future hold: running on gpu-1>"
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what the client only hears of."""
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.005)

@@ -55,7 +55,7 @@ class Stop:
         self._thread.start()
 
     def _send(self) -> None:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 60
         while not self._begun.exists() and time.monotonic() < end:
             time.sleep(0.005)
         self.sent_at = time.monotonic()

@@ -12,8 +12,9 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.errors import NodeLost, WorkerCrashed
-from tests.support.direct_calls import MANY, until
+from tests.support.direct_calls import MANY
 from tests.support.files import until_exists, wait_for_file
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 
@@ -150,7 +151,7 @@ def test_stop_cancels_a_call_that_a_thread_has_sent(
         cluster.call(wait_for_file, str(begun), str(tmp_path / "never"))
     stopping.join()
 
-    assert cluster.on(timeout=10).call(double, 4) == 8
+    assert cluster.on(timeout=60).call(double, 4) == 8
 
 
 @pytest.fixture
@@ -251,4 +252,4 @@ def test_a_client_that_is_closed_ends_a_call_of_a_thread(
         until_exists(begun)
         client.disconnect()
         with pytest.raises(NodeLost):
-            future.result(20)
+            future.result(60)

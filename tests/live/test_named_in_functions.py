@@ -148,7 +148,7 @@ def test_a_function_by_name_looks_like_the_registered_one(cluster: mp.Cluster) -
 
     cluster.register(train)
 
-    for named in (cluster.fn.train, cluster.fn.train.on(node="n2", timeout=20)):
+    for named in (cluster.fn.train, cluster.fn.train.on(node="n2", timeout=60)):
         assert str(inspect.signature(named)) == "(rows, lr=0.1)"
         assert named.__doc__ == "Return what was learnt."
         assert named.__name__ == "train"

@@ -20,7 +20,7 @@ from tests.support.leaks import nothing_left
 pytestmark = pytest.mark.live
 
 TOKEN = "t" * 43
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 class Rebuilt:

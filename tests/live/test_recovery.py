@@ -54,9 +54,9 @@ def test_all_nodes_that_were_killed_a_moment_ago_and_their_functions_are_back(
 
     assert again() is cluster
 
-    assert cluster.on(timeout=10).call("double", 2) == 4
-    assert cluster.on(timeout=10).call(double, 3) == 6
-    assert cluster.on("gpu", timeout=10).call("triple", 4) == 12
+    assert cluster.on(timeout=60).call("double", 2) == 4
+    assert cluster.on(timeout=60).call(double, 3) == 6
+    assert cluster.on("gpu", timeout=60).call("triple", 4) == 12
     assert {"double", "triple"} <= set(cluster.functions().function)
 
 
@@ -67,7 +67,7 @@ def test_the_only_node_that_had_a_function_gets_it_again(cluster: mp.Cluster) ->
     again()
 
     with mp.connect(cluster.urls[0]) as other:  # it has not registered anything
-        assert other.on(timeout=10, wait=10).call("twice", 4) == 8
+        assert other.on(timeout=60, wait=60).call("twice", 4) == 8
 
 
 def test_a_node_that_hangs_is_started_again(cluster: mp.Cluster) -> None:
@@ -79,7 +79,7 @@ def test_a_node_that_hangs_is_started_again(cluster: mp.Cluster) -> None:
     again()
 
     assert pid_of(cluster, entry) != hung
-    assert cluster.on(node=entry, timeout=10).call("double", 5) == 10
+    assert cluster.on(node=entry, timeout=60).call("double", 5) == 10
 
 
 def test_a_node_that_a_drill_has_paused_is_left_alone(cluster: mp.Cluster) -> None:

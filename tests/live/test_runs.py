@@ -120,12 +120,12 @@ def test_run_of_another_client_is_found_followed_and_asked(
     by_name, own = other.get_run("shared"), cluster.get_run(run.id)
     while_going = taken.status
     go.touch()
-    taken.wait(20)
+    taken.wait(60)
 
     assert (by_name is taken, own is run) == (True, True)
     assert while_going == "running"
     assert (taken["four"], taken["wait"]) == (4, 4)
-    assert taken.outputs == run.wait(20).outputs == {"wait": 4}
+    assert taken.outputs == run.wait(60).outputs == {"wait": 4}
     assert taken.frame().equals(run.frame())
     assert [box.name for box in taken.diagram().boxes] == ["four", "wait"]
     assert (
@@ -152,7 +152,7 @@ def test_run_is_cancelled_by_another_client(
     other.get_run(run.id).cancel()
 
     with pytest.raises(mp.errors.CallCancelled):
-        run.wait(10)
+        run.wait(60)
 
 
 def test_all_goes_through_the_entry_where_nodes_may_not_be_reached_directly(
@@ -169,9 +169,9 @@ def test_all_goes_through_the_entry_where_nodes_may_not_be_reached_directly(
         taken = behind.get_run(run.id)
         go.touch()
         with pytest.raises(mp.errors.WorkflowFailed):
-            taken.wait(20)
+            taken.wait(60)
         cluster.register(len, name="sum_of")
-        resumed = taken.resume().wait(20)
+        resumed = taken.resume().wait(60)
 
         assert taken["rows"] == [1, 2]
         assert resumed["sum"] == 2
@@ -197,10 +197,10 @@ def test_run_is_followed_on_when_the_link_to_its_node_was_lost(
     stop = connected.client.on_snapshot(close_link)
 
     connected.refresh()
-    assert lost.wait(20)
+    assert lost.wait(60)
     stop()
     go.touch()
-    taken.wait(20)
+    taken.wait(60)
 
     assert not link.is_open
     assert taken["wait"] == 3
@@ -226,7 +226,7 @@ def test_why_tells_of_every_attempt_and_of_what_was_not_sent(
     flow.step("next", double, bad)
     run = flow.start()
     with pytest.raises(mp.errors.WorkflowFailed):
-        run.wait(20)
+        run.wait(60)
 
     frame = other.get_run(run.id).why("bad").frame()
 
@@ -251,10 +251,10 @@ def test_mended_run_is_resumed_also_by_another_client(
     flow.step("after", double, sum_of)
     run = flow.start()
     with pytest.raises(mp.errors.WorkflowFailed):
-        run.wait(20)
+        run.wait(60)
     cluster.register(total, name="sum_of")
 
-    resumed = other.get_run(run.id).resume().wait(20)
+    resumed = other.get_run(run.id).resume().wait(60)
 
     assert resumed.id != run.id
     assert resumed.outputs == {"after": 100_000.0}
@@ -300,13 +300,13 @@ def test_result_that_was_lost_with_its_node_is_made_again() -> None:
         flow.step("sum", cluster.register(broken, name="sum_of"), rows)
         run = flow.start()
         with pytest.raises(mp.errors.WorkflowFailed):
-            run.wait(20)
+            run.wait(60)
         held_by = _node(run, "rows")
         cluster.kill(held_by)
-        cluster.wait_for(held_by, state="dead", timeout=20)
+        cluster.wait_for(held_by, state="dead", timeout=60)
         cluster.register(total, name="sum_of")
 
-        resumed = run.resume().wait(20)
+        resumed = run.resume().wait(60)
 
         assert resumed["sum"] == 50_000.0
         assert _node(resumed, "rows") == {"b": "c", "c": "b"}[held_by]
@@ -322,7 +322,7 @@ def test_run_is_lost_with_the_node_that_drives_it(tmp_path: Path) -> None:
         cluster.kill(driver)
 
         with pytest.raises(mp.errors.NodeLost, match="it coordinated the run"):
-            run.wait(20)
+            run.wait(60)
         with pytest.raises(mp.errors.NoRun, match=f"node {driver} coordinated the run"):
             run.why("wait")
         with pytest.raises(mp.errors.NoRun, match="start the workflow again"):
@@ -423,7 +423,7 @@ def test_runs_go_on_when_the_process_that_began_them_is_killed(tmp_path: Path) -
         fetched = adopted_short["rows"]
         waited_for = adopted_long.status
         go.touch()
-        adopted_long.wait(20)
+        adopted_long.wait(60)
         counted = adopted_long["count"]
         name = adopted.name
     finally:

@@ -172,14 +172,14 @@ def test_a_cancelled_run_is_undone_after_its_steps_have_ended(
     asleep = threading.Event()
     undo = cluster.on_run(lambda _: asleep.set() if _sleeps(run) else None)
     try:
-        assert _sleeps(run) or asleep.wait(10)
+        assert _sleeps(run) or asleep.wait(60)
     finally:
         undo()
 
     run.cancel()
 
     with pytest.raises(mp.errors.CallCancelled):
-        run.wait(20)
+        run.wait(60)
     assert [state.status for state in run.steps] == ["undone", "cancelled"]
     lines = Path(log).read_text(encoding="utf-8").splitlines()
     assert lines[0] == "book hotel"

@@ -15,11 +15,11 @@ import pytest
 import mpreg_nb as mp
 from mpreg_nb.shared_memory.segments import MEMORY
 from tests.support.leaks import nothing_left
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 
 MB = 1 << 20
-SOON_S = 20.0
 
 
 def table(size_mb: int = 4) -> Any:
@@ -128,10 +128,7 @@ def test_nothing_is_held_when_the_map_has_ended(cluster: mp.Cluster) -> None:
 
     cluster.map(partial(at, table()), range(100))
 
-    deadline = time.monotonic() + SOON_S
-    while in_use() > before:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    until(lambda: in_use() <= before)
 
 
 def test_without_shared_memory_they_travel_once_to_each_node(

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import mpreg_nb as mp
 from mpreg_nb.shared_memory.segments import DEFAULT_LIMIT_MB, MEMORY
 from tests.support.leaks import nothing_left
 from tests.support.settings import default_settings
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 
@@ -29,7 +30,6 @@ def _settings() -> Iterator[None]:
 
 
 MB = 1 << 20
-SOON_S = 20.0
 NAMED = "/dev/shm"  # noqa: S108  where shared memory with names would be
 
 
@@ -103,16 +103,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[mp.Cluster]:
             ):
                 cluster.register(function)
             yield cluster
-
-
-def eventually(holds: Callable[[], bool]) -> bool:
-    """Whether `holds` soon: what is returned travels from process to process."""
-    deadline = time.monotonic() + SOON_S
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def in_use() -> int:
@@ -212,7 +202,7 @@ def test_after_many_round_trips_all_is_free_and_no_descriptor_is_left(
     def round_trips(count: int) -> list[int]:
         for _ in range(count):
             assert cluster.call("plus_one", given)[0] == given[0] + 1
-        assert eventually(lambda: in_use() <= lent)
+        until(lambda: in_use() <= lent)
         return [process.num_fds() for process in processes]
 
     before = round_trips(10)
@@ -232,7 +222,7 @@ def test_a_worker_that_is_killed_while_it_reads_costs_nothing_but_its_call(
         cluster.call("die", given)
 
     assert np.array_equal(cluster.call("plus_one", given), given + 1)
-    assert eventually(lambda: in_use() <= lent)
+    until(lambda: in_use() <= lent)
 
 
 def test_a_result_outlives_the_worker_that_made_it(cluster: mp.Cluster) -> None:

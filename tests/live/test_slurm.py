@@ -14,13 +14,13 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cluster.cluster import Cluster
-from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.errors import HostsFailed
 from mpreg_nb.launcher.pilot import PilotTicket
 from mpreg_nb.launcher.pilot import main as run_pilot
 from mpreg_nb.launcher.slurm import JobState, SlurmLauncher, address_toward
 from tests.support.leaks import Leaks
-from tests.support.slurm import Slurm, until
+from tests.support.slurm import Slurm
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 
@@ -33,7 +33,6 @@ HELD = "--hold"
 def slurm(_own_folders_of_the_run: None) -> Iterator[Slurm]:
     with Slurm() as slurm, pytest.MonkeyPatch.context() as patch:
         slurm.use(patch)
-        patch.setattr(CONFIG, "start_timeout_s", 90.0)  # for a machine that is busy
         yield slurm
 
 

@@ -46,7 +46,7 @@ def occupy(cluster: mp.Cluster, node: str, folder: Path) -> Callable[[], str]:
     def end() -> str:
         assert not future.done()
         go_on.touch()
-        return str(future.result(10))
+        return str(future.result(60))
 
     return end
 
@@ -65,7 +65,7 @@ def test_short_calls_pass_by_the_long_call_of_another_client(
     end = occupy(other, "n1", tmp_path)
 
     futures = [cluster.submit(note, str(notes), n) for n in range(SHORT_CALLS)]
-    results = [future.result(20) for future in futures]
+    results = [future.result(60) for future in futures]
 
     assert end() == "done"
     assert results == list(range(SHORT_CALLS))
@@ -80,7 +80,7 @@ def test_calls_through_one_node_pass_by_a_long_call(
 
     with mp.connect(cluster.urls[0], direct=False) as through:
         futures = [through.submit(note, str(notes), n) for n in range(SHORT_CALLS)]
-        results = [future.result(20) for future in futures]
+        results = [future.result(60) for future in futures]
 
     assert end() == "done"
     assert results == list(range(SHORT_CALLS))
@@ -99,7 +99,7 @@ def test_steps_pass_by_a_long_call(
     for number in range(SHORT_CALLS):
         flow.step(f"s{number}", note, str(notes), number)
 
-    run = flow.start().wait(20)
+    run = flow.start().wait(60)
 
     assert end() == "done"
     assert [run[f"s{n}"] for n in range(SHORT_CALLS)] == list(range(SHORT_CALLS))
@@ -115,7 +115,7 @@ def test_calls_come_back_from_a_queue_when_a_node_is_free_again(
     assert not any(future.done() for future in futures)
 
     assert ends.pop()() == "done"
-    results = [future.result(20) for future in futures]
+    results = [future.result(60) for future in futures]
 
     assert [end() for end in ends] == ["done", "done"]
     assert results == list(range(SHORT_CALLS))
@@ -130,9 +130,9 @@ def test_call_that_is_told_where_to_run_waits_there(
     waits = cluster.on(node="n1").submit(note, str(notes), 0)
     free = cluster.submit(note, str(notes), 1)
 
-    assert free.result(20) == 1
+    assert free.result(60) == 1
     assert not waits.done()
 
     assert end() == "done"
-    assert waits.result(20) == 0
+    assert waits.result(60) == 0
     assert runs(notes) == Counter([0, 1])

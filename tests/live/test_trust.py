@@ -240,7 +240,7 @@ def test_a_result_that_was_changed_on_its_way_is_not_unpickled(
         function = victim.register(greet)
 
         with pytest.raises(NodeLost):
-            function.on(node="n1", timeout=20).call()
+            function.on(node="n1", timeout=60).call()
 
     assert forgery.done.is_set()
     assert not short.exists()
@@ -256,7 +256,7 @@ def test_without_the_check_of_the_mac_the_pickle_of_the_stranger_would_run(
     assert port is not None
     try:
         with stranger(port, forgery) as url, through(url, user) as victim:
-            victim.register(greet).on(node="n1", timeout=20).call()
+            victim.register(greet).on(node="n1", timeout=60).call()
 
         assert short.exists()
     finally:
@@ -443,6 +443,6 @@ def test_strangers_cannot_starve_a_node_with_few_descriptors() -> None:
         for one in silent:
             one.close()
         node.terminate()
-        node.wait(20)
+        node.wait(60)
         if node.stdout is not None:
             node.stdout.close()

@@ -55,7 +55,7 @@ def test_node_that_joins_later_serves_what_was_registered_before() -> None:
 
         cluster.add("gpu-1", {"gpu"})
 
-        assert cluster.on("gpu", wait=5).call("answer") == 7
+        assert cluster.on("gpu", wait=60).call("answer") == 7
         assert cluster.on("gpu", node="gpu-1").call(train) == 7
 
 
@@ -67,7 +67,7 @@ def test_code_survives_the_node_where_it_was_registered() -> None:
         cluster.kill(entry)
         cluster.wait_for(entry, state="dead")
 
-        assert answer.on(wait=5).call() == 5
+        assert answer.on(wait=60).call() == 5
         assert cluster.call("answer") == 5
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.leaks import nothing_left
 
-LONGEST_TEST_S = 30.0
+LONGEST_TEST_S = 60.0
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,7 @@ async def started(credit: int = CREDIT) -> AsyncIterator[Node]:
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await test
 
     asyncio.run(bounded())

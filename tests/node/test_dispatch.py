@@ -145,7 +145,7 @@ def with_a_node(scene: Callable[[Ear, Connection], Coroutine[Any, Any, None]]) -
         ear = Ear()
         link = await open_link(node.url, ear, role="client")
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await scene(ear, link)
         finally:
             link.close()

@@ -155,7 +155,7 @@ def test_code_that_nobody_gave_is_asked_for_again_at_the_next_change() -> None:
             await asyncio.sleep(0)
 
     async def scene() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             offered(1, "f", "1")
             await until_asked(("n2", "1"), 3)
             offered(2, "g", "2")

@@ -33,7 +33,7 @@ def test_nodes_of_two_versions_of_python_warn_of_each_other(
     own = ".".join(platform.python_version_tuple()[:2])
 
     async def scene() -> None:
-        async with asyncio.timeout(30), started("n1") as first:
+        async with asyncio.timeout(60), started("n1") as first:
             monkeypatch.setattr(platform, "python_version", lambda: "3.99.1")
             async with started("n2", first.url):
                 while len(warnings()) < 2:  # noqa: ASYNC110

@@ -86,7 +86,7 @@ async def desk(**functions: Callable[..., Any]) -> AsyncIterator[Desk]:
 
 def run(test: Coroutine[Any, Any, None]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await test
 
     asyncio.run(bounded())

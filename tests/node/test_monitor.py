@@ -37,7 +37,7 @@ class Desk:
 
 def run(scene: Callable[[Desk], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await scene(Desk())
 
     asyncio.run(bounded())
@@ -236,7 +236,7 @@ def watching(
             catalog.publish(Offer(function=function, version="1" * 32, origin="n1"))
             publisher.changed()
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await scene(publisher, register)
         publisher.stop()
 

@@ -9,7 +9,7 @@ import pytest
 
 from mpreg_nb.node.__main__ import ParentWatch
 
-SOON_S = 5.0
+SOON_S = 60.0
 
 
 def run(scenario: Callable[[], Coroutine[object, object, None]]) -> None:

@@ -201,7 +201,7 @@ def test_no_worker_outlives_a_node_that_is_killed(tmp_path: Path) -> None:
     node.wait()
 
     assert len(pids) == 3
-    deadline = time.monotonic() + 3
+    deadline = time.monotonic() + 60
     while any(map(is_alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not any(map(is_alive, pids))

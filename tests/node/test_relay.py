@@ -112,7 +112,7 @@ async def meet_a_stranger_on_a_dead_port(log: Lines) -> set[str]:
 
 def bounded(scene: Coroutine[Any, Any, set[str]]) -> set[str]:
     async def run() -> set[str]:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             return await scene
 
     return asyncio.run(run())

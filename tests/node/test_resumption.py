@@ -94,7 +94,7 @@ class Scene:
 
 def on_loop(scene: Callable[[Scene], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             stage = Scene()
             try:
                 await scene(stage)

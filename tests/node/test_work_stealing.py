@@ -57,7 +57,7 @@ class End:
     async def hears(self, kind: type) -> Any:
         while not isinstance(self.heard[-1] if self.heard else None, kind):
             self.news.clear()
-            await asyncio.wait_for(self.news.wait(), 10)
+            await asyncio.wait_for(self.news.wait(), 60)
         return self.heard[-1]
 
     @property

@@ -227,7 +227,6 @@ EVENTS = st.lists(
 
 
 @settings(
-    deadline=None,
     max_examples=200,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

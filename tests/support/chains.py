@@ -50,7 +50,7 @@ class Chain:
 
     async def until(self, *numbers: int) -> None:
         """Wait for the outcomes of these jobs."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not set(numbers) <= set(self.outcomes):
                 self._heard.clear()
                 await self._heard.wait()

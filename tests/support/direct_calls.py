@@ -4,10 +4,10 @@ What a client sends to a node tells by which way its calls go: a call that a wor
 directly is no message on that link.
 """
 
-import time
 from collections.abc import Callable
 
 import mpreg_nb as mp
+from tests.support.until import until
 
 MANY = 40
 FEW = MANY // 4
@@ -26,13 +26,6 @@ def messages_of(cluster: mp.Cluster, calls: Callable[[], object]) -> int:
     before = sent(cluster)
     calls()
     return sent(cluster) - before
-
-
-def until(condition: Callable[[], bool], bound_s: float = 20.0) -> None:
-    end = time.monotonic() + bound_s
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        time.sleep(0.05)
 
 
 def become_direct(

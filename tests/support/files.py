@@ -1,7 +1,8 @@
 """Files with which a test and its functions in other processes wait for each other."""
 
-import time
 from pathlib import Path
+
+from tests.support.until import until
 
 
 def wait_for_file(begun: str, go_on: str) -> str:
@@ -15,8 +16,5 @@ def wait_for_file(begun: str, go_on: str) -> str:
     return "done"
 
 
-def until_exists(path: Path, bound_s: float = 20.0) -> None:
-    end = time.monotonic() + bound_s
-    while not path.exists():
-        assert time.monotonic() < end, f"{path.name} never came"
-        time.sleep(0.01)
+def until_exists(path: Path) -> None:
+    until(path.exists)

@@ -9,7 +9,7 @@ from typing import Any
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 
-TIMEOUT_S = 30
+TIMEOUT_S = 60
 
 
 @dataclass

@@ -136,7 +136,7 @@ def main(loop: str, carrier: str, side: str = "") -> None:
     )
     assert receiver.stdout is not None
     found = run(send(receiver.stdout.readline().strip()))
-    receiver.wait(20)
+    receiver.wait(60)
     sys.stdout.write(json.dumps(found))
 
 

@@ -13,7 +13,7 @@ from mpreg_nb.node.options import NodeOptions
 from mpreg_nb.settings import NodeSettings
 
 FAKE_NODE = Path(__file__).with_name("fake_node.py")
-SOON_S = 10.0
+SOON_S = 60.0
 
 
 class Start:
@@ -66,4 +66,4 @@ def worker_of(node: NodeProcess) -> ProcessId:
 
 
 def has_ended(process: ProcessId) -> bool:
-    return await_end([process], timeout=2)
+    return await_end([process], timeout=60)

@@ -172,12 +172,3 @@ def free_ports(count: int) -> list[int]:
     for link in links:
         link.close()
     return ports
-
-
-def until(happened: object) -> None:
-    """Wait until `happened()`: no daemon of Slurm tells when."""
-    assert callable(happened)
-    deadline = time.monotonic() + SOON_S
-    while not happened():
-        assert time.monotonic() < deadline
-        time.sleep(LOOK_S)

@@ -25,7 +25,7 @@ SSHD = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
 LOOPBACK = Host("127.0.0.1")
 
-SOON_S = 30.0
+SOON_S = 60.0
 
 LOOK_S = 0.02
 

@@ -120,7 +120,7 @@ async def until(is_so: Callable[[], bool]) -> None:
 
 def run(scene: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def bounded() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await scene()
 
     asyncio.run(bounded())

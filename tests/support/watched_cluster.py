@@ -14,7 +14,7 @@ from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.view.live.panel import Picture
 from tests.support.builders import node, snapshot
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 class Loop:

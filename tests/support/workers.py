@@ -114,7 +114,7 @@ def links(here: Office) -> tuple[WorkerHandle, ...]:
 
 async def value_of(ended: Ended) -> Any:
     """Return the value of a call, or raise what its caller would get."""
-    outcome, parts = await asyncio.wait_for(ended, 30)
+    outcome, parts = await asyncio.wait_for(ended, 60)
     if isinstance(outcome, Crashed):
         raise Crash(outcome)
     whole = parts or (outcome.payload,)

@@ -138,7 +138,7 @@ def random_edges(rng: random.Random, size: int, reach: int) -> list[tuple[str, s
     return edges
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32),
     st.integers(1, 40),

@@ -518,7 +518,7 @@ def graphs(draw: st.DrawFn) -> list[RunStep]:
     return draw(st.permutations(steps))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(steps=graphs(), seed=st.integers(0, 2**32), cancelled=st.booleans())
 @example(steps=[step("s0")], seed=0, cancelled=False)
 def test_any_graph_with_any_executor_ends_once_and_in_order(

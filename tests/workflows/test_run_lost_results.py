@@ -386,7 +386,7 @@ def graphs(draw: st.DrawFn) -> list[RunStep]:
     return steps
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps=graphs(), seed=st.integers(0, 2**32), cancelled=st.booleans())
 def test_whatever_is_lost_a_run_ends_and_repeats_only_what_may_run_twice(
     steps: list[RunStep], seed: int, cancelled: bool

@@ -594,7 +594,7 @@ def unwanted(rows: dict[str, StepRow], row: StepRow) -> bool:
     return skipped and (not row.cause or rows[row.cause].status == "skipped")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(steps=graphs(), seed=st.integers(0, 2**32), cancelled=st.booleans())
 def test_any_saga_of_maps_and_fallbacks_ends_once_and_leaves_nothing_half_done(
     steps: list[RunStep], seed: int, cancelled: bool

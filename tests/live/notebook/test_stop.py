@@ -104,7 +104,7 @@ def stop_once_begun(front: Kernel, source: str, folder: Path) -> tuple[str, str,
     """Run a cell and press Stop; return its error, traceback, and how long it took."""
     front.run(f"folder = {str(folder)!r}")
     cell = front.start(source)
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not (folder / "begun").exists() and time.monotonic() < end:
         os.sched_yield()
     pressed = time.monotonic()

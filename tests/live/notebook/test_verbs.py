@@ -179,11 +179,11 @@ def test_a_run_is_kept_awaited_and_cancelled_by_its_names(front: Kernel) -> None
     kept = front.run("%mpreg run flow -o kept")
     started = front.run("%mpreg run endless -a -o going")
     by_variable = front.run("%mpreg cancel going")
-    ended = front.run("try:\n    going.wait(10)\nexcept BaseException as e:\n    e")
+    ended = front.run("try:\n    going.wait(60)\nexcept BaseException as e:\n    e")
     status = shown(front.run("going.status, kept.status"))
     front.run("going = endless.start()")
     by_name = front.run("%mpreg cancel endless")
-    front.run("try:\n    going.wait(10)\nexcept BaseException as e:\n    e")
+    front.run("try:\n    going.wait(60)\nexcept BaseException as e:\n    e")
     nobody = front.run("%mpreg cancel nobody")
 
     assert "execute_result" not in kept.kinds() + started.kinds()

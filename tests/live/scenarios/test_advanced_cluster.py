@@ -101,9 +101,9 @@ def test_calls_are_shared_by_the_nodes_that_can_do_them(
             time.sleep(0.005)
         return name
 
-    view = cluster.on("cpu", timeout=20)
+    view = cluster.on("cpu", timeout=60)
     futures = [view.submit(meet, str(tmp_path), name, 2) for name in ("a", "b")]
-    assert [future.result(20) for future in futures] == ["a", "b"]
+    assert [future.result(60) for future in futures] == ["a", "b"]
 
     nodes = cluster.calls().tail(2)["node"]
     assert set(nodes) == {"cpu-1", "cpu-2"}
@@ -129,7 +129,7 @@ def test_a_busy_node_is_spared(cluster: mp.Cluster, tmp_path: Path) -> None:
         nodes = set(cluster.calls().query("function == 'say'")["node"])
     finally:
         end.touch()
-        held.result(20)
+        held.result(60)
 
     assert nodes == {"cpu-2"}
 
@@ -184,7 +184,7 @@ def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
     finally:
         node.kill()
-        node.wait(20)
+        node.wait(60)
 
 
 def test_steps_of_one_cluster_call_another(cluster: mp.Cluster, warehouse: str) -> None:
@@ -211,7 +211,7 @@ def test_one_notebook_holds_two_clusters(cluster: mp.Cluster, warehouse: str) ->
         near = cluster.on("gpu").submit(say, "near")
         far = other.on("warehouse").submit(say, "far")
 
-        assert (near.result(20), far.result(20)) == ("near", "far")
+        assert (near.result(60), far.result(60)) == ("near", "far")
         assert cluster.calls().iloc[-1]["node"] == "gpu-1"
         assert other.calls().iloc[-1]["node"] == "far"
         assert other.nodes()["node"].tolist() == ["far"]
@@ -228,11 +228,11 @@ def small() -> Iterator[mp.Cluster]:
 
 
 def test_a_call_waits_for_the_node_that_joins_later(small: mp.Cluster) -> None:
-    waiting = small.on("gpu", wait=20).submit(note, "trained")
+    waiting = small.on("gpu", wait=60).submit(note, "trained")
 
     small.add("late", "gpu")
 
-    assert waiting.result(20) == "trained"
+    assert waiting.result(60) == "trained"
     assert small.calls().iloc[-1]["node"] == "late"
 
 
@@ -243,7 +243,7 @@ def test_a_node_that_joins_later_gets_the_functions_that_fit(
 
     small.add("late", "gpu")
 
-    assert small.on(node="late", wait=20).call("anywhere", "here") == "here"
+    assert small.on(node="late", wait=60).call("anywhere", "here") == "here"
 
 
 def test_calls_that_may_run_again_survive_the_death_of_their_node(
@@ -268,7 +268,7 @@ def test_calls_that_may_run_again_survive_the_death_of_their_node(
     (tmp_path / "go").touch()
 
     assert [future.result(30) for future in futures] == ["a", "b"]
-    small.wait_for("n2", state="dead", timeout=20)
+    small.wait_for("n2", state="dead", timeout=60)
 
 
 def test_a_node_that_is_removed_ends_its_calls_first(
@@ -289,12 +289,12 @@ def test_a_node_that_is_removed_ends_its_calls_first(
         assert not future.done()
     removing = threading.Thread(target=small.remove, args=("n2",))
     removing.start()
-    small.wait_for("n2", state="left", timeout=20)
+    small.wait_for("n2", state="left", timeout=60)
 
     end.touch()
 
-    assert future.result(20) == "whole"
-    removing.join(20)
+    assert future.result(60) == "whole"
+    removing.join(60)
     assert not removing.is_alive()
 
 

@@ -198,7 +198,7 @@ def test_a_decorated_function_is_still_the_local_one(cluster: mp.Cluster) -> Non
 
     assert square(3) == 9
     assert square.call(3) == 9
-    assert square.submit(3).result(20) == 9
+    assert square.submit(3).result(60) == 9
     assert square.map([1, 2, 3]) == [1, 4, 9]
 
 
@@ -233,4 +233,4 @@ def test_an_executor_is_one_of_concurrent_futures(cluster: mp.Cluster) -> None:
     with cluster.executor() as executor:
         assert isinstance(executor, concurrent.futures.Executor)
         assert list(executor.map(same, "abc")) == ["a", "b", "c"]
-        assert executor.submit(same, 1).result(20) == 1
+        assert executor.submit(same, 1).result(60) == 1

@@ -320,7 +320,7 @@ def test_a_run_is_resumed_from_where_it_failed(
         flow.run()
     (tmp_path / "data").write_text("here")
 
-    resumed = caught.value.run.resume().wait(20)
+    resumed = caught.value.run.resume().wait(60)
 
     assert resumed["file"] == "here"
     assert resumed["once"] == [1, 3]
@@ -344,7 +344,7 @@ def test_a_run_is_cancelled(cluster: mp.Cluster, tmp_path: Path) -> None:
     run.cancel()
 
     with pytest.raises(mp.errors.CallCancelled):
-        run.wait(20)
+        run.wait(60)
     assert states(run) == {"long": "cancelled"}
 
 

@@ -54,7 +54,7 @@ def shop(tmp_path: Path) -> str:
 
 def change(path: str, statement: str, *values: Any, what: str) -> int:
     """Make one change and note it; return how many rows it changed."""
-    with sqlite3.connect(path, timeout=20) as books:
+    with sqlite3.connect(path, timeout=60) as books:
         changed = books.execute(statement, values).rowcount
         if changed:
             books.execute("INSERT INTO log VALUES (?)", (what,))
@@ -67,7 +67,7 @@ def accept(user: str, item: str) -> dict[str, str]:
 
 
 def authenticate(path: str, user: str) -> dict[str, str]:
-    with sqlite3.connect(path, timeout=20) as books:
+    with sqlite3.connect(path, timeout=60) as books:
         known = books.execute("SELECT 1 FROM money WHERE user = ?", (user,)).fetchone()
     books.close()
     if not known:
@@ -383,7 +383,7 @@ def test_quick_requests_are_not_held_up_by_slow_ones(
         return "slow"
 
     end = tmp_path / "end"
-    view = cluster.on("mail", timeout=20)
+    view = cluster.on("mail", timeout=60)
     held = [view.submit(slow, str(end)) for _ in range(3)]  # of four slots
 
     quick = view.map(str, range(100))
@@ -392,7 +392,7 @@ def test_quick_requests_are_not_held_up_by_slow_ones(
 
     assert quick == [str(number) for number in range(100)]
     assert waiting == [False] * 3
-    assert [future.result(20) for future in held] == ["slow"] * 3
+    assert [future.result(60) for future in held] == ["slow"] * 3
 
 
 def test_unlike_work_runs_beside_each_other(cluster: mp.Cluster) -> None:
