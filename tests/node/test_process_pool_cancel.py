@@ -10,8 +10,8 @@ import pytest
 
 from mpreg_nb.node import process_pool
 from mpreg_nb.protocol.worker import RECALL, JobDone, JobFailed
-from tests.support.direct_calls import until
 from tests.support.files import until_exists, wait_for_file
+from tests.support.until import until
 from tests.support.worker_functions import (
     SpinsWhenOpened,
     echo,
