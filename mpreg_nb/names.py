@@ -26,8 +26,11 @@ def check_name(kind: str, text: object) -> str:
     """
     a_kind = f"an {kind}" if kind[:1] in "aeiou" else f"a {kind}"
     if not isinstance(text, str):
+        shown = repr(text)
+        is_short = len(shown) <= 80 and "\n" not in shown
         raise TypeError(
-            f"{a_kind} name must be a string, not {type(text).__name__}: {text!r:.80}"
+            f"{a_kind} name must be a string, not {type(text).__name__}"
+            + (f": {shown}" if is_short else "")
         )
     if (
         1 <= len(text) <= LONGEST_NAME

@@ -25,6 +25,15 @@ def test_what_is_no_string_is_no_name(name: object) -> None:
         check_name("resource", name)
 
 
+def test_what_is_shown_in_many_lines_is_named_by_its_type_alone() -> None:
+    class Card:
+        def __repr__(self) -> str:
+            return "train 3f2a91\n  train v1"
+
+    with pytest.raises(TypeError, match=r"must be a string, not Card$"):
+        check_name("step", Card())
+
+
 def test_single_string_is_one_resource() -> None:
     assert check_resources("gpu") == {"gpu"}
     assert check_resources(["gpu", "big"]) == {"gpu", "big"}

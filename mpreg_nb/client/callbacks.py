@@ -11,6 +11,8 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 
+from mpreg_nb.boundary import cut, wants_all_frames
+
 PATIENCE_S = 0.25
 """How long one callback may take before the others no longer wait for it."""
 
@@ -85,7 +87,9 @@ class Callbacks:
                 self._began = time.monotonic()
             try:
                 callback()
-            except BaseException:  # noqa: BLE001  the border of user code
+            except BaseException as error:  # noqa: BLE001  the border of user code
+                if not wants_all_frames():
+                    cut(error)
                 # As in concurrent.futures: nobody waits for what a callback raises.
                 _log.exception("a callback of a future failed")
             with self._changed:

@@ -391,4 +391,20 @@ def map_arguments(
     """
     if not iterables:
         raise TypeError("map needs at least one iterable: f.map(items)")
+    check_iterables(iterables)
     return unwrapped(function, (), {})
+
+
+def check_iterables(iterables: Iterable[object]) -> None:
+    """Refuse what `map` cannot take items from, before it tries.
+
+    Raises:
+        TypeError: one of them is not iterable.
+    """
+    for position, items in enumerate(iterables, 1):
+        cls = type(items)
+        if not hasattr(cls, "__iter__") and not hasattr(cls, "__getitem__"):
+            raise TypeError(
+                f"map takes iterables, one for each argument of the function; number "
+                f"{position} is of type {cls.__name__}. For one item put it in a list"
+            )

@@ -18,6 +18,7 @@ from mpreg_nb.boundary import public
 from mpreg_nb.call_context import BlockedOnCluster
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.future import Future
+from mpreg_nb.cluster.calling import check_iterables
 from mpreg_nb.cluster.current import Caller, CallingCluster
 from mpreg_nb.cluster.function import Function
 from mpreg_nb.names import name_of
@@ -118,6 +119,7 @@ class ClusterExecutor(concurrent.futures.Executor):
         """
         if chunksize < 1:
             raise ValueError(f"chunksize must be at least 1, not {chunksize}")
+        check_iterables(iterables)
         end = None if timeout is None else time.monotonic() + timeout
         items = zip(*iterables, strict=False)  # as map of Python
         if chunksize == 1:
@@ -142,9 +144,24 @@ class ClusterExecutor(concurrent.futures.Executor):
         if cancel_futures and under_way:
             self._cluster.calling.withdraw(under_way)
         if wait:
-            with BlockedOnCluster():
-                concurrent.futures.wait(under_way)
-                self._cluster.calling.wait_for_callbacks(self)
+            try:
+                with BlockedOnCluster():
+                    concurrent.futures.wait(under_way)
+                    self._cluster.calling.wait_for_callbacks(self)
+            except KeyboardInterrupt:
+                self.abandon()
+                raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: types.TracebackType | None,
+    ) -> bool | None:
+        # Stop is for the calls under way too; the wait would go on until they end.
+        if isinstance(error, KeyboardInterrupt):
+            self.abandon()
+        return super().__exit__(kind, error, traceback)
 
     def abandon(self) -> None:
         """Accept no more calls, and cancel all accepted ones, running ones too."""

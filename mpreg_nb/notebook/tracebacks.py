@@ -59,16 +59,24 @@ def _lines(
         # Our messages say the reason; how we found out is of no use to the user.
         error.__cause__ = error.__context__ = None
     shown = without_ours(traceback)
+    has_parts = isinstance(error, BaseExceptionGroup)
+    if has_parts and not isinstance(error, WorkflowFailed | NodesFailed):
+        # As IPython does, which cannot show the parts of a group by itself.
+        return _in_plain_text(error, shown)
     try:
         lines: list[str] = shell.InteractiveTB.structured_traceback(
             type(error), error, shown, tb_offset=tb_offset
         )
     except AssertionError:  # IPython cannot show frames that an `except*` has left
-        below = shown.tb_next if shown is not None else None  # as IPython does
-        lines = "".join(format_exception(type(error), error, below)).splitlines()
+        lines = _in_plain_text(error, shown)
     finally:
         error.__cause__, error.__context__, error.__suppress_context__ = reasons
     return lines
+
+
+def _in_plain_text(error: BaseException, shown: TracebackType | None) -> list[str]:
+    below = shown.tb_next if shown is not None else None  # as IPython does
+    return "".join(format_exception(type(error), error, below)).splitlines()
 
 
 def is_shown_here(error: BaseException, traceback: TracebackType | None) -> bool:

@@ -114,6 +114,20 @@ def test_callbacks_run_in_order_and_one_that_fails_ends_no_other(
     assert "SystemExit" in caplog.text
 
 
+def test_a_callback_that_fails_is_told_by_the_lines_of_the_user(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    callbacks = Callbacks()
+    over = threading.Event()
+
+    callbacks.hand_over(lambda: 1 / 0)
+    callbacks.hand_over(over.set)
+
+    assert over.wait(30)
+    assert "callbacks.hand_over(lambda: 1 / 0)" in caplog.text
+    assert "client/callbacks.py" not in caplog.text
+
+
 def test_the_future_of_a_call_says_where_it_runs_and_has_no_address() -> None:
     call: Any = SimpleNamespace(shown_name="train", shown_node="gpu-1", is_running=True)
     future: Future[Any] = Future(lambda: None, Shown(None), call)

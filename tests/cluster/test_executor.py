@@ -6,7 +6,7 @@ import functools
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,24 @@ def test_map_keeps_the_order(cluster: Cluster, chunksize: int) -> None:
         found = list(executor.map(square, range(100), chunksize=chunksize))
 
     assert found == [number * number for number in range(100)]
+
+
+@pytest.mark.parametrize("verb", ["map", "executor.map", "on.map"])
+def test_a_map_over_what_has_no_items_says_what_to_do(
+    cluster: Cluster, verb: str
+) -> None:
+    executor = cluster.executor()
+    verbs: dict[str, Callable[..., Any]] = {
+        "map": cluster.map,
+        "executor.map": executor.map,
+        "on.map": cluster.on("odd").map,
+    }
+
+    with pytest.raises(TypeError, match="number 2 is of type int") as refused:
+        verbs[verb](pow, [2], 3)
+
+    assert "put it in a list" in str(refused.value)
+    assert len(refused.traceback) == 1, "our own frames are left out"
 
 
 def test_what_has_no_name_is_not_registered_again_and_again(cluster: Cluster) -> None:

@@ -105,6 +105,43 @@ def test_stop_ends_a_map_and_all_of_its_calls(
     assert cluster.on(timeout=5).call(len, "abc") == 3
 
 
+def test_stop_in_the_block_of_an_executor_ends_its_calls(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    stop = Stop(begun)
+
+    futures: list[mp.Future[None]] = []
+
+    def wait_inside() -> None:
+        with cluster.executor() as executor:
+            futures.extend(executor.submit(spin, str(begun)) for _ in range(3))
+            futures[0].result()
+
+    with pytest.raises(KeyboardInterrupt):
+        wait_inside()
+
+    assert stop.waited_s() < PROMPT_S
+    assert all(future.cancelled() for future in futures)
+    assert cluster.on(timeout=5).call(len, "abc") == 3
+
+
+def test_stop_at_the_end_of_the_block_of_an_executor_ends_its_calls(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    begun = tmp_path / "begun"
+    stop = Stop(begun)
+
+    futures: list[mp.Future[None]] = []
+
+    with pytest.raises(KeyboardInterrupt), cluster.executor() as executor:
+        futures += (executor.submit(spin, str(begun)) for _ in range(3))
+
+    assert stop.waited_s() < PROMPT_S
+    assert all(future.cancelled() for future in futures)
+    assert cluster.on(timeout=5).call(len, "abc") == 3
+
+
 def test_stop_while_waiting_for_a_run_cancels_it(
     cluster: mp.Cluster, tmp_path: Path
 ) -> None:

@@ -123,6 +123,23 @@ def test_an_error_is_of_its_original_class(front: Kernel) -> None:
     assert cell.stream() == "('mine',)\n"
 
 
+def test_a_group_of_errors_shows_its_parts_with_their_lines(front: Kernel) -> None:
+    cell = front.run(
+        "@mp.function\n"
+        "def split():\n"
+        "    raise ExceptionGroup('both', [ValueError('one'), KeyError('two')])\n"
+        "split.call()"
+    )
+
+    name, text = cell.error()
+    assert name == "ExceptionGroup"
+    assert "ExceptionGroup: both (2 sub-exceptions)" in text
+    assert "ValueError: one" in text
+    assert "KeyError: 'two'" in text
+    assert "raised by split on" in text
+    assert has_no_frame_of_ours(text)
+
+
 def test_a_crashed_worker_is_told_with_cause_and_last_lines(front: Kernel) -> None:
     ended = front.run("crash.call(3)")
     violated = front.run("violate.call()")
