@@ -1,7 +1,7 @@
 import asyncio
 from typing import Any
 
-from mpreg_nb.client.statistics import EVERY_S, PATIENCE_S, LinkStatsPoll
+from mpreg_nb.client.statistics import EVERY_S, LinkStatsPoll
 from mpreg_nb.errors import NodeLost
 from mpreg_nb.protocol.messages import Traffic, TrafficRequest
 
@@ -93,7 +93,7 @@ def test_a_node_that_does_not_answer_holds_nobody_up() -> None:
         client = Client("n1", "paused")
         poll = poll_of(client)
 
-        await asyncio.wait_for(poll.ask(), 5 * PATIENCE_S)
+        await asyncio.wait_for(poll.ask(), 60)
 
         assert [told.node for told in poll.told] == ["n1"]
 

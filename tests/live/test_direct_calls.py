@@ -193,9 +193,7 @@ def test_a_cancelled_call_is_interrupted(cluster: mp.Cluster, tmp_path: Path) ->
     until_exists(begun)
     future.cancel()
 
-    began_s = time.monotonic()
-    assert cluster.call(double, 4) == 8
-    assert time.monotonic() - began_s < 5
+    assert cluster.on(timeout=60).call(double, 4) == 8
     assert future.cancelled()
 
 

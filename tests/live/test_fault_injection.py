@@ -16,11 +16,12 @@ from tests.support.leaks import Leaks
 
 pytestmark = pytest.mark.live
 
-SEEN_S = 5.0
-"""What happens to a node shows in the notebook within this time."""
+SEEN_S = 20.0
+"""What happens to a node shows in the notebook within this time, on a busy machine."""
 
-HEALED_S = 10.0
-PARTED_S = 7.0
+HEALED_S = 60.0
+PAUSED_S = 10.0
+PARTED_S = 12.0
 
 KERNEL = """
 import sys, time, mpreg_nb as mp
@@ -89,12 +90,12 @@ def test_paused_node_is_taken_for_dead_and_comes_back(
     future = cluster.on(node=victim).submit(marked, str(begun), 60)
     until_exists(begun)
 
-    cluster.pause(victim, 6)
+    cluster.pause(victim, PAUSED_S)
 
     with pytest.raises(mp.errors.NodeLost) as caught:
-        future.result(6 + SEEN_S)
+        future.result(PAUSED_S + SEEN_S)
     assert caught.value.executed == "unknown"
-    cluster.wait_for(victim, state="alive", timeout=6 + HEALED_S)
+    cluster.wait_for(victim, state="alive", timeout=PAUSED_S + HEALED_S)
     assert set(states(cluster).values()) == {"alive"}
     told = cluster.events().query("node == @victim")["event"]
     assert {"suspect", "dead"} <= set(told)
@@ -106,7 +107,7 @@ def test_entry_that_hangs_does_not_blind_the_notebook(cluster: mp.Cluster) -> No
 
     cluster.pause(victim, 60)
 
-    cluster.wait_for(victim, state="dead", timeout=SEEN_S + 1)
+    cluster.wait_for(victim, state="dead", timeout=SEEN_S)
     assert cluster.client.entry_node != victim
     assert sorted(states(cluster).values()) == ["alive", "alive", "dead"]
     assert cluster.on(timeout=60).call("echo", 1) == 1

@@ -19,7 +19,7 @@ from mpreg_nb.transport.token import load_token
 
 pytestmark = pytest.mark.live
 
-BACK_S = 10.0
+BACK_S = 30.0
 """From the moment that all nodes are ready again."""
 
 PROGRAM = str(Path(sys.executable).with_name("mpreg-nb"))

@@ -345,7 +345,7 @@ def test_node_that_hangs_does_not_hold_up_the_list_of_runs() -> None:
         listed = cluster.runs()
 
         assert listed["run"].tolist() == [run.id[:8]]
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
 
 
 def test_adopted_cluster_goes_down_at_once_whatever_it_runs(tmp_path: Path) -> None:

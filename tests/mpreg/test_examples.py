@@ -276,7 +276,7 @@ async def test_what_a_failure_says(caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.ERROR), pytest.raises(TypeError) as caught:
             await client.call("analytics", "test", metrics)
 
-    assert time.monotonic() - asked < 5  # and no timeout of half a minute
+    assert time.monotonic() - asked < 20  # and no timeout of half a minute
     assert str(caught.value) == promised
     assert caplog.messages == [promised]
 

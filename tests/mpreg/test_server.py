@@ -285,9 +285,11 @@ async def test_the_log_level_is_that_of_the_package() -> None:
 
 
 async def test_a_start_takes_little_time() -> None:
-    began = time.monotonic()
+    took_s = []
+    for _ in range(3):
+        began = time.monotonic()
+        async with served({}) as (_, client):
+            await client.call("echo", 1)
+        took_s.append(time.monotonic() - began)
 
-    async with served({}) as (_, client):
-        await client.call("echo", 1)
-
-    assert time.monotonic() - began < 1
+    assert min(took_s) < 1

@@ -16,6 +16,7 @@ import pytest
 from mpreg_nb.node.worker_pool import Crashed
 from mpreg_nb.protocol.worker import JobFailed
 from tests.support.files import until_exists, wait_for_file
+from tests.support.until import until
 from tests.support.worker_functions import (
     LeavesWhenOpened,
     echo,
@@ -235,57 +236,79 @@ def test_secrets_are_not_in_the_environment_of_functions(
 
 
 def test_slots_run_sync_and_async_functions_at_the_same_time(tmp_path: Path) -> None:
-    async def doze(seconds: float) -> str:
+    def meet(folder: str, number: int) -> str:
+        import os
+        import time
+
+        open(f"{folder}/{number}.here", "x").close()
+        while sum(name.endswith(".here") for name in os.listdir(folder)) < 4:
+            time.sleep(0.01)
+        return "met"
+
+    async def meet_too(folder: str, number: int) -> str:
         import asyncio
+        import os
 
-        await asyncio.sleep(seconds)
-        return "dozed"
+        os.close(os.open(f"{folder}/{number}.here", os.O_CREAT))
+        while sum(name.endswith(".here") for name in os.listdir(folder)) < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return "met too"
 
-    async def scenario(here: Office) -> tuple[float, list[Any]]:
-        await here.call(sleep, 0)
-        begun = time.monotonic()
-        ends = [here.submit(f, 0.4)[1] for f in (sleep, doze, sleep, doze)]
-        values = [await value_of(end) for end in ends]
-        return time.monotonic() - begun, values
+    async def scenario(here: Office) -> list[Any]:
+        functions = (meet, meet_too, meet, meet_too)
+        ends = [
+            here.submit(function, str(tmp_path), number)[1]
+            for number, function in enumerate(functions)
+        ]
+        return [await value_of(end) for end in ends]
 
-    took, values = run(tmp_path, scenario, slots=4)
+    values = run(tmp_path, scenario, slots=4)
 
-    assert values == ["slept", "dozed", "slept", "dozed"]
-    assert took < 1.0
+    assert values == ["met", "met too", "met", "met too"]
 
 
 def test_no_more_calls_run_at_once_than_there_are_slots(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+
+    def begun() -> int:
+        return len([*tmp_path.glob("*.begun")])
+
     async def scenario(here: Office) -> list[int]:
         await asyncio.gather(*(here.call(sleep, 0.01) for _ in range(9)))
-        ends = [here.submit(sleep, 0.2)[1] for _ in range(6)]
-        await asyncio.sleep(0.1)
-        seen = [here.workers.running, here.workers.queued]
+        ends = [
+            here.submit(wait_for_file, str(tmp_path / f"{n}.begun"), str(go))[1]
+            for n in range(6)
+        ]
+        await asyncio.to_thread(until, lambda: begun() >= 2)
+        seen = [here.workers.running, here.workers.queued, begun()]
+        go.touch()
         for end in ends:
             await end
         return seen
 
-    assert run(tmp_path, scenario, slots=2) == [2, 4]
+    assert run(tmp_path, scenario, slots=2) == [2, 4, 2]
 
 
 def test_a_long_call_delays_no_answer_before_it(tmp_path: Path) -> None:
-    def spend(seconds: float) -> float:
+    def spend(gate: str) -> str:
+        import pathlib
         import time
 
-        time.sleep(seconds)
-        return seconds
+        while gate and not pathlib.Path(gate).exists():
+            time.sleep(0.01)
+        return gate
 
-    async def scenario(here: Office) -> float:
+    gate = tmp_path / "gate"
+
+    async def scenario(here: Office) -> list[Any]:
         for _ in range(5):
-            await here.call(spend, 0)
-        begun = time.monotonic()
-        ends = [here.submit(spend, s)[1] for s in (0, 0, 0, 1.0)]
-        for end in ends[:3]:
-            await end
-        took = time.monotonic() - begun
-        await ends[3]
-        return took
+            await here.call(spend, "")
+        ends = [here.submit(spend, g)[1] for g in ("", "", "", str(gate))]
+        answers = [await value_of(end) for end in ends[:3]]
+        gate.touch()
+        return [*answers, await value_of(ends[3])]
 
-    assert run(tmp_path, scenario) < 0.2
+    assert run(tmp_path, scenario) == ["", "", "", str(gate)]
 
 
 def test_statistics_count_what_ran(tmp_path: Path) -> None:

@@ -141,13 +141,13 @@ def test_a_lane_carries_nothing_but_its_own() -> None:
 def test_deep_nesting_is_a_bad_request_in_no_time(depth: int, opening: bytes) -> None:
     data = opening * depth + b"\x90"
     decoder = data_decoder()
-    began = time.perf_counter()
+    began = time.process_time()
 
     with pytest.raises(BadRequest):
         decoder.batch(data)
     decoder.salvage(data)
 
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert sys.getrecursionlimit() < 10_000
 
 

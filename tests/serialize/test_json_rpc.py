@@ -224,24 +224,24 @@ def test_nesting_has_a_limit() -> None:
 def test_deep_nesting_is_refused_without_effort(depth: int) -> None:
     text = nested(depth)
 
-    began = time.perf_counter()
+    began = time.process_time()
     refusal = refused(text)
 
     assert refusal.code == MALFORMED
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_a_long_string_of_dots_costs_no_more_than_its_length() -> None:
     text = "a" + "." * 1_000_000
 
-    began = time.perf_counter()
+    began = time.process_time()
     found = mention(text, {"b"})
     read = read_request(request(command("b"), command("c", args=[text])))
 
     assert found is None
     assert read.steps[1].inputs == ()
     assert arguments(read, 1) == ((text,), {})
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 def test_results_are_put_into_the_answer_as_they_are() -> None:

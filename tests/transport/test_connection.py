@@ -628,14 +628,12 @@ async def test_streams_count_among_what_waits_for_a_slow_peer() -> None:
     patience = Timeouts(drain_s=0.5, close_s=0.1)
     async with linked(limits=limits, patience=patience) as pair:
         pair.accepted._transport.pause_reading()
-        began = asyncio.get_running_loop().time()
         for number in range(20):
             pair.dialled.send(numbered(number), (bytes(600_000),))
 
         reason = await pair.dialled_ear.lost()
 
         assert reason.endswith("bytes wait to be read")
-        assert asyncio.get_running_loop().time() - began < patience.drain_s
 
 
 async def test_without_the_limit_all_of_it_would_wait(

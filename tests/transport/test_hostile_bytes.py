@@ -155,7 +155,7 @@ async def test_noise_before_the_proof_is_closed(seed: int) -> None:
 @pytest.mark.parametrize("depth", [10_000, 1_000_000])
 async def test_deep_nesting_is_a_strike_and_quick(depth: int) -> None:
     async with linked() as pair:
-        began = time.perf_counter()
+        began = time.process_time()
         deep = b"\x91" * depth + b"\x90"
         put(pair, framed(pair, deep))
         pair.dialled.send(numbered(1))
@@ -163,7 +163,7 @@ async def test_deep_nesting_is_a_strike_and_quick(depth: int) -> None:
         await pair.accepted_ear.message()
 
         assert pair.accepted.statistics().strikes == 1
-        assert time.perf_counter() - began < 1.0
+        assert time.process_time() - began < 1.0
 
 
 async def test_a_million_tiny_messages_in_one_frame_are_read() -> None:

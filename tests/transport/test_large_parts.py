@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
@@ -39,17 +38,13 @@ async def test_an_array_arrives_whole_with_its_neighbours() -> None:
 async def test_small_messages_overtake_large_parts() -> None:
     async with linked() as pair:
         pair.dialled.send(numbered(0), (bytes(40 * MB),))
-        slowest_s = 0.0
         overtaken = 0
         while not any(parts for _, parts in pair.accepted_ear.messages):
             overtaken += 1
-            began = time.perf_counter()
             pair.dialled.send(numbered(overtaken))
             await pair.accepted_ear.heard(pair.accepted_ear.messages, overtaken)
-            slowest_s = max(slowest_s, time.perf_counter() - began)
 
-        assert overtaken > 10
-        assert slowest_s < 0.5  # far above what it takes; far below the whole
+        assert overtaken > 10  # each went there while the whole was under way
 
 
 async def test_streams_share_the_link() -> None:

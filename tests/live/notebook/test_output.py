@@ -4,8 +4,8 @@ Which cell a line belongs to is told by the header that its message answers.
 """
 
 import re
-import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +16,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 pytestmark = pytest.mark.live
 
 SETUP = """%load_ext mpreg_nb
-import asyncio, subprocess, sys, time
+import asyncio, os, subprocess, sys, time
 import mpreg_nb as mp
 mp.config("progress_after_s", 0.2)
 cluster = mp.up(2)
@@ -29,9 +29,8 @@ def tell(name, times=10):
     return name
 
 @mp.function
-def flood(lines, seconds=0.0):
-    end = time.monotonic() + seconds
-    while lines > 0 or time.monotonic() < end:
+def flood(lines, until=""):
+    while lines > 0 or (until and not os.path.exists(until)):
         print("line", lines)
         lines -= 1
     return lines
@@ -145,12 +144,13 @@ def test_all_calls_of_a_cell_together_are_cut_too(front: Kernel) -> None:
     assert lines[-1].endswith("of several calls")
 
 
-def test_a_flood_does_not_hold_up_kernel_or_node(front: Kernel) -> None:
-    flooding = front.run("flooded = [flood.submit(1, seconds=2) for _ in range(2)]")
-    began = time.monotonic()
+def test_a_flood_does_not_hold_up_kernel_or_node(front: Kernel, tmp_path: Path) -> None:
+    end = tmp_path / "end"
+    flooding = front.run(f"flooded = [flood.submit(1, {str(end)!r}) for _ in range(2)]")
+    front.wait_until(lambda: "line" in flooding.stream())
     cells = [front.run(f"{number} + 1") for number in range(20)]
-    took_s = time.monotonic() - began
     table = front.run("cluster.nodes().state.tolist()")
+    end.touch()
     front.run("[future.result() for future in flooded]")
     front.wait_until(lambda: flooding.stream().count("not shown") == 2)
     size = len(flooding.stream())
@@ -158,7 +158,6 @@ def test_a_flood_does_not_hold_up_kernel_or_node(front: Kernel) -> None:
     assert [cell.data()[0]["text/plain"] for cell in cells] == [
         str(number + 1) for number in range(20)
     ]
-    assert took_s < 2.0
     assert table.data()[0]["text/plain"] == "['alive', 'alive']"
     assert size < 500_000
 
