@@ -6,11 +6,12 @@ import json
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from textwrap import indent
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mpreg_nb.boundary import wants_all_frames, without_ours
 from mpreg_nb.cures import in_shell
@@ -20,12 +21,16 @@ from mpreg_nb.errors import MpregError, RemoteError
 from mpreg_nb.names import meant_by
 from mpreg_nb.node.options import NodeOptions, add_arguments, options_of, tls_files
 
+if TYPE_CHECKING:
+    from mpreg_nb.cluster.cluster import Cluster
+
 _EXAMPLES = """\
 examples:
   mpreg-nb demo                             see what it can do
   mpreg-nb node --name n1                   run a node here; prints how to join it
   mpreg-nb call ws://HOST:PORT train 3      call a function, print its result
   mpreg-nb ps                               your nodes on this machine
+  mpreg-nb watch                            what your cluster does now
 
 `mpreg-nb COMMAND --help` explains a command.
 """
@@ -145,6 +150,7 @@ def command_parser() -> argparse.ArgumentParser:
     call.add_argument(
         "arguments",
         nargs="*",
+        default=[],  # without it, argparse counts them among what is required
         metavar="ARGUMENT",
         help="a Python literal; anything else is a string",
     )
@@ -228,6 +234,7 @@ def command_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="end all of your clusters, but no node started by hand",
     )
+    _add_looks(command)
     command("doctor", "check the installation and suggest fixes")
     bench = command("bench", "measure the speed of calls against a bare echo")
     bench.add_argument(
@@ -284,6 +291,42 @@ def _add_ca(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
+    """Add the commands that show a cluster."""
+    looks = {
+        name: command(name, title)
+        for name, title in (
+            ("status", "show a cluster at a glance"),
+            ("nodes", "list the nodes of a cluster, and how busy they are"),
+            ("runs", "list the runs of workflows, newest first"),
+            ("logs", "show the logs of nodes on this machine"),
+            ("watch", "show what a cluster does, until Ctrl-C"),
+        )
+    }
+    for parser in looks.values():
+        parser.add_argument(
+            "cluster",
+            nargs="?",
+            metavar="CLUSTER",
+            help="its name, see mpreg-nb ps, or the URL of any node: ws://HOST:PORT; "
+            "by default the only one that you have",
+        )
+        _add_ca(parser)
+    logs = looks["logs"]
+    logs.add_argument("--node", metavar="NODE", help="of this node only")
+    logs.add_argument(
+        "-n", dest="lines", type=int, default=50, metavar="50", help="lines per node"
+    )
+    logs.add_argument("-f", action="store_true", help="follow the logs until Ctrl-C")
+    looks["watch"].add_argument(
+        "--view",
+        action="append",
+        default=[],
+        metavar="VIEW",
+        help="members, topology, routes, latency, calls or runs; may be repeated",
+    )
+
+
 _TLS_EXAMPLES = """\
 examples:
   mpreg-nb tls init                         make a CA, once for a cluster
@@ -303,6 +346,7 @@ def _add_tls(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     tls.add_argument(
         "hosts",
         nargs="*",
+        default=[],
         metavar="HOST",
         help="node: names and addresses that others reach it at",
     )
@@ -542,6 +586,81 @@ def _doctor(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     return 0 if findings.healthy else 1
 
 
+@contextmanager
+def _looking_at(given: argparse.Namespace) -> Iterator["Cluster"]:
+    """Connect to the cluster that a command shows."""
+    from mpreg_nb.cluster.api import connect
+    from mpreg_nb.launcher.cluster_files import CA_FILE, ClusterFiles
+
+    urls, ca = [given.cluster], given.ca
+    if given.cluster is None or "://" not in given.cluster:
+        ledger = ClusterFiles()
+        record = ledger.find(given.cluster)
+        urls = [node.url for node in record.nodes]
+        if record.ca and ca is None:
+            ca = str(ledger.folder(record.cluster) / CA_FILE)
+    cluster = connect(*urls, direct=False, ca=ca)
+    try:
+        yield cluster
+    finally:
+        cluster.disconnect()
+
+
+def _status(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    with _looking_at(given) as cluster:
+        print(repr(cluster.status()))  # the repr fits the terminal
+    return 0
+
+
+def _nodes(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    from mpreg_nb.view.terminal import shown
+
+    with _looking_at(given) as cluster:
+        print(shown(cluster.nodes()))
+    return 0
+
+
+def _runs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    from mpreg_nb.view.terminal import shown
+
+    with _looking_at(given) as cluster:
+        found = cluster.runs()
+        print("no runs" if found.empty else shown(found))
+    return 0
+
+
+def _logs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    with _looking_at(given) as cluster:
+        if given.f:
+            for line in cluster.follow_logs(given.node, given.lines):
+                print(line, flush=True)
+        else:
+            print(cluster.logs(given.node, given.lines))
+    return 0
+
+
+WATCH_S = 0.5
+"""How often `mpreg-nb watch` draws."""
+
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+
+def _watch(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
+    import time
+
+    from mpreg_nb.view.terminal import found
+
+    with _looking_at(given) as cluster, cluster.watch(*given.view) as view:
+        if found() is None:  # a file or a pipe gets the state of now
+            print(view.to_text())
+            return 0
+        while not cluster.client.links.lost:
+            print(f"{_CLEAR}{view.to_text()}\nCtrl-C ends this view.", flush=True)
+            time.sleep(WATCH_S)
+        print("The cluster has ended.")
+    return 0
+
+
 def _call(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.cluster.api import connect
 
@@ -585,6 +704,11 @@ _COMMANDS = {
     "down": _down,
     "token": _token,
     "tls": _tls,
+    "status": _status,
+    "nodes": _nodes,
+    "runs": _runs,
+    "logs": _logs,
+    "watch": _watch,
     "doctor": _doctor,
     "call": _call,
 }

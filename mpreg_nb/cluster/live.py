@@ -455,16 +455,21 @@ class LiveView:
     ) -> dict[str, str]:
         from mpreg_nb.view.html import chosen
 
+        pictures = self._newest()
+        bundle = {"text/plain": _text(pictures), "text/html": panel.html(pictures)}
+        return chosen(bundle, include, exclude)
+
+    def to_text(self) -> str:
+        """Return the current state as text, for the terminal if there is one."""
+        return _text(self._newest())
+
+    def _newest(self) -> dict[str, Picture]:
         if not self._closed and not self._cluster.client.links.lost:
             try:
                 self._pictures.refresh(() if plain() else self._views)
             except MpregError as error:  # shown above the last known state
                 self._tell(error=str(error))
-        pictures = self.current(at_once=True)
-        with writing_to(found()):
-            text = panel.text(pictures)
-        bundle = {"text/plain": text, "text/html": panel.html(pictures)}
-        return chosen(bundle, include, exclude)
+        return self.current(at_once=True)
 
     def __repr__(self) -> str:
         nodes = count(len(self._cluster.client.state.nodes), "node")
@@ -472,6 +477,11 @@ class LiveView:
             f"<live view of {', '.join(self._views)}: "
             f"{'closed' if self._closed else nodes}>"
         )
+
+
+def _text(pictures: Mapping[str, Picture]) -> str:
+    with writing_to(found()):
+        return panel.text(pictures)
 
 
 class LiveViews:

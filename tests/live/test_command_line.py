@@ -81,6 +81,50 @@ def test_kept_cluster_is_listed_adopted_called_and_ended() -> None:
     assert run("ps").stdout == "no clusters\n"
 
 
+def test_a_cluster_is_shown_in_a_shell_until_it_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def told(*words: str) -> str:
+        main(words)
+        return "".join(capsys.readouterr())
+
+    with mp.up({"a": "gpu"}, keep=True, name="seen") as cluster:
+        flow = cluster.workflow("report")
+        flow.step("one", len, "abc")
+        run_id = flow.run().id[:8]
+        status, nodes, logs = (
+            told(word, "seen") for word in ("status", "nodes", "logs")
+        )
+        runs = told("runs", cluster.urls[0])
+        watched = told("watch", "--view", "members")
+        misnamed = told("watch", "--view", "memberz")
+        unknown = told("nodes", "sen")
+        ours, theirs = pty.openpty()
+        watching = subprocess.Popen([PROGRAM, "watch"], stdout=theirs, stderr=theirs)
+        os.close(theirs)
+        begun = read(ours)
+        while b"Ctrl-C ends this view." not in begun:
+            begun += read(ours)
+    try:
+        rest = b"".join(iter(lambda: read(ours), b""))
+        code = watching.wait(60)
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(ours)
+
+    assert "Cluster of 1 node" in status
+    assert re.search(r"^a +● alive +gpu ", nodes, re.MULTILINE)
+    assert "INFO a: started ws://" in logs
+    assert re.search(rf"^{run_id} +report +✓ done ", runs, re.MULTILINE)
+    assert re.search(r"^a +● alive +gpu ", watched, re.MULTILINE)
+    assert "Did you mean 'members'?" in misnamed
+    assert unknown.endswith("Did you mean 'seen'? Your cluster: seen.\n")
+    assert b"alive" in begun
+    assert rest.endswith(b"The cluster has ended.\r\n")
+    assert code == 0
+
+
 def test_node_joins_by_hand_and_leaves_on_sigterm() -> None:
     with mp.up(1, fresh=True) as cluster:
         cluster.register(len, resources={"gpu"})
