@@ -533,6 +533,10 @@ class RunCalls:
                 return
             self._send(key, self._held.pop(key))
 
+    def has(self, sink: StepSink) -> bool:
+        """Whether the run still waits for this call, which it may have sent anew."""
+        return self._under_way.get((sink.step, sink.part)) is sink
+
     def over(self, sink: StepSink, *, refused: bool = False) -> bool:
         """Note that a call has ended, wanted or not; False: it is to be sent again.
 
@@ -541,9 +545,9 @@ class RunCalls:
         """
         self._ending.discard(sink.call_id)
         key = (sink.step, sink.part)
-        wanted = self._under_way.get(key) is sink
+        wanted = self.has(sink)
         if wanted:
-            del self._under_way[key]
+            self._under_way.pop(key, None)
         if not refused or self._plans[sink.step].json:
             self._room = min(self._room + 1, MOST_UNDER_WAY)
             self._full_since = math.inf
@@ -577,7 +581,7 @@ class RunCalls:
         self._loop.call_soon(self._hand_over, key, sink, call)
 
     def _hand_over(self, key: Key, sink: StepSink, call: Call) -> None:
-        if self._under_way.get(key) is not sink:
+        if not self.has(sink):
             return  # it was cancelled
         sink.given = True
         sink.function, sink.sent_s = call.function, time.monotonic()
@@ -1000,11 +1004,12 @@ class WorkflowRun:
         """Take in what became of one attempt of one call of a step."""
         now = time.monotonic()
         step, attempt, part = sink.step, sink.attempt, sink.part
+        wanted = self._calls.has(sink)
         match message:
             case Reply():
                 self._note(sink, message, now)
                 self._calls.over(sink)
-                effects = self._returned(sink, message, parts, now)
+                effects = self._returned(sink, message, parts, now) if wanted else []
             case Failed(failure=failure):
                 refused = failure.kind == "overloaded"
                 if not self._calls.over(sink, refused=refused):
@@ -1015,9 +1020,10 @@ class WorkflowRun:
                     named = where(part, self.machine.state(step))
                     failure = msgspec.structs.replace(failure, where=named)
                     message = msgspec.structs.replace(message, failure=failure)
-                effects = self._failed(sink, message, parts, now)
-            case Started():
-                node = message.node
+                effects = self._failed(sink, message, parts, now) if wanted else []
+            case Started(node=node):
+                if not wanted:
+                    return
                 effects = self.machine.started(step, attempt, node, now, part=part)
             case Output():
                 self.subscribers.printed(step, message, parts)
