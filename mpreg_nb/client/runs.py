@@ -19,7 +19,9 @@ from mpreg_nb.protocol.messages import (
     Cancel,
     ExplainStep,
     Failed,
+    Failure,
     Printed,
+    Release,
     RunFollowed,
     RunList,
     RunResume,
@@ -38,6 +40,7 @@ from mpreg_nb.protocol.messages import (
 )
 from mpreg_nb.protocol.output_tail import OutputTail
 from mpreg_nb.serialize.exceptions import error_of
+from mpreg_nb.settings import RIDE_ALONG_BYTES
 from mpreg_nb.transport.connection import Connection
 
 RunStatus = Literal["running", "done", "failed", "cancelled"]
@@ -66,6 +69,7 @@ class RunRecord:
     plans: tuple[StepPlan, ...] = ()  # without arguments, where others began it
     mendable: frozenset[str] = frozenset()  # functions that may be registered anew
     holds: Sequence[object] = ()  # keeps values of the engine that steps take
+    results_bytes: int = 0  # of `results`
 
     @property
     def ended(self) -> bool:
@@ -76,6 +80,19 @@ class RunRecord:
         """Tell who listens that something happened."""
         for listener in self.listeners:
             listener(self)
+        if self.ended:  # nothing follows, and a listener may hold this record
+            self.listeners.clear()
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether nodes keep results of it in their stores."""
+        sizes = (step.result_bytes or 0 for step in self.steps.values())
+        return any(size > RIDE_ALONG_BYTES for size in sizes)
+
+    def drop_results(self) -> None:
+        """Let the results go that came with its end; its node is asked for them."""
+        self.results.clear()
+        self.results_bytes = 0
 
     @property
     def snapshot(self) -> RunSnapshot:
@@ -292,13 +309,23 @@ class ClientRuns:
             cancel = Cancel(id=record.id)
             record.link.send(addressed(cancel, record.node, record.link))
 
+    def unhold(self, record: RunRecord) -> None:
+        """Tell the driving node that nobody here holds a run any more.
+
+        Of the runs that it remembers, such go first. It matters only for large results.
+        """
+        link = record.link
+        if record.ended and record.is_stored and link.peer.name == record.node:
+            link.send(Release(ids=(record.id,)))
+
     async def fetch(self, record: RunRecord, step: str) -> "Fetched":
         """Return the outcome of a step, waiting for its end.
 
         Whoever wants its value calls it, on the thread that may rebuild it.
 
         Raises:
-            NodeLost: the node that drives the run is gone.
+            NodeLost: the node that drives the run is gone, or that held the result.
+            NoRun: the run is forgotten, or the result was let go.
         """
         if step in record.results:
             return Fetched(step, (record.results[step],))
@@ -313,6 +340,8 @@ class ClientRuns:
             record.node, fetch, function=function, whole=True
         )
         if isinstance(answer, Failed):
+            if answer.failure.kind == "gone":
+                _check_is_lost(answer.failure, record.node, step)
             return Fetched(function, parts, answer)
         return Fetched(step, parts or (answer.payload,))
 
@@ -333,6 +362,7 @@ class ClientRuns:
                     record.steps[state.name] = state
                 record.duration_ms = message.duration_ms
                 record.results.update(message.results)
+                record.results_bytes += sum(len(one) for _, one in message.results)
                 record.failures.update(message.failures)
                 record.status = message.status
             case Printed(line=line):
@@ -488,3 +518,21 @@ def _forgotten(node: str, error: NodeLost) -> NoRun:
         f"({error.reason}). Finished steps stay finished. To run all steps again, "
         "start the workflow again"
     )
+
+
+def _check_is_lost(failure: Failure, coordinator: str, step: str) -> None:
+    """Raise unless the result of a step is gone because its node is."""
+    cure = (
+        "Start the workflow again, and take what you need of it soon after its end: "
+        f"value = run[{step!r}]"
+    )
+    if not failure.message:
+        raise NoRun(
+            f"node {failure.node} let the result of step {step!r} go: a node keeps "
+            f"results up to a limit, those that were used last. {cure}"
+        )
+    if failure.node == coordinator:
+        raise NoRun(
+            f"node {coordinator} coordinated the run, and no longer has the result of "
+            f"step {step!r}: {failure.message}. {cure}"
+        )

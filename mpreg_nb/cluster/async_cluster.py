@@ -76,7 +76,9 @@ class ClusterParts:
         self.loop = loop
         self.registry = FunctionRegistry(client, loop, cluster)
         self.calling = calling(client, loop, self.registry)
-        self.runs: ClusterRuns[Any] = ClusterRuns(client, partial(run, client, loop))
+        self.runs: ClusterRuns[Any] = ClusterRuns(
+            client, loop, partial(run, client, loop)
+        )
         self.planner = Planner(client, self.registry.needs)
 
 

@@ -12,12 +12,13 @@ import threading
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
-from weakref import ref
+from weakref import finalize, ref
 
 from mpreg_nb.boundary import public
 from mpreg_nb.call_context import BlockedOnCluster
@@ -32,6 +33,7 @@ from mpreg_nb.cluster.progress import wait_shown
 from mpreg_nb.errors import (
     CallCancelled,
     ClusterDown,
+    ForkedProcess,
     MpregError,
     NoRun,
     NoStep,
@@ -624,6 +626,9 @@ class Run(BaseRun):
 OWN_RUNS = 50
 """Runs that are kept at hand, the newest."""
 
+OWN_BYTES = 64 << 20
+"""Of results that came with the ends of those; the oldest are asked for anew."""
+
 NEWEST_ADOPTED = 10
 """Runs that are followed at once when a cluster is adopted, the newest."""
 
@@ -643,8 +648,14 @@ class RecentRuns(Generic[RunT]):
     `Run`. If nobody holds the `Run` any longer, another one is made on request.
     """
 
-    def __init__(self, make: Callable[[RunRecord, Diagram], RunT]) -> None:
+    def __init__(
+        self,
+        make: Callable[[RunRecord, Diagram], RunT],
+        unhold: Callable[[RunRecord], object],
+    ) -> None:
+        """unhold: called, on any thread, with the record of a run nobody holds now."""
         self._make = make
+        self._unhold = unhold
         self._runs: deque[_RecentRun[RunT]] = deque(maxlen=OWN_RUNS)
         self._listeners: tuple[OnRun[RunT], ...] = ()
 
@@ -673,9 +684,10 @@ class RecentRuns(Generic[RunT]):
 
     def add(self, record: RunRecord, diagram: Diagram) -> RunT:
         """Follow a run that has just started; return it."""
-        recent = _RecentRun(record, diagram, self._make)
+        recent = _RecentRun(record, diagram, self._make, self._unhold)
         self._runs.append(recent)
-        record.listeners.append(lambda _: self._changed(recent))
+        if not record.ended:
+            record.listeners.append(lambda _: self._changed(recent))
         self._notify(run := recent.run)
         return run
 
@@ -684,6 +696,19 @@ class RecentRuns(Generic[RunT]):
             recent.run.changed()
         if self._listeners:
             self._notify(recent.run)
+        if recent.record.ended:
+            self._drop_results()
+            if not recent.is_held:
+                self._unhold(recent.record)
+
+    def _drop_results(self) -> None:
+        """Let the oldest results go that are too many, but for those of held runs."""
+        size_bytes = 0
+        for recent in reversed(self._runs.copy()):
+            size_bytes += recent.record.results_bytes
+            if size_bytes > OWN_BYTES and not recent.is_held:
+                size_bytes -= recent.record.results_bytes
+                recent.record.drop_results()
 
     def _notify(self, run: RunT) -> None:
         for listener in self._listeners:
@@ -698,9 +723,11 @@ class _RecentRun(Generic[RunT]):
         record: RunRecord,
         diagram: Diagram,
         make: Callable[[RunRecord, Diagram], RunT],
+        unhold: Callable[[RunRecord], object],
     ) -> None:
         self.record = record
         self._make = partial(make, record, diagram)
+        self._unhold = unhold
         self._run: Callable[[], RunT | None] = lambda: None
 
     @property
@@ -713,6 +740,7 @@ class _RecentRun(Generic[RunT]):
         if run is None:
             run = self._make()
             self._run = ref(run)
+            finalize(run, self._unhold, self.record).atexit = False
         return run
 
 
@@ -726,11 +754,13 @@ class ClusterRuns(Generic[RunT]):
     def __init__(
         self,
         client: Client,
+        loop: ClientLoop,
         make: Callable[["ClusterRuns[RunT]", RunRecord, Diagram], RunT],
     ) -> None:
         """make: makes the runs, for code that blocks or for coroutines."""
         self._client = client
-        self.recent: RecentRuns[RunT] = RecentRuns(partial(make, self))
+        self._loop = loop
+        self.recent: RecentRuns[RunT] = RecentRuns(partial(make, self), self._unhold)
 
     async def summaries(self) -> list[RunSummary]:
         """Return the runs that nodes coordinate or remember, newest first."""
@@ -763,6 +793,13 @@ class ClusterRuns(Generic[RunT]):
         for record in self._client.runs.open:
             if record.id == run_id:
                 self._client.runs.cancel(record)
+
+    def _unhold(self, record: RunRecord) -> None:
+        if record.ended and record.is_stored and record.link.is_open:
+            # The loop may close between this look and the call: then no node has a
+            # link to this client. In a forked child the parent holds the run.
+            with suppress(ClusterDown, ForkedProcess, RuntimeError):
+                self._loop.call_soon(self._client.runs.unhold, record)
 
     async def _start(self, planned: PlannedRun, writer: Writer) -> RunT:
         runs = self._client.runs

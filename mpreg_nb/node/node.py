@@ -263,7 +263,6 @@ class Node:
             here=here,
             engine=self._worker_host.results if self._worker_host else None,
         )
-        self.results = ResultRequests(name, self.store, self.executor.forget_input)
         self.calls = Calls(
             name,
             router=self.router,
@@ -292,6 +291,7 @@ class Node:
             store=self.store,
             peer_sender=peer_sender,
         )
+        self.results = ResultRequests(name, self.store, self._released)
         self._handle_messages()
         self._follow_members()
         self._follow_links()
@@ -446,6 +446,10 @@ class Node:
 
     def _code_gone(self, version: str) -> None:
         self.executor.forget_code(version)
+
+    def _released(self, key: bytes) -> None:
+        self.executor.forget_input(key)
+        self.runs.unhold(key)
 
     def _cancel(self, link: Connection, message: Cancel) -> None:
         if not self.runs.cancel(message.id):

@@ -11,6 +11,7 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol, assert_never
+from weakref import ref
 
 import msgspec
 from msgspec.structs import replace
@@ -426,7 +427,9 @@ class RunCalls:
         ids: Ids,
         needs: Mapping[str, tuple[str, ...]],
     ) -> None:
-        self._run = run
+        # Weak: a run that is forgotten takes its results along at once. In a circle
+        # they would stay until the collector comes, which counts objects, not bytes.
+        self._run_ref = ref(run)
         self._me = me
         self._calls = calls
         self._store = store
@@ -462,6 +465,13 @@ class RunCalls:
             if isinstance(plan.fallback, Given)
         }
         """The results of steps for which a value was given, should they fail."""
+
+    @property
+    def _run(self) -> "WorkflowRun":
+        run = self._run_ref()
+        if run is None:
+            raise AssertionError("a run that nobody holds makes calls")
+        return run
 
     # ------------------------------------------------------------------- calls
 

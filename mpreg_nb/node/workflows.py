@@ -7,7 +7,7 @@ answer goes to who asked with its id, and news of a run to all who follow it her
 import asyncio
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -411,10 +411,76 @@ REMEMBERED_RUNS = 100
 """Ended runs whose results can still be fetched; the oldest go first."""
 
 REMEMBERED_BYTES = 256 << 20
-"""Of all of them; the newest stays, however large it is."""
+"""Of all of them, without what nodes keep in their stores, which have a limit. Runs
+that their callers hold no more are within it on each node, stores included. The newest
+stays, however large it is."""
 
 REMEMBERED_ROWS = 1000
 """Runs of which nothing is left but what a table shows."""
+
+
+class EndedRuns:
+    """What ended runs take in bytes, on which node, and which has to go.
+
+    A result that several runs have counts once.
+    """
+
+    def __init__(self, me: str) -> None:
+        self._me = me
+        self._runs: OrderedDict[bytes, WorkflowRun] = OrderedDict()
+        self._own: dict[bytes, int] = {}  # run -> its size here, without the store
+        self._own_bytes = 0
+        self._unheld: OrderedDict[bytes, tuple[ResultRef, ...]] = OrderedDict()
+        self._by_node: Counter[str] = Counter()  # what those take, stores included
+        self._users: Counter[bytes] = Counter()  # of a result, among them
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    def add(self, run: WorkflowRun) -> None:
+        """Take in a run that has just ended."""
+        self._runs[run.id] = run
+        self._own[run.id] = size = run.size_bytes()
+        self._own_bytes += size
+        if not run.subscribers:
+            self.unhold(run.id)
+
+    def unhold(self, run_id: bytes) -> None:
+        """Note that the caller of a run asks for nothing of it any more."""
+        run = self._runs.get(run_id)
+        if run is None or run_id in self._unheld:
+            return
+        self._unheld[run_id] = kept = tuple(run.kept())
+        self._by_node[self._me] += self._own[run_id]
+        for one in kept:
+            self._users[one.id] += 1
+            if self._users[one.id] == 1:
+                self._by_node[one.owner] += one.size_bytes
+
+    def surplus(self) -> Iterator[WorkflowRun]:
+        """Yield runs to be forgotten until the others are within the limits."""
+        while (len(self._runs) > REMEMBERED_RUNS) or (
+            self._own_bytes > REMEMBERED_BYTES and len(self._runs) > 1
+        ):
+            yield self._drop(next(iter(self._runs)))
+        newest = next(reversed(self._runs), b"")
+        for run_id in [run_id for run_id in self._unheld if run_id != newest]:
+            if max(self._by_node.values()) <= REMEMBERED_BYTES:
+                return
+            yield self._drop(run_id)
+
+    def _drop(self, run_id: bytes) -> WorkflowRun:
+        size = self._own.pop(run_id)
+        self._own_bytes -= size
+        unheld = self._unheld.pop(run_id, None)
+        if unheld is not None:
+            self._by_node[self._me] -= size
+        for one in unheld or ():
+            self._users[one.id] -= 1
+            if not self._users[one.id]:
+                del self._users[one.id]
+                self._by_node[one.owner] -= one.size_bytes
+        return self._runs.pop(run_id)
 
 
 class WorkflowService:
@@ -440,8 +506,7 @@ class WorkflowService:
         self._ids = Ids()
         self.run_proxy = RunProxy(peer_sender)
         self._runs: OrderedDict[bytes, WorkflowRun] = OrderedDict()
-        self._ended: OrderedDict[bytes, int] = OrderedDict()  # -> its size
-        self._ended_bytes = 0
+        self._ended = EndedRuns(me)
         self._rows: OrderedDict[bytes, RunSummary] = OrderedDict()  # of forgotten ones
         self._uses: Counter[bytes] = Counter()  # of a result, by runs after the first
 
@@ -636,6 +701,14 @@ class WorkflowService:
         self.run_proxy.sink_lost(sink)
         for run in self._runs.values():
             run.sink_lost(sink)
+            if not run.subscribers:
+                self._ended.unhold(run.id)
+        self._forget_surplus()
+
+    def unhold(self, run_id: bytes) -> None:
+        """Let an ended run go first: its caller asks for nothing of it any more."""
+        self._ended.unhold(run_id)
+        self._forget_surplus()
 
     def _known(
         self, sink: Sink, request_id: bytes, run_id: bytes
@@ -643,20 +716,23 @@ class WorkflowService:
         run = self._runs.get(run_id)
         if run is None:
             text = "it has no record of the run"
+            if run_id in self._rows:
+                text = (
+                    f"it keeps the last {REMEMBERED_RUNS} runs, up to "
+                    f"{REMEMBERED_BYTES >> 20} MB, and this one had to go"
+                )
             failure = Failure(kind="gone", message=text, node=self._me)
             sink.send(Failed(id=request_id, failure=failure))
         return run
 
     def _remember(self, run: WorkflowRun) -> None:
-        self._ended[run.id] = size = run.size_bytes()
-        self._ended_bytes += size
-        while len(self._ended) > REMEMBERED_RUNS or (
-            self._ended_bytes > REMEMBERED_BYTES and len(self._ended) > 1
-        ):
-            old_id, size = self._ended.popitem(last=False)
-            self._ended_bytes -= size
-            old = self._runs.pop(old_id)
-            self._rows[old_id] = summary_of(old.snapshot())
+        self._ended.add(run)
+        self._forget_surplus()
+
+    def _forget_surplus(self) -> None:
+        for old in self._ended.surplus():
+            del self._runs[old.id]
+            self._rows[old.id] = summary_of(old.snapshot())
             self.release(old)
         while len(self._rows) > REMEMBERED_ROWS:
             self._rows.popitem(last=False)

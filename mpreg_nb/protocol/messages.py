@@ -755,7 +755,7 @@ class Hold(Message, frozen=True, kw_only=True, array_like=True, tag="hold"):
 
 
 class Release(Message, frozen=True, kw_only=True, array_like=True, tag="release"):
-    """These results are not needed any more; no answer."""
+    """These results, or all of these runs, are not needed any more; no answer."""
 
     ids: tuple[RequestId, ...]
 

@@ -26,7 +26,7 @@ Source of undoing: Garcia-Molina, Salem, "Sagas", SIGMOD 1987.
 import heapq
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -318,14 +318,14 @@ class Timer(NamedTuple):
 
 
 class Timers:
-    """Timers of attempts. `still_wanted` says which of them have not been overtaken.
+    """Timers of attempts. The table says which of them have not been overtaken.
 
     An attempt that ends leaves its timer behind, to be dropped when it comes up:
     that costs nothing at the end of the attempt.
     """
 
-    def __init__(self, still_wanted: Callable[[Timer], bool]) -> None:
-        self._still_wanted = still_wanted
+    def __init__(self, table: StepTable) -> None:
+        self._table = table
         self._heap: list[Timer] = []
         self._order = count()
 
@@ -354,6 +354,12 @@ class Timers:
     def pop(self) -> Timer:
         """Remove and return the timer that expires next."""
         return heapq.heappop(self._heap)
+
+    def _still_wanted(self, timer: Timer) -> bool:
+        step, part, attempt = timer.step, timer.part, timer.attempt
+        if timer.rested:
+            return self._table.rests(step, part, attempt)
+        return self._table.under_way(step, part, attempt) is not None
 
 
 Lacking: TypeAlias = Literal["result", "items"]
@@ -501,7 +507,7 @@ class RunMachine(TableReads):
         )
         self._missing = {step.name: len(step.dependencies) for step in steps}
         self._undoing = Compensation(self._table, {s.name: s.undo for s in steps})
-        self._timers = Timers(self._still_wanted)
+        self._timers = Timers(self._table)
         for step, state in (done or {}).items():
             self._complete(step, state)
 
@@ -831,12 +837,6 @@ class RunMachine(TableReads):
         elif (timeout_s := self._steps[step].timeout_s) is not None:
             self._timers.add(now, timeout_s, step, attempt, rested=False, part=part)
         return StartStep(step, attempt, part)
-
-    def _still_wanted(self, timer: Timer) -> bool:
-        step, part, attempt = timer.step, timer.part, timer.attempt
-        if timer.rested:
-            return self._table.rests(step, part, attempt)
-        return self._table.under_way(step, part, attempt) is not None
 
     def _gather(self, step: str, ended: Attempt, now: float) -> list[Effect]:
         fan = self._fans.pop(step)

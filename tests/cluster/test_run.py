@@ -1,13 +1,14 @@
 """Which run is meant, and how runs are listed and drawn that others began."""
 
 import gc
+from collections.abc import Callable
 from typing import Any
 from weakref import ref
 
 import pytest
 
 from mpreg_nb.cluster.planner import planned_diagram
-from mpreg_nb.cluster.run import OWN_RUNS, RecentRuns, chosen_run, with_own
+from mpreg_nb.cluster.run import OWN_BYTES, OWN_RUNS, RecentRuns, chosen_run, with_own
 from mpreg_nb.errors import NoRun
 from mpreg_nb.protocol.messages import (
     RunSnapshot,
@@ -122,10 +123,19 @@ class Record:
     def __init__(self, number: int) -> None:
         self.id = bytes([number])
         self.listeners: list[Any] = []
+        self.ended = False
+        self.results_bytes = 0
 
     def change(self) -> None:
         for listener in self.listeners:
             listener(self)
+
+    def end(self, results_bytes: int = 0) -> None:
+        self.ended, self.results_bytes = True, results_bytes
+        self.change()
+
+    def drop_results(self) -> None:
+        self.results_bytes = 0
 
 
 class Kept:
@@ -139,9 +149,9 @@ class Kept:
         self.changes += 1
 
 
-def recent_runs() -> Any:
+def recent_runs(unhold: Callable[[Any], object] = lambda record: None) -> Any:
     make: Any = Kept
-    return RecentRuns(make)
+    return RecentRuns(make, unhold)
 
 
 def test_listeners_get_runs_until_they_end_and_the_newest_are_kept() -> None:
@@ -174,6 +184,35 @@ def test_run_that_nobody_holds_goes_with_its_values_and_is_made_again() -> None:
     assert gone() is None
     assert again.number == 7
     assert runs.newest_first[0] is again
+
+
+def test_results_that_came_are_held_by_bytes_and_those_of_held_runs_stay() -> None:
+    runs, records = recent_runs(), [Record(number) for number in range(4)]
+    held = runs.add(records[0], None)
+
+    for record in records[1:]:
+        runs.add(record, None)
+    for record in records:
+        record.end(OWN_BYTES // 2)
+
+    assert held.number == 0
+    assert [record.results_bytes > 0 for record in records] == [True, False, True, True]
+
+
+def test_it_is_told_once_a_run_that_has_ended_is_held_by_nobody() -> None:
+    told = list[Any]()
+    runs, let_go, ended_first = recent_runs(told.append), Record(1), Record(2)
+    runs.add(let_go, None)
+    held = runs.add(ended_first, None)
+    told.clear()  # it was told of the first, which goes on
+
+    let_go.end()
+    ended_first.end()
+    before = list(told)
+    del held
+
+    assert before == [let_go]
+    assert told == [let_go, ended_first]
 
 
 def test_drawing_of_a_run_is_made_of_what_its_node_was_asked() -> None:

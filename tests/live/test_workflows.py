@@ -483,6 +483,27 @@ def test_errors_of_more_runs_than_a_node_remembers_are_all_kept(
     assert told == [f"nothing left for {number}" for number in range(len(runs))]
 
 
+def test_result_of_a_forgotten_run_says_what_to_do(cluster: mp.Cluster) -> None:
+    def grown(value: int) -> bytes:
+        return bytes(20_000 * value)
+
+    flow = cluster.workflow("forgotten")
+    flow.step("first", grown, flow.step("start", "echo", 1))
+    runs = [flow.run() for _ in range(REMEMBERED_RUNS + 1)]
+
+    with pytest.raises(mp.errors.NoRun) as raised:
+        runs[0]["first"]
+
+    node = runs[0].steps[0].node
+    assert str(raised.value) == (
+        f"node {node} coordinated the run, and no longer has the result of step "
+        "'first': it keeps the last 100 runs, up to 256 MB, and this one had to go. "
+        "Start the workflow again, and take what you need of it soon after its end: "
+        "value = run['first']"
+    )
+    assert len(runs[1]["first"]) == 20_000
+
+
 factor = 2
 
 

@@ -1,8 +1,10 @@
 """The runs of one node: who is told, what is remembered, what is used again."""
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine
 from typing import Any
+from weakref import ref
 
 import msgspec
 import pytest
@@ -12,7 +14,7 @@ from mpreg_nb.node import workflows as runs_module
 from mpreg_nb.node.pending_call import Followers
 from mpreg_nb.node.results import ResultStore
 from mpreg_nb.node.workflow_run import ITEM_BYTES, size_of_end
-from mpreg_nb.node.workflows import WorkflowService
+from mpreg_nb.node.workflows import EndedRuns, WorkflowService
 from mpreg_nb.protocol.messages import (
     Call,
     ExplainStep,
@@ -22,6 +24,7 @@ from mpreg_nb.protocol.messages import (
     Ids,
     Output,
     Printed,
+    Release,
     Reply,
     ResultRef,
     RunFollowed,
@@ -552,6 +555,142 @@ def test_the_newest_run_is_kept_however_large_it_is(
 
         assert [is_known(shell, run) for run in runs] == [False, False, True]
         assert rows_of(shell) == [(run, "failed") for run in runs[:0:-1]]
+
+    asyncio.run(within())
+
+
+async def ended_run(shell: Shell, kept: ResultRef) -> bytes:
+    run = await shell.start(plan("a"))
+    shell.calls.returns("a", kept=kept)
+    return run
+
+
+def test_runs_that_nobody_holds_go_by_what_a_node_stores_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_BYTES", 100_000)
+
+    async def within() -> None:
+        shell = Shell()
+        large = [ResultRef("n2", IDS.next(), 40_000) for _ in range(4)]
+        elsewhere = ResultRef("n3", IDS.next(), 90_000)
+        runs = [await ended_run(shell, kept) for kept in (*large, elsewhere)]
+        before = [is_known(shell, run) for run in runs]
+        for run in (runs[1], runs[2], runs[4]):
+            shell.book.unhold(run)
+        within_limit = [is_known(shell, run) for run in runs]
+
+        shell.book.unhold(runs[0])
+
+        assert before == within_limit == [True] * 5  # their callers hold them
+        assert [is_known(shell, run) for run in runs] == [True, False, True, True, True]
+        assert shell.lane.sent == [("n2", Release(ids=(large[1].id,)))]
+
+    asyncio.run(within())
+
+
+def test_a_result_of_several_runs_that_nobody_holds_counts_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_BYTES", 100_000)
+
+    async def within() -> None:
+        shell = Shell()
+        kept = ResultRef("n2", IDS.next(), 90_000)
+        shell.peer_requests.held_there.add(kept.id)
+        first = await shell.start(plan("a"), plan("b", "a"))
+        shell.calls.returns("a", kept=kept)
+        await asyncio.sleep(0)
+        shell.calls.fails("b")
+        second, _ = await shell.resume(first)
+        shell.calls.fails("b")
+        last = await ended_run(shell, ResultRef("n2", IDS.next(), 20_000))
+
+        shell.book.unhold(first)
+        shell.book.unhold(second)
+        before = [is_known(shell, run) for run in (first, second)]
+        shell.book.unhold(last)
+
+        assert before == [True, True]
+        assert [is_known(shell, run) for run in (first, second, last)] == [
+            False,
+            False,
+            True,
+        ]
+        assert shell.lane.sent == [("n2", Release(ids=(kept.id,)))]
+
+    asyncio.run(within())
+
+
+def test_runs_of_a_client_that_is_gone_are_held_by_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_BYTES", 100_000)
+
+    async def within() -> None:
+        shell = Shell()
+        runs = [
+            await ended_run(shell, ResultRef("n2", IDS.next(), 60_000))
+            for _ in range(2)
+        ]
+
+        shell.book.sink_lost(shell.caller)
+
+        assert [is_known(shell, run) for run in runs] == [False, True]
+
+    asyncio.run(within())
+
+
+def test_a_run_that_is_forgotten_takes_its_results_along_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_RUNS", 1)
+
+    async def within() -> list[Any]:
+        shell = Shell()
+        made = list[Any]()
+        take_in = EndedRuns.add
+
+        def add(ended: EndedRuns, run: Any) -> None:
+            made.extend((ref(run), ref(run.machine)))
+            take_in(ended, run)
+
+        monkeypatch.setattr(EndedRuns, "add", add)
+        for _ in range(2):
+            await shell.start(plan("a"), plan("b", "a"))
+            shell.calls.returns("a", b"1")
+            await asyncio.sleep(0)
+            shell.calls.returns("b", b"2")
+        await asyncio.sleep(0)
+        return [each() is None for each in made]
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(within()) == [True, True, False, False]
+    finally:
+        gc.enable()
+
+
+def test_a_forgotten_run_is_said_to_have_had_to_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_RUNS", 1)
+
+    async def within() -> None:
+        shell = Shell()
+        runs = [
+            await ended_run(shell, ResultRef("n2", IDS.next(), 1)) for _ in range(2)
+        ]
+
+        fetch = StepFetch(id=IDS.next(), run=runs[0], step="a")
+        await shell.book.fetch(shell.caller, fetch)
+
+        failure = shell.caller.last(Failed).failure
+        assert (failure.kind, failure.node) == ("gone", "n1")
+        assert failure.message == (
+            "it keeps the last 1 runs, up to 256 MB, and this one had to go"
+        )
 
     asyncio.run(within())
 
