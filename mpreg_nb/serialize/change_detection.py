@@ -49,7 +49,8 @@ _CONSTANT_MODULES = frozenset(
     {"datetime", "decimal", "fractions", "pathlib", "re", "uuid", "zoneinfo"}
 )
 _UNSTABLE = frozenset({"__slotnames__", "__abstractmethods__", "_abc_impl"})
-_NOT_PACKED = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
+NOT_PACKED = frozenset({"__builtins__", "__loader__", "__spec__", "__cached__"})
+"""What importing puts into a module; it does not travel with one of the user's own."""
 
 
 Functions: TypeAlias = Mapping[int, tuple[types.FunctionType, tuple[str, ...]]]
@@ -437,7 +438,7 @@ class _Builder:
         space = vars(module)
         self._spaces.add(id(space))
         self._module_space = space
-        noted = self._space(space, _NOT_PACKED, ())
+        noted = self._space(space, NOT_PACKED, ())
         self._module_space = None
         return noted
 

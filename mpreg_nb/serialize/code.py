@@ -5,11 +5,12 @@ string hashes, equal strings are written once or twice, classes carry a random m
 code the name of the file of its cell. So the content hash is taken of what a pickle
 says: a reader that imports nothing and calls nothing reads it in one order.
 
-A module counts as installed when its file is in the standard library or a site
-directory, or where a `.pth` file or an editable install points. All other modules are
-the user's own: other machines cannot import them, so they are shipped by value. A
-package that is installed in place (`pip install -e`) is shipped by value once a file of
-it has changed since this process started.
+A module counts as installed when its file is in the standard library, a site
+directory or a folder of PYTHONPATH that pip has filled, or where a `.pth` file or an
+editable install points. All other modules are the user's own: other machines cannot
+import them, so they are shipped by value. A package that is installed in place
+(`pip install -e`) is shipped by value once a file of it has changed since this process
+started.
 
 An `import` inside a function leaves no trace in what it captures, so its code is
 searched for such statements, and the user's own modules among them are shipped too.
@@ -294,6 +295,11 @@ def _arguments(made: _Made) -> list[object]:
     args = list(made.args)
     if _is_code(made):
         args[_CODE_FILE] = args[_CODE_LINE] = None
+    elif getattr(made.maker, "name", "") == "_make_function":
+        for arg in args:
+            # `%run` sets it to None the first time, and not at all afterwards.
+            if isinstance(arg, dict) and arg.get("__package__", "") is None:
+                del arg["__package__"]
     elif getattr(made.maker, "module", "").startswith(_MARKING):
         args = [None if _is_mark(arg) else arg for arg in args]
     return args
@@ -492,7 +498,20 @@ def named_roots() -> tuple[str, ...]:
 
 
 def _sites() -> set[str]:
-    return {*site.getsitepackages(), site.getusersitepackages()}
+    sites = {*site.getsitepackages(), site.getusersitepackages()}
+    return sites.union(_targets(os.environ.get("PYTHONPATH", "")))
+
+
+def _targets(path: str) -> Iterator[str]:
+    """Yield the folders of `path` that `pip install --target` has filled.
+
+    Workers have them on their path too. The folder of the notebook is the user's,
+    whatever else lies there.
+    """
+    for place in filter(None, path.split(os.pathsep)):
+        if os.path.isdir(place) and not os.path.samefile(place, os.curdir):
+            if any(name.endswith(".dist-info") for name in os.listdir(place)):
+                yield place
 
 
 def _named_by_pth(place: str) -> Iterator[str]:

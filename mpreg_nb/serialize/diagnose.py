@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from mpreg_nb.errors import NotPicklable
+from mpreg_nb.serialize.change_detection import NOT_PACKED
 
 Trouble: TypeAlias = Callable[[object], BaseException | None]
 """Tries to pickle an object and returns why that fails, if it does."""
@@ -142,7 +143,8 @@ def _inside(value: Any) -> Iterator[tuple[str, object]]:
                     yield f"{value.__name__}.{name}", item
         case types.ModuleType():
             for name, item in vars(value).items():
-                yield f"{value.__name__}.{name}", item
+                if name not in NOT_PACKED:
+                    yield f"{value.__name__}.{name}", item
         case _:
             yield from _attributes(value)
 

@@ -33,7 +33,7 @@ from mpreg_nb.errors import NotPicklable
 from mpreg_nb.names import name_of
 from mpreg_nb.protocol.messages import PYTHON
 from mpreg_nb.serialize import classes, exceptions
-from mpreg_nb.serialize.change_detection import Witnesses
+from mpreg_nb.serialize.change_detection import NOT_PACKED, Witnesses
 from mpreg_nb.serialize.classes import make
 from mpreg_nb.serialize.code import (
     Census,
@@ -348,13 +348,12 @@ _LOCKS = {
     type(threading.Lock()): threading.Lock,
     type(threading.RLock()): threading.RLock,
 }
-_LOADED = ("__builtins__", "__loader__", "__spec__", "__cached__")
 
 
 def reduce_module(module: types.ModuleType) -> Any:
     """Return how to write a module of the user's own."""
     content = {
-        name: value for name, value in vars(module).items() if name not in _LOADED
+        name: value for name, value in vars(module).items() if name not in NOT_PACKED
     }
     return types.ModuleType, (module.__name__,), content, None, None, fill_module
 

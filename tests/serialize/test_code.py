@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -56,6 +57,21 @@ def test_pth_files_name_folders(tmp_path: Path) -> None:
 
     assert list(code._named_by_pth(str(tmp_path))) == [str(project)]
     assert list(code._named_by_pth(str(tmp_path / "gone"))) == []
+
+
+def test_what_pip_put_into_a_folder_of_the_path_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled, own, here = (tmp_path / name for name in ("filled", "own", "here"))
+    for folder in (filled, own, here):
+        folder.mkdir()
+    for folder in (filled, here):
+        (folder / "thing-1.0.dist-info").mkdir()
+    monkeypatch.chdir(here)
+
+    path = os.pathsep.join(map(str, (filled, own, here, "", tmp_path / "gone")))
+
+    assert list(code._targets(path)) == [str(filled)]
 
 
 def test_a_folder_without_init_is_known_by_its_place(tmp_path: Path) -> None:

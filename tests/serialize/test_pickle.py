@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from mpreg_nb.errors import NotPicklable
+from mpreg_nb.serialize.diagnose import find_unpicklable
 from mpreg_nb.serialize.pickle import (
     IN_BAND_BYTES,
     pack,
@@ -267,6 +268,20 @@ def test_a_captured_variable_that_cannot_travel_is_named() -> None:
 
     with pytest.raises(NotPicklable, match=r"^model\.lock: _thread\.lock cannot"):
         pack_function(space["f"])
+
+
+def test_in_a_module_what_importing_put_there_is_never_named() -> None:
+    module = ModuleType("beside_the_notebook")
+    hidden, guard = {"lock": threading.Lock()}, threading.Lock()
+    vars(module).update(__builtins__=hidden, guard=guard)
+
+    error = find_unpicklable(
+        {"beside_the_notebook": module},
+        TypeError("in there"),
+        lambda value: TypeError("a lock") if value in (module, hidden, guard) else None,
+    )
+
+    assert str(error).startswith("beside_the_notebook.guard: _thread.lock cannot")
 
 
 def test_what_is_nested_too_deeply_is_refused() -> None:

@@ -128,6 +128,18 @@ def test_the_same_cell_run_again_makes_the_same_version(name: str) -> None:
     assert len(version(first)) == 32
 
 
+def test_a_script_that_is_run_again_in_a_notebook_makes_the_same_version() -> None:
+    space = run_cell(dedent(CELLS["mutual recursion"]))
+    versions = []
+
+    for package in ({"__package__": None}, {}):  # as IPython's %run does in turn
+        space.pop("__package__", None)
+        space.update(package)
+        versions.append(version(space["f"]))
+
+    assert versions[0] == versions[1]
+
+
 def test_a_restarted_kernel_makes_the_same_versions() -> None:
     program = dedent("""
         from textwrap import dedent
