@@ -648,13 +648,14 @@ _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 def _watch(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     import time
 
+    from mpreg_nb.cluster.current import parts_of
     from mpreg_nb.view.terminal import found
 
     with _looking_at(given) as cluster, cluster.watch(*given.view) as view:
         if found() is None:  # a file or a pipe gets the state of now
             print(view.to_text())
             return 0
-        while not cluster.client.links.lost:
+        while not parts_of(cluster).client.links.lost:
             print(f"{_CLEAR}{view.to_text()}\nCtrl-C ends this view.", flush=True)
             time.sleep(WATCH_S)
         print("The cluster has ended.")

@@ -104,13 +104,6 @@ def test_tests_stand_in_the_rooms_of_the_package_and_their_helpers_in_support() 
 
 # Public whatever they look like: IPython asks for them, and named tuples have them.
 SHOWN = re.compile(r"_repr_\w+_|_ipython_\w+_|_asdict|_fields|_replace")
-# What no public seam tells yet: the file of tests -> private names of other rooms.
-PRIVATE_ACCESS = {
-    "live/history.py": {"_nodes", "_thread"},  # cuts links, counts starts of nodes
-    # Ends a link that does not read, and writes nonsense with a MAC that is right.
-    "support/links.py": {"_mac", "_outflow", "_transport"},
-    "support/mpreg_servers.py": {"_caller"},  # waits for what a node knows
-}
 
 
 def private_names(text: str) -> set[str]:
@@ -147,7 +140,7 @@ def test_tests_use_nothing_private_of_other_rooms() -> None:
         if foreign and len(file.parts) > 1:
             used[file.as_posix()] = foreign
 
-    assert used == PRIVATE_ACCESS
+    assert used == {}
 
 
 @pytest.mark.parametrize(

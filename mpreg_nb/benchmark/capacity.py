@@ -19,6 +19,7 @@ from mpreg_nb.benchmark.rows import narrowed, version
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.view.benchmark import NodeShare, ScalingRow, UnequalRow
 
 MOST_NODES = 5
@@ -106,7 +107,7 @@ class _Testbed:
 @contextlib.asynccontextmanager
 async def _opened(cluster: Cluster, nodes: Iterable[str]) -> AsyncIterator[_Testbed]:
     """Open a client; yield when it has called a worker of each of `nodes`."""
-    client = Client(cluster.urls, cluster.client.links.token)
+    client = Client(cluster.urls, parts_of(cluster).client.links.token)
     try:
         await client.open()
         await client.snapshot()

@@ -58,6 +58,8 @@ from mpreg_nb.benchmark.rows import (
     workflows_per_s,
 )
 from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.cluster.connect import engine_of
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.view.benchmark import (
     Bench,
     LatencyRow,
@@ -400,7 +402,8 @@ class Measurement:
         )
 
     def _memory(self, lab: Testbed) -> Iterable[MemoryRow]:
-        if self._only not in MEMORY or self._cluster.engine is not None:
+        engine = engine_of(parts_of(self._cluster).client)
+        if self._only not in MEMORY or engine is not None:
             return  # the workers of an engine are not children of a node
         held = self._checked(lambda: memory_mb(lab))
         sizes_mb = [size_mb for size_mb, _ in held]

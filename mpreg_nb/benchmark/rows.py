@@ -30,6 +30,7 @@ from mpreg_nb.client.output import write_to_streams
 from mpreg_nb.cluster import current
 from mpreg_nb.cluster.cluster import Cluster
 from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.errors import MpregError
 from mpreg_nb.launcher.node_spec import Wanted, read_spec
 from mpreg_nb.launcher.started_nodes import StartedNodes
@@ -108,10 +109,10 @@ async def opened(cluster: Cluster, first: str, second: str) -> AsyncIterator[Tes
     """Open clients of the running loop to two nodes that `prepare` named."""
     urls = {
         picture.record.name: picture.record.urls[0]
-        for picture in cluster.client.state.nodes
+        for picture in parts_of(cluster).client.state.nodes
         if picture.record.urls
     }
-    token = cluster.client.links.token
+    token = parts_of(cluster).client.links.token
     direct = Client([urls[first]], token)
     through_first = Client([urls[first]], token, direct=False)
     try:
@@ -134,7 +135,7 @@ async def opened(cluster: Cluster, first: str, second: str) -> AsyncIterator[Tes
 
 def version(cluster: Cluster, function: str) -> CallOptions:
     """Return the options of calls of the newest version of `function`."""
-    offer = cluster.client.offer(function)
+    offer = parts_of(cluster).client.offer(function)
     if offer is None:
         raise AssertionError(f"{function} was registered just now")
     return CallOptions(version=offer.version, holder=offer.origin)

@@ -324,7 +324,7 @@ class Client:
     ) -> None:
         """Resolve `future` with the outcome of its call; a `done` of `prepare`."""
         stopped = future.cancelled()
-        future.arrive(self.arrive(call, outcome, parts, stopped=stopped))
+        future._arrive(self.arrive(call, outcome, parts, stopped=stopped))
 
     def arrive(
         self,

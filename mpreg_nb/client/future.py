@@ -112,7 +112,7 @@ class Future(concurrent.futures.Future[T]):
         self._waiting = waiting
         self._call = call
         self._arrived: Arrived | None = None
-        self.owner: object = None  # the executor that waits for its callbacks too
+        self._owner: object = None  # the executor that waits for its callbacks too
 
     # -------------------------------------------------------------- its outcome
 
@@ -187,7 +187,7 @@ class Future(concurrent.futures.Future[T]):
             if not over.done():
                 over.set_result(None)
 
-        self.when_over(ended)
+        when_over(self, ended)
         with BlockedOnCluster():
             try:
                 yield from over
@@ -217,10 +217,6 @@ class Future(concurrent.futures.Future[T]):
         """
         super().add_done_callback(partial(_hand_over, fn))
 
-    def when_over(self, fn: Callable[[Any], object]) -> None:
-        """Call `fn` on the client's own thread; for what neither waits nor fails."""
-        super().add_done_callback(fn)
-
     # ------------------------------------------------------------------- ending
 
     def cancel(self) -> bool:
@@ -241,7 +237,7 @@ class Future(concurrent.futures.Future[T]):
         call = self._call
         return not self.done() and call is not None and call.is_running
 
-    def arrive(self, arrived: Arrived) -> None:
+    def _arrive(self, arrived: Arrived) -> None:
         """Set the outcome; called once, by the client."""
         if arrived.was_cancelled and self._call.withdrawn:
             super().cancel()
@@ -274,11 +270,21 @@ class Future(concurrent.futures.Future[T]):
         return f"running on {node}" if node else "running"
 
 
+def when_over(future: Future[Any], fn: Callable[[Any], object]) -> None:
+    """Call `fn` on the client's own thread; for what neither waits nor fails."""
+    concurrent.futures.Future.add_done_callback(future, fn)
+
+
+def set_owner(future: Future[Any], owner: object) -> None:
+    """Have `owner`, an executor, wait for the callbacks of `future` too."""
+    future._owner = owner
+
+
 def _hand_over(
     fn: Callable[[concurrent.futures.Future[T]], object],
     future: Any,
 ) -> None:
     if is_loop_thread():
-        CALLBACKS.hand_over(partial(fn, future), future.owner)
+        CALLBACKS.hand_over(partial(fn, future), future._owner)
     else:
         fn(future)

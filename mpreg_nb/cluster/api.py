@@ -143,7 +143,7 @@ def up(
     _check_count("slots", slots, 1)
     with _starting:  # of several threads one starts the cluster, the others find it
         running: list[Cluster] = [
-            c for c in open_clusters.all_clusters() if c.started_here
+            c for c in open_clusters.all_clusters() if c._started_here
         ]
         if fresh:
             for cluster in running:
@@ -152,7 +152,7 @@ def up(
             cluster = running[-1]
             open_clusters.enter(cluster)
             cluster.grow(specs, timeout, remote)
-            _warn_of_ignored(given, cluster.start_options)
+            _warn_of_ignored(given, cluster._start_options)
             _warn_of_waiting(cluster.waiting)
             return cluster
         if via is not None and not places:
@@ -348,9 +348,9 @@ def ps(host: str = "") -> "pd.DataFrame":
 
 def _compared(cluster: Cluster) -> Cluster:
     try:
-        cluster.warn_of_versions()
+        cluster._warn_of_versions()
     except BaseException:  # interrupted, or warnings are errors
-        if cluster.started_here:
+        if cluster._started_here:
             cluster.down()
         else:
             cluster.disconnect()

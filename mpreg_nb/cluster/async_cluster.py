@@ -153,17 +153,11 @@ class AsyncCluster:
         return await self._connected.loop.wait_for(work)
 
     @property
-    def client(self) -> Client:
-        """The client underneath.
-
-        Raises:
-            NoCluster: outside of `async with`.
-            ForkedProcess: in a child process that was forked from this one.
-        """
+    def _client(self) -> Client:
         return self._connected.client
 
     @property
-    def calling(self) -> AsyncCalling:
+    def _calling(self) -> AsyncCalling:
         """Makes the calls; for views and `fn`."""
         calling: AsyncCalling = self._connected.calling
         return calling
@@ -175,20 +169,20 @@ class AsyncCluster:
 
         Raises the errors of `Cluster.call`. Cancelling the await cancels the call.
         """
-        return await self.calling.call(function, args, kwargs, PLAIN)
+        return await self._calling.call(function, args, kwargs, PLAIN)
 
     def submit(
         self, function: Called, /, *args: Any, **kwargs: Any
     ) -> "asyncio.Task[Any]":
         """Send a call of `function` and return its task at once."""
-        return self.calling.submit(function, args, kwargs, PLAIN)
+        return self._calling.submit(function, args, kwargs, PLAIN)
 
     async def map(self, function: Called, /, *iterables: Iterable[Any]) -> list[Any]:
         """Run `function` once for each item and return the results in order.
 
         The first error cancels the remaining calls and is raised.
         """
-        return await self.calling.map(function, iterables, PLAIN)
+        return await self._calling.map(function, iterables, PLAIN)
 
     def on(
         self,
@@ -314,11 +308,11 @@ class AsyncCluster:
     @property
     def urls(self) -> tuple[str, ...]:
         """The URLs of the live nodes, sorted by the names of the nodes."""
-        return alive_urls(self.client)
+        return alive_urls(self._client)
 
     async def refresh(self) -> Snapshot:
         """Ask the connected node for the current state of the cluster."""
-        return await self._wait_for(self.client.snapshot())
+        return await self._wait_for(self._client.snapshot())
 
     async def wait_for(
         self,
@@ -327,11 +321,11 @@ class AsyncCluster:
         timeout: float = SEEN_TIMEOUT_S,  # noqa: ASYNC109 - as in `Cluster.wait_for`
     ) -> None:
         """Wait until all of these nodes are in `state`; see `Cluster.wait_for`."""
-        await self._wait_for(wait_for_nodes(self.client, names, state, timeout))
+        await self._wait_for(wait_for_nodes(self._client, names, state, timeout))
 
     async def logs(self, node: str | None = None, lines: int = 50) -> NodeLog:
         """Return the last lines of the log of a node; see `Cluster.logs`."""
-        return read_logs(log_sources(self.client, None, node), lines)
+        return read_logs(log_sources(self._client, None, node), lines)
 
     # ------------------------------------------------------------ frames, figures
 
@@ -341,37 +335,37 @@ class AsyncCluster:
 
     async def functions(self, pattern: str = "*") -> "pd.DataFrame":
         """Return one row per function; see `Cluster.functions`."""
-        here, there = await self._wait_for(_snapshots(self.client))
+        here, there = await self._wait_for(_snapshots(self._client))
         counted = [function for each in there for function in each.functions]
         return frames.functions_frame(here, counted, pattern)
 
     async def routes(self) -> "pd.DataFrame":
         """Return one row per function and node called here; see `Cluster.routes`."""
-        return frames.routes_frame(self.call_rows())
+        return frames.routes_frame(self._call_rows())
 
     async def calls(self) -> "pd.DataFrame":
         """Return the last 10,000 calls of this client; see `Cluster.calls`."""
-        return frames.calls_frame(self.call_rows())
+        return frames.calls_frame(self._call_rows())
 
     async def latency(self, by: "str | tuple[str, ...]" = "function") -> "pd.DataFrame":
         """Return latency percentiles of the calls; see `Cluster.latency`."""
         keys = (by,) if isinstance(by, str) else tuple(by)
-        return frames.latency_frame(self.client.call_log.histograms(), keys)
+        return frames.latency_frame(self._client.call_log.histograms(), keys)
 
     async def events(self) -> "pd.DataFrame":
         """Return the events of the cluster, oldest first; see `Cluster.events`."""
-        return frames.events_frame(*await self._wait_for(_snapshots(self.client)))
+        return frames.events_frame(*await self._wait_for(_snapshots(self._client)))
 
     async def versions(self) -> "pd.DataFrame":
         """Return the versions of packages here and on nodes; see `Cluster.versions`."""
-        return frames.versions_frame(*await self._wait_for(compare(self.client)))
+        return frames.versions_frame(*await self._wait_for(compare(self._client)))
 
     async def plot_latency(self) -> "matplotlib.figure.Figure":
         """Return a figure of latency; see `Cluster.plot_latency`."""
         from mpreg_nb.view.figures import latency_figure
 
-        histograms = self.client.call_log.histograms()
-        return latency_figure(histograms, self.call_rows())
+        histograms = self._client.call_log.histograms()
+        return latency_figure(histograms, self._call_rows())
 
     async def plot_routes(self) -> "matplotlib.figure.Figure":
         """Return a heat map of calls; see `Cluster.plot_routes`."""
@@ -379,19 +373,19 @@ class AsyncCluster:
 
         records = [node.record for node in (await self.refresh()).nodes]
         alive = [each.name for each in records if each.state is MemberState.ALIVE]
-        return routes_figure(self.call_rows(), alive)
+        return routes_figure(self._call_rows(), alive)
 
     async def status(self) -> Any:
         """Return the card that `%mpreg` shows: nodes, functions, calls."""
         from mpreg_nb.view.html import StatusCard
 
-        client = self.client
+        client = self._client
         snapshot, carried = await self._wait_for(_carried(client))
         return StatusCard(snapshot, client.call_log.count, carried)
 
-    def call_rows(self) -> tuple[CallRow, ...]:
+    def _call_rows(self) -> tuple[CallRow, ...]:
         """Return the measurements of each of the last calls, oldest first."""
-        return self.client.call_log.rows()
+        return self._client.call_log.rows()
 
     # --------------------------------------------------------------- live views
 
@@ -402,7 +396,9 @@ class AsyncCluster:
         parts = self._connected
         await self.refresh()
         if self._views is None:
-            source = _ViewSource(parts.client, parts.runs)
+            source = WatchedCluster(
+                parts.client, parts.runs, refresh=_no_refresh, kill_node=_refuse_kill
+            )
             self._views = LiveViews(source, OwnLoop())
         return self._views.watch(views)
 
@@ -429,23 +425,37 @@ async def _planned(
 
 
 @dataclass(frozen=True, slots=True)
-class _ViewSource:
-    """An `AsyncCluster` as its live views need it; nodes report changes to it."""
+class WatchedCluster:
+    """A cluster as its live views need it: a `ViewSource`."""
 
     client: Client
-    runs: ClusterRuns[AsyncRun]
+    runs: ClusterRuns[Any]
+    refresh: Callable[[], object]
+    kill_node: Callable[[str], object]
     started_here: bool = False
-    own_nodes: tuple[str, ...] = ()
+    started: Callable[[], tuple[str, ...]] = tuple
 
     @property
-    def own_runs(self) -> tuple[AsyncRun, ...]:
+    def own_nodes(self) -> tuple[str, ...]:
+        """Names of the nodes that this process started."""
+        return self.started()
+
+    @property
+    def own_runs(self) -> tuple[Any, ...]:
+        """Runs that are at hand in this process, newest first."""
         return self.runs.recent.newest_first
 
-    def refresh(self) -> None:
-        """Do nothing: nodes report changes by themselves."""
-
     def kill(self, node: str) -> None:
-        raise MpregError("only the program that started a node can kill it")
+        """Kill a node that this process started."""
+        self.kill_node(node)
+
+
+def _no_refresh() -> None:
+    """Do nothing: nodes report changes by themselves."""
+
+
+def _refuse_kill(node: str) -> NoReturn:
+    raise MpregError("only the program that started a node can kill it")
 
 
 @public
@@ -458,17 +468,17 @@ class AsyncView:
 
     async def call(self, function: Called, /, *args: Any, **kwargs: Any) -> Any:
         """Run `function` and return its result."""
-        return await self._cluster.calling.call(function, args, kwargs, self._options)
+        return await self._cluster._calling.call(function, args, kwargs, self._options)
 
     def submit(
         self, function: Called, /, *args: Any, **kwargs: Any
     ) -> "asyncio.Task[Any]":
         """Send a call of `function` and return its task at once."""
-        return self._cluster.calling.submit(function, args, kwargs, self._options)
+        return self._cluster._calling.submit(function, args, kwargs, self._options)
 
     async def map(self, function: Called, /, *iterables: Iterable[Any]) -> list[Any]:
         """Run `function` for each item and return the results in order."""
-        return await self._cluster.calling.map(function, iterables, self._options)
+        return await self._cluster._calling.map(function, iterables, self._options)
 
 
 @public

@@ -21,7 +21,7 @@ from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.callbacks import CALLBACKS
 from mpreg_nb.client.calls import ActiveCall, CallOptions
 from mpreg_nb.client.client import Client
-from mpreg_nb.client.future import Future, Over
+from mpreg_nb.client.future import Future, Over, when_over
 from mpreg_nb.client.loop_thread import ClientLoop, LoopThread, run_blocking
 from mpreg_nb.client.outcome import awaited
 from mpreg_nb.cluster.call_progress import CallProgress, MapProgress
@@ -114,7 +114,7 @@ class Calling:
             self._wait_for_room()
         active = self._prepare(function, args, kwargs, options)
         future = self._future(active)
-        future.when_over(self._on_over)
+        when_over(future, self._on_over)
         self._submitted = next(self._count)
         self._thread.call_soon(self._client.calls.start, active)
         return future
@@ -285,7 +285,7 @@ class Calling:
         def give_up() -> None:
             if not future.done():
                 running.wait(1)
-                future.when_over(lambda _: running.wait(-1))
+                when_over(future, lambda _: running.wait(-1))
 
         self._thread.loop.call_later(GIVE_UP_SLOT_S, give_up)
 

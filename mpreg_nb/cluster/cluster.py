@@ -19,9 +19,12 @@ from mpreg_nb.client.client import Client
 from mpreg_nb.client.future import Future
 from mpreg_nb.client.loop_thread import LoopThread, run_blocking
 from mpreg_nb.client.output import write_at_once
-from mpreg_nb.client.statistics import CallRow
 from mpreg_nb.cluster import current, joblib_backend
-from mpreg_nb.cluster.async_cluster import AsyncCluster, ClusterParts
+from mpreg_nb.cluster.async_cluster import (
+    AsyncCluster,
+    ClusterParts,
+    WatchedCluster,
+)
 from mpreg_nb.cluster.calling import Called, Calling
 from mpreg_nb.cluster.connect import (
     SEEN_TIMEOUT_S,
@@ -112,18 +115,20 @@ class Cluster:
         except BaseException:
             thread.stop()
             raise
-        self.client: Client = client
-        self.engine = engine_of(client)
-        """The engine whose workers run the calls; None: nodes of mpreg_nb."""
-        parts = ClusterParts(client, thread, lambda: self, Calling, Run)
+        self._client: Client = client
+        # The engine whose workers run the calls; None: nodes of mpreg_nb.
+        self._engine = engine_of(client)
+        self._connected = parts = ClusterParts(
+            client, thread, lambda: self, Calling, Run
+        )
         self._verbs = AsyncCluster(parts=parts)
         self._registry = parts.registry
         self._runs: ClusterRuns[Run] = parts.runs
-        self.calling: Calling = parts.calling
+        self._calling: Calling = parts.calling
         self.fn = FunctionNamespace(self)
         """Functions of the catalog by name, with tab completion: `cluster.fn.train`."""
         self._executors: WeakSet[ClusterExecutor] = WeakSet()
-        atexit.register(self.end_with_process)
+        atexit.register(self._end_with_process)
         current.enter(self)
         joblib_backend.register()
 
@@ -138,9 +143,8 @@ class Cluster:
         self.down()
 
     def __repr__(self) -> str:
-        return (
-            "<Cluster, down>" if self._down else f"<Cluster {alive_nodes(self.client)}>"
-        )
+        about = ", down" if self._down else f" {alive_nodes(self._client)}"
+        return f"<Cluster{about}>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         from mpreg_nb.view.html import chosen
@@ -159,20 +163,20 @@ class Cluster:
     @property
     def urls(self) -> tuple[str, ...]:
         """The URLs of the live nodes, sorted by the names of the nodes."""
-        return alive_urls(self.client)
+        return alive_urls(self._client)
 
     @property
-    def started_here(self) -> bool:
+    def _started_here(self) -> bool:
         """Whether this process started its nodes."""
-        return self._nodes is not None and self.engine is None
+        return self._nodes is not None and self._engine is None
 
     @property
-    def is_served(self) -> bool:
+    def _is_served(self) -> bool:
         """Whether the gateway to the engine runs that this process started."""
         return self._nodes is not None and not self._nodes.dead
 
     @property
-    def start_options(self) -> dict[str, object]:
+    def _start_options(self) -> dict[str, object]:
         """The options of `up` that the nodes were started with; none if connected."""
         return {} if self._nodes is None else self._nodes.options
 
@@ -226,10 +230,10 @@ class Cluster:
 
     async def _take_in(self, urls: dict[str, str]) -> None:
         """Return when the client sees the nodes at `urls`, and functions are back."""
-        self.client.reach_also(tuple(urls.values()))
+        self._client.reach_also(tuple(urls.values()))
         states = dict.fromkeys(urls, "alive")
-        await wait_for_states(self.client, states, SEEN_TIMEOUT_S, urls=urls)
-        await self.client.registrations.restore(without=frozenset(urls))
+        await wait_for_states(self._client, states, SEEN_TIMEOUT_S, urls=urls)
+        await self._client.registrations.restore(without=frozenset(urls))
 
     def add(
         self,
@@ -304,16 +308,17 @@ class Cluster:
             if self._nodes is not None:
                 each.callback(self._nodes.close)
             each.callback(self._thread.stop)
-            each.callback(lambda: self._thread.run(self.client.close()))
+            each.callback(lambda: self._thread.run(self._client.close()))
             if self._nodes is not None:
                 each.callback(self._nodes.go_on)  # else its links end out of order
-            for view in self.live_views:
-                view.close()
+            if "_views" in vars(self):
+                for view in self._views.held:
+                    view.close()
             self._down = True
             current.leave(self)
-            atexit.unregister(self.end_with_process)
+            atexit.unregister(self._end_with_process)
 
-    def end_with_process(self) -> None:
+    def _end_with_process(self) -> None:
         """Disconnect when this process ends; called automatically.
 
         A script waits for the calls of its executors, as it does with Python's own.
@@ -356,7 +361,7 @@ class Cluster:
             )
 
     async def _functions_in_progress(self) -> tuple[str, ...]:
-        return self.client.calls.functions  # on the loop: after calls just submitted
+        return self._client.calls.functions  # on the loop: after calls just submitted
 
     def disconnect(self) -> None:
         """Disconnect; nodes of a kept cluster continue to run, others end."""
@@ -371,8 +376,8 @@ class Cluster:
     def _own_nodes(self, verb: str, what: str, elsewhere: str) -> StartedNodes:
         if self._down:
             raise ClusterDown
-        if self.engine is not None:
-            raise self.engine.refuse(verb)
+        if self._engine is not None:
+            raise self._engine.refuse(verb)
         if self._nodes is None:
             raise MpregError(
                 f"this process only connected to the cluster, so it cannot {what}. "
@@ -472,7 +477,7 @@ class Cluster:
             CallTimeout, NodeLost, WorkerCrashed, Overloaded, NotPicklable,
                 PayloadTooLarge: see `mpreg_nb.errors`.
         """
-        return self.calling.call(function, args, kwargs, PLAIN)
+        return self._calling.call(function, args, kwargs, PLAIN)
 
     def submit(self, function: Called, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Send a call of `function` and return its future at once.
@@ -480,7 +485,7 @@ class Cluster:
         The future is a `concurrent.futures.Future` that can also be awaited. Its
         `result` raises the errors that `call` raises.
         """
-        return self.calling.submit(function, args, kwargs, PLAIN)
+        return self._calling.submit(function, args, kwargs, PLAIN)
 
     def map(self, function: Called, /, *iterables: Iterable[Any]) -> list[Any]:
         """Run `function` once for each item and return the results in order.
@@ -488,7 +493,7 @@ class Cluster:
         Takes several iterables as the builtin `map` does. The first error cancels the
         remaining calls and is raised. Raises the same errors as `call`.
         """
-        return self.calling.map(function, iterables, PLAIN)
+        return self._calling.map(function, iterables, PLAIN)
 
     def on(
         self,
@@ -600,7 +605,7 @@ class Cluster:
         known: Run = found
         return known
 
-    def take_up_newest(self) -> None:
+    def _take_up_newest(self) -> None:
         """Add the newest runs of the cluster to `own_runs`; see `adopt`."""
         self._run(self._runs.follow_newest())
 
@@ -682,21 +687,17 @@ class Cluster:
         """Return the card that `%mpreg` shows: nodes, functions, calls."""
         return run_blocking(self._verbs.status())
 
-    def call_rows(self) -> tuple[CallRow, ...]:
-        """Return the measurements of each of the last calls, oldest first."""
-        return self._verbs.call_rows()
-
-    def warn_of_versions(self) -> None:
+    def _warn_of_versions(self) -> None:
         """Warn, with a table, if a node has other versions than this process.
 
         `up`, `connect` and `adopt` call it. For Python only the minor version counts.
         Nodes that this process started import the installed packages, so they differ
         only in packages that were installed after this process imported them.
         """
-        if self.started_here:
+        if self._started_here:
             warn_of(dict.fromkeys(self.own_nodes, installed()))
         else:
-            warn_of(self._run(node_versions(self.client)))
+            warn_of(self._run(node_versions(self._client)))
 
     # ---------------------------------------------------------------- live views
 
@@ -704,7 +705,15 @@ class Cluster:
     def _views(self) -> "LiveViews":
         from mpreg_nb.cluster.live import LiveViews
 
-        return LiveViews(self, self._thread)
+        source = WatchedCluster(
+            self._client,
+            self._runs,
+            refresh=self.refresh,
+            kill_node=self.kill,
+            started_here=self._started_here,
+            started=lambda: self.own_nodes,
+        )
+        return LiveViews(source, self._thread)
 
     def watch(self, *views: str) -> "LiveView":
         """Return a live panel: members, topology, routes, latency, calls and runs.
@@ -721,11 +730,6 @@ class Cluster:
         if self._down:
             raise ClusterDown
         return self._views.watch(views)
-
-    @property
-    def live_views(self) -> "tuple[LiveView, ...]":
-        """The views of this cluster that are still in use."""
-        return self._views.held if "_views" in vars(self) else ()
 
     # ------------------------------------------------------------------------ logs
 
@@ -748,9 +752,9 @@ class Cluster:
         return follow_logs(self._log_sources(node), lines)
 
     def _log_sources(self, node: str | None) -> list[LogSource]:
-        if self.engine is not None and node not in (None, *self.own_nodes):
-            raise self.engine.refuse("logs")
-        return log_sources(self.client, self._nodes, node)
+        if self._engine is not None and node not in (None, *self.own_nodes):
+            raise self._engine.refuse("logs")
+        return log_sources(self._client, self._nodes, node)
 
     # ------------------------------------------------------------- fault injection
 
@@ -759,7 +763,7 @@ class Cluster:
 
     @property
     def _faults(self) -> FaultInjection:
-        return FaultInjection(self.client, self._thread, self._nodes, self.engine)
+        return FaultInjection(self._client, self._thread, self._nodes, self._engine)
 
     def kill(self, node: str) -> None:
         """End a node at once, as a crash would.
@@ -847,7 +851,7 @@ class AdoptedCluster(Cluster):
         urls = [node.url for node in entry.nodes]
         super().__init__(urls, load_token(), ca=entry.ca)
         try:
-            self.take_up_newest()
+            self._take_up_newest()
         except BaseException:
             self.disconnect()
             raise

@@ -13,6 +13,8 @@ from mpreg_nb.errors import ForkedProcess, NoCluster
 
 if TYPE_CHECKING:
     from mpreg_nb.client.calls import CallOptions
+    from mpreg_nb.client.client import Client
+    from mpreg_nb.client.loop_thread import ClientLoop
     from mpreg_nb.protocol.gossip import Offer
 
 
@@ -60,14 +62,48 @@ class CallingCluster(Protocol):
     """A cluster, as functions and views need it."""
 
     @property
-    def calling(self) -> Caller:
+    def _calling(self) -> Caller:
         """The caller of the cluster."""
+
+
+class ConnectedParts(Protocol):
+    """What a connected cluster is made of, as other rooms need it."""
+
+    @property
+    def client(self) -> "Client":
+        """The client of the cluster."""
+
+    @property
+    def loop(self) -> "ClientLoop":
+        """The event loop of the client."""
+
+    @property
+    def calling(self) -> Any:
+        """Makes the calls."""
+
+
+class ConnectedCluster(Protocol):
+    """A `Cluster` or an `AsyncCluster`."""
+
+    @property
+    def _connected(self) -> ConnectedParts:
+        """The parts of the cluster."""
+
+
+def parts_of(cluster: ConnectedCluster) -> ConnectedParts:
+    """Return what a cluster is made of, for what none of its verbs does.
+
+    Raises:
+        NoCluster: an `AsyncCluster` is not connected.
+        ForkedProcess: an `AsyncCluster` belongs to the parent of this process.
+    """
+    return cluster._connected
 
 
 class OpenCluster(CallingCluster, Protocol):
     """A cluster that this process is connected to, as this registry needs it."""
 
-    def end_with_process(self) -> None:
+    def _end_with_process(self) -> None:
         """Disconnect when this process ends."""
 
 
@@ -144,7 +180,7 @@ def _forked() -> None:
     _connecting = threading.Lock()
     CALLBACKS.forget()
     for cluster in _stack:
-        atexit.unregister(cluster.end_with_process)
+        atexit.unregister(cluster._end_with_process)
     _of_parent[:], _stack[:] = _stack, []
 
 

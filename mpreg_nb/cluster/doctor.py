@@ -352,11 +352,11 @@ def check_cluster(cluster: "Cluster") -> Iterator[Finding]:
                 found="answers late: its event loop is blocked",
                 cure="look for a function with isolation='thread' that holds the GIL",
             )
-    if cluster.engine is not None:
-        for verb, why in cluster.engine.gaps.items():
-            yield Finding(about=verb, found=f"on {cluster.engine.name}: {why}")
+    if cluster._engine is not None:
+        for verb, why in cluster._engine.gaps.items():
+            yield Finding(about=verb, found=f"on {cluster._engine.name}: {why}")
     alive = sum(p.record.state.name == "ALIVE" for p in snapshot.nodes)
-    carried = "" if plain() else cluster.client.links.carried()
+    carried = "" if plain() else cluster._client.links.carried()
     yield Finding(
         about=name,
         found=f"{alive} of {len(snapshot.nodes)} nodes alive"

@@ -57,8 +57,8 @@ def connect_dask(
     address = dask_address(url)
     check_installed()
     for cluster in open_clusters.all_clusters():
-        engine = cluster.engine
-        if engine is not None and engine.address == address and cluster.is_served:
+        engine = cluster._engine
+        if engine is not None and engine.address == address and cluster._is_served:
             open_clusters.enter(cluster)
             found: Cluster = cluster
             return _with_client(found, client, security)
@@ -93,7 +93,7 @@ def connect_dask(
 def _with_client(
     cluster: Cluster, client: Any, security: dict[str, Any] | None
 ) -> Cluster:
-    deferred = cluster.client.deferred
+    deferred = cluster._client.deferred
     if isinstance(deferred, DaskArguments) and client is not None:
         deferred.use(client, security)
     return cluster

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from mpreg_nb.boundary import public
 from mpreg_nb.call_context import BlockedOnCluster
 from mpreg_nb.client.calls import CallOptions
-from mpreg_nb.client.future import Future
+from mpreg_nb.client.future import Future, set_owner, when_over
 from mpreg_nb.cluster.calling import check_iterables
 from mpreg_nb.cluster.current import Caller, CallingCluster
 from mpreg_nb.cluster.function import Function
@@ -51,7 +51,7 @@ class ExecutorCluster(CallingCluster, Protocol):
     """A cluster, as its executors need it."""
 
     @property
-    def calling(self) -> ExecutorCaller:
+    def _calling(self) -> ExecutorCaller:
         """The caller of the cluster."""
 
 
@@ -139,17 +139,17 @@ class ClusterExecutor(concurrent.futures.Executor):
         cancel_futures: cancel the calls that no node runs yet; running ones continue.
         """
         under_way = self._end()
-        if self._cluster.calling.is_of_parent:
+        if self._cluster._calling.is_of_parent:
             return  # in a forked child no call would ever end
         if cancel_futures and under_way:
-            self._cluster.calling.withdraw(under_way)
+            self._cluster._calling.withdraw(under_way)
         if wait:
             try:
                 with BlockedOnCluster():
                     concurrent.futures.wait(under_way)
-                    self._cluster.calling.wait_for_callbacks(self)
+                    self._cluster._calling.wait_for_callbacks(self)
             except KeyboardInterrupt:
-                self.abandon()
+                self._abandon()
                 raise
 
     def __exit__(
@@ -160,10 +160,10 @@ class ClusterExecutor(concurrent.futures.Executor):
     ) -> bool | None:
         # Stop is for the calls under way too; the wait would go on until they end.
         if isinstance(error, KeyboardInterrupt):
-            self.abandon()
+            self._abandon()
         return super().__exit__(kind, error, traceback)
 
-    def abandon(self) -> None:
+    def _abandon(self) -> None:
         """Accept no more calls, and cancel all accepted ones, running ones too."""
         for future in self._end():
             future.cancel()
@@ -184,13 +184,13 @@ class ClusterExecutor(concurrent.futures.Executor):
             raise RuntimeError(
                 "this executor was shut down; create a new one: cluster.executor()"
             )
-        calling = self._cluster.calling
+        calling = self._cluster._calling
         options = replace(self._options, label=label)
         future: Future[Any] = calling.submit(function, args, kwargs, options)
-        future.owner = self
+        set_owner(future, self)
         with self._lock:
             self._open.add(future)
-        future.when_over(self._done)
+        when_over(future, self._done)
         return future
 
     def _done(self, future: concurrent.futures.Future[Any]) -> None:

@@ -54,9 +54,13 @@ class Function(Generic[P, R]):
             )
         _look_like(self, function)  # first: our attributes replace equal ones
         self.name = check_name("function", given)
+        """Its name in the catalog."""
         self.resources = check_resources(resources)
+        """Only nodes that hold all of these run it."""
         self.idempotent = bool(idempotent)
+        """Whether a call is retried if its node is lost."""
         self.isolation = isolation
+        """Where it runs: in a "process", or in a "thread" of the node."""
         self.card: Card | None = None
         """The card of the last registration; shown by the repr."""
         self._function = function
@@ -72,7 +76,7 @@ class Function(Generic[P, R]):
         return self._function
 
     @property
-    def declared_options(self) -> dict[str, Any]:
+    def _declared_options(self) -> dict[str, Any]:
         """The options that it is registered with, by name."""
         return {option: getattr(self, option) for option in _UNSET}
 
@@ -188,9 +192,9 @@ def declared(
     option it becomes another function, over the same code.
     """
     if isinstance(function, Function):
-        own, local = function.declared_options, function.local
+        own, local = function._declared_options, function.local
         options["name"] = options.get("name") or function.name
-        changed = Function(local, **options, cluster=cluster).declared_options
+        changed = Function(local, **options, cluster=cluster)._declared_options
         given = {k: value for k, value in changed.items() if value != _UNSET[k]}
         if given.items() <= own.items():
             return function
@@ -225,27 +229,22 @@ class BoundFunction(Generic[P, R]):
         self._function = function
         self._options = options
 
-    def in_space(self, space: bytes) -> "BoundFunction[P, R]":
-        """Return a view whose calls run in the worker of this space."""
-        options = replace(self._options, space=space)
-        return type(self)(self._cluster, self._function, options)
-
     def call(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function on the cluster and return its result."""
-        calling = self._cluster().calling
+        calling = self._cluster()._calling
         result: R = calling.call(self._function, args, kwargs, self._options)
         return result
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Send a call to the cluster and return its future at once."""
-        future: Future[R] = self._cluster().calling.submit(
+        future: Future[R] = self._cluster()._calling.submit(
             self._function, args, kwargs, self._options
         )
         return future
 
     def map(self, *iterables: Iterable[Any]) -> list[R]:
         """Run the function once for each item and return the results in order."""
-        calling = self._cluster().calling
+        calling = self._cluster()._calling
         results: list[R] = calling.map(self._function, iterables, self._options)
         return results
 
@@ -262,6 +261,12 @@ class BoundFunction(Generic[P, R]):
         return f"<{name}{f' on {held}' if held else ''}>"
 
 
+def in_space(view: BoundFunction[..., R], space: bytes) -> BoundFunction[..., R]:
+    """Return a view whose calls run in the worker of this space."""
+    options = replace(view._options, space=space)
+    return type(view)(view._cluster, view._function, options)
+
+
 @public
 class View:
     """A cluster restricted by `on`: its calls go only to nodes that fit."""
@@ -272,17 +277,17 @@ class View:
 
     def call(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Run `function` (a function, or the name of one) and return its result."""
-        return self._cluster.calling.call(function, args, kwargs, self._options)
+        return self._cluster._calling.call(function, args, kwargs, self._options)
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Send a call of `function` and return its future at once."""
-        calling = self._cluster.calling
+        calling = self._cluster._calling
         future: Future[Any] = calling.submit(function, args, kwargs, self._options)
         return future
 
     def map(self, function: Any, /, *iterables: Iterable[Any]) -> list[Any]:
         """Run `function` once for each item and return the results in order."""
-        calling = self._cluster.calling
+        calling = self._cluster._calling
         results: list[Any] = calling.map(function, iterables, self._options)
         return results
 
@@ -324,7 +329,7 @@ class NamedFunction(BoundFunction[..., Any]):
 
     __text_signature__: str | None
 
-    def describe(
+    def _describe(
         self, name: str, doc: str, signature: inspect.Signature | None
     ) -> None:
         """Look like the function that was registered."""
@@ -348,7 +353,7 @@ class NamedFunction(BoundFunction[..., Any]):
         options = call_options(resources, node, timeout, wait)
         narrowed = NamedFunction(self._cluster, self._function, options)
         signature = getattr(self, "__signature__", None)
-        narrowed.describe(str(self._function), self.__doc__ or "", signature)
+        narrowed._describe(str(self._function), self.__doc__ or "", signature)
         return narrowed
 
 
@@ -360,7 +365,7 @@ class FunctionNamespace:
         self._cluster = cluster
 
     def __dir__(self) -> list[str]:
-        names = self._cluster.calling.functions
+        names = self._cluster._calling.functions
         return sorted(name for name in names if name.isidentifier())
 
     def __getattr__(self, name: str) -> NamedFunction:
@@ -376,13 +381,13 @@ class FunctionNamespace:
         return self._find(name)
 
     def _find(self, name: str) -> NamedFunction:
-        offer = self._cluster.calling.offer(name)
+        offer = self._cluster._calling.offer(name)
         if offer is None:
-            meant = nearest(name, self._cluster.calling.functions)
+            meant = nearest(name, self._cluster._calling.functions)
             hint = f" Did you mean {meant!r}?" if meant else ""
             raise AttributeError(f"no function is registered as {name!r}.{hint}")
         found = NamedFunction(lambda: self._cluster, name, CallOptions())
-        found.describe(name, offer.doc, _signature(offer.signature))
+        found._describe(name, offer.doc, _signature(offer.signature))
         return found
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -117,7 +117,7 @@ def _backend_class() -> type:
         def abort_everything(self, ensure_ready: bool = True) -> None:
             """Cancel all batches after an error or Stop."""
             if self._executor is not None:
-                self._executor.abandon()
+                self._executor._abandon()
             self.reset_batch_stats()
             if ensure_ready:
                 self.configure(n_jobs=self.parallel.n_jobs, parallel=self.parallel)
@@ -136,11 +136,11 @@ def _backend_class() -> type:
 
 
 def _slots(resources: Sequence[str]) -> int:
-    from mpreg_nb.cluster.current import current
+    from mpreg_nb.cluster.current import current, parts_of
 
     slots = [
         picture.record.workers * picture.record.slots
-        for picture in current().client.state.nodes
+        for picture in parts_of(current()).client.state.nodes
         if picture.record.state.name == "ALIVE"
         and picture.record.resources >= set(resources)
     ]

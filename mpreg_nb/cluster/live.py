@@ -13,7 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from mpreg_nb.boundary import public
 from mpreg_nb.client.client import Client
@@ -21,7 +21,7 @@ from mpreg_nb.client.statistics import LinkStatsPoll
 from mpreg_nb.client.under_way import under_way
 from mpreg_nb.cluster.run import BaseRun
 from mpreg_nb.errors import MpregError
-from mpreg_nb.protocol.messages import Snapshot
+from mpreg_nb.protocol.messages import RunSnapshot, Snapshot
 from mpreg_nb.units import count
 from mpreg_nb.view.frames import latencies
 from mpreg_nb.view.live import (
@@ -39,6 +39,7 @@ from mpreg_nb.view.live.lanes import Lanes
 from mpreg_nb.view.live.panel import Picture
 from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.view.terminal import found, writing_to
+from mpreg_nb.workflows.graph import Diagram
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,6 +107,19 @@ class ViewLoop(Protocol):
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine on the loop and wait for it, where that is possible."""
+
+
+class _SeenRun(NamedTuple):
+    """A run, as its view reads it."""
+
+    run: BaseRun
+
+    @property
+    def picture(self) -> RunSnapshot:
+        return self.run._snapshot
+
+    def diagram(self) -> Diagram:
+        return self.run.diagram()
 
 
 class ViewModels:
@@ -247,7 +261,8 @@ class ViewModels:
         return origin, lambda: calls.picture(self._lanes, snapshot, now)
 
     def _runs(self) -> _Origin:
-        own, now = self._cluster.own_runs, time.time()
+        own = tuple(_SeenRun(run) for run in self._cluster.own_runs)
+        now = time.time()
         return runs.origin(own, now), lambda: runs.picture(own, now)
 
 

@@ -238,7 +238,7 @@ class FunctionRegistry:
             shipment=shipment,
         )
         for each in (function, function.local) if called is None else (called,):
-            self._remember(each, shipped.witnesses, options, function.declared_options)
+            self._remember(each, shipped.witnesses, options, function._declared_options)
         return function.name, narrowed(narrowing, options)
 
     def _remember(

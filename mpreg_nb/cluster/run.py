@@ -90,7 +90,7 @@ class BaseRun(ABC):
         self._values: dict[str, Any] = {}  # of steps, once they were asked for
 
     @abstractmethod
-    def changed(self) -> None:
+    def _wake(self) -> None:
         """Wake those who wait for the run; called on the loop with each change."""
 
     def _raised(self, error: BaseException) -> BaseException:
@@ -142,7 +142,7 @@ class BaseRun(ABC):
         return datetime.fromtimestamp(self._record.started_at_s, UTC)
 
     @property
-    def picture(self) -> RunSnapshot:
+    def _snapshot(self) -> RunSnapshot:
         """The run as a row of `cluster.runs()`."""
         return self._record.snapshot
 
@@ -466,7 +466,7 @@ class AsyncRun(BaseRun):
     def _raised(self, error: BaseException) -> BaseException:
         return awaited(error)
 
-    def changed(self) -> None:
+    def _wake(self) -> None:
         """Wake all waiting tasks."""
         self._news.set()
         self._news = asyncio.Event()
@@ -499,7 +499,7 @@ class Run(BaseRun):
         self._changed = threading.Condition()
         self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
-    def changed(self) -> None:
+    def _wake(self) -> None:
         """Wake all waiting threads."""
         with self._changed:
             self._changed.notify_all()
@@ -693,7 +693,7 @@ class RecentRuns(Generic[RunT]):
 
     def _changed(self, recent: "_RecentRun[RunT]") -> None:
         if recent.is_held:
-            recent.run.changed()
+            recent.run._wake()
         if self._listeners:
             self._notify(recent.run)
         if recent.record.ended:
@@ -842,7 +842,7 @@ class ClusterRuns(Generic[RunT]):
 def with_own(found: Sequence[RunSummary], own: Iterable[BaseRun]) -> list[RunSummary]:
     """Return `found` and the runs of `own` that no node remembers, newest first."""
     known = {picture.run.hex() for picture in found}
-    gone = [summary_of(run.picture) for run in own if run.id not in known]
+    gone = [summary_of(run._snapshot) for run in own if run.id not in known]
     return sorted([*found, *gone], key=lambda picture: -picture.started_at_s)
 
 

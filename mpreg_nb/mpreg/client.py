@@ -385,6 +385,11 @@ class MPREGClientAPI:
             raise
 
 
+def caller_of(client: MPREGClientAPI) -> Client:
+    """Return what a connected client calls by, with its view of the cluster."""
+    return client._connected()
+
+
 async def _check(caller: Client, packed: Sequence[PackedCommand]) -> None:
     """Raise NoRoute, before any command runs, for one that no live node can run."""
     if _nowhere_to_go(caller, packed) is not None:

@@ -17,6 +17,7 @@ from IPython.core.error import UsageError
 from IPython.core.magic import Magics, line_cell_magic, magics_class, no_var_expand
 
 from mpreg_nb.cluster.config import KEYS
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.errors import (
     CallCancelled,
     CallTimeout,
@@ -299,7 +300,9 @@ class Known:
     def _records(self) -> list[Any]:
         if self._cluster is None:
             return []
-        return [picture.record for picture in self._cluster.client.state.nodes]
+        return [
+            picture.record for picture in parts_of(self._cluster).client.state.nodes
+        ]
 
     def nodes(self) -> Iterable[str]:
         """Return the nodes of the cluster."""
@@ -317,7 +320,7 @@ class Known:
         """Return the functions of the catalog."""
         if self._cluster is None:
             return ()
-        return self._cluster.client.state.functions
+        return parts_of(self._cluster).client.state.functions
 
     def callables(self) -> Iterable[str]:
         """Return variables that can be registered."""

@@ -27,6 +27,7 @@ from mpreg_nb.client.output import (
     write_at_once,
     write_to_streams,
 )
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.cluster.progress import Progress, Screen, set_screen
 from mpreg_nb.notebook.reloaded_page import LateEnd, LateEnds
 from mpreg_nb.notebook.replaceable_output import Place, still
@@ -335,7 +336,7 @@ class Gathering:
         """Write what is held back, if no call is under way: it belongs above."""
         from mpreg_nb.cluster.current import all_clusters
 
-        if not any(len(cluster.client.calls) for cluster in all_clusters()):
+        if not any(len(parts_of(cluster).client.calls) for cluster in all_clusters()):
             self._release()
 
     def _release(self) -> None:

@@ -22,6 +22,7 @@ from weakref import WeakKeyDictionary
 
 from IPython.display import display
 
+from mpreg_nb.cluster.current import all_clusters, current, parts_of
 from mpreg_nb.errors import (
     LOST_SPACE,
     REPLACED,
@@ -283,7 +284,6 @@ def shipped(name: str, body: "Callable[..., Any]") -> "Function[Any, Any]":
 
     It is one object, so that a cluster gets it once, whatever cells it runs.
     """
-    from mpreg_nb.cluster.current import current
     from mpreg_nb.cluster.function import Function
 
     made: Function[Any, Any] = Function(body, name=name, cluster=current)
@@ -449,8 +449,6 @@ def kept(session: Session, _: VerbOptions) -> KeptNames:
 
 def names_of(session: Session) -> list[str]:
     """Return the names that `--keep` was given, for completion."""
-    from mpreg_nb.cluster.current import all_clusters
-
     return sorted({name for cluster in all_clusters() for name in _of.get(cluster, {})})
 
 
@@ -465,7 +463,7 @@ def forget(session: Session, options: VerbOptions) -> tuple[str, ...]:
     for name in options.names:
         dropped = known.pop(name)
         try:
-            session.cluster.calling.close_space(dropped.node, dropped.space)
+            parts_of(session.cluster).calling.close_space(dropped.node, dropped.space)
         except NodeLost:  # then it has ended with its node, or ends with our links
             continue
     return tuple(options.names)
@@ -480,6 +478,8 @@ def run(
         Misuse: the place is another, or what was kept is lost; nothing was run.
     """
     __tracebackhide__ = True
+    from mpreg_nb.cluster.function import in_space
+
     place = _place(session, options)
     own = set(place.names)
     names = {
@@ -491,7 +491,7 @@ def run(
         view = shipped(NAME, run_kept).on(node=place.node, timeout=options.timeout)
     try:
         with travelling(names):
-            value, set_there = view.in_space(place.space).call(
+            value, set_there = in_space(view, place.space).call(
                 source.text, source.filename, silent, **names
             )
     except NoRoute:
@@ -537,10 +537,10 @@ def _place(session: Session, options: VerbOptions) -> Kept:
     if options.node is not None:
         fitting = [n for n in fitting if n == options.node]
     if not fitting:
-        engine = session.cluster.client.state.engine
+        engine = parts_of(session.cluster).client.state.engine
         raise NoRoute(NAME, wanted, held, held=held, pinned=options.node, engine=engine)
     node = fitting[0]
-    space = cluster.calling.open_space(node)
+    space = parts_of(cluster).calling.open_space(node)
     place = known[name] = Kept(name, node, space)
     print(  # noqa: T201 - what is kept where is to be known
         f"[{node}] keeps {name!r} from now on; %mpreg forget {name} drops it"
@@ -661,8 +661,6 @@ def everywhere(session: Session, options: VerbOptions, cell: str) -> Any:
 
 
 def _fitting(session: Session, options: VerbOptions) -> list[str]:
-    from mpreg_nb.names import check_resources
-
     wanted = check_resources(options.on)
     pictures = session.cluster.refresh().nodes
     held = {
@@ -672,7 +670,7 @@ def _fitting(session: Session, options: VerbOptions) -> list[str]:
     }
     nodes = sorted(node for node, resources in held.items() if wanted <= resources)
     if not nodes:
-        engine = session.cluster.client.state.engine
+        engine = parts_of(session.cluster).client.state.engine
         raise NoRoute(REMOTE_CELL, wanted, held, held=held, engine=engine)
     return nodes
 

@@ -7,6 +7,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mpreg_nb.cluster.config import KEYS, Key
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.errors import WorkflowFailed
 from mpreg_nb.names import nearest
 from mpreg_nb.notebook import remote_cell
@@ -345,7 +346,7 @@ def call(session: Session, options: VerbOptions) -> Any:
     cluster = session.cluster
     held = session.shell.user_ns.get(asked.name)
     # Decorated before there was a cluster, a function is registered at first use.
-    if isinstance(held, Function) and cluster.client.offer(held.name) is None:
+    if isinstance(held, Function) and parts_of(cluster).client.offer(held.name) is None:
         return held.call(*asked.args, **asked.kwargs)
     return cluster.call(asked.name, *asked.args, **asked.kwargs)
 

@@ -94,7 +94,9 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         over: Value | None = None,
     ) -> None:
         self.flow = flow
+        """The workflow that the step belongs to."""
         self.name = name
+        """The name of the step."""
         self._function = function
         self._args = args
         self._kwargs = kwargs
@@ -143,7 +145,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         of their `fallback`. Steps that are only `after` it run. The run can still be
         done: a skipped step is no failure.
         """
-        self.flow.check_owner(self.name, (condition,))
+        self.flow._check_owner(self.name, (condition,))
         self._options = self._options.when(condition)
         return self
 
@@ -160,7 +162,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
 
         If one of them does not succeed, this step is skipped.
         """
-        self.flow.check_owner(self.name, steps)
+        self.flow._check_owner(self.name, steps)
         names = tuple(
             step.__mpreg_reference__().step if isinstance(step, Placeholder) else step
             for step in steps
@@ -189,7 +191,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         its error list the undo functions that failed. A step that used its fallback is
         not undone.
         """
-        self.flow.check_owner(self.name, (args, kwargs))
+        self.flow._check_owner(self.name, (args, kwargs))
         self._options = self._options.undoing(function, args, kwargs)
         return self
 
@@ -233,7 +235,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
             f"run[{self.name!r}]",
         )
 
-    def frozen(self) -> Step:
+    def _freeze(self) -> Step:
         """Return the step as it is now; the same object while nothing can change."""
         if self._frozen is not None and self._frozen[0] is self._options:
             return self._frozen[1]
@@ -264,10 +266,10 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         self._frozen = (self._options, step) if step.is_constant else None
         return step
 
-    def shown(self) -> str:
+    def _shown(self) -> str:
         """Return its name, inputs and resources in one line."""
-        needed = ", ".join(sorted(self.frozen().dependencies))
-        needed_of_node = self._options.resources | self.flow.needs(self._function)
+        needed = ", ".join(sorted(self._freeze().dependencies))
+        needed_of_node = self._options.resources | self.flow._needs(self._function)
         held = ", ".join(sorted(needed_of_node))
         return (
             self.name
@@ -277,7 +279,7 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         )
 
     def __repr__(self) -> str:
-        return f"<step {self.shown()}>"
+        return f"<step {self._shown()}>"
 
     def _repr_mimebundle_(
         self,
@@ -402,8 +404,9 @@ class Flow(Generic[RunT, PlanT]):
         draw: Draw | None = None,
         needs: Needs = no_needs,
     ) -> None:
-        self.needs = needs
+        self._needs = needs
         self.name = check_name("workflow", name)
+        """The name of the workflow, and of its runs."""
         self._runner = runner
         self._draw = draw
         self._handles: dict[str, StepHandle[RunT, PlanT]] = {}  # by name, as added
@@ -495,7 +498,7 @@ class Flow(Generic[RunT, PlanT]):
                 f"{type(function).__name__}. Its arguments come after it: "
                 f"flow.step({name!r}, function, ...)"
             )
-        self.check_owner(name, (args, kwargs, over and over.value))
+        self._check_owner(name, (args, kwargs, over and over.value))
         handle = StepHandle(self, name, function, args, kwargs, over)
         self._handles[name] = handle
         return handle
@@ -549,12 +552,12 @@ class Flow(Generic[RunT, PlanT]):
 
     def diagram(self) -> Diagram:
         """Return the steps so far as boxes and arrows, complete or not."""
-        return Diagram.of(self.name, self._steps(), self._inputs, self.needs)
+        return Diagram.of(self.name, self._steps(), self._inputs, self._needs)
 
     def _steps(self) -> tuple[Step, ...]:
-        return tuple(handle.frozen() for handle in self._handles.values())
+        return tuple(handle._freeze() for handle in self._handles.values())
 
-    def check_owner(self, step: str, arguments: object) -> None:
+    def _check_owner(self, step: str, arguments: object) -> None:
         """Raise if an argument of `step` belongs to another flow.
 
         Raises:
@@ -591,7 +594,7 @@ class Flow(Generic[RunT, PlanT]):
     def __repr__(self) -> str:
         if self._draw is not None:
             return str(self._draw(self.diagram()))
-        steps = [handle.shown() for handle in self._handles.values()]
+        steps = [handle._shown() for handle in self._handles.values()]
         more = f"; … {len(steps) - 12} more" if len(steps) > 12 else ""
         return f"<workflow {self.name}: {'; '.join(steps[:12]) or 'no steps'}{more}>"
 

@@ -11,7 +11,7 @@ from mpreg_nb.errors import BadRequest, MpregError, NodeLost
 from mpreg_nb.protocol.codec import Parts, encode
 from mpreg_nb.protocol.messages import Call, Failed, Failure, Notice, Resume
 from mpreg_nb.transport.connection import Connection
-from tests.support.links import write_element
+from tests.support.links import send_element
 from tests.support.telling_nodes import Speaker, run, speakers
 
 
@@ -62,7 +62,7 @@ class Answering:
 
     def hear(self, link: Connection, message: Any, parts: Parts) -> None:
         if isinstance(message, Call):
-            write_element(link, self._answer(message))
+            send_element(link, self._answer(message))
         elif isinstance(message, Resume):
             lost = Failure(
                 kind="node_lost", message="no node has it", executed="unknown"

@@ -7,17 +7,7 @@ import mpreg_nb as mp
 # Of the process that started the nodes, and of code that blocks.
 ONLY_BLOCKING = {
     *("add", "remove", "grow", "kill", "pause", "partition", "down", "disconnect"),
-    *(
-        "name",
-        "own_nodes",
-        "waiting",
-        "start_options",
-        "started_here",
-        "is_served",
-        "end_with_process",
-    ),
-    *("executor", "function", "follow_logs", "take_up_newest"),
-    *("live_views", "warn_of_versions"),
+    *("name", "own_nodes", "waiting", "executor", "function", "follow_logs"),
 }
 
 

@@ -79,7 +79,7 @@ class Mine:
     """A run of this client; a node may have forgotten it."""
 
     def __init__(self, picture: RunSnapshot) -> None:
-        self.picture = picture
+        self._snapshot = picture
         self.id = picture.run.hex()
 
 
@@ -145,7 +145,7 @@ class Kept:
         self.number = record.id[0]
         self.changes = 0
 
-    def changed(self) -> None:
+    def _wake(self) -> None:
         self.changes += 1
 
 

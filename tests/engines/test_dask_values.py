@@ -19,6 +19,7 @@ import pytest
 import tornado.iostream
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.engines.dask_messages import PluginReady, encode
 from mpreg_nb.engines.dask_values import DaskArguments
 from mpreg_nb.engines.gateway import DaskNodes
@@ -88,7 +89,7 @@ def cluster(dask: DaskCluster, client: Any) -> Iterator[mp.Cluster]:
 
 
 def arguments(cluster: mp.Cluster) -> DaskArguments:
-    deferred = cluster.client.deferred
+    deferred = parts_of(cluster).client.deferred
     assert isinstance(deferred, DaskArguments)
     return deferred
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from tests.support.dask_cluster import DaskCluster
 from tests.support.files import until_exists
 
@@ -422,12 +423,13 @@ def test_a_space_keeps_variables_of_its_calls(cluster: mp.Cluster) -> None:
         fractions.kept = getattr(fractions, "kept", 0) + 1  # type: ignore[attr-defined]
         return fractions.kept  # type: ignore[attr-defined, no-any-return]
 
-    space = cluster.calling.open_space("gpu-1")
+    calling = parts_of(cluster).calling
+    space = calling.open_space("gpu-1")
     try:
         options = dataclasses.replace(mp_options(cluster), space=space)
-        found = [cluster.calling.call(bump, (), {}, options) for _ in range(2)]
+        found = [calling.call(bump, (), {}, options) for _ in range(2)]
     finally:
-        cluster.calling.close_space("gpu-1", space)
+        calling.close_space("gpu-1", space)
 
     assert found == [1, 2]
 

@@ -18,6 +18,7 @@ the calls; what the machine makes of their timing differs from run to run.
 """
 
 import argparse
+import asyncio
 import bisect
 import contextlib
 import queue
@@ -36,7 +37,11 @@ from typing import Any, Literal, Protocol, TypeAlias
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.client.future import when_over
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.errors import MpregError
+from mpreg_nb.launcher.cluster_files import ClusterFiles, RecordedNode
+from mpreg_nb.launcher.node_spec import NodeSpec
 from mpreg_nb.launcher.started_nodes import Via
 from tests.support.leaks import own_folders
 from tests.support.noted_work import work
@@ -401,9 +406,15 @@ class Faults:
         self._clients = clients
         self.happened: list[Happened] = []
         self.processes: dict[int, str] = {}
-        nodes = cluster._nodes
-        assert nodes is not None
-        self._specs = nodes.specs
+        self._specs = [
+            NodeSpec(
+                node.name,
+                frozenset(node.resources),
+                host=node.host,
+                launcher=node.launcher,
+            )
+            for node in self._recorded()
+        ]
         self._note_processes()
 
     def run(self, faults: Iterable[Fault], stop: threading.Event) -> None:
@@ -447,17 +458,17 @@ class Faults:
         """Cut the links of all clients to a node; neither end is told."""
         cut: list[str] = []
         for name, client in self._clients.items():
-            link = client.client.links.get(fault.node)
+            link = parts_of(client).client.links.get(fault.node)
             if link is None:
                 continue
 
             def cut_link(client: mp.Cluster = client, link: Any = link) -> None:
                 if link.is_open:
                     fault_there = link.cut()
-                    loop = client._thread.loop
+                    loop = asyncio.get_running_loop()
                     loop.call_later(fault.seconds, fault_there.mend)
 
-            client._thread.call_soon(cut_link)
+            parts_of(client).loop.call_soon(cut_link)
             cut.append(name)
         return ", ".join(cut) or "no client"
 
@@ -469,10 +480,17 @@ class Faults:
         )
 
     def _note_processes(self) -> None:
-        nodes = self._cluster._nodes
-        assert nodes is not None
-        for spec in nodes.specs:
-            self.processes[nodes.node(spec.name).stamp.pid] = spec.name
+        for node in self._recorded():
+            self.processes[node.process.pid] = node.name
+
+    def _recorded(self) -> list[RecordedNode]:
+        """Return the nodes of the cluster, as its file lists them."""
+        return [
+            node
+            for entry in ClusterFiles().entries()
+            if entry.cluster == self._cluster.name
+            for node in entry.nodes
+        ]
 
 
 class MakeFaults(Protocol):
@@ -579,7 +597,7 @@ class Caller:
         )
         view = self._functions[function].on(node=node, timeout=timeout_s)
         future = view.submit(self._log, call, seconds, fate)
-        future.when_over(lambda f: self._over.put((call, time.monotonic(), f)))
+        when_over(future, lambda f: self._over.put((call, time.monotonic(), f)))
         if cancels:
             after_s = chance.uniform(0.0, 0.3)
             threading.Timer(after_s, future.cancel).start()

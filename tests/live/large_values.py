@@ -26,6 +26,7 @@ import psutil
 import mpreg_nb as mp
 from mpreg_nb.client.calls import CallOptions
 from mpreg_nb.client.client import Client
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.shared_memory.segments import DEFAULT_LIMIT_MB, MEMORY
 
 SIZE_MB = 100
@@ -119,7 +120,7 @@ def most_copies(work: Callable[[], object]) -> dict[str, float]:
 
 def through_second(cluster: mp.Cluster, name: str, value: object) -> object:
     """Call a function of one node through another."""
-    client = cluster.client
+    client = parts_of(cluster).client
     urls = {one.record.name: one.record.urls[0] for one in client.state.nodes}
 
     async def call() -> object:

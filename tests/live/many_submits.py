@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.client.future import when_over
 from tests.support.leaks import own_folders
 
 MOST_MB = 400.0
@@ -64,7 +65,7 @@ def submit_many(cluster: mp.Cluster, calls: int) -> Submitted:
     futures = []
     for number in range(calls):
         future = function.submit(number)
-        future.when_over(partial(_note, ended, number))
+        when_over(future, partial(_note, ended, number))
         futures.append(future)
     errors = [future.exception() for future in futures]
     outcomes = Counter("ok" if e is None else type(e).__name__ for e in errors)

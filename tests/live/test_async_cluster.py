@@ -9,6 +9,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cluster import calling
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.cluster.map_call import WINDOW
 from tests.support.files import wait_for_file
 from tests.support.leaks import nothing_left
@@ -74,7 +75,7 @@ def test_tasks_of_submit_wait_while_very_many_calls_have_no_outcome(
             ]
             while not begun.exists():  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            outstanding = len(connected.client.calls)
+            outstanding = len(parts_of(connected).client.calls)
             go_on.touch()
             return outstanding, await asyncio.gather(*tasks)
 

@@ -1,6 +1,7 @@
 """What a verb of a cluster does, whether it blocks or is awaited."""
 
 import asyncio
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ class Face:
     """One face of the cluster; its verbs return when they have ended."""
 
     def __init__(self, cluster: Any, runner: asyncio.Runner | None = None) -> None:
+        self.seen = cluster
+        self.is_blocking = runner is None
         self._cluster = cluster
         self._runner = runner
 
@@ -99,6 +102,44 @@ def test_a_function_is_called_by_object_by_name_and_in_a_view(face: Face) -> Non
     ]
 
     assert results == [3, 4, 5, [6], 7]
+
+
+REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference"
+
+
+def documented(cls: type) -> set[str]:
+    """Return the names that the reference lists of a class."""
+    pages = "".join(page.read_text() for page in sorted(REFERENCE.glob("*.md")))
+    listed = re.search(
+        rf"autoclass:: mpreg_nb\.(?:\w+\.)*{cls.__name__}\n +:members:((?: .+\n)+)",
+        pages,
+    )
+    assert listed, f"the reference lists no names of {cls.__name__}"
+    return set(re.findall(r"\w+", listed[1].partition("..")[0]))
+
+
+def completions(shown: object) -> set[str]:
+    """Return the names that Tab offers, but for those of a base that is not ours."""
+
+    def is_ours(name: str) -> bool:
+        owners = [base for base in type(shown).__mro__ if name in vars(base)]
+        return not owners or owners[0].__module__.startswith("mpreg_nb")
+
+    return {name for name in dir(shown) if not name.startswith("_") and is_ours(name)}
+
+
+def test_tab_completion_offers_what_the_reference_documents(face: Face) -> None:
+    function = face.register(add)
+    future = face.submit(add, 1, 2) if face.is_blocking else None
+    flow = face.workflow("shown")
+    step = flow.step("step", add, 1, 2)
+    run = face.ended(flow.run)
+
+    shown = [face.seen, flow, step, run]
+    shown += [function, future] if face.is_blocking else []
+
+    for each in shown:
+        assert completions(each) == documented(type(each)), type(each)
 
 
 @pytest.mark.parametrize("verb", ["call", "map"])
@@ -209,9 +250,6 @@ def test_frames_show_what_nodes_and_this_client_know(face: Face) -> None:
     ]
     assert set(face.versions()["node"]) >= {"n1", "n2"}
     assert "function added" in set(face.events()["event"])
-    assert [row.function for row in face.call_rows()] == face.calls()[
-        "function"
-    ].tolist()
 
 
 def test_figures_and_the_card_are_made(face: Face) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.shared_memory.segments import DEFAULT_LIMIT_MB
 
 pytestmark = pytest.mark.live
@@ -60,7 +61,7 @@ def test_small_calls_keep_their_promises_while_bulk_data_moves(
 
         moving = [threading.Thread(target=move) for _ in range(2)]
         call.call(noted, str(log), -1)
-        before = client.client.links.entry
+        before = parts_of(client).client.links.entry
         for one in moving:
             one.start()
         until_s = time.monotonic() + SECONDS
@@ -75,7 +76,7 @@ def test_small_calls_keep_their_promises_while_bulk_data_moves(
         for one in moving:
             one.join()
 
-        assert client.client.links.entry is before  # it was not taken for dead
+        assert parts_of(client).client.links.entry is before  # not taken for dead
     runs = Counter(map(int, log.read_text().split()))
     assert runs == Counter(range(-1, number))  # each once
     assert len(whole_s) >= 2

@@ -8,6 +8,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cluster.config import CONFIG
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.errors import CallCancelled, WorkflowFailed
 from tests.support.files import until_exists
 
@@ -73,7 +74,7 @@ def went_on(run: mp.Run, *steps: str) -> list[bool]:
 @pytest.mark.parametrize("chained", [True, False])
 def test_each_step_has_its_row_and_its_call(cluster: mp.Cluster, chained: bool) -> None:
     set_chains(chained)
-    node = cluster.client.entry_node
+    node = parts_of(cluster).client.entry_node
     known_as_short(cluster, node, (add_one, 1))
 
     run = chain(cluster, node, *[(add_one,)] * 5).run()
@@ -104,7 +105,7 @@ def test_a_failure_is_that_of_its_step_and_its_retry_goes_on(
             raise LookupError("not yet")
         return number + 1
 
-    node = cluster.client.entry_node
+    node = parts_of(cluster).client.entry_node
     known = (add_one, 1), (fails_once, 0, str(flag)), (noted, 0, "/dev/null")
     known_as_short(cluster, node, *known)
     flow = cluster.workflow("retried")
@@ -133,7 +134,7 @@ def test_a_step_that_fails_skips_those_behind_it(
             raise LookupError(f"no {number}")
         return number
 
-    node = cluster.client.entry_node
+    node = parts_of(cluster).client.entry_node
     known_as_short(cluster, node, (add_one, 1), (picky, 0), (noted, 0, "/dev/null"))
     flow = chain(cluster, node, (add_one,), (picky,), (noted, str(path)))
 
@@ -160,7 +161,7 @@ def test_prints_are_those_of_their_step(
         sys.stdout.write(f"has {number}\n")
         return number + 1
 
-    node = cluster.client.entry_node
+    node = parts_of(cluster).client.entry_node
     known_as_short(cluster, node, (told, 7))
 
     run = chain(cluster, node, (told,), (told,), (told,)).run()
@@ -187,7 +188,7 @@ def test_a_cancel_ends_the_step_that_runs_and_none_begins(
             time.sleep(60)
         return number
 
-    node = cluster.client.entry_node
+    node = parts_of(cluster).client.entry_node
     known_as_short(cluster, node, (add_one, 1), (noted, 0, "/dev/null"))
     known_as_short(cluster, node, (waits, 0, str(begun)))
     flow = chain(cluster, node, (add_one,), (waits, str(begun)), (noted, str(path)))
@@ -206,7 +207,7 @@ def test_a_cancel_ends_the_step_that_runs_and_none_begins(
 def test_steps_for_other_nodes_and_with_more_inputs_are_sent_by_themselves(
     cluster: mp.Cluster,
 ) -> None:
-    node = cluster.client.entry_node
+    node = parts_of(cluster).client.entry_node
     other = ({"n1", "n2"} - {node}).pop()
     known_as_short(cluster, node, (add_one, 1), (max, 1, 2))
     known_as_short(cluster, other, (add_one, 1))
@@ -228,7 +229,7 @@ def test_a_step_may_be_called_by_name_and_take_inputs_of_the_flow(
     cluster: mp.Cluster,
 ) -> None:
     cluster.register(pow, name="power")
-    node = cluster.client.entry_node
+    node = parts_of(cluster).client.entry_node
     known_as_short(cluster, node, ("power", 2, 3))  # type: ignore[arg-type]
     flow = cluster.workflow("named")
     a = flow.step("a", "power", 2, 3).on(node=node)

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.client.future import when_over
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.errors import NodeLost, WorkerCrashed
 from tests.support.direct_calls import MANY, become_direct, messages_of
 from tests.support.files import until_exists, wait_for_file
@@ -179,7 +181,7 @@ def test_a_node_that_is_killed_leaves_no_call_without_an_outcome(
 
 def cut_links(cluster: mp.Cluster) -> None:
     """Have the client lose its links to nodes, as if the cable were cut."""
-    links = cluster.client.links
+    links = parts_of(cluster).client.links
 
     def cut(_: object) -> None:
         for node in tuple(links.open_links):
@@ -188,7 +190,7 @@ def cut_links(cluster: mp.Cluster) -> None:
                 link.give_up("the cable was cut")
 
     # A node answers this itself; what comes then is on the client's own thread.
-    cluster.submit("echo", 1).when_over(cut)
+    when_over(cluster.submit("echo", 1), cut)
 
 
 @pytest.mark.parametrize("idempotent", [False, True])

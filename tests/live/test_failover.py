@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from tests.support.files import until_exists, wait_for_file
 
 pytestmark = pytest.mark.live
@@ -79,7 +80,7 @@ def test_workflow_goes_on_around_a_killed_node(
     flow = cluster.workflow("around")
     heads = [flow.step(f"head-{n}", step, str(tmp_path), n).retry(2) for n in range(3)]
     flow.step("sum", step, str(tmp_path), 0, *heads).retry(2)
-    victims = {"n1", "n2", "n3"} - {cluster.client.entry_node}
+    victims = {"n1", "n2", "n3"} - {parts_of(cluster).client.entry_node}
     run = flow.start()
     while len(list(tmp_path.iterdir())) < 3:
         os.sched_yield()
@@ -95,7 +96,7 @@ def test_workflow_step_without_retry_fails_with_what_happened(
     cluster: mp.Cluster, tmp_path: Path
 ) -> None:
     begun, go_on = tmp_path / "begun", tmp_path / "go"
-    victim = sorted({"n1", "n2", "n3"} - {cluster.client.entry_node})[0]
+    victim = sorted({"n1", "n2", "n3"} - {parts_of(cluster).client.entry_node})[0]
     flow = cluster.workflow("lost")
     first = flow.step("first", wait_for_file, str(begun), str(go_on)).on(node=victim)
     flow.step("second", wait_for_file, first, str(go_on))
@@ -160,7 +161,7 @@ def test_calls_go_on_when_the_node_that_passed_them_on(
 
     url = next(
         one.record.urls[0]
-        for one in cluster.client.state.nodes
+        for one in parts_of(cluster).client.state.nodes
         if one.record.name == "n1"
     )
     names = ["n2", "n3", "n2 waits", "n3 waits"]
@@ -187,7 +188,7 @@ def test_calls_go_on_when_the_node_that_passed_them_on(
 
 def until_two_run_and_two_wait(cluster: mp.Cluster, starts: Path) -> None:
     def waiting() -> int:
-        return sum(call.waiting for call in cluster.client.calls.active)
+        return sum(call.waiting for call in parts_of(cluster).client.calls.active)
 
     while not starts.exists() or len(starts.read_text().splitlines()) < 2:
         os.sched_yield()
@@ -205,5 +206,6 @@ def end_in_a_hurry(cluster: mp.Cluster, node: str) -> None:
 
 def until_entry(cluster: mp.Cluster) -> None:
     """Wait until the client has another entry than the node that ends."""
-    while cluster.client.links.entry is None or cluster.client.entry_node == "n1":
+    client = parts_of(cluster).client
+    while client.links.entry is None or client.entry_node == "n1":
         os.sched_yield()

@@ -14,6 +14,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cluster import calling
+from mpreg_nb.cluster.current import parts_of
 from tests.support.files import until_exists
 
 pytestmark = pytest.mark.live
@@ -29,7 +30,7 @@ def cluster() -> Iterator[mp.Cluster]:
 @pytest.fixture(scope="module")
 def through_entry(cluster: mp.Cluster) -> Iterator[mp.Cluster]:
     """A client with one link, to the node that passes its calls on."""
-    record = cluster.client.state.record("entry")
+    record = parts_of(cluster).client.state.record("entry")
     assert record is not None
     with mp.connect(record.urls[0], direct=False) as through:
         yield through

@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.launcher.child import node_environment
 from tests.support.files import until_exists
 from tests.support.leaks import Leaks
@@ -46,7 +47,7 @@ def process_of(cluster: mp.Cluster, node: str) -> psutil.Process:
 
 def others(cluster: mp.Cluster) -> list[str]:
     """Nodes that the client did not enter by."""
-    return sorted({"n1", "n2", "n3"} - {cluster.client.entry_node})
+    return sorted({"n1", "n2", "n3"} - {parts_of(cluster).client.entry_node})
 
 
 def states(cluster: mp.Cluster) -> dict[str, str]:
@@ -55,7 +56,7 @@ def states(cluster: mp.Cluster) -> dict[str, str]:
 
 
 def url_of(cluster: mp.Cluster, node: str) -> str:
-    record = cluster.client.state.record(node)
+    record = parts_of(cluster).client.state.record(node)
     assert record is not None
     return record.urls[0]
 
@@ -72,7 +73,7 @@ def marked(begun: str, seconds: float) -> str:
 
 @pytest.mark.parametrize("which", ["the entry", "another"])
 def test_killed_node_is_seen_dead_soon(cluster: mp.Cluster, which: str) -> None:
-    entry = cluster.client.entry_node
+    entry = parts_of(cluster).client.entry_node
     victim = entry if which == "the entry" else others(cluster)[0]
 
     cluster.kill(victim)
@@ -103,12 +104,12 @@ def test_paused_node_is_taken_for_dead_and_comes_back(
 
 
 def test_entry_that_hangs_does_not_blind_the_notebook(cluster: mp.Cluster) -> None:
-    victim = cluster.client.entry_node
+    victim = parts_of(cluster).client.entry_node
 
     cluster.pause(victim, 60)
 
     cluster.wait_for(victim, state="dead", timeout=SEEN_S)
-    assert cluster.client.entry_node != victim
+    assert parts_of(cluster).client.entry_node != victim
     assert sorted(states(cluster).values()) == ["alive", "alive", "dead"]
     assert cluster.on(timeout=60).call("echo", 1) == 1
     cluster.remove(victim)
@@ -118,7 +119,7 @@ def test_entry_that_hangs_does_not_blind_the_notebook(cluster: mp.Cluster) -> No
 def test_sides_of_a_partition_lose_each_other_and_meet_again(
     cluster: mp.Cluster, tmp_path: Path
 ) -> None:
-    entry = cluster.client.entry_node
+    entry = parts_of(cluster).client.entry_node
     alone, with_entry = others(cluster)
     begun = tmp_path / "begun"
     side = mp.connect(url_of(cluster, alone), direct=False)
@@ -126,7 +127,7 @@ def test_sides_of_a_partition_lose_each_other_and_meet_again(
     until_exists(begun)
 
     cluster.partition(alone, [entry, with_entry], PARTED_S)
-    link = cluster.client.links.get(alone)
+    link = parts_of(cluster).client.links.get(alone)
 
     side.wait_for(entry, with_entry, state="suspect", timeout=SEEN_S)
     cluster.wait_for(alone, state="dead", timeout=SEEN_S)
@@ -139,7 +140,7 @@ def test_sides_of_a_partition_lose_each_other_and_meet_again(
         seer.wait_for("n1", "n2", "n3", timeout=PARTED_S + HEALED_S)
     assert side.on(node=entry, timeout=60).call("echo", 2) == 2
     # Only the others lost it: what is under way from here to there goes on.
-    assert link is cluster.client.links.get(alone) is not None
+    assert link is parts_of(cluster).client.links.get(alone) is not None
     side.down()
 
 

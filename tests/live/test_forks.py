@@ -14,6 +14,7 @@ import pytest
 import mpreg_nb as mp
 from mpreg_nb.client.future import Future
 from mpreg_nb.cluster.cluster import Cluster
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.errors import ForkedProcess
 from tests.support.leaks import nothing_left
 
@@ -112,7 +113,7 @@ def test_a_future_of_the_parent_is_not_waited_for(cluster: Cluster) -> None:
 def test_an_async_cluster_is_refused_in_a_child(cluster: Cluster) -> None:
     async def ask() -> str:
         async with mp.connect_async(cluster.urls[0], token=TOKEN) as other:
-            return in_child(lambda: other.client)
+            return in_child(lambda: parts_of(other).client)
 
     assert asyncio.run(ask()).startswith("ForkedProcess: ")
 

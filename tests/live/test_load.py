@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.protocol.messages import Snapshot
 
 pytestmark = pytest.mark.live
@@ -22,10 +23,10 @@ def cluster(request: pytest.FixtureRequest) -> Iterator[mp.Cluster]:
 @pytest.fixture(scope="module")
 def other(cluster: mp.Cluster) -> Iterator[mp.Cluster]:
     """A client that looks through another node than the first one."""
-    entry = cluster.client.entry_node
+    entry = parts_of(cluster).client.entry_node
     away = next(
         picture.record.urls[0]
-        for picture in cluster.client.state.nodes
+        for picture in parts_of(cluster).client.state.nodes
         if picture.record.name != entry
     )
     with mp.connect(away) as other:
@@ -83,7 +84,7 @@ def test_others_see_soon_that_nodes_are_busy_and_idle_again(
         if both.is_set() and not any(works):
             idle.set()
 
-    stop = other.client.on_snapshot(look)
+    stop = parts_of(other).client.on_snapshot(look)
     calls = [cluster.on(node=node).submit(nap, 1.0) for node in ("n1", "n2")]
 
     assert both.wait(60)

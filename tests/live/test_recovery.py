@@ -13,6 +13,7 @@ import psutil
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 
 pytestmark = pytest.mark.live
 
@@ -72,7 +73,7 @@ def test_the_only_node_that_had_a_function_gets_it_again(cluster: mp.Cluster) ->
 
 def test_a_node_that_hangs_is_started_again(cluster: mp.Cluster) -> None:
     cluster.register(double)
-    entry = cluster.client.entry_node
+    entry = parts_of(cluster).client.entry_node
     hung = pid_of(cluster, entry)
     os.kill(hung, signal.SIGSTOP)
 

@@ -19,6 +19,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.client.output import writing_to
+from mpreg_nb.cluster.current import parts_of
 
 pytestmark = pytest.mark.live
 
@@ -72,7 +73,8 @@ def other(cluster: mp.Cluster) -> Iterator[mp.Cluster]:
 
 
 def _entry_url(cluster: mp.Cluster) -> str:
-    record = cluster.client.state.record(cluster.client.entry_node)
+    client = parts_of(cluster).client
+    record = client.state.record(client.entry_node)
     assert record is not None
     return record.urls[0]
 
@@ -176,8 +178,10 @@ def test_all_goes_through_the_entry_where_nodes_may_not_be_reached_directly(
         assert taken["rows"] == [1, 2]
         assert resumed["sum"] == 2
         assert resumed.why("sum").choices[0].chosen in ("n1", "n2")
-        assert behind.client.links.open_links == (behind.client.entry_node,)
-        assert behind.client.entry_node != cluster.client.entry_node
+        assert parts_of(behind).client.links.open_links == (
+            parts_of(behind).client.entry_node,
+        )
+        assert parts_of(behind).client.entry_node != parts_of(cluster).client.entry_node
 
 
 def test_run_is_followed_on_when_the_link_to_its_node_was_lost(
@@ -188,13 +192,13 @@ def test_run_is_followed_on_when_the_link_to_its_node_was_lost(
     flow.step("wait", wait_for, 3, str(go))
     connected = mp.connect(_entry_url(cluster), token=TOKEN)
     taken = connected.get_run(flow.start().id)
-    link = connected.client.links.entry
+    link = parts_of(connected).client.links.entry
     assert link is not None
 
     def close_link(_: object) -> None:
         lost.set() if not link.is_open else link.close()
 
-    stop = connected.client.on_snapshot(close_link)
+    stop = parts_of(connected).client.on_snapshot(close_link)
 
     connected.refresh()
     assert lost.wait(60)
@@ -317,7 +321,7 @@ def test_run_is_lost_with_the_node_that_drives_it(tmp_path: Path) -> None:
         flow = cluster.workflow("doomed")
         flow.step("wait", wait_for, 1, str(tmp_path / "never"))
         run = flow.start()
-        driver = cluster.client.entry_node
+        driver = parts_of(cluster).client.entry_node
 
         cluster.kill(driver)
 
@@ -337,7 +341,7 @@ def test_node_that_hangs_does_not_hold_up_the_list_of_runs() -> None:
         flow.step("two", double, 1)
         run = flow.run()
         cluster.runs()  # so that there is a link to each node
-        driver = cluster.client.entry_node
+        driver = parts_of(cluster).client.entry_node
         (hanging,) = set(cluster.own_nodes) - {driver}
         cluster.pause(hanging, 60)
         began = time.monotonic()

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.shared_memory.segments import MEMORY
 from tests.support.leaks import nothing_left
 from tests.support.until import until
@@ -138,7 +139,7 @@ def test_without_shared_memory_they_travel_once_to_each_node(
     shared = table(8)
     with mp.up(2, fresh=True, name="sockets") as other:
         found = other.map(partial(at_and_pid, shared), range(200))
-        links = other.client.links
+        links = parts_of(other).client.links
         sent_bytes = sum(
             link.statistics().bytes_out
             for link in map(links.get, links.open_links)
@@ -155,7 +156,7 @@ def test_they_are_sent_again_when_the_node_that_held_them_is_killed(
 ) -> None:
     with mp.up(3, fresh=True, name="killed") as other:
         function = other.register(wait_then_read, idempotent=True)
-        entry = other.client.entry_node
+        entry = parts_of(other).client.entry_node
         found: list[list[float]] = []
         items = [str(tmp_path)] * 12
         mapping = threading.Thread(

@@ -8,7 +8,8 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cluster.cluster import Cluster
-from mpreg_nb.cluster.function import Function
+from mpreg_nb.cluster.current import parts_of
+from mpreg_nb.cluster.function import Function, in_space
 from mpreg_nb.errors import LOST_SPACE, NodeLost
 from tests.support.leaks import nothing_left
 
@@ -30,7 +31,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def pid_in(cluster: Cluster, node: str, space: bytes) -> int:
     """Return the process of a space."""
     function = Function(os.getpid, cluster=lambda: cluster)
-    return function.on(node=node).in_space(space).call()
+    return in_space(function.on(node=node), space).call()
 
 
 @pytest.mark.parametrize("direct", [True, False])
@@ -40,7 +41,7 @@ def test_a_space_is_one_process_and_ends_with_its_caller(
 ) -> None:
     other = mp.connect(cluster.urls[0], direct=direct)
     with other:
-        space = other.calling.open_space(node)
+        space = parts_of(other).calling.open_space(node)
         pids = {pid_in(other, node, space) for _ in range(3)}
         usual = Function(os.getpid, cluster=lambda: other).on(node=node).call()
         process = psutil.Process(pids.pop())
@@ -53,10 +54,10 @@ def test_a_space_is_one_process_and_ends_with_its_caller(
 def test_a_space_that_is_closed_or_was_never_there_refuses_its_calls(
     cluster: Cluster,
 ) -> None:
-    space = cluster.calling.open_space("n2")
+    space = parts_of(cluster).calling.open_space("n2")
     process = psutil.Process(pid_in(cluster, "n2", space))
 
-    cluster.calling.close_space("n2", space)
+    parts_of(cluster).calling.close_space("n2", space)
     process.wait(30)
 
     for gone, reason in ((space, "it was dropped"), (b"?" * 16, "started again")):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from tests.support.files import until_exists, wait_for_file
 
 pytestmark = pytest.mark.live
@@ -92,7 +93,7 @@ def test_steps_pass_by_a_long_call(
     cluster: mp.Cluster, other: mp.Cluster, tmp_path: Path, place: str
 ) -> None:
     notes = tmp_path / "notes"
-    mine = cluster.client.entry_node
+    mine = parts_of(cluster).client.entry_node
     theirs = min({"n1", "n2", "n3"} - {mine})
     end = occupy(other, mine if place == "the node of the run" else theirs, tmp_path)
     flow = cluster.workflow("short")

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.protocol.messages import LinkSnapshot, Traffic, TrafficRequest
 
 pytestmark = pytest.mark.live
@@ -14,7 +15,7 @@ async def traffic(
     cluster: mp.AsyncCluster, node: str
 ) -> dict[tuple[str, str], LinkSnapshot]:
     """Ask one node; role and peer -> what went between the two."""
-    client = cluster.client
+    client = parts_of(cluster).client
     record = client.state.record(node)
     assert record is not None
     link = await client.links.reach(node, record.urls)
@@ -36,7 +37,7 @@ async def traffic_of_calls(url: str) -> None:
             await cluster.on(node="n1").call("echo", b"x" * 1000)
 
         after = await traffic(cluster, "n1")
-        me = cluster.client.links.name
+        me = parts_of(cluster).client.links.name
         grown, known = after["client", me], before["client", me]
         assert ("node", "n2") in after
         assert grown.received_bytes - known.received_bytes > 10_000

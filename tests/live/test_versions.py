@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 
 pytestmark = pytest.mark.live
 
@@ -62,7 +63,7 @@ def test_node_that_joins_later_serves_what_was_registered_before() -> None:
 def test_code_survives_the_node_where_it_was_registered() -> None:
     with mp.up(3, fresh=True) as cluster:
         answer = cluster.register(version(5))
-        entry = cluster.client.entry_node
+        entry = parts_of(cluster).client.entry_node
 
         cluster.kill(entry)
         cluster.wait_for(entry, state="dead")

@@ -11,6 +11,7 @@ import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.client import connections
+from mpreg_nb.cluster.current import parts_of
 from tests.support.watched_cluster import WAIT_S, Drawn
 
 pytestmark = pytest.mark.live
@@ -96,7 +97,8 @@ def test_a_killed_node_is_shown_as_dead_and_the_view_goes_on(
     front = Drawn()
     view = cluster.watch("members")
     view.add(front)
-    entry = cluster.client.entry_node  # its loss is the loss of the client's link
+    # Its loss is the loss of the client's link.
+    entry = parts_of(cluster).client.entry_node
 
     view.kill(entry)
     shown = front.wait(lambda pictures: states(pictures)[entry] == "dead")

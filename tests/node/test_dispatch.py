@@ -22,7 +22,7 @@ from mpreg_nb.protocol.messages import (
 )
 from mpreg_nb.settings import Limits, NodeSettings
 from mpreg_nb.transport.connection import Connection
-from tests.support.links import TOKEN, Ear, open_link, write_element
+from tests.support.links import TOKEN, Ear, open_link, send_element
 
 ID = bytes(16)
 
@@ -157,7 +157,7 @@ def with_a_node(scene: Callable[[Ear, Connection], Coroutine[Any, Any, None]]) -
 
 def test_a_call_that_a_node_cannot_read_is_answered() -> None:
     async def scene(ear: Ear, link: Connection) -> None:
-        write_element(link, msgspec.msgpack.encode(["call", ID, 129 * "x", b""]))
+        send_element(link, msgspec.msgpack.encode(["call", ID, 129 * "x", b""]))
 
         answer, _ = await ear.message()
 

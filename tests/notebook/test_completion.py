@@ -25,7 +25,9 @@ def cluster_of(nodes: dict[str, set[str]], functions: list[str]) -> Any:
     ]
     state = SimpleNamespace(nodes=records, functions=set(functions))
     return SimpleNamespace(
-        client=SimpleNamespace(state=state), own_nodes=tuple(nodes)[:2], own_runs=()
+        _connected=SimpleNamespace(client=SimpleNamespace(state=state)),
+        own_nodes=tuple(nodes)[:2],
+        own_runs=(),
     )
 
 

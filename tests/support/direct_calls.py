@@ -7,6 +7,7 @@ directly is no message on that link.
 from collections.abc import Callable
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from tests.support.until import until
 
 MANY = 40
@@ -16,7 +17,7 @@ FEW = MANY // 4
 
 def sent(cluster: mp.Cluster) -> int:
     """Return how many messages the client has sent to nodes."""
-    links = cluster.client.links
+    links = parts_of(cluster).client.links
     found = (links.get(node) for node in links.open_links)
     return sum(link.statistics().messages_out for link in found if link is not None)
 

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
-from websockets.frames import Frame, Opcode
+import msgspec
 
-from mpreg_nb.protocol.codec import Buffer, join
+from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import Cancel
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport.connection import Connection, Lane, Timeouts
@@ -137,20 +137,9 @@ async def open_link(
     )
 
 
-def payload_of(link: Connection, payload: bytes) -> bytes:
-    """Return `payload` as `link` sends it: with its MAC, where it has one.
-
-    For what a peer who knows the token may send, however little sense it makes.
-    """
-    mac = link._outflow._mac
-    return payload if mac is None else payload + mac.next(payload)
-
-
-def write_element(link: Connection, element: bytes) -> None:
-    """Send what no `send` would: an element that need not be a message."""
-    payload = payload_of(link, join([element]))
-    frame = Frame(Opcode.BINARY, payload).serialize(mask=link.peer.dialled)
-    link._transport.write(frame)
+def send_element(link: Connection, element: bytes) -> None:
+    """Send encoded bytes that need not be a message, as a peer with the token may."""
+    link.send(cast(Any, msgspec.Raw(element)))
 
 
 @dataclass
@@ -188,6 +177,6 @@ async def linked(
         accepted = accepted_ear.connection
         assert accepted is not None
         yield Pair(dialled, ear, accepted, accepted_ear, home.listener)
-        accepted._transport.abort()  # the block may have kept it from reading
+        accepted.give_up("the block has ended")  # which may have kept it from reading
         dialled.close()
         await dialled.wait_closed()

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings
+from mpreg_nb.mpreg.client import caller_of
 from mpreg_nb.protocol.gossip import MemberState
 
 
@@ -68,8 +69,7 @@ async def until_known(
     client: MPREGClientAPI, functions: Iterable[str], *, nodes: int = 1
 ) -> None:
     """Wait until the client's node knows `functions` and so many live nodes."""
-    caller = client._caller
-    assert caller is not None
+    caller = caller_of(client)
     changed = asyncio.Event()
     stop = caller.on_snapshot(lambda _: changed.set())
     try:

@@ -42,7 +42,6 @@ from tests.support.links import (
     linked,
     numbered,
     open_link,
-    payload_of,
 )
 
 # What the tests below do by hand to one end: bytes that no `send` would write.
@@ -58,8 +57,9 @@ def echo(connection: Connection, message: Any, parts: tuple[Buffer, ...]) -> Non
 
 def binary(connection: Connection, payload: bytes) -> bytes:
     """Return `payload` in a frame as this end would send it."""
-    mask = connection.peer.dialled
-    return Frame(Opcode.BINARY, payload_of(connection, payload)).serialize(mask=mask)
+    mac = connection._mac_out
+    genuine = payload if mac is None else payload + mac.next(payload)
+    return Frame(Opcode.BINARY, genuine).serialize(mask=connection.peer.dialled)
 
 
 async def test_each_end_knows_who_the_other_is() -> None:

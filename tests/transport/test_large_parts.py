@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from mpreg_nb.protocol.codec import Abort, Attach, encode, join
+from mpreg_nb.protocol.codec import Abort, Attach, encode
 from mpreg_nb.protocol.messages import Output, Reply
 from mpreg_nb.settings import FRAGMENT_BYTES, Limits
-from tests.support.links import linked, numbered, payload_of
+from tests.support.links import linked, numbered
 
 PROGRAM = Path(__file__).parents[1] / "support" / "large_transfer.py"
 MB = 1_000_000
@@ -141,10 +141,7 @@ async def test_giving_up_what_has_not_begun_says_nothing() -> None:
 async def test_an_abort_of_nothing_is_no_harm() -> None:
     async with linked() as pair:
         for stream in (1, 2, 77):
-            frame = join([encode(Abort(stream=stream))])
-            pair.dialled._outflow._transport.write(
-                pair.dialled._outflow._writer.frame(payload_of(pair.dialled, frame))
-            )
+            pair.dialled.send(Abort(stream=stream))
         pair.dialled.send(numbered(1))
 
         await pair.accepted_ear.message()
@@ -170,10 +167,7 @@ async def test_absurd_sizes_are_refused_without_making_room() -> None:
         absurd = Attach(
             stream=2, sizes=(2**40,) * 3, message=msgspec.Raw(encode(numbered(1)))
         )
-        element = join([encode(absurd)])
-        pair.dialled._outflow._transport.write(
-            pair.dialled._outflow._writer.frame(payload_of(pair.dialled, element))
-        )
+        pair.dialled.send(absurd)
 
         [(message, size)] = await pair.accepted_ear.heard(pair.accepted_ear.refusals)
 

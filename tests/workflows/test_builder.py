@@ -417,9 +417,9 @@ def test_what_a_function_needs_is_shown_with_what_its_step_needs(
         ("big", "gpu", "mnist"),
         ("cpu",),
     ]
-    assert step.shown() == "fit on big, gpu, mnist"
-    assert other.shown() == "echo on cpu"
-    assert step.frozen().resources == {"gpu", "big"}  # what it asks for itself
+    assert step._shown() == "fit on big, gpu, mnist"
+    assert other._shown() == "echo on cpu"
+    assert step._freeze().resources == {"gpu", "big"}  # what it asks for itself
 
 
 def test_the_diagram_has_boxes_arrows_and_what_is_missing(
