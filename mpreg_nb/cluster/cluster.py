@@ -737,7 +737,8 @@ class Cluster:
         """Return the last lines of the log of `node`, or of all nodes.
 
         lines: at most this many per node. Prints of functions are not in the log: they
-            appear in the cell that called the function.
+            appear in the cell that called the function. What a thread of a function
+            prints after its call has ended is there.
 
         Raises:
             MpregError: the log is on another machine, or there is no such node.

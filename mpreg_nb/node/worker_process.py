@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import contextlib
+import logging
 import os
 import resource
 import signal
@@ -590,6 +591,9 @@ class LeaseRecord:
     lines: tuple[str, ...] = ()  # that it printed last
 
 
+LOG = logging.getLogger("mpreg_nb.node")
+
+
 class Owner(Protocol):
     """Receives the events of a worker; a pool implements it."""
 
@@ -950,7 +954,11 @@ class WorkerHandle:
             self.settle_lease(is_gone=False)
 
     def _logged(self, text: str, lines_cut: int, bytes_cut: int) -> None:
-        """Give what went past Python to the call that runs, where only one can."""
+        """Give what went past Python to the call that runs, where only one can.
+
+        What no call can be given, such as the prints of a thread that goes on after
+        its call, is in the log of the node.
+        """
         if self.lease is not None:
             printed = JobPrinted(
                 id=self.process.page.leased_job[0],
@@ -976,6 +984,9 @@ class WorkerHandle:
                     characters_cut=bytes_cut,
                 )
             )
+            return
+        for line in text.splitlines():
+            LOG.info("printed outside of a call: %s", line)
 
     def catch_up(self) -> None:
         """Take in now what the worker has said."""

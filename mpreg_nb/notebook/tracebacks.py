@@ -24,6 +24,15 @@ MOST_PARTS = 3
 """Failed steps of a workflow, or nodes of a cell, whose tracebacks are shown."""
 
 
+_READ_ONLY = "assignment destination is read-only"
+
+HOW_TO_WRITE = (
+    "Large results of calls are in memory that several processes read, so they cannot "
+    "be written to. Copy what you change: x = np.array(x), or df = df.copy()."
+)
+"""Added to the error of a cell that tries."""
+
+
 def show_error(
     shell: Any,
     kind: type[BaseException],
@@ -79,6 +88,11 @@ def _in_plain_text(error: BaseException, shown: TracebackType | None) -> list[st
     return "".join(format_exception(type(error), error, below)).splitlines()
 
 
+def _add_note(error: ValueError) -> None:
+    if HOW_TO_WRITE not in getattr(error, "__notes__", ()):
+        error.add_note(HOW_TO_WRITE)
+
+
 def is_shown_here(error: BaseException, traceback: TracebackType | None) -> bool:
     """Return whether `error` is of ours, or came while ours waited."""
     if wants_all_frames():
@@ -109,6 +123,8 @@ def attach(shell: Any) -> Callable[[], None]:
             error, traceback = sys.last_value, sys.last_traceback
         if isinstance(error, BaseExceptionGroup) and not wants_all_frames():
             cut(error)
+        if isinstance(error, ValueError) and str(error).endswith(_READ_ONLY):
+            _add_note(error)
         if error is None or exception_only or not is_shown_here(error, traceback):
             original(
                 exc_tuple, filename, tb_offset, exception_only, running_compiled_code

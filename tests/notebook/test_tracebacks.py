@@ -185,6 +185,22 @@ def test_a_handler_of_the_user_comes_first(
     assert [str(error) for error in heard] == ["x"]
 
 
+def test_who_writes_to_a_result_that_is_read_only_is_told_what_to_do(
+    shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell(
+        "import numpy as np\n"
+        "result = np.zeros(3)\n"
+        "result.flags.writeable = False\n"
+        "result[0] = 1"
+    )
+    run_cell("%tb")
+    run_cell("raise ValueError('of the user')")
+
+    out = capsys.readouterr().out
+    assert out.count("Copy what you change: x = np.array(x)") == 2
+
+
 def test_the_shell_is_left_as_it_was(shell: InteractiveShell) -> None:
     shell.run_line_magic("unload_ext", "mpreg_nb")
 

@@ -1,5 +1,7 @@
 """What functions print reaches the call that they run for."""
 
+import asyncio
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -187,6 +189,42 @@ def test_what_goes_past_python_belongs_to_the_call_too(tmp_path: Path) -> None:
         return here.prints_of(call_id)
 
     assert run(tmp_path, scenario) == "written\nfrom a program\n"
+
+
+def test_what_a_thread_prints_after_its_call_is_in_the_log_of_the_node(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    f = cell(
+        "import pathlib, threading, time\n"
+        "def f(go):\n"
+        "    def later():\n"
+        "        while not pathlib.Path(go).exists():\n"
+        "            time.sleep(0.002)\n"
+        "        print('late')\n"
+        "    threading.Thread(target=later).start()\n"
+    )
+
+    async def scenario(here: Office) -> None:
+        loop, logged = asyncio.get_running_loop(), asyncio.Event()
+
+        class Told(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                if "late" in record.getMessage():
+                    loop.call_soon(logged.set)
+
+        told, logger = Told(), logging.getLogger("mpreg_nb.node")
+        logger.addHandler(told)
+        try:
+            await here.call(f, str(tmp_path / "go"))
+            (tmp_path / "go").touch()
+            await asyncio.wait_for(logged.wait(), 60)
+        finally:
+            logger.removeHandler(told)
+
+    with caplog.at_level(logging.INFO, "mpreg_nb.node"):
+        run(tmp_path, scenario)
+
+    assert "printed outside of a call: late" in caplog.text
 
 
 def test_prints_are_not_lost_in_a_crash(tmp_path: Path) -> None:
