@@ -101,7 +101,3 @@ class NodeSettings:
 
     engine: str = ""
     """URL of what runs the calls in place of worker processes of nodes."""
-
-
-CONTROL_RETRY = 0.05
-"""Seconds before the first redial of a lost link; doubles up to two seconds."""

@@ -46,7 +46,6 @@ from mpreg_nb.protocol.messages import (
     EngineRef,
     Failed,
     Failure,
-    LeaveRequest,
     LoadsReport,
     Notice,
     Reply,
@@ -412,14 +411,6 @@ class Client:
         """
         link = await self.requests.link_to(node)
         link.send(addressed(SpaceClose(id=space), node, link))
-
-    async def ask_to_leave(self, node: str) -> bool:
-        """Ask a node to drain and leave; False where it cannot be reached."""
-        link = self.links.direct(node, ())
-        if link is None:
-            return False
-        await self.requests.ask(LeaveRequest(id=self.requests.new_id()), link=link)
-        return True
 
     def on_snapshot(self, listener: Callable[[Snapshot], None]) -> Callable[[], None]:
         """Call `listener` with each new snapshot; returns what ends that."""

@@ -148,6 +148,36 @@ class LoopThread:
             self.loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
 
 
+class LoopThreadOnDemand:
+    """A `LoopThread` that starts when it is first needed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._thread: LoopThread | None = None
+
+    def get(self) -> LoopThread:
+        """Return the thread; start it if it does not run."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = LoopThread(self._name)
+            return self._thread
+
+    @property
+    def runs_here(self) -> bool:
+        """Whether it was started, by this process."""
+        return self._thread is not None and not self._thread.is_of_parent
+
+    def end_with(self, last: Coroutine[Any, Any, None]) -> None:
+        """Run `last`, and stop the thread."""
+        thread = self.get()
+        try:
+            thread.run(last)
+        finally:
+            thread.stop()
+            self._thread = None
+
+
 def _new_loop() -> asyncio.AbstractEventLoop:
     try:
         import uvloop

@@ -73,13 +73,7 @@ class Arrived:
 
     def value(self) -> Any:
         """Return the value, or raise the error."""
-        value, error = self.rebuild()
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # else the traceback would hold itself
-        return value
+        return value_of(self.rebuild())
 
     def _rebuild(self) -> Rebuilt:
         outcome = self._outcome
@@ -120,6 +114,17 @@ class Arrived:
                 last_lines=call.prints.last_lines,
             )
         return error
+
+
+def value_of(found: Rebuilt) -> Any:
+    """Return the value, or raise the error."""
+    value, error = found
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error, found  # else the traceback would hold itself
+    return value
 
 
 def rebuilt(parts: Parts, *, name: str) -> Rebuilt:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.connections import Connections, Requests, addressed
-from mpreg_nb.client.outcome import rebuilt
+from mpreg_nb.client.outcome import rebuilt, value_of
 from mpreg_nb.client.output import OutputBuffer, Writer
 from mpreg_nb.client.statistics import CallLog, CallRow
 from mpreg_nb.errors import MpregError, NodeLost, NoRun
@@ -135,18 +135,10 @@ class Fetched:
     def __call__(self) -> Any:
         """Return the value, or raise the error. Runs code of the user's."""
         if self.failed is not None:
-            error: BaseException | None = error_of(
-                self.failed, self.parts, function=self.name
+            return value_of(
+                (None, error_of(self.failed, self.parts, function=self.name))
             )
-            value = None
-        else:
-            value, error = rebuilt(self.parts, name=self.name)
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error  # else the traceback would hold itself
-        return value
+        return value_of(rebuilt(self.parts, name=self.name))
 
 
 @dataclass(slots=True)

@@ -21,7 +21,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -31,7 +30,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.loop_thread import LoopThread, LoopThreadOnDemand
 from mpreg_nb.cures import cure
 from mpreg_nb.errors import HostFailure, HostsFailed
 from mpreg_nb.launcher.child import TOKEN_VARIABLE, node_environment
@@ -306,8 +305,7 @@ class SlurmLauncher(Launcher[SlurmNode]):
         self._context = context
         self._python = sys.executable
         self._jobs: dict[str, SlurmJob] = {}  # by node
-        self._thread: LoopThread | None = None
-        self._starting = threading.Lock()  # of the thread
+        self._thread = LoopThreadOnDemand("mpreg-slurm")
         self._server: asyncio.Server | None = None
         self._address = ""
         self._port = 0
@@ -341,12 +339,6 @@ class SlurmLauncher(Launcher[SlurmNode]):
             nodes += (replace(node, host=options) for node in read)
         return checked(nodes)
 
-    def _loop_thread(self) -> LoopThread:
-        with self._starting:
-            if self._thread is None:
-                self._thread = LoopThread("mpreg-slurm")
-            return self._thread
-
     @property
     def stages(self) -> Mapping[str, str]:
         """What happens with each job, in a few words."""
@@ -367,7 +359,7 @@ class SlurmLauncher(Launcher[SlurmNode]):
         """Wait for jobs to connect."""
         self._python = options.python or sys.executable
         work = self._prepare(tuple(hosts))
-        return asyncio.run_coroutine_threadsafe(work, self._loop_thread().loop)
+        return asyncio.run_coroutine_threadsafe(work, self._thread.get().loop)
 
     async def _prepare(self, hosts: Collection[str]) -> Mapping[str, HostFailure]:
         try:
@@ -432,7 +424,7 @@ class SlurmLauncher(Launcher[SlurmNode]):
         workers: those of the cluster here; each job has a machine of its own for it.
         """
         job = SlurmJob(
-            settings, log, settings.workers, self._context, self._loop_thread()
+            settings, log, settings.workers, self._context, self._thread.get()
         )
         ticket = PilotTicket(
             address=self._address, port=self._port, ca=self._context.ca, key=job.key
@@ -444,9 +436,9 @@ class SlurmLauncher(Launcher[SlurmNode]):
             del self._jobs[settings.name]
             raise
         job.node.ended.add_done_callback(
-            lambda _: self._loop_thread().call_soon(self._let_go, job)
+            lambda _: self._thread.get().call_soon(self._let_go, job)
         )
-        self._loop_thread().call_soon(self._look)
+        self._thread.get().call_soon(self._look)
         return job.node
 
     # ------------------------------------------------------------------- the queue
@@ -565,17 +557,12 @@ class SlurmLauncher(Launcher[SlurmNode]):
 
     def close(self) -> None:
         """Cancel all jobs, and listen no more."""
-        thread = self._thread
-        if thread is None or thread.is_of_parent:
+        if not self._thread.runs_here:
             return
         for job in list(self._jobs.values()):
             if not job.node.ended.done():  # else it ends in order
                 job.cancel()
-        try:
-            thread.run(self._close())
-        finally:
-            thread.stop()
-            self._thread = None
+        self._thread.end_with(self._close())
 
     async def _close(self) -> None:
         if self._server is not None:

@@ -13,7 +13,6 @@ import asyncio
 import os
 import secrets
 import shlex
-import threading
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
@@ -26,7 +25,7 @@ from weakref import WeakSet
 
 import msgspec
 
-from mpreg_nb.client.loop_thread import LoopThread
+from mpreg_nb.client.loop_thread import LoopThread, LoopThreadOnDemand
 from mpreg_nb.cures import cure
 from mpreg_nb.errors import HostFailure, HostsFailed
 from mpreg_nb.launcher.cluster_files import LedgerRow, RecordedNode
@@ -723,19 +722,12 @@ class SshLauncher(Launcher[RemoteNode]):
         self._options = AS_FOUND
         self._hosts: dict[str, SshHost] = {}
         self._stages: dict[str, str] = {}
-        self._thread: LoopThread | None = None
-        self._starting = threading.Lock()  # of the thread
+        self._thread = LoopThreadOnDemand("mpreg-ssh")
 
     @staticmethod
     def read(wanted: WantedHosts) -> tuple[NodeSpec, ...]:
         """Return the nodes that `wanted` names on hosts."""
         return read_hosts(wanted)
-
-    def _loop_thread(self) -> LoopThread:
-        with self._starting:
-            if self._thread is None:
-                self._thread = LoopThread("mpreg-ssh")
-            return self._thread
 
     @property
     def stages(self) -> Mapping[str, str]:
@@ -753,7 +745,7 @@ class SshLauncher(Launcher[RemoteNode]):
         """Connect to all of `hosts` at the same time."""
         self._options = options
         work = self._prepare(tuple(hosts))
-        return asyncio.run_coroutine_threadsafe(work, self._loop_thread().loop)
+        return asyncio.run_coroutine_threadsafe(work, self._thread.get().loop)
 
     async def _prepare(self, hosts: Collection[str]) -> Mapping[str, HostFailure]:
         failed = await asyncio.gather(*(self._open(host) for host in hosts))
@@ -788,7 +780,7 @@ class SshLauncher(Launcher[RemoteNode]):
 
     def _new_host(self, name: str) -> SshHost:
         say = partial(self._stages.__setitem__, name)
-        return SshHost(name, self._context, self._options, self._loop_thread(), say)
+        return SshHost(name, self._context, self._options, self._thread.get(), say)
 
     def start(
         self,
@@ -801,13 +793,13 @@ class SshLauncher(Launcher[RemoteNode]):
         """Start a node, as `Launcher` says."""
         work = self._hosts[host].start(settings, log, workers)
         try:
-            return self._loop_thread().run(work)
+            return self._thread.get().run(work)
         except HostError as error:
             raise HostsFailed((error.failure,)) from error
 
     def expose(self, urls: Collection[str]) -> Mapping[str, HostFailure]:
         """Let nodes on all hosts reach `urls`."""
-        return self._loop_thread().run(self._expose(urls))
+        return self._thread.get().run(self._expose(urls))
 
     async def _expose(self, urls: Collection[str]) -> Mapping[str, HostFailure]:
         failures = {}
@@ -820,14 +812,9 @@ class SshLauncher(Launcher[RemoteNode]):
 
     def close(self) -> None:
         """Disconnect; nodes that are kept go on."""
-        thread = self._thread
-        if thread is None or thread.is_of_parent:
+        if not self._thread.runs_here:
             return
-        try:
-            thread.run(self._close())
-        finally:
-            thread.stop()
-            self._thread = None
+        self._thread.end_with(self._close())
 
     async def _close(self) -> None:
         hosts = list(self._hosts.values())
@@ -908,6 +895,6 @@ class SshLauncher(Launcher[RemoteNode]):
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         try:
-            return self._loop_thread().run(work)
+            return self._thread.get().run(work)
         except HostError as error:
             raise HostsFailed((error.failure,)) from error

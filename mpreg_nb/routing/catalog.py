@@ -228,7 +228,7 @@ class Catalog:
         """Unregister the name everywhere; return the delta to announce.
 
         Voids all registrations known here; one made elsewhere at the same moment
-        may survive it. The others withdraw what is `voided`.
+        may survive it.
         """
         own = self._own.offers.get(function, {}).values()
         gone = [replace(offer, removed=True) for offer in own if offer.version]
@@ -246,15 +246,6 @@ class Catalog:
         logs = [log.offers.get(function, {}) for log in self._logs.values()]
         known = [offer.counter for versions in logs for offer in versions.values()]
         return 1 + max(known, default=0)
-
-    def voided(self) -> tuple[Offer, ...]:
-        """Return own offers of names that were unregistered since: withdraw them."""
-        return tuple(
-            offer
-            for offer in self._own.all()
-            if offer.version
-            and (self.me, offer.version) not in self._index.get(offer.function, {})
-        )
 
     # ---------------------------------------------------------- others' entries
 

@@ -387,12 +387,6 @@ class Workflow:
         """Whether each run of it sends the same arguments."""
         return not self.inputs and all(step.is_constant for step in self.steps)
 
-    @property
-    def last_steps(self) -> tuple[str, ...]:
-        """The names of the steps that no other step waits for."""
-        needed = frozenset[str]().union(*(step.dependencies for step in self.steps))
-        return tuple(step.name for step in self.steps if step.name not in needed)
-
     def check_mentions(self, found: Mapping[str, Iterable[str]]) -> None:
         """Raise for steps that can never run; `found` maps steps to references of undo.
 

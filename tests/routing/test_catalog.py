@@ -249,7 +249,6 @@ def test_an_unregistered_name_is_nowhere(n1: Catalog, n2: Catalog) -> None:
 
     assert n2.newest("train") is None
     assert n2.entries() == ()
-    assert n2.voided() == (offer(V1, 1),)
     assert n2.missing(GPU, ["train"]) == ()
 
 

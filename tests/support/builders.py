@@ -74,7 +74,7 @@ def call(function: str, node: str, total_us: int = 1000, **more: Any) -> CallRow
 def ran(
     begin: float, end: float, function: str = "f", node: str = "n1", **more: Any
 ) -> CallRow:
-    """Return a call whose function ran from `begin` to `end`, seconds from NOW."""
+    """Return the row of a call that ran from `begin` to `end`, in seconds from NOW."""
     run_us = round((end - begin) * 1e6)
     values: dict[str, Any] = {
         "run_us": run_us,

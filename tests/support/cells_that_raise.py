@@ -1,4 +1,4 @@
-"""Cells whose function `f` raises what is awkward to send.
+"""Cells whose function `f` raises exceptions that are hard to pickle.
 
 It is caught as `E`, and has the attributes in `has`.
 """

@@ -116,13 +116,13 @@ class Server:
             arg=[self.url, path.name],
             polling=100,
         )
-        # The front end says idle before it knows the kernel; the button for the
+        # The front end shows idle before it knows the kernel; the button for the
         # debugger can be pressed once it does.
         page.locator(".jp-DebuggerBugButton:not(.disabled)").wait_for()
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
 
     def shut_down_kernels(self) -> None:
-        """End the kernels, as a user does who closes a notebook for good."""
+        """Shut the kernels down, as closing a notebook for good does."""
         for session in self.sessions():
             self._ask("DELETE", f"api/sessions/{session['id']}")
 

@@ -30,7 +30,7 @@ from mpreg_nb.settings import NodeSettings
 SOON_S = 60.0
 
 MakeLauncher: TypeAlias = Callable[[bool], Launcher[LaunchedNode]]
-"""Its argument says whether nodes are kept."""
+"""Make a launcher; its argument: whether the nodes outlive it."""
 
 
 class Launched:

@@ -24,7 +24,7 @@ LASTING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
 class Leaks:
-    """Compares what is there now with what was there when this was made."""
+    """Processes, files and threads now, compared with those at its creation."""
 
     def __init__(self, folder: Path) -> None:
         """Record what exists now; `own_folders` made `folder` for this test alone."""
@@ -36,7 +36,7 @@ class Leaks:
         self._threads = set(threading.enumerate())
 
     def wait(self, bound_s: float = BOUND_S) -> list[str]:
-        """Return what is left over after at most `bound_s` seconds, in words."""
+        """Return a description of each leak that remains after `bound_s` seconds."""
         deadline = time.monotonic() + bound_s
         while left := self._left():
             if time.monotonic() > deadline:

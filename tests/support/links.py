@@ -1,4 +1,4 @@
-"""Two ends of a link in one process, and what each of them heard."""
+"""Both ends of a link in one process, each with a record of its events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,13 +24,13 @@ ME = "me"
 
 
 def numbered(number: int) -> Cancel:
-    """Return a small message that can be told from others."""
+    """Return a small message that `number` identifies."""
     return Cancel(id=number.to_bytes(16, "big"))
 
 
 @dataclass(eq=False)
 class Ear:
-    """Hears all that a link tells; `message` and the like wait for the next."""
+    """Records all events of a link; `message`, `lost` and `heard` wait for one."""
 
     connection: Connection | None = None
     messages: list[tuple[Any, tuple[Buffer, ...]]] = field(default_factory=list)
@@ -52,19 +52,19 @@ class Ear:
         connection.on_lost = lambda _, reason: self._hear(self.losses, reason)
 
     async def heard(self, what: list[Any], count: int = 1) -> list[Any]:
-        """Wait until there are `count` of `what`, one of the lists of this ear."""
+        """Wait until `what`, a list of this record, has `count` items; return it."""
         while len(what) < count:
             self._changed.clear()
             await self._changed.wait()
         return what
 
     async def message(self, number: int = 1) -> tuple[Any, tuple[Buffer, ...]]:
-        """Return the message that came as the `number`th."""
+        """Wait for the `number`th message, and return it with its parts."""
         await self.heard(self.messages, number)
         return self.messages[number - 1]
 
     async def lost(self) -> str:
-        """Return why the link ended; waits for that."""
+        """Wait for the end of the link, and return the reason."""
         [reason] = await self.heard(self.losses)
         assert isinstance(reason, str)
         return reason
@@ -76,14 +76,14 @@ class Ear:
 
 @dataclass
 class House:
-    """A listener, and an ear for each link that it accepted."""
+    """A listener, and the events of each link that it accepted."""
 
     listener: Listener
     ears: list[Ear]
     accepted: asyncio.Event
 
     async def ear(self, number: int = 1) -> Ear:
-        """Return what the `number`th accepted link hears; waits for the link."""
+        """Wait for the `number`th accepted link, and return its record of events."""
         while len(self.ears) < number:
             self.accepted.clear()
             await self.accepted.wait()
@@ -125,7 +125,7 @@ async def open_link(
     name: str = ME,
     **options: Any,
 ) -> Connection:
-    """Dial `url`, with `ear` for its callbacks."""
+    """Dial `url`; `ear` records the events of the link."""
     return await dial(
         url,
         token=token,
@@ -163,7 +163,7 @@ async def linked(
     dialled_patience: Timeouts | None = None,
     local: bool = False,
 ) -> AsyncIterator[Pair]:
-    """Open a link for the block; both sides are alike unless told apart."""
+    """Open a link for the block; `dialled_` options are for the dialling side alone."""
     async with house(limits=limits, patience=patience, local=local) as home:
         ear = Ear()
         dialled = await open_link(

@@ -1,4 +1,4 @@
-"""Another process that runs what is sent to it, as a worker would."""
+"""A second process that runs the functions sent to it, as a worker does."""
 
 import pickle
 import subprocess

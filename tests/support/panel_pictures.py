@@ -58,7 +58,7 @@ def nothing() -> Picture:
 
 
 def head(line: str, *, state: str = "live", note: str = "", error: str = "") -> Picture:
-    """The head line and what it says."""
+    """The head line of a panel, and the data that it shows."""
     return {
         "line": line,
         "calls_per_s": 12.4,
@@ -322,7 +322,7 @@ def drawing(statuses: Sequence[str]) -> Drawing:
 
 
 def bars(statuses: Sequence[str], names: Sequence[str]) -> list[Picture]:
-    """One bar for each step that began, on the nodes in turn."""
+    """Return one bar for each started step, on the nodes in turn."""
     listed = []
     for place, (step, status) in enumerate(zip(STEPS, statuses, strict=True)):
         if status in ("waiting", "skipped"):

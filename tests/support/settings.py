@@ -1,4 +1,4 @@
-"""The settings that tests need, whatever the environment says."""
+"""The settings of the tests; environment variables do not change them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -98,7 +98,7 @@ class SimLink:
         self.end(f"closed ({code}): {reason}", f"closed by {self.node.name}: {reason}")
 
     def end(self, reason_here: str, reason_there: str) -> None:
-        """End the link; the other end hears of it unless the network is cut."""
+        """End the link; the other end gets the end unless the network is cut."""
         if not self.is_open:
             return
         self.is_open = False
@@ -423,7 +423,7 @@ class Simulation:
         nodes = [self._process(f"n{number:03}") for number in range(count)]
         everybody = SyncPush(records=tuple(node.swim.me for node in nodes))
         self._is_noting = False  # a million of joins, in a cluster of a thousand
-        gc.disable()  # nothing of what is made here is garbage
+        gc.disable()  # the simulation frees no object before its end
         for node in nodes:
             node.driver.start((nodes[0].url,))  # its own URL is passed over
             node.driver.receive(everybody, nodes[0].name)
@@ -561,7 +561,7 @@ class Simulation:
         if (self.cut is not None or self.is_apart) and self.is_cut(source, target):
             return
         if not there.is_open and target.url in self._listening:
-            # The host is up, and knows no such connection any more.
+            # The host is up, and no longer has this connection.
             self.at(now + 2 * self.latency(), source, link.lose, "reset by the peer")
             return
         if self.loss and rng.random() < self.loss:
@@ -642,7 +642,7 @@ def quiet_cluster(count: int, settings: SwimConfig) -> Simulation:
     """Return a cluster that has no news left to gossip."""
     sim = Simulation(0, settings)
     sim.start_together(count)
-    sim.run(10 * settings.period_s)  # all news told, all dials made
+    sim.run(10 * settings.period_s)  # all gossip is delivered, all dials have ended
     took_s = sim.run_until(sim.is_whole, 60.0)
     assert took_s < 60.0, "the cluster does not become whole"
     sim.events.clear()

@@ -86,7 +86,7 @@ class SshHost:
 
     def _await_port(self) -> None:
         deadline = time.monotonic() + SOON_S
-        while True:  # it tells nobody that it listens
+        while True:  # sshd does not report that it listens
             try:
                 socket.create_connection((self.address, self.port), 1).close()
             except ConnectionRefusedError:
@@ -116,7 +116,7 @@ class SshHost:
         return found
 
     def left(self) -> list[str]:
-        """Return what is left there, in words, after a while."""
+        """Return a description of each process and file that remains on the host."""
         deadline = time.monotonic() + SOON_S
         while left := self._left():
             if time.monotonic() > deadline:
@@ -162,7 +162,7 @@ def _words(process: psutil.Process) -> list[str]:
 
 
 class SshHosts:
-    """Some hosts, and a user who has a key for all of them."""
+    """Several hosts, and one user with a key for each of them."""
 
     def __init__(
         self, *names: str, places: Sequence[Host] = (LOOPBACK, LOOPBACK)

@@ -27,7 +27,7 @@ from tests.support.links import CLUSTER, TOKEN, house
 
 
 class Speaker:
-    """A node that tells who the members are, and keeps what is registered with it."""
+    """A node that sends its list of members, and keeps all registrations."""
 
     def __init__(self, name: str, members: dict[str, MemberRecord]) -> None:
         self.name = name

@@ -18,7 +18,7 @@ WAIT_S = 60.0
 
 
 class Loop:
-    """Runs what is handed to it nowhere: nobody is asked for traffic."""
+    """A loop that runs nothing: no node is asked for its traffic."""
 
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         """Forget it."""

@@ -23,7 +23,7 @@ Ended: TypeAlias = "asyncio.Future[tuple[Outcome, tuple[Any, ...]]]"
 
 
 class Crash(Exception):
-    """What `Office.call` raises where a node would tell of a crash."""
+    """Raised by `Office.call` where a node would report a crash."""
 
     def __init__(self, crashed: Crashed) -> None:
         super().__init__(crashed)
@@ -31,7 +31,7 @@ class Crash(Exception):
 
 
 class Office:
-    """Workers, and what they said besides answers."""
+    """Workers, with all their messages that are no answers."""
 
     def __init__(self, workers: WorkerPool) -> None:
         self.workers = workers
@@ -44,7 +44,7 @@ class Office:
         self._heard = asyncio.Event()
 
     def hear(self, message: JobPrinted, parts: Parts = ()) -> None:
-        if parts:  # it is long, and comes beside its message
+        if parts:  # a long result follows its message
             message = msgspec.structs.replace(message, text=bytes(parts[0]).decode())
         self.printed.append(message)
         self._heard.set()

@@ -127,19 +127,6 @@ def test_references_that_only_pickling_finds_are_added_and_checked() -> None:
         workflow.including({"a": ["a"]})
 
 
-def test_the_last_steps_are_those_that_nobody_waits_for() -> None:
-    workflow = Workflow(
-        "w",
-        (
-            Step(name="a", function="f"),
-            Step(name="b", function="f", args=(Reference("a"),)),
-            Step(name="c", function="f", after=("a",)),
-        ),
-    )
-
-    assert workflow.last_steps == ("b", "c")
-
-
 def test_functions_are_called_by_their_names_in_drawings() -> None:
     from functools import partial
 
