@@ -54,7 +54,7 @@ from mpreg_nb.protocol.messages import (
     SpaceOpen,
     Watch,
 )
-from mpreg_nb.serialize.chunks import pack_items_of_chunk
+from mpreg_nb.serialize.chunks import Chunk, pack_chunk
 from mpreg_nb.serialize.pickle import pack_arguments, pack_call
 from mpreg_nb.settings import Limits
 from mpreg_nb.shared_memory.segments import MEMORY
@@ -235,7 +235,7 @@ class Client:
 
         began: when packing them did, by perf_counter.
         """
-        packed = (pack_items_of_chunk(items),)
+        packed = (pack_chunk(Chunk(list(items))),)
         return self.prepare_packed(function, packed, options, done, began, items)
 
     def prepare_packed(

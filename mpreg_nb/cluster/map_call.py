@@ -10,9 +10,7 @@ map has ended, and each other node that runs items fetches them once.
 """
 
 import asyncio
-import statistics
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
 from itertools import islice
@@ -39,6 +37,7 @@ from mpreg_nb.protocol.messages import (
     Reply,
     ResultRef,
 )
+from mpreg_nb.serialize.chunks import CHUNK_BYTES, CHUNKS_AHEAD, PROBE_S, ChunkSizes
 from mpreg_nb.serialize.pickle import pack_arguments, pack_call
 from mpreg_nb.workflows.graph import Reference
 
@@ -48,23 +47,8 @@ WINDOW = 512
 BATCH = 64
 """Calls that `map` hands over to the loop in one go."""
 
-CHUNKS_AHEAD = 4
-"""Chunks in progress for each slot, where these are more calls than `WINDOW`."""
-
-MOST_ITEMS = 256
-"""Of one chunk. Larger ones are no faster."""
-
 ITEM_BYTES = 16 * 1024
 """Arguments larger than this travel by themselves."""
-
-CHUNK_BYTES = 512 * 1024
-"""Arguments of one chunk."""
-
-LAST_TIMES = 5
-"""Run times of calls and chunks that the size of the next chunk follows."""
-
-PROBE_S = 0.003
-"""How long a map waits for the first run time before it sends more calls one by one."""
 
 
 class Until(Protocol):
@@ -87,40 +71,6 @@ MOST_LOST = 3
 
 _PENDING: Any = None
 """Stands for a result that has not arrived."""
-
-
-class ChunkSizes:
-    """How many items the next chunk has, by the last run times.
-
-    The median of them: where a processor does other things, some take long.
-    """
-
-    def __init__(self, chunk_s: float, slots: int) -> None:
-        self._chunk_s = chunk_s
-        self._slots = slots
-        self._last_s: deque[float] = deque(maxlen=LAST_TIMES)
-        self.item_s: float | None = None
-        """Expected time of one item; None before the first is known."""
-
-    def took(self, items: int, run_s: float) -> None:
-        """Take the run time of so many items into account.
-
-        >>> sizes = ChunkSizes(chunk_s=0.005, slots=2)
-        >>> sizes.took(1, 100e-6)
-        >>> sizes.next(left=None), sizes.next(left=100), sizes.next(left=1)
-        (50, 25, 1)
-        """
-        self._last_s.append(run_s / items)
-        self.item_s = statistics.median(self._last_s)
-
-    def next(self, left: int | None) -> int:
-        """Return the size of the next chunk; `left`: items to send, if known."""
-        if self.item_s is None:
-            return 1
-        most = int(self._chunk_s / max(self.item_s, 1e-6))
-        if left is not None:  # each slot has several chunks yet to come
-            most = min(most, -(-left // (2 * self._slots)))
-        return max(1, min(most, MOST_ITEMS))
 
 
 class SharedArguments:

@@ -327,6 +327,7 @@ class Planner:
             inputs=tuple(inputs),
             folder=here(),
             chain_ms=CONFIG.chain_ms,
+            chunk_ms=CONFIG.map_chunk_ms,
             depth=depth_of_calls(),
         )
         return PlannedRun(request, tuple(parts), prepared.diagram, packer.holds)

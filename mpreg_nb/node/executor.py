@@ -654,7 +654,7 @@ class Executor:
             folder=call.folder,
             items=call.items,
             depth=call.depth,
-            keep=call.keep,
+            keep=call.keep and not call.items,
         )
         if pending.then is not None:
             followers = tuple(self._followers(pending.then))
@@ -738,7 +738,7 @@ class Executor:
     ) -> None:
         call = pending.call
         queued_us, kept = self._queued_us(pending, run_us), None
-        if call.keep:
+        if call.keep and not call.items:
             kept, payload, parts = self._store.keep(self._me, call, payload, parts)
         reply = Reply(
             id=call.id,

@@ -127,6 +127,7 @@ def failure_of(ended: JobFailed | Crashed, node: str) -> Failure:
         cause=ended.cause,
         memory_mb=ended.memory_mb,
         lines=ended.last_lines,
+        ran=ended.ran,
     )
 
 

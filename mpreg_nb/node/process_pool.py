@@ -37,6 +37,7 @@ from mpreg_nb.node.worker_pool import (
 from mpreg_nb.node.worker_process import (
     Answer,
     End,
+    Handed,
     LeaseRecord,
     Owner,
     WorkerHandle,
@@ -51,6 +52,7 @@ from mpreg_nb.protocol.worker import (
     JobPrinted,
     RunRecord,
     Setup,
+    SharedStatus,
     following,
 )
 
@@ -225,6 +227,7 @@ class CrashHistory:
         *,
         guilty: bool,
         executed: Executed,
+        ran: int | None = None,
     ) -> Crashed:
         """Return the outcome of a call that had started when its worker died."""
         if guilty:
@@ -238,6 +241,7 @@ class CrashHistory:
             memory_mb=end.memory_mb,
             last_lines=tuple(lines),
             deaths=self._by_call.get(call_id, 0),
+            ran=ran,
         )
 
 
@@ -951,7 +955,10 @@ class ProcessPool:
         at_work = sum(
             page.ended < handed.number <= page.begun for handed in link.handed.values()
         )
-        for handed in link.handed.values():
+        # First the one that killed it: of a map, the first that fails is named.
+        for handed in sorted(
+            link.handed.values(), key=lambda h: h.number <= page.ended
+        ):
             item = self._items[handed.job.id]
             item.link = None
             begun = handed.number <= page.begun
@@ -971,6 +978,7 @@ class ProcessPool:
                     link.last_lines(),
                     guilty=guilty,
                     executed=executed,
+                    ran=self._items_ended(handed, page) if item.job.items else None,
                 )
                 self._end(item, crashed, ())
             else:
@@ -982,6 +990,14 @@ class ProcessPool:
         self._on_event("worker died", f"{end.cause}{doing}")
         self._supervisor.replace(link, end)
         self._feed()
+
+    def _items_ended(self, handed: Handed, page: SharedStatus) -> int | None:
+        """Return how many items of a chunk had ended when its worker did, if known."""
+        if self.slots > 1:
+            return None
+        if handed.number <= page.ended:
+            return handed.job.items
+        return page.items_ended(handed.number)
 
     def _give_up(self, cause: str, lines: tuple[str, ...]) -> None:
         self._refuse(

@@ -84,6 +84,7 @@ class Crashed:
     memory_mb: float | None = None
     last_lines: tuple[str, ...] = ()
     deaths: int = 1  # workers that died under this call id, this one included
+    ran: int | None = None  # of a chunk: how many of its items had ended, if known
 
 
 Outcome: TypeAlias = JobDone | JobFailed | Crashed

@@ -9,7 +9,14 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, Protocol, assert_never
 from weakref import ref
 
@@ -17,6 +24,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.node.calls import Calls
+from mpreg_nb.node.map_items import PROBE_S, PROBES, MapItems
 from mpreg_nb.node.pending_call import Followers, Sink
 from mpreg_nb.node.results import ResultStore
 from mpreg_nb.protocol.codec import Buffer, Parts
@@ -44,6 +52,13 @@ from mpreg_nb.protocol.messages import (
     StepSnapshot,
 )
 from mpreg_nb.protocol.output_tail import OutputTail
+from mpreg_nb.routing.router import Wanted
+from mpreg_nb.serialize.chunks import (
+    Chunk,
+    job_failure,
+    outcome_of_chunk,
+    pack_chunk,
+)
 from mpreg_nb.serialize.exceptions import (
     call_status,
     error_line,
@@ -51,7 +66,7 @@ from mpreg_nb.serialize.exceptions import (
     pack_error,
 )
 from mpreg_nb.serialize.items import gather, read_head
-from mpreg_nb.settings import INLINE_BYTES
+from mpreg_nb.settings import INLINE_BYTES, RIDE_ALONG_BYTES
 from mpreg_nb.workflows.run import (
     FallbackCall,
     FallbackResult,
@@ -102,15 +117,24 @@ class StepSink:
         "call_id",
         "function",
         "given",
+        "items",
         "part",
         "sent_s",
         "step",
     )
 
     def __init__(
-        self, run: "WorkflowRun", step: str, attempt: int, part: Part, call_id: bytes
+        self,
+        run: "WorkflowRun",
+        step: str,
+        attempt: int,
+        part: Part,
+        call_id: bytes,
+        items: tuple[int, ...] = (),
     ) -> None:
+        """items: of a map, where the call is a chunk of them; `part` is the first."""
         self._run = run
+        self.items = items
         self.step = step
         self.attempt = attempt
         self.part = part
@@ -121,7 +145,16 @@ class StepSink:
 
     def send(self, message: msgspec.Struct, parts: Parts = ()) -> None:
         """Hand the message to the run."""
-        self._run.said(self, message, tuple(parts))
+        if self.items:
+            self._run.said_of_chunk(self, message, tuple(parts))
+        else:
+            self._run.said(self, message, tuple(parts))
+
+    def of_item(self, item: int, call_id: bytes) -> "StepSink":
+        """Return what stands for the call of one item of a chunk."""
+        sink = StepSink(self._run, self.step, self.attempt, item, call_id)
+        sink.function, sink.sent_s = self.function, self.sent_s
+        return sink
 
 
 Dealt = dict[tuple[str, Part], tuple[Buffer, ...]]
@@ -405,7 +438,7 @@ LONGEST_FULL_S = 30.0
 CALLS_NOTHING = ("condition", "split")
 """Parts that only look at a value, and do not call the function of the step."""
 
-NOTED_ITEMS = 8
+NOTED_ITEMS = PROBES
 """Items of a map of which it is noted why they went where they went."""
 
 Key = tuple[str, Part]
@@ -436,6 +469,7 @@ class RunCalls:
         self._placement = placement
         self._next = followers(request.steps, needs) if request.chain_ms else {}
         self._chain_s = request.chain_ms / 1e3
+        self._chunk_s = request.chunk_ms / 1e3
         self._offered: dict[str, tuple[str, Call]] = {}  # step -> the one before, call
         self._ids = ids
         self._quiet = request.quiet
@@ -443,11 +477,14 @@ class RunCalls:
         self._depth = request.depth
         self._plans: Mapping[str, StepPlan] = {s.name: s for s in request.steps}
         self._under_way: dict[Key, StepSink] = {}
+        self._open: set[bytes] = set()  # ids of these calls
         self._held: dict[Key, int] = {}  # -> attempt, in the order to send them
+        self._maps: dict[str, MapItems] = {}  # of maps whose items may go in chunks
         self._ending: set[bytes] = set()  # ids of cancelled calls, until they end
         self._room = MOST_UNDER_WAY  # less while nodes are full
         self._full_since = math.inf
         self._pause: asyncio.TimerHandle | None = None
+        self._probing: dict[str, asyncio.TimerHandle] = {}
         self._items: dict[str, list[bytes | ResultRef]] = {}  # of the maps under way
         self._gathered: dict[str, tuple[Items, Result]] = {}
         self._own: list[ResultRef] = []  # what is held only for this run
@@ -479,7 +516,13 @@ class RunCalls:
         """Put a call in line; `flush` sends it, unless a worker has it already."""
         offered = self._offered.pop(effect.step, None)
         if offered is None or effect.part != "call" or not self._go_on(effect, offered):
-            self._held[effect.step, effect.part] = effect.attempt
+            self._hold_back(effect.step, effect.part, effect.attempt)
+
+    def _hold_back(self, step: str, part: Part, attempt: int) -> None:
+        if isinstance(part, int) and step in self._maps:
+            self._maps[step].waiting[part] = attempt
+        else:
+            self._held[step, part] = attempt
 
     def _go_on(self, effect: StartStep, offered: tuple[str, Call]) -> bool:
         """Take in the call of a step that the worker of the one before went on with."""
@@ -493,6 +536,7 @@ class RunCalls:
         if not self._placement.go_on(self._run, sink, call, before):
             return False
         self._under_way[step, "call"] = sink
+        self._open.add(sink.call_id)
         self._run.machine.started(step, attempt, self._me, sink.sent_s)
         return True
 
@@ -525,10 +569,15 @@ class RunCalls:
 
     def cancel(self, effect: CancelStep) -> None:
         """End a call, or do not begin it."""
-        key = (effect.step, effect.part)
+        step, part = key = (effect.step, effect.part)
         self._held.pop(key, None)
+        if isinstance(part, int) and step in self._maps:
+            self._maps[step].waiting.pop(part, None)
         sink = self._under_way.pop(key, None)
-        if sink is not None and sink.given:
+        if sink is None or sink.call_id not in self._open:
+            return  # of a chunk that is cancelled; all of its items are
+        self._open.remove(sink.call_id)
+        if sink.given:
             self._ending.add(sink.call_id)
             self._calls.cancel(sink.call_id)
 
@@ -537,11 +586,39 @@ class RunCalls:
 
         What was done is undone only when nothing of the run runs any more.
         """
-        while self._held and len(self._under_way) < self._room and not self._pause:
-            key = next(iter(self._held))
-            if key[1] == "undo" and self._ending:
-                return
-            self._send(key, self._held.pop(key))
+        goes_on = True
+        while goes_on:
+            goes_on = False
+            if self._held and self._has_room:
+                key = next(iter(self._held))
+                if key[1] == "undo" and self._ending:
+                    return
+                self._send(key, self._held.pop(key))
+                goes_on = True
+            for step, items in self._maps.items():  # they and the others take turns
+                if items.waiting and self._has_room:
+                    goes_on |= self._send_items(step, items)
+
+    @property
+    def _has_room(self) -> bool:
+        return len(self._open) < self._room and not self._pause
+
+    def _send_items(self, step: str, items: MapItems) -> bool:
+        """Send the next item or chunk of a map; False: it waits for an outcome."""
+        attempt = next(iter(items.waiting.values()))
+        taken = items.take(self._items[step])
+        if not taken:
+            if items.is_probing and step not in self._probing:
+                later = self._loop.call_later
+                self._probing[step] = later(PROBE_S, self._stop_probing, step, items)
+            return False
+        self._send((step, taken[0]), attempt, taken if len(taken) > 1 else ())
+        return True
+
+    def _stop_probing(self, step: str, items: MapItems) -> None:
+        del self._probing[step]
+        items.gave_up_probing = True
+        self.flush()
 
     def has(self, sink: StepSink) -> bool:
         """Whether the run still waits for this call, which it may have sent anew."""
@@ -554,10 +631,14 @@ class RunCalls:
             until there is room again. JSON clients hear of it instead.
         """
         self._ending.discard(sink.call_id)
-        key = (sink.step, sink.part)
+        parts = sink.items or (sink.part,)
         wanted = self.has(sink)
         if wanted:
-            self._under_way.pop(key, None)
+            self._open.discard(sink.call_id)
+            for part in parts:
+                self._under_way.pop((sink.step, part), None)
+            if sink.step in self._maps:
+                self._maps[sink.step].over(len(parts))
         if not refused or self._plans[sink.step].json:
             self._room = min(self._room + 1, MOST_UNDER_WAY)
             self._full_since = math.inf
@@ -566,26 +647,55 @@ class RunCalls:
         self._full_since = min(self._full_since, now)
         if not wanted or now - self._full_since > LONGEST_FULL_S:
             return True
-        self._room = max(1, len(self._under_way))
-        self._held[key] = sink.attempt
-        if not self._under_way and self._pause is None:
+        self._room = max(1, len(self._open))
+        self.send_again(sink, parts)
+        if not self._open and self._pause is None:
             self._pause = self._loop.call_later(AGAIN_S, self._flush_again)
         return False
 
+    def send_again(self, sink: StepSink, parts: Iterable[Part]) -> None:
+        """Have calls sent that certainly did not run; it is the same attempt."""
+        for part in parts:
+            self._hold_back(sink.step, part, sink.attempt)
+
+    def send_one_by_one(self, sink: StepSink) -> None:
+        """Send the items of a chunk that could not begin; each says by itself why."""
+        if sink.step in self._maps:
+            self._maps[sink.step].one_by_one = True
+        self.send_again(sink, sink.items)
+
+    def took(self, step: str, run_us: Collection[int]) -> None:
+        """Learn how long items of a map take."""
+        if step in self._maps:
+            self._maps[step].took(run_us)
+
+    def item_result(self, result: bytes) -> bytes | ResultRef:
+        """Return the result of an item of a chunk, or where it is kept if large."""
+        if len(result) <= RIDE_ALONG_BYTES:
+            return result
+        return self._hold(b"", (result,))
+
+    def next_id(self) -> bytes:
+        """Return an id for a call that travelled in a chunk."""
+        return self._ids.next()
+
     def stop(self) -> None:
         """Send nothing any more."""
-        if self._pause is not None:
-            self._pause.cancel()
+        for timer in (self._pause, *self._probing.values()):
+            if timer is not None:
+                timer.cancel()
 
     def _flush_again(self) -> None:
         self._pause = None
         self.flush()
 
-    def _send(self, key: Key, attempt: int) -> None:
+    def _send(self, key: Key, attempt: int, items: tuple[int, ...] = ()) -> None:
         step, part = key
-        call = self._call(step, part, attempt)
-        sink = StepSink(self._run, step, attempt, part, call.id)
-        self._under_way[key] = sink
+        call = self._chunk(step, items) if items else self._call(step, part, attempt)
+        sink = StepSink(self._run, step, attempt, part, call.id, items)
+        self._open.add(call.id)
+        for each in items or (part,):
+            self._under_way[step, each] = sink
         # In a turn of its own: the call may end at once, and the machine must be
         # done with the event that led here before it hears of the next.
         self._loop.call_soon(self._hand_over, key, sink, call)
@@ -622,6 +732,39 @@ class RunCalls:
         if part == "fallback":  # it runs wherever its function can
             return replace(call, resources=frozenset(), node=None)
         return replace(call, split=True) if part in CALLS_NOTHING else call
+
+    def _chunk(self, step: str, items: tuple[int, ...]) -> Call:
+        """Return one call of several items, see `_to_send`."""
+        plan = self._plans[step]
+        all_items = self._items[step]
+        given = [one for one in map(all_items.__getitem__, items) if type(one) is bytes]
+        inputs = tuple(map(self.result, plan.inputs))
+        call = self._made(plan, plan, inputs, attempt=1)
+        payload = pack_chunk(Chunk(given, plan.payload))
+        return replace(call, payload=payload, items=len(items))
+
+    def _to_send(self, plan: StepPlan) -> MapItems | None:
+        """Return what decides how the items of a map are sent; None: one by one.
+
+        A deadline is of one call. Arguments in memory that several processes share are
+        as they are for one call only if no chunk shares them.
+        """
+        if (
+            not self._chunk_s
+            or (plan.json or plan.parts or plan.timeout_ms is not None)
+            or not all(isinstance(self.result(name), bytes) for name in plan.inputs)
+        ):
+            return None
+        wanted = Wanted(plan.function, plan.version, plan.resources, plan.node)
+        now = time.monotonic()
+        router = self._calls.router
+        offers = [chosen.offer for chosen in router.fitting(wanted, now)]
+        if not offers or not all(o.placed and o.needs_worker for o in offers):
+            return None
+        self._calls.look_at_own_load(now)
+        loads = [v.reported for v in router.explain(wanted, now) if not v.reason]
+        slots = sum(1 if load is None else max(1, load.slots) for load in loads)
+        return MapItems(self._chunk_s, max(1, slots))
 
     def _made(
         self,
@@ -727,11 +870,19 @@ class RunCalls:
         if reply.kept is not None:
             self._own.append(reply.kept)
         self._items[step] = items
+        if step not in self._maps:
+            to_send = self._to_send(self._plans[step])
+            if to_send is not None:
+                self._maps[step] = to_send
         return len(items)
 
     def gone(self, step: str) -> None:
         """Forget the items of a map that has ended."""
         self._items.pop(step, None)
+        self._maps.pop(step, None)
+        timer = self._probing.pop(step, None)
+        if timer is not None:
+            timer.cancel()
 
     def kept(self, states: Mapping[str, StepState]) -> list[ResultRef]:
         """Return all that nodes hold for this run."""
@@ -1045,6 +1196,157 @@ class WorkflowRun:
             self._calls.gone(step)
         self._tell_failures((step,))
 
+    def said_of_chunk(
+        self, sink: StepSink, message: Any, parts: tuple[Buffer, ...]
+    ) -> None:
+        """Take in what became of items of a map that went together."""
+        now = time.monotonic()
+        step = sink.step
+        wanted = self._calls.has(sink)
+        match message:
+            case Reply():
+                self._calls.over(sink)
+                effects = self._chunk_returned(sink, message, parts, now, wanted)
+            case Failed(failure=failure):
+                effects = []
+                refused = failure.kind == "overloaded"
+                if not self._calls.over(sink, refused=refused):
+                    pass  # it is sent again
+                elif wanted and failure.executed == "no":
+                    self._calls.send_one_by_one(sink)
+                else:
+                    effects = self._chunk_failed(sink, message, parts, now, wanted)
+            case Started(node=node):
+                if not wanted:
+                    return
+                attempt, first = sink.attempt, sink.part
+                effects = self.machine.started(step, attempt, node, now, part=first)
+            case Output():
+                self.subscribers.printed(step, message, parts)
+                return
+            case _:
+                return
+        self._perform(effects)
+        if self._has_ended(step):
+            self._calls.gone(step)
+        self._tell_failures((step,))
+
+    def _chunk_returned(
+        self,
+        sink: StepSink,
+        reply: Reply,
+        parts: tuple[Buffer, ...],
+        now: float,
+        wanted: bool,
+    ) -> list[Effect]:
+        """Take in the results of items, and the failure of the one after them."""
+        try:
+            outcome = outcome_of_chunk(parts[0] if parts else reply.payload)
+        except msgspec.DecodeError as error:
+            text = f"its answer to a chunk of a map cannot be read: {error}"
+            failure = Failure(kind="bad_request", message=text, node=reply.node)
+            broken = Failed(id=sink.call_id, failure=failure)
+            return self._chunk_failed(sink, broken, (), now, wanted)
+        done = len(outcome.results)
+        ended = outcome.failed
+        self._calls.took(sink.step, outcome.run_us)
+        self._note_items(sink, reply, outcome.run_us, outcome.results, now)
+        if not wanted:
+            return []
+        # First: the failure may cancel them.
+        self._calls.send_again(sink, sink.items[done if ended is None else done + 1 :])
+        results = map(self._calls.item_result, outcome.results)
+        effects = self.machine.finished_items(
+            sink.step,
+            sink.attempt,
+            zip(sink.items, results, map(len, outcome.results), strict=False),
+            now,
+            execution=execution(reply, reply.node),
+        )
+        if ended is not None:
+            failed = Failed(
+                id=sink.call_id,
+                failure=job_failure(ended, reply.node),
+                payload=ended.payload,
+                version=reply.version,
+                queued_us=reply.queued_us + sum(outcome.run_us),
+                run_us=ended.run_us,
+            )
+            effects += self._item_failed(sink, sink.items[done], failed, (), now)
+        return effects
+
+    def _chunk_failed(
+        self,
+        sink: StepSink,
+        failed: Failed,
+        parts: tuple[Buffer, ...],
+        now: float,
+        wanted: bool,
+    ) -> list[Effect]:
+        """Have the items fail that have run, or may have.
+
+        Where a worker died, the item that it ran comes first: it is named, then. Those
+        before it have lost their results with the worker; those after it did not run.
+        """
+        items, ran = sink.items, failed.failure.ran
+        if wanted and ran is not None:
+            self._calls.send_again(sink, items[ran + 1 :])
+            items = (*items[ran : ran + 1], *items[:ran])
+        effects: list[Effect] = []
+        for item in items:
+            effects += self._item_failed(sink, item, failed, parts, now)
+        return effects
+
+    def _item_failed(
+        self,
+        sink: StepSink,
+        item: int,
+        failed: Failed,
+        parts: tuple[Buffer, ...],
+        now: float,
+    ) -> list[Effect]:
+        """Have one item of a chunk fail, as if it had travelled by itself."""
+        one = sink.of_item(item, self._calls.next_id())
+        self._note(one, failed, now)
+        failure = replace(failed.failure, where=where(item), ran=None)
+        return self._failed(one, replace(failed, failure=failure), parts, now)
+
+    def _note_items(
+        self,
+        sink: StepSink,
+        reply: Reply,
+        run_us: Sequence[int],
+        results: Sequence[bytes],
+        now: float,
+    ) -> None:
+        """Keep what callers' tables note of items that went together.
+
+        Those before an item were its queue.
+        """
+        if not self.subscribers or isinstance(self.machine.state(sink.step), Cancelled):
+            return
+        total_us = max(0, int((now - sink.sent_s) * 1e6))
+        before_us, after_us = reply.queued_us, sum(run_us)
+        ended_at_s = time.time()
+        for took_us, result in zip(run_us, results, strict=True):
+            after_us -= took_us
+            self._call_rows.append(
+                StepCall(
+                    id=self._calls.next_id(),
+                    step=sink.step,
+                    function=sink.function,
+                    node=reply.node,
+                    status="done",
+                    waited_us=reply.waited_us,
+                    queued_us=before_us,
+                    run_us=took_us,
+                    total_us=max(took_us, total_us - after_us),
+                    received_bytes=len(result),
+                    ended_at_s=ended_at_s - after_us / 1e6,
+                )
+            )
+            before_us += took_us
+
     def _note(self, sink: StepSink, outcome: Reply | Failed, now: float) -> None:
         """Keep what callers' tables note of a call; a cancelled run says it itself."""
         cancelled = isinstance(self.machine.state(sink.step), Cancelled)
@@ -1062,6 +1364,8 @@ class WorkflowRun:
         if part == "split":
             items = self._calls.deal_out(step, reply, parts)
             return self.machine.divided(step, attempt, items, now, execution=said)
+        if isinstance(part, int):
+            self._calls.took(step, (reply.run_us,))
         result = reply.kept or reply.payload
         return self.machine.finished(
             step,

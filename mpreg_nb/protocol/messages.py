@@ -99,6 +99,7 @@ class RunStart(Message, frozen=True, kw_only=True, array_like=True, tag="run_sta
     folder: bytes = b""  # of the caller, see working_folder
     chain_ms: float = 5.0  # of work that a worker is given in steps, see `Job.then`
     depth: Count = 0  # as that of a call
+    chunk_ms: float = 5.0  # of work in short items of a map, see serialize.chunks
 
 
 StepStatus: TypeAlias = Literal[
@@ -597,6 +598,7 @@ class Failure(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     lost: tuple[RequestId, ...] = ()  # results that it needs, and nobody holds
     retry_budget_exhausted: bool = False  # else it would have been tried again
     engine: str = ""  # URL of what runs the calls, where no node fits
+    ran: Count | None = None  # of a chunk: how many of its items had ended, if known
 
 
 PASSED_ON = "passed on"

@@ -336,9 +336,11 @@ _failed_decoder = msgspec.msgpack.Decoder(JobFailed)
 
 _BEGUN, _ENDED, _HEARD, _WRITTEN, _PUT_OFF = range(5)
 _LEASE, _LEASE_BEGUN, _LEASE_ENDED, _PLACE, _COUNTED, _TAKEN = range(5, 11)
-_CALLED, _LEASE_CALLED = 11, 12
+_CALLED, _LEASE_CALLED, _ITEMS = 11, 12, 13
 
-_ID_AT = 13 * 8
+_ITEM_BITS = 16  # for how many items of a chunk have ended; above is its number
+
+_ID_AT = 14 * 8
 _NUMBERS_BYTES = _ID_AT + ID_BYTES
 TEXT_BYTES = 8 * 1024 - _NUMBERS_BYTES
 
@@ -348,7 +350,7 @@ RECORDS = 8192
 
 _RECORDS_AT = _NUMBERS_BYTES + TEXT_BYTES
 PAGE_BYTES = _RECORDS_AT + RECORDS * _RECORD.size
-"""Thirteen numbers in this host's order, an id, a ring of text, and one of records."""
+"""Fourteen numbers in this host's order, an id, a ring of text, and one of records."""
 
 _MOST_US = (1 << 32) - 1
 
@@ -397,6 +399,19 @@ class SharedStatus:
     def call(self, number: int) -> None:
         """Say that the function of this job is called now; its arguments are there."""
         self._numbers[_CALLED] = number
+
+    def items_ended(self, number: int) -> int:
+        """Return how many items of this job have ended before the one that runs."""
+        chunk, ended = divmod(self._numbers[_ITEMS], 1 << _ITEM_BITS)
+        return ended if chunk == number else 0
+
+    def begin_items(self, number: int) -> None:
+        """Say that the items of this job begin; see serialize.chunks."""
+        self._numbers[_ITEMS] = number << _ITEM_BITS
+
+    def end_item(self) -> None:
+        """Say that one more item of it has ended, and the next one begins."""
+        self._numbers[_ITEMS] += 1
 
     def end(self, number: int) -> None:
         """Say that all jobs up to this one have ended; answers may still be held."""

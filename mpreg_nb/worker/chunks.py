@@ -11,12 +11,12 @@ from typing import Any
 
 from mpreg_nb.errors import NotPicklable
 from mpreg_nb.protocol.worker import JobFailed
-from mpreg_nb.serialize.chunks import ChunkOutcome, items_of_chunk, pack_items_of_chunk
-from mpreg_nb.serialize.pickle import pack_whole, unpack
+from mpreg_nb.serialize.chunks import LONGEST_S, ChunkOutcome, pack_chunk, read_chunk
+from mpreg_nb.serialize.pickle import pack_whole, unpack, unpack_call
 from mpreg_nb.worker.channel import Task
 from mpreg_nb.worker.execution import Answers, with_inputs
 
-LONGEST_NS = 100_000_000
+LONGEST_NS = int(LONGEST_S * 1e9)
 """A chunk that has run for so long begins no more items."""
 
 MOST_BYTES = 1 << 20
@@ -28,13 +28,15 @@ def run_chunk(
     invoke: Callable[[tuple[Any, ...], dict[str, Any]], object],
     answers: Answers,
     between: Callable[[int], None],
+    is_interrupted: Callable[[], bool],
 ) -> bytes:
     """Return the outcome of a chunk as it travels.
 
     invoke: calls the function. between: called before each item but the first with
-    the time that the one before took, in nanoseconds.
+    the time that the one before took, in nanoseconds. is_interrupted: whether the chunk
+    is to end, and a KeyboardInterrupt is not the function's own.
 
-    Raises KeyboardInterrupt, which may be the end of the chunk.
+    Raises KeyboardInterrupt where the chunk is interrupted.
     """
     job = task.job
     results: list[bytes] = []
@@ -45,27 +47,31 @@ def run_chunk(
     own, inputs = with_inputs(task)
     # What one item writes there, the next would read.
     shared = [[memoryview(part).toreadonly() for part in parts] for parts in inputs]
-    for data in items_of_chunk(own[0]):
+    chunk = read_chunk(own[0])
+    for data in chunk.items:
         if results:
             if ended - began > LONGEST_NS or size_bytes > MOST_BYTES:
                 break
             between(1000 * run_us[-1])
         started = perf_counter_ns()
         try:
-            args, kwargs = unpack((data,), name="the arguments")
-            for parts in shared:  # anew for each item, as if it had come with it
-                first, more = unpack(parts, name="the arguments")
-                args, kwargs = (*first, *args), {**more, **kwargs}
-        except NotPicklable as error:
-            failed = answers.failure(job, error, kind="not_picklable", executed="no")
+            if chunk.call:
+                args, kwargs = unpack_call((chunk.call,), [(data,), *inputs])
+            else:
+                args, kwargs = unpack((data,), name="the arguments")
+                for parts in shared:  # anew for each item, as if it had come with it
+                    first, more = unpack(parts, name="the arguments")
+                    args, kwargs = (*first, *args), {**more, **kwargs}
+        except Exception as error:  # noqa: BLE001  user code runs in there
+            failed = answers.unusable_arguments(job, error)
             break
         task.given = args, kwargs
         task.is_called = True
         try:
             value = invoke(args, kwargs)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # noqa: BLE001  the border of user code
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and is_interrupted():
+                raise
             failed = answers.failure(job, error, given=task.given)
             break
         try:
@@ -80,4 +86,4 @@ def run_chunk(
         results.append(result)
         run_us.append((ended - started) // 1000)
         size_bytes += len(result)
-    return pack_items_of_chunk(ChunkOutcome(results, run_us, failed))
+    return pack_chunk(ChunkOutcome(results, run_us, failed))

@@ -257,7 +257,12 @@ class ConcurrentRunner:
             self._folders.enter(task.job.folder)
 
         invoke = partial(self._invoke, task, function)
-        return run_chunk(task, invoke, self._answers, between)
+
+        def is_interrupted() -> bool:
+            with self._state:
+                return task.job.id in self._interrupted
+
+        return run_chunk(task, invoke, self._answers, between, is_interrupted)
 
     def _close(self, call_id: bytes, me: int) -> None:
         """End the time in which the call can be interrupted."""

@@ -192,7 +192,7 @@ class Answers:
         given: Arguments = ((), {}),
     ) -> JobFailed:
         """Return the same as one message, however large it is."""
-        is_read_only = job.shared or (job.items and job.inputs)
+        is_read_only = job.shared or (job.items and int in map(type, job.inputs))
         if is_read_only and isinstance(error, ValueError) and "read-only" in str(error):
             error.add_note(HOW_TO_WRITE)
         text = message_of(error)
@@ -214,6 +214,11 @@ class Answers:
         """Return the answer for code or arguments that cannot be rebuilt here."""
         kind = "not_picklable" if isinstance(error, MpregError) else "application"
         return self.failed(job, error, kind=kind, executed="no")
+
+    def unusable_arguments(self, job: Job, error: Exception) -> JobFailed:
+        """Return the same for the arguments of one item of a chunk."""
+        kind = "not_picklable" if isinstance(error, MpregError) else "application"
+        return self.failure(job, error, kind=kind, executed="no")
 
     def cancelled(self, job: Job, *, begun: bool, run_ns: int = 0) -> Frames:
         """Return the answer of a job that was interrupted or dropped."""

@@ -196,7 +196,10 @@ class SequentialRunner:
             value = function(*args, **kwargs)
             return self._await(value) if type(value) is CoroutineType else value
 
+        self._page.begin_items(task.number)
+
         def between(run_ns: int) -> None:
+            self._page.end_item()
             self._end_figures(are_shown=True)
             restorer, code = self._restorer, task.code
             restorer.leave_copy()
@@ -207,7 +210,10 @@ class SequentialRunner:
                 code.took(run_ns)
             self._folder.enter(task.job.folder)
 
-        return run_chunk(task, invoke, self._answers, between)
+        def is_interrupted() -> bool:
+            return self._interrupted
+
+        return run_chunk(task, invoke, self._answers, between, is_interrupted)
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         if self._loop is None:

@@ -607,15 +607,10 @@ class RunMachine(TableReads):
             ended = under_way.ended(now, execution)
             self._complete(step, StepDone(ended, result, result_bytes))
             return self._release(step, now)
-        self._table.drop(step, part)
         if isinstance(part, int):
-            fan = self._fans[step]
-            fan.finished(part, result, result_bytes, execution)
-            whole = replace(self._table.whole(step), items_done=fan.done)
-            if fan.is_done:
-                return self._gather(step, whole.ended(now, fan.execution), now)
-            self._table.change_whole(step, whole)
-            return []
+            done = ((part, result, result_bytes),)
+            return self.finished_items(step, attempt, done, now, execution=execution)
+        self._table.drop(step, part)
         if part == "undo":
             self._undoing.undone(step)
             return self._undo_next(now)
@@ -624,6 +619,32 @@ class RunMachine(TableReads):
             ended = replace(ended, number=state.attempt.number + ended.number)
             self._complete(step, FellBack(ended, result, result_bytes, state.failure))
         return self._release(step, now)
+
+    def finished_items(
+        self,
+        step: str,
+        attempt: int,
+        results: Iterable[tuple[int, Any, int | None]],
+        now: float,
+        *,
+        execution: Execution = UNSAID,
+    ) -> list[Effect]:
+        """Record results of items of a map, each with its size, and gather them all.
+
+        attempt: of each of these items.
+        """
+        fan = self._fans.get(step)
+        if fan is None:
+            return []
+        for item, result, result_bytes in results:
+            if self._table.under_way(step, item, attempt) is not None:
+                self._table.drop(step, item)
+                fan.finished(item, result, result_bytes, execution)
+        whole = replace(self._table.whole(step), items_done=fan.done)
+        if fan.is_done:
+            return self._gather(step, whole.ended(now, fan.execution), now)
+        self._table.change_whole(step, whole)
+        return []
 
     def failed(
         self,

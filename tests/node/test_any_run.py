@@ -223,7 +223,8 @@ class World(RuleBasedStateMachine):
             nodes: Any = self
             ids = Ids()
             return WorkflowRun(
-                RunStart(id=ids.next(), workflow="w", steps=plans),
+                # Maps have few items here: each goes by itself.
+                RunStart(id=ids.next(), workflow="w", steps=plans, chunk_ms=0),
                 (),
                 self.caller,
                 me="n1",

@@ -254,6 +254,7 @@ SAMPLES: list[Any] = [
             lost=(ID,),
             retry_budget_exhausted=True,
             engine="dask://h:1",
+            ran=14,
         ),
         payload=b"exception",
         version=VERSION,
@@ -347,6 +348,7 @@ SAMPLES: list[Any] = [
         folder=b"mark:/home/me",
         chain_ms=2.5,
         depth=1,
+        chunk_ms=1.5,
     ),
     RunState(
         id=ID,

@@ -10,9 +10,10 @@ import pytest
 
 from mpreg_nb.protocol.worker import Job, JobDone, JobFailed
 from mpreg_nb.serialize.chunks import (
+    Chunk,
     ChunkOutcome,
     outcome_of_chunk,
-    pack_items_of_chunk,
+    pack_chunk,
 )
 from mpreg_nb.serialize.pickle import pack_arguments, unpack
 from mpreg_nb.worker.chunks import LONGEST_NS, MOST_BYTES
@@ -28,7 +29,7 @@ def job_of(here: Office, function: Callable[..., Any], *items: Any) -> Job:
         id=os.urandom(16),
         version=here.version_of(function),
         function=function.__name__,
-        payload=pack_items_of_chunk(packed),
+        payload=pack_chunk(Chunk(packed)),
         items=len(items),
     )
 
