@@ -658,7 +658,7 @@ def _watch(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         while not parts_of(cluster).client.links.lost:
             print(f"{_CLEAR}{view.to_text()}\nCtrl-C ends this view.", flush=True)
             time.sleep(WATCH_S)
-        print("The cluster has ended.")
+        print("No node answers any more: the cluster has ended, or cannot be reached.")
     return 0
 
 

@@ -406,5 +406,5 @@ def check_iterables(iterables: Iterable[object]) -> None:
         if not hasattr(cls, "__iter__") and not hasattr(cls, "__getitem__"):
             raise TypeError(
                 f"map takes iterables, one for each argument of the function; number "
-                f"{position} is of type {cls.__name__}. For one item put it in a list"
+                f"{position} is of type {cls.__name__}. For one item, put it in a list"
             )
