@@ -251,6 +251,8 @@ class ClientCalls:
         self._lines = self._pending.lines
         self._leases = LeasedWorkers(
             is_wanted=to_workers,
+            # Where there are other workers, calls that are not short go to these.
+            slots_of=lambda node: self._sole_workers.get(node, 1),
             new_id=new_id,
             said=self._worker_said,
             lost=self._worker_lost,
@@ -259,7 +261,7 @@ class ClientCalls:
         self._late_prints: deque[tuple[bytes, Writer]] = deque(maxlen=LATE_PRINTS)
         self._several = False  # whether there is anything to choose
         self._only = ""  # the one node that is alive, "" if it is not the only one
-        self._sole_workers: set[str] = set()  # nodes with one worker
+        self._sole_workers: dict[str, int] = {}  # nodes with one worker: its slots
         self._loop = asyncio.get_running_loop()
         self._alarm = DeadlineTimer(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -399,7 +401,7 @@ class ClientCalls:
         for snapshot in self._state.nodes:
             record = snapshot.record
             if record.workers == 1:
-                self._sole_workers.add(record.name)
+                self._sole_workers[record.name] = record.slots
             if self._epochs.get(record.name, record.epoch) != record.epoch:
                 self._loads.forget(record.name)  # another process has the name now
                 self._breakers.forget(record.name)

@@ -96,8 +96,11 @@ class WorkerLink:
         said: Said,
         broken: Callable[["WorkerLink"], None],
         expected_s: float,
+        slots: int,
     ) -> None:
         """Connect to the worker. expected_s: what a call takes.
+
+        slots: how many calls it is to have at once, however long they take.
 
         Raises:
             OSError: it does not listen any more.
@@ -112,6 +115,7 @@ class WorkerLink:
         self._said = said
         self._broken = broken
         self._expected_s = expected_s  # of one call
+        self._slots = slots
         self._unwritten: list[bytes] = []  # jobs of this turn of the loop
         self._writes = 0  # jobs since the worker last said something
         self._at_once = True  # whether the next job need not wait for others
@@ -137,7 +141,7 @@ class WorkerLink:
         calls = len(self.calls)
         if self._unsent or calls >= AHEAD_CALLS:
             return False
-        return not calls or (calls + 1) * self._expected_s <= AHEAD_S
+        return calls < self._slots or (calls + 1) * self._expected_s <= AHEAD_S
 
     @property
     def is_short(self) -> bool:
@@ -331,6 +335,7 @@ class LeasedWorkers:
         self,
         *,
         is_wanted: Callable[[], bool],
+        slots_of: Callable[[str], int],
         new_id: Callable[[], bytes],
         said: Said,
         lost: Callable[[WorkerLink], None],
@@ -338,10 +343,13 @@ class LeasedWorkers:
     ) -> None:
         """is_wanted: whether calls may go straight to workers at all.
 
+        slots_of: how many calls a worker of a node is to have at once.
+
         said: hears each message of a worker; lost: that one is gone; decided: that
         calls need not wait for the answer of a node any more.
         """
         self.is_wanted = is_wanted
+        self._slots_of = slots_of
         self._new_id = new_id
         self._said = said
         self._lost = lost
@@ -482,7 +490,10 @@ class LeasedWorkers:
         if leased is None or leased.number != answer.number:
             try:
                 expected_s = self._run_s.get(key[1], AHEAD_S)
-                leased = WorkerLink(link, answer, self._said, self._broken, expected_s)
+                slots = self._slots_of(link.peer.name)
+                leased = WorkerLink(
+                    link, answer, self._said, self._broken, expected_s, slots
+                )
             except OSError:  # the worker ended just now
                 self._pause(link)
                 return

@@ -16,8 +16,9 @@ import os
 import signal
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -504,7 +505,11 @@ class ProcessPool:
         running = self._running
         for link in self._supervisor.links:
             if link.lease is not None:
-                running += link.is_at_leased_work
+                leased: Collection[int] = link.leased_running
+                if link.is_leaving:  # what is cancelled has no slot any more
+                    leased = link.lease.wanted_of(leased)
+                free = max(0, self.slots - len(link.handed))
+                running += min(len(leased), free)
         return running
 
     @property
@@ -605,7 +610,7 @@ class ProcessPool:
         """Return the worker that should have the next job, if there is one."""
         best: WorkerHandle | None = None
         free, backlog_s = 0, 0.0
-        if self._supervisor.has_leaving and self._running >= self.count * self.slots:
+        if self._supervisor.has_leaving and self.running >= self.count * self.slots:
             return None
         for link in self._supervisor.links:
             if link.takes_jobs:
@@ -662,9 +667,12 @@ class ProcessPool:
                     self._go_on(item, answer, parts)
                 else:
                     self._end(item, answer, parts)
-        if link.is_leaving and not link.handed:
-            self._supervisor.retire(link)
+        self._retire_if_done(link)
         self._feed()
+
+    def _retire_if_done(self, link: WorkerHandle) -> None:
+        if link.is_leaving and not link.handed and link.lease is None:
+            self._supervisor.retire(link)
 
     def _go_on(self, item: _Item, answer: JobDone, parts: "tuple[Buffer, ...]") -> None:
         """Pass on the answer of a job whose worker goes on with the next one."""
@@ -720,12 +728,12 @@ class ProcessPool:
         None where none is idle, or jobs wait. A lease counts as a busy slot: it ends
         as soon as a job finds no other.
         """
-        if self._leases is None or self.slots > 1 or self._items:
+        if self._leases is None or self._items:
             return None
         if len(self._supervisor.links) > self.count:  # some are lent: calls wait
             return None
         for link in self._supervisor.links:
-            is_idle = link.is_ready and not link.handed and not link.waiting
+            is_idle = link.takes_jobs and not link.handed and not link.waiting
             if is_idle and link.lease is None:
                 self._leases_made += 1
                 lease = link.open_lease(self._leases_made)
@@ -760,9 +768,9 @@ class ProcessPool:
         link = self._leased(lease)
         if link is not None:
             link.end_lease(stop=stop)
-            if stop and link.is_at_leased_work:
-                begun, _ = link.process.page.leased(lease.number)
-                self._end_leased_later(lease, begun)
+            if stop:
+                for place in link.leased_running:
+                    self._end_leased_later(lease, place)
 
     def cancel_leased(
         self, lease: WorkerLease, call_id: bytes, place: int, *, unless_begun: bool
@@ -777,36 +785,37 @@ class ProcessPool:
         if unless_begun:
             link.recall_leased(call_id)
             return
-        lease.cancelled.add(call_id)
+        lease.cancelled[call_id] = place
         link.process.interrupt(call_id)
         self._end_leased_later(lease, place)
 
     def _end_leased_later(self, lease: WorkerLease, place: int) -> None:
+        since_s = time.monotonic()
         later = asyncio.get_running_loop().call_later
-        later(TERMINATE_S, self._insist_leased, lease, place, signal.SIGTERM)
-        later(KILL_S, self._insist_leased, lease, place, signal.SIGKILL)
+        later(TERMINATE_S, self._insist_leased, lease, place, signal.SIGTERM, since_s)
+        later(KILL_S, self._insist_leased, lease, place, signal.SIGKILL, since_s)
 
     def _insist_leased(
-        self, lease: WorkerLease, place: int, number: signal.Signals
+        self, lease: WorkerLease, place: int, number: signal.Signals, since_s: float
     ) -> None:
-        """Kill the worker of a cancelled job of a lease that still runs."""
+        """End the worker of a cancelled job of a lease that still runs."""
         link = self._leased(lease)
         if link is None:
             return
-        begun, ended = link.process.page.leased(lease.number)
-        if ended < place <= begun:
-            link.process.kill(number)
+        begun, running = link.process.page.leased(lease.number)
+        again = partial(self._insist_leased, lease, place, number, since_s)
+        if place in running:
+            self._end_worker(link, number, since_s, again)
         elif begun < place:  # another job is in its way; it will be dropped
-            loop = asyncio.get_running_loop()
-            loop.call_later(1.0, self._insist_leased, lease, place, number)
+            asyncio.get_running_loop().call_later(1.0, again)
 
     def is_used(self, lease: WorkerLease) -> tuple[int, bool]:
         """Return how many jobs of a lease have begun, and whether one runs."""
         link = self._leased(lease)
         if link is None:
             return 0, False
-        begun, ended = link.process.page.leased(lease.number)
-        return begun, begun > ended
+        begun, running = link.process.page.leased(lease.number)
+        return begun, bool(running)
 
     def count_leased(self) -> None:
         """Tell now what jobs of leases took; else that is told once in a while."""
@@ -815,7 +824,8 @@ class ProcessPool:
 
     def crash_of(self, call_id: bytes, place: int, record: LeaseRecord) -> Outcome:
         """Return the outcome of a leased job that had begun when its worker ended."""
-        ran = place <= record.ended or place == record.called
+        ended = place not in record.running
+        ran = ended or place == record.called
         executed: Executed = "yes" if ran else "unknown"
         if call_id in record.cancelled:
             return JobFailed(
@@ -828,7 +838,7 @@ class ProcessPool:
             call_id,
             record.end or End(-signal.SIGKILL, None),
             record.lines,
-            guilty=place > record.ended,
+            guilty=not ended,
             executed=executed,
         )
 
@@ -848,12 +858,18 @@ class ProcessPool:
         if self._leases is not None:
             self._leases.ending(lease)
 
+    def lease_shared(self, link: WorkerHandle) -> None:
+        """Use the slots that the lease has left; what `Owner` asks for."""
+        self._feed()
+
     def lease_over(
         self, link: WorkerHandle, lease: WorkerLease, record: LeaseRecord
     ) -> None:
         """Give the worker jobs of this node again; what `Owner` asks for."""
         if self._leases is not None:
             self._leases.over(lease, record)
+        if not record.is_gone:
+            self._retire_if_done(link)
         self._feed()
 
     def leased_printed(self, lease: WorkerLease, message: JobPrinted) -> None:
@@ -894,25 +910,38 @@ class ProcessPool:
         later(KILL_S, self._insist, item, signal.SIGKILL)
 
     def _insist(self, item: _Item, number: signal.Signals) -> None:
-        """Kill the worker of a cancelled job that still runs."""
+        """End the worker of a cancelled job that still runs."""
         call_id, link = item.job.id, item.link
         if self._items.get(call_id) is not item or link is None:
             return
-        if not link.has_begun(call_id):
-            # Another job is in its way; it will be dropped when its turn comes.
-            asyncio.get_running_loop().call_later(1.0, self._insist, item, number)
-        elif not self._runs_beside(link):
-            link.process.kill(number)
+        again = partial(self._insist, item, number)
+        if link.has_begun(call_id):
+            self._end_worker(link, number, item.cancelled_s, again)
         else:
-            now = time.monotonic()
-            imports = now - link.process.page.put_off_s < IMPORTED_S
-            if not imports or now - item.cancelled_s > IMPORT_PATIENCE_S:
-                self._replace(link)
-            later = asyncio.get_running_loop().call_later
-            later(IMPORTED_S / 2, self._insist, item, number)
+            # Another job is in its way; it will be dropped when its turn comes.
+            asyncio.get_running_loop().call_later(1.0, again)
+
+    def _end_worker(
+        self,
+        link: WorkerHandle,
+        number: signal.Signals,
+        since_s: float,
+        again: Callable[[], None],
+    ) -> None:
+        """Kill a worker, or replace it: the calls beside go on. Look again then."""
+        if not self._runs_beside(link):
+            link.process.kill(number)
+            return
+        now = time.monotonic()
+        imports = now - link.process.page.put_off_s < IMPORTED_S
+        if not imports or now - since_s > IMPORT_PATIENCE_S:
+            self._replace(link)
+        asyncio.get_running_loop().call_later(IMPORTED_S / 2, again)
 
     def _runs_beside(self, link: WorkerHandle) -> bool:
         """Whether a worker runs calls that nobody has cancelled."""
+        if link.lease is not None and link.lease.wanted_of(link.leased_running):
+            return True
         return any(
             link.has_begun(call_id) and not self._items[call_id].cancelled
             for call_id in link.handed
@@ -926,6 +955,7 @@ class ProcessPool:
         """
         if not link.is_leaving:
             link.is_leaving = True
+            link.end_lease()
             self._on_event("worker replaced", "it runs a call that ignores its cancel")
             link.recall(self._queue_again)
             self._supervisor.lend()
@@ -947,7 +977,7 @@ class ProcessPool:
         """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""
         self._supervisor.links.remove(link)
         self._deaths.count += 1
-        leased = link.is_at_leased_work
+        leased = link.leased_functions
         link.settle_lease(end)
         again: list[_Item] = []
         names: list[str] = []
@@ -955,6 +985,7 @@ class ProcessPool:
         at_work = sum(
             page.ended < handed.number <= page.begun for handed in link.handed.values()
         )
+        at_work += len(leased)
         # First the one that killed it: of a map, the first that fails is named.
         for handed in sorted(
             link.handed.values(), key=lambda h: h.number <= page.ended
@@ -984,8 +1015,7 @@ class ProcessPool:
             else:
                 again.append(item)
         self._queue.put_back(again)
-        if leased:
-            names.append(link.leased_function)
+        names += leased
         doing = f" while it ran {', '.join(names)}" if names else ""
         self._on_event("worker died", f"{end.cause}{doing}")
         self._supervisor.replace(link, end)

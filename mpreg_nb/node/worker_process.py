@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
@@ -24,6 +24,7 @@ import psutil
 from mpreg_nb.protocol.shared import SegmentsGone
 from mpreg_nb.protocol.worker import (
     END_LEASE,
+    MOST_LEASED,
     PAGE_BYTES,
     RECALL,
     ByteLimitedCache,
@@ -544,9 +545,6 @@ PRINTED_LINES = 10
 SAMPLE_S = 1.0
 """Between looks at the memory of a worker that runs something."""
 
-MOST_LEASED = 1 << 16
-"""Versions that the leases of one worker name, at most."""
-
 RECALL_S = 0.001
 """Between looks whether a worker has heard which jobs it is not to begin."""
 
@@ -567,15 +565,24 @@ class Handed:
 
 @dataclass(slots=True, eq=False)
 class WorkerLease:
-    """That a client sends jobs to a worker itself; none of the node go there then."""
+    """That a client sends jobs to a worker itself.
+
+    None of the node go there, until only those of the lease run that had begun.
+    """
 
     number: int
     key: bytes
     path: str
     is_open: bool = False  # the worker listens for it
     is_ending: bool = False
+    is_last: bool = False  # jobs of it run, and no other will begin
+    is_stopped: bool = False  # what runs is to end, too
     versions: set[str] = field(default_factory=set)  # that its jobs may name
-    cancelled: set[bytes] = field(default_factory=set)  # calls
+    cancelled: dict[bytes, int] = field(default_factory=dict)  # calls: their jobs
+
+    def wanted_of(self, jobs: Iterable[int]) -> set[int]:
+        """Return those of these jobs that nobody has cancelled."""
+        return set() if self.is_stopped else set(jobs) - {*self.cancelled.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -583,8 +590,8 @@ class LeaseRecord:
     """What is known of a lease that is over, by the numbers of its jobs."""
 
     begun: int
-    ended: int
-    called: int  # the last whose function was called
+    running: frozenset[int]
+    called: int  # that runs, alone, and whose function was called; 0: none
     cancelled: frozenset[bytes]
     is_gone: bool  # the worker, too
     end: End | None = None  # of the worker; None: it lives, or was replaced
@@ -602,6 +609,9 @@ class Owner(Protocol):
 
     def lease_ending(self, link: "WorkerHandle", lease: WorkerLease) -> None:
         """No job of the lease begins any more; one may run."""
+
+    def lease_shared(self, link: "WorkerHandle") -> None:
+        """What is left of the lease runs, and takes no more slots than that."""
 
     def lease_over(
         self, link: "WorkerHandle", lease: WorkerLease, record: LeaseRecord
@@ -683,7 +693,8 @@ class WorkerHandle:
     def free_slots(self) -> int:
         """How many more jobs would begin at once; below 0, so many wait there."""
         lent = len(self.waiting) if self.slots > 1 else 0
-        return self.slots + lent - len(self.handed)
+        taken = 0 if self.lease is None else len(self.leased_running)
+        return self.slots + lent - len(self.handed) - taken
 
     @property
     def is_blocked(self) -> bool:
@@ -693,7 +704,9 @@ class WorkerHandle:
     @property
     def takes_jobs(self) -> bool:
         """Whether a job may be handed to it now."""
-        is_free = not self.is_blocked and self.lease is None
+        # Behind jobs of a lease none waits: how long these take is not known here.
+        is_free = self.lease is None or (self.lease.is_last and self.free_slots > 0)
+        is_free = is_free and not self.is_blocked
         return self.is_ready and is_free and not self.is_leaving
 
     def needs_code(self, version: str) -> bool:
@@ -759,6 +772,7 @@ class WorkerHandle:
         lease = self.lease
         if lease is None or (lease.is_ending and not stop):
             return
+        lease.is_stopped = lease.is_stopped or stop
         if not lease.is_ending:
             lease.is_ending = True
             self._stream.write([frame(LeaseEnd(number=lease.number))])
@@ -772,18 +786,17 @@ class WorkerHandle:
         self.process.interrupt(RECALL, call_id)
 
     @property
-    def leased_function(self) -> str:
-        """The name of the function whose job of a lease began last."""
-        _, place = self.process.page.leased_job
-        return list(self._leased)[place][0]
+    def leased_running(self) -> dict[int, int]:
+        """The jobs of the lease that run now, and the place of the function of each."""
+        if self.lease is None:
+            return {}
+        return self.process.page.leased(self.lease.number)[1]
 
     @property
-    def is_at_leased_work(self) -> bool:
-        """Whether a job of a lease runs now."""
-        if self.lease is None:
-            return False
-        begun, ended = self.process.page.leased(self.lease.number)
-        return begun > ended
+    def leased_functions(self) -> list[str]:
+        """The names of the functions whose jobs of a lease run."""
+        named = list(self._leased)
+        return [named[place][0] for place in self.leased_running.values()]
 
     def count_leased(self) -> None:
         """Tell the owner what jobs of leases took since the last time."""
@@ -801,11 +814,13 @@ class WorkerHandle:
             return
         self.count_leased()
         lease.is_ending = True
-        begun, ended = self.process.page.leased(lease.number)
-        called = self.process.page.leased_called
+        begun, running = self.process.page.leased(lease.number)
+        is_alone = len(running) == 1 and not self.handed
+        called = self.process.page.leased_called if is_alone else 0
         lines = () if end is None else self.last_lines()
         cancelled = frozenset(lease.cancelled)
-        record = LeaseRecord(begun, ended, called, cancelled, is_gone, end, lines)
+        numbers = frozenset(running)
+        record = LeaseRecord(begun, numbers, called, cancelled, is_gone, end, lines)
         self._owner.lease_over(self, lease, record)
 
     def take_back(self, call_id: bytes) -> bool:
@@ -899,7 +914,7 @@ class WorkerHandle:
             elif isinstance(message, JobPrinted):
                 self._owner.printed(message, parts)
             elif isinstance(message, JobBlocked):
-                known = message.id in self.handed or self.is_at_leased_work
+                known = message.id in self.handed or self.leased_running
                 if message.waits and known:
                     self.waiting.add(message.id)
                 else:
@@ -950,8 +965,12 @@ class WorkerHandle:
                 lease.is_open = True
                 self._owner.lease_opened(self, lease)
         elif isinstance(message, LeaseOver) and message.number == lease.number:
-            self.waiting.clear()
-            self.settle_lease(is_gone=False)
+            if message.runs:
+                lease.is_last = True
+                self._owner.lease_shared(self)
+            else:
+                self.waiting.intersection_update(self.handed)
+                self.settle_lease(is_gone=False)
 
     def _logged(self, text: str, lines_cut: int, bytes_cut: int) -> None:
         """Give what went past Python to the call that runs, where only one can.
@@ -959,9 +978,9 @@ class WorkerHandle:
         What no call can be given, such as the prints of a thread that goes on after
         its call, is in the log of the node.
         """
-        if self.lease is not None:
+        if self.lease is not None and self.slots == 1:
             printed = JobPrinted(
-                id=self.process.page.leased_job[0],
+                id=self.process.page.leased_call,
                 stream="stdout",
                 text=text,
                 lines_cut=lines_cut,

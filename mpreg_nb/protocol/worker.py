@@ -19,7 +19,8 @@ and start in that order, so after a crash the node knows which of them never ran
 A node may lease a worker to a client of its machine. Who holds the lease sends `Job`
 to the worker itself, over a Unix socket, and gets the answers there. These jobs are
 numbered too, from 1 in each lease; the shared memory has the number of the last one
-that started, and what each took, so that the node counts them without a message.
+that started, which of them run, and what each took, so that the node counts them
+without a message.
 
 `ByteLimitedCache` is the rule by which a node and its workers keep code. Each follows
 it alone: after the same uses both hold the same versions, without a message.
@@ -165,9 +166,10 @@ class LeaseOpen(
 class LeaseOver(
     msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="lease_over"
 ):
-    """No job of this lease runs, and none will."""
+    """No job of this lease will begin. While some run, each that ends is told so."""
 
     number: int
+    runs: bool = False
 
 
 class RunsCounted(
@@ -335,12 +337,15 @@ _failed_decoder = msgspec.msgpack.Decoder(JobFailed)
 
 
 _BEGUN, _ENDED, _HEARD, _WRITTEN, _PUT_OFF = range(5)
-_LEASE, _LEASE_BEGUN, _LEASE_ENDED, _PLACE, _COUNTED, _TAKEN = range(5, 11)
-_CALLED, _LEASE_CALLED, _ITEMS = 11, 12, 13
+_LEASE, _LEASE_BEGUN, _COUNTED, _TAKEN, _CALLED, _LEASE_CALLED, _ITEMS = range(5, 12)
 
 _ITEM_BITS = 16  # for how many items of a chunk have ended; above is its number
 
-_ID_AT = 14 * 8
+LEASED_AT_ONCE = 64
+"""Jobs of a lease that run at once, at most."""
+
+_RUNNING = 12
+_ID_AT = (_RUNNING + LEASED_AT_ONCE) * 8
 _NUMBERS_BYTES = _ID_AT + ID_BYTES
 TEXT_BYTES = 8 * 1024 - _NUMBERS_BYTES
 
@@ -350,7 +355,10 @@ RECORDS = 8192
 
 _RECORDS_AT = _NUMBERS_BYTES + TEXT_BYTES
 PAGE_BYTES = _RECORDS_AT + RECORDS * _RECORD.size
-"""Fourteen numbers in this host's order, an id, a ring of text, and one of records."""
+"""Numbers in this host's order, an id, a ring of text, and one of records."""
+
+MOST_LEASED = 1 << 16
+"""Versions that the leases of one worker name, at most."""
 
 _MOST_US = (1 << 32) - 1
 
@@ -419,14 +427,19 @@ class SharedStatus:
 
     def open_lease(self, number: int) -> None:
         """Say that jobs come by this lease from now on; none has begun."""
-        self._numbers[_LEASE_BEGUN] = self._numbers[_LEASE_ENDED] = 0
-        self._numbers[_LEASE_CALLED] = 0
+        self._numbers[_LEASE_BEGUN] = self._numbers[_LEASE_CALLED] = 0
         self._numbers[_LEASE] = number
 
-    def begin_leased(self, number: int, call_id: bytes, place: int) -> None:
-        """Say that this job of the lease may have effects from now on."""
+    def begin_leased(
+        self, number: int, call_id: bytes, place: int, slot: int = 0
+    ) -> None:
+        """Say that this job of the lease may have effects from now on.
+
+        slot: below `LEASED_AT_ONCE`, and of no other that runs.
+        """
         self._memory[_ID_AT:_NUMBERS_BYTES] = call_id
-        self._numbers[_PLACE] = place
+        # In this order: what has begun and is not seen to run has ended.
+        self._numbers[_RUNNING + slot] = number * MOST_LEASED + place
         self._numbers[_LEASE_BEGUN] = number
 
     def call_leased(self, number: int) -> None:
@@ -438,22 +451,26 @@ class SharedStatus:
         """Number of the job of the newest lease whose function was called last."""
         return self._numbers[_LEASE_CALLED]
 
-    def end_leased(self, number: int) -> None:
-        """Say that all jobs of the lease up to this one have ended."""
-        self._numbers[_LEASE_ENDED] = number
+    def end_leased(self, slot: int = 0) -> None:
+        """Say that the job of the lease that has this slot has ended."""
+        self._numbers[_RUNNING + slot] = 0
 
-    def leased(self, lease: int) -> tuple[int, int]:
-        """Return the numbers of the last job of a lease that began, and that ended."""
+    def leased(self, lease: int) -> tuple[int, dict[int, int]]:
+        """Return the number of the last job of a lease that began, and which run.
+
+        The latter are numbers of jobs, with the version of each by `Permit`.
+        """
         if self._numbers[_LEASE] != lease:
-            return 0, 0
-        # In this order: what has ended by now had begun.
-        ended = self._numbers[_LEASE_ENDED]
-        return self._numbers[_LEASE_BEGUN], ended
+            return 0, {}
+        # In this order: what runs now and began later is not of interest.
+        begun = self._numbers[_LEASE_BEGUN]
+        running = self._numbers[_RUNNING : _RUNNING + LEASED_AT_ONCE].tolist()
+        return begun, dict(divmod(each, MOST_LEASED) for each in running if each)
 
     @property
-    def leased_job(self) -> tuple[bytes, int]:
-        """The call whose job of a lease began last, and its version by `Permit`."""
-        return bytes(self._memory[_ID_AT:_NUMBERS_BYTES]), self._numbers[_PLACE]
+    def leased_call(self) -> bytes:
+        """The call whose job of a lease began last."""
+        return bytes(self._memory[_ID_AT:_NUMBERS_BYTES])
 
     def count(
         self, place: int, run_us: int, queued_us: int, end: str

@@ -245,6 +245,10 @@ class Holder(AnswerSender):
         """Write nothing any more; what is held is for nobody."""
         self.is_gone = True
         self.alarm.forget(self._flush_due)
+        with suppress(OSError):  # who writes just now goes on; it may have ended itself
+            self.stream.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            self.stream.close()
 
     def _write(self, frames: "Sequence[Buffer]") -> None:
         """Write to the client; one that is gone, or reads nothing, is let go.
@@ -368,6 +372,7 @@ class Task:
         "parts",
         "place",
         "read_ns",
+        "slot",
         "started_ns",
     )
 
@@ -388,6 +393,7 @@ class Task:
         self.holder: Holder | None = None  # who sent it; None: the node
         self.read_ns = 0  # when it came, from who holds a lease
         self.place = 0  # of its version by `Permit`
+        self.slot = 0  # among the tasks of its lease that run
         self.follower: Task | None = None  # that begins when this one has a result
         self.before: bytes | None = None  # the result of the task that this one follows
 

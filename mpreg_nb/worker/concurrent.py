@@ -20,13 +20,15 @@ from typing import Any, TypeAlias
 from mpreg_nb.call_context import running_call
 from mpreg_nb.output.capture import OutputCapture, PrintingCall
 from mpreg_nb.protocol.worker import (
+    END_LEASE,
     RECALL,
     JobBlocked,
     SharedStatus,
     WorkerUnfit,
     frame,
+    lease_read,
 )
-from mpreg_nb.worker.channel import AnswerSender, JobReceiver, Task
+from mpreg_nb.worker.channel import AnswerSender, Task
 from mpreg_nb.worker.chunks import run_chunk
 from mpreg_nb.worker.cleanup import (
     Folders,
@@ -34,6 +36,7 @@ from mpreg_nb.worker.cleanup import (
     ThreadState,
     is_importing,
 )
+from mpreg_nb.worker.door import DirectReceiver
 from mpreg_nb.worker.execution import Answers, Frames, arguments, call_of
 from mpreg_nb.worker.lifetime import essential, start_essential
 
@@ -68,7 +71,7 @@ class ConcurrentRunner:
     def __init__(
         self,
         slots: int,
-        inbox: JobReceiver,
+        inbox: DirectReceiver,
         outbox: AnswerSender,
         page: SharedStatus,
         capture: OutputCapture,
@@ -91,6 +94,8 @@ class ConcurrentRunner:
         self._interrupted: set[bytes] = set()
         self._early: dict[bytes, None] = {}  # cancelled before they were read
         self._recalls = False  # the next id is to be dropped, not interrupted
+        self._ends_lease = False  # the next id is a word about a lease
+        self._leased: set[bytes] = set()  # those of the busy calls that came by one
         self._threads = 0
         self._for_threads: SimpleQueue[Task] = SimpleQueue()
         # What signal handlers and functions may not do themselves: they could be
@@ -120,16 +125,25 @@ class ConcurrentRunner:
             ):
                 task = self._inbox.waiting.popleft()
                 if self._early and self._early.pop(task.job.id, 0) is None:
-                    self._outbox.send(self._answers.cancelled(task.job, begun=False))
+                    self._drop(task)
+                    continue
+                if task.holder is None:
+                    self._page.begin(task.number)
+                elif self._inbox.begin(task, task.holder):
+                    self._leased.add(task.job.id)
+                else:
                     continue
                 self._busy.add(task.job.id)
-                self._page.begin(task.number)
                 task.started_ns = perf_counter_ns()
                 self._running[task.job.id] = _nothing
                 if task.code.is_async and not task.job.items:
                     self._start_async(task)
                 else:
                     self._hand_to_thread(task)
+
+    def _drop(self, task: Task) -> None:
+        outbox = task.holder or self._outbox
+        outbox.send(self._answers.cancelled(task.job, begun=False))
 
     def _hand_to_thread(self, task: Task) -> None:
         if self._threads < len(self._running):
@@ -161,7 +175,18 @@ class ConcurrentRunner:
                 self._restorer.end_copies()
                 self._restorer.after(now_ns, run_ns, is_first=is_first)
             leaves = "" if self._busy else self._restorer.unfit
-        self._outbox.send(frames, lambda: self._capture.finish(call))
+            self._leased.discard(call.id)
+        outbox = task.holder or self._outbox
+        if task.holder is None:
+            outbox.send(frames, lambda: self._capture.finish(call))
+        else:
+            queued_ns = task.started_ns - task.read_ns
+            if task.is_called:
+                self._inbox.end(task, run_ns, queued_ns, frames[0])
+            outbox.send(frames, lambda: self._capture.finish(call))
+            if not task.is_called:
+                # Now: who has ended without an answer is said to have run.
+                self._inbox.end(task, run_ns, queued_ns, frames[0])
         if leaves:  # the node takes back the calls that wait, and ends this process
             self._outbox.send([frame(WorkerUnfit(reason=leaves))])
         else:
@@ -180,7 +205,7 @@ class ConcurrentRunner:
                 answer = self._answers.unusable(task.job, error)
                 with self._state:
                     self._running.pop(task.job.id)
-                self._ended(task, call_of(task.job, self._tell_waiting), answer)
+                self._ended(task, self._call_of(task), answer)
                 continue
             # Known only now that it is opened.
             if task.code.is_async and not task.job.items:
@@ -190,8 +215,13 @@ class ConcurrentRunner:
                 state.restore()
                 state.restore_priority()
 
-    def _perform(self, task: Task, function: Callable[..., Any]) -> None:
+    def _call_of(self, task: Task) -> PrintingCall:
         call = call_of(task.job, self._tell_waiting)
+        call.outbox = task.holder
+        return call
+
+    def _perform(self, task: Task, function: Callable[..., Any]) -> None:
+        call = self._call_of(task)
         running_call.set(call)
         me = threading.get_ident()
         try:
@@ -225,12 +255,26 @@ class ConcurrentRunner:
                     args, kwargs = arguments(task)
                 except Exception as error:  # noqa: BLE001  user code runs in there
                     return self._answers.unusable(task.job, error)
-                task.is_called = True
                 value = self._invoke(task, function, args, kwargs)
             _end_figures(are_shown=True)
-            return self._answers.done(task.job, value, perf_counter_ns() - started)
+            return self._done(task, value, perf_counter_ns() - started)
         except BaseException as error:  # noqa: BLE001  the border of user code
             return error
+
+    def _done(self, task: Task, value: object, run_ns: int) -> Frames:
+        if task.holder is None:
+            return self._answers.done(task.job, value, run_ns)
+        queued_ns = task.started_ns - task.read_ns
+        return self._answers.done(
+            task.job, value, run_ns, queued_ns=queued_ns, is_direct=True
+        )
+
+    def _note_called(self, task: Task) -> None:
+        task.is_called = True
+        if task.holder is None:
+            self._page.call(task.number)
+        else:
+            self._page.call_leased(task.number)
 
     def _invoke(
         self,
@@ -239,7 +283,7 @@ class ConcurrentRunner:
         args: tuple[Any, ...],
         kwargs: Any,
     ) -> object:
-        self._page.call(task.number)
+        self._note_called(task)
         value = function(*args, **kwargs)
         if type(value) is not CoroutineType:
             return value
@@ -286,7 +330,7 @@ class ConcurrentRunner:
         course.add_done_callback(lambda done: essential(done.result))
 
     async def _course(self, task: Task) -> None:
-        call = call_of(task.job, self._tell_waiting)
+        call = self._call_of(task)
         running_call.set(call)
         user = asyncio.ensure_future(self._user(task))
         with self._state:
@@ -316,14 +360,13 @@ class ConcurrentRunner:
         except Exception as error:  # noqa: BLE001  user code runs in there
             return self._answers.unusable(task.job, error)
         started = perf_counter_ns()
-        task.is_called = True
-        self._page.call(task.number)
+        self._note_called(task)
         try:
             value = await function(*args, **kwargs)
             _end_figures(are_shown=True)
         except (SystemExit, KeyboardInterrupt) as error:  # these would end the loop
             return self._broken(task, error)
-        return self._answers.done(task.job, value, perf_counter_ns() - started)
+        return self._done(task, value, perf_counter_ns() - started)
 
     # ------------------------------------------------------------------- cancel
 
@@ -354,10 +397,23 @@ class ConcurrentRunner:
             if word == RECALL:
                 self._recalls = True
                 continue
+            if word == END_LEASE:
+                self._ends_lease = True
+                continue
+            if self._ends_lease:
+                self._ends_lease = False
+                self._end_lease(*lease_read(word))
+                continue
             is_recall, self._recalls = self._recalls, False
             self._cancel(word, is_recall=is_recall)
         # Not before: a job that the node takes back now must not begin here, too.
         self._page.hear(len(words))
+
+    def _end_lease(self, number: int, stop: bool) -> None:
+        self._inbox.end_lease(number)
+        if stop:
+            for call_id in tuple(self._leased):
+                self._cancel(call_id)
 
     def _cancel(self, call_id: bytes, *, is_recall: bool = False) -> None:
         """Drop a call, or interrupt it; what is recalled goes on if it has begun."""
@@ -378,4 +434,4 @@ class ConcurrentRunner:
             while len(self._early) > CANCELS:
                 del self._early[next(iter(self._early))]
         for task in dropped:
-            self._outbox.send(self._answers.cancelled(task.job, begun=False))
+            self._drop(task)

@@ -5,17 +5,20 @@ sends its jobs to a Unix socket of this worker, and gets the answers there. A ca
 costs two processes instead of three. The node has the last word: it opens leases and
 ends them, and hands no jobs of its own meanwhile.
 
-A worker with several slots is not leased.
+With several slots, other threads than the one that reads begin and end these jobs.
+When the lease ends, those that run keep their slots, and the node uses the others.
 """
 
 import hmac
 import select
 import socket
 from pathlib import Path
+from threading import Lock
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 from mpreg_nb.protocol.worker import (
+    LEASED_AT_ONCE,
     Greeting,
     Job,
     Lease,
@@ -51,6 +54,9 @@ class DirectReceiver(JobReceiver):
         self._lease: Lease | None = None
         self._permitted: dict[str, int] = {}  # version -> its place in records
         self._over = 0  # the newest lease that has ended; set by a signal handler too
+        self._changing = Lock()  # of what runs, where several do
+        self._free = list(range(LEASED_AT_ONCE))  # slots of tasks of the lease
+        self._closing = 0  # a lease that is over, but for tasks that run
         self._poll = select.poll()
         self._poll.register(self._node, select.POLLIN)
 
@@ -125,7 +131,6 @@ class DirectReceiver(JobReceiver):
         """Forget a client that is gone; what of it waits will not begin."""
         holder.is_gone = True
         self._poll.unregister(holder.stream)
-        holder.stream.close()
         holder.let_go()
         if self._holder is holder:
             self._holder = None
@@ -152,22 +157,57 @@ class DirectReceiver(JobReceiver):
         self._over = max(self._over, number)
 
     def _end(self, number: int) -> None:
-        """Give back what waits. Nothing runs now: this is the only thread."""
+        """Give back what waits, and tell whether something runs."""
         self.end_lease(number)
-        left = list(self.waiting)
-        self.waiting.clear()
-        self.waiting.extend(task for task in left if self.admits(task))
-        self._outbox.send([frame(LeaseOver(number=number))])
+        for task in list(self.waiting):
+            holder = task.holder
+            if holder is not None and not self._may_begin(holder):
+                try:
+                    self.waiting.remove(task)
+                except ValueError:  # another thread has just taken it, to begin it
+                    continue
+                holder.send([frame(Returned(id=task.job.id))])
+        with self._changing:
+            self._tell_over(number)
+
+    def _tell_over(self, number: int) -> None:
+        """Tell that a lease is over, again with each slot that becomes free then."""
+        runs = len(self._free) < LEASED_AT_ONCE
+        self._closing = number if runs else 0
+        self._outbox.send([frame(LeaseOver(number=number, runs=runs))])
+
+    def _may_begin(self, holder: Holder) -> bool:
+        return not holder.is_gone and holder.lease > self._over
 
     def admits(self, task: Task) -> bool:
         """Whether a task may begin; who holds a lease that is over hears if not."""
         holder = task.holder
-        if holder is None:
-            return True
-        if not holder.is_gone and holder.lease > self._over:
+        if holder is None or self._may_begin(holder):
             return True
         holder.send([frame(Returned(id=task.job.id))])
         return False
+
+    # Where several tasks run at once.
+
+    def begin(self, task: Task, holder: Holder) -> bool:
+        """Begin a task of a lease, if it may; who holds the lease hears if not."""
+        with self._changing:
+            if self._may_begin(holder) and self._free:
+                task.slot = self._free.pop()
+                job_id, place, slot = task.job.id, task.place, task.slot
+                self._page.begin_leased(task.number, job_id, place, slot)
+                return True
+        holder.send([frame(Returned(id=task.job.id))])
+        return False
+
+    def end(self, task: Task, run_ns: int, queued_ns: int, answer: "Buffer") -> None:
+        """Note that a task of a lease has ended, and what it took."""
+        with self._changing:
+            self._page.end_leased(task.slot)
+            self._free.append(task.slot)
+            self.count(task, run_ns, queued_ns, answer)
+            if self._closing:
+                self._tell_over(self._closing)
 
     def count(self, task: Task, run_ns: int, queued_ns: int, answer: "Buffer") -> None:
         """Note what a leased task took, for the node."""

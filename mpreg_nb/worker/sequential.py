@@ -138,7 +138,7 @@ class SequentialRunner:
         if holder is None:
             self._page.end(task.number)
         else:
-            self._page.end_leased(task.number)
+            self._page.end_leased()
             self._inbox.count(task, ended - started, started - task.read_ns, frames[0])
         self._restorer.leave_copy()
         if self._restorer.children.copies:

@@ -32,6 +32,7 @@ class Client:
         self.decided = asyncio.Event()
         self.workers = LeasedWorkers(
             is_wanted=lambda: True,
+            slots_of=lambda _: 1,
             new_id=Ids().next,
             said=lambda *_: None,
             lost=lambda _: None,

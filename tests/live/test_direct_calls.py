@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
-from mpreg_nb.errors import CallTimeout
+from mpreg_nb.errors import CallTimeout, WorkerCrashed
 from tests.support.direct_calls import FEW, MANY, become_direct, messages_of
 from tests.support.files import until_exists, wait_for_file
 from tests.support.settings import default_settings
@@ -25,9 +25,16 @@ def _settings() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[mp.Cluster]:
-    with mp.up(1, fresh=True) as cluster:
+@pytest.fixture(scope="module", params=[1, 2], ids=["one slot", "two slots"])
+def cluster(request: pytest.FixtureRequest) -> Iterator[mp.Cluster]:
+    with mp.up(1, fresh=True, slots=request.param) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def own() -> Iterator[mp.Cluster]:
+    """A cluster whose workers come and go in the test."""
+    with mp.up(1, fresh=True, slots=2) as cluster:
         yield cluster
 
 
@@ -133,21 +140,30 @@ def test_every_call_is_counted_with_its_time_and_its_errors(
     assert counted.to_numpy().tolist() == [[MANY, 0], [MANY, MANY]]
 
 
-def test_prints_come_before_the_result_and_those_past_python_come_too(
+def test_prints_come_before_the_result(
     cluster: mp.Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def speak(number: int) -> int:
-
         print("said", number)  # noqa: T201
+        return number
+
+    for number in range(8):
+        cluster.call(speak, number)
+        assert f"said {number}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cluster", [1], indirect=True)  # else it could be of any
+def test_prints_past_python_come_too(
+    cluster: mp.Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speak(number: int) -> int:
         os.write(1, f"past {number}\n".encode())
         time.sleep(0.05)  # while it runs, its node reads that
         return number
 
-    shown = ""
     for number in range(8):
         cluster.call(speak, number)
-        shown += capsys.readouterr().out
-        assert f"said {number}" in shown
+    shown = ""
 
     def all_shown() -> bool:
         nonlocal shown
@@ -226,3 +242,140 @@ def test_a_new_version_runs_at_once(cluster: mp.Cluster) -> None:
     cluster.register(new, name="versioned")
 
     assert [cluster.call("versioned") for _ in range(8)] == ["new"] * 8
+
+
+two_slots = pytest.mark.parametrize("cluster", [2], indirect=True)
+
+
+def hold(begun: str, go_on: str) -> int:
+    """Run until a file is there, whatever interrupts it; return the worker."""
+
+    Path(begun).touch()
+    while not Path(go_on).exists():
+        try:
+            time.sleep(0.01)
+        except KeyboardInterrupt:
+            continue
+    return os.getpid()
+
+
+@two_slots  # a worker with one slot has another lent in its place
+def test_a_call_that_a_leased_worker_runs_may_call_the_cluster(
+    cluster: mp.Cluster,
+) -> None:
+    def outer(number: int) -> int:
+        inner: int = mp.current().call("inner-of-leased", number)
+        return inner + 1
+
+    cluster.register(double, name="inner-of-leased")
+
+    assert [cluster.call(outer, n) for n in range(20)] == [2 * n + 1 for n in range(20)]
+
+
+@two_slots
+def test_calls_of_a_lease_run_beside_each_other(
+    cluster: mp.Cluster, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    go.touch()
+    become_direct(cluster, hold, str(tmp_path / "before"), str(go))
+    go.unlink()
+
+    futures = [cluster.submit(hold, str(tmp_path / f"{n}"), str(go)) for n in range(2)]
+    for n in range(2):
+        until_exists(tmp_path / f"{n}")
+    go.touch()
+
+    assert len({future.result(20) for future in futures}) == 1
+
+
+@two_slots
+def test_another_client_gets_the_slot_beside_a_long_call_of_a_lease(
+    cluster: mp.Cluster, other: mp.Cluster, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    go.touch()
+    become_direct(cluster, hold, str(tmp_path / "before"), str(go))
+    go.unlink()
+
+    long = cluster.submit(hold, str(tmp_path / "begun"), str(go))
+    until_exists(tmp_path / "begun")
+    theirs = [other.call(double, number) for number in range(4)]
+    still_runs = not long.done()
+    go.touch()
+
+    assert theirs == [0, 2, 4, 6]
+    assert still_runs
+    long.result(20)
+
+
+@two_slots
+def test_a_call_begins_as_soon_as_one_of_the_last_calls_of_a_lease_has_ended(
+    cluster: mp.Cluster, other: mp.Cluster, tmp_path: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.touch()
+    become_direct(cluster, hold, str(tmp_path / "before"), str(first))
+    first.unlink()
+
+    futures = [
+        cluster.submit(hold, str(tmp_path / f"{go.name} begun"), str(go))
+        for go in (first, second)
+    ]
+    until_exists(tmp_path / "first begun")
+    until_exists(tmp_path / "second begun")
+    theirs = other.submit(double, 4)
+    until(lambda: other.nodes()["queued"].sum() == 1)
+    first.touch()
+
+    assert theirs.result(20) == 8
+    assert not futures[1].done()
+    second.touch()
+    futures[1].result(20)
+
+
+def test_a_cancelled_call_of_a_lease_that_goes_on_takes_no_other_with_it(
+    own: mp.Cluster, tmp_path: Path
+) -> None:
+    go, never = tmp_path / "go", tmp_path / "never"
+    go.touch()
+    become_direct(own, hold, str(tmp_path / "before"), str(go))
+    go.unlink()
+
+    beside = own.submit(hold, str(tmp_path / "beside"), str(go))
+    ignores = own.submit(hold, str(tmp_path / "ignores"), str(never))
+    until_exists(tmp_path / "beside")
+    until_exists(tmp_path / "ignores")
+    ignores.cancel()
+    # The slot of the cancelled one is there again, in another worker.
+    others = [own.submit(hold, str(tmp_path / f"other {n}"), str(go)) for n in range(2)]
+    until(lambda: any((tmp_path / f"other {n}").exists() for n in range(2)))
+    go.touch()
+
+    assert beside.result(20) != others[0].result(20)
+    never.touch()
+    until(ignores.done)
+
+
+def test_calls_of_a_lease_whose_worker_dies_are_told_so(
+    own: mp.Cluster, tmp_path: Path
+) -> None:
+    def die(begun: str, go_on: str) -> None:
+        hold(begun, go_on)
+        os._exit(3)
+
+    go = tmp_path / "go"
+    go.touch()
+    become_direct(own, hold, str(tmp_path / "before"), str(go))
+    go.unlink()
+
+    beside = own.submit(hold, str(tmp_path / "beside"), str(tmp_path / "never"))
+    until_exists(tmp_path / "beside")
+    dies = own.submit(die, str(tmp_path / "dies"), str(go))
+    until_exists(tmp_path / "dies")
+    go.touch()
+
+    for future in (beside, dies):
+        with pytest.raises(WorkerCrashed) as caught:
+            future.result(30)
+        assert caught.value.executed == "unknown"

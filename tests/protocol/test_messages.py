@@ -505,7 +505,7 @@ JOBS: list[Any] = [
     Permit(version=VERSION, place=3),
     LeaseEnd(number=7),
     LeaseOpen(number=7, error="the name is too long"),
-    LeaseOver(number=7),
+    LeaseOver(number=7, runs=True),
     RunsCounted(records=b"record"),
     Greeting(lease=7, key=b"key"),
     Returned(id=ID),

@@ -12,6 +12,7 @@ from mpreg_nb.protocol.worker import (
     BUFFER_BYTES,
     ENDS,
     LARGE_BYTES,
+    LEASED_AT_ONCE,
     PAGE_BYTES,
     RECORDS,
     TEXT_BYTES,
@@ -200,15 +201,19 @@ def test_no_leased_job_is_left_out_where_the_page_is_full() -> None:
     assert [record[1] for record in records] == list(range(RECORDS + 3))
 
 
-def test_the_page_tells_how_far_the_jobs_of_a_lease_came() -> None:
+def test_the_page_tells_which_jobs_of_a_lease_began_and_which_run() -> None:
     worker, node = shared_page()
     worker.open_lease(1)
-    worker.begin_leased(4, ID, 2)
-    worker.end_leased(3)
+    worker.begin_leased(3, ID, 5)
+    worker.begin_leased(4, ID, 2, slot=LEASED_AT_ONCE - 1)
+    both = node.leased(1)
+    worker.end_leased()
 
-    before = node.leased(1)
+    one = node.leased(1)
+    worker.end_leased(LEASED_AT_ONCE - 1)
     worker.open_lease(2)
 
-    assert before == (4, 3)
-    assert node.leased_job == (ID, 2)
-    assert (node.leased(1), node.leased(2)) == ((0, 0), (0, 0))
+    assert both == (4, {3: 5, 4: 2})
+    assert one == (4, {4: 2})
+    assert node.leased_call == ID
+    assert (node.leased(1), node.leased(2)) == ((0, {}), (0, {}))
