@@ -448,7 +448,10 @@ class PendingCalls(Generic[C]):
         line = self.lines.get(call.wanted)
         if line is None:
             line = self.lines[call.wanted] = WaitingLine(_is_answered)
-        line.add(call)
+        if call.sent:  # it was given back
+            line.insert(call)
+        else:
+            line.add(call)
 
     def is_held(self, wanted: Wanted) -> bool:
         """Whether others that ask for the same wait already."""

@@ -44,6 +44,11 @@ class WaitingLine(Generic[Q]):
         """Put calls at the front, in this order."""
         self._line.extendleft(reversed(calls))
 
+    def insert(self, call: Q) -> None:
+        """Put a call before those that came after it: it was under way meanwhile."""
+        later = (n for n, other in enumerate(self._line) if other.began > call.began)
+        self._line.insert(next(later, len(self._line)), call)
+
     def next(self, now: float) -> Q | None:
         """Return the call that goes next; None where none waits."""
         line, is_over = self._line, self._is_over

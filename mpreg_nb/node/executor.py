@@ -797,14 +797,19 @@ class Executor:
     ) -> None:
         call = pending.call
         pending.owner.finish(pending, outcome, parts)
-        if not call.split:  # it did not call the function
+        failure = outcome.failure if isinstance(outcome, Failed) else None
+        ended_in_queue = (
+            failure is not None
+            and failure.kind in ("cancelled", "deadline")
+            and failure.executed == "no"
+        )
+        if not call.split and not ended_in_queue:  # else the function was not called
             self._counters.count(
                 call.function,
                 pending.version,
                 run_us=run_us,
                 queued_us=queued_us,
-                failed=isinstance(outcome, Failed)
-                and outcome.failure.kind != "cancelled",
+                failed=failure is not None and failure.kind != "cancelled",
                 calls=call.items or 1,
             )
 

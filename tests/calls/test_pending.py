@@ -671,6 +671,28 @@ def test_calls_that_ended_while_they_waited_for_room_are_not_sent() -> None:
     assert calls.lines == {}
 
 
+def test_calls_that_were_given_back_go_before_those_that_were_never_sent() -> None:
+    calls = machine()
+    made = [SomeCall(id=bytes([number]) * 16) for number in range(5)]
+    for number, call in enumerate(made):
+        calls.add(call, float(number))
+    sent, waiting = made[:2], made[2:]
+    for call in sent:
+        calls.sent(call, "link", "n1", 5.0)
+    for call in waiting:
+        calls.hold(call)
+
+    for call in reversed(sent):
+        calls.took_back(call, 6.0)
+        calls.hold(call)
+
+    order = []
+    while (following := calls.next_held(made[0].wanted, 7.0)) is not None:
+        calls.release(following)
+        order.append(following)
+    assert order == made
+
+
 # -------------------------------------- negative controls, one protection at a time
 
 CALLS = 300

@@ -57,6 +57,16 @@ def test_calls_that_ended_in_the_line_are_passed_over_at_both_ends() -> None:
     assert len(line) == 0
 
 
+def test_call_that_was_under_way_goes_before_those_that_came_after_it() -> None:
+    first, given_back, third, newest = (Waiter(float(n)) for n in range(4))
+    line = line_of(first, third)
+
+    line.insert(given_back)
+    line.insert(newest)
+
+    assert line.clear() == [first, given_back, third, newest]
+
+
 def test_calls_that_come_back_are_the_first_again_in_their_order() -> None:
     waits = Waiter(2.0)
     back = [Waiter(0.0), Waiter(1.0)]
