@@ -477,6 +477,15 @@ class SlurmLauncher(Launcher[SlurmNode]):
     async def _called(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        try:
+            await self._heard(reader, writer)
+        finally:
+            # TLS ends with an answer of the other side, which may never come.
+            writer.transport.abort()
+
+    async def _heard(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         job = None
         try:
             async with asyncio.timeout(HELLO_S):

@@ -73,9 +73,11 @@ def test_tasks_of_submit_wait_while_very_many_calls_have_no_outcome(
                 connected.submit(wait_for_file, str(begun), str(go_on))
                 for _ in range(8)
             ]
-            while not begun.exists():  # noqa: ASYNC110
+            calls = parts_of(connected).client.calls
+            while not begun.exists() or len(calls) < 3:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-            outstanding = len(parts_of(connected).client.calls)
+            await asyncio.sleep(0.1)  # in which the others would be sent, too
+            outstanding = len(calls)
             go_on.touch()
             return outstanding, await asyncio.gather(*tasks)
 

@@ -132,14 +132,19 @@ def test_a_job_that_cannot_start_its_node_shows_its_last_lines(
     assert "/nowhere/python" in failure.log[-1]
 
 
-def test_a_stranger_who_connects_is_told_nothing(
-    cluster: Cluster, caplog: pytest.LogCaptureFixture
-) -> None:
+def port_of_starter() -> int:
     [port] = {
         link.laddr.port
         for link in psutil.Process().net_connections("tcp")
         if link.status == psutil.CONN_LISTEN
     }
+    return port
+
+
+def test_a_stranger_who_connects_is_told_nothing(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = port_of_starter()
     trust = ssl.create_default_context(cadata=cluster.ca)
 
     with (
@@ -282,3 +287,13 @@ def test_options_of_sbatch_stand_before_their_nodes() -> None:
 def test_the_address_is_the_one_on_the_way() -> None:
     assert address_toward("127.0.0.5").startswith("127.")
     assert address_toward("no such host") == ""
+
+
+def test_a_stranger_who_says_nothing_does_not_hold_up_the_end(slurm: Slurm) -> None:
+    with mp.up(slurm={"a": "gpu"}, fresh=True) as cluster:
+        trust = ssl.create_default_context(cadata=cluster.ca)
+        plain = socket.create_connection(("127.0.0.1", port_of_starter()), SEEN_S)
+        link = trust.wrap_socket(plain, server_hostname="127.0.0.1")
+
+    with link:
+        assert link.recv(1) == b""
