@@ -28,7 +28,7 @@ PLAIN := MPREG_NB_PLAIN=1
 
 .PHONY: venv demo test test-newest test-notebooks test-versions history large-values \
 	many-submits rolling-restart soak simulation simulation-long lint lab notebooks \
-	test-plain-ways growth bench dist docs constraints
+	test-plain-ways growth bench peers dist docs constraints
 
 venv: $(STAMP)
 
@@ -43,6 +43,12 @@ $(STAMP): pyproject.toml constraints.txt | $(BIN)/uv
 
 demo: $(STAMP)
 	$(BIN)/mpreg-nb demo
+
+# mpreg_nb and other libraries at the same work, each in an environment of its own:
+# a table. About ten minutes on an idle machine, and ROUNDS decides.
+ROUNDS ?= 5
+peers: $(STAMP)
+	$(BIN)/python -m tests.benchmarks.peers --rounds $(ROUNDS)
 
 bench: $(STAMP)
 	$(BIN)/mpreg-nb bench

@@ -24,6 +24,13 @@ ROW_S = 0.5
 
 IN_FLIGHT = 64
 ITEMS = 2000
+MANY_ITEMS = 100_000
+CHUNK = 1000
+"""Items of so long a map that travel together, where a peer has to be told."""
+
+MANY_S = 15.0
+"""What would take longer to map over many items is not made to."""
+
 STEPS = 8
 SIZE_BYTES = 100_000_000
 
@@ -48,9 +55,9 @@ class Pool:
         futures = [self.executor.submit(same, value) for value in values]
         return [future.result() for future in futures]
 
-    def map(self, values: Iterable[Any]) -> list[Any]:
+    def map(self, values: Iterable[Any], chunk: int = 1) -> list[Any]:
         """Map in one go."""
-        return list(self.executor.map(same, values))
+        return list(self.executor.map(same, values, chunksize=chunk))
 
 
 class Joblib:
@@ -67,7 +74,9 @@ class Joblib:
         """Give it all of them."""
         return list(self.parallel(self.delayed(same)(value) for value in values))
 
-    map = many
+    def map(self, values: Iterable[Any], chunk: int = 1) -> list[Any]:
+        """Map in batches, whose size it chooses."""
+        return self.many(values)
 
 
 class Ray:
@@ -84,7 +93,9 @@ class Ray:
         """Submit all of them, then wait."""
         return list(self.ray.get([self.same.remote(value) for value in values]))
 
-    map = many
+    def map(self, values: Iterable[Any], chunk: int = 1) -> list[Any]:
+        """Submit all of them: it has no chunks."""
+        return self.many(values)
 
 
 class Ipyparallel:
@@ -101,9 +112,9 @@ class Ipyparallel:
         """Submit all of them, then wait."""
         return [r.get() for r in [self.view.apply_async(same, v) for v in values]]
 
-    def map(self, values: Iterable[Any]) -> list[Any]:
+    def map(self, values: Iterable[Any], chunk: int = 100) -> list[Any]:
         """Map in chunks."""
-        return list(self.view.map_sync(same, list(values), chunksize=100))
+        return list(self.view.map_sync(same, list(values), chunksize=chunk))
 
 
 class Dask(Pool):
@@ -119,8 +130,8 @@ class Dask(Pool):
         """Call and wait."""
         return self.executor.submit(same, value, pure=False).result()
 
-    def map(self, values: Iterable[Any]) -> list[Any]:
-        """Map in batches."""
+    def map(self, values: Iterable[Any], chunk: int = 1) -> list[Any]:
+        """Map in batches: it has no chunks."""
         return list(self.executor.gather(self.executor.map(same, list(values))))
 
 
@@ -139,8 +150,8 @@ class Mpreg:
         futures = [self.cluster.submit(same, value) for value in values]
         return [future.result() for future in futures]
 
-    def map(self, values: Iterable[Any]) -> list[Any]:
-        """Map in one go."""
+    def map(self, values: Iterable[Any], chunk: int = 1) -> list[Any]:
+        """Map in chunks, whose size it chooses."""
         return list(self.cluster.map(same, values))
 
 
@@ -194,6 +205,19 @@ def chain(peer: Any) -> None:
         value = peer.call(value)
 
 
+def fan_in(peer: Any) -> None:
+    """Call three at once, and one with their results."""
+    peer.call(peer.many(range(3)))
+
+
+def many_per_s(peer: Any) -> float:
+    """Map over many items, in chunks; once, since it takes long."""
+    few_s = min(seconds(lambda: peer.map(range(ITEMS), CHUNK)) for _ in range(2))
+    if few_s * MANY_ITEMS / ITEMS > MANY_S:
+        raise TimeoutError(f"{ITEMS:,} items take {few_s:.1f} s")
+    return MANY_ITEMS / seconds(lambda: peer.map(range(MANY_ITEMS), CHUNK))
+
+
 def memory_mb() -> float:
     """Return what this process and all that it started hold; shared pages by share."""
     import psutil
@@ -211,8 +235,12 @@ def measured(peer: Any, row: str, array: Any) -> tuple[float, str]:
         return IN_FLIGHT / median_s(lambda: peer.many(range(IN_FLIGHT))), "/s"
     if row == "map of 2,000":
         return ITEMS / median_s(lambda: peer.map(range(ITEMS))), "/s"
+    if row == "map of 100,000":
+        return many_per_s(peer), "/s"
     if row == "chain of 8":
         return median_s(lambda: chain(peer)) * 1e6, "us"
+    if row == "fan-in of 3 and 1":
+        return median_s(lambda: fan_in(peer)) * 1e6, "us"
     if row == "memory":
         return memory_mb(), "MB"
     return 2 * SIZE_BYTES / median_s(lambda: peer.call(array)) / 1e9, "GB/s"

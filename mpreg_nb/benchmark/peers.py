@@ -1,7 +1,8 @@
 """The same work with mpreg_nb and with its peers, each in a process of its own.
 
 In each round every process measures a row once, in turn, so that all have the same
-noise. Two workers each, a user that waits, defaults. `peer_loop.py` is what they run.
+noise; before that each is started as often, in turn too. Two workers each, a user that
+waits, defaults. `peer_loop.py` is what they run.
 """
 
 import json
@@ -9,6 +10,7 @@ import os
 import statistics
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -30,12 +32,17 @@ MODULES: Mapping[str, str] = {
 """Name -> what it needs."""
 
 ROWS = (
-    *("blocking call", "64 in flight", "map of 2,000", "chain of 8"),
-    *("100 MB there and back", "memory"),
+    *("blocking call", "64 in flight", "map of 2,000", "map of 100,000"),
+    *("chain of 8", "fan-in of 3 and 1", "100 MB there and back", "memory"),
 )
 START = "start to first result"
 LOOP = Path(__file__).with_name("peer_loop.py")
+TRIES = 2
+"""Some peers do not always start in time on a busy machine."""
+
 END_S = 20.0
+LONGEST_S = 120.0
+"""What a peer takes longer for, it does not do any more: it is ended."""
 
 
 def pythons() -> dict[str, str]:
@@ -57,8 +64,8 @@ class Peer:
     units: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def started(cls, name: str, python: str) -> "Peer":
-        """Start the process of a peer."""
+    def started(cls, name: str, python: str, starts: list[float]) -> "Peer":
+        """Start the process of a peer; starts: what earlier ones took, and this one."""
         process = subprocess.Popen(  # noqa: S603  this Python, or one of a developer
             [python, str(LOOP), name],
             stdin=subprocess.PIPE,
@@ -67,13 +74,18 @@ class Peer:
             text=True,
             env={**os.environ, "MPREG_NB_PLAIN": "1"},
         )
-        return cls(name, process)
+        return cls(name, process, {START: starts})
 
     def hear(self, row: str) -> str:
         """Take what the process answers; return why it did not measure, or ""."""
         if self.process.stdout is None:
             raise AssertionError("it was started with a pipe")
-        line = self.process.stdout.readline()
+        limit = threading.Timer(LONGEST_S, self.process.kill)
+        limit.start()
+        try:
+            line = self.process.stdout.readline()
+        finally:
+            limit.cancel()
         if not line:
             return f"ended with exit code {self.process.wait()}"
         said: dict[str, Any] = json.loads(line)
@@ -132,16 +144,25 @@ def compared(
     out, and `progress` is told why.
     """
     rows: Sequence[str] = [row for row in ROWS if only in row]
+    starts: dict[str, list[float]] = {name: [] for name in pythons}
     peers: list[Peer] = []
     with ExitStack() as stack:
-        for name, python in pythons.items():
-            progress(f"peers: starting {name}")
-            peer = Peer.started(name, python)
-            stack.callback(peer.end)
-            if why := peer.hear(START):
-                progress(f"peers: {name} is left out: {why}")
-            else:
-                peers.append(peer)
+        for number in range(1, rounds + 1):
+            for name in list(starts):
+                progress(f"peers: starting {name}, {number} of {rounds}")
+                for _ in range(TRIES):
+                    peer = Peer.started(name, pythons[name], starts[name])
+                    stack.callback(peer.end)
+                    if not (why := peer.hear(START)):
+                        break
+                    peer.end()
+                if why:
+                    progress(f"peers: {name} is left out: {why}")
+                    del starts[name]
+                elif number < rounds:
+                    peer.end()
+                else:
+                    peers.append(peer)
         for number in range(1, rounds + 1):
             for row in rows:
                 progress(f"peers, round {number} of {rounds}: {row}")
