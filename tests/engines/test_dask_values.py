@@ -230,7 +230,7 @@ def test_results_are_released_when_their_run_is_dropped(
         each.wait()
 
     until(lambda: not results_in(client))
-    with pytest.raises(mp.errors.NodeLost):
+    with pytest.raises(mp.errors.NoRun, match="no longer has the result"):
         run["double"]
 
 
