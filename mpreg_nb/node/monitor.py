@@ -61,10 +61,10 @@ class Histogram:
         self._counts = [0] * len(self._bounds)
         self.sum = 0.0
 
-    def observe(self, value: float) -> None:
+    def observe(self, value: float, times: int = 1) -> None:
         """Count a value; one that equals a bound is in the bucket of that bound."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self.sum += value
+        self._counts[bisect_left(self._bounds, value)] += times
+        self.sum += value * times
 
     def cumulative(self) -> Iterator[tuple[float, int]]:
         """Yield each upper bound, and how many values are not above it."""
@@ -123,7 +123,7 @@ class Counters:
         counter.run_us.append(run_us)
         taken_us = run_us + queued_us
         self.latency_us += 0.1 * (taken_us - self.latency_us)
-        self.latency.observe(taken_us / 1e6)
+        self.latency.observe(taken_us / 1e6, calls)
 
     def _add(self, key: tuple[str, str]) -> FunctionCounter:
         if len(self._functions) >= MOST_VERSIONS:  # of cells that are edited all day

@@ -68,6 +68,15 @@ def test_latencies_are_a_cumulative_histogram() -> None:
     assert list(found.samples.values()) == [1, 3, 4, 8.05, 4]
 
 
+def test_each_call_of_a_chunk_has_its_share_of_the_time() -> None:
+    counters = Counters("n1")
+
+    counters.count("f", "v", run_us=400, queued_us=100, failed=False, calls=4)
+
+    assert next(counters.latency.cumulative()) == (0.0005, 4)
+    assert counters.latency.sum == pytest.approx(0.0008)
+
+
 @pytest.mark.parametrize("name", ['say "hi"', "back\\slash", "two\nlines", "ü{}=,"])
 def test_any_name_of_a_function_is_one_label(name: str) -> None:
     one = FunctionSnapshot(
