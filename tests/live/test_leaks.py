@@ -5,6 +5,7 @@ import sys
 import threading
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.leaks import Leaks
@@ -42,6 +43,38 @@ def test_a_detached_orphan_is_seen_and_ended(leaks: Leaks) -> None:
     assert len(left) == 1
     assert "time.sleep" in left[0]
     assert leaks.wait() == []
+
+
+# Starts a child when it is told to, as a node replaces a worker, and ends with it.
+LATER = """
+import subprocess, sys
+sys.stdin.readline()
+child = subprocess.Popen(sys.argv[1:])
+print(child.pid, flush=True)
+sys.stdin.readline()
+child.kill()
+child.wait()
+"""
+
+
+def test_a_child_of_a_process_that_was_there_before_is_not_of_this_test(
+    tmp_path: Path,
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LATER, *SLEEP],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as before:
+        assert before.stdin is not None
+        assert before.stdout is not None
+        leaks = Leaks(tmp_path)
+        print(file=before.stdin, flush=True)
+        child = int(before.stdout.readline())
+
+        assert psutil.pid_exists(child)
+        assert leaks.wait(0) == []
+        print(file=before.stdin, flush=True)
 
 
 def test_a_listening_socket_is_seen(leaks: Leaks) -> None:

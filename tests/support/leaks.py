@@ -24,7 +24,11 @@ LASTING = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 
 
 class Leaks:
-    """Processes, files and threads now, compared with those at its creation."""
+    """Processes, files and threads now, compared with those at its creation.
+
+    A node that existed then may replace a worker meanwhile: the worker ends with its
+    node, and whoever started the node looks for both.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Record what exists now; `own_folders` made `folder` for this test alone."""
@@ -52,7 +56,9 @@ class Leaks:
         """Return the processes that the test started and that are still there."""
         found = {*self._descendants(), *self._marked()} - self._processes
         found.discard(psutil.Process())
-        return sorted(found, key=lambda process: process.pid)
+        before = {process.pid for process in self._processes if process.is_running()}
+        new = [process for process in found if _parent(process) not in before]
+        return sorted(new, key=lambda process: process.pid)
 
     def end(self) -> None:
         """End the processes that are left over, so that they mislead no other test."""
@@ -143,6 +149,13 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
+
+
+def _parent(process: psutil.Process) -> int | None:
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
 
 
 def _described(process: psutil.Process) -> str:

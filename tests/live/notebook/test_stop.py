@@ -24,8 +24,8 @@ cluster = mp.up(1)
 
 @mp.function
 def spin(folder):
-    pathlib.Path(folder, "begun").touch()
     try:
+        pathlib.Path(folder, "begun").touch()
         while True:
             pass
     finally:
@@ -35,8 +35,8 @@ spin_here = spin.local
 
 @mp.function
 async def wait(folder):
-    pathlib.Path(folder, "begun").touch()
     try:
+        pathlib.Path(folder, "begun").touch()
         await asyncio.sleep(60)
     finally:
         pathlib.Path(folder, "ended").touch()
@@ -63,8 +63,8 @@ BLOCKING = {
     "waiting for a run": "flow.start(folder=folder).wait()",
     "line magic": "%mpreg call spin(folder)",
     "remote cell": "%%mpreg remote\n"
-    "pathlib.Path(folder, 'begun').touch()\n"
     "try:\n"
+    "    pathlib.Path(folder, 'begun').touch()\n"
     "    while True:\n"
     "        pass\n"
     "finally:\n"
