@@ -12,11 +12,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from mpreg_nb.view.benchmark import PeerRow
 
@@ -41,6 +43,9 @@ TRIES = 2
 """Some peers do not always start in time on a busy machine."""
 
 END_S = 20.0
+LEFT_S = 2.0
+"""How long processes of a peer may outlive it."""
+
 LONGEST_S = 120.0
 """What a peer takes longer for, it does not do any more: it is ended."""
 
@@ -107,7 +112,10 @@ class Peer:
         return self.hear(row)
 
     def end(self) -> None:
-        """End the process, and with it what it started."""
+        """End the process, and what it started: some peers leave processes behind."""
+        family: list[psutil.Process] = []
+        if self.process.poll() is None:
+            family = psutil.Process(self.process.pid).children(recursive=True)
         if self.process.stdin is not None:
             self.process.stdin.close()
         try:
@@ -117,6 +125,9 @@ class Peer:
             self.process.wait()
         if self.process.stdout is not None:
             self.process.stdout.close()
+        for left in psutil.wait_procs(family, LEFT_S)[1]:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
 
     def rows(self) -> Iterator[PeerRow]:
         """Yield what was measured, over all rounds."""
