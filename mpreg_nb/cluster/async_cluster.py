@@ -40,7 +40,7 @@ from mpreg_nb.transport.tls import load_ca
 from mpreg_nb.transport.token import load_token
 from mpreg_nb.view import explain, frames
 from mpreg_nb.view.explain import PlanRow
-from mpreg_nb.workflows.builder import Flow
+from mpreg_nb.workflows.builder import Flow, frozen
 from mpreg_nb.workflows.graph import Workflow
 
 if TYPE_CHECKING:
@@ -234,7 +234,7 @@ class AsyncCluster:
 
         return Flow(name, self, draw=Drawing, needs=self._connected.registry.needs)
 
-    async def run(self, workflow: Workflow) -> AsyncRun:
+    async def run(self, workflow: Workflow | Flow[Any, Any]) -> AsyncRun:
         """Execute a workflow and wait for its end. Cancelling this cancels it.
 
         Raises:
@@ -248,13 +248,13 @@ class AsyncCluster:
             run.cancel()
             raise
 
-    async def start(self, workflow: Workflow) -> AsyncRun:
+    async def start(self, workflow: Workflow | Flow[Any, Any]) -> AsyncRun:
         """Start a workflow and return its run, which can be awaited.
 
         Raises:
             InvalidWorkflow, NoRoute, NotPicklable: before any step runs.
         """
-        parts = self._connected
+        parts, workflow = self._connected, frozen(workflow)
         planned = parts.planner.prepared(workflow, await self._callees(workflow))
         try:
             run: AsyncRun = await self._wait_for(parts.runs.start(planned))
@@ -264,8 +264,9 @@ class AsyncCluster:
             raise
         return run
 
-    async def plan(self, workflow: Workflow) -> "pd.DataFrame":
+    async def plan(self, workflow: Workflow | Flow[Any, Any]) -> "pd.DataFrame":
         """Return where each step would run now; see `Cluster.plan`."""
+        workflow = frozen(workflow)
         callees = await self._callees(workflow)
         rows = await self._wait_for(_planned(self._connected, workflow, callees))
         return explain.plan_frame(rows)

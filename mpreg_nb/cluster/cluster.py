@@ -543,7 +543,7 @@ class Cluster:
 
         return Flow(name, self, draw=Drawing, needs=self._registry.needs)
 
-    def run(self, workflow: Workflow) -> Run:
+    def run(self, workflow: Workflow | Flow[Any, Any]) -> Run:
         """Execute a workflow and wait for its end; interrupting (Stop) cancels it."""
         run = self.start(workflow)
         try:
@@ -552,7 +552,7 @@ class Cluster:
             run.cancel()
             raise
 
-    def start(self, workflow: Workflow) -> Run:
+    def start(self, workflow: Workflow | Flow[Any, Any]) -> Run:
         """Start a workflow and return its run at once.
 
         Raises:
@@ -562,7 +562,7 @@ class Cluster:
         started: Run = run
         return started
 
-    def plan(self, workflow: Workflow) -> Any:
+    def plan(self, workflow: Workflow | Flow[Any, Any]) -> Any:
         """Return where each step would run now, as a pandas DataFrame.
 
         Columns: step, function, version, resources, candidates, rejected, chosen.

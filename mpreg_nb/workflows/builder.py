@@ -606,3 +606,20 @@ class Flow(Generic[RunT, PlanT]):
         if self._draw is None:
             return {"text/plain": repr(self)}
         return self._draw(self.diagram())._repr_mimebundle_(include, exclude)
+
+
+def frozen(workflow: Workflow | Flow[Any, Any]) -> Workflow:
+    """Return the checked workflow of what was built with `cluster.workflow`.
+
+    Raises:
+        InvalidWorkflow: as `Flow.freeze`.
+        TypeError: it is no workflow.
+    """
+    if isinstance(workflow, Flow):
+        return workflow.freeze()
+    if isinstance(workflow, Workflow):
+        return workflow
+    raise TypeError(
+        f"a workflow is expected, not {type(workflow).__name__}: create one by "
+        "cluster.workflow(name), add steps to it, then run it: flow.run()"
+    )

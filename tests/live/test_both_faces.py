@@ -207,6 +207,24 @@ def test_a_workflow_that_no_node_fits_is_refused_before_it_runs(
         getattr(face, verb)(flow.freeze())
 
 
+def test_a_workflow_is_run_as_it_stands_also_through_the_cluster(face: Face) -> None:
+    flow = face.workflow("written")
+    flow.step("sum", add, 1, 2)
+
+    run = face.run(flow)
+    started = face.start(flow)
+
+    assert face.ended(run.__getitem__, "sum") == 3
+    assert face.ended(started.__getitem__, "sum") == 3
+    assert list(face.plan(flow)["step"]) == ["sum"]
+    for verb in (face.run, face.start, face.plan):
+        with pytest.raises(TypeError, match=r"expected, not function: create one by"):
+            verb(add)
+    flow.step("more", add, 1, flow.input("missing"))
+    with pytest.raises(mp.errors.InvalidWorkflow, match="'missing' has no value"):
+        face.run(flow)
+
+
 def test_a_run_is_found_by_its_id_and_its_workflow_and_is_the_same_one(
     face: Face,
 ) -> None:

@@ -134,7 +134,12 @@ class Slurm:
     def _started(self, *command: str) -> "subprocess.Popen[bytes]":
         with (self.folder / f"{command[0]}.out").open("wb") as output:
             return subprocess.Popen(
-                command,
+                (
+                    "setpriv",
+                    "--pdeathsig",
+                    "KILL",
+                    *command,
+                ),  # with the tests, if they die
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "SLURM_CONF": str(self.config)},
