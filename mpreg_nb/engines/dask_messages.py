@@ -120,6 +120,7 @@ class JobCrashed(
     memory_mb: float | None
     last_lines: tuple[str, ...]
     deaths: int
+    ran: int | None
 
 
 class NotBegun(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="not"):
