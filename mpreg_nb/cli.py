@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 _EXAMPLES = """\
 examples:
-  mpreg-nb demo                             see what it can do
-  mpreg-nb node --name n1                   run a node here; prints how to join it
+  mpreg-nb demo                             take a guided tour
+  mpreg-nb node --name n1                   run a node here, print how to join it
   mpreg-nb call ws://HOST:PORT train 3      call a function, print its result
   mpreg-nb ps                               your nodes on this machine
-  mpreg-nb watch                            what your cluster does now
+  mpreg-nb watch                            a live view of your cluster
 
 `mpreg-nb COMMAND --help` explains a command.
 """
@@ -104,7 +104,7 @@ def command_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
     parser = Parser(
         prog="mpreg-nb",
-        description="Run Python functions on a cluster of nodes without a scheduler.",
+        description="Run Python functions on a cluster of nodes, without a scheduler.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -126,7 +126,7 @@ def command_parser() -> argparse.ArgumentParser:
         return made
 
     demo_parser = command(
-        "demo", "run a real job on nodes of this machine, and explain it"
+        "demo", "run a demo job on nodes of this machine, and explain it"
     )
     demo_parser.epilog = f"the demos:\n{indent(listing(), '  ')}"
     demo_parser.add_argument(
@@ -152,7 +152,7 @@ def command_parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[],  # without it, argparse counts them among what is required
         metavar="ARGUMENT",
-        help="a Python literal; anything else is a string",
+        help="a Python literal; any other text is a string",
     )
     call.add_argument(
         "--on", default="", metavar="A,B", help="only on nodes with these resources"
@@ -162,7 +162,7 @@ def command_parser() -> argparse.ArgumentParser:
         type=float,
         default=None,
         metavar="SECONDS",
-        help="cancel the call after this time",
+        help="cancel the call after so many seconds",
     )
     _add_ca(call)
     gateway = command("gateway", "run calls on the workers of a Dask cluster")
@@ -183,10 +183,13 @@ def command_parser() -> argparse.ArgumentParser:
         "--python", default="", metavar="PATH", help="Python interpreter on the hosts"
     )
     up.add_argument(
-        "--install", action="store_true", help="make an environment on the hosts, once"
+        "--install", action="store_true", help="make an environment on each host, once"
     )
     up.add_argument(
-        "--packages", default="", metavar="A,B", help="other packages to install there"
+        "--packages",
+        default="",
+        metavar="A,B",
+        help="packages to install there, besides mpreg_nb",
     )
     up.add_argument(
         "--slurm",
@@ -196,51 +199,53 @@ def command_parser() -> argparse.ArgumentParser:
         help="a node that is a job of Slurm; may be repeated",
     )
     up.add_argument(
-        "--sbatch", default="", metavar="OPTIONS", help="options of these jobs"
+        "--sbatch", default="", metavar="OPTIONS", help="sbatch options of these jobs"
     )
     up.add_argument(
         "--via",
         choices=("tunnel", "tls"),
-        help="links between machines: tunnels of ssh (default), or TLS, which needs "
-        "open ports",
+        help="connections between machines: ssh tunnels (default), or TLS, which "
+        "needs open ports",
     )
     up.add_argument("--workers", type=int, metavar="1", help="processes per node")
     up.add_argument("--slots", type=int, metavar="1", help="calls at once per worker")
     up.add_argument(
-        "--name", default="", metavar="CLUSTER", help="name, as ps shows it"
+        "--name", default="", metavar="CLUSTER", help="name of the cluster in ps"
     )
     up.add_argument(
         "--keep",
         action="store_true",
         help="exit and leave the nodes running; `mpreg-nb down` ends them",
     )
-    host = command("host", "start nodes for another machine (used over ssh)")
+    host = command(
+        "host", "start nodes for another machine (mpreg_nb runs this over ssh)"
+    )
     host.add_argument(
-        "mark", metavar="MARK", help="prefix of the lines that it reports"
+        "mark", metavar="MARK", help="prefix of the lines that this command prints"
     )
     ps = command("ps", "list your nodes on this machine")
     ps.add_argument(
-        "host", nargs="?", default="", help="list those of a host that ssh reaches"
+        "host", nargs="?", default="", help="list those on this host, which ssh reaches"
     )
     down = command("down", "end one of your clusters")
     down.add_argument(
         "name",
         nargs="?",
         metavar="CLUSTER",
-        help="its name, see mpreg-nb ps; HOST/CLUSTER on another machine",
+        help="name of the cluster, see mpreg-nb ps; HOST/CLUSTER on another machine",
     )
     down.add_argument(
         "--all",
         action="store_true",
-        help="end all of your clusters, but no node started by hand",
+        help="end all of your clusters, except nodes started by hand",
     )
     _add_looks(command)
     command("doctor", "check the installation and suggest fixes")
-    bench = command("bench", "measure the speed of calls against a bare echo")
+    bench = command("bench", "measure the speed of calls, compared with a bare echo")
     bench.add_argument(
         "--quick",
         action="store_true",
-        help="fewer repetitions, without the rows of 1 to 5 nodes and unequal nodes",
+        help="repeat less, and omit the rows for 1 to 5 nodes and for unequal nodes",
     )
     bench.add_argument(
         "--only", default="", metavar="WORD", help="only rows whose name contains this"
@@ -256,20 +261,20 @@ def command_parser() -> argparse.ArgumentParser:
     token.add_argument(
         "action",
         choices=["show", "path", "rotate", "issue"],
-        help="show: print the token that your clusters use; path: print the path of "
-        "its file; rotate: replace it, the old one is accepted for a while; issue: "
-        "print a token that can do less",
+        help="show: print the token of your clusters; path: print the path of its "
+        "file; rotate: replace the token, the old one is accepted for some time; "
+        "issue: print a token with fewer rights",
     )
     kind = token.add_mutually_exclusive_group()
     kind.add_argument(
         "--client",
         action="store_true",
-        help="issue: a token that calls functions and cannot join as a node",
+        help="issue: a token that can call functions, but cannot join as a node",
     )
     kind.add_argument(
         "--read-only",
         action="store_true",
-        help="issue: a token that shows frames and views, and cannot run anything",
+        help="issue: a token that can show the cluster, but cannot run anything",
     )
     token.add_argument(
         "--overlap",
@@ -286,8 +291,8 @@ def _add_ca(parser: argparse.ArgumentParser) -> None:
         "--ca",
         default=None,
         metavar="FILE",
-        help="for wss:// URLs, the CA of the cluster (default: MPREG_NB_CA, or the one "
-        "that you made)",
+        help="CA of the cluster, for wss:// URLs (default: MPREG_NB_CA, or the CA of "
+        "mpreg-nb tls init)",
     )
 
 
@@ -296,11 +301,11 @@ def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     looks = {
         name: command(name, title)
         for name, title in (
-            ("status", "show a cluster at a glance"),
-            ("nodes", "list the nodes of a cluster, and how busy they are"),
-            ("runs", "list the runs of workflows, newest first"),
+            ("status", "show a summary of a cluster"),
+            ("nodes", "list the nodes of a cluster and their load"),
+            ("runs", "list the workflow runs of a cluster, newest first"),
             ("logs", "show the logs of nodes on this machine"),
-            ("watch", "show what a cluster does, until Ctrl-C"),
+            ("watch", "show a live view of a cluster until Ctrl-C"),
         )
     }
     for parser in looks.values():
@@ -308,12 +313,12 @@ def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
             "cluster",
             nargs="?",
             metavar="CLUSTER",
-            help="its name, see mpreg-nb ps, or the URL of any node: ws://HOST:PORT; "
-            "by default the only one that you have",
+            help="name of the cluster, see mpreg-nb ps, or the URL of any node: "
+            "ws://HOST:PORT (default: your only cluster)",
         )
         _add_ca(parser)
     logs = looks["logs"]
-    logs.add_argument("--node", metavar="NODE", help="of this node only")
+    logs.add_argument("--node", metavar="NODE", help="only the log of this node")
     logs.add_argument(
         "-n", dest="lines", type=int, default=50, metavar="50", help="lines per node"
     )
@@ -340,22 +345,23 @@ def _add_tls(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     tls.add_argument(
         "action",
         choices=["init", "node"],
-        help="init: make a CA, ca.pem and ca.key; node: make NAME.pem and NAME.key",
+        help="init: make a CA (ca.pem, ca.key); node: make a certificate (NAME.pem, "
+        "NAME.key)",
     )
-    tls.add_argument("name", nargs="?", metavar="NAME", help="node: its name")
+    tls.add_argument("name", nargs="?", metavar="NAME", help="node: name of the node")
     tls.add_argument(
         "hosts",
         nargs="*",
         default=[],
         metavar="HOST",
-        help="node: names and addresses that others reach it at",
+        help="node: host names and addresses of the node",
     )
     tls.add_argument(
         "--out",
         type=Path,
         default=None,
         metavar="FOLDER",
-        help="folder of the files (default: a folder that only you can enter)",
+        help="folder for the files (default: a folder that only you can enter)",
     )
     tls.add_argument(
         "--days",
@@ -568,9 +574,9 @@ def _rotated(path: str, overlap_h: float) -> str:
         f"new token in {path}. The old one is accepted for {overlap_h:g} more hours by "
         "nodes that read this file.\n"
         "Copy the new one to other machines: mpreg-nb token show\n"
-        "Tokens that were issued from the old one end with it: mpreg-nb token issue\n"
-        "Nodes that got their token from MPREG_NB_TOKEN keep it until they are started "
-        "again."
+        "Tokens issued from the old one expire with it; make new ones: mpreg-nb token "
+        "issue\n"
+        "Nodes that got their token from MPREG_NB_TOKEN keep it until you restart them."
     )
 
 
@@ -640,7 +646,7 @@ def _logs(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
 
 
 WATCH_S = 0.5
-"""How often `mpreg-nb watch` draws."""
+"""Seconds between two drawings of `mpreg-nb watch`."""
 
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 
@@ -652,7 +658,7 @@ def _watch(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
     from mpreg_nb.view.terminal import found
 
     with _looking_at(given) as cluster, cluster.watch(*given.view) as view:
-        if found() is None:  # a file or a pipe gets the state of now
+        if found() is None:  # a file or a pipe gets the current state once
             print(view.to_text())
             return 0
         while not parts_of(cluster).client.links.lost:

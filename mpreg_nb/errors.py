@@ -22,13 +22,14 @@
     ├── WorkerCrashed (RuntimeError)   the process that ran the function died
     ├── Overloaded (RuntimeError)      the queues of all nodes that fit are full
     ├── NotPicklable (TypeError)       an object cannot be pickled
+    ├── NotComputed (TypeError)        only Dask can compute an argument
     ├── PayloadTooLarge (ValueError)   an object is larger than a call may carry
     ├── BadRequest (ValueError)        a malformed or impossible request
     └── NotTrusted (PermissionError)   token missing, wrong, or not proven
 
 Each error carries fields, survives pickling, and ends with what to do next, in the
-form that fits the place where it is read (`cures`). Messages hold no port, process id
-or time of day, so that they can be compared.
+form that fits the place where the user reads it (`cures`). Messages contain no port,
+process id or time of day, so that they can be compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,7 +47,7 @@ from mpreg_nb.cures import (
 )
 
 Executed = Literal["no", "yes", "unknown"]
-"""Whether the function of a failed call was run, as far as can be known."""
+"""Whether the function of a failed call ran, as far as this can be known."""
 
 
 def _rebuild(
@@ -84,7 +85,7 @@ class MpregError(Exception):
 class NoCluster(MpregError, LookupError, RuntimeError):
     """This process has no cluster, or the user has none of that name.
 
-    message: the text; "" says that there is no cluster yet, and how to get one.
+    message: the text; by default that there is no cluster yet, and how to get one.
     """
 
     def __init__(self, message: str = "") -> None:
@@ -142,16 +143,16 @@ class StartFailed(MpregError, RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class HostFailure:
-    """Why a host has none of the nodes that it was to have."""
+    """Why the nodes of one host did not start."""
 
     host: str
     stage: str
-    """How far it came: connect, key, queue, python, import, bind or join."""
+    """The stage that failed: connect, key, queue, python, import, bind or join."""
 
     reason: str
     cure: str = ""
     log: tuple[str, ...] = ()
-    """The last lines that were written there."""
+    """The last log lines of the host."""
 
     def __str__(self) -> str:
         text = f"{self.host} ({self.stage}): {self.reason}"
@@ -161,7 +162,7 @@ class HostFailure:
 
 
 class HostsFailed(StartFailed):
-    """Nodes of other machines did not start; those of the other hosts run.
+    """Nodes on other machines did not start; the nodes of the other hosts run.
 
     `failures` has one HostFailure for each host that failed.
     """
@@ -187,7 +188,7 @@ class HostsFailed(StartFailed):
 
 
 def _before(executed: Executed) -> str:
-    """Return what to say of an earlier attempt of a call that no node takes now."""
+    """Return a sentence about an earlier attempt of a rejected call, or ""."""
     if executed == "no":
         return ""
     ran = "ran" if executed == "yes" else "may have run"
@@ -199,10 +200,10 @@ class NoRoute(MpregError, LookupError):
 
     `offers` maps each node that has the function to the resources that it
     offers with it; `held` maps every live node to the resources it holds.
-    `pinned` is the node that the call was restricted to, if any; `reason` says why
-    else no node can run the call, and what to do. `executed` is "unknown" where the
-    call was lost with a node before, and may have run there. `engine` is the URL of the
-    Dask cluster whose workers are the nodes, if that is so.
+    `pinned` is the node that the call was restricted to, if any; `reason` is any other
+    reason why no node can run the call, with what to do. `executed` is "unknown" if an
+    earlier attempt was lost with its node, and may have run there. `engine` is the URL
+    of the Dask cluster whose workers are the nodes, if there is one.
     """
 
     def __init__(
@@ -348,7 +349,7 @@ class RemoteError(MpregError):
 
 
 LONGEST_LINE = 300
-"""Characters of one error where all of a run are listed; `run[step]` has the whole."""
+"""Most characters of one error in a list of errors; `run[step]` has the full text."""
 
 
 class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
@@ -418,7 +419,7 @@ class WorkflowFailed(MpregError, ExceptionGroup[Exception]):
 
 
 def _in_a_line(error: Exception) -> str:
-    """Return in which call of a step an error came, its class and its first line."""
+    """Return the call of a step that failed, the class and first line of its error."""
     text = str(error).partition("\n")[0]
     if len(text) > LONGEST_LINE:
         text = text[: LONGEST_LINE - 1] + "…"
@@ -486,9 +487,9 @@ class NoStep(MpregError, KeyError):
 
 
 class StepSkipped(MpregError, LookupError):
-    """`step` did not run: step `cause` has no result, or its own condition was false.
+    """`step` did not run: step `cause` has no result, or the condition was false.
 
-    cause: "" if it was the condition that `.when` gave the step.
+    cause: "" if the condition that `.when` gave the step was false.
     """
 
     def __init__(self, step: str, cause: str = "") -> None:
@@ -497,7 +498,7 @@ class StepSkipped(MpregError, LookupError):
             f"run[{cause!r}] shows why"
             if cause
             else f"step {step!r} was skipped because the condition that .when gave it "
-            "was false. To have a result all the same, give the steps that use it a "
+            "was false. To continue without its result, give the steps that use it a "
             ".fallback"
         )
         self.step = step
@@ -533,11 +534,10 @@ class CallCancelled(MpregError, CancelledError):
 
 
 NOT_RETRIED = (
-    "It was not tried again, though it is idempotent: of the calls of the last 10 "
-    "seconds, too many were. Find out with cluster.events() what fails, then call it "
-    "again"
+    "It was not tried again, though it is idempotent: too many calls were retried in "
+    "the last 10 seconds. See in cluster.events() what fails, then call it again"
 )
-"""What errors say of a call when the budget for retries is spent."""
+"""What errors say if the retry budget is exhausted."""
 
 
 class NodeLost(MpregError, ConnectionError):
@@ -545,9 +545,8 @@ class NodeLost(MpregError, ConnectionError):
 
     `node` is "" if no node was reachable; `at` lists the addresses that were tried.
     `reason` says how the loss was detected, `last_lines` are the function's last
-    printed lines, `executed` is "no", "yes" or "unknown". If
-    `retry_budget_exhausted`, the call would have been tried again, had not so many
-    others been.
+    printed lines, `executed` is "no", "yes" or "unknown". `retry_budget_exhausted`:
+    the call was not retried, because too many calls were retried shortly before.
     """
 
     def __init__(
@@ -596,7 +595,7 @@ class NodeLost(MpregError, ConnectionError):
         if self.kept:
             return (
                 f"The variables kept as {self.kept!r} are lost with it. Run the cells "
-                f"again that made them, with --keep {self.kept}"
+                f"that made them again, with --keep {self.kept}"
             )
         what = "The function" if self.function else "The request"
         if self.executed == "no":
@@ -613,8 +612,8 @@ class NodeLost(MpregError, ConnectionError):
         )
 
 
-LOST_SPACE = "the worker that kept its names is gone"
-"""How the reason of `NodeLost` begins where a node has not what a call needs of it."""
+LOST_SPACE = "the worker that held its variables is gone"
+"""How the reason of `NodeLost` begins if a call needs variables that are lost."""
 
 REPLACED = " The node has started a new worker process."
 """What `WorkerCrashed` says of the node."""
@@ -625,8 +624,8 @@ class WorkerCrashed(MpregError, RuntimeError):
 
     `cause` is its exit code or signal ("exit code 3", "signal SIGSEGV"),
     `memory_mb` its memory when last measured, `last_lines` are the function's last
-    printed lines. If `retry_budget_exhausted`, the call would have been tried again,
-    had not so many others been.
+    printed lines. `retry_budget_exhausted`: the call was not retried, because too many
+    calls were retried shortly before.
     """
 
     def __init__(
@@ -659,7 +658,7 @@ class WorkerCrashed(MpregError, RuntimeError):
 class Overloaded(MpregError, RuntimeError):
     """The queue of every node that could run the call is full.
 
-    `executed` is "unknown" where the call was lost with a node before, and may have
+    `executed` is "unknown" if an earlier attempt was lost with its node, and may have
     run there.
     """
 
@@ -698,7 +697,7 @@ class NotPicklable(MpregError, TypeError):
 
 
 class NotComputed(MpregError, TypeError):
-    """An argument stands for a value that Dask has to compute, and no Dask runs here.
+    """Only Dask can compute the value of an argument, and the cluster has no Dask.
 
     `path` names the argument, `kind` says what it is.
     """
@@ -706,10 +705,9 @@ class NotComputed(MpregError, TypeError):
     def __init__(self, path: str, kind: str) -> None:
         what = "future.result()" if kind.endswith("Future") else "value.compute()"
         super().__init__(
-            f"{path} is a {kind}, which stands for a value that Dask has to compute, "
-            f"and the workers of this cluster are not those of Dask. Pass the value: "
-            f"{what}, or run on the Dask cluster, where it is computed for the "
-            "function: mp.on_dask(client)"
+            f"{path} is a {kind}: only Dask can compute its value, and this cluster "
+            f"does not run on Dask. Pass the value: {what}, or use the Dask cluster: "
+            "mp.on_dask(client)"
         )
         self.path = path
         self.kind = kind
@@ -737,4 +735,4 @@ class BadRequest(MpregError, ValueError):
 
 
 class NotTrusted(MpregError, PermissionError):
-    """The token is missing or wrong, or the other end could not prove it."""
+    """The token is missing or wrong, or the other end did not prove to know it."""

@@ -175,35 +175,36 @@ def table(budgets: Iterable[Budget]) -> str:
 
 PAGE_TEXT = """# Where the time goes
 
-What one run of each row takes from each process: its processor time, and how
-often it waited and was woken. The entry is the node that the client asks, which
-drives the workflow. There are two nodes of one worker each.
-`python -m tests.benchmarks.budget --page` measures it anew and writes this page.
+Each cell shows what one run takes in that process: the processor time, and the
+number of times that the process waited and was woken. The entry is the node that
+the client is connected to; it coordinates the workflow. There are two nodes with
+one worker each. `python -m tests.benchmarks.budget --page` repeats the
+measurement and writes this page.
 
 {table}
 
-*In echoes* is the processor time of all processes in units of that of a bare
-`websockets` echo, of both of its ends, in the same round. The goal is the time
-of a run in units of the time of an echo, as `mpreg-nb bench` measures it. What
-else runs on a machine makes a run take longer, and changes processor times
-less; the number of waits hardly changes.
+*In echoes* is the processor time of all processes divided by that of a bare
+`websockets` echo (both ends), measured in the same round. The goal is the elapsed
+time of a run divided by that of an echo, as `mpreg-nb bench` measures it. Other
+load on the machine makes a run take longer, but changes processor times less,
+and hardly changes the number of waits.
 
-A run goes through its processes one after the other, so it takes about the
-processor time of all of them, and a wake-up for each wait. A workflow of plain
-steps on one node is one job of one worker, which goes on with the next step by
-itself; most is spent by the entry, which has a message to read, a state, a call
-and a row for each step. Where steps alternate between two nodes, each step is a
-call of its own: it goes from the entry to a worker and back, and every second
-one goes through the other node too. That is more wake-ups than the goal has, at
-two for each echo, so *alternating* cannot reach it while each step goes through
-its node. In *fan-in* three such calls run beside each other, and the fourth
-waits for the last of them.
+A run passes through its processes one after the other, so it takes about their
+total processor time plus one wake-up for each wait. If all plain steps run on one
+node, the worker gets them as one job and continues from step to step by itself.
+The entry then uses the most time: it handles a message, a state, a call and a row
+for each step. If steps alternate between two nodes, each step is a separate call
+from the entry to a worker and back, and every second call also passes through the
+other node. An echo takes two wake-ups, so the goal allows fewer wake-ups than
+*alternating* needs: it cannot be reached as long as each step passes through its
+node. In *fan-in* three such calls run at the same time, and the fourth waits for
+the last of them.
 
-For a chain of 8 steps, order, needs and followers are worked out from the plan
-in {planning:,.0f} µs: {share:.0f} % of what the entry spends on *chain of 8, one node*.
-A node that kept them for the next run of the same plan would save so much.
+For a chain of 8 steps, computing order and dependencies from the plan takes
+{planning:,.0f} µs: {share:.0f} % of what the entry spends on *chain of 8, one node*.
+A node that cached them for the next run of the same plan would save this time.
 
-The load of the machine was {load:.0f} on {processors} processors as this was measured.
+During the measurement, the load was {load:.0f} on {processors} processors.
 """
 
 

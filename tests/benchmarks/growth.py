@@ -325,16 +325,17 @@ def page(growth: Growth, beside: Growth) -> None:
     )
     PAGE.write_text(
         "# How cost grows\n\n"
-        "What one more function, node, step, item, call or run costs when there are\n"
-        "many already. Costs are processor time of all processes together, kernel,\n"
-        "nodes and workers, on a machine with two cores. `make growth` measures it\n"
-        "anew and writes this page. It varies with what else runs: compare\n"
-        "the figures of one row, and measure again before you trust a difference of\n"
-        "less than a fifth.\n\n"
+        "The table shows what one more function, node, step, item, call or run costs "
+        "when\nthere are already many. Costs are the total processor time of kernel, "
+        "nodes and\nworkers on a machine with two cores, unless the row names another "
+        "quantity.\n`make growth` repeats the measurement and writes this page. The "
+        "figures vary with\nthe load of the machine: compare figures of the same row, "
+        "and repeat the\nmeasurement before you trust a difference of less than 20 %."
+        "\n\n"
         f"{table}\n\n"
-        "*flat* means that it is not to grow with N. In the figure this version is\n"
-        "blue, the build before its growth was mended is grey, and the goal is green.\n"
-        "\n"
+        "*flat* means that the cost should not grow with N. In the figure, this "
+        "version is\nblue, the version before the growth was fixed is grey, and the "
+        "goal is green.\n\n"
         "![Cost of each row by N](_static/growth.svg)\n",
         encoding="utf-8",
     )
