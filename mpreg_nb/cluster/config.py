@@ -167,8 +167,8 @@ KEYS: Mapping[str, Key] = {
             name="direct_calls",
             default=True,
             title="repeated calls go straight to a worker on this machine",
-            cost="Their node leases the worker for as long as it is used. False sends "
-            "every call through the node, which takes about twice as long.",
+            cost="The node leases the worker to the caller as long as calls use it. False sends every call through the node, which takes "
+            "about twice as long.",
         ),
         Key(
             name="start_timeout_s",
@@ -186,9 +186,9 @@ KEYS: Mapping[str, Key] = {
             least=1.0,
             most=86_400,
             unit="seconds",
-            title="of silence after which nodes on other machines end",
-            cost="Nodes there survive a lost connection for so long, and also a kernel "
-            "that was killed. Kept nodes stay.",
+            title="without a connection after which nodes on other machines end",
+            cost="They survive a lost connection, or the end of a killed kernel, for "
+            "this time. Nodes of keep=True continue.",
         ),
         Key(
             name="progress_after_s",
@@ -202,18 +202,18 @@ KEYS: Mapping[str, Key] = {
             default=5.0,
             most=1000,
             unit="milliseconds",
-            title="of work that map sends to a worker at once",
-            cost="Short calls travel together, which takes far less time for each. "
-            "0 sends each call of a map by itself.",
+            title="of work that map, in workflows too, sends to a worker at once",
+            cost="Short calls are sent in chunks, which takes far less time per call. "
+            "0 sends each call of a map separately.",
         ),
         Key(
             name="chain_ms",
             default=5.0,
             most=1000,
             unit="milliseconds",
-            title="of work that a worker is given as steps that follow each other",
-            cost="It goes on with the next step of a workflow by itself, which takes "
-            "far less time for each. 0 sends a step when the one before has ended.",
+            title="of consecutive workflow steps that a worker gets at once",
+            cost="The worker continues with the next step by itself, which takes far "
+            "less time per step. 0 sends each step when the previous one has ended.",
         ),
         Key(
             name="output_lines",
