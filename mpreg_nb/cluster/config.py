@@ -167,8 +167,8 @@ KEYS: Mapping[str, Key] = {
             name="direct_calls",
             default=True,
             title="repeated calls go straight to a worker on this machine",
-            cost="The node leases the worker to the caller as long as calls use it. False sends every call through the node, which takes "
-            "about twice as long.",
+            cost="The node leases the worker to the caller as long as calls use it. "
+            "False sends every call through the node, which takes about twice as long.",
         ),
         Key(
             name="start_timeout_s",
