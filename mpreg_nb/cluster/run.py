@@ -18,7 +18,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
-from weakref import finalize, ref
+from weakref import WeakValueDictionary, finalize
 
 from mpreg_nb.boundary import public
 from mpreg_nb.call_context import BlockedOnCluster
@@ -656,6 +656,7 @@ class RecentRuns(Generic[RunT]):
         """unhold: called, on any thread, with the record of a run nobody holds now."""
         self._make = make
         self._unhold = unhold
+        self._held: WeakValueDictionary[str, RunT] = WeakValueDictionary()
         self._runs: deque[_RecentRun[RunT]] = deque(maxlen=OWN_RUNS)
         self._listeners: tuple[OnRun[RunT], ...] = ()
 
@@ -665,7 +666,10 @@ class RecentRuns(Generic[RunT]):
         return tuple(recent.run for recent in reversed(self._runs.copy()))
 
     def get(self, run_id: str) -> RunT | None:
-        """Return the run of an id, if it is at hand."""
+        """Return the run of an id, if it is at hand or somebody holds it."""
+        held = self._held.get(run_id)
+        if held is not None:
+            return held
         found = [r for r in self._runs.copy() if r.record.id.hex() == run_id]
         return found[-1].run if found else None
 
@@ -684,7 +688,8 @@ class RecentRuns(Generic[RunT]):
 
     def add(self, record: RunRecord, diagram: Diagram) -> RunT:
         """Follow a run that has just started; return it."""
-        recent = _RecentRun(record, diagram, self._make, self._unhold)
+        make = partial(self._make, record, diagram)
+        recent = _RecentRun(record, make, self._held, self._unhold)
         self._runs.append(recent)
         if not record.ended:
             record.listeners.append(lambda _: self._changed(recent))
@@ -721,27 +726,33 @@ class _RecentRun(Generic[RunT]):
     def __init__(
         self,
         record: RunRecord,
-        diagram: Diagram,
-        make: Callable[[RunRecord, Diagram], RunT],
+        make: Callable[[], RunT],
+        held: WeakValueDictionary[str, RunT],
         unhold: Callable[[RunRecord], object],
     ) -> None:
+        """held: by id, all that somebody holds: one `Run` for each."""
         self.record = record
-        self._make = partial(make, record, diagram)
+        self._id = record.id.hex()
+        self._make = make
+        self._held = held
         self._unhold = unhold
-        self._run: Callable[[], RunT | None] = lambda: None
 
     @property
     def is_held(self) -> bool:
-        return self._run() is not None
+        return self._held.get(self._id) is not None
 
     @property
     def run(self) -> RunT:
-        run = self._run()
+        run = self._held.get(self._id)
         if run is None:
-            run = self._make()
-            self._run = ref(run)
-            finalize(run, self._unhold, self.record).atexit = False
+            run = self._held.setdefault(self._id, made := self._make())
+            if run is made:
+                finalize(run, self._let_go).atexit = False
         return run
+
+    def _let_go(self) -> None:
+        if not self.is_held:  # by whoever made it again meanwhile
+            self._unhold(self.record)
 
 
 class ClusterRuns(Generic[RunT]):
@@ -808,13 +819,15 @@ class ClusterRuns(Generic[RunT]):
         return self.recent.add(record, planned.diagram)
 
     async def _find(self, key: str, writer: Writer) -> RunT:
-        own = {run.id: run for run in self.recent.newest_first}
-        if key in own:
-            return own[key]
+        known = self.recent.get(key)
+        if known is not None:
+            return known
+        own = self.recent.newest_first
         found = await self._client.runs.everywhere()
-        chosen = chosen_run(key, with_own([each for _, each in found], own.values()))
-        if chosen.run.hex() in own:
-            return own[chosen.run.hex()]
+        chosen = chosen_run(key, with_own([each for _, each in found], own))
+        known = self.recent.get(chosen.run.hex())
+        if known is not None:
+            return known
         node = next(node for node, each in found if each is chosen)
         return self._followed(await self._client.runs.take_up(node, chosen.run, writer))
 

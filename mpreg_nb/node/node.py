@@ -41,6 +41,7 @@ from mpreg_nb.node.membership import Members, MembershipDriver, MembershipEvents
 from mpreg_nb.node.metrics import NodeFigures, metrics_text
 from mpreg_nb.node.monitor import Counters, LoadMonitor, SnapshotPublisher
 from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
+from mpreg_nb.node.pending_call import Sink
 from mpreg_nb.node.process_pool import ProcessPool
 from mpreg_nb.node.results import ResultRequests, ResultStore
 from mpreg_nb.node.resumption import Resumption
@@ -447,9 +448,9 @@ class Node:
     def _code_gone(self, version: str) -> None:
         self.executor.forget_code(version)
 
-    def _released(self, key: bytes) -> None:
+    def _released(self, sink: Sink, key: bytes) -> None:
         self.executor.forget_input(key)
-        self.runs.unhold(key)
+        self.runs.unhold(sink, key)
 
     def _cancel(self, link: Connection, message: Cancel) -> None:
         if not self.runs.cancel(message.id):

@@ -226,9 +226,12 @@ class ResultRequests:
     """Answers requests of other nodes and of clients about results held here."""
 
     def __init__(
-        self, me: str, store: ResultStore, forget: Callable[[bytes], None]
+        self, me: str, store: ResultStore, forget: Callable[[Sink, bytes], None]
     ) -> None:
-        """forget: drops what was fetched from another node, which is released there."""
+        """forget: drops what was fetched from another node, which is released there.
+
+        It is told who released it.
+        """
         self._me = me
         self._store = store
         self._forget = forget
@@ -247,7 +250,7 @@ class ResultRequests:
     def sink_lost(self, sink: Sink) -> None:
         """Let go of what a caller that is gone had held here."""
         for key in self._held_for.pop(sink, ()):
-            self._let_go(key)
+            self._let_go(sink, key)
 
     def _hold(self, link: Connection, message: Hold, parts: tuple[Buffer, ...]) -> None:
         if not link.is_open:
@@ -293,11 +296,11 @@ class ResultRequests:
     def _release(self, link: Connection, message: Release) -> None:
         self._held_for.get(link, set()).difference_update(message.ids)
         for key in message.ids:
-            self._let_go(key)
+            self._let_go(link, key)
 
-    def _let_go(self, key: bytes) -> None:
+    def _let_go(self, sink: Sink, key: bytes) -> None:
         self._store.release(key)
-        self._forget(key)
+        self._forget(sink, key)
         for link in self._fetched_by.pop(key, ()):
             if link.is_open:
                 link.send(Release(ids=(key,)))

@@ -675,6 +675,10 @@ class RunCalls:
             return result
         return self._hold(b"", (result,))
 
+    def keep(self, result: ResultRef) -> None:
+        """Let go with the run of a result that no state of a step may ever name."""
+        self._own.append(result)
+
     def next_id(self) -> bytes:
         """Return an id for a call that travelled in a chunk."""
         return self._ids.next()
@@ -684,6 +688,8 @@ class RunCalls:
         for timer in (self._pause, *self._probing.values()):
             if timer is not None:
                 timer.cancel()
+        self._items.clear()
+        self._maps.clear()
 
     def _flush_again(self) -> None:
         self._pause = None
@@ -867,8 +873,6 @@ class RunCalls:
                 where = reply.kept
                 items.append(ResultRef(where.owner, where.id, 0, first, entry))
                 first += entry
-        if reply.kept is not None:
-            self._own.append(reply.kept)
         self._items[step] = items
         if step not in self._maps:
             to_send = self._to_send(self._plans[step])
@@ -1170,6 +1174,8 @@ class WorkflowRun:
             case Reply():
                 self._note(sink, message, now)
                 self._calls.over(sink)
+                if message.kept is not None and not (wanted and part == "call"):
+                    self._calls.keep(message.kept)
                 effects = self._returned(sink, message, parts, now) if wanted else []
             case Failed(failure=failure):
                 refused = failure.kind == "overloaded"

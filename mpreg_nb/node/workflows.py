@@ -457,6 +457,18 @@ class EndedRuns:
             if self._users[one.id] == 1:
                 self._by_node[one.owner] += one.size_bytes
 
+    def hold(self, run_id: bytes) -> None:
+        """Note that somebody may ask for results of a run again."""
+        unheld = self._unheld.pop(run_id, None)
+        if unheld is None:
+            return
+        self._by_node[self._me] -= self._own[run_id]
+        for one in unheld:
+            self._users[one.id] -= 1
+            if not self._users[one.id]:
+                del self._users[one.id]
+                self._by_node[one.owner] -= one.size_bytes
+
     def surplus(self) -> Iterator[WorkflowRun]:
         """Yield runs to be forgotten until the others are within the limits."""
         while (len(self._runs) > REMEMBERED_RUNS) or (
@@ -470,16 +482,8 @@ class EndedRuns:
             yield self._drop(run_id)
 
     def _drop(self, run_id: bytes) -> WorkflowRun:
-        size = self._own.pop(run_id)
-        self._own_bytes -= size
-        unheld = self._unheld.pop(run_id, None)
-        if unheld is not None:
-            self._by_node[self._me] -= size
-        for one in unheld or ():
-            self._users[one.id] -= 1
-            if not self._users[one.id]:
-                del self._users[one.id]
-                self._by_node[one.owner] -= one.size_bytes
+        self.hold(run_id)
+        self._own_bytes -= self._own.pop(run_id)
         return self._runs.pop(run_id)
 
 
@@ -643,8 +647,8 @@ class WorkflowService:
         run = self._known(sink, request.id, request.run)
         if run is not None:
             sink.send(_told(request.id, run))
-            if run.machine.status == "running":
-                run.subscribers.add(sink)
+            run.subscribers.add(sink)  # of a run that has ended: who holds it
+            self._ended.hold(run.id)
 
     def why(self, sink: Sink, request: ExplainStep) -> None:
         """Answer with what there was to choose from for a step."""
@@ -705,10 +709,15 @@ class WorkflowService:
                 self._ended.unhold(run.id)
         self._forget_surplus()
 
-    def unhold(self, run_id: bytes) -> None:
-        """Let an ended run go first: its caller asks for nothing of it any more."""
-        self._ended.unhold(run_id)
-        self._forget_surplus()
+    def unhold(self, sink: Sink, run_id: bytes) -> None:
+        """Let an ended run go first, once none of its callers needs anything of it."""
+        run = self._runs.get(run_id)
+        if run is None or run.machine.status == "running":
+            return
+        run.sink_lost(sink)
+        if not run.subscribers:
+            self._ended.unhold(run_id)
+            self._forget_surplus()
 
     def _known(
         self, sink: Sink, request_id: bytes, run_id: bytes

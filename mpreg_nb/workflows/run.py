@@ -801,6 +801,7 @@ class RunMachine(TableReads):
         if self.status != "running" or self._undoing.has_begun:
             return []
         effects: list[Effect] = []
+        self._fans.clear()
         for step, state in self._table.items():
             self._lost.drop(step)
             self._lost.remaking.pop(step, None)

@@ -168,7 +168,10 @@ def test_listeners_get_runs_until_they_end_and_the_newest_are_kept() -> None:
     assert all_runs[-1].changes == 2
     assert list(runs.newest_first) == all_runs[:1:-1]
     assert runs.get("05") is all_runs[5]
-    assert runs.get("00") is None  # it is not among the newest
+    assert runs.get("00") is all_runs[0]  # it is not among the newest, but held
+    heard.clear()
+    all_runs.clear()
+    assert runs.get("00") is None
 
 
 def test_run_that_nobody_holds_goes_with_its_values_and_is_made_again() -> None:
@@ -213,6 +216,23 @@ def test_it_is_told_once_a_run_that_has_ended_is_held_by_nobody() -> None:
 
     assert before == [let_go]
     assert told == [let_go, ended_first]
+
+
+def test_a_run_that_was_asked_for_twice_is_one_until_nobody_holds_it() -> None:
+    told = list[Any]()
+    runs, record = recent_runs(told.append), Record(1)
+    held = runs.add(record, None)
+    for number in range(2, OWN_RUNS + 2):
+        runs.add(Record(number), None)
+    again = Record(1)
+    told.clear()  # of those that nobody holds
+
+    assert runs.add(again, None) is held
+    record.end()
+    again.end()
+    assert told == []
+    del held
+    assert [each.id for each in told] == [record.id]
 
 
 def test_drawing_of_a_run_is_made_of_what_its_node_was_asked() -> None:

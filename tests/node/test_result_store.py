@@ -63,8 +63,8 @@ class Caller:
 
 def test_what_a_caller_has_held_goes_when_it_is_released_or_with_the_caller() -> None:
     store = ResultStore(100)
-    forgotten: list[bytes] = []
-    requests = ResultRequests("n1", store, forgotten.append)
+    forgotten: list[tuple[object, bytes]] = []
+    requests = ResultRequests("n1", store, lambda *each: forgotten.append(each))
     handlers: dict[type, Any] = requests.handlers()
     caller: Any = Caller()
     other: Any = Caller()
@@ -75,7 +75,7 @@ def test_what_a_caller_has_held_goes_when_it_is_released_or_with_the_caller() ->
     handlers[Fetch](other, Fetch(id=bytes(16), kept=caller.said[0].kept), ())
     handlers[Release](caller, Release(ids=(bytes(16),)), ())
     assert other.said[-1] == Release(ids=(bytes(16),))  # which had fetched it
-    assert forgotten == [bytes(16)]
+    assert forgotten == [(caller, bytes(16))]
     assert store.statistics().results == 2
     requests.sink_lost(caller)
     assert store.statistics().results == 1

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import tracemalloc
 from collections.abc import Callable, Coroutine
 from typing import Any
 from weakref import ref
@@ -67,6 +68,9 @@ class Router:
         return CandidateVerdict("n1", "", 3, 0.5), CandidateVerdict(
             "n2", "lacks gpu", 0, 0.1
         )
+
+    def fitting(self, wanted: Any, now: float) -> tuple[Any, ...]:
+        return ()
 
     def reasons(self, wanted: Any, now: float) -> tuple[tuple[str, str], ...]:
         return ("n1", ""), ("n2", "lacks tpu")
@@ -514,8 +518,8 @@ def rows_of(shell: Shell) -> list[tuple[bytes, str]]:
 
 def is_known(shell: Shell, run: bytes) -> bool:
     shell.caller.heard.clear()
-    shell.book.watch(shell.caller, RunWatch(id=IDS.next(), run=run))
-    return isinstance(shell.caller.heard[-1], RunFollowed)
+    shell.book.why(shell.caller, ExplainStep(id=IDS.next(), run=run, step="a"))
+    return isinstance(shell.caller.heard[-1], StepExplanation)
 
 
 def test_ended_runs_are_forgotten_by_bytes_and_their_rows_stay(
@@ -577,14 +581,66 @@ def test_runs_that_nobody_holds_go_by_what_a_node_stores_for_them(
         runs = [await ended_run(shell, kept) for kept in (*large, elsewhere)]
         before = [is_known(shell, run) for run in runs]
         for run in (runs[1], runs[2], runs[4]):
-            shell.book.unhold(run)
+            shell.book.unhold(shell.caller, run)
         within_limit = [is_known(shell, run) for run in runs]
 
-        shell.book.unhold(runs[0])
+        shell.book.unhold(shell.caller, runs[0])
 
         assert before == within_limit == [True] * 5  # their callers hold them
         assert [is_known(shell, run) for run in runs] == [True, False, True, True, True]
         assert shell.lane.sent == [("n2", Release(ids=(large[1].id,)))]
+
+    asyncio.run(within())
+
+
+def test_a_run_that_several_callers_hold_is_let_go_by_the_last(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_BYTES", 100_000)
+
+    async def within() -> None:
+        shell, other = Shell(), Caller()
+        first, newest = [
+            await ended_run(shell, ResultRef("n2", IDS.next(), size))
+            for size in (200_000, 1)
+        ]
+
+        def watch() -> None:
+            shell.book.watch(other, RunWatch(id=IDS.next(), run=first))
+
+        watch()
+        shell.book.unhold(other, first)
+        held_by_caller = is_known(shell, first)
+        watch()
+        shell.book.unhold(shell.caller, first)
+        held_by_other = is_known(shell, first)
+        shell.book.sink_lost(other)
+
+        assert held_by_caller
+        assert held_by_other
+        assert [is_known(shell, run) for run in (first, newest)] == [False, True]
+
+    asyncio.run(within())
+
+
+def test_a_run_that_was_let_go_and_is_taken_up_again_is_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_BYTES", 100_000)
+
+    async def within() -> None:
+        shell, other = Shell(), Caller()
+        first = await ended_run(shell, ResultRef("n2", IDS.next(), 60_000))
+        shell.book.unhold(shell.caller, first)
+        shell.book.watch(other, RunWatch(id=IDS.next(), run=first))
+        large = [ResultRef("n2", IDS.next(), 60_000) for _ in range(3)]
+        second, third, newest = [await ended_run(shell, kept) for kept in large]
+
+        for run in (second, third, newest):
+            shell.book.unhold(shell.caller, run)
+
+        known = [is_known(shell, run) for run in (first, second, third, newest)]
+        assert known == [True, False, False, True]
 
     asyncio.run(within())
 
@@ -602,14 +658,14 @@ def test_a_result_of_several_runs_that_nobody_holds_counts_once(
         shell.calls.returns("a", kept=kept)
         await asyncio.sleep(0)
         shell.calls.fails("b")
-        second, _ = await shell.resume(first)
+        second, resumer = await shell.resume(first)
         shell.calls.fails("b")
         last = await ended_run(shell, ResultRef("n2", IDS.next(), 20_000))
 
-        shell.book.unhold(first)
-        shell.book.unhold(second)
+        shell.book.unhold(shell.caller, first)
+        shell.book.unhold(resumer, second)
         before = [is_known(shell, run) for run in (first, second)]
-        shell.book.unhold(last)
+        shell.book.unhold(shell.caller, last)
 
         assert before == [True, True]
         assert [is_known(shell, run) for run in (first, second, last)] == [
@@ -670,6 +726,58 @@ def test_a_run_that_is_forgotten_takes_its_results_along_at_once(
         assert asyncio.run(within()) == [True, True, False, False]
     finally:
         gc.enable()
+
+
+def head_of(*items: bytes) -> bytes:
+    return msgspec.msgpack.encode(items)
+
+
+@in_loop
+async def test_a_cancelled_run_holds_no_items_of_its_map(shell: Shell) -> None:
+    split = SideCall(function="split", payload=b"")
+    run = await shell.start(plan("m", split=split))
+    tracemalloc.start()
+    try:
+        shell.calls.returns("m", head_of(*[bytes(10_000)] * 100))
+        await asyncio.sleep(0)
+        for _ in range(50):
+            shell.calls.returns("m", bytes(10_001))
+        before, _ = tracemalloc.get_traced_memory()
+        shell.book.cancel(run)
+        shell.calls.sent.clear()
+        await asyncio.sleep(0)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert shell.caller.last(RunState).status == "cancelled"
+    assert (before > 1_000_000, after < 500_000) == (True, True)
+
+
+def test_items_of_a_map_that_failed_are_released_with_the_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runs_module, "REMEMBERED_RUNS", 1)
+
+    async def within() -> None:
+        shell = Shell()
+        early, late = (ResultRef("n2", IDS.next(), 20_000) for _ in range(2))
+        await shell.start(
+            plan("m", split=SideCall(function="split", payload=b"")), plan("a")
+        )
+        shell.calls.returns("m", head_of(b"1", b"2", b"3"))
+        await asyncio.sleep(0)
+        shell.calls.returns("m", kept=early)
+        shell.calls.fails("m")
+        shell.calls.returns("m", kept=late)  # it was cancelled too late
+        shell.calls.returns("a", b"1")
+        await ended_run(shell, ResultRef("n3", IDS.next(), 1))
+
+        assert shell.lane.sent == [
+            ("n2", Release(ids=(kept.id,))) for kept in (early, late)
+        ]
+
+    asyncio.run(within())
 
 
 def test_a_forgotten_run_is_said_to_have_had_to_go(
