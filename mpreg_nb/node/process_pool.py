@@ -671,7 +671,8 @@ class ProcessPool:
         self._feed()
 
     def _retire_if_done(self, link: WorkerHandle) -> None:
-        if link.is_leaving and not link.handed and link.lease is None:
+        is_done = not link.handed and link.lease is None
+        if link.is_leaving and is_done and link in self._supervisor.links:
             self._supervisor.retire(link)
 
     def _go_on(self, item: _Item, answer: JobDone, parts: "tuple[Buffer, ...]") -> None:
@@ -769,8 +770,7 @@ class ProcessPool:
         if link is not None:
             link.end_lease(stop=stop)
             if stop:
-                for place in link.leased_running:
-                    self._end_leased_later(lease, place)
+                self._end_leased_later(lease, 0)
 
     def cancel_leased(
         self, lease: WorkerLease, call_id: bytes, place: int, *, unless_begun: bool
@@ -798,13 +798,16 @@ class ProcessPool:
     def _insist_leased(
         self, lease: WorkerLease, place: int, number: signal.Signals, since_s: float
     ) -> None:
-        """End the worker of a cancelled job of a lease that still runs."""
+        """End the worker of a cancelled job of a lease that still runs.
+
+        All of them are, of a lease that is stopped, also those that began meanwhile.
+        """
         link = self._leased(lease)
         if link is None:
             return
         begun, running = link.process.page.leased(lease.number)
         again = partial(self._insist_leased, lease, place, number, since_s)
-        if place in running:
+        if place in running or (running and lease.is_stopped):
             self._end_worker(link, number, since_s, again)
         elif begun < place:  # another job is in its way; it will be dropped
             asyncio.get_running_loop().call_later(1.0, again)
@@ -955,9 +958,14 @@ class ProcessPool:
         """
         if not link.is_leaving:
             link.is_leaving = True
-            link.end_lease()
+            self.end_leases()  # those of others would take what has no slot now
             self._on_event("worker replaced", "it runs a call that ignores its cancel")
-            link.recall(self._queue_again)
+
+            def recalled(call_ids: list[bytes]) -> None:
+                self._queue_again(call_ids)
+                self._retire_if_done(link)  # all others may have ended before
+
+            link.recall(recalled)
             self._supervisor.lend()
 
     # --------------------------------------------------------------------- ends

@@ -364,7 +364,10 @@ class WorkerStream:
     def drain(self) -> None:
         """Take what a worker had written before it ended."""
         try:
-            while count := self._end.recv_into(self._reader.space()):
+            while not self._is_closed:  # by what came
+                count = self._end.recv_into(self._reader.space())
+                if not count:
+                    return
                 self._take(count)
         except (BlockingIOError, ConnectionResetError):
             return
@@ -894,6 +897,8 @@ class WorkerHandle:
         answers: list[tuple[Answer, tuple[Buffer, ...]]] = []
         unfit = ""
         for message, came in received:
+            if self._is_closed:  # it was retired for what came before
+                break
             parts: tuple[Buffer, ...] = came
             if answers and isinstance(message, JobPrinted | JobBlocked):
                 # It may be of a job that goes on behind one of these.
@@ -932,7 +937,7 @@ class WorkerHandle:
                 self._heard_of_lease(message)
         if answers:
             self._owner.answered(self, answers)
-        if unfit:
+        if unfit and not self._is_closed:
             self._owner.became_unfit(self, unfit)
 
     def _accepted(self, answer: JobDone) -> "tuple[Buffer, ...]":
@@ -1029,6 +1034,7 @@ class WorkerHandle:
         if not self._is_closed:
             self._stream.drain()
             self._log.drain()
+        if not self._is_closed:  # it was not retired for the last that it said
             self._owner.died(self, end)
             self.close()
         self.gone.set()

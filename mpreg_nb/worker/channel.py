@@ -398,6 +398,10 @@ class Task:
         self.before: bytes | None = None  # the result of the task that this one follows
 
 
+CANCELS_BYTES = 1 << 16
+"""What a pipe holds: nothing may be left, for it would wait for the next signal."""
+
+
 class JobReceiver:
     """Tasks in the order in which they came. Only the main thread reads."""
 
@@ -409,6 +413,7 @@ class JobReceiver:
         self.memory: SegmentExchange | None = None
         self._tasks = 0  # that have come so far
         self.waiting: deque[Task] = deque()
+        self.taking = RLock()  # held by who takes one, where several threads do
 
     def first(self) -> ToWorker:
         """Return the first message; tasks that came with it go to `waiting`."""
@@ -469,7 +474,7 @@ class JobReceiver:
     def cancels(self) -> list[bytes]:
         """Return ids of jobs to interrupt; may be called in a signal handler."""
         try:
-            data = os.read(self._cancels, 4096)
+            data = os.read(self._cancels, CANCELS_BYTES)
         except BlockingIOError:
             return []
         return [data[at : at + ID_BYTES] for at in range(0, len(data), ID_BYTES)]

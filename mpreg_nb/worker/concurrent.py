@@ -87,8 +87,9 @@ class ConcurrentRunner:
         self._restorer = restorer
         self._folders = folders
         self._slots = slots
-        self._state = threading.RLock()  # of all that follows
+        self._state = inbox.taking  # of all that follows, too
         self._busy: set[bytes] = set()  # calls that have started and not ended
+        self._answering = 0  # calls that have ended, and whose answer is not sent
         self._elsewhere: set[bytes] = set()  # those of them that need no slot now
         self._running: dict[bytes, Interrupt] = {}  # call -> how to interrupt it
         self._interrupted: set[bytes] = set()
@@ -146,7 +147,8 @@ class ConcurrentRunner:
         outbox.send(self._answers.cancelled(task.job, begun=False))
 
     def _hand_to_thread(self, task: Task) -> None:
-        if self._threads < len(self._running):
+        # Who reads slowly holds up the thread that answers, and no other call.
+        if self._threads < len(self._running) + self._answering:
             self._threads += 1
             start_essential(self._serve, f"slot-{self._threads}")
         self._for_threads.put(task)
@@ -174,8 +176,8 @@ class ConcurrentRunner:
                 # Before the answer, after which the next call may come and begin.
                 self._restorer.end_copies()
                 self._restorer.after(now_ns, run_ns, is_first=is_first)
-            leaves = "" if self._busy else self._restorer.unfit
             self._leased.discard(call.id)
+            self._answering += 1
         outbox = task.holder or self._outbox
         if task.holder is None:
             outbox.send(frames, lambda: self._capture.finish(call))
@@ -187,6 +189,12 @@ class ConcurrentRunner:
             if not task.is_called:
                 # Now: who has ended without an answer is said to have run.
                 self._inbox.end(task, run_ns, queued_ns, frames[0])
+            self._inbox.answered()
+        with self._state:
+            self._answering -= 1
+            # What has no answer when the node hears of it would begin a second time.
+            is_last = not self._busy and not self._answering
+            leaves = self._restorer.unfit if is_last else ""
         if leaves:  # the node takes back the calls that wait, and ends this process
             self._outbox.send([frame(WorkerUnfit(reason=leaves))])
         else:
@@ -412,7 +420,9 @@ class ConcurrentRunner:
     def _end_lease(self, number: int, stop: bool) -> None:
         self._inbox.end_lease(number)
         if stop:
-            for call_id in tuple(self._leased):
+            with self._state:  # what may begin just now has begun then
+                leased = tuple(self._leased)
+            for call_id in leased:
                 self._cancel(call_id)
 
     def _cancel(self, call_id: bytes, *, is_recall: bool = False) -> None:

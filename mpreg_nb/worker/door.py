@@ -56,6 +56,9 @@ class DirectReceiver(JobReceiver):
         self._over = 0  # the newest lease that has ended; set by a signal handler too
         self._changing = Lock()  # of what runs, where several do
         self._free = list(range(LEASED_AT_ONCE))  # slots of tasks of the lease
+        self._unanswered = (
+            0  # tasks of it that have ended, and whose answer is not sent
+        )
         self._closing = 0  # a lease that is over, but for tasks that run
         self._poll = select.poll()
         self._poll.register(self._node, select.POLLIN)
@@ -159,20 +162,22 @@ class DirectReceiver(JobReceiver):
     def _end(self, number: int) -> None:
         """Give back what waits, and tell whether something runs."""
         self.end_lease(number)
-        for task in list(self.waiting):
-            holder = task.holder
-            if holder is not None and not self._may_begin(holder):
-                try:
+        over: list[tuple[Holder, Task]] = []
+        with self.taking:
+            for task in list(self.waiting):
+                holder = task.holder
+                if holder is not None and not self._may_begin(holder):
                     self.waiting.remove(task)
-                except ValueError:  # another thread has just taken it, to begin it
-                    continue
-                holder.send([frame(Returned(id=task.job.id))])
+                    over.append((holder, task))
+        for holder, task in over:
+            holder.send([frame(Returned(id=task.job.id))])
         with self._changing:
             self._tell_over(number)
 
     def _tell_over(self, number: int) -> None:
         """Tell that a lease is over, again with each slot that becomes free then."""
-        runs = len(self._free) < LEASED_AT_ONCE
+        # Who hears that nothing runs may end this process: answers go before.
+        runs = len(self._free) < LEASED_AT_ONCE or self._unanswered > 0
         self._closing = number if runs else 0
         self._outbox.send([frame(LeaseOver(number=number, runs=runs))])
 
@@ -205,8 +210,16 @@ class DirectReceiver(JobReceiver):
         with self._changing:
             self._page.end_leased(task.slot)
             self._free.append(task.slot)
+            self._unanswered += 1
             self.count(task, run_ns, queued_ns, answer)
             if self._closing:
+                self._tell_over(self._closing)
+
+    def answered(self) -> None:
+        """Note that the answer of a task that has ended is sent."""
+        with self._changing:
+            self._unanswered -= 1
+            if self._closing and not self._unanswered:
                 self._tell_over(self._closing)
 
     def count(self, task: Task, run_ns: int, queued_ns: int, answer: "Buffer") -> None:
