@@ -251,6 +251,8 @@ class Connections:
 
     def _opened(self, link: Connection) -> None:
         node = link.peer.name
+        if self._closed:  # while it was dialled: nobody would close it any more
+            raise DialFailed("refused", link.peer.address, "the client is closed")
         if self.cluster_id not in ("", link.peer.cluster_id):
             self._check_reborn(link)
         self.cluster_id = link.peer.cluster_id

@@ -52,6 +52,20 @@ def test_a_call_that_comes_when_the_client_has_been_closed_ends_unsent() -> None
     run(scene)
 
 
+def test_a_link_that_opens_while_the_client_is_closed_is_not_kept() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            urls = nodes["b"].members["b"].urls
+            await client.close()
+
+            with pytest.raises(NodeLost, match="the client is closed"):
+                await client.links.open(urls, 0.0)
+
+            assert client.links.entry is None
+
+    run(scene)
+
+
 @pytest.mark.parametrize("end", ["dies", "hangs"])
 def test_registration_is_made_with_the_next_entry(end: str) -> None:
     async def scene() -> None:
