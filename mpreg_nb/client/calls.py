@@ -251,17 +251,18 @@ class ClientCalls:
         self._lines = self._pending.lines
         self._leases = LeasedWorkers(
             is_wanted=to_workers,
-            # Where there are other workers, calls that are not short go to these.
-            slots_of=lambda node: self._sole_workers.get(node, 1),
+            workers_of=lambda node: self._workers.get(node, (1, 1)),
             new_id=new_id,
             said=self._worker_said,
+            returned=self._worker_returned,
             lost=self._worker_lost,
             decided=lambda: self._send_held(time.monotonic()),
         )
         self._late_prints: deque[tuple[bytes, Writer]] = deque(maxlen=LATE_PRINTS)
         self._several = False  # whether there is anything to choose
         self._only = ""  # the one node that is alive, "" if it is not the only one
-        self._sole_workers: dict[str, int] = {}  # nodes with one worker: its slots
+        # Of each node: how many workers, and the slots of each.
+        self._workers: dict[str, tuple[int, int]] = {}
         self._loop = asyncio.get_running_loop()
         self._alarm = DeadlineTimer(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -333,7 +334,7 @@ class ClientCalls:
                 return None
         call.asked = None
         self._late_prints.append((call.id, call.writer))
-        return _reply(answer, worker.node, options.version or "")
+        return _reply(answer, worker.node, options.version or "", answer.queued_us)
 
     def adopt(self, call: ActiveCall) -> None:
         """Go on with a call that a thread has sent to a worker."""
@@ -397,11 +398,12 @@ class ClientCalls:
         suspect = self._state.resources(MemberState.SUSPECT)
         state = self._state
         self.router.update(alive, suspect, state.pythons, state.workerless)
-        self._sole_workers.clear()
+        self._leases.routes_changed(self._fits)
+        self._workers.clear()
         for snapshot in self._state.nodes:
             record = snapshot.record
-            if record.workers == 1:
-                self._sole_workers[record.name] = record.slots
+            count = max(1, record.workers)
+            self._workers[record.name] = count, max(1, record.slots // count)
             if self._epochs.get(record.name, record.epoch) != record.epoch:
                 self._loads.forget(record.name)  # another process has the name now
                 self._breakers.forget(record.name)
@@ -411,6 +413,11 @@ class ClientCalls:
             for snapshot in self._state.nodes
             if snapshot.load is not None
         )
+
+    def _fits(self, wanted: Wanted, node: str) -> bool:
+        """Whether a live node may run such calls."""
+        fitting = self.router.fitting(wanted, time.monotonic())
+        return any(chosen.node == node for chosen in fitting)
 
     def loads_told(self, loads: Iterable[tuple[str, Load]]) -> dict[str, Load]:
         """Take what the entry says of nodes, and return what is the newest of them."""
@@ -515,7 +522,9 @@ class ClientCalls:
                 self._given_back(call, now)
                 return
             self._late_prints.append((call.id, call.writer))
-            outcome = _outcome_of(message, worker.node, call.version or "")
+            queued_us = worker.queued_us(message, call.sent, now)
+            version = call.version or ""
+            outcome = _outcome_of(message, worker.node, version, queued_us)
             self._pending.answered(call, outcome, now)
             worker.ended(message.id)
             if parts:
@@ -530,11 +539,18 @@ class ClientCalls:
         else:
             worker.ended(message.id)
 
+    def _worker_returned(self, worker: WorkerLink, call_ids: list[bytes]) -> None:
+        """Send calls elsewhere that a worker has, and will not begin."""
+        now = time.monotonic()
+        for call_id in call_ids:
+            call = self._calls.get(call_id)
+            if call is not None and call.place is worker:  # else a thread has it
+                worker.ended(call_id)
+                self._given_back(call, now)
+
     def _lend(self, worker: WorkerLink, call: ActiveCall) -> None:
         """Lend a worker once threads that block make its calls one by one."""
-        options = call.options
-        is_chosen = bool(options.node or self._only)  # no other node could have them
-        if not call.blocks or not is_chosen or worker.calls or self._lines:
+        if not call.blocks or worker.calls or self._lines:
             worker.alone = 0
             return
         worker.alone += 1
@@ -698,7 +714,7 @@ class ClientCalls:
                 if options.timeout_s is None or not worker.calls:
                     self._send_to_worker(call, worker, remaining_ms, now)
                     return True
-            elif worker.is_short and worker.node in self._sole_workers:
+            elif worker.is_short and worker.is_sole:
                 return False  # its node has no other worker that could have it
         if under_way >= self._calls_per_link:
             return False
@@ -863,27 +879,30 @@ def _job(call: ActiveCall, remaining_ms: int | None) -> Job:
     )
 
 
-def _reply(answer: JobDone, node: str, version: str) -> Reply:
+def _reply(answer: JobDone, node: str, version: str, queued_us: int) -> Reply:
     """Return a result of a worker as its node would pass it on."""
     return Reply(
         id=answer.id,
         payload=answer.payload,
         node=node,
         version=version,
-        queued_us=answer.queued_us,
+        queued_us=queued_us,
         run_us=answer.run_us,
     )
 
 
-def _outcome_of(answer: JobDone | JobFailed, node: str, version: str) -> Outcome:
+def _outcome_of(
+    answer: JobDone | JobFailed, node: str, version: str, queued_us: int
+) -> Outcome:
     """Return the answer of a worker as its node would pass it on."""
     if type(answer) is JobDone:
-        return _reply(answer, node, version)
+        return _reply(answer, node, version, queued_us)
     failed: JobFailed = answer  # type: ignore[assignment]
     return Failed(
         id=failed.id,
         failure=job_failure(failed, node),
         payload=failed.payload,
         version=version,
+        queued_us=queued_us,
         run_us=failed.run_us,
     )

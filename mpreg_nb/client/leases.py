@@ -26,6 +26,7 @@ from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import (
     Cancel,
     LeaseAnswer,
+    LeasedCalls,
     LeasedCancel,
     LeaseRequest,
     LeaseRevoked,
@@ -35,6 +36,7 @@ from mpreg_nb.protocol.worker import (
     Greeting,
     Job,
     JobDone,
+    JobFailed,
     JobFrameReader,
     Received,
     ToHolder,
@@ -77,6 +79,9 @@ LEND_CALLS = 4
 READ_S = 0.002
 """How long a thread reads; the loop waits for it, if it needs the worker."""
 
+STUCK_S = 0.02
+"""If a worker answers nothing for so long, calls that wait there go elsewhere."""
+
 FUNCTIONS = 256
 """Functions of which is known that they were called, for each node."""
 
@@ -97,10 +102,12 @@ class WorkerLink:
         broken: Callable[["WorkerLink"], None],
         expected_s: float,
         slots: int,
+        *,
+        is_sole: bool,
     ) -> None:
         """Connect to the worker. expected_s: what a call takes.
 
-        slots: how many calls it is to have at once, however long they take.
+        slots: how many calls it runs at once. is_sole: its node has no other worker.
 
         Raises:
             OSError: it does not listen any more.
@@ -116,9 +123,14 @@ class WorkerLink:
         self._broken = broken
         self._expected_s = expected_s  # of one call
         self._slots = slots
+        self.is_sole = is_sole
+        # Where there are other workers, calls that are not short go to these.
+        self._most_long = slots if is_sole else 1
         self._unwritten: list[bytes] = []  # jobs of this turn of the loop
         self._writes = 0  # jobs since the worker last said something
         self._at_once = True  # whether the next job need not wait for others
+        self._answered = -math.inf  # when it last answered
+        self._watch: asyncio.TimerHandle | None = None  # while calls wait there
         self._unsent = b""  # what the system did not take
         self._reader: JobFrameReader[ToHolder] = JobFrameReader(ToHolder)
         self._loop = asyncio.get_running_loop()
@@ -141,7 +153,7 @@ class WorkerLink:
         calls = len(self.calls)
         if self._unsent or calls >= AHEAD_CALLS:
             return False
-        return calls < self._slots or (calls + 1) * self._expected_s <= AHEAD_S
+        return calls < self._most_long or (calls + 1) * self._expected_s <= AHEAD_S
 
     @property
     def is_short(self) -> bool:
@@ -155,6 +167,8 @@ class WorkerLink:
         """
         self.sent += 1
         self.calls[job.id] = self.sent
+        if len(self.calls) > self._slots and self._watch is None:
+            self._watch = self._loop.call_later(STUCK_S, self._look)
         self._writes += 1
         unwritten = self._unwritten
         unwritten.append(frame(job))
@@ -165,6 +179,33 @@ class WorkerLink:
             self._write()
         else:
             self._loop.call_soon(self._write)
+
+    def queued_us(self, answer: JobDone | JobFailed, sent: float, now: float) -> int:
+        """Return how long a call waited for its turn at the worker.
+
+        That one reads the next call when it has answered the one before, and does not
+        know since when it was there. sent: when it was sent; now: it is answered.
+        """
+        said_us = answer.queued_us if type(answer) is JobDone else 0
+        before, self._answered = self._answered, now
+        if before <= sent or self._slots > 1:
+            return said_us
+        longest_us = int((now - sent) * 1e6) - answer.run_us
+        return max(said_us, min(int((before - sent) * 1e6), longest_us))
+
+    def _look(self) -> None:
+        """Give the worker back if calls wait there behind one that takes long.
+
+        Its node then has them run where there is room, or tells that they wait.
+        """
+        self._watch = None
+        if self.is_over or len(self.calls) <= self._slots:
+            return
+        silent_s = time.monotonic() - self._answered
+        if silent_s >= STUCK_S:
+            self.node_link.send(LeasedCalls(number=self.number, calls=()))
+        else:
+            self._watch = self._loop.call_later(STUCK_S - silent_s, self._look)
 
     def _write(self) -> None:
         data = b"".join(self._unwritten)
@@ -269,6 +310,14 @@ class WorkerLink:
         if not self.calls:
             self.close()
 
+    def given_back(self, begun: int) -> list[bytes]:
+        """Return the calls that will not begin, since the lease is over.
+
+        begun: the number of the last call that has. The worker answers the others, too,
+        once it reads them: by then nobody waits for it.
+        """
+        return [call_id for call_id, place in self.calls.items() if place > begun]
+
     def drain(self) -> None:
         """Take what the worker had written, before it is given up."""
         self.take_back()
@@ -279,6 +328,9 @@ class WorkerLink:
         """Let go of the worker."""
         self.is_over = True
         self.take_back()
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if not self.is_closed:
             self.is_closed = True
             self._loop.remove_reader(self._end.fileno())
@@ -335,23 +387,26 @@ class LeasedWorkers:
         self,
         *,
         is_wanted: Callable[[], bool],
-        slots_of: Callable[[str], int],
+        workers_of: Callable[[str], tuple[int, int]],
         new_id: Callable[[], bytes],
         said: Said,
+        returned: Callable[[WorkerLink, list[bytes]], None],
         lost: Callable[[WorkerLink], None],
         decided: Callable[[], None],
     ) -> None:
         """is_wanted: whether calls may go straight to workers at all.
 
-        slots_of: how many calls a worker of a node is to have at once.
+        workers_of: how many workers a node has, and how many slots each.
 
-        said: hears each message of a worker; lost: that one is gone; decided: that
-        calls need not wait for the answer of a node any more.
+        said: hears each message of a worker; returned: that calls there will not begin;
+        lost: that one is gone; decided: that calls need not wait for the answer of a
+        node any more.
         """
         self.is_wanted = is_wanted
-        self._slots_of = slots_of
+        self._workers_of = workers_of
         self._new_id = new_id
         self._said = said
+        self._returned = returned
         self._lost = lost
         self._decided = decided
         self._links: dict[Connection, WorkerLink] = {}  # that take calls
@@ -380,6 +435,20 @@ class LeasedWorkers:
         self.lent = {w: one for w, one in self.lent.items() if one.is_lent}
         self.lent[wanted] = worker
         worker.lend()
+
+    def routes_changed(self, fits: Callable[[Wanted, str], bool]) -> None:
+        """Send no calls straight to a worker whose node must not run them any more.
+
+        fits: whether a node may run such calls.
+        """
+        for worker in self._links.values():
+            worker.permitted = {
+                key for key in worker.permitted if fits(Wanted(*key), worker.node)
+            }
+        for wanted, worker in self.lent.items():
+            if not fits(wanted, worker.node):
+                worker.take_back()
+        self.lent = {w: one for w, one in self.lent.items() if one.is_lent}
 
     def give_up(self, worker: WorkerLink) -> None:
         """Let go of a worker whose answers may be lost; its calls are asked about."""
@@ -477,6 +546,8 @@ class LeasedWorkers:
             leased.drain()
             self._give_up(leased)
         leased.revoked()
+        if message.begun is not None:
+            self._returned(leased, leased.given_back(message.begun))
 
     def _answered(self, answer: LeaseAnswer) -> None:
         link, key = self._asked.pop(answer.id, (None, None))
@@ -490,9 +561,15 @@ class LeasedWorkers:
         if leased is None or leased.number != answer.number:
             try:
                 expected_s = self._run_s.get(key[1], AHEAD_S)
-                slots = self._slots_of(link.peer.name)
+                count, slots = self._workers_of(link.peer.name)
                 leased = WorkerLink(
-                    link, answer, self._said, self._broken, expected_s, slots
+                    link,
+                    answer,
+                    self._said,
+                    self._broken,
+                    expected_s,
+                    slots,
+                    is_sole=count == 1,
                 )
             except OSError:  # the worker ended just now
                 self._pause(link)

@@ -235,6 +235,12 @@ class Leases:
         if held is not None and lease.is_open:
             held.link.send(LeaseRevoked(number=lease.number))
 
+    def fenced(self, lease: WorkerLease, begun: int) -> None:
+        """Tell the client which of its calls it may send elsewhere."""
+        held = self._leases.get(lease.number)
+        if held is not None:
+            held.link.send(LeaseRevoked(number=lease.number, begun=begun))
+
     def over(self, lease: WorkerLease, record: LeaseRecord) -> None:
         """Forget a lease, but for what became of its calls."""
         held = self._leases.pop(lease.number, None)

@@ -379,6 +379,9 @@ class LeaseEvents(Protocol):
     def ending(self, lease: WorkerLease) -> None:
         """No job of the lease begins any more; one may run."""
 
+    def fenced(self, lease: WorkerLease, begun: int) -> None:
+        """No job of the lease after the one with this number has begun, or will."""
+
     def over(self, lease: WorkerLease, record: LeaseRecord) -> None:
         """No job of the lease runs, and none will."""
 
@@ -860,6 +863,11 @@ class ProcessPool:
         """Pass it on; what `Owner` asks for."""
         if self._leases is not None:
             self._leases.ending(lease)
+
+    def lease_fenced(self, lease: WorkerLease, begun: int) -> None:
+        """Pass it on; what `Owner` asks for."""
+        if self._leases is not None:
+            self._leases.fenced(lease, begun)
 
     def lease_shared(self, link: WorkerHandle) -> None:
         """Use the slots that the lease has left; what `Owner` asks for."""

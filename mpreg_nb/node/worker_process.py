@@ -182,19 +182,21 @@ class WorkerProcess:
             return  # it has just ended
         self._sampled_mb = round(held / 1e6, 1)
 
-    def interrupt(self, *call_ids: bytes) -> None:
+    def interrupt(self, *call_ids: bytes) -> bool:
         """Send ids of calls to drop or interrupt; `told` counts the words sent.
 
-        After the word RECALL, a call is dropped only if it has not started.
+        After the word RECALL, a call is dropped only if it has not started. False: the
+        words were not sent.
         """
         try:
             os.write(self._cancels, b"".join(call_ids))
         except (BlockingIOError, BrokenPipeError):
-            return  # it does not read, or is gone: a later kill ends it
+            return False  # it does not read, or is gone: a later kill ends it
         self.told += len(call_ids)
         with self._ending:
             if not self._ended:
                 os.kill(self.pid, signal.SIGINT)
+        return True
 
     def kill(self, number: signal.Signals) -> None:
         """Send a signal to the worker and all that it started."""
@@ -557,6 +559,10 @@ BROKEN_S = 0.5
 Answer: TypeAlias = JobDone | JobFailed
 
 
+HEARD_S, LONGEST_HEARD_S = 0.001, 0.1
+"""Between looks whether a worker has heard that a lease is over."""
+
+
 @dataclass(slots=True)
 class Handed:
     """A job that a worker has."""
@@ -612,6 +618,9 @@ class Owner(Protocol):
 
     def lease_ending(self, link: "WorkerHandle", lease: WorkerLease) -> None:
         """No job of the lease begins any more; one may run."""
+
+    def lease_fenced(self, lease: WorkerLease, begun: int) -> None:
+        """No job of the lease after the one with this number has begun, or will."""
 
     def lease_shared(self, link: "WorkerHandle") -> None:
         """What is left of the lease runs, and takes no more slots than that."""
@@ -780,9 +789,30 @@ class WorkerHandle:
             lease.is_ending = True
             self._stream.write([frame(LeaseEnd(number=lease.number))])
             self._owner.lease_ending(self, lease)
-        if lease.is_open:
-            # What waits in the worker behind a long job is to be given back now.
-            self.process.interrupt(END_LEASE, lease_word(lease.number, stop=stop))
+        if lease.is_open and self.process.interrupt(
+            END_LEASE, lease_word(lease.number, stop=stop)
+        ):
+            self._look_whether_heard(lease, self.process.told, HEARD_S)
+
+    def _look_whether_heard(
+        self, lease: WorkerLease, told: int, pause_s: float
+    ) -> None:
+        """Tell which job began last, as soon as the worker knows that no other may.
+
+        What waits there behind a long job can run elsewhere then. The worker writes
+        down which job begins, and then looks once more whether it may.
+        """
+        if self.lease is not lease:
+            return
+        page = self.process.page
+        if page.heard >= told:
+            begun, _ = page.leased(lease.number)
+            self._owner.lease_fenced(lease, begun)
+        else:
+            longer_s = min(2 * pause_s, LONGEST_HEARD_S)
+            self._loop.call_later(
+                pause_s, self._look_whether_heard, lease, told, longer_s
+            )
 
     def recall_leased(self, call_id: bytes) -> None:
         """Have a job of the lease dropped if it has not begun."""

@@ -692,16 +692,24 @@ class LeaseAnswer(Message, frozen=True, kw_only=True, array_like=True, tag="leas
 class LeaseRevoked(
     Message, frozen=True, kw_only=True, array_like=True, tag="lease_revoked"
 ):
-    """The worker begins no more jobs of this lease; `gone`: it answers none either."""
+    """The worker begins no more jobs of this lease; `gone`: it answers none either.
+
+    It comes again as soon as it is certain which job was the last to begin (`begun`):
+    those after that one may run elsewhere, before the last one has ended.
+    """
 
     number: int
     gone: bool = False
+    begun: int | None = None
 
 
 class LeasedCalls(
     Message, frozen=True, kw_only=True, array_like=True, tag="lease_lost"
 ):
-    """The worker is gone: say what became of these calls, one `Failed` for each."""
+    """The lease is to end: say what became of these calls, one `Failed` for each.
+
+    The worker is gone, or it has calls that wait behind one that takes long.
+    """
 
     number: int
     calls: tuple[tuple[RequestId, int], ...]  # and their numbers in the lease

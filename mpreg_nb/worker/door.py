@@ -201,7 +201,10 @@ class DirectReceiver(JobReceiver):
                 task.slot = self._free.pop()
                 job_id, place, slot = task.job.id, task.place, task.slot
                 self._page.begin_leased(task.number, job_id, place, slot)
-                return True
+                if self._may_begin(holder):  # the lease may have ended this moment
+                    return True
+                self._page.end_leased(slot)
+                self._free.append(slot)
         holder.send([frame(Returned(id=task.job.id))])
         return False
 

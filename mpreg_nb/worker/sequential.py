@@ -108,6 +108,9 @@ class SequentialRunner:
             self._page.begin(task.number)
         else:
             self._page.begin_leased(task.number, job.id, task.place)
+            if not self._inbox.admits(task):  # the lease has ended this moment
+                self._page.end_leased()
+                return None
         call = call_of(job, self._tell_waiting)
         call.outbox = holder
         self._capture.sole = call

@@ -32,9 +32,10 @@ class Client:
         self.decided = asyncio.Event()
         self.workers = LeasedWorkers(
             is_wanted=lambda: True,
-            slots_of=lambda _: 1,
+            workers_of=lambda _: (1, 1),
             new_id=Ids().next,
             said=lambda *_: None,
+            returned=lambda *_: None,
             lost=lambda _: None,
             decided=self.decided.set,
         )

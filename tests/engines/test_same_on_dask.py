@@ -21,6 +21,7 @@ import mpreg_nb as mp
 from mpreg_nb.cluster.current import parts_of
 from tests.support.dask_cluster import DaskCluster
 from tests.support.files import until_exists
+from tests.support.until import until
 
 pytestmark = pytest.mark.live
 
@@ -600,10 +601,11 @@ def test_a_run_can_be_cancelled_and_resumed(
     run = flow.start()
     until_exists(tmp_path / "runs")
     run.cancel()
+    until(lambda: run.status != "running")
     go.touch()
 
-    assert run.resume().wait(30)["wait"] == "went"
     assert run.status == "cancelled"
+    assert run.resume().wait(30)["wait"] == "went"
 
 
 def test_prints_of_a_step_are_in_its_log(cluster: mp.Cluster) -> None:

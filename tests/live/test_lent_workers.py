@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,10 @@ from tests.support.until import until
 pytestmark = pytest.mark.live
 
 CALLS = 200
+
+LENT_US = 15
+"""Less than what the loop takes for a call that it makes, and more than it takes for
+what nodes tell it meanwhile."""
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +43,8 @@ def double(number: int) -> int:
     return 2 * number
 
 
-def loop_time_us(calls: Callable[[], object]) -> float:
-    """Return what the loops of clients take for a call of `calls`."""
+def loop_time_us(calls: Callable[[], object], count: int = CALLS) -> float:
+    """Return what the loops of clients take for each of so many calls."""
     clocks = [
         time.pthread_getcpuclockid(thread.ident or 0)
         for thread in threading.enumerate()
@@ -47,19 +52,22 @@ def loop_time_us(calls: Callable[[], object]) -> float:
     ]
     before = sum(map(time.clock_gettime, clocks))
     calls()
-    return (sum(map(time.clock_gettime, clocks)) - before) / CALLS * 1e6
+    return (sum(map(time.clock_gettime, clocks)) - before) / count * 1e6
 
 
 def become_lent(
     cluster: mp.Cluster, function: Callable[..., object], *args: object
 ) -> None:
-    """Call a function until the loop has nothing to do with its calls."""
+    """Call a function until the loop has nothing to do with its calls.
+
+    On a busy machine that does not last for many calls.
+    """
 
     def calls() -> None:
-        for _ in range(CALLS):
+        for _ in range(MANY):
             cluster.call(function, *args)
 
-    until(lambda: loop_time_us(calls) < 5)
+    until(lambda: loop_time_us(calls, MANY) < LENT_US)
 
 
 def test_calls_one_after_the_other_need_nothing_of_the_loop(
@@ -209,7 +217,7 @@ def test_the_setting_counts_for_the_next_call(cluster: mp.Cluster) -> None:
             for number in range(CALLS):
                 assert cluster.call(double, number) == 2 * number
 
-        assert loop_time_us(calls) > 10
+        assert loop_time_us(calls) > LENT_US
     finally:
         mp.config("direct_calls", True)
 
@@ -253,3 +261,100 @@ def test_a_client_that_is_closed_ends_a_call_of_a_thread(
         client.disconnect()
         with pytest.raises(NodeLost):
             future.result(60)
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[mp.Cluster]:
+    """Two nodes that both serve what is registered."""
+    with mp.up(["one:left", "two:right"], fresh=True) as cluster:
+        yield cluster
+
+
+def last_nodes(cluster: mp.Cluster, function: str) -> list[str]:
+    """Return the nodes of the calls of a function, in the order of the calls."""
+    rows = cluster.calls()
+    return list(rows[rows["function"] == function]["node"])
+
+
+def test_where_several_nodes_fit_one_of_them_lends_its_worker(
+    pair: mp.Cluster,
+) -> None:
+    shared = pair.register(double, name="shared")
+    become_lent(pair, shared, 1)
+
+    assert [shared.call(n) for n in range(MANY)] == [2 * n for n in range(MANY)]
+    assert len(set(last_nodes(pair, "shared")[-MANY:])) == 1
+
+
+def test_a_node_that_no_longer_fits_gets_no_more_calls(pair: mp.Cluster) -> None:
+    moved = pair.register(double, name="moved")
+    become_lent(pair, moved, 1)
+    is_one = last_nodes(pair, "moved")[-1] == "one"
+
+    pair.register(double, name="moved", resources=["right" if is_one else "left"])
+
+    for number in range(MANY):
+        assert pair.call("moved", number) == 2 * number
+    other = "two" if is_one else "one"
+    assert set(last_nodes(pair, "moved")[-MANY:]) == {other}
+
+
+def nap(seconds: float) -> int:
+    if seconds:
+        time.sleep(seconds)
+    return os.getpid()
+
+
+def test_calls_that_take_long_are_shared_by_the_nodes(pair: mp.Cluster) -> None:
+    become_lent(pair, nap, 0.0)
+
+    with ThreadPoolExecutor(4) as threads:
+        workers = list(threads.map(lambda _: pair.call(nap, 1.0), range(4)))
+
+    assert sorted(Counter(workers).values()) == [2, 2]
+
+
+def wait_if(begun: str, go_on: str) -> None:
+    """Return at once, or wait for a file where there is one to say so."""
+    if begun:
+        Path(begun).touch()
+        while not Path(go_on).exists():
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def node_of_two() -> Iterator[mp.Cluster]:
+    """One node with two workers."""
+    with mp.up(1, workers=2, fresh=True) as cluster:
+        yield cluster
+
+
+@pytest.mark.parametrize("name", ["pair", "node_of_two"])
+def test_calls_behind_one_that_takes_long_run_where_there_is_room(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    cluster: mp.Cluster = request.getfixturevalue(name)
+    begun, go_on = tmp_path / "begun", tmp_path / "go"
+    become_lent(cluster, wait_if, "", "")
+
+    long = cluster.submit(wait_if, str(begun), str(go_on))
+    until_exists(begun)
+    behind = [cluster.submit(wait_if, "", "") for _ in range(MANY)]
+
+    for one in behind:
+        one.result(60)
+    assert not long.done()
+    go_on.touch()
+    long.result(60)
+
+
+def test_a_call_that_waits_at_a_worker_has_that_in_its_row(own: mp.Cluster) -> None:
+    become_lent(own, nap, 0.0)
+
+    first, second = (own.submit(nap, 0.3) for _ in range(2))
+    first.result(60), second.result(60)
+
+    last = own.calls().iloc[-1]
+    assert last["queued_ms"] + last["waited_ms"] >= 200
+    named = last["queued_ms"] + last["waited_ms"] + last["run_ms"]
+    assert named >= last["total_ms"] - 100

@@ -274,7 +274,7 @@ SAMPLES: list[Any] = [
     Cancel(id=ID),
     LeaseRequest(id=ID, function="f", version=VERSION, resources=frozenset({"gpu"})),
     LeaseAnswer(id=ID, number=7, path="/run/w", key=b"key"),
-    LeaseRevoked(number=7, gone=True),
+    LeaseRevoked(number=7, gone=True, begun=3),
     LeasedCalls(number=7, calls=((ID, 3),)),
     LeasedCancel(number=7, id=ID, place=3, unless_begun=True),
     Fetch(id=ID, kept=KEPT),
