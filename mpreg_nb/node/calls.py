@@ -58,6 +58,7 @@ from mpreg_nb.protocol.messages import (
     Started,
     Waiting,
 )
+from mpreg_nb.protocol.worker import JobDone
 from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Chosen, NoCandidate, Router, UnknownVersion, Wanted
@@ -244,6 +245,13 @@ class Calls:
     def catch_up(self) -> None:
         """Take in now what workers here have said, so that all of it is known."""
         self._executor.catch_up()
+
+    def take_answer(self, call: Call) -> tuple[str, JobDone] | None:
+        """Return version and result of a call that a worker here went on with.
+
+        None: there is no answer yet, or one for `finish`. Else the call is over.
+        """
+        return self._executor.take_answer(call)
 
     def go_on(self, sink: Sink, call: Call) -> bool:
         """Take in a call that a worker here has gone on with; False: none has."""

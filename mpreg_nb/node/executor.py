@@ -430,6 +430,7 @@ class Executor:
         self._here = here
         self._own = InProcessExecutor(self._own_ended, thread_output)
         self._tasks: dict[bytes, asyncio.Task[None]] = {}  # calls that wait for data
+        self._taken: dict[bytes, bytes] = {}  # what a worker went on with -> the next
 
     @property
     def queued(self) -> int:
@@ -463,6 +464,21 @@ class Executor:
     def goes_on_with(self, call_id: bytes) -> str | None:
         """Return the version of a call that a worker here has gone on with, if so."""
         return self._workers.version_of(call_id)
+
+    def take_answer(self, call: Call) -> tuple[str, JobDone] | None:
+        """Return version and small result of a call that a worker here went on with.
+
+        None: the answer is not here. Else the call is counted, and over.
+        """
+        found = self._workers.take_answer(call.id)
+        if found is not None:
+            version, answer = found
+            self._taken[call.id] = answer.goes_on
+            self._counters.outcomes["ok"] += 1
+            self._counters.count(
+                call.function, version, run_us=answer.run_us, queued_us=0, failed=False
+            )
+        return found
 
     def keep(self, pending: PendingCall) -> None:
         """Note a call that a worker here has gone on with."""
@@ -706,8 +722,11 @@ class Executor:
         if pending is not None:
             self._own_ended(pending, ended, parts)
         if isinstance(ended, JobDone) and ended.goes_on:
-            if self._here.get(ended.goes_on) is None:  # it is not wanted any more
-                self._workers.cancel(ended.goes_on)
+            goes_on = ended.goes_on
+            while goes_on in self._taken:
+                goes_on = self._taken.pop(goes_on)
+            if goes_on and self._here.get(goes_on) is None:  # it is not wanted any more
+                self._workers.cancel(goes_on)
 
     def _own_ended(
         self,

@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from msgspec.structs import replace
 
@@ -56,9 +56,12 @@ from mpreg_nb.protocol.worker import (
     SharedStatus,
     following,
 )
+from mpreg_nb.settings import RIDE_ALONG_BYTES
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
+
+Answers: TypeAlias = "list[tuple[Answer, tuple[Buffer, ...]]]"
 
 
 START_FAILURES = 3
@@ -449,6 +452,8 @@ class ProcessPool:
         self._codes: dict[str, tuple[Code, Parts]] = {}
         self._expected = RuntimeEstimates()
         self._items: dict[bytes, _Item] = {}
+        # Behind the answer that is passed on now; the next is the last of the list.
+        self._unheard: Answers = []
         self._queue: DeepestFirst[_Item] = DeepestFirst(_is_cancelled)
         self._deaths = CrashHistory()
         self._finished = 0
@@ -652,24 +657,22 @@ class ProcessPool:
         if started is not None:
             started(job.id)
 
-    def answered(
-        self, link: WorkerHandle, answers: "list[tuple[Answer, tuple[Buffer, ...]]]"
-    ) -> None:
+    def answered(self, link: WorkerHandle, answers: Answers) -> None:
         """Pass on answers; what `Owner` asks for."""
-        for answer, parts in answers:
+        came = answers[::-1]
+        while came:
+            answer, parts = came.pop()
             item = self._items.get(answer.id)
             if item is not None and was_dropped(answer) and not item.cancelled:
                 # Recalled just after the worker had counted it as started.
                 item.link = None
                 self._queue.put_back([item])
             elif item is not None:
-                if isinstance(answer, JobDone) and not item.job.split:
-                    is_first = item.job.version in item.opened
-                    self._expected.learn(item.job, answer.run_us, is_first=is_first)
-                if isinstance(answer, JobDone) and answer.goes_on:
-                    self._go_on(item, answer, parts)
-                else:
-                    self._end(item, answer, parts)
+                done = item.done
+                self._unheard = came
+                self._advance(item, answer)
+                done(answer, parts)
+                self._unheard = []
         self._retire_if_done(link)
         self._feed()
 
@@ -678,14 +681,39 @@ class ProcessPool:
         if link.is_leaving and is_done and link in self._supervisor.links:
             self._supervisor.retire(link)
 
-    def _go_on(self, item: _Item, answer: JobDone, parts: "tuple[Buffer, ...]") -> None:
-        """Pass on the answer of a job whose worker goes on with the next one."""
+    def _advance(self, item: _Item, answer: Answer) -> None:
+        """Note that a job has ended, and with which its worker goes on, if it does."""
+        if isinstance(answer, JobDone) and not item.job.split:
+            is_first = item.job.version in item.opened
+            self._expected.learn(item.job, answer.run_us, is_first=is_first)
         del self._items[item.job.id]
-        item.job, item.parts = following(item.job, answer.payload), ()
-        item.codes = item.codes[1:]
-        self._items[item.job.id] = item
         self._finished += 1
-        item.done(answer, parts)
+        if isinstance(answer, JobDone) and answer.goes_on:
+            item.job, item.parts = following(item.job, answer.payload), ()
+            item.codes = item.codes[1:]
+            self._items[item.job.id] = item
+
+    def take_answer(self, call_id: bytes) -> tuple[str, JobDone] | None:
+        """Return version and small result of a job that followed, if both are here.
+
+        The answers of such jobs come together, and in order.
+        """
+        if not self._unheard or self._unheard[-1][0].id != call_id:
+            return None
+        item = self._items.get(call_id)
+        answer, parts = self._unheard[-1]
+        if (
+            item is None
+            or item.cancelled
+            or not isinstance(answer, JobDone)
+            or parts
+            or len(answer.payload) > RIDE_ALONG_BYTES
+        ):
+            return None
+        self._unheard.pop()
+        version = item.job.version
+        self._advance(item, answer)
+        return version, answer
 
     def catch_up(self) -> None:
         """Take in now what workers have said."""

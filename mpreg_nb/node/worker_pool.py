@@ -151,7 +151,8 @@ class WorkerPool(Protocol):
         The jobs that follow it (`Job.then`) are an offer: those that the pool does not
         take are submitted later. A pool may take as many as are done in `chain_s`
         seconds. Of one that it goes on with it says so in the answer of the one before
-        (`JobDone.goes_on`), whose `done` then gets its outcome too.
+        (`JobDone.goes_on`), whose `done` then gets its outcome too, unless
+        `take_answer` gave it before.
 
         `started` comes before the function runs, at most once; `done` exactly once.
 
@@ -164,6 +165,12 @@ class WorkerPool(Protocol):
 
     def version_of(self, call_id: bytes) -> str | None:
         """Return the version of a job that is here and was not cancelled, if one is."""
+
+    def take_answer(self, call_id: bytes) -> tuple[str, JobDone] | None:
+        """Return version and small result of a job that followed, if both are here.
+
+        To be asked while `done` gets the answer of the job before it.
+        """
 
     def cancel(self, call_id: bytes) -> None:
         """Drop a job that has not started, else interrupt it, in the end by force.

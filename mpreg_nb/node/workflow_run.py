@@ -17,7 +17,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from typing import Any, Protocol, assert_never
+from typing import Any, NamedTuple, Protocol, assert_never
 from weakref import ref
 
 import msgspec
@@ -27,6 +27,7 @@ from mpreg_nb.node.calls import Calls
 from mpreg_nb.node.map_items import PROBE_S, PROBES, MapItems
 from mpreg_nb.node.pending_call import Followers, Sink
 from mpreg_nb.node.results import ResultStore
+from mpreg_nb.node.run_plan import RunPlans
 from mpreg_nb.protocol.codec import Buffer, Parts
 from mpreg_nb.protocol.messages import (
     Call,
@@ -45,13 +46,16 @@ from mpreg_nb.protocol.messages import (
     RunSnapshot,
     RunStart,
     RunState,
+    RunSummary,
     SideCall,
     Started,
     StepCall,
     StepPlan,
     StepSnapshot,
+    step_counts,
 )
 from mpreg_nb.protocol.output_tail import OutputTail
+from mpreg_nb.protocol.worker import JobDone
 from mpreg_nb.routing.router import Wanted
 from mpreg_nb.serialize.chunks import (
     Chunk,
@@ -68,11 +72,8 @@ from mpreg_nb.serialize.exceptions import (
 from mpreg_nb.serialize.items import gather, read_head
 from mpreg_nb.settings import INLINE_BYTES, RIDE_ALONG_BYTES
 from mpreg_nb.workflows.run import (
-    FallbackCall,
     FallbackResult,
     RunMachine,
-    RunStep,
-    UndoCall,
 )
 from mpreg_nb.workflows.state import (
     Cancelled,
@@ -99,13 +100,8 @@ from mpreg_nb.workflows.state import (
 )
 from mpreg_nb.workflows.state import StepFailed as StepFailed
 
-NONE: frozenset[str] = frozenset()
-
 LOST_KINDS = ("node_lost", "worker_crashed")
 """Failures that are no fault of the function."""
-
-LOST_ATTEMPTS = 2
-"""More tries of an idempotent step whose node or worker was lost."""
 
 
 class StepSink:
@@ -174,6 +170,11 @@ class Placement(Protocol):
     ) -> None:
         """Give a call to the node, with calls that its worker may go on with."""
 
+    def take_answer(
+        self, run: "WorkflowRun", effect: StartStep, call: Call, behind: str
+    ) -> tuple[str, JobDone] | None:
+        """Return version and answer of a call, if both came with that of `behind`."""
+
     def go_on(
         self, run: "WorkflowRun", sink: StepSink, call: Call, behind: str
     ) -> bool:
@@ -205,85 +206,6 @@ def deal(
     return dealt, given
 
 
-def used(plan: StepPlan) -> tuple[str, ...]:
-    """Return the steps and inputs whose values a step takes or looks at."""
-    if plan.split is None and plan.condition is None:
-        return plan.inputs
-    sides = (plan.condition, plan.split)
-    return (*(n for side in sides if side for n in side.inputs), *plan.inputs)
-
-
-def needs(plan: StepPlan, given: Collection[str]) -> tuple[str, ...]:
-    """Return the steps that a step waits for, without the inputs in `given`."""
-    names = (*used(plan), *plan.after)
-    if not names:
-        return ()
-    return tuple(name for name in dict.fromkeys(names) if name not in given)
-
-
-def run_step(
-    plan: StepPlan,
-    waits_for: Collection[str],
-    given: Collection[str],
-    fallback: FallbackResult | None,
-) -> RunStep:
-    """Return what the machine has to know of a step.
-
-    waits_for: what `needs` says. given: names of inputs, there from the start.
-    """
-    more, retry_on = _attempts(plan, idempotent=plan.idempotent)
-    undo = None
-    if plan.undo is not None:
-        undo_more, undo_on = _attempts(plan, idempotent=plan.undo.idempotent)
-        undo = UndoCall(
-            inputs=frozenset(plan.undo.inputs).difference(given),
-            more_attempts=undo_more,
-            retry_on=undo_on,
-        )
-    return RunStep(
-        name=plan.name,
-        dependencies=frozenset(waits_for),
-        more_attempts=more,
-        retry_on=retry_on,
-        delay_s=None if plan.delay_ms is None else plan.delay_ms / 1e3,
-        backoff=plan.backoff,
-        timeout_s=None if plan.timeout_ms is None else plan.timeout_ms / 1e3,
-        is_map=plan.split is not None,
-        has_condition=plan.condition is not None,
-        after=frozenset(plan.after).difference(used(plan)) if plan.after else NONE,
-        idempotent=plan.idempotent,
-        fallback=FallbackCall() if isinstance(plan.fallback, SideCall) else fallback,
-        undo=undo,
-    )
-
-
-def followers(
-    plans: Iterable[StepPlan], waits_for: Mapping[str, tuple[str, ...]]
-) -> dict[str, str]:
-    """Return step -> one that a worker may go on with when it has its result.
-
-    That one needs nothing else but inputs. Both are plain calls. A step with a
-    timeout has no follower: its retry could find that the follower has run.
-
-    waits_for: what `needs` says of each step.
-    """
-    found: dict[str, str] = {}
-    plain = {plan.name: plan for plan in plans if _is_plain(plan)}
-    for plan in plain.values():
-        needed = waits_for[plan.name]
-        if len(needed) != 1 or plan.parts:
-            continue
-        before = plain.get(needed[0])
-        if before is not None and before.timeout_ms is None:
-            found.setdefault(before.name, plan.name)
-    return found
-
-
-def _is_plain(plan: StepPlan) -> bool:
-    sides = (plan.condition, plan.split, plan.undo)
-    return not plan.json and all(side is None for side in sides)
-
-
 def bare(plan: StepPlan) -> StepPlan:
     """Return a step as it was asked for, without the arguments of its calls."""
     sides = {
@@ -299,12 +221,6 @@ def bare(plan: StepPlan) -> StepPlan:
     # Large arguments of a map travel as inputs that nobody gave a name.
     named = tuple(name for name in plan.inputs if not name.startswith("/"))
     return replace(plan, payload=b"", parts=0, inputs=named, **without)
-
-
-def _attempts(plan: StepPlan, *, idempotent: bool) -> tuple[int, tuple[str, ...]]:
-    if plan.attempts == 1 and idempotent:
-        return LOST_ATTEMPTS, ()
-    return plan.attempts - 1, plan.retry_on
 
 
 def failed_of(failure: object, run_id: bytes) -> tuple[Failed, tuple[Buffer, ...]]:
@@ -444,6 +360,14 @@ NOTED_ITEMS = PROBES
 Key = tuple[str, Part]
 
 
+class Early(NamedTuple):
+    """A call whose worker had gone on with it, and answered, before it was due."""
+
+    call: Call
+    version: str
+    answer: JobDone
+
+
 class RunCalls:
     """The calls of one run, by step and part."""
 
@@ -458,7 +382,6 @@ class RunCalls:
         store: ResultStore,
         placement: Placement,
         ids: Ids,
-        needs: Mapping[str, tuple[str, ...]],
     ) -> None:
         # Weak: a run that is forgotten takes its results along at once. In a circle
         # they would stay until the collector comes, which counts objects, not bytes.
@@ -467,7 +390,7 @@ class RunCalls:
         self._calls = calls
         self._store = store
         self._placement = placement
-        self._next = followers(request.steps, needs) if request.chain_ms else {}
+        self._next: Mapping[str, str] = {}  # see `run_plan.followers`
         self._chain_s = request.chain_ms / 1e3
         self._chunk_s = request.chunk_ms / 1e3
         self._offered: dict[str, tuple[str, Call]] = {}  # step -> the one before, call
@@ -510,13 +433,29 @@ class RunCalls:
             raise AssertionError("a run that nobody holds makes calls")
         return run
 
+    def chain(self, followers: Mapping[str, str]) -> None:
+        """Have workers go on with the steps that follow others, if that is wanted."""
+        if self._chain_s:
+            self._next = followers
+
     # ------------------------------------------------------------------- calls
 
-    def start(self, effect: StartStep) -> None:
-        """Put a call in line; `flush` sends it, unless a worker has it already."""
+    def start(self, effect: StartStep) -> Early | None:
+        """Put a call in line, which `flush` sends, unless a worker has it already.
+
+        What a worker has even answered already is returned.
+        """
         offered = self._offered.pop(effect.step, None)
-        if offered is None or effect.part != "call" or not self._go_on(effect, offered):
-            self._hold_back(effect.step, effect.part, effect.attempt)
+        if offered is not None and effect.part == "call":
+            before, call = offered
+            run = self._run
+            found = self._placement.take_answer(run, effect, call, before)
+            if found is not None:
+                return Early(call, *found)
+            if self._go_on(effect, offered):
+                return None
+        self._hold_back(effect.step, effect.part, effect.attempt)
+        return None
 
     def _hold_back(self, step: str, part: Part, attempt: int) -> None:
         if isinstance(part, int) and step in self._maps:
@@ -937,6 +876,8 @@ ITEM_BYTES = 256
 
 def size_of_end(state: StepState) -> int:
     """Return what the result or the failure of a step takes in memory."""
+    if type(state) is StepDone and type(state.result) is bytes:
+        return len(state.result)
     size = 0
     failure = getattr(state, "failure", None)
     if isinstance(failure, tuple):
@@ -1031,10 +972,12 @@ class WorkflowRun:
         placement: Placement,
         ids: Ids,
         on_end: Callable[["WorkflowRun"], None],
+        plans: RunPlans,
         done: Mapping[str, StepDone] | None = None,
     ) -> None:
         """`done` is what need not run, for it has a result from an earlier run."""
         self.id = request.id
+        self._me = me
         self.request = request
         self.parts = parts
         self.workflow = request.workflow
@@ -1050,8 +993,6 @@ class WorkflowRun:
         self._tell_timer: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         self._step_ended: dict[str, asyncio.Event] = {}
-        given = {value.name for value in request.inputs}
-        self._needs = {plan.name: needs(plan, given) for plan in request.steps}
         self._calls = RunCalls(
             self,
             request,
@@ -1061,21 +1002,17 @@ class WorkflowRun:
             store=store,
             placement=placement,
             ids=ids,
-            needs=self._needs,
         )
-        fallbacks = self._calls.fallbacks
+        plan = plans.of(request, self._calls.fallbacks)
+        self._needs, self.outputs = plan.needs, plan.outputs
+        self._calls.chain(plan.followers)
         self.machine = RunMachine(
             request.workflow,
-            [
-                run_step(plan, self._needs[plan.name], given, fallbacks.get(plan.name))
-                for plan in request.steps
-            ],
+            plan.steps,
             rng=random.Random(),  # noqa: S311 - spreads retries, guards nothing
             done=done,
+            dependents=plan.dependents,
         )
-        used = {name for names in self._needs.values() for name in names}
-        self.outputs = [plan.name for plan in request.steps if plan.name not in used]
-        """Names of the steps that no other step waits for."""
 
     def start(self) -> None:
         """Send the steps that wait for nothing."""
@@ -1118,14 +1055,25 @@ class WorkflowRun:
         size = sum(map(len, self.parts)) + STEP_BYTES * len(self._plans)
         size += sum(len(value.payload) for value in self.request.inputs)
         for plan in self._plans.values():
-            sides = (plan.condition, plan.split, plan.fallback, plan.undo)
-            size += len(plan.payload)
-            size += sum(len(side.payload) for side in sides if side is not None)
-            size += size_of_end(self.machine.state(plan.name))
+            size += len(plan.payload) + size_of_end(self.machine.state(plan.name))
+            for side in (plan.condition, plan.split, plan.fallback, plan.undo):
+                if side is not None:
+                    size += len(side.payload)
         return size
 
+    def summary(self) -> RunSummary:
+        """Return the run as a row of the table of all runs."""
+        return RunSummary(
+            run=self.id,
+            workflow=self.workflow,
+            status=self.machine.status,
+            started_at_s=self.started_at_s,
+            duration_ms=self._duration_ms(),
+            **step_counts(self.machine.statuses()),
+        )
+
     def snapshot(self) -> RunSnapshot:
-        """Return the run as a row of a table, with its graph."""
+        """Return the run with its graph and a row for each step."""
         return RunSnapshot(
             run=self.id,
             workflow=self.workflow,
@@ -1147,10 +1095,13 @@ class WorkflowRun:
     # ----------------------------------------------------------------- the work
 
     def _perform(self, effects: Iterable[Effect]) -> None:
-        for effect in effects:
+        todo = list(effects)
+        for effect in todo:  # which grows on the way
             match effect:
                 case StartStep():
-                    self._calls.start(effect)
+                    early = self._calls.start(effect)
+                    if early is not None:
+                        todo += self._ended_early(effect, early)
                 case CancelStep():
                     self._calls.cancel(effect)
                 case RunEnded():
@@ -1164,6 +1115,38 @@ class WorkflowRun:
             self._set_alarm()
             if self._tell_timer is None:
                 self._tell_timer = self._loop.call_later(TELL_EVERY_S, self._tell)
+
+    def _ended_early(self, effect: StartStep, early: Early) -> list[Effect]:
+        """Take in the result of a step that its worker had gone on with."""
+        call, version, answer = early
+        if self.subscribers:
+            self._call_rows.append(
+                StepCall(
+                    id=call.id,
+                    step=effect.step,
+                    function=call.function,
+                    node=self._me,
+                    status="done",
+                    queued_us=0,
+                    run_us=answer.run_us,
+                    total_us=answer.run_us,
+                    received_bytes=len(answer.payload),
+                    ended_at_s=time.time(),
+                )
+            )
+        return self.machine.ended_early(
+            effect.step,
+            effect.attempt,
+            answer.payload,
+            time.monotonic(),
+            execution=Execution(
+                node=self._me,
+                version=version,
+                queued_s=0.0,
+                run_s=answer.run_us / 1e6 if answer.run_us else None,
+            ),
+            result_bytes=len(answer.payload),
+        )
 
     def said(self, sink: StepSink, message: Any, parts: tuple[Buffer, ...]) -> None:
         """Take in what became of one attempt of one call of a step."""

@@ -19,8 +19,9 @@ from mpreg_nb.node.dispatch import Handler, without_parts
 from mpreg_nb.node.peer_requests import PeerRequests, PeerSender
 from mpreg_nb.node.pending_call import Followers, Sink
 from mpreg_nb.node.results import InputResolver, ResultStore
+from mpreg_nb.node.run_plan import RunPlans, used
 from mpreg_nb.node.worker_pool import brought
-from mpreg_nb.node.workflow_run import Placement, StepSink, WorkflowRun, used
+from mpreg_nb.node.workflow_run import Placement, StepSink, WorkflowRun
 from mpreg_nb.protocol.codec import Buffer
 from mpreg_nb.protocol.messages import (
     Call,
@@ -51,10 +52,18 @@ from mpreg_nb.protocol.messages import (
     StepExplanation,
     StepFetch,
     StepPlan,
-    summary_of,
 )
+from mpreg_nb.protocol.worker import JobDone
 from mpreg_nb.routing.router import CandidateVerdict, Router, Wanted
-from mpreg_nb.workflows.state import Attempt, Items, NotUndone, Part, StepDone, Undone
+from mpreg_nb.workflows.state import (
+    Attempt,
+    Items,
+    NotUndone,
+    Part,
+    StartStep,
+    StepDone,
+    Undone,
+)
 
 _replace: Any = msgspec.structs.replace
 
@@ -236,6 +245,12 @@ class Unnoted:
         """Give the call of a step to the node."""
         self._calls.receive(sink, call, parts, then)
 
+    def take_answer(
+        self, run: WorkflowRun, effect: StartStep, call: Call, behind: str
+    ) -> tuple[str, JobDone] | None:
+        """Return version and result of a call that a worker went on with, if here."""
+        return self._calls.take_answer(call)
+
     def go_on(self, run: WorkflowRun, sink: StepSink, call: Call, behind: str) -> bool:
         """Take in a call that a worker went on with; False: none did."""
         return self._calls.go_on(sink, call)
@@ -267,20 +282,37 @@ class PlacementLog:
         node = self._calls.receive(sink, call, parts, then)
         self._note(run, sink, _Choice(wanted, now, verdicts, node))
 
+    def take_answer(
+        self, run: "WorkflowRun", effect: StartStep, call: Call, behind: str
+    ) -> tuple[str, JobDone] | None:
+        """Return version and result of a call that a worker went on with, if here.
+
+        It is noted that it did.
+        """
+        found = self._calls.take_answer(call)
+        if found is not None:
+            self._note_follower(run, effect, call, behind)
+        return found
+
     def go_on(
         self, run: "WorkflowRun", sink: StepSink, call: Call, behind: str
     ) -> bool:
         """Take in a call that a worker went on with, and note that it did."""
         if not self._calls.go_on(sink, call):
             return False
+        self._note_follower(run, sink, call, behind)
+        return True
+
+    def _note_follower(
+        self, run: "WorkflowRun", of: StepSink | StartStep, call: Call, behind: str
+    ) -> None:
         now = time.monotonic()
         wanted = Wanted(call.function, call.version, call.resources, call.node)
         # The loads are those of the moment in which the first of them was sent.
         before = self._choices.get((run.id, behind), ())
         choice = _Choice(wanted, now, before[-1].loads if before else (), self._me)
         choice.behind, choice.reasons = behind, self._calls.router.reasons(wanted, now)
-        self._note(run, sink, choice)
-        return True
+        self._note(run, of, choice)
 
     def of(self, run: "WorkflowRun", step: str) -> tuple[StepChoice, ...]:
         """Return what is remembered of a step, in the order of being sent."""
@@ -300,9 +332,11 @@ class PlacementLog:
         self._last = (wanted, now, verdicts)
         return verdicts
 
-    def _note(self, run: "WorkflowRun", sink: StepSink, choice: "_Choice") -> None:
-        choice.attempt, choice.part = sink.attempt, sink.part
-        self._choices.setdefault((run.id, sink.step), []).append(choice)
+    def _note(
+        self, run: "WorkflowRun", of: StepSink | StartStep, choice: "_Choice"
+    ) -> None:
+        choice.attempt, choice.part = of.attempt, of.part
+        self._choices.setdefault((run.id, of.step), []).append(choice)
         self._chances += choice.weight
         while self._chances > MOST_CHANCES:
             oldest, choices = next(iter(self._choices.items()))
@@ -508,6 +542,7 @@ class WorkflowService:
         self._peer_sender = peer_sender
         self._inputs = InputResolver(me, store, peer_requests)
         self._ids = Ids()
+        self._plans = RunPlans()
         self.run_proxy = RunProxy(peer_sender)
         self._runs: OrderedDict[bytes, WorkflowRun] = OrderedDict()
         self._ended = EndedRuns(me)
@@ -608,6 +643,7 @@ class WorkflowService:
             placement=placement,
             ids=self._ids,
             on_end=on_end,
+            plans=self._plans,
             done=done,
         )
 
@@ -638,7 +674,7 @@ class WorkflowService:
 
     def list(self, sink: Sink, request: RunList) -> None:
         """Answer with all runs, newest first."""
-        runs = (summary_of(run.snapshot()) for run in reversed(self._runs.values()))
+        runs = (run.summary() for run in reversed(self._runs.values()))
         rows = (*runs, *reversed(self._rows.values()))
         sink.send(Runs(id=request.id, runs=rows))
 
@@ -741,7 +777,7 @@ class WorkflowService:
     def _forget_surplus(self) -> None:
         for old in self._ended.surplus():
             del self._runs[old.id]
-            self._rows[old.id] = summary_of(old.snapshot())
+            self._rows[old.id] = old.summary()
             self.release(old)
         while len(self._rows) > REMEMBERED_ROWS:
             self._rows.popitem(last=False)

@@ -11,6 +11,7 @@ is empty and the parts travel beside the message (`Connection.send`).
 import itertools
 import os
 import sys
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import msgspec
@@ -206,12 +207,20 @@ def summary_of(run: RunSnapshot) -> RunSummary:
         run=run.run,
         workflow=run.workflow,
         status=run.status,
-        steps=len(run.steps),
-        done=sum(step.status in ("done", "fallback") for step in run.steps),
-        failed=sum(step.status == "failed" for step in run.steps),
         started_at_s=run.started_at_s,
         duration_ms=run.duration_ms,
+        **step_counts([step.status for step in run.steps]),
     )
+
+
+def step_counts(statuses: Sequence[str]) -> dict[str, int]:
+    """Return what a row of a run says of its steps.
+
+    >>> step_counts(["done", "fallback", "failed", "skipped"])
+    {'steps': 4, 'done': 2, 'failed': 1}
+    """
+    done = statuses.count("done") + statuses.count("fallback")
+    return {"steps": len(statuses), "done": done, "failed": statuses.count("failed")}
 
 
 class Runs(Message, frozen=True, kw_only=True, array_like=True, tag="runs"):

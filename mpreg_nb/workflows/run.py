@@ -389,7 +389,7 @@ class LostResults:
     def __init__(self) -> None:
         self.remaking: dict[str, Remaking] = {}
         self.old: dict[str, StepDone] = {}  # what was lost
-        self._resting: dict[tuple[str, Part], Resting] = {}
+        self.resting: dict[tuple[str, Part], Resting] = {}
         self._times: Counter[str] = Counter()
         self._unspent: dict[tuple[str, Part], int] = {}
         self._splits: dict[str, int] = {}
@@ -418,7 +418,7 @@ class LostResults:
 
     def rest(self, step: str, part: Part, resting: Resting) -> None:
         """Note that a call rests."""
-        self._resting[step, part] = resting
+        self.resting[step, part] = resting
 
     def spare(self, step: str, part: Part) -> bool:
         """Let an attempt spend no retry; False: too many have spent none."""
@@ -437,33 +437,49 @@ class LostResults:
     def made(self, step: str, what: Lacking) -> list[tuple[str, Part, Resting]]:
         """Return the calls that rested for `step` and now lack nothing."""
         ready: list[tuple[str, Part, Resting]] = []
-        for (name, part), resting in list(self._resting.items()):
+        for (name, part), resting in list(self.resting.items()):
             if (step, what) not in resting.lacks:
                 continue
             left = resting.lacks - {(step, what)}
             if left:
-                self._resting[name, part] = replace(resting, lacks=left)
+                self.resting[name, part] = replace(resting, lacks=left)
             else:
-                ready.append((name, part, self._resting.pop((name, part))))
+                ready.append((name, part, self.resting.pop((name, part))))
         return ready
 
     def given_up(self, step: str) -> list[tuple[str, Part, Resting]]:
         """Return the calls that rested for `step`, which has no result any more."""
         self.remaking.pop(step, None)
         return [
-            (name, part, self._resting.pop((name, part)))
-            for (name, part), resting in list(self._resting.items())
+            (name, part, self.resting.pop((name, part)))
+            for (name, part), resting in list(self.resting.items())
             if (step, "result") in resting.lacks
         ]
 
     def drop(self, step: str) -> None:
         """Forget the resting calls of a step that needs them no longer."""
-        for key in [key for key in self._resting if key[0] == step]:
-            del self._resting[key]
+        for key in [key for key in self.resting if key[0] == step]:
+            del self.resting[key]
 
 
 TIMEOUT_TYPES = tuple(type_name(cls) for cls in CallTimeout.__mro__[:-1])
 """The classes of a timeout, as `failed` takes them: what retries compare."""
+
+
+def checked_dependents(
+    workflow: str, steps: Sequence[RunStep]
+) -> Mapping[str, list[str]]:
+    """Return step -> steps that depend on it, for steps that can all be run.
+
+    Raises:
+        InvalidWorkflow: these steps could never all be run.
+    """
+    check_order(
+        workflow,
+        [(step.name, step.dependencies) for step in steps],
+        mentions=[(step.name, step.undo.inputs) for step in steps if step.undo],
+    )
+    return dependents_of({step.name: step.dependencies for step in steps})
 
 
 class RunMachine(TableReads):
@@ -480,19 +496,18 @@ class RunMachine(TableReads):
         *,
         rng: Rng,
         done: Mapping[str, StepDone] | None = None,
+        dependents: Mapping[str, list[str]] | None = None,
     ) -> None:
         """Take steps in any order; `rng` spreads retries.
 
         done: what is not to be run, for it has a result from an earlier run.
+        dependents: what `checked_dependents` says, if it is known.
 
         Raises:
             InvalidWorkflow: these steps could never all be run.
         """
-        check_order(
-            workflow,
-            [(step.name, step.dependencies) for step in steps],
-            mentions=[(step.name, step.undo.inputs) for step in steps if step.undo],
-        )
+        if dependents is None:
+            dependents = checked_dependents(workflow, steps)
         self.workflow = workflow
         self.status: RunStatus = "running"
         self._rng = rng
@@ -502,9 +517,7 @@ class RunMachine(TableReads):
         self._lost = LostResults()
         self._doomed: list[tuple[str, Part, Resting]] = []
         self._is_failing = False
-        self._dependents = dependents_of(
-            {step.name: step.dependencies for step in steps}
-        )
+        self._dependents = dependents
         self._missing = {step.name: len(step.dependencies) for step in steps}
         self._undoing = Compensation(self._table, {s.name: s.undo for s in steps})
         self._timers = Timers(self._table)
@@ -618,6 +631,25 @@ class RunMachine(TableReads):
         if isinstance(state, FallingBack):
             ended = replace(ended, number=state.attempt.number + ended.number)
             self._complete(step, FellBack(ended, result, result_bytes, state.failure))
+        return self._release(step, now)
+
+    def ended_early(
+        self,
+        step: str,
+        attempt: int,
+        result: Any,
+        now: float,
+        *,
+        execution: Execution,
+        result_bytes: int,
+    ) -> list[Effect]:
+        """Record the result of a plain call that was there when it was to be sent."""
+        if self._table.under_way(step, "call", attempt) is None:
+            return []
+        ended = Attempt(
+            number=attempt, sent_at_s=now, started_at_s=now, execution=execution
+        )
+        self._complete(step, StepDone(ended, result, result_bytes))
         return self._release(step, now)
 
     def finished_items(
@@ -875,7 +907,9 @@ class RunMachine(TableReads):
 
     def _release(self, step: str, now: float) -> list[Effect]:
         """Start the steps that waited only for `step`, unless they are done."""
-        effects = self._send_rested(step, "result", now)
+        effects: list[Effect] = []
+        if self._lost.resting:
+            effects += self._send_rested(step, "result", now)
         # Those who waited for a result that was lost since have begun before.
         began = step in self._lost.old
         for dependent in () if began else self._dependents[step]:

@@ -265,24 +265,9 @@ class StepRow:
 
 def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
     """Return what a table shows of `step`."""
-    attempt: Attempt | None = None
-    cause, result_bytes, undo_failure, failure = "", None, None, None
-    match state:
-        case StepWaiting():
-            pass
-        case Skipped():
-            cause = state.cause
-        case StepDone():
-            attempt, result_bytes = state.attempt, state.result_bytes
-            if isinstance(state, NotUndone):
-                undo_failure = state.undo_failure
-            elif isinstance(state, FellBack):
-                failure = state.failure
-        case StepFailed() | FallingBack() | StepBackoff():
-            attempt, failure = state.attempt, state.failure
-        case _:
-            attempt = state.attempt
+    attempt: Attempt | None = getattr(state, "attempt", None)
     if attempt is None:
+        cause = getattr(state, "cause", "")
         return StepRow(step=step, status=STATUS[type(state)], cause=cause)
     started_at_s = attempt.started_at_s
     return StepRow(
@@ -294,11 +279,11 @@ def row(step: str, state: StepState, *, run_started_at_s: float) -> StepRow:
         started_s=None if started_at_s is None else started_at_s - run_started_at_s,
         queued_s=attempt.execution.queued_s,
         run_s=attempt.execution.run_s,
-        result_bytes=result_bytes,
+        result_bytes=getattr(state, "result_bytes", None),
         items=attempt.items,
         items_done=attempt.items_done,
-        undo_failure=undo_failure,
-        failure=failure,
+        undo_failure=getattr(state, "undo_failure", None),
+        failure=getattr(state, "failure", None),
     )
 
 
@@ -470,6 +455,10 @@ class TableReads:
     def rows(self) -> tuple[StepRow, ...]:
         """Return all steps as a table shows them, in the order they were given."""
         return self._table.rows()
+
+    def statuses(self) -> list[StepStatus]:
+        """Return the status of each step, in the order they were given."""
+        return [STATUS[type(state)] for _, state in self._table.items()]
 
     def changed_since(self, revision: int) -> tuple[StepRow, ...]:
         """Return the steps whose states changed after `revision`, latest last."""

@@ -26,9 +26,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from mpreg_nb.node import workflow_run
+from mpreg_nb.node import run_plan, workflow_run
 from mpreg_nb.node.pending_call import Followers
 from mpreg_nb.node.results import ResultStore
+from mpreg_nb.node.run_plan import RunPlans
 from mpreg_nb.node.workflow_run import RunCalls, StepSink, WorkflowRun
 from mpreg_nb.protocol.messages import (
     Call,
@@ -46,8 +47,9 @@ from mpreg_nb.protocol.messages import (
     Started,
     StepPlan,
 )
+from mpreg_nb.protocol.worker import JobDone
 from mpreg_nb.workflows.run import RunStep
-from mpreg_nb.workflows.state import FellBack, StepDone
+from mpreg_nb.workflows.state import FellBack, StartStep, StepDone
 
 Ts = TypeVarTuple("Ts")
 
@@ -204,6 +206,7 @@ class World(RuleBasedStateMachine):
         self.gave: dict[str, list[Any]] = {}
         self.given_up: set[bytes] = set()  # results that are lost
         self.riding: dict[bytes, Taken] = {}
+        self.early: dict[bytes, JobDone] = {}  # answers that come with one before
         self.unheard: list[Callable[[], None]] = []
         self.was_done: list[str] = []  # in order
         self.undoing: list[str] = []  # steps, in the order of their undo
@@ -233,6 +236,7 @@ class World(RuleBasedStateMachine):
                 placement=nodes,
                 ids=ids,
                 on_end=self.ended,
+                plans=RunPlans(),
             )
 
         self.run = self.loop.run_until_complete(begin())
@@ -262,6 +266,15 @@ class World(RuleBasedStateMachine):
                 self.undoing.append(sink.step)
         self.taken.append(Taken(call, sink.step, sink, then))
         return "n1"
+
+    def take_answer(
+        self, run: WorkflowRun, effect: StartStep, call: Call, behind: str
+    ) -> tuple[str, JobDone] | None:
+        answer = self.early.pop(call.id, None)
+        if answer is None:
+            return None
+        del self.riding[call.id]
+        return "v", answer
 
     def go_on(self, run: WorkflowRun, sink: StepSink, call: Call, behind: str) -> bool:
         taken = self.riding.pop(call.id, None)
@@ -358,6 +371,7 @@ class World(RuleBasedStateMachine):
 
     @rule(which=ANY, items=st.integers(0, 3), large=st.booleans(), late=st.booleans())
     def returns(self, which: int, items: int, large: bool, late: bool) -> None:
+        """items: if it is late, so many of those that follow have answered by then."""
         taken = self.pick(which, lambda t: t.runs and not t.out_of_reach)
         if taken is None:
             return
@@ -374,7 +388,7 @@ class World(RuleBasedStateMachine):
         if taken.part == "undo":
             self.undone[taken.step] += 1
         if taken.then is not None and not taken.cancelled and late:
-            self.worker_goes_on(taken.then)
+            self.worker_goes_on(taken.then, items)
             self.unheard.append(lambda: self.say(taken, reply))
             return
         self.say(taken, reply)
@@ -386,7 +400,7 @@ class World(RuleBasedStateMachine):
         head = msgspec.msgpack.encode(entries)
         return Reply(id=taken.call.id, payload=head, node="n1", kept=kept)
 
-    def worker_goes_on(self, then: Followers) -> None:
+    def worker_goes_on(self, then: Followers, early: int) -> None:
         """The worker has answered, and begun with the next step; nobody knows yet."""
         call, *others = then.calls
         more = Followers(tuple(others), then.limit_s) if others else None
@@ -394,6 +408,13 @@ class World(RuleBasedStateMachine):
         self.taken.append(taken)
         self.riding[call.id] = taken
         self.run_it(taken)
+        if early:
+            taken.runs, taken.is_over = False, True
+            answer = JobDone(id=call.id, payload=b"of %s" % call.id)
+            self.early[call.id] = answer
+            self.gave.setdefault(taken.step, []).append(answer.payload)
+            if more is not None:
+                self.worker_goes_on(more, early - 1)
 
     @precondition(lambda self: self.unheard)
     @rule()
@@ -591,12 +612,12 @@ def no_look_at_the_failure(patch: pytest.MonkeyPatch) -> None:
 
 def no_look_at_idempotence(patch: pytest.MonkeyPatch) -> None:
     """Whatever is lost is made again."""
-    original = workflow_run.run_step
+    original = run_plan.run_step
 
     def run_step(plan: StepPlan, *more: Any) -> RunStep:
         return original(msgspec.structs.replace(plan, idempotent=True), *more)
 
-    patch.setattr(workflow_run, "run_step", run_step)
+    patch.setattr(run_plan, "run_step", run_step)
 
 
 def no_look_at_workers(patch: pytest.MonkeyPatch) -> None:

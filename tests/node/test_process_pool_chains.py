@@ -9,6 +9,7 @@ import pytest
 
 from mpreg_nb.node.worker_pool import Crashed
 from mpreg_nb.protocol.worker import JobDone, JobFailed
+from mpreg_nb.serialize.pickle import unpack
 from tests.support.chains import Chain
 from tests.support.workers import Office, run
 
@@ -41,6 +42,28 @@ def test_each_job_gets_the_result_before_and_an_answer_of_its_own(
     assert values == [2, 3, 4]
     assert told == [b"\1" * 16, b"\2" * 16, b""]
     assert (running, finished) == (0, 4)
+
+
+def test_answers_that_came_with_the_first_can_be_taken_at_once(tmp_path: Path) -> None:
+    async def scenario(here: Office) -> tuple[list[Chain], int]:
+        await know(here, add_one)
+        chains: list[Chain] = []
+        while not (chains and chains[-1].taken):  # whether they come together is chance
+            chain = Chain(here).add(add_one, 1).add(add_one).add(add_one)
+            chain.takes = True
+            chains.append(chain.submit())
+            await chain.until(0, 1, 2)
+        return chains, here.workers.statistics().finished
+
+    chains, finished = run(tmp_path, scenario)
+
+    chain = chains[-1]
+    taken = [answer for _, answer in chain.taken]
+    values = {answer.id[0]: unpack((answer.payload,)) for answer in taken}
+    assert {version for version, _ in chain.taken} == {chain.version}
+    assert values.items() <= {1: 3, 2: 4}.items()
+    assert sorted([*chain.outcomes, *values]) == [0, 1, 2]
+    assert finished == 1 + 3 * len(chains)
 
 
 @pytest.mark.parametrize("slots", [1, 2])

@@ -1,6 +1,7 @@
 """Steps between the wire and the machine of a run."""
 
-from mpreg_nb.node.workflow_run import bare, deal, failed_of, needs, run_step, state_of
+from mpreg_nb.node.run_plan import needs, run_step
+from mpreg_nb.node.workflow_run import bare, deal, failed_of, state_of
 from mpreg_nb.protocol.messages import (
     Failed,
     Failure,

@@ -41,6 +41,7 @@ from mpreg_nb.protocol.messages import (
     StepPlan,
 )
 from mpreg_nb.protocol.output_tail import MOST_CHARACTERS
+from mpreg_nb.protocol.worker import JobDone
 from mpreg_nb.routing.router import CandidateVerdict
 from mpreg_nb.workflows.state import Attempt, Items, Skipped, StepDone, StepFailed
 
@@ -87,6 +88,7 @@ class Calls:
         self.sent: dict[str, list[tuple[Any, Call]]] = {}
         self.offered: Followers | None = None  # with the last call
         self.riding: set[bytes] = set()  # calls that a worker goes on with
+        self.answered: dict[bytes, JobDone] = {}  # and answered with the one before
         self.cancelled: list[bytes] = []
         self.unread: Callable[[], object] = lambda: None  # what a worker has said
 
@@ -99,6 +101,10 @@ class Calls:
         self.sent.setdefault(sink.step, []).append((sink, call))
         self.offered = then
         return "n1"
+
+    def take_answer(self, call: Call) -> tuple[str, JobDone] | None:
+        answer = self.answered.pop(call.id, None)
+        return None if answer is None else ("v", answer)
 
     def go_on(self, sink: Any, call: Call) -> bool:
         if call.id not in self.riding:
@@ -300,6 +306,47 @@ async def test_a_step_that_a_worker_went_on_with_is_not_sent(shell: Shell) -> No
         ("n1", ""),
         ("n2", "lacks tpu"),
     ]
+
+
+@in_loop
+async def test_steps_whose_answers_came_together_have_rows_calls_and_reasons(
+    shell: Shell,
+) -> None:
+    """The other node is told of a step like any other: here it fails."""
+    run = await shell.start(plan("a"), plan("b", "a"), plan("c", "b"), plan("d", "c"))
+    offered = shell.calls.offered
+    assert offered is not None
+    b, c, d = offered.calls
+    shell.calls.answered = {
+        b.id: JobDone(id=b.id, payload=b"of b", run_us=2000, goes_on=c.id),
+        c.id: JobDone(id=c.id, payload=b"of c", run_us=3000, goes_on=d.id),
+    }
+    shell.calls.riding = {d.id}
+
+    shell.calls.returns("a", b"of a")
+    [(_, sent)] = shell.calls.sent["d"]
+    shell.calls.fails("d")
+
+    shell.book.why(shell.caller, ExplainStep(id=IDS.next(), run=run, step="c"))
+    [choice] = shell.caller.last(StepExplanation).choices
+    told = shell.caller.last(RunState)
+    assert sent.inputs == (b"of c",)
+    assert [(s.name, s.status) for s in told.steps] == [
+        ("a", "done"),
+        ("b", "done"),
+        ("c", "done"),
+        ("d", "failed"),
+    ]
+    assert [(s.node, s.version, s.run_ms, s.attempts) for s in told.steps[1:3]] == [
+        ("n1", "v", 2.0, 1),
+        ("n1", "v", 3.0, 1),
+    ]
+    assert [(c.id, c.step, c.status, c.run_us) for c in told.calls[1:3]] == [
+        (b.id, "b", "done", 2000),
+        (c.id, "c", "done", 3000),
+    ]
+    assert (choice.chosen, choice.behind, choice.attempt) == ("n1", "b", 1)
+    assert (told.status, shell.calls.cancelled) == ("failed", [])
 
 
 @in_loop

@@ -20,6 +20,8 @@ class Chain:
         self._here = here
         self._jobs: list[Job] = []
         self.outcomes: dict[int, Outcome] = {}
+        self.takes = False  # what comes with an answer, as the driver of a run does
+        self.taken: list[tuple[str, JobDone]] = []
         self._heard = asyncio.Event()
 
     def add(self, function: Callable[..., Any], *args: Any) -> "Chain":
@@ -44,16 +46,31 @@ class Chain:
         self._here.workers.submit(job, (), self._ended, started, limit_s)
         return self
 
+    @property
+    def version(self) -> str:
+        """The version of the function of the first job."""
+        return self._jobs[0].version
+
     def _ended(self, outcome: Outcome, _: object) -> None:
         self.outcomes[outcome.id[0]] = outcome
+        follows = outcome.goes_on if isinstance(outcome, JobDone) else b""
+        while self.takes and follows:
+            found = self._here.workers.take_answer(follows)
+            if found is None:
+                break
+            self.taken.append(found)
+            follows = found[1].goes_on
         self._heard.set()
 
     async def until(self, *numbers: int) -> None:
         """Wait for the outcomes of these jobs."""
         async with asyncio.timeout(60):
-            while not set(numbers) <= set(self.outcomes):
+            while not set(numbers) <= self._known():
                 self._heard.clear()
                 await self._heard.wait()
+
+    def _known(self) -> set[int]:
+        return {*self.outcomes, *(answer.id[0] for _, answer in self.taken)}
 
     def announced(self) -> int:
         """Return the number of the last job that a worker went on with."""
