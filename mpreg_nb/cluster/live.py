@@ -286,20 +286,15 @@ class Display(Protocol):
         """Draw the last state; no call follows."""
 
 
-@public
-class LiveView:
-    """A live panel of a cluster; made by `cluster.watch`.
-
-    It ends when the cluster goes down or becomes unreachable, and keeps showing the
-    last state.
-    """
+class ViewUpdates:
+    """What a live view shows, the displays that it is sent to, and their buttons."""
 
     def __init__(
         self, cluster: ViewSource, views: tuple[str, ...], models: ViewModels
     ) -> None:
-        """Use `cluster.watch`."""
+        self.views = views
+        self.closed = False
         self._cluster = cluster
-        self._views = views
         self._pictures = models
         self._lock = threading.RLock()
         self._displays: list[Display] = []
@@ -307,31 +302,16 @@ class LiveView:
         self._head: Picture = {}
         self._note = self._error = ""
         self._note_until = 0.0
-        self._closed = False
 
     @property
-    def views(self) -> tuple[str, ...]:
-        """The names of the views that the panel shows."""
-        return self._views
+    def size(self) -> str:
+        """The number of nodes in words."""
+        return count(len(self._cluster.client.state.nodes), "node")
 
-    @property
-    def closed(self) -> bool:
-        """Whether the view has ended and shows its last state."""
-        return self._closed
-
-    def to_frame(self, view: str | None = None) -> "pd.DataFrame":
-        """Return the current data of one view as a frame; by default of the first view.
-
-        Columns: members as `cluster.nodes()`, routes as `cluster.routes()`, latency
-        as `cluster.latency()`, runs as `cluster.runs()`; topology has node, peer,
-        bytes_per_s, messages_per_s; calls has node, slot, function, run, step,
-        status, calls, failed, started_at, run_ms.
-
-        Raises:
-            ValueError: there is no view of that name.
-        """
-        (name,) = panel.chosen_views([view or self._views[0]])
-        if self._closed:
+    def frame(self, view: str | None) -> "pd.DataFrame":
+        """Return the current data of one view; None: of the first."""
+        (name,) = panel.chosen_views([view or self.views[0]])
+        if self.closed:
             if name not in self._last:
                 raise ValueError(f"this view has ended, and did not show {name}")
             return panel.frame(name, self._last[name])
@@ -339,15 +319,9 @@ class LiveView:
         return panel.frame(name, self._pictures.look([name], at_once=True)[name])
 
     def close(self) -> None:
-        """End the view; it keeps showing the last state. May be repeated."""
+        """Show the last state, and wait for the thread if it serves no other view."""
         self._end()
         _thread.join()
-
-    def __enter__(self) -> "LiveView":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     # ------------------------------------------------------------------ buttons
 
@@ -387,7 +361,7 @@ class LiveView:
     def add(self, display: Display) -> None:
         """Send the current state and each change to `display` until the view ends."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 display.end(self._last)
                 return
             display.take(self.current())
@@ -408,15 +382,15 @@ class LiveView:
     def current(self, *, at_once: bool = False) -> dict[str, Picture]:
         """Return the pictures of its views and, under "head", of its head."""
         with self._lock:
-            if not self._closed:
-                self._last = self._pictures.look(self._views, at_once=at_once)
+            if not self.closed:
+                self._last = self._pictures.look(self.views, at_once=at_once)
             self._last["head"] = self._headed(self._last.get("head", _NO_HEAD))
             return dict(self._last)
 
     def paint(self) -> None:
         """Send new data to the displays; called repeatedly by the thread."""
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
             if self._cluster.client.links.lost:
                 self._end()
@@ -432,13 +406,13 @@ class LiveView:
 
     def _end(self) -> None:
         with self._lock:
-            if self._closed:
+            if self.closed:
                 return
             try:
                 self.current(at_once=True)
             except Exception as error:  # noqa: BLE001 - shown in the view, which ends
                 self._error = self._error or _described(error)
-            self._closed = True
+            self.closed = True
             displays, self._displays = self._displays, []
             pictures = self.current()
             for display in displays:
@@ -452,7 +426,7 @@ class LiveView:
         if self._note and time.monotonic() > self._note_until:
             self._note = ""
         own = {
-            "state": "ended" if self._closed else "live",
+            "state": "ended" if self.closed else "live",
             "note": self._note,
             "error": self._error,
         }
@@ -461,7 +435,60 @@ class LiveView:
             self._head = made
         return self._head
 
-    # -------------------------------------------------------------------- shown
+    def newest(self) -> dict[str, Picture]:
+        """Return what the cluster says now, if it can be reached."""
+        if not self.closed and not self._cluster.client.links.lost:
+            try:
+                self._pictures.refresh(() if plain() else self.views)
+            except MpregError as error:  # shown above the last known state
+                self._tell(error=str(error))
+        return self.current(at_once=True)
+
+
+@public
+class LiveView:
+    """A live panel of a cluster; made by `cluster.watch`.
+
+    It ends when the cluster goes down or becomes unreachable, and keeps showing the
+    last state.
+    """
+
+    def __init__(self, updates: ViewUpdates) -> None:
+        """Use `cluster.watch`."""
+        self._updates = updates
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The names of the views that the panel shows."""
+        return self._updates.views
+
+    @property
+    def closed(self) -> bool:
+        """Whether the view has ended and shows its last state."""
+        return self._updates.closed
+
+    def to_frame(self, view: str | None = None) -> "pd.DataFrame":
+        """Return the current data of one view as a frame; by default of the first view.
+
+        Columns: members as `cluster.nodes()`, routes as `cluster.routes()`, latency
+        as `cluster.latency()`, runs as `cluster.runs()`; topology has node, peer,
+        bytes_per_s, messages_per_s; calls has node, slot, function, run, step,
+        status, calls, failed, started_at, run_ms.
+
+        Raises:
+            ValueError: there is no view of that name.
+        """
+        return self._updates.frame(view)
+
+    def close(self) -> None:
+        """End the view; it keeps showing the last state. May be repeated."""
+        self._updates.close()
+
+    def __enter__(self) -> "LiveView":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def _repr_mimebundle_(
         self,
@@ -470,28 +497,22 @@ class LiveView:
     ) -> dict[str, str]:
         from mpreg_nb.view.html import chosen
 
-        pictures = self._newest()
+        pictures = self._updates.newest()
         bundle = {"text/plain": _text(pictures), "text/html": panel.html(pictures)}
         return chosen(bundle, include, exclude)
 
     def to_text(self) -> str:
         """Return the current state as text, for the terminal if there is one."""
-        return _text(self._newest())
-
-    def _newest(self) -> dict[str, Picture]:
-        if not self._closed and not self._cluster.client.links.lost:
-            try:
-                self._pictures.refresh(() if plain() else self._views)
-            except MpregError as error:  # shown above the last known state
-                self._tell(error=str(error))
-        return self.current(at_once=True)
+        return _text(self._updates.newest())
 
     def __repr__(self) -> str:
-        nodes = count(len(self._cluster.client.state.nodes), "node")
-        return (
-            f"<live view of {', '.join(self._views)}: "
-            f"{'closed' if self._closed else nodes}>"
-        )
+        state = "closed" if self.closed else self._updates.size
+        return f"<live view of {', '.join(self.views)}: {state}>"
+
+
+def updates_of(view: LiveView) -> ViewUpdates:
+    """Return what feeds a view, for the front end that draws it."""
+    return view._updates
 
 
 def _text(pictures: Mapping[str, Picture]) -> str:
@@ -505,7 +526,7 @@ class LiveViews:
     def __init__(self, cluster: ViewSource, loop: ViewLoop) -> None:
         self._cluster = cluster
         self._models = ViewModels(cluster, loop)
-        self._views: weakref.WeakSet[LiveView] = weakref.WeakSet()
+        self._views: weakref.WeakSet[ViewUpdates] = weakref.WeakSet()
 
     def watch(self, names: tuple[str, ...]) -> LiveView:
         """Return a new view.
@@ -513,12 +534,12 @@ class LiveViews:
         Raises:
             ValueError: there is no view of such a name.
         """
-        view = LiveView(self._cluster, panel.chosen_views(names), self._models)
-        self._views.add(view)
-        return view
+        updates = ViewUpdates(self._cluster, panel.chosen_views(names), self._models)
+        self._views.add(updates)
+        return LiveView(updates)
 
     @property
-    def held(self) -> tuple[LiveView, ...]:
+    def held(self) -> tuple[ViewUpdates, ...]:
         """The views that are still in use."""
         return tuple(self._views)
 
@@ -534,10 +555,10 @@ class _Thread:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._woken = threading.Event()
-        self._served: list[LiveView] = []
+        self._served: list[ViewUpdates] = []
         self._running: threading.Thread | None = None
 
-    def serve(self, view: LiveView) -> None:
+    def serve(self, view: ViewUpdates) -> None:
         """Look for changes of `view` from now on, until it is no longer live."""
         with self._lock:
             if view not in self._served:

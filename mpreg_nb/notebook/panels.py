@@ -42,8 +42,11 @@ class Panel:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`cell` and `request` identify the cell, and the execution of the cell."""
+        from mpreg_nb.cluster.live import updates_of
+
         self._clock = clock
         self.view = view
+        self._updates = updates_of(view)
         self.cell = cell
         self.request = request
         self.ended = False
@@ -57,7 +60,7 @@ class Panel:
         """Show the still picture, and the widget after it."""
         from mpreg_nb.notebook.widgets import LiveWidget, of_no_cell
 
-        pictures = self.view.current(at_once=True)
+        pictures = self._updates.current(at_once=True)
         self._still(pictures)
         widget: LiveWidget = of_no_cell(
             lambda: LiveWidget(
@@ -68,7 +71,7 @@ class Panel:
         self._widget = widget
         data, metadata = widget._repr_mimebundle_() or ({}, {})
         self._widget_place.put({**data, "text/plain": ""}, metadata)
-        self.view.add(self)
+        self._updates.add(self)
 
     def take(self, pictures: "Mapping[str, Picture]") -> None:
         """Show changes: at once in the widget, now and then in the still picture."""
@@ -90,9 +93,9 @@ class Panel:
 
     def leave(self) -> None:
         """Close this panel; its view may be shown in other cells."""
-        self.view.drop(self)
+        self._updates.drop(self)
         if not self.ended:
-            self.end(self.view.current())
+            self.end(self._updates.current())
 
     def _still(self, pictures: "Mapping[str, Picture]") -> None:
         from mpreg_nb.view.live import panel
@@ -106,9 +109,9 @@ class Panel:
         """Perform the action of a button; ignore all other messages."""
         match content:
             case {"do": "kill", "node": str(node)}:
-                self.view.kill(node)
+                self._updates.kill(node)
             case {"do": "cancel", "run": str(run)}:
-                self.view.cancel(run)
+                self._updates.cancel(run)
             case {"do": "close"}:
                 self.view.close()
 

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from mpreg_nb.cluster.live import updates_of
 from mpreg_nb.errors import NodeLost
 from mpreg_nb.view.live import members
 from tests.support.builders import call
@@ -38,7 +39,7 @@ def test_a_death_is_handed_to_who_draws() -> None:
     cluster = Watched("n1", "n2")
     front = Drawn()
     with cluster.watch("members") as view:
-        view.add(front)
+        updates_of(view).add(front)
         first = front.wait(lambda pictures: True)
 
         cluster.tell("n2")
@@ -54,7 +55,7 @@ def test_what_does_not_change_is_not_made_again() -> None:
     cluster = Watched("n1")
     front = Drawn()
     with cluster.watch("members", "routes", "latency", "runs") as view:
-        view.add(front)
+        updates_of(view).add(front)
         before = front.wait(lambda pictures: True)
         rounds = front.times
 
@@ -72,7 +73,7 @@ def test_calls_that_go_on_show_in_the_latency_view() -> None:
     cluster = Watched("n1")
     front = Drawn()
     with cluster.watch("latency") as view:
-        view.add(front)
+        updates_of(view).add(front)
 
         cluster.client.call_log.add(call("f", "n1"))
         shown = front.wait(lambda pictures: bool(pictures["latency"]["functions"]))
@@ -84,7 +85,7 @@ def test_the_end_shows_the_last_state_and_it_stays() -> None:
     cluster = Watched("n1", "n2")
     front = Drawn()
     view = cluster.watch("members")
-    view.add(front)
+    updates_of(view).add(front)
     cluster.tell("n1")
 
     cluster.end_views()
@@ -104,7 +105,7 @@ def test_it_ends_by_itself_when_the_client_is_lost() -> None:
     cluster = Watched("n1")
     front = Drawn()
     view = cluster.watch("members")
-    view.add(front)
+    updates_of(view).add(front)
 
     cluster.client.links.lost = True
     ended = front.ended.get(timeout=WAIT_S)
@@ -118,7 +119,7 @@ def test_one_thread_serves_all_views_and_ends_with_the_last() -> None:
     fronts = [Drawn() for _ in clusters]
     views = [cluster.watch("members") for cluster in clusters]
     for view, front in zip(views, fronts, strict=True):
-        view.add(front)
+        updates_of(view).add(front)
 
     together = threads().count("mpreg-live")
     views[0].close()
@@ -135,10 +136,10 @@ def test_who_is_dropped_hears_no_more_and_others_do() -> None:
     cluster = Watched("n1")
     kept, dropped = Drawn(), Drawn()
     with cluster.watch("members") as view:
-        view.add(kept)
-        view.add(dropped)
+        updates_of(view).add(kept)
+        updates_of(view).add(dropped)
 
-        view.drop(dropped)
+        updates_of(view).drop(dropped)
         cluster.tell("n1")
         kept.wait(lambda pictures: dead(pictures) == ["n1"])
 
@@ -150,13 +151,13 @@ def test_what_a_button_did_is_told_and_so_is_what_failed() -> None:
     cluster = Watched("n1")
     front = Drawn()
     with cluster.watch("members") as view:
-        view.add(front)
+        updates_of(view).add(front)
 
-        view.kill("n1")
+        updates_of(view).kill("n1")
         noted = front.wait(lambda pictures: bool(pictures["head"]["note"]))
-        view.kill("n9")
+        updates_of(view).kill("n9")
         failed = front.wait(lambda pictures: bool(pictures["head"]["error"]))
-        view.cancel("0a0b")
+        updates_of(view).cancel("0a0b")
         gone = front.wait(lambda pictures: "run" in pictures["head"]["error"])
 
     assert cluster.killed == ["n1"]
@@ -174,7 +175,7 @@ def test_a_picture_that_cannot_be_made_ends_the_view_and_says_why(
     cluster = Watched("n1")
     front = Drawn()
     view = cluster.watch("members")
-    view.add(front)
+    updates_of(view).add(front)
 
     def broken(*_: object) -> None:
         raise KeyError("n1")

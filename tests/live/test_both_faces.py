@@ -135,7 +135,10 @@ def test_tab_completion_offers_what_the_reference_documents(face: Face) -> None:
     step = flow.step("step", add, 1, 2)
     run = face.ended(flow.run)
 
-    shown = [face.seen, flow, step, run]
+    view = face.watch("members")
+    view.close()
+
+    shown = [face.seen, flow, step, run, view]
     shown += [function, future] if face.is_blocking else []
 
     for each in shown:

@@ -12,6 +12,7 @@ import pytest
 import mpreg_nb as mp
 from mpreg_nb.client import connections
 from mpreg_nb.cluster.current import parts_of
+from mpreg_nb.cluster.live import updates_of
 from tests.support.watched_cluster import WAIT_S, Drawn
 
 pytestmark = pytest.mark.live
@@ -76,7 +77,7 @@ def test_a_call_is_in_a_slot_of_its_node_while_it_runs_and_afterwards(
 ) -> None:
     front = Drawn()
     with cluster.watch("calls") as view:
-        view.add(front)
+        updates_of(view).add(front)
         future = cluster.on(node="n2").submit(hold, str(tmp_path))
 
         runs = front.wait(lambda pictures: bool(slots_used(pictures)))
@@ -96,11 +97,11 @@ def test_a_killed_node_is_shown_as_dead_and_the_view_goes_on(
 ) -> None:
     front = Drawn()
     view = cluster.watch("members")
-    view.add(front)
+    updates_of(view).add(front)
     # Its loss is the loss of the client's link.
     entry = parts_of(cluster).client.entry_node
 
-    view.kill(entry)
+    updates_of(view).kill(entry)
     shown = front.wait(lambda pictures: states(pictures)[entry] == "dead")
     cluster.grow(3)
     again = front.wait(lambda pictures: states(pictures)[entry] == "alive")
@@ -115,7 +116,7 @@ def test_what_goes_over_links_is_shown_while_somebody_looks(
 ) -> None:
     front = Drawn()
     view = cluster.watch("topology")
-    view.add(front)
+    updates_of(view).add(front)
     payload = bytes(200_000)
 
     def busy(pictures: dict[str, Any]) -> bool:
@@ -144,7 +145,7 @@ def test_a_run_fills_its_drawing_and_can_be_cancelled_from_the_view(
 
     front = Drawn()
     view = cluster.watch("runs")
-    view.add(front)
+    updates_of(view).add(front)
     flow = cluster.workflow("slow")
     first = flow.step("first", double, 1)
     flow.step("second", time.sleep, 60).after(first)
@@ -156,7 +157,7 @@ def test_a_run_fills_its_drawing_and_can_be_cancelled_from_the_view(
         return {step: s for r in newest for step, s in r["drawing"].states.items()}
 
     front.wait(lambda p: status(p) == {"first": "done", "second": "running"})
-    view.cancel(run.id)
+    updates_of(view).cancel(run.id)
     ended = front.wait(lambda p: status(p).get("second") == "cancelled")
     assert ended["runs"]["runs"][0]["status"] == "cancelled"
 
@@ -164,7 +165,7 @@ def test_a_run_fills_its_drawing_and_can_be_cancelled_from_the_view(
 def test_down_ends_the_views_with_the_last_state(cluster: mp.Cluster) -> None:
     front = Drawn()
     view = cluster.watch()
-    view.add(front)
+    updates_of(view).add(front)
 
     cluster.down()
 
@@ -184,7 +185,7 @@ def test_a_view_ends_when_nobody_can_be_reached_any_more(
     with mp.connect(*cluster.urls) as guest:
         front = Drawn()
         view = guest.watch("members")
-        view.add(front)
+        updates_of(view).add(front)
 
         for node in cluster.own_nodes:
             cluster.kill(node)

@@ -12,7 +12,7 @@ import pytest
 from comm.base_comm import BaseComm
 from IPython.core.formatters import DisplayFormatter
 
-from mpreg_nb.cluster.live import LiveView
+from mpreg_nb.cluster.live import LiveView, updates_of
 from mpreg_nb.notebook import panels
 from mpreg_nb.notebook import widgets as esm
 from mpreg_nb.notebook.panels import Panels
@@ -151,7 +151,7 @@ def test_a_view_is_shown_as_a_still_picture_and_a_widget(
 def test_only_pictures_that_changed_are_sent(shell: Shell, cluster: Watched) -> None:
     view = cluster.watch("members", "routes")
     widget = shown(Panels(shell), shell, view)
-    pictures = view.current()
+    pictures = updates_of(view).current()
     sent.clear()
 
     widget.draw(pictures)
@@ -169,14 +169,14 @@ def test_a_front_end_that_is_ready_is_sent_what_changed_of_a_drawing(
     cluster: Watched,
 ) -> None:
     now = 100.0
-    pictures = cluster.watch("members").current(at_once=True)
+    pictures = updates_of(cluster.watch("members")).current(at_once=True)
     widget = LiveWidget(pictures, id="a", views=["members"], clock=lambda: now)
     press(widget, {"do": "ready"})
 
     def sent_of(*dead: str) -> Any:
         sent.clear()
         cluster.tell(*dead)
-        widget.draw(cluster.watch("members").current(at_once=True))
+        widget.draw(updates_of(cluster.watch("members")).current(at_once=True))
         return json.loads(sent[-1][2]["state"]["members"])
 
     whole = sent_of("n1")
@@ -196,7 +196,7 @@ def test_the_still_picture_follows_slowly(shell: Shell, cluster: Watched) -> Non
     panel = panels.Panel(
         view, shell.display_pub, cell="", request="", clock=lambda: now
     )
-    first = view.current()
+    first = updates_of(view).current()
     second: dict[str, Any] = {"members": {"rows": [], "every_s": 2.0}}
     panel.take(first)
 
@@ -255,9 +255,9 @@ def test_buttons_act_and_what_else_comes_is_ignored(
         press(widget, content)
 
     assert cluster.killed == ["n2"]
-    assert view.current()["head"]["note"] == "n2 was killed"
+    assert updates_of(view).current()["head"]["note"] == "n2 was killed"
     press(widget, {"do": "kill", "node": "n7"})
-    assert view.current()["head"]["error"] == "there is no node 'n7'"
+    assert updates_of(view).current()["head"]["error"] == "there is no node 'n7'"
     press(widget, {"do": "close"})
     assert view.closed
 
@@ -277,7 +277,7 @@ def test_a_run_is_cancelled_by_its_button(shell: Shell, cluster: Watched) -> Non
     press(widget, {"do": "cancel", "run": "0a" * 16})
 
     assert run.cancelled == 1
-    assert "cancelled" in view.current()["head"]["note"]
+    assert "cancelled" in updates_of(view).current()["head"]["note"]
 
 
 def test_a_cell_that_runs_again_ends_the_panels_of_its_last_run(
@@ -324,7 +324,7 @@ def test_in_plain_mode_a_view_is_still(
         "n1    ● alive                     0",
         "n2    ● alive                     0",
     ]
-    assert not view.live
+    assert not updates_of(view).live
     assert sent == []
     assert shell.display_pub.shown == []
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.statistics import CallLog
-from mpreg_nb.cluster.live import LiveView, LiveViews
+from mpreg_nb.cluster.live import LiveView, LiveViews, ViewUpdates
 from mpreg_nb.errors import MpregError
 from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.protocol.messages import Snapshot
@@ -55,7 +55,7 @@ class Watched:
         return self.views.watch(names)
 
     @property
-    def live_views(self) -> tuple[LiveView, ...]:
+    def live_views(self) -> tuple[ViewUpdates, ...]:
         """The views that are still in use."""
         return self.views.held
 

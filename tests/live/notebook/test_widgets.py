@@ -113,10 +113,11 @@ def test_a_panel_moves_while_a_cell_runs_and_belongs_to_no_cell(front: Front) ->
     shown = front.run("view = cluster.watch()\nview")
     model = model_of(shown)
     running = front.start(
+        "from mpreg_nb.cluster.live import updates_of\n"
         "cluster.kill('n2')\n"
         "cluster.call('echo', 1)\n"
         "until = time.monotonic() + 30\n"
-        "while 'dead' not in str(view.current()['members']):\n"
+        "while 'dead' not in str(updates_of(view).current()['members']):\n"
         "    assert time.monotonic() < until\n"
         "print('seen', flush=True)\n"
         "input()\n"
