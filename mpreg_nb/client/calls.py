@@ -62,7 +62,7 @@ from mpreg_nb.protocol.worker import Job, JobDone, JobFailed, JobPrinted, Return
 from mpreg_nb.routing.circuit_breaker import Breakers
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Chosen, Router, Wanted
-from mpreg_nb.serialize.chunks import job_failure
+from mpreg_nb.serialize.chunks import Items, job_failure
 from mpreg_nb.serialize.pickle import size_bytes
 from mpreg_nb.settings import INLINE_BYTES, Limits
 from mpreg_nb.transport.connection import Connection
@@ -129,7 +129,7 @@ class ActiveCall(CallState):
     # The node that runs it, where that is known.
     at: str = field(default="", init=False)
     pack_us: int = 0
-    items: tuple[bytes, ...] = ()  # of a chunk, see serialize.chunks
+    items: Items = ()  # of a chunk, see serialize.chunks
     # Of calls that wait for it.
     depth: int = field(default=0, init=False)
     # No worker is to have it directly.

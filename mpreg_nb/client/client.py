@@ -54,7 +54,7 @@ from mpreg_nb.protocol.messages import (
     SpaceOpen,
     Watch,
 )
-from mpreg_nb.serialize.chunks import Chunk, pack_chunk
+from mpreg_nb.serialize.chunks import Chunk, Items, pack_chunk
 from mpreg_nb.serialize.pickle import pack_arguments, pack_call
 from mpreg_nb.settings import Limits
 from mpreg_nb.shared_memory.segments import MEMORY
@@ -96,6 +96,8 @@ class Client:
         self.state = ClusterState()
         self.deferred = DeferredArguments()
         """What becomes of arguments that stand for values of Dask."""
+        self.item_times: dict[str, float] = {}
+        """Version of a function -> seconds that an item of its last map took."""
         self._limits = limits or Limits()
         self.links = Connections(
             token,
@@ -226,16 +228,17 @@ class Client:
     def prepare_chunk(
         self,
         function: str,
-        items: tuple[bytes, ...],
+        items: Items,
         options: CallOptions,
         done: Callable[[ActiveCall, Outcome, tuple[Buffer, ...]], None],
         began: float,
     ) -> ActiveCall:
-        """Return a call of all `items`, the packed arguments of one call each.
+        """Return a call of all `items`, the arguments of one call each.
 
         began: when packing them did, by perf_counter.
         """
-        packed = (pack_chunk(Chunk(list(items))),)
+        chunk = Chunk(list(items)) if isinstance(items, tuple) else items.chunk
+        packed = (pack_chunk(chunk),)
         return self.prepare_packed(function, packed, options, done, began, items)
 
     def prepare_packed(
@@ -245,7 +248,7 @@ class Client:
         options: CallOptions,
         done: Callable[[ActiveCall, Outcome, tuple[Buffer, ...]], None],
         began: float,
-        items: tuple[bytes, ...] = (),
+        items: Items = (),
     ) -> ActiveCall:
         """Return a call whose arguments are packed. May run on any thread."""
         payload, parts = inline(packed, self._limits)

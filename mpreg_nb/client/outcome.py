@@ -182,10 +182,13 @@ def arrive(
 class ArrivedChunk:
     """What became of the calls of a chunk: the results of the first, as bytes.
 
-    failed: the one after them, if it failed. What is left has not run.
+    counts: as in `ChunkOutcome`. failed: the one after them, if it failed. What is left
+    has not run.
     """
 
+    done: int
     results: list[bytes]
+    counts: list[int]
     failed: Arrived | None
     run_s: float  # of all that ran
 
@@ -199,10 +202,10 @@ def arrive_chunk(
         msgspec.DecodeError: a node answered something else.
     """
     outcome = outcome_of_chunk(parts[0] if parts else reply.payload)
-    if outcome.results:
+    if outcome.run_us:
         whole = _row(call, reply, parts, reply.node, "done")
         call_log.add_chunk(ChunkRow(whole, outcome.run_us))
-        call_log.add_result(call.function, reply.version, len(outcome.results))
+        call_log.add_result(call.function, reply.version, len(outcome.run_us))
     failed: Arrived | None = None
     if outcome.failed is not None:
         failure = Failed(
@@ -214,7 +217,8 @@ def arrive_chunk(
             run_us=outcome.failed.run_us,
         )
         failed = arrive(call_log, call, failure, ())
-    return ArrivedChunk(outcome.results, failed, reply.run_us / 1e6)
+    done, counts = len(outcome.run_us), outcome.counts
+    return ArrivedChunk(done, outcome.results, counts, failed, reply.run_us / 1e6)
 
 
 def _row(

@@ -13,7 +13,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
+from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -22,7 +23,7 @@ from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.calls import ActiveCall, CallOptions
 from mpreg_nb.client.client import Client
 from mpreg_nb.client.loop_thread import ClientLoop
-from mpreg_nb.client.outcome import Arrived, rebuilt
+from mpreg_nb.client.outcome import Arrived, ArrivedChunk, rebuilt
 from mpreg_nb.cluster.call_progress import MapCount
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.registration import Callee
@@ -37,7 +38,19 @@ from mpreg_nb.protocol.messages import (
     Reply,
     ResultRef,
 )
-from mpreg_nb.serialize.chunks import CHUNK_BYTES, CHUNKS_AHEAD, PROBE_S, ChunkSizes
+from mpreg_nb.serialize.chunks import (
+    CHUNK_BYTES,
+    CHUNKS_AHEAD,
+    LEAST_S,
+    MOST_ITEMS,
+    MOST_PLAIN_ITEMS,
+    PROBE_S,
+    ChunkSizes,
+    Items,
+    PlainItems,
+    are_plain,
+    pack_plain,
+)
 from mpreg_nb.serialize.pickle import pack_arguments, pack_call
 from mpreg_nb.workflows.graph import Reference
 
@@ -49,6 +62,18 @@ BATCH = 64
 
 ITEM_BYTES = 16 * 1024
 """Arguments larger than this travel by themselves."""
+
+TAKEN = 128
+"""Items that are looked at together: whether they are plain values, and how large."""
+
+TAKE_S = 0.005
+"""What an iterator has given until then is sent, before it is asked for more."""
+
+SHORT_S = 50e-6
+"""If items of the last map took less, the next one begins with chunks at once."""
+
+MOST_TIMES = 1000
+"""Versions of functions whose times are remembered."""
 
 
 class Until(Protocol):
@@ -68,9 +93,6 @@ SHARED = "what all items share"
 
 MOST_LOST = 3
 """Times that the shared arguments are sent again, since their node was lost."""
-
-_PENDING: Any = None
-"""Stands for a result that has not arrived."""
 
 
 class SharedArguments:
@@ -171,8 +193,18 @@ class MapCall:
         self._sizes: ChunkSizes | None = None
         chunk_s = CONFIG.map_chunk_ms / 1e3  # 0: no chunks
         if chunk_s and _can_be_chunked(client, self._name, self._options):
-            self._sizes = ChunkSizes(chunk_s, self._slots)
-        self._results: list[Any] = []  # each Arrived, or bytes from a chunk
+            known_s = client.item_times.get(self._options.version or "", SHORT_S)
+            self._sizes = ChunkSizes(
+                chunk_s,
+                self._slots,
+                MOST_PLAIN_ITEMS,
+                known_s if known_s < SHORT_S else None,
+                LEAST_S,
+            )
+        self._are_plain = are_plain((*first, *kwargs.values()))  # what all share
+        self._width = len(iterables)
+        self._places = 0
+        self._arrivals: list[tuple[int, Arrived | ArrivedChunk]] = []  # with places
         self._active: dict[bytes, tuple[int, ActiveCall]] = {}  # place in the results
         self._first_error: Arrived | None = None
         self._cancelled = False
@@ -205,8 +237,20 @@ class MapCall:
             loop.call_soon(self._cancel)
             raise
         finally:
+            self._remember_time()
             if self._shared.is_large:
                 loop.call_soon(self._let_go)
+
+    def _remember_time(self) -> None:
+        """Keep how long items took, for the next map of this function."""
+        times, version = self._client.item_times, self._options.version
+        if self._sizes is None or self._sizes.item_s is None or version is None:
+            return
+        times.pop(version, None)
+        times[version] = self._sizes.item_s
+        if len(times) > MOST_TIMES:
+            oldest, *_ = tuple(times)  # other threads map too
+            times.pop(oldest, None)
 
     # ------------------------------------------------------------------ sending
 
@@ -241,7 +285,7 @@ class MapCall:
             if not self._sent:
                 batch = 2 * self._slots  # the first run times are known soon
         if size > 1:
-            calls = self._chunk(size)
+            calls = self._chunks(size)
         else:
             calls = [self._single(args) for args in islice(self._items, batch)]
         items = sum(len(call.items) or 1 for call in calls)
@@ -269,8 +313,43 @@ class MapCall:
         )
         return self._placed(call, 1)
 
-    def _chunk(self, size: int) -> list[ActiveCall]:
-        """Return one call of the next items; those with large arguments by themselves.
+    def _chunks(self, size: int) -> list[ActiveCall]:
+        """Return one call of the next items, or several: see `_pickled`."""
+        others = islice(self._items, min(size, MOST_ITEMS))
+        if not self._are_plain:
+            return self._pickled(others)
+        began = time.perf_counter()
+        plain, taken = self._take_plain(size, began)
+        calls = self._close(plain, began)
+        return calls + self._pickled(taken) if taken else calls
+
+    def _take_plain(
+        self, size: int, began: float
+    ) -> tuple[PlainItems, list[tuple[Any, ...]]]:
+        """Take items that are plain values; and the next ones, if they are not.
+
+        began: when taking them did, by perf_counter.
+        """
+        plain = PlainItems(self._width, self._first, self._kwargs)
+        size_bytes = left = 0
+        while (left := size - len(plain)) > 0 and size_bytes <= CHUNK_BYTES:
+            taken = list(islice(self._items, min(left, TAKEN)))
+            values = list(chain.from_iterable(taken))
+            if not are_plain(values):
+                return plain, taken
+            packed = pack_plain(values)
+            if len(packed) > ITEM_BYTES:  # one of them may be large
+                return plain, taken
+            if not taken:
+                break
+            plain.add(values, packed)
+            size_bytes += len(packed)
+            if time.perf_counter() - began > TAKE_S:
+                break
+        return plain, []
+
+    def _pickled(self, taken: Iterable[tuple[Any, ...]]) -> list[ActiveCall]:
+        """Return one call of these items; those with large arguments by themselves.
 
         They cut the chunk in two: results have the places of their items.
         """
@@ -279,36 +358,37 @@ class MapCall:
         size_bytes, began = 0, time.perf_counter()
         first, kwargs = self._first, self._kwargs
         deferred = self._client.deferred
-        for args in islice(self._items, size):
+        for args in taken:
             if deferred.found(*first, *args, *kwargs.values()):
-                calls += self._close(packed, began)
+                calls += self._close(tuple(packed), began)
                 calls.append(self._single(args))
                 packed, began = [], time.perf_counter()
                 continue
             parts = pack_arguments((*first, *args), kwargs)
             head = parts[0]
             if len(parts) > 1 or type(head) is not bytes or len(head) > ITEM_BYTES:
-                calls += self._close(packed, began)
+                calls += self._close(tuple(packed), began)
                 calls.append(self._single(args))
                 packed, began = [], time.perf_counter()
                 continue
             packed.append(head)
             size_bytes += len(head)
             if size_bytes > CHUNK_BYTES:
-                break
-        return calls + self._close(packed, began)
+                calls += self._close(tuple(packed), began)
+                packed, size_bytes, began = [], 0, time.perf_counter()
+        return calls + self._close(tuple(packed), began)
 
-    def _close(self, packed: list[bytes], began: float) -> list[ActiveCall]:
-        if not packed:
+    def _close(self, items: Items, began: float) -> list[ActiveCall]:
+        if not items:
             return []
         call = self._client.prepare_chunk(
-            self._name, tuple(packed), self._options, self._done, began
+            self._name, items, self._options, self._done, began
         )
-        return [self._placed(call, len(packed))]
+        return [self._placed(call, len(items))]
 
     def _placed(self, call: ActiveCall, items: int) -> ActiveCall:
-        self._active[call.id] = len(self._results), call
-        self._results += [_PENDING] * items
+        self._active[call.id] = self._places, call
+        self._places += items
         return call
 
     def _start(self, batch: list[ActiveCall]) -> None:
@@ -340,7 +420,13 @@ class MapCall:
         """
         if self._first_error is not None:
             _value(self._first_error, raised)
-        return [_value(arrived, raised) for arrived in self._results]
+        found: list[Any] = []
+        for _, arrived in sorted(self._arrivals, key=itemgetter(0)):
+            if isinstance(arrived, Arrived):
+                found.append(_value(arrived, raised))
+            else:
+                found += _values(arrived, raised)
+        return found
 
     # ----------------------------------------------------------------- outcomes
 
@@ -361,7 +447,7 @@ class MapCall:
         self,
         call: ActiveCall,
         given: tuple[Buffer, ...],
-        items: tuple[bytes, ...],
+        items: Items,
         holds: object,
         outcome: Outcome,
     ) -> None:
@@ -401,6 +487,8 @@ class MapCall:
         before = self._sent - self._ended
         self._ended += ended
         left = before - ended
+        if self._low > self.window:  # chunks get smaller, and who sends waits for less
+            self._low = self.window
         if (
             left == 0
             or before > self._low >= left
@@ -410,7 +498,7 @@ class MapCall:
             self._notify()
 
     def _arrived(self, arrived: Arrived, place: int) -> None:
-        self._results[place] = arrived
+        self._arrivals.append((place, arrived))
         if arrived.failed:
             self._failed += 1
             if self._first_error is None:
@@ -429,8 +517,8 @@ class MapCall:
             failed = Failed(id=call.id, failure=failure)
             self._arrived(self._client.arrive(call, failed, ()), place)
             return count
-        done = len(chunk.results)
-        self._results[place : place + done] = chunk.results
+        done = chunk.done
+        self._arrivals.append((place, chunk))
         if chunk.failed is not None:
             self._arrived(chunk.failed, place + done)
         if self._sizes is not None and done:
@@ -441,9 +529,7 @@ class MapCall:
         self._send_again(call, rest, place + done)
         return done
 
-    def _send_again(
-        self, call: ActiveCall, rest: tuple[bytes, ...], place: int
-    ) -> None:
+    def _send_again(self, call: ActiveCall, rest: Items, place: int) -> None:
         """Send items that a chunk did not come to, in parts for several workers."""
         size = len(rest) if self._sizes is None else self._sizes.next(len(rest))
         for start in range(0, len(rest), size):
@@ -494,11 +580,21 @@ def _can_be_chunked(client: Client, name: str, options: CallOptions) -> bool:
     )
 
 
-def _value(arrived: Any, raised: Raised) -> Any:
+def _values(chunk: ArrivedChunk, raised: Raised) -> Iterator[Any]:
+    """Yield the values of the items of a chunk, or raise the error of one."""
+    counts = chunk.counts or [0] * len(chunk.results)
+    for result, count in zip(chunk.results, counts, strict=True):
+        if count:
+            yield from _value(result, raised)
+        else:
+            yield _value(result, raised)
+
+
+def _value(arrived: Arrived | bytes, raised: Raised) -> Any:
     """Return the value of one item, or raise its error."""
     value, error = (
         rebuilt((arrived,), name="result")
-        if type(arrived) is bytes
+        if isinstance(arrived, bytes)
         else arrived.rebuild()
     )
     if error is not None:

@@ -311,7 +311,7 @@ class RuntimeEstimates:
         110
         """
         version = job.version
-        run_s = run_us / (job.items or 1) / 1e6 + OVERHEAD_S
+        run_s = (run_us / 1e6 + OVERHEAD_S) / (job.items or 1)
         before_s = self._times_s.get(version, run_s)
         if is_first and version in self._times_s:
             return

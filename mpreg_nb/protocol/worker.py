@@ -417,9 +417,9 @@ class SharedStatus:
         """Say that the items of this job begin; see serialize.chunks."""
         self._numbers[_ITEMS] = number << _ITEM_BITS
 
-    def end_item(self) -> None:
-        """Say that one more item of it has ended, and the next one begins."""
-        self._numbers[_ITEMS] += 1
+    def end_items(self, count: int = 1) -> None:
+        """Say that one more item of it has ended, or several; the next one begins."""
+        self._numbers[_ITEMS] += count
 
     def end(self, number: int) -> None:
         """Say that all jobs up to this one have ended; answers may still be held."""

@@ -431,6 +431,18 @@ def pack_whole(value: object, *, name: str = "value") -> bytes:
     return file.getvalue()
 
 
+def pack_together(values: list[object]) -> bytes | None:
+    """Return the pickle of a list of values that share nothing that can be changed.
+
+    None: they are to be packed one by one, some need more than plain pickle.
+    """
+    try:
+        whole = pickle.dumps(values, PROTOCOL)
+    except _RAISED:
+        return None
+    return None if _MAIN in whole or _refers_to_own(whole) else whole
+
+
 def _keeper(buffers: "list[Buffer]") -> Callable[[pickle.PickleBuffer], bool]:
     """Return the buffer callback: small buffers stay in the pickle, others don't."""
 

@@ -5,16 +5,26 @@ its items take longer than that, it ends early: its caller sends the others agai
 smaller chunks, so that all workers have a part of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
+from operator import sub
 from time import perf_counter_ns
 from typing import Any
 
 from mpreg_nb.errors import NotPicklable
-from mpreg_nb.protocol.worker import JobFailed
-from mpreg_nb.serialize.chunks import LONGEST_S, ChunkOutcome, pack_chunk, read_chunk
-from mpreg_nb.serialize.pickle import pack_whole, unpack, unpack_call
-from mpreg_nb.worker.channel import Task
+from mpreg_nb.protocol.worker import Job, JobFailed
+from mpreg_nb.serialize.chunks import (
+    LONGEST_S,
+    Chunk,
+    ChunkOutcome,
+    are_plain,
+    pack_chunk,
+    read_chunk,
+)
+from mpreg_nb.serialize.pickle import pack_together, pack_whole, unpack, unpack_call
+from mpreg_nb.worker.channel import Arguments, Task
 from mpreg_nb.worker.execution import Answers, with_inputs
+from mpreg_nb.worker.purity import is_pure
 
 LONGEST_NS = int(LONGEST_S * 1e9)
 """A chunk that has run for so long begins no more items."""
@@ -22,48 +32,151 @@ LONGEST_NS = int(LONGEST_S * 1e9)
 MOST_BYTES = 1 << 20
 """Nor does one whose results are larger than this."""
 
+BURST_NS = 200_000
+"""Items of a function that changes nothing run for so long without a look around."""
+
+FEW = 16
+"""With fewer items it is not worth a look whether their function changes anything."""
+
+
+class ChunkRun:
+    """One chunk while it runs, and what has become of its items so far."""
+
+    def __init__(self, job: Job, answers: Answers) -> None:
+        self.failed: JobFailed | None = None
+        self.run_us: list[int] = []
+        self._job = job
+        self._answers = answers
+        self._results: list[bytes] = []
+        self._counts: list[int] = []
+        self._waiting: list[object] = []  # results that are to be packed together
+        self._size_bytes = 0
+        self._began = perf_counter_ns()
+
+    def is_over(self, now_ns: int) -> bool:
+        """Whether no further item is to begin."""
+        is_long = now_ns - self._began > LONGEST_NS
+        return is_long or self.failed is not None or self._size_bytes > MOST_BYTES
+
+    def wait_for_others(self, value: object, run_us: int) -> None:
+        """Take a plain result of an item, to be packed with those of others."""
+        self._waiting.append(value)
+        self.run_us.append(run_us)
+
+    def add(self, value: object, started_ns: int) -> bool:
+        """Take the result of an item; False: it cannot travel, so the item failed."""
+        if not self.pack_waiting() or not self._pack(value, started_ns):
+            return False
+        self.run_us.append((perf_counter_ns() - started_ns) // 1000)
+        return True
+
+    def _pack(self, value: object, started_ns: int) -> bool:
+        try:
+            result = pack_whole(value, name="result")
+        except NotPicklable as error:
+            self.failed = self._answers.failure(self._job, error, kind="not_picklable")
+            return False
+        if len(result) > self._answers.limit:
+            run_ns = perf_counter_ns() - started_ns
+            self.failed = self._answers.too_large(self._job, len(result), run_ns)
+            return False
+        self._keep(result, 0)
+        return True
+
+    def _keep(self, result: bytes, count: int) -> None:
+        self._results.append(result)
+        self._counts.append(count)
+        self._size_bytes += len(result)
+
+    def pack_waiting(self) -> bool:
+        """Pack the results that wait; False: one cannot travel, so its item failed."""
+        values, self._waiting = self._waiting, []
+        if not values:
+            return True
+        together = pack_together(values)
+        if together is not None and len(together) <= self._answers.limit:
+            self._keep(together, len(values))
+            return True
+        done = len(self.run_us) - len(values)
+        for value in values:
+            if not self._pack(value, perf_counter_ns()):
+                del self.run_us[done:]
+                return False
+            done += 1
+        return True
+
+    def burst(
+        self, function: Callable[..., Any], calls: Iterator[tuple[Any, ...]]
+    ) -> tuple[int, BaseException | None, tuple[Any, ...]]:
+        """Run items of a function that changes nothing for `BURST_NS`, or to the end.
+
+        Return how many have a result; the error of the next one and its arguments.
+        """
+        values = self._waiting
+        before, keep = len(values), values.append
+        times = [perf_counter_ns()]
+        note, due = times.append, times[0] + BURST_NS
+        args: tuple[Any, ...] = ()
+        raised: BaseException | None = None
+        try:
+            for args in calls:
+                keep(function(*args))
+                now = perf_counter_ns()
+                note(now)
+                if now > due:
+                    break
+        except BaseException as error:  # noqa: BLE001  the border of user code
+            raised = error
+        done = len(times) - 1
+        del values[before + done :]
+        # Each is right to a microsecond, and so is their sum.
+        times_us = [time // 1000 for time in times]
+        self.run_us += map(sub, times_us[1:], times_us)
+        return done, raised, args
+
+    def outcome(self) -> bytes:
+        """Return what became of the items as it travels."""
+        self.pack_waiting()
+        counts = self._counts if any(self._counts) else []
+        return pack_chunk(ChunkOutcome(self._results, self.run_us, self.failed, counts))
+
 
 def run_chunk(
     task: Task,
+    function: Callable[..., Any],
     invoke: Callable[[tuple[Any, ...], dict[str, Any]], object],
     answers: Answers,
     between: Callable[[int], None],
     is_interrupted: Callable[[], bool],
+    ended: Callable[[int], None],
 ) -> bytes:
     """Return the outcome of a chunk as it travels.
 
     invoke: calls the function. between: called before each item but the first with
     the time that the one before took, in nanoseconds. is_interrupted: whether the chunk
-    is to end, and a KeyboardInterrupt is not the function's own.
+    is to end, and a KeyboardInterrupt is not the function's own. ended: called with how
+    many items of a function that changes nothing have ended since.
 
     Raises KeyboardInterrupt where the chunk is interrupted.
     """
     job = task.job
-    results: list[bytes] = []
-    run_us: list[int] = []
-    size_bytes = 0
-    failed: JobFailed | None = None
-    began = ended = perf_counter_ns()
+    run = ChunkRun(job, answers)
     own, inputs = with_inputs(task)
-    # What one item writes there, the next would read.
-    shared = [[memoryview(part).toreadonly() for part in parts] for parts in inputs]
     chunk = read_chunk(own[0])
-    for data in chunk.items:
-        if results:
-            if ended - began > LONGEST_NS or size_bytes > MOST_BYTES:
+    plain, by_name = chunk.calls()
+    reader = _reader(chunk, inputs, by_name)
+    calls: Iterator[Any] = iter(plain if chunk.together else chunk.items)
+    may_be_pure = chunk.together and job.items > FEW and not inputs
+    for number, data in enumerate(calls):
+        if number:
+            if run.is_over(perf_counter_ns()):
                 break
-            between(1000 * run_us[-1])
+            between(1000 * run.run_us[-1])
         started = perf_counter_ns()
         try:
-            if chunk.call:
-                args, kwargs = unpack_call((chunk.call,), [(data,), *inputs])
-            else:
-                args, kwargs = unpack((data,), name="the arguments")
-                for parts in shared:  # anew for each item, as if it had come with it
-                    first, more = unpack(parts, name="the arguments")
-                    args, kwargs = (*first, *args), {**more, **kwargs}
+            args, kwargs = reader(data)
         except Exception as error:  # noqa: BLE001  user code runs in there
-            failed = answers.unusable_arguments(job, error)
+            run.failed = answers.unusable_arguments(job, error)
             break
         task.given = args, kwargs
         task.is_called = True
@@ -72,18 +185,74 @@ def run_chunk(
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt) and is_interrupted():
                 raise
-            failed = answers.failure(job, error, given=task.given)
+            run.failed = answers.failure(job, error, given=task.given)
             break
-        try:
-            result = pack_whole(value, name="result")
-        except NotPicklable as error:
-            failed = answers.failure(job, error, kind="not_picklable")
+        if chunk.together and _is_small(value):
+            run.wait_for_others(value, (perf_counter_ns() - started) // 1000)
+        elif not run.add(value, started):
             break
-        ended = perf_counter_ns()
-        if len(result) > answers.limit:
-            failed = answers.too_large(job, len(result), ended - started)
+        if not number and may_be_pure and is_pure(function):
+            between(1000 * run.run_us[-1])
+            pure = partial(function, **kwargs) if kwargs else function
+            _run_pure(task, run, pure, calls, kwargs, answers, is_interrupted, ended)
             break
-        results.append(result)
-        run_us.append((ended - started) // 1000)
-        size_bytes += len(result)
-    return pack_chunk(ChunkOutcome(results, run_us, failed))
+    return run.outcome()
+
+
+def _run_pure(
+    task: Task,
+    run: ChunkRun,
+    function: Callable[..., Any],
+    calls: Iterator[tuple[Any, ...]],
+    kwargs: dict[str, Any],
+    answers: Answers,
+    is_interrupted: Callable[[], bool],
+    ended: Callable[[int], None],
+) -> None:
+    """Run the items that are left; nothing is to be restored between them."""
+    left = task.job.items - 1
+    while left > 0:
+        done, error, args = run.burst(function, calls)
+        if isinstance(error, KeyboardInterrupt) and is_interrupted():
+            raise error
+        left -= done
+        ended(done)
+        if not run.pack_waiting() or not (done or error):
+            return
+        if error is not None:
+            task.given = args, kwargs
+            run.failed = answers.failure(task.job, error, given=task.given)
+            return
+        if run.is_over(perf_counter_ns()):
+            return
+
+
+def _is_small(value: object) -> bool:
+    kind = type(value)
+    if kind is str or kind is bytes:
+        return len(value) < 1000  # type: ignore[arg-type]
+    return kind is not tuple and are_plain((value,))
+
+
+def _reader(
+    chunk: Chunk, inputs: "list[Any]", by_name: dict[str, Any]
+) -> Callable[[Any], Arguments]:
+    """Return what makes the arguments of a call from what travelled of it."""
+    if chunk.call:
+        call = chunk.call
+        return lambda data: unpack_call((call,), [(data,), *inputs])
+    # What one item writes there, the next would read.
+    shared = [[memoryview(part).toreadonly() for part in parts] for parts in inputs]
+
+    def read(data: Any) -> Arguments:
+        args, kwargs = (
+            (data, dict(by_name))
+            if chunk.together
+            else unpack((data,), name="the arguments")
+        )
+        for parts in shared:  # anew for each item, as if it had come with it
+            first, more = unpack(parts, name="the arguments")
+            args, kwargs = (*first, *args), {**more, **kwargs}
+        return args, kwargs
+
+    return read

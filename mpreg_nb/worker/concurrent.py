@@ -61,6 +61,10 @@ def _end_figures(*, are_shown: bool) -> None:
         end_figures(call, are_shown=are_shown)
 
 
+def _nothing_to_note(_ended: int) -> None:
+    """Stand in for what says how many items have ended: several chunks run at once."""
+
+
 def _nothing() -> None:
     """Interrupt a call that has no thread yet: its thread checks before it starts."""
 
@@ -314,7 +318,15 @@ class ConcurrentRunner:
             with self._state:
                 return task.job.id in self._interrupted
 
-        return run_chunk(task, invoke, self._answers, between, is_interrupted)
+        return run_chunk(
+            task,
+            function,
+            invoke,
+            self._answers,
+            between,
+            is_interrupted,
+            _nothing_to_note,
+        )
 
     def _close(self, call_id: bytes, me: int) -> None:
         """End the time in which the call can be interrupted."""

@@ -202,7 +202,7 @@ class SequentialRunner:
         self._page.begin_items(task.number)
 
         def between(run_ns: int) -> None:
-            self._page.end_item()
+            self._page.end_items()
             self._end_figures(are_shown=True)
             restorer, code = self._restorer, task.code
             restorer.leave_copy()
@@ -216,7 +216,15 @@ class SequentialRunner:
         def is_interrupted() -> bool:
             return self._interrupted
 
-        return run_chunk(task, invoke, self._answers, between, is_interrupted)
+        return run_chunk(
+            task,
+            function,
+            invoke,
+            self._answers,
+            between,
+            is_interrupted,
+            self._page.end_items,
+        )
 
     def _await(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         if self._loop is None:

@@ -1,12 +1,18 @@
 """Maps of short calls, whose items travel together."""
 
+import functools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import mpreg_nb as mp
 from mpreg_nb.cluster.config import CONFIG
@@ -165,3 +171,113 @@ def test_calls_with_a_deadline_and_those_without_chunks_travel_by_themselves(
     assert results == list(range(ITEMS))
     assert len(found) - before == ITEMS
     assert not found["call_id"].str.contains("[", regex=False).any()
+
+
+class Level(IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+PLAIN = st.one_of(
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.booleans(),
+    st.none(),
+    st.text(max_size=20),
+    st.binary(max_size=20),
+    st.complex_numbers(allow_nan=False),
+)
+VALUES = st.one_of(
+    PLAIN,
+    st.tuples(PLAIN, PLAIN),
+    st.lists(PLAIN, max_size=3),
+    st.tuples(st.lists(st.integers(), max_size=2)),
+    st.dictionaries(st.text(max_size=3), PLAIN, max_size=2),
+    st.sampled_from(Level),
+    st.integers(0, 9).map(np.int64),
+    st.just(b"x" * 2 * ITEM_BYTES),
+)
+
+
+def seen(value: Any, more: Any = None) -> tuple[Any, Any, str]:
+    return value, [more], f"{type(value).__name__} {type(more).__name__}"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.lists(VALUES, min_size=1, max_size=40), min_size=1, max_size=3))
+def test_a_map_over_any_values_gives_what_single_calls_give(
+    cluster: mp.Cluster, pieces: list[list[Any]]
+) -> None:
+    cluster.map(seen, range(ITEMS))  # from here on chunks are sent at once
+    values = [value for piece in pieces for value in piece * 4]
+
+    for iterables in ([values], [values, reversed(values)], [iter(values), range(50)]):
+        iterables = [list(each) for each in iterables]
+        expected = [seen(*args) for args in zip(*iterables, strict=False)]
+
+        assert cluster.map(seen, *iterables) == expected
+        assert cluster.map(seen, *map(iter, iterables)) == expected
+
+
+def test_items_and_results_share_no_object(cluster: mp.Cluster) -> None:
+    known: list[int] = []
+
+    def grown(items: list[int]) -> list[int]:
+        items.append(0)
+        return items
+
+    def listed(number: int) -> list[list[int]]:
+        return [[number]] * 2
+
+    def kept(number: int) -> int:
+        known.append(number)
+        return len(known)
+
+    same: list[int] = []
+    lists = cluster.map(listed, range(ITEMS))
+
+    assert cluster.map(grown, [same] * ITEMS) == [[0]] * ITEMS
+    assert lists == [[[number]] * 2 for number in range(ITEMS)]
+    assert all(first is second for first, second in lists)
+    assert len({id(first) for first, _ in lists}) == ITEMS
+    assert sum(count == 1 for count in cluster.map(kept, range(ITEMS))) <= 2
+
+
+def test_arguments_that_all_items_share_come_before_theirs(
+    cluster: mp.Cluster,
+) -> None:
+    def placed(first: Any, second: int, *, name: Any) -> tuple[Any, int, Any]:
+        return first, second, name
+
+    def mapped(first: Any, name: Any) -> Sequence[Any]:
+        return cluster.map(functools.partial(placed, first, name=name), range(ITEMS))
+
+    for first, name in ((1, "a"), ([1], {"a": 1})):
+        expected = [(first, number, name) for number in range(ITEMS)]
+        assert mapped(first, name) == mapped(first, name) == expected
+
+
+def test_an_error_of_a_short_function_names_its_item(cluster: mp.Cluster) -> None:
+    def divided(number: int) -> float:
+        return 1 / (number - (ITEMS - 20))
+
+    cluster.map(divided, range(ITEMS - 20))
+
+    with pytest.raises(ZeroDivisionError, match="division by zero"):
+        cluster.map(divided, range(ITEMS))
+
+
+def test_the_next_map_of_a_short_function_begins_with_chunks(
+    cluster: mp.Cluster,
+) -> None:
+    def doubled(number: int) -> int:
+        return 2 * number
+
+    def begins_with_a_chunk() -> bool:
+        before = len(rows(cluster, "doubled"))
+        assert cluster.map(doubled, range(60)) == list(range(0, 120, 2))
+        return "[" in str(rows(cluster, "doubled").iloc[before]["call_id"])
+
+    assert not begins_with_a_chunk()
+    # Once is enough: on a busy machine a short function can look long.
+    assert any(begins_with_a_chunk() for _ in range(20))

@@ -12,8 +12,10 @@ from mpreg_nb.protocol.worker import Job, JobDone, JobFailed
 from mpreg_nb.serialize.chunks import (
     Chunk,
     ChunkOutcome,
+    PlainItems,
     outcome_of_chunk,
     pack_chunk,
+    pack_plain,
 )
 from mpreg_nb.serialize.pickle import pack_arguments, unpack
 from mpreg_nb.worker.chunks import LONGEST_NS, MOST_BYTES
@@ -68,7 +70,51 @@ async def whole_outcome_of(
 
 
 def values(chunk: ChunkOutcome) -> list[Any]:
-    return [unpack((result,)) for result in chunk.results]
+    found: list[Any] = []
+    counts = chunk.counts or [0] * len(chunk.results)
+    for result, count in zip(chunk.results, counts, strict=True):
+        value = unpack((result,))
+        found += value if count else [value]
+        assert count in (0, len(value) if count else 0)
+    return found
+
+
+async def plain_outcome_of(
+    here: Office, function: Callable[..., Any], *items: Any, **kwargs: Any
+) -> ChunkOutcome:
+    """Send items that are plain values."""
+    given = PlainItems(1, (), kwargs)
+    given.add(items, pack_plain(list(items)))
+    done = await ended(here, plain_job_of(here, function, given))
+    assert isinstance(done, JobDone)
+    return outcome_of_chunk(done.payload)
+
+
+def plain_job_of(here: Office, function: Callable[..., Any], given: PlainItems) -> Job:
+    return Job(
+        id=os.urandom(16),
+        version=here.version_of(function),
+        function=function.__name__,
+        payload=pack_chunk(given.chunk),
+        items=len(given),
+    )
+
+
+async def whole_plain_outcome_of(
+    here: Office, function: Callable[..., Any], *items: Any, **kwargs: Any
+) -> ChunkOutcome:
+    """Send again what did not run, as for others."""
+    results: list[bytes] = []
+    run_us: list[int] = []
+    counts: list[int] = []
+    while True:
+        left = items[len(run_us) :]
+        chunk = await plain_outcome_of(here, function, *left, **kwargs)
+        results += chunk.results
+        run_us += chunk.run_us
+        counts += chunk.counts or [0] * len(chunk.results)
+        if chunk.failed is not None or len(run_us) == len(items):
+            return ChunkOutcome(results, run_us, chunk.failed, counts)
 
 
 def halved(number: int) -> float:
@@ -221,6 +267,123 @@ def test_a_chunk_is_cancelled_as_a_whole_and_its_worker_goes_on(
         outcome = await over
         assert isinstance(outcome, JobFailed)
         assert (outcome.kind, outcome.executed) == ("cancelled", "yes")
+        assert await here.call(pid) == worker
+
+    run(tmp_path, scenario, slots=slots)
+
+
+MANY = 300
+
+
+def halved_by(number: int, *, by: int = 2) -> float:
+    return number / by
+
+
+def in_a_list(number: int) -> Any:
+    return [number] * 2 if number < MANY else (each for each in "ab")
+
+
+def counted_down(number: int) -> int:
+    while number > 0:
+        number -= 1
+    return number
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_plain_items_give_the_same_results_and_each_has_its_run_time(
+    tmp_path: Path, slots: int
+) -> None:
+    async def scenario(here: Office) -> None:
+        chunk = await whole_plain_outcome_of(here, halved_by, *range(MANY), by=4)
+        again = await whole_plain_outcome_of(here, doubled_later, *range(MANY))
+
+        assert values(chunk) == [number / 4 for number in range(MANY)]
+        assert values(again) == [number * 2 for number in range(MANY)]
+        assert len(chunk.run_us) == len(again.run_us) == MANY
+        assert chunk.failed is again.failed is None
+
+    run(tmp_path, scenario, slots=slots)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_plain_item_that_fails_ends_the_chunk_with_the_results_before_it(
+    tmp_path: Path, slots: int
+) -> None:
+    async def scenario(here: Office) -> None:
+        numbers = [*range(3, MANY), 2, *range(3, 40)]
+        chunk = await whole_plain_outcome_of(here, halved, *numbers)
+        unfit = await whole_plain_outcome_of(here, in_a_list, *range(MANY + 20))
+
+        assert chunk.failed is not None
+        assert values(chunk) == [1 / (number - 2) for number in range(3, MANY)]
+        assert len(chunk.run_us) == MANY - 3
+        assert chunk.failed.message == "ZeroDivisionError: division by zero"
+        assert chunk.failed.argument_types == ("int",)
+        assert unfit.failed is not None
+        assert unfit.failed.kind == "not_picklable"
+        assert values(unfit) == [[number] * 2 for number in range(MANY)]
+        assert len(unfit.run_us) == MANY
+
+    run(tmp_path, scenario, slots=slots)
+
+
+def test_what_a_plain_item_leaves_behind_does_not_reach_the_next(
+    tmp_path: Path,
+) -> None:
+    async def scenario(here: Office) -> None:
+        found = values(await plain_outcome_of(here, left_over, *range(40)))
+
+        assert len(set(found)) == 1
+        assert found[0][1] is None
+        assert found[0][2] != "/"
+
+    run(tmp_path, scenario)
+
+
+def test_a_chunk_of_plain_items_that_takes_long_ends_early(tmp_path: Path) -> None:
+    async def scenario(here: Office) -> None:
+        await plain_outcome_of(here, counted_down, *[1] * MANY)
+        chunk = await plain_outcome_of(here, counted_down, *[2_000_000] * MANY)
+
+        assert 0 < len(chunk.run_us) < 100
+        assert chunk.failed is None
+        assert min(chunk.run_us) > 10_000
+
+    run(tmp_path, scenario)
+
+
+def test_a_chunk_of_plain_items_with_large_results_ends_early(tmp_path: Path) -> None:
+    async def scenario(here: Office) -> None:
+        chunk = await plain_outcome_of(here, bytes_of, *[MOST_BYTES // 20] * MANY)
+
+        assert {len(value) for value in values(chunk)} == {MOST_BYTES // 20}
+        assert 0 < len(chunk.run_us) < MANY
+
+    run(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_chunk_of_plain_items_is_cancelled_and_its_worker_goes_on(
+    tmp_path: Path, slots: int
+) -> None:
+    def told_and_forever(number: int) -> int:
+        if number == 0:
+            spin_at_two(2)
+        return number
+
+    async def scenario(here: Office) -> None:
+        worker = await here.call(pid)
+        given = PlainItems(1)
+        given.add(range(MANY), pack_plain(list(range(MANY))))
+        job = plain_job_of(here, told_and_forever, given)
+        over = asyncio.ensure_future(ended(here, job))
+        await here.until(lambda: "spins" in here.prints_of(job.id))
+
+        here.workers.cancel(job.id)
+
+        outcome = await over
+        assert isinstance(outcome, JobFailed)
+        assert outcome.kind == "cancelled"
         assert await here.call(pid) == worker
 
     run(tmp_path, scenario, slots=slots)
