@@ -113,8 +113,9 @@ def mendable(plans: Iterable[StepPlan]) -> frozenset[str]:
     calls: set[str] = set()
     for plan in plans:
         calls.add(plan.function)
-        sides = (plan.condition, plan.split, plan.fallback, plan.undo)
-        calls.update(side.function for side in sides if isinstance(side, SideCall))
+        for side in (plan.condition, plan.split, plan.fallback, plan.undo):
+            if isinstance(side, SideCall):
+                calls.add(side.function)
     return frozenset(calls)
 
 

@@ -48,7 +48,6 @@ from mpreg_nb.protocol.worker import (
     SharedStatus,
     WorkerReady,
     WorkerUnfit,
-    following,
     frame,
     lease_word,
     read_records,
@@ -570,6 +569,7 @@ class Handed:
     job: Job
     number: int  # counted per worker, in the order of handing
     cost_s: float  # how long it is expected to take
+    then: tuple[Job, ...] = ()  # that follow it
 
 
 @dataclass(slots=True, eq=False)
@@ -734,7 +734,7 @@ class WorkerHandle:
         """Send a job; from now on it may begin."""
         self._codes.use(job.version)
         self._count += 1
-        self.handed[job.id] = Handed(job, self._count, cost_s)
+        self.handed[job.id] = Handed(job, self._count, cost_s, job.then)
         for follower in job.then:
             self._codes.use(follower.version)
             self._count += 1
@@ -871,8 +871,8 @@ class WorkerHandle:
         handed = self.handed.get(answer.id)
         if handed is None:
             return False
-        follows = following(handed.job, answer.payload)
-        after = Handed(follows, handed.number + 1, handed.cost_s)
+        follows, *then = handed.then
+        after = Handed(follows, handed.number + 1, handed.cost_s, tuple(then))
         if len(self.handed) == 1:
             self.handed.clear()
             self.handed[follows.id] = after

@@ -485,17 +485,16 @@ class RunCalls:
         here = (None, self._me)
         if call.node not in here:
             return None
+        state = self._run.machine.state
         while (after := self._next.get(step)) and len(found) < MOST_FOLLOWERS:
             plan = self._plans[after]
-            waits = isinstance(self._run.machine.state(after), StepWaiting)
+            waits = isinstance(state(after), StepWaiting)
             if not waits or plan.node not in here:
                 break
-            inputs = tuple(
-                TO_COME if name == step else self._given[name] for name in plan.inputs
-            )
+            inputs = [TO_COME if n == step else self._given[n] for n in plan.inputs]
             if not all(one is TO_COME or isinstance(one, bytes) for one in inputs):
                 break
-            follower = self._made(plan, plan, inputs, attempt=1)
+            follower = self._made(plan, plan, tuple(inputs), attempt=1)
             self._offered[after] = step, follower
             found.append(follower)
             step = after
