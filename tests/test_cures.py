@@ -76,5 +76,7 @@ def test_a_notebook_gets_magics_once_it_has_the_extension(
     ],
     ids=["wrong URL", "no link", "not run", "no function", "printed"],
 )
-def test_a_lost_node_says_what_is_the_matter(error: errors.NodeLost, text: str) -> None:
+def test_the_error_of_a_lost_node_names_the_cause(
+    error: errors.NodeLost, text: str
+) -> None:
     assert str(error).startswith(text)

@@ -135,7 +135,7 @@ def test_the_commands_for_contributors_are_the_targets() -> None:
     assert set(re.findall(r"`make ([a-z]+)`", guide)) == targets
 
 
-def test_windows_is_told_what_is_missing_and_what_to_do() -> None:
+def test_the_error_on_windows_names_what_is_missing_and_the_cure() -> None:
     code = "import sys; sys.platform = 'win32'; import mpreg_nb"
 
     ended = subprocess.run(
@@ -147,7 +147,7 @@ def test_windows_is_told_what_is_missing_and_what_to_do() -> None:
     assert "wsl --install" in ended.stderr
 
 
-def test_version_is_the_same_wherever_it_is_said() -> None:
+def test_version_is_the_same_in_every_place() -> None:
     citation = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text(encoding="utf-8"))
     changelog = (REPOSITORY / "CHANGELOG.md").read_text(encoding="utf-8")
     recipe = (REPOSITORY / "docs" / "conda" / "meta.yaml").read_text(encoding="utf-8")

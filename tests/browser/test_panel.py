@@ -214,7 +214,7 @@ def test_the_still_is_hidden_while_the_panel_lives(show: ShowPanel, page: Page) 
     expect(holder).to_be_visible()
 
 
-def test_a_node_that_dies_is_told_once_and_numbers_never(
+def test_a_dead_node_is_announced_once_and_numbers_never(
     show: ShowPanel, page: Page
 ) -> None:
     names = ["n1", "n2", "n3"]
@@ -432,7 +432,7 @@ def test_a_hundred_nodes_are_drawn_within_the_budget(
 # ---------------------------------------------------------------- other views
 
 
-def test_links_and_nodes_tell_their_figures_to_the_keyboard(
+def test_links_and_nodes_show_their_figures_on_keyboard_focus(
     show: ShowPanel, page: Page
 ) -> None:
     show(pictures.panel(["n1", "n2", "n3"]))
@@ -526,7 +526,9 @@ def two_slots() -> Picture:
     return {"window_s": 60, "now_s": 1e9, "functions": functions, "nodes": nodes}
 
 
-def test_calls_are_walked_by_arrow_keys_and_told(show: ShowPanel, page: Page) -> None:
+def test_arrow_keys_walk_over_calls_and_announce_them(
+    show: ShowPanel, page: Page
+) -> None:
     show({**pictures.panel(["n1"]), "calls": two_slots()})
     chart = open_view(page, "Calls").get_by_role("slider")
     chart.focus()
@@ -548,7 +550,7 @@ def test_calls_are_walked_by_arrow_keys_and_told(show: ShowPanel, page: Page) ->
     expect(page.get_by_role("tooltip")).to_be_hidden()
 
 
-def test_a_call_tells_its_figures_to_the_pointer_also_in_the_next_picture(
+def test_a_call_shows_its_figures_on_hover_also_in_the_next_picture(
     show: ShowPanel, page: Page
 ) -> None:
     show({**pictures.panel(["n1"]), "calls": two_slots()})
@@ -569,9 +571,7 @@ def test_a_call_tells_its_figures_to_the_pointer_also_in_the_next_picture(
     expect(tip).to_contain_text("fit")
 
 
-def test_functions_have_the_colour_that_the_legend_says(
-    show: ShowPanel, page: Page
-) -> None:
+def test_functions_have_the_colour_of_the_legend(show: ShowPanel, page: Page) -> None:
     show({**pictures.panel(["n1"]), "calls": two_slots()})
     view = open_view(page, "Calls")
 
@@ -588,7 +588,7 @@ def test_functions_have_the_colour_that_the_legend_says(
     assert view.locator(".mpreg-scroll .mpreg-call-failed").count() == 1
 
 
-def test_the_head_tells_calls_a_second(show: ShowPanel, page: Page) -> None:
+def test_the_head_shows_calls_a_second(show: ShowPanel, page: Page) -> None:
     panel = show(pictures.panel(["n1"]))
     rate = panel.locator(".mpreg-rate")
 
@@ -794,7 +794,7 @@ def test_a_panel_is_as_wide_as_its_output(page: Page, width: int) -> None:
     assert min(wide.values()) >= width - 30
 
 
-def test_what_scrolls_says_so_and_is_reached_by_keyboard(
+def test_a_scrolling_part_says_so_and_is_reached_by_keyboard(
     show: ShowPanel, page: Page
 ) -> None:
     show(pictures.panel([f"n{number}" for number in range(40)]))

@@ -31,7 +31,7 @@ def test_outcome_is_found_by_the_id_of_its_call_with_its_arguments() -> None:
     assert kept.fingerprint != fingerprint(call(1, b"y"), ())
 
 
-def test_large_arguments_are_told_apart_by_their_size_and_beginning() -> None:
+def test_large_arguments_are_distinguished_by_their_size_and_first_bytes() -> None:
     one = call(1)
 
     prints = {

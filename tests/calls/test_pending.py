@@ -476,7 +476,7 @@ def fate(calls: PendingCalls[SomeCall], received: float = math.inf) -> str:
     return failed.failure.executed
 
 
-def test_call_that_was_said_to_wait_may_have_run_when_its_link_is_lost() -> None:
+def test_call_that_waited_elsewhere_may_have_run_when_its_link_is_lost() -> None:
     calls = machine()
     call = sent_call(calls)
     calls.told_waiting([call.id], "a link", movable=True)
@@ -512,7 +512,9 @@ def test_resumed_call_may_run_though_its_second_entry_has_answered_all_calls() -
     assert failed.failure.executed == "unknown"
 
 
-def test_deadline_of_a_call_that_waits_elsewhere_waits_for_what_its_node_says() -> None:
+def test_deadline_of_a_call_that_waits_elsewhere_waits_for_the_answer_of_its_node() -> (
+    None
+):
     calls = machine()
     call = sent_call(calls, due=1.0)
     calls.told_waiting([call.id], "a link", movable=False)

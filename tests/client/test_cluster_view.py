@@ -132,7 +132,7 @@ def test_state_keeps_what_a_snapshot_does_not_speak_of() -> None:
     assert state.mark == ("p", 2)
 
 
-def test_state_keeps_own_registrations_until_a_snapshot_tells_of_them() -> None:
+def test_state_keeps_own_registrations_until_a_snapshot_has_them() -> None:
     def versions() -> list[tuple[str, str]]:
         return sorted((node, one.version[0]) for node, one in state.offers("f"))
 
@@ -156,7 +156,7 @@ def test_state_keeps_own_registrations_until_a_snapshot_tells_of_them() -> None:
     assert versions() == [("a", "2"), ("b", "3")]
 
 
-def test_changes_continue_only_what_the_same_process_told() -> None:
+def test_changes_apply_only_to_state_from_the_same_process() -> None:
     state = ClusterState()
     state.update(told(offer("f")))
 
@@ -165,9 +165,7 @@ def test_changes_continue_only_what_the_same_process_told() -> None:
     assert not state.continues(told(mark=("other", 2), changed=()))
 
 
-def test_client_asks_for_all_when_it_hears_of_changes_to_what_it_does_not_know() -> (
-    None
-):
+def test_client_asks_for_a_full_snapshot_after_changes_to_an_unknown_state() -> None:
     async def scene() -> None:
         async with speakers("a") as (client, nodes):
             [before] = nodes["a"].watched

@@ -114,7 +114,7 @@ def test_callbacks_run_in_order_and_one_that_fails_ends_no_other(
     assert "SystemExit" in caplog.text
 
 
-def test_a_callback_that_fails_is_told_by_the_lines_of_the_user(
+def test_a_failed_callback_is_reported_with_the_lines_of_the_user(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     callbacks = Callbacks()

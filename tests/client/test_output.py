@@ -159,7 +159,7 @@ def test_so_much_is_displayed_and_the_rest_is_counted() -> None:
     assert cleared == (True, True)
 
 
-def test_displays_that_were_cut_on_the_way_are_told_at_the_end() -> None:
+def test_displays_that_were_dropped_on_the_way_are_counted_at_the_end() -> None:
     texts: list[str] = []
     prints = OutputBuffer(lambda node, stream, text: texts.append(f"{stream}: {text}"))
     shown = msgspec.structs.replace(said(""), stream="display")

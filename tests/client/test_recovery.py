@@ -139,7 +139,7 @@ def test_client_moves_to_another_entry_when_its_own_leaves() -> None:
     run(scene)
 
 
-def test_client_leaves_a_leaving_entry_as_soon_as_it_hears_of_another_node() -> None:
+def test_client_leaves_a_leaving_entry_as_soon_as_it_knows_another_node() -> None:
     async def scene() -> None:
         async with speakers("a", "b") as (client, nodes):
             other = nodes["a"].members.pop("b")
@@ -226,7 +226,7 @@ def test_client_looks_for_nodes_for_as_long_as_it_lives(
     run(scene)
 
 
-def test_function_that_no_node_holds_any_more_is_registered_again(
+def test_function_that_every_node_has_lost_is_registered_again(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async def scene() -> None:

@@ -247,7 +247,7 @@ def test_calls_that_wait_behind_the_call_of_another_run_elsewhere() -> None:
     run(scenario)
 
 
-def test_call_that_was_told_to_run_there_stays_there() -> None:
+def test_call_that_names_its_node_stays_there() -> None:
     async def scenario(world: World) -> None:
         busy = world.wires["n1"]
         busy.running = STRANGER
@@ -270,7 +270,7 @@ def test_call_that_was_told_to_run_there_stays_there() -> None:
     run(scenario)
 
 
-def test_call_that_has_begun_is_not_asked_back() -> None:
+def test_a_started_call_is_not_recalled() -> None:
     async def scenario(world: World) -> None:
         for wire in world.wires.values():
             wire.running = STRANGER

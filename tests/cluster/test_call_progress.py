@@ -76,7 +76,7 @@ def waited(run: StandIn) -> RunProgress:
 # ------------------------------------------------------------------------ maps
 
 
-def test_a_map_tells_rate_and_time_left(clock: Clock) -> None:
+def test_a_map_shows_rate_and_time_left(clock: Clock) -> None:
     looks = Looks()
     waits = MapProgress("train", looks)
 
@@ -89,7 +89,7 @@ def test_a_map_tells_rate_and_time_left(clock: Clock) -> None:
     assert "width:25.0%" in waits.bundle()["text/html"]
 
 
-def test_a_map_that_does_not_know_its_end_tells_no_time_left(clock: Clock) -> None:
+def test_a_map_of_unknown_length_shows_no_time_left(clock: Clock) -> None:
     looks = Looks(total=None)
     waits = MapProgress("train", looks)
 
@@ -116,7 +116,7 @@ def test_of_a_map_one_short_line_is_left(clock: Clock) -> None:
         ("stopped", 0, "train · 412 of 2,000 · stopped · 4.0 s · 103/s"),
     ],
 )
-def test_a_map_that_did_not_come_to_its_end_says_why(
+def test_a_map_that_did_not_finish_says_why(
     clock: Clock, ended: str, failed: int, left: str
 ) -> None:
     looks = Looks()
@@ -130,7 +130,7 @@ def test_a_map_that_did_not_come_to_its_end_says_why(
 # ------------------------------------------------------------------------ runs
 
 
-def test_a_run_tells_how_many_items_of_its_maps_are_done_and_what_failed(
+def test_a_run_shows_how_many_map_items_are_done_and_which_steps_failed(
     clock: Clock,
 ) -> None:
     run = StandIn(
@@ -158,7 +158,7 @@ def test_a_run_tells_how_many_items_of_its_maps_are_done_and_what_failed(
     )
 
 
-def test_a_run_tells_no_time_left_before_it_knows_how_long_its_maps_are(
+def test_a_run_shows_no_time_left_while_the_length_of_its_maps_is_unknown(
     clock: Clock,
 ) -> None:
     run = StandIn((step("fits", "waiting"), step("a", "waiting")), {"fits": "map"})

@@ -28,7 +28,7 @@ def test_every_key_begins_with_its_default_and_accepts_it() -> None:
     assert set(KEYS) == set(Config.__annotations__)
 
 
-def test_a_process_begins_with_what_its_environment_says(
+def test_a_process_starts_with_the_settings_of_its_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = {
@@ -59,7 +59,7 @@ def test_a_process_begins_with_what_its_environment_says(
         ("MPREG_NB_CWD", "home", "'caller' or 'scratch', not 'home'"),
     ],
 )
-def test_what_the_environment_says_wrongly_is_refused_with_the_cure(
+def test_a_wrong_setting_in_the_environment_is_refused_with_the_cure(
     variable: str, text: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(variable, text)

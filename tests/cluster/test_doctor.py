@@ -39,7 +39,7 @@ def test_where_all_is_well_nothing_has_to_be_done() -> None:
     assert about("leftovers", findings).state == "ok"
 
 
-def test_whether_large_values_share_memory_is_said_and_what_switches_it_on(
+def test_doctor_says_whether_large_values_share_memory_and_how_to_switch_it_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with default_settings():
@@ -149,7 +149,7 @@ def test_a_dead_node_is_named_with_the_line_that_starts_it_again() -> None:
         assert about(cluster.name, findings).found == "1 of 2 nodes alive"
 
 
-def test_certificates_are_listed_and_their_end_is_said_a_month_before(
+def test_certificates_are_listed_with_a_warning_a_month_before_they_expire(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "tls"

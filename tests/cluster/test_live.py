@@ -132,7 +132,7 @@ def test_one_thread_serves_all_views_and_ends_with_the_last() -> None:
     assert "mpreg-live" not in threads()
 
 
-def test_who_is_dropped_hears_no_more_and_others_do() -> None:
+def test_a_dropped_display_gets_no_more_changes_and_others_do() -> None:
     cluster = Watched("n1")
     kept, dropped = Drawn(), Drawn()
     with cluster.watch("members") as view:
@@ -147,7 +147,7 @@ def test_who_is_dropped_hears_no_more_and_others_do() -> None:
     assert dropped.ended.empty()
 
 
-def test_what_a_button_did_is_told_and_so_is_what_failed() -> None:
+def test_the_outcome_of_a_button_is_shown_and_so_is_its_failure() -> None:
     cluster = Watched("n1")
     front = Drawn()
     with cluster.watch("members") as view:

@@ -38,7 +38,7 @@ def test_of_a_few_long_calls_the_rate_is_that_of_all_the_time() -> None:
     assert pace.left_s(8) == pytest.approx(29)
 
 
-def test_nobody_can_tell_how_long_it_takes_before_a_few_have_ended() -> None:
+def test_no_time_left_is_estimated_before_a_few_calls_have_ended() -> None:
     assert noted((5.0, 2)).left_s(100) is None
     assert noted((5.0, 3)).left_s(100) is not None
 

@@ -70,7 +70,7 @@ def test_what_is_not_one_run_is_refused_with_what_to_do(key: str, text: str) -> 
     assert text in str(caught.value)
 
 
-def test_where_there_are_no_runs_it_is_said_how_to_begin_one() -> None:
+def test_without_runs_the_text_says_how_to_start_one() -> None:
     with pytest.raises(NoRun, match=r"flow\.run\(\)"):
         chosen_run("daily", [])
 
@@ -202,7 +202,7 @@ def test_results_that_came_are_held_by_bytes_and_those_of_held_runs_stay() -> No
     assert [record.results_bytes > 0 for record in records] == [True, False, True, True]
 
 
-def test_it_is_told_once_a_run_that_has_ended_is_held_by_nobody() -> None:
+def test_nodes_are_notified_once_when_nobody_holds_an_ended_run() -> None:
     told = list[Any]()
     runs, let_go, ended_first = recent_runs(told.append), Record(1), Record(2)
     runs.add(let_go, None)

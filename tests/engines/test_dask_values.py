@@ -535,7 +535,7 @@ WAYS: dict[str, Callable[[mp.Cluster, Any], Any]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_nodes_of_our_own_refuse_what_is_not_computed_and_say_the_cure(
+def test_nodes_of_our_own_refuse_uncomputed_values_and_name_the_cure(
     mesh: mp.Cluster, way: str
 ) -> None:
     with pytest.raises(mp.errors.NotComputed, match=r"value\.compute\(\).*on_dask"):

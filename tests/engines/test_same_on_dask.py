@@ -676,7 +676,7 @@ def test_routes_and_latency_count_calls(cluster: mp.Cluster) -> None:
     assert latency.p50_ms["routed"] > 0
 
 
-def test_events_tell_of_workers_that_died(cluster: mp.Cluster) -> None:
+def test_events_list_workers_that_died(cluster: mp.Cluster) -> None:
     with pytest.raises(mp.errors.WorkerCrashed):
         cluster.on("cpu").call(__import__("os")._exit, 4)
 

@@ -86,7 +86,7 @@ def test_a_user_without_free_names_gets_a_longer_one() -> None:
     assert name.startswith("amber-badger-")
 
 
-def test_a_name_that_is_taken_says_what_to_do(ledger: ClusterFiles) -> None:
+def test_the_error_for_a_name_in_use_names_the_cure(ledger: ClusterFiles) -> None:
     ledger.claim(ID, name="mine")
 
     with pytest.raises(FileExistsError, match=r"mp.adopt\('mine'\).*mp.down\('mine'\)"):
@@ -233,7 +233,7 @@ DAMAGED = {
 
 
 @pytest.mark.parametrize("content", DAMAGED.values(), ids=DAMAGED.keys())
-def test_a_damaged_file_is_told_and_stops_no_start(
+def test_a_damaged_file_is_reported_and_stops_no_start(
     ledger: ClusterFiles, folder: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     living = ledger.claim(ID, name="living")
@@ -260,7 +260,7 @@ def test_a_file_under_another_name_is_not_used(
     assert "yours.json belongs to another cluster" in ledger.read().problems[0]
 
 
-def test_rows_tell_every_node_of_every_cluster(
+def test_rows_list_every_node_of_every_cluster(
     ledger: ClusterFiles, sleeper: subprocess.Popen[bytes]
 ) -> None:
     entry = ledger.claim(ID, name="mine", notebook="/home/me/a.ipynb")
@@ -286,7 +286,7 @@ def test_rows_tell_every_node_of_every_cluster(
     assert rows[0].started_at.timestamp() == pytest.approx(entry.started_at)
 
 
-def test_no_cluster_and_several_are_told_apart(ledger: ClusterFiles) -> None:
+def test_no_cluster_and_several_give_different_errors(ledger: ClusterFiles) -> None:
     with pytest.raises(NoCluster, match=r"you have no cluster\. Start one"):
         ledger.find()
     ledger.claim(ID, name="one")

@@ -28,7 +28,7 @@ def test_the_folders_are_the_users_own(
     )
 
 
-def test_a_folder_for_state_is_below_home_unless_said(
+def test_the_state_folder_is_below_home_by_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -97,7 +97,7 @@ def test_node_that_is_not_the_first_of_its_name_leaves_the_memory_alone(
     assert OURS in file.read_text()
 
 
-def test_damaged_memory_is_written_anew(
+def test_a_damaged_memory_file_is_replaced(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (file,) = (path for path in folder.iterdir() if path.suffix == ".json")

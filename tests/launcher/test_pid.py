@@ -86,7 +86,7 @@ def test_after_the_next_boot_whoever_has_the_id_is_left_alone(
     assert end_all([now], drain=10.0) == (now,)
 
 
-def test_waiting_for_an_end_is_bounded_also_where_it_is_not_told(
+def test_waiting_for_an_end_is_bounded_also_without_a_notification(
     sleeper: subprocess.Popen[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "open_pidfd", lambda pid: -1)

@@ -29,7 +29,7 @@ def watching_threads() -> list[threading.Thread]:
     return [t for t in threading.enumerate() if t.name == "mpreg_nb-nodes"]
 
 
-def test_nodes_start_side_by_side_and_say_who_they_are(start: Start) -> None:
+def test_nodes_start_in_parallel_and_report_their_names(start: Start) -> None:
     nodes = [start(name=name, cluster_id="a" * 32) for name in ("n1", "n2", "n3")]
 
     said = wait_all_ready(nodes, SOON_S)
@@ -201,7 +201,7 @@ def test_ending_a_node_that_has_ended_does_nothing(start: Start) -> None:
     assert node.poll() == -9
 
 
-def test_who_is_told_of_the_end_need_not_wait(start: Start) -> None:
+def test_a_listener_for_the_end_need_not_wait(start: Start) -> None:
     node = start()
     told = threading.Event()
     node.ended.add_done_callback(lambda ended: told.set())
@@ -251,13 +251,13 @@ def test_twenty_restarts_leave_no_descriptor(start: Start) -> None:
     assert psutil.Process().num_fds() == before
 
 
-def test_endings_are_told_in_words() -> None:
+def test_exit_codes_are_described_in_words() -> None:
     assert ending(0) == "exit code 0"
     assert ending(-15) == "signal SIGTERM"
     assert ending(-50).startswith("signal")
 
 
-def test_an_interpreter_without_a_program_is_told(
+def test_a_missing_interpreter_is_reported(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "executable", "")

@@ -39,7 +39,7 @@ def test_one_package_may_be_given_as_a_word() -> None:
     assert wanted_packages(["a==1", "b"]) == ("a==1", "b")
 
 
-def test_environments_are_told_apart_by_what_is_in_them_in_any_order() -> None:
+def test_environments_differ_by_their_packages_in_any_order() -> None:
     first = Environment(packages=("a", "b"))
 
     assert first.key == Environment(packages=("b", "a")).key

@@ -90,7 +90,7 @@ def prepared(
     return launcher.prepare(hosts, options).result(SOON_S)
 
 
-def test_nodes_leave_when_their_host_hears_nothing_though_the_connection_is_there(
+def test_nodes_leave_when_their_host_receives_nothing_on_an_open_connection(
     launched: Launched, hosts: SshHosts
 ) -> None:
     launched.make = lambda keep: SshLauncher(context(lease_s=1.0))
@@ -129,7 +129,7 @@ def test_a_host_whose_key_is_not_known_is_not_trusted(
     assert "ssh box" in failures["box"].cure
 
 
-def test_a_host_with_another_key_than_before_is_told_from_one_that_is_not_known(
+def test_a_host_with_a_changed_key_is_distinguished_from_an_unknown_host(
     launcher: SshLauncher, hosts: SshHosts
 ) -> None:
     known = hosts.ssh / "known_hosts"

@@ -235,7 +235,7 @@ def read(terminal: int) -> bytes:
         return b""
 
 
-def test_wrong_options_are_told_in_a_line() -> None:
+def test_wrong_options_are_reported_in_a_line() -> None:
     outside = run("node", "--name", "x", "--host", "0.0.0.0")  # noqa: S104
     nobody = run("call", "ws://127.0.0.1:1", "f")
 

@@ -357,7 +357,7 @@ def test_a_cancelled_call_of_a_lease_that_goes_on_takes_no_other_with_it(
     until(ignores.done)
 
 
-def test_calls_of_a_lease_whose_worker_dies_are_told_so(
+def test_calls_of_a_lease_fail_with_the_cause_when_its_worker_dies(
     own: mp.Cluster, tmp_path: Path
 ) -> None:
     def die(begun: str, go_on: str) -> None:

@@ -57,7 +57,7 @@ def outcome(future: mp.Future[int]) -> int | str:
         return error.executed
 
 
-def test_a_worker_that_dies_tells_what_ran_and_the_rest_runs_once(
+def test_after_a_worker_dies_the_running_call_is_known_and_the_rest_runs_once(
     own: mp.Cluster, tmp_path: Path
 ) -> None:
     def exit_or_note(path: str, number: int) -> int:

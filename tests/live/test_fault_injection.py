@@ -202,7 +202,7 @@ def test_cluster_of_another_notebook_is_ended_also_where_a_node_is_paused() -> N
         assert psutil.wait_procs(processes, SEEN_S)[1] == []
 
 
-def test_drills_say_what_cannot_be(cluster: mp.Cluster) -> None:
+def test_drills_reject_what_is_impossible(cluster: mp.Cluster) -> None:
     other = mp.connect(*cluster.urls)
     cluster.kill("n3")
     cluster.wait_for("n3", state="dead", timeout=SEEN_S)

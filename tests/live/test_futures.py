@@ -36,7 +36,7 @@ def test_a_future_names_the_only_node_that_can_run_its_call(tmp_path: Path) -> N
     assert (future.running(), repr(future)) == (False, "<Future hold: done>")
 
 
-def test_a_call_that_waits_for_a_node_that_fits_is_not_said_to_run(
+def test_a_call_that_waits_for_a_fitting_node_is_not_shown_as_running(
     tmp_path: Path,
 ) -> None:
     begun, goes_on = tmp_path / "begun", tmp_path / "goes_on"

@@ -158,20 +158,20 @@ def test_result_of_another_call_is_found() -> None:
 
 
 @pytest.mark.parametrize("error", ["NodeLost", "CallTimeout", "CallCancelled"])
-def test_call_that_ran_and_is_said_not_to_have_run_is_found(error: str) -> None:
+def test_a_call_that_ran_but_is_reported_as_not_run_is_found(error: str) -> None:
     found = rules(failed(error, "no"), runs=(RUN,), happened=(KILLED,))
 
     assert found == ["said not to have run: no start"]
 
 
-def test_call_that_is_said_to_have_run_and_did_not_is_found() -> None:
+def test_a_call_reported_as_run_that_did_not_run_is_found() -> None:
     found = rules(failed("NodeLost", "yes"), happened=(KILLED,))
 
     assert found == ["said to have run: a start"]
 
 
 @pytest.mark.parametrize("error", ["CallTimeout", "CallCancelled", "CancelledError"])
-def test_calls_that_are_said_to_have_run_and_never_began_are_found(error: str) -> None:
+def test_calls_reported_as_run_that_never_started_are_found(error: str) -> None:
     calls = [replace(CALL, call=f"c{number}") for number in range(10)]
     ends = [replace(failed(error, "yes"), call=call.call) for call in calls]
     runs = [replace(RUN, call=call.call) for call in calls]
@@ -241,7 +241,7 @@ def test_run_of_a_call_that_nobody_made_is_found() -> None:
     assert found == ["nothing comes from nowhere"]
 
 
-def test_story_tells_in_order_what_was_done_and_what_was_told() -> None:
+def test_story_lists_actions_and_reports_in_order() -> None:
     end = failed("NodeLost", "no")
     history = History([CALL], [end], [RUN], [KILLED])
 
@@ -272,7 +272,7 @@ def test_seed_fixes_the_faults_and_begins_with_what_is_none() -> None:
 
 
 @pytest.mark.live
-def test_calls_end_as_told_while_nodes_are_removed_killed_and_cut_off(
+def test_outcomes_are_true_while_nodes_are_removed_killed_and_cut_off(
     tmp_path: Path,
 ) -> None:
     faults = [
@@ -292,7 +292,7 @@ def test_calls_end_as_told_while_nodes_are_removed_killed_and_cut_off(
 
 
 @pytest.mark.live
-def test_calls_end_as_told_while_workers_of_a_dask_cluster_are_killed(
+def test_outcomes_are_true_while_workers_of_a_dask_cluster_are_killed(
     tmp_path: Path,
 ) -> None:
     faults = [

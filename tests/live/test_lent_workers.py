@@ -228,7 +228,7 @@ def own() -> Iterator[mp.Cluster]:
         yield cluster
 
 
-def test_a_worker_that_dies_under_such_a_call_is_told(own: mp.Cluster) -> None:
+def test_the_death_of_a_worker_during_such_a_call_is_reported(own: mp.Cluster) -> None:
     def exit_at(number: int) -> int:
 
         if number:

@@ -56,7 +56,7 @@ def test_cluster_that_is_down_says_so() -> None:
         mp.current()
 
 
-def test_node_that_cannot_start_tells_its_last_lines() -> None:
+def test_node_that_cannot_start_shows_its_last_lines() -> None:
     with pytest.raises(mp.errors.StartFailed) as caught:
         mp.up({"n1": set()}, fresh=True, timeout=0.01)
 

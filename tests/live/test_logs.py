@@ -16,7 +16,7 @@ def cluster() -> Iterator[mp.Cluster]:
         yield made
 
 
-def test_a_log_tells_what_happened_to_the_cluster(cluster: mp.Cluster) -> None:
+def test_a_log_shows_the_events_of_the_cluster(cluster: mp.Cluster) -> None:
     one = cluster.logs("n1")
     last = cluster.logs("n1", lines=1)
     both = cluster.logs()

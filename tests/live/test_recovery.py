@@ -111,7 +111,7 @@ def test_threads_that_add_nodes_at_once_do_not_start_one_twice(
     assert list(mp.ps().node) == ["n1", "n2", "n3"]
 
 
-def test_workers_share_the_cores_unless_the_user_has_said_otherwise(
+def test_workers_share_the_cores_unless_the_user_sets_another_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

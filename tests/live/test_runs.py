@@ -211,7 +211,7 @@ def test_run_is_followed_on_when_the_link_to_its_node_was_lost(
     connected.disconnect()
 
 
-def test_run_that_is_not_there_is_said_with_the_nearest(cluster: mp.Cluster) -> None:
+def test_the_error_for_an_unknown_run_suggests_the_nearest(cluster: mp.Cluster) -> None:
     flow = cluster.workflow("sensor-report")
     flow.step("one", double, 1)
     flow.run()
@@ -222,7 +222,7 @@ def test_run_that_is_not_there_is_said_with_the_nearest(cluster: mp.Cluster) -> 
         cluster.get_run("abc")
 
 
-def test_why_tells_of_every_attempt_and_of_what_was_not_sent(
+def test_why_lists_every_attempt_and_the_unsent_calls(
     cluster: mp.Cluster, other: mp.Cluster
 ) -> None:
     flow = cluster.workflow("explained")

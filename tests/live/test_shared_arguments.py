@@ -108,7 +108,7 @@ def test_what_one_item_changes_is_as_it_was_for_the_next(
     assert len(numbers) == 30_000
 
 
-def test_a_function_that_writes_to_them_in_a_chunk_is_told_how(
+def test_the_error_of_a_write_to_them_in_a_chunk_names_the_cure(
     cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mp.config(), "map_chunk_ms", 5.0)

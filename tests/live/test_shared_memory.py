@@ -162,7 +162,7 @@ def test_arrays_are_read_where_they_are_and_a_copy_can_be_written_to(
     assert cluster.call("write_copy", given) == 1.0
 
 
-def test_a_function_that_writes_to_an_argument_is_told_how(
+def test_the_error_of_a_function_that_writes_to_an_argument_names_the_cure(
     cluster: mp.Cluster,
 ) -> None:
     with pytest.raises(ValueError, match="read-only") as raised:

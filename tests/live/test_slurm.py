@@ -141,7 +141,7 @@ def port_of_starter() -> int:
     return port
 
 
-def test_a_stranger_who_connects_is_told_nothing(
+def test_a_stranger_who_connects_receives_nothing(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     port = port_of_starter()
@@ -186,7 +186,7 @@ def one(slurm: Slurm) -> Iterator[Cluster]:
         yield cluster
 
 
-def test_a_job_that_is_cancelled_in_the_queue_is_told_and_started_again(
+def test_a_job_that_is_cancelled_in_the_queue_is_reported_and_started_again(
     slurm: Slurm, one: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     slurm.ask("scancel", slurm.id_of("a"))
@@ -203,7 +203,7 @@ def test_a_job_that_is_cancelled_in_the_queue_is_told_and_started_again(
     assert caplog.text.count("has ended, job") == 1
 
 
-def test_a_machine_that_fails_is_told(
+def test_a_failed_machine_is_reported(
     slurm: Slurm, one: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:
     state = ("scontrol", "update", "nodename=localhost")
@@ -217,7 +217,7 @@ def test_a_machine_that_fails_is_told(
     until(lambda: "idle" in slurm.ask("sinfo", "-h", "-p", "main", "-o", "%T"))
 
 
-def test_other_endings_are_told_in_words() -> None:
+def test_other_endings_are_described_in_words() -> None:
     assert str(JobState("TIMEOUT")) == "its time limit is over"
     assert str(JobState("OUT_OF_MEMORY")) == "it took more memory than it had"
     assert JobState("PREEMPTED").is_over
@@ -289,7 +289,7 @@ def test_the_address_is_the_one_on_the_way() -> None:
     assert address_toward("no such host") == ""
 
 
-def test_a_stranger_who_says_nothing_does_not_hold_up_the_end(slurm: Slurm) -> None:
+def test_a_silent_stranger_does_not_delay_the_end(slurm: Slurm) -> None:
     with mp.up(slurm={"a": "gpu"}, fresh=True) as cluster:
         trust = ssl.create_default_context(cadata=cluster.ca)
         plain = socket.create_connection(("127.0.0.1", port_of_starter()), SEEN_S)

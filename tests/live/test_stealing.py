@@ -123,7 +123,7 @@ def test_calls_come_back_from_a_queue_when_a_node_is_free_again(
     assert runs(notes) == ONCE_EACH
 
 
-def test_call_that_is_told_where_to_run_waits_there(
+def test_call_that_names_its_node_waits_there(
     cluster: mp.Cluster, other: mp.Cluster, tmp_path: Path
 ) -> None:
     notes = tmp_path / "notes"

@@ -47,7 +47,7 @@ def test_prints_of_a_function_come_to_the_caller_before_its_result(
     assert "first" not in str(cluster.logs("n1"))
 
 
-def test_prints_of_coroutines_that_run_together_are_told_apart(
+def test_prints_of_concurrent_coroutines_are_kept_apart(
     cluster: mp.Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async def counts(name: str) -> str:
@@ -88,7 +88,7 @@ def test_what_a_function_printed_before_it_failed_is_shown(
     assert capsys.readouterr().out == "[n1] so far\n"
 
 
-def test_a_function_whose_call_was_cancelled_is_not_heard_and_does_no_harm(
+def test_prints_of_a_cancelled_call_are_dropped_and_do_no_harm(
     cluster: mp.Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def goes_on(seconds: float) -> None:

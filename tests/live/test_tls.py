@@ -285,7 +285,7 @@ def test_a_node_with_a_certificate_of_another_ca_may_not_join(two: Two) -> None:
     two.nodes[0].line("it needs the CA of this cluster")
 
 
-def test_a_node_without_the_ca_is_told_to_copy_it(two: Two) -> None:
+def test_the_error_of_a_node_without_the_ca_says_to_copy_it(two: Two) -> None:
     said = two.last("w2", "--join", two.url, "--advertise", "ws://127.0.0.1:9")
 
     assert "no CA is known" in said
@@ -326,7 +326,7 @@ def test_a_node_with_another_token_is_refused_on_both_ends(two: Two) -> None:
     two.nodes[0].line("node 'w7' has another token")
 
 
-def test_a_node_that_joins_without_tls_is_told_the_scheme_on_both_ends(
+def test_a_node_that_joins_without_tls_gets_the_right_scheme_on_both_ends(
     two: Two,
 ) -> None:
     plain = two.url.replace("wss:", "ws:")
@@ -346,7 +346,7 @@ def test_a_second_node_of_a_name_is_refused_on_both_ends(two: Two) -> None:
     two.nodes[0].line("a second node named n1")
 
 
-def test_clients_are_told_the_same(two: Two) -> None:
+def test_clients_get_the_same_error(two: Two) -> None:
     others = Authority.make("others").certificate
     plain = two.url.replace("wss:", "ws:")
 
@@ -360,7 +360,7 @@ def test_clients_are_told_the_same(two: Two) -> None:
         mp.connect(plain, token=two.secret)
 
 
-def test_a_certificate_that_ends_within_a_month_is_told_in_log_and_card(
+def test_log_and_card_report_a_certificate_that_expires_within_a_month(
     two: Two, cluster: mp.Cluster
 ) -> None:
     files = two.files("soon", days=12.5)

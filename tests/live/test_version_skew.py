@@ -34,7 +34,7 @@ def test_equal_versions_are_not_worth_a_word(cluster: mp.Cluster) -> None:
     assert len(set(found["numpy"])) == len(set(found["cloudpickle"])) == 1
 
 
-def test_other_versions_are_told_in_a_table_when_connecting(
+def test_a_table_shows_other_versions_when_connecting(
     cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = versions.used_here() | {"python": "3.99.1", "numpy": "0.1"}
@@ -85,7 +85,7 @@ def test_node_that_cannot_be_asked_is_known_by_its_python(
     assert set(found["differs"]) == {""}
 
 
-def test_package_that_was_installed_anew_since_it_was_imported_is_told(
+def test_package_that_was_reinstalled_since_its_import_is_reported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import cloudpickle

@@ -89,7 +89,7 @@ def test_a_card_says_how_many_results_an_edit_made_stale() -> None:
         assert "→ v" not in repr(again)
 
 
-def test_the_decorator_tells_of_stale_results_and_of_nothing_else(
+def test_the_decorator_reports_stale_results_and_nothing_else(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with mp.up(1, fresh=True):

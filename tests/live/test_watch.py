@@ -178,7 +178,7 @@ def test_down_ends_the_views_with_the_last_state(cluster: mp.Cluster) -> None:
         cluster.watch()
 
 
-def test_a_view_ends_when_nobody_can_be_reached_any_more(
+def test_a_view_ends_when_no_node_can_be_reached(
     cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "RECONNECT_S", 0.3)

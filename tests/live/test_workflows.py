@@ -70,7 +70,7 @@ def random_dag(rng: random.Random, flow: Any) -> dict[str, dict[str, Any]]:
     return expected
 
 
-def test_lambdas_that_no_node_has_told_of_yet_are_steps_of_one_run(
+def test_newly_registered_lambdas_are_steps_of_one_run(
     cluster: mp.Cluster,
 ) -> None:
     for number in range(10):
@@ -236,7 +236,7 @@ def test_plan_says_where_each_step_would_run_and_why(cluster: mp.Cluster) -> Non
     assert "lacks gpu" in str(plan["rejected"][0])
 
 
-def test_why_a_run_failed_is_said_wherever_it_is_shown(
+def test_every_view_of_a_failed_run_shows_the_cause(
     cluster: mp.Cluster, tmp_path: Path
 ) -> None:
     def charge(amount: int) -> None:
@@ -419,7 +419,7 @@ def test_a_condition_is_as_true_as_python_finds_it(
     assert run.outputs == expected
 
 
-def test_a_condition_that_cannot_be_told_fails_its_step(cluster: mp.Cluster) -> None:
+def test_a_condition_without_a_truth_value_fails_its_step(cluster: mp.Cluster) -> None:
     flow = cluster.workflow("unclear")
     check = flow.step("check", look, 4)
     flow.step("no key", mend, 1).when(check["alram"])
@@ -436,9 +436,7 @@ def test_a_condition_that_cannot_be_told_fails_its_step(cluster: mp.Cluster) -> 
     assert run["rescued"].startswith("ValueError: The truth value of an array")
 
 
-def test_retries_wait_as_long_as_they_were_told(
-    cluster: mp.Cluster, tmp_path: Path
-) -> None:
+def test_retries_wait_for_the_given_delay(cluster: mp.Cluster, tmp_path: Path) -> None:
     tries = tmp_path / "tries"
 
     def flaky() -> int:

@@ -55,7 +55,7 @@ def test_steps_and_items_of_maps_run_there_too(cluster: mp.Cluster, here: Path) 
     assert run["each"] == [str(here)] * 2
 
 
-def test_the_folder_is_set_anew_for_each_call(
+def test_the_folder_is_set_for_each_call(
     cluster: mp.Cluster, here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     view = cluster.on(node="n1")

@@ -80,7 +80,7 @@ def test_an_item_larger_than_the_limit_goes_alone() -> None:
     assert news.take(100, 9) == (large,)
 
 
-def test_the_accused_is_told_first() -> None:
+def test_the_accused_node_is_sent_the_accusation_first() -> None:
     news = Broadcasts()
     news.put(verdict("a"))
     news.put(record("b"))
@@ -89,7 +89,7 @@ def test_the_accused_is_told_first() -> None:
     assert news.take(one, 9, to="a") == (verdict("a"),)
 
 
-def test_nobody_is_told_that_it_is_alive() -> None:
+def test_no_node_is_sent_its_own_alive_record() -> None:
     news = Broadcasts()
     news.put(record("a"))
 

@@ -266,7 +266,7 @@ def test_two_that_only_a_third_can_reach_hold_each_other_for_alive() -> None:
     assert sim.is_whole()
 
 
-def test_a_link_that_breaks_each_other_second_tells_nothing() -> None:
+def test_a_link_that_breaks_every_other_second_causes_no_events() -> None:
     sim = settled(3, "lan", 1)
     one, other = sim.current["n001"], sim.current["n002"]
     for _ in range(50):

@@ -64,7 +64,7 @@ def test_who_has_left_refutes_nothing(own: LocalMember) -> None:
     assert own.record.state is LEFT
 
 
-def test_its_farewell_outranks_every_accusation_heard(own: LocalMember) -> None:
+def test_its_farewell_outranks_every_accusation(own: LocalMember) -> None:
     own.receive(said(SUSPECT, incarnation=7), "b", 50.0)
 
     own.leave()

@@ -34,7 +34,7 @@ def test_a_seed_that_is_not_up_yet_is_dialled_again_soon(seeds: Seeds) -> None:
     assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0]
 
 
-def test_what_is_no_seed_is_told_so(seeds: Seeds) -> None:
+def test_an_address_that_is_no_seed_is_reported(seeds: Seeds) -> None:
     seeds.start([A], 0.0)
 
     assert not seeds.failed("n1", 0.0)

@@ -124,7 +124,7 @@ def test_a_verdict_does_what_a_record_of_the_same_process_would(
     assert judged.urls == known.urls
 
 
-def test_only_the_node_itself_can_say_that_it_left() -> None:
+def test_only_the_node_itself_can_announce_that_it_left() -> None:
     own = Verdict(
         name="n1", generation=1, epoch=OLD, incarnation=1, state=LEFT, by=("n1",)
     )

@@ -275,7 +275,9 @@ def test_a_suspect_that_refutes_is_confirmed(swim: Swim) -> None:
     assert told(effects) == [Confirmed("n2")]
 
 
-def test_a_message_of_a_suspect_is_no_refutation_but_it_is_told(swim: Swim) -> None:
+def test_a_message_of_a_suspect_is_no_refutation_but_triggers_a_notice(
+    swim: Swim,
+) -> None:
     swim.receive(Gossip(items=(verdict("n2", SUSPECT, "n3"),)), "n3", 0.5)
 
     effects = swim.receive(Ping(seq=1, epoch=swim.me.epoch), "n2", 0.6)
@@ -351,14 +353,14 @@ def test_a_link_to_the_process_before_is_closed(swim: Swim) -> None:
     assert Close("n2") in effects
 
 
-def test_nobody_can_say_that_another_has_left(swim: Swim) -> None:
+def test_nobody_can_announce_that_another_node_has_left(swim: Swim) -> None:
     effects = swim.receive(Gossip(items=(verdict("n2", LEFT, "n1"),)), "n1", 0.5)
 
     assert told(effects) == []
     assert "n2" in swim.alive
 
 
-def test_a_dead_member_that_comes_up_is_told_and_compared_with(swim: Swim) -> None:
+def test_a_dead_member_that_returns_is_reported_and_synchronized(swim: Swim) -> None:
     swim.receive(Gossip(items=(verdict("n2", DEAD, "n1"),)), "n1", 0.5)
     swim.link("n2", LinkEvent.UP, 9.0)
     greeting = swim.receive(Hello(record=record("n2"), joined=True), "n2", 9.0)
@@ -398,7 +400,7 @@ def test_who_is_leaving_still_answers_pings(swim: Swim) -> None:
     assert [ack.seq for ack in sent(effects, "n1", Ack)] == [3]
 
 
-def test_a_goodbye_is_told_with_its_reason(swim: Swim) -> None:
+def test_a_goodbye_is_reported_with_its_reason(swim: Swim) -> None:
     n2 = record("n2")
     goodbye = Leave(generation=1, epoch=n2.epoch, incarnation=2, reason="bye")
 
@@ -408,7 +410,7 @@ def test_a_goodbye_is_told_with_its_reason(swim: Swim) -> None:
     assert effects == [Notify(Left("n2", "bye"))]
 
 
-def test_a_helper_that_heard_the_goodbye_tells_the_asker(swim: Swim) -> None:
+def test_a_helper_that_received_the_goodbye_passes_it_to_the_asker(swim: Swim) -> None:
     n2 = record("n2")
     swim.receive(Leave(generation=1, epoch=n2.epoch, incarnation=2), "n2", 0.5)
 
@@ -418,7 +420,7 @@ def test_a_helper_that_heard_the_goodbye_tells_the_asker(swim: Swim) -> None:
     assert verdict("n2", LEFT, "n2", incarnation=2) in items
 
 
-def test_an_announced_delta_is_told_and_passed_on(swim: Swim) -> None:
+def test_an_announced_delta_is_reported_and_passed_on(swim: Swim) -> None:
     offer = Offer(function="train", version="v")
     item = Announce(owner="n2", generation=1, version=1, delta=(offer,))
 
@@ -464,7 +466,7 @@ def test_load_rides_on_pings_and_acks(swim: Swim) -> None:
     assert member.load == Load(queued=7)
 
 
-def test_a_load_that_changed_much_is_told_to_all_but_not_too_often(
+def test_a_large_change_of_load_is_sent_to_all_but_not_too_often(
     swim: Swim,
 ) -> None:
     heard = []
@@ -498,7 +500,7 @@ def test_a_node_in_bad_health_asks_to_be_spared(swim: Swim) -> None:
     assert sent(effects, "n1", Ack)[0].load.degraded
 
 
-def test_after_a_pause_suspicions_begin_anew_and_it_compares_first(
+def test_after_a_pause_suspicions_restart_and_it_synchronizes_first(
     swim: Swim,
 ) -> None:
     swim.receive(Gossip(items=(verdict("n2", SUSPECT, "n1", "n3", "n4"),)), "n1", 0.1)

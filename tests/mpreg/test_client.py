@@ -75,7 +75,9 @@ async def test_request_has_the_name_of_the_examples_too() -> None:
     assert results == {"a": 1}
 
 
-async def test_nobody_at_the_url_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_url_without_a_listener_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("mpreg_nb.mpreg.client.CONNECT_S", 0.05)
     client = MPREGClientAPI(f"ws://127.0.0.1:{free_port()}")
 
@@ -97,7 +99,7 @@ async def test_a_server_that_starts_only_now_is_found() -> None:
         await client.disconnect()
 
 
-async def test_an_unknown_function_is_told_at_once() -> None:
+async def test_an_unknown_function_is_reported_at_once() -> None:
     async with served({"train": describe}) as (_, client):
         with pytest.raises(NoRoute, match="Did you mean 'train'"):
             await client.call("trian")
@@ -162,7 +164,7 @@ async def test_a_failure_survives_pickling() -> None:
     assert str(pickle.loads(pickle.dumps(twin))) == str(caught.value)
 
 
-async def test_a_failed_command_of_a_request_is_told_at_once(
+async def test_a_failed_command_of_a_request_is_reported_at_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     ended = asyncio.Event()

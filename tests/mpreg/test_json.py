@@ -90,7 +90,7 @@ async def test_a_command_goes_where_its_locs_are() -> None:
     assert "tpu" in nowhere["error"]["message"]
 
 
-async def test_an_unknown_function_is_told_before_anything_runs() -> None:
+async def test_an_unknown_function_is_reported_before_anything_runs() -> None:
     ran: list[int] = []
 
     async with linked({"note": ran.append}) as link:
@@ -103,7 +103,7 @@ async def test_an_unknown_function_is_told_before_anything_runs() -> None:
     assert answer["error"]["details"]["command"] == "b"
 
 
-async def test_a_failure_is_told_with_the_types_that_the_function_got(
+async def test_a_failure_is_reported_with_the_types_of_the_arguments(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def analytics(dataset: str, metrics: list[Any]) -> dict[Any, str]:
@@ -125,7 +125,7 @@ async def test_a_failure_is_told_with_the_types_that_the_function_got(
     assert caplog.messages == [line]
 
 
-async def test_a_failure_is_told_at_once_and_ends_the_rest() -> None:
+async def test_a_failure_is_reported_at_once_and_ends_the_rest() -> None:
     ended = asyncio.Event()
 
     async def long() -> None:
@@ -157,7 +157,7 @@ async def test_control_characters_do_not_reach_the_log(
     assert "a\\nERROR forged \\x1b[31m" in caplog.messages[0]
 
 
-async def test_time_that_is_up_is_told_and_ends_the_work() -> None:
+async def test_a_timeout_is_reported_and_ends_the_work() -> None:
     ended = asyncio.Event()
 
     async def long() -> None:

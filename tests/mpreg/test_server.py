@@ -19,7 +19,7 @@ from tests.support.mpreg_servers import (
 )
 
 
-async def test_a_server_tells_its_url_once_it_serves() -> None:
+async def test_a_server_has_its_url_once_it_serves() -> None:
     server = MPREGServer()
 
     with pytest.raises(MpregError, match="is not serving yet"):
@@ -99,7 +99,9 @@ async def test_locs_are_met_by_the_function_and_its_server_together() -> None:
             await client.call("train", locs=frozenset({"gpu", "tpu"}))
 
 
-async def test_a_function_of_two_servers_is_called_where_the_locs_say() -> None:
+async def test_a_function_of_two_servers_is_called_on_the_server_with_the_locs() -> (
+    None
+):
     async with (
         clustered(
             {
@@ -191,7 +193,7 @@ async def test_a_server_serves_once() -> None:
         assert server.url
 
 
-async def test_a_name_that_is_taken_is_told() -> None:
+async def test_a_name_in_use_is_reported() -> None:
     async with served({}, name="gpu-1") as (server, _):
         second = MPREGServer(MPREGSettings(name="gpu-1", connect=server.url))
 
@@ -199,7 +201,7 @@ async def test_a_name_that_is_taken_is_told() -> None:
             await second.server()
 
 
-async def test_a_port_that_is_taken_is_told() -> None:
+async def test_a_port_in_use_is_reported() -> None:
     async with served({}) as (server, _):
         port = int(server.url.rpartition(":")[2])
         second = MPREGServer(MPREGSettings(port=port))

@@ -19,7 +19,7 @@ SPACE = run_cell(
 )
 
 
-async def test_a_shipped_function_tells_types_too() -> None:
+async def test_a_shipped_function_has_types_too() -> None:
     server = MPREGServer(MPREGSettings(workers=1))
     server.register_command("made", lambda: {"k": ["x", {}]})
     commands = [

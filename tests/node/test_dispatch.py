@@ -100,7 +100,7 @@ def refused(message: Any) -> tuple[list[Any], list[Any]]:
     return heard, link.sent
 
 
-def test_a_result_that_is_too_large_is_said_to_have_run() -> None:
+def test_a_call_with_a_too_large_result_is_reported_as_run() -> None:
     [heard], sent = refused(Reply(id=ID, payload=b"", node="n2"))
 
     assert (heard.failure.kind, heard.failure.executed) == ("too_large", "yes")

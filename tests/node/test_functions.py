@@ -53,7 +53,7 @@ def large(number: int, name: str = "f") -> ShippedFunction:
     return ShippedFunction(name, f"{number:032x}", (bytes(CODE_BYTES // 3),))
 
 
-def test_large_versions_that_are_not_called_any_more_go_first() -> None:
+def test_large_versions_that_are_no_longer_called_are_dropped_first() -> None:
     told: list[str] = []
     registry = Registry(told.append)
     registry.add(large(1))

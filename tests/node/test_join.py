@@ -62,7 +62,7 @@ def test_nodes_of_one_version_of_python_say_nothing(
     assert "runs Python" not in caplog.text
 
 
-def test_a_second_node_of_a_name_is_refused_and_the_first_is_told(
+def test_a_second_node_of_a_name_is_refused_and_the_first_is_notified(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def scene() -> None:
@@ -76,7 +76,7 @@ def test_a_second_node_of_a_name_is_refused_and_the_first_is_told(
     assert "a second node named n1" in caplog.text
 
 
-def test_a_node_that_reaches_nobody_says_why_at_once_and_what_to_look_at(
+def test_a_node_that_reaches_nobody_says_why_at_once_and_what_to_check(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with socket.socket() as unused:

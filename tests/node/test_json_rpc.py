@@ -166,7 +166,7 @@ def test_more_requests_than_a_node_takes_are_refused() -> None:
     run(test())
 
 
-def test_what_a_node_has_no_room_for_is_told() -> None:
+def test_a_call_that_a_node_has_no_room_for_is_rejected_with_the_reason() -> None:
     async def test() -> None:
         go_on = asyncio.Event()
         async with desk(wait=go_on.wait) as at:

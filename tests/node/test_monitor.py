@@ -48,7 +48,7 @@ def _seldom(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(monitor, "NEWS_EVERY_S", LONG_S)
 
 
-def test_answer_that_leaves_the_node_idle_says_so_at_once() -> None:
+def test_answer_that_leaves_the_node_idle_reports_it_at_once() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
         busy = desk.load_monitor.news()
@@ -65,7 +65,7 @@ def test_answer_that_leaves_the_node_idle_says_so_at_once() -> None:
     run(scene)
 
 
-def test_cluster_hears_of_a_call_that_goes_on_and_of_its_end() -> None:
+def test_gossip_reports_a_long_call_and_its_end() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
         desk.load_monitor.changed()
@@ -80,9 +80,7 @@ def test_cluster_hears_of_a_call_that_goes_on_and_of_its_end() -> None:
     run(scene)
 
 
-def test_answer_says_that_the_node_is_idle_after_the_cluster_was_told_otherwise() -> (
-    None
-):
+def test_answer_reports_an_idle_node_after_gossip_reported_a_busy_one() -> None:
     async def scene(desk: Desk) -> None:
         desk.load_monitor.news()
         desk.running = 1
@@ -95,7 +93,7 @@ def test_answer_says_that_the_node_is_idle_after_the_cluster_was_told_otherwise(
     run(scene)
 
 
-def test_cluster_hears_at_once_that_a_node_is_idle_which_it_knows_as_busy() -> None:
+def test_gossip_reports_at_once_that_a_busy_node_is_idle() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
         desk.load_monitor.changed()
@@ -112,9 +110,7 @@ def test_cluster_hears_at_once_that_a_node_is_idle_which_it_knows_as_busy() -> N
     run(scene)
 
 
-def test_cluster_hears_at_once_that_a_node_is_idle_where_a_ping_said_it_was_busy() -> (
-    None
-):
+def test_gossip_reports_an_idle_node_at_once_after_a_ping_reported_it_busy() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
         desk.load_monitor.measure_for_peer()
@@ -128,7 +124,7 @@ def test_cluster_hears_at_once_that_a_node_is_idle_where_a_ping_said_it_was_busy
     run(scene)
 
 
-def test_cluster_hears_of_short_calls_no_oftener_than_of_long_ones() -> None:
+def test_gossip_reports_short_calls_no_more_often_than_long_ones() -> None:
     async def scene(desk: Desk) -> None:
         for _ in range(20):
             desk.running = 1
@@ -143,7 +139,7 @@ def test_cluster_hears_of_short_calls_no_oftener_than_of_long_ones() -> None:
     run(scene)
 
 
-def test_node_that_is_busy_again_does_not_say_that_it_is_idle() -> None:
+def test_node_that_is_busy_again_does_not_report_that_it_is_idle() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
         desk.load_monitor.measure_for_peer()
@@ -157,7 +153,7 @@ def test_node_that_is_busy_again_does_not_say_that_it_is_idle() -> None:
     run(scene)
 
 
-def test_answer_says_that_the_node_is_idle_after_a_ping_said_otherwise() -> None:
+def test_answer_reports_an_idle_node_after_a_ping_reported_a_busy_one() -> None:
     async def scene(desk: Desk) -> None:
         desk.load_monitor.news()
         desk.running = 1
@@ -169,9 +165,7 @@ def test_answer_says_that_the_node_is_idle_after_a_ping_said_otherwise() -> None
     run(scene)
 
 
-def test_same_load_is_told_again_where_one_answer_said_something_else_meanwhile() -> (
-    None
-):
+def test_same_load_is_sent_again_after_an_answer_with_another_load() -> None:
     async def scene(desk: Desk) -> None:
         desk.running = 1
         desk.load_monitor.changed()
@@ -186,7 +180,7 @@ def test_same_load_is_told_again_where_one_answer_said_something_else_meanwhile(
     run(scene)
 
 
-def test_calls_that_came_and_went_meanwhile_are_not_told() -> None:
+def test_calls_that_came_and_went_meanwhile_are_not_reported() -> None:
     async def scene(desk: Desk) -> None:
         desk.load_monitor.changed()
         desk.load_monitor._tell_change()
@@ -243,9 +237,7 @@ def watching(
     asyncio.run(bounded())
 
 
-def test_watchers_are_told_of_all_functions_once_and_then_of_those_that_changed() -> (
-    None
-):
+def test_watchers_receive_all_functions_once_and_then_the_changed_ones() -> None:
     async def scene(
         publisher: SnapshotPublisher, register: Callable[[str], None]
     ) -> None:
@@ -270,7 +262,7 @@ def test_watchers_are_told_of_all_functions_once_and_then_of_those_that_changed(
     watching(scene)
 
 
-def test_who_asks_once_is_told_what_changed_since_what_this_process_told_before() -> (
+def test_a_single_request_gets_the_changes_since_the_last_answer_of_this_process() -> (
     None
 ):
     async def scene(

@@ -71,7 +71,7 @@ def test_a_crash_costs_one_call_and_says_how_it_ended(
 
 
 @pytest.mark.parametrize("slots", [1, 3])
-def test_a_job_whose_arguments_end_its_worker_is_not_said_to_have_run(
+def test_a_job_whose_arguments_end_its_worker_is_not_reported_as_run(
     tmp_path: Path, slots: int
 ) -> None:
     async def scenario(here: Office) -> Crashed:
@@ -84,7 +84,7 @@ def test_a_job_whose_arguments_end_its_worker_is_not_said_to_have_run(
     assert (crashed.cause, crashed.executed) == ("exit code 4", "unknown")
 
 
-def test_it_stays_open_which_of_several_calls_in_a_dead_worker_had_begun(
+def test_it_is_unknown_which_of_several_calls_in_a_dead_worker_had_started(
     tmp_path: Path,
 ) -> None:
     begun = tmp_path / "begun"
@@ -103,7 +103,7 @@ def test_it_stays_open_which_of_several_calls_in_a_dead_worker_had_begun(
     assert run(tmp_path, scenario, slots=3) == {"unknown"}
 
 
-def test_jobs_that_had_not_begun_run_on_another_worker(tmp_path: Path) -> None:
+def test_jobs_that_had_not_started_run_on_another_worker(tmp_path: Path) -> None:
     async def scenario(here: Office) -> list[Any]:
         for _ in range(3):  # short, so that many are handed over at once
             await here.call(echo, 0)

@@ -299,7 +299,7 @@ def test_calls_beside_one_that_ignores_its_cancel_go_on_and_its_slot_is_back(
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_a_job_that_is_recalled_just_after_it_has_begun_goes_on(
+def test_a_job_that_is_recalled_just_after_its_start_goes_on(
     tmp_path: Path, slots: int
 ) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"

@@ -135,7 +135,7 @@ def note_and_die(number: int, path: str = os.devnull) -> int:
     return number
 
 
-def test_of_a_dead_worker_it_is_known_which_job_had_begun(tmp_path: Path) -> None:
+def test_it_is_known_which_job_a_dead_worker_had_started(tmp_path: Path) -> None:
     path = tmp_path / "runs"
 
     async def scenario(here: Office) -> Chain:

@@ -176,7 +176,7 @@ def test_no_worker_is_leased_while_another_one_is_replaced(
 
 
 @pytest.mark.parametrize("ends", ["unfit", "killed"])
-def test_a_worker_that_is_replaced_is_let_go_once_whatever_it_says_last(
+def test_a_replaced_worker_is_released_once_whatever_it_sends_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
     monkeypatch.setattr(process_pool, "TERMINATE_S", 0.2)
@@ -224,7 +224,9 @@ def test_a_worker_that_is_replaced_is_let_go_once_whatever_it_says_last(
 
 
 @pytest.mark.parametrize("slots", [1, 2])
-def test_hundreds_of_words_at_once_are_all_heard(tmp_path: Path, slots: int) -> None:
+def test_hundreds_of_messages_at_once_are_all_received(
+    tmp_path: Path, slots: int
+) -> None:
     begun, go = tmp_path / "begun", tmp_path / "go"
 
     async def scenario(here: Office) -> None:

@@ -72,7 +72,7 @@ async def test_what_one_asks_for_is_not_held() -> None:
 
 
 @on_a_loop
-async def test_a_failure_is_told_to_all_and_not_held() -> None:
+async def test_a_failure_is_reported_to_all_and_not_kept() -> None:
     owner = Owner(Failure(kind="gone", node="n2"))
     shared = ResultCache(owner.fetch)
 
@@ -119,7 +119,7 @@ async def test_no_more_is_held_than_there_is_room_for(
 
 
 @on_a_loop
-async def test_what_is_not_used_any_more_is_dropped(
+async def test_unused_entries_are_dropped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(results, "HOLD_S", 0.01)

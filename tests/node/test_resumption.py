@@ -169,7 +169,7 @@ def test_outcomes_that_are_too_large_are_forgotten(
     on_loop(scene)
 
 
-def test_outcome_that_was_told_is_told_again_to_each_who_asks() -> None:
+def test_reported_outcome_is_sent_again_to_each_who_asks() -> None:
     async def scenario(stage: Scene) -> None:
         stage.orphans.told(DONE, ())
         entry = Heard("b")
@@ -197,7 +197,7 @@ def test_call_that_was_given_back_may_run_elsewhere() -> None:
     on_loop(scene)
 
 
-def test_oldest_outcomes_that_were_told_are_forgotten_by_number_bytes_and_age(
+def test_oldest_reported_outcomes_are_dropped_by_number_bytes_and_age(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(resumption, "MOST_TOLD", 3)

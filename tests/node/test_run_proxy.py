@@ -104,7 +104,7 @@ def test_run_that_has_ended_is_not_followed() -> None:
     assert not relay.answered(RunState(id=watch.run, status="done", steps=()), ())
 
 
-def test_who_is_gone_is_told_nothing() -> None:
+def test_nothing_is_sent_to_a_client_that_is_gone() -> None:
     relay, _ = relays()
     gone = End()
     watch = RunWatch(id=IDS.next(), run=IDS.next())
@@ -116,7 +116,7 @@ def test_who_is_gone_is_told_nothing() -> None:
     assert gone.heard == []
 
 
-def test_all_hear_when_the_node_is_gone() -> None:
+def test_open_requests_fail_when_their_node_is_gone() -> None:
     relay, _ = relays()
     end, other = End(), End()
     watch = RunWatch(id=IDS.next(), run=IDS.next())

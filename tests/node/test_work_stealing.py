@@ -250,7 +250,7 @@ def given_back(call_id: bytes) -> Failed:
     return Failed(id=call_id, failure=Failure(kind="overloaded", node="n2"))
 
 
-def test_what_has_not_begun_is_given_back_and_the_rest_goes_on() -> None:
+def test_unstarted_calls_are_returned_and_the_rest_goes_on() -> None:
     async def scenario(house: House) -> None:
         begun, waits, stays = (house.call(direct=True) for _ in range(3))
 
@@ -282,7 +282,7 @@ def test_nobody_gets_the_calls_of_others_back() -> None:
     run(scenario)
 
 
-def test_callers_hear_how_busy_the_node_is_that_their_calls_wait_on() -> None:
+def test_callers_receive_the_load_of_the_node_where_their_calls_wait() -> None:
     async def scenario(house: House) -> None:
         house.call(direct=True)
         waits = house.call(direct=True)
@@ -409,7 +409,7 @@ def test_call_on_its_way_back_from_a_lost_node_goes_elsewhere_once() -> None:
     run(scenario)
 
 
-def test_caller_hears_that_a_call_it_knows_to_wait_may_begin_elsewhere() -> None:
+def test_caller_is_notified_that_a_waiting_call_may_start_elsewhere() -> None:
     async def scenario(house: House) -> None:
         house.forwarded()
 
@@ -420,7 +420,7 @@ def test_caller_hears_that_a_call_it_knows_to_wait_may_begin_elsewhere() -> None
     run(scenario)
 
 
-def test_call_that_was_said_to_wait_at_a_lost_node_may_have_run_there() -> None:
+def test_call_that_waited_at_a_lost_node_may_have_run_there() -> None:
     async def scenario(house: House) -> None:
         house.forwarded()
 
@@ -666,7 +666,7 @@ def test_call_that_is_not_idempotent_and_comes_again_while_it_runs_runs_once() -
     run(scenario)
 
 
-def test_call_that_is_not_idempotent_is_not_begun_anew_while_it_is_ended() -> None:
+def test_call_that_is_not_idempotent_is_not_restarted_while_it_is_ended() -> None:
     async def scenario(house: House) -> None:
         house.same_call(house.client, idempotent=False)
         house.calls.sink_lost(house.client)
@@ -813,7 +813,7 @@ def test_leaving_node_gives_back_at_once_what_waits_for_a_node_that_fits() -> No
     run(scenario)
 
 
-def test_node_that_stops_says_of_a_call_that_it_had_passed_it_on() -> None:
+def test_node_that_stops_reports_a_call_that_it_had_passed_on() -> None:
     async def scenario(house: House) -> None:
         runs = house.forwarded()
         house.say(Started(id=runs, node="n2"))

@@ -77,7 +77,7 @@ def test_a_fallback_that_is_called_is_known_as_one() -> None:
     assert run_step(step, (), (), None).fallback == FallbackCall()
 
 
-def test_what_is_told_of_a_step_has_no_arguments() -> None:
+def test_the_row_of_a_step_has_no_arguments() -> None:
     told = bare(MAP)
 
     sides = (told.split, told.undo)
@@ -86,7 +86,7 @@ def test_what_is_told_of_a_step_has_no_arguments() -> None:
     assert told.fallback == Given(payload=b"")
 
 
-def test_failures_of_the_machine_are_told_as_those_of_nodes_are() -> None:
+def test_failures_of_the_machine_are_reported_like_those_of_nodes() -> None:
     late, _ = failed_of(TimedOut(1.5, 3), ID)
     lacking, _ = failed_of(MissingResult("b"), ID)
     own = Failed(id=ID, failure=Failure(kind="node_lost")), (b"part",)

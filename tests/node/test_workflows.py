@@ -204,7 +204,7 @@ def in_loop(test: Callable[[Shell], Coroutine[Any, Any, None]]) -> Callable[[], 
 
 
 @in_loop
-async def test_who_comes_later_is_told_all_and_then_what_changes(shell: Shell) -> None:
+async def test_a_late_follower_receives_all_and_then_the_changes(shell: Shell) -> None:
     run = await shell.start(plan("a"), plan("b", "a"))
     sink, call = shell.calls.sent["a"][0]
     sink.send(Output(id=call.id, node="n2", stream="stdout", text="early\n"))
@@ -253,7 +253,7 @@ async def test_of_what_a_run_prints_the_newest_is_kept(shell: Shell) -> None:
 
 
 @in_loop
-async def test_why_tells_each_attempt_as_it_was_sent(shell: Shell) -> None:
+async def test_why_lists_each_attempt_as_it_was_sent(shell: Shell) -> None:
     more = {"attempts": 2, "retry_on": ("builtins.OSError",)}
     run = await shell.start(plan("a", **more))
 
@@ -827,7 +827,7 @@ def test_items_of_a_map_that_failed_are_released_with_the_run(
     asyncio.run(within())
 
 
-def test_a_forgotten_run_is_said_to_have_had_to_go(
+def test_the_error_for_a_forgotten_run_says_that_it_was_evicted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(runs_module, "REMEMBERED_RUNS", 1)

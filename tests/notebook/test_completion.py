@@ -188,7 +188,7 @@ def test_each_item_has_its_type_and_help(
     assert not any(told.endswith(": ") for told in offered.values())
 
 
-def test_the_front_end_is_told_the_types(
+def test_the_front_end_receives_the_types(
     shell: InteractiveShell, completion: Completion
 ) -> None:
     with provisionalcompleter():

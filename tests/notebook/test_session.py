@@ -73,7 +73,7 @@ def test_a_workflow_that_is_not_clear_is_refused(
     assert said in str(refused.value)
 
 
-def test_variables_of_the_user_are_told_from_those_of_ipython(
+def test_variables_of_the_user_are_distinguished_from_those_of_ipython(
     session: Session, run_cell: RunCell
 ) -> None:
     run_cell("In = 'mine'\nrows = 3")

@@ -185,7 +185,7 @@ def test_a_handler_of_the_user_comes_first(
     assert [str(error) for error in heard] == ["x"]
 
 
-def test_who_writes_to_a_result_that_is_read_only_is_told_what_to_do(
+def test_the_error_of_a_write_to_a_read_only_result_names_the_cure(
     shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_cell(

@@ -165,7 +165,7 @@ def test_claims_of_length_cost_no_memory() -> None:
     assert peak < 1_000_000
 
 
-def test_what_is_wrong_is_said_in_one_short_line() -> None:
+def test_a_fault_is_described_in_one_short_line() -> None:
     long = msgspec.msgpack.encode(["x\n" * 1000])
 
     with pytest.raises(BadRequest) as caught:

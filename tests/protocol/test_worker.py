@@ -128,7 +128,7 @@ def shared_page() -> tuple[SharedStatus, SharedStatus]:
     return pages
 
 
-def test_the_page_tells_the_other_side_how_far_the_worker_came() -> None:
+def test_the_page_shows_the_other_side_the_progress_of_the_worker() -> None:
     worker, node = shared_page()
 
     worker.begin(3)
@@ -157,7 +157,7 @@ def test_a_text_longer_than_the_page_leaves_its_end() -> None:
     assert node.last_lines(1) == ["last"]
 
 
-def test_the_page_tells_when_an_interrupt_was_put_off_last() -> None:
+def test_the_page_shows_when_an_interrupt_was_last_deferred() -> None:
     worker, node = shared_page()
     before_s = time.monotonic()
 
@@ -171,7 +171,7 @@ def test_the_page_tells_when_an_interrupt_was_put_off_last() -> None:
         st.lists(st.integers(0, 9000), max_size=30).map(tuple), min_size=1, max_size=6
     )
 )
-def test_the_page_tells_what_leased_jobs_took_in_their_order(
+def test_the_page_shows_the_times_of_leased_jobs_in_order(
     turns: list[tuple[int, ...]],
 ) -> None:
     worker, node = shared_page()
@@ -201,7 +201,7 @@ def test_no_leased_job_is_left_out_where_the_page_is_full() -> None:
     assert [record[1] for record in records] == list(range(RECORDS + 3))
 
 
-def test_the_page_tells_which_jobs_of_a_lease_began_and_which_run() -> None:
+def test_the_page_shows_which_jobs_of_a_lease_started_and_which_run() -> None:
     worker, node = shared_page()
     worker.open_lease(1)
     worker.begin_leased(3, ID, 5)

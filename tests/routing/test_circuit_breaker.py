@@ -22,7 +22,7 @@ def test_pair_without_failures_has_no_breaker() -> None:
     assert not breakers
 
 
-def test_success_in_between_starts_the_count_anew() -> None:
+def test_success_in_between_resets_the_count() -> None:
     breakers = Breakers()
     for _ in range(FAILURES_TO_OPEN - 1):
         breakers.failed("n1", "f", now=0.0)
@@ -66,7 +66,7 @@ def test_probe_that_fails_doubles_the_pause() -> None:
     assert breakers.allows("n1", "f", now=3.0)
 
 
-def test_node_that_started_anew_begins_with_closed_breakers() -> None:
+def test_restarted_node_has_closed_breakers() -> None:
     breakers = opened()
 
     breakers.forget("n1")

@@ -102,9 +102,7 @@ def test_report_that_was_overtaken_by_a_newer_one_is_dropped() -> None:
     assert loads.reported("a") == Load(serial=8)
 
 
-def test_report_of_a_process_that_counts_anew_is_taken_when_the_old_one_is_stale() -> (
-    None
-):
+def test_report_of_a_restarted_process_is_accepted_when_the_old_one_is_stale() -> None:
     loads = Loads()
     loads.report("a", Load(serial=800), now=0.0)
     loads.report("a", Load(running=1, serial=2), now=STALE_S + 1)

@@ -95,7 +95,7 @@ def test_version_that_is_named_is_the_one_that_is_chosen() -> None:
     assert choice.version == V1
 
 
-def test_version_that_nobody_told_of_is_said_to_be_unknown() -> None:
+def test_refusal_of_an_unannounced_version_says_that_it_is_unknown() -> None:
     room = Room()
     room.offer(placed("f", V1))
 
@@ -183,7 +183,7 @@ def test_node_to_avoid_is_used_when_it_is_the_only_one() -> None:
     assert only.node == "b"
 
 
-def test_refusal_of_a_placed_function_tells_what_every_live_node_holds() -> None:
+def test_refusal_of_a_placed_function_lists_what_every_live_node_holds() -> None:
     room = Room()
     room.offer(placed("train", V1, resources=frozenset({"tpu"})))
 
@@ -194,7 +194,7 @@ def test_refusal_of_a_placed_function_tells_what_every_live_node_holds() -> None
     assert dict(refused.offers) == room.alive
 
 
-def test_refusal_of_an_unknown_name_tells_the_nearest() -> None:
+def test_refusal_of_an_unknown_name_suggests_the_nearest() -> None:
     room = Room()
     room.offer(placed("train", V1))
 
@@ -216,7 +216,7 @@ def test_function_of_a_process_is_served_by_that_process_alone() -> None:
     assert room.chosen(Wanted("load", resources=GPU)) == {"a"}
 
 
-def test_dead_member_is_not_chosen_any_more() -> None:
+def test_dead_member_is_no_longer_chosen() -> None:
     room = Room(me=None)
     room.offer(placed("f", V1, resources=GPU))
     assert room.chosen(Wanted("f")) == {"b", "c"}
@@ -226,7 +226,7 @@ def test_dead_member_is_not_chosen_any_more() -> None:
     assert room.chosen(Wanted("f")) == {"b"}
 
 
-def test_explain_tells_what_each_node_lacks() -> None:
+def test_explain_shows_what_each_node_lacks() -> None:
     room = Room(me=None)
     room.offer(placed("train", V1, resources=GPU))
 

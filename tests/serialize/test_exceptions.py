@@ -277,7 +277,7 @@ def test_a_broken_str_is_survived() -> None:
     assert "Bad" in error.remote_traceback
 
 
-def test_a_deep_recursion_is_told_shortly() -> None:
+def test_a_deep_recursion_is_shortened() -> None:
     error = raising("def f(n=0): return f(n + 1)")
 
     assert isinstance(error, RecursionError)
@@ -350,7 +350,7 @@ def test_a_final_class_of_c_comes_back_as_itself(there: OtherProcess) -> None:
     assert "validation error for M" in vars(error)["remote_traceback"]
 
 
-def test_our_fields_are_told_beside_those_of_the_user(there: OtherProcess) -> None:
+def test_our_fields_are_shown_next_to_those_of_the_user(there: OtherProcess) -> None:
     space = run_cell("class E(Exception):\n    node = 1\ndef f(): raise E('x')\n")
 
     error = caught_from(there, space)

@@ -298,7 +298,7 @@ class NotRebuilt:
         return int, ("not a number",)
 
 
-def test_what_cannot_be_rebuilt_says_so() -> None:
+def test_a_value_that_cannot_be_rebuilt_says_so() -> None:
     with pytest.raises(NotPicklable, match=r"the result .* rebuilding it raised Value"):
         unpack(pack(NotRebuilt()), name="the result")
 
@@ -310,7 +310,7 @@ def test_a_missing_package_is_named() -> None:
         unpack((head,))
 
 
-def test_the_card_tells_captured_data_and_its_size() -> None:
+def test_the_card_shows_captured_data_and_its_size() -> None:
     space = run_cell(
         "import numpy, json\n"
         "SCALE = 3\n"

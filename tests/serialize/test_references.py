@@ -85,7 +85,7 @@ def test_paths_take_items_first_and_attributes_where_there_is_none() -> None:
     assert args == (1, 3, 4.0)
 
 
-def test_a_part_that_is_missing_is_told_with_what_there_is() -> None:
+def test_a_missing_part_is_reported_with_the_existing_ones() -> None:
     parts, _ = pack_call((Ref("a", ("rows", "men")),), {})
 
     with pytest.raises(LookupError, match=r"'a'\['rows'\] has no .* 'men'.*'mean'"):
@@ -118,7 +118,7 @@ def test_json_keeps_what_it_can_hold() -> None:
 
 
 @pytest.mark.parametrize("value", [object(), {"a": [lambda: 1]}, 1j])
-def test_json_says_what_it_cannot_hold(value: object) -> None:
+def test_a_value_that_json_cannot_express_is_named(value: object) -> None:
     with pytest.raises(NotPicklable, match="JSON cannot hold it"):
         pack_json(value)
 

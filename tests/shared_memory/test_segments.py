@@ -86,7 +86,7 @@ def test_two_calls_with_the_same_array_share_one_copy(memory: SharedMemory) -> N
     assert segment_of(memory, first[1]) is segment_of(memory, second[1])
 
 
-def test_an_array_that_was_changed_in_place_is_copied_anew(
+def test_an_array_that_was_changed_in_place_is_copied_again(
     memory: SharedMemory,
 ) -> None:
     given = array()
@@ -131,7 +131,7 @@ def test_parts_of_one_value_share_a_segment_and_are_aligned(
     assert all(map(np.array_equal, unpack(parts), value))
 
 
-def test_a_segment_is_filled_again_when_nothing_reads_it_any_more(
+def test_a_segment_is_filled_again_when_it_has_no_more_readers(
     memory: SharedMemory,
 ) -> None:
     parts = memory.place(pack(array(seed=1)))
@@ -202,7 +202,7 @@ def test_only_the_owner_can_write_and_nobody_changes_the_size() -> None:
     assert fcntl.fcntl(segment.descriptor, fcntl.F_GETFD) & fcntl.FD_CLOEXEC
 
 
-def test_a_segment_that_is_said_to_be_larger_than_it_is_is_not_mapped(
+def test_a_segment_with_an_exaggerated_size_is_not_mapped(
     memory: SharedMemory,
 ) -> None:
     descriptor = os.memfd_create("small")

@@ -122,7 +122,7 @@ class WorkerPoolContract:
 
         assert started == [call_id]
 
-    def test_a_job_that_follows_has_an_outcome_if_it_was_said_that_it_goes_on(
+    def test_a_following_job_that_was_announced_has_an_outcome(
         self, here: PoolAtWork
     ) -> None:
         async def scenario() -> Chain:

@@ -220,7 +220,7 @@ async def test_a_certificate_that_ended_while_its_node_ran_is_refused(
             await open_link(home.listener.url, ssl_context=dialling(OURS.certificate))
 
 
-async def test_a_node_hears_why_a_dialler_hung_up(
+async def test_a_node_receives_the_reason_why_a_dialler_hung_up(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with house(ssl_context=tls_of(tmp_path).accept) as home:
@@ -282,12 +282,12 @@ def test_a_file_that_is_no_ca_is_refused_by_what_it_is(tmp_path: Path) -> None:
     ("days", "said"),
     [(31, ""), (29.5, "ends in 29 days"), (1.5, "ends in 1 day"), (0.2, "ends today")],
 )
-def test_the_end_is_said_a_month_before(days: float, said: str) -> None:
+def test_the_expiry_is_announced_a_month_before(days: float, said: str) -> None:
     assert ends_soon(days * DAY_S, 0.0) == said
     assert ends_soon(-1.0, 0.0) == "has ended"
 
 
-def test_what_a_certificate_says_of_hosts_is_compared_as_addresses() -> None:
+def test_hosts_of_a_certificate_are_compared_as_addresses() -> None:
     one = Certificate.of(
         {
             "subjectAltName": (("IP Address", "0:0:0:0:0:0:0:1"), ("DNS", "n1.lan")),
@@ -303,7 +303,7 @@ def test_what_a_certificate_says_of_hosts_is_compared_as_addresses() -> None:
 # --------------------------------------------------------------- who speaks otherwise
 
 
-async def test_who_speaks_without_tls_is_told_so_on_both_ends(
+async def test_a_link_without_tls_is_reported_on_both_ends(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     limits = Limits(proof_timeout_s=20)
@@ -317,7 +317,7 @@ async def test_who_speaks_without_tls_is_told_so_on_both_ends(
         assert home.listener.unproven == 0
 
 
-async def test_who_speaks_tls_to_a_node_without_is_told_so_on_both_ends(
+async def test_tls_to_a_node_without_it_is_reported_on_both_ends(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with house() as home:
@@ -331,7 +331,7 @@ async def test_who_speaks_tls_to_a_node_without_is_told_so_on_both_ends(
         assert "it speaks TLS, and this node has no certificate" in caplog.text
 
 
-async def test_another_version_of_the_protocol_is_told_on_both_ends(
+async def test_another_protocol_version_is_reported_on_both_ends(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with house() as home:

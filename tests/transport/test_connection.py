@@ -199,7 +199,9 @@ async def test_what_a_callback_raises_costs_neither_link_nor_batch(
 
 
 @pytest.mark.parametrize("closing", ["dialled", "accepted"])
-async def test_closing_sends_what_waits_and_tells_both_ends_why(closing: str) -> None:
+async def test_closing_sends_waiting_messages_and_gives_both_ends_the_reason(
+    closing: str,
+) -> None:
     async with linked() as pair:
         one, other = (
             (pair.dialled, pair.dialled_ear),
@@ -338,7 +340,7 @@ def with_more_than_an_id(kinds: Iterable[Any]) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", with_more_than_an_id(REQUESTS))
-async def test_who_sent_a_request_that_cannot_be_read_is_told_so(kind: Any) -> None:
+async def test_the_sender_of_an_unreadable_request_gets_an_error(kind: Any) -> None:
     async with linked() as pair:
         write_raw(pair.dialled, binary(pair.dialled, join([unreadable(kind)])))
 
@@ -371,7 +373,7 @@ async def test_who_waits_for_an_answer_that_cannot_be_read_gets_an_error(
     "kind",
     with_more_than_an_id(set(get_args(Data)) - REQUESTS - ANSWERS),
 )
-async def test_who_sent_anything_else_that_cannot_be_read_hears_of_it(
+async def test_the_sender_of_any_other_unreadable_message_gets_a_notice(
     kind: Any,
 ) -> None:
     async with linked() as pair:
@@ -615,7 +617,7 @@ async def slow_after(
     ],
     ids=["stands still", "a little now and then", "slow", "much", "fast", "nothing"],
 )
-async def test_who_reads_too_slowly_for_what_waits_is_told_from_who_does_not(
+async def test_a_slow_reader_is_distinguished_from_a_silent_one(
     bytes_per_s: float, waiting: int, reason: str
 ) -> None:
     found = await slow_after(bytes_per_s, waiting=waiting, allowed=1 << 20)
@@ -803,7 +805,7 @@ async def test_other_messages_of_the_lane_pass_through() -> None:
         assert await pair.accepted_ear.message() == (RunList(id=bytes(16)), ())
 
 
-async def test_the_repr_of_a_link_tells_whose_it_is() -> None:
+async def test_the_repr_of_a_link_names_its_owner() -> None:
     async with linked() as pair:
         assert repr(pair.dialled) == "<Connection data n1 open>"
 

@@ -15,7 +15,7 @@ async def until_idle() -> None:
     await asyncio.sleep(0.05)
 
 
-async def test_nothing_passes_a_cut_link_and_nobody_is_told() -> None:
+async def test_nothing_passes_a_cut_link_and_no_end_is_notified() -> None:
     async with linked() as pair:
         pair.dialled.send(numbered(1))
         await pair.accepted_ear.message()

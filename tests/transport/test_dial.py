@@ -56,7 +56,7 @@ async def impostor(
 # ----------------------------------------------------------- one that is not trusted
 
 
-async def test_a_node_with_another_token_is_told_nothing() -> None:
+async def test_a_node_with_another_token_receives_nothing() -> None:
     async with house(token=OTHER_TOKEN) as home, wiretap(home.listener.port) as tap:
         ear = Ear()
         with pytest.raises(NotTrusted, match="a different token"):
@@ -84,7 +84,7 @@ async def test_a_node_with_another_token_is_told_nothing() -> None:
     ],
     ids=["a page", "not found", "a redirect", "wrong key", "mail", "TLS", "endless"],
 )
-async def test_what_is_no_node_is_not_trusted_and_hears_nothing_more(
+async def test_a_listener_that_is_no_node_is_not_trusted_and_receives_nothing_more(
     answer: bytes,
 ) -> None:
     async with impostor(answer) as (url, heard, over):
@@ -204,7 +204,7 @@ async def test_a_wrong_proof_closes_the_link_before_anything_is_read(
     assert refusals == 1
 
 
-async def test_without_the_proof_who_has_another_token_would_be_heard(
+async def test_without_the_proof_a_peer_with_another_token_would_be_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(listener, "proves", lambda offered, right: True)
@@ -493,7 +493,7 @@ async def test_a_token_for_clients_opens_no_link_of_a_node() -> None:
         await link.wait_closed()
 
 
-async def test_a_viewer_is_told_apart_from_a_client() -> None:
+async def test_a_viewer_is_distinguished_from_a_client() -> None:
     limited = Token(TOKEN.issue("viewer"))
     async with house() as home:
         link = await open_link(home.listener.url, token=limited, role="viewer")

@@ -65,7 +65,7 @@ def test_the_proofs_are_these_bytes() -> None:
         ({}, {"node_name": "n2"}),
     ],
 )
-def test_a_proof_holds_for_nothing_but_what_was_said(
+def test_a_proof_is_valid_for_its_own_messages_only(
     hello: dict[str, Any], welcome: dict[str, Any]
 ) -> None:
     other = replace(HELLO, **hello), replace(WELCOME, **welcome)
@@ -103,14 +103,14 @@ def test_a_cut_off_proof_proves_nothing() -> None:
     ],
     ids=["all said", "nothing expected", "no MAC needed", "names in other scripts"],
 )
-def test_what_a_dialler_says_arrives_as_it_was_said(hello: HandshakeHello) -> None:
+def test_the_message_of_a_dialler_arrives_unchanged(hello: HandshakeHello) -> None:
     headers = Headers(hello_headers(hello))
 
     assert headers.serialize().isascii()
     assert read_hello(headers, hello.lane) == hello
 
 
-def test_what_a_listener_says_arrives_as_it_was_said() -> None:
+def test_the_message_of_a_listener_arrives_unchanged() -> None:
     welcome = replace(WELCOME, node_name="узел", proof=b"\x07" * 32)
 
     assert read_welcome(Headers(welcome_headers(welcome))) == welcome
@@ -224,7 +224,7 @@ def test_web_pages_and_foreign_names_are_not_served(
         ("", False),
     ],
 )
-def test_loopback_is_told_by_address_alone(host: str, expected: bool) -> None:
+def test_loopback_is_recognized_by_address_alone(host: str, expected: bool) -> None:
     assert is_loopback(host) is expected
 
 

@@ -127,7 +127,7 @@ async def test_a_sender_may_give_up_what_it_began() -> None:
         assert pair.dialled.statistics().bytes_out < 100 * MB
 
 
-async def test_giving_up_what_has_not_begun_says_nothing() -> None:
+async def test_aborting_an_unstarted_transfer_sends_nothing() -> None:
     async with linked() as pair:
         stream = pair.dialled.send(numbered(1), (bytes(MB),))
         pair.dialled.abort(stream)
@@ -202,9 +202,7 @@ def test_fragments_fit_a_frame() -> None:
     assert 2 * FRAGMENT_BYTES < Limits().max_frame_bytes
 
 
-async def test_what_is_said_of_a_call_comes_in_order_however_large_a_display_is() -> (
-    None
-):
+async def test_messages_of_a_call_arrive_in_order_however_large_a_display_is() -> None:
     shown = Output(id=bytes(16), node="n1", stream="display", text="")
     printed = Output(id=bytes(16), node="n1", stream="stdout", text="after")
     reply = Reply(id=bytes(16), payload=b"", node="n1")

@@ -317,7 +317,7 @@ async def test_a_burst_of_honest_ones_is_let_in_whole(
             link.close()
 
 
-async def test_one_link_too_many_is_told_so() -> None:
+async def test_one_link_too_many_is_rejected_with_the_reason() -> None:
     async with house(limits=Limits(connections=2)) as home:
         first = await open_link(home.listener.url)
         second = await open_link(home.listener.url)

@@ -250,7 +250,7 @@ async def test_two_addresses_with_one_port_have_sockets_of_their_own() -> None:
             await link.wait_closed()
 
 
-def test_the_user_of_a_socket_is_what_the_system_says() -> None:
+def test_the_user_of_a_socket_comes_from_the_system() -> None:
     one, other = socket.socketpair(socket.AF_UNIX)
 
     with one, other:
@@ -294,7 +294,7 @@ async def test_one_that_hangs_up_at_once_is_refused_and_costs_no_other_socket() 
 
 
 @pytest.mark.parametrize("read_before", [0, 3])
-async def test_what_was_sent_last_and_not_read_is_told_when_the_link_is_lost(
+async def test_unread_last_messages_are_reported_when_the_link_is_lost(
     read_before: int,
 ) -> None:
     async with linked(local=True) as pair:

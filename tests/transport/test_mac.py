@@ -197,7 +197,7 @@ async def test_without_the_check_a_changed_byte_would_be_let_in(
     ids=["text", "a batch", "a part of a batch", "a goodbye", "one with a made-up MAC"],
 )
 @pytest.mark.parametrize("answers", [False, True], ids=["sent", "answered"])
-async def test_a_stranger_in_between_can_end_a_link_and_say_nothing_on_it(
+async def test_a_man_in_the_middle_can_end_a_link_but_send_nothing_on_it(
     answers: bool, injected: Frame
 ) -> None:
     frame = injected.serialize(mask=not answers)
@@ -249,7 +249,7 @@ def _without_mac(**said: Any) -> Any:
     return Welcome(**(said | {"mac": False}))
 
 
-async def test_the_owner_is_told_that_somebody_is_in_between(
+async def test_the_owner_is_warned_of_a_man_in_the_middle(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await passed_on(flipped(30), answers=True)

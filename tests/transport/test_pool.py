@@ -230,7 +230,7 @@ async def test_a_failed_dial_says_why_and_reports_what_waited(
         assert a.peers.get(node, "data") is None
 
 
-async def test_the_worst_that_several_urls_met_is_what_is_told() -> None:
+async def test_the_worst_failure_of_several_urls_is_reported() -> None:
     async with members("a") as (a,), house(token=OTHER_TOKEN) as other:
         urls = (free_url(), other.listener.url, free_url())
 
@@ -388,7 +388,7 @@ async def test_giving_up_a_node_ends_its_dial_and_reports_what_waited() -> None:
             assert [message for _, message, _ in a.unsent] == [numbered(1)]
 
 
-async def test_closing_ends_dials_that_have_not_begun() -> None:
+async def test_closing_ends_dials_that_have_not_started() -> None:
     async with members("a") as (a,):
         a.peers.reach("b", (free_url(),), "data")
         a.peers.send("b", "data", numbered(1))

@@ -237,7 +237,7 @@ def test_a_stream_that_brings_more_than_it_announced_ends() -> None:
     assert len(incoming) == 0
 
 
-def test_a_stream_cannot_be_begun_twice() -> None:
+def test_a_stream_cannot_be_started_twice() -> None:
     incoming = IncomingStreams(max_bytes=LIMIT)
     incoming.attach(2, (3,), "first")
 

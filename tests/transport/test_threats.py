@@ -56,7 +56,7 @@ async def test_many_wrong_guesses_let_nobody_in_and_keep_nobody_out() -> None:
         await link.wait_closed()
 
 
-async def test_secrets_are_compared_in_time_that_tells_nothing(
+async def test_secrets_are_compared_in_constant_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """S4: by compare_digest, on digests of one length."""

@@ -165,7 +165,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MPREG_NB_PLAIN", raising=False)
 
 
-def test_the_table_tells_ratios_spreads_and_goals() -> None:
+def test_the_table_shows_ratios_spreads_and_goals() -> None:
     assert str(BENCH) == repr(BENCH) == TABLE
 
 
@@ -289,7 +289,7 @@ def test_the_figure_compares_with_mpreg_and_shows_growth_and_shares() -> None:
     assert [t.get_text() for t in shares.get_yticklabels()] == ["fast", "slow"]
 
 
-def test_what_was_not_measured_is_said() -> None:
+def test_the_plot_marks_what_was_not_measured() -> None:
     figure = Bench(unit_us=60.0, quiet=True, latencies=(), rates=()).plot()
 
     for axes in figure.axes:

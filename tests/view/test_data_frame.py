@@ -66,7 +66,7 @@ def test_what_is_not_known_is_a_dash_and_measures_have_three_digits() -> None:
     assert dict(zip(head, late, strict=True))["node"] == UNKNOWN
 
 
-def test_a_state_is_told_by_mark_word_and_colour() -> None:
+def test_a_state_is_shown_by_mark_word_and_colour() -> None:
     shown = run_frame()
 
     assert [row[4] for row in cells(shown)] == [
@@ -166,7 +166,7 @@ def test_options_of_pandas_are_heeded() -> None:
         assert shown._repr_html_() is None
 
 
-def test_what_is_no_table_of_ours_any_more_is_shown_by_pandas() -> None:
+def test_a_changed_frame_is_shown_by_pandas() -> None:
     shown = run_frame()
 
     pivoted = shown.pivot(index="step", columns="status", values=["run_ms", "attempts"])

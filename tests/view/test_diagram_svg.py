@@ -118,7 +118,7 @@ def test_a_step_that_was_referred_to_by_order_only_has_a_dashed_arrow() -> None:
 
 
 @pytest.mark.parametrize("status", STEP_LOOKS)
-def test_a_status_is_told_by_a_word_and_a_mark(status: str) -> None:
+def test_a_status_is_shown_by_a_word_and_a_mark(status: str) -> None:
     svg = draw(diagram(("a", "b")), {"a": status}, {"a": "on gpu-1"})
 
     assert f"{status} · on gpu-1" in texts(svg)
@@ -134,7 +134,7 @@ def test_each_status_has_a_mark_of_its_own() -> None:
     assert len({look.mark for look in STEP_LOOKS.values()}) == len(STEP_LOOKS)
 
 
-def test_a_status_that_is_not_known_is_told_by_its_word() -> None:
+def test_an_unknown_status_is_shown_by_its_word() -> None:
     assert "paused" in texts(draw(diagram(("a", "b")), {"a": "paused"}))
 
 
@@ -181,7 +181,7 @@ def test_what_undoes_a_step_is_a_small_dashed_box_beside_it() -> None:
     assert "undo delete_raw" in texts(svg)
 
 
-def test_what_dashes_mean_is_said_only_where_there_are_any() -> None:
+def test_the_legend_explains_dashes_only_where_there_are_any() -> None:
     assert "only the order, no result" not in texts(draw(FIGURES))
 
 

@@ -195,7 +195,7 @@ def test_the_sentence_names_steps_and_what_they_wait_for() -> None:
     assert sentence(diagram(alone=["only"])) == "1 step: only"
 
 
-def test_inputs_maps_and_undo_functions_are_told_in_words() -> None:
+def test_inputs_maps_and_undo_functions_are_described_in_words() -> None:
     diagram = Diagram(
         name="w",
         boxes=(

@@ -19,7 +19,7 @@ STEPS = (
 )
 
 
-def test_details_tell_where_how_long_how_far_and_why_not() -> None:
+def test_details_show_node_duration_progress_and_error() -> None:
     assert details(STEPS, timed=True) == {
         "raw": "on n1, 1.20 s",
         "fits": "7 of 12 done, on n1, n2",
@@ -44,7 +44,7 @@ def test_in_plain_mode_there_are_no_times(monkeypatch: pytest.MonkeyPatch) -> No
     assert shown["raw"] == "on n1, 1.20 s"
 
 
-def test_a_status_is_told_with_what_belongs_to_it() -> None:
+def test_a_status_is_shown_with_its_details() -> None:
     assert [status(step) for step in STEPS] == [
         "done",
         "running, 7 of 12 done",

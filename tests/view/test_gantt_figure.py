@@ -90,7 +90,7 @@ def test_the_figure_has_a_title_and_units() -> None:
         assert axes.get_xlim()[1] * {"ms": 1, "s": 1e3, "min": 6e4}[unit] >= ends_ms
 
 
-def test_what_did_not_go_well_is_told_by_mark_and_word() -> None:
+def test_failures_are_shown_by_mark_and_word() -> None:
     figure = gantt_figure(
         "w",
         [
@@ -140,7 +140,7 @@ def test_steps_that_did_not_begin_are_named() -> None:
     )
 
 
-def test_a_run_that_has_not_begun_says_so() -> None:
+def test_a_run_that_has_not_started_says_so() -> None:
     figure = gantt_figure("w", [step("a", status="waiting")], 0.0)
 
     assert said(figure)[1] == "no step has started"

@@ -258,7 +258,7 @@ def test_plain_mode_is_asked_for_or_there_is_no_front_end(
     assert plain() is expected
 
 
-def test_a_card_of_a_run_tells_of_maps_fallbacks_and_what_was_undone() -> None:
+def test_the_card_of_a_run_shows_maps_fallbacks_and_undone_steps() -> None:
     steps = (
         StepSnapshot(name="raw", status="undone", cause="report"),
         StepSnapshot(name="clean", status="fallback", node="n1"),

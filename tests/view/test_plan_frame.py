@@ -27,7 +27,7 @@ def row(step: str = "fit", **changed: object) -> PlanRow:
     return PlanRow(**(fields | changed))  # type: ignore[arg-type]
 
 
-def test_the_choice_comes_first_and_reasons_are_said_once(
+def test_the_choice_comes_first_and_reasons_are_shown_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MPREG_NB_PLAIN", "0")
@@ -39,7 +39,7 @@ def test_the_choice_comes_first_and_reasons_are_said_once(
     assert "cpu-1, cpu-2 lack gpu; old-1 suspect" in repr(plan)
 
 
-def test_plain_mode_says_no_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_mode_shows_no_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MPREG_NB_PLAIN", "1")
 
     assert "busy" not in repr(plan_frame([row()]))

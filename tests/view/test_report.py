@@ -112,7 +112,7 @@ def read(page: str) -> _Page:
     return parser
 
 
-def test_the_page_tells_what_happened() -> None:
+def test_the_page_shows_what_happened() -> None:
     said = read(report_page(REPORT)).said
 
     assert "✗ failed · 470 ms · 3 steps: 1 done, 1 failed, 1 skipped" in said
@@ -233,7 +233,7 @@ def test_what_could_not_be_undone_is_an_error() -> None:
     assert "done, NOT undone" in page
 
 
-def test_a_page_of_a_run_that_has_just_begun() -> None:
+def test_the_page_of_a_run_that_has_just_started() -> None:
     page = report_page(
         RunReport(
             workflow="w",

@@ -35,7 +35,7 @@ def test_colours_are_the_shares_of_the_frame() -> None:
     assert drawn == pytest.approx(table.to_numpy() * 100, nan_ok=True)
 
 
-def test_functions_and_nodes_are_named_and_cells_tell_figures() -> None:
+def test_functions_and_nodes_are_named_and_cells_have_figures() -> None:
     figure = routes_figure(ROWS, ["n3", "n1"])
 
     axes = figure.axes[0]

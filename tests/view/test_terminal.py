@@ -49,7 +49,7 @@ def test_lines_fit_the_width_and_stay_aligned(width: int) -> None:
     assert len(set(starts)) == 1
 
 
-def test_texts_are_clipped_before_columns_are_left_out_and_that_is_said() -> None:
+def test_texts_are_clipped_before_columns_are_left_out_with_a_note() -> None:
     with writing_to(Terminal(60, colours=False)):
         clipped = str(TABLE)
     with writing_to(Terminal(40, colours=False)):

@@ -31,7 +31,7 @@ def why(
 DONE = StepSnapshot(name="fit", status="done", node="n2", attempts=1)
 
 
-def test_the_choice_and_what_others_lack_are_said_node_by_node() -> None:
+def test_the_choice_and_what_others_lack_are_shown_node_by_node() -> None:
     said = why(DONE, choice("n2", chance("n2"), chance("n1", "lacks gpu")))
 
     assert str(said).splitlines() == [

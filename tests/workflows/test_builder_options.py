@@ -203,7 +203,7 @@ def test_a_map_in_a_chain_takes_modifiers(flow: Flow[str, int]) -> None:
 # ----------------------------------------------------------------- diagram
 
 
-def test_the_diagram_tells_of_all_of_them(flow: Flow[str, int]) -> None:
+def test_the_diagram_shows_fallbacks_and_undo_functions(flow: Flow[str, int]) -> None:
     x = flow.input("x")
     rows = flow.step("rows", book, x).undo(cancel, x).fallback([])
     flow.map("m", book, over=rows).fallback(rescue)

@@ -67,7 +67,7 @@ def test_a_very_long_cycle_is_shown_in_part() -> None:
     )
 
 
-def test_all_faults_are_told_at_once_up_to_five() -> None:
+def test_all_faults_are_reported_at_once_up_to_five() -> None:
     message = refusal(*((f"s{i}", {f"x{i}"}) for i in range(7)))
 
     assert message.count("which is not a step of this workflow") == 5

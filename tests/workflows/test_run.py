@@ -282,7 +282,7 @@ def test_events_of_old_attempts_and_of_unknown_steps_change_nothing() -> None:
     assert statuses(run) == {"a": "waiting", "b": "waiting"}
 
 
-def test_an_outcome_that_is_told_twice_counts_once() -> None:
+def test_an_outcome_that_arrives_twice_counts_once() -> None:
     run = machine(step("a"), step("b", "a"))
     run.start(0.0)
     run.finished("a", 1, None, 1.0)
@@ -345,7 +345,7 @@ def test_a_run_with_a_failure_that_is_then_cancelled_is_cancelled() -> None:
     assert run.failures() == {"a": "x"}
 
 
-def test_rows_tell_the_times_that_were_seen() -> None:
+def test_rows_show_the_observed_times() -> None:
     run = machine(step("a"))
     run.start(100.0)
     run.started("a", 1, "n1", 100.5, version="3f2a91")
@@ -397,7 +397,7 @@ def test_a_failure_before_any_start_has_no_run_time() -> None:
     assert only_row(run, "a").attempts == 1
 
 
-def test_changes_since_a_revision_are_told_with_the_latest_last() -> None:
+def test_changes_since_a_revision_are_listed_with_the_latest_last() -> None:
     run = machine(step("a"), step("b"), step("c", "a"))
     run.start(0.0)
     seen = run.revision

@@ -73,7 +73,7 @@ def test_a_lost_result_is_made_again_and_who_needs_it_is_sent_after_that() -> No
     assert run.finished("b", 2, "end", 4.0) == [RunEnded("done")]
 
 
-def test_the_old_result_is_told_until_the_new_one_is_there() -> None:
+def test_the_old_result_is_shown_until_the_new_one_arrives() -> None:
     run = ab()
 
     run.lost("b", 1, "gone", 2.0, results={"a": ()})
@@ -109,7 +109,7 @@ def test_two_who_need_it_have_it_made_once() -> None:
     assert run.finished("a", 2, "new", 3.0) == [StartStep("b", 2), StartStep("c", 2)]
 
 
-def test_who_hears_of_the_loss_late_is_sent_again_at_once() -> None:
+def test_a_step_that_learns_late_of_the_loss_is_sent_again_at_once() -> None:
     run = ab()
 
     assert run.lost("b", 1, "x", 2.0, results={}) == [StartStep("b", 2)]

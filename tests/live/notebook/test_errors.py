@@ -140,7 +140,7 @@ def test_a_group_of_errors_shows_its_parts_with_their_lines(front: Kernel) -> No
     assert has_no_frame_of_ours(text)
 
 
-def test_a_crashed_worker_is_told_with_cause_and_last_lines(front: Kernel) -> None:
+def test_a_crashed_worker_is_reported_with_cause_and_last_lines(front: Kernel) -> None:
     ended = front.run("crash.call(3)")
     violated = front.run("violate.call()")
 
@@ -223,7 +223,7 @@ def test_the_debugger_stands_where_the_user_can_look_around(front: Kernel) -> No
 
 
 # Last: one node is gone afterwards.
-def test_a_lost_node_is_told_with_what_was_printed_last(front: Kernel) -> None:
+def test_a_lost_node_is_reported_with_its_last_prints(front: Kernel) -> None:
     cell = front.start("future = hang.on(node='n2').submit()\nfuture.result()")
     front.wait_for("hanging", cell)
     front.interrupt()

@@ -262,7 +262,7 @@ def test_names_are_kept_when_a_cell_fails_or_is_stopped(front: Kernel) -> None:
     assert value(front.run("%%mpreg remote --keep firm\nn")) == "2"
 
 
-def test_the_loss_of_what_was_kept_is_told_and_the_next_cell_begins_anew(
+def test_the_loss_of_kept_variables_is_reported_and_the_next_cell_starts_afresh(
     front: Kernel,
 ) -> None:
     front.run("%%mpreg remote --keep frail -o pid\nimport os\nn = 1\nos.getpid()")

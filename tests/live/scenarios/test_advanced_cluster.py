@@ -325,7 +325,7 @@ def test_a_crash_costs_one_call_and_the_node_goes_on(small: mp.Cluster) -> None:
     assert view.map(serve, range(5)) == [0, 1, 2, 3, 4]
 
 
-def test_who_registered_a_function_says_for_all_callers_that_it_may_run_again(
+def test_idempotent_at_registration_holds_for_all_callers(
     small: mp.Cluster, tmp_path: Path
 ) -> None:
     def long(folder: str, name: str) -> str:

@@ -155,7 +155,7 @@ def test_inputs_are_filled_in_for_each_run(cluster: mp.Cluster) -> None:
     assert [run["raw"]["station"] for run in runs] == ["S-1", "S-2"]
 
 
-def test_the_plan_tells_where_a_run_goes_and_why(cluster: mp.Cluster) -> None:
+def test_the_plan_shows_where_steps_run_and_why(cluster: mp.Cluster) -> None:
     flow = cluster.workflow("planned")
     flow.step("train", tidy, [2, 1]).on("gpu")
 
@@ -240,7 +240,7 @@ def test_a_second_client_calls_what_the_first_registered(cluster: mp.Cluster) ->
 # --------------------------------------------------------- errors and timeouts
 
 
-def test_a_failed_step_is_told_and_what_needs_it_is_skipped(
+def test_a_failed_step_is_reported_and_its_dependents_are_skipped(
     cluster: mp.Cluster,
 ) -> None:
     flow = cluster.workflow("fails")

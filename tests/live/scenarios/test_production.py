@@ -242,7 +242,7 @@ def test_a_saga_takes_back_only_what_was_done(cluster: mp.Cluster, shop: str) ->
     assert ask(shop, "SELECT what FROM log") == ["reserve cleo", "release cleo"]
 
 
-def test_what_could_not_be_taken_back_is_said(cluster: mp.Cluster, shop: str) -> None:
+def test_a_failed_compensation_is_reported(cluster: mp.Cluster, shop: str) -> None:
     def bank_is_closed(*_: Any) -> None:
         raise TimeoutError("the bank is closed")
 

@@ -116,7 +116,7 @@ def test_html_has_an_image_and_a_table_and_shows_names_as_text() -> None:
     assert EVIL not in image
 
 
-def test_without_calls_that_is_said() -> None:
+def test_without_calls_the_text_says_so() -> None:
     empty = calls.picture(Lanes(), cluster(), NOW)
 
     assert calls.text(empty) == calls.NOTHING

@@ -8,7 +8,7 @@ from tests.support.builders import call
 NOW = 1_750_000_000.0
 
 
-def test_calls_of_each_second_are_told_when_the_second_is_over() -> None:
+def test_calls_of_each_second_are_shown_when_the_second_is_over() -> None:
     pace = CallRate()
     pace.take(tuple, 0, NOW)
 

@@ -98,7 +98,7 @@ def test_the_curve_of_a_dead_node_stands_still() -> None:
     assert readings.of("cpu-1")[1] == [61, 61]
 
 
-def test_state_is_told_by_shape_and_word_and_the_dead_have_no_load() -> None:
+def test_state_is_shown_by_shape_and_word_and_the_dead_have_no_load() -> None:
     states = tuple(MemberState)
     nodes = (node(f"n{place}", load=LOAD, state=s) for place, s in enumerate(states))
     picture = members.picture(snapshot(*nodes), members.Readings(), ())

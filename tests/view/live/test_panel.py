@@ -96,7 +96,7 @@ def test_the_words_of_other_programs_lead_to_a_view(asked: str, meant: str) -> N
         panel.chosen_views([asked])
 
 
-def test_the_head_tells_calls_a_second_while_there_are_some() -> None:
+def test_the_head_shows_calls_a_second_while_there_are_some() -> None:
     cluster, pace = snapshot(node("n1")), CallRate()
     pace.take(tuple, 0, 1_000.0)
     idle = head.picture(cluster, 0, pace, drills=True)
@@ -119,7 +119,7 @@ def test_one_view_has_no_title_of_its_own() -> None:
     assert "routes" not in text.splitlines()
 
 
-def test_the_head_tells_errors_and_that_it_ended() -> None:
+def test_the_head_shows_errors_and_the_end() -> None:
     ended = {**pictures()["head"], "state": "ended", "error": f"no {EVIL}"}
 
     html, text = head.html(ended), head.text(ended)

@@ -42,7 +42,7 @@ def test_the_frame_of_a_picture_is_the_frame_of_routes() -> None:
     pd.testing.assert_frame_equal(frame, routes_frame(rows()))
 
 
-def test_cells_are_shaded_by_share_and_tell_it() -> None:
+def test_cells_are_shaded_by_share_and_name_it() -> None:
     picture = routes.picture(rows())
 
     html, text = routes.html(picture), routes.text(picture)
@@ -80,7 +80,7 @@ def test_a_hundred_nodes_stay_readable() -> None:
     assert len(routes.frame(picture)) == 5_000
 
 
-def test_plain_tables_have_no_times_and_do_not_say_who_took_a_call(
+def test_plain_tables_have_neither_times_nor_the_nodes_of_calls(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("MPREG_NB_PLAIN", "1")

@@ -141,6 +141,6 @@ def test_html_draws_the_newest_as_an_image_and_shows_names_as_text() -> None:
     assert "1 of 3" in html
 
 
-def test_without_runs_that_is_said() -> None:
+def test_without_runs_the_text_says_so() -> None:
     assert runs.text(runs.picture([], NOW)) == "no runs yet"
     assert "no runs yet" in runs.html(runs.picture([], NOW))

@@ -55,7 +55,7 @@ def test_what_is_older_than_the_window_counts_no_more() -> None:
     assert rates.rates() == {("n1", "n2"): (0.0, 0.0)}
 
 
-def test_a_link_that_both_ends_tell_of_is_counted_once() -> None:
+def test_a_link_that_both_ends_report_is_counted_once() -> None:
     rates = Rates(CLIENT)
     rates.take([told("n1", n2=(0, 0)), told("n2", n1=(0, 0))], 0.0)
 
@@ -82,7 +82,7 @@ def test_links_that_are_gone_and_those_of_other_clients_are_left_out() -> None:
     assert rates.rates() == {("n1", "n3"): (0.0, 0.0)}
 
 
-def test_after_a_while_without_looking_rates_begin_anew() -> None:
+def test_rates_restart_after_a_while_without_a_viewer() -> None:
     rates = Rates(CLIENT)
     rates.take([told("n1", n2=(0, 0))], 0.0)
 
@@ -140,7 +140,7 @@ def test_of_very_many_links_the_busiest_are_in_the_picture() -> None:
     assert topology.html(picture).count("<tr>") == topology.MOST_ROWS + 1
 
 
-def test_links_are_told_as_text_html_and_frame() -> None:
+def test_links_are_shown_as_text_html_and_frame() -> None:
     evil = "<b onclick=alert(1)>"
     cluster = snapshot(node(evil), node("n2"))
     picture = topology.picture(cluster, evil, {(evil, "n2"): (2_500.0, 3.25)})
