@@ -72,21 +72,29 @@ class ChunkRow(msgspec.Struct, frozen=True, gc=False):
 
     def rows(self) -> Iterator[CallRow]:
         """Yield the row of each call: those before it were its queue."""
-        whole, count = self.whole, len(self.run_us)
         before_us, after_us = 0, sum(self.run_us)
         for number, run_us in enumerate(self.run_us):
             after_us -= run_us
-            yield msgspec.structs.replace(
-                whole,
-                call_id=f"{whole.call_id}[{number}]",
-                queued_us=whole.queued_us + before_us,
-                run_us=run_us,
-                serialize_us=whole.serialize_us // count,
-                total_us=max(run_us, whole.total_us - after_us),
-                sent_bytes=whole.sent_bytes // count,
-                received_bytes=whole.received_bytes // count,
-            )
+            yield self._row(number, before_us, after_us)
             before_us += run_us
+
+    @property
+    def last(self) -> CallRow:
+        """The row of the last call."""
+        return self._row(len(self.run_us) - 1, sum(self.run_us[:-1]), 0)
+
+    def _row(self, number: int, before_us: int, after_us: int) -> CallRow:
+        whole, count, run_us = self.whole, len(self.run_us), self.run_us[number]
+        return msgspec.structs.replace(
+            whole,
+            call_id=f"{whole.call_id}[{number}]",
+            queued_us=whole.queued_us + before_us,
+            run_us=run_us,
+            serialize_us=whole.serialize_us // count,
+            total_us=max(run_us, whole.total_us - after_us),
+            sent_bytes=whole.sent_bytes // count,
+            received_bytes=whole.received_bytes // count,
+        )
 
 
 def _calls(row: CallRow | ChunkRow) -> int:
@@ -158,7 +166,7 @@ class CallLog:
         if not self._rows:
             return None
         row = self._rows[-1]
-        return tuple(row.rows())[-1] if isinstance(row, ChunkRow) else row
+        return row.last if isinstance(row, ChunkRow) else row
 
     def histograms(self) -> dict[tuple[str, str], HdrHistogram]:
         """Return (function, node) -> histogram of total microseconds."""
