@@ -34,7 +34,7 @@ from mpreg_nb.calls.pending import (
 )
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.connections import Connections
-from mpreg_nb.client.leases import LEND_CALLS, Key, LeasedWorkers, WorkerLink
+from mpreg_nb.client.leases import Key, LeasedWorkers, WorkerLink
 from mpreg_nb.client.output import OutputBuffer, Writer
 from mpreg_nb.errors import Executed, PayloadTooLarge
 from mpreg_nb.protocol.codec import Buffer, Parts
@@ -549,12 +549,9 @@ class ClientCalls:
                 self._given_back(call, now)
 
     def _lend(self, worker: WorkerLink, call: ActiveCall) -> None:
-        """Lend a worker once threads that block make its calls one by one."""
-        if not call.blocks or worker.calls or self._lines:
-            worker.alone = 0
-            return
-        worker.alone += 1
-        if worker.alone >= LEND_CALLS and worker.is_short and not worker.is_over:
+        """Lend a worker without calls, if threads that block make enough of them."""
+        worker.waited_for(int(call.blocks))
+        if worker.is_to_be_lent and not self._lines:
             self._leases.lend(worker, call.wanted)
 
     def _given_back(self, call: ActiveCall, now: float) -> None:

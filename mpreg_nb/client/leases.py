@@ -73,8 +73,9 @@ EMPTY_S = 0.005
 ANSWER_S = 0.1
 """How long calls wait for the answer of a node that was asked for a worker."""
 
-LEND_CALLS = 4
-"""Calls in a row that a thread waited for, and nothing beside them; then it is lent."""
+LEND, WAITED_FOR = 16, 4
+"""A worker is lent while its calls that threads block for, `WAITED_FOR` points each,
+make `LEND` points more than all others, one each: about one call of four."""
 
 READ_S = 0.002
 """How long a thread reads; the loop waits for it, if it needs the worker."""
@@ -139,7 +140,8 @@ class WorkerLink:
         self.using = threading.Lock()
         """Held by the thread that uses a lent worker."""
         self.is_lent = False
-        self.alone = 0  # calls in a row that had the worker for themselves
+        self._points = 0  # for calls that threads wait for, see `LEND`
+        self._sent_before = 0  # it was lent
         self.handed_over: Any = None  # a call that the loop does not know yet
         self._early: list[Received[ToHolder]] = []  # read by a thread, for the loop
         seconds = struct.pack("ll", 0, int(READ_S * 1e6))
@@ -231,8 +233,23 @@ class WorkerLink:
         """Say whether a thread may use it now."""
         return self.is_lent and not self.is_over
 
+    def waited_for(self, calls: int) -> None:
+        """Note how many calls a thread has blocked for; 0: one that none did."""
+        if calls:
+            self._points = min(self._points + calls * WAITED_FOR, 2 * LEND)
+        elif self._points:
+            self._points -= 1
+
+    @property
+    def is_to_be_lent(self) -> bool:
+        """Whether threads should have it, until the loop needs it again."""
+        if self.calls or self.is_over or self.is_lent:
+            return False
+        return self._points >= LEND and self.is_short
+
     def lend(self) -> None:
         """Let threads use it; it has no calls."""
+        self._sent_before = self.sent
         self.is_lent = True
         self._loop.remove_reader(self._end.fileno())
         self._end.setblocking(True)
@@ -265,11 +282,11 @@ class WorkerLink:
 
     def take_back(self) -> None:
         """Let the loop alone use it from now on; waits for a thread that does."""
-        self.alone = 0
         if not self.is_lent:
             return
         with self.using:
             self.is_lent = False
+            self.waited_for(self.sent - self._sent_before)
         self._end.setblocking(False)
         if self.is_closed:
             return

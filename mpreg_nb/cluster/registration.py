@@ -110,6 +110,14 @@ class _Registered:
     name: str
     options: CallOptions
     declared: dict[str, Any]  # the options of the registration
+    narrowed: tuple[CallOptions, CallOptions] | None = None  # of the last call
+
+    def options_of(self, asked: CallOptions) -> CallOptions:
+        """Return the options of a call of this version; the same for the same ones."""
+        last = self.narrowed
+        if last is None or last[0] is not asked:
+            last = self.narrowed = asked, narrowed(asked, self.options)
+        return last[1]
 
 
 class FunctionRegistry:
@@ -138,7 +146,7 @@ class FunctionRegistry:
         local = function.local if isinstance(function, Function) else function
         if not known.witnesses.hold(local):
             return None
-        return known.name, narrowed(options, known.options)
+        return known.name, known.options_of(options)
 
     def needs(self, function: Any) -> frozenset[str]:
         """Return the resources that a function, or a name, was registered with."""
