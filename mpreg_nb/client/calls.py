@@ -259,6 +259,8 @@ class ClientCalls:
             decided=lambda: self._send_held(time.monotonic()),
         )
         self._late_prints: deque[tuple[bytes, Writer]] = deque(maxlen=LATE_PRINTS)
+        # The worker that had the last call of a kind, if it can have more.
+        self._last_worker: dict[Wanted, WorkerLink] = {}
         self._several = False  # whether there is anything to choose
         self._only = ""  # the one node that is alive, "" if it is not the only one
         # Of each node: how many workers, and the slots of each.
@@ -300,6 +302,12 @@ class ClientCalls:
         elif not self._try_to_send(call, now):
             pending.hold(call)
 
+    def start_all(self, calls: list[ActiveCall]) -> None:
+        """Send calls that came together, so that their answers may come so, too."""
+        if len(calls) > 1:
+            self._leases.several_follow()
+        run_each(self.start, calls)
+
     # Calls of threads that block, and read the answer themselves.
 
     def ask(self, call: ActiveCall, hand_over: Callable[[], object]) -> Reply | None:
@@ -316,12 +324,11 @@ class ClientCalls:
             return None
         if self._breakers or not self._leases.is_wanted():
             return None
-        call.began = call.sent = time.monotonic()
-        call.to = worker.node
         with worker.using:
             if not worker.is_at_hand():  # any more
-                call.to = ""
                 return None
+            call.began = call.sent = time.monotonic()
+            call.to = worker.node
             call.asked = worker
             try:
                 answer = worker.ask(_job(call, None))
@@ -399,6 +406,7 @@ class ClientCalls:
         state = self._state
         self.router.update(alive, suspect, state.pythons, state.workerless)
         self._leases.routes_changed(self._fits)
+        self._last_worker.clear()
         self._workers.clear()
         for snapshot in self._state.nodes:
             record = snapshot.record
@@ -683,6 +691,10 @@ class ClientCalls:
         link, hops_left, to = entry, 1, ""
         options, attempts = call.options, call.attempts
         again = attempts and not call.to and entry.peer.name not in call.avoid
+        last = self._last_worker.get(call.wanted) if self._several else None
+        if last is not None and not target and self._goes_along(call, last):
+            self._send_to_worker(call, last, None, now)
+            return True
         if self._several and not again:
             if not target:
                 choice = self.router.choose(call.wanted, now, avoid=call.avoid)
@@ -759,6 +771,18 @@ class ClientCalls:
         # Without a link to each node, the one of the entry would choose.
         return bool(to) or link.peer.name in (options.node, self._only)
 
+    def _goes_along(self, call: ActiveCall, worker: WorkerLink) -> bool:
+        """Whether a short call may follow others to a worker, without a choice."""
+        if self._breakers or call.options.timeout_s is not None:
+            return False
+        key = _key(call)
+        if not worker.is_soon_free(key) or not self._leases.is_wanted():
+            return False
+        if not self._may_go_to_worker(call, worker.node_link, worker.node):
+            return False
+        worker.take_back()  # that may end it
+        return worker.is_soon_free(key)
+
     def _send_to_worker(
         self,
         call: ActiveCall,
@@ -767,6 +791,8 @@ class ClientCalls:
         now: float,
     ) -> None:
         call.at = worker.node
+        if self._several:
+            self._last_worker[call.wanted] = worker
         self._pending.sent(call, worker, worker.node, now)
         worker.call(_job(call, remaining_ms))
 

@@ -55,6 +55,9 @@ AHEAD_CALLS = 64
 OVERHEAD_S = 10e-6
 """What a call takes in its worker besides the function."""
 
+TOGETHER_S = 0.0001
+"""Calls that a worker does in less go there together: to wake another takes longer."""
+
 SHORT_S = 0.0005
 """Calls that take less wait here for their turn; others go to the node."""
 
@@ -157,6 +160,15 @@ class WorkerLink:
             return False
         return calls < self._most_long or (calls + 1) * self._expected_s <= AHEAD_S
 
+    def is_soon_free(self, key: Key) -> bool:
+        """Whether one more call would wait there for less than another wake-up takes.
+
+        key: what it calls.
+        """
+        if self.is_over or self._unsent or key not in self.permitted:
+            return False
+        return (len(self.calls) + 1) * self._expected_s <= TOGETHER_S
+
     @property
     def is_short(self) -> bool:
         """Whether it is worth while to wait for room."""
@@ -209,6 +221,10 @@ class WorkerLink:
         else:
             self._watch = self._loop.call_later(STUCK_S - silent_s, self._look)
 
+    def several_follow(self) -> None:
+        """Write the calls that follow together."""
+        self._at_once = False
+
     def _write(self) -> None:
         data = b"".join(self._unwritten)
         self._unwritten.clear()
@@ -231,7 +247,7 @@ class WorkerLink:
 
     def is_at_hand(self) -> bool:
         """Say whether a thread may use it now."""
-        return self.is_lent and not self.is_over
+        return self.is_lent and not self.is_over and self.handed_over is None
 
     def waited_for(self, calls: int) -> None:
         """Note how many calls a thread has blocked for; 0: one that none did."""
@@ -286,7 +302,8 @@ class WorkerLink:
             return
         with self.using:
             self.is_lent = False
-            self.waited_for(self.sent - self._sent_before)
+            if self.sent > self._sent_before:
+                self.waited_for(self.sent - self._sent_before)
         self._end.setblocking(False)
         if self.is_closed:
             return
@@ -471,6 +488,11 @@ class LeasedWorkers:
         """Let go of a worker whose answers may be lost; its calls are asked about."""
         worker.close()
         self._broken(worker)
+
+    def several_follow(self) -> None:
+        """Write the calls that follow together."""
+        for worker in self._links.values():
+            worker.several_follow()
 
     def is_large(self, worker: WorkerLink, key: Key) -> None:
         """Send such calls through the node: it shares memory for large results."""

@@ -92,6 +92,11 @@ class LoopThread:
         """Whether this process was forked after the thread was started."""
         return os.getpid() != self._process
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it runs nothing any more, as `call_soon` would say."""
+        return self.loop.is_closed() or self.is_of_parent
+
     def check(self) -> None:
         """Raise ForkedProcess where the thread does not exist."""
         if self.is_of_parent:

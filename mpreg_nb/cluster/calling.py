@@ -13,6 +13,7 @@ import contextlib
 import itertools
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -59,6 +60,8 @@ class Calling:
         self._room = threading.Condition()
         self._on_over = self._over  # one for all futures
         self._wait_for_it = 0  # threads
+        self._to_start: deque[ActiveCall] = deque()
+        self._is_starting = False  # the loop was told to
 
     # -------------------------------------------------------------------- verbs
 
@@ -116,8 +119,19 @@ class Calling:
         future = self._future(active)
         when_over(future, self._on_over)
         self._submitted = next(self._count)
-        self._thread.call_soon(self._client.calls.start, active)
+        self._to_start.append(active)
+        if not self._is_starting or self._thread.is_closed:
+            self._is_starting = True
+            self._thread.call_soon(self._start_all)
         return future
+
+    def _start_all(self) -> None:
+        """Start what was submitted until now; on the loop, and once for all of it."""
+        self._is_starting = False  # first: what comes from now on says so itself
+        calls: list[ActiveCall] = []
+        while self._to_start:
+            calls.append(self._to_start.popleft())
+        self._client.calls.start_all(calls)
 
     def map(
         self,
