@@ -119,10 +119,16 @@ class Calling:
         future = self._future(active)
         when_over(future, self._on_over)
         self._submitted = next(self._count)
-        self._to_start.append(active)
-        if not self._is_starting or self._thread.is_closed:
-            self._is_starting = True
-            self._thread.call_soon(self._start_all)
+        try:
+            self._to_start.append(active)
+            if not self._is_starting or self._thread.is_closed:
+                self._is_starting = True
+                self._thread.call_soon(self._start_all)
+        except BaseException:  # Stop may come anywhere
+            self._is_starting = False
+            with contextlib.suppress(ValueError):
+                self._to_start.remove(active)
+            raise
         return future
 
     def _start_all(self) -> None:

@@ -329,11 +329,8 @@ def node_of_two() -> Iterator[mp.Cluster]:
         yield cluster
 
 
-@pytest.mark.parametrize("name", ["pair", "node_of_two"])
-def test_calls_behind_one_that_takes_long_run_where_there_is_room(
-    name: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    cluster: mp.Cluster = request.getfixturevalue(name)
+def run_behind_a_long_call(cluster: mp.Cluster, tmp_path: Path) -> None:
+    """Check that calls are done that follow one which takes long to its worker."""
     begun, go_on = tmp_path / "begun", tmp_path / "go"
     become_lent(cluster, wait_if, "", "")
 
@@ -346,6 +343,29 @@ def test_calls_behind_one_that_takes_long_run_where_there_is_room(
     assert not long.done()
     go_on.touch()
     long.result(60)
+
+
+def test_calls_behind_one_that_takes_long_run_at_another_node(
+    pair: mp.Cluster, tmp_path: Path
+) -> None:
+    run_behind_a_long_call(pair, tmp_path)
+
+
+def test_calls_behind_one_that_takes_long_run_in_another_worker(
+    node_of_two: mp.Cluster, tmp_path: Path
+) -> None:
+    run_behind_a_long_call(node_of_two, tmp_path)
+
+
+def test_short_calls_that_are_submitted_together_are_done_by_one_worker(
+    pair: mp.Cluster,
+) -> None:
+    become_lent(pair, nap, 0.0)
+
+    def workers() -> set[int]:
+        return {one.result() for one in [pair.submit(nap, 0.0) for _ in range(3)]}
+
+    until(lambda: len(workers()) == 1)
 
 
 def test_a_call_that_waits_at_a_worker_has_that_in_its_row(own: mp.Cluster) -> None:
