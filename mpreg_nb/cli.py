@@ -239,7 +239,7 @@ def command_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="end all of your clusters, except nodes started by hand",
     )
-    _add_looks(command)
+    _add_view_commands(command)
     command("doctor", "check the installation and suggest fixes")
     bench = command("bench", "measure the speed of calls, compared with a bare echo")
     bench.add_argument(
@@ -296,8 +296,7 @@ def _add_ca(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_looks(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
-    """Add the commands that show a cluster."""
+def _add_view_commands(command: Callable[[str, str], argparse.ArgumentParser]) -> None:
     looks = {
         name: command(name, title)
         for name, title in (

@@ -171,11 +171,9 @@ class _Registering(importlib.abc.Loader):
         self._loader = loader
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Any:
-        """Return the module that the wrapped loader creates."""
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Execute the module, then register the backend."""
         self._loader.exec_module(module)
         register()
 

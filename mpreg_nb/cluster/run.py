@@ -467,7 +467,6 @@ class AsyncRun(BaseRun):
         return awaited(error)
 
     def _wake(self) -> None:
-        """Wake all waiting tasks."""
         self._news.set()
         self._news = asyncio.Event()
 
@@ -500,7 +499,6 @@ class Run(BaseRun):
         self._awaiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def _wake(self) -> None:
-        """Wake all waiting threads."""
         with self._changed:
             self._changed.notify_all()
         if self._record.ended:

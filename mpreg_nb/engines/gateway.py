@@ -105,7 +105,7 @@ class DaskNodes:
         """
         channel = await self._connect()
         await self._check(channel.client)
-        await self._compare()
+        await self._match_nodes_to_workers()
         self._comparing = asyncio.ensure_future(self._keep_comparing())
 
     async def stop(self) -> None:
@@ -202,13 +202,12 @@ class DaskNodes:
                 async with asyncio.timeout(COMPARE_S):
                     await self._changed.wait()
             try:
-                await self._compare()
+                await self._match_nodes_to_workers()
             except Exception as error:  # noqa: BLE001 - of Dask: the next time, maybe
                 _LOG.warning("the Dask cluster cannot be asked: %s", error)
                 await asyncio.sleep(0.5)
 
-    async def _compare(self) -> None:
-        """Make the nodes those of the workers that Dask has."""
+    async def _match_nodes_to_workers(self) -> None:
         self._changed.clear()
         try:
             channel = await self._connect()

@@ -436,7 +436,7 @@ class SlurmLauncher(Launcher[SlurmNode]):
             del self._jobs[settings.name]
             raise
         job.node.ended.add_done_callback(
-            lambda _: self._thread.get().call_soon(self._let_go, job)
+            lambda _: self._thread.get().call_soon(self._forget_job, job)
         )
         self._thread.get().call_soon(self._look)
         return job.node
@@ -446,9 +446,9 @@ class SlurmLauncher(Launcher[SlurmNode]):
     def _look(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
-        self._looking = self._spawn(self._watch())
+        self._looking = self._spawn(self._watch_queue())
 
-    async def _watch(self) -> None:
+    async def _watch_queue(self) -> None:
         """Look at the queue until all jobs have connected or ended."""
         wait_s = FIRST_LOOK_S
         while True:
@@ -464,7 +464,7 @@ class SlurmLauncher(Launcher[SlurmNode]):
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 1.5, LONGEST_LOOK_S)
 
-    def _let_go(self, job: SlurmJob) -> None:
+    def _forget_job(self, job: SlurmJob) -> None:
         """Forget a job whose node has ended; the rest of it ends by itself."""
         if job.writer is not None:
             job.writer.close()
@@ -504,7 +504,7 @@ class SlurmLauncher(Launcher[SlurmNode]):
         finally:
             writer.close()
         if job is not None:
-            await self._left(job)
+            await self._job_disconnected(job)
 
     async def _serve(
         self, job: SlurmJob, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -547,7 +547,7 @@ class SlurmLauncher(Launcher[SlurmNode]):
         job.state = JobState("RUNNING")
         await job.host.beat()
 
-    async def _left(self, job: SlurmJob) -> None:
+    async def _job_disconnected(self, job: SlurmJob) -> None:
         """A job has disconnected: say why, unless it was asked to end."""
         job.host.lost(f"job {job.id} has ended")
         wait_s = FIRST_LOOK_S
@@ -577,7 +577,7 @@ class SlurmLauncher(Launcher[SlurmNode]):
         if self._server is not None:
             self._server.close()
         for job in list(self._jobs.values()):
-            self._let_go(job)
+            self._forget_job(job)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

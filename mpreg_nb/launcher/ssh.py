@@ -552,7 +552,7 @@ class SshHost:
             await self.nodes.end(kept, log)
         if self._context.issue is not None:
             return await self._start_over_tls(settings, log, workers)
-        reserved = await self._reserve()
+        reserved = await self._reserve_port()
         url = f"ws://127.0.0.1:{reserved.port}"
         node = self.nodes.expect(name, url, log)
         await self.expose(settings.join)
@@ -606,7 +606,7 @@ class SshHost:
         self.open_tunnel(kept)
         return self.nodes.take_up(kept, log)
 
-    async def _reserve(self) -> PortReserved:
+    async def _reserve_port(self) -> PortReserved:
         """Hold a port there that is free here too, and open the tunnel to it."""
         for _ in range(PORTS_TRIED):
             reserved = await self.nodes.ask(lambda id: ReservePort(id=id), PortReserved)

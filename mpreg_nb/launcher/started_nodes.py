@@ -294,11 +294,11 @@ class StartedNodes:
         try:
             for place, together in by_place(specs):
                 if place not in failures:
-                    failure = self._begin(together, begun)
+                    failure = self._start_nodes_of(together, begun)
                     if failure is not None:
                         failures[place] = failure
             self._expose(begun, failures)
-            self._await(begun, timeout_s, failures)
+            self._await_ready(begun, timeout_s, failures)
         except BaseException:
             end_now(list(begun.values()))
             raise
@@ -344,7 +344,7 @@ class StartedNodes:
             self._launchers[name] = launchers.make(name, self._context)
         return self._launchers[name]
 
-    def _begin(
+    def _start_nodes_of(
         self, specs: Sequence[NodeSpec], begun: dict[NodeSpec, LaunchedNode]
     ) -> HostFailure | None:
         """Start the nodes of one place; return why it failed, if it did."""
@@ -406,9 +406,9 @@ class StartedNodes:
         for name, launcher in self._launchers.items():
             for host, failure in launcher.expose(urls).items():
                 failures[name, host] = failure
-                _drop(begun, (name, host))
+                _end_nodes_of_failed(begun, (name, host))
 
-    def _await(
+    def _await_ready(
         self,
         begun: dict[NodeSpec, LaunchedNode],
         timeout_s: float,
@@ -427,7 +427,7 @@ class StartedNodes:
                 if not place[0]:
                     raise
                 failures[place] = _failure(place[1] or place[0], error)
-                _drop(begun, place)
+                _end_nodes_of_failed(begun, place)
 
     def _await_turns(
         self, place: "Place", begun: dict[NodeSpec, LaunchedNode], timeout_s: float
@@ -567,8 +567,7 @@ def _is_ready(node: LaunchedNode) -> bool:
     return node.ready.done() and node.ready.exception() is None
 
 
-def _drop(begun: dict[NodeSpec, LaunchedNode], place: Place) -> None:
-    """End the nodes of a place that failed."""
+def _end_nodes_of_failed(begun: dict[NodeSpec, LaunchedNode], place: Place) -> None:
     lost = [spec for spec in begun if spec.place == place]
     end_now([begun.pop(spec) for spec in lost])
 

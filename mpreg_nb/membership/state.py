@@ -592,7 +592,6 @@ class MembershipState:
         synced: bool,
         refused: tuple[NodeName, ...] = (),
     ) -> list[Effect]:
-        """Apply a record that is ALIVE or SUSPECT."""
         record = entry.record
         effects: list[Effect] = []
         if before is None:
@@ -624,7 +623,6 @@ class MembershipState:
     def _add_accusers(
         self, entry: MemberEntry, verdict: Verdict, now: float
     ) -> list[Effect]:
-        """Add the accusers of `verdict` to the running suspicion."""
         suspicion = entry.suspicion
         if suspicion is not None:
             fresh = [

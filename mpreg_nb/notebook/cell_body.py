@@ -154,14 +154,13 @@ def _run(
     # As in the notebook: classes that it makes are pickled by value on the way back.
     namespace = names if keeps else {"__name__": "__main__", **names}
     if has_lines(source):
-        return _with_lines(code, namespace, outcome, keeps=keeps)
+        return _run_with_lines(code, namespace, outcome, keeps=keeps)
     return _executed(code, namespace, outcome)
 
 
-def _with_lines(
+def _run_with_lines(
     code: CodeType, namespace: dict[str, Any], outcome: _Outcome, *, keeps: bool
 ) -> Any:
-    """Run code with `%` and `!` lines."""
     from mpreg_nb.notebook.worker_lines import Lines
 
     namespace[LINES] = lines = Lines(namespace)

@@ -228,7 +228,7 @@ class ConnectionPool:
             loop = asyncio.get_running_loop()
             attempt = self._attempts[key] = _Attempt(key, loop.create_future())
             attempt.task = loop.create_task(self._try(attempt, tuple(urls)))
-            attempt.task.add_done_callback(partial(self._tried, attempt))
+            attempt.task.add_done_callback(partial(self._attempt_ended, attempt))
         return attempt
 
     async def _try(self, attempt: _Attempt, urls: tuple[str, ...]) -> list[_Failure]:
@@ -242,7 +242,9 @@ class ConnectionPool:
                 failures.append(error)
         return failures
 
-    def _tried(self, attempt: _Attempt, task: asyncio.Task[list[_Failure]]) -> None:
+    def _attempt_ended(
+        self, attempt: _Attempt, task: asyncio.Task[list[_Failure]]
+    ) -> None:
         """Report the failure, unless a link settled the attempt."""
         node, lane = attempt.key
         if self._attempts.get(attempt.key) is not attempt:

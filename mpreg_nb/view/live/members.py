@@ -220,7 +220,7 @@ class _Row:
 def _live_row(row: _Row, several: bool) -> Element:
     """Return a row of the table; most rows are the same in the next picture."""
     values = row.values
-    cells, sort = _cells(values, row.every_s), _values(values)
+    cells, sort = _cells(values, row.every_s), _sort_values(values)
     if not several:
         return charts.table_row(COLUMNS, values["node"], cells, sort)
     cells.insert(1, element("span", values["host"] or NOTHING))
@@ -228,8 +228,7 @@ def _live_row(row: _Row, several: bool) -> Element:
     return charts.table_row(COLUMNS_OF_HOSTS, values["node"], cells, sort)
 
 
-def _values(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the sort values of a row by column."""
+def _sort_values(row: dict[str, Any]) -> dict[str, Any]:
     busy = None if row["busy"] is None else row["busy"] / max(1, row["slots"])
     return {
         "node": row["node"],
