@@ -302,6 +302,7 @@ BOUNDED_BY = {
     "client/callbacks.py: _queue": "futures, which their caller holds",
     "client/statistics.py: _rows": "KEPT_CALLS calls, and one chunk",
     "cluster/call_progress.py: _notes": "a window of time",
+    "cluster/calling.py: _to_start": "MOST_OUTSTANDING calls without an outcome",
     "launcher/host.py: _waiting": "logs wait in their files while it is long",
     "launcher/pid.py: _new": "children that this process starts",
     "membership/swim.py: waiting": "the effects of one message",
