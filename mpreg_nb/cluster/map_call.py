@@ -513,11 +513,12 @@ class MapCall:
             chunk = self._client.arrive_chunk(call, reply, parts)
         except msgspec.DecodeError as error:
             text = f"its answer to a chunk of a map cannot be read: {error}"
-            failure = Failure(kind="bad_request", message=text, node=reply.node)
-            failed = Failed(id=call.id, failure=failure)
-            self._arrived(self._client.arrive(call, failed, ()), place)
-            return count
+            return self._unusable(call, reply, text, place)
         done = chunk.done
+        if not done and chunk.failed is None and not self._cancelled:
+            # To send them again would go on for ever, as with a node of another build.
+            text = "its answer to a chunk of a map has neither a result nor an error"
+            return self._unusable(call, reply, text, place)
         self._arrivals.append((place, chunk))
         if chunk.failed is not None:
             self._arrived(chunk.failed, place + done)
@@ -528,6 +529,13 @@ class MapCall:
             return count
         self._send_again(call, rest, place + done)
         return done
+
+    def _unusable(self, call: ActiveCall, reply: Reply, text: str, place: int) -> int:
+        """Have the first item of a chunk fail whose answer is of no use."""
+        failure = Failure(kind="bad_request", message=text, node=reply.node)
+        failed = Failed(id=call.id, failure=failure)
+        self._arrived(self._client.arrive(call, failed, ()), place)
+        return len(call.items)
 
     def _send_again(self, call: ActiveCall, rest: Items, place: int) -> None:
         """Send items that a chunk did not come to, in parts for several workers."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.errors import NodeLost, WorkerCrashed
 from tests.support.direct_calls import MANY
 from tests.support.files import until_exists, wait_for_file
@@ -265,8 +266,12 @@ def test_a_client_that_is_closed_ends_a_call_of_a_thread(
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[mp.Cluster]:
-    """Two nodes that both serve what is registered."""
+    """Two nodes that both serve what is registered, and links to both."""
     with mp.up(["one:left", "two:right"], fresh=True) as cluster:
+        links = parts_of(cluster).client.links
+        for side in ("left", "right"):  # a later test looks for sockets elsewhere
+            cluster.on(side).call(double, 1)
+        until(lambda: len(links.open_links) == 2)
         yield cluster
 
 
@@ -355,17 +360,6 @@ def test_calls_behind_one_that_takes_long_run_in_another_worker(
     node_of_two: mp.Cluster, tmp_path: Path
 ) -> None:
     run_behind_a_long_call(node_of_two, tmp_path)
-
-
-def test_short_calls_that_are_submitted_together_are_done_by_one_worker(
-    pair: mp.Cluster,
-) -> None:
-    become_lent(pair, nap, 0.0)
-
-    def workers() -> set[int]:
-        return {one.result() for one in [pair.submit(nap, 0.0) for _ in range(3)]}
-
-    until(lambda: len(workers()) == 1)
 
 
 def test_a_call_that_waits_at_a_worker_has_that_in_its_row(own: mp.Cluster) -> None:
