@@ -9,7 +9,7 @@ from mpreg_nb.client.output import limit_lines
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.engines.dask_values import DaskArguments
 from mpreg_nb.engines.engine import Engine, engine_at
-from mpreg_nb.names import check_url
+from mpreg_nb.names import check_url, nearest
 from mpreg_nb.protocol.gossip import MemberState
 from mpreg_nb.protocol.messages import Snapshot
 from mpreg_nb.transport.tls import load_ca
@@ -131,13 +131,16 @@ async def wait_for_states(
                 asked.result()
             await waiting
     except TimeoutError:
+        missing = [node for node in wanted if states.get(node) != wanted[node]]
+        found = [
+            f"{node} is {states.get(node, 'unknown')}, not {wanted[node]}"
+            for node in missing
+        ]
+        meant = [nearest(node, STATES) for node in missing if node not in states]
+        words = [f" To wait for that state: state={word!r}." for word in meant if word]
         raise TimeoutError(
-            "; ".join(
-                f"{node} is {states.get(node, 'unknown')}, not {state}"
-                for node, state in wanted.items()
-                if states.get(node) != state
-            )
-            + f" (after {timeout_s:g} s). See cluster.events()"
+            f"{'; '.join(found)} (after {timeout_s:g} s).{''.join(words[:1])} "
+            "See cluster.events()"
         ) from None
     finally:
         stop()

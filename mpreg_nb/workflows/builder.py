@@ -9,6 +9,7 @@ import operator
 from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import (
+    TYPE_CHECKING,
     Any,
     Generic,
     NoReturn,
@@ -103,6 +104,20 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
         self._over = over
         self._options = StepOptions()
         self._frozen: tuple[StepOptions, Step] | None = None
+
+    if not TYPE_CHECKING:  # checkers say themselves which attributes there are
+
+        def __getattr__(self, name: str) -> NoReturn:
+            text = f"a step has no attribute {name!r}"
+            if not name.startswith("_"):  # such are asked for by libraries
+                meant = nearest(name, [n for n in dir(self) if not n.startswith("_")])
+                text += (
+                    f". Did you mean {meant!r}?"
+                    if meant
+                    else ": its result exists only when the workflow runs. Use "
+                    f".{name} inside a function that receives the step"
+                )
+            raise AttributeError(text, name=name, obj=self)
 
     def on(self, *resources: str, node: str | None = None) -> Self:
         """Run the step only on nodes that hold all of `resources`, and only on `node`.

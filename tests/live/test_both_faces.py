@@ -290,6 +290,8 @@ def test_a_wait_for_a_state_says_what_is_meant_and_what_is_the_case(
         face.wait_for("n1", "dead")
     with pytest.raises(TimeoutError, match="n1 is alive, not dead"):
         face.wait_for("n1", state="dead", timeout=0.05)
+    with pytest.raises(TimeoutError, match="To wait for that state: state='dead'"):
+        face.wait_for("n1", "deadd", timeout=0.05)
 
 
 def test_a_view_of_no_such_name_is_refused(face: Face) -> None:

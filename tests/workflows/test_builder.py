@@ -299,6 +299,22 @@ def test_a_step_has_no_truth_value_and_is_not_compared_or_computed_with(
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [("retri", "Did you mean 'retry'?"), ("shape", "Use .shape inside a function")],
+)
+def test_an_attribute_that_a_step_lacks_says_what_to_do(
+    flow: Flow[str, int], name: str, said: str
+) -> None:
+    step = flow.step("raw", ingest, "sensor-7")
+
+    with pytest.raises(AttributeError) as caught:
+        getattr(step, name)
+
+    assert said in str(caught.value)
+    assert not hasattr(step, "_repr_png_")
+
+
+@pytest.mark.parametrize(
     "use",
     [
         bool,
