@@ -264,9 +264,7 @@ async def test_tests_of_such_functions() -> None:
     assert len(tests) == 5
 
 
-async def test_a_failure_has_the_documented_text(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_what_a_failure_says(caplog: pytest.LogCaptureFixture) -> None:
     lines = [line[2:] for line in EXAMPLES["what a failure says"].splitlines()[2:4]]
     promised = " ".join(line.strip() for line in lines).removeprefix("ERROR: ")
     metrics = [{"gpu_result": "data"}]

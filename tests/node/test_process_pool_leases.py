@@ -90,6 +90,9 @@ class Client:
     def ending(self, lease: WorkerLease) -> None:
         pass
 
+    def fenced(self, lease: WorkerLease, begun: int) -> None:
+        pass
+
     def over(self, lease: WorkerLease, record: LeaseRecord) -> None:
         self.record = record
         self.is_over.set()
