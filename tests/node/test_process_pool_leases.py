@@ -41,6 +41,8 @@ class Client:
         self.is_open = asyncio.Event()
         self.record: LeaseRecord | None = None
         self.is_over = asyncio.Event()
+        self.is_fenced = asyncio.Event()
+        self.last_begun = -1
         self._calls = 0
 
     async def take(self, here: Office, *functions: Any) -> WorkerLease:
@@ -91,7 +93,8 @@ class Client:
         pass
 
     def fenced(self, lease: WorkerLease, begun: int) -> None:
-        pass
+        self.last_begun = begun
+        self.is_fenced.set()
 
     def over(self, lease: WorkerLease, record: LeaseRecord) -> None:
         self.record = record
@@ -156,6 +159,28 @@ def test_a_worker_lives_until_its_last_answer_is_read(
     assert not was_over
     assert isinstance(answer, JobDone)
     assert size_bytes >= LARGE_BYTES
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_which_jobs_will_not_begin_is_known_while_others_still_run(
+    tmp_path: Path, slots: int
+) -> None:
+    begun, go = tmp_path / "begun", tmp_path / "go"
+
+    async def scenario(here: Office, client: Client) -> int:
+        lease = await client.take(here, wait_for_file, pid)
+        for number in range(slots):
+            client.call(wait_for_file, f"{begun}{number}", str(go))
+            await asyncio.to_thread(until_exists, Path(f"{begun}{number}"))
+        client.call(pid)
+        here.workers.end_lease(lease)  # type: ignore[attr-defined]
+        await asyncio.wait_for(client.is_fenced.wait(), 60)
+        assert not client.is_over.is_set()
+        go.touch()
+        await asyncio.wait_for(client.is_over.wait(), 60)
+        return client.last_begun
+
+    assert run_with_client(tmp_path, scenario, slots=slots) == slots
 
 
 def test_no_worker_is_leased_while_another_one_is_replaced(
