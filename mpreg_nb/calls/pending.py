@@ -385,13 +385,15 @@ class PendingCalls(Generic[C]):
         if until < math.inf:
             self._pauses.add(call.id, until)
 
-    def unpark(self) -> list[C]:
-        """Return the calls that were parked; they are to be sent now."""
+    def unpark(self) -> Iterator[C]:
+        """Yield the calls that were parked; each is to be sent before the next."""
         calls = list(self._parked.values())
         self._parked.clear()
         for call in calls:
             self._pauses.drop(call.id)
-        return calls
+        for call in calls:
+            if not call.answered:  # what became of another may have ended it
+                yield call
 
     def started(self, call: C, now: float) -> None:
         """Note that who has the call runs it."""
@@ -622,18 +624,21 @@ class PendingCalls(Generic[C]):
         call.answered = True
         return owed
 
-    def tick(self, now: float) -> list[tuple[C, Verdict]]:
-        """Return what is to be done by now."""
-        verdicts: list[tuple[C, Verdict]] = []
+    def tick(self, now: float) -> Iterator[tuple[C, Verdict]]:
+        """Yield what is to be done by now; each is to be done before the next.
+
+        A call may end by what becomes of another, or at a deadline that falls due
+        together with its pause. Then it is not sent any more.
+        """
         for call_id in self._due.tick(now):
-            call = self.calls[call_id]
-            verdicts.append((call, self._expire(call, now)))
+            call = self.calls.get(call_id)
+            if call is not None:
+                yield call, self._expire(call, now)
         for call_id in self._pauses.tick(now):
-            found = self.calls.get(call_id)
-            if found is not None and not found.answered:
+            call = self.calls.get(call_id)
+            if call is not None and not call.answered:
                 self._parked.pop(call_id, None)
-                verdicts.append((found, NOW))
-        return verdicts
+                yield call, NOW
 
     def _expire(self, call: C, now: float) -> Verdict:
         """Return how a call goes on whose deadline has passed."""

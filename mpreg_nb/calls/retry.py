@@ -23,6 +23,8 @@ OVERLOAD_PATIENCE_S = 30.0
 
 LONGEST_BACKOFF_S = 2.0
 FIRST_BACKOFF_S = 0.05
+MOST_DOUBLINGS = 16
+"""More change nothing, and a number is as large as a float can be after 1,023."""
 
 Verdict: TypeAlias = Literal["give up", "again", "again later", "register first"]
 
@@ -41,7 +43,8 @@ def backoff_s(attempt: int, chance: Jitter) -> float:
     Uniform in [0, min(2 s, 50 ms * 2**attempt)). Source: M. Brooker, "Exponential
     Backoff and Jitter", 2015.
     """
-    return chance.random() * min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0**attempt)
+    doublings = min(attempt, MOST_DOUBLINGS)
+    return chance.random() * min(LONGEST_BACKOFF_S, FIRST_BACKOFF_S * 2.0**doublings)
 
 
 class RetryBudget:

@@ -69,8 +69,10 @@ class WaitingLine(Generic[Q]):
         """Take out the call that `next` returned."""
         if self._line[0] is call:
             self._line.popleft()
-        else:
+        elif self._line[-1] is call:
             self._line.pop()
+        else:  # others were put before it meanwhile
+            self._line.remove(call)
 
     def clear(self) -> list[Q]:
         """Take out all calls, and return those that still wait."""

@@ -269,6 +269,8 @@ class ClientCalls:
         self._alarm = DeadlineTimer(self._ring)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopped = False
+        self._sends_held = False  # just now
+        self._has_room = False  # maybe, for what is held
 
     @property
     def functions(self) -> tuple[str, ...]:
@@ -671,11 +673,23 @@ class ClientCalls:
 
     def _send_held(self, now: float) -> None:
         """Send what waits for room, as far as there is some."""
-        for wanted in tuple(self._lines):
-            while (call := self._pending.next_held(wanted, now)) is not None:
-                if not self._try_to_send(call, now):
-                    break
-                self._pending.release(call)
+        self._has_room = True
+        if self._sends_held:  # a worker that is taken back for a call answers others
+            return
+        self._sends_held = True
+        try:
+            while self._has_room:
+                self._has_room = False
+                for wanted in tuple(self._lines):
+                    self._send_line(wanted, now)
+        finally:
+            self._sends_held = False
+
+    def _send_line(self, wanted: Wanted, now: float) -> None:
+        while (call := self._pending.next_held(wanted, now)) is not None:
+            if not self._try_to_send(call, now):
+                break
+            self._pending.release(call)
 
     def _try_to_send(self, call: ActiveCall, now: float, target: str = "") -> bool:
         """Send a call or park it without a link; False: its link carries enough."""

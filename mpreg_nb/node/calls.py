@@ -305,7 +305,15 @@ class Calls:
     def cancel(self, call_id: bytes) -> None:
         """End a call early; its caller hears of it as of any other end."""
         pending = self._calls.get(call_id)
-        if pending is None or not self._pending.cancel(pending, time.monotonic()):
+        if pending is None:
+            return
+        again, pending.again = pending.again, None
+        if again is not None:  # it was to begin once the call before has ended
+            again.sink.send(again.failed(Failure(kind="cancelled", node=self._me)))
+        self._cancel(pending)
+
+    def _cancel(self, pending: PendingCall) -> None:
+        if not self._pending.cancel(pending, time.monotonic()):
             return
         self.admission.give_back(pending)
         if pending.place is None:
@@ -377,7 +385,9 @@ class Calls:
         def drop(pending: PendingCall) -> None:
             if pending.sink is sink and not self._outlives(pending):
                 self._pending.answer_early(pending)
-                self.cancel(pending.id)
+                self._cancel(pending)
+            if pending.again is not None and pending.again.sink is sink:
+                pending.again = None
 
         run_each(drop, self._pending)
 
@@ -754,7 +764,7 @@ class Calls:
             case Finish(failure) if failure is not None:
                 if self._pending.answer_early(pending):
                     pending.sink.send(pending.failed(failure))
-                self.cancel(pending.id)
+                self._cancel(pending)
             case _:
                 raise AssertionError(f"{verdict} does not come with time")
 

@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -129,6 +129,8 @@ class _Run:
     began_s: float
     captured: Captured
     task: asyncio.Task[None] | None = None  # of a coroutine function
+    # Taken by the thread that begins it, or by who cancels it before.
+    begins: threading.Lock = field(default_factory=threading.Lock)
 
 
 class InProcessExecutor:
@@ -175,13 +177,16 @@ class InProcessExecutor:
     def cancel(self, call_id: bytes) -> bool:
         """Stop waiting for a call; False if it does not run here.
 
-        A coroutine is cancelled. A thread cannot be: it runs on, unheard.
+        A coroutine is cancelled. A thread cannot be: it runs on, unheard. What waits
+        for a thread never begins.
         """
         run = self._runs.get(call_id)
         if run is None:
             return False
         if run.task is not None:
             run.task.cancel()
+        elif run.begins.acquire(blocking=False):
+            self._end(run, _cancelled(run, executed="no"), ())
         else:
             self._end(run, _cancelled(run), ())
         return True
@@ -202,11 +207,19 @@ class InProcessExecutor:
         run = _Run(pending, self._loop.time(), captured)
         call = pending.call
         self._runs[call.id] = run
-        work = partial(_run_or_begin, call, pending.parts, find, inputs, captured)
+
+        def work() -> Ended | _Begun | None:
+            if not run.begins.acquire(blocking=False):  # it was cancelled
+                return None
+            return _run_or_begin(call, pending.parts, find, inputs, captured)
+
         self._run_in_thread(run, work)
 
-    def _run_in_thread(self, run: _Run, work: Callable[[], Ended | _Begun]) -> None:
+    def _run_in_thread(
+        self, run: _Run, work: Callable[[], Ended | _Begun | None]
+    ) -> None:
         def work_and_tell() -> None:
+            came: Ended | _Begun | None
             try:
                 came = work()
             except BaseException as error:  # noqa: BLE001 - the border of user code
@@ -218,15 +231,21 @@ class InProcessExecutor:
 
         self._threads.run(work_and_tell)
 
-    def _came(self, run: _Run, came: Ended | _Begun) -> None:
+    def _came(self, run: _Run, came: Ended | _Begun | None) -> None:
         """Go on with what a thread has brought, if the call was not cancelled."""
         self._threads.ended()
-        if self._runs.get(run.pending.id) is not run:
+        if came is None or self._runs.get(run.pending.id) is not run:
             return
         if isinstance(came, _Begun):
             run.task = asyncio.ensure_future(self._await(run, came))
+            run.task.add_done_callback(partial(self._awaited, run))
         else:
             self._end(run, *came)
+
+    def _awaited(self, run: _Run, task: "asyncio.Task[None]") -> None:
+        """End a call whose coroutine was cancelled before its first step."""
+        if task.cancelled():  # else it has told the end itself
+            self._end(run, _cancelled(run, executed="no"), ())
 
     async def _await(self, run: _Run, begun: _Begun) -> None:
         call = run.pending.call
@@ -261,9 +280,11 @@ class InProcessExecutor:
         return function
 
 
-def _cancelled(run: _Run) -> JobFailed:
-    text = "cancelled while it ran"
-    return JobFailed(id=run.pending.id, kind="cancelled", message=text)
+def _cancelled(run: _Run, executed: Literal["no", "yes"] = "yes") -> JobFailed:
+    text = "cancelled while it ran" if executed == "yes" else "cancelled before it ran"
+    return JobFailed(
+        id=run.pending.id, kind="cancelled", message=text, executed=executed
+    )
 
 
 def _run_or_begin(

@@ -204,8 +204,8 @@ class OrphanedCalls:
             held_bytes += kept.size_bytes
             if now >= kept.until_s:
                 del self._kept[call_id]
-                if kept.outcome is None:
-                    self._cancel(call_id)
+                if kept.outcome is None and kept.pending.sink is kept:
+                    self._cancel(call_id)  # else its caller sent it again
             elif held_bytes > KEPT_BYTES:
                 held_bytes -= kept.size_bytes
                 del self._kept[call_id]

@@ -895,8 +895,8 @@ class WorkerHandle:
         wanted = [h for h in self.handed.values() if h.number > begun]
         if wanted:
             words = [word for handed in wanted for word in (RECALL, handed.job.id)]
-            self.process.interrupt(*words)
-            self._look_for_recalled(wanted, self.process.told, then)
+            if self.process.interrupt(*words):  # else it begins them, sooner or later
+                self._look_for_recalled(wanted, self.process.told, then)
 
     def _look_for_recalled(
         self, wanted: list[Handed], told: int, then: Callable[[list[bytes]], None]

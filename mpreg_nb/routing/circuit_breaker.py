@@ -29,10 +29,11 @@ SUCCESSES_TO_CLOSE = 2
 def pause_s(times_opened: int) -> float:
     """Return how long the breaker stays open the `times_opened`-th time.
 
-    >>> [pause_s(n) for n in (1, 2, 3, 9)]
-    [1.0, 2.0, 4.0, 60.0]
+    >>> [pause_s(n) for n in (1, 2, 3, 9, 2000)]
+    [1.0, 2.0, 4.0, 60.0, 60.0]
     """
-    return float(min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** (times_opened - 1)))
+    doublings = min(times_opened - 1, 16)  # more change nothing, and may be too many
+    return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**doublings)
 
 
 @dataclass(slots=True)

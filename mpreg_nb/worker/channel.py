@@ -192,21 +192,25 @@ class Alarm:
 
     def _run(self) -> None:
         while True:
-            now = monotonic()
-            with self._changing:
-                ticks = [tick for tick, due in self._due.items() if due <= now]
-            for tick in ticks:
-                with self._changing:
-                    self._due[tick] = math.inf
-                again = tick(now)
-                with self._changing:
-                    if tick in self._due:
-                        self._due[tick] = min(again, self._due[tick])
+            self._call_due(monotonic())
             with self._changing:
                 self._next = min(self._due.values(), default=math.inf)
                 pause = self._next - monotonic()
             if pause > 0:
                 self._asleep.acquire(timeout=min(pause, 3600.0))
+
+    def _call_due(self, now: float) -> None:
+        with self._changing:
+            ticks = [tick for tick, due in self._due.items() if due <= now]
+        for tick in ticks:
+            with self._changing:
+                if tick not in self._due:  # it was forgotten just now
+                    continue
+                self._due[tick] = math.inf
+            again = tick(now)
+            with self._changing:
+                if tick in self._due:
+                    self._due[tick] = min(again, self._due[tick])
 
 
 UNREAD_S = 10
@@ -240,6 +244,12 @@ class Holder(AnswerSender):
             pass  # it ended, or speaks another language: either way it is gone
         self.is_gone = True
         return []
+
+    def _flush_due(self, now: float) -> float:
+        if self.is_gone:  # what was held since keeps it for nobody
+            self.alarm.forget(self._flush_due)
+            return math.inf
+        return super()._flush_due(now)
 
     def let_go(self) -> None:
         """Write nothing any more; what is held is for nobody."""

@@ -519,7 +519,7 @@ def test_deadline_of_a_call_that_waits_elsewhere_waits_for_the_answer_of_its_nod
     call = sent_call(calls, due=1.0)
     calls.told_waiting([call.id], "a link", movable=False)
 
-    asked = calls.tick(1.0)
+    asked = list(calls.tick(1.0))
     verdict = calls.failed(call, Failure(kind="cancelled", node="n1"), 1.05)
 
     assert asked == [(call, Stop())]
@@ -531,7 +531,7 @@ def test_deadline_without_a_word_of_the_node_leaves_it_open_whether_it_ran() -> 
     call = sent_call(calls, due=1.0)
     calls.told_waiting([call.id], "a link", movable=False)
 
-    calls.tick(1.0)
+    list(calls.tick(1.0))
     ((_, verdict),) = calls.tick(calls.deadline)
 
     assert verdict == Finish(Failure(kind="deadline", executed="unknown", node="n1"))
@@ -562,7 +562,7 @@ def test_call_that_nodes_refuse_is_tried_a_few_times_with_pauses_only() -> None:
         if isinstance(verdict, Retry):
             pauses += 1
             now = calls.deadline
-            calls.tick(now)
+            list(calls.tick(now))
 
     assert tries == MOST_TRIES
     assert pauses == tries - 2
@@ -583,7 +583,7 @@ def test_call_knocks_at_full_nodes_until_nothing_went_on_for_long() -> None:
             calls.end(other, now)  # something goes on
             went_on = now
         now = min(calls.deadline, now + 10.0)
-        calls.tick(now)
+        list(calls.tick(now))
 
     assert isinstance(verdict, Finish)
     assert now >= went_on + OVERLOAD_PATIENCE_S
@@ -598,7 +598,59 @@ def test_call_that_nodes_were_too_full_for_says_so_at_its_deadline() -> None:
 
     calls.failed(call, full, 0.0)
 
-    assert calls.tick(0.001) == [(call, Finish(full))]
+    assert list(calls.tick(0.001)) == [(call, Finish(full))]
+
+
+def held_calls(
+    calls: PendingCalls[SomeCall], count: int, *, due: float = math.inf
+) -> list[SomeCall]:
+    """Return calls that were refused, and pause."""
+    made = [SomeCall(id=bytes([n]) * 16) for n in range(1, count + 1)]
+    for call in made:
+        calls.add(call, 0.0, due)
+        calls.sent(call, "the entry", "", 0.0)
+        full = Failure(kind="overloaded", node="n1", retry_after_ms=50)
+        assert isinstance(calls.failed(call, full, 0.0), Retry)
+    return made
+
+
+def test_call_whose_deadline_and_pause_are_over_at_once_is_not_sent() -> None:
+    calls = machine()
+    held_calls(calls, 1, due=0.2)
+
+    verdicts = []
+    for call, verdict in calls.tick(5.0):
+        verdicts.append(type(verdict))
+        calls.end(call, 5.0)
+
+    assert verdicts == [Finish]
+
+
+def test_call_that_ends_by_what_becomes_of_another_is_not_sent() -> None:
+    calls = machine()
+    first, second = held_calls(calls, 2)
+
+    told = []
+    for call, _ in calls.tick(5.0):
+        told.append(call)
+        calls.end(second if call is first else first, 5.0)
+
+    assert len(told) == 1
+
+
+def test_parked_call_that_ends_by_what_becomes_of_another_is_not_sent() -> None:
+    calls = machine()
+    first, second = SomeCall(id=b"1" * 16), SomeCall(id=b"2" * 16)
+    for call in (first, second):
+        calls.add(call, 0.0)
+        calls.park(call)
+
+    told = []
+    for call in calls.unpark():
+        told.append(call)
+        calls.end(second, 1.0)
+
+    assert told == [first]
 
 
 def test_idempotent_call_is_tried_again_only_so_often_after_losses() -> None:

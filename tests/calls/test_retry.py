@@ -78,3 +78,9 @@ def test_backoff_stays_between_nothing_and_two_seconds() -> None:
     pauses = [backoff_s(attempt, chance) for attempt in range(1, 12)]
 
     assert all(0 <= pause < LONGEST_BACKOFF_S for pause in pauses)
+
+
+def test_backoff_ends_though_a_call_was_refused_thousands_of_times() -> None:
+    chance = random.Random(7)
+
+    assert 0 <= backoff_s(5000, chance) < LONGEST_BACKOFF_S

@@ -57,6 +57,17 @@ def test_calls_that_ended_in_the_line_are_passed_over_at_both_ends() -> None:
     assert len(line) == 0
 
 
+def test_call_that_others_were_put_before_is_the_one_that_is_taken() -> None:
+    given_back, first, last = (Waiter(float(n)) for n in range(3))
+    line = line_of(first, last)
+    assert line.next(3.0) is first
+    line.insert(given_back)
+
+    line.take(first)
+
+    assert line.clear() == [given_back, last]
+
+
 def test_call_that_was_under_way_goes_before_those_that_came_after_it() -> None:
     first, given_back, third, newest = (Waiter(float(n)) for n in range(4))
     line = line_of(first, third)

@@ -118,8 +118,11 @@ class Ways:
     def __init__(self, wires: dict[str, Wire]) -> None:
         self.wires = wires
         self.entry = wires["n1"]
+        self.looks: list[Callable[[], object]] = []  # what happens at the next look
 
     def get(self, node: str) -> Wire | None:
+        if self.looks:
+            self.looks.pop()()
         wire = self.wires[node]
         return wire if wire.is_open else None
 
@@ -130,7 +133,7 @@ class Ways:
 class World:
     """A client, three nodes, and what became of its calls."""
 
-    def __init__(self) -> None:
+    def __init__(self, calls_per_link: int = 256) -> None:
         self.wires = {name: Wire(name) for name in NODES}
         self.ended: dict[bytes, list[Outcome]] = {}
         state = ClusterState()
@@ -156,6 +159,7 @@ class World:
             reregister=reregister,
             new_id=Ids().next,
             to_workers=lambda: False,
+            calls_per_link=calls_per_link,
         )
         self.calls.routes_changed()
 
@@ -245,6 +249,26 @@ def test_calls_that_wait_behind_the_call_of_another_run_elsewhere() -> None:
         assert busy.ran == []
 
     run(scenario)
+
+
+def test_answer_that_comes_while_a_held_call_is_sent_does_not_send_it_twice() -> None:
+    async def scenario() -> None:
+        world = World(calls_per_link=2)
+        ids = [world.submit(number) for number in range(1, 8)]
+        wire = world.wires["n1"]
+        for _ in range(2):
+            wire.take_in()
+            wire.finish()
+        # As a worker that is taken back for a call hands over what it had said.
+        world.ways.looks.append(lambda: world.hear(wire))
+        world.hear(wire)
+        world.settle()
+
+        assert [len(world.ran(call_id)) for call_id in ids] == [1] * 7
+        assert [len(world.ended[call_id]) for call_id in ids] == [1] * 7
+        world.calls.stop()
+
+    asyncio.run(scenario())
 
 
 def test_call_that_names_its_node_stays_there() -> None:

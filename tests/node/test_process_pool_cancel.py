@@ -1,6 +1,7 @@
 """Calls that are cancelled end soon, whatever they do, and no other call with them."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -314,3 +315,25 @@ def test_a_job_that_is_recalled_just_after_its_start_goes_on(
         return (await end)[0]
 
     assert isinstance(run(tmp_path, scenario, slots=slots), JobDone)
+
+
+def test_jobs_are_not_taken_back_whose_recall_could_not_be_sent(
+    tmp_path: Path,
+) -> None:
+    async def scenario(here: Office) -> tuple[list[list[bytes]], int]:
+        await here.call(echo, 0)
+        await here.call(echo, 0)
+        (link,) = links(here)
+        link.process.kill(signal.SIGSTOP)
+        try:
+            while link.process.interrupt(bytes(16)):
+                pass  # until no word more fits in the pipe
+            _, end = here.submit(echo, 7)
+            back: list[list[bytes]] = []
+            link.recall(back.append)
+        finally:
+            link.process.kill(signal.SIGCONT)
+        answer: int = await value_of(end)
+        return back, answer
+
+    assert run(tmp_path, scenario) == ([], 7)

@@ -150,6 +150,24 @@ def test_call_for_which_nobody_comes_is_cancelled(
     on_loop(scene)
 
 
+def test_call_that_its_caller_sent_again_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resumption, "KEPT_S", 0.02)
+
+    async def scene(stage: Scene) -> None:
+        pending = stage.running(ONE, Heard("gone"), started=1.0)
+        stage.orphans.keep(pending)
+        pending.sink = Heard("another entry")
+
+        while len(stage.orphans):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+        assert stage.cancelled == []
+
+    on_loop(scene)
+
+
 def test_outcomes_that_are_too_large_are_forgotten(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
