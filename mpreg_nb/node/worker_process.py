@@ -3,6 +3,7 @@
 import asyncio
 import codecs
 import contextlib
+import ctypes
 import logging
 import os
 import resource
@@ -194,7 +195,7 @@ class WorkerProcess:
         self.told += len(call_ids)
         with self._ending:
             if not self._ended:
-                os.kill(self.pid, signal.SIGINT)
+                _interrupt_main_thread(self.pid)
         return True
 
     def kill(self, number: signal.Signals) -> None:
@@ -233,6 +234,19 @@ class WorkerProcess:
             os.killpg(self.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             return  # nothing is left, or what is left became another user's
+
+
+_tgkill = getattr(ctypes.CDLL(None), "tgkill", None)  # Linux has it
+
+
+def _interrupt_main_thread(pid: int) -> None:
+    """Send SIGINT to the thread that runs Python's signal handlers.
+
+    What is sent to a process that was stopped may come to any of its threads. The
+    main thread would then stay in its system call, and hear of nothing.
+    """
+    if _tgkill is None or _tgkill(pid, pid, int(signal.SIGINT)) != 0:
+        os.kill(pid, signal.SIGINT)
 
 
 def _shared_memory() -> int:

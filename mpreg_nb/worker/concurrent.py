@@ -282,11 +282,11 @@ class ConcurrentRunner:
         )
 
     def _note_called(self, task: Task) -> None:
-        task.is_called = True
         if task.holder is None:
             self._page.call(task.number)
         else:
             self._page.call_leased(task.number)
+        task.is_called = True  # last: who is interrupted before it has not begun
 
     def _invoke(
         self,
@@ -392,7 +392,8 @@ class ConcurrentRunner:
 
     def _on_interrupt(self, _signal: int, _frame: FrameType | None) -> None:
         """Pass on which calls are cancelled; a signal handler may take no lock."""
-        self._chores.put(partial(self._hear, self._inbox.cancels()))
+        # It may come upon itself, so it reads nothing: the order would be lost.
+        self._chores.put(self._hear)
 
     def _do_chores(self) -> None:
         while True:
@@ -412,7 +413,8 @@ class ConcurrentRunner:
             self._chores.put(partial(self._cancel, self._to_retry.pop()))
         return math.inf
 
-    def _hear(self, words: list[bytes]) -> None:
+    def _hear(self) -> None:
+        words = self._inbox.cancels()
         for word in words:
             if word == RECALL:
                 self._recalls = True

@@ -1,10 +1,10 @@
 """One call at a time, in the main thread: the shortest way from job to answer."""
 
 import math
-import os
 import signal
 from collections.abc import Callable, Coroutine
 from functools import partial
+from threading import get_ident
 from time import monotonic, perf_counter_ns
 from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,8 @@ class SequentialRunner:
         self._cancelled: dict[bytes, None] = {}
         self._running: bytes | None = None  # set while a call can be interrupted
         self._interrupted = False
+        self._has_words = False  # ids came that nobody has read
+        self._is_hearing = False  # a signal handler reads them
         self._recalls = False  # the next id is to be dropped, not interrupted
         self._ends_lease = False  # the next id is a word about a lease
         self._is_leased = False  # what runs came by a lease
@@ -78,6 +80,7 @@ class SequentialRunner:
 
     def run(self) -> None:
         """Run jobs until the node is gone, which raises ConnectionError."""
+        self._main = get_ident()
         signal.signal(signal.SIGINT, self._on_interrupt)
         self._restorer.begin()
         waiting = self._inbox.waiting
@@ -176,11 +179,11 @@ class SequentialRunner:
         if job.items:
             value: object = self._run_chunk(task, function)
         else:
-            task.is_called = True
             if task.holder is None:
                 self._page.call(task.number)
             else:
                 self._page.call_leased(task.number)
+            task.is_called = True  # last: who is interrupted before it has not begun
             value = function(*args, **kwargs)
             if type(value) is CoroutineType:
                 value = self._await(value)
@@ -274,10 +277,23 @@ class SequentialRunner:
     def _on_interrupt(self, _signal: int, frame: FrameType | None) -> None:
         """Read ids of cancelled calls; interrupt the running call if it is among them.
 
-        A signal handler: it comes between any two instructions of the main thread.
+        A signal handler: it comes between any two instructions of the main thread,
+        those of this method too. Then the one below goes on with what has come.
         """
-        cancels = self._inbox.cancels()
-        for call_id in cancels:
+        self._has_words = True
+        while self._has_words:
+            if self._is_hearing:
+                return
+            self._is_hearing = True
+            try:
+                self._has_words = False
+                self._hear(self._inbox.cancels())
+            finally:
+                self._is_hearing = False
+        self._interrupt_running(frame)
+
+    def _hear(self, words: list[bytes]) -> None:
+        for call_id in words:
             if call_id == RECALL:
                 self._recalls = True
                 continue
@@ -295,29 +311,32 @@ class SequentialRunner:
             self._recalls = False
             if not let_be:
                 self._cancelled[call_id] = None
-        self._page.hear(len(cancels))
+        self._page.hear(len(words))
         while len(self._cancelled) > CANCELS:
             del self._cancelled[next(iter(self._cancelled))]
-        if self._running is None or self._running not in self._cancelled:
+
+    def _interrupt_running(self, frame: FrameType | None) -> None:
+        running = self._running
+        if running is None or running not in self._cancelled:
             return
         if self._loop is not None and self._awaited is not None:
             interrupt: Callable[[], object] = partial(
                 self._loop.call_soon_threadsafe, self._awaited.cancel
             )
         elif is_importing(frame):
-            self._outbox.call_by(monotonic() + IMPORT_S, _signal_again)
+            self._outbox.call_by(monotonic() + IMPORT_S, self._signal_again)
             return
         else:
             interrupt = _interrupt
-        del self._cancelled[self._running]
+        if self._cancelled.pop(running, 0) is not None:
+            return  # another signal came in between, and did it
         self._interrupted = True
         interrupt()
+
+    def _signal_again(self, _now: float) -> float:
+        signal.pthread_kill(self._main, signal.SIGINT)
+        return math.inf
 
 
 def _interrupt() -> None:
     raise KeyboardInterrupt
-
-
-def _signal_again(_now: float) -> float:
-    os.kill(os.getpid(), signal.SIGINT)
-    return math.inf

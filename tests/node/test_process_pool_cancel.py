@@ -4,9 +4,12 @@ import asyncio
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mpreg_nb.node import process_pool
@@ -337,3 +340,65 @@ def test_jobs_are_not_taken_back_whose_recall_could_not_be_sent(
         return back, answer
 
     assert run(tmp_path, scenario) == ([], 7)
+
+
+def test_recalls_and_cancels_that_come_together_are_not_mixed_up(
+    tmp_path: Path,
+) -> None:
+    ids = count(1 << 100)  # of calls that have ended
+
+    async def scenario(here: Office) -> tuple[bool, Any]:
+        call_id, end = here.submit(say_and_spin)
+        await here.until(lambda: here.prints_of(call_id) != "")
+        process = links(here)[0].process
+        for _ in range(100):
+            for _ in range(40):
+                process.interrupt(RECALL, call_id)
+                process.interrupt(next(ids).to_bytes(16, "big"))
+            await asyncio.to_thread(until, lambda: process.page.heard == process.told)
+        goes_on = not end.done()
+        here.workers.cancel(call_id)
+        return goes_on, (await end)[0]
+
+    goes_on, outcome = run(tmp_path, scenario)
+
+    assert goes_on
+    assert isinstance(outcome, JobFailed)
+    assert (outcome.kind, outcome.executed) == ("cancelled", "yes")
+
+
+def has_said(here: Office, call_id: bytes) -> bool:
+    return here.prints_of(call_id) != ""
+
+
+def until_stopped(worker: int) -> None:
+    process = psutil.Process(worker)
+    until(lambda: process.status() == psutil.STATUS_STOPPED)
+
+
+@pytest.mark.parametrize(("slots", "function"), [(1, say_and_sleep), (2, say_and_spin)])
+def test_a_worker_that_was_stopped_hears_of_a_cancel_at_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    slots: int,
+    function: Callable[..., Any],
+) -> None:
+    monkeypatch.setattr(process_pool, "TERMINATE_S", 1e3)
+    monkeypatch.setattr(process_pool, "KILL_S", 1e3)
+
+    async def scenario(here: Office) -> list[str]:
+        ends: list[str] = []
+        for _ in range(10):
+            call_id, end = here.submit(function)
+            await here.until(partial(has_said, here, call_id))
+            process = links(here)[0].process
+            process.kill(signal.SIGSTOP)
+            await asyncio.to_thread(until_stopped, process.pid)
+            here.workers.cancel(call_id)
+            process.kill(signal.SIGCONT)
+            outcome, _ = await asyncio.wait_for(end, 30)
+            assert isinstance(outcome, JobFailed)
+            ends.append(outcome.kind)
+        return ends
+
+    assert run(tmp_path, scenario, slots=slots) == ["cancelled"] * 10
