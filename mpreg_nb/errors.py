@@ -174,7 +174,7 @@ class HostsFailed(StartFailed):
         told = "".join(f"\n  {failure}" for failure in failures)
         if running:
             go_on = cure(
-                magic="mend the cause and run the cell again, or use mp.current()",
+                magic="fix the cause and run the cell again, or use mp.current()",
                 python="the same mp.up(...) again starts the rest; mp.current() is "
                 "the cluster",
                 command="the same line again starts the rest",

@@ -560,7 +560,7 @@ class ClientCalls:
 
     def _lend(self, worker: WorkerLink, call: ActiveCall) -> None:
         """Lend a worker without calls, if threads that block make enough of them."""
-        worker.waited_for(int(call.blocks))
+        worker.count(blocking=call.blocks, others=not call.blocks)
         if worker.is_to_be_lent and not self._lines:
             self._leases.lend(worker, call.wanted)
 

@@ -77,8 +77,9 @@ ANSWER_S = 0.1
 """How long calls wait for the answer of a node that was asked for a worker."""
 
 LEND, WAITED_FOR = 16, 4
-"""A worker is lent while its calls that threads block for, `WAITED_FOR` points each,
-make `LEND` points more than all others, one each: about one call of four."""
+"""Points: a call that a thread blocks for adds `WAITED_FOR`, any other call takes one
+away. With `LEND` of them a worker is lent: threads block for more than a fifth of all.
+"""
 
 READ_S = 0.002
 """How long a thread reads; the loop waits for it, if it needs the worker."""
@@ -143,8 +144,8 @@ class WorkerLink:
         self.using = threading.Lock()
         """Held by the thread that uses a lent worker."""
         self.is_lent = False
-        self._points = 0  # for calls that threads wait for, see `LEND`
-        self._sent_before = 0  # it was lent
+        self._points = 0  # see `LEND`
+        self._sent_unlent = 0  # calls until it was lent
         self.handed_over: Any = None  # a call that the loop does not know yet
         self._early: list[Received[ToHolder]] = []  # read by a thread, for the loop
         seconds = struct.pack("ll", 0, int(READ_S * 1e6))
@@ -249,12 +250,10 @@ class WorkerLink:
         """Say whether a thread may use it now."""
         return self.is_lent and not self.is_over and self.handed_over is None
 
-    def waited_for(self, calls: int) -> None:
-        """Note how many calls a thread has blocked for; 0: one that none did."""
-        if calls:
-            self._points = min(self._points + calls * WAITED_FOR, 2 * LEND)
-        elif self._points:
-            self._points -= 1
+    def count(self, *, blocking: int = 0, others: int = 0) -> None:
+        """Count calls: those that a thread blocked for, and the others."""
+        points = self._points + WAITED_FOR * blocking - others
+        self._points = min(max(points, 0), 2 * LEND)
 
     @property
     def is_to_be_lent(self) -> bool:
@@ -265,7 +264,7 @@ class WorkerLink:
 
     def lend(self) -> None:
         """Let threads use it; it has no calls."""
-        self._sent_before = self.sent
+        self._sent_unlent = self.sent
         self.is_lent = True
         self._loop.remove_reader(self._end.fileno())
         self._end.setblocking(True)
@@ -302,8 +301,7 @@ class WorkerLink:
             return
         with self.using:
             self.is_lent = False
-            if self.sent > self._sent_before:
-                self.waited_for(self.sent - self._sent_before)
+            self.count(blocking=self.sent - self._sent_unlent)
         self._end.setblocking(False)
         if self.is_closed:
             return

@@ -147,10 +147,17 @@ class RunStep:
 
         >>> RunStep(name="fit", delay_s=0.5, backoff=2.0).rest_s(3, 0.9)
         2.0
+        >>> RunStep(name="fit", delay_s=0.0, backoff=2.0).rest_s(5000, 0.9)
+        0.0
         """
         if self.delay_s is None:
             return backoff_s(failures, draw)
-        return min(LONGEST_DELAY_S, self.delay_s * self.backoff ** (failures - 1))
+        if not self.delay_s:
+            return 0.0
+        try:
+            return min(LONGEST_DELAY_S, self.delay_s * self.backoff ** (failures - 1))
+        except OverflowError:  # it is larger than any float
+            return LONGEST_DELAY_S
 
 
 class Rng(Protocol):
