@@ -63,7 +63,7 @@ def _may_be_used(value: Any, seen: set[int]) -> bool:
     around = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
     if vars(value) or not are_plain(around):
         return False
-    if vars(builtins) is not value.__builtins__:  # type: ignore[attr-defined]
+    if vars(builtins) is not value.__builtins__:
         return False
     try:
         closed = [cell.cell_contents for cell in value.__closure__ or ()]
