@@ -194,7 +194,7 @@ class ClusterView:
         try:
             for first in asyncio.as_completed(tries, timeout=ANSWER_S):
                 found = await first
-                if found is not None and self._entry is silent:
+                if found is not None and found.is_open and self._entry is silent:
                     self._links.enter(found)
                     return
         except TimeoutError:

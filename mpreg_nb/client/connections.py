@@ -57,6 +57,9 @@ DIALLED_AT_ONCE = 3
 AGAIN_S = 5.0
 """Before a node that could not be reached directly is tried again."""
 
+ENDED_AT_ONCE = "it closed the connection at once"
+"""Of a link that ended before anybody used it: nothing would tell of its end again."""
+
 
 class Connections:
     """Open links by node name."""
@@ -127,8 +130,10 @@ class Connections:
                     may_pass = may_pass or error.kind not in FINAL
                     reason = error.detail
                     continue
-                self._make_entry(link, after_none=False)
-                return
+                if link.is_open:
+                    self._make_entry(link, after_none=False)
+                    return
+                may_pass, reason = True, ENDED_AT_ONCE
             if time.monotonic() >= until or not may_pass:
                 raise NodeLost(
                     "", reason, executed="no", at=", ".join(map(shown, urls))
@@ -287,14 +292,15 @@ class Connections:
         if self._links.get(node) is link:
             del self._links[node]
         # First another entry, then the loss: what is sent again needs a link.
-        if link is self.entry:
+        was_entry = link is self.entry
+        if was_entry:
             self.entry = None
             self._entry_there.clear()
             if self._links and not self._closed:
                 best = min(self._links, key=lambda name: self._standing(name) or 0)
                 self._make_entry(self._links[best], after_none=False)
         self._on_lost(link, reason)
-        if self._reconnect is None:
+        if was_entry and self._reconnect is None:
             self.look_again()
 
     def look_again(self) -> None:
@@ -339,9 +345,12 @@ class Connections:
                 )
                 for task in done:
                     found = task.result()
-                    if not isinstance(found, str):
+                    if isinstance(found, str):
+                        reason = found
+                    elif found.is_open:
                         return found, ""
-                    reason = found
+                    else:
+                        reason = ENDED_AT_ONCE
             return None, reason
         finally:
             for task in dials:
@@ -434,6 +443,8 @@ class Requests:
         def send(link: Connection) -> None:
             link.send(message_for(link), parts)
 
+        if link is not None and not link.is_open:  # nothing tells of its end again
+            raise NodeLost(link.peer.name, "the connection was lost", executed="no")
         there = link or await self._links.any_entry()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         again = send if link is None else None

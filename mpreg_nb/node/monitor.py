@@ -32,6 +32,8 @@ from mpreg_nb.routing.catalog import Catalog
 from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.transport.connection import Connection, LinkStatistics
 
+LOG = logging.getLogger("mpreg_nb.node")
+
 MOST_VERSIONS = 1000
 """Versions of functions that are counted; those unused for longest are dropped."""
 
@@ -186,6 +188,7 @@ class LoadMonitor:
         self._slots = slots
         self._counters = counters
         self._process = psutil.Process()
+        self._workers: dict[psutil.Process, psutil.Process] = {}
         self._started = time.monotonic()
         self._sampled_at = -SAMPLE_S
         self._cpu_percent = 0.0
@@ -287,9 +290,18 @@ class LoadMonitor:
         self._tell_s = max(TELL_S, TELL_PEER_S * self._tell(load))
 
     def _sample(self) -> None:
-        """Add up this process and its workers."""
+        """Look at this process and its workers; no call may fail for that."""
+        try:
+            self._add_up()
+        except (psutil.Error, OSError) as error:  # such as no descriptor left
+            LOG.info("the load is that of the last look: %s", error)
+
+    def _add_up(self) -> None:
         cpu_percent, memory = 0.0, 0
-        for process in (self._process, *self._process.children()):
+        # Each object counts processor time from the time that it was asked before.
+        known = self._workers
+        self._workers = {one: known.get(one, one) for one in self._process.children()}
+        for process in (self._process, *self._workers.values()):
             try:
                 with process.oneshot():
                     cpu_percent += process.cpu_percent()
@@ -300,8 +312,6 @@ class LoadMonitor:
         self._memory_mb = memory // 1_000_000
         self._shared_memory_mb = MEMORY.statistics().mapped_bytes // 1_000_000
 
-
-LOG = logging.getLogger("mpreg_nb.node")
 
 REMEMBERED_EVENTS = 1000
 

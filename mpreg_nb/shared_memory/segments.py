@@ -332,12 +332,15 @@ class SharedMemory:
         if taken is None:
             return tuple(placed)
         segment, view = taken
+        exporter = weakref.ref(view.obj)
+        copies: dict[tuple[int, int], _Placed] = {}
         for number, size, offset in to_copy:
             source = placed[number]
             segment.fill(offset, source, size)
             placed[number] = view[offset : offset + size]
-            key = (address_of(source), size)
-            self._placed[key] = _Placed(weakref.ref(view.obj), segment, offset)
+            copies[address_of(source), size] = _Placed(exporter, segment, offset)
+        with self._lock:
+            self._placed.update(copies)
         return tuple(placed)
 
     def find(self, part: "Buffer", size_bytes: int) -> tuple[Segment, int] | None:

@@ -71,6 +71,32 @@ def test_silent_entry_is_kept_while_no_other_node_answers() -> None:
     run(scene)
 
 
+def test_silent_entry_is_watched_on_when_the_node_that_answered_is_gone() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            gone = await client.links.reach("b", nodes["b"].members["b"].urls)
+            assert gone is not None
+            gone.give_up("it died after its answer")
+
+            async def answer(snapshot: object) -> Connection:
+                return gone
+
+            client.view._try = answer  # type: ignore[method-assign,assignment]
+            searched = client.view._silent
+            searches: list[Connection] = []
+
+            def silent(link: Connection) -> None:
+                searches.append(link)
+                searched(link)
+
+            client.view._silent = silent  # type: ignore[method-assign]
+            nodes["a"].fall_silent()
+
+            await until(lambda: len(searches) == 2)
+
+    run(scene)
+
+
 def test_link_to_a_dead_node_ends_only_when_it_is_silent_too() -> None:
     async def scene() -> None:
         async with speakers("a", "b", "c") as (client, nodes):

@@ -7,10 +7,13 @@ import pytest
 from mpreg_nb.client import cluster_view, connections, registrations
 from mpreg_nb.client.calls import PLAIN
 from mpreg_nb.client.client import Client
+from mpreg_nb.client.connections import Connections
 from mpreg_nb.client.registrations import Shipment
 from mpreg_nb.errors import NodeLost
 from mpreg_nb.protocol.messages import Failed, Notice, Register, Watch
-from tests.support.links import house
+from mpreg_nb.settings import Limits
+from mpreg_nb.transport.connection import Connection
+from tests.support.links import TOKEN, house
 from tests.support.telling_nodes import run, speakers, until
 
 PULSE_S = 0.05
@@ -264,5 +267,81 @@ def test_silent_link_is_given_up_once_somebody_waits_for_it(
 
             assert client.links.get("b") is None
             assert client.links.get("c") is not None
+
+    run(scene)
+
+
+class Mortal:
+    """The links of a client to one node; of some, the node dies as soon as they open."""
+
+    def __init__(self, url: str, dying: set[int]) -> None:
+        """dying: which of the links, counted from 1."""
+        self.opened = 0
+        self.entries: asyncio.Queue[Connection] = asyncio.Queue()
+        self._dying = dying
+        self.links = Connections(
+            TOKEN,
+            name="me",
+            limits=Limits(),
+            on_open=self.open,
+            on_lost=lambda link, reason: None,
+            on_entry=lambda link, after_none: self.entries.put_nowait(link),
+            on_cut_off=lambda reason: None,
+            known_urls=lambda: (url,),
+            standing=lambda node: 0,
+            is_busy=lambda link: False,
+        )
+
+    def open(self, link: Connection) -> None:
+        self.opened += 1
+        if self.opened in self._dying:
+            link.give_up("its node was killed")
+
+
+def test_a_link_that_ends_as_it_opens_does_not_become_the_entry() -> None:
+    async def scene() -> None:
+        async with house() as home:
+            client = Mortal(home.listener.url, dying={1})
+
+            await client.links.open([home.listener.url])
+
+            assert client.opened == 2
+            assert client.links.entry is not None
+            assert client.links.entry.is_open
+            await client.links.close()
+
+    run(scene)
+
+
+def test_a_link_that_ends_as_it_opens_does_not_end_the_search_for_an_entry() -> None:
+    async def scene() -> None:
+        async with house() as home:
+            client = Mortal(home.listener.url, dying={2})
+            await client.links.open([home.listener.url])
+            first = await client.entries.get()
+
+            first.give_up("its node was killed")
+            entry = await client.entries.get()
+
+            assert client.opened == 3
+            assert entry.is_open
+            await client.links.close()
+
+    run(scene)
+
+
+def test_a_question_on_a_link_that_is_gone_ends_at_once() -> None:
+    async def scene() -> None:
+        async with speakers("a", "b") as (client, nodes):
+            link = await client.links.reach("b", nodes["b"].members["b"].urls)
+            assert link is not None
+            link.give_up("its node was killed")
+            await link.wait_closed()
+
+            request = Watch(id=client.requests.new_id())
+            with pytest.raises(NodeLost) as lost:
+                await client.requests.ask(request, link=link)
+
+            assert (lost.value.node, lost.value.executed) == ("b", "no")
 
     run(scene)

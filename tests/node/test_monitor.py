@@ -1,9 +1,14 @@
 """When a node says how busy it is, and what it tells those who watch."""
 
 import asyncio
+import errno
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import psutil
 import pytest
 
 from mpreg_nb.node import monitor
@@ -282,3 +287,55 @@ def test_a_single_request_gets_the_changes_since_the_last_answer_of_this_process
         assert (whole.changed, names(whole)) == (None, ["a", "b"])
 
     watching(scene)
+
+
+BURN = """
+import time
+while time.process_time() < 0.5:
+    pass
+print(flush=True)
+input()
+"""
+
+
+def test_load_has_the_processor_time_of_workers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor, "SAMPLE_S", 0.0)
+
+    async def scene(desk: Desk) -> None:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        begun_s = time.monotonic()
+        desk.load_monitor.measure()
+        assert worker.stdout is not None
+        worker.stdout.readline()  # what it takes until then, it takes alone
+        load = desk.load_monitor.measure()
+        taken_s = time.monotonic() - begun_s
+        worker.communicate()
+
+        assert load.cpu_percent / 100 * taken_s > 0.3
+
+    run(scene)
+
+
+def test_load_is_told_when_processes_cannot_be_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(monitor, "SAMPLE_S", 0.0)
+
+    def no_descriptor(process: psutil.Process) -> list[psutil.Process]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def scene(desk: Desk) -> None:
+        before = desk.load_monitor.measure()
+        monkeypatch.setattr(psutil.Process, "children", no_descriptor)
+        desk.running = 1
+
+        load = desk.load_monitor.measure()
+
+        assert load.running == 1
+        assert load.memory_mb == before.memory_mb > 0
+
+    run(scene)

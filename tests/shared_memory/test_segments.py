@@ -4,8 +4,10 @@ import fcntl
 import gc
 import operator
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -271,3 +273,23 @@ def test_what_was_free_for_long_goes_back_to_the_system(
 
     assert kept > 0
     assert memory.statistics().owned_bytes == 0
+
+
+@pytest.fixture
+def _threads_in_turn() -> Iterator[None]:
+    """Let another thread run after nearly every step."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("_threads_in_turn")
+def test_threads_place_values_at_the_same_time(memory: SharedMemory) -> None:
+    def place(number: int) -> int:
+        for _ in range(150):
+            memory.place([memoryview(bytes(20_000 + part)) for part in range(32)])
+        return number
+
+    with ThreadPoolExecutor(4) as threads:
+        assert [*threads.map(place, range(4))] == [0, 1, 2, 3]
