@@ -539,10 +539,18 @@ def _down(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:
         names = [e.cluster for e in ledger.entries() if not e.by_hand]
     if not names:
         print("no clusters")
+    code = 0
     for name in names:
-        ended = end(name, load_token())
-        print(f"ended: {', '.join(ended) or 'no live nodes'}")
-    return 0
+        try:
+            ended = end(name, load_token())
+        except MpregError as error:  # one may be of another machine, or not be reached
+            if not given.all:
+                raise
+            sys.stderr.write(f"mpreg-nb down: {_told(error)}\n")
+            code = 1
+        else:
+            print(f"ended: {', '.join(ended) or 'no live nodes'}")
+    return code
 
 
 def _token(parser: argparse.ArgumentParser, given: argparse.Namespace) -> int:

@@ -111,7 +111,8 @@ class KeptProcess:
         threading.Thread(target=self._await_end, daemon=True).start()
 
     def _await_end(self) -> None:
-        await_end((self.stamp,), timeout=FOR_EVER_S)
+        while not await_end((self.stamp,), timeout=FOR_EVER_S):
+            pass
         self.ended.set_result(0)  # of a process that is no child no code is known
 
     @property
@@ -293,7 +294,8 @@ class HostAgent:
                     url=node.url,
                     process=node.stamp,
                 )
-                for name, node in self._nodes.items()
+                # A copy: another thread may start a node meanwhile.
+                for name, node in list(self._nodes.items())
                 if node.ready.done() and node.is_running
             )
             self._entry = msgspec.structs.replace(self._entry, nodes=nodes)
@@ -314,17 +316,19 @@ class HostAgent:
         self._report(PortReserved(id=asked.id, port=port, address=address))
 
     def _release(self, asked: ReleasePort) -> None:
-        self._reserved.pop(asked.port).close()
+        listening = self._reserved.pop(asked.port, None)
+        if listening is not None:
+            listening.close()
 
     def _start(self, asked: StartNode) -> None:
         if self._entry is None:
             raise RuntimeError("no cluster was entered")
         name = asked.settings.name
-        log = self._ledger.log_path(self._entry.cluster, name)
-        scratch = str(log.with_suffix(".files"))
-        settings = dataclasses.replace(asked.settings, scratch=scratch)
         with self._reserved.pop(asked.port) as listening:
             try:
+                log = self._ledger.log_path(self._entry.cluster, name)
+                scratch = str(log.with_suffix(".files"))
+                settings = dataclasses.replace(asked.settings, scratch=scratch)
                 options = NodeOptions(settings=settings)
                 node = NodeProcess.start(
                     secured(options, asked.tls, log) if asked.tls else options,
@@ -334,8 +338,10 @@ class HostAgent:
                     listening=listening,
                     workers=asked.workers,
                 )
-            except StartFailed as error:
-                self._report(NodeFailed(node=name, reason=error.reason))
+            except (StartFailed, OSError) as error:  # others run on
+                reason = error.reason if isinstance(error, StartFailed) else str(error)
+                self._report(NodeFailed(node=name, reason=reason))
+                self._report(NodeEnded(node=name, code=1))
                 return
         self._watch(node, tuple(sorted(settings.resources)))
 
@@ -371,10 +377,12 @@ class HostAgent:
             time.sleep(LOOK_S)
 
     def _terminate(self, asked: TerminateNode) -> None:
-        self._nodes[asked.node].terminate(asked.drain_s)
+        if asked.node in self._nodes:  # else it could not be started
+            self._nodes[asked.node].terminate(asked.drain_s)
 
     def _kill(self, asked: KillNode) -> None:
-        self._nodes[asked.node].kill()
+        if asked.node in self._nodes:
+            self._nodes[asked.node].kill()
 
     def _pause(self, asked: PauseNode) -> None:
         self._in_thread(asked.id, partial(self._pause_now, asked))

@@ -78,12 +78,12 @@ class Bridge:
                 reader, writer = await asyncio.open_connection(
                     ticket.address, ticket.port, ssl=dialling(ticket.ca)
                 )
+            self.address = writer.get_extra_info("sockname")[0]
         except OSError as error:
             self._error = error
             return
         finally:
             self._connected.set()
-        self.address = writer.get_extra_info("sockname")[0]
         writer.write(f"{ticket.key}\n".encode())
         inward = asyncio.ensure_future(self._read(reader))
         loop = asyncio.get_running_loop()

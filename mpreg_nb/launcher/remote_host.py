@@ -7,6 +7,7 @@ of a batch queue has opened.
 
 import asyncio
 import dataclasses
+import logging
 import os
 import signal
 from collections.abc import Callable, Collection
@@ -43,6 +44,8 @@ from mpreg_nb.launcher.log_file import LogFile
 from mpreg_nb.launcher.pid import ProcessId
 from mpreg_nb.launcher.process import url_at
 from mpreg_nb.settings import NodeSettings
+
+LOG = logging.getLogger("mpreg_nb.launcher.remote_host")
 
 ALIVE_S = 5.0
 """Between two words that the starter is there."""
@@ -85,6 +88,7 @@ class RemoteNode:
         self.host = host
         self._paused_until: asyncio.TimerHandle | None = None
         self._is_paused = False
+        self._is_unwritten = False  # its log, which was told
 
     def __repr__(self) -> str:
         state = "ended" if self.ended.done() else "there"
@@ -168,7 +172,7 @@ class RemoteNode:
             )
 
     def write(self, lines: Collection[str]) -> None:
-        """Add lines to the copy of its log."""
+        """Add lines to the copy of its log; without room for them it runs on."""
         text = "".join(f"{line}\n" for line in lines)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
@@ -176,6 +180,10 @@ class RemoteNode:
                 file.write(text)
         except FileNotFoundError:  # the folder went with the cluster
             return
+        except OSError as error:
+            if not self._is_unwritten:
+                LOG.warning("lines of node %s are lost: %s", self.name, error)
+            self._is_unwritten = True
 
     def failed(self, failure: HostFailure) -> None:
         """Not come up."""
@@ -348,11 +356,15 @@ class RemoteHost:
 
     def _take(self, said: Any) -> None:
         match said:
-            case ClusterEntered() if self._entered is not None:
-                self._entered.set_result(said)
-            case ClusterRefused() if self._entered is not None:
-                error = HostError(self.name, "start", said.reason)
-                self._entered.set_exception(error)
+            case ClusterEntered() | ClusterRefused():
+                entered = self._entered
+                if entered is None or entered.done():  # too late
+                    return
+                if isinstance(said, ClusterEntered):
+                    entered.set_result(said)
+                else:
+                    error = HostError(self.name, "start", said.reason)
+                    entered.set_exception(error)
             case PortReserved() | CommandDone() | Listed() | ClusterEnded():
                 future = self._answers.get(said.id)
                 if future is not None and not future.done():

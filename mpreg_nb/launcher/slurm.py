@@ -344,7 +344,7 @@ class SlurmLauncher(Launcher[SlurmNode]):
         """What happens with each job, in a few words."""
         return {
             name: f"job {job.id} {job.state}"
-            for name, job in self._jobs.items()
+            for name, job in list(self._jobs.items())  # others queue and end some
             if job.state.state == "PENDING"
         }
 
@@ -452,7 +452,8 @@ class SlurmLauncher(Launcher[SlurmNode]):
         """Look at the queue until all jobs have connected or ended."""
         wait_s = FIRST_LOOK_S
         while True:
-            waiting = [j for j in self._jobs.values() if j.writer is None and j.id]
+            jobs = list(self._jobs.values())  # another thread queues some
+            waiting = [j for j in jobs if j.writer is None and j.id]
             if not waiting:
                 return
             states = await asyncio.to_thread(_queue)
@@ -490,10 +491,8 @@ class SlurmLauncher(Launcher[SlurmNode]):
         try:
             async with asyncio.timeout(HELLO_S):
                 key = (await reader.readline()).strip()
-            job = next(
-                (j for j in self._jobs.values() if _same(j.key, key) and not j.writer),
-                None,
-            )
+            jobs = list(self._jobs.values())  # another thread queues some
+            job = next((j for j in jobs if _same(j.key, key) and not j.writer), None)
             if job is None:
                 LOG.warning("somebody connected who is no job of this cluster")
             else:

@@ -233,7 +233,12 @@ class StartedNodes:
     @property
     def dead(self) -> frozenset[str]:
         """Names of the nodes whose process has ended by itself."""
-        return frozenset(n for n, node in self._nodes.items() if not node.is_running)
+        return frozenset(n for n, node in self._each if not node.is_running)
+
+    @property
+    def _each(self) -> list[tuple[str, LaunchedNode]]:
+        """A copy: another thread may start or end some while each is looked at."""
+        return list(self._nodes.items())
 
     def end_silent(self, timeout_s: float = SILENT_S) -> None:
         """Kill the nodes that do not answer in time; `dead` names them then.
@@ -249,7 +254,7 @@ class StartedNodes:
         """Node -> URL of those that run; what waits in a queue is not there."""
         return {
             name: node.ready.result().url
-            for name, node in self._nodes.items()
+            for name, node in self._each
             if _is_ready(node) and node.is_running
         }
 
@@ -259,7 +264,7 @@ class StartedNodes:
         stages = self.stages
         return {
             name: stages.get(name, "starts")
-            for name, node in self._nodes.items()
+            for name, node in self._each
             if not node.ready.done() and node.is_running
         }
 
@@ -485,7 +490,7 @@ class StartedNodes:
     @property
     def paused(self) -> frozenset[str]:
         """Names of the nodes that stand still."""
-        return frozenset(n for n, node in self._nodes.items() if node.is_paused)
+        return frozenset(n for n, node in self._each if node.is_paused)
 
     def go_on(self, names: Iterable[str] | None = None) -> None:
         """End the pauses of these nodes, or all: who stands still cannot end in order.

@@ -2,17 +2,22 @@
 
 import json
 import os
+import platform
 import pty
 import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 import mpreg_nb as mp
 from mpreg_nb.cli import main
+from mpreg_nb.launcher.cluster_files import ClusterFiles, RecordedNode
+from mpreg_nb.launcher.pid import ProcessId, stamp
 
 pytestmark = pytest.mark.live
 
@@ -185,6 +190,35 @@ def test_node_started_by_hand_is_listed_and_ended_by_its_name_only() -> None:
     assert ended.stdout == "ended: alone\n"
     assert code == 0
     assert run("ps").stdout == "no clusters\n"
+
+
+def test_all_clusters_of_this_machine_end_although_one_is_on_another(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ledger = ClusterFiles()
+    replace: Any = msgspec.structs.replace
+    elsewhere = ledger.claim("ab" * 16, name="elsewhere", keep=True)
+    ledger.record(replace(elsewhere, host=f"not-{platform.node()}"))
+    here = ledger.claim("cd" * 16, name="here", keep=True)
+    words = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(words, start_new_session=True) as process:
+        node = RecordedNode(
+            name="n1", resources=(), url="", process=stamp(process.pid)
+        )
+        gone = ProcessId(pid=2**22 + 1, started_s=1.0)
+        ledger.record(replace(here, owner=gone, nodes=(node,)))
+        try:
+            code = main(["down", "--all"])
+        finally:
+            process.kill()
+    left = [entry.cluster for entry in ledger.entries()]
+    ledger.remove(elsewhere)
+    said = capsys.readouterr()
+
+    assert said.out == "ended: n1\n"
+    assert "End it there: mpreg-nb down 'elsewhere'" in said.err
+    assert code == 1
+    assert left == ["elsewhere"]
 
 
 @pytest.mark.parametrize(
