@@ -84,6 +84,9 @@ class LoopThread:
     def __init__(self, name: str = "mpreg-client") -> None:
         self.loop = _new_loop()
         self._process = os.getpid()
+        # Of what is given to the loop at its end; the collector may give it more.
+        self._lock = threading.RLock()
+        self._has_ended = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -108,14 +111,17 @@ class LoopThread:
         Raises what it raises; TimeoutError after `timeout_s`, and it is cancelled;
         ClusterDown after `stop`, ForkedProcess in a forked child.
         """
-        if self.is_of_parent or self.loop.is_closed():
+        if self.is_of_parent:
             work.close()
-            self.check()
-            raise ClusterDown
+            raise ForkedProcess
         if threading.current_thread() is self._thread:
             work.close()
             raise RuntimeError("the client's own thread would wait for itself")
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        with self._lock:
+            if self._has_ended:  # it would be waited for in vain
+                work.close()
+                raise ClusterDown
+            future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result(timeout_s)
         except (KeyboardInterrupt, concurrent.futures.TimeoutError):
@@ -129,10 +135,10 @@ class LoopThread:
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         """Run a function on the loop; returns at once. Safe on any thread."""
         self.check()
-        try:
+        with self._lock:
+            if self._has_ended:
+                raise ClusterDown
             self.loop.call_soon_threadsafe(function, *args)
-        except RuntimeError as error:
-            raise ClusterDown from error
 
     def stop(self) -> None:
         """End the loop and the thread; again changes nothing."""
@@ -146,6 +152,9 @@ class LoopThread:
         _serving.yes = True
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
+        with self._lock:
+            self._has_ended = True
+        self.loop.run_until_complete(asyncio.sleep(0))  # what came before has begun
         rest = asyncio.all_tasks(self.loop)
         for task in rest:
             task.cancel()

@@ -18,6 +18,7 @@ import asyncssh
 
 from mpreg_nb.errors import MpregError
 from mpreg_nb.transport import local_socket
+from mpreg_nb.transport.acceptor import Acceptor
 
 LOG = logging.getLogger("mpreg_nb.launcher.tunnel")
 
@@ -168,6 +169,7 @@ class TunnelTo:
         self._spawn = spawn
         self._tcp: socket.socket | None = None
         self._unix: local_socket.LocalSocket | None = None
+        self._acceptors: list[Acceptor] = []
 
     def take_port(self) -> bool:
         """Hold the port on this machine too, for other programs; False: it is taken."""
@@ -194,26 +196,20 @@ class TunnelTo:
                 "there is no private folder for the sockets of tunnels. Set "
                 "XDG_STATE_HOME to a folder that you can write"
             )
-        self._spawn(self._accept(self._unix.listening))
-        if self._tcp is not None:
-            self._spawn(self._accept(self._tcp))
+        for listening in filter(None, (self._unix.listening, self._tcp)):
+            self._acceptors.append(Acceptor(listening, self._came))
 
     def close(self) -> None:
         """Listen no more; links that are open go on."""
+        for acceptor in self._acceptors:
+            acceptor.close()
         if self._unix is not None:
             self._unix.close()
-            self._unix.listening.close()
         if self._tcp is not None:
             self._tcp.close()
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                link, _ = await loop.sock_accept(listening)
-            except OSError:  # it was closed
-                return
-            self._spawn(self._carry(link))
+    def _came(self, link: socket.socket) -> None:
+        self._spawn(self._carry(link))
 
     async def _carry(self, link: socket.socket) -> None:
         if link.family == socket.AF_UNIX:
@@ -221,7 +217,6 @@ class TunnelTo:
                 link.close()
                 return
             local_socket.widen(link)
-        link.setblocking(False)
         try:
             _, far = await self._connection.create_unix_connection(
                 FarEnd, self._far_path, encoding=None

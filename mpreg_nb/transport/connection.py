@@ -291,7 +291,8 @@ class MessageReader:
             UnicodeDecodeError: it is not UTF-8.
         """
         self.frames += 1
-        self._text.append(bytes(frame.data))
+        if frame.data:  # of empty ones there may be any number
+            self._text.append(bytes(frame.data))
         if not frame.fin:
             return None
         received, self._text = b"".join(self._text), []

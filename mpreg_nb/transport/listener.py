@@ -32,6 +32,7 @@ from websockets.typing import Subprotocol
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.settings import Limits
 from mpreg_nb.transport import local_socket
+from mpreg_nb.transport.acceptor import BACKLOG, Acceptor
 from mpreg_nb.transport.connection import (
     Carrier,
     Connection,
@@ -499,9 +500,6 @@ def _select(
 
 LOG = logging.getLogger("mpreg_nb.transport")
 
-BACKLOG = 512
-"""Connections that the system holds until they are accepted."""
-
 YOUNG_S = 0.25
 """Arrivals up to this age are let be: a burst of honest ones is proven by then."""
 
@@ -512,53 +510,6 @@ PORT_TRIES = 8
 
 RESERVED_DESCRIPTORS = 16
 """Open files of this process that strangers cannot use up."""
-
-
-ACCEPT_AGAIN_S = 0.2
-"""Until the next try, when the system had no descriptor or memory for a connection."""
-
-_FULL = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
-
-
-class Acceptor:
-    """Accepts on one socket that listens."""
-
-    def __init__(
-        self, listening: socket.socket, on_accept: Callable[[socket.socket], object]
-    ) -> None:
-        listening.setblocking(False)
-        self._listening = listening
-        self._on_accept = on_accept
-        self._loop = asyncio.get_running_loop()
-        self._pause: asyncio.TimerHandle | None = None
-        self._loop.add_reader(listening, self._ready)
-
-    def close(self) -> None:
-        """Accept no more; what waits to be accepted is reset."""
-        if self._pause is not None:
-            self._pause.cancel()
-        if self._listening.fileno() >= 0:
-            self._loop.remove_reader(self._listening)
-            self._listening.close()
-
-    def _ready(self) -> None:
-        for _ in range(BACKLOG):
-            try:
-                link, _ = self._listening.accept()
-            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                LOG.warning("no connection can be accepted now: %s", error.strerror)
-                self._loop.remove_reader(self._listening)
-                self._pause = self._loop.call_later(ACCEPT_AGAIN_S, self._go_on)
-                return
-            link.setblocking(False)
-            self._on_accept(link)
-
-    def _go_on(self) -> None:
-        self._loop.add_reader(self._listening, self._ready)
 
 
 class Listener:
@@ -626,10 +577,10 @@ class Listener:
             except OSError as error:
                 if error.errno != errno.EADDRINUSE:
                     break  # there is no IPv6 here
-                if tries_left == 1:
-                    raise
                 for one in found:
                     one.close()
+                if tries_left == 1:
+                    raise
         self.host = first
         self._acceptors = [Acceptor(one, self._arrived) for one in found]
 

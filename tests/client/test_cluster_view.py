@@ -81,7 +81,7 @@ def test_silent_entry_is_watched_on_when_the_node_that_answered_is_gone() -> Non
             async def answer(snapshot: object) -> Connection:
                 return gone
 
-            client.view._try = answer  # type: ignore[method-assign,assignment]
+            client.view._try = answer  # type: ignore[method-assign]
             searched = client.view._silent
             searches: list[Connection] = []
 

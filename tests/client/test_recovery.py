@@ -272,7 +272,7 @@ def test_silent_link_is_given_up_once_somebody_waits_for_it(
 
 
 class Mortal:
-    """The links of a client to one node; of some, the node dies as soon as they open."""
+    """The links of a client to a node; some of them end as soon as they open."""
 
     def __init__(self, url: str, dying: set[int]) -> None:
         """dying: which of the links, counted from 1."""

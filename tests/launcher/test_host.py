@@ -29,6 +29,7 @@ from mpreg_nb.launcher.host_messages import (
 from mpreg_nb.launcher.launcher import ReadyLine
 from mpreg_nb.launcher.log_file import LogFile
 from mpreg_nb.launcher.pid import ProcessId, stamp
+from mpreg_nb.launcher.process import NodeProcess
 from mpreg_nb.settings import NodeSettings
 from tests.support.links import CLUSTER, TOKEN
 
@@ -114,7 +115,7 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> dict[str, FakeNode]:
         node = started[options.settings.name] = FakeNode(options.settings.name, log)
         return node
 
-    monkeypatch.setattr(host.NodeProcess, "start", start)
+    monkeypatch.setattr(NodeProcess, "start", start)
     return started
 
 

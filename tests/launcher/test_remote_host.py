@@ -55,9 +55,7 @@ def test_an_answer_that_comes_too_late_is_passed_over(
     there: RemoteHost, thread: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mpreg_nb.launcher.remote_host.ANSWER_S", 0.0)
-    entered = ClusterEntered(
-        sockets="", machine="", cluster="lab", cluster_id=CLUSTER
-    )
+    entered = ClusterEntered(sockets="", machine="", cluster="lab", cluster_id=CLUSTER)
 
     async def scene() -> None:
         with pytest.raises(Exception, match="did not answer"):

@@ -202,9 +202,7 @@ def test_all_clusters_of_this_machine_end_although_one_is_on_another(
     here = ledger.claim("cd" * 16, name="here", keep=True)
     words = [sys.executable, "-S", "-c", "import time; time.sleep(60)"]
     with subprocess.Popen(words, start_new_session=True) as process:
-        node = RecordedNode(
-            name="n1", resources=(), url="", process=stamp(process.pid)
-        )
+        node = RecordedNode(name="n1", resources=(), url="", process=stamp(process.pid))
         gone = ProcessId(pid=2**22 + 1, started_s=1.0)
         ledger.record(replace(here, owner=gone, nodes=(node,)))
         try:

@@ -291,7 +291,9 @@ def test_a_single_request_gets_the_changes_since_the_last_answer_of_this_process
 
 BURN = """
 import time
-while time.process_time() < 0.5:
+input()
+begun = time.process_time()
+while time.process_time() < begun + 0.5:
     pass
 print(flush=True)
 input()
@@ -302,22 +304,28 @@ def test_load_has_the_processor_time_of_workers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(monitor, "SAMPLE_S", 0.0)
+    worker = subprocess.Popen(
+        [sys.executable, "-c", BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    begin, burnt = worker.stdin, worker.stdout
 
     async def scene(desk: Desk) -> None:
-        worker = subprocess.Popen(
-            [sys.executable, "-c", BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
         begun_s = time.monotonic()
         desk.load_monitor.measure()
-        assert worker.stdout is not None
-        worker.stdout.readline()  # what it takes until then, it takes alone
+        begin.write(b"\n")
+        begin.flush()
+        burnt.readline()  # what is taken until then, the worker takes
         load = desk.load_monitor.measure()
         taken_s = time.monotonic() - begun_s
-        worker.communicate()
 
         assert load.cpu_percent / 100 * taken_s > 0.3
 
-    run(scene)
+    try:
+        run(scene)
+    finally:
+        worker.communicate()
 
 
 def test_load_is_told_when_processes_cannot_be_looked_at(

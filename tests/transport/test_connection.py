@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import tracemalloc
 from collections.abc import Iterable
 from typing import Any, cast, get_args
 
@@ -30,6 +31,7 @@ from mpreg_nb.transport.connection import (
     STRIKES,
     Connection,
     Keepalive,
+    MessageReader,
     SlowReaderWatch,
     Timeouts,
 )
@@ -678,6 +680,20 @@ async def test_who_reads_fast_may_have_more_waiting_than_the_limit() -> None:
         await pair.accepted_ear.heard(pair.accepted_ear.messages, 60)
 
         assert pair.dialled.is_open
+
+
+def test_empty_pieces_of_a_text_take_no_memory() -> None:
+    reader = MessageReader("json", max_payload_bytes=1)
+    empty = Frame(Opcode.CONT, b"", fin=False)
+    reader.text(Frame(Opcode.TEXT, b"so", fin=False))
+    tracemalloc.start()
+    for _ in range(100_000):
+        reader.text(empty)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+
+    assert reader.text(Frame(Opcode.CONT, b" on", fin=True)) == "so on"
+    assert taken < 100_000
 
 
 async def test_answers_to_a_json_client_that_reads_nothing_are_bounded() -> None:

@@ -509,7 +509,7 @@ async def test_a_listener_without_a_descriptor_waits_and_goes_on(
 
     bound = socket.create_server(("127.0.0.1", 0))
     listening = Full(fileno=bound.detach())
-    monkeypatch.setattr("mpreg_nb.transport.listener.ACCEPT_AGAIN_S", 0.01)
+    monkeypatch.setattr("mpreg_nb.transport.acceptor.ACCEPT_AGAIN_S", 0.01)
     async with house(listening=listening) as home:
         link = await open_link(home.listener.url)
 
@@ -517,3 +517,21 @@ async def test_a_listener_without_a_descriptor_waits_and_goes_on(
         assert caplog.text.count("no connection can be accepted now") == 2
         link.close()
         await link.wait_closed()
+
+
+async def test_a_port_that_is_half_taken_is_let_go() -> None:
+    other = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    port = other.getsockname()[1]
+    with other, pytest.raises(OSError, match="already in use") as refused:
+        await listen(
+            token=TOKEN,
+            node_name=NODE,
+            cluster_id=lambda: CLUSTER,
+            on_connection=lambda link: None,
+            host="localhost",
+            port=port,
+        )
+
+    with socket.create_server(("127.0.0.1", port)) as again:
+        assert again.getsockname()[1] == port
+    assert refused.value.errno == errno.EADDRINUSE

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from mpreg_nb.transport import local_socket
+from mpreg_nb.transport.acceptor import Acceptor
 from mpreg_nb.transport.dial import DialFailed
-from mpreg_nb.transport.listener import Acceptor
 from tests.support.links import TOKEN, Ear, house, linked, numbered, open_link
 
 REQUEST = (
