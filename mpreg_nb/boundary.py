@@ -159,7 +159,8 @@ def is_meant(error: BaseException, traceback: TracebackType | None) -> bool:
         return isinstance(error, TypeError)
     if _home(last).startswith(PACKAGE):
         return _is_raise(code, last.tb_lasti)
-    return not _is_of_others(code.co_filename)
+    # Code of the user may have called a library, here or on a node.
+    return any(not _is_of_others(at.tb_frame.f_code.co_filename) for at in places)
 
 
 def ended_a_wait(error: BaseException) -> bool:

@@ -1,6 +1,7 @@
 """What leaves the package by a public function: errors without our frames."""
 
 import asyncio
+import json
 import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -188,6 +189,14 @@ def test_code_of_the_user_that_ours_calls_stays(ours: ModuleType) -> None:
         "<lambda>",
         "divide",
     ]
+
+
+def test_code_of_a_library_that_code_of_the_user_calls_stays(ours: ModuleType) -> None:
+    error = raised(lambda: ours.calling(lambda: json.loads("{")))
+
+    assert names(error)[:3] == ["raised", "<lambda>", "<lambda>"]
+    assert isinstance(error, json.JSONDecodeError)
+    assert "calling" not in names(error)
 
 
 def test_what_the_user_was_handling_stays_the_context(ours: ModuleType) -> None:

@@ -85,7 +85,7 @@ class LoopThread:
         self.loop = _new_loop()
         self._process = os.getpid()
         # Of what is given to the loop at its end; the collector may give it more.
-        self._lock = threading.RLock()
+        self._giving = threading.RLock()
         self._has_ended = False
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
@@ -98,7 +98,7 @@ class LoopThread:
     @property
     def is_closed(self) -> bool:
         """Whether it runs nothing any more, as `call_soon` would say."""
-        return self.loop.is_closed() or self.is_of_parent
+        return self._has_ended or self.is_of_parent
 
     def check(self) -> None:
         """Raise ForkedProcess where the thread does not exist."""
@@ -111,22 +111,25 @@ class LoopThread:
         Raises what it raises; TimeoutError after `timeout_s`, and it is cancelled;
         ClusterDown after `stop`, ForkedProcess in a forked child.
         """
-        if self.is_of_parent:
+        try:
+            self.check()
+            if threading.current_thread() is self._thread:
+                raise RuntimeError("the client's own thread would wait for itself")
+            with self._giving:
+                self._check_runs()
+                future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        except RuntimeError:
             work.close()
-            raise ForkedProcess
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError("the client's own thread would wait for itself")
-        with self._lock:
-            if self._has_ended:  # it would be waited for in vain
-                work.close()
-                raise ClusterDown
-            future = asyncio.run_coroutine_threadsafe(work, self.loop)
+            raise
         try:
             return future.result(timeout_s)
         except (KeyboardInterrupt, concurrent.futures.TimeoutError):
             future.cancel()
             raise
+        except concurrent.futures.CancelledError:
+            if not self._has_ended:
+                raise
+            raise ClusterDown from None  # another thread has ended the cluster
 
     async def wait_for(self, work: Coroutine[Any, Any, T]) -> T:
         """Do the same for a verb that `run_blocking` runs."""
@@ -135,31 +138,36 @@ class LoopThread:
     def call_soon(self, function: Callable[..., object], *args: Any) -> None:
         """Run a function on the loop; returns at once. Safe on any thread."""
         self.check()
-        with self._lock:
-            if self._has_ended:
-                raise ClusterDown
+        with self._giving:
+            self._check_runs()
             self.loop.call_soon_threadsafe(function, *args)
 
     def stop(self) -> None:
         """End the loop and the thread; again changes nothing."""
-        if self.is_of_parent or self.loop.is_closed():
+        if self.is_of_parent:
             return
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        with self._giving:  # what comes later would wait for a loop that stands still
+            if not self._has_ended:
+                self._has_ended = True
+                self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
+
+    def _check_runs(self) -> None:
+        if self._has_ended:
+            raise ClusterDown
 
     def _serve(self) -> None:
         _serving.yes = True
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
-        with self._lock:
-            self._has_ended = True
-        self.loop.run_until_complete(asyncio.sleep(0))  # what came before has begun
         rest = asyncio.all_tasks(self.loop)
         for task in rest:
             task.cancel()
         if rest:
             self.loop.run_until_complete(asyncio.gather(*rest, return_exceptions=True))
+        # Who waits for work that ended in the last turn hears of it in the next one.
+        self.loop.run_until_complete(asyncio.sleep(0))
 
 
 class LoopThreadOnDemand:

@@ -302,9 +302,12 @@ class Cluster:
 
         Nodes that this process only connected to continue to run.
         """
-        if self._down or self._thread.is_of_parent:
-            return  # a forked child leaves the nodes of its parent alone
+        if self._is_over:
+            return
+        self._down = True
         with ExitStack() as each:  # all of it, also when Stop comes in between
+            current.leave(self)
+            atexit.unregister(self._end_with_process)
             if self._nodes is not None:
                 each.callback(self._nodes.close)
             each.callback(self._thread.stop)
@@ -314,9 +317,11 @@ class Cluster:
             if "_views" in vars(self):
                 for view in self._views.held:
                     view.close()
-            self._down = True
-            current.leave(self)
-            atexit.unregister(self._end_with_process)
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether it is down, or its parent's: a forked child leaves that alone."""
+        return self._down or self._thread.is_of_parent
 
     def _end_with_process(self) -> None:
         """Disconnect when this process ends; called automatically.
@@ -365,6 +370,8 @@ class Cluster:
 
     def disconnect(self) -> None:
         """Disconnect; nodes of a kept cluster continue to run, others end."""
+        if self._is_over:
+            return
         if self._nodes is not None and not self._nodes.keep:
             self.down()
             return
@@ -374,6 +381,7 @@ class Cluster:
             nodes.release()
 
     def _own_nodes(self, verb: str, what: str, elsewhere: str) -> StartedNodes:
+        self._thread.check()
         if self._down:
             raise ClusterDown
         if self._engine is not None:
@@ -869,7 +877,7 @@ class AdoptedCluster(Cluster):
 
     def down(self) -> None:
         """End its nodes and all that they run, and disconnect; may be repeated."""
-        if self._down:
+        if self._is_over:
             return
         self.disconnect()
         known = {entry.cluster for entry in ClusterFiles().entries()}
@@ -878,5 +886,7 @@ class AdoptedCluster(Cluster):
 
     def disconnect(self) -> None:
         """Disconnect and leave its nodes running."""
+        if self._is_over:
+            return
         super().down()
         self._kept.close()

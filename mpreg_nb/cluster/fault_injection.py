@@ -69,6 +69,7 @@ class FaultInjection:
         )
 
     def _own(self, fault: str, *names: str) -> StartedNodes:
+        self._thread.check()
         if self._engine is not None:
             raise self._engine.refuse(fault)
         if self._nodes is None:

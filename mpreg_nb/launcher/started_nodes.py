@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from mpreg_nb.errors import HostFailure, HostsFailed, StartFailed
+from mpreg_nb.errors import ClusterDown, HostFailure, HostsFailed, StartFailed
 from mpreg_nb.launcher import launchers
 from mpreg_nb.launcher.cluster_files import (
     CA_FILE,
@@ -177,6 +177,10 @@ class StartedNodes:
         self.changing = threading.RLock()
         """Held by whoever looks which nodes there are, then starts or ends some."""
 
+        self._closing = threading.Lock()
+        self._is_closed = False
+        self._begun: list[LaunchedNode] = []  # that nobody has waited for yet
+
         self._entry: ClusterRecord = self._ledger.claim(
             self.cluster_id,
             name=name,
@@ -291,9 +295,11 @@ class StartedNodes:
         Raises:
             StartFailed: a node of this machine did not come up; with the last lines
                 of its log.
+            ClusterDown: `close` was called, before or meanwhile; none is left.
         """
         if not specs:
             return ()
+        self._check_open()
         failures = self._prepare(specs)
         begun: dict[NodeSpec, LaunchedNode] = {}
         try:
@@ -304,14 +310,24 @@ class StartedNodes:
                         failures[place] = failure
             self._expose(begun, failures)
             self._await_ready(begun, timeout_s, failures)
-        except BaseException:
+            with self._closing:
+                self._check_open()
+                for spec, node in begun.items():
+                    self._nodes[spec.name] = node
+                    self._specs[spec.name] = spec
+                self._record()
+        except BaseException as error:
             end_now(list(begun.values()))
+            if isinstance(error, StartFailed):
+                self._check_open()  # that is why
             raise
-        for spec, node in begun.items():
-            self._nodes[spec.name] = node
-            self._specs[spec.name] = spec
-        self._record()
+        finally:
+            self._begun.clear()
         return tuple(failures.values())
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClusterDown
 
     def _prepare(self, specs: Sequence[NodeSpec]) -> "dict[Place, HostFailure]":
         """Make all hosts ready at the same time; return those that failed."""
@@ -393,9 +409,11 @@ class StartedNodes:
             shared_memory_mb=MEMORY.limit_bytes >> 20,
             host_name=spec.host,
         )
-        return self._launcher(spec.launcher).start(
+        node = self._launcher(spec.launcher).start(
             settings, host=spec.host, log=log, workers=workers
         )
+        self._begun.append(node)
+        return node
 
     def _address_here(self) -> str:
         seen = (launcher.address_here for launcher in self._launchers.values())
@@ -513,7 +531,11 @@ class StartedNodes:
 
     def close(self, drain_s: float = 0.0) -> None:
         """End all nodes and strike the cluster out of the ledger."""
-        nodes = list(self._nodes.values())
+        with self._closing:
+            self._is_closed = True
+            nodes = list(self._nodes.values())
+            begun = list(self._begun)
+        end_now(begun)  # another thread waits for them
         try:
             self.go_on()
             for node in nodes:

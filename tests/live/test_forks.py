@@ -77,6 +77,10 @@ def run(cluster: Cluster) -> Any:
         lambda cluster: cluster.executor().submit(abs, -1),
         lambda cluster: cluster.nodes(),
         lambda cluster: mp.current(),
+        lambda cluster: cluster.add("n9"),
+        lambda cluster: cluster.remove("n1"),
+        lambda cluster: cluster.kill("n1"),
+        lambda cluster: cluster.pause("n1", 60),
         run,
     ],
     ids=[
@@ -88,6 +92,10 @@ def run(cluster: Cluster) -> Any:
         "executor",
         "nodes",
         "current",
+        "add",
+        "remove",
+        "kill",
+        "pause",
         "run",
     ],
 )
@@ -171,6 +179,32 @@ def test_a_child_that_ends_as_programs_do_ends() -> None:
     )
 
     assert program.stdout.splitlines()[-1:] == ["0 8"], program.stderr
+
+
+PROGRAM_THAT_ADOPTS = """
+import os, sys, warnings
+import mpreg_nb as mp
+
+warnings.simplefilter("ignore", DeprecationWarning)
+mp.up(1, keep=True).disconnect()
+with mp.adopt() as cluster:
+    child = os.fork()
+    if child == 0:
+        sys.exit()
+    _, status = os.waitpid(child, 0)
+    print(status, cluster.call(abs, -9))
+"""
+
+
+def test_a_child_that_leaves_the_block_of_an_adopted_cluster_ends_no_node() -> None:
+    program = subprocess.run(
+        [sys.executable, "-c", PROGRAM_THAT_ADOPTS],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+    assert program.stdout.splitlines()[-1:] == ["0 9"], program.stderr
 
 
 def test_no_cluster_of_ours_is_a_runtime_error_too() -> None:

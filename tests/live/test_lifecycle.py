@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 import mpreg_nb as mp
+from mpreg_nb.errors import ClusterDown, NodeLost
+from tests.support.asking import TIMEOUT_S, Asking
 
 pytestmark = pytest.mark.live
 
@@ -54,6 +56,22 @@ def test_cluster_that_is_down_says_so() -> None:
         cluster.nodes()
     with pytest.raises(mp.errors.NoCluster, match=r"mp\.up"):
         mp.current()
+
+
+def test_the_end_of_a_cluster_ends_what_other_threads_wait_for() -> None:
+    def add_many() -> None:
+        for number in range(1000):
+            cluster.add(f"more-{number}")
+
+    with mp.up(1, fresh=True) as cluster:
+        added = Asking(add_many)
+        awaited = Asking(lambda: cluster.wait_for("nobody", timeout=TIMEOUT_S))
+        asked = Asking(lambda: [cluster.nodes() for _ in range(100_000)])
+        cluster.wait_for("more-0", timeout=TIMEOUT_S)
+
+    assert isinstance(added.answer(), ClusterDown)
+    assert isinstance(awaited.answer(), ClusterDown)
+    assert isinstance(asked.answer(), ClusterDown | NodeLost)
 
 
 def test_node_that_cannot_start_shows_its_last_lines() -> None:
