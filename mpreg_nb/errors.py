@@ -34,8 +34,9 @@ process id or time of day, so that they can be compared.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError
-from dataclasses import dataclass
 from typing import Any, Literal, Self
+
+import msgspec
 
 from mpreg_nb.cures import (
     cure,
@@ -141,8 +142,7 @@ class StartFailed(MpregError, RuntimeError):
         self.log = tuple(log)
 
 
-@dataclass(frozen=True, slots=True)
-class HostFailure:
+class HostFailure(msgspec.Struct, frozen=True):
     """Why the nodes of one host did not start."""
 
     host: str

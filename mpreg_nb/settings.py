@@ -3,7 +3,7 @@
 The figures of membership are in `mpreg_nb.membership.config`.
 """
 
-from dataclasses import dataclass, field
+import msgspec
 
 LONGEST_TIME_S = 1e7
 """That a call or a step may be given; about 115 days. Longer ones are mistakes."""
@@ -18,8 +18,7 @@ RIDE_ALONG_BYTES = 16 * 1024
 """A step's result up to this size travels with the reply to whoever needs it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one connection or node accepts before it says no."""
 
     max_payload_bytes: int = 1 << 30
@@ -51,8 +50,7 @@ class Limits:
     """Arguments waiting in one node; more are answered OVERLOADED."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NodeSettings:
+class NodeSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How one node runs; `mpreg-nb node` has an option for each."""
 
     name: str
@@ -97,7 +95,7 @@ class NodeSettings:
     drain_s: float = 10.0
     """How long a leaving node waits for running calls."""
 
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = msgspec.field(default_factory=Limits)
 
     engine: str = ""
     """URL of what runs the calls in place of worker processes of nodes."""

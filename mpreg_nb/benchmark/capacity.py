@@ -12,7 +12,8 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from mpreg_nb.benchmark.functions import PAUSE, pause
 from mpreg_nb.benchmark.rows import narrowed, version
@@ -97,8 +98,7 @@ async def unequal_row(cluster: Cluster, rounds: int, seconds: float) -> UnequalR
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Testbed:
+class _Testbed(msgspec.Struct, frozen=True):
     client: Client
     options: CallOptions
     pids: dict[str, int]  # by node

@@ -13,11 +13,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 from mpreg_nb.view.benchmark import PeerRow
@@ -59,14 +59,13 @@ def pythons() -> dict[str, str]:
     }
 
 
-@dataclass
-class Peer:
+class Peer(msgspec.Struct):
     """One peer: its process, and what it measured by row."""
 
     name: str
     process: "subprocess.Popen[str]"
-    taken: dict[str, list[float]] = field(default_factory=dict)
-    units: dict[str, str] = field(default_factory=dict)
+    taken: dict[str, list[float]] = {}
+    units: dict[str, str] = {}
 
     @classmethod
     def started(cls, name: str, python: str, starts: list[float]) -> "Peer":

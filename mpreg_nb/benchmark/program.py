@@ -3,7 +3,8 @@
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from mpreg_nb.benchmark.measure import Measurement, check_only
 from mpreg_nb.benchmark.peers import compared, pythons

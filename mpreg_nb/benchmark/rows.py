@@ -12,8 +12,10 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
+
+import msgspec
 
 from mpreg_nb.benchmark.functions import (
     GATHER,
@@ -40,8 +42,7 @@ from mpreg_nb.transport.token import load_token
 from mpreg_nb.workflows.graph import Reference
 
 
-@dataclass(frozen=True, slots=True)
-class Testbed:
+class Testbed(msgspec.Struct, frozen=True):
     """The cluster and clients that rows measure with: blocking and asynchronous."""
 
     cluster: Cluster

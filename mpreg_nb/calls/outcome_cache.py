@@ -9,8 +9,9 @@ it certainly did not run. So no node can tell whether an id of such a call is ne
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
 from hashlib import blake2b
+
+import msgspec
 
 from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.protocol.codec import Buffer
@@ -39,8 +40,7 @@ def fingerprint(call: Call, parts: tuple[Buffer, ...]) -> bytes:
     return digest.digest()
 
 
-@dataclass(frozen=True, slots=True)
-class KeptOutcome:
+class KeptOutcome(msgspec.Struct, frozen=True):
     """How a call ended, and which call it was."""
 
     fingerprint: bytes

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
+import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.calls.deadlines import Deadlines
@@ -66,8 +67,7 @@ GIVEN_BACK = frozenset(("draining", "overloaded", "node_lost", "cancelled"))
 """Ends of an attempt that say nothing which a caller who cancelled must know."""
 
 
-@dataclass(frozen=True, slots=True)
-class NodesFull:
+class NodesFull(msgspec.Struct, frozen=True):
     """Why a call is not with a node."""
 
     refusal: Failure
@@ -129,32 +129,27 @@ class CallState:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(msgspec.Struct, frozen=True):
     """It is over. `failure`: why, where that is not what was just heard."""
 
     failure: Failure | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
+class Elsewhere(msgspec.Struct, frozen=True):
     """Send it now, to `target` where that is known."""
 
     target: Chosen | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Retry:
+class Retry(msgspec.Struct, frozen=True):
     """It is held; `tick` says when to send it again."""
 
 
-@dataclass(frozen=True, slots=True)
-class RegisterAgain:
+class RegisterAgain(msgspec.Struct, frozen=True):
     """Its code is lost: register that again, then send it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(msgspec.Struct, frozen=True):
     """Cancel it where it is; the answer to that, or the next tick, is its end."""
 
 

@@ -10,9 +10,10 @@ Whoever sends calls has one of these. It neither sends nor waits itself.
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from itertools import count
 from typing import TypeAlias
+
+import msgspec
 
 from mpreg_nb.routing.load import Loads
 from mpreg_nb.routing.router import Chosen, Router, Wanted
@@ -21,8 +22,7 @@ MOST_RECALLS = 3
 """Of one call; after that it stays where it is."""
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter:
+class _Waiter(msgspec.Struct, eq=False):
     """A call, from the first time that it is said to wait until it begins or ends."""
 
     wanted: Wanted

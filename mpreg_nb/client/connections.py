@@ -12,8 +12,9 @@ the next one: none of them does harm when it is asked twice.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mpreg_nb.errors import NodeLost, NotTrusted
 from mpreg_nb.protocol.codec import Buffer, Parts
@@ -376,8 +377,7 @@ _ONCE = (RunResume, SpaceOpen)
 """Requests that begin something, which shall not begin twice."""
 
 
-@dataclass(slots=True, eq=False)
-class _Question:
+class _Question(msgspec.Struct, eq=False):
     """A request that waits for its answer."""
 
     link: Connection | None  # that it was sent on; None: it waits for one

@@ -8,9 +8,10 @@ refused there.
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
+
+import msgspec
 
 from mpreg_nb.errors import NotComputed
 
@@ -29,15 +30,14 @@ class ValueReference:
         return self
 
 
-@dataclass(slots=True)
-class Replaced:
+class Replaced(msgspec.Struct):
     """Arguments with references in the place of what stands for values."""
 
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
-    keys: dict[str, str] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = {}
+    keys: dict[str, str] = {}
     """Name of a reference -> key of the value."""
-    holds: list[object] = field(default_factory=list)
+    holds: list[object] = []
     """Keeps the values until they are no longer needed."""
 
 

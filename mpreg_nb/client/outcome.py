@@ -7,8 +7,9 @@ hold up or end the calls of others.
 
 import threading
 import time
-from dataclasses import dataclass
 from typing import Any, TypeAlias
+
+import msgspec
 
 from mpreg_nb.calls.pending import Outcome
 from mpreg_nb.client.calls import ActiveCall
@@ -178,8 +179,7 @@ def arrive(
     return Arrived(call, outcome, parts, row)
 
 
-@dataclass(frozen=True, slots=True)
-class ArrivedChunk:
+class ArrivedChunk(msgspec.Struct, frozen=True):
     """What became of the calls of a chunk: the results of the first, as bytes.
 
     counts: as in `ChunkOutcome`. failed: the one after them, if it failed. What is left

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
@@ -30,8 +30,7 @@ MISSED_S = 1.0
 started a moment ago get what others hold from those."""
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
-class Shipment:
+class Shipment(msgspec.Struct, frozen=True, eq=False, weakref=True):
     """A function that this client shipped, and what the cluster said to it."""
 
     request: Register
@@ -238,8 +237,7 @@ LARGE_BYTES = 1_000_000
 SHOWN_CAPTURES = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplacedVersion:
+class ReplacedVersion(msgspec.Struct, frozen=True, kw_only=True):
     """A version that another took the place of, both numbered as they came here."""
 
     before: int
@@ -254,8 +252,7 @@ class ReplacedVersion:
         return text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Card:
+class Card(msgspec.Struct, frozen=True, kw_only=True):
     """The outcome of one registration; its `str` is what a cell shows."""
 
     function: str

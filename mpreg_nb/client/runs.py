@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import msgspec
 
 from mpreg_nb.client.cluster_view import ClusterState
 from mpreg_nb.client.connections import Connections, Requests, addressed
@@ -46,8 +47,7 @@ from mpreg_nb.transport.connection import Connection
 RunStatus = Literal["running", "done", "failed", "cancelled"]
 
 
-@dataclass(slots=True, eq=False)
-class RunRecord:
+class RunRecord(msgspec.Struct, eq=False):
     """What is known of one run. Written on the loop's thread only."""
 
     id: bytes
@@ -56,16 +56,16 @@ class RunRecord:
     node: str  # that drives it
     link: Connection  # over which it is followed, perhaps by way of the entry
     writer: Writer
-    listeners: list[Callable[["RunRecord"], None]] = field(default_factory=list)
-    functions: dict[str, str] = field(default_factory=dict)  # step -> its function
+    listeners: list[Callable[["RunRecord"], None]] = []
+    functions: dict[str, str] = {}  # step -> its function
     status: RunStatus = "running"
     duration_ms: float = 0.0
-    started_at_s: float = field(default_factory=time.time)  # wall clock
+    started_at_s: float = msgspec.field(default_factory=time.time)  # wall clock
     lost: Exception | None = None  # why nothing more will be heard of it
-    results: dict[str, bytes] = field(default_factory=dict)  # small outputs
-    failures: dict[str, Failed] = field(default_factory=dict)  # small ones
-    lines: OutputTail = field(default_factory=OutputTail)
-    prints: dict[str, OutputBuffer] = field(default_factory=dict)  # of steps that run
+    results: dict[str, bytes] = {}  # small outputs
+    failures: dict[str, Failed] = {}  # small ones
+    lines: OutputTail = msgspec.field(default_factory=OutputTail)
+    prints: dict[str, OutputBuffer] = {}  # of steps that run
     plans: tuple[StepPlan, ...] = ()  # without arguments, where others began it
     mendable: frozenset[str] = frozenset()  # functions that may be registered anew
     holds: Sequence[object] = ()  # keeps values of the engine that steps take
@@ -125,8 +125,7 @@ PATIENCE_S = 2.0
 _UNDER_WAY = ("waiting", "running")
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     """The value of a step, or its error, as the bytes that came."""
 
     name: str  # of the step, of the function where it failed
@@ -142,8 +141,7 @@ class Fetched:
         return value_of(rebuilt(self.parts, name=self.name))
 
 
-@dataclass(slots=True)
-class _Asked:
+class _Asked(msgspec.Struct):
     """A run that is asked for; the record is there as soon as the answer came."""
 
     node: str

@@ -7,9 +7,10 @@ runs its coroutines in the thread of its caller (`client/loop_thread.py`).
 import asyncio
 import os
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
+
+import msgspec
 
 from mpreg_nb.boundary import public
 from mpreg_nb.client.calls import PLAIN, CallOptions
@@ -425,8 +426,7 @@ async def _planned(
     return parts.planner.rows(workflow, callees)
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedCluster:
+class WatchedCluster(msgspec.Struct, frozen=True):
     """A cluster as its live views need it: a `ViewSource`."""
 
     client: Client

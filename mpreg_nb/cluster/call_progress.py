@@ -4,8 +4,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Container, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
+
+import msgspec
 
 from mpreg_nb.client.calls import ActiveCall
 from mpreg_nb.client.client import Client
@@ -149,8 +150,7 @@ class CallProgress:
         return self._call.shown_node or only
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MapCount:
+class MapCount(msgspec.Struct, frozen=True, kw_only=True):
     """The counts of a map at one moment."""
 
     ended: int
@@ -298,8 +298,7 @@ class RunProgress:
         return _work(self._run.steps, maps)
 
 
-@dataclass(frozen=True, slots=True)
-class _Work:
+class _Work(msgspec.Struct, frozen=True):
     """The ended part of a run: steps, and the items of its maps."""
 
     over: int

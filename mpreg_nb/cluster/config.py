@@ -8,8 +8,9 @@ Code reads a value each time it needs it, so a change takes effect at once.
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
 
 from mpreg_nb.boundary import public
 from mpreg_nb.names import nearest
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 Value: TypeAlias = bool | int | float | str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Key:
+class Key(msgspec.Struct, frozen=True, kw_only=True):
     """One setting: its meaning, its default and the accepted values."""
 
     name: str

@@ -9,12 +9,12 @@ import socket
 import sys
 import time
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+import msgspec
 import psutil
 from packaging.requirements import Requirement
 
@@ -51,8 +51,7 @@ FEW_FILES = 512
 NODE_MODULE = "mpreg_nb.node"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one check."""
 
     about: str
@@ -369,8 +368,7 @@ State: TypeAlias = Literal["ok", "note", "wrong"]
 _MARKS = {"ok": ("●", GREEN), "note": ("◐", ORANGE), "wrong": ("✗", RED)}
 
 
-@dataclass(frozen=True, slots=True)
-class Findings:
+class Findings(msgspec.Struct, frozen=True):
     """The results of all checks, by subject."""
 
     found: "tuple[Finding, ...]"

@@ -12,8 +12,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Container, Coroutine, Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+import msgspec
 
 from mpreg_nb.boundary import public
 from mpreg_nb.client.client import Client
@@ -64,8 +65,7 @@ _Origin: TypeAlias = tuple[object, Callable[[], Picture]]
 """The sources of a picture, to be compared, and the function that makes it."""
 
 
-@dataclass(slots=True)
-class _ViewModel:
+class _ViewModel(msgspec.Struct):
     """A picture, its sources, and when it may be made again."""
 
     picture: Picture

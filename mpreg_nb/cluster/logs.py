@@ -6,8 +6,9 @@ started on this machine, in this process or an earlier one.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
+
+import msgspec
 
 from mpreg_nb.client.client import Client
 from mpreg_nb.errors import MpregError
@@ -22,8 +23,7 @@ LOOK_S = 0.2
 """Between two looks whether a followed log has grown."""
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class NodeLog:
+class NodeLog(msgspec.Struct, frozen=True):
     """Lines that nodes wrote; shows itself as text."""
 
     nodes: tuple[str, ...]
@@ -35,8 +35,7 @@ class NodeLog:
         return f"no log lines from {', '.join(self.nodes)}"
 
 
-@dataclass(frozen=True, slots=True)
-class LogSource:
+class LogSource(msgspec.Struct, frozen=True):
     """The log of one node."""
 
     node: str

@@ -1,7 +1,7 @@
 """Turns a workflow into messages for a node, and plans where steps would run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from typing import Any, TypeAlias
 from weakref import ref
@@ -52,8 +52,7 @@ Inline: TypeAlias = Callable[[Parts], tuple[bytes, tuple[Buffer, ...]]]
 """Splits parts into the payload and the parts of a message; one of both is empty."""
 
 
-@dataclass(slots=True)
-class PackedStep:
+class PackedStep(msgspec.Struct):
     """A step as it travels, the parts of its calls, and the steps they refer to."""
 
     plan: StepPlan
@@ -264,8 +263,7 @@ class StepSerializer:
         return Given(name=name, payload=payload, parts=len(parts)), parts
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedRun:
+class PlannedRun(msgspec.Struct, frozen=True):
     """A workflow that is ready to start: the message, its parts, the drawing."""
 
     request: RunStart
@@ -275,8 +273,7 @@ class PlannedRun:
     """Keeps the values of the engine that steps take."""
 
 
-@dataclass(slots=True)
-class _Prepared:
+class _Prepared(msgspec.Struct):
     """What all runs of a workflow have in common."""
 
     callees: list[tuple[Callee, frozenset[str]]]  # of its functions, and their needs
@@ -405,7 +402,7 @@ class Planner:
                 + " Pass the function itself, or register it first"
             )
         if function is step.fallback:  # it runs wherever its function can
-            step = replace(step, resources=frozenset(), node=None)
+            step = msgspec.structs.replace(step, resources=frozenset(), node=None)
         options = CallOptions(version=call.version)
         asked = Wanted(name, options.version, step.resources, step.node)
         if self._client.calls.router.fitting(asked, self._client.now()):

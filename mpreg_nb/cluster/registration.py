@@ -15,8 +15,10 @@ import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
 
 from mpreg_nb.client.calls import PLAIN, CallOptions
 from mpreg_nb.client.client import Client
@@ -101,8 +103,7 @@ Callee: TypeAlias = tuple[str, CallOptions]
 """The name of a registered function, and the options that call one version of it."""
 
 
-@dataclass(slots=True, eq=False)
-class _Registered:
+class _Registered(msgspec.Struct, eq=False):
     """The registration of one object."""
 
     references: tuple[weakref.ref[Any], ...]  # valid while all of these live

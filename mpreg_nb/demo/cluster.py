@@ -6,8 +6,9 @@ The same job as the tutorial 03_watching.
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mpreg_nb.cluster.api import function, up
 from mpreg_nb.cluster.cluster import Cluster
@@ -51,8 +52,7 @@ def total(*counts: int) -> int:
     return sum(counts)
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
+class Trouble(msgspec.Struct, frozen=True):
     """One way to lose a node."""
 
     title: str

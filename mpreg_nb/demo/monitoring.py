@@ -7,10 +7,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 from urllib.error import URLError
 from urllib.request import Request, urlopen
+
+import msgspec
 
 from mpreg_nb.cluster.api import function, up
 from mpreg_nb.cluster.cluster import Cluster
@@ -35,8 +36,7 @@ def work(number: int) -> int:
     return sum(range(number))
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(msgspec.Struct, frozen=True):
     """What a monitor saw at one moment."""
 
     at_s: float

@@ -11,7 +11,6 @@ user of Dask, has their futures as arguments, so that Dask brings them to its wo
 `ValuePart` says where each belongs.
 """
 
-import dataclasses
 import pickle
 from collections.abc import Iterable
 from itertools import islice
@@ -202,7 +201,7 @@ read_state = msgspec.msgpack.Decoder(PluginState).decode
 def sent(outcome: Outcome) -> SentOutcome:
     """Return an outcome as it is sent."""
     if isinstance(outcome, Crashed):
-        return JobCrashed(**dataclasses.asdict(outcome))
+        return JobCrashed(**msgspec.structs.asdict(outcome))
     return outcome
 
 

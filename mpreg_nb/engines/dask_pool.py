@@ -23,12 +23,12 @@ import platform
 import secrets
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dask
 import distributed
+import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.call_context import Home
@@ -290,8 +290,7 @@ class GatewayChannel:
         task.add_done_callback(self._tasks.discard)
 
 
-@dataclass(slots=True)
-class _DaskJob:
+class _DaskJob(msgspec.Struct):
     """A job from its submission to its outcome."""
 
     job: Job
@@ -311,8 +310,7 @@ class _DaskJob:
         return self.job.depth
 
 
-@dataclass(slots=True, eq=False)
-class _DaskTask:
+class _DaskTask(msgspec.Struct, eq=False):
     """Jobs that were given to Dask together, under a key of their own."""
 
     items: list[_DaskJob]

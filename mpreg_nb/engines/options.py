@@ -1,14 +1,15 @@
 """The command line of a gateway: `mpreg-nb gateway`, `python -m mpreg_nb.engines`."""
 
 import argparse
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from mpreg_nb.engines.engine import check_installed, dask_address
 from mpreg_nb.node.options import NodeOptions, add_arguments, options_of
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GatewayOptions:
+class GatewayOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line of a gateway says."""
 
     node: NodeOptions  # of the gateway's own node

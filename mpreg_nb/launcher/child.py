@@ -12,8 +12,9 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 import mpreg_nb
 from mpreg_nb.node.environment import share_cores
@@ -23,8 +24,7 @@ TOKEN_VARIABLE = "MPREG_NB_TOKEN"  # noqa: S105 - its name, not a token
 PACKAGE_ROOT = str(Path(mpreg_nb.__file__).resolve().parent.parent)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Launched:
+class Launched(msgspec.Struct, frozen=True, kw_only=True):
     """One child, and our ends of its pipes."""
 
     popen: subprocess.Popen[bytes]

@@ -9,7 +9,6 @@ came for `lease_s`, since a connection whose other end went to sleep never ends 
 itself. Kept nodes outlive it; the next starter of the same cluster takes them up.
 """
 
-import dataclasses
 import os
 import queue
 import select
@@ -328,7 +327,7 @@ class HostAgent:
             try:
                 log = self._ledger.log_path(self._entry.cluster, name)
                 scratch = str(log.with_suffix(".files"))
-                settings = dataclasses.replace(asked.settings, scratch=scratch)
+                settings = msgspec.structs.replace(asked.settings, scratch=scratch)
                 options = NodeOptions(settings=settings)
                 node = NodeProcess.start(
                     secured(options, asked.tls, log) if asked.tls else options,

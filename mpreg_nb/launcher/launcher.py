@@ -8,7 +8,6 @@ packages. What a launcher must do is tested by `tests/support/launcher_contract.
 import concurrent.futures
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -110,8 +109,7 @@ class LaunchedNode(Protocol):
 NodeT_co = TypeVar("NodeT_co", bound=LaunchedNode, covariant=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class RemoteOptions:
+class RemoteOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How an interpreter is chosen on other machines."""
 
     python: str = ""
@@ -131,8 +129,7 @@ AS_FOUND = RemoteOptions()
 """One that fits, of those that are there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LaunchContext:
+class LaunchContext(msgspec.Struct, frozen=True, kw_only=True):
     """The cluster that a launcher starts nodes for, and what its user asked for."""
 
     token: Token

@@ -3,8 +3,10 @@
 import operator
 import shlex
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import SupportsIndex, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from mpreg_nb.cures import cure
 from mpreg_nb.names import check_name, check_resources
@@ -18,8 +20,7 @@ ACCEPTED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NodeSpec:
+class NodeSpec(msgspec.Struct, frozen=True):
     """One node that is wanted or runs: its name, what it holds, and where.
 
     >>> str(NodeSpec("gpu-1", frozenset({"ml-models", "gpu"})))
@@ -39,7 +40,9 @@ class NodeSpec:
 
     def __post_init__(self) -> None:
         check_name("node", self.name)
-        object.__setattr__(self, "resources", check_resources(self.resources))
+        msgspec.structs.force_setattr(
+            self, "resources", check_resources(self.resources)
+        )
 
     def __str__(self) -> str:
         held = ",".join(sorted(self.resources))
@@ -266,8 +269,7 @@ def _no_hosts(given: object) -> TypeError:
     return TypeError(f"{_shown(given)} does not describe hosts. {HOSTS_ACCEPTED}")
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(msgspec.Struct, frozen=True):
     """What turns the running nodes into the wanted ones."""
 
     start: tuple[NodeSpec, ...]  # wanted, not there

@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import replace
 from pathlib import Path
 from typing import Literal, Self
 
 import msgspec
+from msgspec.structs import replace
 
 from mpreg_nb.errors import StartFailed
 from mpreg_nb.launcher.child import Launched, launch, node_command, node_environment

@@ -6,7 +6,6 @@ of a batch queue has opened.
 """
 
 import asyncio
-import dataclasses
 import logging
 import os
 import signal
@@ -274,7 +273,7 @@ class RemoteHost:
         tls = self._context.issue(
             settings.name, (reserved.address, *([seen] if is_elsewhere else []))
         )
-        bound = dataclasses.replace(
+        bound = msgspec.structs.replace(
             settings,
             host=reserved.address,
             advertised=(url,) if is_elsewhere else (),

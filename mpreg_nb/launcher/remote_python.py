@@ -10,7 +10,6 @@ import shlex
 import sys
 import zipfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -171,8 +170,7 @@ def _pinned(name: str) -> str:
         return name
 
 
-@dataclass(frozen=True, kw_only=True)
-class Environment:
+class Environment(msgspec.Struct, frozen=True, kw_only=True):
     """An environment that is made on another machine, once for each content."""
 
     packages: tuple[str, ...]

@@ -24,11 +24,11 @@ import sys
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
 from mpreg_nb.client.loop_thread import LoopThread, LoopThreadOnDemand
 from mpreg_nb.cures import cure
@@ -92,8 +92,7 @@ ENDINGS: Mapping[str, tuple[str, str]] = {
 """Why a job has ended, by the state that Slurm tells, and what cures it."""
 
 
-@dataclass(frozen=True, slots=True)
-class JobState:
+class JobState(msgspec.Struct, frozen=True):
     """What Slurm says about one job."""
 
     state: str

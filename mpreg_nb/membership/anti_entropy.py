@@ -6,7 +6,6 @@ line for each member; only for those that differ, the records.
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
@@ -24,8 +23,7 @@ PUSH_RECORDS = 200
 _encode = msgspec.msgpack.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Differences:
+class Differences(msgspec.Struct, frozen=True):
     """What has to go which way so that both know the same."""
 
     push: tuple[NodeName, ...]  # known better here

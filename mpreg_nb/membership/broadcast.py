@@ -7,7 +7,6 @@ least sent first is memberlist's.
 """
 
 from collections import deque
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import TypeAlias
 
@@ -27,8 +26,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _rank = attrgetter("rank")
 
 
-@dataclass(slots=True)
-class _Waiting:
+class _Waiting(msgspec.Struct):
     item: Item
     size_bytes: int
     rank: int  # the least sent first, of these the newest

@@ -5,14 +5,14 @@ for links of tens of milliseconds and more.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
+
+import msgspec
 
 ProfileName: TypeAlias = Literal["local", "lan", "wan"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SwimConfig:
+class SwimConfig(msgspec.Struct, frozen=True, kw_only=True):
     """How fast a node notices, how sure it must be, how much it may send."""
 
     period_s: float = 1.0

@@ -5,8 +5,9 @@ change of a control link by `LinkEvent`, including the outcome of each `Dial`.
 """
 
 import enum
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from mpreg_nb.membership.member import Member
 from mpreg_nb.protocol.gossip import Control, Load, NodeName, Offer
@@ -34,16 +35,14 @@ class LinkEvent(enum.Enum):
 # ----------------------------------------------------------------- effects
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(msgspec.Struct, frozen=True):
     """Send `message` on the control link to `peer`; without a link, drop it."""
 
     peer: NodeName
     message: Control
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(msgspec.Struct, frozen=True):
     """Open a control link, trying `urls` in order.
 
     `to` is a node's name, or the url itself for a seed (names hold no colon).
@@ -56,15 +55,13 @@ class Dial:
     urls: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(msgspec.Struct, frozen=True):
     """Close the control link to `peer` in order (code 1000); report nothing."""
 
     peer: NodeName
 
 
-@dataclass(frozen=True, slots=True)
-class Notify:
+class Notify(msgspec.Struct, frozen=True):
     """Publish an event to the other parts of the node."""
 
     event: "Event"
@@ -76,15 +73,13 @@ Effect: TypeAlias = Send | Dial | Close | Notify
 # ------------------------------------------------------- events of members
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(msgspec.Struct, frozen=True):
     """A node that was unknown, dead or gone is now a member."""
 
     member: Member
 
 
-@dataclass(frozen=True, slots=True)
-class Restarted:
+class Restarted(msgspec.Struct, frozen=True):
     """A new process has taken over the name; `Joined` follows.
 
     Calls that ran on the process before it are lost.
@@ -94,55 +89,48 @@ class Restarted:
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Suspected:
+class Suspected(msgspec.Struct, frozen=True):
     """The member does not answer those in `by`; use it only if nothing else fits."""
 
     name: NodeName
     by: tuple[NodeName, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Confirmed:
+class Confirmed(msgspec.Struct, frozen=True):
     """The member has refuted the suspicion against it."""
 
     name: NodeName
 
 
-@dataclass(frozen=True, slots=True)
-class Died:
+class Died(msgspec.Struct, frozen=True):
     """The member is gone: nothing may be sent to it, its offers are void."""
 
     name: NodeName
     by: tuple[NodeName, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(msgspec.Struct, frozen=True):
     """The member has left."""
 
     name: NodeName
     reason: str = ""  # where it told this node directly
 
 
-@dataclass(frozen=True, slots=True)
-class RttMeasured:
+class RttMeasured(msgspec.Struct, frozen=True):
     """A direct ping took `rtt_s` there and back; dials are not counted."""
 
     name: NodeName
     rtt_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class LoadChanged:
+class LoadChanged(msgspec.Struct, frozen=True):
     """The member reported its load."""
 
     name: NodeName
     load: Load
 
 
-@dataclass(frozen=True, slots=True)
-class CatalogAnnounced:
+class CatalogAnnounced(msgspec.Struct, frozen=True):
     """The catalog of `owner` has reached `version`.
 
     `delta` leads there from version - 1; None: pull it from the owner, or from
@@ -159,44 +147,38 @@ class CatalogAnnounced:
 # ---------------------------------------------------- events of this node
 
 
-@dataclass(frozen=True, slots=True)
-class JoinCompleted:
+class JoinCompleted(msgspec.Struct, frozen=True):
     """The first full exchange with a member is done; others now know this node."""
 
     through: NodeName
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class LeaveSpread:
+class LeaveSpread(msgspec.Struct, frozen=True):
     """The Leave has had time to reach all members: links may be closed."""
 
 
-@dataclass(frozen=True, slots=True)
-class NameFree:
+class NameFree(msgspec.Struct, frozen=True):
     """The process that claimed `name` may have it: register its link."""
 
     name: NodeName
     epoch: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NameTaken:
+class NameTaken(msgspec.Struct, frozen=True):
     """Another live process has `name`: refuse the link of this one."""
 
     name: NodeName
     epoch: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class NameReplaced:
+class NameReplaced(msgspec.Struct, frozen=True):
     """Another process holds this node's name with a higher generation: exit."""
 
     generation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Paused:
+class Paused(msgspec.Struct, frozen=True):
     """This process was paused for `gap_s`; timeouts in that time are no evidence."""
 
     gap_s: float

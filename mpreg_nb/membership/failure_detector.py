@@ -13,8 +13,9 @@ Dadgar, Phillips, Currey, "Lifeguard", arXiv 1707.00788, 2018.
 
 import math
 from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar
+
+import msgspec
 
 from mpreg_nb.membership.config import SwimConfig
 from mpreg_nb.membership.events import Effect, Notify, RttMeasured, Send
@@ -99,8 +100,7 @@ AGAIN_SHARE = 0.5
 """Share of the ack timeout between the further pings of a silent target."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """The target answered, or a helper reached it."""
 
     target: NodeName
@@ -108,8 +108,7 @@ class Answered:
     rtt_s: float | None  # if on a link that was up when it was asked
 
 
-@dataclass(frozen=True, slots=True)
-class Silent:
+class Silent(msgspec.Struct, frozen=True):
     """Neither this node nor a helper received an answer of the target."""
 
     target: NodeName
@@ -121,8 +120,7 @@ class Silent:
 Step: TypeAlias = Send | Answered | Silent
 
 
-@dataclass(slots=True)
-class _Round:
+class _Round(msgspec.Struct):
     target: NodeName
     epoch: bytes
     seq: int
@@ -133,11 +131,10 @@ class _Round:
     linked: bool  # the one ping went out at once, so that its round trip can be timed
     again_at_s: float = math.inf  # when to ping the target again
     refused: bool = False
-    helpers: dict[NodeName, bool] = field(default_factory=dict)  # -> said Nack
+    helpers: dict[NodeName, bool] = {}  # -> said Nack
 
 
-@dataclass(slots=True)
-class _Relay:
+class _Relay(msgspec.Struct):
     asker: NodeName
     asked_seq: int
     target: NodeName

@@ -7,7 +7,8 @@ newcomer wait instead.
 
 import math
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from mpreg_nb.membership.config import SwimConfig
 from mpreg_nb.membership.events import Effect, NameFree, NameTaken, Notify
@@ -26,8 +27,7 @@ LOST_S = 10.0
 """A dial whose outcome was not reported for so long is tried again."""
 
 
-@dataclass(slots=True)
-class _Seed:
+class _Seed(msgspec.Struct):
     url: str
     dial_at_s: float
     failures: int = 0
@@ -113,8 +113,7 @@ FIRST_SEQ = 1 << 52
 """Above all sequence numbers of probes."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Claim:
+class _Claim(msgspec.Struct, frozen=True):
     name: NodeName
     epoch: bytes  # of the newcomer
     until_s: float

@@ -10,9 +10,9 @@ was started again never needs to know what was said of the one before it:
 either has, so that merging in any order, any number of times, ends the same.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
+import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, NodeName, Verdict
@@ -20,8 +20,7 @@ from mpreg_nb.protocol.gossip import Load, MemberRecord, MemberState, NodeName, 
 Precedence: TypeAlias = tuple[int, bytes, bool, int, MemberState]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Member:
+class Member(msgspec.Struct, frozen=True, kw_only=True):
     """One node of the cluster, as one node saw it at one moment."""
 
     record: MemberRecord

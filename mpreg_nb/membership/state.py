@@ -9,8 +9,8 @@ the generation of a name is Cassandra's.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.membership.broadcast import Broadcasts
@@ -59,8 +59,7 @@ LEAST_REMEMBERED = 64
 MOST_REMEMBERED = 10_000
 
 
-@dataclass(slots=True)
-class MemberEntry:
+class MemberEntry(msgspec.Struct):
     """One other node."""
 
     record: MemberRecord

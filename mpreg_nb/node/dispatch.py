@@ -17,9 +17,10 @@ import logging
 import os
 import ssl
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
+
+import msgspec
 
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.node.events import Event
@@ -318,14 +319,13 @@ class JoinGate:
                 del self._waiting[key]
 
 
-@dataclass(slots=True)
-class _Barred:
+class _Barred(msgspec.Struct):
     """One node that is cut off."""
 
     until_s: float  # on the clock of the event loop
     timer: asyncio.TimerHandle
-    cuts: list[LinkFault] = field(default_factory=list)
-    passable: asyncio.Event = field(default_factory=asyncio.Event)
+    cuts: list[LinkFault] = []
+    passable: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
 
 class PartitionFault:

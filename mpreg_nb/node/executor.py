@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Literal, TypeAlias
@@ -74,8 +73,7 @@ Captured: TypeAlias = Callable[[], AbstractContextManager[None]]
 """Sends what is printed inside to the caller."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
+class _Begun(msgspec.Struct, frozen=True):
     """A coroutine function and what to call it with, on the event loop."""
 
     function: Callable[..., Any]
@@ -121,8 +119,7 @@ class FunctionThreads:
             del work  # its arguments would stay until the next call comes
 
 
-@dataclass(slots=True, eq=False)
-class _Run:
+class _Run(msgspec.Struct, eq=False):
     """A call that runs in this process."""
 
     pending: PendingCall
@@ -130,7 +127,7 @@ class _Run:
     captured: Captured
     task: asyncio.Task[None] | None = None  # of a coroutine function
     # Taken by the thread that begins it, or by who cancels it before.
-    begins: threading.Lock = field(default_factory=threading.Lock)
+    begins: threading.Lock = msgspec.field(default_factory=threading.Lock)
 
 
 class InProcessExecutor:

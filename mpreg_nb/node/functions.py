@@ -12,7 +12,6 @@ names a version which is not here makes it be pulled at once.
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from typing import Any, Literal
@@ -41,8 +40,7 @@ KEPT_VERSIONS = 64
 """Of one function. Function objects hold on to old versions; not for ever."""
 
 
-@dataclass(frozen=True, slots=True)
-class ShippedFunction:
+class ShippedFunction(msgspec.Struct, frozen=True):
     """Code that came over the wire."""
 
     name: str
@@ -55,8 +53,7 @@ class ShippedFunction:
         return sum(map(len, self.parts))
 
 
-@dataclass(frozen=True, slots=True)
-class OwnFunction:
+class OwnFunction(msgspec.Struct, frozen=True):
     """A function of this very process.
 
     `where` is "inline" (on the event loop; only for what returns at once),

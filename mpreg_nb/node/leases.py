@@ -10,7 +10,8 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from mpreg_nb.node.dispatch import Handler, without_parts
 from mpreg_nb.node.functions import Registry, ShippedFunction
@@ -44,13 +45,12 @@ RECORDS_KEPT = 256
 """Leases that are over and can still be asked about."""
 
 
-@dataclass(slots=True, eq=False)
-class Leased:
+class Leased(msgspec.Struct, eq=False):
     """A lease, and who holds it."""
 
     lease: WorkerLease
     link: Connection
-    asked: list[LeaseRequest] = field(default_factory=list)  # to answer once it is open
+    asked: list[LeaseRequest] = []  # to answer once it is open
     begun: int = 0  # jobs, at the last look
     used_at: float = 0.0
     was_busy: bool = False

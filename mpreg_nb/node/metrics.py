@@ -6,7 +6,8 @@ The format: https://prometheus.io/docs/instrumenting/exposition_formats/
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from mpreg_nb.node.monitor import Histogram
 from mpreg_nb.node.results import StoreStatistics
@@ -15,8 +16,7 @@ from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import FunctionSnapshot
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeFigures:
+class NodeFigures(msgspec.Struct, frozen=True, kw_only=True):
     """All that `/metrics` shows, as of one moment."""
 
     load: Load

@@ -9,9 +9,9 @@ from bisect import bisect_left
 from collections import Counter as CollectionsCounter
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from uuid import uuid4
 
+import msgspec
 import psutil
 from msgspec.structs import replace
 
@@ -76,14 +76,15 @@ class Histogram:
             yield bound, total
 
 
-@dataclass(slots=True)
-class FunctionCounter:
+class FunctionCounter(msgspec.Struct):
     """One version of one function."""
 
     calls: int = 0
     errors: int = 0
     last: int = 0  # number of the last call, of all that were counted
-    run_us: deque[int] = field(default_factory=lambda: deque(maxlen=RECENT_CALLS))
+    run_us: deque[int] = msgspec.field(
+        default_factory=lambda: deque(maxlen=RECENT_CALLS)
+    )
 
 
 class Counters:

@@ -8,9 +8,10 @@ import argparse
 import ipaddress
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 from urllib.parse import urlsplit
+
+import msgspec
 
 from mpreg_nb.names import check_name, check_resources, check_url
 from mpreg_nb.settings import Limits, NodeSettings
@@ -105,8 +106,7 @@ def _refuse(message: str) -> NoReturn:
 DEFAULTS = NodeSettings(name="default")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class NodeOptions:
+class NodeOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What the command line of one node says."""
 
     settings: NodeSettings

@@ -17,11 +17,11 @@ import signal
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+import msgspec
 from msgspec.structs import replace
 
 from mpreg_nb.call_context import Home
@@ -347,8 +347,7 @@ while it says, at least so often, that the import goes on."""
 NOTHING: frozenset[str] = frozenset()
 
 
-@dataclass(slots=True)
-class _Item:
+class _Item(msgspec.Struct):
     """A job from its submission to its outcome."""
 
     job: Job

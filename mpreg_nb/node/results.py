@@ -13,7 +13,6 @@ node that several calls want is fetched once and held while they want it.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import msgspec
@@ -44,8 +43,7 @@ from mpreg_nb.shared_memory.segments import LEAST_BYTES, MEMORY
 from mpreg_nb.transport.connection import Connection
 
 
-@dataclass(frozen=True, slots=True)
-class StoreStatistics:
+class StoreStatistics(msgspec.Struct, frozen=True):
     """What is held, and what had to go."""
 
     results: int
@@ -140,8 +138,7 @@ Found: TypeAlias = bytes | tuple[Buffer, ...]
 Fetch: TypeAlias = Callable[[ResultRef], Coroutine[Any, Any, Found | Failure]]
 
 
-@dataclass(slots=True)
-class _CachedResult:
+class _CachedResult(msgspec.Struct):
     found: Found
     size_bytes: int
     used_at_s: float

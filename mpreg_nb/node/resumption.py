@@ -14,7 +14,6 @@ knows whether it ran.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -221,13 +220,12 @@ def _came_by(pending: PendingCall, node: str) -> bool:
     return isinstance(sink, Connection) and sink.peer.name == node
 
 
-@dataclass(slots=True, eq=False)
-class _Sought:
+class _Sought(msgspec.Struct, eq=False):
     """A call that another node may have."""
 
     caller: Connection
     entry: str  # the node that its caller lost
-    asked: set[str] = field(default_factory=set)  # have not said that they lack it
+    asked: set[str] = set()  # have not said that they lack it
     holder: str = ""
 
 

@@ -6,8 +6,9 @@ is kept for the next run of the same steps.
 
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mpreg_nb.protocol.messages import RunStart, SideCall, StepPlan
 from mpreg_nb.workflows.run import (
@@ -109,8 +110,7 @@ def _attempts(plan: StepPlan, *, idempotent: bool) -> tuple[int, tuple[str, ...]
     return plan.attempts - 1, plan.retry_on
 
 
-@dataclass(frozen=True, slots=True)
-class RunPlan:
+class RunPlan(msgspec.Struct, frozen=True):
     """The steps of a workflow as its runs need them. Many runs may share it."""
 
     needs: Mapping[str, tuple[str, ...]]

@@ -8,8 +8,9 @@ to its caller is lost, its process ends, or the node stops.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mpreg_nb.node.functions import ShippedFunction
 from mpreg_nb.node.pending_call import Sink
@@ -24,8 +25,7 @@ Make = Callable[[Callable[[str, str], None]], WorkerPool]
 """Makes the worker of a space; takes what hears of events."""
 
 
-@dataclass(slots=True, eq=False)
-class _OpenSpace:
+class _OpenSpace(msgspec.Struct, eq=False):
     sink: Sink
     workers: WorkerPool
 

@@ -8,9 +8,10 @@ node. `tests/support/worker_pool_contract.py` has the tests that every pool must
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
 
 from mpreg_nb.call_context import Home
 from mpreg_nb.errors import Executed
@@ -74,8 +75,7 @@ async def brought(parts: "tuple[Buffer, ...]") -> "tuple[Buffer, ...]":
     return tuple(await asyncio.gather(*map(one, parts)))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Crashed:
+class Crashed(msgspec.Struct, frozen=True, kw_only=True):
     """The worker ended before job `id` had an outcome of its own."""
 
     id: bytes
@@ -95,8 +95,7 @@ StartedCallback: TypeAlias = Callable[[bytes], None]
 """Receives the id of a job that may have effects from now on."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PoolStatistics:
+class PoolStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """Figures for snapshots and metrics."""
 
     workers: int
@@ -224,8 +223,7 @@ class EngineResults(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerHost:
+class WorkerHost(msgspec.Struct, frozen=True, kw_only=True):
     """Where the workers of a node run, if that is not where the node runs."""
 
     make_pool: MakePool

@@ -14,7 +14,6 @@ import sys
 import tempfile
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Protocol, TypeAlias
@@ -80,8 +79,7 @@ def _peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _PER_MB
 
 
-@dataclass(frozen=True, slots=True)
-class End:
+class End(msgspec.Struct, frozen=True):
     """How a process ended."""
 
     status: int  # exit code, or the negative number of the signal
@@ -576,8 +574,7 @@ HEARD_S, LONGEST_HEARD_S = 0.001, 0.1
 """Between looks whether a worker has heard that a lease is over."""
 
 
-@dataclass(slots=True)
-class Handed:
+class Handed(msgspec.Struct):
     """A job that a worker has."""
 
     job: Job
@@ -586,8 +583,7 @@ class Handed:
     then: tuple[Job, ...] = ()  # that follow it
 
 
-@dataclass(slots=True, eq=False)
-class WorkerLease:
+class WorkerLease(msgspec.Struct, eq=False):
     """That a client sends jobs to a worker itself.
 
     None of the node go there, until only those of the lease run that had begun.
@@ -600,16 +596,15 @@ class WorkerLease:
     is_ending: bool = False
     is_last: bool = False  # jobs of it run, and no other will begin
     is_stopped: bool = False  # what runs is to end, too
-    versions: set[str] = field(default_factory=set)  # that its jobs may name
-    cancelled: dict[bytes, int] = field(default_factory=dict)  # calls: their jobs
+    versions: set[str] = set()  # that its jobs may name
+    cancelled: dict[bytes, int] = {}  # calls: their jobs
 
     def wanted_of(self, jobs: Iterable[int]) -> set[int]:
         """Return those of these jobs that nobody has cancelled."""
         return set() if self.is_stopped else set(jobs) - {*self.cancelled.values()}
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRecord:
+class LeaseRecord(msgspec.Struct, frozen=True):
     """What is known of a lease that is over, by the numbers of its jobs."""
 
     begun: int

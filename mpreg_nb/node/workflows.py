@@ -8,10 +8,10 @@ import asyncio
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from mpreg_nb.errors import InvalidWorkflow
 from mpreg_nb.node.calls import Calls

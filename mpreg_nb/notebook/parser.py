@@ -4,8 +4,9 @@ import argparse
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
+
+import msgspec
 
 from mpreg_nb.errors import MpregError, NodeLost
 from mpreg_nb.names import meant_by
@@ -65,8 +66,7 @@ class LineParser(argparse.ArgumentParser):
         return self.parse_args(_words(line), VerbOptions())
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """One option or positional argument of a verb, as argparse takes it."""
 
     flags: tuple[str, ...]
@@ -79,8 +79,7 @@ def option(*flags: str, completes: str = "", **settings: Any) -> Option:
     return Option(flags, settings, completes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verb:
+class Verb(msgspec.Struct, frozen=True, kw_only=True):
     """One verb of the line, or of the first line of a cell."""
 
     name: str

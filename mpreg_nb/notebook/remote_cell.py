@@ -15,11 +15,11 @@ import re
 import symtable
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+import msgspec
 from IPython.display import display
 
 from mpreg_nb.cluster.current import all_clusters, current, parts_of
@@ -196,8 +196,7 @@ def _names(target: ast.expr) -> Iterator[str]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class CellSource:
+class CellSource(msgspec.Struct, frozen=True):
     """The Python of a cell, and the file name that tracebacks know it by."""
 
     text: str
@@ -414,8 +413,7 @@ def _inputs(
 NAME = "remote cell"
 
 
-@dataclass(slots=True)
-class Kept:
+class Kept(msgspec.Struct):
     """Names that cells keep on a node."""
 
     name: str

@@ -8,7 +8,6 @@ nothing but its own messages.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Generic, TypeAlias, TypeVar, get_args
 
 import msgspec
@@ -80,8 +79,7 @@ _text = msgspec.msgpack.Decoder(str)
 _id = msgspec.msgpack.Decoder(RequestId)
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(msgspec.Struct, frozen=True):
     """A message that came and could not be read: why, and what is known of it."""
 
     error: BadRequest

@@ -8,7 +8,8 @@ failures, success rate, growing ejection time, at most a share is ejected), Hyst
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 FAILURES_TO_OPEN = 5
 """In a row. Fewer would eject a node for a single burst."""
@@ -36,8 +37,7 @@ def pause_s(times_opened: int) -> float:
     return min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0**doublings)
 
 
-@dataclass(slots=True)
-class Breaker:
+class Breaker(msgspec.Struct):
     """One (node, function) pair."""
 
     failures: int = 0  # in a row

@@ -7,7 +7,8 @@ Twitter's Finagle), so that a node that turns slow is avoided within one answer.
 """
 
 import math
-from dataclasses import dataclass
+
+import msgspec
 
 from mpreg_nb.protocol.gossip import Load
 
@@ -48,8 +49,7 @@ def peak_ewma_s(old_s: float, sample_s: float, elapsed_s: float) -> float:
     return old_s * weight + sample_s * (1.0 - weight)
 
 
-@dataclass(slots=True)
-class NodeLoad:
+class NodeLoad(msgspec.Struct):
     """What one router knows of one node."""
 
     in_flight: int = 0

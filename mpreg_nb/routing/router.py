@@ -17,8 +17,9 @@ used only where no other fits, and open breakers are passed over unless all are 
 
 import math
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
+
+import msgspec
 
 from mpreg_nb.names import nearest
 from mpreg_nb.protocol.gossip import Load, Offer
@@ -50,8 +51,7 @@ class Wanted(NamedTuple):
     node: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
+class Chosen(msgspec.Struct, frozen=True):
     """Send the call to `node`, asking for `version`."""
 
     node: str
@@ -59,13 +59,11 @@ class Chosen:
     offer: Offer
 
 
-@dataclass(frozen=True, slots=True)
-class UnknownVersion:
+class UnknownVersion(msgspec.Struct, frozen=True):
     """The version that was asked for is not in the catalog (yet)."""
 
 
-@dataclass(frozen=True, slots=True)
-class NoCandidate:
+class NoCandidate(msgspec.Struct, frozen=True):
     """No live node fits. `resources` includes those of the registration."""
 
     resources: frozenset[str]
@@ -104,8 +102,7 @@ class NoCandidate:
 Choice: TypeAlias = Chosen | UnknownVersion | NoCandidate
 
 
-@dataclass(frozen=True, slots=True)
-class CandidateVerdict:
+class CandidateVerdict(msgspec.Struct, frozen=True):
     """One node's chances, as `explain` tells them; `reason` is "" if it fits."""
 
     node: str
@@ -115,8 +112,7 @@ class CandidateVerdict:
     reported: Load | None = None  # what the node last said of itself
 
 
-@dataclass(frozen=True, slots=True)
-class _Fit:
+class _Fit(msgspec.Struct, frozen=True):
     alive: tuple[Chosen, ...]
     suspect: tuple[Chosen, ...]
     unknown: bool

@@ -23,11 +23,12 @@ import types
 import typing
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
 from enum import EnumMeta
 from threading import get_ident
 from typing import Any, TypeAlias
 from uuid import uuid4
+
+import msgspec
 
 Content: TypeAlias = dict[str, Any]
 
@@ -260,8 +261,7 @@ _PLAIN = (int, float, str, bool, bytes, type(None))
 _MISSING = object()
 
 
-@dataclass(frozen=True, slots=True)
-class PackedClass:
+class PackedClass(msgspec.Struct, frozen=True):
     """A class pickled by value, and the stamps of what the pickle contains."""
 
     key: str
@@ -287,8 +287,7 @@ def _attributes(cls: type) -> tuple[object, ...]:
     return tuple(map(stamp, vars(cls).values()))
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
+class Made(msgspec.Struct, frozen=True):
     """The content that a class from a pickle was filled with."""
 
     revision: str

@@ -33,12 +33,12 @@ import sys
 import sysconfig
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
 import psutil
 
 from mpreg_nb.serialize.diagnose import type_name
@@ -53,8 +53,7 @@ DOC_LENGTH = 2000
 """Longest texts of a card; they travel with the catalog."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capture:
+class Capture(msgspec.Struct, frozen=True, kw_only=True):
     """One global or closure variable that travels with a function."""
 
     name: str
@@ -62,8 +61,7 @@ class Capture:
     size_bytes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shipped:
+class Shipped(msgspec.Struct, frozen=True, kw_only=True):
     """A function, ready to be registered."""
 
     parts: "tuple[Buffer, ...]"

@@ -17,7 +17,6 @@ import pickle
 import types
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from traceback import TracebackException, format_tb
 from typing import Any, Literal, TypeAlias
 
@@ -387,8 +386,7 @@ _decode = msgspec.msgpack.Decoder(ExceptionReport).decode
 Travelled: TypeAlias = Content | tuple[BaseException]
 
 
-@dataclass(frozen=True, slots=True)
-class _Came:
+class _Came(msgspec.Struct, frozen=True):
     """What an error from another process was rebuilt from."""
 
     report: bytes

@@ -13,7 +13,6 @@ and "step1.rows.first" for a field of the result of "step1".
 
 import math
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar
 
 import msgspec
@@ -208,8 +207,7 @@ class JsonRefused(Exception):
         return error_answer(self.u, self.code, self.message, self.details)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JsonStep:
+class JsonStep(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed command, as a node runs it."""
 
     name: str
@@ -219,8 +217,7 @@ class JsonStep:
     inputs: tuple[str, ...]  # commands whose results the payload refers to
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JsonRequest:
+class JsonRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A parsed and valid request."""
 
     u: RequestName

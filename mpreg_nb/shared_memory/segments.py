@@ -27,8 +27,9 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
@@ -240,8 +241,7 @@ def rounded(size_bytes: int) -> int:
     return -(-size_bytes // step) * step
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryStatistics:
+class MemoryStatistics(msgspec.Struct, frozen=True):
     """What one process has in shared memory."""
 
     limit_bytes: int
@@ -256,8 +256,7 @@ class MemoryStatistics:
     """Values that went through sockets, since the limit was reached."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
+class _Placed(msgspec.Struct, frozen=True):
     """Where a copy of some bytes of this process is."""
 
     exporter: "weakref.ref[Any]"

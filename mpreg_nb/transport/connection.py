@@ -33,7 +33,6 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -148,8 +147,7 @@ FINAL: frozenset[FailureKind] = frozenset(
 """Those that do not pass when the same is dialled again a moment later."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PeerInfo:
+class PeerInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Who is at the other end of a link; all of it was part of the proof.
 
     For a JSON client, which only shows its token, `name` is empty.
@@ -173,8 +171,7 @@ class PeerInfo:
     """When the certificate of the other end ends, on the wall clock; 0: it has none."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinkStatistics:
+class LinkStatistics(msgspec.Struct, frozen=True, kw_only=True):
     """What went through one link since it opened."""
 
     bytes_in: int
@@ -300,8 +297,7 @@ class MessageReader:
         return received.decode()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Timeouts:
+class Timeouts(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds that a link waits for its other end before it acts."""
 
     ping_s: float = 20.0
@@ -315,12 +311,11 @@ class Timeouts:
     """From our goodbye to the peer's; then the socket is dropped."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LinkConfig:
+class LinkConfig(msgspec.Struct, frozen=True, kw_only=True):
     """What one side of a link holds the other to."""
 
-    limits: Limits = field(default_factory=Limits)
-    patience: Timeouts = field(default_factory=Timeouts)
+    limits: Limits = msgspec.field(default_factory=Limits)
+    patience: Timeouts = msgspec.field(default_factory=Timeouts)
 
 
 HIGH_WATER_BYTES = 512 * 1024

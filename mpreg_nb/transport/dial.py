@@ -7,10 +7,10 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal, cast
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidURI
 from websockets.http11 import Response

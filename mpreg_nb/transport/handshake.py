@@ -19,10 +19,10 @@ where one end sees plain TCP, keys for the MAC of each message are derived from 
 import hmac
 import ipaddress
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar, cast, get_args
 from urllib.parse import quote, unquote
 
+import msgspec
 from websockets.datastructures import Headers
 from websockets.typing import Subprotocol
 
@@ -64,8 +64,7 @@ class HandshakeRefused(Exception):
         self.text = text
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HandshakeHello:
+class HandshakeHello(msgspec.Struct, frozen=True, kw_only=True):
     """What the dialler says of itself and expects of the other end."""
 
     role: Role
@@ -78,8 +77,7 @@ class HandshakeHello:
     mac: bool = False  # it needs a MAC on each message, since it sees plain TCP
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Welcome:
+class Welcome(msgspec.Struct, frozen=True, kw_only=True):
     """What the listener says of itself."""
 
     nonce: bytes

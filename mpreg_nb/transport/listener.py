@@ -18,11 +18,12 @@ import secrets
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from http import HTTPStatus
 from typing import Protocol, cast
 
+import msgspec
+from msgspec.structs import replace
 from websockets.exceptions import NegotiationError
 from websockets.frames import CloseCode
 from websockets.http11 import Request, Response
@@ -77,8 +78,7 @@ QUIET = logging.getLogger("mpreg_nb.transport.websockets")
 QUIET.setLevel(logging.CRITICAL)
 
 
-@dataclass(kw_only=True, slots=True)
-class HandshakeConfig:
+class HandshakeConfig(msgspec.Struct, kw_only=True):
     """What one listener asks of those who knock."""
 
     token: Token
@@ -89,7 +89,7 @@ class HandshakeConfig:
     metrics: Callable[[], str] | None
     terms: LinkConfig
     ssl_context: ssl.SSLContext | None = None
-    scratch: Scratch = field(default_factory=Scratch)
+    scratch: Scratch = msgspec.field(default_factory=Scratch)
     draining: bool = False
     full: bool = False  # as many links as there may be
 

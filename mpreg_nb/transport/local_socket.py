@@ -18,8 +18,9 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from mpreg_nb.user_files import check_private_folder, private_folder, runtime_folders
 
@@ -48,8 +49,7 @@ def folders() -> tuple[Path, ...]:
     return tuple(folder / name for folder in runtime_folders())
 
 
-@dataclass(frozen=True, slots=True)
-class LocalSocket:
+class LocalSocket(msgspec.Struct, frozen=True):
     """A Unix socket that listens; `close` removes its file."""
 
     path: Path

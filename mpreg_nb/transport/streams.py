@@ -13,7 +13,6 @@ can come from both ends: "no more of this will come", and "send no more of it".
 import mmap
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -47,8 +46,7 @@ WHOLE = b"\xc0"
 """msgpack's nil, in place of a message too long for a frame: part 0 is it."""
 
 
-@dataclass(slots=True)
-class _Outgoing:
+class _Outgoing(msgspec.Struct):
     stream: int
     attach: bytes
     left: deque[memoryview]  # what is still to be sent
@@ -166,24 +164,21 @@ class OutgoingStreams:
         self.waiting_bytes -= sum(map(len, outgoing.left))
 
 
-@dataclass(slots=True)
-class _Incoming:
+class _Incoming(msgspec.Struct):
     message: Any
     parts: tuple[Buffer, ...]
     missing: int
     rooms: deque[memoryview]  # of the parts, what is not yet filled
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(msgspec.Struct, frozen=True):
     """A message with all of its parts."""
 
     message: Any
     parts: tuple[Buffer, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TooLarge:
+class TooLarge(msgspec.Struct, frozen=True):
     """A message whose parts are dropped, since they are more than is accepted."""
 
     message: Any

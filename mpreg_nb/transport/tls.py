@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+import msgspec
+
 from mpreg_nb.errors import NotTrusted
 from mpreg_nb.user_files import private_folder, state_folder, write_private
 
@@ -51,8 +53,7 @@ class TlsMaterial:
         return files
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
+class TlsFiles(msgspec.Struct, frozen=True, kw_only=True):
     """Where a node reads what it needs: --tls-cert, --tls-key and --ca."""
 
     certificate: str
@@ -65,8 +66,7 @@ class TlsFiles:
         return self.ca or usual_ca() or self.certificate
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
+class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     """What one certificate says."""
 
     hosts: tuple[str, ...]
@@ -105,8 +105,7 @@ class Certificate:
         return host in self.hosts or f"*.{host.partition('.')[2]}" in self.hosts
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+class Tls(msgspec.Struct, frozen=True):
     """The two sides of TLS of one node; both ends still prove the token inside."""
 
     accept: ssl.SSLContext

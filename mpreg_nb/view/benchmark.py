@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from mpreg_nb.view.figures import GRID, INK, new_axes, new_figure, say_empty, subtitle
 from mpreg_nb.view.frames import MEASURE, TEXT, frame
@@ -55,8 +56,7 @@ MEDIANS, TAILS = (BUSY.ink.middle, 0.55), BAD.ink.middle
 MEDIAN = "median, and its spread over the rounds"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LatencyRow:
+class LatencyRow(msgspec.Struct, frozen=True, kw_only=True):
     """How long one thing took; medians of all rounds. In bare echoes of the round."""
 
     row: str
@@ -88,8 +88,7 @@ class LatencyRow:
         return self.mpreg_us and self.mpreg_us[2]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateRow:
+class RateRow(msgspec.Struct, frozen=True, kw_only=True):
     """How many calls or workflows were done in a second; median of all rounds."""
 
     row: str
@@ -100,8 +99,7 @@ class RateRow:
     mpreg_per_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScalingRow:
+class ScalingRow(msgspec.Struct, frozen=True, kw_only=True):
     """How many pauses of equal length so many nodes did in a second."""
 
     row: str
@@ -113,8 +111,7 @@ class ScalingRow:
     work_ms: float  # of each pause
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NodeShare:
+class NodeShare(msgspec.Struct, frozen=True, kw_only=True):
     """The share of one node in all operations, and in the speed of all nodes."""
 
     node: str
@@ -122,8 +119,7 @@ class NodeShare:
     speed_share: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnequalRow:
+class UnequalRow(msgspec.Struct, frozen=True, kw_only=True):
     """How many operations of mixed length nodes of unequal speed did in a second."""
 
     row: str
@@ -135,8 +131,7 @@ class UnequalRow:
     shares: tuple[NodeShare, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryRow:
+class MemoryRow(msgspec.Struct, frozen=True, kw_only=True):
     """What a node and its worker hold, shared memory divided; median of the nodes."""
 
     row: str
@@ -146,8 +141,7 @@ class MemoryRow:
     processes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TransferRow:
+class TransferRow(msgspec.Struct, frozen=True, kw_only=True):
     """How fast a large array moved, there and back together; median of all rounds."""
 
     row: str
@@ -158,8 +152,7 @@ class TransferRow:
     goal_times_tcp: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerRow:
+class PeerRow(msgspec.Struct, frozen=True, kw_only=True):
     """What one program took for a row that all of them ran; median of all rounds."""
 
     row: str
@@ -179,8 +172,7 @@ class Answer(NamedTuple):
     times: float | None = None  # as good; None: MPREG gives no number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
+class Bench(msgspec.Struct, frozen=True, kw_only=True):
     """Measured cost of calls, in units of a bare WebSocket echo of the same run.
 
     unit_us: median of the echo, in microseconds.
@@ -396,8 +388,7 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-@dataclass(frozen=True, slots=True)
-class _PeerFrameRow:
+class _PeerFrameRow(msgspec.Struct, frozen=True):
     """What one peer took, as a row of the frame."""
 
     row: str
@@ -442,8 +433,7 @@ def _rate_answer(name: str, there_per_s: float, per_s: float) -> Answer:
     return Answer(name, f"{there_per_s:,.0f}/s", f"{per_s:,.0f}/s", per_s / there_per_s)
 
 
-@dataclass(frozen=True, slots=True)
-class _ShareRow:
+class _ShareRow(msgspec.Struct, frozen=True):
     """The share of one node as a row of the frame."""
 
     row: str

@@ -4,9 +4,10 @@ All lengths are in pixels, y upward; a curve is a list of points from left to ri
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeAlias
+
+import msgspec
 
 Point: TypeAlias = tuple[float, float]
 
@@ -20,8 +21,7 @@ EVERY = 3.0
 """A curve is looked at in steps of so many pixels."""
 
 
-@dataclass(frozen=True, slots=True)
-class Label:
+class Label(msgspec.Struct, frozen=True):
     """A label whose left edge is at `x` and whose middle line is at `y`."""
 
     x: float

@@ -8,11 +8,12 @@ status is told by a mark and a word; its colours only repeat it.
 
 import math
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from html import escape
 from itertools import pairwise
 from typing import Literal, TypeAlias
+
+import msgspec
 
 from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.view import diagram_text, palette
@@ -58,8 +59,7 @@ Kind: TypeAlias = Literal["data", "order", "undo"]
 Position: TypeAlias = tuple[float, float]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Figure:
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
     """One box in its place. `x` and `y` are of its left upper corner, in pixels."""
 
     box: Box
@@ -70,8 +70,7 @@ class Figure:
     h: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UndoBox:
+class UndoBox(msgspec.Struct, frozen=True, kw_only=True):
     """The small box of what takes back a step, in its place."""
 
     step: str
@@ -82,8 +81,7 @@ class UndoBox:
     h: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ArrowPath:
+class ArrowPath(msgspec.Struct, frozen=True, kw_only=True):
     """An arrow from border to border. Between two points it may swing across."""
 
     source: str
@@ -92,8 +90,7 @@ class ArrowPath:
     points: tuple[Position, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arranged:
+class Arranged(msgspec.Struct, frozen=True, kw_only=True):
     """A whole drawing, in pixels from its left upper corner."""
 
     figures: tuple[Figure, ...]
@@ -595,8 +592,7 @@ def _safe(text: str) -> str:
     return escape(printable(text))
 
 
-@dataclass(frozen=True, slots=True)
-class Drawing:
+class Drawing(msgspec.Struct, frozen=True):
     """A diagram, and what is known of its steps at one moment.
 
     states: the status of each step, a word such as "running"; may be empty.
@@ -605,9 +601,9 @@ class Drawing:
     """
 
     diagram: Diagram
-    states: Mapping[str, str] = field(default_factory=dict)
-    details: Mapping[str, str] = field(default_factory=dict)
-    counts: Mapping[str, int] = field(default_factory=dict)
+    states: Mapping[str, str] = {}
+    details: Mapping[str, str] = {}
+    counts: Mapping[str, int] = {}
 
     @classmethod
     def of_run(cls, diagram: Diagram, steps: Iterable[StepSnapshot]) -> "Drawing":

@@ -5,9 +5,10 @@ one that would be chosen first, and what the others lack.
 """
 
 from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from mpreg_nb.protocol.messages import NodeChance, StepChoice, StepSnapshot
 from mpreg_nb.routing.router import FEW
@@ -44,8 +45,7 @@ MOST_ATTEMPTS = 8
 TAKEN, FITS, NOT = ("▶", BUSY.mark), ("○", IDLE.mark), ("✗", BAD.mark)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanRow:
+class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     """The node that one step would run on now, and why the others were rejected."""
 
     step: str

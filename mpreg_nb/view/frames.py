@@ -9,10 +9,12 @@ What is not known is NaN or NA, never a zero.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from msgspec.structs import astuple
 
 from mpreg_nb.protocol.gossip import MemberRecord, MemberState, Offer
 from mpreg_nb.protocol.messages import (
@@ -165,8 +167,7 @@ class Route(NamedTuple):
     p50_ms: float
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(msgspec.Struct, frozen=True):
     """How long some calls took."""
 
     count: int

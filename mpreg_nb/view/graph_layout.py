@@ -17,9 +17,10 @@ error: a flow may be drawn while it is being written.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
+
+import msgspec
 
 MOST_BENDS = 4_000
 """Arrows over several layers bend around the boxes between. In a graph that would need
@@ -308,8 +309,7 @@ def _balanced(drawings: Sequence[Places]) -> Places:
     return balanced
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class Size(msgspec.Struct, frozen=True, kw_only=True):
     """The space that a box takes."""
 
     along: float
@@ -317,16 +317,14 @@ class Size:
     after: float = 0.0  # empty space next to it, across; no arrow ends there
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(msgspec.Struct, frozen=True):
     """A position; that of a box is its centre."""
 
     along: float
     across: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Layout(msgspec.Struct, frozen=True, kw_only=True):
     """The positions of boxes and arrows. The smallest coordinate is 0."""
 
     boxes: dict[str, Point]

@@ -1,13 +1,12 @@
 """Marks of states: each state has a shape of its own; its colour only repeats it."""
 
-from dataclasses import dataclass
+import msgspec
 
 from mpreg_nb.view.markup import Element, element
 from mpreg_nb.view.palette import IDLE, NODES, STATUSES, Tone
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """How a state is drawn. `mark` is a path in a square of 12 by 12."""
 
     mark: str

@@ -8,12 +8,12 @@ word says. The hues follow Okabe and Ito, "Color Universal Design", 2008.
 """
 
 import re
-from dataclasses import dataclass
 from zlib import crc32
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class Colour:
+
+class Colour(msgspec.Struct, frozen=True):
     """One colour: its value on a light ground, and its value on a dark ground."""
 
     light: str
@@ -64,8 +64,7 @@ def _luminance(linear: tuple[float, ...]) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tone:
+class Tone(msgspec.Struct, frozen=True, kw_only=True):
     """The colours of one meaning.
 
     ink: text, lines and filled bars; what is written in a filled bar is `PAGE`.
@@ -143,8 +142,7 @@ STATUSES = {
 """Status of a step, a run or a call -> its tone."""
 
 
-@dataclass(frozen=True, slots=True)
-class TimePart:
+class TimePart(msgspec.Struct, frozen=True):
     """A part of the time of a call: its colour, and a hatch of matplotlib."""
 
     fill: Colour

@@ -6,8 +6,9 @@ of whoever reads it, and can be printed. Every text is escaped.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from mpreg_nb.protocol.gossip import MemberRecord
 from mpreg_nb.protocol.messages import StepSnapshot
@@ -88,8 +89,7 @@ footer { margin-top: 36px; color: var(--soft); font-size: 13px; }
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FailureSection:
+class FailureSection(msgspec.Struct, frozen=True, kw_only=True):
     """Why a step failed: the class, what it says, and the remote traceback."""
 
     type_name: str
@@ -97,8 +97,7 @@ class FailureSection:
     traceback: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OutputSection:
+class OutputSection(msgspec.Struct, frozen=True, kw_only=True):
     """The value of a last step, or why it is not shown."""
 
     type_name: str = ""
@@ -106,8 +105,7 @@ class OutputSection:
     omitted: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
+class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     """The content of the page. Mappings are by step."""
 
     workflow: str

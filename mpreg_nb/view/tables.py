@@ -6,9 +6,10 @@ Every text is escaped; what does not print is written out.
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias
+
+import msgspec
 
 from mpreg_nb.view.diagram_text import clipped, columns, printable
 from mpreg_nb.view.palette import IDLE
@@ -30,8 +31,7 @@ LONGEST_LINE = 14
 """Letters of a text that is kept on one line where others are wrapped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Marked:
+class Marked(msgspec.Struct, frozen=True):
     """A word with a mark before it: status is told by shape and word.
 
     The colour only repeats it; it must show on white and on black.
@@ -43,8 +43,7 @@ class Marked:
     is_chip: bool = False  # on a ground of its own
 
 
-@dataclass(frozen=True, slots=True)
-class Long:
+class Long(msgspec.Struct, frozen=True):
     """A text of which at most `most` letters are shown; a front end shows all of it
     when the pointer rests there."""
 
@@ -52,15 +51,13 @@ class Long:
     most: int
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(msgspec.Struct, frozen=True):
     """One of our image tags, with its data; left out of tables of text."""
 
     tag: str
 
 
-@dataclass(frozen=True, slots=True)
-class Shaded:
+class Shaded(msgspec.Struct, frozen=True):
     """A text on a coloured ground; the colour is deeper for a larger `share`."""
 
     text: str
@@ -71,8 +68,7 @@ class Shaded:
 Cell: TypeAlias = str | Marked | Image | Shaded | Long
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class Table(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of cells under a head. Columns in `numbers` are aligned to the right."""
 
     head: Sequence[str]

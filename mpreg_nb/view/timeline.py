@@ -5,7 +5,9 @@ Lines and text take the page's ink, so that one drawing suits light and dark.
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+import msgspec
+from msgspec.structs import replace
 
 from mpreg_nb.protocol.messages import StepSnapshot
 from mpreg_nb.units import duration
@@ -36,8 +38,7 @@ UNITS = ((1_500.0, 1.0, "ms"), (90_000.0, 1e3, "s"), (float("inf"), 60e3, "min")
 """Until how many milliseconds, milliseconds of one, and its sign."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(msgspec.Struct, frozen=True):
     """A step that started, in milliseconds after the start of the run."""
 
     step: StepSnapshot

@@ -18,8 +18,11 @@ from collections.abc import (
     Sequence,
     Set,
 )
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from mpreg_nb.boundary import public
 from mpreg_nb.errors import InvalidWorkflow
@@ -275,13 +278,12 @@ MOST_CONSTANT = 4096
 """Characters or bytes; longer ones are pickled for each run."""
 
 
-@dataclass(frozen=True, slots=True)
-class Undo:
+class Undo(msgspec.Struct, frozen=True):
     """A call that reverses the effect of a step."""
 
     function: StepFunction
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = {}
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -289,15 +291,13 @@ class Undo:
         return tuple(sorted({r.step for r in references((self.args, self.kwargs))}))
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(msgspec.Struct, frozen=True):
     """A given value; wrapped, because the value may be None."""
 
     value: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(msgspec.Struct, frozen=True, kw_only=True):
     """One call of a workflow. `inputs` and `after` are what it waits for.
 
     A map makes the call once for each item of `over`, with the item before `args`.
@@ -306,7 +306,7 @@ class Step:
     name: str
     function: StepFunction
     args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    kwargs: Mapping[str, Any] = {}
     resources: frozenset[str] = frozenset()
     node: str | None = None  # the only node that may run it
     more_attempts: int = 0  # after the first
@@ -326,7 +326,7 @@ class Step:
         over = None if self.over is None else self.over.value
         found = {r.step for r in references((self.args, dict(self.kwargs), over))}
         inputs = tuple(sorted(found.union(self.inputs)))
-        object.__setattr__(self, "inputs", inputs)
+        msgspec.structs.force_setattr(self, "inputs", inputs)
 
     @property
     def dependencies(self) -> frozenset[str]:
@@ -363,8 +363,7 @@ def type_name(cls: type[BaseException]) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Workflow:
+class Workflow(msgspec.Struct, frozen=True, weakref=True):
     """A checked workflow: each step can run once the steps that it uses are done.
 
     `inputs` are values that steps refer to by name, as they refer to results.
@@ -376,7 +375,7 @@ class Workflow:
 
     name: str
     steps: tuple[Step, ...]
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = {}
 
     def __post_init__(self) -> None:
         undos = {step.name: step.undo for step in self.steps}
@@ -427,8 +426,7 @@ MOST_BACKOFF = 100.0
 """The largest factor between two delays."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepOptions:
+class StepOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Where a step may run, how often, how long, after what, and what if it fails."""
 
     resources: frozenset[str] = frozenset()
@@ -584,8 +582,7 @@ def no_needs(function: StepFunction) -> frozenset[str]:
     return frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Box:
+class Box(msgspec.Struct, frozen=True, kw_only=True):
     """One step, or one input of the whole workflow, as a drawing shows it."""
 
     name: str
@@ -597,8 +594,7 @@ class Box:
     missing: bool = False  # referred to, and not there (yet)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrow:
+class Arrow(msgspec.Struct, frozen=True, kw_only=True):
     """`target` waits for `source`, and takes its result unless `order_only`."""
 
     source: str
@@ -606,8 +602,7 @@ class Arrow:
     order_only: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Diagram:
+class Diagram(msgspec.Struct, frozen=True, kw_only=True):
     """Boxes and arrows to draw; the workflow may be incomplete."""
 
     name: str

@@ -27,9 +27,11 @@ import heapq
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import msgspec
+from msgspec.structs import replace
 
 from mpreg_nb.errors import CallTimeout
 from mpreg_nb.workflows.graph import (
@@ -79,13 +81,11 @@ MOST_SPARED = 20
 """Attempts of one call that spend no retry, since they lacked results."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FallbackCall:
+class FallbackCall(msgspec.Struct, frozen=True, kw_only=True):
     """A fallback: after the last failure, the result of a call."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FallbackResult:
+class FallbackResult(msgspec.Struct, frozen=True, kw_only=True):
     """A fallback: after the last failure, this value."""
 
     result: Any  # a handle that the machine does not look into
@@ -95,8 +95,7 @@ class FallbackResult:
 Fallback: TypeAlias = FallbackCall | FallbackResult
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UndoCall:
+class UndoCall(msgspec.Struct, frozen=True, kw_only=True):
     """A call that reverses a step; `inputs` are the steps it refers to."""
 
     inputs: frozenset[str] = frozenset()
@@ -104,8 +103,7 @@ class UndoCall:
     retry_on: tuple[str, ...] = ("builtins.Exception",)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStep:
+class RunStep(msgspec.Struct, frozen=True, kw_only=True):
     """One step. For a map, attempts and time are those of each item."""
 
     name: str
@@ -373,16 +371,14 @@ Lacking: TypeAlias = Literal["result", "items"]
 """What a call lacks: the result of another step, or its own item of a map."""
 
 
-@dataclass(frozen=True, slots=True)
-class Remaking:
+class Remaking(msgspec.Struct, frozen=True):
     """A step that was done, and is sent again since its result is lost."""
 
     before: StepDone
     lost: frozenset[int] = frozenset()  # of a map: the items
 
 
-@dataclass(frozen=True, slots=True)
-class Resting:
+class Resting(msgspec.Struct, frozen=True):
     """A call that rests until results are there again."""
 
     attempt: Attempt

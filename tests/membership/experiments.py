@@ -6,7 +6,9 @@ agree (infinity if they never do), or counts what was wrongly believed meanwhile
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from mpreg_nb.membership.config import SwimConfig
 from mpreg_nb.membership.events import Confirmed, Died, Joined, Suspected

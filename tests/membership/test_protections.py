@@ -3,10 +3,10 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mpreg_nb.membership.config import PROFILES, SwimConfig
 from mpreg_nb.membership.events import Died, Send, Suspected

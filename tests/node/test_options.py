@@ -137,7 +137,7 @@ def test_loopback_needs_no_certificate(host: str) -> None:
 def test_reading_options_loads_no_event_loop() -> None:
     program = (
         "import sys, mpreg_nb.node.options; "
-        "print(*{'asyncio', 'msgspec', 'websockets', 'psutil'} & set(sys.modules))"
+        "print(*{'asyncio', 'websockets', 'psutil'} & set(sys.modules))"
     )
 
     loaded = subprocess.run(

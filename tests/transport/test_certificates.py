@@ -5,10 +5,10 @@ import os
 import ssl
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from websockets.typing import Subprotocol
 
 from mpreg_nb.errors import MpregError, NotTrusted

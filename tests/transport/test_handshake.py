@@ -1,9 +1,9 @@
 """The proof and the rules for headers, without a socket."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from websockets.datastructures import Headers
 
 from mpreg_nb.transport.handshake import (

@@ -1,12 +1,12 @@
 """What the bench measured, as text, as a frame and as a figure."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from msgspec.structs import replace
 
 from mpreg_nb.view.benchmark import (
     COLUMNS,

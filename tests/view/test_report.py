@@ -1,6 +1,5 @@
 """One page about one run."""
 
-import dataclasses
 import re
 import xml.etree.ElementTree as ET
 from datetime import UTC, datetime
@@ -135,7 +134,7 @@ def test_the_head_of_the_page_says_why_the_run_failed() -> None:
         STEPS[2],
     )
 
-    page = report_page(dataclasses.replace(REPORT, steps=steps))
+    page = report_page(msgspec.structs.replace(REPORT, steps=steps))
 
     head = page[: page.index("<h2>")]
     assert '<p class="bad">model: ValueError: no &lt;rows&gt;</p>' in head
@@ -146,7 +145,7 @@ def test_long_texts_of_tables_take_several_lines_and_short_ones_one() -> None:
     error = "ValueError: " + "no rows " * 20
     steps = (STEPS[0], msgspec.structs.replace(STEPS[1], error=error), STEPS[2])
 
-    page = report_page(dataclasses.replace(REPORT, steps=steps))
+    page = report_page(msgspec.structs.replace(REPORT, steps=steps))
 
     cells = dict(
         (re.sub("<[^>]*>", "", inner), style)
@@ -226,7 +225,7 @@ def test_nothing_that_users_wrote_becomes_markup() -> None:
 def test_what_could_not_be_undone_is_an_error() -> None:
     steps = (msgspec.structs.replace(STEPS[0], undo_error="OSError: disk & full"),)
 
-    page = report_page(dataclasses.replace(REPORT, steps=steps, failures={}))
+    page = report_page(msgspec.structs.replace(REPORT, steps=steps, failures={}))
 
     assert "raw: its undo failed" in page
     assert "OSError: disk &amp; full" in page

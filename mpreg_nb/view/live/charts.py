@@ -3,8 +3,9 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from mpreg_nb.view.format import cut, text_width
 from mpreg_nb.view.images import image
@@ -47,8 +48,7 @@ def text(x: str | float, y: float, words: str, **more: Any) -> Element:
 # ---------------------------------------------------------------------- plots
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plot:
+class Plot(msgspec.Struct, frozen=True, kw_only=True):
     """A drawing as wide as its place: x in percent of the plot, y in pixels.
 
     left, right: room for what stands beside the plot, in pixels.
@@ -274,8 +274,7 @@ def bar(part: float, whole: float, words: str) -> Element:
 # --------------------------------------------------------------------- tables
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
+class Column(msgspec.Struct, frozen=True):
     """A column of a table that the reader can sort by, unless `sorts` is False."""
 
     key: str

@@ -6,8 +6,9 @@ different slots, so each gets a lane that was free when it began.
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from mpreg_nb.client.statistics import CallRow
@@ -34,8 +35,7 @@ FULL_SLACK_S = 0.5
 is a lane to choose, and where all slots of the node have one."""
 
 
-@dataclass(slots=True)
-class LaneBar:
+class LaneBar(msgspec.Struct):
     """One call, or several short ones in a row. Times are of the wall clock."""
 
     function: str
@@ -47,7 +47,7 @@ class LaneBar:
     failed: int = 0
     run: str = ""
     step: str = ""
-    of: dict[str, float] = field(default_factory=dict)  # function -> busy, if several
+    of: dict[str, float] = {}  # function -> busy, if several
 
     @property
     def main(self) -> str:
@@ -55,15 +55,13 @@ class LaneBar:
         return max(self.of, key=self.of.__getitem__) if self.of else self.function
 
 
-@dataclass(slots=True)
-class _Lane:
-    bars: deque[LaneBar] = field(default_factory=deque)
+class _Lane(msgspec.Struct):
+    bars: deque[LaneBar] = msgspec.field(default_factory=deque)
     free_at: float = 0.0
     taken_by: str = ""  # the key of a call that runs in it now
 
 
-@dataclass(slots=True)
-class _Count:
+class _Count(msgspec.Struct):
     calls: int = 0
     failed: int = 0
     busy_s: float = 0.0

@@ -3,8 +3,10 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+from msgspec.structs import asdict, astuple
 
 from mpreg_nb.units import duration
 from mpreg_nb.view import palette
@@ -70,13 +72,12 @@ STILL_WIDTH = 640.0
 _QUANTILES = {"p50_ms": 0.50, "p95_ms": 0.95, "p99_ms": 0.99}
 
 
-@dataclass(slots=True)
-class _Bucket:
+class _Bucket(msgspec.Struct):
     """The calls that ended in one interval. Times in microseconds."""
 
     calls: int = 0
-    totals_us: list[int] = field(default_factory=list)
-    parts_us: list[int] = field(default_factory=lambda: [0] * len(PARTS))
+    totals_us: list[int] = []
+    parts_us: list[int] = msgspec.field(default_factory=lambda: [0] * len(PARTS))
 
     def add(self, row: "CallRow") -> None:
         self.calls += 1
