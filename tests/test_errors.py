@@ -174,6 +174,22 @@ def test_call_that_no_node_takes_after_one_was_lost_may_have_run(kind: Kind) -> 
     assert "before" not in str(error_of(certain, (), function="f"))
 
 
+@pytest.mark.parametrize(
+    ("where", "late"),
+    [
+        ("", "f gave no result within 2 s"),
+        ("item [3]", "item [3] of f gave no result within 2 s"),
+        ("the fallback, after ValueError: no", "the fallback of f gave no result"),
+    ],
+)
+def test_a_timeout_says_which_call_of_a_step_was_late(where: str, late: str) -> None:
+    failure = Failure(kind="deadline", timeout_ms=2000, where=where)
+
+    error = error_of(Failed(id=b"", failure=failure), (), function="f")
+
+    assert str(error).startswith(late)
+
+
 def test_a_cell_that_failed_on_some_nodes_gives_the_values_of_the_others() -> None:
     failed = errors.NodesFailed.of({"n2": ValueError("bad")}, {"n1": 4, "n3": 5})
 

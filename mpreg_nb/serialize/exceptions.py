@@ -690,7 +690,9 @@ def _plain_error(
         case "unauthenticated":
             return NotTrusted(failure.message)
         case "deadline":
-            return CallTimeout(function, timeout_s, executed=failure.executed)
+            part = failure.where.partition(",")[0]  # such as "the fallback"
+            late = f"{part} of {function}" if part else function
+            return CallTimeout(late, timeout_s, executed=failure.executed)
         case "cancelled":
             return CallCancelled(function, executed=failure.executed)
         case "draining":

@@ -167,7 +167,8 @@ class StepHandle(_Incomparable, Generic[RunT, PlanT]):
     def timeout(self, seconds: float, /) -> Self:
         """Fail each attempt that has no result `seconds` after it was sent.
 
-        In a map, the time of an item starts when a node starts it.
+        In a map, the time of an item starts when a node starts it. A fallback that is
+        a function has as long again.
         """
         self._options = self._options.timeout(seconds)
         return self
