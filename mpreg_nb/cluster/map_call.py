@@ -64,7 +64,8 @@ ITEM_BYTES = 16 * 1024
 """Arguments larger than this travel by themselves."""
 
 TAKEN = 128
-"""Items that are looked at together: whether they are plain values, and how large."""
+"""Items that are looked at together: whether they are plain values, and how large.
+More of them, while the iterator is quick and they are small."""
 
 TAKE_S = 0.005
 """What an iterator has given until then is sent, before it is asked for more."""
@@ -178,7 +179,8 @@ class MapCall:
         """
         sized = [len(items) for items in iterables if isinstance(items, Sized)]
         self._total = min(sized) if len(sized) == len(iterables) else None
-        self._items: Iterator[tuple[Any, ...]] = zip(*iterables, strict=False)
+        self._columns = [iter(each) for each in iterables]
+        self._items: Iterator[tuple[Any, ...]] = zip(*self._columns, strict=False)
         self._first, self._kwargs = first, dict(kwargs)
         # What stands for these where they are an input of the calls.
         self._references = tuple(Reference(SHARED, (0, n)) for n in range(len(first)))
@@ -202,12 +204,12 @@ class MapCall:
                 LEAST_S,
             )
         self._are_plain = are_plain((*first, *kwargs.values()))  # what all share
-        self._width = len(iterables)
         self._places = 0
         self._arrivals: list[tuple[int, Arrived | ArrivedChunk]] = []  # with places
         self._active: dict[bytes, tuple[int, ActiveCall]] = {}  # place in the results
         self._first_error: Arrived | None = None
         self._cancelled = False
+        self._batches = self._started = 0  # that were handed over, and are sent
         self._sent = 0
         self._ended = 0
         self._failed = 0
@@ -223,11 +225,13 @@ class MapCall:
                 self._refer_to(await loop.wait_for(self._shared.send()))
             is_first = True
             while batch := self._next_batch():
+                self._batches += 1
                 loop.call_soon(self._start, batch)
                 if is_first and self.is_probing:
                     await until(lambda: not self.is_probing, PROBE_S)
                 is_first = False
-                await until(lambda: self.is_down_to(self.window))
+                # Until the loop has sent it, too: it could not while this thread packs.
+                await until(lambda: self.is_sent and self.is_down_to(self.window))
                 if self._first_error is not None:
                     break
             await until(lambda: self.is_down_to(0))
@@ -330,23 +334,30 @@ class MapCall:
 
         began: when taking them did, by perf_counter.
         """
-        plain = PlainItems(self._width, self._first, self._kwargs)
-        size_bytes = left = 0
+        width = len(self._columns)
+        plain = PlainItems(width, self._first, self._kwargs)
+        count, size_bytes = TAKEN, 0
         while (left := size - len(plain)) > 0 and size_bytes <= CHUNK_BYTES:
-            taken = list(islice(self._items, min(left, TAKEN)))
-            values = list(chain.from_iterable(taken))
-            if not are_plain(values):
-                return plain, taken
-            packed = pack_plain(values)
-            if len(packed) > ITEM_BYTES:  # one of them may be large
-                return plain, taken
-            if not taken:
+            values = self._take(min(left, count))
+            packed = pack_plain(values) if are_plain(values) else b""
+            if not packed or len(packed) > ITEM_BYTES:  # one of them may be large
+                return plain, list(zip(*[iter(values)] * width, strict=True))
+            if not values:
                 break
             plain.add(values, packed)
             size_bytes += len(packed)
-            if time.perf_counter() - began > TAKE_S:
+            took_s = time.perf_counter() - began
+            if took_s > TAKE_S:
                 break
+            if 4 * took_s < TAKE_S and 4 * len(packed) < ITEM_BYTES:
+                count *= 2
         return plain, []
+
+    def _take(self, count: int) -> list[Any]:
+        """Return the values of the next items, one after the other."""
+        if len(self._columns) == 1:
+            return list(islice(self._columns[0], count))
+        return list(chain.from_iterable(islice(self._items, count)))
 
     def _pickled(self, taken: Iterable[tuple[Any, ...]]) -> list[ActiveCall]:
         """Return one call of these items; those with large arguments by themselves.
@@ -394,6 +405,8 @@ class MapCall:
     def _start(self, batch: list[ActiveCall]) -> None:
         for call in batch:
             self._client.calls.start(call)
+        self._started += 1
+        self._notify()
 
     def _cancel(self) -> None:
         self._cancelled = True
@@ -401,6 +414,11 @@ class MapCall:
             self._client.calls.cancel(call_id)
 
     # ------------------------------------------------------------------ waiting
+
+    @property
+    def is_sent(self) -> bool:
+        """Whether the loop has taken all that was handed over, or a call has failed."""
+        return self._first_error is not None or self._started == self._batches
 
     def is_down_to(self, most: int) -> bool:
         """Whether at most `most` calls are in progress, or one has failed."""
@@ -425,7 +443,7 @@ class MapCall:
             if isinstance(arrived, Arrived):
                 found.append(_value(arrived, raised))
             else:
-                found += _values(arrived, raised)
+                _add_values(found, arrived, raised)
         return found
 
     # ----------------------------------------------------------------- outcomes
@@ -588,14 +606,15 @@ def _can_be_chunked(client: Client, name: str, options: CallOptions) -> bool:
     )
 
 
-def _values(chunk: ArrivedChunk, raised: Raised) -> Iterator[Any]:
-    """Yield the values of the items of a chunk, or raise the error of one."""
+def _add_values(found: list[Any], chunk: ArrivedChunk, raised: Raised) -> None:
+    """Add the values of the items of a chunk, or raise the error of one."""
     counts = chunk.counts or [0] * len(chunk.results)
     for result, count in zip(chunk.results, counts, strict=True):
+        value = _value(result, raised)
         if count:
-            yield from _value(result, raised)
+            found += value
         else:
-            yield _value(result, raised)
+            found.append(value)
 
 
 def _value(arrived: Arrived | bytes, raised: Raised) -> Any:

@@ -17,7 +17,7 @@ reference to the item, and the chunk brings the items beside them.
 
 import pickle
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, repeat
 from types import NoneType
 from typing import Any, TypeAlias
@@ -187,15 +187,17 @@ class Chunk(msgspec.Struct, frozen=True, array_like=True):
     shared: bytes = b""
     """The arguments that come before them, and those by name; "": none."""
 
-    def calls(self) -> tuple[Iterable[tuple[Any, ...]], dict[str, Any]]:
-        """Return the arguments of each call that is in `together`, and those by name.
+    def columns(self) -> tuple[list[Iterator[Any]], dict[str, Any]]:
+        """Return the arguments of the calls in `together`, and those by name.
 
-        The latter are the same for all.
+        An iterator for each position: the next call has the next value of each. Those
+        by name are the same for all.
         """
         loads = pickle.loads
-        values = chain.from_iterable(map(loads, self.together))
+        # All now: it would count as time of the item that comes next.
+        values = iter(list(chain.from_iterable(map(loads, self.together))))
         first, kwargs = loads(self.shared) if self.shared else ((), {})
-        return zip(*map(repeat, first), *[values] * self.width, strict=False), kwargs
+        return [*map(repeat, first), *[values] * self.width], kwargs
 
 
 class ChunkOutcome(msgspec.Struct, frozen=True, array_like=True):

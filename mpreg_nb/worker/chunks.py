@@ -7,9 +7,9 @@ smaller chunks, so that all workers have a part of them.
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from operator import sub
+from itertools import islice
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, TypeAlias
 
 from mpreg_nb.errors import NotPicklable
 from mpreg_nb.protocol.worker import Job, JobFailed
@@ -35,8 +35,24 @@ MOST_BYTES = 1 << 20
 BURST_NS = 200_000
 """Items of a function that changes nothing run for so long without a look around."""
 
+SHORT_NS = 4_000
+"""So many of them are timed together as take no more: each has its share of the time.
+To read the clock takes longer than a short function."""
+
+LONG_NS = 16_000
+"""If they take more, one of them may have taken much longer than the others."""
+
+MOST_TIMED = 32
+"""Items that are timed together, at most."""
+
+TIMED_ALONE = 64
+"""Items that are each timed alone, at first and after such a time."""
+
 FEW = 16
 """With fewer items it is not worth a look whether their function changes anything."""
+
+RunNext: TypeAlias = Callable[[int, Callable[[Any], object]], None]
+"""Runs so many items, or those that are left, and gives each result to a function."""
 
 
 class ChunkRun:
@@ -51,6 +67,8 @@ class ChunkRun:
         self._counts: list[int] = []
         self._waiting: list[object] = []  # results that are to be packed together
         self._size_bytes = 0
+        self._timed = 1  # so many items are timed together
+        self._alone = TIMED_ALONE
         self._began = perf_counter_ns()
 
     def is_over(self, now_ns: int) -> bool:
@@ -105,34 +123,46 @@ class ChunkRun:
             done += 1
         return True
 
-    def burst(
-        self, function: Callable[..., Any], calls: Iterator[tuple[Any, ...]]
-    ) -> tuple[int, BaseException | None, tuple[Any, ...]]:
+    def burst(self, run_next: RunNext) -> tuple[int, BaseException | None]:
         """Run items of a function that changes nothing for `BURST_NS`, or to the end.
 
-        Return how many have a result; the error of the next one and its arguments.
+        Return how many have a result, and the error of the next one.
         """
         values = self._waiting
-        before, keep = len(values), values.append
-        times = [perf_counter_ns()]
-        note, due = times.append, times[0] + BURST_NS
-        args: tuple[Any, ...] = ()
         raised: BaseException | None = None
-        try:
-            for args in calls:
-                keep(function(*args))
-                now = perf_counter_ns()
-                note(now)
-                if now > due:
-                    break
-        except BaseException as error:  # noqa: BLE001  the border of user code
-            raised = error
-        done = len(times) - 1
-        del values[before + done :]
-        # Each is right to a microsecond, and so is their sum.
-        times_us = [time // 1000 for time in times]
-        self.run_us += map(sub, times_us[1:], times_us)
-        return done, raised, args
+        before, keep = len(values), values.append
+        now = perf_counter_ns()
+        due = now + BURST_NS
+        while now < due and raised is None:
+            had = len(values)
+            try:
+                run_next(self._timed, keep)
+            except BaseException as error:  # noqa: BLE001  the border of user code
+                raised = error
+            last, now = now, perf_counter_ns()
+            count = len(values) - had
+            if not count:
+                break
+            # The sum of all is right to a microsecond.
+            took_us = now // 1000 - last // 1000
+            if count == 1 and raised is None:
+                self.run_us.append(took_us)
+            else:
+                self.run_us += _shares(took_us, count + (raised is not None))[:count]
+            self._time_next(count, now - last)
+        return len(values) - before, raised
+
+    def _time_next(self, count: int, took_ns: int) -> None:
+        """Choose how many of the next items are timed together.
+
+        count: how many were just now. took_ns: what these took.
+        """
+        if took_ns > LONG_NS:
+            self._alone = TIMED_ALONE
+        elif self._alone > 0:
+            self._alone -= count
+        most = 1 if self._alone > 0 else SHORT_NS * count // (took_ns + 1)
+        self._timed = max(1, min(most, MOST_TIMED))
 
     def outcome(self) -> bytes:
         """Return what became of the items as it travels."""
@@ -163,9 +193,11 @@ def run_chunk(
     run = ChunkRun(job, answers)
     own, inputs = with_inputs(task)
     chunk = read_chunk(own[0])
-    plain, by_name = chunk.calls()
+    columns, by_name = chunk.columns()
     reader = _reader(chunk, inputs, by_name)
-    calls: Iterator[Any] = iter(plain if chunk.together else chunk.items)
+    calls: Iterator[Any] = (
+        zip(*columns, strict=False) if chunk.together else iter(chunk.items)
+    )
     may_be_pure = chunk.together and job.items > FEW and not inputs
     for number, data in enumerate(calls):
         if number:
@@ -194,37 +226,67 @@ def run_chunk(
         if not number and may_be_pure and is_pure(function):
             between(1000 * run.run_us[-1])
             pure = partial(function, **kwargs) if kwargs else function
-            _run_pure(task, run, pure, calls, kwargs, answers, is_interrupted, ended)
+            run_next = _runner(pure, columns)
+            raised = _run_pure(job.items - 1, run, run_next, is_interrupted, ended)
+            if raised is not None:
+                again, _ = chunk.columns()
+                args = next(islice(zip(*again, strict=False), len(run.run_us), None))
+                task.given = args, kwargs
+                run.failed = answers.failure(job, raised, given=task.given)
             break
     return run.outcome()
 
 
 def _run_pure(
-    task: Task,
+    left: int,
     run: ChunkRun,
-    function: Callable[..., Any],
-    calls: Iterator[tuple[Any, ...]],
-    kwargs: dict[str, Any],
-    answers: Answers,
+    run_next: RunNext,
     is_interrupted: Callable[[], bool],
     ended: Callable[[int], None],
-) -> None:
-    """Run the items that are left; nothing is to be restored between them."""
-    left = task.job.items - 1
+) -> BaseException | None:
+    """Run the `left` items; nothing is to be restored between them.
+
+    Return the error of the one after those that have a result, if that is why it ends.
+    """
     while left > 0:
-        done, error, args = run.burst(function, calls)
+        done, error = run.burst(run_next)
         if isinstance(error, KeyboardInterrupt) and is_interrupted():
             raise error
         left -= done
         ended(done)
-        if not run.pack_waiting() or not (done or error):
-            return
-        if error is not None:
-            task.given = args, kwargs
-            run.failed = answers.failure(task.job, error, given=task.given)
-            return
-        if run.is_over(perf_counter_ns()):
-            return
+        if not run.pack_waiting():
+            return None
+        if error is not None or not done or run.is_over(perf_counter_ns()):
+            return error
+    return None
+
+
+def _runner(function: Callable[..., Any], columns: list[Iterator[Any]]) -> RunNext:
+    """Return what runs the next items: each has the next value of each column."""
+    if len(columns) == 1:
+        [values] = columns
+
+        def run_next(count: int, keep: Callable[[Any], object]) -> None:
+            for value in islice(values, count):
+                keep(function(value))
+    else:
+        calls = zip(*columns, strict=False)
+
+        def run_next(count: int, keep: Callable[[Any], object]) -> None:
+            for args in islice(calls, count):
+                keep(function(*args))
+
+    return run_next
+
+
+def _shares(total: int, count: int) -> list[int]:
+    """Return `count` numbers that differ by one at most, and give `total`.
+
+    >>> _shares(7, 3)
+    [3, 2, 2]
+    """
+    each, more = divmod(total, count)
+    return [each + 1] * more + [each] * (count - more)
 
 
 def _is_small(value: object) -> bool:

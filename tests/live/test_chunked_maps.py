@@ -15,8 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mpreg_nb as mp
+from mpreg_nb.client.calls import ActiveCall, ClientCalls
 from mpreg_nb.cluster.config import CONFIG
 from mpreg_nb.cluster.map_call import ITEM_BYTES
+from mpreg_nb.serialize.chunks import MOST_PLAIN_ITEMS
 from tests.support.settings import default_settings
 
 pytestmark = pytest.mark.live
@@ -265,6 +267,30 @@ def test_an_error_of_a_short_function_names_its_item(cluster: mp.Cluster) -> Non
 
     with pytest.raises(ZeroDivisionError, match="division by zero"):
         cluster.map(divided, range(ITEMS))
+
+
+def test_a_chunk_is_sent_before_the_next_one_is_packed(
+    cluster: mp.Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.map(abs, range(ITEMS))
+    begin, sent, behind = ClientCalls.start, 0, []
+
+    def start(calls: ClientCalls, call: ActiveCall) -> None:
+        nonlocal sent
+        sent += len(call.items) or 1
+        begin(calls, call)
+
+    def numbers() -> Iterator[int]:
+        for number in range(100 * ITEMS):
+            behind.append(number - sent)
+            yield number
+
+    monkeypatch.setattr(ClientCalls, "start", start)
+
+    results = cluster.map(abs, numbers())
+
+    assert results == list(range(100 * ITEMS))
+    assert max(behind) <= MOST_PLAIN_ITEMS
 
 
 def test_the_next_map_of_a_short_function_begins_with_chunks(

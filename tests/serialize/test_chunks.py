@@ -32,8 +32,8 @@ def plain(count: int, width: int = 1) -> PlainItems:
 
 
 def calls(items: PlainItems) -> list[tuple[Any, ...]]:
-    given, _ = items.chunk.calls()
-    return list(given)
+    columns, _ = items.chunk.columns()
+    return list(zip(*columns, strict=False))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_what_can_be_changed_or_has_a_class_of_its_own_is_not_plain(
 def test_plain_items_are_the_arguments_of_calls_with_what_all_share() -> None:
     items = plain(3, width=2)
 
-    _, by_name = items.chunk.calls()
+    _, by_name = items.chunk.columns()
 
     assert len(items) == 3
     assert calls(items) == [(True, 0, 1), (True, 2, 3), (True, 4, 5)]
