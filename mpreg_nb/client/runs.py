@@ -48,7 +48,7 @@ RunStatus = Literal["running", "done", "failed", "cancelled"]
 
 
 class RunRecord(msgspec.Struct, eq=False):
-    """What is known of one run. Written on the loop's thread only."""
+    """What is known of one run. Written on the loop's thread, but for `cancelling`."""
 
     id: bytes
     workflow: str
@@ -61,6 +61,7 @@ class RunRecord(msgspec.Struct, eq=False):
     status: RunStatus = "running"
     duration_ms: float = 0.0
     started_at_s: float = msgspec.field(default_factory=time.time)  # wall clock
+    cancelling: bool = False  # asked for here, also before the node was told
     lost: Exception | None = None  # why nothing more will be heard of it
     results: dict[str, bytes] = {}  # small outputs
     failures: dict[str, Failed] = {}  # small ones
@@ -296,6 +297,7 @@ class ClientRuns:
 
     def cancel(self, record: RunRecord) -> None:
         """Ask the driving node to end a run."""
+        record.cancelling = True
         if not record.ended:
             cancel = Cancel(id=record.id)
             record.link.send(addressed(cancel, record.node, record.link))
@@ -436,6 +438,8 @@ class ClientRuns:
             record = asked.record = self._open[run.run]
             record.link = asked.link
             record.plans = message.plans
+            if record.cancelling:  # the question may have gone with the link before
+                self.cancel(record)
             self.receive(
                 RunState(
                     id=run.run,

@@ -104,9 +104,11 @@ class BaseRun(ABC):
     def cancel(self) -> None:
         """Cancel the run, and its running steps on their nodes.
 
-        Then finished steps that have an `undo` are undone, which cannot be cancelled.
+        It does not wait for that: `status` is cancelling until the run has ended. Then
+        finished steps that have an `undo` are undone, which cannot be cancelled.
         """
         self._loop.call_soon(self._client.runs.cancel, self._record)
+        self._record.cancelling = True  # at once, for whoever reads it next
 
     # -------------------------------------------------------------------- state
 
@@ -122,9 +124,13 @@ class BaseRun(ABC):
 
     @property
     def status(self) -> str:
-        """Either running, done, failed or cancelled."""
+        """Either running, cancelling, done, failed or cancelled."""
         record = self._record
-        return "failed" if record.lost is not None else record.status
+        if record.lost is not None:
+            return "failed"
+        if record.status == "running" and record.cancelling:
+            return "cancelling"
+        return record.status
 
     @property
     def steps(self) -> tuple[StepSnapshot, ...]:

@@ -219,9 +219,12 @@ def test_cancelled_run_ends_at_once(cluster: mp.Cluster) -> None:
     run = flow.start()
 
     run.cancel()
+    said = run.status
 
     with pytest.raises(mp.errors.CallCancelled):
         run.wait(60)
+    assert said in ("cancelling", "cancelled")
+    assert run.status == "cancelled"
     assert {state.status for state in run.steps} == {"cancelled"}
 
 
