@@ -244,6 +244,7 @@ def _registration(card: "Card") -> str:
     warnings = str(card).splitlines()[1:]
     captures = ""
     if card.captures:
+        more = len(card.captures) - MOST_FUNCTIONS
         captures = Table(
             head=["captures", "type", "size"],
             rows=[
@@ -251,6 +252,7 @@ def _registration(card: "Card") -> str:
                 for found in card.captures[:MOST_FUNCTIONS]
             ],
             numbers=["size"],
+            more=f"… and {more:,} more" if more > 0 else "",
         ).html
     return (
         f"<div><div><b>{safe(card.function)}</b> "

@@ -10,7 +10,12 @@ from mpreg_nb.client.registrations import Card
 from mpreg_nb.protocol.gossip import Load, MemberState
 from mpreg_nb.protocol.messages import Snapshot, StepSnapshot
 from mpreg_nb.serialize.code import Capture
-from mpreg_nb.view.html import StatusCard, registration_bundle, run_bundle
+from mpreg_nb.view.html import (
+    MOST_FUNCTIONS,
+    StatusCard,
+    registration_bundle,
+    run_bundle,
+)
 from mpreg_nb.view.images import FOLLOWS
 from mpreg_nb.view.plain_mode import plain
 from mpreg_nb.workflows.graph import Arrow, Box, Diagram
@@ -220,6 +225,15 @@ def test_a_registration_names_version_nodes_and_captures_and_warns() -> None:
     assert_sound(html)
     assert "<b>train</b> <code>3f2a91</code> → gpu-1, gpu-2 · 0.8 kB" in html
     assert "▲ DATA is 8.0 MB" in html
+
+
+def test_a_registration_says_how_many_captures_it_does_not_list() -> None:
+    many = tuple(captured(f"name_{n}", "int", 1) for n in range(MOST_FUNCTIONS + 2))
+
+    html = registration_bundle([card(captures=many)])["text/html"]
+
+    assert html.count("name_") == MOST_FUNCTIONS
+    assert "… and 2 more" in html
 
 
 def test_a_registration_that_no_node_can_serve_says_what_is_needed() -> None:
