@@ -9,6 +9,8 @@ Progress is published by the thread that waits, so it belongs to the cell that w
 and nothing can come after the wait has ended.
 """
 
+import ast
+import re
 import sys
 import threading
 from collections.abc import Callable
@@ -29,6 +31,7 @@ from mpreg_nb.client.output import (
 )
 from mpreg_nb.cluster.current import parts_of
 from mpreg_nb.cluster.progress import Progress, Screen, set_screen
+from mpreg_nb.notebook.parser import without_comment
 from mpreg_nb.notebook.reloaded_page import LateEnd, LateEnds
 from mpreg_nb.notebook.replaceable_output import Place, still
 from mpreg_nb.view import plain_mode
@@ -370,6 +373,52 @@ class _HeldOutput:
         self._texts.clear()
 
 
+_FIGURE = "matplotlib.figure", "Figure"
+
+
+def attach_figures(shell: Any) -> Callable[[], None]:
+    """Show figures that functions return; return what ends that.
+
+    IPython can do so once this kernel has imported pyplot, and replaces this then.
+    """
+    formatters = shell.display_formatter.formatters
+    images, name = formatters["image/png"], ".".join(_FIGURE)
+    if any(name in formatter for formatter in formatters.values()):
+        return lambda: None
+    images.for_type_by_name(*_FIGURE, _png)
+
+    def detach() -> None:
+        if name in images and images.lookup_by_type(name) is _png:
+            images.pop(name)
+
+    return detach
+
+
+def _png(figure: Any) -> bytes | None:
+    from mpreg_nb.output.display import png_of
+
+    own = getattr(figure, "_repr_png_", None)
+    return png_of(figure) if own is None else own()
+
+
+_LAST_LINE = re.compile(
+    r"(?:.*\n)*get_ipython\(\)\.run_line_magic\('mpreg', (?P<line>.*)\)\s*"
+)
+
+
+def is_silenced(shell: Any) -> bool:
+    """Return whether the last line of the cell is a `%mpreg` line that ends with a `;`.
+
+    IPython looks for it outside of magics only.
+    """
+    history = getattr(shell, "history_manager", None)
+    found = _LAST_LINE.fullmatch(history.input_hist_parsed[-1]) if history else None
+    if found is None:
+        return False
+    line: str = ast.literal_eval(found["line"])
+    return without_comment(line).endswith(";")
+
+
 def attach_output(shell: Any) -> Callable[[], None]:
     """Let the calls of a kernel print in the cells that make them.
 
@@ -386,6 +435,8 @@ def attach_output(shell: Any) -> Callable[[], None]:
     display = shell.display_trap.hook
 
     def display_after_prints(value: object) -> object:
+        if is_silenced(shell):
+            return None
         gathering.before_value()
         displays.before_value(value)
         return display(value)

@@ -1,6 +1,7 @@
 """How a `%mpreg` line is read: its verb's options, and what is wrong with them."""
 
 import argparse
+import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,7 +59,7 @@ class LineParser(argparse.ArgumentParser):
         raise Misuse(f"{message}. {hint}{usage[0].upper()}{usage[1:]}")
 
     def read(self, line: str) -> VerbOptions:
-        """Return what `line` says; words after a `#` are a comment.
+        """Return what `line` says.
 
         Raises:
             Misuse: it is not understood.
@@ -218,12 +219,23 @@ def sides(text: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return parts[0], parts[1]
 
 
+_BEFORE_COMMENT = re.compile(
+    r"""((?:\\.|'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^'"\\#]|(?<=\S)\#)*)(?:\#.*)?"""
+)
+
+
+def without_comment(line: str) -> str:
+    """Return `line` up to a `#` that begins a word, outside of quotes.
+
+    >>> without_comment("call f('#', 2)  # don't wait")
+    "call f('#', 2)"
+    """
+    found = _BEFORE_COMMENT.fullmatch(line)
+    return line if found is None else found[1].rstrip()
+
+
 def _words(line: str) -> Sequence[str]:
     try:
-        words = shlex.split(line)
+        return shlex.split(line)
     except ValueError as error:
         raise Misuse(f"{error}, in: {line}") from None
-    for place, word in enumerate(words):
-        if word.startswith("#"):
-            return words[:place]
-    return words

@@ -667,10 +667,11 @@ def _fitting(session: Session, options: VerbOptions) -> list[str]:
         if picture.record.state.name == "ALIVE"
     }
     nodes = sorted(node for node, resources in held.items() if wanted <= resources)
+    state = parts_of(session.cluster).client.state
     if not nodes:
-        engine = parts_of(session.cluster).client.state.engine
-        raise NoRoute(REMOTE_CELL, wanted, held, held=held, engine=engine)
-    return nodes
+        raise NoRoute(REMOTE_CELL, wanted, held, held=held, engine=state.engine)
+    # Where none has workers, the call itself says what is missing.
+    return [node for node in nodes if node not in state.workerless] or nodes
 
 
 def _kept(session: Session, options: VerbOptions, value: Any) -> Any:

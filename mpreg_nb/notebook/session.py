@@ -97,6 +97,7 @@ class Session:
         self.shell = shell
         self._attached = [
             output.attach_output(shell),
+            output.attach_figures(shell),
             tracebacks.attach(shell),
             attach_interrupts(shell),
             panels.attach(shell),

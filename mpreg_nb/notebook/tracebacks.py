@@ -9,10 +9,12 @@ from traceback import format_exception
 from types import TracebackType
 from typing import Any
 
+from IPython.core.error import UsageError
+
 from mpreg_nb.boundary import (
     PACKAGE,
     cut,
-    ended_a_wait,
+    is_meant,
     is_of_the_user,
     walk,
     wants_all_frames,
@@ -94,14 +96,18 @@ def _add_note(error: ValueError) -> None:
 
 
 def is_shown_here(error: BaseException, traceback: TracebackType | None) -> bool:
-    """Return whether `error` is of ours, or came while ours waited."""
-    if wants_all_frames():
+    """Return whether `error` is of ours, or came through ours to the user.
+
+    As what ended a wait, or as what code of the user raised that a magic ran.
+    """
+    # IPython shows these two in its own way, without any frame.
+    if wants_all_frames() or isinstance(error, UsageError | SyntaxError):
         return False
     if isinstance(error, MpregError):
         return True
-    return ended_a_wait(error) and any(
+    return any(
         at.tb_frame.f_code.co_filename.startswith(PACKAGE) for at in walk(traceback)
-    )
+    ) and is_meant(error, traceback)
 
 
 def attach(shell: Any) -> Callable[[], None]:

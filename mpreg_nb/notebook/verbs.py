@@ -22,6 +22,7 @@ from mpreg_nb.notebook.parser import (
     option,
     resources,
     sides,
+    without_comment,
 )
 from mpreg_nb.notebook.remote_cell import check_syntax
 from mpreg_nb.notebook.session import Session, check_variable
@@ -358,8 +359,10 @@ def read_call(session: Session, text: str, verb: str, example: str) -> CallExpre
         Misuse: it is no call, or names a variable that there is not.
     """
     usage = f"write a call as in Python: %mpreg {verb} {example}"
+    shell: Any = session.shell
+    filename = shell.compile.cache(text, shell.execution_count)
     try:
-        found = ast.parse(text, "<call>", "eval").body if text else None
+        found = ast.parse(text, filename, "eval").body if text else None
     except SyntaxError as error:
         raise Misuse(f"{error.msg}: {text}. W{usage[1:]}") from None
     match found:
@@ -372,9 +375,13 @@ def read_call(session: Session, text: str, verb: str, example: str) -> CallExpre
     keys = [None if k.arg is None else ast.Constant(k.arg) for k in found.keywords]
     values = [keyword.value for keyword in found.keywords]
     given = ast.Tuple([*found.args], ast.Load()), ast.Dict([*keys], values)
-    shell: Any = session.shell
+    code = ast.Expression(ast.Tuple([*given], ast.Load()))
+    compiled = compile(ast.fix_missing_locations(code), filename, "eval")
     try:
-        args, kwargs = (shell.ev(ast.unparse(part)) for part in given)
+        with shell.builtin_trap:
+            args, kwargs = eval(  # noqa: S307 - the user's line
+                compiled, shell.user_global_ns, shell.user_ns
+            )
     except NameError as error:
         wrong = error.name or ""
         meant = nearest(wrong, session.variables)
@@ -427,7 +434,7 @@ def inputs_of(session: Session, verb: str, line: str) -> tuple[str, dict[str, An
         Misuse: the inputs are not given by name.
     """
     found = _WITH_INPUTS.fullmatch(line)
-    if found is None or re.search(r"(^|\s)#", found["before"]):
+    if found is None:
         return line, {}
     asked = read_call(session, found["call"], verb, 'flow(sensor="s-7")')
     if asked.args:
@@ -703,14 +710,6 @@ def doctor(session: Session, options: VerbOptions) -> Any:
 def _explained(key: Key) -> str:
     text = f"{key.name}: {key.rule}, else {key.default}. {key.meaning}"
     return fill(text, width=80, subsequent_indent="  ", break_on_hyphens=False)
-
-
-NODES, FUNCTIONS, WORKFLOWS, DRILLS = (
-    "nodes",
-    "functions",
-    "workflows",
-    "test failures, on clusters that this notebook started",
-)
 
 
 @LINE.verb(
@@ -994,9 +993,10 @@ def split_verb(line: str, *, of_cell: bool = False) -> tuple[Verb, str]:
         Misuse: there is no such verb; the nearest is named.
     """
     verbs = CELL_VERBS if of_cell else LINE_VERBS
-    word, _, rest = line.strip().partition(" ")
-    if word.startswith("#"):  # a comment is all there is
-        word = rest = ""
+    line = without_comment(line.strip())
+    if not of_cell:  # it silences the value, see `is_silenced` in output.py
+        line = line.removesuffix(";")
+    word, rest = (*line.split(maxsplit=1), "", "")[:2]
     if not word and not of_cell:
         word = "status"
     elif word in ("-h", "--help"):

@@ -145,6 +145,72 @@ def test_variables_are_put_into_a_line_where_it_is_not_python(
     assert "is named 'lost-lost'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "%mpreg call echo(1 / 0)",
+        "%mpreg run flow(day=1 / 0)",
+        "%mpreg plan flow(day=1 / 0)",
+    ],
+)
+def test_an_error_of_the_line_shows_the_line_and_no_frame_of_ours(
+    run_cell: RunCell, capsys: pytest.CaptureFixture[str], cell: str
+) -> None:
+    run_cell(cell)
+
+    out = capsys.readouterr().out
+    assert "ZeroDivisionError: division by zero" in out
+    assert out.count("1 / 0)") >= 2  # the cell, and the call in it
+    assert "mpreg_nb/" not in out
+    assert "get source" not in out
+
+
+def test_a_semicolon_at_the_end_of_a_line_silences_its_value(
+    shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_cell("%mpreg config workers")
+    shown = capsys.readouterr().out
+    run_cell("%mpreg config workers;")
+    run_cell("x = 1\n%mpreg config workers ;  # as it's known")
+    silenced = capsys.readouterr().out
+    run_cell("kept = %mpreg config workers;\nkept")
+
+    assert shown.endswith(": 1\n")
+    assert silenced == ""
+    assert capsys.readouterr().out.endswith(": 1\n")
+    assert shell.user_ns["kept"] == 1
+
+
+FIGURE = "from matplotlib.figure import Figure\nfigure = Figure()\nfigure.subplots();"
+FORMS = "get_ipython().display_formatter.format(figure)[0]"
+
+
+def test_figures_are_images_also_where_nothing_was_drawn_here(
+    shell: InteractiveShell, run_cell: RunCell
+) -> None:
+    run_cell(FIGURE)
+
+    shown = run_cell(FORMS)
+
+    assert shown["image/png"].startswith(b"\x89PNG")
+
+
+def test_figures_have_the_format_that_the_user_chose_for_pyplot(
+    shell: InteractiveShell, run_cell: RunCell
+) -> None:
+    run_cell(FIGURE)
+    run_cell(
+        "%unload_ext mpreg_nb\n"
+        "from IPython.core.pylabtools import select_figure_formats\n"
+        "select_figure_formats(get_ipython(), {'svg'})\n"
+        "%load_ext mpreg_nb"
+    )
+
+    shown = run_cell(FORMS)
+
+    assert set(shown) == {"text/plain", "image/svg+xml"}
+
+
 def test_loading_again_changes_nothing(
     shell: InteractiveShell, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
 ) -> None:

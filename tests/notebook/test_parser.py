@@ -54,6 +54,28 @@ def test_a_comment_alone_is_an_empty_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "word"),
+    [
+        ("down a  # don't wait", "a"),
+        ("down a # as in f(n=1)", "a"),
+        ("down a#1", "a#1"),
+        ("down '# a'", "# a"),
+        ('down "it\'s # a"', "it's # a"),
+        ("down a;", "a"),
+        ('down a ;  # "quiet', "a"),
+        ("down 'a;'", "a;"),
+        ("down\ta", "a"),
+    ],
+)
+def test_quotes_say_what_is_a_comment_or_silences_a_line(line: str, word: str) -> None:
+    assert read(line) == {"names": [word]}
+
+
+def test_the_semicolon_of_a_cell_belongs_to_its_last_line() -> None:
+    assert split_verb("remote ;", of_cell=True)[1] == ";"
+
+
+@pytest.mark.parametrize(
     ("line", "of_cell", "said"),
     [
         ("upp -n 3", False, "no verb 'upp'. Did you mean %mpreg up?"),

@@ -26,7 +26,6 @@ def session(shell: InteractiveShell) -> Session:
         ("flow(d={'a': (1, 2)}) -a", "flow -a", {"d": {"a": (1, 2)}}),
         ("-a flow(n=1) -o kept", "-a flow -o kept", {"n": 1}),
         ("flow(**{'n': 2})", "flow", {"n": 2}),
-        ("flow # as in flow(n=1)", "flow # as in flow(n=1)", {}),
         ("'my flow (old)'", "'my flow (old)'", {}),
     ],
 )

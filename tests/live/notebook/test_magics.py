@@ -9,6 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 import mpreg_nb as mp
 from mpreg_nb.cluster.run import Run
+from mpreg_nb.launcher.node_spec import NodeSpec
 from tests.support.shell import RunCell
 
 pytestmark = pytest.mark.live
@@ -162,6 +163,18 @@ def test_a_remote_cell_awaits_and_is_silenced_as_any_cell(
     assert run_cell("%%mpreg everywhere\n6;") is None
     run_cell(f"%%mpreg step slow --flow sleeper\n{sleep}")
     assert run_cell("%mpreg run sleeper")["slow"] == 5
+
+
+def test_a_cell_runs_everywhere_but_on_nodes_without_workers(
+    cluster: mp.Cluster, run_cell: RunCell, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.grow(NodeSpec("entry", frozenset({"disk"}), workers=0), 60)
+
+    assert run_cell("%%mpreg everywhere\n1") == {"gpu-1": 1, "cpu-1": 1}
+
+    capsys.readouterr()
+    run_cell("%%mpreg everywhere --on disk\n1")
+    assert "entry has none (workers=0)" in capsys.readouterr().out
 
 
 def test_what_cannot_travel_to_a_remote_cell_is_named(
