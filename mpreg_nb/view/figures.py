@@ -298,7 +298,8 @@ def _write(
 
 def _bars(axes: "Axes", functions: "Sequence[str]", rows: "Sequence[CallRow]") -> None:
     axes.set_xlabel("share of the mean time, %")
-    calls = {name: [row for row in rows if row.function == name] for name in functions}
+    sent = [row for row in rows if row.node]  # as in the curves: not what was refused
+    calls = {name: [row for row in sent if row.function == name] for name in functions}
     calls = {name: taken for name, taken in calls.items() if taken}
     if not calls:
         say_empty(axes, "no calls yet")

@@ -143,6 +143,16 @@ def test_a_name_is_no_formula() -> None:
     assert figure(made)._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
 
 
+def test_a_call_that_no_node_took_is_in_no_mean() -> None:
+    made = journal("f", calls=1)
+    refused = call("f", "", 99_000, status="failed", queued_us=0, run_us=0)
+    made.add(refused)
+
+    bars = figure(made).axes[1]
+
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["f\n1.00 ms"]
+
+
 def test_calls_that_took_no_time_at_all_can_be_drawn() -> None:
     histogram = HdrHistogram(1, 1_000_000, 3)
     histogram.record_value(1)

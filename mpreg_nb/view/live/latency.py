@@ -128,7 +128,7 @@ class Course:
         oldest = place_of(now) - KEPT
         for row in reversed(fresh):
             place = place_of(row.started_at + row.total_us / 1e6)
-            if place > oldest:
+            if place > oldest and row.node:  # as in the table: not what was refused
                 self._move(max(place, self._place))
                 self._open.add(row)
         self._move(max(place_of(now), self._place))

@@ -82,6 +82,16 @@ def test_percentiles_are_of_the_bucket_and_parts_are_means() -> None:
     }
 
 
+def test_a_call_that_no_node_took_has_no_part_in_percentiles() -> None:
+    course = Course()
+    refused = call("f", "", 10, status="failed", started_at=NOW)
+
+    course.take([ended(NOW + 1.0, 8_000), refused], NOW + 1.0)
+
+    newest = course.buckets()[-1]
+    assert (newest["calls"], newest["p50_ms"]) == (1, 8.0)
+
+
 def test_what_is_kept_is_bounded() -> None:
     course = Course()
     rows = [ended(NOW + 0.001 * place) for place in range(20_000)]
