@@ -271,7 +271,8 @@ class JoinGate:
         self._holder = holder
         self._claim = claim
         self._let_in = let_in
-        self._waiting: dict[tuple[str, bytes], tuple[Connection, list[Any]]] = {}
+        # A process may have two, where both ends dial each other.
+        self._waiting: dict[Connection, tuple[tuple[str, bytes], list[Any]]] = {}
 
     def arrived(self, link: Connection) -> None:
         """Let a link in, or keep it at the door until it says which process it is."""
@@ -283,40 +284,42 @@ class JoinGate:
 
     def free(self, name: str, epoch: bytes) -> None:
         """Let the process in that may have `name`, with what it said meanwhile."""
-        link, said = self._waiting.pop((name, epoch), (None, []))
-        if link is None:
-            return
-        self._let_in(link)
-        for message in said:
-            link.on_message(link, message, ())
+        for link, said in self._take(name, epoch):
+            self._let_in(link)
+            for message in said:
+                link.on_message(link, message, ())
 
     def taken(self, name: str, epoch: bytes) -> None:
         """Send the process away: another one has `name`."""
-        link, _ = self._waiting.pop((name, epoch), (None, []))
-        if link is not None:
+        for link, _ in self._take(name, epoch):
             refuse_name(link)
 
+    def _take(self, name: str, epoch: bytes) -> list[tuple[Connection, list[Any]]]:
+        """Return the links of a process, and what came by each; they wait no more."""
+        of_it = [
+            link for link, (who, _) in self._waiting.items() if who == (name, epoch)
+        ]
+        return [(link, self._waiting.pop(link)[1]) for link in of_it]
+
     def _heard(self, link: Connection, message: Any, parts: Parts) -> None:
-        for waiting, said in self._waiting.values():
-            if waiting is link:
-                said.append(message)
-                if len(said) > MOST_SAID:
-                    link.close(1008, "too many messages before this node may join")
-                return
+        if link in self._waiting:
+            _, said = self._waiting[link]
+            said.append(message)
+            if len(said) > MOST_SAID:
+                link.close(1008, "too many messages before this node may join")
+            return
         if not isinstance(message, Hello):
             link.close(1008, "a node must send Hello first")
             return
         name, epoch = link.peer.name, message.record.epoch
-        self._waiting[name, epoch] = (link, [message])
+        self._waiting[link] = (name, epoch), [message]
         if self._holder(name) in (None, epoch):
             self.free(name, epoch)
         else:
             self._claim(name, epoch)
 
     def _gone(self, link: Connection, reason: str) -> None:
-        for key, (waiting, _) in list(self._waiting.items()):
-            if waiting is link:
-                del self._waiting[key]
+        self._waiting.pop(link, None)
 
 
 class _Barred(msgspec.Struct):

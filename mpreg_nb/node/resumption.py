@@ -227,6 +227,7 @@ class _Sought(msgspec.Struct, eq=False):
     entry: str  # the node that its caller lost
     asked: set[str] = set()  # have not said that they lack it
     holder: str = ""
+    is_cancelled: bool = False  # all that may have it were told
 
 
 class Resumption:
@@ -307,10 +308,14 @@ class Resumption:
         return False
 
     def cancel(self, call_id: bytes) -> None:
-        """Have the node that was found end a call."""
+        """Have the node end a call that has it, or each that may have it."""
         sought = self._sought.get(call_id)
-        if sought is not None and sought.holder:
-            self._peer_sender.send(sought.holder, Cancel(id=call_id))
+        if sought is None or sought.is_cancelled:
+            return
+        sought.is_cancelled = True
+        # Behind `Resume`, after which who has the call heeds what this node says of it.
+        for node in (sought.holder,) if sought.holder else sorted(sought.asked):
+            self._peer_sender.send(node, Cancel(id=call_id))
 
     def node_lost(self, link: Connection, reason: str) -> None:
         """End what a node had that is gone."""

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from mpreg_nb.node.dispatch import Dispatcher, Handler
+from mpreg_nb.node.dispatch import Dispatcher, Handler, JoinGate
 from mpreg_nb.node.node import Node
-from mpreg_nb.protocol.gossip import Offer
+from mpreg_nb.protocol.gossip import Hello, MemberRecord, Offer
 from mpreg_nb.protocol.messages import (
     Call,
     Cancel,
@@ -175,3 +175,48 @@ def test_a_node_ends_a_link_on_which_something_was_lost_that_it_sent() -> None:
         assert "a message was lost: not msgpack" in await ear.lost()
 
     with_a_node(scene)
+
+
+class Arriving:
+    """A control link of another node, and what became of it."""
+
+    peer = type("Peer", (), {"role": "node", "name": "n2", "address": ""})
+
+    def __init__(self) -> None:
+        self.on_message: Any = None
+        self.heard: list[Any] = []
+        self.closed = ""
+
+    def say(self, message: Any) -> None:
+        self.on_message(self, message, ())
+
+    def close(self, code: int, reason: str) -> None:
+        self.closed = reason
+
+
+@pytest.mark.parametrize("is_free", [True, False])
+def test_both_links_of_a_process_at_the_gate_are_let_in_or_sent_away(
+    is_free: bool,
+) -> None:
+    let_in: list[Any] = []
+
+    def accept(link: Any) -> None:
+        let_in.append(link)
+        link.on_message = lambda _, message, parts: link.heard.append(message)
+
+    record = MemberRecord(name="n2", generation=1, epoch=bytes(16))
+    hello = Hello(record=record, joined=False)
+    gate = JoinGate(lambda name: b"another process", lambda *_: None, accept)
+    links: list[Any] = [Arriving(), Arriving()]
+    for link in links:
+        gate.arrived(link)
+        link.say(hello)
+
+    if is_free:
+        gate.free("n2", record.epoch)
+    else:
+        gate.taken("n2", record.epoch)
+
+    assert let_in == (links if is_free else [])
+    assert [link.heard for link in links] == [[hello] if is_free else []] * 2
+    assert [bool(link.closed) for link in links] == [not is_free] * 2

@@ -360,6 +360,26 @@ def test_end_of_a_resumed_call_reaches_its_holder(end: str) -> None:
     on_loop(scene)
 
 
+@pytest.mark.parametrize("end", ["cancel", "loss of the client"])
+def test_end_of_a_call_whose_holder_is_not_known_yet_reaches_all_that_may_have_it(
+    end: str,
+) -> None:
+    async def scene(stage: Scene) -> None:
+        stage.ask(ONE)
+        stage.answer("c", NotHeld(ids=(ONE,)))
+
+        if end == "cancel":
+            stage.resumption.cancel(ONE)
+            stage.resumption.cancel(ONE)  # by another node that looks for it, too
+        else:
+            stage.resumption.sink_lost(stage.client)
+
+        assert stage.sent["b"][1:] == [Cancel(id=ONE)]
+        assert stage.sent["c"][1:] == []
+
+    on_loop(scene)
+
+
 def test_node_that_stops_sends_callers_to_another_node_and_cancels_nothing() -> None:
     async def scene(stage: Scene) -> None:
         stage.ask(ONE)
