@@ -297,8 +297,12 @@ def _run_or_begin(
     try:
         function = take_apart if call.split else find()
         args, kwargs = _arguments(call, parts, inputs)
-        if asyncio.iscoroutinefunction(function):
-            return _Begun(function, args, kwargs)
+    except BaseException as error:  # noqa: BLE001 - unpickling runs user code
+        ended, made = _failed(call, error, args, kwargs)
+        return msgspec.structs.replace(ended, executed="no"), made
+    if asyncio.iscoroutinefunction(function):
+        return _Begun(function, args, kwargs)
+    try:
         with captured():
             value = function(*args, **kwargs)
     except BaseException as error:  # noqa: BLE001 - the border of user code

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -37,6 +37,7 @@ from mpreg_nb.node.worker_pool import (
 )
 from mpreg_nb.node.worker_process import (
     Answer,
+    Answers,
     End,
     Handed,
     LeaseRecord,
@@ -57,12 +58,10 @@ from mpreg_nb.protocol.worker import (
     following,
 )
 from mpreg_nb.settings import RIDE_ALONG_BYTES
+from mpreg_nb.transport.timer import run_each
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
-
-Answers: TypeAlias = "list[tuple[Answer, tuple[Buffer, ...]]]"
-
 
 START_FAILURES = 3
 """Workers in a row that end before they are ready; then waiting jobs are refused."""
@@ -467,10 +466,13 @@ class ProcessPool:
         """End all processes; jobs that are left get a Crashed. Kills after timeout."""
         stopping = asyncio.ensure_future(self._supervisor.stop(timeout_s))
         await asyncio.sleep(0)  # until no more messages of workers are read
-        for item in list(self._items.values()):
+
+        def end(item: _Item) -> None:
             begun: Executed = "no" if item.link is None else "unknown"
             crashed = Crashed(id=item.job.id, cause=cause, executed=begun)
             self._end(item, crashed, ())
+
+        run_each(end, list(self._items.values()))
         await stopping
 
     def kill(self) -> None:
@@ -659,7 +661,10 @@ class ProcessPool:
     def answered(self, link: WorkerHandle, answers: Answers) -> None:
         """Pass on answers; what `Owner` asks for."""
         came = answers[::-1]
-        while came:
+
+        def pass_on(_: object) -> None:
+            if not came:  # some were taken with those before
+                return
             answer, parts = came.pop()
             item = self._items.get(answer.id)
             if item is not None and was_dropped(answer) and not item.cancelled:
@@ -670,8 +675,12 @@ class ProcessPool:
                 done = item.done
                 self._unheard = came
                 self._advance(item, answer)
-                done(answer, parts)
-                self._unheard = []
+                try:
+                    done(answer, parts)
+                finally:
+                    self._unheard = []
+
+        run_each(pass_on, answers)
         self._retire_if_done(link)
         self._feed()
 
@@ -746,9 +755,9 @@ class ProcessPool:
         items = [self._items[call_id] for call_id in call_ids]
         for item in items:
             item.link = None
-            if item.cancelled:
-                self._end(item, cancelled(item.job), ())
         self._queue.put_back([item for item in items if not item.cancelled])
+        dropped = [item for item in items if item.cancelled]
+        run_each(lambda item: self._end(item, cancelled(item.job), ()), dropped)
         self._feed()
 
     # ------------------------------------------------------------------- leases
@@ -1012,27 +1021,47 @@ class ProcessPool:
 
     def became_unfit(self, link: WorkerHandle, reason: str) -> None:
         """Replace a worker that takes no more jobs; what `Owner` asks for."""
-        self._supervisor.retire(link)
-        self._on_event("worker replaced", reason)
-        self._queue_again(list(link.handed))
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: self._supervisor.retire(link),
+            lambda: self._queue_again(list(link.handed)),
+            lambda: self._on_event("worker replaced", reason),
+        )
+        run_each(lambda step: step(), steps)
 
     def died(self, link: WorkerHandle, end: End) -> None:
         """Settle the jobs of a dead worker and replace it; what `Owner` asks for."""
         self._supervisor.links.remove(link)
         self._deaths.count += 1
         leased = link.leased_functions
-        link.settle_lease(end)
+        names: list[str] = []
+
+        def tell() -> None:
+            doing = f" while it ran {', '.join(names)}" if names else ""
+            self._on_event("worker died", f"{end.cause}{doing}")
+
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: link.settle_lease(end),
+            lambda: names.extend(self._settle(link, end, at_work=len(leased))),
+            lambda: names.extend(leased),
+            tell,
+            lambda: self._supervisor.replace(link, end),
+            self._feed,
+        )
+        run_each(lambda step: step(), steps)
+
+    def _settle(self, link: WorkerHandle, end: End, at_work: int) -> list[str]:
+        """Tell what became of the jobs of a dead worker; return which it ran.
+
+        at_work: jobs of a lease that it ran beside them.
+        """
         again: list[_Item] = []
         names: list[str] = []
         page = link.process.page
-        at_work = sum(
+        at_work += sum(
             page.ended < handed.number <= page.begun for handed in link.handed.values()
         )
-        at_work += len(leased)
-        # First the one that killed it: of a map, the first that fails is named.
-        for handed in sorted(
-            link.handed.values(), key=lambda h: h.number <= page.ended
-        ):
+
+        def settle(handed: Handed) -> None:
             item = self._items[handed.job.id]
             item.link = None
             begun = handed.number <= page.begun
@@ -1057,12 +1086,12 @@ class ProcessPool:
                 self._end(item, crashed, ())
             else:
                 again.append(item)
+
+        # First the one that killed it: of a map, the first that fails is named.
+        handed = sorted(link.handed.values(), key=lambda h: h.number <= page.ended)
+        run_each(settle, handed)
         self._queue.put_back(again)
-        names += leased
-        doing = f" while it ran {', '.join(names)}" if names else ""
-        self._on_event("worker died", f"{end.cause}{doing}")
-        self._supervisor.replace(link, end)
-        self._feed()
+        return names
 
     def _items_ended(self, handed: Handed, page: SharedStatus) -> int | None:
         """Return how many items of a chunk had ended when its worker did, if known."""
@@ -1079,5 +1108,5 @@ class ProcessPool:
 
     def _refuse(self, outcome: Callable[[Job], Outcome], *, least: int = 0) -> None:
         """Tell all that wait, and are so deep, that they will not run here."""
-        for item in self._queue.clear(least):
-            self._end(item, outcome(item.job), ())
+        refused = self._queue.clear(least)
+        run_each(lambda item: self._end(item, outcome(item.job), ()), refused)

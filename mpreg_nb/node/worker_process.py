@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -24,6 +25,7 @@ import psutil
 from mpreg_nb.protocol.shared import SegmentsGone
 from mpreg_nb.protocol.worker import (
     END_LEASE,
+    ID_BYTES,
     MOST_LEASED,
     PAGE_BYTES,
     RECALL,
@@ -56,6 +58,7 @@ from mpreg_nb.protocol.worker import (
 from mpreg_nb.shared_memory.exchange import DescriptorChannel, SegmentExchange
 from mpreg_nb.shared_memory.segments import MEMORY
 from mpreg_nb.transport import local_socket
+from mpreg_nb.transport.timer import run_each
 
 if TYPE_CHECKING:
     from mpreg_nb.protocol.codec import Buffer, Parts
@@ -71,6 +74,10 @@ DESCRIPTOR_SOCKET = (
 
 SECRETS = "MPREG_NB_TOKEN"
 """Variables that begin so are not for user code."""
+
+_WORDS = select.PIPE_BUF // ID_BYTES // 2 * 2
+"""Words that a pipe takes together or not at all. An even number: RECALL, and what
+begins with it, are two."""
 
 _PER_MB = 1 << 20 if sys.platform == "darwin" else 1 << 10  # what ru_maxrss counts
 
@@ -183,18 +190,22 @@ class WorkerProcess:
     def interrupt(self, *call_ids: bytes) -> bool:
         """Send ids of calls to drop or interrupt; `told` counts the words sent.
 
-        After the word RECALL, a call is dropped only if it has not started. False: the
-        words were not sent.
+        After the word RECALL, a call is dropped only if it has not started. False: not
+        all words were sent.
         """
-        try:
-            os.write(self._cancels, b"".join(call_ids))
-        except (BlockingIOError, BrokenPipeError):
-            return False  # it does not read, or is gone: a later kill ends it
-        self.told += len(call_ids)
-        with self._ending:
-            if not self._ended:
-                _interrupt_main_thread(self.pid)
-        return True
+        told = self.told
+        for at in range(0, len(call_ids), _WORDS):
+            words = call_ids[at : at + _WORDS]
+            try:
+                os.write(self._cancels, b"".join(words))  # all of them, or none
+            except (BlockingIOError, BrokenPipeError):
+                break  # it does not read, or is gone: a later kill ends it
+            self.told += len(words)
+        if self.told > told:
+            with self._ending:
+                if not self._ended:
+                    _interrupt_main_thread(self.pid)
+        return self.told == told + len(call_ids)
 
     def kill(self, number: signal.Signals) -> None:
         """Send a signal to the worker and all that it started."""
@@ -428,14 +439,25 @@ class WorkerLog:
     """Reads the pipe that is the worker's standard output and error.
 
     `on_text` gets the text, and how many lines and bytes were left out before it.
+    `on_look` is called before text is read that has come by itself. `writer` returns
+    who writes now: only what that one wrote is kept for the report of a death.
     """
 
-    def __init__(self, pipe: int, on_text: Callable[[str, int, int], None]) -> None:
+    def __init__(
+        self,
+        pipe: int,
+        on_text: Callable[[str, int, int], None],
+        on_look: Callable[[], None],
+        writer: Callable[[], object],
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._pipe = pipe
         self._on_text = on_text
+        self._on_look = on_look
+        self._writer = writer
         self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self._kept = ""
+        self._kept_of: object = writer()
         self._second = 0.0  # when the present second of counting began
         self._bytes_left = 0
         self._lines_cut = self._bytes_cut = 0
@@ -444,6 +466,7 @@ class WorkerLog:
         self._loop.add_reader(pipe, self._look)
 
     def _look(self) -> None:
+        self._on_look()
         self._read_once()
         if self._bytes_cut and self._pause is None:
             self._loop.remove_reader(self._pipe)
@@ -480,7 +503,7 @@ class WorkerLog:
             return False
         if self._is_within_limit(len(data)):
             text = self._decode(data)
-            self._kept = (self._kept + text)[-KEPT_LENGTH:]
+            self._keep(text)
             self._hold_or_pass_on(text)
         else:
             self._lines_cut += data.count(b"\n")
@@ -516,9 +539,15 @@ class WorkerLog:
         self._bytes_left -= count
         return self._bytes_left > 0
 
+    def _keep(self, text: str) -> None:
+        writer = self._writer()
+        if writer != self._kept_of:
+            self._kept, self._kept_of = "", writer
+        self._kept = (self._kept + text)[-KEPT_LENGTH:]
+
     def add(self, line: str) -> None:
         """Add a line of the node's own."""
-        self._kept += f"{line}\n"
+        self._keep(f"{line}\n")
 
     def drain(self) -> None:
         """Take what a worker had written before it ended."""
@@ -528,6 +557,7 @@ class WorkerLog:
 
     def last_lines(self) -> list[str]:
         """Return the last lines that help to find the cause."""
+        self._keep("")
         return _telling(self._kept.splitlines())[-LAST_LINES:]
 
     def close(self) -> None:
@@ -568,6 +598,7 @@ BROKEN_S = 0.5
 """How long a worker has to end by itself when its channel is closed."""
 
 Answer: TypeAlias = JobDone | JobFailed
+Answers: TypeAlias = "list[tuple[Answer, tuple[Buffer, ...]]]"
 
 
 HEARD_S, LONGEST_HEARD_S = 0.001, 0.1
@@ -645,9 +676,7 @@ class Owner(Protocol):
     def counted(self, runs: list[tuple[str, str, RunRecord]]) -> None:
         """Jobs of leases have ended: function and version of each, and what it took."""
 
-    def answered(
-        self, link: "WorkerHandle", answers: "list[tuple[Answer, tuple[Buffer, ...]]]"
-    ) -> None:
+    def answered(self, link: "WorkerHandle", answers: Answers) -> None:
         """Some jobs have an answer."""
 
     def printed(self, message: JobPrinted, parts: "Parts" = ()) -> None:
@@ -683,9 +712,13 @@ class WorkerHandle:
         self.is_leaving = False  # it only ends what it runs
         self.gone = asyncio.Event()
         self._count = 0
+        self._turn = 0  # how often it got a job when it had none
         self._codes = ByteLimitedCache()  # the versions that the worker has
         self._is_sampling = False
         self._is_closed = False
+        self._is_receiving = False  # what it said is passed on just now
+        self._answers: Answers = []  # of that, what is still to be passed on
+        self._unfit = ""  # why it begins no more jobs
         self.lease: WorkerLease | None = None
         self._leased: dict[tuple[str, str], int] = {}  # what leases name -> its place
         self._door: Path | None = None  # where the worker listens
@@ -695,7 +728,9 @@ class WorkerHandle:
             lambda end: self._call_in_loop(lambda: self._ended(end)),
         )
         self._stream = WorkerStream(self.process.stream, self._received, self._broken)
-        self._log = WorkerLog(self.process.log, self._logged)
+        self._log = WorkerLog(
+            self.process.log, self._logged, self._hear_ends, self._writer
+        )
         self._memory: SegmentExchange | None = None
         if setup.shared_memory_bytes:
             channel = DescriptorChannel(self.process.descriptors)
@@ -742,6 +777,8 @@ class WorkerHandle:
     def hand(self, job: Job, parts: "Parts", cost_s: float) -> None:
         """Send a job; from now on it may begin."""
         self._codes.use(job.version)
+        if not self.handed:
+            self._turn += 1
         self._count += 1
         self.handed[job.id] = Handed(job, self._count, cost_s, job.then)
         for follower in job.then:
@@ -933,56 +970,74 @@ class WorkerHandle:
     # ------------------------------------------------------------------ answers
 
     def _received(self, received: list[Received[FromWorker]]) -> None:
-        answers: list[tuple[Answer, tuple[Buffer, ...]]] = []
-        unfit = ""
-        for message, came in received:
-            if self._is_closed:  # it was retired for what came before
-                break
-            parts: tuple[Buffer, ...] = came
-            if answers and isinstance(message, JobPrinted | JobBlocked):
-                # It may be of a job that goes on behind one of these.
-                self._owner.answered(self, answers)
-                answers = []
-            if type(message) is JobDone or type(message) is JobFailed:
-                if type(message) is JobDone and message.shared:
-                    parts = self._accepted(message)
-                if message.run_us > 1000:
-                    self._log.read()  # while it is the call's that wrote it
-                if message.id in self._recalled and was_dropped(message):
-                    self._recalled.discard(message.id)
-                elif type(message) is JobDone and message.goes_on:
-                    if self._go_on(message):
-                        answers.append((message, parts))
-                elif self.take_back(message.id):
-                    answers.append((message, parts))
-            elif isinstance(message, JobPrinted):
-                self._owner.printed(message, parts)
-            elif isinstance(message, JobBlocked):
-                known = message.id in self.handed or self.leased_running
-                if message.waits and known:
-                    self.waiting.add(message.id)
-                else:
-                    self.waiting.discard(message.id)
-                self._owner.waits(self)
-            elif isinstance(message, WorkerReady):
-                self.is_ready = True
-                self.process.sample()
-                self._owner.became_ready(self)
-            elif isinstance(message, WorkerUnfit):
-                unfit = message.reason
-            elif self._memory is not None and isinstance(message, SegmentsGone):
-                self._memory.told(message)
-            else:
-                self._heard_of_lease(message)
+        self._is_receiving = True
+        try:
+            run_each(self._take, received)
+            self._pass_on()
+        finally:
+            self._is_receiving = False
+        if self._unfit and not self._is_closed:
+            self._owner.became_unfit(self, self._unfit)
+
+    def _pass_on(self) -> None:
+        answers, self._answers = self._answers, []
         if answers:
             self._owner.answered(self, answers)
-        if unfit and not self._is_closed:
-            self._owner.became_unfit(self, unfit)
 
-    def _accepted(self, answer: JobDone) -> "tuple[Buffer, ...]":
+    def _take(self, one: Received[FromWorker]) -> None:
+        if self._is_closed:  # it was retired for what came before
+            return
+        message, parts = one
+        if type(message) is JobDone or type(message) is JobFailed:
+            self._take_answer(message, parts)
+        elif isinstance(message, JobPrinted | JobBlocked):
+            self._pass_on()  # it may be of a job that goes on behind one of these
+            if isinstance(message, JobPrinted):
+                self._owner.printed(message, parts)
+            else:
+                self._blocked(message)
+        elif isinstance(message, WorkerReady):
+            self.is_ready = True
+            self.process.sample()
+            self._owner.became_ready(self)
+        elif isinstance(message, WorkerUnfit):
+            self._unfit = message.reason
+        elif self._memory is not None and isinstance(message, SegmentsGone):
+            self._memory.told(message)
+        else:
+            self._heard_of_lease(message)
+
+    def _take_answer(self, message: Answer, came: "tuple[Buffer, ...]") -> None:
+        if message.run_us > 1000:
+            self._pass_on()  # what the log has may be of a job that goes on behind them
+            self._log.read()  # while it is the call's that wrote it
+        answer, parts = message, came
+        if type(message) is JobDone and message.shared:
+            answer, parts = self._accepted(message)
+        if message.id in self._recalled and was_dropped(message):
+            self._recalled.discard(message.id)
+        elif type(message) is JobDone and message.goes_on:
+            if self._go_on(message):
+                self._answers.append((answer, parts))
+        elif self.take_back(message.id):
+            self._answers.append((answer, parts))
+
+    def _blocked(self, message: JobBlocked) -> None:
+        known = message.id in self.handed or self.leased_running
+        if message.waits and known:
+            self.waiting.add(message.id)
+        else:
+            self.waiting.discard(message.id)
+        self._owner.waits(self)
+
+    def _accepted(self, answer: JobDone) -> "tuple[Answer, tuple[Buffer, ...]]":
         if self._memory is None:
             raise RuntimeError("a worker without shared memory uses it")
-        return self._memory.accept(answer.shared)
+        try:
+            return answer, self._memory.accept(answer.shared)
+        except (OSError, ValueError) as error:  # no memory or descriptors to be had now
+            text = f"its result could not be read: {error}"
+            return JobFailed(id=answer.id, kind="node_lost", message=text), ()
 
     def _wake(self) -> None:
         self._call_in_loop(self._tell_gone)
@@ -1051,9 +1106,27 @@ class WorkerHandle:
         for line in text.splitlines():
             LOG.info("printed outside of a call: %s", line)
 
+    def _writer(self) -> object:
+        """Return what tells calls apart that write past Python, as far as it can."""
+        if self.slots > 1:
+            return self._turn
+        page = self.process.page
+        first = next(iter(self.handed.values()), None)
+        number = page.begun if first is None else min(first.number, page.begun)
+        return number, page.leased_call
+
+    def _hear_ends(self) -> None:
+        """Learn which jobs have ended, if another one has begun that may have written.
+
+        Else what it writes would be given to the one before it.
+        """
+        first = next(iter(self.handed.values()), None)
+        if first is not None and first.number < self.process.page.begun:
+            self.catch_up()
+
     def catch_up(self) -> None:
-        """Take in now what the worker has said."""
-        if not self._is_closed:
+        """Take in now what the worker has said; what is passed on just now is known."""
+        if not (self._is_closed or self._is_receiving):
             self._stream.read()
 
     def last_lines(self) -> tuple[str, ...]:
@@ -1070,26 +1143,31 @@ class WorkerHandle:
         self._loop.call_later(BROKEN_S, self.process.kill, signal.SIGKILL)
 
     def _ended(self, end: End) -> None:
-        if not self._is_closed:
-            self._stream.drain()
-            self._log.drain()
-        if not self._is_closed:  # it was not retired for the last that it said
-            self._owner.died(self, end)
-            self.close()
+        def died() -> None:
+            if not self._is_closed:  # it was not retired for the last that it said
+                self._owner.died(self, end)
+
+        drains = () if self._is_closed else (self._stream.drain, self._log.drain)
+        run_each(lambda step: step(), (*drains, died, self.close))
         self.gone.set()
 
     def close(self) -> None:
         """Let go of the worker; one that still runs ends itself."""
         if not self._is_closed:
             self._is_closed = True
-            self.settle_lease()
-            self._stream.close()
-            self._log.close()
-            if self._memory is not None:
-                self._memory.close()
-            self.process.close()
-            if self._door is not None:
-                local_socket.remove(self._door)
+            try:
+                self.settle_lease()
+            finally:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._stream.close()
+        self._log.close()
+        if self._memory is not None:
+            self._memory.close()
+        self.process.close()
+        if self._door is not None:
+            local_socket.remove(self._door)
 
 
 def _sized(message: "Code | Job", parts: "Parts") -> "Code | Job":

@@ -338,13 +338,14 @@ _failed_decoder = msgspec.msgpack.Decoder(JobFailed)
 
 _BEGUN, _ENDED, _HEARD, _WRITTEN, _PUT_OFF = range(5)
 _LEASE, _LEASE_BEGUN, _COUNTED, _TAKEN, _CALLED, _LEASE_CALLED, _ITEMS = range(5, 12)
+_WRITTEN_BEFORE = 12
 
 _ITEM_BITS = 16  # for how many items of a chunk have ended; above is its number
 
 LEASED_AT_ONCE = 64
 """Jobs of a lease that run at once, at most."""
 
-_RUNNING = 12
+_RUNNING = 13
 _ID_AT = (_RUNNING + LEASED_AT_ONCE) * 8
 _NUMBERS_BYTES = _ID_AT + ID_BYTES
 TEXT_BYTES = 8 * 1024 - _NUMBERS_BYTES
@@ -533,8 +534,12 @@ class SharedStatus:
         self._memory[start : start + len(rest)] = rest
         self._numbers[_WRITTEN] += len(data)
 
+    def note_anew(self) -> None:
+        """Say that what was printed so far is of calls that have ended."""
+        self._numbers[_WRITTEN_BEFORE] = self._numbers[_WRITTEN]
+
     def last_lines(self, count: int) -> list[str]:
-        """Return the last lines that were printed; the first may lack its begin."""
+        """Return the last lines of what runs; the first may lack its begin."""
         written = self._numbers[_WRITTEN]
         ring = self._memory[_NUMBERS_BYTES:]
         if written > TEXT_BYTES:
@@ -542,6 +547,8 @@ class SharedStatus:
             data = ring[at:] + ring[:at]
         else:
             data = ring[:written]
+        now = min(written - self._numbers[_WRITTEN_BEFORE], len(data))
+        data = data[len(data) - now :]
         return data.decode(errors="replace").splitlines()[-count:]
 
     def close(self) -> None:

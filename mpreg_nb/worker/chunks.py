@@ -200,14 +200,16 @@ def run_chunk(
     )
     may_be_pure = chunk.together and job.items > FEW and not inputs
     for number, data in enumerate(calls):
-        if number:
-            if run.is_over(perf_counter_ns()):
-                break
-            between(1000 * run.run_us[-1])
-        started = perf_counter_ns()
+        if number and run.is_over(perf_counter_ns()):
+            break
         try:
+            if number:
+                between(1000 * run.run_us[-1])
+            started = perf_counter_ns()
             args, kwargs = reader(data)
-        except Exception as error:  # noqa: BLE001  user code runs in there
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and is_interrupted():
+                raise
             run.failed = answers.unusable_arguments(job, error)
             break
         task.given = args, kwargs

@@ -10,6 +10,7 @@ import math
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Awaitable, Callable
 from functools import partial
 from queue import SimpleQueue
@@ -113,11 +114,20 @@ class ConcurrentRunner:
         """Run jobs until the node is gone, which raises ConnectionError."""
         signal.signal(signal.SIGINT, self._on_interrupt)
         self._restorer.begin()
-        start_essential(self._loop.run_forever, "loop")
+        start_essential(self._run_loop, "loop")
         start_essential(self._do_chores, "chores")
         while True:
             self._inbox.read()
             self._begin_what_fits()
+
+    def _run_loop(self) -> None:
+        while True:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # A function, or what it left in the loop, means to end the process. The
+                # call that it is of has failed with that; those beside it go on.
+                traceback.print_exc()
 
     @property
     def _has_free_slot(self) -> bool:
@@ -132,6 +142,8 @@ class ConcurrentRunner:
                 if self._early and self._early.pop(task.job.id, 0) is None:
                     self._drop(task)
                     continue
+                if not self._busy:
+                    self._page.note_anew()
                 if task.holder is None:
                     self._page.begin(task.number)
                 elif self._inbox.begin(task, task.holder):
@@ -213,7 +225,7 @@ class ConcurrentRunner:
             task = self._for_threads.get()
             try:
                 function = task.code.function
-            except Exception as error:  # noqa: BLE001  user code runs in there
+            except BaseException as error:  # noqa: BLE001  user code runs in there
                 answer = self._answers.unusable(task.job, error)
                 with self._state:
                     self._running.pop(task.job.id)
@@ -341,7 +353,7 @@ class ConcurrentRunner:
         _end_figures(are_shown=not interrupted)
         if interrupted:
             return self._answers.cancelled(task.job, begun=task.is_called)
-        return self._answers.failed(task.job, error, given=task.given)
+        return self._answers.raised(task, error)
 
     # --------------------------------------------------------------------- loop
 
@@ -377,16 +389,16 @@ class ConcurrentRunner:
             self._folders.enter(task.job.folder)
             function: Callable[..., Awaitable[Any]] = task.code.function
             args, kwargs = arguments(task)
-        except Exception as error:  # noqa: BLE001  user code runs in there
+        except BaseException as error:  # noqa: BLE001  user code runs in there
             return self._answers.unusable(task.job, error)
         started = perf_counter_ns()
         self._note_called(task)
         try:
             value = await function(*args, **kwargs)
             _end_figures(are_shown=True)
+            return self._done(task, value, perf_counter_ns() - started)
         except (SystemExit, KeyboardInterrupt) as error:  # these would end the loop
             return self._broken(task, error)
-        return self._done(task, value, perf_counter_ns() - started)
 
     # ------------------------------------------------------------------- cancel
 

@@ -181,6 +181,11 @@ class Answers:
         parts = (message.payload,)
         return [frame(replace(message, payload=b"", sizes=sizes(parts))), *parts]
 
+    def raised(self, task: Task, error: BaseException, run_ns: int = 0) -> Frames:
+        """Return the answer with what ended a task, in its function or before it."""
+        executed = "yes" if task.is_called else "no"
+        return self.failed(task.job, error, run_ns, executed=executed, given=task.given)
+
     def failure(
         self,
         job: Job,
@@ -210,12 +215,12 @@ class Answers:
             argument_types=argument_types(*given),
         )
 
-    def unusable(self, job: Job, error: Exception) -> Frames:
+    def unusable(self, job: Job, error: BaseException) -> Frames:
         """Return the answer for code or arguments that cannot be rebuilt here."""
         kind = "not_picklable" if isinstance(error, MpregError) else "application"
         return self.failed(job, error, kind=kind, executed="no")
 
-    def unusable_arguments(self, job: Job, error: Exception) -> JobFailed:
+    def unusable_arguments(self, job: Job, error: BaseException) -> JobFailed:
         """Return the same for the arguments of one item of a chunk."""
         kind = "not_picklable" if isinstance(error, MpregError) else "application"
         return self.failure(job, error, kind=kind, executed="no")

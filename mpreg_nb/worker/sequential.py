@@ -107,6 +107,7 @@ class SequentialRunner:
         """Run a task and answer it; return the one that follows and begins now."""
         job, holder = task.job, task.holder
         self._is_leased = holder is not None
+        self._page.note_anew()
         if holder is None:
             self._page.begin(task.number)
         else:
@@ -206,6 +207,7 @@ class SequentialRunner:
 
         def between(run_ns: int) -> None:
             self._page.end_items()
+            self._page.note_anew()
             self._end_figures(are_shown=True)
             restorer, code = self._restorer, task.code
             restorer.leave_copy()
@@ -245,7 +247,7 @@ class SequentialRunner:
         if self._interrupted:
             begun = task.is_called
             return self._answers.cancelled(task.job, begun=begun, run_ns=run_ns)
-        return self._answers.failed(task.job, error, run_ns, given=task.given)
+        return self._answers.raised(task, error, run_ns)
 
     def _end_figures(self, *, are_shown: bool) -> None:
         call = self._capture.sole

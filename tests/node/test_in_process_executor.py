@@ -10,6 +10,7 @@ from mpreg_nb.node.pending_call import PendingCall
 from mpreg_nb.protocol.messages import Call
 from mpreg_nb.protocol.worker import JobDone, JobFailed
 from mpreg_nb.serialize.pickle import pack_arguments
+from tests.support.worker_functions import InterruptsWhenOpened, echo
 
 
 class Desk:
@@ -26,9 +27,10 @@ class Desk:
         self.ended[pending.id].append(ended)
         self._heard[pending.id].set()
 
-    def begin(self, number: int, function: Callable[..., Any]) -> bytes:
+    def begin(self, number: int, function: Callable[..., Any], *args: Any) -> bytes:
         call_id = number.to_bytes(16, "big")
-        call = Call(id=call_id, function="f", payload=bytes(pack_arguments((), {})[0]))
+        payload = bytes(pack_arguments(args, {})[0])
+        call = Call(id=call_id, function="f", payload=payload)
         owner = cast(Any, None)
         self.ended[call_id] = []
         self._heard[call_id] = asyncio.Event()
@@ -94,5 +96,15 @@ def test_call_that_is_cancelled_while_it_waits_for_a_thread_never_runs() -> None
         assert isinstance(ended, JobFailed)
         assert (ended.kind, ended.executed) == ("cancelled", "no")
         assert ran == ["last"]
+
+    run(scene)
+
+
+def test_function_did_not_run_whose_arguments_cannot_be_rebuilt() -> None:
+    async def scene(desk: Desk) -> None:
+        ended = await desk.until_ended(desk.begin(1, echo, InterruptsWhenOpened()))
+
+        assert isinstance(ended, JobFailed)
+        assert (ended.kind, ended.executed) == ("application", "no")
 
     run(scene)

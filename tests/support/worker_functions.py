@@ -136,3 +136,22 @@ async def wait_elsewhere_async(gate: str, number: int) -> int:
         while not os.path.exists(gate):  # noqa: ASYNC110, ASYNC240  made by the test
             await asyncio.sleep(0.01)
     return number
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+class InterruptsWhenOpened:
+    """An argument that raises what would end a thread."""
+
+    def __reduce__(self) -> Any:
+        return interrupt, ()
+
+
+async def leave_loop(code: int) -> None:
+    import asyncio
+    import sys
+
+    await asyncio.sleep(0)
+    sys.exit(code)
