@@ -663,6 +663,11 @@ class Calls:
         if told:
             pending.sink.send(Started(id=pending.id, node=self._me))
 
+    def given_back(self, pending: PendingCall) -> None:
+        """Note that a call has not begun after all, and is in the queue again."""
+        pending.started = 0.0
+        self._look_soon()
+
     def finish(
         self, pending: PendingCall, outcome: Outcome, parts: Payload = ()
     ) -> None:

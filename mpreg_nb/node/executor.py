@@ -396,6 +396,12 @@ class RunningCalls:
         """Note that a call is here no longer; False: it was not."""
         return self._calls.pop(pending.id, None) is not None
 
+    def given_back(self, call_id: bytes) -> None:
+        """Note that a call waits again that a worker had."""
+        pending = self._calls.get(call_id)
+        if pending is not None:
+            pending.owner.given_back(pending)
+
     def printed(self, message: JobPrinted, parts: Parts = ()) -> None:
         """Pass on what a running call wrote or displayed."""
         pending = self._calls.get(message.id)

@@ -230,7 +230,7 @@ class Node:
             router=self.router,
             counters=self.counters,
             changed=self.load_monitor.changed,
-            make_pool=partial(self._make_workers, here.printed, happened_here),
+            make_pool=partial(self._make_workers, here, happened_here),
         )
         self.workers = self.leases.workers
         space_worker = partial(self._space_worker, here.printed)
@@ -493,21 +493,21 @@ class Node:
 
     def _make_workers(
         self,
-        printed: Callable[[JobPrinted, Parts], None],
+        here: RunningCalls,
         happened: Callable[[str, str], None],
         leases: Leases,
     ) -> WorkerPool:
         """Return the workers of this node."""
-        leased = {} if self._worker_host else {"leases": leases}
+        told = {"leases": leases, "on_given_back": here.given_back}
         return self._make_pool(
             self.settings.workers,
             self.settings.slots,
             self._scratch,
-            printed,
+            here.printed,
             happened,
             max_payload_bytes=self.settings.limits.max_payload_bytes,
             home=self._home(),
-            **leased,  # type: ignore[arg-type]  # of process pools alone
+            **{} if self._worker_host else told,  # type: ignore[arg-type]  # of process pools alone
         )
 
     def _space_worker(

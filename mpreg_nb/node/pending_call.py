@@ -31,6 +31,10 @@ class CallOwner(Protocol):
         """Note that it has left the queue and runs."""
         ...
 
+    def given_back(self, pending: "PendingCall") -> None:
+        """Note that it has not begun after all, and is in the queue again."""
+        ...
+
     def finish(
         self, pending: "PendingCall", outcome: Outcome, parts: tuple[Buffer, ...] = ()
     ) -> None:

@@ -415,8 +415,12 @@ class ProcessPool:
         keeps: bool = False,
         shared_memory_bytes: int = 0,
         leases: LeaseEvents | None = None,
+        on_given_back: Callable[[bytes], None] | None = None,
     ) -> None:
         """Take settings; nothing runs before `start`.
+
+        on_given_back: gets the id of a job that was handed to a worker, did not begin
+            there and waits here again; `started` is called again then, later.
 
         leases: hears of leases; None: there will be none.
 
@@ -427,6 +431,7 @@ class ProcessPool:
         """
         self._keeps = keeps
         self._leases = leases
+        self._on_given_back = on_given_back
         self._leases_made = 0
         self.count = count
         self.slots = slots
@@ -654,9 +659,8 @@ class ProcessPool:
         expected_s = self._expected.get(job)
         # After an unknown function nothing more is sent before its answer.
         link.hand(job, item.parts, AHEAD_S if expected_s is None else expected_s)
-        started, item.started = item.started, None  # called only once
-        if started is not None:
-            started(job.id)
+        if item.started is not None:
+            item.started(job.id)
 
     def answered(self, link: WorkerHandle, answers: Answers) -> None:
         """Pass on answers; what `Owner` asks for."""
@@ -669,8 +673,7 @@ class ProcessPool:
             item = self._items.get(answer.id)
             if item is not None and was_dropped(answer) and not item.cancelled:
                 # Recalled just after the worker had counted it as started.
-                item.link = None
-                self._queue.put_back([item])
+                self._wait_again([item])
             elif item is not None:
                 done = item.done
                 self._unheard = came
@@ -753,12 +756,19 @@ class ProcessPool:
 
     def _queue_again(self, call_ids: list[bytes]) -> None:
         items = [self._items[call_id] for call_id in call_ids]
-        for item in items:
-            item.link = None
-        self._queue.put_back([item for item in items if not item.cancelled])
+        self._wait_again([item for item in items if not item.cancelled])
         dropped = [item for item in items if item.cancelled]
         run_each(lambda item: self._end(item, cancelled(item.job), ()), dropped)
         self._feed()
+
+    def _wait_again(self, items: list[_Item]) -> None:
+        """Queue jobs again that a worker had, and that did not begin there."""
+        for item in items:
+            item.link = None
+        self._queue.put_back(items)
+        if self._on_given_back is not None:
+            given_back = self._on_given_back
+            run_each(lambda item: given_back(item.job.id), items)
 
     # ------------------------------------------------------------------- leases
 
@@ -1090,7 +1100,7 @@ class ProcessPool:
         # First the one that killed it: of a map, the first that fails is named.
         handed = sorted(link.handed.values(), key=lambda h: h.number <= page.ended)
         run_each(settle, handed)
-        self._queue.put_back(again)
+        self._wait_again(again)
         return names
 
     def _items_ended(self, handed: Handed, page: SharedStatus) -> int | None:

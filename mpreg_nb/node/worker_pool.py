@@ -153,7 +153,8 @@ class WorkerPool(Protocol):
         (`JobDone.goes_on`), whose `done` then gets its outcome too, unless
         `take_answer` gave it before.
 
-        `started` comes before the function runs, at most once; `done` exactly once.
+        `started` comes before the function runs, and again where the job had not begun
+        and was moved to another worker; `done` exactly once.
 
         Raises:
             LookupError: `add_code` was not called for the version of the job.

@@ -180,3 +180,37 @@ def test_functions_know_their_node_and_other_processes_have_none(
         "Home(url='ws://n1', ca='')",
     )
     assert home() is None
+
+
+def test_a_job_that_is_called_back_is_told_to_wait_and_to_begin_again(
+    tmp_path: Path,
+) -> None:
+    back: list[bytes] = []
+    work = run_cell(
+        "def work(gate):\n"
+        "    if not gate: return 'done'\n"
+        "    import os, time\n"
+        "    from mpreg_nb.call_context import BlockedOnCluster\n"
+        "    with BlockedOnCluster():\n"
+        "        while not os.path.exists(gate): time.sleep(0.01)\n"
+        "    return 'waited'\n"
+    )["work"]
+
+    async def scenario(here: Office) -> list[bytes]:
+        while not back:  # on a busy machine it may not be known to be short
+            await here.call(work, "")
+            gate = tmp_path / "gate"
+            gate.unlink(missing_ok=True)
+            first = here.submit(work, str(gate))[1]
+            behind = [here.submit(work, "")[1] for _ in range(20)]
+            for end in behind:
+                await value_of(end)
+            gate.touch()
+            await value_of(first)
+        return here.started
+
+    started = run(tmp_path, scenario, on_given_back=back.append)
+
+    again = [call_id for call_id in set(started) if started.count(call_id) > 1]
+    assert sorted(again) == sorted(set(back))
+    assert len(started) == len(set(started)) + len(back)

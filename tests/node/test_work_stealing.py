@@ -118,6 +118,12 @@ class Slot:
         pending.owner.finish(pending, outcome)
         self._begin()
 
+    def call_back(self) -> None:
+        """Have what was handed to a worker wait again: it had not begun there."""
+        pending = self.current.pop()
+        self.line.append(pending)
+        pending.owner.given_back(pending)
+
     def _begin(self) -> None:
         if self.line and not self.current:
             self.current.append(self.line.pop(0))
@@ -265,6 +271,20 @@ def test_unstarted_calls_are_returned_and_the_rest_goes_on() -> None:
         assert [message.id for message in house.client.heard] == [waits, begun, stays]
         assert len(house.calls) == 0
         assert house.loads["n1"].in_flight == 0
+
+    run(scenario)
+
+
+def test_call_that_its_worker_gives_back_counts_as_one_that_waits() -> None:
+    async def scenario(house: House) -> None:
+        call_id = house.call(direct=True)
+        house.slot.call_back()
+
+        assert await house.client.hears(Waiting) is not None
+        house.calls.give_back(house.client, Recall(ids=(call_id,)))
+
+        assert house.client.kinds == [Waiting, Failed]
+        assert house.client.heard[1].failure.executed == "no"
 
     run(scenario)
 
