@@ -831,6 +831,7 @@ class Node:
         async def all_done() -> None:
             await self.calls.idle.wait()
             await self.leases.idle.wait()
+            await self.calls.orphans.idle.wait()
             if len(self.members.alive()) > 1:
                 await self._membership.spread.wait()
 

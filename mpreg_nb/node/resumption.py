@@ -137,6 +137,9 @@ class OrphanedCalls:
         self._find = find
         self._cancel = cancel
         self._kept: dict[bytes, _Kept] = {}  # the oldest first
+        self.idle = asyncio.Event()
+        """Set while no call waits for its caller."""
+        self.idle.set()
         self._told = ToldOutcomes()
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
@@ -148,6 +151,7 @@ class OrphanedCalls:
         """Take what becomes of a call from now on."""
         kept = self._kept[pending.id] = _Kept(pending, self._loop.time() + KEPT_S)
         pending.sink = kept
+        self.idle.clear()
         self._look_at(kept.until_s)
 
     def told(self, outcome: Reply | Failed, parts: Parts) -> None:
@@ -176,7 +180,7 @@ class OrphanedCalls:
         if told is not None:
             caller.send(*told)
             return True
-        kept = self._kept.pop(call_id, None)
+        kept = self._drop(call_id)
         pending = self._find(call_id) if kept is None else kept.pending
         if kept is not None and kept.outcome is not None:
             caller.send(kept.outcome, kept.parts)
@@ -202,17 +206,23 @@ class OrphanedCalls:
         for call_id, kept in list(self._kept.items()):
             held_bytes += kept.size_bytes
             if now >= kept.until_s:
-                del self._kept[call_id]
+                self._drop(call_id)
                 if kept.outcome is None and kept.pending.sink is kept:
                     self._cancel(call_id)  # else its caller sent it again
             elif held_bytes > KEPT_BYTES:
                 held_bytes -= kept.size_bytes
-                del self._kept[call_id]
+                self._drop(call_id)
         self._told.forget_old(now)
         if self._kept:
             self._look_at(next(iter(self._kept.values())).until_s)
         elif len(self._told):
             self._look_at(now + KEPT_S)
+
+    def _drop(self, call_id: bytes) -> _Kept | None:
+        kept = self._kept.pop(call_id, None)
+        if not self._kept:
+            self.idle.set()
+        return kept
 
 
 def _came_by(pending: PendingCall, node: str) -> bool:

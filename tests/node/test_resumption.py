@@ -123,10 +123,13 @@ def test_outcome_of_a_call_that_ended_meanwhile_is_handed_over() -> None:
         stage.orphans.keep(pending)
         pending.sink.send(DONE)
 
+        assert not stage.orphans.idle.is_set()  # a node that leaves waits for that
+
         stage.ask(ONE)
 
         assert stage.client.said == [DONE]
         assert len(stage.orphans) == 0
+        assert stage.orphans.idle.is_set()
 
     on_loop(scene)
 

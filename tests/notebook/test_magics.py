@@ -242,7 +242,7 @@ def test_loading_starts_nothing_and_imports_little() -> None:
         "InteractiveShell; shell = InteractiveShell.instance(); "
         "shell.history_manager.enabled = False; "
         "shell.run_line_magic('load_ext', 'mpreg_nb'); "
-        "print({'matplotlib', 'pandas', 'websockets', 'msgspec', 'uvloop'} "
+        "print({'matplotlib', 'pandas', 'websockets', 'uvloop'} "
         "& set(sys.modules))"
     )
 

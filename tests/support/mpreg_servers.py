@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import random
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -10,6 +11,9 @@ from typing import Any
 from mpreg_nb.mpreg import MPREGClientAPI, MPREGServer, MPREGSettings
 from mpreg_nb.mpreg.client import caller_of
 from mpreg_nb.protocol.gossip import MemberState
+
+PORTS = 20_000, 32_000
+"""Below those that the system gives to programs that ask for any port."""
 
 
 @asynccontextmanager
@@ -89,6 +93,11 @@ async def until_known(
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port: int = bound.getsockname()[1]
-        return port
+    """Return a port that nobody has, and that the system gives to nobody else."""
+    while True:
+        try:
+            with socket.create_server(("127.0.0.1", random.randint(*PORTS))) as bound:
+                port: int = bound.getsockname()[1]
+                return port
+        except OSError:
+            continue
