@@ -104,8 +104,9 @@ class BaseRun(ABC):
     def cancel(self) -> None:
         """Cancel the run, and its running steps on their nodes.
 
-        It does not wait for that: `status` is cancelling until the run has ended. Then
-        finished steps that have an `undo` are undone, which cannot be cancelled.
+        It does not wait for that: `status` is running until the run has ended, and the
+        run is shown as cancelling. Then finished steps that have an `undo` are undone,
+        which cannot be cancelled.
         """
         self._loop.call_soon(self._client.runs.cancel, self._record)
         self._record.cancelling = True  # at once, for whoever reads it next
@@ -124,13 +125,9 @@ class BaseRun(ABC):
 
     @property
     def status(self) -> str:
-        """Either running, cancelling, done, failed or cancelled."""
+        """Either running, done, failed or cancelled."""
         record = self._record
-        if record.lost is not None:
-            return "failed"
-        if record.status == "running" and record.cancelling:
-            return "cancelling"
-        return record.status
+        return "failed" if record.lost is not None else record.status
 
     @property
     def steps(self) -> tuple[StepSnapshot, ...]:
@@ -201,7 +198,10 @@ class BaseRun(ABC):
         for state in self.steps:
             counts[state.status] = counts.get(state.status, 0) + 1
         said = ", ".join(f"{number} {status}" for status, number in counts.items())
-        return f"<run of {self.name}: {self.status} ({said})>"
+        status = self.status
+        if status == "running" and self._record.cancelling:
+            status = "cancelling"
+        return f"<run of {self.name}: {status} ({said})>"
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
         from mpreg_nb.view.html import run_bundle
