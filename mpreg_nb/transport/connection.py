@@ -1176,6 +1176,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the owner, once."""
+        if self._gone.is_set():
+            return
         self._open = False
         self._outflow.stop()
         self._pulse.stop()

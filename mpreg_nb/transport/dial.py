@@ -98,7 +98,7 @@ async def dial(
     Proxies of the environment are not used and redirects not followed. A node of
     this user on this machine is reached through its Unix socket.
 
-    Cancelling leaves no socket behind.
+    Cancelling leaves no socket behind: a link that was opened in this moment is lost.
 
     Raises:
         DialFailed: kind refused, timed_out, wrong_cluster, wrong_node or mismatch.
@@ -136,6 +136,7 @@ async def dial(
         terms=LinkConfig(limits=limits or Limits(), patience=patience or Timeouts()),
         scratch=scratch or Scratch(),
     )
+    link: Connection | None = None
     try:
         async with asyncio.timeout(timeout_s):
             loop = asyncio.get_running_loop()
@@ -150,7 +151,8 @@ async def dial(
                     uri.port,
                     ssl=ssl_context if uri.secure else None,
                 )
-            return await departure.opened
+            link = await departure.opened
+        return link
     except TimeoutError as error:
         detail = f"no answer within {timeout_s:g} s"
         raise DialFailed("timed_out", url, detail) from error
@@ -163,7 +165,8 @@ async def dial(
             raise
         raise DialFailed("refused", url, _reason(error)) from error
     finally:
-        departure.drop_unless_open()
+        if link is None:
+            departure.drop()
 
 
 COPY_CA = (
@@ -296,11 +299,14 @@ class ClientHandshake(asyncio.Protocol):
             )
             self.opened.set_exception(DialFailed("refused", self._url, detail))
 
-    def drop_unless_open(self) -> None:
-        """Leave no socket behind if the dial failed or was given up."""
-        failed = self.opened.cancel() or self.opened.cancelled()
-        if (failed or self.opened.exception()) and self._transport is not None:
+    def drop(self) -> None:
+        """Leave no socket and no link behind: the dial failed or was given up."""
+        ended = self.opened.cancel() or self.opened.cancelled()
+        if self._transport is not None:
             self._transport.abort()
+        if not ended and self.opened.exception() is None:
+            # uvloop may have closed the transport already, and tells nobody.
+            self.opened.result().connection_lost(None)
 
     def _check_answer(self, head: bytes, rest: bytes) -> None:
         status = head.split(b" ", 2)[1:2]
@@ -414,9 +420,11 @@ class ClientHandshake(asyncio.Protocol):
         )
         try:
             self._on_open(connection)
-            self.opened.set_result(connection)
         except Exception as error:  # noqa: BLE001 - the dial's caller gets it
-            self.opened.set_exception(error)
+            if not self.opened.done():
+                self.opened.set_exception(error)
+        if not self.opened.done():  # else the dial was given up just now
+            self.opened.set_result(connection)
         connection.begin()
 
     def _write(self, transport: asyncio.Transport) -> None:

@@ -356,6 +356,40 @@ async def test_a_dial_that_is_given_up_leaves_no_socket() -> None:
             await task
 
 
+@pytest.mark.parametrize("when", ["as it opens", "before its caller knows of it"])
+async def test_a_dial_that_is_given_up_as_the_link_opens_loses_the_link(
+    when: str,
+) -> None:
+    loop, ear = asyncio.get_running_loop(), Ear()
+    links: list[Connection] = []
+
+    def give_up(link: Connection) -> None:
+        ear.listen_to(link)
+        links.append(link)
+        if when == "as it opens":
+            dialling.cancel()
+        else:
+            loop.call_soon(dialling.cancel)
+
+    async with house() as home:
+        dialling = asyncio.ensure_future(
+            dial(
+                home.listener.url,
+                token=TOKEN,
+                role="client",
+                lane="data",
+                name="me",
+                on_open=give_up,
+            )
+        )
+        with pytest.raises(asyncio.CancelledError):
+            await dialling
+
+        [link] = links
+        await link.wait_closed()
+        assert len(ear.losses) == 1
+
+
 @pytest.mark.parametrize(
     "url", ["http://localhost", "localhost:80", "ws://", "ws://localhost:x", ""]
 )
